@@ -1,0 +1,64 @@
+# gate-cache: `make help` lists what there is. Every target makes and uses .venv by itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON  ?= python3
+DATASET ?= toyworld
+HEAD    ?=
+DATA    ?= $(or $(GATE_CACHE_DATA),data)
+MODELS  ?= $(or $(GATE_CACHE_MODELS),models)
+STORES  ?= $(or $(GATE_CACHE_STORES),stores)
+RUNS    ?= $(or $(GATE_CACHE_RUNS),runs)
+ARGS    ?=
+
+BIN      := .venv/bin
+GATE     := $(BIN)/gate-cache
+MANIFEST := manifests/$(DATASET).yaml
+ROOTS    := --data "$(DATA)" --stores "$(STORES)"
+
+.PHONY: help setup demo extract train plan status test test-slow check clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo 'variables: DATASET=toyworld|pf-willow|folder|…  HEAD=nn|conv  DATA=  MODELS=  STORES=  RUNS='
+	@echo '           ARGS="…" is handed to gate-cache as it is'
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("gate-cache needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; say make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: .venv/.ready  ## make .venv with the tested versions
+
+demo: .venv/.ready  ## extract toyworld, train on it, print the table
+	$(GATE) plan manifests/toyworld.yaml --stores "$(STORES)"
+	$(GATE) extract manifests/toyworld.yaml --stores "$(STORES)"
+	$(GATE) train manifests/toyworld.yaml --stores "$(STORES)" --runs "$(RUNS)" --head nn
+
+plan: .venv/.ready  ## what extracting DATASET would cost
+	$(GATE) plan $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
+
+extract: .venv/.ready  ## stage 1 for DATASET: all that is missing in its store
+	$(GATE) extract $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
+
+status: .venv/.ready  ## what of DATASET is done, missing or stale
+	$(GATE) status $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
+
+train: .venv/.ready  ## stage 2 for DATASET with HEAD
+	$(GATE) train $(MANIFEST) $(ROOTS) --runs "$(RUNS)" $(if $(HEAD),--head $(HEAD)) $(ARGS)
+
+test: .venv/.ready  ## the tests
+	$(BIN)/python -m pytest -q $(ARGS)
+
+test-slow: .venv/.ready  ## the tests that take minutes or gigabytes
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+check: .venv/.ready  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:  ## remove .venv and caches; stores and runs stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
