@@ -1,0 +1,301 @@
+"""The manifest: one YAML file that names a data set, a model, the combos and the store.
+
+Typed and validated without torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
+All problems are reported at once (see `gate_cache.problems`), each with its line and place.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from gate_cache.errors import ManifestError, did_you_mean
+from gate_cache.problems import explain
+from gate_cache.roots import escapes
+from gate_cache.yaml_source import Place, dotted, read_yaml
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+MAP_NAME = re.compile(r"(up|attn)\d")
+T_MAX = 999
+Problem = tuple[Place, str]
+
+
+class Spec(BaseModel):
+    """Base of every section: unknown fields refused, values not coerced, instances frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+class ToyWorldSpec(Spec):
+    """Pictures drawn by our own code; nothing to download."""
+
+    name: Literal["toyworld"]
+    train: int = Field(96, ge=0)
+    val: int = Field(32, ge=0)
+    test: int = Field(64, ge=0)
+    image_size: int = Field(64, ge=16, le=2048)
+
+
+class PFWillowSpec(Spec):
+    """PF-WILLOW: 100 images, 10 sub-classes, 10 key points each."""
+
+    name: Literal["pf-willow"]
+    root: str = "PF-dataset-WILLOW"
+    split_seed: int = 0
+    val: float = Field(0.2, ge=0, lt=1)
+    test: float = Field(0.3, ge=0, lt=1)
+
+
+class FolderSpec(Spec):
+    """Any tree of images; the first folder of a path is its category."""
+
+    name: Literal["folder"]
+    root: str
+
+
+DatasetSpec = Annotated[ToyWorldSpec | PFWillowSpec | FolderSpec, Field(discriminator="name")]
+
+
+class ModelSpec(Spec):
+    """The diffusion model: ``tiny``, a folder below the models root, or a hub id."""
+
+    source: str
+    revision: str | None = None
+    variant: str | None = None
+    size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class ControlNetSpec(Spec):
+    """ControlNet on the Canny edges of the input itself (METHOD 2.2)."""
+
+    source: str
+    scale: float = 1.0
+    low: int = Field(100, ge=0)
+    high: int = Field(200, ge=0)
+
+
+class LoraSpec(Spec):
+    """A LoRA file in diffusers format below the models root, or a built-in ``tiny/…``."""
+
+    source: str
+    scale: float = 1.0
+
+
+class DenoiseSpec(Spec):
+    """Start from an earlier (noisier) t and denoise to the combo's t by DDIM steps."""
+
+    start: int = Field(alias="from", ge=1, le=T_MAX)
+    steps: int = Field(5, ge=1)
+
+
+class Combo(Spec):
+    """A technique combination: one set of feature maps per image."""
+
+    prompt: str
+    seed: int = Field(0, ge=0)
+    t: int = Field(50, ge=0, le=T_MAX)
+    controlnet: ControlNetSpec | None = None
+    lora: Annotated[list[LoraSpec], BeforeValidator(_as_list)] = Field(default_factory=list)
+    denoise: DenoiseSpec | None = None
+    maps: list[str] | None = Field(None, min_length=1)
+
+    @property
+    def unet_passes(self) -> int:
+        """UNet passes per image: one, and one for every denoising step."""
+        return 1 + (self.denoise.steps if self.denoise else 0)
+
+
+class StoreSpec(Spec):
+    """Where the store is (below the stores root) and how it is laid out."""
+
+    path: str | None = None
+    dtype: Literal["float16", "float32"] = "float16"
+    block: int | None = Field(None, ge=1, le=1024)
+    batch: int = Field(8, ge=1)
+
+
+class TrainSpec(Spec):
+    """Stage 2: amalgamator, head and optimisation (METHOD 4 and 5)."""
+
+    head: Literal["nn", "conv"] = "nn"
+    combos: list[str] | None = Field(None, min_length=1)
+    attention: str | Literal[False] | None = None
+    attention_maps: list[str] | None = Field(None, min_length=1)
+    baseline: str | None = None
+    assigners: int = Field(2, ge=1)
+    gamma1: float = Field(0.1, ge=0)
+    gamma2: float = Field(0.1, ge=0)
+    pairs: int = Field(10_000, ge=1, description="training pairs seen")
+    batch: int = Field(4, ge=1)
+    lr: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    hidden: int = Field(128, ge=1)
+    conv_channels: int = Field(384, ge=1)
+    resolution: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    validate_every: int = Field(500, ge=1, description="in training pairs")
+
+
+class Manifest(Spec):
+    """A whole manifest. Read one with `load`."""
+
+    dataset: DatasetSpec
+    model: ModelSpec
+    conv: dict[str, Combo] = Field(default_factory=dict)
+    attention: dict[str, Combo] = Field(default_factory=dict)
+    store: StoreSpec = StoreSpec()
+    train: TrainSpec = TrainSpec()
+
+    @property
+    def combos(self) -> dict[str, Combo]:
+        """All combos, convolutional ones first, by name."""
+        return {**self.conv, **self.attention}
+
+    def kind(self, combo: str) -> Literal["conv", "attention"]:
+        """Which kind of map a combo yields."""
+        return "conv" if combo in self.conv else "attention"
+
+
+class Loaded(BaseModel):
+    """A manifest and the file it came from."""
+
+    model_config = ConfigDict(frozen=True)
+    path: Path
+    manifest: Manifest
+
+    @property
+    def store_path(self) -> str:
+        """The store's path below the stores root: given, or the manifest's own name."""
+        return self.manifest.store.path or f"{self.path.stem}.zarr"
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Loaded:
+    """Read and check a manifest.
+
+    Parameters
+    ----------
+    path : Path of the YAML file
+    overrides : dict, optional
+        Fields of ``train`` given on the command line, by name.
+
+    Raises
+    ------
+    ManifestError
+        With every problem found, one line each.
+    """
+    parsed = read_yaml(path)
+    data = parsed.data
+    if not isinstance(data, dict):
+        raise ManifestError([f"{path.name}: expected a mapping with dataset, model, conv …"])
+    data = {k: v for k, v in data.items() if not str(k).startswith("x-")}
+    if overrides and isinstance(data.get("train") or {}, dict):
+        data["train"] = {**(data.get("train") or {}), **overrides}
+    manifest, found = _validated(data)
+    lines = parsed.problems + [_line(path, parsed.lines, place, text) for place, text in found]
+    if lines or manifest is None:
+        raise ManifestError(lines)
+    return Loaded(path=path, manifest=manifest)
+
+
+def _validated(data: dict[str, Any]) -> tuple[Manifest | None, list[Problem]]:
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        return None, explain(error, Manifest, data) + _check_names(data)
+    return manifest, _check(manifest)
+
+
+def _line(path: Path, lines: dict[Place, int], place: Place, text: str) -> str:
+    known = place
+    while known and known not in lines:
+        known = known[:-1]
+    at = f":{lines[known]}" if known in lines else ""
+    where = f" {dotted(place)}:" if place else ""
+    return f"{path.name}{at}:{where} {text}"
+
+
+def _check_names(data: dict[str, Any]) -> list[Problem]:
+    """Checks that need no typed manifest, so that they show beside typing problems."""
+    found: list[Problem] = []
+    for section in ("conv", "attention"):
+        names = data.get(section)
+        for name in names if isinstance(names, dict) else ():
+            if not NAME.fullmatch(str(name)):
+                found.append(((section, name), "a combo's name is lower-case letters, digits,"
+                              " '-', '_' and '.', starting with a letter or digit"))
+            elif str(name) == "samples" or str(name).startswith("latents-"):
+                found.append(((section, name), "this name is taken by the store itself"))
+    return found
+
+
+def _check(manifest: Manifest) -> list[Problem]:
+    """Checks across fields of a manifest whose fields are sound one by one."""
+    found = _check_names({"conv": manifest.conv, "attention": manifest.attention})
+    if not manifest.combos:
+        found.append(((), "no combo to extract: give at least one below 'conv' or 'attention'"))
+    found += [(("attention", n), "this name is also a combo of 'conv'")
+              for n in manifest.attention if n in manifest.conv]
+    for section, combos in (("conv", manifest.conv), ("attention", manifest.attention)):
+        for name, combo in combos.items():
+            found += _check_combo((section, name), combo)
+        found += _check_twins(section, combos)
+    return found + _check_paths(manifest) + _check_train(manifest)
+
+
+def _check_combo(place: Place, combo: Combo) -> list[Problem]:
+    found: list[Problem] = []
+    if combo.denoise and combo.denoise.start - combo.t < combo.denoise.steps:
+        found.append(((*place, "denoise"), f"needs 'from' at least 'steps' above t = {combo.t}"))
+    if combo.controlnet and combo.controlnet.low > combo.controlnet.high:
+        found.append(((*place, "controlnet", "low"), "Canny's low threshold is above the high"))
+    prefix = "up" if place[0] == "conv" else "attn"
+    for i, name in enumerate(combo.maps or ()):
+        if not MAP_NAME.fullmatch(name) or not name.startswith(prefix):
+            found.append(((*place, "maps", i), f"'{name}' is no {place[0]} map:"
+                          f" {prefix}0, {prefix}1, …"))
+    if combo.maps and len(set(combo.maps)) < len(combo.maps):
+        found.append(((*place, "maps"), "a map is named twice"))
+    return found
+
+
+def _check_twins(section: str, combos: dict[str, Combo]) -> list[Problem]:
+    first: dict[str, str] = {}
+    found: list[Problem] = []
+    for name, combo in combos.items():
+        twin = first.setdefault(combo.model_dump_json(), name)
+        if twin != name:
+            found.append(((section, name), f"has the same settings as '{twin}' and would yield"
+                          " the same maps"))
+    return found
+
+
+def _check_paths(manifest: Manifest) -> list[Problem]:
+    if escapes(manifest.store.path or ""):
+        return [(("store", "path"), f"'{manifest.store.path}'"
+                 f" {escapes(manifest.store.path or '')}; give a path below the stores root, and"
+                 " the root with --stores")]
+    return []
+
+
+def _check_train(manifest: Manifest) -> list[Problem]:
+    train, found = manifest.train, list[Problem]()
+    wanted: dict[Place, str | None] = {
+        ("train", "combos", i): name for i, name in enumerate(train.combos or ())}
+    wanted["train", "baseline"] = train.baseline
+    for place, name in wanted.items():
+        if name is not None and name not in manifest.conv:
+            found.append((place, f"'{name}' is no combo of 'conv'"
+                          f"{did_you_mean(name, manifest.conv)}"))
+    if isinstance(train.attention, str) and train.attention not in manifest.attention:
+        found.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
+                      f"{did_you_mean(train.attention, manifest.attention)}"))
+    return found
