@@ -1,0 +1,95 @@
+"""What a data set offers: samples, images, and for correspondence key points and pairs.
+
+This module and every data set's listing import neither numpy nor cv2 at the top: a plan counts
+samples and must be instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+PREPROCESSING = 1
+"""Version of how an image is read and squashed (`images.to_square`); part of fingerprints."""
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image.
+
+    Attributes
+    ----------
+    id : path relative to the data set's root, with the category, ``/`` between parts
+    """
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Named points of one image, in the original image's pixels.
+
+    Attributes
+    ----------
+    xy : (K, 2) float64 array, x then y; (0, 0) is the corner of the top left pixel, whose centre
+        is at (0.5, 0.5)
+    visible : (K,) bool array
+    box : (4,) float64 array, x0, y0, x1, y1 of the object
+    size : (height, width) of the original image
+    """
+
+    xy: npt.NDArray[np.float64]
+    visible: npt.NDArray[np.bool_]
+    box: npt.NDArray[np.float64]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An ordered pair of samples of one category: points are carried from source to target."""
+
+    source: str
+    target: str
+    category: str
+
+
+class ImageDataset(Protocol):
+    """A set of images. Listing is cheap; images are read one at a time."""
+
+    name: str
+
+    def samples(self) -> Sequence[Sample]:
+        """All samples, in a fixed order."""
+
+    def sha256(self, sample_id: str) -> str:
+        """sha256 (hex) of the image's content."""
+
+    def size(self, sample_id: str) -> tuple[int, int]:
+        """(height, width) in pixels."""
+
+    def image(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """The image as (height, width, 3) RGB; a damaged file raises `DataError`."""
+
+
+@runtime_checkable
+class CorrespondenceDataset(ImageDataset, Protocol):
+    """Images with key points that mean the same in every image of a category."""
+
+    protocol: str
+
+    def keypoints(self, sample_id: str) -> Keypoints:
+        """Key points of one image."""
+
+    def split_of(self, sample_id: str) -> Split:
+        """The split an image belongs to; no image (by content) is in two."""
+
+    def pairs(self, split: Split | None) -> list[Pair]:
+        """Ordered pairs inside one split, or all of the published protocol for None."""

@@ -1,0 +1,125 @@
+"""PF-WILLOW (Ham et al., "Proposal Flow", CVPR 2016): 10 sub-classes of 10 images each.
+
+Layout: ``PF-dataset-WILLOW/<sub-class>/<image>.png`` with ``<image>.mat`` beside it, whose
+``pts_coord`` is a (2, 10) array of x and y. The published protocol is all 900 ordered pairs
+inside a sub-class; 30 of the 100 files repeat a photograph of another sub-class, so splits are
+made of whole photographs (by content).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gate_cache.datasets.base import Keypoints, Pair, Sample, Split
+from gate_cache.datasets.files import ImageFiles, need_folder
+from gate_cache.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EXPECTED = ("expected PF-dataset-WILLOW/<sub-class>/*.png with a .mat of key points beside each;"
+            " get PF-dataset.zip from https://www.di.ens.fr/willow/research/proposalflow/"
+            " and unpack it below the data root (--data)")
+
+
+class PFWillow(ImageFiles):
+    """The 100 images of PF-WILLOW with their key points.
+
+    Parameters
+    ----------
+    root : the folder ``PF-dataset-WILLOW``
+    val, test : shares of the photographs that go to these splits
+    split_seed : another value, another split
+    """
+
+    protocol = ("PF-WILLOW: ordered pairs inside a sub-class, all 10 key points;"
+                " box = tight box of the key points")
+
+    def __init__(self, root: Path, val: float = 0.2, test: float = 0.3, split_seed: int = 0):
+        super().__init__("pf-willow", root)
+        self.shares = {"val": val, "test": test}
+        self.split_seed = split_seed
+
+    def samples(self) -> Sequence[Sample]:
+        """All images, sorted by sub-class and name."""
+        need_folder(self.root, "PF-WILLOW", EXPECTED)
+        found = [Sample(p.relative_to(self.root).as_posix())
+                 for p in sorted(self.root.glob("*/*.png"))]
+        if not found:
+            raise DataError(f"{self.root}: no images; {EXPECTED}")
+        lone = [s.id for s in found if not self.path(s.id).with_suffix(".mat").exists()]
+        if lone:
+            raise DataError(f"{self.path(lone[0])}: no key points beside it; {EXPECTED}")
+        return found
+
+    def keypoints(self, sample_id: str) -> Keypoints:
+        """The 10 key points; all are visible, the box is their tight box."""
+        import numpy as np
+
+        xy = _points(self.path(sample_id).with_suffix(".mat"))
+        box = np.concatenate([xy.min(0), xy.max(0)])
+        return Keypoints(xy, np.ones(len(xy), bool), box, self.size(sample_id))
+
+    @cached_property
+    def _splits(self) -> dict[str, Split]:
+        """Split of every sample: photographs in seeded order, sub-class by sub-class."""
+        contents = {s.id: self.sha256(s.id) for s in self.samples()}
+        chosen: dict[str, Split] = {}
+        classes: dict[str, list[str]] = defaultdict(list)
+        for sample_id in contents:
+            classes[sample_id.split("/")[0]].append(sample_id)
+        for members in classes.values():
+            self._deal([contents[m] for m in members], chosen)
+        return {sample_id: chosen[content] for sample_id, content in contents.items()}
+
+    def _deal(self, contents: list[str], chosen: dict[str, Split]) -> None:
+        """Bring one sub-class to its shares, minding photographs that are dealt already."""
+        wanted = {s: round(self.shares[s] * len(contents)) for s in ("val", "test")}
+        for content in contents:
+            if chosen.get(content) in wanted:
+                wanted[chosen[content]] -= 1
+        for content in sorted(contents, key=self._order):
+            if content not in chosen:
+                open_splits = [s for s in ("test", "val") if wanted[s] > 0]
+                chosen[content] = open_splits[0] if open_splits else "train"  # type: ignore[assignment]
+                if open_splits:
+                    wanted[open_splits[0]] -= 1
+
+    def _order(self, content: str) -> str:
+        return hashlib.sha256(f"{self.split_seed}/{content}".encode()).hexdigest()
+
+    def split_of(self, sample_id: str) -> Split:
+        """The split of a photograph."""
+        return self._splits[sample_id]
+
+    def pairs(self, split: Split | None) -> list[Pair]:
+        """Ordered pairs inside a sub-class: of one split, or the published 900 for None."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for sample in self.samples():
+            if split is None or self.split_of(sample.id) == split:
+                groups[sample.id.split("/")[0]].append(sample.id)
+        return [Pair(a, b, name) for name, ids in groups.items() for a, b in permutations(ids, 2)]
+
+
+def _points(path: Path) -> npt.NDArray[np.float64]:
+    """Key points of a .mat file as (K, 2); Matlab's 1 is the centre of the first pixel."""
+    import numpy as np
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        points = np.asarray(loadmat(path)["pts_coord"], dtype=np.float64)
+    except (OSError, MatReadError, KeyError, ValueError, NotImplementedError, TypeError) as error:
+        raise DataError(f"{path}: no key points can be read ({error}); {EXPECTED}") from None
+    if points.ndim != 2 or points.shape[0] != 2 or not np.isfinite(points).all():
+        raise DataError(f"{path}: pts_coord is {points.shape}, expected (2, points), finite")
+    return np.asarray(points.T - 0.5)
+
+

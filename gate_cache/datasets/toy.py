@@ -1,0 +1,95 @@
+"""``toyworld`` as a data set: pictures drawn on demand, no files (see `toyworld.draw`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from gate_cache.datasets.base import SPLITS, Keypoints, Pair, Sample, Split
+from gate_cache.datasets.toyworld.names import CATEGORIES
+from gate_cache.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from gate_cache.datasets.toyworld.scene import Scene
+
+
+class ToyWorld:
+    """Drawn pictures of `CATEGORIES`, deterministic from (split, index).
+
+    Parameters
+    ----------
+    counts : number of pictures of each split
+    image_size : side of a picture in pixels
+    """
+
+    name = "toyworld"
+    protocol = ("toyworld: ordered pairs inside a category and split, points visible in both;"
+                " box = the object's drawn box")
+
+    def __init__(self, counts: dict[Split, int], image_size: int = 64) -> None:
+        self.counts = counts
+        self.image_size = image_size
+
+    def samples(self) -> Sequence[Sample]:
+        """All pictures: train, then val, then test."""
+        found = [Sample(_name(split, i)) for split in SPLITS
+                 for i in range(self.counts.get(split, 0))]
+        if not found:
+            raise DataError("toyworld: no pictures; give train, val or test a number above 0")
+        return found
+
+    def scene(self, sample_id: str) -> Scene:
+        """The drawn scene with its key points, parts and caption."""
+        split, _, index = sample_id.split("/")
+        return _draw(split, int(index), self.image_size)
+
+    def sha256(self, sample_id: str) -> str:
+        """sha256 (hex) of the picture's pixels."""
+        return hashlib.sha256(self.image(sample_id).tobytes()).hexdigest()
+
+    def size(self, sample_id: str) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.image_size, self.image_size)
+
+    def image(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """The picture as (height, width, 3) RGB."""
+        return self.scene(sample_id).image
+
+    def keypoints(self, sample_id: str) -> Keypoints:
+        """The category's named key points."""
+        import numpy as np
+
+        scene = self.scene(sample_id)
+        return Keypoints(scene.keypoints.astype(np.float64) + 0.5, scene.visible,
+                         scene.box.astype(np.float64) + 0.5, self.size(sample_id))
+
+    def split_of(self, sample_id: str) -> Split:
+        """The split, which is the first part of the id."""
+        return next(s for s in SPLITS if sample_id.startswith(f"{s}/"))
+
+    def pairs(self, split: Split | None) -> list[Pair]:
+        """Ordered pairs inside a category: of one split, or those of every split for None."""
+        if split is None:
+            return [pair for s in SPLITS for pair in self.pairs(s)]
+        groups: dict[str, list[str]] = defaultdict(list)
+        for i in range(self.counts.get(split, 0)):
+            groups[CATEGORIES[i % len(CATEGORIES)]].append(_name(split, i))
+        return [Pair(a, b, name) for name, ids in groups.items() for a, b in permutations(ids, 2)]
+
+
+def _name(split: str, index: int) -> str:
+    return f"{split}/{CATEGORIES[index % len(CATEGORIES)]}/{index:05d}"
+
+
+@lru_cache(maxsize=4096)
+def _draw(split: str, index: int, size: int) -> Scene:
+    from gate_cache.datasets.toyworld.scene import draw
+
+    return draw(split, index, size)
