@@ -1,0 +1,230 @@
+"""Reading a store: samples, combos, maps as numpy or dask. Rows not done raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from gate_cache.errors import RowNotDone, StoreError, did_you_mean, listed
+from gate_cache.fingerprint import Recipe
+from gate_cache.store import done
+from gate_cache.store.attrs import array_in, attrs_of, open_group, store_attrs
+from gate_cache.store.layout import DONE, LATENTS, SAMPLES
+from gate_cache.store.samples import Samples, read_samples
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+Rows = int | slice | Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+class MapView:
+    """One feature map of all samples, (N, C, h, w): index it to read.
+
+    Raises
+    ------
+    RowNotDone
+        On reading a row that no finished block holds.
+    """
+
+    def __init__(self, combo: ComboView, name: str, array: zarr.Array[Any]) -> None:
+        self.combo = combo
+        self.name = name
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, h, w), N being the number of samples in the store."""
+        return (len(self.combo.store.samples), *self._array.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored dtype."""
+        return np.dtype(self._array.dtype)
+
+    @property
+    def ndim(self) -> int:
+        """4."""
+        return 4
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        rows, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        index = np.atleast_1d(np.arange(len(self))[rows])
+        self.combo.check(index)
+        single = isinstance(rows, int | np.integer)
+        if single or isinstance(rows, slice):
+            found = np.asarray(self._array[self._positive(rows)])
+        else:
+            found = np.asarray(self._array.oindex[index])
+        self._refuse_fill(found, index)
+        return np.asarray(found[rest if single else (slice(None), *rest)])
+
+    def _positive(self, rows: Any) -> Any:
+        """Resolve negative rows here: the array may be longer than the table of samples."""
+        if isinstance(rows, slice):
+            return slice(*rows.indices(len(self)))
+        return int(rows) + len(self) if rows < 0 else int(rows)
+
+    def _refuse_fill(self, found: npt.NDArray[Any], index: npt.NDArray[Any]) -> None:
+        """Refuse the fill value: a row that is done, but whose shard is gone."""
+        if len(index) and np.isnan(found.reshape(len(index), -1)[:, 0]).any():
+            raise StoreError(f"{self.combo.store.path}: {self.combo.name}/{self.name}: the data of"
+                             " a finished block is missing or damaged; remove"
+                             f" {self.combo.name} and extract again")
+
+
+class ComboView:
+    """One combo's maps. ``view["up2"][row]`` reads."""
+
+    def __init__(self, store: FeatureStore, name: str, group: zarr.Group) -> None:
+        self.store = store
+        self.name = name
+        self._group = group
+        self._valid: npt.NDArray[np.bool_] | None = None
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """Everything the store says about the combo: recipe, fingerprint, tokens, versions."""
+        return attrs_of(self._group)
+
+    @property
+    def label(self) -> str:
+        """The combo's name in the manifest that extracted it."""
+        return str(self.attrs["combo"])
+
+    @property
+    def recipe(self) -> Recipe:
+        """What decides the values."""
+        return dict(self.attrs["recipe"])
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the recipe."""
+        return str(self.attrs["fingerprint"])
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps, coarse to fine."""
+        return tuple(self.attrs["maps"])
+
+    def __getitem__(self, name: str) -> MapView:
+        if name not in self.maps:
+            raise StoreError(f"{self.name} has no map '{name}'{did_you_mean(name, self.maps)};"
+                             f" it has: {', '.join(self.maps)}")
+        return MapView(self, name, array_in(self._group, name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.maps)
+
+    def done(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool: which rows are extracted. Read afresh at each call."""
+        marks = np.asarray(array_in(self._group, DONE)[:], np.uint64)
+        return done.valid(marks, self.store.block, len(self.store.samples))
+
+    def check(self, rows: npt.NDArray[Any]) -> None:
+        """Raise `RowNotDone` unless all these rows are extracted."""
+        if self._valid is None or not self._valid[rows].all():
+            self._valid = self.done()
+        missing = rows[~self._valid[rows]]
+        if len(missing):
+            name = self.store.samples[int(missing[0])]
+            raise RowNotDone(f"{self.store.path}: {self.label}: row {missing[0]} ('{name}') is not"
+                             " extracted yet; run 'gate-cache extract' on its manifest")
+
+
+class FeatureStore:
+    """A store of feature maps, opened for reading.
+
+    Examples
+    --------
+    >>> store = FeatureStore.open("stores/toyworld.zarr")  # doctest: +SKIP
+    >>> store["prompt-0"]["up2"][0].shape                   # doctest: +SKIP
+    (64, 16, 16)
+    """
+
+    def __init__(self, path: Path, group: zarr.Group) -> None:
+        self.path = path
+        self._group = group
+
+    @classmethod
+    def open(cls, path: str | Path) -> FeatureStore:
+        """Open a store.
+
+        Raises
+        ------
+        StoreError
+            Nothing there, not a gate-cache store, or of a newer format.
+        """
+        return cls(Path(path), open_group(Path(path), "r"))
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """The store's own settings: format, dataset, block, batch, versions."""
+        return store_attrs(self.path, self._group)
+
+    @property
+    def block(self) -> int:
+        """Rows of a block."""
+        return int(self.attrs["block"])
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The table of samples. Opened once: open the store again to see later ones."""
+        return read_samples(self._group)
+
+    @property
+    def combos(self) -> tuple[str, ...]:
+        """Names of all combos, as `store[name]` takes them."""
+        views = self.views()
+        labels = [v.label for v in views]
+        return tuple(v.label if labels.count(v.label) == 1 else v.name for v in views)
+
+    def views(self) -> list[ComboView]:
+        """All combos, by group name; latents are not among them."""
+        found = (ComboView(self, n, g) for n, g in sorted(self._group.groups()) if n != SAMPLES)
+        return [v for v in found if "recipe" in v.attrs and v.attrs["kind"] != LATENTS]
+
+    def latents(self) -> list[ComboView]:
+        """All groups of latents."""
+        found = (ComboView(self, n, g) for n, g in sorted(self._group.groups()) if n != SAMPLES)
+        return [v for v in found if v.attrs.get("kind") == LATENTS]
+
+    def __getitem__(self, name: str) -> ComboView:
+        views = self.views()
+        found = [v for v in views if v.name == name] or [v for v in views if v.label == name]
+        if len(found) > 1:
+            raise StoreError(f"{self.path}: '{name}' was extracted with {len(found)} settings; say"
+                             f" which: {', '.join(v.name for v in found)}")
+        if not found:
+            raise StoreError(f"{self.path}: no combo '{name}'{did_you_mean(name, self.combos)};"
+                             f" it has: {listed(self.combos, 12) or 'none'}")
+        return found[0]
+
+    def by_fingerprint(self, fingerprint: str) -> ComboView | None:
+        """The combo with this fingerprint, whatever its name."""
+        return next((v for v in self.views() if v.fingerprint == fingerprint), None)
+
+    def dask(self, combo: str, name: str) -> da.Array:
+        """One map of all samples as a lazy dask array, one chunk a block.
+
+        Returns
+        -------
+        dask.array.Array of shape (N, C, h, w); computing a row that is not done raises.
+        """
+        import dask.array as da
+
+        view = self[combo][name]
+        label = f"{view.combo.name}-{name}-{len(view)}"
+        lazy: da.Array = cast(Any, da).from_array(
+            view, chunks=(self.block, *view.shape[1:]), name=label,
+            meta=np.empty((0, 0, 0, 0), view.dtype))
+        return lazy
