@@ -1,0 +1,56 @@
+"""sha256 of large weight files, remembered between runs: hashing 4 GB again takes seconds.
+
+A file counts as the same while its path, size, inode, modification and change time are; a change
+time cannot be set by hand. What decides is always the content's sha256.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from gate_cache.fingerprint import file_sha256
+
+SMALL = 2**20
+
+
+def remembered_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    info = path.stat()
+    if info.st_size < SMALL:
+        return file_sha256(path)
+    key = str(path.resolve())
+    stamp = [info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns]
+    memo = _read()
+    known = memo.get(key)
+    if known and known[:-1] == stamp:
+        return str(known[-1])
+    digest = file_sha256(path)
+    _write({**memo, key: [*stamp, digest]})
+    return digest
+
+
+def _file() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "gate-cache" / "sha256.json"
+
+
+def _read() -> dict[str, list[int | str]]:
+    try:
+        memo = json.loads(_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return memo if isinstance(memo, dict) else {}
+
+
+def _write(memo: dict[str, list[int | str]]) -> None:
+    """Replace the memo as a whole; a machine without a home forgets, and that is all."""
+    try:
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as file:
+            json.dump(memo, file)
+        os.replace(file.name, _file())
+    except OSError:
+        return

@@ -1,0 +1,34 @@
+"""Noise as a definition: anyone can recompute it from a seed and a sample's id (METHOD 1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+
+def noise(seed: int, sample_id: str, shape: Sequence[int]) -> torch.Tensor:
+    """Gaussian noise of one sample, float32 on the CPU: the same whatever batch or order.
+
+    The generator's seed is the first 8 bytes of sha256 of ``"<seed>/<sample id>"``, big-endian,
+    shifted right by one.
+    """
+    digest = hashlib.sha256(f"{seed}/{sample_id}".encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+
+
+def add_noise(latents: torch.Tensor, ids: Sequence[str], seed: int, t: int,
+              alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """x_t = sqrt(ᾱ_t)·x_0 + sqrt(1 − ᾱ_t)·ε, in float32.
+
+    Parameters
+    ----------
+    latents : (B, 4, h, w) float32, x_0
+    ids : the B sample ids
+    alphas_cumprod : (T,) float32, ᾱ
+    """
+    eps = torch.stack([noise(seed, i, latents.shape[1:]) for i in ids]).to(latents.device)
+    alpha = alphas_cumprod[t]
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * eps

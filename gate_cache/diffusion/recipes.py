@@ -1,0 +1,198 @@
+"""From a manifest to recipes: all that decides each combo's values, by digest. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gate_cache.datasets.base import PREPROCESSING
+from gate_cache.diffusion import tiny_config
+from gate_cache.diffusion.memo import remembered_sha256
+from gate_cache.diffusion.sources import (
+    TINY,
+    ModelFiles,
+    find_folder,
+    folder_digest,
+    from_hub,
+)
+from gate_cache.errors import ModelError, did_you_mean
+from gate_cache.features import Family, MapSpec
+from gate_cache.fingerprint import Recipe, fingerprint
+from gate_cache.manifest import Combo, ControlNetSpec, LoraSpec, Manifest
+from gate_cache.roots import Roots
+
+
+@dataclass(frozen=True)
+class PlannedCombo:
+    """One combo of a manifest, resolved against a model.
+
+    Attributes
+    ----------
+    shapes : map name to (C, h, w)
+    recipe : all that decides the values
+    """
+
+    name: str
+    combo: Combo
+    specs: tuple[MapSpec, ...]
+    shapes: dict[str, tuple[int, ...]]
+    recipe: Recipe
+
+
+def settings(combo: Combo) -> dict[str, Any]:
+    """What of a combo the manifest alone decides (no weights); part of its recipe."""
+    found: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
+    if combo.controlnet:
+        net = combo.controlnet
+        found["controlnet"] = {"canny": [net.low, net.high], "scale": net.scale}
+    if combo.lora:
+        found["lora"] = [lora.scale for lora in combo.lora]
+    if combo.denoise:
+        found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
+    return found
+
+
+@dataclass(frozen=True)
+class ComboMaps:
+    """The maps a combo yields: their specifications, and name to (C, h, w)."""
+
+    specs: tuple[MapSpec, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def combo_maps(manifest: Manifest, layout: Family, size: int,
+               count_tokens: Callable[[str], int]) -> dict[str, ComboMaps]:
+    """Combo name to its maps, for all combos of a manifest.
+
+    Raises
+    ------
+    ModelError
+        A map the model lacks.
+    """
+    found = {}
+    for name, combo in manifest.combos.items():
+        specs = layout.select(manifest.kind(name), combo.maps)
+        tokens = count_tokens(combo.prompt)
+        found[name] = ComboMaps(specs, {s.name: s.shape(size, tokens) for s in specs})
+    return found
+
+
+def latents_recipe(files: ModelFiles, size: int, dtype: str) -> Recipe:
+    """All that decides the latents: the VAE, the input's size and how it is made."""
+    scaling = files.config("vae").get("scaling_factor", 0.18215)
+    return {"kind": "latents", "vae": files.weights["vae"], "scaling_factor": scaling,
+            "size": size, "resize": "squash", "preprocessing": PREPROCESSING, "compute": dtype}
+
+
+def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[PlannedCombo]:
+    """Resolve every combo of a manifest: its maps, shapes and recipe.
+
+    Raises
+    ------
+    ModelError
+        A map the model lacks, or a missing ControlNet or LoRA.
+    """
+    size = files.size(manifest.model.size)
+    latents = fingerprint(latents_recipe(files, size, manifest.model.dtype))
+    found = []
+    for name, maps in combo_maps(manifest, files.family, size, files.tokens.count).items():
+        combo = manifest.combos[name]
+        recipe = {
+            "kind": manifest.kind(name),
+            "settings": settings(combo),
+            "maps": list(maps.shapes),
+            "size": size,
+            "latents": latents,
+            "weights": _weights(name, combo, files, roots),
+            "schedule": files.schedule(),
+            "compute": manifest.model.dtype,
+        }
+        found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe))
+    return found
+
+
+def _weights(name: str, combo: Combo, files: ModelFiles, roots: Roots) -> dict[str, Any]:
+    weights: dict[str, Any] = {k: files.weights[k] for k in ("unet", "text", "tokenizer")}
+    if combo.controlnet:
+        weights["controlnet"] = controlnet_digest(name, combo.controlnet, roots)
+    if combo.lora:
+        weights["lora"] = [lora_digest(name, lora, roots) for lora in combo.lora]
+    return weights
+
+
+def controlnet_folder(name: str, spec: ControlNetSpec, roots: Roots,
+                      download: bool = False) -> Path | None:
+    """Folder of a ControlNet in diffusers layout; None for the embedded one.
+
+    Raises
+    ------
+    ModelError
+        Not there.
+    """
+    if spec.source == TINY:
+        return None
+    folder = find_folder(spec.source, roots, f"{name}.controlnet.source") or from_hub(
+        spec.source, None, ["config.json", "*.safetensors"], download)
+    if folder is None:
+        raise ModelError(f"{name}.controlnet.source: '{spec.source}' is not on this machine; put"
+                         f" its config.json and safetensors into {roots.models / spec.source}")
+    return folder
+
+
+def controlnet_digest(name: str, spec: ControlNetSpec, roots: Roots) -> str:
+    """sha256 over a ControlNet's weights and configuration."""
+    folder = controlnet_folder(name, spec, roots)
+    if folder is None:
+        return fingerprint({"tiny": tiny_config.VERSION, "controlnet": list(
+            tiny_config.CONTROLNET["block_out_channels"])})
+    return folder_digest(folder, None)
+
+
+def lora_file(name: str, spec: LoraSpec, roots: Roots) -> Path | None:
+    """A LoRA's file; None for a built-in one.
+
+    Raises
+    ------
+    ModelError
+        Not there, or not a safetensors file.
+    """
+    if spec.source in tiny_config.LORAS:
+        return None
+    path = roots.below("models", spec.source, f"{name}.lora.source")
+    if not path.is_file():
+        raise ModelError(f"{name}.lora.source: {path}: no such LoRA file"
+                         f"{did_you_mean(spec.source, tiny_config.LORAS)}; put it there, or name"
+                         " the models root with --models")
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{name}.lora.source: {path}: not a .safetensors file; pickled weights"
+                         " are not read")
+    return path
+
+
+def lora_digest(name: str, spec: LoraSpec, roots: Roots) -> str:
+    """sha256 of a LoRA's file."""
+    path = lora_file(name, spec, roots)
+    if path is None:
+        return fingerprint({"tiny": tiny_config.VERSION, "lora": spec.source,
+                            "rank": tiny_config.LORAS[spec.source]})
+    return remembered_sha256(path)
+
+
+def missing_inputs(manifest: Manifest, roots: Roots) -> list[str]:
+    """One line for every ControlNet or LoRA of a manifest that is not there."""
+    problems: dict[str, None] = {}
+    for name, combo in manifest.combos.items():
+        for check, spec in [(controlnet_folder, combo.controlnet)] if combo.controlnet else []:
+            _try(problems, check, name, spec, roots)
+        for lora in combo.lora:
+            _try(problems, lora_file, name, lora, roots)
+    return list(problems)
+
+
+def _try(problems: dict[str, None], check: Any, *args: Any) -> None:
+    try:
+        check(*args)
+    except ModelError as error:
+        problems[str(error)] = None

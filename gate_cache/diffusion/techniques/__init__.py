@@ -1,0 +1,1 @@
+"""Generation techniques that steer a pass towards the input image (METHOD 2). One a file."""

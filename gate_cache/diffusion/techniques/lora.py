@@ -1,0 +1,110 @@
+"""LoRA: adapters loaded once, switched on and off, never fused into the weights (METHOD 2.3)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from gate_cache.diffusion.backbone import Backbone
+from gate_cache.errors import ModelError
+
+_PAIR = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up")
+
+
+class _Adapters(StableDiffusionLoraLoaderMixin):
+    """diffusers' LoRA loader over our modules, without a whole pipeline."""
+
+    hf_device_map = None
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.unet = backbone.unet
+        self.text_encoder = backbone.text_encoder
+        self.components = {"unet": self.unet, "text_encoder": self.text_encoder}
+
+
+class Loras:
+    """The LoRAs of one extraction, by digest, beside a backbone."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._adapters = _Adapters(backbone)
+        self._loaded: dict[str, str] = {}
+
+    def load(self, digest: str, source: str, path: Path | None) -> None:
+        """Load one LoRA, inactive.
+
+        Raises
+        ------
+        ModelError
+            Unreadable, for another model, or not fully applied.
+        """
+        if digest in self._loaded:
+            return
+        state = self._state(source, path)
+        name = f"lora_{len(self._loaded)}"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._adapters.load_lora_weights(dict(state) if path is None else str(path),
+                                                 adapter_name=name)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{source}: this LoRA does not fit the model: {reason}") from error
+        self._check(source, name, state)
+        self._loaded[digest] = name
+        self._off()
+
+    def _state(self, source: str, path: Path | None) -> Mapping[str, torch.Tensor]:
+        if path is None:
+            from gate_cache.diffusion import tiny
+
+            return tiny.lora(source, self._backbone.unet)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: not a safetensors file ({error})") from None
+
+    def _check(self, source: str, name: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Refuse a file of which not every tensor is in use."""
+        strange = [k for k in state if not k.endswith(".alpha") and not any(p in k for p in _PAIR)]
+        if strange:
+            raise ModelError(f"{source}: holds '{strange[0]}', which is not plain LoRA; only LoRA"
+                             " and LoCon (convolutions) are applied")
+        wanted = sum(not k.endswith(".alpha") for k in state)
+        modules = (self._backbone.unet, self._backbone.text_encoder)
+        used = sum(f".{name}." in k for m in modules for k, _ in m.named_parameters())
+        if used != wanted:
+            raise ModelError(f"{source}: only {used} of its {wanted} tensors fit this model; is it"
+                             " made for another one?")
+
+    @contextmanager
+    def active(self, wanted: Sequence[tuple[str, float]]) -> Iterator[None]:
+        """Switch LoRAs on, by digest with their scales, for the ``with`` block."""
+        if not wanted:
+            yield
+            return
+        names, scales = [self._loaded[d] for d, _ in wanted], [s for _, s in wanted]
+        self._adapters.enable_lora()
+        self._adapters.set_adapters(names, scales)
+        try:
+            yield
+        finally:
+            self._off()
+
+    def _off(self) -> None:
+        self._adapters.disable_lora()
+
+    def unload(self) -> None:
+        """Take every adapter out again: the modules are what they were."""
+        if self._loaded:
+            self._adapters.unload_lora_weights()
+            self._loaded.clear()
+
+
