@@ -1,0 +1,28 @@
+"""Weight assigners: one number for one feature map (METHOD 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ConvAssigner(nn.Module):
+    """Convolution 3×3, ReLU, batch norm, dropout, global average, linear: a map to a logit.
+
+    Parameters
+    ----------
+    channels : C of a feature map
+    hidden : width after the convolution, 128 in METHOD 4
+    dropout : probability
+    """
+
+    def __init__(self, channels: int, hidden: int = 128, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(hidden),
+            nn.Dropout(dropout), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(hidden, 1),
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) to (N,) logits."""
+        return torch.as_tensor(self.body(maps)).squeeze(1)

@@ -1,0 +1,1 @@
+"""Task heads, one a file."""
