@@ -1,0 +1,181 @@
+"""The command line. Every command is a few lines that call one stage; nothing heavy at the top."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gate_cache.errors import GateCacheError
+from gate_cache.roots import Roots
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Cache diffusion features once, train on them many times (GATE, NeurIPS 2024).",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
+Data = Annotated[Path | None, typer.Option(
+    help="Folder that holds the data sets [GATE_CACHE_DATA, else data/].")]
+Models = Annotated[Path | None, typer.Option(
+    help="Folder that holds models and LoRAs [GATE_CACHE_MODELS, else models/].")]
+Stores = Annotated[Path | None, typer.Option(
+    help="Folder that holds the stores [GATE_CACHE_STORES, else stores/].")]
+Runs = Annotated[Path | None, typer.Option(
+    help="Folder for run directories [GATE_CACHE_RUNS, else runs/].")]
+Outside = Annotated[bool, typer.Option(
+    "--allow-outside", help="Allow paths in the manifest that leave these folders.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+Device = Annotated[str | None, typer.Option(
+    help="cpu, cuda, cuda:1 … [a GPU where there is one].")]
+
+
+@app.command()
+def validate(manifest: ManifestPath, data: Data = None, models: Models = None,
+             stores: Stores = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Check a manifest: all problems at once, and which of its files are not here."""
+    from gate_cache.manifest import load
+    from gate_cache.stages.validate import validate as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage(load(manifest), roots)
+    if as_json:
+        return _print_json(found)
+    typer.echo(f"{found.manifest}: sound, {found.combos} combos")
+    for line in found.absent:
+        typer.echo(f"note: {line}")
+
+
+@app.command()
+def plan(manifest: ManifestPath, data: Data = None, models: Models = None, stores: Stores = None,
+         outside: Outside = False, as_json: Json = False) -> None:
+    """Show what extracting will cost: combos, UNet passes, bytes, files. Runs nothing."""
+    from gate_cache.manifest import load
+    from gate_cache.stages.plan import plan as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage(load(manifest), roots)
+    if as_json:
+        return _print_json(found, unet_passes=found.unet_passes, bytes=found.bytes,
+                           files=found.files)
+    from gate_cache.report.tables import show_plan
+
+    show_plan(found)
+
+
+@app.command()
+def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
+            stores: Stores = None, device: Device = None,
+            batch: Annotated[int | None, typer.Option(
+                min=1, help="Images per pass for this run [what the store was begun with].",
+            )] = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Stage 1: run the diffusion model for all that is missing. Goes on where it stopped."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    from gate_cache.stages.extract import extract as stage
+
+    done = stage(loaded, roots, device=device, batch=batch, progress=console_progress())
+    if as_json:
+        return _print_json(done)
+    from gate_cache.report.tables import show_extracted
+
+    show_extracted(done)
+
+
+@app.command()
+def status(manifest: ManifestPath, data: Data = None, models: Models = None, stores: Stores = None,
+           outside: Outside = False, as_json: Json = False) -> None:
+    """Show per combo what is done, missing, or stale and why."""
+    from gate_cache.manifest import load
+    from gate_cache.stages.status import status as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage(load(manifest), roots)
+    if as_json:
+        return _print_json(found, complete=found.complete)
+    from gate_cache.report.tables import show_status
+
+    show_status(found)
+
+
+@app.command()
+def inspect(store: Annotated[Path, typer.Argument(help="The store, a .zarr folder.")],
+            as_json: Json = False) -> None:
+    """Show what a store holds: tree, shapes, bytes, combos with settings, what is missing."""
+    from gate_cache.stages.inspect import inspect as stage
+
+    found = stage(store)
+    if as_json:
+        return _print_json(found)
+    from gate_cache.report.tables import show_store
+
+    show_store(found)
+
+
+@app.command()
+def train(manifest: ManifestPath,
+          head: Annotated[str | None, typer.Option(help="nn or conv.")] = None,
+          assigners: Annotated[int | None, typer.Option(min=1, help="Weight assigners.")] = None,
+          gamma1: Annotated[float | None, typer.Option(help="Weight of sparsity (Eq. 5).")] = None,
+          gamma2: Annotated[float | None, typer.Option(help="Weight of diversity.")] = None,
+          pairs: Annotated[int | None, typer.Option(min=1, help="Training pairs seen.")] = None,
+          lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+          seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
+          out: Annotated[Path | None, typer.Option(help="The run directory to make.")] = None,
+          data: Data = None, stores: Stores = None, runs: Runs = None, device: Device = None,
+          outside: Outside = False, as_json: Json = False) -> None:
+    """Stage 2: train on the store, print the table, leave a run directory."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+
+    given = {"head": head, "assigners": assigners, "gamma1": gamma1, "gamma2": gamma2,
+             "pairs": pairs, "lr": lr, "seed": seed}
+    loaded = load(manifest, {k: v for k, v in given.items() if v is not None})
+    roots = Roots.resolve(outside, data=data, stores=stores, runs=runs)
+    from gate_cache.stages.train import train as stage
+
+    found = stage(loaded, roots, device=device, run=out, progress=console_progress())
+    if as_json:
+        return _print_json({"run": found.run, "head": found.head, "splits": found.splits,
+                            "tables": [t.to_json() for t in found.tables]})
+    from gate_cache.report.tables import show_trained
+
+    show_trained(found)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from gate_cache import __version__
+
+    typer.echo(__version__)
+
+
+def _print_json(found: Any, **more: Any) -> None:
+    data = found if isinstance(found, dict) else dataclasses.asdict(found)
+    typer.echo(json.dumps({**data, **more}, indent=2, default=str, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command line; errors of ours are lines, not tracebacks."""
+    try:
+        app()
+    except GateCacheError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what is done is kept, the same command goes on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

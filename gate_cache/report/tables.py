@@ -1,0 +1,162 @@
+"""Reports as tables on the terminal (rich)."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gate_cache.store.disk import human
+
+if TYPE_CHECKING:
+    from gate_cache.learn.results import Table as Results
+    from gate_cache.stages.extract import Extracted
+    from gate_cache.stages.inspect import GroupReport, StoreReport
+    from gate_cache.stages.plan import Plan
+    from gate_cache.stages.status import Status
+    from gate_cache.stages.train import Trained
+
+PLAIN_WIDTH = 110
+
+
+def console() -> Console:
+    """stdout; a fixed width where it is no terminal, so that tables can be compared."""
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, soft_wrap=False,
+                   highlight=False)
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    """A table whose first `left` columns are text, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="left" if i < left else "right",
+                         overflow="fold" if i < left else "ellipsis")
+    return table
+
+
+def shape(dims: Any) -> str:
+    """``640×64×64``."""
+    return "×".join(str(d) for d in dims)
+
+
+def show_plan(plan: Plan) -> None:
+    """Passes, bytes and files of an extraction."""
+    out = console()
+    table = _table(f"{plan.images} images at {plan.size} px, model {plan.model}", "group", "maps",
+                   "UNet passes", "ControlNet passes", "size", "files", left=2)
+    for line in plan.lines:
+        maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
+        table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
+                      str(line.controlnet_passes or ""), human(line.bytes), str(line.files))
+    table.add_section()
+    control = sum(line.controlnet_passes for line in plan.lines)
+    table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
+                  human(plan.bytes), str(plan.files), style="bold")
+    out.print(table)
+    out.print(f"store: {plan.store}", markup=False)
+    for note in plan.notes:
+        out.print(f"note: {note}", markup=False)
+
+
+def show_extracted(done: Extracted) -> None:
+    """What an extraction did."""
+    out = console()
+    rows = {k: v for k, v in done.rows.items() if v}
+    if not rows:
+        out.print(f"nothing to do: all {done.images} images of all combos are in {done.store}",
+                  markup=False)
+        return
+    listed = ", ".join(f"{name} {count}" for name, count in rows.items())
+    out.print(f"extracted (rows): {listed}", markup=False)
+    out.print(f"store: {done.store}", markup=False)
+
+
+def show_status(status: Status) -> None:
+    """Done, missing and stale combos."""
+    out = console()
+    table = _table(status.store, "combo", "state", "images", left=2)
+    styles = {"done": "green", "partial": "yellow", "missing": "red", "stale": "magenta"}
+    for combo in status.combos:
+        why = f" ({'; '.join(combo.why)})" if combo.why else ""
+        table.add_row(escape(combo.name), escape(f"{combo.state}{why}"),
+                      f"{combo.done}/{combo.total}", style=styles[combo.state])
+    out.print(table)
+    if status.extra:
+        out.print(f"also in the store: {', '.join(status.extra)}", markup=False)
+    for note in status.notes:
+        out.print(f"note: {note}", markup=False)
+
+
+def show_store(report: StoreReport) -> None:
+    """A store's tree, shapes, bytes, combos and gaps."""
+    out = console()
+    out.print(f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
+              f" format {report.format}, blocks of {report.block}, batch {report.batch}",
+              markup=False)
+    out.print("versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()),
+              markup=False, style="dim")
+    for group in report.groups:
+        out.print()
+        out.print(f"{group.name}/  {human(group.bytes)}", markup=False, style="bold")
+        for line in _group_lines(group, report.images):
+            out.print(f"  {line}", markup=False)
+
+
+def _group_lines(group: GroupReport, images: int) -> list[str]:
+    settings = dict(group.settings)
+    lines = [f"{k}: {v}" for k, v in settings.items()]
+    names = {k: v for k, v in group.source.items() if v}
+    lines += [f"{k} from: {v if isinstance(v, str) else ', '.join(v)}" for k, v in names.items()]
+    lines.append(f"model: {group.model}, {group.compute}")
+    lines += [f"{name}  {shape(dims)}  {dtype}" for name, (dims, dtype) in group.maps.items()]
+    gap = f", missing rows {_ranges(group.missing)}" if group.missing else ""
+    lines.append(f"done: {group.done}/{images}{gap}")
+    return lines
+
+
+def _ranges(rows: list[int]) -> str:
+    """``0–31, 64–95 …``."""
+    found: list[list[int]] = []
+    for row in rows:
+        if found and found[-1][1] == row - 1:
+            found[-1][1] = row
+        else:
+            found.append([row, row])
+    text = ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in found[:6])
+    return text + (" …" if len(found) > 6 else "")
+
+
+def show_trained(trained: Trained) -> None:
+    """Tables of results with their protocol, and where the run is."""
+    out = console()
+    splits = ", ".join(f"{n}: {s['images']} images, {s['pairs']} pairs"
+                       for n, s in trained.splits.items())
+    out.print(f"split by image: {splits}", markup=False)
+    for results in trained.tables:
+        out.print()
+        _show_results(out, results)
+    out.print()
+    out.print(f"run: {trained.run} ({trained.seconds:.0f} s)", markup=False)
+
+
+def _show_results(out: Console, results: Results) -> None:
+    first = results.rows[0].pck
+    title = f"{results.title}: {first.pairs} pairs, {first.points} points"
+    keys = sorted(first.values, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
+    names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
+    table = _table(title, "PCK, %\nradius\naveraged by", *names)
+    for row in results.rows:
+        values = [f"{row.pck.values[k]:.1f}" for k in keys]
+        table.add_row(escape(row.method), *values, style="bold" if row.trained else None)
+    out.print(table)
+    out.print(f"{results.protocol}; bold rows are trained", markup=False, style="dim")
+    for row in results.rows:
+        if row.note and row.trained:
+            out.print(f"weights of {row.method}: {row.note}", markup=False, style="dim")
+
+
+def _share(alpha: float) -> str:
+    return f"@{alpha:.2f}"

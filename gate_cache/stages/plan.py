@@ -1,0 +1,157 @@
+"""``plan``: what an extraction will cost, before anything runs. No torch, no zarr."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gate_cache.datasets.registry import open_dataset
+from gate_cache.diffusion.recipes import combo_maps, missing_inputs
+from gate_cache.diffusion.sources import ModelFiles, assumed_family, locate
+from gate_cache.errors import ModelError
+from gate_cache.features import TOKENS_PER_PIECE
+from gate_cache.manifest import Loaded, Manifest
+from gate_cache.roots import Roots
+from gate_cache.store.layout import (
+    LATENT_MAP,
+    Footprint,
+    Shapes,
+    block_rows,
+    group_footprint,
+    samples_footprint,
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One group of the store to be: a combo, the latents or the table of samples."""
+
+    name: str
+    kind: str
+    shapes: dict[str, tuple[int, ...]]
+    unet_passes: int
+    controlnet_passes: int
+    bytes: int
+    files: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an extraction does.
+
+    Attributes
+    ----------
+    images : number of samples
+    block : rows of a block
+    notes : what is missing or assumed, a line each
+    """
+
+    store: str
+    model: str
+    size: int
+    images: int
+    block: int
+    lines: list[Line]
+    notes: list[str]
+
+    @property
+    def unet_passes(self) -> int:
+        """UNet passes over all images and combos."""
+        return sum(line.unet_passes for line in self.lines)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the finished store."""
+        return sum(line.bytes for line in self.lines)
+
+    @property
+    def files(self) -> int:
+        """Files of the finished store."""
+        return sum(line.files for line in self.lines) + 1
+
+
+def plan(loaded: Loaded, roots: Roots) -> Plan:
+    """Count images, passes, bytes and files.
+
+    Raises
+    ------
+    UserError
+        Data set or model folder missing, or a manifest that does not fit the model.
+    """
+    manifest = loaded.manifest
+    ids = [s.id for s in open_dataset(manifest.dataset, roots).samples()]
+    notes = missing_inputs(manifest, roots)
+    files = locate(manifest.model, roots)
+    if files is None:
+        notes.append(f"{manifest.model.source} is not on this machine yet: counted as Stable"
+                     " Diffusion 1.x; extract will fetch it")
+    layout = files.family if files else assumed_family()
+    size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
+    count = files.tokens.count if files else about_tokens
+    shapes = {name: m.shapes for name, m in combo_maps(manifest, layout, size, count).items()}
+    block = store_block(manifest, shapes.values())
+    lines = [_table(ids), _latents(layout.latent_shape(size), len(ids), block)]
+    lines += [_combo(manifest, n, s, len(ids), block) for n, s in shapes.items()]
+    store = roots.below("stores", loaded.store_path, "store.path")
+    return Plan(str(store), manifest.model.source, size, len(ids), block, lines, notes)
+
+
+def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
+    """Rows of a block in a new store: as the manifest says, or by the largest map."""
+    if manifest.store.block:
+        return manifest.store.block
+    every = [s for maps in shapes for s in maps.values()]
+    return block_rows(every, manifest.store.dtype)
+
+
+def about_tokens(text: str) -> int:
+    """Tokens of a prompt without its tokenizer: words and signs, in whole pieces of 77."""
+    words = len(re.findall(r"\w+|[^\w\s]", text))
+    return TOKENS_PER_PIECE * max(math.ceil(words / (TOKENS_PER_PIECE - 2)), 1)
+
+
+def _table(ids: list[str]) -> Line:
+    size = samples_footprint(ids)
+    return Line("samples", "table", {}, 0, 0, size.bytes, size.files)
+
+
+def _latents(shape: tuple[int, ...], images: int, block: int) -> Line:
+    shapes: dict[str, tuple[int, ...]] = {LATENT_MAP: shape}
+    return _line("latents", "latents", shapes, group_footprint(shapes, "float32", images, block))
+
+
+def _combo(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], images: int,
+           block: int) -> Line:
+    combo = manifest.combos[name]
+    passes = images * combo.unet_passes
+    size = group_footprint(shapes, manifest.store.dtype, images, block)
+    return _line(name, manifest.kind(name), shapes, size, passes, bool(combo.controlnet))
+
+
+def _line(name: str, kind: str, shapes: dict[str, tuple[int, ...]], size: Footprint,
+          passes: int = 0, controlled: bool = False) -> Line:
+    return Line(name, kind, shapes, passes, passes if controlled else 0, size.bytes, size.files)
+
+
+def need_files(loaded: Loaded, roots: Roots) -> ModelFiles:
+    """The model of a manifest with its ControlNets and LoRAs, all on this machine or fetched.
+
+    Raises
+    ------
+    ModelError
+        With a line for everything that is missing.
+    """
+    files = locate(loaded.manifest.model, roots, download=True)
+    assert files is not None
+    problems = missing_inputs(loaded.manifest, roots)
+    if problems:
+        raise ModelError("\n".join(problems))
+    return files
+
+
+def store_of(loaded: Loaded, roots: Roots) -> Path:
+    """The store's folder."""
+    return roots.below("stores", loaded.store_path, "store.path")

@@ -1,0 +1,67 @@
+"""A run directory: resolved configuration, log, weights as safetensors, metrics last."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+CONFIG, METRICS, LOG = "config.json", "metrics.json", "log.txt"
+
+
+class RunDirectory:
+    """One training's folder.
+
+    Parameters
+    ----------
+    path : made by `begin`; a run with ``metrics.json`` is a finished one
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = logging.getLogger(f"gate_cache.run.{id(self)}")
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the folder, write the configuration, start the log."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.log.setLevel(logging.INFO)
+        self.log.propagate = False
+        handler = logging.FileHandler(self.path / LOG, mode="w", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self.log.addHandler(handler)
+        write_json(self.path / CONFIG, config)
+
+    def weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
+        """Write a state dict as ``<name>.safetensors``."""
+        save_file(state, self.path / f"{name}.safetensors")
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write the metrics and close the log."""
+        write_json(self.path / METRICS, metrics)
+        self.close()
+
+    def close(self) -> None:
+        """Close the log."""
+        for handler in list(self.log.handlers):
+            self.log.removeHandler(handler)
+            handler.close()
+
+
+def new_run(root: Path, name: str) -> RunDirectory:
+    """``<root>/<name>-<time>``, with a number where that is taken."""
+    path = root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
+    return RunDirectory(next(p for p in tries if not p.exists()))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON under another name, then rename: no reader sees half a file."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
