@@ -12,6 +12,12 @@ class GateCacheError(Exception):
     exit_code = 1
 
 
+class Interrupted(GateCacheError):
+    """The user pressed Ctrl-C; what was done is kept."""
+
+    exit_code = 130
+
+
 class UserError(GateCacheError, ValueError):
     """Something the user can mend: a manifest, a file, a disk. Exit code 2."""
 

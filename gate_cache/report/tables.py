@@ -28,9 +28,14 @@ def console() -> Console:
                    highlight=False)
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def _say(out: Console, line: str, style: str | None = None) -> None:
+    """One line as it is: no markup, no folding, so that paths can be copied."""
+    out.print(line, markup=False, style=style, soft_wrap=True)
+
+
+def _table(*columns: str, left: int = 1) -> Table:
     """A table whose first `left` columns are text, the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for i, name in enumerate(columns):
         table.add_column(name, justify="left" if i < left else "right",
                          overflow="fold" if i < left else "ellipsis")
@@ -45,8 +50,8 @@ def shape(dims: Any) -> str:
 def show_plan(plan: Plan) -> None:
     """Passes, bytes and files of an extraction."""
     out = console()
-    table = _table(f"{plan.images} images at {plan.size} px, model {plan.model}", "group", "maps",
-                   "UNet passes", "ControlNet passes", "size", "files", left=2)
+    _say(out, f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
+    table = _table("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
     for line in plan.lines:
         maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
@@ -56,9 +61,9 @@ def show_plan(plan: Plan) -> None:
     table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
                   human(plan.bytes), str(plan.files), style="bold")
     out.print(table)
-    out.print(f"store: {plan.store}", markup=False)
+    _say(out, f"store: {plan.store}")
     for note in plan.notes:
-        out.print(f"note: {note}", markup=False)
+        _say(out, f"note: {note}")
 
 
 def show_extracted(done: Extracted) -> None:
@@ -66,18 +71,18 @@ def show_extracted(done: Extracted) -> None:
     out = console()
     rows = {k: v for k, v in done.rows.items() if v}
     if not rows:
-        out.print(f"nothing to do: all {done.images} images of all combos are in {done.store}",
-                  markup=False)
+        _say(out, f"nothing to do: all {done.images} images of all combos are in {done.store}")
         return
     listed = ", ".join(f"{name} {count}" for name, count in rows.items())
-    out.print(f"extracted (rows): {listed}", markup=False)
-    out.print(f"store: {done.store}", markup=False)
+    _say(out, f"extracted (rows): {listed}")
+    _say(out, f"store: {done.store}")
 
 
 def show_status(status: Status) -> None:
     """Done, missing and stale combos."""
     out = console()
-    table = _table(status.store, "combo", "state", "images", left=2)
+    _say(out, status.store, "bold")
+    table = _table("combo", "state", "images", left=2)
     styles = {"done": "green", "partial": "yellow", "missing": "red", "stale": "magenta"}
     for combo in status.combos:
         why = f" ({'; '.join(combo.why)})" if combo.why else ""
@@ -85,24 +90,22 @@ def show_status(status: Status) -> None:
                       f"{combo.done}/{combo.total}", style=styles[combo.state])
     out.print(table)
     if status.extra:
-        out.print(f"also in the store: {', '.join(status.extra)}", markup=False)
+        _say(out, f"also in the store: {', '.join(status.extra)}")
     for note in status.notes:
-        out.print(f"note: {note}", markup=False)
+        _say(out, f"note: {note}")
 
 
 def show_store(report: StoreReport) -> None:
     """A store's tree, shapes, bytes, combos and gaps."""
     out = console()
-    out.print(f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
-              f" format {report.format}, blocks of {report.block}, batch {report.batch}",
-              markup=False)
-    out.print("versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()),
-              markup=False, style="dim")
+    _say(out, f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
+              f" format {report.format}, blocks of {report.block}, batch {report.batch}")
+    _say(out, "versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
     for group in report.groups:
         out.print()
-        out.print(f"{group.name}/  {human(group.bytes)}", markup=False, style="bold")
+        _say(out, f"{group.name}/  {human(group.bytes)}", style="bold")
         for line in _group_lines(group, report.images):
-            out.print(f"  {line}", markup=False)
+            _say(out, f"  {line}")
 
 
 def _group_lines(group: GroupReport, images: int) -> list[str]:
@@ -134,28 +137,28 @@ def show_trained(trained: Trained) -> None:
     out = console()
     splits = ", ".join(f"{n}: {s['images']} images, {s['pairs']} pairs"
                        for n, s in trained.splits.items())
-    out.print(f"split by image: {splits}", markup=False)
+    _say(out, f"split by image: {splits}")
     for results in trained.tables:
         out.print()
         _show_results(out, results)
     out.print()
-    out.print(f"run: {trained.run} ({trained.seconds:.0f} s)", markup=False)
+    _say(out, f"run: {trained.run} ({trained.seconds:.0f} s)")
 
 
 def _show_results(out: Console, results: Results) -> None:
     first = results.rows[0].pck
-    title = f"{results.title}: {first.pairs} pairs, {first.points} points"
+    _say(out, f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
     keys = sorted(first.values, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
     names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
-    table = _table(title, "PCK, %\nradius\naveraged by", *names)
+    table = _table("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
         values = [f"{row.pck.values[k]:.1f}" for k in keys]
         table.add_row(escape(row.method), *values, style="bold" if row.trained else None)
     out.print(table)
-    out.print(f"{results.protocol}; bold rows are trained", markup=False, style="dim")
+    _say(out, f"{results.protocol}; bold rows are trained", style="dim")
     for row in results.rows:
         if row.note and row.trained:
-            out.print(f"weights of {row.method}: {row.note}", markup=False, style="dim")
+            _say(out, f"weights of {row.method}: {row.note}", style="dim")
 
 
 def _share(alpha: float) -> str:

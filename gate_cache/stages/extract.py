@@ -222,7 +222,7 @@ def _run(run: _Run, jobs: list[_Job], device: str | None, batch: int) -> None:
     blocks = sorted({(r.start, r.stop) for job in active for r in job.todo})
     total = sum((len(r) - j.group.kept(r)) for j in active for r in j.todo)
     try:
-        with run.show.task("extracting", total, "maps") as task:
+        with run.show.task("extracting", total, "rows") as task:
             for start, stop in blocks:
                 _block(run, range(start, stop), active, extractor, task)
     finally:

@@ -61,11 +61,13 @@ class MapView:
         index = np.atleast_1d(np.arange(len(self))[rows])
         self.combo.check(index)
         single = isinstance(rows, int | np.integer)
-        if single or isinstance(rows, slice):
-            found = np.asarray(self._array[self._positive(rows)])
-        else:
-            found = np.asarray(self._array.oindex[index])
-        self._refuse_fill(found, index)
+        basic = self._positive(rows) if single or isinstance(rows, slice) else None
+        try:
+            found = np.asarray(self._array.oindex[index] if basic is None else self._array[basic])
+        except ValueError:  # zarr's answer to a wrong crc32c
+            raise self._damaged() from None
+        if len(index) and np.isnan(found.reshape(len(index), -1)[:, 0]).any():
+            raise self._damaged()  # the fill value: done, but its shard is gone
         return np.asarray(found[rest if single else (slice(None), *rest)])
 
     def _positive(self, rows: Any) -> Any:
@@ -74,12 +76,10 @@ class MapView:
             return slice(*rows.indices(len(self)))
         return int(rows) + len(self) if rows < 0 else int(rows)
 
-    def _refuse_fill(self, found: npt.NDArray[Any], index: npt.NDArray[Any]) -> None:
-        """Refuse the fill value: a row that is done, but whose shard is gone."""
-        if len(index) and np.isnan(found.reshape(len(index), -1)[:, 0]).any():
-            raise StoreError(f"{self.combo.store.path}: {self.combo.name}/{self.name}: the data of"
-                             " a finished block is missing or damaged; remove"
-                             f" {self.combo.name} and extract again")
+    def _damaged(self) -> StoreError:
+        return StoreError(f"{self.combo.store.path}: {self.combo.name}/{self.name}: the data of a"
+                          f" finished block is missing or damaged; remove {self.combo.name} and"
+                          " extract again")
 
 
 class ComboView:
