@@ -36,6 +36,7 @@ class Loras:
         self._backbone = backbone
         self._adapters = _Adapters(backbone)
         self._loaded: dict[str, str] = {}
+        self._touched = False
 
     def load(self, digest: str, source: str, path: Path | None) -> None:
         """Load one LoRA, inactive.
@@ -48,6 +49,8 @@ class Loras:
         if digest in self._loaded:
             return
         state = self._state(source, path)
+        _refuse_strange(source, state)
+        self._touched = True
         name = f"lora_{len(self._loaded)}"
         try:
             with warnings.catch_warnings():
@@ -73,10 +76,6 @@ class Loras:
 
     def _check(self, source: str, name: str, state: Mapping[str, torch.Tensor]) -> None:
         """Refuse a file of which not every tensor is in use."""
-        strange = [k for k in state if not k.endswith(".alpha") and not any(p in k for p in _PAIR)]
-        if strange:
-            raise ModelError(f"{source}: holds '{strange[0]}', which is not plain LoRA; only LoRA"
-                             " and LoCon (convolutions) are applied")
         wanted = sum(not k.endswith(".alpha") for k in state)
         modules = (self._backbone.unet, self._backbone.text_encoder)
         used = sum(f".{name}." in k for m in modules for k, _ in m.named_parameters())
@@ -103,8 +102,16 @@ class Loras:
 
     def unload(self) -> None:
         """Take every adapter out again: the modules are what they were."""
-        if self._loaded:
+        if self._touched:
             self._adapters.unload_lora_weights()
             self._loaded.clear()
+
+
+def _refuse_strange(source: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse kinds of adapters that would be dropped or misread."""
+    strange = [k for k in state if not k.endswith(".alpha") and not any(p in k for p in _PAIR)]
+    if strange:
+        raise ModelError(f"{source}: holds '{strange[0]}', which is not plain LoRA; only LoRA and"
+                         " LoCon (convolutions) are applied")
 
 

@@ -1,0 +1,80 @@
+"""Shared by all tests: small manifests, a small extracted store, real data where it is present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gate_cache.manifest import Loaded, load
+from gate_cache.roots import Roots
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+PROMPT = {"prompt": "a photo of a horse, high quality"}
+CONTROL = {"prompt": "a photo", "controlnet": {"source": "tiny"}}
+TOY: dict[str, Any] = {
+    "dataset": {"name": "toyworld", "train": 4, "val": 0, "test": 3},
+    "model": {"source": "tiny"},
+    "conv": {
+        "plain": PROMPT,
+        "seed-1": {**PROMPT, "seed": 1},
+        "lora": {"prompt": "a photo", "lora": {"source": "tiny/moderate"}},
+        "control": CONTROL,
+    },
+    "attention": {
+        "attn": {**CONTROL, "lora": {"source": "tiny/moderate"},
+                 "denoise": {"from": 60, "steps": 2}},
+    },
+    "store": {"block": 3, "batch": 2},
+}
+
+WriteManifest = Callable[..., Loaded]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the memo of weight digests out of the user's home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def write(path: Path, **sections: Any) -> Loaded:
+    """Write TOY with some sections replaced, and load it."""
+    path.write_text(yaml.safe_dump({**TOY, **sections}, sort_keys=False), encoding="utf-8")
+    return load(path)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> WriteManifest:
+    """Write a manifest with some sections replaced, and load it."""
+    return lambda name="toy.yaml", **sections: write(tmp_path / name, **sections)
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> Roots:
+    """Roots below the test's own folder."""
+    return Roots(*(tmp_path / name for name in ("data", "models", "stores", "runs")))
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Roots, Path]:
+    """TOY, extracted once: manifest, roots and the store. Tests must not write to it."""
+    from gate_cache.stages.extract import extract
+
+    home = tmp_path_factory.mktemp("toy")
+    roots = Roots(*(home / name for name in ("data", "models", "stores", "runs")))
+    loaded = write(home / "toy.yaml")
+    return loaded, roots, extract(loaded, roots, device="cpu").store
+
+
+@pytest.fixture
+def willow() -> Path:
+    """The data root that holds PF-WILLOW; the test is skipped without it."""
+    root = Path(os.environ.get("GATE_CACHE_DATA", "data"))
+    if not (root / "PF-dataset-WILLOW").is_dir():
+        pytest.skip("PF-WILLOW is not below GATE_CACHE_DATA")
+    return root

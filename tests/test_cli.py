@@ -1,0 +1,203 @@
+"""The command line: output for people and programs, exit codes, errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import PROMPT, WriteManifest
+
+from gate_cache import cli
+from gate_cache.manifest import Loaded
+from gate_cache.roots import Roots
+
+Toy = tuple[Loaded, Roots, Path]
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process, as the console script does."""
+    def run(*words: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["gate-cache", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        code = stop.value.code
+        return Ran(code if isinstance(code, int) else 0, *capsys.readouterr())
+    return run
+
+
+def places(roots: Roots, *names: str) -> list[object]:
+    return [word for name in names for word in (f"--{name}", getattr(roots, name))]
+
+
+def test_help_lists_the_commands(gate: Run) -> None:
+    found = gate("--help")
+    assert found.code == 0
+    for command in ("validate", "plan", "extract", "status", "inspect", "train"):
+        assert command in found.out
+
+
+def test_a_bad_manifest_shows_every_problem_and_no_traceback(gate: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("dataset: {name: toywrld}\nmodel: {source: tiny}\n"
+                    "conv:\n  a: {promt: x}\n  a: {prompt: y, seed: -1}\n")
+    for command in ("validate", "plan", "extract", "status", "train"):
+        found = gate(command, path)
+        assert found.code == 2
+        assert "Traceback" not in found.err
+        lines = found.err.splitlines()
+        assert all(line.startswith("error: bad.yaml:") for line in lines)
+        assert any("did you mean 'toyworld'?" in line for line in lines)
+        assert any("key given twice" in line for line in lines)
+
+
+def test_validate_says_what_is_not_here(gate: Run, roots: Roots, manifest: WriteManifest) -> None:
+    loaded = manifest(dataset={"name": "pf-willow"}, model={"source": "org/sd"}, conv={
+        "a": {**PROMPT, "lora": {"source": "x.safetensors"}}}, attention={})
+    found = gate("validate", loaded.path, *places(roots, "data", "models"))
+    assert found.code == 0
+    assert "toy.yaml: sound, 1 combos" in found.out
+    for word in ("PF-WILLOW not found", "x.safetensors", "org/sd"):
+        assert word in found.out
+
+
+def test_plan_as_a_table_and_as_json(gate: Run, toy: Toy) -> None:
+    loaded, roots, _ = toy
+    table = gate("plan", loaded.path, *places(roots, "stores")).out
+    assert "UNet passes" in table
+    assert "in all" in table
+    data = json.loads(gate("plan", loaded.path, *places(roots, "stores"), "--json").out)
+    assert data["images"] == 7
+    assert data["unet_passes"] == 49
+    assert data["bytes"] == sum(line["bytes"] for line in data["lines"])
+
+
+def test_extract_that_has_nothing_to_do_says_so(gate: Run, toy: Toy) -> None:
+    loaded, roots, _ = toy
+    found = gate("extract", loaded.path, *places(roots, "stores"))
+    assert found.code == 0
+    assert "nothing to do: all 7 images" in found.out
+    data = json.loads(gate("extract", loaded.path, *places(roots, "stores"), "--json").out)
+    assert set(data["rows"].values()) == {0}
+
+
+def test_status_as_a_table_and_as_json(gate: Run, toy: Toy) -> None:
+    loaded, roots, _ = toy
+    assert "7/7" in gate("status", loaded.path, *places(roots, "stores")).out
+    data = json.loads(gate("status", loaded.path, *places(roots, "stores"), "--json").out)
+    assert data["complete"]
+    assert {c["state"] for c in data["combos"]} == {"done"}
+
+
+def test_status_without_a_store(gate: Run, roots: Roots, manifest: WriteManifest) -> None:
+    data = json.loads(gate("status", manifest().path, *places(roots, "stores"), "--json").out)
+    assert not data["exists"]
+    assert {c["state"] for c in data["combos"]} == {"missing"}
+
+
+def test_inspect_shows_tree_settings_and_bytes(gate: Run, toy: Toy) -> None:
+    text = gate("inspect", toy[2]).out
+    for word in ("up2  7×64×16×16  float16", "attn3  7×77×16×16", "done: 7/7",
+                 "prompt: a photo of a horse, high quality", "lora from: tiny/moderate",
+                 "canny", "latents-", "blocks of 3"):
+        assert word in text
+    data = json.loads(gate("inspect", toy[2], "--json").out)
+    assert len(data["groups"]) == 6
+    assert all(g["missing"] == [] for g in data["groups"])
+
+
+def test_inspect_names_missing_rows(gate: Run, toy: Toy, tmp_path: Path) -> None:
+    import shutil
+
+    store = shutil.copytree(toy[2], tmp_path / "copy.zarr")
+    (next(store.glob("plain-*")) / "done" / "c" / "1").unlink()
+    assert "done: 4/7, missing rows 3–5" in gate("inspect", store).out
+
+
+def test_inspect_of_no_store(gate: Run, tmp_path: Path) -> None:
+    found = gate("inspect", tmp_path)
+    assert (found.code, found.out) == (2, "")
+    assert found.err.startswith("error: ")
+    assert len(found.err.splitlines()) == 1
+
+
+def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_path: Path,
+                                                 manifest: WriteManifest) -> None:
+    loaded = manifest(dataset={"name": "toyworld", "train": 16, "val": 0, "test": 16}, attention={},
+                      conv={"a": PROMPT, "b": {**PROMPT, "seed": 1}},
+                      store={"batch": 8, "block": 32})
+    where = places(roots, "stores")
+    assert gate("extract", loaded.path, *where).code == 0
+    out = tmp_path / "my-run"
+    found = gate("train", loaded.path, *where, "--out", out, "--pairs", 4, "--head", "nn")
+    assert found.code == 0
+    for word in ("copy the position", "single feature: a", "GATE: 2 assigners", "split by image",
+                 "original-image pixels", str(out)):
+        assert word in found.out
+    assert json.loads((out / "metrics.json").read_text())["head"] == "nn"
+
+
+def test_train_without_a_store_says_how_to_get_one(gate: Run, roots: Roots,
+                                                  manifest: WriteManifest) -> None:
+    found = gate("train", manifest().path, *places(roots, "stores", "runs"))
+    assert found.code == 2
+    assert "gate-cache extract" in found.err
+    assert not roots.runs.exists()
+
+
+def test_a_wrong_option_is_refused_in_one_line(gate: Run, manifest: WriteManifest) -> None:
+    found = gate("train", manifest().path, "--head", "nm")
+    assert found.code == 2
+    assert "did you mean 'nn'?" in found.err
+
+
+def test_ctrl_c_is_one_line(gate: Run, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gate_cache.stages.extract.extract", interrupted)
+    found = gate("extract", toy[0].path)
+    assert found.code == 130
+    assert found.err.splitlines() == ["error: interrupted; finished blocks are kept, run the same"
+                                      " command again to go on"]
+
+
+def test_paths_that_leave_their_roots_are_refused_unasked(gate: Run, roots: Roots, tmp_path: Path,
+                                                          manifest: WriteManifest) -> None:
+    loaded = manifest(dataset={"name": "folder", "root": str(tmp_path / "pictures")})
+    found = gate("plan", loaded.path, *places(roots, "data"))
+    assert found.code == 2
+    assert "is absolute" in found.err
+    allowed = gate("plan", loaded.path, *places(roots, "data"), "--allow-outside")
+    assert "image folder not found" in allowed.err
+
+
+def test_progress_is_plain_lines_when_not_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from gate_cache.report.console import console_progress
+
+    with console_progress().task("extracting", 4, "rows") as task:
+        task.advance(4)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "extracting: 0/4 rows"
+    assert lines[-1].startswith("extracting: 4/4 rows, ")
+    assert "rows/s" in lines[-1]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (125, "2:05"), (3725, "1:02:05")])
+def test_clock(seconds: float, text: str) -> None:
+    from gate_cache.report.console import clock
+
+    assert clock(seconds) == text

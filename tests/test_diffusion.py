@@ -1,0 +1,325 @@
+"""The diffusion side against plain diffusers: noise, taps, text, ControlNet, LoRA, denoising."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import save_file
+
+from gate_cache.diffusion import tiny, tiny_config
+from gate_cache.diffusion.backbone import Backbone, load, load_controlnet
+from gate_cache.diffusion.noise import add_noise, noise
+from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.diffusion.taps import tapped
+from gate_cache.diffusion.techniques.controlnet import Control, canny
+from gate_cache.diffusion.techniques.denoise import ddim, timesteps
+from gate_cache.diffusion.techniques.lora import Loras
+from gate_cache.diffusion.techniques.prompt import embed
+from gate_cache.errors import ModelError
+
+TINY = ModelFiles("tiny", None)
+SPECS = TINY.family.maps
+
+
+@pytest.fixture(scope="module")
+def model() -> Backbone:
+    return load(TINY, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def run(model: Backbone, text: str = "a photo of a horse", **extra: Any) -> torch.Tensor:
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    states = embed(model, text).expand(2, -1, -1)
+    return model.unet(x, torch.tensor(50), encoder_hidden_states=states, **extra).sample
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    parts = [f"{k}{v.shape}".encode() + v.numpy().tobytes() for k, v in module.state_dict().items()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def test_noise_is_its_definition() -> None:
+    digest = hashlib.sha256(b"7/train/horse/00001").digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    expected = torch.randn((4, 16, 16), generator=generator, dtype=torch.float32)
+    assert torch.equal(noise(7, "train/horse/00001", (4, 16, 16)), expected)
+    assert not torch.equal(noise(8, "train/horse/00001", (4, 16, 16)), expected)
+
+
+def test_noised_latents_follow_the_schedule() -> None:
+    abar = DDIMScheduler(**TINY.schedule()).alphas_cumprod
+    x0 = torch.ones(2, 4, 8, 8)
+    found = add_noise(x0, ["a", "b"], 3, 50, abar)
+    for i, name in enumerate("ab"):
+        expected = abar[50].sqrt() * x0[i] + (1 - abar[50]).sqrt() * noise(3, name, (4, 8, 8))
+        assert torch.equal(found[i], expected)
+
+
+def test_capture_leaves_the_output_equal_to_the_bit(model: Backbone) -> None:
+    plain = run(model)
+    with tapped(model.unet, SPECS) as taps:
+        assert torch.equal(run(model), plain)
+        taps.take()
+    assert torch.equal(run(model), plain)
+
+
+def test_conv_maps_are_what_plain_hooks_give(model: Backbone) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [b.register_forward_hook(lambda _m, _a, out, i=i: seen.update({f"up{i}": out}))
+             for i, b in enumerate(model.unet.up_blocks)]
+    run(model)
+    for hook in hooks:
+        hook.remove()
+    with tapped(model.unet, [s for s in SPECS if s.kind == "conv"]) as taps:
+        run(model)
+        found = taps.take()
+    assert list(found) == ["up0", "up1", "up2", "up3"]
+    for name, value in found.items():
+        assert torch.equal(value, seen[name])
+
+
+def test_attention_maps_are_softmax_of_the_layers_queries_and_keys(model: Backbone) -> None:
+    """Recomputed from the layers' projections, as plain hooks on to_q and to_k see them."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    hooks = []
+    for path, module in model.unet.up_blocks.named_modules():
+        if path.endswith(("attn2.to_q", "attn2.to_k")):
+            keep = seen.setdefault(path, [])
+            hooks.append(module.register_forward_hook(lambda _m, _a, out, k=keep: k.append(out)))
+    run(model)
+    for hook in hooks:
+        hook.remove()
+    with tapped(model.unet, [s for s in SPECS if s.kind == "attention"]) as taps:
+        run(model)
+        found = taps.take()
+    for level, side in ((1, 4), (2, 8), (3, 16)):
+        layers = []
+        for path in seen:
+            if path.startswith(f"{level}.") and path.endswith("to_q"):
+                q, k = seen[path][0], seen[path.replace("to_q", "to_k")][0]
+                heads = model.unet.get_submodule(f"up_blocks.{path.removesuffix('.to_q')}").heads
+                width = q.shape[-1] // heads
+                q, k = (z.view(2, -1, heads, width).permute(0, 2, 1, 3) for z in (q, k))
+                layers.append((q @ k.mT / width**0.5).softmax(-1).mean(1))
+        expected = torch.stack(layers).mean(0).mT.reshape(2, 77, side, side)
+        assert len(layers) == 2
+        torch.testing.assert_close(found[f"attn{level}"], expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found[f"attn{level}"].sum(1), torch.ones(2, side, side))
+
+
+def test_the_model_is_restored_even_after_an_error(model: Backbone) -> None:
+    before = dict(model.unet.attn_processors)
+    with pytest.raises(RuntimeError, match="on purpose"), tapped(model.unet, SPECS):
+        run(model)
+        raise RuntimeError("on purpose")
+    after = model.unet.attn_processors
+    assert all(after[k] is before[k] for k in before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.unet.modules())
+
+
+def test_a_map_that_was_not_seen_is_an_error(model: Backbone) -> None:
+    with tapped(model.unet, SPECS) as taps, pytest.raises(ModelError, match="did not run"):
+        taps.take()
+
+
+def test_maps_of_an_earlier_pass_do_not_leak(model: Backbone) -> None:
+    with tapped(model.unet, SPECS) as taps:
+        run(model, "a photo of a car")
+        taps.take()
+        run(model)
+        second = taps.take()
+        run(model)
+        third = taps.take()
+    assert all(torch.equal(second[k], third[k]) for k in second)
+
+
+def test_text_is_the_encoders_last_state(model: Backbone) -> None:
+    ids = torch.tensor(model.tokens.encode("a red car").ids)
+    expected = model.text_encoder(ids).last_hidden_state
+    assert torch.equal(embed(model, "a red car"), expected)
+
+
+def test_a_long_prompt_is_encoded_in_pieces_and_joined(model: Backbone) -> None:
+    words = "horse car bird " * 40
+    found = embed(model, words)
+    assert found.shape == (1, 2 * 77, tiny_config.TEXT["hidden_size"])
+    first = model.text_encoder(torch.tensor(model.tokens.encode(words).ids[:1]))[0]
+    torch.testing.assert_close(found[:, :77], first)
+
+
+def test_canny_finds_the_edge_of_a_square() -> None:
+    image = np.zeros((1, 64, 64, 3), np.uint8)
+    image[:, 16:48, 16:48] = 255
+    edges = canny(image, 100, 200)
+    assert edges.shape == (1, 64, 64)
+    assert set(np.unique(edges)) == {0, 255}
+    assert not edges[0, 24:40, 24:40].any()
+    assert edges[0, 14:18, 20:44].any(0).all()
+
+
+def test_controlnet_is_added_as_diffusers_does(model: Backbone) -> None:
+    net = load_controlnet(None, model)
+    edges = np.zeros((2, 64, 64), np.uint8)
+    edges[:, 30:34] = 255
+    x = torch.randn(2, 4, 16, 16)
+    states = embed(model, "a photo").expand(2, -1, -1)
+    found = Control(model, net, edges, 0.5).residuals(x, torch.tensor(50), states)
+    image = torch.from_numpy(edges)[:, None].repeat(1, 3, 1, 1).float() / 255
+    down, mid = net(x, 50, encoder_hidden_states=states, controlnet_cond=image,
+                    conditioning_scale=0.5, return_dict=False)
+    assert all(torch.equal(a, b) for a, b in zip(
+        found["down_block_additional_residuals"], down, strict=True))
+    assert torch.equal(found["mid_block_additional_residual"], mid)
+    assert float(mid.abs().max()) > 0
+
+
+def test_timesteps_are_even_and_whole() -> None:
+    assert timesteps(60, 50, 5) == [60, 58, 56, 54, 52, 50]
+    assert timesteps(60, 50, 4) == [60, 58, 55, 52, 50]
+    assert timesteps(51, 50, 1) == [51, 50]
+
+
+def test_ddim_agrees_with_diffusers() -> None:
+    scheduler = DDIMScheduler(**TINY.schedule(), clip_sample=False, set_alpha_to_one=False)
+    scheduler.set_timesteps(100)  # a step is 10 timesteps
+    x, eps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    expected = scheduler.step(eps, 60, x, eta=0.0).prev_sample
+    found = ddim(x, [60, 50], scheduler.alphas_cumprod, lambda _x, _t: eps)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ddim_with_the_true_noise_walks_along_the_schedule() -> None:
+    abar = DDIMScheduler(**TINY.schedule()).alphas_cumprod
+    x0, eps = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+
+    def at(t: int) -> torch.Tensor:
+        return abar[t].sqrt() * x0 + (1 - abar[t]).sqrt() * eps
+
+    found = ddim(at(60), [60, 57, 53, 50], abar, lambda _x, _t: eps)
+    torch.testing.assert_close(found, at(50), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def loras(model: Backbone) -> Iterator[Loras]:
+    found = Loras(model)
+    yield found
+    found.unload()
+
+
+def test_a_lora_changes_the_output_only_while_it_is_on(model: Backbone, loras: Loras) -> None:
+    plain = run(model)
+    loras.load("d1", "tiny/moderate", None)
+    assert torch.equal(run(model), plain)
+    with loras.active([("d1", 1.0)]):
+        changed = run(model)
+    assert not torch.allclose(changed, plain, atol=1e-3)
+    assert torch.equal(run(model), plain)
+
+
+def test_after_unloading_the_modules_are_what_they_were(model: Backbone) -> None:
+    before = fingerprint(model.unet), fingerprint(model.text_encoder)
+    loras = Loras(model)
+    for digest, source in (("d1", "tiny/moderate"), ("d2", "tiny/overfit")):
+        loras.load(digest, source, None)
+    with pytest.raises(RuntimeError, match="on purpose"), loras.active([("d2", 0.7)]):
+        run(model)
+        raise RuntimeError("on purpose")
+    loras.unload()
+    assert (fingerprint(model.unet), fingerprint(model.text_encoder)) == before
+
+
+def test_a_lora_is_its_low_rank_product(model: Backbone, loras: Loras) -> None:
+    """Against weights merged by hand: W + scale · B·A, convolutions included."""
+    state = tiny.lora("tiny/moderate", model.unet)
+    merged = load(TINY, torch.device("cpu"), torch.float32)
+    for key, a in state.items():
+        if ".lora_A." not in key:
+            continue
+        module = merged.unet.get_submodule(key.removeprefix("unet.").removesuffix(".lora_A.weight"))
+        b = state[key.replace("lora_A", "lora_B")]
+        module.weight += 0.5 * torch.einsum("or,r...->o...", b.flatten(1), a)
+    loras.load("d1", "tiny/moderate", None)
+    with loras.active([("d1", 0.5)]):
+        torch.testing.assert_close(run(model), run(merged), rtol=1e-3, atol=1e-4)
+
+
+def test_scale_zero_is_no_lora(model: Backbone, loras: Loras) -> None:
+    plain = run(model)
+    loras.load("d1", "tiny/overfit", None)
+    with loras.active([("d1", 0.0)]):
+        torch.testing.assert_close(run(model), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_lora_file_in_diffusers_format_is_the_same(model: Backbone, loras: Loras,
+                                                    tmp_path: Path) -> None:
+    save_file(tiny.lora("tiny/moderate", model.unet), tmp_path / "style.safetensors")
+    loras.load("built-in", "tiny/moderate", None)
+    loras.load("file", "style.safetensors", tmp_path / "style.safetensors")
+    outputs = []
+    for digest in ("built-in", "file"):
+        with loras.active([(digest, 1.0)]):
+            outputs.append(run(model))
+    assert torch.equal(*outputs)
+
+
+def test_two_loras_add_up(model: Backbone, loras: Loras) -> None:
+    loras.load("d1", "tiny/moderate", None)
+    loras.load("d2", "tiny/overfit", None)
+    with loras.active([("d1", 1.0)]):
+        one = run(model)
+    with loras.active([("d1", 1.0), ("d2", 1.0)]):
+        both = run(model)
+    with loras.active([("d1", 1.0)]):
+        assert torch.equal(run(model), one)
+    assert not torch.allclose(one, both, atol=1e-3)
+
+
+def bad_lora(kind: str, model: Backbone) -> dict[str, torch.Tensor]:
+    state = tiny.lora("tiny/moderate", model.unet)
+    key = next(k for k in state if "lora_A" in k)
+    if kind == "unknown module":
+        pair = {p: state[key.replace("lora_A", p)].clone() for p in ("lora_A", "lora_B")}
+        return {**state, **{f"unet.nowhere.to_q.{p}.weight": v for p, v in pair.items()}}
+    if kind == "dora":
+        return {**state, key.replace("lora_A.weight", "dora_scale"): torch.ones(4)}
+    if kind == "wrong width":
+        return {k: v[..., :-1].clone() if v.ndim == 2 and "lora_A" in k else v
+                for k, v in state.items()}
+    return {"something.else": torch.ones(3)}
+
+
+@pytest.mark.parametrize("kind", ["unknown module", "dora", "wrong width", "no lora"])
+def test_a_lora_that_does_not_fully_apply_is_refused(model: Backbone, tmp_path: Path,
+                                                    kind: str) -> None:
+    before = fingerprint(model.unet)
+    save_file(bad_lora(kind, model), tmp_path / "bad.safetensors")
+    loras = Loras(model)
+    with pytest.raises(ModelError, match=r"bad\.safetensors"):
+        loras.load("bad", "bad.safetensors", tmp_path / "bad.safetensors")
+    loras.unload()
+    assert fingerprint(model.unet) == before
+
+
+def test_a_file_that_is_no_safetensors_is_refused(model: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"not a file of weights")
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        Loras(model).load("bad", "bad", tmp_path / "bad.safetensors")
+
+
+def test_tiny_weights_do_not_depend_on_global_seeds() -> None:
+    torch.manual_seed(1)
+    first = fingerprint(tiny.unet())
+    torch.manual_seed(2)
+    assert fingerprint(tiny.unet()) == first

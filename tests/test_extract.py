@@ -1,0 +1,335 @@
+"""Extraction end to end: values, resuming, changes of the data set, and everything that fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import zarr
+from conftest import CONTROL, PROMPT, TOY, WriteManifest
+from safetensors.torch import save_file
+
+from gate_cache import FeatureStore
+from gate_cache.datasets.registry import open_dataset
+from gate_cache.diffusion import tiny
+from gate_cache.diffusion.noise import noise
+from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.errors import DataError, DiskError, ModelError, StoreError
+from gate_cache.manifest import Loaded
+from gate_cache.roots import Roots
+from gate_cache.stages.extract import extract
+from gate_cache.stages.plan import plan
+from gate_cache.stages.status import status
+from gate_cache.store.disk import bytes_below
+from gate_cache.store.writer import GroupWriter
+
+Toy = tuple[Loaded, Roots, Path]
+FOLDER: dict[str, Any] = {
+    "dataset": {"name": "folder", "root": "photos"}, "attention": {}, "conv": {"plain": PROMPT},
+}
+
+
+def arrays(store: Path) -> dict[str, np.ndarray]:
+    """Every array of a store, through plain zarr."""
+    root = zarr.open_group(store, mode="r")
+    return {f"{name}/{key}": np.asarray(array[:]) for name, group in root.groups()
+            for key, array in group.arrays()}
+
+
+def assert_same(a: Path, b: Path) -> None:
+    left, right = arrays(a), arrays(b)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
+def photos(roots: Roots, count: int, size: int = 40) -> Path:
+    """Write `count` photographs below the data root."""
+    folder = roots.data / "photos" / "duck"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        pixels = rng.integers(0, 255, (size, size + 8, 3), dtype=np.uint8)
+        if not (folder / f"{i:02}.png").exists():
+            cv2.imwrite(str(folder / f"{i:02}.png"), pixels)
+    return folder
+
+
+def test_stored_maps_equal_a_pass_of_plain_diffusers(toy: Toy) -> None:
+    """One row from scratch: picture, VAE mean, noise as defined, UNet with plain hooks."""
+    loaded, roots, path = toy
+    store = FeatureStore.open(path)
+    ids = store.samples.ids[0:2]  # one pass is two images
+    images = np.stack([open_dataset(loaded.manifest.dataset, roots).image(i) for i in ids])
+    files = ModelFiles("tiny", None)
+    unet, vae, text = tiny.unet(), tiny.vae(), tiny.text_encoder()
+    abar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)[50]
+    seen: dict[str, torch.Tensor] = {}
+    for i, block in enumerate(unet.up_blocks):
+        block.register_forward_hook(lambda _m, _a, out, i=i: seen.update({f"up{i}": out}))
+    with torch.no_grad():
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x0 = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
+        eps = torch.stack([noise(0, i, x0.shape[1:]) for i in ids])
+        states = text(torch.tensor(files.tokens.encode(PROMPT["prompt"]).ids))[0]
+        unet(abar.sqrt() * x0 + (1 - abar).sqrt() * eps, 50, states.expand(2, -1, -1))
+    (latents,) = store.latents()
+    np.testing.assert_allclose(latents["x0"][0:2], x0, rtol=1e-5, atol=1e-6)
+    for name, value in seen.items():
+        stored = store["plain"][name][0:2].astype(np.float32)
+        np.testing.assert_allclose(stored, value, rtol=2e-3, atol=2e-3, err_msg=name)
+
+
+def test_attention_maps_sum_to_one_over_tokens(toy: Toy) -> None:
+    view = FeatureStore.open(toy[2])["attn"]
+    assert view.maps == ("attn1", "attn2", "attn3")
+    assert view.attrs["tokens"][:4] == ["<|startoftext|>", "a", "photo", "<|endoftext|>"]
+    for name in view:
+        np.testing.assert_allclose(view[name][:].astype(np.float32).sum(1), 1, atol=2e-2)
+
+
+def test_combos_differ_and_seeds_differ(toy: Toy) -> None:
+    store = FeatureStore.open(toy[2])
+    values = [store[name]["up2"][:] for name in ("plain", "seed-1", "lora", "control")]
+    for i, a in enumerate(values):
+        for b in values[i + 1:]:
+            assert np.abs(a.astype(np.float32) - b).mean() > 0.01
+
+
+def test_the_plan_is_what_lands_on_disk(toy: Toy) -> None:
+    loaded, roots, path = toy
+    said = plan(loaded, roots)
+    assert said.files == sum(len(files) for _, _, files in os.walk(path))
+    assert abs(said.bytes / bytes_below(path) - 1) < 0.02
+    assert said.images == 7
+    assert said.unet_passes == 7 * (4 + 3)
+
+
+def test_a_second_run_does_nothing(toy: Toy) -> None:
+    loaded, roots, path = toy
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
+    again = extract(loaded, roots, device="cpu")
+    assert again.new_images == 0
+    assert not any(again.rows.values())
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()} == before
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = GroupWriter.write, iter(range(100))
+
+    def stop_at_fifth(self: GroupWriter, *args: Any) -> None:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        real(self, *args)
+
+    monkeypatch.setattr(GroupWriter, "write", stop_at_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        extract(toy[0], roots, device="cpu")
+    monkeypatch.undo()
+    assert {c.name: c.done for c in status(toy[0], roots).combos} == {
+        "plain": 3, "seed-1": 3, "lora": 3, "control": 3, "attn": 0}
+    result = extract(toy[0], roots, device="cpu")
+    assert result.rows == {"latents": 4, "plain": 4, "seed-1": 4, "lora": 4, "control": 4,
+                           "attn": 7}
+    assert_same(result.store, toy[2])
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots) -> None:
+    """kill -9 as soon as the first blocks are done, in another process."""
+    command = [sys.executable, "-m", "gate_cache.cli", "extract", str(toy[0].path),
+               "--stores", str(roots.stores), "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    store = roots.stores / "toy.zarr"
+    while process.poll() is None and len(list(store.glob("*/done/c/*"))) < 4:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not status(toy[0], roots).complete
+    assert_same(extract(toy[0], roots, device="cpu").store, toy[2])
+
+
+def test_new_combos_and_order_change_no_byte(toy: Toy, roots: Roots,
+                                             manifest: WriteManifest) -> None:
+    """One combo today, the others tomorrow, in another order."""
+    combos = TOY["conv"]
+    extract(manifest(conv={"control": combos["control"]}, attention={}), roots, device="cpu")
+    reordered = {name: combos[name] for name in reversed(combos)}
+    result = extract(manifest(conv=reordered), roots, device="cpu")
+    assert result.rows["control"] == 0
+    assert result.rows["latents"] == 0
+    assert_same(result.store, toy[2])
+
+
+def test_the_batch_size_changes_values_within_rounding(toy: Toy, roots: Roots) -> None:
+    other = extract(toy[0], roots, device="cpu", batch=3).store
+    for name, value in arrays(toy[2]).items():
+        if "/up" in name:
+            found = arrays(other)[name].astype(np.float32)
+            np.testing.assert_allclose(found, value.astype(np.float32), rtol=4e-3, atol=4e-3)
+
+
+def test_an_edited_prompt_is_another_combo_and_status_says_why(
+        toy: Toy, roots: Roots, manifest: WriteManifest) -> None:
+    shutil.copytree(toy[1].stores, roots.stores)
+    edited = manifest(conv={**TOY["conv"], "plain": {"prompt": "a boat"}})
+    (found,) = [c for c in status(edited, roots).combos if c.state != "done"]
+    assert (found.name, found.state) == ("plain", "stale")
+    assert found.why == ['settings.prompt: "a photo of a horse, high quality" → "a boat"']
+    assert extract(edited, roots, device="cpu").rows == {
+        "latents": 0, "plain": 7, "seed-1": 0, "lora": 0, "control": 0, "attn": 0}
+
+
+def test_images_added_later_are_all_that_is_computed(roots: Roots,
+                                                     manifest: WriteManifest) -> None:
+    loaded = manifest(**FOLDER)
+    photos(roots, 4)
+    extract(loaded, roots, device="cpu")
+    old = FeatureStore.open(roots.stores / "toy.zarr")["plain"]["up2"][:]
+    photos(roots, 8)
+    result = extract(loaded, roots, device="cpu")
+    assert (result.new_images, result.rows) == (4, {"latents": 4, "plain": 4})
+    store = FeatureStore.open(result.store)
+    np.testing.assert_array_equal(store["plain"]["up2"][:4], old)
+    assert store["plain"].done().all()
+
+
+def test_a_changed_image_gets_a_new_row(roots: Roots, manifest: WriteManifest) -> None:
+    loaded = manifest(**FOLDER)
+    folder = photos(roots, 3)
+    extract(loaded, roots, device="cpu")
+    shutil.copy(folder / "00.png", folder / "02.png")
+    result = extract(loaded, roots, device="cpu")
+    assert (result.new_images, result.rows["plain"]) == (1, 1)
+    store = FeatureStore.open(result.store)
+    assert store.samples.ids.count("duck/02.png") == 2
+    assert store.samples.row("duck/02.png") == 3
+
+
+def test_touching_and_moving_files_recomputes_nothing(roots: Roots, tmp_path: Path,
+                                                     manifest: WriteManifest) -> None:
+    folder = photos(roots, 3)
+    extract(manifest(**FOLDER), roots, device="cpu")
+    os.utime(folder / "00.png", (1, 1))
+    moved = Roots(tmp_path / "data2", roots.models, tmp_path / "stores2", roots.runs)
+    shutil.move(roots.data, moved.data)
+    shutil.move(roots.stores, moved.stores)
+    again = manifest("renamed.yaml", **FOLDER, store={**TOY["store"], "path": "toy.zarr"})
+    assert not any(extract(again, moved, device="cpu").rows.values())
+
+
+def test_a_row_of_a_changed_image_is_not_computed_from_another_content(
+        roots: Roots, manifest: WriteManifest) -> None:
+    folder = photos(roots, 3)
+    extract(manifest(**FOLDER), roots, device="cpu")
+    shutil.copy(folder / "00.png", folder / "02.png")
+    more = manifest(**{**FOLDER, "conv": {"plain": PROMPT, "control": CONTROL}})
+    with pytest.raises(StoreError, match=r"1 of its images are gone .* \(duck/02\.png\)"):
+        extract(more, roots, device="cpu")
+
+
+def test_all_damaged_images_are_named_before_anything_is_stored(
+        roots: Roots, manifest: WriteManifest) -> None:
+    folder = photos(roots, 4)
+    whole = (folder / "01.png").read_bytes()
+    (folder / "01.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "03.png").write_text("no picture")
+    with pytest.raises(DataError) as caught:
+        extract(manifest(**FOLDER), roots, device="cpu")
+    lines = str(caught.value).splitlines()
+    assert [("01.png" in line, "03.png" in line) for line in lines] == [(True, False),
+                                                                       (False, True)]
+    assert len(FeatureStore.open(roots.stores / "toy.zarr").samples) == 0
+
+
+def test_a_missing_data_set_is_named(roots: Roots, manifest: WriteManifest) -> None:
+    with pytest.raises(DataError, match="photos: image folder not found"):
+        extract(manifest(**FOLDER), roots, device="cpu")
+    assert not roots.stores.exists()
+
+
+def test_every_missing_weight_is_named_at_once(roots: Roots, manifest: WriteManifest) -> None:
+    combos = {"a": {"prompt": "a", "lora": {"source": "styles/dusk.safetensors"}},
+              "b": {"prompt": "b", "controlnet": {"source": "nets/depth"}}}
+    with pytest.raises(ModelError) as caught:
+        extract(manifest(conv=combos), roots, device="cpu")
+    assert "styles/dusk.safetensors: no such LoRA file" in str(caught.value)
+    assert "nets/depth" in str(caught.value)
+    assert not roots.stores.exists()
+
+
+def test_a_lora_file_below_the_models_root_is_used(roots: Roots, manifest: WriteManifest,
+                                                   toy: Toy) -> None:
+    (roots.models / "styles").mkdir(parents=True)
+    save_file(tiny.lora("tiny/moderate", tiny.unet()), roots.models / "styles/moderate.safetensors")
+    combos = {"lora": {"prompt": "a photo", "lora": {"source": "styles/moderate.safetensors"}}}
+    result = extract(manifest(conv=combos, attention={}), roots, device="cpu")
+    np.testing.assert_array_equal(FeatureStore.open(result.store)["lora"]["up1"][:],
+                                  FeatureStore.open(toy[2])["lora"]["up1"][:])
+
+
+def test_a_full_disk_keeps_what_is_done(toy: Toy, roots: Roots,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = zarr.Array.__setitem__, iter(range(1000))
+
+    def fill_up(self: Any, key: Any, value: Any) -> None:
+        if self.basename.startswith("up") and next(calls) == 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, key, value)
+
+    monkeypatch.setattr(zarr.Array, "__setitem__", fill_up)
+    with pytest.raises(DiskError, match=r"toy\.zarr: the disk is full"):
+        extract(toy[0], roots, device="cpu")
+    monkeypatch.undo()
+    assert [c.done for c in status(toy[0], roots).combos][:2] == [3, 0]
+    assert_same(extract(toy[0], roots, device="cpu").store, toy[2])
+
+
+def test_too_small_a_disk_is_refused_before_the_model_is_loaded(
+        toy: Toy, roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)  # type: ignore[attr-defined]
+    monkeypatch.setattr("gate_cache.store.disk.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(DiskError, match=r"needs .* but only 1\.0 kB are free"):
+        extract(toy[0], roots, device="cpu")
+
+
+def test_values_beyond_float16_are_refused(toy: Toy, roots: Roots,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    from gate_cache.diffusion.extractor import Extractor
+
+    real = Extractor.maps
+    monkeypatch.setattr(Extractor, "maps", lambda *a, **k: {
+        n: m * 1e6 for n, m in real(*a, **k).items()})
+    with pytest.raises(StoreError, match=r"not finite; try float32 as store\.dtype"):
+        extract(toy[0], roots, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_named(toy: Toy, roots: Roots) -> None:
+    with pytest.raises(ModelError, match="--device nowhere: not to be used here"):
+        extract(toy[0], roots, device="nowhere")
+
+
+def test_a_map_the_model_lacks_is_named(roots: Roots, manifest: WriteManifest) -> None:
+    combos = {"a": {"prompt": "a", "maps": ["up2", "up7"]}}
+    with pytest.raises(ModelError, match="no map 'up7'"):
+        extract(manifest(conv=combos), roots, device="cpu")
+
+
+def test_only_the_maps_that_are_wanted_are_stored(roots: Roots, manifest: WriteManifest,
+                                                 toy: Toy) -> None:
+    combos = {"plain": {**PROMPT, "maps": ["up2"]}}
+    result = extract(manifest(conv=combos, attention={}), roots, device="cpu")
+    view = FeatureStore.open(result.store)["plain"]
+    assert view.maps == ("up2",)
+    np.testing.assert_array_equal(view["up2"][:], FeatureStore.open(toy[2])["plain"]["up2"][:])
