@@ -248,6 +248,9 @@ def _check(manifest: Manifest) -> list[Problem]:
         for name, combo in combos.items():
             found += _check_combo((section, name), combo)
         found += _check_twins(section, combos)
+    data = manifest.dataset
+    if isinstance(data, PFWillowSpec) and data.val + data.test >= 1:
+        found.append((("dataset", "test"), "val and test together leave nothing to train on"))
     return found + _check_paths(manifest) + _check_train(manifest)
 
 
