@@ -48,7 +48,7 @@ status: .venv/.ready  ## what of DATASET is done, missing or stale
 	$(GATE) status $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
 train: .venv/.ready  ## stage 2 for DATASET with HEAD
-	$(GATE) train $(MANIFEST) $(ROOTS) --runs "$(RUNS)" $(if $(HEAD),--head $(HEAD)) $(ARGS)
+	$(GATE) train $(MANIFEST) $(ROOTS) --models "$(MODELS)" --runs "$(RUNS)" $(if $(HEAD),--head $(HEAD)) $(ARGS)
 
 test: .venv/.ready  ## the tests
 	$(BIN)/python -m pytest -q $(ARGS)

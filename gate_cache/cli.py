@@ -136,8 +136,8 @@ def train(manifest: ManifestPath,
           lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
           seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
           out: Annotated[Path | None, typer.Option(help="The run directory to make.")] = None,
-          data: Data = None, stores: Stores = None, runs: Runs = None, device: Device = None,
-          outside: Outside = False, as_json: Json = False) -> None:
+          data: Data = None, models: Models = None, stores: Stores = None, runs: Runs = None,
+          device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
     """Stage 2: train on the store, print the table, leave a run directory."""
     from gate_cache.manifest import load
     from gate_cache.report.console import console_progress
@@ -145,7 +145,7 @@ def train(manifest: ManifestPath,
     given = {"head": head, "assigners": assigners, "gamma1": gamma1, "gamma2": gamma2,
              "pairs": pairs, "lr": lr, "seed": seed}
     loaded = load(manifest, {k: v for k, v in given.items() if v is not None})
-    roots = Roots.resolve(outside, data=data, stores=stores, runs=runs)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
     with _interruptible("the run directory has no metrics.json and can be removed"):
         from gate_cache.stages.train import train as stage
 

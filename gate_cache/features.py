@@ -78,7 +78,18 @@ class Family:
 
 
 def family(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Family:
-    """Read the layout off a UNet2DConditionModel's and an AutoencoderKL's configuration."""
+    """Read the layout off a UNet2DConditionModel's and an AutoencoderKL's configuration.
+
+    Raises
+    ------
+    ModelError
+        A configuration without the fields that such models have.
+    """
+    for config, field in ((unet, "block_out_channels"), (unet, "up_block_types"),
+                          (vae, "block_out_channels")):
+        if not isinstance(config.get(field), list | tuple):
+            raise ModelError(f"a model configuration without '{field}': not a Stable Diffusion"
+                             " UNet with its VAE")
     channels = list(reversed(unet["block_out_channels"]))
     levels = len(channels)
     stride = 2 ** (len(vae["block_out_channels"]) - 1)

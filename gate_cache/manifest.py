@@ -14,7 +14,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from gate_cache.errors import ManifestError, did_you_mean
 from gate_cache.problems import explain
-from gate_cache.roots import escapes
 from gate_cache.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -26,7 +25,7 @@ Problem = tuple[Place, str]
 class Spec(BaseModel):
     """Base of every section: unknown fields refused, values not coerced, instances frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _as_list(value: Any) -> Any:
@@ -251,7 +250,7 @@ def _check(manifest: Manifest) -> list[Problem]:
     data = manifest.dataset
     if isinstance(data, PFWillowSpec) and data.val + data.test >= 1:
         found.append((("dataset", "test"), "val and test together leave nothing to train on"))
-    return found + _check_paths(manifest) + _check_train(manifest)
+    return found + _check_train(manifest)
 
 
 def _check_combo(place: Place, combo: Combo) -> list[Problem]:
@@ -281,14 +280,6 @@ def _check_twins(section: str, combos: dict[str, Combo]) -> list[Problem]:
     return found
 
 
-def _check_paths(manifest: Manifest) -> list[Problem]:
-    if escapes(manifest.store.path or ""):
-        return [(("store", "path"), f"'{manifest.store.path}'"
-                 f" {escapes(manifest.store.path or '')}; give a path below the stores root, and"
-                 " the root with --stores")]
-    return []
-
-
 def _check_train(manifest: Manifest) -> list[Problem]:
     train, found = manifest.train, list[Problem]()
     wanted: dict[Place, str | None] = {
@@ -298,6 +289,10 @@ def _check_train(manifest: Manifest) -> list[Problem]:
         if name is not None and name not in manifest.conv:
             found.append((place, f"'{name}' is no combo of 'conv'"
                           f"{did_you_mean(name, manifest.conv)}"))
+    if train.combos and len(set(train.combos)) < len(train.combos):
+        found.append((("train", "combos"), "a combo is named twice"))
+    if train.combos and train.baseline and train.baseline not in train.combos:
+        found.append((("train", "baseline"), f"'{train.baseline}' is not among train.combos"))
     if isinstance(train.attention, str) and train.attention not in manifest.attention:
         found.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
                       f"{did_you_mean(train.attention, manifest.attention)}"))

@@ -24,6 +24,7 @@ _TEXTS = {
     "greater_than": "must be more than {gt}, got {got}",
     "less_than_equal": "must be at most {le}, got {got}",
     "less_than": "must be less than {lt}, got {got}",
+    "finite_number": "must be a finite number, got {got}",
     "too_short": "must not be empty",
 }
 
@@ -73,14 +74,15 @@ def _place(loc: tuple[Any, ...], model: Any, data: Any) -> tuple[Place, list[str
     holder: Any = model
     for part in loc:
         kind = _bare(kind, data)
-        if isinstance(part, int) and isinstance(data, dict):
+        if isinstance(part, int) and isinstance(data, dict) and part not in data:
             kind = _inner(kind, part)  # one mapping given where a list of them is allowed
             continue
         if isinstance(data, dict) and part not in data and part not in _field_names(kind):
             continue  # a union's tag or branch
-        if not isinstance(data, dict | list) or isinstance(data, list) != isinstance(part, int):
+        if not isinstance(data, dict | list) or (
+                isinstance(data, list) and not isinstance(part, int)):
             break  # a scalar has no parts: what follows names a union's branch
-        place.append(part)
+        place.append(part if isinstance(data, list) else str(part))
         holder, kind, data = kind, _inner(kind, part), _item(data, part)
     return tuple(place), _field_names(holder)
 

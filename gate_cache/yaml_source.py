@@ -23,11 +23,26 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads ``1e-4`` as a number, as YAML 1.2 does (YAML 1.1: text)."""
+    """SafeLoader with the numbers of YAML 1.2.
+
+    ``1e-4`` is a number, ``010`` is no octal, ``1:30`` no sexagesimal, a date is text.
+    """
 
 
-_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
-cast(Any, _Loader).add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+def _yaml_1_2_numbers() -> None:
+    loader, tag = cast(Any, _Loader), "tag:yaml.org,2002:"
+    old = {tag + "int", tag + "float", tag + "timestamp"}
+    loader.yaml_implicit_resolvers = {
+        first: [(t, pattern) for t, pattern in known if t not in old]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    whole = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
+    broken = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+                        r"|[0-9]+[eE][-+]?[0-9]+|\.inf|\.Inf|\.INF)$|\.(?:nan|NaN|NAN)$")
+    loader.add_implicit_resolver(tag + "int", whole, list("-+0123456789"))
+    loader.add_implicit_resolver(tag + "float", broken, list("-+.0123456789"))
+
+
+_yaml_1_2_numbers()
 
 
 @dataclass(frozen=True)
@@ -71,10 +86,11 @@ def parse_yaml(text: str, name: str) -> Parsed:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise ManifestError([f"{name}{line}: not valid YAML: {error.problem}"]) from None
-    except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, ManifestError):
-            raise
-        raise ManifestError([f"{name}: not valid YAML: {' '.join(str(error).split())}"]) from None
+    except ManifestError:
+        raise
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ManifestError([f"{name}: not valid YAML: {reason}"]) from None
 
 
 def _text(path: Path) -> str:
@@ -131,7 +147,7 @@ class _Walk:
                     f" (first in line {seen[name]})"
                 )
             seen[name] = line
-            self.lines[(*place, name)] = line
+            self.lines.setdefault((*place, name), line)
             self.visit(value, (*place, name))
         for merged in _merged(node):
             self.visit(merged, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -132,9 +133,18 @@ def test_a_controlnet_of_another_model_is_refused(own: Roots, manifest: WriteMan
 @pytest.mark.parametrize("source", ["no/such-model", "sd15", "../outside", "/abs/path"])
 def test_a_model_that_is_nowhere_is_named(roots: Roots, manifest: WriteManifest,
                                           source: str) -> None:
-    with pytest.raises(ValueError, match=source.replace("/", r"\/")) as caught:
-        extract(manifest(**sections(source)), roots, device="cpu")
+    alone = {**sections(source), "conv": {"plain": PROMPT}}
+    with pytest.raises(ModelError, match=re.escape(source)) as caught:
+        extract(manifest(**alone), roots, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_model_and_controlnet_that_are_nowhere_are_named_together(
+        roots: Roots, manifest: WriteManifest) -> None:
+    with pytest.raises(ModelError) as caught:
+        extract(manifest(**sections("sd15")), roots, device="cpu")
+    assert [line.split("'")[1] if "'sd15'" in line else line.split(":")[0]
+            for line in str(caught.value).splitlines()] == ["sd15", "nets/canny"]
 
 
 def test_a_plan_without_the_model_assumes_stable_diffusion(roots: Roots,

@@ -25,7 +25,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion import tiny
 from gate_cache.diffusion.noise import noise
 from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.errors import DataError, DiskError, ModelError, StoreError
+from gate_cache.errors import DataError, DiskError, ModelError, StoreError, UserError
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
@@ -316,7 +316,7 @@ def test_values_beyond_float16_are_refused(toy: Toy, roots: Roots,
 
 
 def test_a_device_that_is_not_there_is_named(toy: Toy, roots: Roots) -> None:
-    with pytest.raises(ModelError, match="--device nowhere: not to be used here"):
+    with pytest.raises(UserError, match="--device nowhere: not to be used here"):
         extract(toy[0], roots, device="nowhere")
 
 

@@ -61,17 +61,41 @@ def walk(root: Path, extensions: frozenset[str]) -> list[str]:
     """Relative paths (``/`` between parts) of all files with these extensions, sorted.
 
     Hidden files and folders are skipped; links to folders are followed, loops are not.
+
+    Raises
+    ------
+    DataError
+        A folder that cannot be read, or a name that is not UTF-8.
     """
     found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        info = os.stat(folder)
-        if (info.st_dev, info.st_ino) in seen:
-            folders[:] = []
-            continue
-        seen.add((info.st_dev, info.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        folders[:] = sorted(f for f in folders if not f.startswith(".")
+                            and not _loops(os.path.join(folder, f)))
         below = Path(folder).relative_to(root)
         found += [(below / n).as_posix() for n in names
                   if not n.startswith(".") and os.path.splitext(n)[1].lower() in extensions]
+    for name in found:
+        if not _is_utf8(name):
+            raise DataError(f"{root}: the file name {name!r} is not UTF-8; rename it")
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: folder cannot be read: {error.strerror}")
+
+
+def _loops(path: str) -> bool:
+    """Whether a link leads to a folder that holds it."""
+    if not os.path.islink(path):
+        return False
+    target = os.path.realpath(path)
+    here = os.path.realpath(os.path.dirname(path))
+    return os.path.commonpath([target, here]) == target
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

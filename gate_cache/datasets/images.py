@@ -36,7 +36,9 @@ def read_rgb(path: Path) -> Pixels:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits (Pillow's own conversion would clip it to white)."""
+    """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip it to white."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32 bits a pixel, mode '{image.mode}'; convert it to 8 or 16 bits")
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image
@@ -53,7 +55,8 @@ def size_of(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            # Pillow reports a TIFF upright already.
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error});"
                         " replace the file or move it out of the data set") from None

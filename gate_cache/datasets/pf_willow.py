@@ -112,13 +112,13 @@ def _points(path: Path) -> npt.NDArray[np.float64]:
     """Key points of a .mat file as (K, 2); Matlab's 1 is the centre of the first pixel."""
     import numpy as np
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     try:
         points = np.asarray(loadmat(path)["pts_coord"], dtype=np.float64)
-    except (OSError, MatReadError, KeyError, ValueError, NotImplementedError, TypeError) as error:
+    except Exception as error:  # a damaged file makes loadmat raise almost anything
         raise DataError(f"{path}: no key points can be read ({error}); {EXPECTED}") from None
-    if points.ndim != 2 or points.shape[0] != 2 or not np.isfinite(points).all():
+    if points.ndim != 2 or points.shape[0] != 2 or not points.size or \
+            not np.isfinite(points).all():
         raise DataError(f"{path}: pts_coord is {points.shape}, expected (2, points), finite")
     return np.asarray(points.T - 0.5)
 

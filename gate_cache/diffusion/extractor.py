@@ -141,7 +141,7 @@ class Extractor:
 
 
 def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Roots, batch: int,
-                   device: str | None, dtype: str) -> Extractor:
+                   device: torch.device, dtype: str) -> Extractor:
     """Load a model with the ControlNets and LoRAs that these combos need.
 
     Raises
@@ -149,7 +149,7 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
     ModelError
         Something is missing or does not fit.
     """
-    model = backbones.load(files, choose_device(device), getattr(torch, dtype))
+    model = backbones.load(files, device, getattr(torch, dtype))
     loras = Loras(model)
     for plan in plans:
         _check(plan, model)
@@ -160,24 +160,6 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
         for lora, digest in zip(plan.combo.lora, weights.get("lora", ()), strict=True):
             loras.load(digest, lora.source, lora_file(plan.name, lora, roots))
     return Extractor(model, loras, batch)
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device named, or a CUDA GPU where there is one.
-
-    Raises
-    ------
-    ModelError
-        No such device here.
-    """
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(chosen)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"--device {chosen}: not to be used here ({reason})") from None
-    return device
 
 
 def _check(plan: PlannedCombo, model: backbones.Backbone) -> None:

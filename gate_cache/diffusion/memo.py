@@ -25,7 +25,7 @@ def remembered_sha256(path: Path) -> str:
     stamp = [info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns]
     memo = _read()
     known = memo.get(key)
-    if known and known[:-1] == stamp:
+    if isinstance(known, list) and known[:-1] == stamp:
         return str(known[-1])
     digest = file_sha256(path)
     _write({**memo, key: [*stamp, digest]})
@@ -33,7 +33,7 @@ def remembered_sha256(path: Path) -> str:
 
 
 def _file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "gate-cache" / "sha256.json"
 
 

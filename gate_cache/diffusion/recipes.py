@@ -17,7 +17,7 @@ from gate_cache.diffusion.sources import (
     folder_digest,
     from_hub,
 )
-from gate_cache.errors import ModelError, did_you_mean
+from gate_cache.errors import ModelError, UserError, did_you_mean
 from gate_cache.features import Family, MapSpec
 from gate_cache.fingerprint import Recipe, fingerprint
 from gate_cache.manifest import Combo, ControlNetSpec, LoraSpec, Manifest
@@ -52,6 +52,12 @@ def settings(combo: Combo) -> dict[str, Any]:
     if combo.denoise:
         found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
     return found
+
+
+def sources(combo: Combo) -> dict[str, Any]:
+    """Names of what a combo uses: for people; the recipe has the digests."""
+    return {"controlnet": combo.controlnet.source if combo.controlnet else None,
+            "lora": [lora.source for lora in combo.lora]}
 
 
 @dataclass(frozen=True)
@@ -180,19 +186,25 @@ def lora_digest(name: str, spec: LoraSpec, roots: Roots) -> str:
     return remembered_sha256(path)
 
 
-def missing_inputs(manifest: Manifest, roots: Roots) -> list[str]:
-    """One line for every ControlNet or LoRA of a manifest that is not there."""
-    problems: dict[str, None] = {}
+def missing_inputs(manifest: Manifest, roots: Roots, download: bool = False) -> list[str]:
+    """One line for every ControlNet or LoRA of a manifest that is not there.
+
+    Parameters
+    ----------
+    download : fetch ControlNets that are named by hub id
+    """
+    problems: list[str] = []
     for name, combo in manifest.combos.items():
-        for check, spec in [(controlnet_folder, combo.controlnet)] if combo.controlnet else []:
-            _try(problems, check, name, spec, roots)
+        if combo.controlnet:
+            problems += _problem(controlnet_folder, name, combo.controlnet, roots, download)
         for lora in combo.lora:
-            _try(problems, lora_file, name, lora, roots)
-    return list(problems)
+            problems += _problem(lora_file, name, lora, roots)
+    return list(dict.fromkeys(problems))
 
 
-def _try(problems: dict[str, None], check: Any, *args: Any) -> None:
+def _problem(check: Callable[..., object], *args: Any) -> list[str]:
     try:
         check(*args)
-    except ModelError as error:
-        problems[str(error)] = None
+    except UserError as error:
+        return [str(error)]
+    return []

@@ -121,7 +121,7 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
         return ModelFiles(TINY, None)
     folder = find_folder(spec.source, roots, "model.source")
     if folder is None:
-        patterns = ["model_index.json", *(f"{c}/*" for c in _COMPONENTS)]
+        patterns = ["model_index.json", *_patterns(spec.variant)]
         folder = from_hub(spec.source, spec.revision, patterns, download)
     if folder is None:
         return None
@@ -129,6 +129,15 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
         if not (folder / component).is_dir():
             raise ModelError(f"{folder}: no '{component}' in it; {EXPECTED}")
     return ModelFiles(spec.source, folder, spec.variant)
+
+
+def _patterns(variant: str | None) -> list[str]:
+    """Files of a hub repository to fetch: configurations, and one variant of the weights."""
+    names = ["model", "diffusion_pytorch_model"]
+    weights = [f"{n}.{variant}*.safetensors" if variant else f"{n}{shard}.safetensors"
+               for n in names for shard in ("", "-*-of-*")]
+    wanted = ["*.json", "*.txt", *dict.fromkeys(weights)]
+    return [f"{component}/{pattern}" for component in _COMPONENTS for pattern in wanted]
 
 
 def assumed_family() -> Family:
@@ -165,17 +174,22 @@ def from_hub(repo: str, revision: str | None, patterns: list[str], download: boo
         It is not here and cannot be fetched.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    def fetch(local: bool) -> Path:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns,
+                                      ignore_patterns=_NOT_READ, local_files_only=local))
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns,
-                                      local_files_only=True))
+        return fetch(local=True)
+    except HFValidationError:
+        raise ModelError(f"'{repo}' is neither a folder below the models root nor a hub id"
+                         " (organisation/name)") from None
     except LocalEntryNotFoundError:
         if not download:
             return None
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns,
-                                      ignore_patterns=_NOT_READ))
+        return fetch(local=False)
     except Exception as error:
         raise ModelError(
             f"{repo}: not on this machine and not to be had from the hub"
@@ -209,9 +223,9 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     ModelError
         None there; pickled weights are not read.
     """
-    dots = 2 if variant else 1
-    found = sorted(p for p in folder.glob("*.safetensors")
-                   if p.name.count(".") == dots and (not variant or f".{variant}." in p.name))
+    middle = rf"\.{re.escape(variant)}" if variant else ""
+    name = re.compile(rf"[^.]+{middle}(-\d+-of-\d+)?\.safetensors")
+    found = sorted(p for p in folder.glob("*.safetensors") if name.fullmatch(p.name))
     if not found:
         pickled = any(folder.glob("*.bin"))
         why = "only pickled weights (.bin), which are not read" if pickled else "no weights"

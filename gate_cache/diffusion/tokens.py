@@ -51,6 +51,9 @@ class ClipTokens:
     """
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], pad: str = EOS):
+        lacking = {BOS, EOS, pad} - vocab.keys()
+        if lacking:
+            raise ValueError(f"the vocabulary lacks {sorted(lacking)}")
         self.vocab = vocab
         self.merges = merges
         self.pad = pad
@@ -115,10 +118,10 @@ def read_tokens(folder: Path) -> ClipTokens:
             vocab, merges = model["vocab"], [_pair(m) for m in model["merges"]]
         pairs = [(str(a), str(b)) for a, b in merges]
         return ClipTokens({str(k): int(v) for k, v in vocab.items()}, pairs, _pad(folder))
-    except FileNotFoundError:
-        raise ModelError(f"{folder}: no tokenizer here; expected vocab.json and merges.txt, or"
-                         " tokenizer.json") from None
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ModelError(f"{folder}: no tokenizer here ({error.strerror}); expected vocab.json and"
+                         " merges.txt, or tokenizer.json") from None
+    except Exception as error:  # tokenizers raises bare exceptions
         raise ModelError(f"{folder}: not a CLIP tokenizer ({error})") from None
 
 

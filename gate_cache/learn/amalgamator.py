@@ -61,7 +61,8 @@ class FixedWeights(nn.Module):
 
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        fixed = torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("weights", fixed, persistent=False)
 
     def forward(self, bucket: torch.Tensor) -> Amalgamated:
         """(B, b, C, h, w) to one sum."""

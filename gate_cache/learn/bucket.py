@@ -9,10 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.errors import StoreError
-from gate_cache.learn.data import FeatureDataset, Maps, Recent, maps_bytes
+from gate_cache.learn.data import MapCache
 from gate_cache.store.reader import FeatureStore
-
-CACHE_BYTES = 2 * 2**30
 
 
 class Bucket(NamedTuple):
@@ -47,29 +45,30 @@ class BucketSpec:
 
 
 class Buckets:
-    """Buckets of a store's rows, read once while they fit into memory.
+    """Buckets of a store's rows.
 
     Parameters
     ----------
     store : an open store
     spec : what makes up a bucket
     device : where maps are resized
+    rows : reads maps; several `Buckets` may share one
     """
 
-    def __init__(self, store: FeatureStore, spec: BucketSpec, device: torch.device) -> None:
-        wanted: dict[str, tuple[str, ...] | None] = dict.fromkeys(spec.combos)
-        if spec.attention:
-            wanted[spec.attention] = spec.attention_maps or store[spec.attention].maps[-2:]
+    def __init__(self, store: FeatureStore, spec: BucketSpec, device: torch.device,
+                 rows: MapCache) -> None:
         self.spec = spec
         self.device = device
-        self.shapes = [self._shapes(store, c) for c in spec.combos]
-        self.resolution = spec.resolution or max(s[-1] for s in self.shapes[0])
-        data = FeatureDataset(store, wanted)
-        self._rows: Recent[Maps] = Recent(data.__getitem__, maps_bytes, CACHE_BYTES)
-
-    @staticmethod
-    def _shapes(store: FeatureStore, combo: str) -> list[tuple[int, ...]]:
-        return [store[combo][name].shape[1:] for name in store[combo].maps]
+        self._rows = rows
+        self._samples = store.samples
+        self._maps = {name: store[name].maps for name in spec.combos}
+        if spec.attention:
+            view = store[spec.attention]
+            wanted = spec.attention_maps or view.maps[-2:]
+            self._maps[spec.attention] = tuple(view[name].name for name in wanted)
+        shapes = {n: [store[n][m].shape[1:] for m in self._maps[n]] for n in spec.combos}
+        self._channels = {n: sum(s[0] for s in each) for n, each in shapes.items()}
+        self.resolution = spec.resolution or max(s[-1] for e in shapes.values() for s in e)
 
     @property
     def channels(self) -> int:
@@ -80,21 +79,24 @@ class Buckets:
         StoreError
             The combos have different channels, so they cannot be amalgamated.
         """
-        sums = {name: sum(s[0] for s in shapes)
-                for name, shapes in zip(self.spec.combos, self.shapes, strict=True)}
-        if len(set(sums.values())) > 1:
-            raise StoreError(f"combos of one bucket need the same maps; channels: {sums}")
-        return next(iter(sums.values()))
+        if len(set(self._channels.values())) > 1:
+            raise StoreError("combos of one bucket need the same maps; channels:"
+                             f" {self._channels}")
+        return next(iter(self._channels.values()))
+
+    def named(self, sample_id: str) -> Bucket:
+        """The bucket of one sample."""
+        return self(self._samples.row(sample_id))
 
     def __call__(self, row: int) -> Bucket:
         """The bucket of one row."""
-        maps = self._rows(row)
-        conv = torch.stack([self._joined(maps[name]) for name in self.spec.combos])
-        attention = self._joined(maps[self.spec.attention]) if self.spec.attention else None
+        conv = torch.stack([self._joined(name, row) for name in self.spec.combos])
+        attention = self._joined(self.spec.attention, row) if self.spec.attention else None
         return Bucket(conv, attention)
 
-    def _joined(self, maps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Levels resized (bilinear) and concatenated along the channels."""
+    def _joined(self, combo: str, row: int) -> torch.Tensor:
+        """A combo's levels, resized (bilinear) and concatenated along the channels."""
+        maps = self._rows(combo, self._maps[combo], row)
         size = (self.resolution, self.resolution)
         parts = [F.interpolate(m.to(self.device).float()[None], size, mode="bilinear",
                                align_corners=False, antialias=False)[0] for m in maps.values()]

@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-UPSAMPLE = 4
-"""Similarity maps are resized by this before the best match is taken: finer than a cell."""
-
 _MAX_SCALE = 100.0
 
 
@@ -42,15 +39,34 @@ def match(source: torch.Tensor, target: torch.Tensor, points: torch.Tensor) -> t
 
     Returns
     -------
-    (K, 2) in the target, shares of width and height, at the centres of a grid `UPSAMPLE` times
-    finer than the descriptors
+    (K, 2) in the target, shares of width and height: the centre of the most similar cell, moved
+    by less than half a cell to the peak of a parabola through its neighbours, along each axis
     """
     similarity = torch.einsum("kd,dhw->khw", sample(source, points), target)
-    fine = F.interpolate(similarity[None], scale_factor=UPSAMPLE, mode="bilinear",
-                         align_corners=False)[0]
-    h, w = fine.shape[1:]
-    best = fine.flatten(1).argmax(1)
-    return torch.stack([(best % w + 0.5) / w, (best // w + 0.5) / h], 1)
+    h, w = similarity.shape[1:]
+    best = similarity.flatten(1).argmax(1)
+    y, x = best // w, best % w
+    each = torch.arange(len(best), device=best.device)
+    along_x = x + 0.5 + _peak(similarity[each, y], x)
+    along_y = y + 0.5 + _peak(similarity[each, :, x], y)
+    return torch.stack([along_x / w, along_y / h], 1)
+
+
+def _peak(values: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """Offset of a parabola's peak from each row's maximum, in [-0.5, 0.5]; 0 at the ends.
+
+    Parameters
+    ----------
+    values : (K, n)
+    best : (K,) index of each row's maximum
+    """
+    last = values.shape[1] - 1
+    left, here, right = (values.gather(1, (best + d).clamp(0, last)[:, None])[:, 0]
+                         for d in (-1, 0, 1))
+    bend = left - 2 * here + right
+    offset = (left - right) / (2 * bend)
+    inside = (best > 0) & (best < last) & (bend < 0)
+    return torch.where(inside, offset.clamp(-0.5, 0.5), torch.zeros_like(offset))
 
 
 class CorrespondenceLoss(nn.Module):

@@ -81,6 +81,30 @@ class Recent(Generic[Value]):
         return value
 
 
-def maps_bytes(maps: Maps) -> int:
-    """Bytes of one row's maps."""
-    return sum(t.nbytes for combo in maps.values() for t in combo.values())
+class MapCache:
+    """Rows of a store's combos, read once while they fit into memory.
+
+    Parameters
+    ----------
+    store : an open store
+    bound : bytes held at most
+    """
+
+    def __init__(self, store: FeatureStore, bound: int) -> None:
+        self._store = store
+        self._data: dict[tuple[str, tuple[str, ...]], FeatureDataset] = {}
+        self._rows = Recent(self._read, _bytes, bound)
+
+    def __call__(self, combo: str, maps: tuple[str, ...], row: int) -> dict[str, torch.Tensor]:
+        """Map name to (C, h, w) of one row."""
+        return self._rows((combo, maps, row))
+
+    def _read(self, key: tuple[str, tuple[str, ...], int]) -> dict[str, torch.Tensor]:
+        combo, maps, row = key
+        if (combo, maps) not in self._data:
+            self._data[combo, maps] = FeatureDataset(self._store, {combo: maps})
+        return self._data[combo, maps][row][combo]
+
+
+def _bytes(maps: dict[str, torch.Tensor]) -> int:
+    return sum(t.nbytes for t in maps.values())

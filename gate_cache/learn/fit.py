@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gate_cache.errors import UserError
 from gate_cache.learn.amalgamator import diversity, sparsity
 from gate_cache.learn.bucket import Buckets, stack
 from gate_cache.learn.correspondence import CorrespondenceLoss, match
@@ -21,7 +22,6 @@ from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints, evaluate
 from gate_cache.manifest import TrainSpec
 from gate_cache.progress import Progress
-from gate_cache.store.samples import Samples
 
 SELECT = (0.1, "box", "point")
 """The PCK that chooses the best checkpoint on ``val``."""
@@ -43,22 +43,21 @@ class Fitted:
     best: State
     last: State
     best_at: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Predictor:
     """Matches pairs with a model, computing each image's descriptors once while they fit."""
 
-    def __init__(self, model: CorrespondenceModel, buckets: Buckets, samples: Samples) -> None:
+    def __init__(self, model: CorrespondenceModel, buckets: Buckets) -> None:
         self._model = model.eval()
         self._buckets = buckets
-        self._samples = samples
         self._described = Recent(self._describe, lambda d: d.nbytes, _DESCRIPTOR_BYTES)
         self.weights: dict[str, torch.Tensor] = {}
 
     @torch.inference_mode()
     def _describe(self, sample_id: str) -> torch.Tensor:
-        batch = stack([self._buckets(self._samples.row(sample_id))])
+        batch = stack([self._buckets.named(sample_id)])
         found = self._model(batch)
         self.weights[sample_id] = found.weights[0].cpu()
         return torch.as_tensor(found.descriptors[0])
@@ -72,19 +71,30 @@ class Predictor:
         return np.asarray(match(source, target, points).cpu().double())
 
 
-def judge(model: CorrespondenceModel, buckets: Buckets, samples: Samples,
-          pairs: Sequence[PairPoints]) -> PCK:
+def judge(model: CorrespondenceModel, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:
     """PCK of a model over pairs."""
-    return evaluate(pairs, Predictor(model, buckets, samples))
+    return evaluate(pairs, Predictor(model, buckets))
 
 
-def fit(model: CorrespondenceModel, spec: TrainSpec, buckets: Buckets, samples: Samples,
-        train: Sequence[PairPoints], val: Sequence[PairPoints], show: Progress,
-        label: str) -> Fitted:
+def fit(model: CorrespondenceModel, spec: TrainSpec, buckets: Buckets,
+        train: Sequence[PairPoints], val: Sequence[PairPoints], show: Progress, label: str,
+        log: Callable[[str], None] = lambda _: None) -> Fitted:
     """Train with AdamW on the correspondence loss and both regularisers (Eq. 5).
 
     The model is left with its best weights on ``val`` (its last ones without a ``val`` split).
+
+    Parameters
+    ----------
+    label : what progress and log call this training
+    log : called with a line at every validation
+
+    Raises
+    ------
+    UserError
+        The loss is not finite any more.
     """
+    if not train:
+        raise ValueError("no pairs to train on")
     loss = CorrespondenceLoss().to(buckets.device)
     model.to(buckets.device)
     parameters = [*model.parameters(), *loss.parameters()]
@@ -94,13 +104,14 @@ def fit(model: CorrespondenceModel, spec: TrainSpec, buckets: Buckets, samples: 
     losses: list[float] = []
     with show.task(label, spec.pairs, "pairs") as task:
         for seen, batch in _batches(train, spec):
-            losses.append(_step(model, loss, optimiser, spec, buckets, samples, batch))
+            losses.append(_step(model, loss, optimiser, spec, buckets, batch))
             task.advance(len(batch))
             if _due(seen, len(batch), spec):
-                now = _validate(model, buckets, samples, val, seen, losses, fitted)
+                score = _validate(model, buckets, val, seen, losses, fitted)
+                log(f"{label}: {json.dumps(fitted.history[-1])}")
                 losses = []
-                if now > best or not fitted.best:
-                    best, fitted.best, fitted.best_at = now, _state(model), seen
+                if score > best or not fitted.best:
+                    best, fitted.best, fitted.best_at = score, _state(model), seen
     fitted.last = _state(model)
     if val:
         model.load_state_dict(fitted.best)
@@ -130,13 +141,16 @@ def _batches(pairs: Sequence[PairPoints],
 
 
 def _step(model: CorrespondenceModel, loss: CorrespondenceLoss, optimiser: torch.optim.Optimizer,
-          spec: TrainSpec, buckets: Buckets, samples: Samples, batch: list[PairPoints]) -> float:
+          spec: TrainSpec, buckets: Buckets, batch: list[PairPoints]) -> float:
     model.train()
     ids = [p.pair.source for p in batch] + [p.pair.target for p in batch]
-    found = model(stack([buckets(samples.row(i)) for i in ids]))
+    found = model(stack([buckets.named(i) for i in ids]))
     task = torch.stack([_pair_loss(loss, found.descriptors, pair, i, len(batch))
                         for i, pair in enumerate(batch)]).mean()
     total = task - spec.gamma1 * sparsity(found.weights) - spec.gamma2 * diversity(found.weights)
+    if not torch.isfinite(total):
+        raise UserError("the loss is not finite any more: training diverged; lower train.lr"
+                        f" (now {spec.lr:g})")
     optimiser.zero_grad()
     torch.autograd.backward(total)
     optimiser.step()
@@ -150,12 +164,13 @@ def _pair_loss(loss: CorrespondenceLoss, descriptors: torch.Tensor, pair: PairPo
     return torch.as_tensor(loss(descriptors[i], descriptors[i + batch], a, b))
 
 
-def _validate(model: CorrespondenceModel, buckets: Buckets, samples: Samples,
-              val: Sequence[PairPoints], seen: int, losses: list[float], fitted: Fitted) -> float:
-    entry: dict[str, Any] = {"pairs": seen, "loss": float(np.mean(losses)) if losses else None}
+def _validate(model: CorrespondenceModel, buckets: Buckets, val: Sequence[PairPoints], seen: int,
+              losses: list[float], fitted: Fitted) -> float:
+    """Note loss and PCK on ``val``; return what chooses the best checkpoint."""
+    entry: dict[str, Any] = {"pairs": seen, "loss": float(np.mean(losses))}
     score = -math.inf
     if val:
-        found = judge(model, buckets, samples, val)
+        found = judge(model, buckets, val)
         score = found.values[SELECT]
         entry["val"] = found.to_json()
     fitted.history.append(entry)
@@ -163,4 +178,4 @@ def _validate(model: CorrespondenceModel, buckets: Buckets, samples: Samples,
 
 
 def _state(model: nn.Module) -> State:
-    return {k: v.detach().cpu().clone() for k, v in copy.copy(model.state_dict()).items()}
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}

@@ -8,6 +8,7 @@ and then over pairs (``image``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,9 +53,10 @@ class PCK:
     pairs: int
     points: int
 
-    def to_json(self) -> dict[str, float]:
-        """Flat names such as ``pck@0.10/radius=box/average=point``."""
-        return {f"pck@{a:.2f}/radius={r}/average={m}": v for (a, r, m), v in self.values.items()}
+    def to_json(self) -> dict[str, float | None]:
+        """Flat names such as ``pck@0.10/radius=box/average=point``; NaN becomes None."""
+        return {f"pck@{a:.2f}/radius={r}/average={m}": None if math.isnan(v) else v
+                for (a, r, m), v in self.values.items()}
 
 
 def pck(predictions: Sequence[Prediction], alphas: Sequence[float] = ALPHAS) -> PCK:

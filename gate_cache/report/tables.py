@@ -155,7 +155,7 @@ def _show_results(out: Console, results: Results) -> None:
         values = [f"{row.pck.values[k]:.1f}" for k in keys]
         table.add_row(escape(row.method), *values, style="bold" if row.trained else None)
     out.print(table)
-    _say(out, f"{results.protocol}; bold rows are trained", style="dim")
+    _say(out, f"{results.protocol}; trained rows are bold", style="dim")
     for row in results.rows:
         if row.note and row.trained:
             _say(out, f"weights of {row.method}: {row.note}", style="dim")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gate_cache.datasets.base import ImageDataset
 from gate_cache.datasets.images import to_square
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.recipes import PlannedCombo, latents_recipe, plan_combos
+from gate_cache.diffusion.recipes import PlannedCombo, latents_recipe, plan_combos, sources
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import DataError, StoreError, listed
 from gate_cache.manifest import Loaded
@@ -177,7 +177,7 @@ def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles,
     recipe = latents_recipe(files, size, model.dtype)
     latents = store.require(LATENTS, recipe, shape, "float32", about)
     for plan in plans:
-        names = {"source": _sources(plan), "tokens": list(files.tokens.encode(
+        names = {"source": sources(plan.combo), "tokens": list(files.tokens.encode(
             plan.combo.prompt).words) if plan.recipe["kind"] == "attention" else []}
         group = store.require(plan.name, plan.recipe, plan.shapes, dtype, {**about, **names})
         jobs.append(_Job(plan, group, group.todo()))
@@ -185,13 +185,6 @@ def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles,
         space += group_footprint(plan.shapes, dtype, left, store.block).bytes if left else 0
     left = sum(len(r) for r in latents.todo())
     return jobs, latents, space + group_footprint(shape, "float32", left, store.block).bytes
-
-
-def _sources(plan: PlannedCombo) -> dict[str, Any]:
-    """Names of what a combo uses: for people, the recipe has the digests."""
-    combo = plan.combo
-    return {"controlnet": combo.controlnet.source if combo.controlnet else None,
-            "lora": [lora.source for lora in combo.lora]}
 
 
 @dataclass
@@ -211,12 +204,13 @@ class _Run:
 def _run(run: _Run, jobs: list[_Job], device: str | None, batch: int) -> None:
     """Go through the blocks; within a block, latents first, then every combo."""
     from gate_cache.diffusion.extractor import open_extractor
+    from gate_cache.stages.device import choose_device
 
     manifest = run.loaded.manifest
     run.show.say(f"loading {manifest.model.source}")
     active = [job for job in jobs if job.todo]
-    extractor = open_extractor(run.files, [j.plan for j in active], run.roots, batch, device,
-                               manifest.model.dtype)
+    extractor = open_extractor(run.files, [j.plan for j in active], run.roots, batch,
+                               choose_device(device), manifest.model.dtype)
     for group in (run.latents, *(job.group for job in active)):
         group.fit()
     blocks = sorted({(r.start, r.stop) for job in active for r in job.todo})

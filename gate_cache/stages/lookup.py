@@ -1,44 +1,102 @@
-"""Finding a manifest's combos in a store without the model: by name and settings."""
+"""Finding a manifest's combos in a store: by recipe, or without the weights by settings."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gate_cache.diffusion.recipes import settings
-from gate_cache.errors import RowNotDone, StoreError
-from gate_cache.fingerprint import differences
-from gate_cache.manifest import Manifest
+from gate_cache.diffusion.recipes import missing_inputs, plan_combos, settings, sources
+from gate_cache.diffusion.sources import locate
+from gate_cache.errors import ModelError, RowNotDone, StoreError
+from gate_cache.fingerprint import Recipe, differences
+from gate_cache.manifest import Loaded, Manifest
+from gate_cache.roots import Roots
 from gate_cache.store.reader import ComboView, FeatureStore
 
 
-def find_combo(store: FeatureStore, manifest: Manifest, name: str) -> ComboView:
+class Stale(StoreError):
+    """A combo is in the store, but with other settings.
+
+    Parameters
+    ----------
+    why : what differs, a line each
+    """
+
+    def __init__(self, message: str, why: list[str]) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+def known_recipes(loaded: Loaded, roots: Roots) -> tuple[dict[str, Recipe], list[str]]:
+    """Recipes of all combos where all weights are on this machine.
+
+    Returns
+    -------
+    The recipes by combo (none where weights are missing), and why there are none, a line each.
+    """
+    notes = missing_inputs(loaded.manifest, roots)
+    try:
+        files = locate(loaded.manifest.model, roots)
+    except ModelError as error:
+        files, notes = None, [str(error), *notes]
+    if files is None or notes:
+        return {}, [*notes, "weights are not all on this machine: compared by settings only"]
+    return {p.name: p.recipe for p in plan_combos(loaded.manifest, files, roots)}, []
+
+
+def find_combo(store: FeatureStore, manifest: Manifest, name: str,
+               recipe: Recipe | None) -> ComboView:
     """The combo of a store that a manifest means by `name`.
 
-    Weights are compared when extracting; here the store may have come without them.
+    Parameters
+    ----------
+    recipe : what decides its values; None where weights are not on this machine, then settings
+        and the names of its ControlNet and LoRAs must do
 
     Raises
     ------
+    Stale
+        Only with other settings: what differs is named.
     StoreError
-        Not extracted, or only with other settings: what differs is named.
+        Not extracted.
     """
-    combo = manifest.combos[name]
-    wanted: dict[str, Any] = {"kind": manifest.kind(name), "settings": settings(combo),
-                              "compute": manifest.model.dtype}
-    if manifest.model.size:
-        wanted["size"] = manifest.model.size
-    same = [v for v in store.views() if all(v.recipe[k] == w for k, w in wanted.items())]
-    named = [v for v in same if v.label == name] or same
-    if len(named) == 1:
-        return named[0]
-    if named:
-        raise StoreError(f"{store.path}: '{name}' was extracted with {len(named)} sets of weights"
-                         f" ({', '.join(v.name for v in named)}); remove the old ones")
-    stale = [v for v in store.views() if v.label == name]
-    if stale:
-        have = {k: stale[-1].recipe.get(k) for k in wanted}
-        changed = "; ".join(differences(have, wanted))
-        raise StoreError(f"{store.path}: '{name}' is stale ({changed}); run 'gate-cache extract'")
+    views = store.views()
+    found = [v for v in views if v.recipe == recipe] if recipe else _alike(views, manifest, name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StoreError(f"{store.path}: '{name}' was extracted with {len(found)} sets of weights"
+                         f" ({', '.join(v.name for v in found)}); remove the old ones")
+    older = [v for v in views if v.label == name]
+    if older:
+        now = recipe or _wanted(manifest, name)
+        why = differences({k: _plain(older[-1], k) for k in now}, now)
+        raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
+                    " extract'", why)
     raise StoreError(f"{store.path}: '{name}' is not extracted yet; run 'gate-cache extract'")
+
+
+def _alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
+    """Combos of the same settings and sources, called so, or by a name that is free now."""
+    wanted = _wanted(manifest, name)
+    same = [v for v in views if all(_plain(v, k) == w for k, w in wanted.items())]
+    return [v for v in same if v.label == name] or \
+        [v for v in same if v.label not in manifest.combos]
+
+
+def _wanted(manifest: Manifest, name: str) -> dict[str, Any]:
+    """What a manifest alone says of a combo."""
+    combo = manifest.combos[name]
+    wanted = {"kind": manifest.kind(name), "settings": settings(combo),
+              "source": sources(combo), "compute": manifest.model.dtype}
+    size = {"size": manifest.model.size} if manifest.model.size else {}
+    return {**wanted, **size, **({"maps": sorted(combo.maps)} if combo.maps else {})}
+
+
+def _plain(view: ComboView, key: str) -> Any:
+    if key == "source":
+        return view.attrs.get("source")
+    value = view.recipe.get(key)
+    return sorted(value) if key == "maps" and value else value
 
 
 def need_all(view: ComboView, rows: list[int]) -> None:

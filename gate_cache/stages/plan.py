@@ -11,7 +11,7 @@ from pathlib import Path
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
 from gate_cache.diffusion.sources import ModelFiles, assumed_family, locate
-from gate_cache.errors import ModelError
+from gate_cache.errors import ModelError, UserError
 from gate_cache.features import TOKENS_PER_PIECE
 from gate_cache.manifest import Loaded, Manifest
 from gate_cache.roots import Roots
@@ -144,10 +144,13 @@ def need_files(loaded: Loaded, roots: Roots) -> ModelFiles:
     ModelError
         With a line for everything that is missing.
     """
-    files = locate(loaded.manifest.model, roots, download=True)
-    assert files is not None
-    problems = missing_inputs(loaded.manifest, roots)
-    if problems:
+    problems = missing_inputs(loaded.manifest, roots, download=True)
+    files = None
+    try:
+        files = locate(loaded.manifest.model, roots, download=not problems)
+    except UserError as error:
+        problems = [str(error), *problems]
+    if problems or files is None:
         raise ModelError("\n".join(problems))
     return files
 

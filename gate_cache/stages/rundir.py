@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from gate_cache.errors import UserError
+
 CONFIG, METRICS, LOG = "config.json", "metrics.json", "log.txt"
 
 
@@ -28,8 +30,18 @@ class RunDirectory:
         self.log = logging.getLogger(f"gate_cache.run.{id(self)}")
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Make the folder, write the configuration, start the log."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Make the folder, write the configuration, start the log.
+
+        Raises
+        ------
+        UserError
+            There is something already: a run is never written over another.
+        """
+        try:
+            self.path.mkdir(parents=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{self.path}: exists already, or a file is in the way; give --out"
+                            " another name") from None
         self.log.setLevel(logging.INFO)
         self.log.propagate = False
         handler = logging.FileHandler(self.path / LOG, mode="w", encoding="utf-8")
@@ -63,5 +75,6 @@ def new_run(root: Path, name: str) -> RunDirectory:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON under another name, then rename: no reader sees half a file."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.recipes import missing_inputs, plan_combos
-from gate_cache.diffusion.sources import locate
 from gate_cache.errors import StoreError
-from gate_cache.fingerprint import Recipe, differences
+from gate_cache.fingerprint import Recipe
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
-from gate_cache.stages.lookup import find_combo
+from gate_cache.stages.lookup import Stale, find_combo, known_recipes
 from gate_cache.stages.plan import store_of
-from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.store.reader import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -72,44 +70,23 @@ def status(loaded: Loaded, roots: Roots) -> Status:
         missing = [ComboStatus(n, "missing", 0, len(ids)) for n in manifest.combos]
         return Status(str(path), False, missing, [], [])
     store = FeatureStore.open(path)
-    recipes, notes = _recipes(loaded, roots)
+    recipes, notes = known_recipes(loaded, roots)
     combos = [_combo(store, loaded, name, recipes.get(name), ids) for name in manifest.combos]
     named = {c.group for c in combos}
     extra = [v.name for v in store.views() if v.name not in named]
     return Status(str(path), True, combos, extra, notes)
 
 
-def _recipes(loaded: Loaded, roots: Roots) -> tuple[dict[str, Recipe], list[str]]:
-    """Recipes by digest where the model is here; otherwise settings must do."""
-    notes = missing_inputs(loaded.manifest, roots)
-    files = locate(loaded.manifest.model, roots)
-    if files is None or notes:
-        return {}, [*notes, "weights are not all on this machine: compared by settings only"]
-    return {p.name: p.recipe for p in plan_combos(loaded.manifest, files, roots)}, []
-
-
 def _combo(store: FeatureStore, loaded: Loaded, name: str, recipe: Recipe | None,
            ids: list[str]) -> ComboStatus:
-    view, why = _find(store, loaded, name, recipe)
-    if view is None:
-        return ComboStatus(name, "stale" if why else "missing", 0, len(ids), why=why)
+    try:
+        view = find_combo(store, loaded.manifest, name, recipe)
+    except Stale as error:
+        return ComboStatus(name, "stale", 0, len(ids), why=error.why)
+    except StoreError:
+        return ComboStatus(name, "missing", 0, len(ids))
     known = set(store.samples.ids)
     done = view.done()
     count = sum(bool(done[store.samples.row(i)]) for i in ids if i in known)
     state = "done" if count == len(ids) else "partial" if count else "missing"
     return ComboStatus(name, state, count, len(ids), view.name)
-
-
-def _find(store: FeatureStore, loaded: Loaded, name: str,
-          recipe: Recipe | None) -> tuple[ComboView | None, list[str]]:
-    """The combo's group, or what differs from the latest group of its name."""
-    if recipe is None:
-        try:
-            return find_combo(store, loaded.manifest, name), []
-        except StoreError as error:
-            return None, [str(error)] if "stale" in str(error) else []
-    view = next((v for v in store.views() if v.recipe == recipe), None)
-    older = [v for v in store.views() if v.label == name]
-    if view is None and older:
-        return None, differences(older[-1].recipe, recipe)
-    return view, []

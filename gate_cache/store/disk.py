@@ -14,23 +14,32 @@ from gate_cache.errors import DiskError
 _WAYS_OUT = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
-    errno.EROFS: "the disk is read-only; choose another place with --stores",
-    errno.EACCES: "permission denied; mend the permissions or choose another place with --stores",
-    errno.EPERM: "not permitted; mend the permissions or choose another place with --stores",
+    errno.EROFS: "the disk is read-only; choose another place with {option}",
+    errno.EACCES: "permission denied; mend the permissions or choose another place with {option}",
+    errno.EPERM: "not permitted; mend the permissions or choose another place with {option}",
     errno.EFBIG: "the file grew beyond the allowed size; raise the limit (ulimit -f)",
 }
 
 
+_STORE = "and run the same command again; what is done so far is kept"
+
+
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an operating-system refusal into a `DiskError` about `path`."""
+def disk_errors(path: Path, option: str = "--stores", then: str = _STORE) -> Iterator[None]:
+    """Turn an operating-system refusal into a `DiskError` about `path`.
+
+    Parameters
+    ----------
+    option : the command's option that chooses another place
+    then : what to do after the cause is mended
+    """
     try:
         yield
     except OSError as error:
         if isinstance(error, DiskError) or error.errno not in _WAYS_OUT:
             raise
-        raise DiskError(f"{path}: {_WAYS_OUT[error.errno]} and run the same command again;"
-                        " what is done so far is kept") from error
+        way_out = _WAYS_OUT[error.errno].format(option=option)
+        raise DiskError(f"{path}: {way_out} {then}") from error
 
 
 def need_space(path: Path, needed: int) -> None:

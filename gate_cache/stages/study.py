@@ -1,0 +1,161 @@
+"""What a training needs, brought together and checked: store, buckets, pairs of each split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, Split
+from gate_cache.datasets.registry import open_dataset
+from gate_cache.errors import DataError, ManifestError, StoreError, UserError, listed
+from gate_cache.learn.bucket import Buckets, BucketSpec
+from gate_cache.learn.data import MapCache
+from gate_cache.learn.pairs import PairPoints, load_pairs
+from gate_cache.manifest import Loaded, TrainSpec
+from gate_cache.roots import Roots
+from gate_cache.stages.device import choose_device
+from gate_cache.stages.lookup import find_combo, known_recipes, need_all
+from gate_cache.stages.plan import store_of
+from gate_cache.store.reader import ComboView, FeatureStore
+
+CACHE_BYTES = 2 * 2**30
+"""Maps held in memory at most."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One training's inputs.
+
+    Attributes
+    ----------
+    combos : names of the combos that are amalgamated
+    full : buckets of all combos with the attention feature, if any
+    plain : the same without attention
+    single : buckets of the baseline combo alone
+    pairs : of each split
+    published : the data set's whole protocol, where that is more than the splits' pairs
+    protocol : of the data set, in words
+    """
+
+    spec: TrainSpec
+    store: FeatureStore
+    combos: tuple[str, ...]
+    baseline: str
+    full: Buckets
+    plain: Buckets
+    single: Buckets
+    pairs: dict[Split, list[PairPoints]]
+    published: list[PairPoints]
+    protocol: str
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Images and pairs of each split."""
+        return {split: {"images": len({i for p in pairs for i in (p.pair.source, p.pair.target)}),
+                        "pairs": len(pairs)} for split, pairs in self.pairs.items()}
+
+    def config(self) -> dict[str, Any]:
+        """What was settled: store, groups by fingerprint, resolution, device, splits."""
+        spec = self.full.spec
+        used = [*spec.combos, *([spec.attention] if spec.attention else [])]
+        return {
+            "store": str(self.store.path),
+            "fingerprints": {n: self.store[n].fingerprint for n in used},
+            "resolution": self.full.resolution, "device": str(self.full.device),
+            "splits": self.splits(),
+        }
+
+
+def open_study(loaded: Loaded, roots: Roots, device: str | None) -> Study:
+    """Open and check everything that a manifest's training needs.
+
+    Raises
+    ------
+    UserError
+        The store lacks something, or the data set has no key points or too few pairs.
+    """
+    spec, place = loaded.manifest.train, choose_device(device)
+    dataset = _dataset(loaded, roots)
+    store = FeatureStore.open(store_of(loaded, roots))
+    combos = tuple(spec.combos or loaded.manifest.conv)
+    if not combos:
+        raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
+    views = _views(store, loaded, roots, combos)
+    _same_images(store, dataset, list(views.values()))
+    pairs = {split: load_pairs(dataset, split) for split in SPLITS}
+    _need_pairs(loaded, pairs)
+    published = load_pairs(dataset, None)
+    baseline = spec.baseline or combos[0]
+    groups = tuple(views[name].name for name in combos)
+    attention = _attention(loaded)
+    buckets = partial(_buckets, store, spec, place, MapCache(store, CACHE_BYTES))
+    return Study(
+        spec=spec, store=store, combos=combos, baseline=baseline,
+        full=buckets(groups, views[attention].name if attention else None),
+        plain=buckets(groups, None), single=buckets((views[baseline].name,), None), pairs=pairs,
+        published=published if len(published) > sum(map(len, pairs.values())) else [],
+        protocol=dataset.protocol,
+    )
+
+
+def _dataset(loaded: Loaded, roots: Roots) -> CorrespondenceDataset:
+    dataset = open_dataset(loaded.manifest.dataset, roots)
+    if not isinstance(dataset, CorrespondenceDataset):
+        raise DataError(f"{loaded.path.name}: data set '{dataset.name}' has no key points, and"
+                        f" head '{loaded.manifest.train.head}' needs them")
+    return dataset
+
+
+def _views(store: FeatureStore, loaded: Loaded, roots: Roots,
+           combos: tuple[str, ...]) -> dict[str, ComboView]:
+    recipes, _ = known_recipes(loaded, roots)
+    attention = _attention(loaded)
+    wanted = [*combos, *([attention] if attention else [])]
+    if loaded.manifest.train.baseline:
+        wanted.append(loaded.manifest.train.baseline)
+    return {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in wanted}
+
+
+def _attention(loaded: Loaded) -> str | None:
+    """The attention combo to concatenate: as the manifest says, else its only or first one."""
+    wanted = loaded.manifest.train.attention
+    if wanted is False:
+        return None
+    return wanted or next(iter(loaded.manifest.attention), None)
+
+
+def _same_images(store: FeatureStore, dataset: CorrespondenceDataset,
+                 views: list[ComboView]) -> None:
+    """Every image is in the store, extracted, and of the size that it has now."""
+    ids = [s.id for s in dataset.samples()]
+    known = set(store.samples.ids)
+    absent = [i for i in ids if i not in known]
+    if absent:
+        raise StoreError(f"{store.path}: lacks {len(absent)} images of the data set"
+                         f" ({listed(absent, 3)}); run 'gate-cache extract'")
+    rows = [store.samples.row(i) for i in ids]
+    for view in views:
+        need_all(view, rows)
+    other = [i for i, row in zip(ids, rows, strict=True)
+             if tuple(store.samples.sizes[row]) != dataset.size(i)]
+    if other:
+        raise StoreError(f"{store.path}: {len(other)} images have another size now than when they"
+                         f" were extracted ({listed(other, 3)}); run 'gate-cache extract'")
+
+
+def _need_pairs(loaded: Loaded, pairs: dict[Split, list[PairPoints]]) -> None:
+    needed: tuple[Split, ...] = ("train", "test")
+    for split in needed:
+        if not pairs[split]:
+            raise UserError(f"{loaded.path.name}: dataset: split '{split}' has no pairs of images"
+                            " of one category; enlarge it")
+
+
+def _buckets(store: FeatureStore, spec: TrainSpec, place: torch.device, rows: MapCache,
+             combos: tuple[str, ...], attention: str | None) -> Buckets:
+    maps = tuple(spec.attention_maps) if spec.attention_maps else None
+    found = Buckets(store, BucketSpec(combos, attention, maps, spec.resolution), place, rows)
+    _ = found.channels  # raises where the combos do not fit each other
+    return found

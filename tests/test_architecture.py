@@ -1,0 +1,206 @@
+"""The house is built as drawn: imports go down, each library stays in its room, starts are light.
+
+Imports are read from the source, those inside functions and for type checkers included.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gate_cache.diffusion.recipes import plan_combos
+from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.manifest import load
+from gate_cache.roots import Roots
+from gate_cache.store.samples import NewSample
+from gate_cache.store.writer import open_writer
+
+PACKAGE = Path(__file__).parents[1] / "gate_cache"
+FLOORS = {  # room (a folder, or a module of the package itself) to floor
+    "cli": 6,
+    "report": 5,
+    "stages": 4,
+    "diffusion": 3, "learn": 3,
+    "store": 2, "datasets": 2,
+    "manifest": 1, "features": 1, "yaml_source": 1, "problems": 1, "roots": 1, "fingerprint": 1,
+    "errors": 0, "progress": 0, "__init__": 0,
+}
+ONE_ROOM = (0, 1)
+"""Floors whose modules are one room and may import each other."""
+UPWARD = {
+    ("__init__.py", "gate_cache.store.reader"),  # `gate_cache.FeatureStore`, on first use
+}
+FENCES = {  # library to the rooms and files that may import it
+    "zarr": ("store/",),
+    "numcodecs": ("store/",),
+    "google_crc32c": ("store/",),
+    "filelock": ("store/",),
+    "dask": ("store/", "stages/"),
+    "diffusers": ("diffusion/",),
+    "transformers": ("diffusion/",),
+    "peft": ("diffusion/",),
+    "tokenizers": ("diffusion/",),
+    "huggingface_hub": ("diffusion/",),
+    "torch": ("diffusion/", "learn/", "stages/"),
+    "safetensors": ("diffusion/", "stages/"),
+    "cv2": ("datasets/", "diffusion/techniques/controlnet.py"),
+    "PIL": ("datasets/",),
+    "scipy": ("datasets/",),
+    "sklearn": ("learn/", "report/"),
+    "yaml": ("yaml_source.py",),
+    "pydantic": ("manifest.py", "problems.py"),
+    "typer": ("cli.py",),
+    "rich": ("report/",),
+    "numpy": ("",),
+}
+
+
+def imported(source: str) -> Iterator[str]:
+    """Dotted names of all modules that a source text imports, wherever it does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports are absolute here"
+            yield from (_module(node.module, alias.name) for alias in node.names)
+
+
+def _module(package: str, name: str) -> str:
+    """What ``from package import name`` imports: a module of ours, or something in `package`."""
+    path = PACKAGE.parent.joinpath(*package.split("."), name)
+    ours = path.is_dir() or path.with_suffix(".py").is_file()
+    return f"{package}.{name}" if ours else package
+
+
+def room(place: str) -> str:
+    """The room of a file below the package, or of a module by its dotted name."""
+    if place.endswith(".py"):
+        return place.split("/")[0].removesuffix(".py")
+    return [*place.split("."), "__init__"][1]
+
+
+def goes_down(source: str, target: str) -> bool:
+    """Whether a module of room `source` may import one of room `target`."""
+    high, low = FLOORS[source], FLOORS[target]
+    return source == target or low < high or (low == high and high in ONE_ROOM)
+
+
+SOURCES = {p.relative_to(PACKAGE).as_posix(): p.read_text(encoding="utf-8")
+           for p in sorted(PACKAGE.rglob("*.py"))}
+IMPORTS = {(path, name) for path, source in SOURCES.items() for name in imported(source)}
+
+
+def test_imports_are_found_wherever_they_are() -> None:
+    source = ("import a.b\ndef f():\n    from gate_cache.diffusion import tiny, nothing\n"
+              "if X:\n    from gate_cache.store.reader import FeatureStore as F\n"
+              "    from gate_cache import diffusion\n")
+    assert set(imported(source)) == {
+        "a.b", "gate_cache.diffusion.tiny", "gate_cache.diffusion", "gate_cache.store.reader"}
+
+
+@pytest.mark.parametrize(("source", "target", "allowed"), [
+    ("cli", "stages", True), ("stages", "cli", False), ("store", "manifest", True),
+    ("store", "datasets", False), ("diffusion", "learn", False), ("learn", "diffusion", False),
+    ("learn", "learn", True), ("manifest", "roots", True), ("errors", "roots", False),
+])
+def test_the_rule_of_the_floors(source: str, target: str, allowed: bool) -> None:
+    assert goes_down(source, target) == allowed
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {room(path) for path in SOURCES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("source", FLOORS)
+def test_imports_only_go_down(source: str) -> None:
+    own = {(path, name) for path, name in IMPORTS - UPWARD
+           if room(path) == source and name.split(".")[0] == PACKAGE.name}
+    assert not {(path, name) for path, name in own if not goes_down(source, room(name))}
+
+
+@pytest.mark.parametrize("library", FENCES)
+def test_a_library_stays_in_its_room(library: str) -> None:
+    users = {path for path, name in IMPORTS if name.split(".")[0] == library}
+    assert not {path for path in users if not path.startswith(FENCES[library])}
+
+
+def test_every_library_has_a_room() -> None:
+    used = {name.split(".")[0] for _, name in IMPORTS}
+    assert used - {PACKAGE.name} - set(sys.stdlib_module_names) <= set(FENCES)
+
+
+def test_exceptions_are_still_needed() -> None:
+    assert UPWARD <= IMPORTS
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.endswith("__init__.py")])
+def test_init_files_are_thin(path: str) -> None:
+    """A docstring, a few names, imports on first use: nothing that runs or loads a room."""
+    body = ast.parse(SOURCES[path]).body
+    kinds = (ast.ImportFrom, ast.Assign, ast.If, ast.FunctionDef)
+    assert isinstance(body[0], ast.Expr) and all(isinstance(s, kinds) for s in body[1:])
+    assert len(SOURCES[path].splitlines()) <= 30
+    runs = [ast.unparse(s.test if isinstance(s, ast.If) else s.value) for s in body
+            if isinstance(s, ast.If | ast.Assign)]
+    assert not [text for text in runs if "(" in text]
+    light = {"__future__", "typing", "gate_cache.datasets.toyworld.names"}
+    assert {s.module for s in body if isinstance(s, ast.ImportFrom)} <= light
+
+
+# ------------------------------------------------------------------------------ light starts
+
+MANIFEST = """
+dataset: {name: toyworld, train: 2, val: 0, test: 0}
+model: {source: tiny}
+conv: {a: {prompt: a cat, maps: [up0]}}
+"""
+HEAVY = ("torch", "diffusers", "transformers", "peft", "cv2", "scipy")
+RUN = """
+import sys
+from gate_cache.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+loaded = sorted(set({banned!r}) & set(sys.modules))
+assert not loaded, loaded
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a manifest and its finished store of random maps."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "m.yaml").write_text(MANIFEST)
+    loaded, roots = load(folder / "m.yaml"), Roots()
+    (combo,) = plan_combos(loaded.manifest, ModelFiles("tiny", None), roots)
+    new = [NewSample(f"train/{name}", "00" * 32, 64, 64) for name in
+           ("aeroplane/00000", "bird/00001")]
+    with open_writer(folder / "stores" / "m.zarr", "toyworld", 8, 1, {}) as writer:
+        writer.append(new)
+        group = writer.require("a", combo.recipe, combo.shapes, "float16", {})
+        group.fit()
+        group.write(range(2), {n: np.ones((2, *s)) for n, s in combo.shapes.items()})
+    return folder
+
+
+@pytest.mark.parametrize(("command", "banned", "expected"), [
+    ("--help", (*HEAVY, "zarr", "numpy", "pydantic", "yaml", "tokenizers"), "Usage"),
+    ("validate m.yaml", (*HEAVY, "zarr", "numpy"), "sound, 1 combos"),
+    ("plan m.yaml", (*HEAVY, "zarr", "numpy"), "UNet passes"),
+    ("status m.yaml", HEAVY, "2/2"),
+    ("inspect stores/m.zarr", HEAVY, "up0"),
+])
+def test_commands_that_only_look_start_light(
+    home: Path, command: str, banned: tuple[str, ...], expected: str,
+) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GATE_CACHE_")}
+    done = subprocess.run([sys.executable, "-c", RUN.format(banned=banned), *command.split()],
+                          cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout

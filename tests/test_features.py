@@ -1,0 +1,149 @@
+"""What a model family offers: the table read off its configuration, and the model itself."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from gate_cache.diffusion import tiny_config
+from gate_cache.errors import ModelError
+from gate_cache.features import SD1_UNET, SD1_VAE, Family, family, nbytes
+from gate_cache.store.layout import BLOCK_ROWS, block_rows
+
+SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5, as published
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+SD15_VAE: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 4}
+SD15 = family(SD15_UNET, SD15_VAE)
+
+
+def conv_shapes(layout: Family, size: int) -> dict[str, tuple[int, ...]]:
+    return {m.name: m.shape(size) for m in layout.select("conv", None)}
+
+
+def attention_shapes(layout: Family, size: int, tokens: int) -> dict[str, tuple[int, ...]]:
+    return {m.name: m.shape(size, tokens) for m in layout.select("attention", None)}
+
+
+def measured(config: dict[str, Any], latent: int) -> dict[str, tuple[int, ...]]:
+    """Shapes that a real UNet yields: (C, h, w) of up{i}, (cells,) of attn{i}; no memory."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def keep(name: str, cells: bool) -> Any:
+        def hook(_module: Any, _inputs: Any, out: torch.Tensor) -> None:
+            found[name] = (out.shape[1],) if cells else tuple(out.shape[1:])
+        return hook
+
+    with torch.device("meta"), torch.no_grad():
+        unet = UNet2DConditionModel(**config)
+        for i, block in enumerate(unet.up_blocks):
+            block.register_forward_hook(keep(f"up{i}", False))
+            for name, module in block.named_modules():
+                if name.endswith("attn2"):
+                    module.register_forward_hook(keep(f"attn{i}", True))
+        text = torch.zeros(1, 77, config["cross_attention_dim"])
+        unet(torch.zeros(1, 4, latent, latent), torch.zeros(1, dtype=torch.long), text)
+    return found
+
+
+def test_maps_of_stable_diffusion_1_5_at_512() -> None:
+    assert conv_shapes(SD15, 512) == {
+        "up0": (1280, 16, 16), "up1": (1280, 32, 32), "up2": (640, 64, 64), "up3": (320, 64, 64)}
+    assert attention_shapes(SD15, 512, 77) == {
+        "attn1": (77, 16, 16), "attn2": (77, 32, 32), "attn3": (77, 64, 64)}
+
+
+@pytest.mark.parametrize(("config", "vae", "size"), [
+    (SD15_UNET, SD15_VAE, 512), (tiny_config.UNET, tiny_config.VAE, 64),
+], ids=["sd15-512", "tiny-64"])
+def test_the_table_is_what_the_model_yields(
+    config: dict[str, Any], vae: dict[str, Any], size: int,
+) -> None:
+    layout = family(config, vae)
+    cells = {n: (h * w,) for n, (_, h, w) in attention_shapes(layout, size, 77).items()}
+    assert measured(config, size // layout.latent_stride) == {**conv_shapes(layout, size), **cells}
+
+
+def test_the_assumed_layout_is_that_of_stable_diffusion_1_5() -> None:
+    assert family(SD1_UNET, SD1_VAE) == SD15
+
+
+def test_sizes_of_stable_diffusion_1_5() -> None:
+    assert (SD15.default_size, SD15.size_multiple, SD15.latent_shape(512)) == (512, 64, (4, 64, 64))
+
+
+def test_select_gives_all_or_the_named_in_the_models_order() -> None:
+    assert [m.name for m in SD15.select("conv", ["up3", "up0"])] == ["up0", "up3"]
+    assert [m.name for m in SD15.select("attention", None)] == ["attn1", "attn2", "attn3"]
+
+
+@pytest.mark.parametrize(("kind", "name", "message"), [
+    ("conv", "up4", "no map 'up4' .*it offers: up0, up1, up2, up3"),
+    ("conv", "attn1", "no map 'attn1'.*it offers: up0"),
+    ("attention", "attn0", "no map 'attn0' .*did you mean 'attn.'.*it offers: attn1, attn2, attn3"),
+])
+def test_select_refuses_what_the_model_lacks(kind: Any, name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        SD15.select(kind, [name])
+
+
+@pytest.mark.parametrize("size", [64, 512, 768])
+def test_sizes_that_fit_are_returned(size: int) -> None:
+    assert SD15.check_size(size, "model.size") == size
+
+
+@pytest.mark.parametrize(("size", "near"), [(500, 512), (16, 64), (520, 512), (730, 704)])
+def test_sizes_that_do_not_fit_name_a_near_one(size: int, near: int) -> None:
+    with pytest.raises(ModelError, match=rf"^model\.size: {size} .* of 64, .* try {near}$"):
+        SD15.check_size(size, "model.size")
+
+
+@pytest.mark.parametrize(("unet", "vae"), [({}, SD15_VAE), (SD15_UNET, {})])
+def test_configurations_without_channels_are_refused(
+    unet: dict[str, Any], vae: dict[str, Any],
+) -> None:
+    with pytest.raises(ModelError):
+        family(unet, vae)
+
+
+@pytest.mark.parametrize(("shape", "dtype", "expected"), [
+    ((320, 64, 64), "float16", 320 * 64 * 64 * 2), ((4, 64, 64), "float32", 4 * 64 * 64 * 4),
+    ((), "float64", 8),
+])
+def test_nbytes(shape: tuple[int, ...], dtype: str, expected: int) -> None:
+    assert nbytes(shape, dtype) == expected
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [("float16", 16), ("float32", 8)])
+def test_block_of_stable_diffusion_1_5_at_512(dtype: str, rows: int) -> None:
+    shapes = [*conv_shapes(SD15, 512).values(), *attention_shapes(SD15, 512, 77).values()]
+    assert block_rows(shapes, dtype) == rows
+
+
+@pytest.mark.parametrize("side", [1, 3, 8, 17, 64, 200, 1000, 10_000])
+def test_block_is_a_power_of_two_within_its_bounds(side: int) -> None:
+    rows = block_rows([(4, 1, 1), (320, side, side)], "float16")
+    assert BLOCK_ROWS == (8, 1024) and 8 <= rows <= 1024 and rows.bit_count() == 1
+
+
+def test_block_is_set_by_the_largest_map() -> None:
+    small, large = (4, 8, 8), (640, 64, 64)
+    assert block_rows([small, large], "float16") == block_rows([large], "float16") \
+        < block_rows([small], "float16")
