@@ -146,7 +146,7 @@ def train(manifest: ManifestPath,
              "pairs": pairs, "lr": lr, "seed": seed}
     loaded = load(manifest, {k: v for k, v in given.items() if v is not None})
     roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
-    with _interruptible("the run directory has no metrics.json and can be removed"):
+    with _interruptible("a run directory without metrics.json is unfinished"):
         from gate_cache.stages.train import train as stage
 
         found = stage(loaded, roots, device=device, run=out, progress=console_progress())

@@ -53,7 +53,7 @@ class PFWillowSpec(Spec):
 
 
 class FolderSpec(Spec):
-    """Any tree of images; the first folder of a path is its category."""
+    """Any tree of images."""
 
     name: Literal["folder"]
     root: str
@@ -77,8 +77,8 @@ class ControlNetSpec(Spec):
 
     source: str
     scale: float = 1.0
-    low: int = Field(100, ge=0)
-    high: int = Field(200, ge=0)
+    low: int = Field(100, ge=0, le=10_000)
+    high: int = Field(200, ge=0, le=10_000)
 
 
 class LoraSpec(Spec):
@@ -140,7 +140,7 @@ class TrainSpec(Spec):
     hidden: int = Field(128, ge=1)
     conv_channels: int = Field(384, ge=1)
     resolution: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     validate_every: int = Field(500, ge=1, description="in training pairs")
 
 
@@ -231,7 +231,7 @@ def _check_names(data: dict[str, Any]) -> list[Problem]:
             if not NAME.fullmatch(str(name)):
                 found.append(((section, name), "a combo's name is lower-case letters, digits,"
                               " '-', '_' and '.', starting with a letter or digit"))
-            elif str(name) == "samples" or str(name).startswith("latents-"):
+            elif str(name) in ("samples", "latents") or str(name).startswith("latents-"):
                 found.append(((section, name), "this name is taken by the store itself"))
     return found
 
@@ -259,6 +259,8 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
         found.append(((*place, "denoise"), f"needs 'from' at least 'steps' above t = {combo.t}"))
     if combo.controlnet and combo.controlnet.low > combo.controlnet.high:
         found.append(((*place, "controlnet", "low"), "Canny's low threshold is above the high"))
+    if len({lora.source for lora in combo.lora}) < len(combo.lora):
+        found.append(((*place, "lora"), "a LoRA is named twice; give it once, with one scale"))
     prefix = "up" if place[0] == "conv" else "attn"
     for i, name in enumerate(combo.maps or ()):
         if not MAP_NAME.fullmatch(name) or not name.startswith(prefix):

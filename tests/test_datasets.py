@@ -54,6 +54,15 @@ def test_folder_lists_nested_images_of_every_extension_sorted(tmp_path: Path) ->
     assert ids(tmp_path) == sorted(names)
 
 
+def test_folder_survives_links_that_lead_to_each_other(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.png").touch()
+        (tmp_path / name / "link").symlink_to(tmp_path / other, target_is_directory=True)
+    ids = [s.id for s in Folder(tmp_path).samples()]
+    assert ids == ["a/a.png", "a/link/b.png", "b/b.png", "b/link/a.png"]
+
+
 def test_folder_survives_links_that_loop(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.png").touch()

@@ -25,7 +25,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion import tiny
 from gate_cache.diffusion.noise import noise
 from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.errors import DataError, DiskError, ModelError, StoreError, UserError
+from gate_cache.errors import DataError, DiskError, ModelError, RowNotDone, StoreError, UserError
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
@@ -229,14 +229,71 @@ def test_touching_and_moving_files_recomputes_nothing(roots: Roots, tmp_path: Pa
     assert not any(extract(again, moved, device="cpu").rows.values())
 
 
-def test_a_row_of_a_changed_image_is_not_computed_from_another_content(
-        roots: Roots, manifest: WriteManifest) -> None:
-    folder = photos(roots, 3)
+def more(manifest: WriteManifest) -> Loaded:
+    return manifest(**{**FOLDER, "conv": {"plain": PROMPT, "control": CONTROL}})
+
+
+def test_a_new_combo_leaves_out_rows_whose_image_is_gone(roots: Roots,
+                                                        manifest: WriteManifest) -> None:
+    """Neither are they computed from another content, nor do they stop the others."""
+    folder = photos(roots, 5)
     extract(manifest(**FOLDER), roots, device="cpu")
     shutil.copy(folder / "00.png", folder / "02.png")
-    more = manifest(**{**FOLDER, "conv": {"plain": PROMPT, "control": CONTROL}})
-    with pytest.raises(StoreError, match=r"1 of its images are gone .* \(duck/02\.png\)"):
-        extract(more, roots, device="cpu")
+    (folder / "04.png").unlink()
+    result = extract(more(manifest), roots, device="cpu")
+    assert result.rows == {"latents": 1, "plain": 1, "control": 4}
+    store = FeatureStore.open(result.store)
+    assert store["plain"].done().all()
+    assert store["control"].done().tolist() == [True, True, False, True, False, True]
+    for row in (2, 4):
+        with pytest.raises(RowNotDone, match="its image was gone or changed"):
+            store["control"]["up1"][row]
+    assert not any(extract(more(manifest), roots, device="cpu").rows.values())
+
+
+def test_an_image_that_comes_back_is_computed_then(roots: Roots, manifest: WriteManifest,
+                                                   tmp_path: Path) -> None:
+    folder = photos(roots, 5)
+    extract(manifest(**FOLDER), roots, device="cpu")
+    shutil.move(folder / "04.png", tmp_path / "04.png")
+    extract(more(manifest), roots, device="cpu")
+    shutil.move(tmp_path / "04.png", folder / "04.png")
+    result = extract(more(manifest), roots, device="cpu")
+    assert result.rows == {"latents": 0, "plain": 0, "control": 2}  # its block of rows 3 and 4
+    other = Roots(roots.data, roots.models, tmp_path / "fresh", roots.runs)
+    straight = FeatureStore.open(extract(more(manifest), other, device="cpu").store)
+    again = FeatureStore.open(result.store)
+    for name in again["control"]:
+        np.testing.assert_array_equal(again["control"][name][:], straight["control"][name][:])
+
+
+def test_fewer_images_in_the_manifest_leave_the_store_usable(
+        toy: Toy, roots: Roots, manifest: WriteManifest) -> None:
+    shutil.copytree(toy[1].stores, roots.stores)
+    fewer = manifest(dataset={"name": "toyworld", "train": 2, "val": 0, "test": 3},
+                     conv={"new": {"prompt": "a boat"}}, attention={})
+    assert extract(fewer, roots, device="cpu").rows == {"latents": 0, "new": 5}
+
+
+def test_damaged_kept_rows_are_refused_not_marked_done_again(
+        roots: Roots, manifest: WriteManifest) -> None:
+    photos(roots, 4)
+    store = extract(manifest(**FOLDER), roots, device="cpu").store
+    next(store.glob("plain-*/up1/c/1/0/0/0")).unlink()
+    photos(roots, 5)
+    with pytest.raises(StoreError, match="a finished block is missing or damaged"):
+        extract(manifest(**FOLDER), roots, device="cpu")
+
+
+def test_what_a_store_keeps_to_is_said(toy: Toy, capsys: pytest.CaptureFixture[str],
+                                       manifest: WriteManifest) -> None:
+    from gate_cache.report.console import Lines
+
+    changed = manifest(store={"block": 5, "batch": 4, "dtype": "float32", "path": "toy.zarr"})
+    assert not any(extract(changed, toy[1], device="cpu", progress=Lines()).rows.values())
+    said = capsys.readouterr().err
+    for words in ("blocks of 3", "batches of 2", "plain in float16"):
+        assert words in said
 
 
 def test_all_damaged_images_are_named_before_anything_is_stored(

@@ -317,7 +317,9 @@ def test_memo_needs_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path.write_bytes(b"a" * BIG)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user without a home
+    monkeypatch.chdir(tmp_path)
     assert remembered_sha256(path) == file_sha256(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # -------------------------------------------------------------------------------- differences
@@ -448,7 +450,8 @@ class Hub:
     """Stands in for `snapshot_download`: one repository, and the folder it was fetched to."""
 
     files = tuple(f"{part}/{name}" for part in (
-        "unet", "vae", "text_encoder", "tokenizer", "scheduler") for name in ("x.json", "x.bin"))
+        "unet", "vae", "text_encoder", "tokenizer", "scheduler") for name in (
+            "x.json", "x.bin", "model.safetensors", "model.fp16.safetensors"))
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -472,3 +475,18 @@ def test_model_that_was_fetched_is_found_without_network(
     spec = ModelSpec(source="somebody/something")
     assert locate(spec, roots, download=True) == ModelFiles(spec.source, tmp_path / "hub")
     assert locate(spec, roots) == ModelFiles(spec.source, tmp_path / "hub")
+    assert not list((tmp_path / "hub").rglob("*.bin"))
+    assert not list((tmp_path / "hub").rglob("*.fp16.*"))
+
+
+def test_model_of_which_a_part_was_fetched_is_completed(
+    tmp_path: Path, roots: Roots, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hub's library calls a snapshot complete that another tool fetched in part."""
+    hub = Hub(tmp_path / "hub")
+    (hub.folder / "vae").mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: str(hub.folder)
+                        if k["local_files_only"] else hub(*a, **k))
+    spec = ModelSpec(source="somebody/something")
+    assert locate(spec, roots) is None
+    assert locate(spec, roots, download=True) == ModelFiles(spec.source, hub.folder)

@@ -67,7 +67,7 @@ def test_what_is_written_is_read(full: FeatureStore) -> None:
 
 
 @pytest.mark.parametrize("key", [
-    3, -1, np.int64(2), slice(1, 9, 3), slice(-3, None), [7, 0, 7], np.array([1, 5]),
+    3, -1, np.int64(2), slice(1, 9, 3), slice(-3, None), slice(None, None, -1), [7, 0, 7], np.array([1, 5]),
     (2, 0), (slice(0, 4), slice(None), 1), ([9, 1], 0),
 ])
 def test_rows_are_indexed_as_in_numpy(full: FeatureStore, key: Any) -> None:
@@ -125,6 +125,27 @@ def test_dask_raises_on_rows_that_are_not_done(path: Path) -> None:
     assert float(lazy[:4].sum().compute()) > 0
     with pytest.raises(RowNotDone):
         lazy.sum().compute()
+
+
+def test_dask_arrays_of_two_stores_do_not_mix(full: FeatureStore, tmp_path: Path) -> None:
+    other = tmp_path / "other.zarr"
+    with writing(other) as (_, group):
+        for rows in group.todo():
+            group.write(rows, {n: -m for n, m in maps(rows).items()})
+    pair = [s.dask("plain", "up0") for s in (full, FeatureStore.open(other))]
+    joined = dask.array.concatenate(pair).compute()
+    np.testing.assert_array_equal(joined[:ROWS], -joined[ROWS:])
+
+
+@pytest.mark.parametrize("key", [..., None, (..., 0)])
+def test_the_samples_come_first_in_an_index(full: FeatureStore, key: Any) -> None:
+    with pytest.raises(IndexError, match="index the samples first"):
+        full["plain"]["up0"][key]
+
+
+def test_a_group_without_its_done_marks_is_not_listed(path: Path, full: FeatureStore) -> None:
+    shutil.rmtree(next(path.glob("plain-*/done")))
+    assert FeatureStore.open(path).combos == ()
 
 
 def test_plain_zarr_and_dask_open_the_store(full: FeatureStore) -> None:

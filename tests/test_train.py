@@ -122,7 +122,9 @@ def build(stores: Path, loaded: Loaded, rows: dict[str, int] | None = None,
             wanted = loaded.manifest.combos[name].maps or list(SIDES[kind])
             shapes = {m: maps[0][m].shape for m in wanted}
             group = writer.require(name, recipe(loaded, name, wanted, weights), shapes, "float16",
-                                   {"source": sources(loaded.manifest.combos[name])})
+                                   {
+                                       "source": sources(loaded.manifest.combos[name]),
+                                       "model": loaded.manifest.model.source})
             group.fit()
             for block in blocks_of((rows or {}).get(name, len(ids)), BLOCK):
                 group.write(block, {m: np.stack([maps[r][m] for r in block]) for m in wanted})
@@ -244,7 +246,8 @@ def every(store: FeatureStore) -> Buckets:
 
 
 def buckets(store: FeatureStore, *combos: str, attention: str | None = None) -> Buckets:
-    return Buckets(store, BucketSpec(combos, attention), CPU, MapCache(store, 2**30))
+    rows = {name: row for row, name in enumerate(store.samples.ids)}
+    return Buckets(store, BucketSpec(combos, attention), CPU, MapCache(store, 2**30), rows)
 
 
 def pairs(split: Split) -> list[PairPoints]:
@@ -303,12 +306,12 @@ def test_table_of_nn_names_every_method(nn_run: Finished) -> None:
 
 def test_table_of_conv_names_every_method(conv_run: Finished) -> None:
     assert list(conv_run.rows) == ["copy the position", "single feature: good",
-                                   "GATE: 2 assigners"]
+                                   "the same, head nn, untrained: good", "GATE: 2 assigners"]
 
 
 def test_only_what_was_trained_is_marked_so(nn_run: Finished, conv_run: Finished) -> None:
     assert [r["trained"] for r in nn_run.rows.values()] == [False] * 5 + [True]
-    assert [r["trained"] for r in conv_run.rows.values()] == [False, True, True]
+    assert [r["trained"] for r in conv_run.rows.values()] == [False, True, False, True]
 
 
 def test_every_method_is_judged_on_the_same_points(nn_run: Finished) -> None:
@@ -540,10 +543,10 @@ def test_a_split_without_pairs_is_named(root: Path, tmp_path: Path, split: str,
     assert f"split '{split}' has no pairs" in message
 
 
-def test_combos_of_different_channels_are_refused(tmp_path: Path) -> None:
+def test_combos_of_different_maps_are_refused(tmp_path: Path) -> None:
     conv = {**CONV, "noise-1": {"prompt": "noise", "seed": 1, "maps": ["up1"]}}
     build(tmp_path / "stores", manifest(tmp_path, conv=conv))
-    assert "channels" in refused(tmp_path, tmp_path / "runs", conv=conv)
+    assert "need the same maps" in refused(tmp_path, tmp_path / "runs", conv=conv)
 
 
 def test_a_missing_attention_map_is_named(root: Path, tmp_path: Path) -> None:
@@ -662,7 +665,7 @@ def test_attention_is_beside_the_bucket(store: FeatureStore) -> None:
 
 
 def test_resolution_can_be_chosen(store: FeatureStore) -> None:
-    found = Buckets(store, BucketSpec(("good",), "attn", ("attn0",), 4), CPU, MapCache(store, 0))(0)
+    found = Buckets(store, BucketSpec(("good",), "attn", ("attn0",), 4), CPU, MapCache(store, 0), {})(0)
     assert found.attention is not None
     assert (found.conv.shape[-1], found.attention.shape) == (4, (TOKENS, 4, 4))
 
@@ -754,5 +757,5 @@ def test_map_cache_reads_a_row_once_for_all_who_share_it(
         reads.append(i), real(self, i))[1])
     cache = MapCache(store, 2**30)
     for combos in (("good",), ("good", "noise-0")):
-        Buckets(store, BucketSpec(combos), CPU, cache)(3)
+        Buckets(store, BucketSpec(combos), CPU, cache, {})(3)
     assert reads == [3, 3]  # one row of each combo

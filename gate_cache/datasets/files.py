@@ -70,7 +70,7 @@ def walk(root: Path, extensions: frozenset[str]) -> list[str]:
     found: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = sorted(f for f in folders if not f.startswith(".")
-                            and not _loops(os.path.join(folder, f)))
+                            and not _loops(os.path.join(folder, f), root))
         below = Path(folder).relative_to(root)
         found += [(below / n).as_posix() for n in names
                   if not n.startswith(".") and os.path.splitext(n)[1].lower() in extensions]
@@ -84,13 +84,12 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"{error.filename}: folder cannot be read: {error.strerror}")
 
 
-def _loops(path: str) -> bool:
-    """Whether a link leads to a folder that holds it."""
+def _loops(path: str, root: Path) -> bool:
+    """Whether a linked folder is one of the folders on the way to it."""
     if not os.path.islink(path):
         return False
-    target = os.path.realpath(path)
-    here = os.path.realpath(os.path.dirname(path))
-    return os.path.commonpath([target, here]) == target
+    way = [p for p in Path(path).parents if p == root or root in p.parents]
+    return os.path.realpath(path) in {os.path.realpath(p) for p in way}
 
 
 def _is_utf8(name: str) -> bool:

@@ -33,7 +33,10 @@ def remembered_sha256(path: Path) -> str:
 
 
 def _file() -> Path:
+    """Where the memo is; below no folder at all where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(base):
+        raise OSError(f"no home to remember in: {base}")
     return Path(base) / "gate-cache" / "sha256.json"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from gate_cache.diffusion.memo import remembered_sha256
 from gate_cache.diffusion.sources import (
     TINY,
     ModelFiles,
+    controlnet_from_hub,
     find_folder,
     folder_digest,
-    from_hub,
 )
 from gate_cache.errors import ModelError, UserError, did_you_mean
 from gate_cache.features import Family, MapSpec
@@ -139,8 +140,8 @@ def controlnet_folder(name: str, spec: ControlNetSpec, roots: Roots,
     """
     if spec.source == TINY:
         return None
-    folder = find_folder(spec.source, roots, f"{name}.controlnet.source") or from_hub(
-        spec.source, None, ["config.json", "*.safetensors"], download)
+    folder = find_folder(spec.source, roots, f"{name}.controlnet.source") or controlnet_from_hub(
+        spec.source, download)
     if folder is None:
         raise ModelError(f"{name}.controlnet.source: '{spec.source}' is not on this machine; put"
                          f" its config.json and safetensors into {roots.models / spec.source}")
@@ -151,8 +152,7 @@ def controlnet_digest(name: str, spec: ControlNetSpec, roots: Roots) -> str:
     """sha256 over a ControlNet's weights and configuration."""
     folder = controlnet_folder(name, spec, roots)
     if folder is None:
-        return fingerprint({"tiny": tiny_config.VERSION, "controlnet": list(
-            tiny_config.CONTROLNET["block_out_channels"])})
+        return _tiny_digest("controlnet", tiny_config.CONTROLNET)
     return folder_digest(folder, None)
 
 
@@ -181,9 +181,15 @@ def lora_digest(name: str, spec: LoraSpec, roots: Roots) -> str:
     """sha256 of a LoRA's file."""
     path = lora_file(name, spec, roots)
     if path is None:
-        return fingerprint({"tiny": tiny_config.VERSION, "lora": spec.source,
-                            "rank": tiny_config.LORAS[spec.source]})
+        return _tiny_digest(spec.source, {**tiny_config.LORA, "rank": tiny_config.LORAS[
+            spec.source]})
     return remembered_sha256(path)
+
+
+def _tiny_digest(name: str, config: Mapping[str, Any]) -> str:
+    """Digest of something built in code: its recipe is all that decides it."""
+    recipe = {"tiny": tiny_config.VERSION, "name": name, "config": config}
+    return fingerprint(json.loads(json.dumps(recipe)))
 
 
 def missing_inputs(manifest: Manifest, roots: Roots, download: bool = False) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
     folder = find_folder(spec.source, roots, "model.source")
     if folder is None:
         patterns = ["model_index.json", *_patterns(spec.variant)]
-        folder = from_hub(spec.source, spec.revision, patterns, download)
+        whole = partial(_is_whole, _COMPONENTS)
+        folder = from_hub(spec.source, spec.revision, patterns, whole, download)
     if folder is None:
         return None
     for component in _COMPONENTS:
@@ -165,8 +167,27 @@ def find_folder(source: str, roots: Roots, place: str) -> Path | None:
                      f"{did_you_mean(source, [TINY])}")
 
 
-def from_hub(repo: str, revision: str | None, patterns: list[str], download: bool) -> Path | None:
+def _is_whole(folders: Iterable[str], snapshot: Path) -> bool:
+    """Whether a snapshot has files in all these folders (another tool may have fetched a part)."""
+    return all(any((snapshot / folder).glob("*.json")) for folder in folders) and all(
+        any((snapshot / folder).glob("*.safetensors")) for folder in folders
+        if folder not in ("tokenizer", "scheduler"))
+
+
+def controlnet_from_hub(repo: str, download: bool) -> Path | None:
+    """The local snapshot of a ControlNet's repository, as `from_hub`."""
+    return from_hub(repo, None, ["config.json", "diffusion_pytorch_model.safetensors"],
+                    partial(_is_whole, ["."]), download)
+
+
+def from_hub(repo: str, revision: str | None, patterns: list[str],
+             whole: Callable[[Path], bool], download: bool) -> Path | None:
     """The local snapshot of a hub repository; with `download`, fetched where it is not here.
+
+    Parameters
+    ----------
+    patterns : of the files that are wanted
+    whole : whether a snapshot has all of them
 
     Raises
     ------
@@ -181,13 +202,16 @@ def from_hub(repo: str, revision: str | None, patterns: list[str], download: boo
                                       ignore_patterns=_NOT_READ, local_files_only=local))
 
     try:
-        return fetch(local=True)
+        found = fetch(local=True)
+        if whole(found):
+            return found
     except HFValidationError:
         raise ModelError(f"'{repo}' is neither a folder below the models root nor a hub id"
                          " (organisation/name)") from None
     except LocalEntryNotFoundError:
-        if not download:
-            return None
+        pass
+    if not download:
+        return None
     try:
         return fetch(local=False)
     except Exception as error:

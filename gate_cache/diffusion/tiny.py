@@ -20,9 +20,6 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from gate_cache.diffusion import tiny_config as config
 from gate_cache.diffusion.tokens import BOS, EOS, tiny_tokens
 
-_LORA_TARGETS = (".to_q", ".to_k", ".to_v", ".to_out.0", ".conv1", ".conv2")
-_LORA_STRENGTH = 0.3
-
 
 def unet() -> Any:
     """The UNet: four up levels, cross-attention in three."""
@@ -52,13 +49,13 @@ def lora(name: str, base: Any) -> dict[str, torch.Tensor]:
     rank = config.LORAS[name]
     state: dict[str, torch.Tensor] = {}
     for path, module in base.named_modules():
-        if not path.endswith(_LORA_TARGETS):
+        if not path.endswith(config.LORA["targets"]):
             continue
         out, into, *kernel = module.weight.shape
         shape_a, shape_b = (rank, into, *kernel), (out, rank, *[1] * len(kernel))
         key = f"unet.{path}"
         state[f"{key}.lora_A.weight"] = _draw(f"{name}/{key}/A", shape_a)
-        state[f"{key}.lora_B.weight"] = _draw(f"{name}/{key}/B", shape_b) * _LORA_STRENGTH
+        state[f"{key}.lora_B.weight"] = _draw(f"{name}/{key}/B", shape_b) * config.LORA["strength"]
     return state
 
 

@@ -12,6 +12,11 @@ from typing import Any
 VERSION = "random-1"
 LORAS = {"tiny/moderate": 4, "tiny/overfit": 16}
 """Built-in LoRAs and their ranks."""
+LORA: dict[str, Any] = {
+    "targets": (".to_q", ".to_k", ".to_v", ".to_out.0", ".conv1", ".conv2"),
+    "strength": 0.3,
+}
+"""Which layers of the UNet they change (convolutions too, as LoCon does), and how much."""
 
 _CHANNELS = (32, 64, 96, 128)
 _TEXT_WIDTH = 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,41 +53,36 @@ class Buckets:
     store : an open store
     spec : what makes up a bucket
     device : where maps are resized
-    rows : reads maps; several `Buckets` may share one
+    cache : reads maps; several `Buckets` may share one
+    rows : row of each sample by id
+
+    Raises
+    ------
+    StoreError
+        The combos have different maps, so they cannot be amalgamated.
     """
 
     def __init__(self, store: FeatureStore, spec: BucketSpec, device: torch.device,
-                 rows: MapCache) -> None:
+                 cache: MapCache, rows: Mapping[str, int]) -> None:
         self.spec = spec
         self.device = device
+        self._cache = cache
         self._rows = rows
-        self._samples = store.samples
         self._maps = {name: store[name].maps for name in spec.combos}
+        if len(set(self._maps.values())) > 1:
+            raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")
+        first = store[spec.combos[0]]
+        shapes = [first[name].shape[1:] for name in first.maps]
+        self.channels: int = sum(s[0] for s in shapes)
+        self.resolution = spec.resolution or max(s[-1] for s in shapes)
         if spec.attention:
             view = store[spec.attention]
             wanted = spec.attention_maps or view.maps[-2:]
             self._maps[spec.attention] = tuple(view[name].name for name in wanted)
-        shapes = {n: [store[n][m].shape[1:] for m in self._maps[n]] for n in spec.combos}
-        self._channels = {n: sum(s[0] for s in each) for n, each in shapes.items()}
-        self.resolution = spec.resolution or max(s[-1] for e in shapes.values() for s in e)
-
-    @property
-    def channels(self) -> int:
-        """C of a bucket.
-
-        Raises
-        ------
-        StoreError
-            The combos have different channels, so they cannot be amalgamated.
-        """
-        if len(set(self._channels.values())) > 1:
-            raise StoreError("combos of one bucket need the same maps; channels:"
-                             f" {self._channels}")
-        return next(iter(self._channels.values()))
 
     def named(self, sample_id: str) -> Bucket:
         """The bucket of one sample."""
-        return self(self._samples.row(sample_id))
+        return self(self._rows[sample_id])
 
     def __call__(self, row: int) -> Bucket:
         """The bucket of one row."""
@@ -96,7 +92,7 @@ class Buckets:
 
     def _joined(self, combo: str, row: int) -> torch.Tensor:
         """A combo's levels, resized (bilinear) and concatenated along the channels."""
-        maps = self._rows(combo, self._maps[combo], row)
+        maps = self._cache(combo, self._maps[combo], row)
         size = (self.resolution, self.resolution)
         parts = [F.interpolate(m.to(self.device).float()[None], size, mode="bilinear",
                                align_corners=False, antialias=False)[0] for m in maps.values()]

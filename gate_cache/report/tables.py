@@ -89,6 +89,7 @@ def show_status(status: Status) -> None:
         table.add_row(escape(combo.name), escape(f"{combo.state}{why}"),
                       f"{combo.done}/{combo.total}", style=styles[combo.state])
     out.print(table)
+    _say(out, "images are compared by name here; extract compares their contents", "dim")
     if status.extra:
         _say(out, f"also in the store: {', '.join(status.extra)}")
     for note in status.notes:

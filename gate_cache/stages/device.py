@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from gate_cache.errors import UserError
@@ -23,3 +26,19 @@ def choose_device(name: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {chosen}: not to be used here ({reason})") from None
     return device
+
+
+@contextmanager
+def out_of_memory(way_out: str) -> Iterator[None]:
+    """Turn the device's out-of-memory error into one line.
+
+    Raises
+    ------
+    UserError
+        The memory is full; `way_out` says what to make smaller.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the device's memory is full: use {way_out}; what is done is kept"
+                        ) from error

@@ -6,12 +6,10 @@ Wiring only: what is missing is found in the store, computed by `diffusion`, wri
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +19,22 @@ from gate_cache.datasets.images import to_square
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import PlannedCombo, latents_recipe, plan_combos, sources
 from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.errors import DataError, StoreError, listed
+from gate_cache.errors import StoreError, listed
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.plan import need_files, store_block, store_of
+from gate_cache.stages.register import register
 from gate_cache.store.disk import need_space
 from gate_cache.store.layout import LATENT_MAP, LATENTS, group_footprint
-from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import GroupWriter, StoreWriter, open_writer
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.extractor import Extractor
 
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "opencv-python-headless", "numpy")
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow",
+             "opencv-python-headless", "opencv-python")
 Maps = dict[str, npt.NDArray[Any]]
-Value = TypeVar("Value")
 
 
 @dataclass
@@ -89,14 +87,14 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     block = store_block(manifest, [p.shapes for p in plans])
     path = store_of(loaded, roots)
     with open_writer(path, dataset.name, block, manifest.store.batch, versions()) as store:
-        new, gone = _register(store, dataset, ids, show)
+        new, gone = register(store, dataset, ids, show)
         result = Extracted(path, len(ids), new, dict.fromkeys([LATENTS, *manifest.combos], 0))
-        jobs, latents, space = _jobs(store, plans, files, loaded)
-        _refuse_gone(store, jobs, gone)
+        jobs, latents, space = _jobs(store, plans, files, loaded, gone)
+        _tell_kept(store, jobs, loaded, show)
         if any(job.todo for job in jobs):
             need_space(path, space)
-            _run(_Run(loaded, roots, dataset, store, files, latents, result, show), jobs,
-                 device, batch or store.batch)
+            run = _Run(loaded, roots, dataset, store, files, latents, gone, result, show)
+            _run(run, jobs, device, batch or store.batch)
     return result
 
 
@@ -111,62 +109,22 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _register(store: StoreWriter, dataset: ImageDataset, ids: list[str],
-              show: Progress) -> tuple[int, list[int]]:
-    """Append images that the store does not know, by id and content; all are decoded first.
-
-    Returns
-    -------
-    How many are new, and the rows whose image is gone from the data set, or has other content.
-    """
-    known = set(zip(store.samples.ids, store.samples.sha256, strict=True))
-    digests = _each(show, "reading the data set", dataset.sha256, ids)
-    present = set(zip(ids, digests, strict=True))
-    gone = [row for row, key in enumerate(zip(store.samples.ids, store.samples.sha256,
-                                              strict=True)) if key not in present]
-    new = [(i, d) for i, d in zip(ids, digests, strict=True) if (i, d) not in known]
-    if not new:
-        return 0, gone
-    checked = _each(show, "checking new images", partial(_check, dataset), [i for i, _ in new])
-    bad = [c for c in checked if isinstance(c, DataError)]
-    if bad:
-        raise DataError("\n".join(str(e) for e in bad))
-    store.append([NewSample(i, d, *size) for (i, d), size in zip(new, checked, strict=True)
-                  if isinstance(size, tuple)])
-    return len(new), gone
+def _tell_kept(store: StoreWriter, jobs: list[_Job], loaded: Loaded, show: Progress) -> None:
+    """Say where a store keeps to what it was begun with, whatever the manifest says now."""
+    now, said = loaded.manifest.store, []
+    if now.block and now.block != store.block:
+        said.append(f"blocks of {store.block}")
+    if now.batch != store.batch:
+        said.append(f"batches of {store.batch}")
+    said += [f"{job.plan.name} in {job.group.dtype(job.group.maps[0])}" for job in jobs
+             if job.group.dtype(job.group.maps[0]) != now.dtype]
+    if said:
+        show.say(f"note: this store was begun with {listed(said)}, and keeps it; give store.path"
+                 " another name to change that")
 
 
-def _each(show: Progress, label: str, work: Callable[[str], Value], ids: list[str]) -> list[Value]:
-    """Do one thing for every image, in threads, in order."""
-    found = []
-    with show.task(label, len(ids), "images") as task, ThreadPoolExecutor(2) as pool:
-        for value in pool.map(work, ids):
-            found.append(value)
-            task.advance()
-    return found
-
-
-def _check(dataset: ImageDataset, sample_id: str) -> tuple[int, int] | DataError:
-    try:
-        height, width = dataset.image(sample_id).shape[:2]
-        return height, width
-    except DataError as error:
-        return error
-
-
-def _refuse_gone(store: StoreWriter, jobs: list[_Job], gone: list[int]) -> None:
-    """A row whose image is gone or changed can be kept where it is done, but not computed."""
-    left = {row for job in jobs for rows in job.todo
-            for row in range(rows.start + job.group.kept(rows), rows.stop)}
-    lost = [store.samples[row] for row in gone if row in left]
-    if lost:
-        raise StoreError(f"{store.path}: {len(lost)} of its images are gone from the data set, or"
-                         f" were changed, before every combo had them ({listed(lost, 3)}); put"
-                         " them back or give store.path another name")
-
-
-def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles,
-          loaded: Loaded) -> tuple[list[_Job], GroupWriter, int]:
+def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles, loaded: Loaded,
+          gone: set[int]) -> tuple[list[_Job], GroupWriter, int]:
     """What is left to do, the latents' group, and the bytes it needs."""
     model, dtype = loaded.manifest.model, loaded.manifest.store.dtype
     about = {"model": model.source, "versions": versions()}
@@ -180,10 +138,10 @@ def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles,
         names = {"source": sources(plan.combo), "tokens": list(files.tokens.encode(
             plan.combo.prompt).words) if plan.recipe["kind"] == "attention" else []}
         group = store.require(plan.name, plan.recipe, plan.shapes, dtype, {**about, **names})
-        jobs.append(_Job(plan, group, group.todo()))
+        jobs.append(_Job(plan, group, group.todo(gone)))
         left = sum(len(r) for r in jobs[-1].todo)
         space += group_footprint(plan.shapes, dtype, left, store.block).bytes if left else 0
-    left = sum(len(r) for r in latents.todo())
+    left = sum(len(r) for r in latents.todo(gone))
     return jobs, latents, space + group_footprint(shape, "float32", left, store.block).bytes
 
 
@@ -197,6 +155,7 @@ class _Run:
     store: StoreWriter
     files: ModelFiles
     latents: GroupWriter
+    gone: set[int]
     result: Extracted
     show: Progress
 
@@ -204,7 +163,7 @@ class _Run:
 def _run(run: _Run, jobs: list[_Job], device: str | None, batch: int) -> None:
     """Go through the blocks; within a block, latents first, then every combo."""
     from gate_cache.diffusion.extractor import open_extractor
-    from gate_cache.stages.device import choose_device
+    from gate_cache.stages.device import choose_device, out_of_memory
 
     manifest = run.loaded.manifest
     run.show.say(f"loading {manifest.model.source}")
@@ -214,46 +173,64 @@ def _run(run: _Run, jobs: list[_Job], device: str | None, batch: int) -> None:
     for group in (run.latents, *(job.group for job in active)):
         group.fit()
     blocks = sorted({(r.start, r.stop) for job in active for r in job.todo})
-    total = sum((len(r) - j.group.kept(r)) for j in active for r in j.todo)
+    total = sum(len(_fresh(run, j.group, r)) for j in active for r in j.todo)
     try:
-        with run.show.task("extracting", total, "rows") as task:
+        with out_of_memory("a smaller --batch"), run.show.task("extracting", total, "rows") as task:
             for start, stop in blocks:
                 _block(run, range(start, stop), active, extractor, task)
     finally:
         extractor.close()
 
 
+def _fresh(run: _Run, group: GroupWriter, rows: range) -> list[int]:
+    """Rows of a block to compute: not kept, and their image is there."""
+    return [r for r in rows[group.kept(rows):] if r not in run.gone]
+
+
 def _block(run: _Run, rows: range, jobs: list[_Job], extractor: Extractor, task: Any) -> None:
-    here = [job for job in jobs if rows in job.todo]
-    size = run.files.size(run.loaded.manifest.model.size)
-    images = _Images(run.dataset, run.store, size)
+    images = _Images(run.dataset, run.store, run.files.size(run.loaded.manifest.model.size))
     latents = _latents(run, rows, extractor, images)
-    for job in here:
-        kept = job.group.kept(rows)
-        fresh = range(rows.start + kept, rows.stop)
-        ids = [run.store.samples[r] for r in fresh]
-        pixels = images.read(fresh) if job.plan.combo.controlnet else None
-        maps = extractor.maps(job.plan, ids, latents[kept:], pixels, task.advance)
-        cast = _cast(job, maps)
-        if kept:
-            old = job.group.read(range(rows.start, fresh.start))
-            cast = {n: np.concatenate([old[n], m]) for n, m in cast.items()}
-        job.group.write(rows, cast)
+    for job in (job for job in jobs if rows in job.todo):
+        fresh = _fresh(run, job.group, rows)
+        maps = _maps(run, job.plan, fresh, latents[[r - rows.start for r in fresh]], extractor,
+                     images, task) if fresh else {}
+        _write(run, job.group, rows, _cast(job, maps))
         run.result.rows[job.plan.name] += len(fresh)
+
+
+def _maps(run: _Run, plan: PlannedCombo, fresh: list[int], latents: npt.NDArray[Any],
+          extractor: Extractor, images: _Images, task: Any) -> Maps:
+    pixels = images.read(fresh) if plan.combo.controlnet else None
+    ids = [run.store.samples[r] for r in fresh]
+    return dict(extractor.maps(plan, ids, latents, pixels, task.advance))
+
+
+def _write(run: _Run, group: GroupWriter, rows: range, fresh: Maps) -> Maps:
+    """Write a whole block: kept rows, fresh ones, and NaN where the image is gone."""
+    kept, computed = group.kept(rows), _fresh(run, group, rows)
+    old, at = group.read_kept(rows), [r - rows.start for r in computed]
+    whole: Maps = {}
+    for name in group.maps:
+        shape = group.shape(name)
+        whole[name] = np.full((len(rows), *shape), np.nan, group.dtype(name))
+        whole[name][:kept] = old.get(name, whole[name][:0])
+        if computed:
+            whole[name][at] = fresh[name]
+    void = [r for r in rows[kept:] if r in run.gone]
+    group.write(rows, whole, [*void, *group.absent(rows[:kept])])
+    return whole
 
 
 def _latents(run: _Run, rows: range, extractor: Extractor, images: _Images) -> npt.NDArray[Any]:
     """The block's latents: from the store, or through the VAE and then into the store."""
-    kept = run.latents.kept(rows)
-    old = run.latents.read(range(rows.start, rows.start + kept))[LATENT_MAP]
-    if kept == len(rows):
-        return old
-    fresh = extractor.encode(images.read(range(rows.start + kept, rows.stop)))
-    found = np.concatenate([old, fresh])
-    _refuse_not_finite("latents", {LATENT_MAP: found}, "bfloat16 or float32 as model.dtype")
-    run.latents.write(rows, {LATENT_MAP: found})
-    run.result.rows[LATENTS] += len(rows) - kept
-    return found
+    group = run.latents
+    if group.kept(rows) == len(rows):
+        return group.read_kept(rows)[LATENT_MAP]
+    fresh = _fresh(run, group, rows)
+    found = {LATENT_MAP: extractor.encode(images.read(fresh))} if fresh else {}
+    _refuse_not_finite("latents", found, "bfloat16 or float32 as model.dtype")
+    run.result.rows[LATENTS] += len(fresh)
+    return _write(run, group, rows, dict(found))[LATENT_MAP]
 
 
 def _cast(job: _Job, maps: Maps) -> Maps:
@@ -280,7 +257,7 @@ class _Images:
         self._size = size
         self._known: dict[int, npt.NDArray[np.uint8]] = {}
 
-    def read(self, rows: range) -> npt.NDArray[np.uint8]:
+    def read(self, rows: list[int]) -> npt.NDArray[np.uint8]:
         """(len(rows), size, size, 3) uint8."""
         missing = [r for r in rows if r not in self._known]
         with ThreadPoolExecutor(2) as pool:

@@ -69,7 +69,7 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     older = [v for v in views if v.label == name]
     if older:
         now = recipe or _wanted(manifest, name)
-        why = differences({k: _plain(older[-1], k) for k in now}, now)
+        why = min((differences({k: _plain(v, k) for k in now}, now) for v in older), key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
     raise StoreError(f"{store.path}: '{name}' is not extracted yet; run 'gate-cache extract'")
@@ -87,14 +87,15 @@ def _wanted(manifest: Manifest, name: str) -> dict[str, Any]:
     """What a manifest alone says of a combo."""
     combo = manifest.combos[name]
     wanted = {"kind": manifest.kind(name), "settings": settings(combo),
-              "source": sources(combo), "compute": manifest.model.dtype}
+              "source": sources(combo), "model": manifest.model.source,
+              "compute": manifest.model.dtype}
     size = {"size": manifest.model.size} if manifest.model.size else {}
     return {**wanted, **size, **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
 
 def _plain(view: ComboView, key: str) -> Any:
-    if key == "source":
-        return view.attrs.get("source")
+    if key in ("source", "model"):
+        return view.attrs.get(key)
     value = view.recipe.get(key)
     return sorted(value) if key == "maps" and value else value
 

@@ -95,7 +95,9 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     block = store_block(manifest, shapes.values())
     lines = [_table(ids), _latents(layout.latent_shape(size), len(ids), block)]
     lines += [_combo(manifest, n, s, len(ids), block) for n, s in shapes.items()]
-    store = roots.below("stores", loaded.store_path, "store.path")
+    store = store_of(loaded, roots)
+    if store.exists():
+        notes.append("a store is there already: 'gate-cache status' says what is left to do")
     return Plan(str(store), manifest.model.source, size, len(ids), block, lines, notes)
 
 

@@ -15,6 +15,7 @@ from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.manifest import Loaded, TrainSpec
+from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.lookup import find_combo, known_recipes, need_all
@@ -68,7 +69,7 @@ class Study:
         }
 
 
-def open_study(loaded: Loaded, roots: Roots, device: str | None) -> Study:
+def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress) -> Study:
     """Open and check everything that a manifest's training needs.
 
     Raises
@@ -82,15 +83,15 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None) -> Study:
     combos = tuple(spec.combos or loaded.manifest.conv)
     if not combos:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
-    views = _views(store, loaded, roots, combos)
-    _same_images(store, dataset, list(views.values()))
+    views = _views(store, loaded, roots, combos, show)
+    rows = _rows(store, dataset, list(views.values()))
     pairs = {split: load_pairs(dataset, split) for split in SPLITS}
     _need_pairs(loaded, pairs)
     published = load_pairs(dataset, None)
     baseline = spec.baseline or combos[0]
     groups = tuple(views[name].name for name in combos)
     attention = _attention(loaded)
-    buckets = partial(_buckets, store, spec, place, MapCache(store, CACHE_BYTES))
+    buckets = partial(_buckets, store, spec, place, MapCache(store, CACHE_BYTES), rows)
     return Study(
         spec=spec, store=store, combos=combos, baseline=baseline,
         full=buckets(groups, views[attention].name if attention else None),
@@ -108,9 +109,11 @@ def _dataset(loaded: Loaded, roots: Roots) -> CorrespondenceDataset:
     return dataset
 
 
-def _views(store: FeatureStore, loaded: Loaded, roots: Roots,
-           combos: tuple[str, ...]) -> dict[str, ComboView]:
-    recipes, _ = known_recipes(loaded, roots)
+def _views(store: FeatureStore, loaded: Loaded, roots: Roots, combos: tuple[str, ...],
+           show: Progress) -> dict[str, ComboView]:
+    recipes, notes = known_recipes(loaded, roots)
+    for note in notes:
+        show.say(f"note: {note}")
     attention = _attention(loaded)
     wanted = [*combos, *([attention] if attention else [])]
     if loaded.manifest.train.baseline:
@@ -126,23 +129,19 @@ def _attention(loaded: Loaded) -> str | None:
     return wanted or next(iter(loaded.manifest.attention), None)
 
 
-def _same_images(store: FeatureStore, dataset: CorrespondenceDataset,
-                 views: list[ComboView]) -> None:
-    """Every image is in the store, extracted, and of the size that it has now."""
+def _rows(store: FeatureStore, dataset: CorrespondenceDataset,
+          views: list[ComboView]) -> dict[str, int]:
+    """Rows of all images: each is in the store with the content it has now, and extracted."""
     ids = [s.id for s in dataset.samples()]
-    known = set(store.samples.ids)
-    absent = [i for i in ids if i not in known]
-    if absent:
-        raise StoreError(f"{store.path}: lacks {len(absent)} images of the data set"
-                         f" ({listed(absent, 3)}); run 'gate-cache extract'")
-    rows = [store.samples.row(i) for i in ids]
+    rows = {i: store.samples.find(i, dataset.sha256(i)) for i in ids}
+    lacking = [i for i, row in rows.items() if row is None]
+    if lacking:
+        raise StoreError(f"{store.path}: {len(lacking)} images of the data set are not in it, or"
+                         f" were changed since ({listed(lacking, 3)}); run 'gate-cache extract'")
+    found = {i: row for i, row in rows.items() if row is not None}
     for view in views:
-        need_all(view, rows)
-    other = [i for i, row in zip(ids, rows, strict=True)
-             if tuple(store.samples.sizes[row]) != dataset.size(i)]
-    if other:
-        raise StoreError(f"{store.path}: {len(other)} images have another size now than when they"
-                         f" were extracted ({listed(other, 3)}); run 'gate-cache extract'")
+        need_all(view, list(found.values()))
+    return found
 
 
 def _need_pairs(loaded: Loaded, pairs: dict[Split, list[PairPoints]]) -> None:
@@ -153,9 +152,7 @@ def _need_pairs(loaded: Loaded, pairs: dict[Split, list[PairPoints]]) -> None:
                             " of one category; enlarge it")
 
 
-def _buckets(store: FeatureStore, spec: TrainSpec, place: torch.device, rows: MapCache,
-             combos: tuple[str, ...], attention: str | None) -> Buckets:
+def _buckets(store: FeatureStore, spec: TrainSpec, place: torch.device, cache: MapCache,
+             rows: dict[str, int], combos: tuple[str, ...], attention: str | None) -> Buckets:
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
-    found = Buckets(store, BucketSpec(combos, attention, maps, spec.resolution), place, rows)
-    _ = found.channels  # raises where the combos do not fit each other
-    return found
+    return Buckets(store, BucketSpec(combos, attention, maps, spec.resolution), place, cache, rows)

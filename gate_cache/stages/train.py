@@ -21,6 +21,7 @@ from gate_cache.learn.results import Table
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
+from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.rundir import RunDirectory, new_run
 from gate_cache.stages.study import Study, open_study
 from gate_cache.store.disk import disk_errors
@@ -80,12 +81,14 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
     """
     began = time.monotonic()
     head = loaded.manifest.train.head
-    study = open_study(loaded, roots, device)
+    show = progress or Silent()
+    study = open_study(loaded, roots, device, show)
     folder = RunDirectory(run) if run else new_run(roots.runs, f"{loaded.path.stem}-{head}")
-    with disk_errors(folder.path, "--runs", "and train again"), torch.random.fork_rng():
+    refused = disk_errors(folder.path, "--runs", "and train again")
+    with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng():
         folder.begin(_config(study, loaded))
         try:
-            methods, fits = _train(study, progress or Silent(), folder.log)
+            methods, fits = _train(study, show, folder.log)
             tables = _judge(study, methods, folder.log)
             for name, fitted in fits.items():
                 folder.weights(f"{name}-best", fitted.best)
@@ -134,7 +137,7 @@ def _train(study: Study, show: Progress,
     label = f"training single: {study.baseline}"
     single = fitted("single", label, study.single, alone) if conv else alone()
     methods = [_Method(f"single feature: {study.baseline}", single, study.single, conv, conv)]
-    methods += [] if conv else _untrained(study)
+    methods += [_single_nn(study)] if conv else _untrained(study)
     gate = fitted("gate", "training GATE", study.full,
                   lambda: amalgamated(spec, study.full.channels))
     return [*methods, _Method(_gate_name(study), gate, study.full, True, True, True)], fits
@@ -144,6 +147,13 @@ def _gate_name(study: Study) -> str:
     n = study.spec.assigners
     attention = " + attention" if study.full.spec.attention else ""
     return f"GATE: {n} assigner{'s' if n > 1 else ''}{attention}"
+
+
+def _single_nn(study: Study) -> _Method:
+    """The single feature as it is, for tables in which the trained one has no place."""
+    plain = study.spec.model_copy(update={"head": "nn"})
+    model = fixed(plain, study.single.channels, [1.0])
+    return _Method(f"the same, head nn, untrained: {study.baseline}", model, study.single)
 
 
 def _untrained(study: Study) -> list[_Method]:

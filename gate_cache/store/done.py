@@ -38,11 +38,6 @@ def rows_in(marks: Marks) -> npt.NDArray[np.int64]:
     return (marks >> np.uint64(32)).astype(np.int64)
 
 
-def checksums_in(marks: Marks) -> npt.NDArray[np.uint32]:
-    """Stored checksum of each block."""
-    return (marks & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-
-
 def valid(marks: Marks, block: int, rows: int) -> npt.NDArray[np.bool_]:
     """(rows,) bool: which rows a finished block holds."""
     index = np.arange(rows)

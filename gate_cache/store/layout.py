@@ -13,6 +13,8 @@ SAMPLES = "samples"
 LATENTS = "latents"
 LATENT_MAP = "x0"
 DONE = "done"
+ABSENT = "absent"
+"""Attribute of a group: rows of finished blocks whose image was gone; they hold NaN."""
 BLOCK_BYTES = 96 * 2**20
 BLOCK_ROWS = (8, 1024)
 SAMPLE_CHUNK = 1024

@@ -15,7 +15,7 @@ from gate_cache.errors import RowNotDone, StoreError, did_you_mean, listed
 from gate_cache.fingerprint import Recipe
 from gate_cache.store import done
 from gate_cache.store.attrs import array_in, attrs_of, open_group, store_attrs
-from gate_cache.store.layout import DONE, LATENTS, SAMPLES
+from gate_cache.store.layout import ABSENT, DONE, LATENTS, SAMPLES
 from gate_cache.store.samples import Samples, read_samples
 
 if TYPE_CHECKING:
@@ -58,10 +58,13 @@ class MapView:
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         rows, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        if rows is None or rows is Ellipsis:
+            raise IndexError("index the samples first, such as [row] or [:, 0]")
         index = np.atleast_1d(np.arange(len(self))[rows])
         self.combo.check(index)
         single = isinstance(rows, int | np.integer)
-        basic = self._positive(rows) if single or isinstance(rows, slice) else None
+        forward = isinstance(rows, slice) and (rows.step or 1) > 0
+        basic = self._positive(rows) if single or forward else None
         try:
             found = np.asarray(self._array.oindex[index] if basic is None else self._array[basic])
         except ValueError:  # zarr's answer to a wrong crc32c
@@ -128,7 +131,9 @@ class ComboView:
     def done(self) -> npt.NDArray[np.bool_]:
         """(N,) bool: which rows are extracted. Read afresh at each call."""
         marks = np.asarray(array_in(self._group, DONE)[:], np.uint64)
-        return done.valid(marks, self.store.block, len(self.store.samples))
+        found = done.valid(marks, self.store.block, len(self.store.samples))
+        found[list(self.attrs.get(ABSENT, ()))] = False
+        return found
 
     def check(self, rows: npt.NDArray[Any]) -> None:
         """Raise `RowNotDone` unless all these rows are extracted."""
@@ -136,9 +141,12 @@ class ComboView:
             self._valid = self.done()
         missing = rows[~self._valid[rows]]
         if len(missing):
-            name = self.store.samples[int(missing[0])]
-            raise RowNotDone(f"{self.store.path}: {self.label}: row {missing[0]} ('{name}') is not"
-                             " extracted yet; run 'gate-cache extract' on its manifest")
+            row = int(missing[0])
+            why = "has no maps: its image was gone or changed when this combo was extracted" \
+                if row in self.attrs.get(ABSENT, ()) else \
+                "is not extracted yet; run 'gate-cache extract' on its manifest"
+            raise RowNotDone(f"{self.store.path}: {self.label}: row {row}"
+                             f" ('{self.store.samples[row]}') {why}")
 
 
 class FeatureStore:
@@ -188,15 +196,19 @@ class FeatureStore:
         labels = [v.label for v in views]
         return tuple(v.label if labels.count(v.label) == 1 else v.name for v in views)
 
+    @cached_property
+    def _views(self) -> list[ComboView]:
+        """All groups of maps that are whole (`done` is made last)."""
+        return [ComboView(self, name, group) for name, group in sorted(self._group.groups())
+                if name != SAMPLES and DONE in group and attrs_of(group)]
+
     def views(self) -> list[ComboView]:
-        """All combos, by group name; latents are not among them."""
-        found = (ComboView(self, n, g) for n, g in sorted(self._group.groups()) if n != SAMPLES)
-        return [v for v in found if "recipe" in v.attrs and v.attrs["kind"] != LATENTS]
+        """All combos, by group name; latents are not among them. Listed once, as `samples`."""
+        return [v for v in self._views if v.attrs["kind"] != LATENTS]
 
     def latents(self) -> list[ComboView]:
         """All groups of latents."""
-        found = (ComboView(self, n, g) for n, g in sorted(self._group.groups()) if n != SAMPLES)
-        return [v for v in found if v.attrs.get("kind") == LATENTS]
+        return [v for v in self._views if v.attrs["kind"] == LATENTS]
 
     def __getitem__(self, name: str) -> ComboView:
         views = self.views()
@@ -209,10 +221,6 @@ class FeatureStore:
                              f" it has: {listed(self.combos, 12) or 'none'}")
         return found[0]
 
-    def by_fingerprint(self, fingerprint: str) -> ComboView | None:
-        """The combo with this fingerprint, whatever its name."""
-        return next((v for v in self.views() if v.fingerprint == fingerprint), None)
-
     def dask(self, combo: str, name: str) -> da.Array:
         """One map of all samples as a lazy dask array, one chunk a block.
 
@@ -221,9 +229,11 @@ class FeatureStore:
         dask.array.Array of shape (N, C, h, w); computing a row that is not done raises.
         """
         import dask.array as da
+        from dask.base import tokenize
 
         view = self[combo][name]
-        label = f"{view.combo.name}-{name}-{len(view)}"
+        place = tokenize(str(self.path.resolve()), view.combo.fingerprint, len(view))
+        label = f"{view.combo.name}-{name}-{place}"
         lazy: da.Array = cast(Any, da).from_array(
             view, chunks=(self.block, *view.shape[1:]), name=label,
             meta=np.empty((0, 0, 0, 0), view.dtype))

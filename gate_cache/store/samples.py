@@ -49,6 +49,7 @@ class Samples(Sequence[str]):
         self.sha256 = tuple(sha256)
         self.sizes = sizes
         self._rows = {name: row for row, name in enumerate(self.ids)}
+        self._exact = {key: row for row, key in enumerate(zip(self.ids, self.sha256, strict=True))}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +69,10 @@ class Samples(Sequence[str]):
             raise StoreError(f"no sample '{sample_id}' in this store"
                              f"{did_you_mean(sample_id, self.ids)}")
         return self._rows[sample_id]
+
+    def find(self, sample_id: str, sha256: str) -> int | None:
+        """The row of a sample with this content, or None."""
+        return self._exact.get((sample_id, sha256))
 
 
 def create_samples(store: zarr.Group) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gate_cache.fingerprint import SHORT, Recipe, fingerprint
 from gate_cache.store import done
 from gate_cache.store.attrs import ATTRS, array_in, attrs_of, is_store, open_group, store_attrs
 from gate_cache.store.disk import disk_errors, remove_partials
-from gate_cache.store.layout import DONE, FORMAT, SAMPLES, blocks_of
+from gate_cache.store.layout import ABSENT, DONE, FORMAT, SAMPLES, blocks_of
 from gate_cache.store.samples import (
     COLUMNS,
     NewSample,
@@ -40,6 +40,7 @@ class GroupWriter:
         self.rows = rows
         self.block = block
         self.attrs: dict[str, Any] = attrs_of(group)
+        self._back: set[int] = set()
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -53,18 +54,34 @@ class GroupWriter:
         """Stored dtype of a map."""
         return np.dtype(self._array(name).dtype)
 
-    def todo(self) -> list[range]:
-        """Row ranges of blocks that are not done, or hold fewer rows than they should."""
+    def shape(self, name: str) -> tuple[int, ...]:
+        """(C, h, w) of one image's map."""
+        return tuple(self._array(name).shape[1:])
+
+    def absent(self, rows: range) -> list[int]:
+        """Rows that are void since their image was gone when they were written."""
+        return [row for row in self.attrs.get(ABSENT, ()) if row in rows]
+
+    def todo(self, gone: Collection[int] = ()) -> list[range]:
+        """Row ranges of blocks that are not done, or hold fewer rows than they should.
+
+        Parameters
+        ----------
+        gone : rows whose image is not there now; a block is done without them
+        """
+        self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
         have = done.rows_in(np.asarray(self._array(DONE)[:], np.uint64))
-        ranges = blocks_of(self.rows, self.block)
-        return [r for i, r in enumerate(ranges) if i >= len(have) or have[i] < len(r)]
+        return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
+                if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows)]
 
     def kept(self, rows: range) -> int:
-        """How many leading rows of a block are done already (images were added since)."""
-        marks = self._array(DONE)
-        index = rows.start // self.block
-        return int(done.rows_in(np.asarray(marks[index : index + 1], np.uint64))[0]) \
-            if index < marks.shape[0] else 0
+        """How many leading rows of a block need not be computed (images were added since)."""
+        mark = self._mark(rows)
+        return 0 if self._back.intersection(rows) else mark >> 32
+
+    def _mark(self, rows: range) -> int:
+        marks, index = self._array(DONE), rows.start // self.block
+        return int(np.asarray(marks[index], np.uint64)) if index < marks.shape[0] else 0
 
     def fit(self) -> None:
         """Grow the arrays to the table of samples, and clear what a killed write left."""
@@ -78,17 +95,32 @@ class GroupWriter:
             if marks.shape[0] < blocks:
                 marks.resize((blocks,))
 
-    def read(self, rows: range) -> dict[str, npt.NDArray[Any]]:
-        """Rows that are done, of all maps."""
-        return {n: np.asarray(self._array(n)[rows.start : rows.stop]) for n in self.maps}
+    def read_kept(self, rows: range) -> dict[str, npt.NDArray[Any]]:
+        """The kept rows of a block, of all maps, checked against the block's checksum.
 
-    def write(self, rows: range, maps: Maps) -> None:
+        Raises
+        ------
+        StoreError
+            They are missing or damaged.
+        """
+        stop = rows.start + self.kept(rows)
+        try:
+            maps = {n: np.asarray(self._array(n)[rows.start : stop]) for n in self.maps}
+        except ValueError:  # zarr's answer to a wrong crc32c
+            maps = {}
+        if stop > rows.start and (not maps or done.mark(maps) != self._mark(rows)):
+            raise StoreError(f"{self.path}: {self._group.path}: a finished block is missing or"
+                             " damaged; remove that group and extract again")
+        return maps
+
+    def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
         """Write one whole block, then mark it done.
 
         Parameters
         ----------
         rows : the block's rows
         maps : name to array (len(rows), C, h, w)
+        absent : rows of the block whose image is gone; their maps are NaN
 
         Raises
         ------
@@ -97,9 +129,18 @@ class GroupWriter:
         """
         ordered = {name: np.asarray(maps[name], self.dtype(name)) for name in self.maps}
         with disk_errors(self.path), zarr.config.set({"array.write_empty_chunks": True}):
+            self._note_absent(rows, absent)
             for name, array in ordered.items():
                 self._array(name)[rows.start : rows.stop] = array
             self._array(DONE)[rows.start // self.block] = np.uint64(done.mark(ordered))
+
+    def _note_absent(self, rows: range, absent: Collection[int]) -> None:
+        """Say before the data which rows of it are void."""
+        before = set(self.attrs.get(ABSENT, ()))
+        after = before.difference(rows).union(absent)
+        if after != before:
+            self.attrs[ABSENT] = sorted(after)
+            self._group.attrs.update({ATTRS: self.attrs})
 
 
 class StoreWriter:
@@ -240,4 +281,5 @@ def _half_made(path: Path) -> bool:
         return False
     table = path / SAMPLES
     inside = [*path.iterdir(), *(table.iterdir() if table.is_dir() else ())]
-    return {p.name for p in inside} <= {"zarr.json", SAMPLES, *COLUMNS}
+    whole = {p.name for p in inside if p.suffix != ".partial"}
+    return whole <= {"zarr.json", SAMPLES, *COLUMNS}

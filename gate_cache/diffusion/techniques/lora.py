@@ -90,6 +90,9 @@ class Loras:
             yield
             return
         names, scales = [self._loaded[d] for d, _ in wanted], [s for _, s in wanted]
+        if len(set(names)) < len(names):
+            raise ModelError("two LoRAs of one combo have the same weights; give one, with one"
+                             " scale")
         self._adapters.enable_lora()
         self._adapters.set_adapters(names, scales)
         try:
