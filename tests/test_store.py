@@ -67,8 +67,8 @@ def test_what_is_written_is_read(full: FeatureStore) -> None:
 
 
 @pytest.mark.parametrize("key", [
-    3, -1, np.int64(2), slice(1, 9, 3), slice(-3, None), slice(None, None, -1), [7, 0, 7], np.array([1, 5]),
-    (2, 0), (slice(0, 4), slice(None), 1), ([9, 1], 0),
+    3, -1, np.int64(2), slice(1, 9, 3), slice(-3, None), slice(None, None, -1), [7, 0, 7],
+    np.array([1, 5]), (2, 0), (slice(0, 4), slice(None), 1), ([9, 1], 0),
 ])
 def test_rows_are_indexed_as_in_numpy(full: FeatureStore, key: Any) -> None:
     expected = maps(range(ROWS))["up1"].astype(np.float16)

@@ -665,7 +665,8 @@ def test_attention_is_beside_the_bucket(store: FeatureStore) -> None:
 
 
 def test_resolution_can_be_chosen(store: FeatureStore) -> None:
-    found = Buckets(store, BucketSpec(("good",), "attn", ("attn0",), 4), CPU, MapCache(store, 0), {})(0)
+    spec = BucketSpec(("good",), "attn", ("attn0",), 4)
+    found = Buckets(store, spec, CPU, MapCache(store, 0), {})(0)
     assert found.attention is not None
     assert (found.conv.shape[-1], found.attention.shape) == (4, (TOKENS, 4, 4))
 
