@@ -222,6 +222,43 @@ def test_a_refused_write_leaves_the_block_undone(path: Path, monkeypatch: pytest
     assert FeatureStore.open(path)["plain"]["up1"][5].max() == 5.5
 
 
+def test_a_void_row_that_comes_back_is_undone_until_it_is_written(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the attribute and the data must not leave NaN marked as done."""
+    block = maps(range(4))
+    void = {name: np.where(np.arange(4)[:, None, None, None] == 2, np.nan, m)
+            for name, m in block.items()}
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with writing(path) as (_, group):
+        group.write(range(4), void, absent=[2])
+        with pytest.raises(RowNotDone, match="gone or changed"):
+            FeatureStore.open(path)["plain"]["up0"][2]
+        assert range(4) not in group.todo(gone=[2])
+        assert range(4) in group.todo()
+        monkeypatch.setattr(GroupWriter, "_array", killed_at(GroupWriter._array, "up0", killed))
+        with pytest.raises(KeyboardInterrupt):
+            group.write(range(4), block)
+        monkeypatch.undo()
+        assert range(4) in group.todo(gone=[2])
+        group.write(range(4), block)
+    assert FeatureStore.open(path)["plain"]["up0"][2].max() == 2.5
+
+
+def killed_at(real: Any, name: str, killed: Any) -> Any:
+    """`GroupWriter._array` whose array of this name cannot be written."""
+    class Killing:
+        def __init__(self, array: Any) -> None:
+            self.dtype = array.dtype
+
+        __setitem__ = killed
+
+    return lambda self, wanted: (Killing(real(self, wanted)) if wanted == name
+                                 else real(self, wanted))
+
+
 def test_leftovers_of_a_killed_write_are_removed(path: Path) -> None:
     with writing(path) as (_, group):
         leftover = next(path.glob("plain-*")) / "up0" / "c.1234.partial"

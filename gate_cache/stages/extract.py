@@ -93,8 +93,8 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
         _tell_kept(store, jobs, loaded, show)
         if any(job.todo for job in jobs):
             need_space(path, space)
-            run = _Run(loaded, roots, dataset, store, files, latents, gone, result, show)
-            _run(run, jobs, device, batch or store.batch)
+            work = _Work(loaded, roots, dataset, store, files, latents, gone, result, show)
+            _extract_blocks(work, jobs, device, batch or store.batch)
     return result
 
 
@@ -146,7 +146,7 @@ def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles, load
 
 
 @dataclass
-class _Run:
+class _Work:
     """What every block's work needs."""
 
     loaded: Loaded
@@ -160,54 +160,54 @@ class _Run:
     show: Progress
 
 
-def _run(run: _Run, jobs: list[_Job], device: str | None, batch: int) -> None:
+def _extract_blocks(work: _Work, jobs: list[_Job], device: str | None, batch: int) -> None:
     """Go through the blocks; within a block, latents first, then every combo."""
     from gate_cache.diffusion.extractor import open_extractor
     from gate_cache.stages.device import choose_device, out_of_memory
 
-    manifest = run.loaded.manifest
-    run.show.say(f"loading {manifest.model.source}")
+    manifest = work.loaded.manifest
+    work.show.say(f"loading {manifest.model.source}")
     active = [job for job in jobs if job.todo]
-    extractor = open_extractor(run.files, [j.plan for j in active], run.roots, batch,
+    extractor = open_extractor(work.files, [j.plan for j in active], work.roots, batch,
                                choose_device(device), manifest.model.dtype)
-    for group in (run.latents, *(job.group for job in active)):
+    for group in (work.latents, *(job.group for job in active)):
         group.fit()
     blocks = sorted({(r.start, r.stop) for job in active for r in job.todo})
-    total = sum(len(_fresh(run, j.group, r)) for j in active for r in j.todo)
+    total = sum(len(_fresh(work, j.group, r)) for j in active for r in j.todo)
     try:
-        with out_of_memory("a smaller --batch"), run.show.task("extracting", total, "rows") as task:
+        with out_of_memory("a smaller --batch"), work.show.task("extracting", total, "rows") as task:
             for start, stop in blocks:
-                _block(run, range(start, stop), active, extractor, task)
+                _block(work, range(start, stop), active, extractor, task)
     finally:
         extractor.close()
 
 
-def _fresh(run: _Run, group: GroupWriter, rows: range) -> list[int]:
+def _fresh(work: _Work, group: GroupWriter, rows: range) -> list[int]:
     """Rows of a block to compute: not kept, and their image is there."""
-    return [r for r in rows[group.kept(rows):] if r not in run.gone]
+    return [r for r in rows[group.kept(rows):] if r not in work.gone]
 
 
-def _block(run: _Run, rows: range, jobs: list[_Job], extractor: Extractor, task: Any) -> None:
-    images = _Images(run.dataset, run.store, run.files.size(run.loaded.manifest.model.size))
-    latents = _latents(run, rows, extractor, images)
+def _block(work: _Work, rows: range, jobs: list[_Job], extractor: Extractor, task: Any) -> None:
+    images = _Images(work.dataset, work.store, work.files.size(work.loaded.manifest.model.size))
+    latents = _latents(work, rows, extractor, images)
     for job in (job for job in jobs if rows in job.todo):
-        fresh = _fresh(run, job.group, rows)
-        maps = _maps(run, job.plan, fresh, latents[[r - rows.start for r in fresh]], extractor,
+        fresh = _fresh(work, job.group, rows)
+        maps = _maps(work, job.plan, fresh, latents[[r - rows.start for r in fresh]], extractor,
                      images, task) if fresh else {}
-        _write(run, job.group, rows, _cast(job, maps))
-        run.result.rows[job.plan.name] += len(fresh)
+        _write(work, job.group, rows, _cast(job, maps))
+        work.result.rows[job.plan.name] += len(fresh)
 
 
-def _maps(run: _Run, plan: PlannedCombo, fresh: list[int], latents: npt.NDArray[Any],
+def _maps(work: _Work, plan: PlannedCombo, fresh: list[int], latents: npt.NDArray[Any],
           extractor: Extractor, images: _Images, task: Any) -> Maps:
     pixels = images.read(fresh) if plan.combo.controlnet else None
-    ids = [run.store.samples[r] for r in fresh]
+    ids = [work.store.samples[r] for r in fresh]
     return dict(extractor.maps(plan, ids, latents, pixels, task.advance))
 
 
-def _write(run: _Run, group: GroupWriter, rows: range, fresh: Maps) -> Maps:
+def _write(work: _Work, group: GroupWriter, rows: range, fresh: Maps) -> Maps:
     """Write a whole block: kept rows, fresh ones, and NaN where the image is gone."""
-    kept, computed = group.kept(rows), _fresh(run, group, rows)
+    kept, computed = group.kept(rows), _fresh(work, group, rows)
     old, at = group.read_kept(rows), [r - rows.start for r in computed]
     whole: Maps = {}
     for name in group.maps:
@@ -216,21 +216,21 @@ def _write(run: _Run, group: GroupWriter, rows: range, fresh: Maps) -> Maps:
         whole[name][:kept] = old.get(name, whole[name][:0])
         if computed:
             whole[name][at] = fresh[name]
-    void = [r for r in rows[kept:] if r in run.gone]
+    void = [r for r in rows[kept:] if r in work.gone]
     group.write(rows, whole, [*void, *group.absent(rows[:kept])])
     return whole
 
 
-def _latents(run: _Run, rows: range, extractor: Extractor, images: _Images) -> npt.NDArray[Any]:
+def _latents(work: _Work, rows: range, extractor: Extractor, images: _Images) -> npt.NDArray[Any]:
     """The block's latents: from the store, or through the VAE and then into the store."""
-    group = run.latents
+    group = work.latents
     if group.kept(rows) == len(rows):
         return group.read_kept(rows)[LATENT_MAP]
-    fresh = _fresh(run, group, rows)
+    fresh = _fresh(work, group, rows)
     found = {LATENT_MAP: extractor.encode(images.read(fresh))} if fresh else {}
     _refuse_not_finite("latents", found, "bfloat16 or float32 as model.dtype")
-    run.result.rows[LATENTS] += len(fresh)
-    return _write(run, group, rows, dict(found))[LATENT_MAP]
+    work.result.rows[LATENTS] += len(fresh)
+    return _write(work, group, rows, dict(found))[LATENT_MAP]
 
 
 def _cast(job: _Job, maps: Maps) -> Maps:

@@ -129,6 +129,8 @@ class GroupWriter:
         """
         ordered = {name: np.asarray(maps[name], self.dtype(name)) for name in self.maps}
         with disk_errors(self.path), zarr.config.set({"array.write_empty_chunks": True}):
+            if self._mark(rows) and not self.kept(rows):
+                self._array(DONE)[rows.start // self.block] = np.uint64(0)  # nothing is kept
             self._note_absent(rows, absent)
             for name, array in ordered.items():
                 self._array(name)[rows.start : rows.stop] = array
