@@ -175,7 +175,8 @@ def _extract_blocks(work: _Work, jobs: list[_Job], device: str | None, batch: in
     blocks = sorted({(r.start, r.stop) for job in active for r in job.todo})
     total = sum(len(_fresh(work, j.group, r)) for j in active for r in j.todo)
     try:
-        with out_of_memory("a smaller --batch"), work.show.task("extracting", total, "rows") as task:
+        shown = work.show.task("extracting", total, "rows")
+        with out_of_memory("a smaller --batch"), shown as task:
             for start, stop in blocks:
                 _block(work, range(start, stop), active, extractor, task)
     finally:

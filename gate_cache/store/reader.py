@@ -93,6 +93,7 @@ class ComboView:
         self.name = name
         self._group = group
         self._valid: npt.NDArray[np.bool_] | None = None
+        self._maps: dict[str, MapView] = {}
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
@@ -123,7 +124,9 @@ class ComboView:
         if name not in self.maps:
             raise StoreError(f"{self.name} has no map '{name}'{did_you_mean(name, self.maps)};"
                              f" it has: {', '.join(self.maps)}")
-        return MapView(self, name, array_in(self._group, name))
+        if name not in self._maps:
+            self._maps[name] = MapView(self, name, array_in(self._group, name))
+        return self._maps[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.maps)
