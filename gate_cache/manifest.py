@@ -17,7 +17,6 @@ from gate_cache.problems import explain
 from gate_cache.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-MAP_NAME = re.compile(r"(up|attn)\d")
 T_MAX = 999
 Problem = tuple[Place, str]
 
@@ -224,7 +223,7 @@ def _line(path: Path, lines: dict[Place, int], place: Place, text: str) -> str:
 
 def _check_names(data: dict[str, Any]) -> list[Problem]:
     """Checks that need no typed manifest, so that they show beside typing problems."""
-    found: list[Problem] = []
+    found = list[Problem]()
     for section in ("conv", "attention"):
         names = data.get(section)
         for name in names if isinstance(names, dict) else ():
@@ -263,9 +262,9 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
         found.append(((*place, "lora"), "a LoRA is named twice; give it once, with one scale"))
     prefix = "up" if place[0] == "conv" else "attn"
     for i, name in enumerate(combo.maps or ()):
-        if not MAP_NAME.fullmatch(name) or not name.startswith(prefix):
-            found.append(((*place, "maps", i), f"'{name}' is no {place[0]} map:"
-                          f" {prefix}0, {prefix}1, …"))
+        if not re.fullmatch(rf"{prefix}\d", name):
+            found.append(((*place, "maps", i),
+                          f"'{name}' is no {place[0]} map: {prefix}0, {prefix}1, …"))
     if combo.maps and len(set(combo.maps)) < len(combo.maps):
         found.append(((*place, "maps"), "a map is named twice"))
     return found

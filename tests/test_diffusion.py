@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from gate_cache.diffusion import tiny, tiny_config
@@ -272,6 +274,44 @@ def test_a_lora_file_in_diffusers_format_is_the_same(model: Backbone, loras: Lor
         with loras.active([(digest, 1.0)]):
             outputs.append(run(model))
     assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("layout", ["pipeline", "unet"])
+def test_alphas_saved_by_diffusers_count(model: Backbone, loras: Loras, tmp_path: Path,
+                                         layout: str) -> None:
+    """LoCon with alpha 1 and rank 4, saved both ways that diffusers has."""
+    trained = tiny.unet()
+    trained.add_adapter(LoraConfig(r=4, lora_alpha=1, target_modules=["to_q", "conv1"]), "style")
+    for name, weight in trained.named_parameters():
+        if "lora_B" in name:
+            weight.normal_(0, 0.3)
+    if layout == "unet":
+        trained.save_lora_adapter(tmp_path, adapter_name="style", weight_name="a.safetensors")
+    else:
+        StableDiffusionPipeline.save_lora_weights(
+            tmp_path, weight_name="a.safetensors",
+            unet_lora_layers=get_peft_model_state_dict(trained, adapter_name="style"),
+            unet_lora_adapter_metadata=trained.peft_config["style"].to_dict())
+    x, text = torch.randn(1, 4, 16, 16), embed(model, "a photo")
+    loras.load("file", "a.safetensors", tmp_path / "a.safetensors")
+    with loras.active([("file", 1.0)]):
+        found = model.unet(x, 50, encoder_hidden_states=text).sample
+    expected = trained(x, 50, encoder_hidden_states=text).sample
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("prefix", ["text_encoder.text_model.encoder", "text_encoder.encoder"])
+def test_a_lora_may_change_the_text_encoder(model: Backbone, loras: Loras, tmp_path: Path,
+                                            prefix: str) -> None:
+    key = f"{prefix}.layers.0.self_attn.q_proj"
+    state = {f"{key}.lora_A.weight": torch.randn(4, 64), f"{key}.lora_B.weight": torch.randn(64, 4)}
+    save_file({**tiny.lora("tiny/moderate", model.unet), **state}, tmp_path / "te.safetensors")
+    plain = embed(model, "a horse")
+    loras.load("te", "te.safetensors", tmp_path / "te.safetensors")
+    assert torch.equal(embed(model, "a horse"), plain)
+    with loras.active([("te", 1.0)]):
+        assert not torch.allclose(embed(model, "a horse"), plain, atol=1e-3)
+    assert torch.equal(embed(model, "a horse"), plain)
 
 
 def test_two_loras_add_up(model: Backbone, loras: Loras) -> None:

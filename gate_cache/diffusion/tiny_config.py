@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 VERSION = "random-1"
+NOTE = ("note: the embedded model's weights are random for now: these results show that the path"
+        " works, not that the method does")
 LORAS = {"tiny/moderate": 4, "tiny/overfit": 16}
 """Built-in LoRAs and their ranks."""
 LORA: dict[str, Any] = {

@@ -17,6 +17,8 @@ from gate_cache.errors import ModelError
 
 _PAIR = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up")
 
+_PREFIXES = ("unet.", "text_encoder.", "lora_unet_", "lora_te")
+
 
 class _Adapters(StableDiffusionLoraLoaderMixin):
     """diffusers' LoRA loader over our modules, without a whole pipeline."""
@@ -55,14 +57,23 @@ class Loras:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._adapters.load_lora_weights(dict(state) if path is None else str(path),
-                                                 adapter_name=name)
+                self._insert(state, path, name)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{source}: this LoRA does not fit the model: {reason}") from error
         self._check(source, name, state)
         self._loaded[digest] = name
         self._off()
+
+    def _insert(self, state: Mapping[str, torch.Tensor], path: Path | None, name: str) -> None:
+        """Put the adapter's layers beside the model's; read from the file, alphas come along."""
+        if path is None:
+            self._adapters.load_lora_weights(dict(state), adapter_name=name)
+        elif any(key.startswith(_PREFIXES) for key in state):
+            self._adapters.load_lora_weights(str(path), adapter_name=name)
+        else:  # as `unet.save_lora_adapter` writes it
+            self._backbone.unet.load_lora_adapter(str(path.parent), weight_name=path.name,
+                                                  prefix=None, adapter_name=name)
 
     def _state(self, source: str, path: Path | None) -> Mapping[str, torch.Tensor]:
         if path is None:
