@@ -20,7 +20,8 @@ class Folder(ImageFiles):
 
     def samples(self) -> Sequence[Sample]:
         """All images, sorted by path."""
-        need_folder(self.root, "image folder", "set dataset.root in the manifest and --data")
+        need_folder(self.root, "image folder",
+                    "put images there, or set dataset.root in the manifest, or --data")
         found = [Sample(name) for name in walk(self.root, EXTENSIONS)]
         if not found:
             raise DataError(f"{self.root}: no images ({', '.join(sorted(EXTENSIONS))}) below it")
