@@ -217,6 +217,19 @@ def test_a_changed_image_gets_a_new_row(roots: Roots, manifest: WriteManifest) -
     assert store.samples.row("duck/02.png") == 3
 
 
+def test_where_the_data_was_is_remembered_beside_the_store(roots: Roots, tmp_path: Path,
+                                                          manifest: WriteManifest) -> None:
+    photos(roots, 3)
+    extract(manifest(**FOLDER), roots, device="cpu")
+    elsewhere = Roots(tmp_path / "nothing", roots.models, roots.stores, roots.runs)
+    found = status(manifest(**FOLDER), elsewhere)
+    assert found.complete
+    assert f"taken from {roots.data}, where extract found it" in found.notes[0]
+    shutil.rmtree(roots.data)
+    with pytest.raises(DataError, match=f"{elsewhere.data}/photos: image folder not found"):
+        status(manifest(**FOLDER), elsewhere)
+
+
 def test_touching_and_moving_files_recomputes_nothing(roots: Roots, tmp_path: Path,
                                                      manifest: WriteManifest) -> None:
     folder = photos(roots, 3)

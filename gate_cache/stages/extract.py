@@ -23,6 +23,7 @@ from gate_cache.errors import StoreError, listed
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
+from gate_cache.stages.data_root import remember
 from gate_cache.stages.plan import need_files, store_block, store_of
 from gate_cache.stages.register import register
 from gate_cache.store.disk import need_space
@@ -88,6 +89,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     path = store_of(loaded, roots)
     with open_writer(path, dataset.name, block, manifest.store.batch, versions()) as store:
         new, gone = register(store, dataset, ids, show)
+        remember(path, roots)
         result = Extracted(path, len(ids), new, dict.fromkeys([LATENTS, *manifest.combos], 0))
         jobs, latents, space = _jobs(store, plans, files, loaded, gone)
         _tell_kept(store, jobs, loaded, show)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import Recipe
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
+from gate_cache.stages.data_root import find_dataset
 from gate_cache.stages.lookup import Stale, find_combo, known_recipes
 from gate_cache.stages.plan import store_of
 from gate_cache.store.reader import FeatureStore
@@ -64,7 +64,8 @@ def status(loaded: Loaded, roots: Roots) -> Status:
         Data set missing, or the store is none.
     """
     manifest = loaded.manifest
-    ids = [s.id for s in open_dataset(manifest.dataset, roots).samples()]
+    dataset, found = find_dataset(loaded, roots)
+    ids = [s.id for s in dataset.samples()]
     path = store_of(loaded, roots)
     if not path.exists():
         missing = [ComboStatus(n, "missing", 0, len(ids)) for n in manifest.combos]
@@ -74,7 +75,7 @@ def status(loaded: Loaded, roots: Roots) -> Status:
     combos = [_combo(store, loaded, name, recipes.get(name), ids) for name in manifest.combos]
     named = {c.group for c in combos}
     extra = [v.name for v in store.views() if v.name not in named]
-    return Status(str(path), True, combos, extra, notes)
+    return Status(str(path), True, combos, extra, [*found, *notes])
 
 
 def _combo(store: FeatureStore, loaded: Loaded, name: str, recipe: Recipe | None,

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, Split
-from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError, ManifestError, StoreError, UserError, listed
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
@@ -17,6 +16,7 @@ from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.manifest import Loaded, TrainSpec
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
+from gate_cache.stages.data_root import find_dataset
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.lookup import find_combo, known_recipes, need_all
 from gate_cache.stages.plan import store_of
@@ -78,7 +78,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress)
         The store lacks something, or the data set has no key points or too few pairs.
     """
     spec, place = loaded.manifest.train, choose_device(device)
-    dataset = _dataset(loaded, roots)
+    dataset = _dataset(loaded, roots, show)
     store = FeatureStore.open(store_of(loaded, roots))
     combos = tuple(spec.combos or loaded.manifest.conv)
     if not combos:
@@ -101,8 +101,10 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress)
     )
 
 
-def _dataset(loaded: Loaded, roots: Roots) -> CorrespondenceDataset:
-    dataset = open_dataset(loaded.manifest.dataset, roots)
+def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceDataset:
+    dataset, notes = find_dataset(loaded, roots)
+    for note in notes:
+        show.say(f"note: {note}")
     if not isinstance(dataset, CorrespondenceDataset):
         raise DataError(f"{loaded.path.name}: data set '{dataset.name}' has no key points, and"
                         f" head '{loaded.manifest.train.head}' needs them")

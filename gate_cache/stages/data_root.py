@@ -1,0 +1,69 @@
+"""Remembering, beside a store, where `extract` found its data set.
+
+Whoever extracts with ``--data`` need not say it again to train. What is said counts first: only
+where the data set is not below the data root is the remembered one tried. The note is a hidden file
+beside the store, not in it: a store holds no paths.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from gate_cache.datasets.base import ImageDataset
+from gate_cache.datasets.registry import open_dataset
+from gate_cache.errors import DataError
+from gate_cache.manifest import Loaded
+from gate_cache.roots import Roots
+from gate_cache.stages.plan import store_of
+
+
+def remember(store: Path, roots: Roots) -> None:
+    """Note the data root beside a store; a place that cannot be written is let be."""
+    try:
+        _file(store).write_text(json.dumps({"data": str(roots.data.resolve())}) + "\n")
+    except OSError:
+        return
+
+
+def find_dataset(loaded: Loaded, roots: Roots) -> tuple[ImageDataset, list[str]]:
+    """The manifest's data set, and a line where it was found below the remembered root.
+
+    Raises
+    ------
+    DataError
+        It is at neither place.
+    """
+    dataset = open_dataset(loaded.manifest.dataset, roots)
+    try:
+        dataset.samples()
+        return dataset, []
+    except DataError:
+        known = _recall(store_of(loaded, roots))
+        if known is None:
+            raise
+        other = open_dataset(loaded.manifest.dataset, replace(roots, data=known))
+        if not _is_there(other):
+            raise
+        return other, [f"the data set is not below {roots.data}: taken from {known}, where extract"
+                       " found it"]
+
+
+def _is_there(dataset: ImageDataset) -> bool:
+    try:
+        return bool(dataset.samples())
+    except DataError:
+        return False
+
+
+def _recall(store: Path) -> Path | None:
+    try:
+        known = json.loads(_file(store).read_text())["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Path(known) if isinstance(known, str) else None
+
+
+def _file(store: Path) -> Path:
+    return store.parent / f".{store.name}.data"
