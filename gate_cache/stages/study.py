@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, Split
+from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError, ManifestError, StoreError, UserError, listed
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
@@ -102,12 +103,14 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress)
 
 
 def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceDataset:
+    named = open_dataset(loaded.manifest.dataset, roots)
+    if not isinstance(named, CorrespondenceDataset):
+        raise DataError(f"{loaded.path.name}: data set '{named.name}' has no key points, and head"
+                        f" '{loaded.manifest.train.head}' needs them")
     dataset, notes = find_dataset(loaded, roots)
     for note in notes:
         show.say(f"note: {note}")
-    if not isinstance(dataset, CorrespondenceDataset):
-        raise DataError(f"{loaded.path.name}: data set '{dataset.name}' has no key points, and"
-                        f" head '{loaded.manifest.train.head}' needs them")
+    assert isinstance(dataset, CorrespondenceDataset)
     return dataset
 
 
