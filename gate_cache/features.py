@@ -1,4 +1,4 @@
-"""What a model family offers: names, channels and strides of its feature maps (METHOD 1).
+"""What a model family offers: names, channels and strides of its feature maps (paper, section 3).
 
 Read from the published configurations alone, so that a plan needs neither weights nor torch.
 """

@@ -72,7 +72,7 @@ class ModelSpec(Spec):
 
 
 class ControlNetSpec(Spec):
-    """ControlNet on the Canny edges of the input itself (METHOD 2.2)."""
+    """ControlNet on the Canny edges of the input itself (paper, A.2)."""
 
     source: str
     scale: float = 1.0
@@ -121,7 +121,7 @@ class StoreSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """Stage 2: amalgamator, head and optimisation (METHOD 4 and 5)."""
+    """Stage 2: amalgamator, head and optimisation (paper, A.4 and C.1)."""
 
     head: Literal["nn", "conv"] = "nn"
     combos: list[str] | None = Field(None, min_length=1)

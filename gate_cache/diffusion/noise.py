@@ -1,4 +1,4 @@
-"""Noise as a definition: anyone can recompute it from a seed and a sample's id (METHOD 1)."""
+"""Noise as a definition: anyone can recompute it from a seed and a sample's id (docs/store.md)."""
 
 from __future__ import annotations
 

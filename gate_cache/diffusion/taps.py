@@ -2,8 +2,8 @@
 
 Convolutional maps are the outputs of the up-sampling levels; attention maps are
 softmax(QKᵀ/√d) of the cross-attention layers, averaged over heads and the level's layers
-(METHOD 1). Attention is computed a second time beside the model's own, so that the UNet's output
-is the same to the bit.
+(paper, section 3). Attention is computed a second time beside the model's own, so that the
+UNet's output is the same to the bit.
 """
 
 from __future__ import annotations

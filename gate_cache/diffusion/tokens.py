@@ -1,7 +1,7 @@
 """CLIP's tokenizer without torch: how many tokens a prompt has, and which.
 
 Prompts longer than 75 tokens are split into pieces of 75, each with its own begin and end, joined
-along the token axis after encoding (METHOD 2.1): nothing is cut off.
+along the token axis after encoding (paper, A.1): nothing is cut off.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFC, Lowercase, Replace, Strip
 from tokenizers.normalizers import Sequence as Normalizers
@@ -66,7 +65,6 @@ class ClipTokens:
             Split(Regex(_WORDS), behavior="removed", invert=True),
             ByteLevel(add_prefix_space=False, use_regex=False),
         ])
-        self._tokenizer.decoder = ByteLevelDecoder()
 
     def encode(self, text: str) -> Prompt:
         """Split a prompt into pieces of 77 tokens, begin and end included."""

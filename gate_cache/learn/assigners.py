@@ -1,4 +1,4 @@
-"""Weight assigners: one number for one feature map (METHOD 4)."""
+"""Weight assigners: one number for one feature map (paper, A.4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ConvAssigner(nn.Module):
     Parameters
     ----------
     channels : C of a feature map
-    hidden : width after the convolution, 128 in METHOD 4
+    hidden : width after the convolution, 128 by default
     dropout : probability
     """
 

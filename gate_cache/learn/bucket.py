@@ -35,7 +35,7 @@ class BucketSpec:
     ----------
     combos : names of the convolutional combos that are amalgamated
     attention : name of the attention combo that is concatenated, or None
-    attention_maps : its maps; by default the two finest (METHOD 1)
+    attention_maps : its maps; by default the two finest
     resolution : side of all maps; by default the finest convolutional map's
     """
 

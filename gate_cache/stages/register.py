@@ -17,19 +17,18 @@ Value = TypeVar("Value")
 
 
 def register(store: StoreWriter, dataset: ImageDataset, ids: list[str],
-              show: Progress) -> tuple[int, set[int]]:
+             show: Progress) -> tuple[int, set[int]]:
     """Append images that the store does not know, by id and content; all are decoded first.
 
     Returns
     -------
     How many are new, and the rows whose image is gone from the data set, or has other content.
     """
-    known = set(zip(store.samples.ids, store.samples.sha256, strict=True))
     digests = _each(show, "reading the data set", dataset.sha256, ids)
     present = set(zip(ids, digests, strict=True))
     gone = {row for row, key in enumerate(zip(store.samples.ids, store.samples.sha256,
                                               strict=True)) if key not in present}
-    new = [(i, d) for i, d in zip(ids, digests, strict=True) if (i, d) not in known]
+    new = [(i, d) for i, d in zip(ids, digests, strict=True) if store.samples.find(i, d) is None]
     if not new:
         return 0, gone
     checked = _each(show, "checking new images", partial(_check, dataset), [i for i, _ in new])

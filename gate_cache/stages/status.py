@@ -69,25 +69,27 @@ def status(loaded: Loaded, roots: Roots) -> Status:
     path = store_of(loaded, roots)
     if not path.exists():
         missing = [ComboStatus(n, "missing", 0, len(ids)) for n in manifest.combos]
-        return Status(str(path), False, missing, [], [])
+        return Status(str(path), False, missing, [], found)
     store = FeatureStore.open(path)
     recipes, notes = known_recipes(loaded, roots)
-    combos = [_combo(store, loaded, name, recipes.get(name), ids) for name in manifest.combos]
+    known = set(store.samples.ids)
+    rows = [store.samples.row(i) for i in ids if i in known]
+    combos = [_combo(store, loaded, name, recipes.get(name), rows, len(ids))
+              for name in manifest.combos]
     named = {c.group for c in combos}
     extra = [v.name for v in store.views() if v.name not in named]
     return Status(str(path), True, combos, extra, [*found, *notes])
 
 
 def _combo(store: FeatureStore, loaded: Loaded, name: str, recipe: Recipe | None,
-           ids: list[str]) -> ComboStatus:
+           rows: list[int], total: int) -> ComboStatus:
+    """`rows` are those of the data set's images that the store knows, of `total` images."""
     try:
         view = find_combo(store, loaded.manifest, name, recipe)
     except Stale as error:
-        return ComboStatus(name, "stale", 0, len(ids), why=error.why)
+        return ComboStatus(name, "stale", 0, total, why=error.why)
     except StoreError:
-        return ComboStatus(name, "missing", 0, len(ids))
-    known = set(store.samples.ids)
-    done = view.done()
-    count = sum(bool(done[store.samples.row(i)]) for i in ids if i in known)
-    state = "done" if count == len(ids) else "partial" if count else "missing"
-    return ComboStatus(name, state, count, len(ids), view.name)
+        return ComboStatus(name, "missing", 0, total)
+    count = int(view.done()[rows].sum())
+    state = "done" if count == total else "partial" if count else "missing"
+    return ComboStatus(name, state, count, total, view.name)

@@ -19,8 +19,6 @@ _WAYS_OUT = {
     errno.EPERM: "not permitted; mend the permissions or choose another place with {option}",
     errno.EFBIG: "the file grew beyond the allowed size; raise the limit (ulimit -f)",
 }
-
-
 _STORE = "and run the same command again; what is done so far is kept"
 
 

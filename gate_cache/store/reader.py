@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,8 +20,6 @@ from gate_cache.store.samples import Samples, read_samples
 
 if TYPE_CHECKING:
     import dask.array as da
-
-Rows = int | slice | Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class MapView:

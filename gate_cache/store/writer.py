@@ -271,7 +271,7 @@ def _create(path: Path, dataset: str, block: int, batch: int, versions: Mapping[
     if path.exists() and not _half_made(path):
         raise StoreError(f"{path}: exists and is no store; give store.path another name")
     attrs: Any = {"format": FORMAT, "dataset": dataset, "block": block, "batch": batch,
-             "versions": dict(versions)}
+                  "versions": dict(versions)}
     group = zarr.open_group(path, mode="w", zarr_format=3)
     create_samples(group)
     group.attrs.update({ATTRS: attrs})

@@ -1,1 +1,1 @@
-"""Generation techniques that steer a pass towards the input image (METHOD 2). One a file."""
+"""Generation techniques that steer a pass towards the input image (paper, 5.3). One a file."""

@@ -1,4 +1,4 @@
-"""ControlNet on the Canny edges of the input itself (METHOD 2.2)."""
+"""ControlNet on the Canny edges of the input itself (paper, A.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Denoising from an earlier t before the maps are read (METHOD 2.2; DDIM, Song et al. 2021)."""
+"""Denoising from an earlier t before the maps are read (paper, A.2; DDIM, Song et al. 2021)."""
 
 from __future__ import annotations
 

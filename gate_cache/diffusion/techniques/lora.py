@@ -1,4 +1,4 @@
-"""LoRA: adapters loaded once, switched on and off, never fused into the weights (METHOD 2.3)."""
+"""LoRA: adapters loaded once, switched on and off, never fused into the weights (paper, A.3)."""
 
 from __future__ import annotations
 

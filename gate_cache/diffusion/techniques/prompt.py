@@ -1,4 +1,4 @@
-"""Prompts to text embeddings; prompts over 75 tokens in pieces (METHOD 2.1)."""
+"""Prompts to text embeddings; prompts over 75 tokens in pieces (paper, A.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``conv``: one more 3×3 convolution after each assigner's sum (METHOD 5)."""
+"""``conv``: one more 3×3 convolution after each assigner's sum (paper, C.1)."""
 
 from __future__ import annotations
 
