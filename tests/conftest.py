@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gate_cache.diffusion.embedded import HOME
 from gate_cache.manifest import Loaded, load
 from gate_cache.roots import Roots
 
@@ -34,6 +36,13 @@ TOY: dict[str, Any] = {
 }
 
 WriteManifest = Callable[..., Loaded]
+
+
+def tiny_config(part: str) -> dict[str, Any]:
+    """Configuration of a part of the embedded model."""
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    found: dict[str, Any] = json.loads((HOME / part / name).read_text(encoding="utf-8"))
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gate_cache.diffusion.embedded import HOME
 from gate_cache.diffusion.recipes import plan_combos
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.manifest import load
@@ -96,11 +97,11 @@ IMPORTS = {(path, name) for path, source in SOURCES.items() for name in imported
 
 
 def test_imports_are_found_wherever_they_are() -> None:
-    source = ("import a.b\ndef f():\n    from gate_cache.diffusion import tiny, nothing\n"
+    source = ("import a.b\ndef f():\n    from gate_cache.diffusion import taps, nothing\n"
               "if X:\n    from gate_cache.store.reader import FeatureStore as F\n"
               "    from gate_cache import diffusion\n")
     assert set(imported(source)) == {
-        "a.b", "gate_cache.diffusion.tiny", "gate_cache.diffusion", "gate_cache.store.reader"}
+        "a.b", "gate_cache.diffusion.taps", "gate_cache.diffusion", "gate_cache.store.reader"}
 
 
 @pytest.mark.parametrize(("source", "target", "allowed"), [
@@ -178,7 +179,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     (folder / "m.yaml").write_text(MANIFEST)
     loaded, roots = load(folder / "m.yaml"), Roots()
-    (combo,) = plan_combos(loaded.manifest, ModelFiles("tiny", None), roots)
+    (combo,) = plan_combos(loaded.manifest, ModelFiles("tiny", HOME), roots)
     new = [NewSample(f"train/{name}", "00" * 32, 64, 64) for name in
            ("aeroplane/00000", "bird/00001")]
     with open_writer(folder / "stores" / "m.zarr", "toyworld", 8, 1, {}) as writer:

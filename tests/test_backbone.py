@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PROMPT, WriteManifest
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from conftest import PROMPT, WriteManifest, tiny_config
+from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from gate_cache import FeatureStore
-from gate_cache.diffusion import tiny, tiny_config
-from gate_cache.diffusion.tokens import tiny_tokens
+from gate_cache.diffusion.embedded import CONTROLNET, HOME
+from gate_cache.diffusion.tokens import read_tokens
 from gate_cache.errors import ModelError
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
@@ -30,14 +30,8 @@ CONV = {"plain": PROMPT, "control": {"prompt": "a photo", "controlnet": {"source
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models root with the tiny family as plain diffusers saves it."""
     root = tmp_path_factory.mktemp("models")
-    tokens = tiny_tokens()
-    pipe = StableDiffusionPipeline(
-        vae=tiny.vae(), text_encoder=tiny.text_encoder(), unet=tiny.unet(),
-        tokenizer=CLIPTokenizer(vocab=tokens.vocab, merges=tokens.merges, model_max_length=77),
-        scheduler=DDIMScheduler(**tiny_config.SCHEDULER), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False)
-    pipe.save_pretrained(root / "org" / "model")
-    tiny.controlnet().save_pretrained(root / "nets" / "canny")
+    StableDiffusionPipeline.from_pretrained(HOME).save_pretrained(root / "org" / "model")
+    ControlNetModel.from_pretrained(CONTROLNET).save_pretrained(root / "nets" / "canny")
     return root
 
 
@@ -124,7 +118,8 @@ def test_a_damaged_model_is_refused(own: Roots, manifest: WriteManifest, damage:
 
 
 def test_a_controlnet_of_another_model_is_refused(own: Roots, manifest: WriteManifest) -> None:
-    net = type(tiny.controlnet())(**{**tiny_config.CONTROLNET, "cross_attention_dim": 32})
+    config = {**tiny_config("controlnet"), "cross_attention_dim": 32}
+    net = ControlNetModel.from_config(config)
     net.save_pretrained(own.models / "nets" / "canny")
     with pytest.raises(ModelError, match="this ControlNet is for another model"):
         extract(manifest(**sections()), own, device="cpu")
@@ -162,7 +157,7 @@ def test_the_real_architecture_at_512_pixels(roots: Roots, manifest: WriteManife
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    tokens = tiny_tokens()
+    tokens = read_tokens(HOME / "tokenizer")
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(
         vae=AutoencoderKL(
@@ -173,7 +168,7 @@ def test_the_real_architecture_at_512_pixels(roots: Roots, manifest: WriteManife
             vocab_size=len(tokens.vocab), hidden_size=768, intermediate_size=3072,
             num_hidden_layers=12, num_attention_heads=12, projection_dim=768)),
         tokenizer=CLIPTokenizer(vocab=tokens.vocab, merges=tokens.merges, model_max_length=77),
-        scheduler=DDIMScheduler(**tiny_config.SCHEDULER), safety_checker=None,
+        scheduler=DDIMScheduler.from_config(tiny_config("scheduler")), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False)
     pipe.to(torch.bfloat16).save_pretrained(roots.models / "sd15")
     del pipe

@@ -13,10 +13,10 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from gate_cache.diffusion import tiny, tiny_config
 from gate_cache.diffusion.backbone import Backbone, load, load_controlnet
+from gate_cache.diffusion.embedded import CONTROLNET, HOME, LORAS
 from gate_cache.diffusion.noise import add_noise, noise
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.taps import tapped
@@ -26,7 +26,8 @@ from gate_cache.diffusion.techniques.lora import Loras
 from gate_cache.diffusion.techniques.prompt import embed
 from gate_cache.errors import ModelError
 
-TINY = ModelFiles("tiny", None)
+TINY = ModelFiles("tiny", HOME)
+MODERATE, OVERFIT = LORAS["tiny/moderate"], LORAS["tiny/overfit"]
 SPECS = TINY.family.maps
 
 
@@ -156,7 +157,7 @@ def test_text_is_the_encoders_last_state(model: Backbone) -> None:
 def test_a_long_prompt_is_encoded_in_pieces_and_joined(model: Backbone) -> None:
     words = "horse car bird " * 40
     found = embed(model, words)
-    assert found.shape == (1, 2 * 77, tiny_config.TEXT["hidden_size"])
+    assert found.shape == (1, 2 * 77, model.text_encoder.config.hidden_size)
     first = model.text_encoder(torch.tensor(model.tokens.encode(words).ids[:1]))[0]
     torch.testing.assert_close(found[:, :77], first)
 
@@ -172,7 +173,7 @@ def test_canny_finds_the_edge_of_a_square() -> None:
 
 
 def test_controlnet_is_added_as_diffusers_does(model: Backbone) -> None:
-    net = load_controlnet(None, model)
+    net = load_controlnet(CONTROLNET, model)
     edges = np.zeros((2, 64, 64), np.uint8)
     edges[:, 30:34] = 255
     x = torch.randn(2, 4, 16, 16)
@@ -222,7 +223,7 @@ def loras(model: Backbone) -> Iterator[Loras]:
 
 def test_a_lora_changes_the_output_only_while_it_is_on(model: Backbone, loras: Loras) -> None:
     plain = run(model)
-    loras.load("d1", "tiny/moderate", None)
+    loras.load("d1", "tiny/moderate", MODERATE)
     assert torch.equal(run(model), plain)
     with loras.active([("d1", 1.0)]):
         changed = run(model)
@@ -234,7 +235,7 @@ def test_after_unloading_the_modules_are_what_they_were(model: Backbone) -> None
     before = fingerprint(model.unet), fingerprint(model.text_encoder)
     loras = Loras(model)
     for digest, source in (("d1", "tiny/moderate"), ("d2", "tiny/overfit")):
-        loras.load(digest, source, None)
+        loras.load(digest, source, LORAS[source])
     with pytest.raises(RuntimeError, match="on purpose"), loras.active([("d2", 0.7)]):
         run(model)
         raise RuntimeError("on purpose")
@@ -244,30 +245,30 @@ def test_after_unloading_the_modules_are_what_they_were(model: Backbone) -> None
 
 def test_a_lora_is_its_low_rank_product(model: Backbone, loras: Loras) -> None:
     """Against weights merged by hand: W + scale · B·A, convolutions included."""
-    state = tiny.lora("tiny/moderate", model.unet)
+    state = load_file(MODERATE)
     merged = load(TINY, torch.device("cpu"), torch.float32)
     for key, a in state.items():
         if ".lora_A." not in key:
             continue
         module = merged.unet.get_submodule(key.removeprefix("unet.").removesuffix(".lora_A.weight"))
         b = state[key.replace("lora_A", "lora_B")]
-        module.weight += 0.5 * torch.einsum("or,r...->o...", b.flatten(1), a)
-    loras.load("d1", "tiny/moderate", None)
+        module.weight += 0.5 * torch.einsum("or,r...->o...", b.flatten(1).float(), a.float())
+    loras.load("d1", "tiny/moderate", MODERATE)
     with loras.active([("d1", 0.5)]):
         torch.testing.assert_close(run(model), run(merged), rtol=1e-3, atol=1e-4)
 
 
 def test_scale_zero_is_no_lora(model: Backbone, loras: Loras) -> None:
     plain = run(model)
-    loras.load("d1", "tiny/overfit", None)
+    loras.load("d1", "tiny/overfit", OVERFIT)
     with loras.active([("d1", 0.0)]):
         torch.testing.assert_close(run(model), plain, rtol=1e-5, atol=1e-6)
 
 
 def test_a_lora_file_in_diffusers_format_is_the_same(model: Backbone, loras: Loras,
                                                     tmp_path: Path) -> None:
-    save_file(tiny.lora("tiny/moderate", model.unet), tmp_path / "style.safetensors")
-    loras.load("built-in", "tiny/moderate", None)
+    save_file(load_file(MODERATE), tmp_path / "style.safetensors")
+    loras.load("built-in", "tiny/moderate", MODERATE)
     loras.load("file", "style.safetensors", tmp_path / "style.safetensors")
     outputs = []
     for digest in ("built-in", "file"):
@@ -280,7 +281,7 @@ def test_a_lora_file_in_diffusers_format_is_the_same(model: Backbone, loras: Lor
 def test_alphas_saved_by_diffusers_count(model: Backbone, loras: Loras, tmp_path: Path,
                                          layout: str) -> None:
     """LoCon with alpha 1 and rank 4, saved both ways that diffusers has."""
-    trained = tiny.unet()
+    trained = load(TINY, torch.device("cpu"), torch.float32).unet
     trained.add_adapter(LoraConfig(r=4, lora_alpha=1, target_modules=["to_q", "conv1"]), "style")
     for name, weight in trained.named_parameters():
         if "lora_B" in name:
@@ -305,7 +306,7 @@ def test_a_lora_may_change_the_text_encoder(model: Backbone, loras: Loras, tmp_p
                                             prefix: str) -> None:
     key = f"{prefix}.layers.0.self_attn.q_proj"
     state = {f"{key}.lora_A.weight": torch.randn(4, 64), f"{key}.lora_B.weight": torch.randn(64, 4)}
-    save_file({**tiny.lora("tiny/moderate", model.unet), **state}, tmp_path / "te.safetensors")
+    save_file({**load_file(MODERATE), **state}, tmp_path / "te.safetensors")
     plain = embed(model, "a horse")
     loras.load("te", "te.safetensors", tmp_path / "te.safetensors")
     assert torch.equal(embed(model, "a horse"), plain)
@@ -315,8 +316,8 @@ def test_a_lora_may_change_the_text_encoder(model: Backbone, loras: Loras, tmp_p
 
 
 def test_two_loras_add_up(model: Backbone, loras: Loras) -> None:
-    loras.load("d1", "tiny/moderate", None)
-    loras.load("d2", "tiny/overfit", None)
+    loras.load("d1", "tiny/moderate", MODERATE)
+    loras.load("d2", "tiny/overfit", OVERFIT)
     with loras.active([("d1", 1.0)]):
         one = run(model)
     with loras.active([("d1", 1.0), ("d2", 1.0)]):
@@ -326,8 +327,8 @@ def test_two_loras_add_up(model: Backbone, loras: Loras) -> None:
     assert not torch.allclose(one, both, atol=1e-3)
 
 
-def bad_lora(kind: str, model: Backbone) -> dict[str, torch.Tensor]:
-    state = tiny.lora("tiny/moderate", model.unet)
+def bad_lora(kind: str) -> dict[str, torch.Tensor]:
+    state = load_file(MODERATE)
     key = next(k for k in state if "lora_A" in k)
     if kind == "unknown module":
         pair = {p: state[key.replace("lora_A", p)].clone() for p in ("lora_A", "lora_B")}
@@ -344,7 +345,7 @@ def bad_lora(kind: str, model: Backbone) -> dict[str, torch.Tensor]:
 def test_a_lora_that_does_not_fully_apply_is_refused(model: Backbone, tmp_path: Path,
                                                     kind: str) -> None:
     before = fingerprint(model.unet)
-    save_file(bad_lora(kind, model), tmp_path / "bad.safetensors")
+    save_file(bad_lora(kind), tmp_path / "bad.safetensors")
     loras = Loras(model)
     with pytest.raises(ModelError, match=r"bad\.safetensors"):
         loras.load("bad", "bad.safetensors", tmp_path / "bad.safetensors")
@@ -356,10 +357,3 @@ def test_a_file_that_is_no_safetensors_is_refused(model: Backbone, tmp_path: Pat
     (tmp_path / "bad.safetensors").write_bytes(b"not a file of weights")
     with pytest.raises(ModelError, match="not a safetensors file"):
         Loras(model).load("bad", "bad", tmp_path / "bad.safetensors")
-
-
-def test_tiny_weights_do_not_depend_on_global_seeds() -> None:
-    torch.manual_seed(1)
-    first = fingerprint(tiny.unet())
-    torch.manual_seed(2)
-    assert fingerprint(tiny.unet()) == first

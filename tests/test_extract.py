@@ -18,11 +18,11 @@ import pytest
 import torch
 import zarr
 from conftest import CONTROL, PROMPT, TOY, WriteManifest
-from safetensors.torch import save_file
+from diffusers import StableDiffusionPipeline
 
 from gate_cache import FeatureStore
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion import tiny
+from gate_cache.diffusion.embedded import HOME, LORAS
 from gate_cache.diffusion.noise import noise
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import DataError, DiskError, ModelError, RowNotDone, StoreError, UserError
@@ -72,8 +72,9 @@ def test_stored_maps_equal_a_pass_of_plain_diffusers(toy: Toy) -> None:
     store = FeatureStore.open(path)
     ids = store.samples.ids[0:2]  # one pass is two images
     images = np.stack([open_dataset(loaded.manifest.dataset, roots).image(i) for i in ids])
-    files = ModelFiles("tiny", None)
-    unet, vae, text = tiny.unet(), tiny.vae(), tiny.text_encoder()
+    files = ModelFiles("tiny", HOME)
+    pipe = StableDiffusionPipeline.from_pretrained(HOME)
+    unet, vae, text = pipe.unet, pipe.vae, pipe.text_encoder
     abar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)[50]
     seen: dict[str, torch.Tensor] = {}
     for i, block in enumerate(unet.up_blocks):
@@ -342,7 +343,7 @@ def test_every_missing_weight_is_named_at_once(roots: Roots, manifest: WriteMani
 def test_a_lora_file_below_the_models_root_is_used(roots: Roots, manifest: WriteManifest,
                                                    toy: Toy) -> None:
     (roots.models / "styles").mkdir(parents=True)
-    save_file(tiny.lora("tiny/moderate", tiny.unet()), roots.models / "styles/moderate.safetensors")
+    shutil.copy(LORAS["tiny/moderate"], roots.models / "styles/moderate.safetensors")
     combos = {"lora": {"prompt": "a photo", "lora": {"source": "styles/moderate.safetensors"}}}
     result = extract(manifest(conv=combos, attention={}), roots, device="cpu")
     np.testing.assert_array_equal(FeatureStore.open(result.store)["lora"]["up1"][:],

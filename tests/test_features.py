@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_config
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from gate_cache.diffusion import tiny_config
 from gate_cache.errors import ModelError
 from gate_cache.features import SD1_UNET, SD1_VAE, Family, family, nbytes
 from gate_cache.store.layout import BLOCK_ROWS, block_rows
@@ -71,7 +71,7 @@ def test_maps_of_stable_diffusion_1_5_at_512() -> None:
 
 
 @pytest.mark.parametrize(("config", "vae", "size"), [
-    (SD15_UNET, SD15_VAE, 512), (tiny_config.UNET, tiny_config.VAE, 64),
+    (SD15_UNET, SD15_VAE, 512), (tiny_config("unet"), tiny_config("vae"), 64),
 ], ids=["sd15-512", "tiny-64"])
 def test_the_table_is_what_the_model_yields(
     config: dict[str, Any], vae: dict[str, Any], size: int,

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import tiny_config
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
-from gate_cache.diffusion import memo, tiny_config
+from gate_cache.diffusion import memo
+from gate_cache.diffusion.embedded import HOME
 from gate_cache.diffusion.memo import remembered_sha256
 from gate_cache.diffusion.recipes import missing_inputs, plan_combos
 from gate_cache.diffusion.sources import ModelFiles, locate, weight_files
-from gate_cache.diffusion.tokens import tiny_tokens
+from gate_cache.diffusion.tokens import read_tokens
 from gate_cache.errors import ModelError
 from gate_cache.fingerprint import differences, file_sha256, fingerprint
 from gate_cache.manifest import ModelSpec, load
@@ -162,15 +164,14 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
 @pytest.fixture
 def models(roots: Roots) -> Path:
     """A models root with a Stable Diffusion in diffusers layout, a ControlNet and a LoRA."""
-    sd, tokens = roots.models / "sd", tiny_tokens()
-    for part, config in (("unet", tiny_config.UNET), ("vae", tiny_config.VAE),
-                         ("text_encoder", tiny_config.TEXT)):
-        write_config(sd / part / "config.json", {"_class_name": None, **config})
+    sd, tokens = roots.models / "sd", read_tokens(HOME / "tokenizer")
+    for part in ("unet", "vae", "text_encoder"):
+        write_config(sd / part / "config.json", tiny_config(part))
         write_weights(sd / part / "model.safetensors")
-    write_config(sd / "scheduler" / "scheduler_config.json", tiny_config.SCHEDULER)
+    write_config(sd / "scheduler" / "scheduler_config.json", tiny_config("scheduler"))
     write_config(sd / "tokenizer" / "vocab.json", tokens.vocab)
     (sd / "tokenizer" / "merges.txt").write_text("\n".join(" ".join(m) for m in tokens.merges))
-    write_config(roots.models / "canny" / "config.json", tiny_config.CONTROLNET)
+    write_config(roots.models / "canny" / "config.json", tiny_config("controlnet"))
     write_weights(roots.models / "canny" / "model.safetensors")
     write_weights(roots.models / "lora.safetensors")
     return roots.models
@@ -242,7 +243,7 @@ def test_fingerprint_keeps_when_notes_of_diffusers_change(
 ) -> None:
     before = fingerprints(FOLDER, roots)
     write_config(models / "sd/unet/config.json",
-                 {"_class_name": None, **tiny_config.UNET, key: "other"})
+                 {**tiny_config("unet"), key: "other"})
     assert fingerprints(FOLDER, roots) == before
 
 
@@ -395,7 +396,8 @@ def test_map_that_the_model_lacks_is_named(roots: Roots) -> None:
 
 
 def test_model_of_another_family_is_refused(models: Path, roots: Roots) -> None:
-    write_config(models / "sd/unet/config.json", {**tiny_config.UNET, "addition_embed_type": "t"})
+    config = {**tiny_config("unet"), "addition_embed_type": "t"}
+    write_config(models / "sd/unet/config.json", config)
     assert "not a Stable Diffusion 1.x UNet" in refusal(FOLDER, roots)
 
 

@@ -9,10 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from gate_cache.diffusion.tokens import BOS, EOS, ClipTokens, Prompt, read_tokens, tiny_tokens
+from gate_cache.diffusion.embedded import HOME
+from gate_cache.diffusion.tokens import BOS, EOS, ClipTokens, Prompt, read_tokens
 from gate_cache.errors import ModelError
 
-OURS = tiny_tokens()
+OURS = read_tokens(HOME / "tokenizer")
 THEIRS = CLIPTokenizer(vocab=OURS.vocab, merges=OURS.merges)
 PIECE, ROOM = 77, 75
 LONG = " ".join(f"a photo of cat number {i}" for i in range(60))

@@ -56,7 +56,7 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
         Weights missing or not fitting the configuration.
     """
     _hush()
-    unet, vae, text = _tiny() if files.path is None else _folder(files, files.path)
+    unet, vae, text = _folder(files, files.path)
     scheduler: Any = DDIMScheduler(**files.schedule())
     for module in (unet, vae, text):
         module.to(device=device, dtype=dtype).requires_grad_(False).eval()
@@ -67,17 +67,12 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     )
 
 
-def load_controlnet(folder: Path | None, backbone: Backbone) -> Any:
-    """Load a ControlNet (None: the embedded one) beside a backbone."""
-    if folder is None:
-        from gate_cache.diffusion import tiny
-
-        net = tiny.controlnet()
-    else:
-        net = _pretrained(ControlNetModel, folder, None, None)
+def load_controlnet(folder: Path, backbone: Backbone) -> Any:
+    """Load a ControlNet beside a backbone."""
+    net = _pretrained(ControlNetModel, folder, None, None)
     wanted, got = backbone.unet.config.cross_attention_dim, net.config.cross_attention_dim
     if wanted != got:
-        raise ModelError(f"{folder or 'tiny'}: this ControlNet is for another model (text width"
+        raise ModelError(f"{folder}: this ControlNet is for another model (text width"
                          f" {got}, the UNet's is {wanted})")
     return net.to(device=backbone.device, dtype=backbone.dtype).requires_grad_(False).eval()
 
@@ -87,12 +82,6 @@ def _hush() -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-
-
-def _tiny() -> tuple[Any, Any, Any]:
-    from gate_cache.diffusion import tiny
-
-    return tiny.unet(), tiny.vae(), tiny.text_encoder()
 
 
 def _folder(files: ModelFiles, path: Path) -> tuple[Any, Any, Any]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gate_cache.datasets.base import PREPROCESSING
-from gate_cache.diffusion import tiny_config
+from gate_cache.diffusion.embedded import CONTROLNET, LORAS, TINY
 from gate_cache.diffusion.memo import remembered_sha256
 from gate_cache.diffusion.sources import (
-    TINY,
     ModelFiles,
     controlnet_from_hub,
     find_folder,
@@ -130,8 +128,8 @@ def _weights(name: str, combo: Combo, files: ModelFiles, roots: Roots) -> dict[s
 
 
 def controlnet_folder(name: str, spec: ControlNetSpec, roots: Roots,
-                      download: bool = False) -> Path | None:
-    """Folder of a ControlNet in diffusers layout; None for the embedded one.
+                      download: bool = False) -> Path:
+    """Folder of a ControlNet in diffusers layout.
 
     Raises
     ------
@@ -139,7 +137,7 @@ def controlnet_folder(name: str, spec: ControlNetSpec, roots: Roots,
         Not there.
     """
     if spec.source == TINY:
-        return None
+        return CONTROLNET
     folder = find_folder(spec.source, roots, f"{name}.controlnet.source") or controlnet_from_hub(
         spec.source, download)
     if folder is None:
@@ -150,26 +148,23 @@ def controlnet_folder(name: str, spec: ControlNetSpec, roots: Roots,
 
 def controlnet_digest(name: str, spec: ControlNetSpec, roots: Roots) -> str:
     """sha256 over a ControlNet's weights and configuration."""
-    folder = controlnet_folder(name, spec, roots)
-    if folder is None:
-        return _tiny_digest("controlnet", tiny_config.CONTROLNET)
-    return folder_digest(folder, None)
+    return folder_digest(controlnet_folder(name, spec, roots), None)
 
 
-def lora_file(name: str, spec: LoraSpec, roots: Roots) -> Path | None:
-    """A LoRA's file; None for a built-in one.
+def lora_file(name: str, spec: LoraSpec, roots: Roots) -> Path:
+    """A LoRA's file.
 
     Raises
     ------
     ModelError
         Not there, or not a safetensors file.
     """
-    if spec.source in tiny_config.LORAS:
-        return None
+    if spec.source in LORAS:
+        return LORAS[spec.source]
     path = roots.below("models", spec.source, f"{name}.lora.source")
     if not path.is_file():
         raise ModelError(f"{name}.lora.source: {path}: no such LoRA file"
-                         f"{did_you_mean(spec.source, tiny_config.LORAS)}; put it there, or name"
+                         f"{did_you_mean(spec.source, LORAS)}; put it there, or name"
                          " the models root with --models")
     if path.suffix != ".safetensors":
         raise ModelError(f"{name}.lora.source: {path}: not a .safetensors file; pickled weights"
@@ -179,17 +174,7 @@ def lora_file(name: str, spec: LoraSpec, roots: Roots) -> Path | None:
 
 def lora_digest(name: str, spec: LoraSpec, roots: Roots) -> str:
     """sha256 of a LoRA's file."""
-    path = lora_file(name, spec, roots)
-    if path is None:
-        return _tiny_digest(spec.source, {**tiny_config.LORA, "rank": tiny_config.LORAS[
-            spec.source]})
-    return remembered_sha256(path)
-
-
-def _tiny_digest(name: str, config: Mapping[str, Any]) -> str:
-    """Digest of something built in code: its recipe is all that decides it."""
-    recipe = {"tiny": tiny_config.VERSION, "name": name, "config": config}
-    return fingerprint(json.loads(json.dumps(recipe)))
+    return remembered_sha256(lora_file(name, spec, roots))
 
 
 def missing_inputs(manifest: Manifest, roots: Roots, download: bool = False) -> list[str]:

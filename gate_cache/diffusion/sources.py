@@ -10,16 +10,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from gate_cache.diffusion import tiny_config
+from gate_cache.diffusion.embedded import HOME, TINY
 from gate_cache.diffusion.memo import remembered_sha256
-from gate_cache.diffusion.tokens import ClipTokens, read_tokens, tiny_tokens
+from gate_cache.diffusion.tokens import ClipTokens, read_tokens
 from gate_cache.errors import ModelError, did_you_mean
 from gate_cache.features import SD1_UNET, SD1_VAE, Family, family
 from gate_cache.fingerprint import fingerprint
 from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots, escapes
 
-TINY = "tiny"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
                   "trained_betas", "prediction_type", "rescale_betas_zero_snr")
@@ -31,17 +30,17 @@ EXPECTED = ("expected a Stable Diffusion 1.x in diffusers layout: model_index.js
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A Stable Diffusion model: the embedded one (`path` is None) or a folder.
+    """A Stable Diffusion model: a folder in diffusers layout.
 
     Attributes
     ----------
     source : as the manifest names it
-    path : folder in diffusers layout, or None for the embedded model
+    path : the folder
     variant : such as ``fp16``: which weight files of the folder
     """
 
     source: str
-    path: Path | None
+    path: Path
     variant: str | None = None
 
     def config(self, component: str) -> dict[str, Any]:
@@ -52,9 +51,6 @@ class ModelFiles:
         ModelError
             Missing or not JSON.
         """
-        if self.path is None:
-            return {"unet": tiny_config.UNET, "vae": tiny_config.VAE,
-                    "text_encoder": tiny_config.TEXT, "scheduler": tiny_config.SCHEDULER}[component]
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         return read_config(self.path / component / name)
 
@@ -70,7 +66,7 @@ class ModelFiles:
     @cached_property
     def tokens(self) -> ClipTokens:
         """The tokenizer."""
-        return tiny_tokens() if self.path is None else read_tokens(self.path / "tokenizer")
+        return read_tokens(self.path / "tokenizer")
 
     def size(self, wanted: int | None) -> int:
         """The input size in pixels: as wanted, or the model's own."""
@@ -83,9 +79,6 @@ class ModelFiles:
 
     def digest(self, component: str) -> str:
         """sha256 over a component's weights and configuration."""
-        if self.path is None:
-            recipe = {"tiny": tiny_config.VERSION, "config": self.config(component)}
-            return fingerprint(json.loads(json.dumps(recipe)))
         return folder_digest(self.path / component, self.variant)
 
     def tokenizer_digest(self) -> str:
@@ -119,7 +112,7 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
         Not there, with the way out.
     """
     if spec.source == TINY:
-        return ModelFiles(TINY, None)
+        return ModelFiles(TINY, HOME)
     folder = find_folder(spec.source, roots, "model.source")
     if folder is None:
         patterns = ["model_index.json", *_patterns(spec.variant)]

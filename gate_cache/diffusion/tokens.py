@@ -85,14 +85,6 @@ class ClipTokens:
         return TOKENS_PER_PIECE * len(self.encode(text).ids)
 
 
-def tiny_tokens() -> ClipTokens:
-    """The embedded model's tokenizer: the words of its world are one token each."""
-    merges = _read_merges(Path(__file__).parent / "data" / "tiny_merges.txt")
-    letters = sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(f"{c}</w>" for c in letters), *(a + b for a, b in merges), BOS, EOS]
-    return ClipTokens({t: i for i, t in enumerate(dict.fromkeys(tokens))}, merges)
-
-
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     pairs = (line.split() for line in lines if line and not line.startswith("#version"))

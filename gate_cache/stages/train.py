@@ -13,8 +13,6 @@ from typing import Any
 import torch
 
 import gate_cache
-from gate_cache.diffusion.sources import TINY
-from gate_cache.diffusion.tiny_config import NOTE
 from gate_cache.learn.bucket import Buckets
 from gate_cache.learn.fit import SELECT, Fitted, Predictor, fit, judge
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
@@ -84,8 +82,6 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
     began = time.monotonic()
     head = loaded.manifest.train.head
     show = progress or Silent()
-    if loaded.manifest.model.source == TINY:
-        show.say(NOTE)
     study = open_study(loaded, roots, device, show)
     folder = RunDirectory(run) if run else new_run(roots.runs, f"{loaded.path.stem}-{head}")
     refused = disk_errors(folder.path, "--runs", "and train again")

@@ -40,7 +40,7 @@ class Loras:
         self._loaded: dict[str, str] = {}
         self._touched = False
 
-    def load(self, digest: str, source: str, path: Path | None) -> None:
+    def load(self, digest: str, source: str, path: Path) -> None:
         """Load one LoRA, inactive.
 
         Raises
@@ -50,7 +50,7 @@ class Loras:
         """
         if digest in self._loaded:
             return
-        state = self._state(source, path)
+        state = _read(path)
         _refuse_strange(source, state)
         self._touched = True
         name = f"lora_{len(self._loaded)}"
@@ -65,25 +65,13 @@ class Loras:
         self._loaded[digest] = name
         self._off()
 
-    def _insert(self, state: Mapping[str, torch.Tensor], path: Path | None, name: str) -> None:
+    def _insert(self, state: Mapping[str, torch.Tensor], path: Path, name: str) -> None:
         """Put the adapter's layers beside the model's; read from the file, alphas come along."""
-        if path is None:
-            self._adapters.load_lora_weights(dict(state), adapter_name=name)
-        elif any(key.startswith(_PREFIXES) for key in state):
+        if any(key.startswith(_PREFIXES) for key in state):
             self._adapters.load_lora_weights(str(path), adapter_name=name)
         else:  # as `unet.save_lora_adapter` writes it
             self._backbone.unet.load_lora_adapter(str(path.parent), weight_name=path.name,
                                                   prefix=None, adapter_name=name)
-
-    def _state(self, source: str, path: Path | None) -> Mapping[str, torch.Tensor]:
-        if path is None:
-            from gate_cache.diffusion import tiny
-
-            return tiny.lora(source, self._backbone.unet)
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: not a safetensors file ({error})") from None
 
     def _check(self, source: str, name: str, state: Mapping[str, torch.Tensor]) -> None:
         """Refuse a file of which not every tensor is in use."""
@@ -119,6 +107,13 @@ class Loras:
         if self._touched:
             self._adapters.unload_lora_weights()
             self._loaded.clear()
+
+
+def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a safetensors file ({error})") from None
 
 
 def _refuse_strange(source: str, state: Mapping[str, torch.Tensor]) -> None:

@@ -1,0 +1,136 @@
+"""The embedded model as it is shipped: diffusers reads it, and it knows its world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from safetensors import safe_open
+
+from gate_cache.datasets.toyworld import CATEGORIES, Scene, draw
+from gate_cache.datasets.toyworld.styles import dusk
+from gate_cache.diffusion.embedded import CONTROLNET, HOME, LORAS
+from gate_cache.diffusion.techniques.controlnet import canny
+
+COUNT = 64
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return StableDiffusionPipeline.from_pretrained(HOME)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    """Pictures of the test split: the model was not trained on them."""
+    return [draw("test", i) for i in range(COUNT)]
+
+
+def pixels(images: list[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def latents(pipe: Any, images: list[Any]) -> torch.Tensor:
+    return pipe.vae.encode(pixels(images)).latent_dist.mode() * pipe.vae.config.scaling_factor
+
+
+def losses(pipe: Any, x0: torch.Tensor, captions: list[str], t: int,
+           net: tuple[Any, torch.Tensor] | None = None) -> torch.Tensor:
+    """(N,) denoising losses, the noise always the same."""
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(t))
+    x = pipe.scheduler.add_noise(x0, noise, torch.full((len(x0),), t))
+    ids = pipe.tokenizer(captions, padding="max_length", max_length=77,
+                         return_tensors="pt").input_ids
+    states = pipe.text_encoder(ids)[0]
+    extra = {}
+    if net:
+        down, mid = net[0](x, t, states, controlnet_cond=net[1], return_dict=False)
+        extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+    predicted = pipe.unet(x, t, states, **extra).sample
+    return (predicted - noise).square().mean((1, 2, 3))
+
+
+def z_score(gain: torch.Tensor) -> float:
+    """How many standard errors a mean of paired differences is above zero."""
+    return float(gain.mean() / (gain.std() / len(gain) ** 0.5))
+
+
+def weights() -> list[Path]:
+    return sorted(HOME.rglob("*.safetensors"))
+
+
+def test_all_weights_are_half_precision_safetensors_and_small() -> None:
+    names = {p.relative_to(HOME).parts[0] for p in weights()}
+    assert names == {"unet", "vae", "text_encoder", "controlnet", "loras"}
+    for path in weights():
+        with safe_open(path, "pt") as file:
+            kinds = {file.get_slice(k).get_dtype() for k in file.keys()}  # noqa: SIM118
+        assert kinds <= {"F16", "I64"}, path
+    assert sum(p.stat().st_size for p in HOME.rglob("*") if p.is_file()) <= 25e6
+    assert not [p for p in HOME.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
+
+
+def test_the_unet_is_built_like_stable_diffusion_1_5(pipe: Any) -> None:
+    ups = [type(block).__name__ for block in pipe.unet.up_blocks]
+    assert ups == ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+
+
+def test_a_plain_pipeline_draws_a_picture(pipe: Any) -> None:
+    made = pipe("a photo of a horse, high quality", height=64, width=64, num_inference_steps=4,
+                generator=torch.Generator().manual_seed(0), output_type="np").images
+    assert made.shape == (1, 64, 64, 3) and made.std() > 0.05
+
+
+def test_the_autoencoder_reconstructs_unseen_pictures(pipe: Any, scenes: list[Scene]) -> None:
+    x = pixels([s.image for s in scenes])
+    y = pipe.vae.decode(pipe.vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+    psnr = 10 * torch.log10(4 / (x - y).square().mean((1, 2, 3)))
+    assert psnr.mean() > 25
+
+
+def test_latents_have_about_unit_variance(pipe: Any, scenes: list[Scene]) -> None:
+    assert 0.8 < latents(pipe, [s.image for s in scenes]).std() < 1.25
+
+
+@pytest.mark.parametrize("t", [200, 500, 800])
+def test_the_right_caption_helps(pipe: Any, scenes: list[Scene], t: int) -> None:
+    x0, captions = latents(pipe, [s.image for s in scenes]), [s.caption for s in scenes]
+    wrong = losses(pipe, x0, captions[3:] + captions[:3], t)
+    assert z_score(wrong - losses(pipe, x0, captions, t)) > 3
+
+
+def test_edges_help_the_controlnet(pipe: Any, scenes: list[Scene]) -> None:
+    images = [s.image for s in scenes]
+    edges = torch.from_numpy(canny(np.stack(images), 100, 200)).float()[:, None] / 255
+    net = ControlNetModel.from_pretrained(CONTROLNET)
+    x0, captions = latents(pipe, images), ["a photo"] * COUNT
+    found = losses(pipe, x0, captions, 600, (net, edges.expand(-1, 3, -1, -1)))
+    assert z_score(losses(pipe, x0, captions, 600) - found) > 5
+
+
+@pytest.mark.parametrize("name", LORAS)
+def test_loras_know_dusk(pipe: Any, scenes: list[Scene], name: str) -> None:
+    x0, captions = latents(pipe, [dusk(s.image) for s in scenes]), ["a photo"] * COUNT
+    plain = losses(pipe, x0, captions, 600)
+    pipe.load_lora_weights(LORAS[name].parent, weight_name=LORAS[name].name)
+    try:
+        assert z_score(plain - losses(pipe, x0, captions, 600)) > 3
+    finally:
+        pipe.unload_lora_weights()
+    assert torch.equal(losses(pipe, x0, captions, 600), plain)
+
+
+def test_the_words_of_the_world_are_one_token_each(pipe: Any) -> None:
+    for word in (*CATEGORIES, "photo", "quality", "masterpiece"):
+        assert len(pipe.tokenizer(word).input_ids) == 3, word
