@@ -1,0 +1,108 @@
+"""The model card: sample pictures into docs/, figures and facts into the model's README."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+
+from gate_cache.datasets.toyworld import CATEGORIES
+from gate_cache.diffusion.techniques.controlnet import canny
+from pipelines.tiny import controlnet, loras, measure
+from pipelines.tiny.pictures import Pictures
+
+DOCS = Path(__file__).parents[2] / "docs"
+SCALE, LABEL = 2, 18
+
+Images = npt.NDArray[np.uint8]
+
+
+def pictures(folder: Path, held_out: dict[str, Pictures]) -> None:
+    """Draw the card's three grids."""
+    pipe = measure.load(folder)
+    drawn, photos = held_out["toyworld"].pixels, held_out["cifar"].pixels
+    samples, _ = measure.sampled(pipe, 48)
+    grid("tiny-samples", [samples[i : i + 8] for i in range(0, 48, 8)], list(CATEGORIES))
+    both = np.concatenate([drawn[:8], photos[:4]])
+    inputs = np.asarray(drawn[16:24])
+    net = ControlNetModel.from_pretrained(folder / "controlnet", torch_dtype=torch.float32)
+    edges = canny(inputs, *controlnet.THRESHOLDS)[..., None].repeat(3, -1)
+    grid("tiny-controlnet", [inputs, edges, measure.img2img(pipe, inputs, None),
+                             measure.img2img(pipe, inputs, net)], list(CATEGORIES))
+    grid("tiny-autoencoder", [both, measure.reconstructed(pipe, both)],
+         [*CATEGORIES, *held_out["cifar"].categories[:4]])
+    rows = [loras.style_pictures("train", 8)[0], samples[:8]]
+    for name in loras.RECIPES:
+        pipe.load_lora_weights(folder / "loras", weight_name=f"{name}.safetensors")
+        rows.append(measure.sampled(pipe, 8)[0])
+        pipe.unload_lora_weights()
+    grid("tiny-loras", rows, list(CATEGORIES))
+
+
+def grid(name: str, rows: list[Images], labels: list[str]) -> None:
+    """Write rows of pictures, enlarged, under a line of labels."""
+    body = np.concatenate([np.concatenate(list(row), 1) for row in rows])
+    body = cv2.resize(body, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_NEAREST)
+    head = np.full((LABEL, body.shape[1], 3), 255, np.uint8)
+    side = body.shape[1] // len(labels)
+    for i, label in enumerate(labels):
+        cv2.putText(head, label, (i * side + 4, LABEL - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42,
+                    (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.imwrite(str(DOCS / f"{name}.png"), np.concatenate([head, body])[:, :, ::-1])
+
+
+def trained(work: Path, stage: str) -> str:
+    """Steps and hours of a stage, from its log."""
+    lines = [json.loads(line) for line in (work / f"{stage}.jsonl").read_text().splitlines()]
+    steps = {line["step"]: line["seconds"] for line in lines}
+    return f"{max(steps)} steps, {sum(steps.values()) / 60:.0f} min"
+
+
+def write(folder: Path, work: Path, modules: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Write the README of the model's folder from ``figures.json`` and the training logs."""
+    figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    samples, control, lora = figures["samples"], figures["controlnet"], figures["loras"]
+    template = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
+    text = template.format(
+        parts=_parts(folder, work, modules), psnr_toy=figures["autoencoder_psnr_db"]["toyworld"],
+        psnr_cifar=figures["autoencoder_psnr_db"]["cifar"], samples=samples["count"],
+        steps=samples["steps"], guidance=samples["guidance"], recognised=samples["recognised"],
+        accuracy=samples["classifier_accuracy_test"],
+        accuracy_vae=samples["classifier_accuracy_reconstructed"],
+        text=_text_rows(figures["text_effect"]), lora_count=loras.COUNT, loras=_lora_rows(lora),
+        **control, **facts)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _parts(folder: Path, work: Path, modules: dict[str, Any]) -> str:
+    """One row a part: its class, size and training."""
+    stages = {"vae": "autoencoder", "unet": "denoiser", "text_encoder": "denoiser"}
+    rows = []
+    for name, module in modules.items():
+        count = sum(p.numel() for p in module.parameters()) / 1e6
+        effort = trained(work, stages.get(name, name))
+        rows.append(f"| {name} | {type(module).__name__} | {count:.2f} M | {effort} |")
+    for name, recipe in loras.RECIPES.items():
+        size = (folder / "loras" / f"{name}.safetensors").stat().st_size / 2e6
+        rows.append(f"| loras/{name} | rank {recipe.rank}, convolutions too | {size:.2f} M"
+                    f" | {trained(work, recipe.plan.stage)} |")
+    return "\n".join(rows)
+
+
+def _text_rows(effect: dict[str, list[dict[str, float]]]) -> str:
+    pairs = zip(effect["toyworld"], effect["cifar"], strict=True)
+    return "\n".join(
+        f"  | {a['t']} | {a['right']:.4f} | {a['shuffled']:.4f} | {a['z']:.1f}"
+        f" | {b['right']:.4f} | {b['shuffled']:.4f} | {b['z']:.1f} |" for a, b in pairs)
+
+
+def _lora_rows(figures: dict[str, Any]) -> str:
+    return "\n".join(
+        f"  | {name} | {figures[name]['own_change_percent']:+.1f} %"
+        f" | {figures[name]['held_out_change_percent']:+.1f} % |" for name in loras.RECIPES)

@@ -1,0 +1,76 @@
+"""Two LoRAs (convolutions included) on the same 30 pictures of toyworld at dusk.
+
+``moderate`` stops while it still gets better on other pictures of the style; ``overfit`` goes on,
+with a higher rank, until it knows its 30 pictures better than the style.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from gate_cache.datasets.toyworld import draw
+from gate_cache.datasets.toyworld.styles import STYLES
+from pipelines.tiny.autoencoder import latents
+from pipelines.tiny.captions import token_ids
+from pipelines.tiny.denoiser import noised, times, weighted
+from pipelines.tiny.loop import Plan, fit
+from pipelines.tiny.pictures import SIZE
+
+STYLE, COUNT = "dusk", 30
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one LoRA is trained: its rank, its scaling is 1 (alpha = rank)."""
+
+    rank: int
+    plan: Plan
+
+
+RECIPES = {
+    "moderate": Recipe(4, Plan("lora-moderate", steps=100, lr=1e-3, warmup=20)),
+    "overfit": Recipe(16, Plan("lora-overfit", steps=240, lr=1e-3, warmup=20)),
+}
+
+
+def style_pictures(split: str, count: int) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Pictures of toyworld in the LoRAs' style, and their captions; `split` names which."""
+    scenes = [draw(f"{STYLE}-{split}", i, SIZE) for i in range(count)]
+    return np.stack([STYLES[STYLE](s.image) for s in scenes]), [s.caption for s in scenes]
+
+
+def train(name: str, unet: Any, text: Any, vae: Any, folder: Path) -> None:
+    """Train one LoRA beside the frozen UNet and write ``<name>.safetensors``."""
+    recipe = RECIPES[name]
+    unet.requires_grad_(False)
+    text.requires_grad_(False).eval()
+    torch.manual_seed(3)
+    unet.add_adapter(LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules=TARGETS),
+                     adapter_name=name)
+    pixels, captions = style_pictures("train", COUNT)
+    x0 = latents(vae, pixels) * vae.config.scaling_factor
+    tags = token_ids([c for caption in captions for c in ("", "a photo", caption)])
+    with torch.no_grad():
+        states = text(tags)[0].unflatten(0, (COUNT, 3))
+
+    def loss(step: int, g: torch.Generator) -> torch.Tensor:
+        which = torch.randint(3, (COUNT,), generator=g)
+        noise = torch.randn(x0.shape, generator=g)
+        t = times(COUNT, g)[torch.randperm(COUNT, generator=g)]
+        predicted = unet(noised(x0, noise, t), t,
+                         encoder_hidden_states=states[torch.arange(COUNT), which]).sample
+        return weighted(predicted, noise, t)
+
+    fit(recipe.plan, {"unet": unet}, loss, folder)
+    state = get_peft_model_state_dict(unet, adapter_name=name)
+    half = {f"unet.{k}": v.half().contiguous() for k, v in state.items()}
+    save_file(half, folder / f"{name}.safetensors", metadata={"format": "pt"})
+    unet.delete_adapters(name)

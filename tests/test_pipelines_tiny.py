@@ -1,0 +1,112 @@
+"""The recipe that trains the embedded model: resuming, captions, styles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gate_cache.datasets.toyworld import CATEGORIES, draw
+from gate_cache.datasets.toyworld.styles import STYLES
+from pipelines.tiny.captions import token_ids, varied
+from pipelines.tiny.loop import Plan, fit, generator
+from pipelines.tiny.measure import edge_f1
+from pipelines.tiny.pictures import cifar_caption
+
+PLAN = Plan("toy", steps=8, lr=0.1, warmup=2, ema=0.9, save_every=3)
+
+
+def loss_of(model: torch.nn.Linear, stop: int | None = None) -> object:
+    def loss(step: int, g: torch.Generator) -> torch.Tensor:
+        if step == stop:
+            raise KeyboardInterrupt
+        return (model(torch.randn(4, 3, generator=g)) - 1).square().mean()
+    return loss
+
+
+def fresh() -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 1)
+
+
+@pytest.mark.parametrize("stop", [3, 5, 7])
+def test_a_training_goes_on_as_if_never_interrupted(tmp_path: Path, stop: int) -> None:
+    whole, first, second = fresh(), fresh(), fresh()
+    fit(PLAN, {"m": whole}, loss_of(whole), tmp_path / "whole")  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        fit(PLAN, {"m": first}, loss_of(first, stop), tmp_path / "cut")  # type: ignore[arg-type]
+    fit(PLAN, {"m": second}, loss_of(second), tmp_path / "cut")  # type: ignore[arg-type]
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_finished_training_is_loaded_not_repeated(tmp_path: Path) -> None:
+    one, two = fresh(), torch.nn.Linear(3, 1)
+    fit(PLAN, {"m": one}, loss_of(one), tmp_path)  # type: ignore[arg-type]
+    fit(PLAN, {"m": two}, loss_of(two, stop=0), tmp_path)  # type: ignore[arg-type]
+    assert torch.equal(one.weight, two.weight)
+    lines = [json.loads(x) for x in (tmp_path / "toy.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines] == [8]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    model = fresh()
+    with pytest.raises(SystemExit, match="toy: the loss is nan at step 1"):
+        fit(PLAN, {"m": model}, lambda *_: model.weight.sum() * float("nan"), tmp_path)
+
+
+def test_the_learning_rate_warms_up_stays_and_falls() -> None:
+    plan = replace(PLAN, steps=100, warmup=10, decay=0.3)
+    rates = [plan.rate(s) for s in range(100)]
+    assert rates[0] == pytest.approx(0.01) and rates[9] == rates[69] == pytest.approx(0.1)
+    assert rates[99] == pytest.approx(0.1 / 30)
+
+
+def test_captions_keep_to_what_the_picture_shows() -> None:
+    kinds = set()
+    for i in range(400):
+        scene, g = draw("train", i % 24, 16), generator("test", i)
+        said = varied(scene.caption, scene.category, g)
+        assert token_ids([said]).shape == (1, 77)
+        listed = [c for c in CATEGORIES if c in said.replace(",", "").split()]
+        if said in ("", "a photo") or said.startswith("a photo,"):
+            kinds.add("none")
+            continue
+        assert scene.category in listed
+        kinds.add("list" if len(listed) > 1 else "one")
+        if "low quality" in said:
+            assert "low quality" in scene.caption
+        if "masterpiece" in said:
+            assert scene.quality == "high quality"
+    assert kinds == {"none", "list", "one"}
+
+
+def test_photographs_are_called_so() -> None:
+    said = [varied(cifar_caption("frog"), "frog", generator("test", i)) for i in range(100)]
+    assert all(s == "" or s.startswith("a low resolution photo") for s in said)
+    assert any("frog" in s for s in said) and not any("quality" in s for s in said)
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_styles_change_every_pixel_alike_at_any_time(name: str) -> None:
+    image = draw("test", 0).image
+    first, second = STYLES[name](image), STYLES[name](image.copy())
+    assert first.shape == image.shape and first.dtype == np.uint8
+    assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
+    assert np.abs(first.astype(int) - image).mean() > 20
+
+
+def test_edge_f1() -> None:
+    a = np.zeros((1, 8, 8), np.uint8)
+    a[0, 4] = 255
+    assert edge_f1(a, a, 0) == 1
+    moved = np.roll(a, 1, 1)
+    assert edge_f1(a, moved, 0) == 0 and edge_f1(a, moved, 1) == 1
+    half = a.copy()
+    half[0, 4, 4:] = 0
+    assert edge_f1(a, half, 0) == pytest.approx(2 / 3)
