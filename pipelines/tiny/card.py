@@ -31,7 +31,7 @@ def pictures(folder: Path, held_out: dict[str, Pictures]) -> None:
     grid("tiny-samples", [samples[i : i + 8] for i in range(0, 48, 8)], list(CATEGORIES))
     both = np.concatenate([drawn[:8], photos[:4]])
     inputs = np.asarray(drawn[16:24])
-    net = ControlNetModel.from_pretrained(folder / "controlnet", torch_dtype=torch.float32)
+    net = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
     edges = canny(inputs, *controlnet.THRESHOLDS)[..., None].repeat(3, -1)
     grid("tiny-controlnet", [inputs, edges, measure.img2img(pipe, inputs, None),
                              measure.img2img(pipe, inputs, net)], list(CATEGORIES))
@@ -54,7 +54,8 @@ def grid(name: str, rows: list[Images], labels: list[str]) -> None:
     for i, label in enumerate(labels):
         cv2.putText(head, label, (i * side + 4, LABEL - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42,
                     (40, 40, 40), 1, cv2.LINE_AA)
-    cv2.imwrite(str(DOCS / f"{name}.png"), np.concatenate([head, body])[:, :, ::-1])
+    cv2.imwrite(str(DOCS / f"{name}.jpg"), np.concatenate([head, body])[:, :, ::-1],
+                [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
 def trained(work: Path, stage: str) -> str:

@@ -55,4 +55,4 @@ def recognised(model: nn.Module, pixels: np.ndarray[Any, Any], categories: list[
     wanted = torch.tensor([CATEGORIES.index(c) for c in categories])
     found = torch.cat([model(scaled(pixels[i : i + 64])).argmax(1)
                        for i in range(0, len(pixels), 64)])
-    return float((found == wanted).float().mean())
+    return round(float((found == wanted).float().mean()), 4)

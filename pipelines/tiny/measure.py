@@ -62,7 +62,7 @@ def everything(folder: Path, held_out: Mapping[str, Pictures], judge: Any) -> di
 
 def load(folder: Path) -> Any:
     """The family as any user of diffusers loads it, in float32."""
-    pipe: Any = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -130,7 +130,7 @@ def img2img(pipe: Any, pixels: Images, net: Any | None, prompt: str = "a photo")
     parts = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
     common = {"prompt": [prompt] * len(pixels), "strength": STRENGTH, "guidance_scale": 1.0,
               "num_inference_steps": STEPS, "output_type": "np",
-              "image": autoencoder.scaled(pixels),
+              "image": (autoencoder.scaled(pixels) + 1) / 2,
               "generator": torch.Generator().manual_seed(0)}
     if net is None:
         run: Any = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
@@ -157,7 +157,7 @@ def edge_f1(truth: Images, found: Images, tolerance: int) -> float:
 
 def controlnet_effect(pipe: Any, folder: Path, pixels: Images) -> dict[str, float]:
     """F1 between the edges of inputs and of Img2Img results, without and with ControlNet."""
-    net = ControlNetModel.from_pretrained(folder / "controlnet", torch_dtype=torch.float32)
+    net = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
     truth = canny(pixels, *controlnet.THRESHOLDS)
     found: dict[str, float] = {"strength": STRENGTH}
     for name, used in (("without", None), ("with", net)):
