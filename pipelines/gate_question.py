@@ -12,24 +12,26 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from gate_cache.errors import GateCacheError
+from gate_cache.learn.bucket import Buckets
 from gate_cache.learn.fit import fit, judge
+from gate_cache.learn.metrics import PCK
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import copy_position, evaluate
 from gate_cache.learn.shift import score, shift
-from gate_cache.manifest import Loaded, load
+from gate_cache.manifest import Loaded, Manifest, load
 from gate_cache.report.console import console_progress
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
-from gate_cache.stages.lookup import find_combo, known_recipes
 from gate_cache.stages.study import Study, open_study
-from gate_cache.store.reader import FeatureStore
+from gate_cache.store.reader import ComboView
 
 KEYS = ((0.1, "image", "point"), (0.1, "box", "point"))
 REFERENCE, PLAIN = "reference", "plain"
@@ -37,103 +39,110 @@ MAPS = ("up1", "up2", "up3")
 SHOW = console_progress()
 
 
-def techniques(loaded: Loaded) -> dict[str, list[str]]:
-    """Technique to its combos, one a seed."""
-    found = defaultdict(list)
-    for name in loaded.manifest.conv:
-        if name != REFERENCE:
-            found[name.rpartition("-")[0]].append(name)
-    return dict(found)
+def technique(combo: str) -> str:
+    """A combo's name without its seed."""
+    return combo.rpartition("-")[0] or combo
 
 
-def scores(loaded: Loaded, roots: Roots, store: Path) -> dict[str, list[float]]:
-    """Score (Eq. 2) of each technique, one value a seed: mean over images and maps.
+def asked(loaded: Loaded, model: str | None, only: list[str] | None) -> Loaded:
+    """The manifest, its model replaced, or with some techniques alone and plain ones mixed."""
+    data = loaded.manifest.model_dump(by_alias=True)
+    if model:
+        data["model"]["source"] = model
+    if only:
+        data["conv"] = {n: c for n, c in data["conv"].items() if technique(n) in (PLAIN, *only)}
+        plain = [n for n in data["conv"] if technique(n) == PLAIN]
+        data["train"] |= {"combos": plain, "baseline": plain[0], "attention": False}
+        data["attention"] = {}
+    return Loaded(path=loaded.path, manifest=Manifest.model_validate(data))
 
-    The anchor is the plain feature of the same seed, so 0 is "as plain" and 1 an exact match.
+
+class Question:
+    """A store with every technique, and the pairs that features are judged on.
+
+    Parameters
+    ----------
+    loaded : the manifest; what it trains on is GATE's mixture
+    seeds : of single features, and of trainings
     """
-    opened, (recipes, _) = FeatureStore.open(store), known_recipes(loaded, roots)
 
-    def shifts(combo: str) -> dict[str, torch.Tensor]:
-        views = (find_combo(opened, loaded.manifest, n, recipes.get(n)) for n in (REFERENCE, combo))
-        reference, found = views
-        return {m: shift(torch.from_numpy(reference[m][:]), torch.from_numpy(found[m][:]))
-                for m in MAPS}
+    def __init__(self, loaded: Loaded, roots: Roots, seeds: int) -> None:
+        spec = loaded.manifest.train
+        every = spec.model_copy(update={"combos": list(loaded.manifest.conv)})
+        manifest = loaded.manifest.model_copy(update={"train": every})
+        self._study: Study = open_study(loaded.model_copy(update={"manifest": manifest}), roots,
+                                        None, SHOW)
+        self._spec, self._seeds = spec, seeds
+        full = self._study.full.spec
+        self._groups = dict(zip(self._study.combos, full.combos, strict=True))
+        self._attention = full.attention
+        self._techniques: dict[str, list[str]] = defaultdict(list)
+        for name in self._groups:
+            self._techniques[technique(name)].append(name)
+        self._referred = bool(self._techniques.pop(REFERENCE, None))
 
-    grouped = techniques(loaded)
-    anchors = [shifts(name) for name in grouped[PLAIN]]
-    found = {}
-    for technique, combos in grouped.items():
-        if technique != PLAIN:
-            found[technique] = [
-                statistics.fmean(float(score(anchors[i][m], value).mean())
-                                 for m, value in shifts(combo).items())
-                for i, combo in enumerate(combos)]
-    return found
+    def scores(self) -> dict[str, list[float]]:
+        """Score (Eq. 2) of each technique, one value a seed: mean over images and maps.
 
+        The anchor is the plain feature of the same seed, so 0 is "as plain" and 1 an exact match.
+        """
+        if not self._referred:
+            return {}
+        anchors = [self._shifts(name) for name in self._techniques[PLAIN]]
+        return {name: [statistics.fmean(float(score(anchor[m], found).mean())
+                                        for m, found in self._shifts(combo).items())
+                       for anchor, combo in zip(anchors, combos, strict=False)]
+                for name, combos in self._techniques.items() if name != PLAIN}
 
-def pck(loaded: Loaded, roots: Roots, seeds: int) -> dict[str, list[list[float]]]:
-    """Row to one [PCK@0.1 image, PCK@0.1 box] a seed, on ``test``."""
-    grouped = techniques(loaded)
-    full = open_study(loaded, roots, None, SHOW)
-    rows = {"copy the position": [_values(evaluate(full.pairs["test"], copy_position))]}
-    for technique, combos in grouped.items():
-        rows[f"{technique}, alone"] = [_single(loaded, roots, c) for c in combos[:seeds]]
-    for name, study in _mixtures(loaded, roots, full, grouped[PLAIN]).items():
-        count = len(study.combos)
-        uniform = fixed(study.spec, study.full.channels, [1 / count] * count)
-        rows[f"{name}, uniform"] = [_judged(study, uniform)]
-        rows[f"{name}, assigners"] = [_trained(study, seed, name) for seed in range(seeds)]
-    return rows
+    def _shifts(self, combo: str) -> dict[str, torch.Tensor]:
+        def read(view: ComboView, name: str) -> torch.Tensor:
+            return torch.from_numpy(view[name][:])
 
+        reference, found = (self._study.store[self._groups[n]] for n in (REFERENCE, combo))
+        return {m: shift(read(reference, m), read(found, m)) for m in MAPS}
 
-def _mixtures(loaded: Loaded, roots: Roots, full: Study, plain: list[str]) -> dict[str, Study]:
-    """Sets of features that are mixed: plain ones, the manifest's, the manifest's + attention."""
-    six = _with(loaded, combos=plain, attention=False)
-    found = {f"{len(plain)} × plain": open_study(six, roots, None, SHOW)}
-    if list(full.combos) != plain:
-        name, bare = f"GATE's {len(full.combos)}", _with(loaded, attention=False)
-        found |= {name: open_study(bare, roots, None, SHOW), f"{name} + attention": full}
-    return found
+    def pck(self) -> dict[str, list[list[float]]]:
+        """Row to one [PCK@0.1 image, PCK@0.1 box] a seed, on ``test``."""
+        rows = {"copy the position": [_values(evaluate(self._study.pairs["test"], copy_position))]}
+        for name, combos in self._techniques.items():
+            rows[f"{name}, alone"] = [self._fixed(self._of([c])) for c in combos[: self._seeds]]
+        for name, buckets in self._mixtures().items():
+            rows[f"{name}, uniform"] = [self._fixed(buckets)]
+            rows[f"{name}, assigners"] = [self._trained(buckets, name, s)
+                                          for s in range(self._seeds)]
+        return rows
 
+    def _mixtures(self) -> dict[str, Buckets]:
+        """Sets of features that are mixed: plain ones, GATE's, GATE's + attention."""
+        plain, mixed = self._techniques[PLAIN], self._spec.combos or list(self._groups)
+        found = {f"{len(plain)} × plain": self._of(plain)}
+        if mixed != plain:
+            found[f"GATE's {len(mixed)}"] = self._of(mixed)
+        if self._attention:
+            found[f"GATE's {len(mixed)} + attention"] = self._of(mixed, self._attention)
+        return found
 
-def _only(loaded: Loaded, wanted: list[str]) -> Loaded:
-    """The manifest with some techniques alone, and plain features mixed."""
-    kept = {n: c for n, c in loaded.manifest.conv.items()
-            if n.rpartition("-")[0] in {*wanted, PLAIN}}
-    train = loaded.manifest.train.model_copy(
-        update={"combos": [n for n in kept if n.startswith(f"{PLAIN}-")], "attention": False,
-                "baseline": f"{PLAIN}-0"})
-    manifest = loaded.manifest.model_copy(update={"conv": kept, "attention": {}, "train": train})
-    return loaded.model_copy(update={"manifest": manifest})
+    def _of(self, combos: list[str], attention: str | None = None) -> Buckets:
+        return self._study.full.of(tuple(self._groups[c] for c in combos), attention)
 
+    def _fixed(self, buckets: Buckets) -> list[float]:
+        count = len(buckets.spec.combos)
+        return self._judged(fixed(self._spec, buckets.channels, [1 / count] * count), buckets)
 
-def _with(loaded: Loaded, **changes: Any) -> Loaded:
-    spec = loaded.manifest.train.model_copy(update=changes)
-    manifest = loaded.manifest.model_copy(update={"train": spec})
-    return loaded.model_copy(update={"manifest": manifest})
+    def _trained(self, buckets: Buckets, name: str, seed: int) -> list[float]:
+        spec = self._spec.model_copy(update={"seed": seed})
+        torch.manual_seed(seed)
+        model = amalgamated(spec, buckets.channels)
+        fit(model, spec, buckets, self._study.pairs["train"], self._study.pairs["val"], SHOW,
+            f"{name}, seed {seed}")
+        return self._judged(model, buckets)
 
-
-def _single(loaded: Loaded, roots: Roots, combo: str) -> list[float]:
-    study = open_study(_with(loaded, combos=[combo], baseline=combo, attention=False), roots, None,
-                       SHOW)
-    return _judged(study, fixed(study.spec, study.full.channels, [1.0]))
-
-
-def _trained(study: Study, seed: int, name: str) -> list[float]:
-    spec = study.spec.model_copy(update={"seed": seed})
-    torch.manual_seed(seed)
-    model = amalgamated(spec, study.full.channels)
-    fit(model, spec, study.full, study.pairs["train"], study.pairs["val"], SHOW,
-        f"{name}, seed {seed}")
-    return _judged(study, model)
-
-
-def _judged(study: Study, model: CorrespondenceModel) -> list[float]:
-    return _values(judge(model.to(study.full.device), study.full, study.pairs["test"]))
+    def _judged(self, model: CorrespondenceModel, buckets: Buckets) -> list[float]:
+        return _values(judge(model.to(buckets.device), buckets, self._study.pairs["test"]))
 
 
-def _values(found: Any) -> list[float]:
-    return [100 * found.values[key] for key in KEYS]
+def _values(found: PCK) -> list[float]:
+    return [found.values[key] for key in KEYS]
 
 
 def _spread(values: Sequence[float], form: Callable[[float], str]) -> str:
@@ -156,16 +165,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
-    loaded, roots = load(args.manifest), Roots(args.data, args.models, args.stores, args.runs)
-    if args.model:
-        model = loaded.manifest.model.model_copy(update={"source": args.model})
-        manifest = loaded.manifest.model_copy(update={"model": model})
-        loaded = loaded.model_copy(update={"manifest": manifest})
-    if args.only:
-        loaded = _only(loaded, args.only)
-    stored = extract(loaded, roots, progress=SHOW).store
-    shifted = scores(loaded, roots, stored) if REFERENCE in loaded.manifest.conv else {}
-    rows = pck(loaded, roots, args.seeds)
+    loaded = asked(load(args.manifest), args.model, args.only)
+    roots = Roots(args.data, args.models, args.stores, args.runs)
+    extract(loaded, roots, progress=SHOW)
+    question = Question(loaded, roots, args.seeds)
+    shifted, rows = question.scores(), question.pck()
     print(f"\n{'Score (Eq. 2), anchor: plain':34}{'mean ± std over seeds':>22}")
     for name, values in shifted.items():
         print(f"{name:34}{_spread(values, '{:+.3f}'.format):>22}")
@@ -173,10 +177,15 @@ def main() -> None:
     for name, found in rows.items():
         image, box = (_spread(v, "{:.1f}".format) for v in zip(*found, strict=True))
         print(f"{name:34}{image:>16}{box:>16}")
+    args.runs.mkdir(parents=True, exist_ok=True)
     out = args.runs / f"{args.manifest.stem}-{Path(loaded.manifest.model.source).name}.json"
     out.write_text(json.dumps({"score": shifted, "pck": rows}, indent=2) + "\n", encoding="utf-8")
     print(f"\n{out}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except GateCacheError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -56,7 +56,7 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
         Weights missing or not fitting the configuration.
     """
     _hush()
-    unet, vae, text = _folder(files, files.path)
+    unet, vae, text = _folder(files)
     scheduler: Any = DDIMScheduler(**files.schedule())
     for module in (unet, vae, text):
         module.to(device=device, dtype=dtype).requires_grad_(False).eval()
@@ -84,7 +84,8 @@ def _hush() -> None:
         logging.disable_progress_bar()
 
 
-def _folder(files: ModelFiles, path: Path) -> tuple[Any, Any, Any]:
+def _folder(files: ModelFiles) -> tuple[Any, Any, Any]:
+    path = files.path
     return (
         _pretrained(UNet2DConditionModel, path, "unet", files.variant),
         _pretrained(AutoencoderKL, path, "vae", files.variant),

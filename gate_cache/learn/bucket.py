@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -66,6 +66,7 @@ class Buckets:
                  cache: MapCache, rows: Mapping[str, int]) -> None:
         self.spec = spec
         self.device = device
+        self._store = store
         self._cache = cache
         self._rows = rows
         self._maps = {name: store[name].maps for name in spec.combos}
@@ -79,6 +80,11 @@ class Buckets:
             view = store[spec.attention]
             wanted = spec.attention_maps or view.maps[-2:]
             self._maps[spec.attention] = tuple(view[name].name for name in wanted)
+
+    def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
+        """The same rows with other features; what was read is shared."""
+        spec = replace(self.spec, combos=combos, attention=attention)
+        return Buckets(self._store, spec, self.device, self._cache, self._rows)
 
     def named(self, sample_id: str) -> Bucket:
         """The bucket of one sample."""

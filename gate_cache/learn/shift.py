@@ -45,6 +45,8 @@ def shift(reference: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
 def score(anchor: torch.Tensor, diff: torch.Tensor) -> torch.Tensor:
     """Eq. 2: ``(diff_anchor − diff) / diff_anchor`` of each image; 1 is an exact match.
 
+    Not finite for an image whose anchor has no shift.
+
     Parameters
     ----------
     anchor : (N,) shifts of a feature with strong content shift

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-
-import torch
 
 from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, Split
 from gate_cache.datasets.registry import open_dataset
@@ -92,11 +89,12 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress)
     baseline = spec.baseline or combos[0]
     groups = tuple(views[name].name for name in combos)
     attention = _attention(loaded)
-    buckets = partial(_buckets, store, spec, place, MapCache(store, CACHE_BYTES), rows)
+    maps = tuple(spec.attention_maps) if spec.attention_maps else None
+    asked = BucketSpec(groups, views[attention].name if attention else None, maps, spec.resolution)
+    full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
     return Study(
-        spec=spec, store=store, combos=combos, baseline=baseline,
-        full=buckets(groups, views[attention].name if attention else None),
-        plain=buckets(groups, None), single=buckets((views[baseline].name,), None), pairs=pairs,
+        spec=spec, store=store, combos=combos, baseline=baseline, full=full,
+        plain=full.of(groups), single=full.of((views[baseline].name,)), pairs=pairs,
         published=published if len(published) > sum(map(len, pairs.values())) else [],
         protocol=dataset.protocol,
     )
@@ -155,9 +153,3 @@ def _need_pairs(loaded: Loaded, pairs: dict[Split, list[PairPoints]]) -> None:
         if not pairs[split]:
             raise UserError(f"{loaded.path.name}: dataset: split '{split}' has no pairs of images"
                             " of one category; enlarge it")
-
-
-def _buckets(store: FeatureStore, spec: TrainSpec, place: torch.device, cache: MapCache,
-             rows: dict[str, int], combos: tuple[str, ...], attention: str | None) -> Buckets:
-    maps = tuple(spec.attention_maps) if spec.attention_maps else None
-    return Buckets(store, BucketSpec(combos, attention, maps, spec.resolution), place, cache, rows)

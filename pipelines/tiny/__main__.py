@@ -85,7 +85,7 @@ class Work:
             with console_progress().task(f"latents {kind}", len(pixels), "image") as task:
                 for i in range(0, len(pixels), chunk):
                     found = autoencoder.latents(self.vae, pixels[i : i + chunk])
-                    parts.append((found * self.vae.config.scaling_factor).half().numpy())
+                    parts.append(found.half().numpy())
                     task.advance(len(parts[-1]))
             np.save(file, np.concatenate(parts))
         return torch.from_numpy(np.load(file))
@@ -117,7 +117,12 @@ class Work:
 
 
 def _autoencoder(work: Work) -> None:
-    print({k: round(autoencoder.psnr(work.vae, v.pixels), 2) for k, v in work.held_out().items()})
+    for kind, held_out in work.held_out().items():
+        found, gate = autoencoder.psnr(work.vae, held_out.pixels), autoencoder.GATES[kind]
+        print(f"autoencoder: {found:.2f} dB on {kind}")
+        if found < gate:
+            raise SystemExit(f"autoencoder: less than {gate} dB on {kind}; train it for more steps"
+                             " (PLAN in pipelines/tiny/autoencoder.py) before the others")
     work.training_set()
 
 
@@ -143,6 +148,8 @@ def _measure(work: Work) -> None:
     text = json.dumps(figures, indent=2)
     (HOME / "figures.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+    for line in measure.missed(figures):
+        print(f"not reached: {line}")
 
 
 def _card(work: Work) -> None:

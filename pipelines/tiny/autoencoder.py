@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from pipelines.tiny import config
 from pipelines.tiny.loop import Plan, fit
-from pipelines.tiny.pictures import Pictures
+from pipelines.tiny.pictures import Pictures, Pixels
 
 PLAN = Plan("autoencoder", steps=1800, lr=2e-3, weight_decay=0.0, ema=0.99)
 BATCH = 16
 PHOTOS = 0.3  # share of photographs in a batch
 KL = 1e-6
-GATES = {"toyworld": 25.0, "cifar": 23.0}
+GATES = {"toyworld": 25.0, "cifar": 23.0}  # least PSNR on test splits, dB
 
 
 def scaled(pixels: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -52,28 +52,34 @@ def train(model: Any, drawn: Pictures, photos: Pictures, folder: Path) -> None:
 
 @torch.inference_mode()
 def latents(model: Any, pixels: np.ndarray[Any, Any], batch: int = 64) -> torch.Tensor:
-    """Posterior means, (N, 4, 16, 16) float32, not yet scaled."""
-    return torch.cat([model.encode(scaled(pixels[i : i + batch])).latent_dist.mode()
-                      for i in range(0, len(pixels), batch)])
+    """Posterior means times the scaling factor, (N, 4, 16, 16) float32."""
+    z = torch.cat([model.encode(scaled(pixels[i : i + batch])).latent_dist.mode()
+                   for i in range(0, len(pixels), batch)])
+    return z * float(model.config.scaling_factor)
 
 
 @torch.inference_mode()
-def psnr(model: Any, pixels: np.ndarray[Any, Any], batch: int = 64) -> float:
-    """Mean over pictures of 10·log10(255² / MSE), in dB, of reconstructions rounded to 8 bits."""
+def reconstructed(model: Any, pixels: np.ndarray[Any, Any], batch: int = 64) -> Pixels:
+    """Pictures after the autoencoder, (N, 64, 64, 3) uint8."""
+    z = latents(model, pixels, batch) / model.config.scaling_factor
+    y = torch.cat([model.decode(part).sample for part in torch.split(z, batch)]).clamp(-1, 1)
+    return ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def psnr(model: Any, pixels: np.ndarray[Any, Any]) -> float:
+    """Mean over pictures of 10·log10(255² / MSE), in dB, of reconstructions in 8 bits."""
     found: list[float] = []
-    for i in range(0, len(pixels), batch):
-        x = scaled(pixels[i : i + batch])
-        y = model.decode(model.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-        error = ((x - ((y + 1) * 127.5).round() / 127.5 + 1) * 127.5).square().mean((1, 2, 3))
-        found += (10 * torch.log10(255**2 / error)).tolist()
+    for i in range(0, len(pixels), 500):
+        part = pixels[i : i + 500]
+        error = np.square(part - reconstructed(model, part).astype(np.float64)).mean((1, 2, 3))
+        found += (10 * np.log10(255**2 / error)).tolist()
     return math.fsum(found) / len(found)
 
 
-def with_unit_latents(model: Any, pixels: np.ndarray[Any, Any]) -> float:
-    """Set the scaling factor so that scaled latents have unit variance; answer it."""
-    factor = 1 / float(latents(model, pixels).std())
-    model.register_to_config(scaling_factor=factor)
-    return factor
+def with_unit_latents(model: Any, pixels: np.ndarray[Any, Any]) -> None:
+    """Set the scaling factor so that latents have unit variance."""
+    model.register_to_config(scaling_factor=1.0)
+    model.register_to_config(scaling_factor=1 / float(latents(model, pixels).std()))
 
 
 def build() -> Any:

@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 
 from gate_cache.datasets.toyworld import CATEGORIES
+from gate_cache.datasets.toyworld.captions import with_article
 from gate_cache.diffusion.embedded import HOME
 from gate_cache.diffusion.tokens import read_tokens
 from pipelines.tiny.pictures import cifar_caption
@@ -33,14 +34,10 @@ def varied(caption: str, category: str, g: torch.Generator) -> str:
     if draw < (bound := bound + SHARES["plain"]):
         return lead + tail
     if draw < (bound := bound + SHARES["short"]):
-        return f"{lead} of {_article(category)} {category}{tail}"
+        return f"{lead} of {with_article(category)}{tail}"
     if draw < bound + SHARES["list"]:
         return f"{lead} of {', '.join(_among(category, g))}{tail}"
     return caption if photo else caption[: caption.index(", ")] + quality
-
-
-def _article(category: str) -> str:
-    return "an" if category[0] in "aeiou" else "a"
 
 
 def _among(category: str, g: torch.Generator) -> list[str]:
@@ -55,10 +52,12 @@ _TOKENS = read_tokens(HOME / "tokenizer")
 
 @lru_cache(maxsize=200_000)
 def _ids(caption: str) -> tuple[int, ...]:
-    return _TOKENS.encode(caption).ids[0]
+    chunks = _TOKENS.encode(caption).ids
+    if len(chunks) > 1:
+        raise ValueError(f"a caption of over 75 tokens: {caption!r}")
+    return chunks[0]
 
 
 def token_ids(captions: list[str]) -> torch.Tensor:
     """(N, 77) token ids; captions of over 75 tokens are refused."""
-    assert all(len(_TOKENS.encode(c).ids) == 1 for c in captions[:1])
     return torch.tensor([_ids(c) for c in captions])

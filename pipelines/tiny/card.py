@@ -8,34 +8,28 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-import torch
-from diffusers.models.controlnets.controlnet import ControlNetModel
 
 from gate_cache.datasets.toyworld import CATEGORIES
 from gate_cache.diffusion.techniques.controlnet import canny
-from pipelines.tiny import controlnet, loras, measure
-from pipelines.tiny.pictures import Pictures
+from pipelines.tiny import autoencoder, controlnet, loras, measure
+from pipelines.tiny.pictures import Pictures, Pixels
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCALE, LABEL = 2, 18
 
-Images = npt.NDArray[np.uint8]
-
 
 def pictures(folder: Path, held_out: dict[str, Pictures]) -> None:
-    """Draw the card's three grids."""
+    """Draw the card's grids of pictures."""
     pipe = measure.load(folder)
     drawn, photos = held_out["toyworld"].pixels, held_out["cifar"].pixels
     samples, _ = measure.sampled(pipe, 48)
     grid("tiny-samples", [samples[i : i + 8] for i in range(0, 48, 8)], list(CATEGORIES))
     both = np.concatenate([drawn[:8], photos[:4]])
     inputs = np.asarray(drawn[16:24])
-    net = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
     edges = canny(inputs, *controlnet.THRESHOLDS)[..., None].repeat(3, -1)
-    grid("tiny-controlnet", [inputs, edges, measure.img2img(pipe, inputs, None),
-                             measure.img2img(pipe, inputs, net)], list(CATEGORIES))
-    grid("tiny-autoencoder", [both, measure.reconstructed(pipe, both)],
+    made = [measure.img2img(pipe, inputs, net) for net in (None, measure.load_controlnet(folder))]
+    grid("tiny-controlnet", [inputs, edges, *made], list(CATEGORIES))
+    grid("tiny-autoencoder", [both, autoencoder.reconstructed(pipe.vae, both)],
          [*CATEGORIES, *held_out["cifar"].categories[:4]])
     rows = [loras.style_pictures("train", 8)[0], samples[:8]]
     for name in loras.RECIPES:
@@ -45,7 +39,7 @@ def pictures(folder: Path, held_out: dict[str, Pictures]) -> None:
     grid("tiny-loras", rows, list(CATEGORIES))
 
 
-def grid(name: str, rows: list[Images], labels: list[str]) -> None:
+def grid(name: str, rows: list[Pixels], labels: list[str]) -> None:
     """Write rows of pictures, enlarged, under a line of labels."""
     body = np.concatenate([np.concatenate(list(row), 1) for row in rows])
     body = cv2.resize(body, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_NEAREST)
@@ -59,7 +53,7 @@ def grid(name: str, rows: list[Images], labels: list[str]) -> None:
 
 
 def trained(work: Path, stage: str) -> str:
-    """Steps and hours of a stage, from its log."""
+    """Steps and minutes of a stage, from its log."""
     lines = [json.loads(line) for line in (work / f"{stage}.jsonl").read_text().splitlines()]
     steps = {line["step"]: line["seconds"] for line in lines}
     return f"{max(steps)} steps, {sum(steps.values()) / 60:.0f} min"

@@ -119,8 +119,8 @@ class _Run:
         self.step += 1
         if self._kept:
             rate = min(self._plan.ema, self.step / (self.step + 10))
-            kept, now = list(self._kept.values()), [p.detach() for p in self._named.values()]
-            torch._foreach_lerp_(kept, now, 1 - rate)
+            for name, parameter in self._named.items():
+                self._kept[name].lerp_(parameter.detach(), 1 - rate)
         found = float(value.detach())
         if not math.isfinite(found):
             raise SystemExit(f"{self._plan.stage}: the loss is {found} at step {self.step}; the"

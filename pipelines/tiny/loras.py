@@ -16,12 +16,12 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from gate_cache.datasets.toyworld import draw
-from gate_cache.datasets.toyworld.styles import STYLES
+from gate_cache.datasets.toyworld.styles import dusk
 from pipelines.tiny.autoencoder import latents
 from pipelines.tiny.captions import token_ids
 from pipelines.tiny.denoiser import noised, times, weighted
 from pipelines.tiny.loop import Plan, fit
-from pipelines.tiny.pictures import SIZE
+from pipelines.tiny.pictures import SIZE, Pixels
 
 STYLE, COUNT = "dusk", 30
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]
@@ -41,10 +41,10 @@ RECIPES = {
 }
 
 
-def style_pictures(split: str, count: int) -> tuple[np.ndarray[Any, Any], list[str]]:
+def style_pictures(split: str, count: int) -> tuple[Pixels, list[str]]:
     """Pictures of toyworld in the LoRAs' style, and their captions; `split` names which."""
     scenes = [draw(f"{STYLE}-{split}", i, SIZE) for i in range(count)]
-    return np.stack([STYLES[STYLE](s.image) for s in scenes]), [s.caption for s in scenes]
+    return np.stack([dusk(s.image) for s in scenes]), [s.caption for s in scenes]
 
 
 def train(name: str, unet: Any, text: Any, vae: Any, folder: Path) -> None:
@@ -56,7 +56,7 @@ def train(name: str, unet: Any, text: Any, vae: Any, folder: Path) -> None:
     unet.add_adapter(LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules=TARGETS),
                      adapter_name=name)
     pixels, captions = style_pictures("train", COUNT)
-    x0 = latents(vae, pixels) * vae.config.scaling_factor
+    x0 = latents(vae, pixels)
     tags = token_ids([c for caption in captions for c in ("", "a photo", caption)])
     with torch.no_grad():
         states = text(tags)[0].unflatten(0, (COUNT, 3))

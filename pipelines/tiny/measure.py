@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.pipelines.controlnet.pipeline_controlnet_img2img import (
@@ -23,20 +22,19 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img impo
 )
 
 from gate_cache.datasets.toyworld import CATEGORIES
+from gate_cache.datasets.toyworld.captions import with_article
 from gate_cache.diffusion.techniques.controlnet import canny
 from pipelines.tiny import autoencoder, controlnet, loras
 from pipelines.tiny.captions import token_ids
 from pipelines.tiny.classifier import recognised
 from pipelines.tiny.denoiser import noised
 from pipelines.tiny.loop import generator
-from pipelines.tiny.pictures import Pictures
+from pipelines.tiny.pictures import Pictures, Pixels
 
 COUNT = 2000
 """Held-out pictures of each kind."""
 TIMES = (50, 150, 300, 450, 600, 750, 900)
 SAMPLES, STEPS, GUIDANCE, STRENGTH = 200, 30, 4.0, 0.9
-
-Images = npt.NDArray[np.uint8]
 
 
 def everything(folder: Path, held_out: Mapping[str, Pictures], judge: Any) -> dict[str, Any]:
@@ -53,11 +51,36 @@ def everything(folder: Path, held_out: Mapping[str, Pictures], judge: Any) -> di
             "guidance": GUIDANCE, "steps": STEPS,
             "classifier_accuracy_test": recognised(judge, drawn.pixels, drawn.categories),
             "classifier_accuracy_reconstructed": recognised(
-                judge, reconstructed(pipe, drawn.pixels[:512]), drawn.categories[:512])},
+                judge, autoencoder.reconstructed(pipe.vae, drawn.pixels), drawn.categories)},
         "controlnet": controlnet_effect(pipe, folder, drawn.pixels[:200]),
         "loras": lora_effect(pipe, folder),
     }
     return found
+
+
+def missed(figures: Mapping[str, Any]) -> list[str]:
+    """What a family should show and this one does not, a line each."""
+    lora = figures["loras"]
+    own, other = ({n: lora[n][f"{k}_change_percent"] for n in loras.RECIPES}
+                  for k in ("own", "held_out"))
+    z = {k: min(row["z"] for row in rows) for k, rows in figures["text_effect"].items()}
+    wanted = {
+        **{f"PSNR on {k}, {found} dB, at least {autoencoder.GATES[k]}":
+           found >= autoencoder.GATES[k] for k, found in figures["autoencoder_psnr_db"].items()},
+        **{f"caption's effect on {k}, least z {found}, at least 3": found >= 3
+           for k, found in z.items()},
+        f"samples recognised, {figures['samples']['recognised']:.1%}, at least 70 %":
+            figures["samples"]["recognised"] >= 0.7,
+        f"ControlNet's edges, {figures['controlnet']['ratio_1px']} times, at least 1.5":
+            figures["controlnet"]["ratio_1px"] >= 1.5,
+        **{f"LoRA {n} on held-out pictures, {found} %, -5 % or less": found <= -5
+           for n, found in other.items()},
+        f"overfit ({own['overfit']} %) better than moderate ({own['moderate']} %) on its own":
+            own["overfit"] < own["moderate"],
+        f"overfit ({other['overfit']} %) worse than moderate ({other['moderate']} %) on others":
+            other["overfit"] > other["moderate"],
+    }
+    return [line for line, reached in wanted.items() if not reached]
 
 
 def load(folder: Path) -> Any:
@@ -67,12 +90,9 @@ def load(folder: Path) -> Any:
     return pipe
 
 
-@torch.inference_mode()
-def reconstructed(pipe: Any, pixels: Images) -> Images:
-    """Pictures after the autoencoder, uint8."""
-    z = autoencoder.latents(pipe.vae, pixels)
-    y = torch.cat([pipe.vae.decode(part).sample for part in torch.split(z, 64)]).clamp(-1, 1)
-    return ((y + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+def load_controlnet(folder: Path) -> Any:
+    """The family's ControlNet, in float32."""
+    return ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
 
 
 @torch.inference_mode()
@@ -94,7 +114,7 @@ def text_effect(pipe: Any, pictures: Pictures) -> list[dict[str, float]]:
 
     Another's caption is that of the picture three places on, which shows another category.
     """
-    x0 = autoencoder.latents(pipe.vae, pictures.pixels) * pipe.vae.config.scaling_factor
+    x0 = autoencoder.latents(pipe.vae, pictures.pixels)
     others = [*pictures.captions[3:], *pictures.captions[:3]]
     rows = []
     for t in TIMES:
@@ -109,10 +129,10 @@ def text_effect(pipe: Any, pictures: Pictures) -> list[dict[str, float]]:
 
 def prompt_of(category: str) -> str:
     """The class prompt that samples are drawn from."""
-    return f"a photo of {'an' if category[0] in 'aeiou' else 'a'} {category}, high quality"
+    return f"a photo of {with_article(category)}, high quality"
 
 
-def sampled(pipe: Any, count: int, guidance: float = GUIDANCE) -> tuple[Images, list[str]]:
+def sampled(pipe: Any, count: int, guidance: float = GUIDANCE) -> tuple[Pixels, list[str]]:
     """Pictures drawn from class prompts, the categories taking turns."""
     asked = [CATEGORIES[i % len(CATEGORIES)] for i in range(count)]
     found = []
@@ -125,7 +145,7 @@ def sampled(pipe: Any, count: int, guidance: float = GUIDANCE) -> tuple[Images, 
     return np.concatenate(found), asked
 
 
-def img2img(pipe: Any, pixels: Images, net: Any | None, prompt: str = "a photo") -> Images:
+def img2img(pipe: Any, pixels: Pixels, net: Any | None, prompt: str = "a photo") -> Pixels:
     """Img2Img at high strength, with or without ControlNet on the input's own edges."""
     parts = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
     common = {"prompt": [prompt] * len(pixels), "strength": STRENGTH, "guidance_scale": 1.0,
@@ -143,7 +163,7 @@ def img2img(pipe: Any, pixels: Images, net: Any | None, prompt: str = "a photo")
     return np.asarray((run(**common, **extra).images * 255).round(), np.uint8)
 
 
-def edge_f1(truth: Images, found: Images, tolerance: int) -> float:
+def edge_f1(truth: Pixels, found: Pixels, tolerance: int) -> float:
     """Mean F1 of edge maps, (N, H, W); an edge counts as found within `tolerance` pixels."""
     near = np.ones((2 * tolerance + 1,) * 2, np.uint8)
     scores = []
@@ -155,9 +175,9 @@ def edge_f1(truth: Images, found: Images, tolerance: int) -> float:
     return float(np.mean(scores))
 
 
-def controlnet_effect(pipe: Any, folder: Path, pixels: Images) -> dict[str, float]:
+def controlnet_effect(pipe: Any, folder: Path, pixels: Pixels) -> dict[str, float]:
     """F1 between the edges of inputs and of Img2Img results, without and with ControlNet."""
-    net = ControlNetModel.from_pretrained(folder / "controlnet", dtype=torch.float32)
+    net = load_controlnet(folder)
     truth = canny(pixels, *controlnet.THRESHOLDS)
     found: dict[str, float] = {"strength": STRENGTH}
     for name, used in (("without", None), ("with", net)):
@@ -174,8 +194,7 @@ def lora_effect(pipe: Any, folder: Path, count: int = 300) -> dict[str, Any]:
     """Mean loss over `TIMES` on the LoRAs' own pictures and on held-out ones of their style."""
     sets = {"own": loras.style_pictures("train", loras.COUNT),
             "held_out": loras.style_pictures("test", count)}
-    x0 = {k: autoencoder.latents(pipe.vae, v[0]) * pipe.vae.config.scaling_factor
-          for k, v in sets.items()}
+    x0 = {k: autoencoder.latents(pipe.vae, v[0]) for k, v in sets.items()}
 
     def mean_losses() -> dict[str, float]:
         return {k: round(float(torch.stack(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from gate_cache.datasets.toyworld import draw
+from gate_cache.datasets.toyworld.captions import with_article
 from gate_cache.report.console import console_progress
 
 SIZE = 64
@@ -117,5 +118,4 @@ def _photographs(archive: Path, split: str, count: int) -> Iterable[tuple[Pixels
 
 def cifar_caption(category: str) -> str:
     """What a photograph of CIFAR-10 is called."""
-    article = "an" if category[0] in "aeiou" else "a"
-    return f"a low resolution photo of {article} {category}"
+    return f"a low resolution photo of {with_article(category)}"

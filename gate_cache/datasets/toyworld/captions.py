@@ -54,6 +54,10 @@ def caption(
     if pose == "flying":
         words.append(pose)
     noun = " ".join(words)
-    article = "an" if noun[0] in "aeiou" else "a"
     tail = [place, mood, f"behind a {cover}" if cover else ""]
-    return " ".join(w for w in (lead, article, noun, *tail) if w) + f", {quality}"
+    return " ".join(w for w in (lead, with_article(noun), *tail) if w) + f", {quality}"
+
+
+def with_article(noun: str) -> str:
+    """Put "a" or "an" before a noun, by its first letter."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
