@@ -3,8 +3,9 @@
     python -m pipelines.gate_question [MANIFEST] [--data …] [--models …]
 
 Reads the manifest's combos by name: ``<technique>-<seed>``, with ``plain`` for none and
-``reference`` at t = 0. Extracts what is missing, then prints one table (mean ± standard deviation
-over seeds) and leaves it as JSON.
+``reference`` at t = 0. Extracts what is missing, then prints tables (mean ± standard deviation:
+of single features and Scores over the seeds of the noise, of assigners over the seeds of the
+training) and leaves them as JSON.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -145,10 +147,26 @@ def _values(found: PCK) -> list[float]:
     return [found.values[key] for key in KEYS]
 
 
-def _spread(values: Sequence[float], form: Callable[[float], str]) -> str:
+def report(found: dict[str, Any]) -> str:
+    """What was found, as Markdown: Scores, if any, and PCK; mean ± standard deviation."""
+    lines = []
+    if found["score"]:
+        lines += ["| Score (Eq. 2), anchor: plain | |", "|---|---|"]
+        lines += [f"| {name} | {_spread(values, '+.3f')} |"
+                  for name, values in found["score"].items()]
+        lines.append("")
+    lines += ["| PCK@0.1 by point, head nn, test split | image | box |", "|---|---|---|"]
+    for name, seeds in found["pck"].items():
+        image, box = (_spread(values, ".1f") for values in zip(*seeds, strict=True))
+        lines.append(f"| {name} | {image} | {box} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
     if len(values) == 1:
-        return form(values[0])
-    return f"{form(statistics.fmean(values))} ± {form(statistics.stdev(values))}"
+        return f"{values[0]:{form}}"
+    deviation = f"{statistics.stdev(values):{form}}".lstrip("+")
+    return f"{statistics.fmean(values):{form}} ± {deviation}"
 
 
 def main() -> None:
@@ -169,17 +187,11 @@ def main() -> None:
     roots = Roots(args.data, args.models, args.stores, args.runs)
     extract(loaded, roots, progress=SHOW)
     question = Question(loaded, roots, args.seeds)
-    shifted, rows = question.scores(), question.pck()
-    print(f"\n{'Score (Eq. 2), anchor: plain':34}{'mean ± std over seeds':>22}")
-    for name, values in shifted.items():
-        print(f"{name:34}{_spread(values, '{:+.3f}'.format):>22}")
-    print(f"\n{'PCK@0.1 by point, %, head nn, test':34}{'image':>16}{'box':>16}")
-    for name, found in rows.items():
-        image, box = (_spread(v, "{:.1f}".format) for v in zip(*found, strict=True))
-        print(f"{name:34}{image:>16}{box:>16}")
+    found = {"score": question.scores(), "pck": question.pck()}
+    print(f"\n{report(found)}")
     args.runs.mkdir(parents=True, exist_ok=True)
     out = args.runs / f"{args.manifest.stem}-{Path(loaded.manifest.model.source).name}.json"
-    out.write_text(json.dumps({"score": shifted, "pck": rows}, indent=2) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(f"\n{out}")
 
 

@@ -12,6 +12,8 @@ import torch
 
 from gate_cache.datasets.toyworld import CATEGORIES, draw
 from gate_cache.datasets.toyworld.styles import dusk
+from gate_cache.diffusion.embedded import HOME
+from pipelines.tiny import vocabulary
 from pipelines.tiny.captions import token_ids, varied
 from pipelines.tiny.loop import Plan, fit, generator
 from pipelines.tiny.measure import edge_f1
@@ -102,6 +104,19 @@ def test_dusk_is_dark_and_keeps_what_is_seen() -> None:
 def test_a_caption_that_is_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="over 75 tokens: 'a horse a horse"):
         token_ids(["a photo", "a horse " * 60])
+
+
+def test_the_shipped_vocabulary_is_what_its_recipe_writes(tmp_path: Path) -> None:
+    vocabulary.write(tmp_path)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {p.name for p in (HOME / "tokenizer").iterdir()}
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (HOME / "tokenizer" / name).read_bytes(), name
+
+
+def test_merges_take_the_most_frequent_pair_first() -> None:
+    assert vocabulary.merges(["aba", "ab", "xb"]) == [
+        ("a", "b"), ("a", "b</w>"), ("ab", "a</w>"), ("x", "b</w>")]
 
 
 def test_edge_f1() -> None:

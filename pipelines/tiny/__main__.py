@@ -1,5 +1,6 @@
 """Train the embedded model: ``python -m pipelines.tiny STAGE``, in the order of the list.
 
+    vocabulary    the tokenizer's words
     pictures      draw toyworld, enlarge CIFAR-10
     autoencoder   64 pixels to 16×16×4; then all pictures' latents
     denoiser      UNet and text encoder
@@ -41,6 +42,7 @@ from pipelines.tiny import (
     loras,
     measure,
     pictures,
+    vocabulary,
 )
 
 ENCODED = {"drawn": 30_000, "photos": 12_000}
@@ -170,6 +172,7 @@ def _random(work: Work) -> None:
 
 
 STAGES: dict[str, Callable[[Work], Any]] = {
+    "vocabulary": lambda work: vocabulary.write(HOME / "tokenizer"),
     "pictures": lambda work: (work.drawn, work.photos, work.held_out()),
     "autoencoder": _autoencoder,
     "denoiser": lambda work: work.denoiser,

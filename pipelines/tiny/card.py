@@ -11,11 +11,18 @@ import numpy as np
 
 from gate_cache.datasets.toyworld import CATEGORIES
 from gate_cache.diffusion.techniques.controlnet import canny
+from pipelines.gate_question import report
 from pipelines.tiny import autoencoder, controlnet, loras, measure
 from pipelines.tiny.pictures import Pictures, Pixels
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCALE, LABEL = 2, 18
+QUESTIONS = {
+    "gate-question-tiny": "toyworld",
+    "gate-question-willow-tiny": "PF-WILLOW, photographs",
+    "gate-question-willow-random": "PF-WILLOW, the same model with random weights",
+}
+"""What `pipelines.gate_question` leaves in the work folder, and what the card calls it."""
 
 
 def pictures(folder: Path, held_out: dict[str, Pictures]) -> None:
@@ -71,7 +78,7 @@ def write(folder: Path, work: Path, modules: dict[str, Any], facts: dict[str, An
         accuracy=samples["classifier_accuracy_test"],
         accuracy_vae=samples["classifier_accuracy_reconstructed"],
         text=_text_rows(figures["text_effect"]), lora_count=loras.COUNT, loras=_lora_rows(lora),
-        **control, **facts)
+        question=_question(work), **control, **facts)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -88,6 +95,12 @@ def _parts(folder: Path, work: Path, modules: dict[str, Any]) -> str:
         rows.append(f"| loras/{name} | rank {recipe.rank}, convolutions too | {size:.2f} M"
                     f" | {trained(work, recipe.plan.stage)} |")
     return "\n".join(rows)
+
+
+def _question(work: Path) -> str:
+    found = {title: work / f"{name}.json" for name, title in QUESTIONS.items()}
+    return "\n\n".join(f"**{title}**\n\n{report(json.loads(file.read_text(encoding='utf-8')))}"
+                       for title, file in found.items() if file.exists())
 
 
 def _text_rows(effect: dict[str, list[dict[str, float]]]) -> str:
