@@ -32,6 +32,11 @@ class MapSpec:
     channels: int
     stride: int
 
+    @property
+    def level(self) -> int:
+        """Which up-sampling level it is read from."""
+        return int(self.name.lstrip("upatn"))
+
     def shape(self, size: int, tokens: int = 0) -> tuple[int, int, int]:
         """(C, h, w) for a square input of `size` pixels and a prompt of `tokens` tokens."""
         side = size // self.stride

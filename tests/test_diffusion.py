@@ -137,6 +137,27 @@ def test_a_map_that_was_not_seen_is_an_error(model: Backbone) -> None:
         taps.take()
 
 
+@pytest.mark.parametrize(("wanted", "last", "beyond"), [
+    (["up1"], "up_blocks.1.upsamplers.0", "up_blocks.2.resnets.0"),
+    (["attn2"], "up_blocks.2.attentions.1", "up_blocks.2.upsamplers.0"),
+    (["attn2", "up2"], "up_blocks.2.upsamplers.0", "up_blocks.3.resnets.0"),
+    (["up3", "attn1"], "up_blocks.3.attentions.1", "conv_norm_out")])
+def test_a_pass_ends_behind_the_last_wanted_map(model: Backbone, wanted: list[str], last: str,
+                                                beyond: str) -> None:
+    with tapped(model.unet, SPECS) as taps:
+        run(model)
+        whole = taps.take()
+    ran: set[str] = set()
+    hooks = [m.register_forward_hook(lambda *_, n=n: ran.add(n))
+             for n, m in model.unet.named_modules()]
+    with tapped(model.unet, [s for s in SPECS if s.name in wanted]) as taps:
+        found = taps.read(lambda: run(model))
+    for hook in hooks:
+        hook.remove()
+    assert set(found) == set(wanted) and all(torch.equal(found[k], whole[k]) for k in found)
+    assert last in ran and beyond not in ran
+
+
 def test_maps_of_an_earlier_pass_do_not_leak(model: Backbone) -> None:
     with tapped(model.unet, SPECS) as taps:
         run(model, "a photo of a car")

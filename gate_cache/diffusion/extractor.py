@@ -108,8 +108,7 @@ class Extractor:
             times = timesteps(start, combo.t, combo.denoise.steps)
             x = ddim(x, times, model.alphas_cumprod, predict)
         with tapped(model.unet, plan.specs) as taps:
-            predict(x, combo.t)
-            return taps.take()
+            return taps.read(lambda: predict(x, combo.t))
 
     def _unet(self, x: torch.Tensor, t: int, text: torch.Tensor,
               control: Control | None) -> torch.Tensor:

@@ -9,14 +9,18 @@ UNet's output is the same to the bit.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 
 from gate_cache.errors import ModelError
 from gate_cache.features import MapSpec
+
+
+class _AllSeen(Exception):
+    """Ends a pass behind the last map that is wanted."""
 
 
 class Taps:
@@ -27,6 +31,17 @@ class Taps:
         self._conv: dict[str, torch.Tensor] = {}
         self._attention: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._sides: dict[str, tuple[int, int]] = {}
+        self._stops = False
+
+    def read(self, run: Callable[[], object]) -> dict[str, torch.Tensor]:
+        """Run a pass no further than the last map, and take its maps."""
+        self._stops = True
+        try:
+            with suppress(_AllSeen):
+                run()
+        finally:
+            self._stops = False
+        return self.take()
 
     def take(self) -> dict[str, torch.Tensor]:
         """Maps of the latest pass, each (B, C, h, w) in float32; forgets them.
@@ -59,6 +74,13 @@ class Taps:
         """Forward pre-hook that notes the (h, w) of an attention level's input."""
         def hook(_module: Any, args: tuple[torch.Tensor, ...]) -> None:
             self._sides[name] = (int(args[0].shape[-2]), int(args[0].shape[-1]))
+        return hook
+
+    def stop_hook(self) -> Any:
+        """Forward hook that ends the passes of `read`."""
+        def hook(_module: Any, _args: Any, _output: Any) -> None:
+            if self._stops:
+                raise _AllSeen
         return hook
 
     def add_attention(self, name: str, probabilities: torch.Tensor) -> None:
@@ -111,11 +133,15 @@ def tapped(unet: Any, specs: Sequence[MapSpec]) -> Iterator[Taps]:
     taps = Taps(specs)
     with ExitStack() as undo:
         for spec in specs:
-            block = unet.up_blocks[int(spec.name.removeprefix("up").removeprefix("attn"))]
+            block = unet.up_blocks[spec.level]
             if spec.kind == "conv":
                 undo.callback(block.register_forward_hook(taps.conv_hook(spec.name)).remove)
             else:
                 _tap_attention(block, spec.name, taps, undo)
+        last = max(specs, key=lambda s: (s.level, s.kind == "conv"))
+        block = unet.up_blocks[last.level]
+        ends = block if last.kind == "conv" else block.attentions[-1]
+        undo.callback(ends.register_forward_hook(taps.stop_hook()).remove)
         yield taps
 
 
