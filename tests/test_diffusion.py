@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from gate_cache.diffusion.backbone import Backbone, load, load_controlnet
 from gate_cache.diffusion.embedded import CONTROLNET, HOME, LORAS
+from gate_cache.diffusion.halves import shared_half
 from gate_cache.diffusion.noise import add_noise, noise
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.taps import tapped
@@ -64,7 +65,8 @@ def test_noise_is_its_definition() -> None:
 def test_noised_latents_follow_the_schedule() -> None:
     abar = DDIMScheduler(**TINY.schedule()).alphas_cumprod
     x0 = torch.ones(2, 4, 8, 8)
-    found = add_noise(x0, ["a", "b"], 3, 50, abar)
+    eps = torch.stack([noise(3, name, (4, 8, 8)) for name in "ab"])
+    found = add_noise(x0, eps, 50, abar)
     for i, name in enumerate("ab"):
         expected = abar[50].sqrt() * x0[i] + (1 - abar[50]).sqrt() * noise(3, name, (4, 8, 8))
         assert torch.equal(found[i], expected)
@@ -156,6 +158,29 @@ def test_a_pass_ends_behind_the_last_wanted_map(model: Backbone, wanted: list[st
         hook.remove()
     assert set(found) == set(wanted) and all(torch.equal(found[k], whole[k]) for k in found)
     assert last in ran and beyond not in ran
+
+
+def test_a_shared_half_is_run_once_and_changes_no_bit(model: Backbone) -> None:
+    net = load_controlnet(CONTROLNET, model)
+    edges = np.zeros((2, 64, 64), np.uint8)
+    edges[:, 30:34] = 255
+    x, text = torch.randn(2, 4, 16, 16), embed(model, "a photo").expand(2, -1, -1)
+    added = Control(model, net, edges, 1.0).residuals(x, torch.tensor(50), text)
+
+    def outputs() -> list[torch.Tensor]:
+        return [model.unet(x, 50, text, **extra).sample for extra in ({}, added, {})]
+
+    before, ran = outputs(), list[str]()
+    blocks = [*model.unet.down_blocks, model.unet.mid_block]
+    hooks = [b.resnets[0].register_forward_hook(lambda *_: ran.append("")) for b in blocks]
+    with shared_half(model.unet):
+        shared = outputs()
+    for hook in hooks:
+        hook.remove()
+    assert len(ran) == len(blocks)
+    assert all(torch.equal(a, b) for a, b in zip(before, shared, strict=True))
+    assert not torch.equal(before[0], before[1])
+    assert not any("forward" in vars(block) for block in blocks)
 
 
 def test_maps_of_an_earlier_pass_do_not_leak(model: Backbone) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,26 @@ def test_the_plan_is_what_lands_on_disk(toy: Toy) -> None:
     assert abs(said.bytes / bytes_below(path) - 1) < 0.02
     assert said.images == 7
     assert said.unet_passes == 7 * (4 + 3)
+
+
+def test_what_combos_share_changes_no_byte(roots: Roots, manifest: WriteManifest,
+                                           tmp_path: Path) -> None:
+    """Passes, halves and batches are shared in one store, and nothing is in the other ones."""
+    conv = {"plain": {"prompt": "a photo"}, "seed-1": {"prompt": "a photo", "seed": 1},
+            "horse": PROMPT, "control": CONTROL}
+    sections: dict[str, dict[str, Any]] = {"conv": conv, "attention": {"attn": CONTROL}}
+    together = extract(manifest("all.yaml", **sections), roots, device="cpu").store
+    said = plan(manifest("all.yaml", **sections), roots)
+    assert (said.unet_passes, said.shared_halves) == (7 * 4, 7)
+    whole = {k: v for k, v in arrays(together).items() if not k.startswith("samples/")}
+    for section, combos in sections.items():
+        for name, combo in combos.items():
+            one = {"conv": {}, "attention": {}, section: {name: combo}}
+            alone = arrays(extract(manifest(f"{name}.yaml", **one), roots, device="cpu").store)
+            for key, value in alone.items():
+                if not key.startswith("samples/"):
+                    np.testing.assert_array_equal(value, whole.pop(key, value), err_msg=key)
+    assert not [k for k in whole if not k.startswith("latents")]
 
 
 def test_a_second_run_does_nothing(toy: Toy) -> None:
@@ -377,11 +398,15 @@ def test_too_small_a_disk_is_refused_before_the_model_is_loaded(
 
 def test_values_beyond_float16_are_refused(toy: Toy, roots: Roots,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    from gate_cache.diffusion.extractor import Extractor
+    from gate_cache.diffusion.extractor import Extractor, Piece
 
-    real = Extractor.maps
-    monkeypatch.setattr(Extractor, "maps", lambda *a, **k: {
-        n: m * 1e6 for n, m in real(*a, **k).items()})
+    real = Extractor.run
+
+    def large(*args: Any) -> Iterator[Piece]:
+        for piece in real(*args):
+            yield piece._replace(maps={n: m * 1e6 for n, m in piece.maps.items()})
+
+    monkeypatch.setattr(Extractor, "run", large)
     with pytest.raises(StoreError, match=r"not finite; try float32 as store\.dtype"):
         extract(toy[0], roots, device="cpu")
 

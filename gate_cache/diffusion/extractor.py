@@ -1,24 +1,28 @@
-"""Images to latents, latents to feature maps: the passes of one combo over any number of rows.
+"""Images to latents, latents to feature maps: the passes of one lane after the other.
 
-Every pass has the same number of images, the last one filled up by repeating a row, so that a
+Every pass has the same number of images, the last one filled up by repeating an item, so that a
 row's bytes do not depend on its neighbours, on resuming or on the order of work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from gate_cache.diffusion import backbone as backbones
-from gate_cache.diffusion.noise import add_noise
+from gate_cache.diffusion.halves import shared_half
+from gate_cache.diffusion.noise import add_noise, noise
 from gate_cache.diffusion.recipes import PlannedCombo, controlnet_folder, lora_file
+from gate_cache.diffusion.schedule import Item, Lane, Tail
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.taps import tapped
-from gate_cache.diffusion.techniques.controlnet import Control, canny
+from gate_cache.diffusion.techniques.controlnet import Control
 from gate_cache.diffusion.techniques.denoise import ddim, timesteps
 from gate_cache.diffusion.techniques.lora import Loras
 from gate_cache.diffusion.techniques.prompt import embed
@@ -27,6 +31,27 @@ from gate_cache.roots import Roots
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+
+
+class Inputs(Protocol):
+    """What passes need of a store's rows."""
+
+    def id(self, row: int) -> str:
+        """The sample's id: it decides the noise."""
+
+    def latents(self, rows: Sequence[int]) -> Floats:
+        """(N, 4, h, w) float32, x_0."""
+
+    def edges(self, rows: Sequence[int], low: int, high: int) -> Images:
+        """(N, H, W) uint8 Canny maps at the model's size."""
+
+
+class Piece(NamedTuple):
+    """Maps of some rows of a combo: name to (N, C, h, w) float32."""
+
+    combo: str
+    rows: list[int]
+    maps: dict[str, Floats]
 
 
 class Extractor:
@@ -41,7 +66,7 @@ class Extractor:
         self.backbone = backbone
         self.batch = batch
         self._loras = loras
-        self._embeddings: dict[str, torch.Tensor] = {}
+        self._embeddings: dict[tuple[str, Any], torch.Tensor] = {}
 
     @torch.inference_mode()
     def encode(self, images: Images) -> Floats:
@@ -57,58 +82,50 @@ class Extractor:
         """
         model = self.backbone
         found = []
-        for index, count in _passes(len(images), self.batch):
-            pixels = torch.from_numpy(images[index]).to(model.device).permute(0, 3, 1, 2)
+        for start in range(0, len(images), self.batch):
+            part = images[start : start + self.batch]
+            index = np.minimum(np.arange(self.batch), len(part) - 1)
+            pixels = torch.from_numpy(part[index]).to(model.device).permute(0, 3, 1, 2)
             scaled = (pixels.float() / 127.5 - 1).to(model.dtype)
             latents = model.vae.encode(scaled).latent_dist.mode().float() * model.scaling_factor
-            found.append(latents[:count].cpu().numpy())
+            found.append(latents[: len(part)].cpu().numpy())
         return np.concatenate(found)
 
     @torch.inference_mode()
-    def maps(self, plan: PlannedCombo, ids: Sequence[str], latents: Floats,
-             images: Images | None,
-             each: Callable[[int], None] = lambda _: None) -> dict[str, Floats]:
-        """All maps of one combo.
+    def run(self, lane: Lane, inputs: Inputs) -> Iterator[Piece]:
+        """All that combos read from a lane's passes, as it comes."""
+        with self._loras.active(lane.weights.loras):
+            for start in range(0, len(lane.items), self.batch):
+                yield from self._pass(lane, lane.items[start : start + self.batch], inputs)
 
-        Parameters
-        ----------
-        plan : the combo
-        ids : N sample ids (they decide the noise)
-        latents : (N, 4, h, w) float32, x_0
-        images : (N, H, W, 3) uint8; only a combo with ControlNet needs them
-        each : called with the number of images after every pass
+    def _pass(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> list[Piece]:
+        """One batch through the down half, and then through the rest with every tail."""
+        unet, found = self.backbone.unet, list[Piece]()
+        whole = [*items, *[items[-1]] * (self.batch - len(items))]
+        noised, text = self._noised(lane, whole, inputs), self._texts(lane, whole)
+        with shared_half(unet) if len(lane.tails) > 1 else nullcontext():
+            for tail in lane.tails:
+                control = self._control(tail, whole, inputs)
+                x = self._denoised(lane, noised, text, control)
+                with tapped(unet, lane.specs(tail)) as taps:
+                    maps = taps.read(partial(self._unet, x, lane.weights.times[1], text, control))
+                found += _pieces(lane, tail, items, maps)
+        return found
 
-        Returns
-        -------
-        dict from map name to (N, C, h, w) float32
-        """
-        found: dict[str, list[Any]] = {name: [] for name in plan.shapes}
-        with self._loras.active(_wanted_loras(plan)):
-            text = self._text(plan)
-            for index, count in _passes(len(ids), self.batch):
-                x0 = torch.from_numpy(latents[index]).to(self.backbone.device)
-                control = self._control(plan, images, index)
-                taken = self._pass(plan, [ids[i] for i in index], x0, text, control)
-                for name, value in taken.items():
-                    found[name].append(value[:count].cpu().numpy())
-                each(count)
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+    def _noised(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
+        x0 = torch.from_numpy(inputs.latents([i.row for i in items]))
+        eps = torch.stack([noise(i.half.seed, inputs.id(i.row), x0.shape[1:]) for i in items])
+        place = self.backbone.device
+        return add_noise(x0.to(place), eps.to(place), lane.weights.times[0],
+                         self.backbone.alphas_cumprod)
 
-    def _pass(self, plan: PlannedCombo, ids: list[str], x0: torch.Tensor, text: torch.Tensor,
-              control: Control | None) -> dict[str, torch.Tensor]:
-        combo, model = plan.combo, self.backbone
-        start = combo.denoise.start if combo.denoise else combo.t
-        states = text.expand(len(ids), -1, -1)
-        x = add_noise(x0, ids, combo.seed, start, model.alphas_cumprod)
-
-        def predict(x: torch.Tensor, t: int) -> torch.Tensor:
-            return self._unet(x, t, states, control)
-
-        if combo.denoise:
-            times = timesteps(start, combo.t, combo.denoise.steps)
-            x = ddim(x, times, model.alphas_cumprod, predict)
-        with tapped(model.unet, plan.specs) as taps:
-            return taps.read(lambda: predict(x, combo.t))
+    def _denoised(self, lane: Lane, x: torch.Tensor, text: torch.Tensor,
+                  control: Control | None) -> torch.Tensor:
+        start, stop, steps = lane.weights.times
+        if not steps:
+            return x
+        return ddim(x, timesteps(start, stop, steps), self.backbone.alphas_cumprod,
+                    lambda x, t: self._unet(x, t, text, control))
 
     def _unet(self, x: torch.Tensor, t: int, text: torch.Tensor,
               control: Control | None) -> torch.Tensor:
@@ -117,22 +134,21 @@ class Extractor:
         return torch.as_tensor(self.backbone.unet(
             x, time, encoder_hidden_states=text, return_dict=False, **extra)[0])
 
-    def _text(self, plan: PlannedCombo) -> torch.Tensor:
-        """The combo's text embedding; LoRAs change the text encoder, so they are in the key."""
-        key = f"{plan.combo.prompt}\n{_wanted_loras(plan)}"
-        if key not in self._embeddings:
-            self._embeddings[key] = embed(self.backbone, plan.combo.prompt)
-        return self._embeddings[key]
+    def _texts(self, lane: Lane, items: Sequence[Item]) -> torch.Tensor:
+        """(B, T, D) text embeddings; LoRAs change the text encoder, so they are in the key."""
+        found = []
+        for item in items:
+            key = item.half.prompt, lane.weights.loras
+            if key not in self._embeddings:
+                self._embeddings[key] = embed(self.backbone, item.half.prompt)
+            found.append(self._embeddings[key])
+        return torch.cat(found)
 
-    def _control(self, plan: PlannedCombo, images: Images | None,
-                 index: npt.NDArray[np.int64]) -> Control | None:
-        spec = plan.combo.controlnet
-        if spec is None:
+    def _control(self, tail: Tail, items: Sequence[Item], inputs: Inputs) -> Control | None:
+        if not tail.net:
             return None
-        assert images is not None, "a combo with ControlNet needs the images"
-        edges = canny(images[index], spec.low, spec.high)
-        net = self.backbone.controlnets[plan.recipe["weights"]["controlnet"]]
-        return Control(self.backbone, net, edges, spec.scale)
+        edges = inputs.edges([i.row for i in items], tail.low, tail.high)
+        return Control(self.backbone, self.backbone.controlnets[tail.net], edges, tail.scale)
 
     def close(self) -> None:
         """Take the adapters out of the model."""
@@ -167,13 +183,13 @@ def _check(plan: PlannedCombo, model: backbones.Backbone) -> None:
                          f" predicts {model.prediction_type}")
 
 
-def _wanted_loras(plan: PlannedCombo) -> list[tuple[str, float]]:
-    digests = plan.recipe["weights"].get("lora", [])
-    return [(d, lora.scale) for d, lora in zip(digests, plan.combo.lora, strict=True)]
-
-
-def _passes(rows: int, batch: int) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
-    """Row indices of each pass, always `batch` long, and how many of them count."""
-    for start in range(0, rows, batch):
-        count = min(batch, rows - start)
-        yield np.minimum(np.arange(start, start + batch), rows - 1), count
+def _pieces(lane: Lane, tail: Tail, items: Sequence[Item],
+            maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
+    """What each combo reads from one pass."""
+    for half in dict.fromkeys(item.half for item in items):
+        for reader in lane.readers[half, tail]:
+            places = [i for i, item in enumerate(items)
+                      if item.half == half and item.row in reader.rows]
+            if places:
+                yield Piece(reader.combo.name, [items[i].row for i in places], {
+                    s.name: maps[s.name][places].cpu().numpy() for s in reader.combo.specs})

@@ -19,16 +19,14 @@ def noise(seed: int, sample_id: str, shape: Sequence[int]) -> torch.Tensor:
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
 
 
-def add_noise(latents: torch.Tensor, ids: Sequence[str], seed: int, t: int,
+def add_noise(latents: torch.Tensor, eps: torch.Tensor, t: int,
               alphas_cumprod: torch.Tensor) -> torch.Tensor:
     """x_t = sqrt(ᾱ_t)·x_0 + sqrt(1 − ᾱ_t)·ε, in float32.
 
     Parameters
     ----------
-    latents : (B, 4, h, w) float32, x_0
-    ids : the B sample ids
+    latents, eps : (B, 4, h, w) float32, x_0 and ε
     alphas_cumprod : (T,) float32, ᾱ
     """
-    eps = torch.stack([noise(seed, i, latents.shape[1:]) for i in ids]).to(latents.device)
     alpha = alphas_cumprod[t]
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * eps

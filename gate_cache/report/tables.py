@@ -62,6 +62,9 @@ def show_plan(plan: Plan) -> None:
                   human(plan.bytes), str(plan.files), style="bold")
     out.print(table)
     _say(out, f"store: {plan.store}")
+    if plan.shared_halves:
+        _say(out, f"{plan.shared_halves} of the UNet passes get their first half from another one:"
+                  " those combos differ only in ControlNet")
     for note in plan.notes:
         _say(out, f"note: {note}")
 

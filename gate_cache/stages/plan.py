@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
+from gate_cache.diffusion.schedule import Wanted, schedule
 from gate_cache.diffusion.sources import ModelFiles, assumed_family, locate
 from gate_cache.errors import ModelError, UserError
 from gate_cache.features import TOKENS_PER_PIECE
@@ -47,6 +48,8 @@ class Plan:
     images : number of samples
     block : rows of a block
     notes : what is missing or assumed, a line each
+    unet_passes : over all images and combos; combos that differ only in their maps share one
+    shared_halves : of them, those that are given their down and mid half by another
     """
 
     store: str
@@ -56,11 +59,8 @@ class Plan:
     block: int
     lines: list[Line]
     notes: list[str]
-
-    @property
-    def unet_passes(self) -> int:
-        """UNet passes over all images and combos."""
-        return sum(line.unet_passes for line in self.lines)
+    unet_passes: int
+    shared_halves: int
 
     @property
     def bytes(self) -> int:
@@ -91,14 +91,20 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     layout = files.family if files else assumed_family()
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     count = files.tokens.count if files else about_tokens
-    shapes = {name: m.shapes for name, m in combo_maps(manifest, layout, size, count).items()}
+    maps = combo_maps(manifest, layout, size, count)
+    shapes = {name: m.shapes for name, m in maps.items()}
+    lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
+                      for name, m in maps.items()], count)
     block = store_block(manifest, shapes.values())
     lines = [_table(ids), _latents(layout.latent_shape(size), len(ids), block)]
     lines += [_combo(manifest, n, s, len(ids), block) for n, s in shapes.items()]
     store = store_of(loaded, roots)
     if store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
-    return Plan(str(store), manifest.model.source, size, len(ids), block, lines, notes)
+    passes, halves = (len(ids) * sum(getattr(lane, part) for lane in lanes)
+                      for part in ("passes", "halves"))
+    return Plan(str(store), manifest.model.source, size, len(ids), block, lines, notes, passes,
+                passes - halves)
 
 
 def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:

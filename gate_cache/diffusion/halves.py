@@ -1,0 +1,41 @@
+"""The UNet's down and mid blocks, run once for passes that differ only behind them.
+
+ControlNet's residuals are added to what these blocks give after all of them have run (and so, to
+the bit, do not change it). Used by lanes with more than one tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+
+@contextmanager
+def shared_half(unet: Any) -> Iterator[None]:
+    """Passes inside the ``with`` block have the same input, times and text.
+
+    The first one runs the down and mid blocks, the others are given what it found. The blocks are
+    restored at the end.
+    """
+    found: dict[int, Any] = {}
+    with ExitStack() as undo:
+        for i, block in enumerate([*unet.down_blocks, unet.mid_block]):
+            undo.enter_context(_remembered(block, i, found))
+        yield
+
+
+@contextmanager
+def _remembered(block: Any, key: int, found: dict[int, Any]) -> Iterator[None]:
+    inner = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if key not in found:
+            found[key] = inner(*args, **kwargs)
+        return found[key]
+
+    block.forward = forward
+    try:
+        yield
+    finally:
+        del block.forward
