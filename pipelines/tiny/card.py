@@ -99,8 +99,9 @@ def _parts(folder: Path, work: Path, modules: dict[str, Any]) -> str:
 
 def _question(work: Path) -> str:
     found = {title: work / f"{name}.json" for name, title in QUESTIONS.items()}
-    return "\n\n".join(f"**{title}**\n\n{report(json.loads(file.read_text(encoding='utf-8')))}"
-                       for title, file in found.items() if file.exists())
+    tables = [f"**{title}**\n\n{report(json.loads(file.read_text(encoding='utf-8')))}"
+              for title, file in found.items() if file.exists()]
+    return "\n\n".join(tables) or "Not measured yet with these weights."
 
 
 def _text_rows(effect: dict[str, list[dict[str, float]]]) -> str:

@@ -16,7 +16,7 @@ from pipelines.tiny.autoencoder import scaled
 from pipelines.tiny.loop import Plan, fit
 from pipelines.tiny.pictures import Pictures
 
-PLAN = Plan("classifier", steps=1000, lr=2e-3, ema=0.99, decay=0.5)
+PLAN = Plan("classifier", steps=2000, lr=2e-3, ema=0.99, decay=0.5)
 BATCH = 64
 
 

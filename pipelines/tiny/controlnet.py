@@ -17,7 +17,7 @@ from pipelines.tiny.denoiser import BATCH, noised, times, weighted
 from pipelines.tiny.loop import Plan, fit
 from pipelines.tiny.pictures import Pictures
 
-PLAN = Plan("controlnet", steps=300, lr=1e-3, warmup=50, ema=0.99)
+PLAN = Plan("controlnet", steps=1000, lr=1e-3, warmup=50, ema=0.99)
 THRESHOLDS = (100, 200)
 PLAIN = 0.5  # share of captions replaced by "a photo", so that edges must be used
 

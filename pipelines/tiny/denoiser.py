@@ -19,7 +19,7 @@ from pipelines.tiny.captions import token_ids, varied
 from pipelines.tiny.loop import Plan, fit
 from pipelines.tiny.pictures import Pictures
 
-PLAN = Plan("denoiser", steps=4200, lr=1e-3, warmup=200, decay=0.0, ema=0.999,
+PLAN = Plan("denoiser", steps=11000, lr=1e-3, warmup=200, decay=0.2, ema=0.999,
             save_every=200)
 BATCH = 32
 MOST = 50.0  # largest weight of a time

@@ -36,8 +36,8 @@ class Recipe:
 
 
 RECIPES = {
-    "moderate": Recipe(4, Plan("lora-moderate", steps=100, lr=1e-3, warmup=20)),
-    "overfit": Recipe(16, Plan("lora-overfit", steps=240, lr=1e-3, warmup=20)),
+    "moderate": Recipe(4, Plan("lora-moderate", steps=200, lr=1e-3, warmup=20)),
+    "overfit": Recipe(16, Plan("lora-overfit", steps=420, lr=2e-3, warmup=20, decay=0.0)),
 }
 
 

@@ -34,7 +34,7 @@ from pipelines.tiny.pictures import Pictures, Pixels
 COUNT = 2000
 """Held-out pictures of each kind."""
 TIMES = (50, 150, 300, 450, 600, 750, 900)
-SAMPLES, STEPS, GUIDANCE, STRENGTH = 200, 30, 4.0, 0.9
+SAMPLES, STEPS, GUIDANCE, STRENGTH = 200, 30, 7.5, 0.9
 
 
 def everything(folder: Path, held_out: Mapping[str, Pictures], judge: Any) -> dict[str, Any]:
