@@ -13,7 +13,7 @@
     all           all of these
     random        the same family untrained, into WORK/random, to compare with
 
-Every stage goes on from its latest checkpoint. Two cores take about three hours in all.
+Every stage goes on from its latest checkpoint. Two cores take about three and a half hours in all.
 """
 
 from __future__ import annotations
