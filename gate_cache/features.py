@@ -22,20 +22,20 @@ class MapSpec:
 
     Attributes
     ----------
-    name : ``up0`` … (output of an up-sampling level) or ``attn1`` … (its cross-attention)
+    level : up-sampling level it is read from, 0 for the coarsest
     channels : number of channels, or 0 where it is the number of prompt tokens
     stride : input pixels per cell
     """
 
-    name: str
     kind: Kind
+    level: int
     channels: int
     stride: int
 
     @property
-    def level(self) -> int:
-        """Which up-sampling level it is read from."""
-        return int(self.name.lstrip("upatn"))
+    def name(self) -> str:
+        """``up0`` … (output of a level) or ``attn1`` … (its cross-attention)."""
+        return f"{'up' if self.kind == 'conv' else 'attn'}{self.level}"
 
     def shape(self, size: int, tokens: int = 0) -> tuple[int, int, int]:
         """(C, h, w) for a square input of `size` pixels and a prompt of `tokens` tokens."""
@@ -98,9 +98,9 @@ def family(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Family:
     channels = list(reversed(unet["block_out_channels"]))
     levels = len(channels)
     stride = 2 ** (len(vae["block_out_channels"]) - 1)
-    maps = [MapSpec(f"up{i}", "conv", c, stride * 2 ** max(levels - 2 - i, 0))
+    maps = [MapSpec("conv", i, c, stride * 2 ** max(levels - 2 - i, 0))
             for i, c in enumerate(channels)]
-    maps += [MapSpec(f"attn{i}", "attention", 0, stride * 2 ** (levels - 1 - i))
+    maps += [MapSpec("attention", i, 0, stride * 2 ** (levels - 1 - i))
              for i, block in enumerate(unet["up_block_types"]) if "CrossAttn" in block]
     return Family(
         maps=tuple(maps),

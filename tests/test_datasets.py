@@ -406,6 +406,15 @@ def test_toyworld_pictures_are_all_different_and_as_large_as_asked() -> None:
     assert len({TOY.sha256(s.id) for s in TOY.samples()}) == len(TOY.samples())
 
 
+def test_toyworld_at_dusk_has_the_same_points_in_darker_pictures() -> None:
+    dusk = ToyWorld({"train": 4}, image_size=32, style="dusk")
+    for sample in dusk.samples():
+        day, late = (world.keypoints(sample.id) for world in (TOY, dusk))
+        assert np.array_equal(day.xy, late.xy) and np.array_equal(day.visible, late.visible)
+        assert dusk.image(sample.id).mean() < TOY.image(sample.id).mean()
+        assert dusk.sha256(sample.id) != TOY.sha256(sample.id)
+
+
 def test_toyworld_without_pictures_is_an_error() -> None:
     with pytest.raises(DataError, match="no pictures; give train, val or test a number above 0"):
         ToyWorld({"train": 0}).samples()

@@ -8,7 +8,7 @@ from gate_cache.diffusion.schedule import Lane, Wanted, schedule
 from gate_cache.features import MapSpec
 from gate_cache.manifest import Combo
 
-UP, ATTENTION = MapSpec("up2", "conv", 8, 4), MapSpec("attn2", "attention", 0, 4)
+UP, ATTENTION = MapSpec("conv", 2, 8, 4), MapSpec("attention", 2, 0, 4)
 CONTROL = {"source": "canny"}
 
 

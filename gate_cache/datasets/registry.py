@@ -20,4 +20,5 @@ def open_dataset(spec: DatasetSpec, roots: Roots) -> ImageDataset:
         return Folder(roots.below("data", spec.root, "dataset.root"))
     from gate_cache.datasets.toy import ToyWorld
 
-    return ToyWorld({"train": spec.train, "val": spec.val, "test": spec.test}, spec.image_size)
+    return ToyWorld({"train": spec.train, "val": spec.val, "test": spec.test}, spec.image_size,
+                    spec.style)

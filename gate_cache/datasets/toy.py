@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import permutations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gate_cache.datasets.base import SPLITS, Keypoints, Pair, Sample, Split
 from gate_cache.datasets.toyworld.names import CATEGORIES
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from gate_cache.datasets.toyworld.scene import Scene
 
+Style = Literal["dusk"]
+
 
 class ToyWorld:
     """Drawn pictures of `CATEGORIES`, deterministic from (split, index).
@@ -27,15 +30,18 @@ class ToyWorld:
     ----------
     counts : number of pictures of each split
     image_size : side of a picture in pixels
+    style : ``dusk`` for the same pictures in low light (what the LoRAs of ``tiny`` are for)
     """
 
     name = "toyworld"
     protocol = ("toyworld: ordered pairs inside a category and split, points visible in both;"
                 " box = the object's drawn box")
 
-    def __init__(self, counts: dict[Split, int], image_size: int = 64) -> None:
+    def __init__(self, counts: dict[Split, int], image_size: int = 64,
+                 style: Style | None = None) -> None:
         self.counts = counts
         self.image_size = image_size
+        self.style = style
 
     def samples(self) -> Sequence[Sample]:
         """All pictures: train, then val, then test."""
@@ -48,7 +54,7 @@ class ToyWorld:
     def scene(self, sample_id: str) -> Scene:
         """The drawn scene with its key points, parts and caption."""
         split, _, index = sample_id.split("/")
-        return _draw(split, int(index), self.image_size)
+        return _draw(split, int(index), self.image_size, self.style)
 
     def sha256(self, sample_id: str) -> str:
         """sha256 (hex) of the picture's pixels."""
@@ -89,7 +95,9 @@ def _name(split: str, index: int) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _draw(split: str, index: int, size: int) -> Scene:
+def _draw(split: str, index: int, size: int, style: Style | None) -> Scene:
     from gate_cache.datasets.toyworld.scene import draw
+    from gate_cache.datasets.toyworld.styles import dusk
 
-    return draw(split, index, size)
+    scene = draw(split, index, size)
+    return replace(scene, image=dusk(scene.image)) if style else scene

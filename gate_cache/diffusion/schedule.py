@@ -121,13 +121,12 @@ class Lane:
     @property
     def passes(self) -> int:
         """UNet passes over single images; those of one item share its down half."""
-        return len(self.items) * len(self.tails) * (1 + self.weights.times[2])
+        return self.halves * len(self.tails)
 
     @property
     def halves(self) -> int:
         """Down halves over single images."""
-        steps = self.weights.times[2]
-        return len(self.items) * (1 + steps)
+        return len(self.items) * (1 + self.weights.times[2])
 
     def specs(self, tail: Tail) -> list[MapSpec]:
         """All maps that some combo wants from the passes with one tail."""

@@ -101,8 +101,8 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     store = store_of(loaded, roots)
     if store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
-    passes, halves = (len(ids) * sum(getattr(lane, part) for lane in lanes)
-                      for part in ("passes", "halves"))
+    passes = len(ids) * sum(lane.passes for lane in lanes)
+    halves = len(ids) * sum(lane.halves for lane in lanes)
     return Plan(str(store), manifest.model.source, size, len(ids), block, lines, notes, passes,
                 passes - halves)
 

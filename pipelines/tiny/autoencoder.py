@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch.nn import functional
 
 from pipelines.tiny import config
@@ -84,7 +85,5 @@ def with_unit_latents(model: Any, pixels: np.ndarray[Any, Any]) -> None:
 
 def build() -> Any:
     """A fresh autoencoder, weights drawn from a fixed seed."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
     torch.manual_seed(0)
     return AutoencoderKL(**config.VAE)
