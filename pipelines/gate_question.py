@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from gate_cache.errors import GateCacheError
+from gate_cache.errors import GateCacheError, ManifestError
 from gate_cache.learn.bucket import Buckets
 from gate_cache.learn.fit import fit, judge
 from gate_cache.learn.metrics import PCK
@@ -46,17 +46,30 @@ def technique(combo: str) -> str:
     return combo.rpartition("-")[0] or combo
 
 
-def asked(loaded: Loaded, model: str | None, only: list[str] | None) -> Loaded:
-    """The manifest, its model replaced, or with some techniques alone and plain ones mixed."""
-    data = loaded.manifest.model_dump(by_alias=True)
+def asked(loaded: Loaded, model: str | None = None, style: str | None = None,
+          only: list[str] | None = None) -> Loaded:
+    """The manifest with what the command line says.
+
+    Parameters
+    ----------
+    model : instead of its own
+    style : of toyworld's pictures; they have a store of their own
+    only : these techniques alone, and plain features for the mixture
+    """
+    data, path = loaded.manifest.model_dump(by_alias=True), loaded.path
     if model:
         data["model"]["source"] = model
+    if style:
+        if data["dataset"]["name"] != "toyworld":
+            raise ManifestError([f"{path.name}: dataset: --style is for toyworld's pictures"])
+        data["dataset"]["style"] = style
+        path = path.with_stem(f"{path.stem}-{style}")
     if only:
         data["conv"] = {n: c for n, c in data["conv"].items() if technique(n) in (PLAIN, *only)}
         plain = [n for n in data["conv"] if technique(n) == PLAIN]
         data["train"] |= {"combos": plain, "baseline": plain[0], "attention": False}
         data["attention"] = {}
-    return Loaded(path=loaded.path, manifest=Manifest.model_validate(data))
+    return Loaded(path=path, manifest=Manifest.model_validate(data))
 
 
 class Question:
@@ -177,20 +190,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--model", help="model.source instead of the manifest's")
+    parser.add_argument("--style", choices=["dusk"], help="of toyworld's pictures")
     parser.add_argument("--only", nargs="+", metavar="TECHNIQUE",
                         help="single features of these alone, and no mixture with others")
     parser.add_argument("--stores", type=Path, default=Path("stores"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
-    loaded = asked(load(args.manifest), args.model, args.only)
+    loaded = asked(load(args.manifest), args.model, args.style, args.only)
     roots = Roots(args.data, args.models, args.stores, args.runs)
     extract(loaded, roots, progress=SHOW)
     question = Question(loaded, roots, args.seeds)
     found = {"score": question.scores(), "pck": question.pck()}
     print(f"\n{report(found)}")
     args.runs.mkdir(parents=True, exist_ok=True)
-    out = args.runs / f"{args.manifest.stem}-{Path(loaded.manifest.model.source).name}.json"
+    out = args.runs / f"{loaded.path.stem}-{Path(loaded.manifest.model.source).name}.json"
     out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(f"\n{out}")
 

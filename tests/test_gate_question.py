@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gate_cache.errors import ManifestError
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
@@ -52,10 +53,21 @@ def test_scores_and_pck_of_every_technique(loaded: Loaded, roots: Roots) -> None
 
 
 def test_some_techniques_alone_with_another_model(loaded: Loaded) -> None:
-    found = asked(loaded, "other", ["prompt"]).manifest
+    found = asked(loaded, "other", only=["prompt"]).manifest
     assert list(found.conv) == ["plain-0", "plain-1", "prompt-0"] and not found.attention
     assert found.model.source == "other" and found.train.combos == ["plain-0", "plain-1"]
-    assert asked(loaded, None, None) == loaded
+    assert asked(loaded) == loaded
+
+
+def test_another_style_has_a_store_of_its_own(loaded: Loaded) -> None:
+    found = asked(loaded, style="dusk")
+    assert found.manifest.dataset.style == "dusk" and found.store_path != loaded.store_path
+
+
+def test_only_toyworld_has_styles(manifest: Callable[..., Loaded]) -> None:
+    folder = manifest(dataset={"name": "folder", "root": "images"}, conv={"plain-0": PHOTO})
+    with pytest.raises(ManifestError, match="toyworld"):
+        asked(folder, style="dusk")
 
 
 def test_its_table_is_printed_and_kept(loaded: Loaded, roots: Roots, tmp_path: Path,

@@ -19,6 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SCALE, LABEL = 2, 18
 QUESTIONS = {
     "gate-question-tiny": "toyworld",
+    "gate-question-dusk-tiny": "toyworld at dusk, the LoRAs' style",
     "gate-question-willow-tiny": "PF-WILLOW, photographs",
     "gate-question-willow-random": "PF-WILLOW, the same model with random weights",
 }
