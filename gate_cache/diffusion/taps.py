@@ -101,7 +101,9 @@ class _Recorder:
                  **kwargs: Any) -> Any:
         output = self._inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         if encoder_hidden_states is not None:
-            found = cross_attention(attn, hidden_states, encoder_hidden_states)
+            text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) \
+                else encoder_hidden_states  # IP-Adapter's are (text, images)
+            found = cross_attention(attn, hidden_states, text)
             self._taps.add_attention(self._name, found)
         return output
 

@@ -6,6 +6,7 @@ Wiring only: what is missing is found in the store, computed by `diffusion`, wri
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +18,12 @@ from gate_cache.diffusion.recipes import PlannedCombo, latents_recipe, plan_comb
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import listed
 from gate_cache.manifest import Loaded
-from gate_cache.progress import Progress, Silent
+from gate_cache.progress import Progress, Silent, Task
 from gate_cache.roots import Roots
-from gate_cache.stages.block import Job, Work, extract_block, fresh_rows
+from gate_cache.stages.block import Job, Work
 from gate_cache.stages.data_root import remember
+from gate_cache.stages.engine import Engine
+from gate_cache.stages.inputs import Source, captions_of
 from gate_cache.stages.plan import need_files, store_block, store_of
 from gate_cache.stages.register import register
 from gate_cache.store.disk import need_space
@@ -82,11 +85,12 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
         _tell_kept(store, jobs, loaded, show)
         if any(job.todo for job in jobs):
             need_space(path, space)
-            work = Work(dataset, store, files.tokens, files.size(manifest.model.size), latents,
-                        gone, result.rows)
+            source = Source(dataset, store.samples, files.size(manifest.model.size), files.tokens,
+                            roots, captions_of(loaded, roots, store.samples, gone, files.tokens))
+            work = Work(source, [job for job in jobs if job.todo], latents, gone)
             show.say(f"loading {manifest.model.source}")
             with _opened(loaded, roots, files, jobs, device, batch or store.batch) as extractor:
-                _extract_blocks(work, jobs, extractor, show)
+                _extract_blocks(work, extractor, result, show)
     return result
 
 
@@ -127,8 +131,9 @@ def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles, load
     recipe = latents_recipe(files, size, model.dtype)
     latents = store.require(LATENTS, recipe, shape, "float32", about)
     for plan in plans:
-        names = {"source": sources(plan.combo), "tokens": list(files.tokens.encode(
-            plan.combo.prompt).words) if plan.recipe["kind"] == "attention" else []}
+        one_text = plan.recipe["kind"] == "attention" and not plan.combo.captioned
+        words = files.tokens.encode(plan.combo.prompt).words if one_text else ()
+        names = {"source": sources(plan.combo), "tokens": list(words)}
         group = store.require(plan.name, plan.recipe, plan.shapes, dtype, {**about, **names})
         jobs.append(Job(plan, group, group.todo(gone)))
         left = sum(len(r) for r in jobs[-1].todo)
@@ -147,20 +152,36 @@ def _opened(loaded: Loaded, roots: Roots, files: ModelFiles, jobs: list[Job], de
     plans = [job.plan for job in jobs if job.todo]
     place = choose_device(device)
     extractor = open_extractor(files, plans, roots, batch, place, loaded.manifest.model.dtype)
-    try:
-        with out_of_memory("a smaller --batch"):
-            yield extractor
-    finally:
-        extractor.close()
+    with out_of_memory("a smaller --batch"):
+        yield extractor
 
 
-def _extract_blocks(work: Work, jobs: list[Job], extractor: Extractor, show: Progress) -> None:
-    """Go through the blocks."""
-    active = [job for job in jobs if job.todo]
-    for group in (work.latents, *(job.group for job in active)):
+def _extract_blocks(work: Work, extractor: Extractor, result: Extracted, show: Progress) -> None:
+    """Run all blocks through the device."""
+    for group in (work.latents, *(job.group for job in work.jobs)):
         group.fit()
-    blocks = sorted({(r.start, r.stop) for job in active for r in job.todo})
-    total = sum(len(fresh_rows(work, j.group, r)) for j in active for r in j.todo)
+    blocks = sorted({(r.start, r.stop) for job in work.jobs for r in job.todo})
+    total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
     with show.task("extracting", total, "rows") as task:
-        for start, stop in blocks:
-            extract_block(work, range(start, stop), active, extractor, task)
+        engine = Engine(work, extractor, _Heard(result, task))
+        try:
+            engine.run(range(*block) for block in blocks)
+        finally:
+            engine.close()
+
+
+class _Heard:
+    """Keeps count for the user; called from several threads."""
+
+    def __init__(self, result: Extracted, task: Task) -> None:
+        self._result = result
+        self._task = task
+        self._lock = threading.Lock()
+
+    def computed(self, rows: int) -> None:
+        with self._lock:
+            self._task.advance(rows)
+
+    def written(self, group: str, rows: int) -> None:
+        with self._lock:
+            self._result.rows[group] += rows
