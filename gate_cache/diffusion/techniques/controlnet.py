@@ -87,7 +87,7 @@ class Control(Steering):
 
         images = torch.from_numpy(self._images(inputs, rows))
         image = images.to(self._model.device, self._model.dtype) / 255
-        image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
+        image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image.contiguous()
         return lambda call: self._residuals(call, image)
 
     def _images(self, inputs: Inputs, rows: Sequence[int]) -> Images:
