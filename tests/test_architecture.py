@@ -42,6 +42,7 @@ FENCES = {  # library to the rooms and files that may import it
     "google_crc32c": ("store/",),
     "filelock": ("store/",),
     "dask": ("store/", "stages/"),
+    "distributed": ("stages/cluster.py",),
     "diffusers": ("diffusion/",),
     "transformers": ("diffusion/",),
     "peft": ("diffusion/",),
