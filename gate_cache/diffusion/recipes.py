@@ -19,7 +19,7 @@ from gate_cache.diffusion.sources import (
 from gate_cache.errors import ModelError, UserError, did_you_mean
 from gate_cache.features import Family, MapSpec
 from gate_cache.fingerprint import Recipe, fingerprint
-from gate_cache.manifest import Combo, ControlNetSpec, LoraSpec, Manifest
+from gate_cache.manifest import Combo, ControlNetSpec, Fit, LoraSpec, Manifest
 from gate_cache.roots import Roots
 
 
@@ -84,11 +84,11 @@ def combo_maps(manifest: Manifest, layout: Family, size: int,
     return found
 
 
-def latents_recipe(files: ModelFiles, size: int, dtype: str) -> Recipe:
+def latents_recipe(files: ModelFiles, size: int, dtype: str, fit: Fit) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
     scaling = files.config("vae").get("scaling_factor", 0.18215)
     return {"kind": "latents", "vae": files.weights["vae"], "scaling_factor": scaling,
-            "size": size, "resize": "squash", "preprocessing": PREPROCESSING, "compute": dtype}
+            "size": size, "resize": fit, "preprocessing": PREPROCESSING, "compute": dtype}
 
 
 def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[PlannedCombo]:
@@ -100,7 +100,8 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
         A map the model lacks, or a missing ControlNet or LoRA.
     """
     size = files.size(manifest.model.size)
-    latents = fingerprint(latents_recipe(files, size, manifest.model.dtype))
+    model = manifest.model
+    latents = fingerprint(latents_recipe(files, size, model.dtype, model.fit))
     found = []
     for name, maps in combo_maps(manifest, files.family, size, files.tokens.count).items():
         combo = manifest.combos[name]
@@ -112,8 +113,10 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
             "latents": latents,
             "weights": _weights(name, combo, files, roots),
             "schedule": files.schedule(),
-            "compute": manifest.model.dtype,
+            "compute": model.dtype,
         }
+        if model.fit != "squash":  # which is what a recipe that does not say means
+            recipe["resize"] = model.fit
         found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe))
     return found
 

@@ -16,6 +16,7 @@ from gate_cache.diffusion.recipes import PlannedCombo
 from gate_cache.diffusion.schedule import Wanted, schedule
 from gate_cache.diffusion.tokens import ClipTokens
 from gate_cache.errors import StoreError
+from gate_cache.geometry import Placement, Square
 from gate_cache.store.layout import LATENT_MAP, LATENTS
 from gate_cache.store.writer import GroupWriter, StoreWriter
 
@@ -40,7 +41,7 @@ class Work:
 
     Attributes
     ----------
-    size : input side in pixels
+    square : the model's input
     gone : rows whose image is not in the data set any more
     done : rows computed so far, by combo
     """
@@ -48,7 +49,7 @@ class Work:
     dataset: ImageDataset
     store: StoreWriter
     tokens: ClipTokens
-    size: int
+    square: Square
     latents: GroupWriter
     gone: set[int]
     done: dict[str, int]
@@ -57,7 +58,7 @@ class Work:
 def extract_block(work: Work, rows: range, jobs: list[Job], extractor: Extractor,
                   task: Any) -> None:
     """All that is left to do of one block; every combo is written as soon as it is complete."""
-    images = _Images(work.dataset, work.store, work.size)
+    images = _Images(work.dataset, work.store, work.square)
     inputs = _Inputs(work.store, images, rows.start, _latents(work, rows, extractor, images))
     drafts = {j.plan.name: _Draft(work, j, rows) for j in jobs if rows in j.todo}
     lanes = schedule([(Wanted.of(d.job.plan), d.left) for d in drafts.values()], work.tokens.count)
@@ -169,12 +170,12 @@ class _Inputs:
         return self._latents[[r - self._start for r in rows]]
 
     def edges(self, rows: Sequence[int], low: int, high: int) -> npt.NDArray[np.uint8]:
-        """Canny maps, found once for all combos with the same thresholds."""
+        """Canny maps, found once for all combos with the same thresholds; none in the padding."""
         from gate_cache.diffusion.techniques.controlnet import canny
 
         missing = list(dict.fromkeys(r for r in rows if (r, low, high) not in self._edges))
         if missing:
-            found = canny(self._images.read(missing), low, high)
+            found = canny(self._images.read(missing), low, high) * self._images.masks(missing)
             self._edges |= {(r, low, high): e for r, e in zip(missing, found, strict=True)}
         return np.stack([self._edges[r, low, high] for r in rows])
 
@@ -182,10 +183,11 @@ class _Inputs:
 class _Images:
     """The images of a block at the model's size, each read once."""
 
-    def __init__(self, dataset: ImageDataset, store: StoreWriter, size: int) -> None:
+    def __init__(self, dataset: ImageDataset, store: StoreWriter, square: Square) -> None:
         self._dataset = dataset
         self._store = store
-        self._size = size
+        self._square = square
+        self._places: dict[int, Placement] = {}
         self._known: dict[int, npt.NDArray[np.uint8]] = {}
 
     def read(self, rows: list[int]) -> npt.NDArray[np.uint8]:
@@ -195,8 +197,14 @@ class _Images:
             self._known.update(zip(missing, pool.map(self._one, missing), strict=True))
         return np.stack([self._known[r] for r in rows])
 
+    def masks(self, rows: list[int]) -> npt.NDArray[np.bool_]:
+        """(len(rows), size, size): the pixels that are the image's, of rows that were read."""
+        return np.stack([self._places[r].mask(self._square.size) for r in rows])
+
     def _one(self, row: int) -> npt.NDArray[np.uint8]:
-        return to_square(self._dataset.image(self._store.samples[row]), self._size)
+        image = self._dataset.image(self._store.samples[row])
+        self._places[row] = self._square.place(*image.shape[:2])
+        return to_square(image, self._square.size, self._square.fit)
 
 
 def fresh_rows(work: Work, group: GroupWriter, rows: range) -> list[int]:

@@ -16,6 +16,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import PlannedCombo, latents_recipe, plan_combos, sources
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import listed
+from gate_cache.geometry import Square
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
@@ -82,8 +83,8 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
         _tell_kept(store, jobs, loaded, show)
         if any(job.todo for job in jobs):
             need_space(path, space)
-            work = Work(dataset, store, files.tokens, files.size(manifest.model.size), latents,
-                        gone, result.rows)
+            square = Square(files.size(manifest.model.size), manifest.model.fit)
+            work = Work(dataset, store, files.tokens, square, latents, gone, result.rows)
             show.say(f"loading {manifest.model.source}")
             with _opened(loaded, roots, files, jobs, device, batch or store.batch) as extractor:
                 _extract_blocks(work, jobs, extractor, show)
@@ -124,7 +125,7 @@ def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles, load
     space = 0
     size = files.size(model.size)
     shape = {LATENT_MAP: files.family.latent_shape(size)}
-    recipe = latents_recipe(files, size, model.dtype)
+    recipe = latents_recipe(files, size, model.dtype, model.fit)
     latents = store.require(LATENTS, recipe, shape, "float32", about)
     for plan in plans:
         names = {"source": sources(plan.combo), "tokens": list(files.tokens.encode(
