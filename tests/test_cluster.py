@@ -73,7 +73,7 @@ def test_an_image_that_cannot_be_read_is_one_line(manifest: WriteManifest, roots
 def test_a_scheduler_that_does_not_answer_is_named(toy: Toy, roots: Roots,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gate_cache.stages.cluster.TIMEOUT", "0.2s")
-    with pytest.raises(UserError, match="tcp://127.0.0.1:9: no dask scheduler answers there"):
+    with pytest.raises(UserError, match=r"tcp://127\.0\.0\.1:9: no dask scheduler answers there"):
         extract(toy[0], roots, device="cpu", spread=Spread(scheduler="tcp://127.0.0.1:9"))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import PlannedCombo, latents_recipe, sources
 from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.geometry import Square
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
 from gate_cache.stages.block import Job, Work
@@ -54,8 +55,8 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
     size = files.size(model.size)
     about = {"model": model.source, "versions": versions()}
     shape = {LATENT_MAP: files.family.latent_shape(size)}
-    latents = store.require(LATENTS, latents_recipe(files, size, model.dtype), shape, "float32",
-                            about)
+    latents = store.require(LATENTS, latents_recipe(files, size, model.dtype, model.fit), shape,
+                            "float32", about)
     jobs = []
     for plan in plans:
         one_text = plan.recipe["kind"] == "attention" and not plan.combo.captioned
@@ -64,8 +65,8 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
         group = store.require(plan.name, plan.recipe, plan.shapes, dtype, {**about, **names})
         jobs.append(Job(plan, group, group.todo(order.gone)))
     captions = captions_of(order.loaded, order.roots, store.samples, order.gone, files.tokens)
-    source = Source(open_dataset(order.loaded.manifest.dataset, order.roots), store.samples, size,
-                    files.tokens, order.roots, captions)
+    source = Source(open_dataset(order.loaded.manifest.dataset, order.roots), store.samples,
+                    Square(size, model.fit), files.tokens, order.roots, captions)
     return Work(source, jobs, latents, order.gone)
 
 

@@ -96,8 +96,9 @@ class Control(Steering):
         if folder:
             found = inputs.kept(("folder", folder), rows, lambda r: inputs.from_folder(folder, r))
             return cast("Images", found.transpose(0, 3, 1, 2))
-        found = inputs.kept(("canny", spec.low, spec.high), rows,
-                            lambda r: canny(inputs.images(r), spec.low, spec.high))
+        found = inputs.kept(
+            ("canny", spec.low, spec.high), rows,
+            lambda r: canny(inputs.images(r), spec.low, spec.high) * inputs.masks(r))
         return cast("Images", found[:, None])
 
     def _residuals(self, call: Call, image: Any) -> dict[str, Any]:
