@@ -54,7 +54,8 @@ def write(folder: Path) -> None:
     tokens = read_tokens(HOME / "tokenizer")
     CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokens.vocab), bos_token_id=tokens.vocab[BOS],
-        eos_token_id=tokens.vocab[EOS], hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+        eos_token_id=tokens.vocab[EOS], hidden_size=768, intermediate_size=3072,
+        num_hidden_layers=12, num_attention_heads=12,
     )).save_pretrained(folder / "sd15" / "text_encoder")
     shutil.copytree(HOME / "tokenizer", folder / "sd15" / "tokenizer", dirs_exist_ok=True)
     DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",

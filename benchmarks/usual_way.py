@@ -100,7 +100,8 @@ class UsualWay:
 
     def _read(self, file: Path) -> np.ndarray[Any, Any]:
         image: Any = cv2.imread(str(file), cv2.IMREAD_COLOR_RGB)
-        return cv2.resize(image, (self._size, self._size), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image, (self._size, self._size), interpolation=cv2.INTER_AREA)
+        return np.asarray(small)
 
     def _predictor(self, combo: Combo, rgb: np.ndarray[Any, Any],
                    states: torch.Tensor) -> Callable[[torch.Tensor, int], torch.Tensor]:
