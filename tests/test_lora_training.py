@@ -380,6 +380,12 @@ def test_a_checkpoint_of_another_training_is_not_taken(toyworld: Loaded, roots: 
         train(toyworld, roots, other, steps=4)
     with pytest.raises(UserError, match="it is past step 1, at 2"):
         train(toyworld, roots, steps=4, save_at=[1])
+    checkpoint = roots.models / ".toy-lora.checkpoint.safetensors"
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="it is not readable"):
+        train(toyworld, roots, steps=4)
+    checkpoint.write_bytes(whole)
     told = Told()
     found = train(toyworld, roots, other, steps=2, force=True, progress=told)
     assert not any("going on" in line for line in told.said)

@@ -81,11 +81,17 @@ def find_captioner(source: str, revision: str | None, roots: Roots) -> Path:
         It is at neither place, or has no safetensors.
     """
     folder = roots.below("models", source, "--model")
-    found = folder if folder.is_dir() else from_hub(
-        source, revision or REVISIONS.get(source), _FILES, _is_whole, download=True)
-    if found is None:
-        raise ModelError(f"{source}: not on this machine; {EXPECTED}")
+    found = folder if folder.is_dir() else _from_hub(source, revision or REVISIONS.get(source))
     weight_files(found, None)
+    return found
+
+
+def _from_hub(source: str, revision: str | None) -> Path:
+    try:
+        found = from_hub(source, revision, _FILES, _is_whole, download=True)
+    except ModelError as error:
+        raise ModelError(f"{error}; {EXPECTED}") from error
+    assert found is not None  # with download it is fetched or refused
     return found
 
 

@@ -95,7 +95,7 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
         adapter = Adapter(backbone, settings.rank, settings.alpha, settings.seed,
                           settings.text_lr > 0)
         trainer = LoraTrainer(backbone, adapter, latents, tokens, settings)
-        files.resume(trainer, force)
+        files.resume(trainer)
         loss = _train(files, adapter, trainer, show)
     return TrainedLora(outputs, source, len(chosen), loss)
 

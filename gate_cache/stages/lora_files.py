@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from gate_cache.diffusion.lora_adapter import Adapter
 from gate_cache.diffusion.lora_training import LoraTrainer
 from gate_cache.errors import UserError
 from gate_cache.fingerprint import Recipe, differences
-from gate_cache.stages.tensors import read_metadata, read_tensors, write_tensors
+from gate_cache.stages.tensors import read_metadata, write_tensors
 
 TOLD = "gate_cache"
 """Key of our own metadata in a LoRA's file: how it was trained, and for how many steps."""
@@ -72,10 +74,31 @@ class LoraFiles:
         self._checkpoint = last.with_name(f".{last.stem}.checkpoint.safetensors")
 
     def refuse_strange(self) -> None:
-        """Refuse to write over files, but for those that this training saved on its way."""
+        """Refuse files of another training: outputs, and a checkpoint to go on from.
+
+        Raises
+        ------
+        UserError
+            Such a file, and what differs; files that this training saved on its way are taken.
+        """
         for step, path in self.outputs.items():
             if not self._is_ours(step):
                 refuse_existing(path)
+        why = self._differences() if self._checkpoint.exists() else []
+        if why:
+            raise UserError(f"{self._checkpoint}: an unfinished training that differs"
+                            f" ({'; '.join(why[:3])}); finish that one as it was begun, or say"
+                            " --force to begin anew")
+
+    def _differences(self) -> list[str]:
+        """Why the checkpoint is not one of this training, a line each."""
+        told = read_metadata(self._checkpoint).get(TOLD)
+        if told is None:
+            return ["it is not readable"]
+        found = json.loads(told)
+        past = [s for s in self.outputs if s < found["step"] and not self._is_ours(s)]
+        return [*differences(found["recipe"], self._recipe),
+                *(f"it is past step {s}, at {found['step']}" for s in past)]
 
     def _is_ours(self, step: int) -> bool:
         return read_metadata(self.outputs[step]).get(TOLD) == self._told(step)
@@ -93,27 +116,11 @@ class LoraFiles:
         """Replace the checkpoint."""
         write_tensors(self._checkpoint, trainer.state(), {TOLD: self._told(trainer.step)})
 
-    def resume(self, trainer: LoraTrainer, force: bool) -> None:
-        """Go on from the checkpoint, if there is one; of another training, only begin anew.
-
-        Raises
-        ------
-        UserError
-            It is of another training or past what is asked for, and `force` was not said.
-        """
-        if not self._checkpoint.exists():
-            return
-        tensors, metadata = read_tensors(self._checkpoint)
-        found = json.loads(metadata.get(TOLD, '{"recipe": {}, "step": 0}'))
-        why = differences(found["recipe"], self._recipe)
-        why += [f"it is past step {s}, at {found['step']}" for s in self.outputs
-                if s < found["step"] and not self._is_ours(s)]
-        if not why:
-            trainer.restore(found["step"], tensors)
-        elif not force:
-            raise UserError(f"{self._checkpoint}: an unfinished training that differs"
-                            f" ({'; '.join(why[:3])}); finish that one as it was begun, or say"
-                            " --force to begin anew")
+    def resume(self, trainer: LoraTrainer) -> None:
+        """Go on from the checkpoint, if there is one of this training."""
+        if self._checkpoint.exists() and not self._differences():
+            step = json.loads(read_metadata(self._checkpoint)[TOLD])["step"]
+            trainer.restore(step, load_file(self._checkpoint))
 
     def forget(self) -> None:
         """Remove the checkpoint: all is done."""

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-
-from gate_cache.errors import UserError
+from safetensors.torch import save
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor],
@@ -42,20 +40,6 @@ def _sorted_header(header: bytes) -> bytes:
     text = json.dumps(json.loads(header), sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises
-    ------
-    UserError
-        Not such a file.
-    """
-    try:
-        return load_file(path), read_metadata(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file ({error}); remove it") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
