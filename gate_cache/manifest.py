@@ -18,7 +18,10 @@ from gate_cache.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 T_MAX = 999
+CAPTION = "{caption}"
 Problem = tuple[Place, str]
+Fit = Literal["squash", "pad"]
+"""How an image is brought into the model's square (see `gate_cache.geometry`)."""
 
 
 class Spec(BaseModel):
@@ -69,16 +72,18 @@ class ModelSpec(Spec):
     revision: str | None = None
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
+    fit: Fit = "squash"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 class ControlNetSpec(Spec):
-    """ControlNet on the Canny edges of the input itself (paper, A.2)."""
+    """ControlNet on the Canny edges of the input itself (paper, A.2), or on given images."""
 
     source: str
     scale: float = 1.0
     low: int = Field(100, ge=0, le=10_000)
     high: int = Field(200, ge=0, le=10_000)
+    images: str | None = Field(None, description="folder of control images below the data root")
 
 
 class LoraSpec(Spec):
@@ -86,6 +91,21 @@ class LoraSpec(Spec):
 
     source: str
     scale: float = 1.0
+
+
+class IPAdapterSpec(Spec):
+    """IP-Adapter on the input itself: a file, and a CLIP image encoder's folder."""
+
+    source: str
+    image_encoder: str
+    scale: float = 1.0
+
+
+class GuidanceSpec(Spec):
+    """Classifier-free guidance of the denoising steps."""
+
+    scale: float = Field(gt=0)
+    negative: str = ""
 
 
 class DenoiseSpec(Spec):
@@ -103,13 +123,16 @@ class Combo(Spec):
     t: int = Field(50, ge=0, le=T_MAX)
     controlnet: ControlNetSpec | None = None
     lora: Annotated[list[LoraSpec], BeforeValidator(_as_list)] = Field(default_factory=list)
+    ip_adapter: IPAdapterSpec | None = None
     denoise: DenoiseSpec | None = None
+    guidance: GuidanceSpec | None = None
+    extra: dict[str, dict[str, Any]] = Field(default_factory=dict)
     maps: list[str] | None = Field(None, min_length=1)
 
     @property
-    def unet_passes(self) -> int:
-        """UNet passes per image: one, and one for every denoising step."""
-        return 1 + (self.denoise.steps if self.denoise else 0)
+    def captioned(self) -> bool:
+        """Whether its prompt has a place for each image's caption."""
+        return CAPTION in self.prompt
 
 
 class StoreSpec(Spec):
@@ -151,6 +174,7 @@ class Manifest(Spec):
     model: ModelSpec
     conv: dict[str, Combo] = Field(default_factory=dict)
     attention: dict[str, Combo] = Field(default_factory=dict)
+    captions: str | None = None
     store: StoreSpec = StoreSpec()
     train: TrainSpec = TrainSpec()
 
@@ -246,6 +270,9 @@ def _check(manifest: Manifest) -> list[Problem]:
     for section, combos in (("conv", manifest.conv), ("attention", manifest.attention)):
         for name, combo in combos.items():
             found += _check_combo((section, name), combo)
+            if combo.captioned and not manifest.captions:
+                found.append(((section, name, "prompt"), f"has {CAPTION}, but no 'captions' file is"
+                              " named at the top; 'gate-cache caption' writes one"))
         found += _check_twins(section, combos)
     data = manifest.dataset
     if isinstance(data, PFWillowSpec) and data.val + data.test >= 1:
@@ -257,6 +284,8 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
     found: list[Problem] = []
     if combo.denoise and combo.denoise.start - combo.t < combo.denoise.steps:
         found.append(((*place, "denoise"), f"needs 'from' at least 'steps' above t = {combo.t}"))
+    if combo.guidance and not combo.denoise:
+        found.append(((*place, "guidance"), "guides denoising steps, and there is no 'denoise'"))
     if combo.controlnet and combo.controlnet.low > combo.controlnet.high:
         found.append(((*place, "controlnet", "low"), "Canny's low threshold is above the high"))
     if len({lora.source for lora in combo.lora}) < len(combo.lora):

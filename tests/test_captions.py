@@ -38,6 +38,7 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.caption import caption
+from gate_cache.stages.extract import extract
 
 A, B = "a" * 64, "b" * 64
 CPU = torch.device("cpu")
@@ -278,6 +279,17 @@ def test_every_image_gets_a_caption(manifest: WriteManifest, models: Path, roots
     before = found.path.read_bytes()
     assert run(loaded, models, roots).new == 0
     assert found.path.read_bytes() == before
+
+
+def test_captions_go_where_the_manifest_looks_for_them(
+        manifest: WriteManifest, models: Path, roots: Roots, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Captioner, "captions", by_size)
+    loaded = manifest(captions="mine.jsonl", attention={}, conv={
+        "a": {"prompt": "{caption}, high quality", "maps": ["up0"]}})
+    assert run(loaded, models, roots).path == roots.data / "mine.jsonl"
+    assert extract(loaded, roots, device="cpu").rows["a"] == 7
+    assert run(loaded, models, roots, out="other.jsonl").path == roots.data / "other.jsonl"
 
 
 def test_an_interrupted_run_goes_on_and_leaves_the_same_file(

@@ -15,17 +15,18 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from gate_cache.diffusion.backbone import Backbone, load, load_controlnet
+from gate_cache.diffusion.adapters import Loras
+from gate_cache.diffusion.backbone import Backbone, Text, load, load_controlnet
 from gate_cache.diffusion.embedded import CONTROLNET, HOME, LORAS
 from gate_cache.diffusion.halves import shared_half
 from gate_cache.diffusion.noise import add_noise, noise
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.taps import tapped
+from gate_cache.diffusion.techniques.base import Call
 from gate_cache.diffusion.techniques.controlnet import Control, canny
-from gate_cache.diffusion.techniques.denoise import ddim, timesteps
-from gate_cache.diffusion.techniques.lora import Loras
-from gate_cache.diffusion.techniques.prompt import embed
+from gate_cache.diffusion.techniques.denoise import Walk, ddim
 from gate_cache.errors import ModelError
+from gate_cache.manifest import ControlNetSpec
 
 TINY = ModelFiles("tiny", HOME)
 MODERATE, OVERFIT = LORAS["tiny/moderate"], LORAS["tiny/overfit"]
@@ -45,13 +46,30 @@ def no_grad() -> Iterator[None]:
 
 def run(model: Backbone, text: str = "a photo of a horse", **extra: Any) -> torch.Tensor:
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    states = embed(model, text).expand(2, -1, -1)
+    states = model.embed(text).states.expand(2, -1, -1)
     return model.unet(x, torch.tensor(50), encoder_hidden_states=states, **extra).sample
 
 
 def fingerprint(module: torch.nn.Module) -> str:
     parts = [f"{k}{v.shape}".encode() + v.numpy().tobytes() for k, v in module.state_dict().items()]
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+class Edges:
+    """Inputs of which a ControlNet asks nothing but edge maps."""
+
+    def __init__(self, edges: np.ndarray[Any, Any]) -> None:
+        self.edges = edges
+
+    def kept(self, key: object, rows: list[int], make: Any) -> Any:
+        return self.edges[rows]
+
+
+def residuals(model: Backbone, net: Any, edges: np.ndarray[Any, Any], scale: float,
+              x: torch.Tensor, states: torch.Tensor) -> dict[str, Any]:
+    control = Control(model, net, ControlNetSpec(source="tiny", scale=scale))
+    extra = control.batch(Edges(edges), range(len(edges)))
+    return dict(extra(Call(x, torch.tensor(50), Text(states))))
 
 
 def test_noise_is_its_definition() -> None:
@@ -164,8 +182,8 @@ def test_a_shared_half_is_run_once_and_changes_no_bit(model: Backbone) -> None:
     net = load_controlnet(CONTROLNET, model)
     edges = np.zeros((2, 64, 64), np.uint8)
     edges[:, 30:34] = 255
-    x, text = torch.randn(2, 4, 16, 16), embed(model, "a photo").expand(2, -1, -1)
-    added = Control(model, net, edges, 1.0).residuals(x, torch.tensor(50), text)
+    x, text = torch.randn(2, 4, 16, 16), model.embed("a photo").states.expand(2, -1, -1)
+    added = residuals(model, net, edges, 1.0, x, text)
 
     def outputs() -> list[torch.Tensor]:
         return [model.unet(x, 50, text, **extra).sample for extra in ({}, added, {})]
@@ -197,12 +215,12 @@ def test_maps_of_an_earlier_pass_do_not_leak(model: Backbone) -> None:
 def test_text_is_the_encoders_last_state(model: Backbone) -> None:
     ids = torch.tensor(model.tokens.encode("a red car").ids)
     expected = model.text_encoder(ids).last_hidden_state
-    assert torch.equal(embed(model, "a red car"), expected)
+    assert torch.equal(model.embed("a red car").states, expected)
 
 
 def test_a_long_prompt_is_encoded_in_pieces_and_joined(model: Backbone) -> None:
     words = "horse car bird " * 40
-    found = embed(model, words)
+    found = model.embed(words).states
     assert found.shape == (1, 2 * 77, model.text_encoder.config.hidden_size)
     first = model.text_encoder(torch.tensor(model.tokens.encode(words).ids[:1]))[0]
     torch.testing.assert_close(found[:, :77], first)
@@ -223,8 +241,8 @@ def test_controlnet_is_added_as_diffusers_does(model: Backbone) -> None:
     edges = np.zeros((2, 64, 64), np.uint8)
     edges[:, 30:34] = 255
     x = torch.randn(2, 4, 16, 16)
-    states = embed(model, "a photo").expand(2, -1, -1)
-    found = Control(model, net, edges, 0.5).residuals(x, torch.tensor(50), states)
+    states = model.embed("a photo").states.expand(2, -1, -1)
+    found = residuals(model, net, edges, 0.5, x, states)
     image = torch.from_numpy(edges)[:, None].repeat(1, 3, 1, 1).float() / 255
     down, mid = net(x, 50, encoder_hidden_states=states, controlnet_cond=image,
                     conditioning_scale=0.5, return_dict=False)
@@ -235,9 +253,9 @@ def test_controlnet_is_added_as_diffusers_does(model: Backbone) -> None:
 
 
 def test_timesteps_are_even_and_whole() -> None:
-    assert timesteps(60, 50, 5) == [60, 58, 56, 54, 52, 50]
-    assert timesteps(60, 50, 4) == [60, 58, 55, 52, 50]
-    assert timesteps(51, 50, 1) == [51, 50]
+    assert Walk(60, 50, 5).timesteps() == [60, 58, 56, 54, 52, 50]
+    assert Walk(60, 50, 4).timesteps() == [60, 58, 55, 52, 50]
+    assert Walk(51, 50, 1).timesteps() == [51, 50]
 
 
 def test_ddim_agrees_with_diffusers() -> None:
@@ -264,7 +282,7 @@ def test_ddim_with_the_true_noise_walks_along_the_schedule() -> None:
 def loras(model: Backbone) -> Iterator[Loras]:
     found = Loras(model)
     yield found
-    found.unload()
+    found.close()
 
 
 def test_a_lora_changes_the_output_only_while_it_is_on(model: Backbone, loras: Loras) -> None:
@@ -285,7 +303,7 @@ def test_after_unloading_the_modules_are_what_they_were(model: Backbone) -> None
     with pytest.raises(RuntimeError, match="on purpose"), loras.active([("d2", 0.7)]):
         run(model)
         raise RuntimeError("on purpose")
-    loras.unload()
+    loras.close()
     assert (fingerprint(model.unet), fingerprint(model.text_encoder)) == before
 
 
@@ -339,7 +357,7 @@ def test_alphas_saved_by_diffusers_count(model: Backbone, loras: Loras, tmp_path
             tmp_path, weight_name="a.safetensors",
             unet_lora_layers=get_peft_model_state_dict(trained, adapter_name="style"),
             unet_lora_adapter_metadata=trained.peft_config["style"].to_dict())
-    x, text = torch.randn(1, 4, 16, 16), embed(model, "a photo")
+    x, text = torch.randn(1, 4, 16, 16), model.embed("a photo").states
     loras.load("file", "a.safetensors", tmp_path / "a.safetensors")
     with loras.active([("file", 1.0)]):
         found = model.unet(x, 50, encoder_hidden_states=text).sample
@@ -353,12 +371,12 @@ def test_a_lora_may_change_the_text_encoder(model: Backbone, loras: Loras, tmp_p
     key = f"{prefix}.layers.0.self_attn.q_proj"
     state = {f"{key}.lora_A.weight": torch.randn(4, 64), f"{key}.lora_B.weight": torch.randn(64, 4)}
     save_file({**load_file(MODERATE), **state}, tmp_path / "te.safetensors")
-    plain = embed(model, "a horse")
+    plain = model.embed("a horse").states
     loras.load("te", "te.safetensors", tmp_path / "te.safetensors")
-    assert torch.equal(embed(model, "a horse"), plain)
+    assert torch.equal(model.embed("a horse").states, plain)
     with loras.active([("te", 1.0)]):
-        assert not torch.allclose(embed(model, "a horse"), plain, atol=1e-3)
-    assert torch.equal(embed(model, "a horse"), plain)
+        assert not torch.allclose(model.embed("a horse").states, plain, atol=1e-3)
+    assert torch.equal(model.embed("a horse").states, plain)
 
 
 def test_two_loras_add_up(model: Backbone, loras: Loras) -> None:
@@ -395,7 +413,7 @@ def test_a_lora_that_does_not_fully_apply_is_refused(model: Backbone, tmp_path: 
     loras = Loras(model)
     with pytest.raises(ModelError, match=r"bad\.safetensors"):
         loras.load("bad", "bad.safetensors", tmp_path / "bad.safetensors")
-    loras.unload()
+    loras.close()
     assert fingerprint(model.unet) == before
 
 

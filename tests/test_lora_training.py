@@ -21,13 +21,12 @@ from gate_cache.datasets.captions import Caption, Captions, write_captions
 from gate_cache.datasets.folder import Folder
 from gate_cache.datasets.images import Image
 from gate_cache.datasets.toy import ToyWorld
+from gate_cache.diffusion.adapters import Loras
 from gate_cache.diffusion.backbone import Backbone, load
 from gate_cache.diffusion.embedded import HOME
 from gate_cache.diffusion.lora_adapter import NAME, Adapter
 from gate_cache.diffusion.lora_training import LoraSettings, LoraTrainer
 from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.diffusion.techniques.lora import Loras
-from gate_cache.diffusion.techniques.prompt import embed
 from gate_cache.errors import DataError, DiskError, ModelError, UserError
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Silent
@@ -102,7 +101,7 @@ def trained() -> tuple[Backbone, Adapter]:
 def outputs(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:
     """Text states of a prompt, and what the UNet makes of them."""
     with torch.no_grad():
-        text = embed(backbone, "a photo of a horse")
+        text = backbone.embed("a photo of a horse").states
         x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
         return text, backbone.unet(x, torch.tensor(50), encoder_hidden_states=text).sample
 
@@ -435,9 +434,29 @@ def test_captions_of_over_75_tokens_are_cut_and_that_is_said(toyworld: Loaded,
     assert any("captions from" in line for line in told.said)
 
 
-def test_a_captions_file_that_is_asked_for_must_be_there(toyworld: Loaded, roots: Roots) -> None:
+def test_a_captions_file_that_is_asked_for_must_be_there(toyworld: Loaded, roots: Roots,
+                                                         manifest: WriteManifest) -> None:
     with pytest.raises(DataError, match=r"mine\.jsonl: no captions here"):
         train(toyworld, roots, captions="mine.jsonl")
+    with pytest.raises(DataError, match=r"named\.jsonl: no captions here"):
+        train(manifest(captions="named.jsonl"), roots)
+
+
+def test_images_are_squashed_or_padded_as_the_manifest_says(manifest: WriteManifest,
+                                                            roots: Roots) -> None:
+    folder = roots.data / "images"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "wide.png")
+    found = {}
+    for fit in ("squash", "pad"):
+        loaded = manifest(dataset={"name": "folder", "root": "images"}, attention={},
+                          model={"source": "tiny", "fit": fit})
+        path = train(loaded, roots, steps=1, images=1, out=f"{fit}.safetensors").paths[1]
+        assert json.loads(read_metadata(path)["gate_cache"])["recipe"]["fit"] == fit
+        found[fit] = load_file(path)
+    key = next(k for k in found["pad"] if "lora_B" in k)
+    assert not torch.equal(found["pad"][key], found["squash"][key])
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(toyworld: Loaded, roots: Roots,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from gate_cache.diffusion.schedule import Lane, Wanted, schedule
@@ -18,7 +19,10 @@ def wanted(name: str, prompt: str = "a photo", spec: MapSpec = UP, **settings: A
 
 
 def lanes(*combos: Wanted, rows: int = 3) -> list[Lane]:
-    return schedule([(c, range(rows)) for c in combos], lambda text: 77 * (1 + len(text) // 50))
+    def count_tokens(text: str, _row: int) -> int:
+        return 77 * (1 + len(text) // 50)
+
+    return schedule([(c, range(rows)) for c in combos], count_tokens)
 
 
 def names(lane: Lane) -> list[list[str]]:
@@ -36,7 +40,7 @@ def test_other_weights_times_and_lengths_are_other_lanes() -> None:
     found = lanes(wanted("a"), wanted("b", t=100), wanted("c", lora={"source": "x"}),
                   wanted("d", lora={"source": "x", "scale": 0.5}), wanted("e", long))
     assert len(found) == 5
-    assert [bool(lane.weights.loras) for lane in found] == [False, False, False, True, True]
+    assert [bool(lane.common.uses) for lane in found] == [False, False, False, True, True]
 
 
 def test_combos_of_the_same_settings_share_a_pass() -> None:
@@ -49,7 +53,8 @@ def test_combos_that_differ_in_controlnet_share_the_down_half() -> None:
     (lane,) = lanes(wanted("plain"), wanted("control", controlnet=CONTROL),
                     wanted("half", controlnet={**CONTROL, "scale": 0.5}))
     assert (lane.passes, lane.halves) == (9, 3)
-    assert [tail.scale for tail in lane.tails] == [0.0, 0.5, 1.0]
+    scales = [[json.loads(use.key)[0]["scale"] for use in tail] for tail in lane.tails]
+    assert scales == [[], [0.5], [1.0]]
     assert names(lane) == [["plain"], ["half"], ["control"]]
 
 
@@ -61,7 +66,7 @@ def test_what_is_denoised_first_shares_no_half() -> None:
 
 def test_a_row_that_only_some_combos_lack_is_computed_for_these() -> None:
     found = schedule([(wanted("plain"), [0, 1]), (wanted("control", controlnet=CONTROL), [1, 2])],
-                     lambda _text: 77)
+                     lambda _text, _row: 77)
     shared = {tuple(i.row for i in lane.items): names(lane) for lane in found}
     assert shared == {(0,): [["plain"]], (1,): [["plain"], ["control"]], (2,): [["control"]]}
     assert sum(len(r.rows) for lane in found for rs in lane.readers.values() for r in rs) == 4

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -16,8 +17,31 @@ from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.diffusion.techniques.base import Call, Extra
 from gate_cache.diffusion.tokens import ClipTokens
 from gate_cache.errors import ModelError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Prompts as the UNet takes them.
+
+    Attributes
+    ----------
+    states : (B, T, D) text encoder states
+    added : more of them by name, each (B, …), for ``added_cond_kwargs``
+    """
+
+    states: torch.Tensor
+    added: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, texts: Sequence[Text]) -> Text:
+        """Several batches as one."""
+        added = {k: torch.cat([text.added[k] for text in texts]) for k in texts[0].added}
+        return cls(torch.cat([text.states for text in texts]), added)
 
 
 @dataclass
@@ -28,7 +52,6 @@ class Backbone:
     ----------
     alphas_cumprod : (T,) float32, ᾱ of the forward process
     prediction_type : what the UNet predicts, ``epsilon`` for SD 1.x
-    controlnets : loaded ControlNets by digest
     """
 
     unet: Any
@@ -39,12 +62,61 @@ class Backbone:
     prediction_type: str
     device: torch.device
     dtype: torch.dtype
-    controlnets: dict[str, Any] = field(default_factory=dict)
+    _shared: dict[object, Any] = field(default_factory=dict)
 
-    @property
-    def scaling_factor(self) -> float:
-        """The VAE's scaling of latents."""
-        return float(self.vae.config.scaling_factor)
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Latents x_0: the posterior's mean, times the scaling factor.
+
+        Parameters
+        ----------
+        pixels : (B, H, W, 3) uint8 tensor
+
+        Returns
+        -------
+        (B, 4, h, w) float32 tensor
+        """
+        scaled = pixels.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        posterior = self.vae.encode(scaled.to(self.dtype)).latent_dist
+        return torch.as_tensor(posterior.mode().float() * float(self.vae.config.scaling_factor))
+
+    def embed(self, prompt: str) -> Text:
+        """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
+        pieces = torch.tensor(self.tokens.encode(prompt).ids, device=self.device)
+        states = self.text_encoder(pieces)[0]
+        return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype))
+
+    def predict(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
+        """One UNet pass: what it predicts at (B, 4, h, w) `x`."""
+        call = Call(x.to(self.dtype), torch.tensor(t, device=x.device), text)
+        added, more = dict(text.added), dict[str, Any]()
+        for extra in extras:
+            found = dict(extra(call)) if extra else {}
+            added |= found.pop("added_cond_kwargs", {})
+            more |= found
+        return torch.as_tensor(self.unet(
+            call.x, call.t, encoder_hidden_states=text.states, return_dict=False,
+            added_cond_kwargs=added or None, **more)[0])
+
+    def epsilon(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
+        """The noise that one UNet pass predicts, (B, 4, h, w) float32."""
+        found = self.predict(x, t, text, *extras).float()
+        if self.prediction_type == "v_prediction":
+            alpha = self.alphas_cumprod[t]
+            return alpha.sqrt() * found + (1 - alpha).sqrt() * x.float()
+        return found
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What several techniques share, made on first use; closed with the model."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return cast(T, self._shared[key])
+
+    def close(self) -> None:
+        """Take back what techniques have put beside the modules."""
+        for shared in self._shared.values():
+            if hasattr(shared, "close"):
+                shared.close()
+        self._shared.clear()
 
 
 def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbone:
@@ -69,7 +141,7 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
 
 def load_controlnet(folder: Path, backbone: Backbone) -> Any:
     """Load a ControlNet beside a backbone."""
-    net = _pretrained(ControlNetModel, folder, None, None)
+    net = pretrained(ControlNetModel, folder, None, None)
     wanted, got = backbone.unet.config.cross_attention_dim, net.config.cross_attention_dim
     if wanted != got:
         raise ModelError(f"{folder}: this ControlNet is for another model (text width"
@@ -87,13 +159,13 @@ def _hush() -> None:
 def _folder(files: ModelFiles) -> tuple[Any, Any, Any]:
     path = files.path
     return (
-        _pretrained(UNet2DConditionModel, path, "unet", files.variant),
-        _pretrained(AutoencoderKL, path, "vae", files.variant),
-        _pretrained(CLIPTextModel, path, "text_encoder", files.variant),
+        pretrained(UNet2DConditionModel, path, "unet", files.variant),
+        pretrained(AutoencoderKL, path, "vae", files.variant),
+        pretrained(CLIPTextModel, path, "text_encoder", files.variant),
     )
 
 
-def _pretrained(cls: Any, path: Path, subfolder: str | None, variant: str | None) -> Any:
+def pretrained(cls: Any, path: Path, subfolder: str | None, variant: str | None) -> Any:
     """Load one module; a weight that the file lacks is refused, never drawn at random."""
     place = path / subfolder if subfolder else path
     try:

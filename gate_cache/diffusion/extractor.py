@@ -7,51 +7,38 @@ row's bytes do not depend on its neighbours, on resuming or on the order of work
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from gate_cache.diffusion import backbone as backbones
+from gate_cache.diffusion.backbone import Backbone, Text
 from gate_cache.diffusion.halves import shared_half
 from gate_cache.diffusion.noise import add_noise, noise
-from gate_cache.diffusion.recipes import PlannedCombo, controlnet_folder, lora_file
+from gate_cache.diffusion.recipes import PlannedCombo
 from gate_cache.diffusion.schedule import Item, Lane, Tail
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.taps import tapped
-from gate_cache.diffusion.techniques.controlnet import Control
-from gate_cache.diffusion.techniques.denoise import ddim, timesteps
-from gate_cache.diffusion.techniques.lora import Loras
-from gate_cache.diffusion.techniques.prompt import embed
-from gate_cache.errors import ModelError
+from gate_cache.diffusion.techniques.base import Extra, Inputs, Steering, Use
+from gate_cache.diffusion.techniques.denoise import Walk, ddim
 from gate_cache.roots import Roots
 
-Images = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    from gate_cache.diffusion.techniques.base import Floats, Images
 
-
-class Inputs(Protocol):
-    """What passes need of a store's rows."""
-
-    def id(self, row: int) -> str:
-        """The sample's id: it decides the noise."""
-
-    def latents(self, rows: Sequence[int]) -> Floats:
-        """(N, 4, h, w) float32, x_0."""
-
-    def edges(self, rows: Sequence[int], low: int, high: int) -> Images:
-        """(N, H, W) uint8 Canny maps at the model's size."""
+KEPT_PROMPTS = 256
+"""Embeddings kept at most; with a caption for each image there is no end of them."""
 
 
 class Piece(NamedTuple):
-    """Maps of some rows of a combo: name to (N, C, h, w) float32."""
+    """Maps of some rows of a combo: name to (N, C, h, w) float32, on the device."""
 
     combo: str
     rows: list[int]
-    maps: dict[str, Floats]
+    maps: dict[str, torch.Tensor]
 
 
 class Extractor:
@@ -59,18 +46,19 @@ class Extractor:
 
     Parameters
     ----------
+    steering : the opened techniques
     batch : images per pass
     """
 
-    def __init__(self, backbone: backbones.Backbone, loras: Loras, batch: int) -> None:
-        self.backbone = backbone
+    def __init__(self, model: Backbone, steering: dict[Use, Steering], batch: int) -> None:
+        self.model = model
         self.batch = batch
-        self._loras = loras
-        self._embeddings: dict[tuple[str, Any], torch.Tensor] = {}
+        self._steering = steering
+        self._embeddings: dict[tuple[str, Any], Text] = {}
 
     @torch.inference_mode()
     def encode(self, images: Images) -> Floats:
-        """VAE latents x_0: the posterior's mean, times the scaling factor.
+        """VAE latents x_0.
 
         Parameters
         ----------
@@ -80,84 +68,95 @@ class Extractor:
         -------
         (N, 4, h, w) float32
         """
-        model = self.backbone
         found = []
         for start in range(0, len(images), self.batch):
             part = images[start : start + self.batch]
             index = np.minimum(np.arange(self.batch), len(part) - 1)
-            pixels = torch.from_numpy(part[index]).to(model.device).permute(0, 3, 1, 2)
-            scaled = (pixels.float() / 127.5 - 1).to(model.dtype)
-            latents = model.vae.encode(scaled).latent_dist.mode().float() * model.scaling_factor
+            latents = self.model.encode(torch.from_numpy(part[index]))
             found.append(latents[: len(part)].cpu().numpy())
         return np.concatenate(found)
+
+    def ahead(self, uses: Sequence[Use], inputs: Inputs, rows: Sequence[int]) -> None:
+        """Let techniques prepare rows on the CPU."""
+        for use in uses:
+            self._steering[use].ahead(inputs, rows)
 
     @torch.inference_mode()
     def run(self, lane: Lane, inputs: Inputs) -> Iterator[Piece]:
         """All that combos read from a lane's passes, as it comes."""
-        with self._loras.active(lane.weights.loras):
+        with ExitStack() as active:
+            for use in lane.common.uses:
+                active.enter_context(self._steering[use].active())
             for start in range(0, len(lane.items), self.batch):
                 yield from self._pass(lane, lane.items[start : start + self.batch], inputs)
 
     def _pass(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> list[Piece]:
         """One batch through the down half, and then through the rest with every tail."""
-        unet, found = self.backbone.unet, list[Piece]()
+        model, found = self.model, list[Piece]()
         whole = [*items, *[items[-1]] * (self.batch - len(items))]
-        noised, text = self._noised(lane, whole, inputs), self._texts(lane, whole)
-        with shared_half(unet) if len(lane.tails) > 1 else nullcontext():
+        noised, text = self._noised(lane, whole, inputs), self._texts(lane, whole, inputs)
+        always = self._extras(lane.common.uses, whole, inputs)
+        with shared_half(model.unet) if len(lane.tails) > 1 else nullcontext():
             for tail in lane.tails:
-                control = self._control(tail, whole, inputs)
-                x = self._denoised(lane, noised, text, control)
-                with tapped(unet, lane.specs(tail)) as taps:
-                    maps = taps.read(partial(self._unet, x, lane.weights.times[1], text, control))
+                extras = [*always, *self._extras(tail, whole, inputs)]
+                x = self._denoised(lane, noised, text, extras)
+                with tapped(model.unet, lane.specs(tail)) as taps:
+                    maps = taps.read(partial(model.predict, x, lane.common.walk.stop, text,
+                                             *extras))
                 found += _pieces(lane, tail, items, maps)
         return found
 
     def _noised(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
         x0 = torch.from_numpy(inputs.latents([i.row for i in items]))
         eps = torch.stack([noise(i.half.seed, inputs.id(i.row), x0.shape[1:]) for i in items])
-        place = self.backbone.device
-        return add_noise(x0.to(place), eps.to(place), lane.weights.times[0],
-                         self.backbone.alphas_cumprod)
+        place = self.model.device
+        return add_noise(x0.to(place), eps.to(place), lane.common.walk.start,
+                         self.model.alphas_cumprod)
 
-    def _denoised(self, lane: Lane, x: torch.Tensor, text: torch.Tensor,
-                  control: Control | None) -> torch.Tensor:
-        start, stop, steps = lane.weights.times
-        if not steps:
+    def _denoised(self, lane: Lane, x: torch.Tensor, text: Text,
+                  extras: Sequence[Extra | None]) -> torch.Tensor:
+        walk = lane.common.walk
+        if not walk.steps:
             return x
-        return ddim(x, timesteps(start, stop, steps), self.backbone.alphas_cumprod,
-                    lambda x, t: self._unet(x, t, text, control))
+        negative = self._negative(walk, len(x), lane.common.uses)
 
-    def _unet(self, x: torch.Tensor, t: int, text: torch.Tensor,
-              control: Control | None) -> torch.Tensor:
-        x, time = x.to(self.backbone.dtype), torch.tensor(t, device=x.device)
-        extra = control.residuals(x, time, text) if control else {}
-        return torch.as_tensor(self.backbone.unet(
-            x, time, encoder_hidden_states=text, return_dict=False, **extra)[0])
+        def epsilon(x: torch.Tensor, t: int) -> torch.Tensor:
+            found = self.model.epsilon(x, t, text, *extras)
+            if negative is None:
+                return found
+            away = self.model.epsilon(x, t, negative, *extras)
+            return away + walk.guidance * (found - away)
 
-    def _texts(self, lane: Lane, items: Sequence[Item]) -> torch.Tensor:
-        """(B, T, D) text embeddings; LoRAs change the text encoder, so they are in the key."""
-        found = []
-        for item in items:
-            key = item.half.prompt, lane.weights.loras
-            if key not in self._embeddings:
-                self._embeddings[key] = embed(self.backbone, item.half.prompt)
-            found.append(self._embeddings[key])
-        return torch.cat(found)
+        return ddim(x, walk.timesteps(), self.model.alphas_cumprod, epsilon)
 
-    def _control(self, tail: Tail, items: Sequence[Item], inputs: Inputs) -> Control | None:
-        if not tail.net:
-            return None
-        edges = inputs.edges([i.row for i in items], tail.low, tail.high)
-        return Control(self.backbone, self.backbone.controlnets[tail.net], edges, tail.scale)
+    def _negative(self, walk: Walk, count: int, uses: tuple[Use, ...]) -> Text | None:
+        return Text.joined([self._text(walk.negative, uses)] * count) if walk.guided else None
+
+    def _texts(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> Text:
+        return Text.joined([self._text(inputs.prompt(i.row, i.half.prompt), lane.common.uses)
+                            for i in items])
+
+    def _text(self, prompt: str, uses: tuple[Use, ...]) -> Text:
+        """One prompt's embedding; LoRAs change the text encoder, so they are in the key."""
+        key = prompt, uses
+        if key not in self._embeddings:
+            if len(self._embeddings) >= KEPT_PROMPTS:
+                self._embeddings.clear()
+            self._embeddings[key] = self.model.embed(prompt)
+        return self._embeddings[key]
+
+    def _extras(self, uses: Sequence[Use], items: Sequence[Item],
+                inputs: Inputs) -> list[Extra | None]:
+        return [self._steering[use].batch(inputs, [i.row for i in items]) for use in uses]
 
     def close(self) -> None:
-        """Take the adapters out of the model."""
-        self._loras.unload()
+        """Take back what techniques have put beside the model."""
+        self.model.close()
 
 
 def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Roots, batch: int,
                    device: torch.device, dtype: str) -> Extractor:
-    """Load a model with the ControlNets and LoRAs that these combos need.
+    """Load a model with what the techniques of these combos need.
 
     Raises
     ------
@@ -165,22 +164,12 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
         Something is missing or does not fit.
     """
     model = backbones.load(files, device, getattr(torch, dtype))
-    loras = Loras(model)
+    steering: dict[Use, Steering] = {}
     for plan in plans:
-        _check(plan, model)
-        weights = plan.recipe["weights"]
-        if plan.combo.controlnet and weights["controlnet"] not in model.controlnets:
-            folder = controlnet_folder(plan.name, plan.combo.controlnet, roots)
-            model.controlnets[weights["controlnet"]] = backbones.load_controlnet(folder, model)
-        for lora, digest in zip(plan.combo.lora, weights.get("lora", ()), strict=True):
-            loras.load(digest, lora.source, lora_file(plan.name, lora, roots))
-    return Extractor(model, loras, batch)
-
-
-def _check(plan: PlannedCombo, model: backbones.Backbone) -> None:
-    if plan.combo.denoise and model.prediction_type != "epsilon":
-        raise ModelError(f"{plan.name}.denoise: needs a model that predicts epsilon, this one"
-                         f" predicts {model.prediction_type}")
+        for use, technique in plan.techniques.items():
+            if use not in steering:
+                steering[use] = technique.open(model, roots)
+    return Extractor(model, steering, batch)
 
 
 def _pieces(lane: Lane, tail: Tail, items: Sequence[Item],
@@ -192,4 +181,4 @@ def _pieces(lane: Lane, tail: Tail, items: Sequence[Item],
                       if item.half == half and item.row in reader.rows]
             if places:
                 yield Piece(reader.combo.name, [items[i].row for i in places], {
-                    s.name: maps[s.name][places].cpu().numpy() for s in reader.combo.specs})
+                    s.name: maps[s.name][places] for s in reader.combo.specs})

@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from gate_cache.fingerprint import file_sha256
+from gate_cache.fingerprint import file_sha256, fingerprint
 
 SMALL = 2**20
 
@@ -30,6 +30,12 @@ def remembered_sha256(path: Path) -> str:
     digest = file_sha256(path)
     _write({**memo, key: [*stamp, digest]})
     return digest
+
+
+def tree_sha256(folder: Path) -> str:
+    """sha256 (hex) over the names and contents of all files below a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return fingerprint({p.relative_to(folder).as_posix(): remembered_sha256(p) for p in files})
 
 
 def _file() -> Path:

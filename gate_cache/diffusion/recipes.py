@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gate_cache.datasets.base import PREPROCESSING
-from gate_cache.diffusion.embedded import CONTROLNET, LORAS, TINY
-from gate_cache.diffusion.memo import remembered_sha256
-from gate_cache.diffusion.sources import (
-    ModelFiles,
-    controlnet_from_hub,
-    find_folder,
-    folder_digest,
-)
-from gate_cache.errors import ModelError, UserError, did_you_mean
+from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.diffusion.techniques.base import Technique, Use
+from gate_cache.diffusion.techniques.registry import techniques
+from gate_cache.errors import DataError, UserError
 from gate_cache.features import Family, MapSpec
-from gate_cache.fingerprint import Recipe, fingerprint
-from gate_cache.manifest import Combo, ControlNetSpec, LoraSpec, Manifest
+from gate_cache.fingerprint import Recipe, file_sha256, fingerprint
+from gate_cache.manifest import Combo, Fit, Manifest
 from gate_cache.roots import Roots
 
 
@@ -31,6 +25,7 @@ class PlannedCombo:
     ----------
     shapes : map name to (C, h, w)
     recipe : all that decides the values
+    techniques : those it uses, with what tells them from others
     """
 
     name: str
@@ -38,25 +33,23 @@ class PlannedCombo:
     specs: tuple[MapSpec, ...]
     shapes: dict[str, tuple[int, ...]]
     recipe: Recipe
+    techniques: dict[Use, Technique[Any]]
 
 
 def settings(combo: Combo) -> dict[str, Any]:
     """What of a combo the manifest alone decides (no weights); part of its recipe."""
     found: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
-    if combo.controlnet:
-        net = combo.controlnet
-        found["controlnet"] = {"canny": [net.low, net.high], "scale": net.scale}
-    if combo.lora:
-        found["lora"] = [lora.scale for lora in combo.lora]
+    found |= {t.name: t.settings() for t in techniques("", combo)}
     if combo.denoise:
         found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
+    if combo.guidance:
+        found["guidance"] = combo.guidance.model_dump()
     return found
 
 
 def sources(combo: Combo) -> dict[str, Any]:
     """Names of what a combo uses: for people; the recipe has the digests."""
-    return {"controlnet": combo.controlnet.source if combo.controlnet else None,
-            "lora": [lora.source for lora in combo.lora]}
+    return {t.name: t.sources() for t in techniques("", combo)}
 
 
 @dataclass(frozen=True)
@@ -84,11 +77,11 @@ def combo_maps(manifest: Manifest, layout: Family, size: int,
     return found
 
 
-def latents_recipe(files: ModelFiles, size: int, dtype: str) -> Recipe:
+def latents_recipe(files: ModelFiles, size: int, dtype: str, fit: Fit) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
     scaling = files.config("vae").get("scaling_factor", 0.18215)
     return {"kind": "latents", "vae": files.weights["vae"], "scaling_factor": scaling,
-            "size": size, "resize": "squash", "preprocessing": PREPROCESSING, "compute": dtype}
+            "size": size, "resize": fit, "preprocessing": PREPROCESSING, "compute": dtype}
 
 
 def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[PlannedCombo]:
@@ -99,103 +92,63 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     ModelError
         A map the model lacks, or a missing ControlNet or LoRA.
     """
-    size = files.size(manifest.model.size)
-    latents = fingerprint(latents_recipe(files, size, manifest.model.dtype))
+    model, size = manifest.model, files.size(manifest.model.size)
+    captions = _captions_digest(manifest, roots)
+    latents = fingerprint(latents_recipe(files, size, model.dtype, model.fit))
     found = []
     for name, maps in combo_maps(manifest, files.family, size, files.tokens.count).items():
         combo = manifest.combos[name]
+        used = [(t, t.digests(roots)) for t in techniques(name, combo)]
         recipe = {
             "kind": manifest.kind(name),
             "settings": settings(combo),
             "maps": list(maps.shapes),
             "size": size,
             "latents": latents,
-            "weights": _weights(name, combo, files, roots),
+            "weights": _weights(files, used),
             "schedule": files.schedule(),
-            "compute": manifest.model.dtype,
+            "compute": model.dtype,
         }
-        found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe))
+        if combo.captioned:
+            recipe["captions"] = captions
+        if model.fit != "squash":  # which is what a recipe that does not say means
+            recipe["resize"] = model.fit
+        found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe,
+                                  {Use.of(t, digests): t for t, digests in used}))
     return found
 
 
-def _weights(name: str, combo: Combo, files: ModelFiles, roots: Roots) -> dict[str, Any]:
-    weights: dict[str, Any] = {k: files.weights[k] for k in ("unet", "text", "tokenizer")}
-    if combo.controlnet:
-        weights["controlnet"] = controlnet_digest(name, combo.controlnet, roots)
-    if combo.lora:
-        weights["lora"] = [lora_digest(name, lora, roots) for lora in combo.lora]
-    return weights
-
-
-def controlnet_folder(name: str, spec: ControlNetSpec, roots: Roots,
-                      download: bool = False) -> Path:
-    """Folder of a ControlNet in diffusers layout.
-
-    Raises
-    ------
-    ModelError
-        Not there.
-    """
-    if spec.source == TINY:
-        return CONTROLNET
-    folder = find_folder(spec.source, roots, f"{name}.controlnet.source") or controlnet_from_hub(
-        spec.source, download)
-    if folder is None:
-        raise ModelError(f"{name}.controlnet.source: '{spec.source}' is not on this machine; put"
-                         f" its config.json and safetensors into {roots.models / spec.source}")
-    return folder
-
-
-def controlnet_digest(name: str, spec: ControlNetSpec, roots: Roots) -> str:
-    """sha256 over a ControlNet's weights and configuration."""
-    return folder_digest(controlnet_folder(name, spec, roots), None)
-
-
-def lora_file(name: str, spec: LoraSpec, roots: Roots) -> Path:
-    """A LoRA's file.
-
-    Raises
-    ------
-    ModelError
-        Not there, or not a safetensors file.
-    """
-    if spec.source in LORAS:
-        return LORAS[spec.source]
-    path = roots.below("models", spec.source, f"{name}.lora.source")
+def _captions_digest(manifest: Manifest, roots: Roots) -> str:
+    """sha256 of the file that captions come from; empty where none are asked for."""
+    if not any(combo.captioned for combo in manifest.combos.values()):
+        return ""
+    path = roots.below("data", str(manifest.captions), "captions")
     if not path.is_file():
-        raise ModelError(f"{name}.lora.source: {path}: no such LoRA file"
-                         f"{did_you_mean(spec.source, LORAS)}; put it there, or name"
-                         " the models root with --models")
-    if path.suffix != ".safetensors":
-        raise ModelError(f"{name}.lora.source: {path}: not a .safetensors file; pickled weights"
-                         " are not read")
-    return path
+        raise DataError(f"captions: {path}: no such file; 'gate-cache caption' writes one")
+    return file_sha256(path)
 
 
-def lora_digest(name: str, spec: LoraSpec, roots: Roots) -> str:
-    """sha256 of a LoRA's file."""
-    return remembered_sha256(lora_file(name, spec, roots))
+def _weights(files: ModelFiles, used: list[tuple[Technique[Any], Any]]) -> dict[str, Any]:
+    weights: dict[str, Any] = {k: files.weights[k] for k in ("unet", "text", "tokenizer")}
+    return weights | {technique.name: digests for technique, digests in used if digests}
 
 
 def missing_inputs(manifest: Manifest, roots: Roots, download: bool = False) -> list[str]:
-    """One line for every ControlNet or LoRA of a manifest that is not there.
+    """One line for everything that a manifest's techniques need and that is not there.
 
     Parameters
     ----------
-    download : fetch ControlNets that are named by hub id
+    download : fetch what is named by hub id
     """
     problems: list[str] = []
-    for name, combo in manifest.combos.items():
-        if combo.controlnet:
-            problems += _problem(controlnet_folder, name, combo.controlnet, roots, download)
-        for lora in combo.lora:
-            problems += _problem(lora_file, name, lora, roots)
-    return list(dict.fromkeys(problems))
-
-
-def _problem(check: Callable[..., object], *args: Any) -> list[str]:
     try:
-        check(*args)
+        _captions_digest(manifest, roots)
     except UserError as error:
-        return [str(error)]
-    return []
+        problems.append(str(error))
+    for name, combo in manifest.combos.items():
+        for technique in techniques(name, combo):
+            try:
+                technique.digests(roots, download)
+            except UserError as error:
+                problems.append(str(error))
+    return list(dict.fromkeys(problems))

@@ -2,8 +2,8 @@
 
 Combos of the same settings share a pass and differ only in what is read from it. ControlNet's
 residuals are added behind the down and mid blocks, so combos that differ only in ControlNet share
-these, a third of a pass, equal to the bit. Images of all combos that use the same weights fill the
-same batches: a row does not depend on its neighbours in a batch.
+these, a third of a pass, equal to the bit. Images of all combos that change the model alike fill
+the same batches: a row does not depend on its neighbours in a batch.
 """
 
 from __future__ import annotations
@@ -13,42 +13,50 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from gate_cache.diffusion.recipes import PlannedCombo
+from gate_cache.diffusion.techniques.base import Use
+from gate_cache.diffusion.techniques.denoise import Walk
+from gate_cache.diffusion.techniques.registry import techniques
 from gate_cache.features import MapSpec
 from gate_cache.manifest import Combo
+
+Tail = tuple[Use, ...]
+"""What is added behind the mid block; empty for nothing."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A combo as a schedule sees it.
-
-    Attributes
-    ----------
-    net, loras : what tells its ControlNet and LoRAs from others: digests, or names in a plan
-    """
+    """A combo as a schedule sees it."""
 
     name: str
     combo: Combo
     specs: tuple[MapSpec, ...]
-    net: str
-    loras: tuple[str, ...]
+    uses: tuple[Use, ...]
 
     @classmethod
     def of(cls, plan: PlannedCombo) -> Wanted:
-        """A combo whose weights are known."""
-        weights = plan.recipe["weights"]
-        return cls(plan.name, plan.combo, plan.specs, weights.get("controlnet", ""),
-                   tuple(weights.get("lora", ())))
+        """A combo whose files are known."""
+        return cls(plan.name, plan.combo, plan.specs, tuple(plan.techniques))
 
     @classmethod
     def named(cls, name: str, combo: Combo, specs: tuple[MapSpec, ...]) -> Wanted:
-        """A combo whose weights need not be on this machine."""
-        net = combo.controlnet.source if combo.controlnet else ""
-        return cls(name, combo, specs, net, tuple(lora.source for lora in combo.lora))
+        """A combo whose files need not be on this machine: they are told apart by name."""
+        uses = tuple(Use.of(t, t.sources()) for t in techniques(name, combo))
+        return cls(name, combo, specs, uses)
+
+    @property
+    def tail(self) -> Tail:
+        """Its techniques behind the mid block."""
+        return tuple(use for use in self.uses if use.place == "tail")
 
 
 @dataclass(frozen=True)
 class Half:
-    """What the down and mid blocks depend on beside the image and a lane's weights."""
+    """What the down and mid blocks depend on beside the image and a lane's weights.
+
+    Attributes
+    ----------
+    prompt : as the combo has it, an image's caption not filled in
+    """
 
     prompt: str
     seed: int
@@ -62,35 +70,19 @@ class Item:
     row: int
 
 
-@dataclass(frozen=True, order=True)
-class Tail:
-    """What a ControlNet adds behind the mid block.
-
-    Attributes
-    ----------
-    net : its digest; empty for a pass without ControlNet
-    """
-
-    net: str = ""
-    scale: float = 0.0
-    low: int = 0
-    high: int = 0
-
-
 @dataclass(frozen=True)
-class Weights:
+class Common:
     """What all images of a batch must have in common.
 
     Attributes
     ----------
-    loras : digests with their scales
-    times : (start, t, steps): denoised from `start` to `t` in `steps` steps, 0 for none
+    uses : techniques that change the whole model
     tokens : length of the text
     alone : the tail of a combo that is denoised first, for it changes what goes into the half
     """
 
-    loras: tuple[tuple[str, float], ...]
-    times: tuple[int, int, int]
+    uses: tuple[Use, ...]
+    walk: Walk
     tokens: int
     alone: Tail | None = None
 
@@ -113,7 +105,7 @@ class Lane:
     readers : by half and tail
     """
 
-    weights: Weights
+    common: Common
     tails: tuple[Tail, ...]
     items: tuple[Item, ...]
     readers: Mapping[tuple[Half, Tail], tuple[Reader, ...]]
@@ -126,7 +118,7 @@ class Lane:
     @property
     def halves(self) -> int:
         """Down halves over single images."""
-        return len(self.items) * (1 + self.weights.times[2])
+        return len(self.items) * self.common.walk.passes
 
     def specs(self, tail: Tail) -> list[MapSpec]:
         """All maps that some combo wants from the passes with one tail."""
@@ -135,51 +127,45 @@ class Lane:
         return list(found.values())
 
 
-def _tail(wanted: Wanted) -> Tail:
-    spec = wanted.combo.controlnet
-    return Tail(wanted.net, spec.scale, spec.low, spec.high) if spec else Tail()
-
-
-def _weights(wanted: Wanted, tokens: int) -> Weights:
-    combo = wanted.combo
-    scales = [lora.scale for lora in combo.lora]
-    loras = tuple(zip(wanted.loras, scales, strict=True))
-    if combo.denoise is None:
-        return Weights(loras, (combo.t, combo.t, 0), tokens)
-    times = (combo.denoise.start, combo.t, combo.denoise.steps)
-    return Weights(loras, times, tokens, _tail(wanted))
+def _common(wanted: Wanted, tokens: int) -> Common:
+    uses = tuple(use for use in wanted.uses if use.place == "model")
+    walk = Walk.of(wanted.combo)
+    return Common(uses, walk, tokens, wanted.tail if walk.steps else None)
 
 
 def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
-             count_tokens: Callable[[str], int]) -> list[Lane]:
+             count_tokens: Callable[[str, int], int]) -> list[Lane]:
     """The lanes that yield all rows of these combos, those with the same LoRAs in a row.
 
     Parameters
     ----------
     todo : combos with the rows to compute
-    count_tokens : length of a prompt's text
+    count_tokens : length of a prompt's text for an image (by its row)
     """
-    needed: dict[tuple[Weights, Item], set[Tail]] = defaultdict(set)
-    readers: dict[tuple[Weights, Half, Tail], list[Reader]] = defaultdict(list)
+    needed: dict[tuple[Common, Item], set[Tail]] = defaultdict(set)
+    readers: dict[tuple[Common, Half, Tail], list[Reader]] = defaultdict(list)
     for wanted, rows in todo:
-        weights = _weights(wanted, count_tokens(wanted.combo.prompt))
-        half, every = Half(wanted.combo.prompt, wanted.combo.seed), frozenset(rows)
-        readers[weights, half, _tail(wanted)].append(Reader(wanted, every))
-        for row in sorted(every):
-            needed[weights, Item(half, row)].add(_tail(wanted))
-    lanes: dict[tuple[Weights, tuple[Tail, ...]], list[Item]] = defaultdict(list)
-    for (weights, item), tails in needed.items():
-        lanes[weights, tuple(sorted(tails))].append(item)
-    found = [_lane(weights, tails, items, readers) for (weights, tails), items in lanes.items()]
-    return sorted(found, key=lambda lane: lane.weights.loras)
+        half, alike = Half(wanted.combo.prompt, wanted.combo.seed), defaultdict[int, set[int]](set)
+        for row in sorted(rows):
+            alike[count_tokens(half.prompt, row)].add(row)
+        for tokens, same in alike.items():
+            common = _common(wanted, tokens)
+            readers[common, half, wanted.tail].append(Reader(wanted, frozenset(same)))
+            for row in sorted(same):
+                needed[common, Item(half, row)].add(wanted.tail)
+    lanes: dict[tuple[Common, tuple[Tail, ...]], list[Item]] = defaultdict(list)
+    for (common, item), tails in needed.items():
+        lanes[common, tuple(sorted(tails))].append(item)
+    found = [_lane(common, tails, items, readers) for (common, tails), items in lanes.items()]
+    return sorted(found, key=lambda lane: lane.common.uses)
 
 
-def _lane(weights: Weights, tails: tuple[Tail, ...], items: list[Item],
-          readers: Mapping[tuple[Weights, Half, Tail], list[Reader]]) -> Lane:
+def _lane(common: Common, tails: tuple[Tail, ...], items: list[Item],
+          readers: Mapping[tuple[Common, Half, Tail], list[Reader]]) -> Lane:
     rows: dict[Half, set[int]] = defaultdict(set)
     for item in items:
         rows[item.half].add(item.row)
     kept = {(half, tail): tuple(Reader(r.combo, r.rows & rows[half])
-                                for r in readers[weights, half, tail] if r.rows & rows[half])
+                                for r in readers[common, half, tail] if r.rows & rows[half])
             for half in rows for tail in tails}
-    return Lane(weights, tails, tuple(items), kept)
+    return Lane(common, tails, tuple(items), kept)

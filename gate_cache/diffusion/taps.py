@@ -101,7 +101,9 @@ class _Recorder:
                  **kwargs: Any) -> Any:
         output = self._inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
         if encoder_hidden_states is not None:
-            found = cross_attention(attn, hidden_states, encoder_hidden_states)
+            text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) \
+                else encoder_hidden_states  # IP-Adapter's are (text, images)
+            found = cross_attention(attn, hidden_states, text)
             self._taps.add_attention(self._name, found)
         return output
 
@@ -151,5 +153,5 @@ def _tap_attention(block: Any, name: str, taps: Taps, undo: ExitStack) -> None:
     for transformer in block.attentions:
         for layer in transformer.transformer_blocks:
             attn, inner = layer.attn2, layer.attn2.processor
-            undo.callback(setattr, attn, "processor", inner)
-            attn.processor = _Recorder(inner, taps, name)
+            undo.callback(attn.set_processor, inner)
+            attn.set_processor(_Recorder(inner, taps, name))

@@ -45,7 +45,9 @@ class Captioned:
 
 
 def captions_path(loaded: Loaded, roots: Roots, given: str | None, place: str) -> Path:
-    """The captions file of a manifest: as given below the data root, or by the manifest's name."""
+    """The captions file, below the data root: as given, as the manifest says, or by its name."""
+    if not given and loaded.manifest.captions:
+        given, place = loaded.manifest.captions, "captions"
     return roots.below("data", given or f"captions/{loaded.path.stem}.jsonl", place)
 
 
@@ -58,7 +60,8 @@ def caption(loaded: Loaded, roots: Roots, *, model: str, revision: str | None = 
     ----------
     model : the captioner: a folder below the models root, or a hub id
     revision : of a hub id
-    out : the captions file, below the data root
+    out : the captions file, below the data root; by default the manifest's ``captions``, else
+        ``captions/<manifest>.jsonl``
     batch : images a pass
 
     Raises

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from gate_cache.datasets.base import ImageDataset
 from gate_cache.datasets.captions import Captions, read_captions
-from gate_cache.datasets.images import to_square
+from gate_cache.datasets.images import Pixels, to_square
 from gate_cache.diffusion import backbone as backbones
 from gate_cache.diffusion.backbone import Backbone
-from gate_cache.diffusion.extractor import Extractor
 from gate_cache.diffusion.lora_adapter import Adapter
 from gate_cache.diffusion.lora_training import LoraSettings, LoraTrainer
 from gate_cache.diffusion.sources import ModelFiles, locate
-from gate_cache.diffusion.techniques.lora import Loras
 from gate_cache.errors import ModelError
 from gate_cache.fingerprint import Recipe
 from gate_cache.manifest import Loaded
@@ -63,7 +61,8 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
     images : of the training split, chosen at random
     save_at : earlier steps whose LoRAs are wanted too, as ``<out>-<step>.safetensors``
     out : the file, below the models root; by default ``<manifest>-lora.safetensors``
-    captions : the captions file, below the data root; by default that of `caption`, if it is there
+    captions : the captions file, below the data root; by default the manifest's, else that of
+        `caption`, if it is there
     force : write over files that exist
 
     Raises
@@ -81,7 +80,7 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
         show.say(f"note: {note}")
     known = _captions(loaded, roots, captions)
     chosen = training_images(dataset, images, settings.seed, known, show)
-    model = _need_model(loaded, roots)
+    model, spec = _need_model(loaded, roots), loaded.manifest.model
     files = LoraFiles(outputs, _recipe(model, loaded, settings, chosen))
     if not force:
         files.refuse_strange()
@@ -89,7 +88,8 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
     with disk_errors(outputs[steps], "--out", then), out_of_memory("a smaller --batch or --rank"):
         show.say(f"loading {model.source}")
         backbone = backbones.load(model, choose_device(device), torch.float32)
-        latents = _latents(backbone, model.size(loaded.manifest.model.size), dataset, chosen, show)
+        square = partial(to_square, size=model.size(spec.size), fit=spec.fit)
+        latents = _latents(backbone, lambda i: square(dataset.image(i)), chosen, show)
         tokens = _tokens(backbone, chosen, show)
         backbone = _cast(backbone, _compute(loaded))
         adapter = Adapter(backbone, settings.rank, settings.alpha, settings.seed,
@@ -102,7 +102,8 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
 
 def _captions(loaded: Loaded, roots: Roots, given: str | None) -> Captions | None:
     path = captions_path(loaded, roots, given, "--captions")
-    return read_captions(path) if given or path.exists() else None
+    asked = given or loaded.manifest.captions
+    return read_captions(path) if asked or path.exists() else None
 
 
 def _need_model(loaded: Loaded, roots: Roots) -> ModelFiles:
@@ -115,9 +116,10 @@ def _need_model(loaded: Loaded, roots: Roots) -> ModelFiles:
 
 def _recipe(files: ModelFiles, loaded: Loaded, settings: LoraSettings,
             chosen: list[TrainingImage]) -> Recipe:
+    spec = loaded.manifest.model
     return {
         "kind": "lora", "weights": files.weights, "schedule": files.schedule(),
-        "size": files.size(loaded.manifest.model.size), "settings": asdict(settings),
+        "size": files.size(spec.size), "fit": spec.fit, "settings": asdict(settings),
         "compute": str(_compute(loaded)).removeprefix("torch."),
         "images": {i.id: {"sha256": i.sha256, "sentence": i.sentence} for i in chosen},
     }
@@ -128,15 +130,14 @@ def _compute(loaded: Loaded) -> torch.dtype:
     return torch.float32 if loaded.manifest.model.dtype == "float32" else torch.bfloat16
 
 
-def _latents(model: Backbone, size: int, dataset: ImageDataset, chosen: list[TrainingImage],
+@torch.no_grad()
+def _latents(model: Backbone, read: Callable[[str], Pixels], chosen: list[TrainingImage],
              show: Progress) -> torch.Tensor:
-    """(N, 4, h, w) float32; the VAE runs once an image."""
-    encoder = Extractor(model, Loras(model), 1)
+    """(N, 4, h, w) float32, on the CPU; the VAE runs once an image."""
     found = []
     with show.task("encoding", len(chosen), "images") as task:
         for image in chosen:
-            pixels = to_square(dataset.image(image.id), size)
-            found.append(torch.from_numpy(encoder.encode(pixels[None])))
+            found.append(model.encode(torch.from_numpy(read(image.id)[None])).cpu())
             task.advance()
     return torch.cat(found)
 

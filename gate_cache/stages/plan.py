@@ -12,6 +12,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
 from gate_cache.diffusion.schedule import Wanted, schedule
 from gate_cache.diffusion.sources import ModelFiles, assumed_family, locate
+from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.errors import ModelError, UserError
 from gate_cache.features import TOKENS_PER_PIECE
 from gate_cache.manifest import Loaded, Manifest
@@ -94,7 +95,7 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     maps = combo_maps(manifest, layout, size, count)
     shapes = {name: m.shapes for name, m in maps.items()}
     lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
-                      for name, m in maps.items()], count)
+                      for name, m in maps.items()], lambda prompt, _row: count(prompt))
     block = store_block(manifest, shapes.values())
     lines = [_table(ids), _latents(layout.latent_shape(size), len(ids), block)]
     lines += [_combo(manifest, n, s, len(ids), block) for n, s in shapes.items()]
@@ -134,7 +135,7 @@ def _latents(shape: tuple[int, ...], images: int, block: int) -> Line:
 def _combo(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], images: int,
            block: int) -> Line:
     combo = manifest.combos[name]
-    passes = images * combo.unet_passes
+    passes = images * Walk.of(combo).passes
     size = group_footprint(shapes, manifest.store.dtype, images, block)
     return _line(name, manifest.kind(name), shapes, size, passes, bool(combo.controlnet))
 

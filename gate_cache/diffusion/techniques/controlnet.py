@@ -1,18 +1,115 @@
-"""ControlNet on the Canny edges of the input itself (paper, A.2)."""
+"""ControlNet on the Canny edges of the input itself (paper, A.2), or on images from a folder."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-import torch
+from gate_cache.diffusion.embedded import CONTROLNET, TINY
+from gate_cache.diffusion.sources import controlnet_from_hub, find_folder, folder_digest
+from gate_cache.diffusion.techniques.base import Call, Extra, Inputs, Steering, Technique
+from gate_cache.errors import ModelError
+from gate_cache.manifest import ControlNetSpec
+from gate_cache.roots import Roots
 
-from gate_cache.diffusion.backbone import Backbone
+if TYPE_CHECKING:
+    from gate_cache.diffusion.backbone import Backbone
+    from gate_cache.diffusion.techniques.base import Images
 
 
-def canny(images: npt.NDArray[np.uint8], low: int, high: int) -> npt.NDArray[np.uint8]:
+class ControlNet(Technique[ControlNetSpec]):
+    """``controlnet`` of a combo."""
+
+    name = "controlnet"
+    place = "tail"
+
+    def settings(self) -> Any:
+        if self.spec.images:
+            return {"images": True, "scale": self.spec.scale}
+        return {"canny": [self.spec.low, self.spec.high], "scale": self.spec.scale}
+
+    def sources(self) -> Any:
+        if self.spec.images:
+            return {"net": self.spec.source, "images": self.spec.images}
+        return self.spec.source
+
+    def digests(self, roots: Roots, download: bool = False) -> Any:
+        net = folder_digest(self._folder(roots, download), None)
+        if not self.spec.images:
+            return net
+        from gate_cache.diffusion.memo import tree_sha256
+
+        where = f"{self.combo}.controlnet.images"
+        folder = roots.below("data", self.spec.images, where)
+        if not folder.is_dir():
+            raise ModelError(f"{where}: {folder}: no such folder; put the control images there,"
+                             " called as the data set's own")
+        return {"net": net, "images": tree_sha256(folder)}
+
+    def _folder(self, roots: Roots, download: bool = False) -> Path:
+        """The network in diffusers layout."""
+        source, where = self.spec.source, f"{self.combo}.controlnet.source"
+        if source == TINY:
+            return CONTROLNET
+        folder = find_folder(source, roots, where) or controlnet_from_hub(source, download)
+        if folder is None:
+            raise ModelError(f"{where}: '{source}' is not on this machine; put its config.json and"
+                             f" safetensors into {roots.models / source}")
+        return folder
+
+    def open(self, model: Backbone, roots: Roots) -> Steering:
+        from gate_cache.diffusion.backbone import load_controlnet
+
+        folder = self._folder(roots)
+        net = model.once(("controlnet", folder), lambda: load_controlnet(folder, model))
+        return Control(model, net, self.spec)
+
+
+class Control(Steering):
+    """A ControlNet with its settings.
+
+    Parameters
+    ----------
+    net : diffusers ``ControlNetModel``
+    """
+
+    def __init__(self, model: Backbone, net: Any, spec: ControlNetSpec) -> None:
+        self._model = model
+        self._net = net
+        self._spec = spec
+
+    def ahead(self, inputs: Inputs, rows: Sequence[int]) -> None:
+        self._images(inputs, rows)
+
+    def batch(self, inputs: Inputs, rows: Sequence[int]) -> Extra:
+        import torch
+
+        images = torch.from_numpy(self._images(inputs, rows))
+        image = images.to(self._model.device, self._model.dtype) / 255
+        image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image.contiguous()
+        return lambda call: self._residuals(call, image)
+
+    def _images(self, inputs: Inputs, rows: Sequence[int]) -> Images:
+        """(N, 1 or 3, H, W) uint8 control images, each made once."""
+        spec, folder = self._spec, self._spec.images
+        if folder:
+            found = inputs.kept(("folder", folder), rows, lambda r: inputs.from_folder(folder, r))
+            return cast("Images", found.transpose(0, 3, 1, 2))
+        found = inputs.kept(
+            ("canny", spec.low, spec.high), rows,
+            lambda r: canny(inputs.images(r), spec.low, spec.high) * inputs.masks(r))
+        return cast("Images", found[:, None])
+
+    def _residuals(self, call: Call, image: Any) -> dict[str, Any]:
+        down, mid = self._net(
+            call.x, call.t, encoder_hidden_states=call.text.states, controlnet_cond=image,
+            conditioning_scale=self._spec.scale, return_dict=False,
+            added_cond_kwargs=call.text.added or None)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+
+def canny(images: Images, low: int, high: int) -> Images:
     """Edge maps of RGB images.
 
     Parameters
@@ -24,28 +121,8 @@ def canny(images: npt.NDArray[np.uint8], low: int, high: int) -> npt.NDArray[np.
     -------
     (B, H, W) uint8, 0 or 255
     """
+    import cv2
+    import numpy as np
+
     return np.stack([cv2.Canny(np.ascontiguousarray(i), low, high) for i in images]).astype(
         np.uint8)
-
-
-class Control:
-    """A ControlNet with its control images, ready for passes over one batch.
-
-    Parameters
-    ----------
-    net : diffusers ``ControlNetModel``
-    edges : (B, H, W) uint8 edge maps
-    scale : conditioning scale
-    """
-
-    def __init__(self, backbone: Backbone, net: Any, edges: npt.NDArray[np.uint8], scale: float):
-        image = torch.from_numpy(edges).to(backbone.device, backbone.dtype) / 255
-        self._net = net
-        self._image = image[:, None].expand(-1, 3, -1, -1)
-        self._scale = scale
-
-    def residuals(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> dict[str, Any]:
-        """What a UNet pass takes from the ControlNet, as keyword arguments."""
-        down, mid = self._net(x, t, encoder_hidden_states=text, controlnet_cond=self._image,
-                              conditioning_scale=self._scale, return_dict=False)
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}

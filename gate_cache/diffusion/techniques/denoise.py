@@ -1,16 +1,64 @@
-"""Denoising from an earlier t before the maps are read (paper, A.2; DDIM, Song et al. 2021)."""
+"""Denoising from an earlier t before the maps are read (paper, A.2; DDIM, Song et al. 2021).
+
+With classifier-free guidance (Ho and Salimans 2022) the steps, not the pass that is read, are
+pushed away from a negative prompt.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-import torch
+from gate_cache.manifest import Combo
+
+if TYPE_CHECKING:
+    import torch
 
 
-def timesteps(start: int, stop: int, steps: int) -> list[int]:
-    """`steps` + 1 whole timesteps, evenly from `start` down to `stop`."""
-    return [round(start + (stop - start) * i / steps) for i in range(steps + 1)]
+@dataclass(frozen=True)
+class Walk:
+    """From which t to which.
+
+    Attributes
+    ----------
+    start, stop, steps : denoised from `start` to `stop` in `steps` steps, 0 for none
+    guidance : its scale; 1 for none
+    negative : prompt of the other pass of each step
+    """
+
+    start: int
+    stop: int
+    steps: int = 0
+    guidance: float = 1.0
+    negative: str = ""
+
+    @classmethod
+    def of(cls, combo: Combo) -> Walk:
+        """The walk of a combo."""
+        if not combo.denoise:
+            return cls(combo.t, combo.t)
+        found = cls(combo.denoise.start, combo.t, combo.denoise.steps)
+        if not combo.guidance:
+            return found
+        return cls(found.start, found.stop, found.steps, combo.guidance.scale,
+                   combo.guidance.negative)
+
+    @property
+    def guided(self) -> bool:
+        """Whether each step takes two passes."""
+        return self.guidance != 1
+
+    @property
+    def passes(self) -> int:
+        """UNet passes for one image, that from which maps are read included."""
+        return 1 + self.steps * (2 if self.guided else 1)
+
+    def timesteps(self) -> list[int]:
+        """`steps` + 1 whole timesteps, evenly from `start` down to `stop`."""
+        way = self.stop - self.start
+        return [round(self.start + way * i / self.steps) for i in range(self.steps + 1)]
 
 
 def ddim(x: torch.Tensor, times: list[int], alphas_cumprod: torch.Tensor,

@@ -1,0 +1,133 @@
+"""LoRA adapters beside a model: loaded once, switched on and off, never fused into the weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from gate_cache.diffusion.backbone import Backbone
+from gate_cache.errors import ModelError
+
+_PAIR = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up")
+
+_PREFIXES = ("unet.", "text_encoder.", "lora_unet_", "lora_te")
+
+
+class _Adapters(StableDiffusionLoraLoaderMixin):
+    """diffusers' LoRA loader over our modules, without a whole pipeline."""
+
+    hf_device_map = None
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.unet = backbone.unet
+        self.text_encoder = backbone.text_encoder
+        self.components = {"unet": self.unet, "text_encoder": self.text_encoder}
+
+
+class Loras:
+    """The LoRAs of one extraction, by digest, beside a backbone."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._adapters = _Adapters(backbone)
+        self._loaded: dict[str, str] = {}
+        self._touched = False
+
+    def load(self, digest: str, source: str, path: Path) -> None:
+        """Load one LoRA, inactive.
+
+        Raises
+        ------
+        ModelError
+            Unreadable, for another model, or not fully applied.
+        """
+        if digest in self._loaded:
+            return
+        state = read_safetensors(path)
+        _refuse_strange(source, state)
+        self._touched = True
+        name = f"lora_{len(self._loaded)}"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._insert(state, path, name)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{source}: this LoRA does not fit the model: {reason}") from error
+        self._check(source, name, state)
+        self._loaded[digest] = name
+        self._off()
+
+    def _insert(self, state: Mapping[str, torch.Tensor], path: Path, name: str) -> None:
+        """Put the adapter's layers beside the model's; read from the file, alphas come along."""
+        if any(key.startswith(_PREFIXES) for key in state):
+            self._adapters.load_lora_weights(str(path), adapter_name=name)
+        else:  # as `unet.save_lora_adapter` writes it
+            self._backbone.unet.load_lora_adapter(str(path.parent), weight_name=path.name,
+                                                  prefix=None, adapter_name=name)
+
+    def _check(self, source: str, name: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Refuse a file of which not every tensor is in use."""
+        wanted = sum(not k.endswith(".alpha") for k in state)
+        modules = (self._backbone.unet, self._backbone.text_encoder)
+        used = sum(f".{name}." in k for m in modules for k, _ in m.named_parameters())
+        if used != wanted:
+            raise ModelError(f"{source}: only {used} of its {wanted} tensors fit this model; is it"
+                             " made for another one?")
+
+    @contextmanager
+    def active(self, wanted: Sequence[tuple[str, float]]) -> Iterator[None]:
+        """Switch LoRAs on, by digest with their scales, for the ``with`` block."""
+        if not wanted:
+            yield
+            return
+        names, scales = [self._loaded[d] for d, _ in wanted], [s for _, s in wanted]
+        if len(set(names)) < len(names):
+            raise ModelError("two LoRAs of one combo have the same weights; give one, with one"
+                             " scale")
+        self._adapters.enable_lora()
+        self._adapters.set_adapters(names, scales)
+        try:
+            yield
+        finally:
+            self._off()
+
+    def _off(self) -> None:
+        self._adapters.disable_lora()
+
+    def close(self) -> None:
+        """Take every adapter out again: the modules are what they were."""
+        if self._touched:
+            self._adapters.unload_lora_weights()
+            self._loaded.clear()
+
+
+def read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
+    """All tensors of a file.
+
+    Raises
+    ------
+    ModelError
+        Not a safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _refuse_strange(source: str, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse kinds of adapters that would be dropped or misread."""
+    strange = [k for k in state if not k.endswith(".alpha") and not any(p in k for p in _PAIR)]
+    if strange:
+        raise ModelError(f"{source}: holds '{strange[0]}', which is not plain LoRA; only LoRA and"
+                         " LoCon (convolutions) are applied")
+
+

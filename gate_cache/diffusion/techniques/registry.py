@@ -1,0 +1,49 @@
+"""Which techniques there are: ours, and those of other packages by entry point."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from gate_cache.diffusion.techniques.base import Technique
+from gate_cache.diffusion.techniques.controlnet import ControlNet
+from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
+from gate_cache.diffusion.techniques.lora import Lora
+from gate_cache.errors import ManifestError, did_you_mean
+from gate_cache.manifest import Combo
+
+GROUP = "gate_cache.techniques"
+BUILT_IN: tuple[type[Technique[Any]], ...] = (ControlNet, Lora, IPAdapter)
+
+
+def techniques(name: str, combo: Combo) -> list[Technique[Any]]:
+    """The techniques of one combo.
+
+    Raises
+    ------
+    ManifestError
+        One of ``extra`` is not installed, or refuses its settings.
+    """
+    asked = [(cls, getattr(combo, cls.name)) for cls in BUILT_IN]
+    found = [cls(name, spec) for cls, spec in asked if spec]
+    return found + [_installed(name, key)(name, spec) for key, spec in combo.extra.items()]
+
+
+def _installed(combo: str, name: str) -> type[Technique[Any]]:
+    known = _entry_points()
+    if name not in known:
+        have = f"installed: {', '.join(known)}" if known else "none is installed"
+        raise ManifestError([f"{combo}.extra: no technique '{name}'{did_you_mean(name, known)};"
+                             f" {have} (entry points '{GROUP}')"])
+    try:
+        found: type[Technique[Any]] = known[name].load()
+    except Exception as error:
+        raise ManifestError([f"{combo}.extra.{name}: {known[name].value} cannot be imported"
+                             f" ({error})"]) from error
+    return found
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
