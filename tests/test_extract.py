@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import DataError, DiskError, ModelError, RowNotDone, StoreError, UserError
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
+from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.extract import extract
 from gate_cache.stages.plan import plan
 from gate_cache.stages.status import status
@@ -432,3 +434,25 @@ def test_only_the_maps_that_are_wanted_are_stored(roots: Roots, manifest: WriteM
     view = FeatureStore.open(result.store)["plain"]
     assert view.maps == ("up2",)
     np.testing.assert_array_equal(view["up2"][:], FeatureStore.open(toy[2])["plain"]["up2"][:])
+
+
+@pytest.mark.parametrize(("batch", "says"), [
+    (8, "memory is full: use --batch 4; what is done is kept"), (1, "use a smaller model.size")])
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+def test_memory_that_is_full_is_one_line(toy: Toy, roots: Roots, monkeypatch: pytest.MonkeyPatch,
+                                         error: Exception, batch: int, says: str) -> None:
+    from gate_cache.diffusion.extractor import Extractor
+
+    def full(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Extractor, "encode", full)
+    with pytest.raises(UserError, match=re.escape(says)):
+        extract(toy[0], roots, device="cpu", batch=batch)
+
+
+def test_other_errors_are_not_taken_for_a_full_memory() -> None:
+    with pytest.raises(RuntimeError, match="shape"), out_of_memory("less"):
+        raise RuntimeError("shape mismatch")

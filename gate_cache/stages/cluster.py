@@ -60,12 +60,12 @@ class Site(WorkerPlugin):
 
     def block(self, rows: range) -> Counts:
         """See `Runs`."""
-        from gate_cache.stages.device import out_of_memory
+        from gate_cache.stages.device import less_than, out_of_memory
 
         with self._lock:
             self._engine = self._engine or self._open()
         heard = _Counted()
-        with out_of_memory("a smaller --batch"):
+        with out_of_memory(less_than(self._order.batch)):
             self._engine.block(rows, heard)
         return heard.counts
 

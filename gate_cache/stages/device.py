@@ -11,14 +11,16 @@ from gate_cache.errors import UserError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device named, or a CUDA GPU where there is one, else the CPU.
+    """The device named, or the GPU where there is one (CUDA, then Apple's), else the CPU.
 
     Raises
     ------
     UserError
         No such device here.
     """
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = name or next((kind for kind, found in (
+        ("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if found),
+        "cpu")
     try:
         device = torch.device(chosen)
         torch.empty(1, device=device)
@@ -39,6 +41,15 @@ def out_of_memory(way_out: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
         raise UserError(f"the device's memory is full: use {way_out}; what is done is kept"
                         ) from error
+
+
+def less_than(batch: int) -> str:
+    """What to try when a batch does not fit."""
+    if batch > 1:
+        return f"--batch {batch // 2}"
+    return "a smaller model.size, or float16 or bfloat16 as model.dtype"

@@ -147,7 +147,7 @@ def _space(work: Work, block: int) -> int:
 def _place(order: Order, work: Work, files: ModelFiles, store: Path,
            spread: Spread | None) -> Iterator[Callable[[list[range], _Heard], None]]:
     """Where blocks are computed, this process or a cluster: what runs them."""
-    from gate_cache.stages.device import out_of_memory
+    from gate_cache.stages.device import less_than, out_of_memory
 
     if spread:
         from gate_cache.stages import cluster
@@ -159,7 +159,7 @@ def _place(order: Order, work: Work, files: ModelFiles, store: Path,
         return
     engine = open_engine(order, work, files)
     try:
-        with out_of_memory("a smaller --batch"):
+        with out_of_memory(less_than(order.batch)):
             yield engine.run
     finally:
         engine.close()
