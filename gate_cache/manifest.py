@@ -115,7 +115,7 @@ class DenoiseSpec(Spec):
 class Combo(Spec):
     """A technique combination: one set of feature maps per image."""
 
-    prompt: str
+    prompt: str = ""
     seed: int = Field(0, ge=0)
     t: int = Field(50, ge=0, le=T_MAX)
     controlnet: ControlNetSpec | None = None
@@ -130,6 +130,11 @@ class Combo(Spec):
     def captioned(self) -> bool:
         """Whether its prompt has a place for each image's caption."""
         return CAPTION in self.prompt
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the manifest gives it a prompt, be it an empty one."""
+        return "prompt" in self.model_fields_set
 
 
 class StoreSpec(Spec):

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gate_cache.diffusion.embedded import HOME, TINY
+from gate_cache.diffusion.hub import model_from_hub
+from gate_cache.diffusion.layouts import (
+    SCHEDULER,
+    SDXL,
+    UNET,
+    VAE,
+    Kind,
+    guessed_kind,
+    is_bare,
+    kind_of,
+    read_config,
+)
 from gate_cache.diffusion.memo import remembered_sha256
-from gate_cache.diffusion.tokens import ClipTokens, read_tokens
+from gate_cache.diffusion.published import HOME as PUBLISHED
+from gate_cache.diffusion.published import SD_1_5, published, published_name
+from gate_cache.diffusion.tokens import ClipTokens, NoTokens, Tokens, read_tokens
 from gate_cache.errors import ModelError, did_you_mean
-from gate_cache.features import SD1_UNET, SD1_VAE, Family, family
+from gate_cache.features import Family, family
 from gate_cache.fingerprint import fingerprint
 from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots, escapes
@@ -22,26 +34,28 @@ from gate_cache.roots import Roots, escapes
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
                   "trained_betas", "prediction_type", "rescale_betas_zero_snr")
-_COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
-EXPECTED = ("expected a Stable Diffusion 1.x in diffusers layout: model_index.json and the folders"
-            f" {', '.join(_COMPONENTS)}, weights as safetensors")
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A Stable Diffusion model: a folder in diffusers layout.
+    """A diffusion model: a folder in diffusers layout.
 
     Attributes
     ----------
     source : as the manifest names it
     path : the folder
     variant : such as ``fp16``: which weight files of the folder
+    published : a well-known model whose configurations stand in for those the folder lacks
     """
 
     source: str
     path: Path
     variant: str | None = None
+    published: str = ""
+
+    def folder(self, component: str) -> Path:
+        """Where a component is."""
+        return self.path if is_bare(self.path) else self.path / component
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's configuration.
@@ -51,46 +65,88 @@ class ModelFiles:
         ModelError
             Missing or not JSON.
         """
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
-        return read_config(self.path / component / name)
+        folder = self.folder(component)
+        if self.published and not folder.is_dir():
+            found: dict[str, Any] = published(self.published)[component]
+            return found
+        name = "scheduler_config.json" if component == SCHEDULER else "config.json"
+        return read_config(folder / name, guessed_kind(self.path).expected)
+
+    @property
+    def title(self) -> str:
+        """What the model is, for people."""
+        return str(published(self.published)["title"]) if self.published else self.kind.name
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Which kind of model this is."""
+        return kind_of(self.source, self.config(UNET))
 
     @cached_property
     def family(self) -> Family:
         """The layout of the model's maps."""
-        unet = self.config("unet")
-        if unet.get("addition_embed_type") or unet.get("_class_name") not in (
-                None, "UNet2DConditionModel"):
-            raise ModelError(f"{self.source}: not a Stable Diffusion 1.x UNet; {EXPECTED}")
-        return family(unet, self.config("vae"))
+        return family(self.config(UNET), self.config(VAE) if self.kind.vae else None)
 
     @cached_property
-    def tokens(self) -> ClipTokens:
-        """The tokenizer."""
-        return read_tokens(self.path / "tokenizer")
+    def tokens(self) -> Tokens:
+        """The tokenizer; of two that split alike, the first."""
+        return self.tokenizers[0] if self.tokenizers else NoTokens()
+
+    @cached_property
+    def tokenizers(self) -> list[ClipTokens]:
+        """One for each text encoder.
+
+        Raises
+        ------
+        ModelError
+            They split prompts differently.
+        """
+        found = [read_tokens(self.path / name) for name in self.kind.tokenizers]
+        if any((t.vocab, t.merges) != (found[0].vocab, found[0].merges) for t in found):
+            raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
+                             " have CLIP's vocabulary and merges")
+        return found
 
     def size(self, wanted: int | None) -> int:
         """The input size in pixels: as wanted, or the model's own."""
         return self.family.check_size(wanted or self.family.default_size, "model.size")
 
     def schedule(self) -> dict[str, Any]:
-        """What of the scheduler's configuration decides the noise levels."""
-        config = self.config("scheduler")
-        return {key: config[key] for key in _SCHEDULE_KEYS if config.get(key) is not None}
+        """What of the scheduler's configuration decides the noise levels.
+
+        Raises
+        ------
+        ModelError
+            It is not that of a diffusion model in discrete steps.
+        """
+        config = self.config(SCHEDULER)
+        found = {key: config[key] for key in _SCHEDULE_KEYS if config.get(key) is not None}
+        if not {"beta_schedule", "trained_betas"} & found.keys():
+            raise ModelError(f"{self.source}: its scheduler ({config.get('_class_name')}) has no"
+                             " betas: not a diffusion model in discrete steps, which alone are"
+                             " read")
+        return found
 
     def digest(self, component: str) -> str:
         """sha256 over a component's weights and configuration."""
-        return folder_digest(self.path / component, self.variant)
-
-    def tokenizer_digest(self) -> str:
-        """sha256 over vocabulary, merges and padding."""
-        tokens = self.tokens
-        return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad})
+        return folder_digest(self.folder(component), self.variant)
 
     @cached_property
     def weights(self) -> dict[str, str]:
         """Digests of what decides a combo's values."""
-        return {"unet": self.digest("unet"), "vae": self.digest("vae"),
-                "text": self.digest("text_encoder"), "tokenizer": self.tokenizer_digest()}
+        found = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
+        named = zip(self.kind.tokenizers, self.tokenizers, strict=True)
+        return found | {name: _tokenizer_digest(tokens) for name, tokens in named}
+
+    def vae_dtype(self, dtype: str) -> str:
+        """What the VAE computes in: that of Stable Diffusion XL overflows in float16."""
+        upcast = self.kind is SDXL and self.config(VAE).get("force_upcast", True)
+        return "float32" if upcast and dtype == "float16" else dtype
+
+
+def _tokenizer_digest(tokens: ClipTokens) -> str:
+    """sha256 over vocabulary, merges and padding."""
+    return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad})
 
 
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
@@ -113,31 +169,23 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
     """
     if spec.source == TINY:
         return ModelFiles(TINY, HOME)
-    folder = find_folder(spec.source, roots, "model.source")
-    if folder is None:
-        patterns = ["model_index.json", *_patterns(spec.variant)]
-        whole = partial(_is_whole, _COMPONENTS)
-        folder = from_hub(spec.source, spec.revision, patterns, whole, download)
+    folder = find_folder(spec.source, roots, "model.source") or model_from_hub(
+        spec.source, spec.revision, spec.variant, download)
     if folder is None:
         return None
-    for component in _COMPONENTS:
-        if not (folder / component).is_dir():
-            raise ModelError(f"{folder}: no '{component}' in it; {EXPECTED}")
+    kind = guessed_kind(folder)
+    for component in kind.components:
+        if not is_bare(folder) and not (folder / component).is_dir():
+            raise ModelError(f"{folder}: no '{component}' in it; {kind.expected}")
     return ModelFiles(spec.source, folder, spec.variant)
 
 
-def _patterns(variant: str | None) -> list[str]:
-    """Files of a hub repository to fetch: configurations, and one variant of the weights."""
-    names = ["model", "diffusion_pytorch_model"]
-    weights = [f"{n}.{variant}*.safetensors" if variant else f"{n}{shard}.safetensors"
-               for n in names for shard in ("", "-*-of-*")]
-    wanted = ["*.json", "*.txt", *dict.fromkeys(weights)]
-    return [f"{component}/{pattern}" for component in _COMPONENTS for pattern in wanted]
+def assumed(spec: ModelSpec) -> ModelFiles:
+    """A published model that stands in for one whose files are not here, for plans.
 
-
-def assumed_family() -> Family:
-    """The published layout of Stable Diffusion 1.x, for plans without its files."""
-    return family(SD1_UNET, SD1_VAE)
+    The one that the hub id is known to hold, else Stable Diffusion 1.5; without weights.
+    """
+    return ModelFiles(spec.source, PUBLISHED, None, published_name(spec.source) or SD_1_5)
 
 
 def find_folder(source: str, roots: Roots, place: str) -> Path | None:
@@ -158,78 +206,6 @@ def find_folder(source: str, roots: Roots, place: str) -> Path | None:
     raise ModelError(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
                      f" ({roots.models}), nor a hub id like 'organisation/name'"
                      f"{did_you_mean(source, [TINY])}")
-
-
-def _is_whole(folders: Iterable[str], snapshot: Path) -> bool:
-    """Whether a snapshot has files in all these folders (another tool may have fetched a part)."""
-    return all(any((snapshot / folder).glob("*.json")) for folder in folders) and all(
-        any((snapshot / folder).glob("*.safetensors")) for folder in folders
-        if folder not in ("tokenizer", "scheduler"))
-
-
-def controlnet_from_hub(repo: str, download: bool) -> Path | None:
-    """The local snapshot of a ControlNet's repository, as `from_hub`."""
-    return from_hub(repo, None, ["config.json", "diffusion_pytorch_model.safetensors"],
-                    partial(_is_whole, ["."]), download)
-
-
-def from_hub(repo: str, revision: str | None, patterns: list[str],
-             whole: Callable[[Path], bool], download: bool) -> Path | None:
-    """The local snapshot of a hub repository; with `download`, fetched where it is not here.
-
-    Parameters
-    ----------
-    patterns : of the files that are wanted
-    whole : whether a snapshot has all of them
-
-    Raises
-    ------
-    ModelError
-        It is not here and cannot be fetched.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    def fetch(local: bool) -> Path:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns,
-                                      ignore_patterns=_NOT_READ, local_files_only=local))
-
-    try:
-        found = fetch(local=True)
-        if whole(found):
-            return found
-    except HFValidationError:
-        raise ModelError(f"'{repo}' is neither a folder below the models root nor a hub id"
-                         " (organisation/name)") from None
-    except LocalEntryNotFoundError:
-        pass
-    if not download:
-        return None
-    try:
-        return fetch(local=False)
-    except Exception as error:
-        raise ModelError(
-            f"{repo}: not on this machine and not to be had from the hub"
-            f" ({type(error).__name__}); put its files into <models root>/{repo}, or log in"
-            " with 'hf auth login'") from error
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a JSON configuration.
-
-    Raises
-    ------
-    ModelError
-        Missing or not a JSON object.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not JSON"
-        raise ModelError(f"{path}: cannot be read ({reason}); {EXPECTED}") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: not a JSON object; {EXPECTED}")
-    return config
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:

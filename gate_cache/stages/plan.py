@@ -11,7 +11,7 @@ from pathlib import Path
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
 from gate_cache.diffusion.schedule import Wanted, schedule
-from gate_cache.diffusion.sources import ModelFiles, assumed_family, locate
+from gate_cache.diffusion.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.errors import ModelError, UserError
 from gate_cache.features import TOKENS_PER_PIECE
@@ -87,9 +87,9 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     notes = missing_inputs(manifest, roots)
     files = locate(manifest.model, roots)
     if files is None:
-        notes.append(f"{manifest.model.source} is not on this machine yet: counted as Stable"
-                     " Diffusion 1.x; extract will fetch it")
-    layout = files.family if files else assumed_family()
+        notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
+                     f" {assumed(manifest.model).title}; extract will fetch it")
+    layout = (files or assumed(manifest.model)).family
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     count = files.tokens.count if files else about_tokens
     maps = combo_maps(manifest, layout, size, count)
