@@ -64,9 +64,10 @@ DatasetSpec = Annotated[ToyWorldSpec | PFWillowSpec | FolderSpec, Field(discrimi
 
 
 class ModelSpec(Spec):
-    """The diffusion model: ``tiny``, a folder below the models root, or a hub id."""
+    """The diffusion model: ``tiny``, a folder or file below the models root, or a hub id."""
 
     source: str
+    config: str | None = Field(None, description="tokenizers and configurations of a single file")
     revision: str | None = None
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")

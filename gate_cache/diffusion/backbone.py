@@ -19,6 +19,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
+from gate_cache.diffusion.original import read_original
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.techniques.base import Call, Extra
 from gate_cache.diffusion.tokens import Tokens
@@ -203,6 +204,8 @@ def _hush() -> None:
 
 def component(cls: Any, files: ModelFiles, name: str) -> Any:
     """Load one module of a model."""
+    if files.file:
+        return read_original(cls, files.file, name, files.config(name))
     return pretrained(cls, files.folder(name), None, files.variant)
 
 

@@ -24,6 +24,7 @@ from gate_cache.diffusion.layouts import (
 from gate_cache.diffusion.memo import remembered_sha256
 from gate_cache.diffusion.published import HOME as PUBLISHED
 from gate_cache.diffusion.published import SD_1_5, published, published_name
+from gate_cache.diffusion.single_file import PICKLED, SUFFIX, check_single_file, identified
 from gate_cache.diffusion.tokens import ClipTokens, NoTokens, Tokens, read_tokens
 from gate_cache.errors import ModelError, did_you_mean
 from gate_cache.features import Family, family
@@ -38,24 +39,27 @@ _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedul
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A diffusion model: a folder in diffusers layout.
+    """A diffusion model: a folder in diffusers layout, or a single file.
 
     Attributes
     ----------
     source : as the manifest names it
-    path : the folder
+    path : the folder; of a single file, that with its tokenizers and configurations
     variant : such as ``fp16``: which weight files of the folder
     published : a well-known model whose configurations stand in for those the folder lacks
+    file : with all weights, in the original layout
     """
 
     source: str
     path: Path
     variant: str | None = None
     published: str = ""
+    file: Path | None = None
 
     def folder(self, component: str) -> Path:
         """Where a component is."""
-        return self.path if is_bare(self.path) else self.path / component
+        bare = self.file is None and is_bare(self.path)
+        return self.path if bare else self.path / component
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's configuration.
@@ -128,7 +132,9 @@ class ModelFiles:
         return found
 
     def digest(self, component: str) -> str:
-        """sha256 over a component's weights and configuration."""
+        """sha256 over a component's weights and configuration; a single file's weights are all."""
+        if self.file:
+            return _digest(self.config(component), [self.file])
         return folder_digest(self.folder(component), self.variant)
 
     @cached_property
@@ -152,7 +158,8 @@ def _tokenizer_digest(tokens: ClipTokens) -> str:
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
     """Find the model a manifest names.
 
-    A source is ``tiny``, a folder below the models root, or a hub id, in this order.
+    A source is ``tiny``, a .safetensors file or a folder below the models root, or a hub id, in
+    this order.
 
     Parameters
     ----------
@@ -169,6 +176,8 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
     """
     if spec.source == TINY:
         return ModelFiles(TINY, HOME)
+    if Path(spec.source).suffix in (SUFFIX, *PICKLED):
+        return _single_file(spec, roots)
     folder = find_folder(spec.source, roots, "model.source") or model_from_hub(
         spec.source, spec.revision, spec.variant, download)
     if folder is None:
@@ -178,6 +187,22 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
         if not is_bare(folder) and not (folder / component).is_dir():
             raise ModelError(f"{folder}: no '{component}' in it; {kind.expected}")
     return ModelFiles(spec.source, folder, spec.variant)
+
+
+def _single_file(spec: ModelSpec, roots: Roots) -> ModelFiles:
+    file = roots.below("models", spec.source, "model.source")
+    if file.suffix != SUFFIX:
+        raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
+                         " .safetensors, or to diffusers layout")
+    if not file.is_file():
+        raise ModelError(f"model.source: {file}: no such file; put it there, or name the models"
+                         " root with --models")
+    if spec.config is None:
+        raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
+                         " folder below the models root, and name this folder as model.config")
+    config, model = roots.below("models", spec.config, "model.config"), identified(file)
+    check_single_file(file, config, model)
+    return ModelFiles(spec.source, config, None, model, file)
 
 
 def assumed(spec: ModelSpec) -> ModelFiles:
@@ -229,7 +254,9 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 def folder_digest(folder: Path, variant: str | None) -> str:
     """sha256 over configuration and weights of one component's folder."""
-    config = read_config(folder / "config.json")
+    return _digest(read_config(folder / "config.json"), weight_files(folder, variant))
+
+
+def _digest(config: dict[str, Any], files: list[Path]) -> str:
     plain = {k: v for k, v in config.items() if not k.startswith("_")}
-    files = [remembered_sha256(p) for p in weight_files(folder, variant)]
-    return fingerprint({"config": plain, "weights": files})
+    return fingerprint({"config": plain, "weights": [remembered_sha256(p) for p in files]})

@@ -27,8 +27,8 @@ class SDXLBackbone(Backbone):
     @classmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
         """Modules and tokenizers by field, as loaded."""
-        second = component(CLIPTextModelWithProjection, files, "text_encoder_2")
-        return {**super().parts(files), "text_encoder_2": second, "tokens_2": files.tokenizers[1]}
+        return {**super().parts(files), "tokens_2": files.tokenizers[1],
+                "text_encoder_2": component(CLIPTextModelWithProjection, files, "text_encoder_2")}
 
     @property
     def text_encoders(self) -> dict[str, Any]:
