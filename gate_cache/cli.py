@@ -15,7 +15,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we 
 
 import typer
 
-from gate_cache.errors import GateCacheError, Interrupted
+from gate_cache.errors import GateCacheError, Interrupted, UserError
 from gate_cache.roots import Roots
 
 app = typer.Typer(
@@ -77,7 +77,13 @@ def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
             stores: Stores = None, device: Device = None,
             batch: Annotated[int | None, typer.Option(
                 min=1, help="Images per pass for this run [what the store was begun with].",
-            )] = None, outside: Outside = False, as_json: Json = False) -> None:
+            )] = None, threads: Annotated[int | None, typer.Option(
+                min=1, help="CPU threads of a pass [what the store was begun with].",
+            )] = None, workers: Annotated[int, typer.Option(
+                min=0, help="Dask workers on this machine, one a GPU where there are GPUs [none].",
+            )] = 0, scheduler: Annotated[str, typer.Option(
+                help="Address of a running dask scheduler, such as tcp://host:8786.",
+            )] = "", outside: Outside = False, as_json: Json = False) -> None:
     """Stage 1: run the diffusion model for all that is missing. Goes on where it stopped."""
     from gate_cache.manifest import load
     from gate_cache.report.console import console_progress
@@ -85,9 +91,14 @@ def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
     loaded = load(manifest)
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     with _interruptible("finished blocks are kept, run the same command again to go on"):
+        from gate_cache.stages.extract import Spread
         from gate_cache.stages.extract import extract as stage
 
-        done = stage(loaded, roots, device=device, batch=batch, progress=console_progress())
+        if workers and scheduler:
+            raise UserError("--workers starts workers, --scheduler has them: give one of the two")
+        spread = Spread(workers, scheduler) if workers or scheduler else None
+        done = stage(loaded, roots, device=device, batch=batch, threads=threads, spread=spread,
+                     progress=console_progress())
     if as_json:
         return _print_json(done)
     from gate_cache.report.tables import show_extracted

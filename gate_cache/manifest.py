@@ -20,6 +20,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 T_MAX = 999
 CAPTION = "{caption}"
 Problem = tuple[Place, str]
+Fit = Literal["squash", "pad"]
+"""How an image is brought into the model's square (see `gate_cache.geometry`)."""
 
 
 class Spec(BaseModel):
@@ -71,6 +73,7 @@ class ModelSpec(Spec):
     revision: str | None = None
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
+    fit: Fit = "squash"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 

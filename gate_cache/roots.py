@@ -30,6 +30,12 @@ class Roots:
         chosen = {name: given.get(name) or _from_env(name) for name in names}
         return cls(outside=outside, **chosen)
 
+    def absolute(self) -> Roots:
+        """The same folders for a process that works elsewhere."""
+        data, models, stores, runs = (p.resolve() for p in (self.data, self.models, self.stores,
+                                                            self.runs))
+        return Roots(data, models, stores, runs, self.outside)
+
     def below(self, root: str, path: str, place: str) -> Path:
         """Return ``<root>/<path>``; `place` is what a message calls the field.
 

@@ -29,6 +29,7 @@ FLOORS = {  # room (a folder, or a module of the package itself) to floor
     "diffusion": 3, "learn": 3,
     "store": 2, "datasets": 2,
     "manifest": 1, "features": 1, "yaml_source": 1, "problems": 1, "roots": 1, "fingerprint": 1,
+    "geometry": 1,
     "errors": 0, "progress": 0, "__init__": 0,
 }
 ONE_ROOM = (0, 1)
@@ -42,6 +43,7 @@ FENCES = {  # library to the rooms and files that may import it
     "google_crc32c": ("store/",),
     "filelock": ("store/",),
     "dask": ("store/", "stages/"),
+    "distributed": ("stages/cluster.py",),
     "diffusers": ("diffusion/",),
     "transformers": ("diffusion/",),
     "peft": ("diffusion/",),

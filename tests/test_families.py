@@ -26,6 +26,7 @@ from small_models import LONG, SIZES, WRITERS, sdxl_unet, write_controlnet, writ
 
 from gate_cache import FeatureStore
 from gate_cache.diffusion.backbone import Backbone, Text, load
+from gate_cache.diffusion.extractor import Extractor
 from gate_cache.diffusion.recipes import latents_recipe, plan_combos
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.taps import tapped
@@ -34,7 +35,7 @@ from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.errors import ManifestError, ModelError
 from gate_cache.fingerprint import fingerprint
 from gate_cache.roots import Roots
-from gate_cache.stages import extract as stage
+from gate_cache.stages.engine import Engine
 from gate_cache.stages.extract import extract
 from gate_cache.stages.plan import plan
 from gate_cache.stages.validate import validate
@@ -120,25 +121,20 @@ def test_extract_resumes_and_yields_the_plan(name: str, home: Roots, manifest: W
     assert validate(loaded, home).absent == []
     planned = plan(loaded, home)
 
-    class Stop(Exception):
-        pass
+    run, close = Engine.run, Extractor.close
 
-    whole = stage._extract_blocks
+    def first_block_only(engine: Engine, blocks: Any, told: Any) -> None:
+        run(engine, list(blocks)[:1], told)
+        raise KeyboardInterrupt
 
-    def watched(work: Any, extractor: Any, *rest: Any) -> None:
-        whole(work, extractor, *rest)
+    def closed(extractor: Extractor) -> None:
+        close(extractor)
         digests.append(state_digest(extractor.model))
 
-    def cut(work: Any, extractor: Any, *rest: Any) -> None:
-        for job in work.jobs:
-            job.todo = job.todo[:1]
-        watched(work, extractor, *rest)
-        raise Stop
-
-    monkeypatch.setattr(stage, "_extract_blocks", cut)
-    with pytest.raises(Stop):
+    monkeypatch.setattr(Extractor, "close", closed)
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(Engine, "run", first_block_only)
         extract(loaded, home, device="cpu")
-    monkeypatch.setattr(stage, "_extract_blocks", watched)
     rows = extract(loaded, home, device="cpu").rows
     assert rows == {"latents": 1, **dict.fromkeys(loaded.manifest.combos, 1)}
     assert not any(extract(loaded, home, device="cpu").rows.values())
@@ -262,7 +258,8 @@ def test_the_vae_of_xl_is_not_computed_in_half_precision(models: Path, tmp_path:
     assert (half.vae.dtype, half.unet.dtype) == (torch.float32, torch.float16)
     image = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
     assert torch.equal(half.encode(image), opened(models, "sdxl").encode(image))
-    assert latents_recipe(files, 64, "float16") == latents_recipe(files, 64, "float32")
+    assert latents_recipe(files, 64, "float16", "squash") == latents_recipe(
+        files, 64, "float32", "squash")
     shutil.copytree(models / "sdxl", tmp_path / "fixed")
     config = tmp_path / "fixed/vae/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "force_upcast": False}))

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from gate_cache.diffusion import memo
 from gate_cache.diffusion.embedded import HOME
 from gate_cache.diffusion.memo import remembered_sha256
-from gate_cache.diffusion.recipes import missing_inputs, plan_combos
+from gate_cache.diffusion.recipes import latents_recipe, missing_inputs, plan_combos
 from gate_cache.diffusion.sources import ModelFiles, locate, weight_files
 from gate_cache.diffusion.tokens import read_tokens
 from gate_cache.errors import ModelError
@@ -90,6 +90,7 @@ def fingerprints(manifest: dict[str, Any], roots: Roots, name: str = "m") -> lis
     changed(BASE, "train", "seed", to=9),
     changed(BASE, "x-note", to="anything"),
     changed(BASE, "model", "size", to=64),
+    changed(BASE, "model", "fit", to="squash"),
     changed(BASE, *A, "seed", to=0),
     changed(BASE, *A, "controlnet", "scale", to=1),
     changed(BASE, *A, "lora", to=[{"source": "tiny/moderate", "scale": 1.0}]),
@@ -128,10 +129,27 @@ def test_fingerprint_keeps_when_combos_are_added_before_it(roots: Roots) -> None
     changed(BASE, *A, "maps", to=["up0"]),
     changed(BASE, "model", "dtype", to="bfloat16"),
     changed(BASE, "model", "size", to=128),
+    changed(BASE, "model", "fit", to="pad"),
     changed(changed(BASE, "conv", to={}), "attention", to=BASE["conv"]),
 ])
 def test_fingerprint_changes_when_values_do(manifest: dict[str, Any], roots: Roots) -> None:
     assert fingerprints(manifest, roots) != fingerprints(BASE, roots)
+
+
+def test_recipes_of_squashed_images_are_those_of_before_there_was_a_choice(roots: Roots) -> None:
+    """Also in the order of their keys: the store's bytes are the same."""
+    (recipe,) = recipes(BASE, roots)
+    assert list(recipe) == ["kind", "settings", "maps", "size", "latents", "weights", "schedule",
+                            "compute"]
+    files = ModelFiles("tiny", HOME)
+    latents = latents_recipe(files, 64, "float32", "squash")
+    assert latents == {
+        "kind": "latents", "vae": files.weights["vae"], "size": 64, "resize": "squash",
+        "scaling_factor": tiny_config("vae")["scaling_factor"], "preprocessing": 1,
+        "compute": "float32"}
+    assert list(latents) == ["kind", "vae", "scaling_factor", "size", "resize", "preprocessing",
+                             "compute"]
+    assert recipe["latents"] == fingerprint(latents)
 
 
 def test_recipe_is_plain_json_that_reads_back_the_same(roots: Roots) -> None:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gate_cache.errors import DataError
+from gate_cache.geometry import Placement, Square
+from gate_cache.manifest import Fit
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -63,13 +65,24 @@ def size_of(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def to_square(image: Pixels, size: int) -> Pixels:
-    """Squash to (size, size, 3): area averaging when shrinking, cubic when growing.
+def to_square(image: Pixels, size: int, fit: Fit = "squash") -> Pixels:
+    """Bring an image to (size, size, 3): area averaging when shrinking, cubic when growing.
 
-    Aspect is not kept, as in the peers' code; key points scale by the same two factors.
+    ``squash`` does not keep the aspect, as in the peers' code; ``pad`` does, and continues the
+    image's border into the rest of the square: any fixed colour would draw a frame.
     """
-    if image.shape[:2] == (size, size):
+    place = Square(size, fit).place(*image.shape[:2])
+    inner = _resized(image, place)
+    below, right = size - place.top - place.height, size - place.left - place.width
+    if not (place.top or place.left or below or right):
+        return inner
+    return np.asarray(cv2.copyMakeBorder(inner, place.top, below, place.left, right,
+                                         cv2.BORDER_REPLICATE), dtype=np.uint8)
+
+
+def _resized(image: Pixels, place: Placement) -> Pixels:
+    if image.shape[:2] == (place.height, place.width):
         return image
-    shrinking = max(image.shape[:2]) > size
-    method = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (size, size), interpolation=method), dtype=np.uint8)
+    method = cv2.INTER_AREA if max(image.shape[:2]) > place.size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (place.width, place.height), interpolation=method),
+                      dtype=np.uint8)

@@ -14,7 +14,7 @@ from gate_cache.diffusion.techniques.registry import techniques
 from gate_cache.errors import DataError, UserError
 from gate_cache.features import Family, MapSpec
 from gate_cache.fingerprint import Recipe, file_sha256, fingerprint
-from gate_cache.manifest import Combo, Manifest
+from gate_cache.manifest import Combo, Fit, Manifest
 from gate_cache.roots import Roots
 
 
@@ -81,10 +81,10 @@ def combo_maps(manifest: Manifest, layout: Family, size: int,
     return found
 
 
-def latents_recipe(files: ModelFiles, size: int, dtype: str) -> Recipe:
+def latents_recipe(files: ModelFiles, size: int, dtype: str, fit: Fit) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
     return {"kind": "latents", **_coder(files, dtype),
-            "size": size, "resize": "squash", "preprocessing": PREPROCESSING}
+            "size": size, "resize": fit, "preprocessing": PREPROCESSING}
 
 
 def _coder(files: ModelFiles, dtype: str) -> Recipe:
@@ -104,9 +104,9 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     ModelError
         A map the model lacks, or a missing ControlNet or LoRA.
     """
-    size = files.size(manifest.model.size)
+    model, size = manifest.model, files.size(manifest.model.size)
     captions = _captions_digest(manifest, roots)
-    latents = fingerprint(latents_recipe(files, size, manifest.model.dtype))
+    latents = fingerprint(latents_recipe(files, size, model.dtype, model.fit))
     found = []
     for name, maps in combo_maps(manifest, files.family, size, files.tokens.count).items():
         combo = manifest.combos[name]
@@ -119,9 +119,12 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
             "latents": latents,
             "weights": _weights(files, used),
             "schedule": files.schedule(),
-            "compute": manifest.model.dtype,
-            **({"captions": captions} if combo.captioned else {}),
+            "compute": model.dtype,
         }
+        if combo.captioned:
+            recipe["captions"] = captions
+        if model.fit != "squash":  # which is what a recipe that does not say means
+            recipe["resize"] = model.fit
         found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe,
                                   {Use.of(t, digests): t for t, digests in used}))
     return found

@@ -153,5 +153,5 @@ def _tap_attention(block: Any, name: str, taps: Taps, undo: ExitStack) -> None:
     for transformer in block.attentions:
         for layer in transformer.transformer_blocks:
             attn, inner = layer.attn2, layer.attn2.processor
-            undo.callback(setattr, attn, "processor", inner)
-            attn.processor = _Recorder(inner, taps, name)
+            undo.callback(attn.set_processor, inner)
+            attn.set_processor(_Recorder(inner, taps, name))

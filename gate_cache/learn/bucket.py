@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.errors import StoreError
+from gate_cache.geometry import Square, Window
 from gate_cache.learn.data import MapCache
 from gate_cache.store.reader import FeatureStore
 
@@ -59,7 +60,8 @@ class Buckets:
     Raises
     ------
     StoreError
-        The combos have different maps, so they cannot be amalgamated.
+        The combos have different maps, or their images were not made square in the same way, so
+        they cannot be amalgamated.
     """
 
     def __init__(self, store: FeatureStore, spec: BucketSpec, device: torch.device,
@@ -76,6 +78,7 @@ class Buckets:
         shapes = [first[name].shape[1:] for name in first.maps]
         self.channels: int = sum(s[0] for s in shapes)
         self.resolution = spec.resolution or max(s[-1] for s in shapes)
+        self._square = _one_square(store, spec)
         if spec.attention:
             view = store[spec.attention]
             wanted = spec.attention_maps or view.maps[-2:]
@@ -85,6 +88,10 @@ class Buckets:
         """The same rows with other features; what was read is shared."""
         spec = replace(self.spec, combos=combos, attention=attention)
         return Buckets(self._store, spec, self.device, self._cache, self._rows)
+
+    def window(self, size: tuple[int, int]) -> Window:
+        """The cells that show an image of this (height, width), of maps at `resolution`."""
+        return self._square.place(*size).window(self.resolution)
 
     def named(self, sample_id: str) -> Bucket:
         """The bucket of one sample."""
@@ -103,6 +110,23 @@ class Buckets:
         parts = [F.interpolate(m.to(self.device).float()[None], size, mode="bilinear",
                                align_corners=False, antialias=False)[0] for m in maps.values()]
         return torch.cat(parts)
+
+
+def _one_square(store: FeatureStore, spec: BucketSpec) -> Square:
+    """How the images of all combos were made square; the side matters only where they are padded.
+
+    Raises
+    ------
+    StoreError
+        They were not made square in the same way.
+    """
+    names = [*spec.combos, *([spec.attention] if spec.attention else [])]
+    squares = {name: store[name].square for name in names}
+    found = set(squares.values())
+    if len(found) > 1 and any(square.fit == "pad" for square in found):
+        told = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in squares.items())
+        raise StoreError(f"combos of one bucket need images made square in the same way: {told}")
+    return squares[names[0]]
 
 
 def stack(buckets: list[Bucket]) -> Bucket:

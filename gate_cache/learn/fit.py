@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from gate_cache.errors import UserError
+from gate_cache.geometry import Window
 from gate_cache.learn.amalgamator import diversity, sparsity
 from gate_cache.learn.bucket import Buckets, stack
 from gate_cache.learn.correspondence import CorrespondenceLoss, match
@@ -65,10 +66,16 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, pair: PairPoints) -> Points:
         """(K, 2) predicted points as shares of the target's sides."""
-        source = self._described(pair.pair.source)
-        points = torch.from_numpy(pair.source_shares).to(source)
-        target = self._described(pair.pair.target)
-        return np.asarray(match(source, target, points).cpu().double())
+        here, there = windows(self._buckets, pair)
+        source = here.cut(self._described(pair.pair.source))
+        points = torch.from_numpy(here.enter(pair.source_shares)).to(source)
+        target = there.cut(self._described(pair.pair.target))
+        return there.leave(np.asarray(match(source, target, points).cpu().double()))
+
+
+def windows(buckets: Buckets, pair: PairPoints) -> tuple[Window, Window]:
+    """The cells of maps that show the source and the target: points are matched nowhere else."""
+    return buckets.window(pair.source.size), buckets.window(pair.target.size)
 
 
 def judge(model: CorrespondenceModel, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:
@@ -145,8 +152,9 @@ def _step(model: CorrespondenceModel, loss: CorrespondenceLoss, optimiser: torch
     model.train()
     ids = [p.pair.source for p in batch] + [p.pair.target for p in batch]
     found = model(stack([buckets.named(i) for i in ids]))
-    task = torch.stack([_pair_loss(loss, found.descriptors, pair, i, len(batch))
-                        for i, pair in enumerate(batch)]).mean()
+    halves = found.descriptors.split(len(batch))
+    task = torch.stack([_pair_loss(loss, buckets, pair, a, b)
+                        for pair, a, b in zip(batch, *halves, strict=True)]).mean()
     total = task - spec.gamma1 * sparsity(found.weights) - spec.gamma2 * diversity(found.weights)
     if not torch.isfinite(total):
         raise UserError("the loss is not finite any more: training diverged; lower train.lr"
@@ -157,11 +165,13 @@ def _step(model: CorrespondenceModel, loss: CorrespondenceLoss, optimiser: torch
     return float(task.detach())
 
 
-def _pair_loss(loss: CorrespondenceLoss, descriptors: torch.Tensor, pair: PairPoints, i: int,
-               batch: int) -> torch.Tensor:
-    a = torch.from_numpy(pair.source_shares).to(descriptors)
-    b = torch.from_numpy(pair.target_shares).to(descriptors)
-    return torch.as_tensor(loss(descriptors[i], descriptors[i + batch], a, b))
+def _pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
+               source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of whole descriptor maps (D, h, w), of which only the images' own cells count."""
+    here, there = windows(buckets, pair)
+    a = torch.from_numpy(here.enter(pair.source_shares)).to(source)
+    b = torch.from_numpy(there.enter(pair.target_shares)).to(target)
+    return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
 
 
 def _validate(model: CorrespondenceModel, buckets: Buckets, val: Sequence[PairPoints], seen: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,7 +46,7 @@ class Work:
     source: Source
     jobs: list[Job]
     latents: GroupWriter
-    gone: set[int]
+    gone: Collection[int]
 
     def fresh(self, group: GroupWriter, rows: range) -> list[int]:
         """Rows of a block to compute: not kept, and their image is there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from gate_cache.stages.block import Block, Told, Work
@@ -25,36 +25,41 @@ class Engine:
 
     Parameters
     ----------
-    told : hears what has come
+    threads : of the CPU in a pass; they decide the last bits of its result
     """
 
-    def __init__(self, work: Work, extractor: Extractor, told: Told) -> None:
+    def __init__(self, work: Work, extractor: Extractor, threads: int) -> None:
+        import torch
+
         self._work = work
         self._extractor = extractor
-        self._told = told
         self._stop = threading.Event()
-        self._device = ThreadPoolExecutor(1, "device")
+        self._device = ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,))
         self._behind = ThreadPoolExecutor(1, "behind")
         self._readers = ThreadPoolExecutor(READERS, "readers")
 
-    def run(self, blocks: Iterable[range]) -> None:
-        """All these blocks; what was written before an error is kept."""
+    def run(self, blocks: Iterable[range], told: Told) -> None:
+        """All these blocks; what was written before an error is kept.
+
+        Parameters
+        ----------
+        told : hears what has come, from several threads
+        """
         with ThreadPoolExecutor(IN_FLIGHT, "blocks") as pool:
-            tasks = [pool.submit(self.block, rows) for rows in blocks]
+            tasks = [pool.submit(self.block, rows, told) for rows in blocks]
             try:
                 wait(tasks, return_when=FIRST_EXCEPTION)
             finally:
-                if any(t.done() and t.exception() for t in tasks) or not all(
-                        t.done() for t in tasks):
+                if not all(map(_succeeded, tasks)):
                     self._stop.set()
                     pool.shutdown(cancel_futures=True)
         for task in tasks:
             if not task.cancelled():
                 task.result()
 
-    def block(self, rows: range) -> None:
+    def block(self, rows: range, told: Told) -> None:
         """One block, from its images to the store; may run in several threads at a time."""
-        block = Block(self._work, rows, self._extractor, self._readers, self._told)
+        block = Block(self._work, rows, self._extractor, self._readers, told)
         block.prepare()
         if self._stop.is_set():
             return
@@ -63,6 +68,11 @@ class Engine:
 
     def close(self) -> None:
         """Stop the threads, and take back what techniques have put beside the model."""
+        self._stop.set()
         for pool in (self._device, self._behind, self._readers):
             pool.shutdown()
         self._extractor.close()
+
+
+def _succeeded(task: Future[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

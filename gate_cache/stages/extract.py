@@ -5,16 +5,14 @@ Wiring only: what is missing is found in the store, computed by `diffusion`, wri
 
 from __future__ import annotations
 
-import importlib.metadata
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.recipes import PlannedCombo, latents_recipe, plan_combos, sources
+from gate_cache.diffusion.recipes import plan_combos
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import listed
 from gate_cache.manifest import Loaded
@@ -22,19 +20,20 @@ from gate_cache.progress import Progress, Silent, Task
 from gate_cache.roots import Roots
 from gate_cache.stages.block import Job, Work
 from gate_cache.stages.data_root import remember
-from gate_cache.stages.engine import Engine
-from gate_cache.stages.inputs import Source, captions_of
 from gate_cache.stages.plan import need_files, store_block, store_of
 from gate_cache.stages.register import register
+from gate_cache.stages.site import Order, open_engine, open_work, versions
 from gate_cache.store.disk import need_space
-from gate_cache.store.layout import LATENT_MAP, LATENTS, group_footprint
+from gate_cache.store.layout import LATENTS, group_footprint
 from gate_cache.store.writer import GroupWriter, StoreWriter, open_writer
 
-if TYPE_CHECKING:
-    from gate_cache.diffusion.extractor import Extractor
 
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow",
-             "opencv-python-headless", "opencv-python")
+@dataclass(frozen=True)
+class Spread:
+    """Where else than in this process blocks are computed: local workers, or a dask cluster."""
+
+    workers: int = 0
+    scheduler: str = ""
 
 
 @dataclass
@@ -55,6 +54,7 @@ class Extracted:
 
 
 def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: int | None = None,
+            threads: int | None = None, spread: Spread | None = None,
             progress: Progress | None = None) -> Extracted:
     """Extract all that is missing.
 
@@ -63,6 +63,8 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     loaded : the manifest
     device : ``cpu``, ``cuda``, ``cuda:1`` …; by default a GPU where there is one
     batch : images per pass for this run; by default what the store was begun with
+    threads : of the CPU in a pass; by default what the store was begun with
+    spread : compute on several workers
 
     Raises
     ------
@@ -77,32 +79,31 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     plans = plan_combos(manifest, files, roots)
     block = store_block(manifest, [p.shapes for p in plans])
     path = store_of(loaded, roots)
-    with open_writer(path, dataset.name, block, manifest.store.batch, versions()) as store:
+    with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
+                     threads or own_threads(spread)) as store:
         new, gone = register(store, dataset, ids, show)
         remember(path, roots)
+        order = Order(loaded, roots.absolute() if spread else roots, device, batch or store.batch,
+                      threads or store.threads or own_threads(spread), frozenset(gone))
+        work = open_work(order, store, files, plans)
         result = Extracted(path, len(ids), new, dict.fromkeys([LATENTS, *manifest.combos], 0))
-        jobs, latents, space = _jobs(store, plans, files, loaded, gone)
-        _tell_kept(store, jobs, loaded, show)
-        if any(job.todo for job in jobs):
-            need_space(path, space)
-            source = Source(dataset, store.samples, files.size(manifest.model.size), files.tokens,
-                            roots, captions_of(loaded, roots, store.samples, gone, files.tokens))
-            work = Work(source, [job for job in jobs if job.todo], latents, gone)
+        _tell_kept(store, work.jobs, loaded, show)
+        if any(job.todo for job in work.jobs):
+            need_space(path, _space(work, store.block))
+            total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
             show.say(f"loading {manifest.model.source}")
-            with _opened(loaded, roots, files, jobs, device, batch or store.batch) as extractor:
-                _extract_blocks(work, extractor, result, show)
+            with show.task("extracting", total, "rows") as task:
+                _run(order, work, files, path, spread, _Heard(result, task))
     return result
 
 
-def versions() -> dict[str, str]:
-    """Versions of the libraries that values can depend on."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def own_threads(spread: Spread | None) -> int:
+    """CPU threads of a pass in a new store: ``OMP_NUM_THREADS``, or an equal share of the cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked):
+        return int(asked)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max((cores or 1) // (spread.workers if spread and spread.workers else 1), 1)
 
 
 def _tell_kept(store: StoreWriter, jobs: list[Job], loaded: Loaded, show: Progress) -> None:
@@ -119,55 +120,50 @@ def _tell_kept(store: StoreWriter, jobs: list[Job], loaded: Loaded, show: Progre
                  " another name to change that")
 
 
-def _jobs(store: StoreWriter, plans: list[PlannedCombo], files: ModelFiles, loaded: Loaded,
-          gone: set[int]) -> tuple[list[Job], GroupWriter, int]:
-    """What is left to do, the latents' group, and the bytes it needs."""
-    model, dtype = loaded.manifest.model, loaded.manifest.store.dtype
-    about = {"model": model.source, "versions": versions()}
-    jobs: list[Job] = []
-    space = 0
-    size = files.size(model.size)
-    shape = {LATENT_MAP: files.family.latent_shape(size)}
-    recipe = latents_recipe(files, size, model.dtype)
-    latents = store.require(LATENTS, recipe, shape, "float32", about)
-    for plan in plans:
-        one_text = plan.recipe["kind"] == "attention" and not plan.combo.captioned
-        words = files.tokens.encode(plan.combo.prompt).words if one_text else ()
-        names = {"source": sources(plan.combo), "tokens": list(words)}
-        group = store.require(plan.name, plan.recipe, plan.shapes, dtype, {**about, **names})
-        jobs.append(Job(plan, group, group.todo(gone)))
-        left = sum(len(r) for r in jobs[-1].todo)
-        space += group_footprint(plan.shapes, dtype, left, store.block).bytes if left else 0
-    left = sum(len(r) for r in latents.todo(gone))
-    return jobs, latents, space + group_footprint(shape, "float32", left, store.block).bytes
+def _todo(work: Work) -> Iterator[tuple[GroupWriter, list[range]]]:
+    """The latents' and every combo's group, and what is left to do of it."""
+    yield work.latents, work.latents.todo(work.gone)
+    yield from ((job.group, job.todo) for job in work.jobs)
 
 
-@contextmanager
-def _opened(loaded: Loaded, roots: Roots, files: ModelFiles, jobs: list[Job], device: str | None,
-            batch: int) -> Iterator[Extractor]:
-    """The model with what the jobs that are not done need."""
-    from gate_cache.diffusion.extractor import open_extractor
-    from gate_cache.stages.device import choose_device, out_of_memory
-
-    plans = [job.plan for job in jobs if job.todo]
-    place = choose_device(device)
-    extractor = open_extractor(files, plans, roots, batch, place, loaded.manifest.model.dtype)
-    with out_of_memory("a smaller --batch"):
-        yield extractor
+def _space(work: Work, block: int) -> int:
+    """Bytes that what is left to do will take."""
+    total = 0
+    for group, todo in _todo(work):
+        left, dtype = sum(map(len, todo)), str(group.dtype(group.maps[0]))
+        shapes = {name: group.shape(name) for name in group.maps}
+        total += group_footprint(shapes, dtype, left, block).bytes if left else 0
+    return total
 
 
-def _extract_blocks(work: Work, extractor: Extractor, result: Extracted, show: Progress) -> None:
-    """Run all blocks through the device."""
-    for group in (work.latents, *(job.group for job in work.jobs)):
-        group.fit()
-    blocks = sorted({(r.start, r.stop) for job in work.jobs for r in job.todo})
-    total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
-    with show.task("extracting", total, "rows") as task:
-        engine = Engine(work, extractor, _Heard(result, task))
-        try:
-            engine.run(range(*block) for block in blocks)
-        finally:
-            engine.close()
+def _run(order: Order, work: Work, files: ModelFiles, store: Path, spread: Spread | None,
+         heard: _Heard) -> None:
+    """All blocks, in this process or on a cluster."""
+    for group, todo in _todo(work):
+        if todo:
+            group.fit()
+            group.note_absent(todo, order.gone)
+    blocks = [range(*b) for b in sorted({(r.start, r.stop) for j in work.jobs for r in j.todo})]
+    if spread:
+        _run_spread(order, store, spread, blocks, heard)
+        return
+    from gate_cache.stages.device import out_of_memory
+
+    engine = open_engine(order, work, files)
+    try:
+        with out_of_memory("a smaller --batch"):
+            engine.run(blocks, heard)
+    finally:
+        engine.close()
+
+
+def _run_spread(order: Order, store: Path, spread: Spread, blocks: list[range],
+                heard: _Heard) -> None:
+    from gate_cache.stages import cluster
+
+    opened = cluster.local(spread.workers) if spread.workers else cluster.remote(spread.scheduler)
+    with opened as client:
+        cluster.run(client, cluster.Site(order, store.resolve()), blocks, heard.counted)
 
 
 class _Heard:
@@ -185,3 +181,9 @@ class _Heard:
     def written(self, group: str, rows: int) -> None:
         with self._lock:
             self._result.rows[group] += rows
+
+    def counted(self, counts: dict[str, int]) -> None:
+        for group, rows in counts.items():
+            self.written(group, rows)
+            if group != LATENTS:
+                self.computed(rows)

@@ -20,6 +20,7 @@ from gate_cache.datasets.images import read_rgb, to_square
 from gate_cache.diffusion.tokens import Tokens
 from gate_cache.errors import DataError
 from gate_cache.features import TOKENS_PER_PIECE
+from gate_cache.geometry import Square
 from gate_cache.manifest import CAPTION, Loaded
 from gate_cache.roots import Roots
 from gate_cache.store.samples import Samples
@@ -34,13 +35,13 @@ class Source:
     Attributes
     ----------
     ids : of the samples, by row
-    size : input side in pixels
+    square : the model's input
     captions : by sample id
     """
 
     dataset: ImageDataset
     ids: Sequence[str]
-    size: int
+    square: Square
     tokens: Tokens
     roots: Roots
     captions: Mapping[str, str]
@@ -57,7 +58,11 @@ class Source:
 
     def image(self, row: int) -> Pixels:
         """(size, size, 3) uint8."""
-        return to_square(self.dataset.image(self.ids[row]), self.size)
+        return to_square(self.dataset.image(self.ids[row]), self.square.size, self.square.fit)
+
+    def mask(self, row: int) -> npt.NDArray[np.bool_]:
+        """(size, size) bool: the pixels that are the image's, not padding."""
+        return self.square.place(*self.dataset.size(self.ids[row])).mask(self.square.size)
 
     def from_folder(self, folder: str, row: int) -> Pixels:
         """As `image`, of the file of a folder that is called as the sample is."""
@@ -65,7 +70,7 @@ class Source:
         if path is None:
             raise DataError(f"{folder}: no control image for '{self.ids[row]}'; put one there,"
                             " with the same name and any image suffix")
-        return to_square(read_rgb(path), self.size)
+        return to_square(read_rgb(path), self.square.size, self.square.fit)
 
     def _folder(self, folder: str) -> Mapping[str, Path]:
         if folder not in self._folders:
@@ -142,6 +147,10 @@ class BlockInputs:
         found = self._readers.map(self._source.image, missing)
         self._images.update(zip(missing, found, strict=True))
         return np.stack([self._images[r] for r in rows])
+
+    def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """(N, size, size) bool: the pixels that are the image's, not padding."""
+        return np.stack([self._source.mask(r) for r in rows])
 
     def from_folder(self, folder: str, rows: Sequence[int]) -> Pixels:
         """As `images`, of a folder's files."""

@@ -69,6 +69,8 @@ def _group(path: Path, view: ComboView) -> GroupReport:
     done = view.done()
     maps = {name: (list(view[name].shape), str(view[name].dtype)) for name in view.maps}
     settings = recipe.get("settings") or {"size": recipe.get("size")}
+    if "resize" in recipe:
+        settings = {**settings, "resize": recipe["resize"]}
     return GroupReport(
         view.name, view.label, attrs["kind"], view.fingerprint, settings,
         attrs.get("source", {}), attrs.get("model", ""), recipe.get("compute", ""), maps,

@@ -68,7 +68,7 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
                          f" ({', '.join(v.name for v in found)}); remove the old ones")
     older = [v for v in views if v.label == name]
     if older:
-        now = recipe or _wanted(manifest, name)
+        now = {"resize": manifest.model.fit, **(recipe or _wanted(manifest, name))}
         why = min((differences({k: _plain(v, k) for k in now}, now) for v in older), key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
@@ -88,7 +88,7 @@ def _wanted(manifest: Manifest, name: str) -> dict[str, Any]:
     combo = manifest.combos[name]
     wanted = {"kind": manifest.kind(name), "settings": settings(combo),
               "source": sources(combo), "model": manifest.model.source,
-              "compute": manifest.model.dtype}
+              "compute": manifest.model.dtype, "resize": manifest.model.fit}
     size = {"size": manifest.model.size} if manifest.model.size else {}
     return {**wanted, **size, **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
@@ -96,6 +96,8 @@ def _wanted(manifest: Manifest, name: str) -> dict[str, Any]:
 def _plain(view: ComboView, key: str) -> Any:
     if key in ("source", "model"):
         return view.attrs.get(key)
+    if key == "resize":
+        return view.square.fit
     value = view.recipe.get(key)
     return sorted(value) if key == "maps" and value else value
 

@@ -13,6 +13,7 @@ import zarr
 
 from gate_cache.errors import RowNotDone, StoreError, did_you_mean, listed
 from gate_cache.fingerprint import Recipe
+from gate_cache.geometry import Square
 from gate_cache.store import done
 from gate_cache.store.attrs import array_in, attrs_of, open_group, store_attrs
 from gate_cache.store.layout import ABSENT, DONE, LATENTS, SAMPLES
@@ -117,6 +118,11 @@ class ComboView:
     def maps(self) -> tuple[str, ...]:
         """Names of the maps, coarse to fine."""
         return tuple(self.attrs["maps"])
+
+    @property
+    def square(self) -> Square:
+        """The model's input, and how images were brought into it."""
+        return Square(int(self.recipe["size"]), self.recipe.get("resize", "squash"))
 
     def __getitem__(self, name: str) -> MapView:
         if name not in self.maps:

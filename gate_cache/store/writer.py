@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,27 @@ class GroupWriter:
                 self._array(name)[rows.start : rows.stop] = array
             self._array(DONE)[rows.start // self.block] = np.uint64(done.mark(ordered))
 
+    def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
+        """Say before these blocks are written which rows of them are void.
+
+        Written at once, so that several workers need not share an attribute.
+        """
+        kept = set(self.attrs.get(ABSENT, ()))
+        for rows in blocks:
+            stay = rows[: self.kept(rows)]
+            kept = {r for r in kept if r not in rows or r in stay}
+            kept |= {r for r in rows[len(stay):] if r in gone}
+        self._note(kept)
+
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""
-        before = set(self.attrs.get(ABSENT, ()))
-        after = before.difference(rows).union(absent)
-        if after != before:
-            self.attrs[ABSENT] = sorted(after)
-            self._group.attrs.update({ATTRS: self.attrs})
+        self._note(set(self.attrs.get(ABSENT, ())).difference(rows).union(absent))
+
+    def _note(self, absent: set[int]) -> None:
+        if absent != set(self.attrs.get(ABSENT, ())):
+            with disk_errors(self.path):
+                self.attrs[ABSENT] = sorted(absent)
+                self._group.attrs.update({ATTRS: self.attrs})
 
 
 class StoreWriter:
@@ -163,6 +177,11 @@ class StoreWriter:
     def batch(self) -> int:
         """Images per forward pass, fixed when the store was made."""
         return int(self.attrs["batch"])
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of a pass, fixed when the store was made; None in older stores."""
+        return self.attrs.get("threads")
 
     def append(self, new: Sequence[NewSample]) -> Samples:
         """Append rows to the table; they count once the group's attribute says so."""
@@ -228,16 +247,25 @@ class StoreWriter:
         )
 
 
+def join_writer(path: Path) -> StoreWriter:
+    """Write to a store beside the process that has opened it with `open_writer`, and asks for it.
+
+    Whole blocks only, no block twice at a time, and no new groups or samples.
+    """
+    with disk_errors(path):
+        return StoreWriter(path, open_group(path, "r+"))
+
+
 @contextmanager
-def open_writer(path: Path, dataset: str, block: int, batch: int,
-                versions: Mapping[str, str]) -> Iterator[StoreWriter]:
+def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapping[str, str],
+                threads: int | None = None) -> Iterator[StoreWriter]:
     """Open a store for writing, making it where there is none; one writer at a time.
 
     Parameters
     ----------
     path : the store's folder
     dataset : name of the data set; another one's store is refused
-    block, batch : for a new store; an old one keeps its own
+    block, batch, threads : for a new store; an old one keeps its own
     versions : of the libraries, noted in a new store
 
     Raises
@@ -256,7 +284,8 @@ def open_writer(path: Path, dataset: str, block: int, batch: int,
     try:
         with disk_errors(path):
             if not is_store(path):
-                _create(path, dataset, block, batch, versions)
+                _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
+                               "batch": batch, "threads": threads, "versions": dict(versions)})
             writer = StoreWriter(path, open_group(path, "r+"))
         if writer.attrs["dataset"] != dataset:
             raise StoreError(f"{path}: holds maps of '{writer.attrs['dataset']}', not of"
@@ -266,12 +295,10 @@ def open_writer(path: Path, dataset: str, block: int, batch: int,
         lock.release()
 
 
-def _create(path: Path, dataset: str, block: int, batch: int, versions: Mapping[str, str]) -> None:
+def _create(path: Path, attrs: Any) -> None:
     """Make an empty store; its own attributes come last, so half a store is none."""
     if path.exists() and not _half_made(path):
         raise StoreError(f"{path}: exists and is no store; give store.path another name")
-    attrs: Any = {"format": FORMAT, "dataset": dataset, "block": block, "batch": batch,
-                  "versions": dict(versions)}
     group = zarr.open_group(path, mode="w", zarr_format=3)
     create_samples(group)
     group.attrs.update({ATTRS: attrs})

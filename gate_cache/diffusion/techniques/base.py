@@ -46,6 +46,9 @@ class Inputs(Protocol):
     def images(self, rows: Sequence[int]) -> Images:
         """(N, H, W, 3) uint8, RGB, at the model's size."""
 
+    def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """(N, H, W) bool: the pixels that are the image's, not padding."""
+
     def from_folder(self, folder: str, rows: Sequence[int]) -> Images:
         """As `images`, of files below the data root that are called as the samples are."""
 

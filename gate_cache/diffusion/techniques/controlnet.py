@@ -88,7 +88,7 @@ class Control(Steering):
 
         images = torch.from_numpy(self._images(inputs, rows))
         image = images.to(self._model.device, self._model.dtype) / 255
-        image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
+        image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image.contiguous()
         return lambda call: self._residuals(call, image)
 
     def _images(self, inputs: Inputs, rows: Sequence[int]) -> Images:
@@ -97,8 +97,9 @@ class Control(Steering):
         if folder:
             found = inputs.kept(("folder", folder), rows, lambda r: inputs.from_folder(folder, r))
             return cast("Images", found.transpose(0, 3, 1, 2))
-        found = inputs.kept(("canny", spec.low, spec.high), rows,
-                            lambda r: canny(inputs.images(r), spec.low, spec.high))
+        found = inputs.kept(
+            ("canny", spec.low, spec.high), rows,
+            lambda r: canny(inputs.images(r), spec.low, spec.high) * inputs.masks(r))
         return cast("Images", found[:, None])
 
     def _residuals(self, call: Call, image: Any) -> dict[str, Any]:

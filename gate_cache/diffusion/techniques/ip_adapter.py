@@ -75,8 +75,8 @@ class _Loaded:
                 reason = " ".join(str(error).split())[:200]
                 raise ModelError(f"{file}: this IP-Adapter does not fit the model: {reason}"
                                  ) from error
+            self.projection, model.unet.encoder_hid_proj = model.unet.encoder_hid_proj, None
             self.processors = dict(model.unet.attn_processors)
-            self.projection = model.unet.encoder_hid_proj
         used = sum(len(p.state_dict()) for p in self.processors.values() if _is_adapted(p))
         if used != len(state["ip_adapter"]):
             raise ModelError(f"{file}: only {used} of its {len(state['ip_adapter'])} tensors fit"
