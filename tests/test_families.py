@@ -263,8 +263,8 @@ def test_the_vae_of_xl_is_not_computed_in_half_precision(models: Path, tmp_path:
     shutil.copytree(models / "sdxl", tmp_path / "fixed")
     config = tmp_path / "fixed/vae/config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "force_upcast": False}))
-    assert ModelFiles("fixed", tmp_path / "fixed").vae_dtype("float16") == "float16"
-    assert ModelFiles("sd1", models / "sd1").vae_dtype("float16") == "float16"
+    assert ModelFiles("fixed", tmp_path / "fixed").latents_dtype("float16") == "float16"
+    assert ModelFiles("sd1", models / "sd1").latents_dtype("float16") == "float16"
 
 
 # ------------------------------------------------------------------------------------ recipes

@@ -77,7 +77,7 @@ def test_extract_yields_the_folders_maps(home: Roots, manifest: WriteManifest) -
         "conv": {"a": {"prompt": "a horse"}}}
     stores = [FeatureStore.open(extract(manifest(f"{i}.yaml", model=model, **sections), home,
                                         device="cpu").store)
-              for i, model in enumerate((spec("sd1").model_dump(exclude_none=True),
+              for i, model in enumerate((spec("sd1").model_dump(exclude_none=True, by_alias=True),
                                          {"source": "sd1", "size": 64}))]
     assert stores[0]["a"].attrs["model"] == "sd1.safetensors"
     assert stores[0]["a"].fingerprint != stores[1]["a"].fingerprint

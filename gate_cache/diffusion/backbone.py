@@ -164,7 +164,7 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     _hush()
     family = FAMILIES[files.kind]
     parts = family.parts(files)
-    vae_dtype = getattr(torch, files.vae_dtype(str(dtype).removeprefix("torch.")))
+    vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
     for name, module in parts.items():
         if isinstance(module, torch.nn.Module):
             kind = vae_dtype if name == "vae" else dtype

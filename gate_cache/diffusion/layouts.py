@@ -11,6 +11,8 @@ from typing import Any
 from gate_cache.errors import ModelError
 
 UNET, VAE, SCHEDULER = "unet", "vae", "scheduler"
+_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
+                  "trained_betas", "prediction_type", "rescale_betas_zero_snr")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,21 @@ def _refuse_strange_ddpm(source: str, unet: Mapping[str, Any]) -> None:
     if unet.get("time_embedding_type") == "fourier" or any("Skip" in b for b in blocks):
         raise ModelError(f"{source}: a score-based UNet (NCSN++) that takes noise levels; only"
                          " DDPM's, which take timesteps, are read")
+
+
+def schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a scheduler's configuration decides the noise levels.
+
+    Raises
+    ------
+    ModelError
+        It is not that of a diffusion model in discrete steps.
+    """
+    found = {key: scheduler[key] for key in _SCHEDULE_KEYS if scheduler.get(key) is not None}
+    if not {"beta_schedule", "trained_betas"} & found.keys():
+        raise ModelError(f"{source}: its scheduler ({scheduler.get('_class_name')}) has no betas:"
+                         " not a diffusion model in discrete steps, which alone are read")
+    return found
 
 
 def is_bare(folder: Path) -> bool:

@@ -83,17 +83,16 @@ def combo_maps(manifest: Manifest, layout: Family, size: int,
 
 def latents_recipe(files: ModelFiles, size: int, dtype: str, fit: Fit) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
-    return {"kind": "latents", **_coder(files, dtype),
-            "size": size, "resize": fit, "preprocessing": PREPROCESSING}
+    return {"kind": "latents", **_coder(files), "size": size, "resize": fit,
+            "preprocessing": PREPROCESSING, "compute": files.latents_dtype(dtype)}
 
 
-def _coder(files: ModelFiles, dtype: str) -> Recipe:
+def _coder(files: ModelFiles) -> Recipe:
     """What makes latents of pixels; without a VAE they are the pixels themselves."""
     if not files.kind.vae:
         return {"pixels": [-1, 1]}
     scaling = files.config("vae").get("scaling_factor", 0.18215)
-    return {"vae": files.weights["vae"], "scaling_factor": scaling,
-            "compute": files.vae_dtype(dtype)}
+    return {"vae": files.weights["vae"], "scaling_factor": scaling}
 
 
 def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[PlannedCombo]:

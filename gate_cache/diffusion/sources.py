@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,20 @@ from gate_cache.diffusion.layouts import (
     is_bare,
     kind_of,
     read_config,
+    schedule_of,
 )
 from gate_cache.diffusion.memo import remembered_sha256
 from gate_cache.diffusion.published import HOME as PUBLISHED
 from gate_cache.diffusion.published import SD_1_5, published, published_name
 from gate_cache.diffusion.single_file import PICKLED, SUFFIX, check_single_file, identified
 from gate_cache.diffusion.tokens import ClipTokens, NoTokens, Tokens, read_tokens
-from gate_cache.errors import ModelError, did_you_mean
+from gate_cache.errors import ModelError, did_you_mean, listed
 from gate_cache.features import Family, family
 from gate_cache.fingerprint import fingerprint
 from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots, escapes
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
-                  "trained_betas", "prediction_type", "rescale_betas_zero_snr")
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class ModelFiles:
     variant : such as ``fp16``: which weight files of the folder
     published : a well-known model whose configurations stand in for those the folder lacks
     file : with all weights, in the original layout
+    notes : other sources that were passed over, and why
     """
 
     source: str
@@ -55,6 +55,7 @@ class ModelFiles:
     variant: str | None = None
     published: str = ""
     file: Path | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def folder(self, component: str) -> Path:
         """Where a component is."""
@@ -116,20 +117,8 @@ class ModelFiles:
         return self.family.check_size(wanted or self.family.default_size, "model.size")
 
     def schedule(self) -> dict[str, Any]:
-        """What of the scheduler's configuration decides the noise levels.
-
-        Raises
-        ------
-        ModelError
-            It is not that of a diffusion model in discrete steps.
-        """
-        config = self.config(SCHEDULER)
-        found = {key: config[key] for key in _SCHEDULE_KEYS if config.get(key) is not None}
-        if not {"beta_schedule", "trained_betas"} & found.keys():
-            raise ModelError(f"{self.source}: its scheduler ({config.get('_class_name')}) has no"
-                             " betas: not a diffusion model in discrete steps, which alone are"
-                             " read")
-        return found
+        """What of the scheduler's configuration decides the noise levels."""
+        return schedule_of(self.source, self.config(SCHEDULER))
 
     def digest(self, component: str) -> str:
         """sha256 over a component's weights and configuration; a single file's weights are all."""
@@ -144,8 +133,10 @@ class ModelFiles:
         named = zip(self.kind.tokenizers, self.tokenizers, strict=True)
         return found | {name: _tokenizer_digest(tokens) for name, tokens in named}
 
-    def vae_dtype(self, dtype: str) -> str:
-        """What the VAE computes in: that of Stable Diffusion XL overflows in float16."""
+    def latents_dtype(self, dtype: str) -> str:
+        """What latents are computed in: the VAE of Stable Diffusion XL overflows in float16."""
+        if not self.kind.vae:
+            return "float32"
         upcast = self.kind is SDXL and self.config(VAE).get("force_upcast", True)
         return "float32" if upcast and dtype == "float16" else dtype
 
@@ -155,54 +146,88 @@ def _tokenizer_digest(tokens: ClipTokens) -> str:
     return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad})
 
 
+class _NotThere(ModelError):
+    """A source that is not on this machine."""
+
+
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
-    """Find the model a manifest names.
+    """Find the model a manifest names: of several sources the first that can be used.
 
     A source is ``tiny``, a .safetensors file or a folder below the models root, or a hub id, in
     this order.
 
     Parameters
     ----------
-    download : fetch a hub id that is not on this machine
+    download : fetch a hub id where no source is on this machine
 
     Returns
     -------
-    ModelFiles, or None where a hub id is not on this machine and `download` is false
+    ModelFiles, or None where only a hub id is left, not on this machine, and `download` is false
 
     Raises
     ------
     ModelError
-        Not there, with the way out.
+        Not there, or with another digest, with the way out.
     """
-    if spec.source == TINY:
+    passed: dict[str, ModelError] = {}
+    for fetch in (False, True) if download else (False,):
+        for source in spec.sources:
+            try:
+                files = _checked(spec, _located(spec, source, roots, fetch))
+            except ModelError as error:
+                passed[source] = error
+                continue
+            if files:
+                return replace(files, notes=tuple(
+                    f"model.source: '{name}' is passed over: {error}"
+                    for name, error in passed.items() if not isinstance(error, _NotThere)))
+    if len(passed) < len(set(spec.sources)):
+        return None
+    if len(passed) == 1:
+        raise passed[spec.sources[0]]
+    reasons = "; ".join(f"({i}) {error}" for i, error in enumerate(passed.values(), 1))
+    raise ModelError(f"model.source: none of {listed(passed)} can be used: {reasons}")
+
+
+def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
+    """Refuse a model with another UNet than the manifest wants."""
+    if files and spec.digest and not files.digest(UNET).startswith(spec.digest):
+        raise ModelError(f"{files.source}: the digest of its unet is {files.digest(UNET)[:16]}…,"
+                         f" the manifest wants {spec.digest[:16]}…; name the right weights, or"
+                         " correct model.digest ('gate-cache layers' prints it)")
+    return files
+
+
+def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> ModelFiles | None:
+    if source == TINY:
         return ModelFiles(TINY, HOME)
-    if Path(spec.source).suffix in (SUFFIX, *PICKLED):
-        return _single_file(spec, roots)
-    folder = find_folder(spec.source, roots, "model.source") or model_from_hub(
-        spec.source, spec.revision, spec.variant, download)
+    if Path(source).suffix in (SUFFIX, *PICKLED):
+        return _single_file(source, spec, roots)
+    folder = find_folder(source, roots, "model.source") or model_from_hub(
+        source, spec.revision, spec.variant, download)
     if folder is None:
         return None
     kind = guessed_kind(folder)
     for component in kind.components:
         if not is_bare(folder) and not (folder / component).is_dir():
             raise ModelError(f"{folder}: no '{component}' in it; {kind.expected}")
-    return ModelFiles(spec.source, folder, spec.variant)
+    return ModelFiles(source, folder, spec.variant)
 
 
-def _single_file(spec: ModelSpec, roots: Roots) -> ModelFiles:
-    file = roots.below("models", spec.source, "model.source")
+def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
+    file = roots.below("models", source, "model.source")
     if file.suffix != SUFFIX:
         raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
                          " .safetensors, or to diffusers layout")
     if not file.is_file():
-        raise ModelError(f"model.source: {file}: no such file; put it there, or name the models"
+        raise _NotThere(f"model.source: {file}: no such file; put it there, or name the models"
                          " root with --models")
     if spec.config is None:
         raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
                          " folder below the models root, and name this folder as model.config")
     config, model = roots.below("models", spec.config, "model.config"), identified(file)
     check_single_file(file, config, model)
-    return ModelFiles(spec.source, config, None, model, file)
+    return ModelFiles(source, config, None, model, file)
 
 
 def assumed(spec: ModelSpec) -> ModelFiles:
@@ -210,7 +235,8 @@ def assumed(spec: ModelSpec) -> ModelFiles:
 
     The one that the hub id is known to hold, else Stable Diffusion 1.5; without weights.
     """
-    return ModelFiles(spec.source, PUBLISHED, None, published_name(spec.source) or SD_1_5)
+    known = [name for name in map(published_name, spec.sources) if name]
+    return ModelFiles(spec.source, PUBLISHED, None, (known or [SD_1_5])[0])
 
 
 def find_folder(source: str, roots: Roots, place: str) -> Path | None:
@@ -228,7 +254,7 @@ def find_folder(source: str, roots: Roots, place: str) -> Path | None:
     if _HUB_ID.fullmatch(source) and not escapes(source):
         return None
     roots.below("models", source, place)
-    raise ModelError(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
+    raise _NotThere(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
                      f" ({roots.models}), nor a hub id like 'organisation/name'"
                      f"{did_you_mean(source, [TINY])}")
 

@@ -91,7 +91,9 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
         if any(job.todo for job in work.jobs):
             need_space(path, _space(work, store.block))
             total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
-            show.say(f"loading {manifest.model.source}")
+            for note in files.notes:
+                show.say(f"note: {note}")
+            show.say(f"loading {files.source}")
             with show.task("extracting", total, "rows") as task:
                 _run(order, work, files, path, spread, _Heard(result, task))
     return result

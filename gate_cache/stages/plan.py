@@ -89,6 +89,7 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     if files is None:
         notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
                      f" {assumed(manifest.model).title}; extract will fetch it")
+    notes += files.notes if files else ()
     layout = (files or assumed(manifest.model)).family
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     count = files.tokens.count if files else about_tokens
@@ -104,7 +105,8 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     passes = len(ids) * sum(lane.passes for lane in lanes)
     halves = len(ids) * sum(lane.halves for lane in lanes)
-    return Plan(str(store), manifest.model.source, size, len(ids), block, lines, notes, passes,
+    source = files.source if files else manifest.model.source
+    return Plan(str(store), source, size, len(ids), block, lines, notes, passes,
                 passes - halves)
 
 

@@ -47,7 +47,7 @@ def validate(loaded: Loaded, roots: Roots) -> Validated:
         absent.append(str(error))
         files = None
     else:
-        absent += [] if files else [f"{manifest.model.source}: not on this machine yet"]
+        absent += files.notes if files else [f"{manifest.model.source}: not on this machine yet"]
     layout = (files or assumed(manifest.model)).family
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     combo_maps(manifest, layout, size, about_tokens)
