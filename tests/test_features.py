@@ -16,6 +16,7 @@ from gate_cache.diffusion.published import (
     published,
     published_name,
 )
+from gate_cache.diffusion.taps import tapped
 from gate_cache.errors import ModelError
 from gate_cache.features import Family, family, nbytes
 from gate_cache.store.layout import BLOCK_ROWS, block_rows
@@ -115,6 +116,34 @@ def test_the_table_is_what_the_model_yields(
     layout = family(config, vae)
     cells = {n: (h * w,) for n, (_, h, w) in attention_shapes(layout, size, 77).items()}
     assert measured(config, size // layout.latent_stride) == {**conv_shapes(layout, size), **cells}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [
+    published(SD_1_5)["unet"], published(SD_2_1)["unet"], published(SDXL_BASE)["unet"], DDPM256,
+], ids=["sd15", "sd21", "sdxl", "ddpm"])
+def test_real_architectures_yield_the_table(config: dict[str, Any]) -> None:
+    """The published UNets with random weights in bfloat16, read as extract reads them.
+
+    XL takes 6 GB of memory.
+    """
+    pixels = config.get("_class_name") == "UNet2DModel"
+    layout = family(config, None if pixels else published(SD_1_5)["vae"])
+    size = 2 * layout.size_multiple
+    shape = (1, *layout.latent_shape(size))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        unet = (UNet2DModel if pixels else UNet2DConditionModel).from_config(config).eval()
+        for weight in unet.parameters():
+            weight.requires_grad_(False)
+        extra = {} if pixels else told(config)
+        with tapped(unet, layout.maps) as taps, torch.no_grad():
+            found = taps.read(lambda: unet(torch.randn(shape), 50, **extra))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {k: tuple(v.shape[1:]) for k, v in found.items()} == {
+        m.name: m.shape(size, 77) for m in layout.maps}
+    assert all(v.isfinite().all() for v in found.values())
 
 
 def test_maps_of_stable_diffusion_xl_at_1024() -> None:

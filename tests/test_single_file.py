@@ -21,6 +21,7 @@ from gate_cache.errors import ModelError
 from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
+from gate_cache.stages.layers import layers
 
 KINDS = ("sd1", "sd2", "sdxl")
 CONFIGS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
@@ -83,6 +84,13 @@ def test_extract_yields_the_folders_maps(home: Roots, manifest: WriteManifest) -
     assert stores[0]["a"].fingerprint != stores[1]["a"].fingerprint
     for name in stores[0]["a"].maps:
         assert (stores[0]["a"][name][:] == stores[1]["a"][name][:]).all()
+
+
+def test_layers_describes_a_file(home: Roots) -> None:
+    one, folder = layers(spec("sd2"), home), layers(ModelSpec(source="sd2"), home)
+    assert (one.layers, one.predicts) == (folder.layers, "v_prediction")
+    assert one.digests.keys() == folder.digests.keys() and one.digests != folder.digests
+    assert (one.kind, folder.kind) == ("Stable Diffusion",) * 2
 
 
 def test_averaged_weights_are_taken_where_the_file_has_them(home: Roots) -> None:

@@ -80,7 +80,12 @@ class ModelFiles:
     @property
     def title(self) -> str:
         """What the model is, for people."""
-        return str(published(self.published)["title"]) if self.published else self.kind.name
+        return str(published(self.published)["title"]) if self.absent else self.kind.name
+
+    @property
+    def absent(self) -> bool:
+        """Whether it is known by published configurations alone."""
+        return bool(self.published) and self.file is None
 
     @cached_property
     def kind(self) -> Kind:
