@@ -19,12 +19,15 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from original_layout import unet_key
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from small_models import LONG, SIZES, WRITERS, sdxl_unet, write_controlnet, write_ddpm
+from test_techniques import ADAPTER, write_ip_adapter
 
 from gate_cache import FeatureStore
+from gate_cache.diffusion.adapters import Loras
 from gate_cache.diffusion.backbone import Backbone, Text, load
 from gate_cache.diffusion.extractor import Extractor
 from gate_cache.diffusion.recipes import latents_recipe, plan_combos
@@ -78,7 +81,7 @@ def write_lora(path: Path, model: Path) -> None:
         model)
     te = "text_encoder_2" if xl else "text_encoder"
     states = {}
-    for name, modules in (("unet", ["to_q", "to_v"]), (te, ["q_proj"])):
+    for name, modules in (("unet", ["to_q", "to_v"]), (te, ["q_proj", "out_proj"])):
         module = getattr(pipe, name)
         module.add_adapter(LoraConfig(r=2, lora_alpha=1, target_modules=modules), "style")
         for key, weight in module.named_parameters():
@@ -165,6 +168,49 @@ def test_techniques_of_xl_change_the_maps(home: Roots, manifest: WriteManifest) 
     assert not [(a, b) for a in names for b in names if a < b and np.array_equal(maps[a], maps[b])]
     assert list(store["attn"].maps) == ["attn0", "attn1"]
     np.testing.assert_allclose(store["attn"]["attn1"][:].astype(np.float32).sum(1), 1, atol=1e-2)
+
+
+def test_guidance_and_ip_adapter_work_with_xl(home: Roots, models: Path, tmp_path: Path,
+                                              manifest: WriteManifest) -> None:
+    own = Roots(home.data, tmp_path / "own", home.stores, home.runs)
+    shutil.copytree(models / "sdxl", own.models / "sdxl")
+    write_ip_adapter(own.models, unet=opened(models, "sdxl").unet)
+    steps = {"prompt": "a horse", "denoise": STEPS}
+    conv = {"steps": steps, "guided": {**steps, "guidance": {"scale": 4.0, "negative": LONG[:9]}},
+            "ip": {**steps, "ip_adapter": ADAPTER}}
+    loaded = manifest(**{**sections("sdxl"), "conv": conv, "attention": {}})
+    store = FeatureStore.open(extract(loaded, own, device="cpu").store)
+    maps = [store[name]["up2"][:].astype(np.float32) for name in conv]
+    assert np.isfinite(maps).all()
+    assert not np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[0], maps[2])
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_a_kohya_lora_of_xl_is_that_of_diffusers(models: Path, tmp_path: Path,
+                                                 original: bool) -> None:
+    """With the UNet's modules under diffusers' and under the original names."""
+    model = opened(models, "sdxl")
+    config = ModelFiles("sdxl", models / "sdxl").config("unet")
+    source = models / "sdxl-lora.safetensors"
+    state = {}
+    for key, value in load_file(source).items():
+        part, module = key.split(".", 1)
+        module, kind = module.rsplit(".lora_", 1)
+        if part == "unet" and original:
+            module = unet_key(f"{module}.weight", config).removesuffix(".weight")
+        name = f"lora_{'unet' if part == 'unet' else 'te2'}_{module.replace('.', '_')}"
+        state[f"{name}.lora_{'down' if kind.startswith('A') else 'up'}.weight"] = value
+        state[f"{name}.alpha"] = torch.tensor(1.0)
+    save_file(state, tmp_path / "kohya.safetensors")
+    x, found = torch.randn(1, 4, 16, 16), []
+    for path in (source, tmp_path / "kohya.safetensors"):
+        loras = Loras(model)
+        loras.load("d", path.name, path)
+        with loras.active([("d", 1.0)]):
+            found.append(model.predict(x, 50, model.embed("a horse")))
+        loras.close()
+    torch.testing.assert_close(*found)
+    assert not torch.allclose(found[0], model.predict(x, 50, model.embed("a horse")), atol=1e-3)
 
 
 # --------------------------------------------------------------------- against plain diffusers

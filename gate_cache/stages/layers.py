@@ -1,4 +1,4 @@
-"""``layers``: what a model offers, from its configurations. No torch, no zarr, no weights read in."""
+"""``layers``: what a model offers, by its configurations. No torch, no zarr, no weights loaded."""
 
 from __future__ import annotations
 
