@@ -17,7 +17,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract train plan status tiny test test-slow check clean
+.PHONY: help setup demo extract train plan status lora caption tiny test test-slow check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,12 @@ status: .venv/.ready  ## what of DATASET is done, missing or stale
 
 train: .venv/.ready  ## stage 2 for DATASET with HEAD
 	$(GATE) train $(MANIFEST) $(ROOTS) --models "$(MODELS)" --runs "$(RUNS)" $(if $(HEAD),--head $(HEAD)) $(ARGS)
+
+lora: .venv/.ready  ## train a LoRA on images of DATASET, for its model
+	$(GATE) lora $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
+
+caption: .venv/.ready  ## write a caption for every image of DATASET
+	$(GATE) caption $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
 tiny: .venv/.ready  ## train the embedded model anew; hours, needs CIFAR-10 below DATA
 	$(BIN)/python -m pipelines.tiny all --cifar "$(DATA)/cifar-10-images.zip" $(ARGS)

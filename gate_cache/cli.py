@@ -191,6 +191,77 @@ def train(manifest: ManifestPath,
 
 
 @app.command()
+def lora(manifest: ManifestPath,
+         out: Annotated[str | None, typer.Option(
+             help="The file, below the models root [<manifest>-lora.safetensors].")] = None,
+         steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
+         save_at: Annotated[str | None, typer.Option(
+             help="Earlier steps whose LoRAs to keep too, as in 500,1000.")] = None,
+         images: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 30,
+         rank: Annotated[int, typer.Option(min=1)] = 64,
+         alpha: Annotated[float, typer.Option(help="Scales the LoRA by alpha / rank.")] = 32.0,
+         lr: Annotated[float, typer.Option(min=0, help="Learning rate of the UNet.")] = 1e-4,
+         text_lr: Annotated[float, typer.Option(
+             min=0, help="Of the text encoder; 0 leaves it as it is.")] = 5e-5,
+         batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 2,
+         seed: Annotated[int, typer.Option(min=0, help="Of images and training.")] = 0,
+         captions: Annotated[str | None, typer.Option(
+             help="Captions, below the data root [as caption writes them, if there].")] = None,
+         force: Annotated[bool, typer.Option(
+             "--force", help="Write over files that exist.")] = False,
+         data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
+         outside: Outside = False, as_json: Json = False) -> None:
+    """Train a LoRA on random training images. Goes on where it stopped."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    with _interruptible("run the same command again to go on from the last checkpoint"):
+        from gate_cache.diffusion.lora_training import LoraSettings
+        from gate_cache.stages.lora import train_lora
+        from gate_cache.stages.lora_files import parse_steps
+
+        found = train_lora(
+            loaded, roots, LoraSettings(rank, alpha, lr, text_lr, batch, seed), images=images,
+            steps=steps, save_at=parse_steps(save_at), out=out, captions=captions, device=device,
+            force=force, progress=console_progress())
+    if as_json:
+        return _print_json(found)
+    for step, path in found.paths.items():
+        typer.echo(f"step {step}: {path}")
+    typer.echo(f"in a combo: lora: {{source: {found.source}}}")
+
+
+@app.command()
+def caption(manifest: ManifestPath,
+            model: Annotated[str, typer.Option(
+                help="A captioner of the transformers library, such as"
+                " microsoft/kosmos-2-patch14-224: a folder below the models root, or a hub id.",
+            )] = "Salesforce/blip-image-captioning-base",
+            revision: Annotated[str | None, typer.Option(help="Of a hub id.")] = None,
+            out: Annotated[str | None, typer.Option(
+                help="The file, below the data root [captions/<manifest>.jsonl].")] = None,
+            batch: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 8,
+            data: Data = None, models: Models = None, stores: Stores = None,
+            device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Write a caption for every image, by a captioner. Goes on where it stopped."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.stages.caption import caption as stage
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    with _interruptible("captions so far are kept, run the same command again to go on"):
+        found = stage(loaded, roots, model=model, revision=revision, out=out, device=device,
+                      batch=batch, progress=console_progress())
+    if as_json:
+        return _print_json(found)
+    typer.echo(f"{found.path}: {found.images} images, {found.new} captioned now"
+               + ("" if found.new else "; remove the file to caption them again"))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from gate_cache import __version__

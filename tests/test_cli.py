@@ -46,7 +46,7 @@ def places(roots: Roots, *names: str) -> list[object]:
 def test_help_lists_the_commands(gate: Run) -> None:
     found = gate("--help")
     assert found.code == 0
-    for command in ("validate", "plan", "extract", "status", "inspect", "train"):
+    for command in ("validate", "plan", "extract", "status", "inspect", "train", "lora", "caption"):
         assert command in found.out
 
 
@@ -156,6 +156,53 @@ def test_train_without_a_store_says_how_to_get_one(gate: Run, roots: Roots,
     assert found.code == 2
     assert "gate-cache extract" in found.err
     assert not roots.runs.exists()
+
+
+def test_lora_trains_one_that_extract_uses(gate: Run, roots: Roots,
+                                           manifest: WriteManifest) -> None:
+    combo = {"prompt": "a photo", "lora": {"source": "toy-lora.safetensors"}, "maps": ["up0"]}
+    loaded = manifest(conv={"mine": combo}, attention={})
+    words = ["lora", loaded.path, *places(roots, "data", "models", "stores"), "--steps", 2,
+             "--save-at", 1, "--images", 9, "--rank", 2, "--batch", 1]
+    found = gate(*words)
+    assert found.code == 0
+    assert found.out.splitlines() == [
+        f"step 1: {roots.models / 'toy-lora-000001.safetensors'}",
+        f"step 2: {roots.models / 'toy-lora.safetensors'}",
+        "in a combo: lora: {source: toy-lora.safetensors}"]
+    assert "note: only 4 different training images, 9 asked for" in found.err
+    assert "step 2: loss 0." in found.err
+    assert gate("extract", loaded.path, *places(roots, "models", "stores")).code == 0
+    again = gate(*words)
+    assert (again.code, again.out) == (2, "")
+    assert again.err.startswith(f"error: {roots.models / 'toy-lora.safetensors'}: exists already")
+    assert len(again.err.splitlines()) == 1
+
+
+def test_lora_without_training_images(gate: Run, roots: Roots, manifest: WriteManifest) -> None:
+    loaded = manifest(dataset={"name": "toyworld", "train": 0, "val": 0, "test": 3})
+    found = gate("lora", loaded.path, *places(roots, "data", "models", "stores"))
+    assert (found.code, found.err) == (
+        2, "error: toyworld: no training images; a LoRA needs some\n")
+
+
+def test_caption_without_its_model(gate: Run, roots: Roots, manifest: WriteManifest) -> None:
+    found = gate("caption", manifest().path, *places(roots, "data", "models", "stores"))
+    assert found.code == 2
+    assert "Salesforce/blip-image-captioning-base: not on this machine" in found.err
+    assert found.err.splitlines()[-1].startswith("error: ")
+
+
+def test_caption_says_how_many(gate: Run, roots: Roots, manifest: WriteManifest) -> None:
+    from test_captions import make_blip
+
+    make_blip(roots.models / "blip")
+    words = ["caption", manifest().path, *places(roots, "data", "models", "stores"), "--model",
+             "blip"]
+    path = roots.data / "captions" / "toy.jsonl"
+    assert gate(*words).out == f"{path}: 7 images, 7 captioned now\n"
+    assert gate(*words).out == (
+        f"{path}: 7 images, 0 captioned now; remove the file to caption them again\n")
 
 
 def test_a_wrong_option_is_refused_in_one_line(gate: Run, manifest: WriteManifest) -> None:

@@ -19,6 +19,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from original_layout import unet_key
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -30,16 +32,19 @@ from gate_cache import FeatureStore
 from gate_cache.diffusion.adapters import Loras
 from gate_cache.diffusion.backbone import Backbone, Text, load
 from gate_cache.diffusion.extractor import Extractor
+from gate_cache.diffusion.lora_training import LoraSettings
 from gate_cache.diffusion.recipes import latents_recipe, plan_combos
-from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.diffusion.sources import ModelFiles, locate
 from gate_cache.diffusion.taps import tapped
 from gate_cache.diffusion.techniques.base import Call
 from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.errors import ManifestError, ModelError
 from gate_cache.fingerprint import fingerprint
+from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots
 from gate_cache.stages.engine import Engine
 from gate_cache.stages.extract import extract
+from gate_cache.stages.lora import train_lora
 from gate_cache.stages.plan import plan
 from gate_cache.stages.validate import validate
 
@@ -211,6 +216,36 @@ def test_a_kohya_lora_of_xl_is_that_of_diffusers(models: Path, tmp_path: Path,
         loras.close()
     torch.testing.assert_close(*found)
     assert not torch.allclose(found[0], model.predict(x, 50, model.embed("a horse")), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_of_a_hub_repository_no_more_is_fetched_than_is_read(
+        models: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repositories have the same weights as a single file, in other formats and pickled beside."""
+    known = [p.relative_to(models / name).as_posix() for p in (models / name).rglob("*.*")]
+    beside = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors",
+              "v1-5-pruned.safetensors", "safety_checker/model.safetensors", "unet/model.onnx"]
+    fetched: list[str] = []
+
+    def fetch(repo: str, local_files_only: bool, allow_patterns: Any, ignore_patterns: Any,
+              **_: Any) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError(repo)
+        fetched.extend(filter_repo_objects([*known, *beside], allow_patterns=allow_patterns,
+                                           ignore_patterns=ignore_patterns))
+        for part in fetched:
+            (tmp_path / "hub" / part).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(models / name / part, tmp_path / "hub" / part)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    spec = ModelSpec(source=f"somebody/{name}")
+    assert locate(spec, Roots(), download=True) == ModelFiles(spec.source, tmp_path / "hub")
+    assert sorted(fetched) == sorted(known)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: tmp_path / "hub")
+    assert locate(spec, Roots()) == ModelFiles(spec.source, tmp_path / "hub")
+    next((tmp_path / "hub").rglob("diffusion_pytorch_model.safetensors")).unlink()
+    assert locate(spec, Roots()) is None
 
 
 # --------------------------------------------------------------------- against plain diffusers
@@ -419,6 +454,14 @@ def test_a_lora_of_another_kind_is_refused(home: Roots, manifest: WriteManifest,
     loaded = manifest(**{**sections("sdxl"), "conv": conv, "attention": {}})
     with pytest.raises(ModelError, match=lora):
         extract(loaded, home, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["sdxl", "ddpm"])
+def test_training_a_lora_is_for_other_kinds(home: Roots, manifest: WriteManifest,
+                                            name: str) -> None:
+    with pytest.raises(ModelError, match=f"^{name}: .*for Stable Diffusion 1.x and 2.x only"):
+        train_lora(manifest(**sections(name)), home, LoraSettings(), images=2, steps=1,
+                   device="cpu")
 
 
 def test_a_controlnet_of_another_kind_is_refused(home: Roots, manifest: WriteManifest) -> None:

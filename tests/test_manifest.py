@@ -120,7 +120,7 @@ def test_combo_is_checked(tmp_path: Path, fields: str, expected: str) -> None:
 
 def test_denoise_may_start_exactly_its_steps_above_t(tmp_path: Path) -> None:
     combo = read(tmp_path, COMBO % "t: 50, denoise: {from: 55, steps: 5}").manifest.conv["a"]
-    assert combo.unet_passes == 6
+    assert combo.denoise and combo.denoise.steps == 5
 
 
 @pytest.mark.parametrize(("line", "expected"), [

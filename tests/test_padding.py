@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from conftest import CONTROL, PROMPT, WriteManifest
 from gate_cache import FeatureStore
 from gate_cache.datasets.base import Keypoints, Pair
 from gate_cache.datasets.images import to_square
-from gate_cache.diffusion.techniques.controlnet import canny
+from gate_cache.diffusion.techniques.controlnet import Control, canny
 from gate_cache.errors import StoreError
 from gate_cache.geometry import Square
 from gate_cache.learn.bucket import Buckets, BucketSpec
@@ -24,11 +25,11 @@ from gate_cache.learn.data import MapCache
 from gate_cache.learn.fit import Predictor, _pair_loss, fit
 from gate_cache.learn.model import amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, evaluate
-from gate_cache.manifest import Fit, TrainSpec
+from gate_cache.manifest import ControlNetSpec, Fit, TrainSpec
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
-from gate_cache.stages.block import _Images, _Inputs
 from gate_cache.stages.extract import extract
+from gate_cache.stages.inputs import BlockInputs, Source
 from gate_cache.stages.inspect import inspect
 from gate_cache.stages.lookup import Stale, find_combo
 from gate_cache.stages.status import status
@@ -76,11 +77,13 @@ def test_the_padding_has_no_edges() -> None:
     """Bars that run out of the picture are continued into the padding, their edges are not."""
     image = np.zeros((30, 60, 3), np.uint8)
     image[:, ::12] = image[:, 1::12] = 255
-    square, samples = Square(64, "pad"), SimpleNamespace(samples=["bars"])
-    pixels: Any = SimpleNamespace(image=lambda _: image)
-    images = _Images(pixels, samples, square)  # type: ignore[arg-type]
-    inputs = _Inputs(samples, images, 0, np.zeros((1, 4, 8, 8), np.float32))  # type: ignore[arg-type]
-    (edges,), own = inputs.edges([0], 100, 200), square.place(30, 60).mask(64)
+    square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image,
+                                                        size=lambda _: image.shape[:2])
+    source: Any = Source(pixels, ["bars"], square, None, Roots(), {})  # type: ignore[arg-type]
+    control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as readers:
+        edges = control.images(BlockInputs(source, 0, readers), [0])[0, 0]
+    own = square.place(30, 60).mask(64)
     (drawn,) = canny(to_square(image, 64, "pad")[None], 100, 200)
     assert drawn[~own].any() and drawn[own].any()
     np.testing.assert_array_equal(edges, np.where(own, drawn, 0))

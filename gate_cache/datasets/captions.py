@@ -132,6 +132,9 @@ def append_captions(path: Path, captions: Iterable[Caption]) -> None:
 
 def write_captions(path: Path, captions: Iterable[Caption]) -> None:
     """Replace a captions file as a whole, so that no reader sees half of it."""
+    captions = list(captions)
+    if path.exists() and path.read_bytes() == _encoded(captions):
+        return
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     append_captions(partial, captions)

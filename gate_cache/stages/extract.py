@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,12 +91,18 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
         _tell_kept(store, work.jobs, loaded, show)
         if any(job.todo for job in work.jobs):
             need_space(path, _space(work, store.block))
-            total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
+            for group, todo in _todo(work):
+                if todo:
+                    group.fit()
+                    group.note_absent(todo, order.gone)
             for note in files.notes:
                 show.say(f"note: {note}")
             show.say(f"loading {files.source}")
-            with show.task("extracting", total, "rows") as task:
-                _run(order, work, files, path, spread, _Heard(result, task))
+            with _place(order, work, files, path, spread) as run:
+                total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
+                blocks = sorted({(r.start, r.stop) for j in work.jobs for r in j.todo})
+                with show.task("extracting", total, "rows") as task:
+                    run([range(*block) for block in blocks], _Heard(result, task))
     return result
 
 
@@ -138,34 +145,26 @@ def _space(work: Work, block: int) -> int:
     return total
 
 
-def _run(order: Order, work: Work, files: ModelFiles, store: Path, spread: Spread | None,
-         heard: _Heard) -> None:
-    """All blocks, in this process or on a cluster."""
-    for group, todo in _todo(work):
-        if todo:
-            group.fit()
-            group.note_absent(todo, order.gone)
-    blocks = [range(*b) for b in sorted({(r.start, r.stop) for j in work.jobs for r in j.todo})]
-    if spread:
-        _run_spread(order, store, spread, blocks, heard)
-        return
+@contextmanager
+def _place(order: Order, work: Work, files: ModelFiles, store: Path,
+           spread: Spread | None) -> Iterator[Callable[[list[range], _Heard], None]]:
+    """Where blocks are computed, this process or a cluster: what runs them."""
     from gate_cache.stages.device import out_of_memory
 
+    if spread:
+        from gate_cache.stages import cluster
+
+        site = cluster.Site(order, store.resolve())
+        with cluster.local(spread.workers) if spread.workers else cluster.remote(
+                spread.scheduler) as client:
+            yield lambda blocks, heard: cluster.run(client, site, blocks, heard.counted)
+        return
     engine = open_engine(order, work, files)
     try:
         with out_of_memory("a smaller --batch"):
-            engine.run(blocks, heard)
+            yield engine.run
     finally:
         engine.close()
-
-
-def _run_spread(order: Order, store: Path, spread: Spread, blocks: list[range],
-                heard: _Heard) -> None:
-    from gate_cache.stages import cluster
-
-    opened = cluster.local(spread.workers) if spread.workers else cluster.remote(spread.scheduler)
-    with opened as client:
-        cluster.run(client, cluster.Site(order, store.resolve()), blocks, heard.counted)
 
 
 class _Heard:

@@ -81,17 +81,17 @@ class Control(Steering):
         self._spec = spec
 
     def ahead(self, inputs: Inputs, rows: Sequence[int]) -> None:
-        self._images(inputs, rows)
+        self.images(inputs, rows)
 
     def batch(self, inputs: Inputs, rows: Sequence[int]) -> Extra:
         import torch
 
-        images = torch.from_numpy(self._images(inputs, rows))
+        images = torch.from_numpy(self.images(inputs, rows))
         image = images.to(self._model.device, self._model.dtype) / 255
         image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image.contiguous()
         return lambda call: self._residuals(call, image)
 
-    def _images(self, inputs: Inputs, rows: Sequence[int]) -> Images:
+    def images(self, inputs: Inputs, rows: Sequence[int]) -> Images:
         """(N, 1 or 3, H, W) uint8 control images, each made once."""
         spec, folder = self._spec, self._spec.images
         if folder:
