@@ -139,7 +139,7 @@ class DenoiseSpec(Spec):
     """Start from an earlier (noisier) t and denoise to the combo's t by DDIM steps."""
 
     start: int = Field(alias="from", ge=1, le=T_MAX)
-    steps: int = Field(5, ge=1)
+    steps: int = Field(1, ge=1)
 
 
 class Combo(Spec):

@@ -110,7 +110,7 @@ def test_duplicate_keys_are_refused(tmp_path: Path, text: str, expected: str) ->
     ("lora: [3]", "lora[0]: expected a mapping, got 3"),
     ("controlnet: {source: tiny, low: 201}",
      "controlnet.low: Canny's low threshold is above the high"),
-    ("denoise: {from: 54}", "denoise: needs 'from' at least 'steps' above t = 50"),
+    ("denoise: {from: 50}", "denoise: needs 'from' at least 'steps' above t = 50"),
     ("denoise: {from: 1000}", "denoise.from: must be at most 999, got 1000"),
     ("denoise: {steps: 2}", "denoise.from: required, but not given"),
 ])
