@@ -137,6 +137,28 @@ def inspect(store: Annotated[Path, typer.Argument(help="The store, a .zarr folde
 
 
 @app.command()
+def layers(model: Annotated[str, typer.Argument(
+               help="tiny, a folder or .safetensors below the models root, or a hub id.")],
+           size: Annotated[int | None, typer.Option(
+               min=1, help="Side of the input in pixels [the model's own].")] = None,
+           config: Annotated[str | None, typer.Option(
+               help="Of a .safetensors file: the folder with its tokenizers.")] = None,
+           variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
+           models: Models = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""
+    from gate_cache.manifest import ModelSpec
+    from gate_cache.stages.layers import layers as stage
+
+    spec = ModelSpec(source=[model], config=config, variant=variant)
+    found = stage(spec, Roots.resolve(outside, models=models), size)
+    if as_json:
+        return _print_json(found)
+    from gate_cache.report.tables import show_layers
+
+    show_layers(found)
+
+
+@app.command()
 def train(manifest: ManifestPath,
           head: Annotated[str | None, typer.Option(help="nn or conv.")] = None,
           assigners: Annotated[int | None, typer.Option(min=1, help="Weight assigners.")] = None,

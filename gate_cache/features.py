@@ -6,7 +6,7 @@ Read from the published configurations alone, so that a plan needs neither weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,13 +45,19 @@ class MapSpec:
 
 @dataclass(frozen=True)
 class Family:
-    """The layout of one diffusion model: its maps, its latents and its sizes."""
+    """The layout of one diffusion model: its maps, its latents and its sizes.
+
+    Attributes
+    ----------
+    text : whether it takes prompts
+    """
 
     maps: tuple[MapSpec, ...]
     latent_channels: int
     latent_stride: int
     default_size: int
     size_multiple: int
+    text: bool = True
 
     def select(self, kind: Kind, names: list[str] | None) -> tuple[MapSpec, ...]:
         """The maps of one kind, all or those named; order is the model's.
@@ -69,7 +75,7 @@ class Family:
         return tuple(m for m in offered.values() if names is None or m.name in names)
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """(C, h, w) of the VAE's latent for a square input of `size` pixels."""
+        """(C, h, w) of the latent (or pixels) for a square input of `size` pixels."""
         side = size // self.latent_stride
         return (self.latent_channels, side, side)
 
@@ -82,41 +88,59 @@ class Family:
         return size
 
 
-def family(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Family:
-    """Read the layout off a UNet2DConditionModel's and an AutoencoderKL's configuration.
+def family(unet: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
+    """Read the layout off a UNet's and an AutoencoderKL's configuration.
+
+    Parameters
+    ----------
+    vae : None for an unconditional model on pixels (DDPM)
 
     Raises
     ------
     ModelError
-        A configuration without the fields that such models have.
+        A configuration without the fields that such models have, or with inputs that no image of
+        a data set is.
     """
-    for config, field in ((unet, "block_out_channels"), (unet, "up_block_types"),
-                          (vae, "block_out_channels")):
-        if not isinstance(config.get(field), list | tuple):
-            raise ModelError(f"a model configuration without '{field}': not a Stable Diffusion"
-                             " UNet with its VAE")
-    channels = list(reversed(unet["block_out_channels"]))
-    levels = len(channels)
-    stride = 2 ** (len(vae["block_out_channels"]) - 1)
-    maps = [MapSpec("conv", i, c, stride * 2 ** max(levels - 2 - i, 0))
-            for i, c in enumerate(channels)]
-    maps += [MapSpec("attention", i, 0, stride * 2 ** (levels - 1 - i))
-             for i, block in enumerate(unet["up_block_types"]) if "CrossAttn" in block]
+    _need_lists(unet, "block_out_channels", "up_block_types")
+    stride, latent_channels = 1, 3
+    if vae is not None:
+        _need_lists(vae, "block_out_channels")
+        stride = 2 ** (len(vae["block_out_channels"]) - 1)
+        latent_channels = int(vae.get("latent_channels", 4))
+    if unet.get("in_channels", latent_channels) != latent_channels:
+        raise ModelError(f"a UNet that takes {unet['in_channels']} channels where its images have"
+                         f" {latent_channels}: made for inpainting, depth or upscaling, not read")
+    levels = len(unet["block_out_channels"])
     return Family(
-        maps=tuple(maps),
-        latent_channels=int(vae.get("latent_channels", 4)),
+        maps=tuple(_maps(unet, stride)),
+        latent_channels=latent_channels,
         latent_stride=stride,
-        default_size=int(unet.get("sample_size") or 64) * stride,
+        default_size=_side(unet.get("sample_size")) * stride,
         size_multiple=stride * 2 ** (levels - 1),
+        text=vae is not None,
     )
 
 
-SD1_UNET: dict[str, Any] = {
-    "block_out_channels": [320, 640, 1280, 1280],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    "sample_size": 64,
-}
-SD1_VAE: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 4}
+def _need_lists(config: Mapping[str, Any], *fields: str) -> None:
+    for field in fields:
+        if not isinstance(config.get(field), list | tuple):
+            raise ModelError(f"a model configuration without '{field}': not a Stable Diffusion"
+                             " UNet with its VAE, nor a DDPM")
+
+
+def _side(sample: Any) -> int:
+    """The published input's side, in cells of the latent."""
+    return int((max(sample) if isinstance(sample, list | tuple) else sample) or 64)
+
+
+def _maps(unet: Mapping[str, Any], stride: int) -> Iterator[MapSpec]:
+    channels = list(reversed(unet["block_out_channels"]))
+    levels = len(channels)
+    for i, c in enumerate(channels):
+        yield MapSpec("conv", i, c, stride * 2 ** max(levels - 2 - i, 0))
+    for i, block in enumerate(unet["up_block_types"]):
+        if "CrossAttn" in block:
+            yield MapSpec("attention", i, 0, stride * 2 ** (levels - 1 - i))
 
 
 def nbytes(shape: tuple[int, ...], dtype: str) -> int:

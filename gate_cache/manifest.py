@@ -10,7 +10,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+)
 
 from gate_cache.errors import ManifestError, did_you_mean
 from gate_cache.problems import explain
@@ -19,6 +26,7 @@ from gate_cache.yaml_source import Place, dotted, read_yaml
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 T_MAX = 999
 CAPTION = "{caption}"
+SINGLE_FILE = ".safetensors"
 Problem = tuple[Place, str]
 Fit = Literal["squash", "pad"]
 """How an image is brought into the model's square (see `gate_cache.geometry`)."""
@@ -28,6 +36,10 @@ class Spec(BaseModel):
     """Base of every section: unknown fields refused, values not coerced, instances frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
 
 
 def _as_list(value: Any) -> Any:
@@ -66,14 +78,29 @@ DatasetSpec = Annotated[ToyWorldSpec | PFWillowSpec | FolderSpec, Field(discrimi
 
 
 class ModelSpec(Spec):
-    """The diffusion model: ``tiny``, a folder below the models root, or a hub id."""
+    """The diffusion model: ``tiny``, a folder or file below the models root, or a hub id.
 
-    source: str
+    Of several sources the first that is there, and that has the digest, is used.
+    """
+
+    sources: Annotated[list[str], BeforeValidator(_listed)] = Field(alias="source", min_length=1)
+    digest: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$",
+                               description="sha256 of the unet component, or its beginning")
+    config: str | None = Field(None, description="tokenizers and configurations of a single file")
     revision: str | None = None
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
     fit: Fit = "squash"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @property
+    def source(self) -> str:
+        """The sources, for people."""
+        return " or ".join(self.sources)
+
+    @field_serializer("sources")
+    def _plain(self, sources: list[str]) -> str | list[str]:
+        return sources[0] if len(sources) == 1 else sources
 
 
 class ControlNetSpec(Spec):
@@ -118,7 +145,7 @@ class DenoiseSpec(Spec):
 class Combo(Spec):
     """A technique combination: one set of feature maps per image."""
 
-    prompt: str
+    prompt: str = ""
     seed: int = Field(0, ge=0)
     t: int = Field(50, ge=0, le=T_MAX)
     controlnet: ControlNetSpec | None = None
@@ -133,6 +160,11 @@ class Combo(Spec):
     def captioned(self) -> bool:
         """Whether its prompt has a place for each image's caption."""
         return CAPTION in self.prompt
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the manifest gives it a prompt, be it an empty one."""
+        return "prompt" in self.model_fields_set
 
 
 class StoreSpec(Spec):
@@ -275,6 +307,10 @@ def _check(manifest: Manifest) -> list[Problem]:
                               " named at the top; 'gate-cache caption' writes one"))
         found += _check_twins(section, combos)
     data = manifest.dataset
+    if manifest.model.config and not any(s.endswith(SINGLE_FILE)
+                                             for s in manifest.model.sources):
+        found.append((("model", "config"), f"is for a single {SINGLE_FILE} file, and 'source' names"
+                      " none"))
     if isinstance(data, PFWillowSpec) and data.val + data.test >= 1:
         found.append((("dataset", "test"), "val and test together leave nothing to train on"))
     return found + _check_train(manifest)

@@ -196,6 +196,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("--help", (*HEAVY, "zarr", "numpy", "pydantic", "yaml", "tokenizers"), "Usage"),
     ("validate m.yaml", (*HEAVY, "zarr", "numpy"), "sound, 1 combos"),
     ("plan m.yaml", (*HEAVY, "zarr", "numpy"), "UNet passes"),
+    ("layers tiny", (*HEAVY, "zarr", "numpy"), "sha256"),
     ("status m.yaml", HEAVY, "2/2"),
     ("inspect stores/m.zarr", HEAVY, "up0"),
 ])

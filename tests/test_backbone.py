@@ -91,7 +91,7 @@ def test_bfloat16_is_another_combo_and_close(own: Roots, manifest: WriteManifest
     ("missing weight", "1 weights of UNet2DConditionModel are not in the file"),
     ("truncated", "cannot be loaded as UNet2DConditionModel"),
     ("no config", "config.json: cannot be read"),
-    ("sdxl", "not a Stable Diffusion 1.x UNet"),
+    ("another unet", "not the UNet of a Stable Diffusion"),
     ("no component", "no 'scheduler' in it"),
 ])
 def test_a_damaged_model_is_refused(own: Roots, manifest: WriteManifest, damage: str,
@@ -111,7 +111,7 @@ def test_a_damaged_model_is_refused(own: Roots, manifest: WriteManifest, damage:
     else:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(
-            {**config, "addition_embed_type": "text_time"}))
+            {**config, "addition_embed_type": "image"}))
     with pytest.raises(ModelError, match=message) as caught:
         extract(manifest(**sections()), own, device="cpu")
     assert "\n" not in str(caught.value)
@@ -148,7 +148,7 @@ def test_a_plan_without_the_model_assumes_stable_diffusion(roots: Roots,
     shapes = next(line.shapes for line in said.lines if line.name == "plain")
     assert shapes == {"up0": (1280, 16, 16), "up1": (1280, 32, 32), "up2": (640, 64, 64),
                       "up3": (320, 64, 64)}
-    assert any("counted as Stable Diffusion 1.x" in note for note in said.notes)
+    assert any("counted as Stable Diffusion 1.5" in note for note in said.notes)
 
 
 @pytest.mark.slow

@@ -5,10 +5,20 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_config
+from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from gate_cache.diffusion.published import (
+    NAMES,
+    SD_1_5,
+    SD_2_1,
+    SDXL_BASE,
+    published,
+    published_name,
+)
+from gate_cache.diffusion.taps import tapped
 from gate_cache.errors import ModelError
-from gate_cache.features import SD1_UNET, SD1_VAE, Family, family, nbytes
+from gate_cache.features import Family, family, nbytes
 from gate_cache.store.layout import BLOCK_ROWS, block_rows
 
 SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5, as published
@@ -32,6 +42,17 @@ SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5, as pu
 }
 SD15_VAE: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 4}
 SD15 = family(SD15_UNET, SD15_VAE)
+DDPM256: dict[str, Any] = {  # the shape of google/ddpm-bedroom-256
+    "_class_name": "UNet2DModel",
+    "block_out_channels": [128, 128, 256, 256, 512, 512],
+    "down_block_types": ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "out_channels": 3,
+    "sample_size": 256,
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4,
+}
 
 
 def conv_shapes(layout: Family, size: int) -> dict[str, tuple[int, ...]]:
@@ -44,6 +65,7 @@ def attention_shapes(layout: Family, size: int, tokens: int) -> dict[str, tuple[
 
 def measured(config: dict[str, Any], latent: int) -> dict[str, tuple[int, ...]]:
     """Shapes that a real UNet yields: (C, h, w) of up{i}, (cells,) of attn{i}; no memory."""
+    pixels = config.get("_class_name") == "UNet2DModel"
     found: dict[str, tuple[int, ...]] = {}
 
     def keep(name: str, cells: bool) -> Any:
@@ -52,14 +74,25 @@ def measured(config: dict[str, Any], latent: int) -> dict[str, tuple[int, ...]]:
         return hook
 
     with torch.device("meta"), torch.no_grad():
-        unet = UNet2DConditionModel(**config)
+        unet = (UNet2DModel if pixels else UNet2DConditionModel).from_config(config)
         for i, block in enumerate(unet.up_blocks):
             block.register_forward_hook(keep(f"up{i}", False))
             for name, module in block.named_modules():
                 if name.endswith("attn2"):
                     module.register_forward_hook(keep(f"attn{i}", True))
-        text = torch.zeros(1, 77, config["cross_attention_dim"])
-        unet(torch.zeros(1, 4, latent, latent), torch.zeros(1, dtype=torch.long), text)
+        x, t = torch.zeros(1, 3 if pixels else 4, latent, latent), torch.zeros(1, dtype=torch.long)
+        unet(x, t, **({} if pixels else told(config)))
+    return found
+
+
+def told(config: dict[str, Any]) -> dict[str, Any]:
+    """What a text model's UNet wants beside image and time."""
+    found: dict[str, Any] = {
+        "encoder_hidden_states": torch.zeros(1, 77, config["cross_attention_dim"])}
+    if config.get("addition_embed_type") == "text_time":
+        pooled = config["projection_class_embeddings_input_dim"] - 6 * 256
+        found["added_cond_kwargs"] = {"text_embeds": torch.zeros(1, pooled),
+                                      "time_ids": torch.zeros(1, 6)}
     return found
 
 
@@ -72,17 +105,80 @@ def test_maps_of_stable_diffusion_1_5_at_512() -> None:
 
 @pytest.mark.parametrize(("config", "vae", "size"), [
     (SD15_UNET, SD15_VAE, 512), (tiny_config("unet"), tiny_config("vae"), 64),
-], ids=["sd15-512", "tiny-64"])
+    (published(SD_2_1)["unet"], published(SD_2_1)["vae"], 768),
+    (published(SDXL_BASE)["unet"], published(SDXL_BASE)["vae"], 1024),
+    (published(SDXL_BASE)["unet"], published(SDXL_BASE)["vae"], 416),
+    (DDPM256, None, 256), (DDPM256, None, 96),
+], ids=["sd15-512", "tiny-64", "sd21-768", "sdxl-1024", "sdxl-416", "ddpm-256", "ddpm-96"])
 def test_the_table_is_what_the_model_yields(
-    config: dict[str, Any], vae: dict[str, Any], size: int,
+    config: dict[str, Any], vae: dict[str, Any] | None, size: int,
 ) -> None:
     layout = family(config, vae)
     cells = {n: (h * w,) for n, (_, h, w) in attention_shapes(layout, size, 77).items()}
     assert measured(config, size // layout.latent_stride) == {**conv_shapes(layout, size), **cells}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [
+    published(SD_1_5)["unet"], published(SD_2_1)["unet"], published(SDXL_BASE)["unet"], DDPM256,
+], ids=["sd15", "sd21", "sdxl", "ddpm"])
+def test_real_architectures_yield_the_table(config: dict[str, Any]) -> None:
+    """The published UNets with random weights in bfloat16, read as extract reads them.
+
+    XL takes 6 GB of memory.
+    """
+    pixels = config.get("_class_name") == "UNet2DModel"
+    layout = family(config, None if pixels else published(SD_1_5)["vae"])
+    size = 2 * layout.size_multiple
+    shape = (1, *layout.latent_shape(size))
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        unet = (UNet2DModel if pixels else UNet2DConditionModel).from_config(config).eval()
+        for weight in unet.parameters():
+            weight.requires_grad_(False)
+        extra = {} if pixels else told(config)
+        with tapped(unet, layout.maps) as taps, torch.no_grad():
+            found = taps.read(lambda: unet(torch.randn(shape), 50, **extra))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {k: tuple(v.shape[1:]) for k, v in found.items()} == {
+        m.name: m.shape(size, 77) for m in layout.maps}
+    assert all(v.isfinite().all() for v in found.values())
+
+
+def test_maps_of_stable_diffusion_xl_at_1024() -> None:
+    layout = family(published(SDXL_BASE)["unet"], published(SDXL_BASE)["vae"])
+    assert conv_shapes(layout, 1024) == {
+        "up0": (1280, 64, 64), "up1": (640, 128, 128), "up2": (320, 128, 128)}
+    assert attention_shapes(layout, 1024, 77) == {"attn0": (77, 32, 32), "attn1": (77, 64, 64)}
+    assert (layout.default_size, layout.size_multiple) == (1024, 32)
+
+
+def test_a_ddpm_has_pixels_for_latents_and_no_attention_to_text() -> None:
+    layout = family(DDPM256, None)
+    assert (layout.latent_shape(256), layout.default_size, layout.text) == ((3, 256, 256), 256,
+                                                                            False)
+    assert not layout.select("attention", None)
+
+
+@pytest.mark.parametrize(("name", "size", "millions", "predicts"), [
+    (SD_1_5, 512, 860, "epsilon"), (SD_2_1, 768, 866, "v_prediction"),
+    (SDXL_BASE, 1024, 2567, "epsilon")])
+def test_published_configurations_are_those_of_the_models(name: str, size: int, millions: int,
+                                                          predicts: str) -> None:
+    """Sizes of the UNets as their papers and model cards give them."""
+    config = published(name)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config["unet"])
+    assert round(sum(p.numel() for p in unet.parameters()) / 1e6) == millions
+    assert family(config["unet"], config["vae"]).default_size == size
+    assert config["scheduler"]["prediction_type"] == predicts
+    assert all(published_name(source) == name for source in config["hub"])
+
+
 def test_the_assumed_layout_is_that_of_stable_diffusion_1_5() -> None:
-    assert family(SD1_UNET, SD1_VAE) == SD15
+    assert family(published(SD_1_5)["unet"], published(SD_1_5)["vae"]) == SD15
+    assert NAMES[0] == SD_1_5 and published_name("nobody/nothing") is None
 
 
 def test_sizes_of_stable_diffusion_1_5() -> None:

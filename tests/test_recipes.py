@@ -400,7 +400,8 @@ def test_component_without_safetensors_is_named(
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_missing_component_is_named(models: Path, roots: Roots, component: str) -> None:
     shutil.rmtree(models / "sd" / component)
-    assert f"no '{component}' in it; expected a Stable Diffusion 1.x" in refusal(FOLDER, roots)
+    assert f"no '{component}' in it; expected a Stable Diffusion in diffusers layout" in refusal(
+        FOLDER, roots)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
@@ -416,7 +417,7 @@ def test_map_that_the_model_lacks_is_named(roots: Roots) -> None:
 def test_model_of_another_family_is_refused(models: Path, roots: Roots) -> None:
     config = {**tiny_config("unet"), "addition_embed_type": "t"}
     write_config(models / "sd/unet/config.json", config)
-    assert "not a Stable Diffusion 1.x UNet" in refusal(FOLDER, roots)
+    assert "not the UNet of a Stable Diffusion 1.x, 2.x or XL" in refusal(FOLDER, roots)
 
 
 def test_source_that_is_nothing_names_what_was_meant(roots: Roots) -> None:

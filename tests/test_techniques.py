@@ -209,10 +209,11 @@ def test_guidance_without_steps_is_refused(manifest: WriteManifest) -> None:
 # ------------------------------------------------------------------------------- IP-Adapter
 
 
-def write_ip_adapter(models: Path, plus: bool = False) -> dict[str, torch.Tensor]:
+def write_ip_adapter(models: Path, plus: bool = False,
+                     unet: Any = None) -> dict[str, torch.Tensor]:
     """A random IP-Adapter for tiny in the published layout, and a small image encoder."""
     torch.manual_seed(0)
-    unet = model().unet
+    unet = unet or model().unet
     width, embed, hidden = unet.config.cross_attention_dim, 24, 32
     state = {}
     for i, name in enumerate(unet.attn_processors):

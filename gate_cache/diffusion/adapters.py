@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.lora_pipeline import (
+    StableDiffusionLoraLoaderMixin,
+    StableDiffusionXLLoraLoaderMixin,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -17,18 +20,26 @@ from gate_cache.errors import ModelError
 
 _PAIR = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up")
 
-_PREFIXES = ("unet.", "text_encoder.", "lora_unet_", "lora_te")
+_PREFIXES = ("unet.", "text_encoder.", "text_encoder_2.", "lora_unet_", "lora_te")
 
 
-class _Adapters(StableDiffusionLoraLoaderMixin):
-    """diffusers' LoRA loader over our modules, without a whole pipeline."""
+class _Modules:
+    """Our modules, as diffusers' LoRA loaders want to find a pipeline's."""
 
     hf_device_map = None
 
     def __init__(self, backbone: Backbone) -> None:
-        self.unet = backbone.unet
-        self.text_encoder = backbone.text_encoder
-        self.components = {"unet": self.unet, "text_encoder": self.text_encoder}
+        self.components = {"unet": backbone.unet, **backbone.text_encoders}
+        for name, module in self.components.items():
+            setattr(self, name, module)
+
+
+class _Adapters(_Modules, StableDiffusionLoraLoaderMixin):
+    """diffusers' LoRA loader without a whole pipeline."""
+
+
+class _AdaptersXL(_Modules, StableDiffusionXLLoraLoaderMixin):
+    """The same for Stable Diffusion XL."""
 
 
 class Loras:
@@ -36,7 +47,8 @@ class Loras:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._adapters = _Adapters(backbone)
+        cls = _AdaptersXL if len(backbone.text_encoders) == 2 else _Adapters
+        self._adapters = cls(backbone)
         self._loaded: dict[str, str] = {}
         self._touched = False
 
@@ -76,7 +88,7 @@ class Loras:
     def _check(self, source: str, name: str, state: Mapping[str, torch.Tensor]) -> None:
         """Refuse a file of which not every tensor is in use."""
         wanted = sum(not k.endswith(".alpha") for k in state)
-        modules = (self._backbone.unet, self._backbone.text_encoder)
+        modules = self._adapters.components.values()
         used = sum(f".{name}." in k for m in modules for k, _ in m.named_parameters())
         if used != wanted:
             raise ModelError(f"{source}: only {used} of its {wanted} tensors fit this model; is it"

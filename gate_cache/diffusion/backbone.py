@@ -1,4 +1,7 @@
-"""A loaded Stable Diffusion 1.x: the modules an extraction needs, on one device."""
+"""A loaded model: the modules an extraction needs, on one device.
+
+Here for Stable Diffusion 1.x and 2.x; other kinds are in `gate_cache.diffusion.families`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,14 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
+from gate_cache.diffusion.original import read_original
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.techniques.base import Call, Extra
-from gate_cache.diffusion.tokens import ClipTokens
+from gate_cache.diffusion.tokens import Tokens
 from gate_cache.errors import ModelError
 
 T = TypeVar("T")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
@@ -44,25 +49,39 @@ class Text:
         return cls(torch.cat([text.states for text in texts]), added)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Backbone:
-    """Modules and constants of one diffusion model.
+    """Modules and constants of one diffusion model, a Stable Diffusion 1.x or 2.x.
 
     Attributes
     ----------
+    vae, text_encoder : None for a model that has none
     alphas_cumprod : (T,) float32, ᾱ of the forward process
     prediction_type : what the UNet predicts, ``epsilon`` for SD 1.x
     """
 
     unet: Any
-    vae: Any
-    text_encoder: Any
-    tokens: ClipTokens
+    vae: Any = None
+    text_encoder: Any = None
+    tokens: Tokens
     alphas_cumprod: torch.Tensor
     prediction_type: str
     device: torch.device
     dtype: torch.dtype
     _shared: dict[object, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parts(cls, files: ModelFiles) -> dict[str, Any]:
+        """Modules and tokenizers by field, as loaded."""
+        return {"unet": component(UNet2DConditionModel, files, "unet"),
+                "vae": component(AutoencoderKL, files, "vae"),
+                "text_encoder": component(CLIPTextModel, files, "text_encoder"),
+                "tokens": files.tokens}
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """Its text encoders by the names that LoRA files use."""
+        return {"text_encoder": self.text_encoder}
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Latents x_0: the posterior's mean, times the scaling factor.
@@ -75,9 +94,12 @@ class Backbone:
         -------
         (B, 4, h, w) float32 tensor
         """
-        scaled = pixels.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        posterior = self.vae.encode(scaled.to(self.dtype)).latent_dist
+        posterior = self.vae.encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
         return torch.as_tensor(posterior.mode().float() * float(self.vae.config.scaling_factor))
+
+    def scaled(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 3) uint8 pixels as (B, 3, H, W) float32 from −1 to 1, on the device."""
+        return pixels.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def embed(self, prompt: str) -> Text:
         """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
@@ -87,22 +109,32 @@ class Backbone:
 
     def predict(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
         """One UNet pass: what it predicts at (B, 4, h, w) `x`."""
+        text = self.conditioned(text, x)
         call = Call(x.to(self.dtype), torch.tensor(t, device=x.device), text)
         added, more = dict(text.added), dict[str, Any]()
         for extra in extras:
             found = dict(extra(call)) if extra else {}
             added |= found.pop("added_cond_kwargs", {})
             more |= found
+        return self.run(call, added, more)
+
+    def conditioned(self, text: Text, x: torch.Tensor) -> Text:
+        """Prompts with what else the UNet is told of (B, 4, h, w) `x`."""
+        return text
+
+    def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
+        """The pass itself, with ``added_cond_kwargs`` and more keyword arguments."""
         return torch.as_tensor(self.unet(
-            call.x, call.t, encoder_hidden_states=text.states, return_dict=False,
+            call.x, call.t, encoder_hidden_states=call.text.states, return_dict=False,
             added_cond_kwargs=added or None, **more)[0])
 
     def epsilon(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
         """The noise that one UNet pass predicts, (B, 4, h, w) float32."""
-        found = self.predict(x, t, text, *extras).float()
+        found, alpha = self.predict(x, t, text, *extras).float(), self.alphas_cumprod[t]
         if self.prediction_type == "v_prediction":
-            alpha = self.alphas_cumprod[t]
             return alpha.sqrt() * found + (1 - alpha).sqrt() * x.float()
+        if self.prediction_type == "sample":
+            return (x.float() - alpha.sqrt() * found) / (1 - alpha).sqrt()
         return found
 
     def once(self, key: object, make: Callable[[], T]) -> T:
@@ -127,16 +159,30 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     ModelError
         Weights missing or not fitting the configuration.
     """
+    from gate_cache.diffusion.families.registry import FAMILIES
+
     _hush()
-    unet, vae, text = _folder(files)
-    scheduler: Any = DDIMScheduler(**files.schedule())
-    for module in (unet, vae, text):
-        module.to(device=device, dtype=dtype).requires_grad_(False).eval()
-    return Backbone(
-        unet=unet, vae=vae, text_encoder=text, tokens=files.tokens,
-        alphas_cumprod=scheduler.alphas_cumprod.to(device),
-        prediction_type=str(scheduler.config.prediction_type), device=device, dtype=dtype,
-    )
+    family = FAMILIES[files.kind]
+    parts = family.parts(files)
+    vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
+    for name, module in parts.items():
+        if isinstance(module, torch.nn.Module):
+            kind = vae_dtype if name == "vae" else dtype
+            module.to(device=device, dtype=kind).requires_grad_(False).eval()
+    return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
+
+
+def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
+    """ᾱ and what is predicted."""
+    try:
+        scheduler: Any = DDIMScheduler(**files.schedule())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ModelError(f"{files.source}: a schedule that is not read ({error})") from None
+    predicted = str(scheduler.config.prediction_type)
+    if predicted not in PREDICTIONS:
+        raise ModelError(f"{files.source}: its UNet predicts '{predicted}'; known are"
+                         f" {', '.join(PREDICTIONS)}")
+    return {"alphas_cumprod": scheduler.alphas_cumprod.to(device), "prediction_type": predicted}
 
 
 def load_controlnet(folder: Path, backbone: Backbone) -> Any:
@@ -156,13 +202,11 @@ def _hush() -> None:
         logging.disable_progress_bar()
 
 
-def _folder(files: ModelFiles) -> tuple[Any, Any, Any]:
-    path = files.path
-    return (
-        pretrained(UNet2DConditionModel, path, "unet", files.variant),
-        pretrained(AutoencoderKL, path, "vae", files.variant),
-        pretrained(CLIPTextModel, path, "text_encoder", files.variant),
-    )
+def component(cls: Any, files: ModelFiles, name: str) -> Any:
+    """Load one module of a model."""
+    if files.file:
+        return read_original(cls, files.file, name, files.config(name))
+    return pretrained(cls, files.folder(name), None, files.variant)
 
 
 def pretrained(cls: Any, path: Path, subfolder: str | None, variant: str | None) -> Any:

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from gate_cache.diffusion.sources import from_hub, weight_files
+from gate_cache.diffusion.hub import from_hub
+from gate_cache.diffusion.sources import weight_files
 from gate_cache.errors import ModelError
 from gate_cache.roots import Roots
 

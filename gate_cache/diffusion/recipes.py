@@ -8,6 +8,7 @@ from typing import Any
 
 from gate_cache.datasets.base import PREPROCESSING
 from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.diffusion.suits import check_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import techniques
 from gate_cache.errors import DataError, UserError
@@ -66,9 +67,12 @@ def combo_maps(manifest: Manifest, layout: Family, size: int,
 
     Raises
     ------
+    ManifestError
+        Combos that do not suit the model.
     ModelError
         A map the model lacks.
     """
+    check_combos(manifest, layout)
     found = {}
     for name, combo in manifest.combos.items():
         specs = layout.select(manifest.kind(name), combo.maps)
@@ -79,9 +83,16 @@ def combo_maps(manifest: Manifest, layout: Family, size: int,
 
 def latents_recipe(files: ModelFiles, size: int, dtype: str, fit: Fit) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
+    return {"kind": "latents", **_coder(files), "size": size, "resize": fit,
+            "preprocessing": PREPROCESSING, "compute": files.latents_dtype(dtype)}
+
+
+def _coder(files: ModelFiles) -> Recipe:
+    """What makes latents of pixels; without a VAE they are the pixels themselves."""
+    if not files.kind.vae:
+        return {"pixels": [-1, 1]}
     scaling = files.config("vae").get("scaling_factor", 0.18215)
-    return {"kind": "latents", "vae": files.weights["vae"], "scaling_factor": scaling,
-            "size": size, "resize": fit, "preprocessing": PREPROCESSING, "compute": dtype}
+    return {"vae": files.weights["vae"], "scaling_factor": scaling}
 
 
 def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[PlannedCombo]:
@@ -129,7 +140,7 @@ def _captions_digest(manifest: Manifest, roots: Roots) -> str:
 
 
 def _weights(files: ModelFiles, used: list[tuple[Technique[Any], Any]]) -> dict[str, Any]:
-    weights: dict[str, Any] = {k: files.weights[k] for k in ("unet", "text", "tokenizer")}
+    weights: dict[str, Any] = {k: v for k, v in files.weights.items() if k != "vae"}
     return weights | {technique.name: digests for technique, digests in used if digests}
 
 

@@ -2,46 +2,65 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gate_cache.diffusion.embedded import HOME, TINY
+from gate_cache.diffusion.hub import model_from_hub
+from gate_cache.diffusion.layouts import (
+    SCHEDULER,
+    SDXL,
+    UNET,
+    VAE,
+    Kind,
+    guessed_kind,
+    is_bare,
+    kind_of,
+    read_config,
+    schedule_of,
+)
 from gate_cache.diffusion.memo import remembered_sha256
-from gate_cache.diffusion.tokens import ClipTokens, read_tokens
-from gate_cache.errors import ModelError, did_you_mean
-from gate_cache.features import SD1_UNET, SD1_VAE, Family, family
+from gate_cache.diffusion.published import HOME as PUBLISHED
+from gate_cache.diffusion.published import SD_1_5, published, published_name
+from gate_cache.diffusion.single_file import PICKLED, SUFFIX, check_single_file, identified
+from gate_cache.diffusion.tokens import ClipTokens, NoTokens, Tokens, read_tokens
+from gate_cache.errors import ModelError, did_you_mean, listed
+from gate_cache.features import Family, family
 from gate_cache.fingerprint import fingerprint
 from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots, escapes
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
-                  "trained_betas", "prediction_type", "rescale_betas_zero_snr")
-_COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-_NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
-EXPECTED = ("expected a Stable Diffusion 1.x in diffusers layout: model_index.json and the folders"
-            f" {', '.join(_COMPONENTS)}, weights as safetensors")
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A Stable Diffusion model: a folder in diffusers layout.
+    """A diffusion model: a folder in diffusers layout, or a single file.
 
     Attributes
     ----------
     source : as the manifest names it
-    path : the folder
+    path : the folder; of a single file, that with its tokenizers and configurations
     variant : such as ``fp16``: which weight files of the folder
+    published : a well-known model whose configurations stand in for those the folder lacks
+    file : with all weights, in the original layout
+    notes : other sources that were passed over, and why
     """
 
     source: str
     path: Path
     variant: str | None = None
+    published: str = ""
+    file: Path | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def folder(self, component: str) -> Path:
+        """Where a component is."""
+        bare = self.file is None and is_bare(self.path)
+        return self.path if bare else self.path / component
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's configuration.
@@ -51,22 +70,52 @@ class ModelFiles:
         ModelError
             Missing or not JSON.
         """
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
-        return read_config(self.path / component / name)
+        folder = self.folder(component)
+        if self.published and not folder.is_dir():
+            found: dict[str, Any] = published(self.published)[component]
+            return found
+        name = "scheduler_config.json" if component == SCHEDULER else "config.json"
+        return read_config(folder / name, guessed_kind(self.path).expected)
+
+    @property
+    def title(self) -> str:
+        """What the model is, for people."""
+        return str(published(self.published)["title"]) if self.absent else self.kind.name
+
+    @property
+    def absent(self) -> bool:
+        """Whether it is known by published configurations alone."""
+        return bool(self.published) and self.file is None
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Which kind of model this is."""
+        return kind_of(self.source, self.config(UNET))
 
     @cached_property
     def family(self) -> Family:
         """The layout of the model's maps."""
-        unet = self.config("unet")
-        if unet.get("addition_embed_type") or unet.get("_class_name") not in (
-                None, "UNet2DConditionModel"):
-            raise ModelError(f"{self.source}: not a Stable Diffusion 1.x UNet; {EXPECTED}")
-        return family(unet, self.config("vae"))
+        return family(self.config(UNET), self.config(VAE) if self.kind.vae else None)
 
     @cached_property
-    def tokens(self) -> ClipTokens:
-        """The tokenizer."""
-        return read_tokens(self.path / "tokenizer")
+    def tokens(self) -> Tokens:
+        """The tokenizer; of two that split alike, the first."""
+        return self.tokenizers[0] if self.tokenizers else NoTokens()
+
+    @cached_property
+    def tokenizers(self) -> list[ClipTokens]:
+        """One for each text encoder.
+
+        Raises
+        ------
+        ModelError
+            They split prompts differently.
+        """
+        found = [read_tokens(self.path / name) for name in self.kind.tokenizers]
+        if any((t.vocab, t.merges) != (found[0].vocab, found[0].merges) for t in found):
+            raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
+                             " have CLIP's vocabulary and merges")
+        return found
 
     def size(self, wanted: int | None) -> int:
         """The input size in pixels: as wanted, or the model's own."""
@@ -74,70 +123,125 @@ class ModelFiles:
 
     def schedule(self) -> dict[str, Any]:
         """What of the scheduler's configuration decides the noise levels."""
-        config = self.config("scheduler")
-        return {key: config[key] for key in _SCHEDULE_KEYS if config.get(key) is not None}
+        return schedule_of(self.source, self.config(SCHEDULER))
 
     def digest(self, component: str) -> str:
-        """sha256 over a component's weights and configuration."""
-        return folder_digest(self.path / component, self.variant)
-
-    def tokenizer_digest(self) -> str:
-        """sha256 over vocabulary, merges and padding."""
-        tokens = self.tokens
-        return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad})
+        """sha256 over a component's weights and configuration; a single file's weights are all."""
+        if self.file:
+            return _digest(self.config(component), [self.file])
+        return folder_digest(self.folder(component), self.variant)
 
     @cached_property
     def weights(self) -> dict[str, str]:
         """Digests of what decides a combo's values."""
-        return {"unet": self.digest("unet"), "vae": self.digest("vae"),
-                "text": self.digest("text_encoder"), "tokenizer": self.tokenizer_digest()}
+        found = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
+        named = zip(self.kind.tokenizers, self.tokenizers, strict=True)
+        return found | {name: _tokenizer_digest(tokens) for name, tokens in named}
+
+    def latents_dtype(self, dtype: str) -> str:
+        """What latents are computed in: the VAE of Stable Diffusion XL overflows in float16."""
+        if not self.kind.vae:
+            return "float32"
+        upcast = self.kind is SDXL and self.config(VAE).get("force_upcast", True)
+        return "float32" if upcast and dtype == "float16" else dtype
+
+
+def _tokenizer_digest(tokens: ClipTokens) -> str:
+    """sha256 over vocabulary, merges and padding."""
+    return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad})
+
+
+class _NotThere(ModelError):
+    """A source that is not on this machine."""
 
 
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
-    """Find the model a manifest names.
+    """Find the model a manifest names: of several sources the first that can be used.
 
-    A source is ``tiny``, a folder below the models root, or a hub id, in this order.
+    A source is ``tiny``, a .safetensors file or a folder below the models root, or a hub id, in
+    this order.
 
     Parameters
     ----------
-    download : fetch a hub id that is not on this machine
+    download : fetch a hub id where no source is on this machine
 
     Returns
     -------
-    ModelFiles, or None where a hub id is not on this machine and `download` is false
+    ModelFiles, or None where only a hub id is left, not on this machine, and `download` is false
 
     Raises
     ------
     ModelError
-        Not there, with the way out.
+        Not there, or with another digest, with the way out.
     """
-    if spec.source == TINY:
+    passed: dict[str, ModelError] = {}
+    for fetch in (False, True) if download else (False,):
+        for source in spec.sources:
+            try:
+                files = _checked(spec, _located(spec, source, roots, fetch))
+            except ModelError as error:
+                passed[source] = error
+                continue
+            if files:
+                return replace(files, notes=tuple(
+                    f"model.source: '{name}' is passed over: {error}"
+                    for name, error in passed.items() if not isinstance(error, _NotThere)))
+    if len(passed) < len(set(spec.sources)):
+        return None
+    if len(passed) == 1:
+        raise passed[spec.sources[0]]
+    reasons = "; ".join(f"({i}) {error}" for i, error in enumerate(passed.values(), 1))
+    raise ModelError(f"model.source: none of {listed(passed)} can be used: {reasons}")
+
+
+def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
+    """Refuse a model with another UNet than the manifest wants."""
+    if files and spec.digest and not files.digest(UNET).startswith(spec.digest):
+        raise ModelError(f"{files.source}: the digest of its unet is {files.digest(UNET)[:16]}…,"
+                         f" the manifest wants {spec.digest[:16]}…; name the right weights, or"
+                         " correct model.digest ('gate-cache layers' prints it)")
+    return files
+
+
+def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> ModelFiles | None:
+    if source == TINY:
         return ModelFiles(TINY, HOME)
-    folder = find_folder(spec.source, roots, "model.source")
-    if folder is None:
-        patterns = ["model_index.json", *_patterns(spec.variant)]
-        whole = partial(_is_whole, _COMPONENTS)
-        folder = from_hub(spec.source, spec.revision, patterns, whole, download)
+    if Path(source).suffix in (SUFFIX, *PICKLED):
+        return _single_file(source, spec, roots)
+    folder = find_folder(source, roots, "model.source") or model_from_hub(
+        source, spec.revision, spec.variant, download)
     if folder is None:
         return None
-    for component in _COMPONENTS:
-        if not (folder / component).is_dir():
-            raise ModelError(f"{folder}: no '{component}' in it; {EXPECTED}")
-    return ModelFiles(spec.source, folder, spec.variant)
+    kind = guessed_kind(folder)
+    for component in kind.components:
+        if not is_bare(folder) and not (folder / component).is_dir():
+            raise ModelError(f"{folder}: no '{component}' in it; {kind.expected}")
+    return ModelFiles(source, folder, spec.variant)
 
 
-def _patterns(variant: str | None) -> list[str]:
-    """Files of a hub repository to fetch: configurations, and one variant of the weights."""
-    names = ["model", "diffusion_pytorch_model"]
-    weights = [f"{n}.{variant}*.safetensors" if variant else f"{n}{shard}.safetensors"
-               for n in names for shard in ("", "-*-of-*")]
-    wanted = ["*.json", "*.txt", *dict.fromkeys(weights)]
-    return [f"{component}/{pattern}" for component in _COMPONENTS for pattern in wanted]
+def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
+    file = roots.below("models", source, "model.source")
+    if file.suffix != SUFFIX:
+        raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
+                         " .safetensors, or to diffusers layout")
+    if not file.is_file():
+        raise _NotThere(f"model.source: {file}: no such file; put it there, or name the models"
+                         " root with --models")
+    if spec.config is None:
+        raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
+                         " folder below the models root, and name this folder as model.config")
+    config, model = roots.below("models", spec.config, "model.config"), identified(file)
+    check_single_file(file, config, model)
+    return ModelFiles(source, config, None, model, file)
 
 
-def assumed_family() -> Family:
-    """The published layout of Stable Diffusion 1.x, for plans without its files."""
-    return family(SD1_UNET, SD1_VAE)
+def assumed(spec: ModelSpec) -> ModelFiles:
+    """A published model that stands in for one whose files are not here, for plans.
+
+    The one that the hub id is known to hold, else Stable Diffusion 1.5; without weights.
+    """
+    known = [name for name in map(published_name, spec.sources) if name]
+    return ModelFiles(spec.source, PUBLISHED, None, (known or [SD_1_5])[0])
 
 
 def find_folder(source: str, roots: Roots, place: str) -> Path | None:
@@ -155,81 +259,9 @@ def find_folder(source: str, roots: Roots, place: str) -> Path | None:
     if _HUB_ID.fullmatch(source) and not escapes(source):
         return None
     roots.below("models", source, place)
-    raise ModelError(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
+    raise _NotThere(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
                      f" ({roots.models}), nor a hub id like 'organisation/name'"
                      f"{did_you_mean(source, [TINY])}")
-
-
-def _is_whole(folders: Iterable[str], snapshot: Path) -> bool:
-    """Whether a snapshot has files in all these folders (another tool may have fetched a part)."""
-    return all(any((snapshot / folder).glob("*.json")) for folder in folders) and all(
-        any((snapshot / folder).glob("*.safetensors")) for folder in folders
-        if folder not in ("tokenizer", "scheduler"))
-
-
-def controlnet_from_hub(repo: str, download: bool) -> Path | None:
-    """The local snapshot of a ControlNet's repository, as `from_hub`."""
-    return from_hub(repo, None, ["config.json", "diffusion_pytorch_model.safetensors"],
-                    partial(_is_whole, ["."]), download)
-
-
-def from_hub(repo: str, revision: str | None, patterns: list[str],
-             whole: Callable[[Path], bool], download: bool) -> Path | None:
-    """The local snapshot of a hub repository; with `download`, fetched where it is not here.
-
-    Parameters
-    ----------
-    patterns : of the files that are wanted
-    whole : whether a snapshot has all of them
-
-    Raises
-    ------
-    ModelError
-        It is not here and cannot be fetched.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    def fetch(local: bool) -> Path:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns,
-                                      ignore_patterns=_NOT_READ, local_files_only=local))
-
-    try:
-        found = fetch(local=True)
-        if whole(found):
-            return found
-    except HFValidationError:
-        raise ModelError(f"'{repo}' is neither a folder below the models root nor a hub id"
-                         " (organisation/name)") from None
-    except LocalEntryNotFoundError:
-        pass
-    if not download:
-        return None
-    try:
-        return fetch(local=False)
-    except Exception as error:
-        raise ModelError(
-            f"{repo}: not on this machine and not to be had from the hub"
-            f" ({type(error).__name__}); put its files into <models root>/{repo}, or log in"
-            " with 'hf auth login'") from error
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a JSON configuration.
-
-    Raises
-    ------
-    ModelError
-        Missing or not a JSON object.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not JSON"
-        raise ModelError(f"{path}: cannot be read ({reason}); {EXPECTED}") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: not a JSON object; {EXPECTED}")
-    return config
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
@@ -253,7 +285,9 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
 
 def folder_digest(folder: Path, variant: str | None) -> str:
     """sha256 over configuration and weights of one component's folder."""
-    config = read_config(folder / "config.json")
+    return _digest(read_config(folder / "config.json"), weight_files(folder, variant))
+
+
+def _digest(config: dict[str, Any], files: list[Path]) -> str:
     plain = {k: v for k, v in config.items() if not k.startswith("_")}
-    files = [remembered_sha256(p) for p in weight_files(folder, variant)]
-    return fingerprint({"config": plain, "weights": files})
+    return fingerprint({"config": plain, "weights": [remembered_sha256(p) for p in files]})

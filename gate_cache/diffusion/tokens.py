@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
@@ -37,6 +37,28 @@ class Prompt:
 
     ids: tuple[tuple[int, ...], ...]
     words: tuple[str, ...]
+
+
+class Tokens(Protocol):
+    """What turns prompts into tokens."""
+
+    def encode(self, text: str) -> Prompt:
+        """Split a prompt into pieces."""
+
+    def count(self, text: str) -> int:
+        """Tokens of a prompt over all its pieces."""
+
+
+class NoTokens:
+    """For a model that takes no text."""
+
+    def encode(self, text: str) -> Prompt:
+        """No pieces."""
+        return Prompt((), ())
+
+    def count(self, text: str) -> int:
+        """None."""
+        return 0
 
 
 class ClipTokens:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.results import Table as Results
     from gate_cache.stages.extract import Extracted
     from gate_cache.stages.inspect import GroupReport, StoreReport
+    from gate_cache.stages.layers import Layers
     from gate_cache.stages.plan import Plan
     from gate_cache.stages.status import Status
     from gate_cache.stages.train import Trained
@@ -134,6 +135,25 @@ def _ranges(rows: list[int]) -> str:
             found.append([row, row])
     text = ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in found[:6])
     return text + (" …" if len(found) > 6 else "")
+
+
+def show_layers(found: Layers) -> None:
+    """What a model offers."""
+    out = console()
+    _say(out, f"{found.model}: {found.kind}, predicts {found.predicts}", style="bold")
+    _say(out, f"input: {found.default_size} px by default, any multiple of {found.size_multiple};"
+              f" latent at {found.size} px: {shape(found.latent)}")
+    table = _table("map", "kind", "channels", "stride", f"C×h×w at {found.size}", left=2)
+    for layer in found.layers:
+        channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
+        table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape))
+    out.print(table)
+    if any(layer.kind == "attention" for layer in found.layers):
+        _say(out, "attention maps have 77 channels for each 75 tokens of the prompt", style="dim")
+    for name, digest in found.digests.items():
+        _say(out, f"{name:<12} sha256 {digest}")
+    for note in found.notes:
+        _say(out, f"note: {note}")
 
 
 def show_trained(trained: Trained) -> None:

@@ -95,7 +95,9 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
                 if todo:
                     group.fit()
                     group.note_absent(todo, order.gone)
-            show.say(f"loading {manifest.model.source}")
+            for note in files.notes:
+                show.say(f"note: {note}")
+            show.say(f"loading {files.source}")
             with _place(order, work, files, path, spread) as run:
                 total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
                 blocks = sorted({(r.start, r.stop) for j in work.jobs for r in j.todo})

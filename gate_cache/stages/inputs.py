@@ -17,7 +17,7 @@ from gate_cache.datasets.captions import read_captions
 from gate_cache.datasets.files import walk
 from gate_cache.datasets.folder import EXTENSIONS
 from gate_cache.datasets.images import read_rgb, to_square
-from gate_cache.diffusion.tokens import ClipTokens
+from gate_cache.diffusion.tokens import Tokens
 from gate_cache.errors import DataError
 from gate_cache.features import TOKENS_PER_PIECE
 from gate_cache.geometry import Square
@@ -42,7 +42,7 @@ class Source:
     dataset: ImageDataset
     ids: Sequence[str]
     square: Square
-    tokens: ClipTokens
+    tokens: Tokens
     roots: Roots
     captions: Mapping[str, str]
 
@@ -85,7 +85,7 @@ class Source:
 
 
 def captions_of(loaded: Loaded, roots: Roots, samples: Samples, gone: Collection[int],
-                tokens: ClipTokens) -> dict[str, str]:
+                tokens: Tokens) -> dict[str, str]:
     """Captions by sample id, where a combo of the manifest asks for them.
 
     Raises

@@ -69,7 +69,8 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     older = [v for v in views if v.label == name]
     if older:
         now = {"resize": manifest.model.fit, **(recipe or _wanted(manifest, name))}
-        why = min((differences({k: _plain(v, k) for k in now}, now) for v in older), key=len)
+        why = min((differences({k: _plain(v, k, manifest) for k in now}, now) for v in older),
+                  key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
     raise StoreError(f"{store.path}: '{name}' is not extracted yet; run 'gate-cache extract'")
@@ -78,7 +79,7 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
 def _alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
     """Combos of the same settings and sources, called so, or by a name that is free now."""
     wanted = _wanted(manifest, name)
-    same = [v for v in views if all(_plain(v, k) == w for k, w in wanted.items())]
+    same = [v for v in views if all(_plain(v, k, manifest) == w for k, w in wanted.items())]
     return [v for v in same if v.label == name] or \
         [v for v in same if v.label not in manifest.combos]
 
@@ -93,9 +94,12 @@ def _wanted(manifest: Manifest, name: str) -> dict[str, Any]:
     return {**wanted, **size, **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
 
-def _plain(view: ComboView, key: str) -> Any:
-    if key in ("source", "model"):
+def _plain(view: ComboView, key: str, manifest: Manifest) -> Any:
+    if key == "source":
         return view.attrs.get(key)
+    if key == "model":  # the one of several sources that was there
+        used, named = view.attrs.get(key), manifest.model
+        return named.source if used in named.sources else used
     if key == "resize":
         return view.square.fit
     value = view.recipe.get(key)

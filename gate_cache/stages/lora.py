@@ -13,6 +13,7 @@ from gate_cache.datasets.captions import Captions, read_captions
 from gate_cache.datasets.images import Pixels, to_square
 from gate_cache.diffusion import backbone as backbones
 from gate_cache.diffusion.backbone import Backbone
+from gate_cache.diffusion.layouts import SD
 from gate_cache.diffusion.lora_adapter import Adapter
 from gate_cache.diffusion.lora_training import LoraSettings, LoraTrainer
 from gate_cache.diffusion.sources import ModelFiles, locate
@@ -111,6 +112,10 @@ def _need_model(loaded: Loaded, roots: Roots) -> ModelFiles:
     files = locate(loaded.manifest.model, roots, download=True)
     if files is None:
         raise ModelError(f"{loaded.manifest.model.source}: not on this machine")
+    if files.kind is not SD:
+        raise ModelError(f"{files.source}: a {files.title}; LoRAs are trained here for Stable"
+                         " Diffusion 1.x and 2.x only; extract can use one that was trained"
+                         " elsewhere, if the model takes text")
     return files
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
 from gate_cache.diffusion.schedule import Wanted, schedule
-from gate_cache.diffusion.sources import ModelFiles, assumed_family, locate
+from gate_cache.diffusion.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.errors import ModelError, UserError
 from gate_cache.features import TOKENS_PER_PIECE
@@ -87,9 +87,10 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     notes = missing_inputs(manifest, roots)
     files = locate(manifest.model, roots)
     if files is None:
-        notes.append(f"{manifest.model.source} is not on this machine yet: counted as Stable"
-                     " Diffusion 1.x; extract will fetch it")
-    layout = files.family if files else assumed_family()
+        notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
+                     f" {assumed(manifest.model).title}; extract will fetch it")
+    notes += files.notes if files else ()
+    layout = (files or assumed(manifest.model)).family
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     count = files.tokens.count if files else about_tokens
     maps = combo_maps(manifest, layout, size, count)
@@ -104,7 +105,8 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     passes = len(ids) * sum(lane.passes for lane in lanes)
     halves = len(ids) * sum(lane.halves for lane in lanes)
-    return Plan(str(store), manifest.model.source, size, len(ids), block, lines, notes, passes,
+    source = files.source if files else manifest.model.source
+    return Plan(str(store), source, size, len(ids), block, lines, notes, passes,
                 passes - halves)
 
 

@@ -53,7 +53,7 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
     """
     model, dtype = order.loaded.manifest.model, order.loaded.manifest.store.dtype
     size = files.size(model.size)
-    about = {"model": model.source, "versions": versions()}
+    about = {"model": files.source, "versions": versions()}
     shape = {LATENT_MAP: files.family.latent_shape(size)}
     latents = store.require(LATENTS, latents_recipe(files, size, model.dtype, model.fit), shape,
                             "float32", about)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
-from gate_cache.diffusion.sources import assumed_family, locate
+from gate_cache.diffusion.sources import assumed, locate
 from gate_cache.errors import UserError
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
@@ -47,8 +47,8 @@ def validate(loaded: Loaded, roots: Roots) -> Validated:
         absent.append(str(error))
         files = None
     else:
-        absent += [] if files else [f"{manifest.model.source}: not on this machine yet"]
-    layout = files.family if files else assumed_family()
+        absent += files.notes if files else [f"{manifest.model.source}: not on this machine yet"]
+    layout = (files or assumed(manifest.model)).family
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     combo_maps(manifest, layout, size, about_tokens)
     absent += missing_inputs(manifest, roots)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gate_cache.diffusion.embedded import CONTROLNET, TINY
-from gate_cache.diffusion.sources import controlnet_from_hub, find_folder, folder_digest
+from gate_cache.diffusion.hub import controlnet_from_hub
+from gate_cache.diffusion.sources import find_folder, folder_digest
 from gate_cache.diffusion.techniques.base import Call, Extra, Inputs, Steering, Technique
 from gate_cache.errors import ModelError
 from gate_cache.manifest import ControlNetSpec
