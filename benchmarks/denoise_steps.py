@@ -14,9 +14,10 @@ import numpy as np
 
 from gate_cache.learn.fit import judge
 from gate_cache.learn.model import fixed
-from gate_cache.manifest import Loaded, Manifest
+from gate_cache.manifest import Loaded
 from gate_cache.report.console import console_progress
 from gate_cache.roots import Roots
+from gate_cache.specs import Manifest
 from gate_cache.stages.extract import extract
 from gate_cache.stages.study import open_study
 

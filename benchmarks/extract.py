@@ -22,9 +22,10 @@ import torch
 from benchmarks.usual_way import UsualWay
 from gate_cache.datasets.toyworld import draw
 from gate_cache.diffusion import backbone as backbones
-from gate_cache.manifest import Loaded, Manifest
+from gate_cache.manifest import Loaded
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
+from gate_cache.specs import Manifest
 from gate_cache.stages.extract import extract
 from gate_cache.store.reader import FeatureStore
 

@@ -22,7 +22,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
 from gate_cache.diffusion.noise import noise
-from gate_cache.manifest import Combo, Manifest
+from gate_cache.specs import Combo, Manifest
 
 
 class Recorded(AttnProcessor2_0):

@@ -146,7 +146,7 @@ def layers(model: Annotated[str, typer.Argument(
            variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
            models: Models = None, outside: Outside = False, as_json: Json = False) -> None:
     """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""
-    from gate_cache.manifest import ModelSpec
+    from gate_cache.specs import ModelSpec
     from gate_cache.stages.layers import layers as stage
 
     spec = ModelSpec(source=[model], config=config, variant=variant)

@@ -28,9 +28,10 @@ from gate_cache.learn.metrics import PCK
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import copy_position, evaluate
 from gate_cache.learn.shift import score, shift
-from gate_cache.manifest import Loaded, Manifest, load
+from gate_cache.manifest import Loaded, load
 from gate_cache.report.console import console_progress
 from gate_cache.roots import Roots
+from gate_cache.specs import Manifest
 from gate_cache.stages.extract import extract
 from gate_cache.stages.study import Study, open_study
 from gate_cache.store.reader import ComboView

@@ -18,8 +18,8 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.datasets.toyworld import CATEGORIES
 from gate_cache.errors import DataError, UserError
-from gate_cache.manifest import FolderSpec, PFWillowSpec, ToyWorldSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import FolderSpec, PFWillowSpec, ToyWorldSpec
 
 Pixels = npt.NDArray[np.uint8]
 REAL_WILLOW = Path(os.environ.get("GATE_CACHE_DATA", "data")) / "PF-dataset-WILLOW"

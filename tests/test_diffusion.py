@@ -26,7 +26,7 @@ from gate_cache.diffusion.techniques.base import Call
 from gate_cache.diffusion.techniques.controlnet import Control, canny
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 from gate_cache.errors import ModelError
-from gate_cache.manifest import ControlNetSpec
+from gate_cache.specs import ControlNetSpec
 
 TINY = ModelFiles("tiny", HOME)
 MODERATE, OVERFIT = LORAS["tiny/moderate"], LORAS["tiny/overfit"]

@@ -40,8 +40,8 @@ from gate_cache.diffusion.techniques.base import Call
 from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.errors import ManifestError, ModelError
 from gate_cache.fingerprint import fingerprint
-from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import ModelSpec
 from gate_cache.stages.engine import Engine
 from gate_cache.stages.extract import extract
 from gate_cache.stages.lora import train_lora

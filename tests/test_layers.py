@@ -13,8 +13,8 @@ from gate_cache.cli import app
 from gate_cache.diffusion.embedded import HOME
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import ModelError
-from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import ModelSpec
 from gate_cache.stages.layers import Layers, layers
 
 

@@ -25,9 +25,9 @@ from gate_cache.learn.data import MapCache
 from gate_cache.learn.fit import Predictor, _pair_loss, fit
 from gate_cache.learn.model import amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, evaluate
-from gate_cache.manifest import ControlNetSpec, Fit, TrainSpec
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
+from gate_cache.specs import ControlNetSpec, Fit, TrainSpec
 from gate_cache.stages.extract import extract
 from gate_cache.stages.inputs import BlockInputs, Source
 from gate_cache.stages.inspect import inspect

@@ -24,8 +24,9 @@ from gate_cache.diffusion.sources import ModelFiles, locate, weight_files
 from gate_cache.diffusion.tokens import read_tokens
 from gate_cache.errors import ModelError
 from gate_cache.fingerprint import differences, file_sha256, fingerprint
-from gate_cache.manifest import ModelSpec, load
+from gate_cache.manifest import load
 from gate_cache.roots import Roots
+from gate_cache.specs import ModelSpec
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "toyworld"},

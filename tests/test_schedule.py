@@ -7,7 +7,7 @@ from typing import Any
 
 from gate_cache.diffusion.schedule import Lane, Wanted, schedule
 from gate_cache.features import MapSpec
-from gate_cache.manifest import Combo
+from gate_cache.specs import Combo
 
 UP, ATTENTION = MapSpec("conv", 2, 8, 4), MapSpec("attention", 2, 0, 4)
 CONTROL = {"source": "canny"}

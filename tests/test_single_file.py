@@ -18,8 +18,8 @@ from gate_cache.diffusion.backbone import load
 from gate_cache.diffusion.published import published
 from gate_cache.diffusion.sources import ModelFiles, locate
 from gate_cache.errors import ModelError
-from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import ModelSpec
 from gate_cache.stages.extract import extract
 from gate_cache.stages.layers import layers
 

@@ -14,8 +14,8 @@ from gate_cache import FeatureStore
 from gate_cache.diffusion.embedded import HOME
 from gate_cache.diffusion.sources import locate
 from gate_cache.errors import ManifestError, ModelError
-from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import ModelSpec
 from gate_cache.stages.extract import extract
 from gate_cache.stages.plan import plan
 from gate_cache.stages.status import status

@@ -19,9 +19,10 @@ import zarr
 from gate_cache import FeatureStore
 from gate_cache.errors import DiskError, RowNotDone, StoreError
 from gate_cache.store.disk import bytes_below, human
+from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import group_footprint, samples_footprint
 from gate_cache.store.samples import NewSample
-from gate_cache.store.writer import GroupWriter, StoreWriter, open_writer
+from gate_cache.store.writer import StoreWriter, open_writer
 
 SHAPES = {"up0": (3, 2, 2), "up1": (2, 4, 4)}
 RECIPE = {"kind": "conv", "settings": {"prompt": "a"}}

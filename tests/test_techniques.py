@@ -30,9 +30,10 @@ from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
 from gate_cache.errors import DataError, ManifestError, ModelError
-from gate_cache.manifest import IPAdapterSpec, Loaded
+from gate_cache.manifest import Loaded
 from gate_cache.manifest import load as load_manifest
 from gate_cache.roots import Roots
+from gate_cache.specs import IPAdapterSpec
 from gate_cache.stages.extract import extract
 from gate_cache.stages.plan import plan
 from gate_cache.store.reader import FeatureStore

@@ -26,9 +26,10 @@ from gate_cache.learn.fit import Predictor, fit, judge
 from gate_cache.learn.metrics import PCK
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, evaluate, load_pairs
-from gate_cache.manifest import Loaded, TrainSpec, load
+from gate_cache.manifest import Loaded, load
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
+from gate_cache.specs import TrainSpec
 from gate_cache.stages import train as train_module
 from gate_cache.stages.lookup import find_combo
 from gate_cache.stages.rundir import RunDirectory, new_run

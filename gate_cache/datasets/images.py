@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gate_cache.errors import DataError
 from gate_cache.geometry import Placement, Square
-from gate_cache.manifest import Fit
+from gate_cache.specs import Fit
 
 Pixels = npt.NDArray[np.uint8]
 

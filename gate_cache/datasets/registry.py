@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gate_cache.datasets.base import ImageDataset
-from gate_cache.manifest import DatasetSpec, FolderSpec, PFWillowSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import DatasetSpec, FolderSpec, PFWillowSpec
 
 
 def open_dataset(spec: DatasetSpec, roots: Roots) -> ImageDataset:

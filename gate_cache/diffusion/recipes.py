@@ -14,8 +14,8 @@ from gate_cache.diffusion.techniques.registry import techniques
 from gate_cache.errors import DataError, UserError
 from gate_cache.features import Family, MapSpec
 from gate_cache.fingerprint import Recipe, file_sha256, fingerprint
-from gate_cache.manifest import Combo, Fit, Manifest
 from gate_cache.roots import Roots
+from gate_cache.specs import Combo, Fit, Manifest
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gate_cache.diffusion.techniques.base import Use
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.diffusion.techniques.registry import techniques
 from gate_cache.features import MapSpec
-from gate_cache.manifest import Combo
+from gate_cache.specs import Combo
 
 Tail = tuple[Use, ...]
 """What is added behind the mid block; empty for nothing."""

@@ -30,8 +30,8 @@ from gate_cache.diffusion.tokens import ClipTokens, NoTokens, Tokens, read_token
 from gate_cache.errors import ModelError, did_you_mean, listed
 from gate_cache.features import Family, family
 from gate_cache.fingerprint import fingerprint
-from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots, escapes
+from gate_cache.specs import ModelSpec
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gate_cache.errors import ManifestError
 from gate_cache.features import Family
-from gate_cache.manifest import Combo, Manifest
+from gate_cache.specs import Combo, Manifest
 
 _OF_TEXT_MODELS = ("controlnet", "lora", "ip_adapter", "guidance")
 

@@ -21,8 +21,8 @@ from gate_cache.learn.data import Recent
 from gate_cache.learn.metrics import PCK, Points
 from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints, evaluate
-from gate_cache.manifest import TrainSpec
 from gate_cache.progress import Progress
+from gate_cache.specs import TrainSpec
 
 SELECT = (0.1, "box", "point")
 """The PCK that chooses the best checkpoint on ``val``."""

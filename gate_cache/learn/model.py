@@ -11,7 +11,7 @@ from gate_cache.learn.amalgamator import Amalgamator, FixedWeights
 from gate_cache.learn.bucket import Bucket
 from gate_cache.learn.heads.conv import ConvHead
 from gate_cache.learn.heads.nn import NearestNeighbour
-from gate_cache.manifest import TrainSpec
+from gate_cache.specs import TrainSpec
 
 
 class Described(NamedTuple):

@@ -14,8 +14,8 @@ from gate_cache.diffusion.recipes import PlannedCombo
 from gate_cache.diffusion.schedule import Lane, Wanted, schedule
 from gate_cache.errors import StoreError
 from gate_cache.stages.inputs import BlockInputs, Source
+from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import LATENT_MAP, LATENTS
-from gate_cache.store.writer import GroupWriter
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.extractor import Extractor, Piece

@@ -25,8 +25,9 @@ from gate_cache.stages.plan import need_files, store_block, store_of
 from gate_cache.stages.register import register
 from gate_cache.stages.site import Order, open_engine, open_work, versions
 from gate_cache.store.disk import need_space
+from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import LATENTS, group_footprint
-from gate_cache.store.writer import GroupWriter, StoreWriter, open_writer
+from gate_cache.store.writer import StoreWriter, open_writer
 
 
 @dataclass(frozen=True)

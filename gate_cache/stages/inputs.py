@@ -21,8 +21,9 @@ from gate_cache.diffusion.tokens import Tokens
 from gate_cache.errors import DataError
 from gate_cache.features import TOKENS_PER_PIECE
 from gate_cache.geometry import Square
-from gate_cache.manifest import CAPTION, Loaded
+from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
+from gate_cache.specs import CAPTION
 from gate_cache.store.samples import Samples
 
 Pixels = npt.NDArray[np.uint8]

@@ -8,8 +8,8 @@ from gate_cache.diffusion.published import published_name
 from gate_cache.diffusion.sources import ModelFiles, assumed, locate
 from gate_cache.errors import ModelError
 from gate_cache.features import TOKENS_PER_PIECE, MapSpec
-from gate_cache.manifest import ModelSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import ModelSpec
 
 
 @dataclass(frozen=True)

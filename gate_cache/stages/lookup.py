@@ -8,8 +8,9 @@ from gate_cache.diffusion.recipes import missing_inputs, plan_combos, settings, 
 from gate_cache.diffusion.sources import locate
 from gate_cache.errors import ModelError, RowNotDone, StoreError
 from gate_cache.fingerprint import Recipe, differences
-from gate_cache.manifest import Loaded, Manifest
+from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
+from gate_cache.specs import Manifest
 from gate_cache.store.reader import ComboView, FeatureStore
 
 

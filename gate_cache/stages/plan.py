@@ -15,8 +15,9 @@ from gate_cache.diffusion.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.errors import ModelError, UserError
 from gate_cache.features import TOKENS_PER_PIECE
-from gate_cache.manifest import Loaded, Manifest
+from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
+from gate_cache.specs import Manifest
 from gate_cache.store.layout import (
     LATENT_MAP,
     Footprint,

@@ -11,9 +11,10 @@ from gate_cache.errors import DataError, ManifestError, StoreError, UserError, l
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
 from gate_cache.learn.pairs import PairPoints, load_pairs
-from gate_cache.manifest import Loaded, TrainSpec
+from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
+from gate_cache.specs import TrainSpec
 from gate_cache.stages.data_root import find_dataset
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.lookup import find_combo, known_recipes, need_all

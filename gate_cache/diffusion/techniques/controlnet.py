@@ -11,8 +11,8 @@ from gate_cache.diffusion.hub import controlnet_from_hub
 from gate_cache.diffusion.sources import find_folder, folder_digest
 from gate_cache.diffusion.techniques.base import Call, Extra, Inputs, Steering, Technique
 from gate_cache.errors import ModelError
-from gate_cache.manifest import ControlNetSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import ControlNetSpec
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.backbone import Backbone

@@ -11,8 +11,8 @@ from gate_cache.diffusion.memo import remembered_sha256
 from gate_cache.diffusion.sources import folder_digest
 from gate_cache.diffusion.techniques.base import Extra, Inputs, Steering, Technique
 from gate_cache.errors import ModelError
-from gate_cache.manifest import IPAdapterSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import IPAdapterSpec
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.backbone import Backbone

@@ -10,8 +10,8 @@ from gate_cache.diffusion.embedded import LORAS
 from gate_cache.diffusion.memo import remembered_sha256
 from gate_cache.diffusion.techniques.base import Steering, Technique
 from gate_cache.errors import ModelError, did_you_mean
-from gate_cache.manifest import LoraSpec
 from gate_cache.roots import Roots
+from gate_cache.specs import LoraSpec
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.adapters import Loras

@@ -11,7 +11,7 @@ from gate_cache.diffusion.techniques.controlnet import ControlNet
 from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
 from gate_cache.diffusion.techniques.lora import Lora
 from gate_cache.errors import ManifestError, did_you_mean
-from gate_cache.manifest import Combo
+from gate_cache.specs import Combo
 
 GROUP = "gate_cache.techniques"
 BUILT_IN: tuple[type[Technique[Any]], ...] = (ControlNet, Lora, IPAdapter)
