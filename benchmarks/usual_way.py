@@ -47,9 +47,10 @@ class UsualWay:
     """A pipeline, its ControlNet and its LoRAs, loaded once for all runs."""
 
     def __init__(self, models: Path, manifest: Manifest) -> None:
+        self._dtype = getattr(torch, manifest.model.dtype)
         self._pipe: Any = StableDiffusionPipeline.from_pretrained(
-            models / "sd15", dtype=torch.bfloat16, safety_checker=None)
-        self._net: Any = ControlNetModel.from_pretrained(models / "canny", dtype=torch.bfloat16)
+            models / "sd15", dtype=self._dtype, safety_checker=None)
+        self._net: Any = ControlNetModel.from_pretrained(models / "canny", dtype=self._dtype)
         self._size, self._batch = manifest.model.size or 512, manifest.store.batch
         for source in {lora.source for c in manifest.combos.values() for lora in c.lora}:
             self._pipe.load_lora_weights(models, weight_name=source, adapter_name=Path(source).stem)
@@ -78,7 +79,7 @@ class UsualWay:
 
     def _maps(self, combo: Combo, attention: bool, ids: list[str], files: list[Path],
               text: torch.Tensor) -> list[torch.Tensor]:
-        pipe, dtype = self._pipe, torch.bfloat16
+        pipe, dtype = self._pipe, self._dtype
         rgb = np.stack([self._read(f) for f in files])
         pixels = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 127.5 - 1
         x0 = pipe.vae.encode(pixels.to(dtype)).latent_dist.mode().float()
