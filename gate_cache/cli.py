@@ -66,7 +66,8 @@ def plan(manifest: ManifestPath, data: Data = None, models: Models = None, store
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     found = stage(load(manifest), roots)
     if as_json:
-        return _print_json(found, bytes=found.bytes, files=found.files)
+        return _print_json(found, unet_passes=found.unet_passes, bytes=found.bytes,
+                           files=found.files)
     from gate_cache.report.tables import show_plan
 
     show_plan(found)

@@ -128,7 +128,7 @@ def test_what_combos_share_changes_no_byte(roots: Roots, manifest: WriteManifest
     sections: dict[str, dict[str, Any]] = {"conv": conv, "attention": {"attn": CONTROL}}
     together = extract(manifest("all.yaml", **sections), roots, device="cpu").store
     said = plan(manifest("all.yaml", **sections), roots)
-    assert (said.unet_passes, said.shared_halves) == (7 * 4, 7)
+    assert (said.unet_passes, said.pieces.halves) == (7 * 4, 3)
     whole = {k: v for k, v in arrays(together).items() if not k.startswith("samples/")}
     for section, combos in sections.items():
         for name, combo in combos.items():

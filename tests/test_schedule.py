@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gate_cache.diffusion.schedule import Lane, Wanted, schedule
+from gate_cache.diffusion.schedule import Lane, Pieces, Wanted, schedule
 from gate_cache.features import MapSpec
 from gate_cache.specs import Combo
 
@@ -70,3 +70,18 @@ def test_a_row_that_only_some_combos_lack_is_computed_for_these() -> None:
     shared = {tuple(i.row for i in lane.items): names(lane) for lane in found}
     assert shared == {(0,): [["plain"]], (1,): [["plain"], ["control"]], (2,): [["control"]]}
     assert sum(len(r.rows) for lane in found for rs in lane.readers.values() for r in rs) == 4
+
+
+def test_each_distinct_piece_is_counted_once() -> None:
+    steps = {"denoise": {"from": 60, "steps": 2}, "guidance": {"scale": 2.0, "negative": "blurry"}}
+    found = lanes(wanted("plain"), wanted("other", seed=1), wanted("attn", spec=ATTENTION),
+                  wanted("control", controlnet=CONTROL),
+                  wanted("half", controlnet={**CONTROL, "scale": 0.5}),
+                  wanted("fine", controlnet={**CONTROL, "low": 50}),
+                  wanted("lora", lora={"source": "x"}), wanted("steps", **steps), rows=1)
+    assert Pieces.of(found) == Pieces(
+        texts=3,  # "a photo" plainly and with the LoRA, "blurry"
+        noised=3,  # seeds 0 and 1 at t = 50, seed 0 at t = 60
+        edges=2, controlnet_passes=3,
+        unet_passes=4 + 1 + 1 + 5,  # plain and its three ControlNets, other, lora, steps
+        halves=1 + 1 + 1 + 5)

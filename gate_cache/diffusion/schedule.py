@@ -9,7 +9,7 @@ the same batches: a row does not depend on its neighbours in a batch.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gate_cache.diffusion.recipes import PlannedCombo
@@ -125,6 +125,46 @@ class Lane:
         found = {s.name: s for (_, t), readers in self.readers.items() if t == tail
                  for reader in readers for s in reader.combo.specs}
         return list(found.values())
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What lanes compute, each distinct piece once: of one image, texts apart.
+
+    Attributes
+    ----------
+    texts : prompts to embed, whatever the number of images (a prompt with captions counts once)
+    noised : noised latents
+    edges : Canny maps, or control images from folders
+    controlnet_passes, unet_passes : of a ControlNet, of the UNet
+    halves : runs of the UNet's down and mid blocks; the other passes are given them
+    """
+
+    texts: int
+    noised: int
+    edges: int
+    controlnet_passes: int
+    unet_passes: int
+    halves: int
+
+    @classmethod
+    def of(cls, lanes: Sequence[Lane]) -> Pieces:
+        """The pieces of lanes of one image."""
+        items = [(lane, item) for lane in lanes for item in lane.items]
+        nets = [r.combo.combo.controlnet for lane in lanes for rs in lane.readers.values()
+                for r in rs if r.combo.combo.controlnet]
+        walks = [(lane.common.walk, lane.common.uses) for lane in lanes]
+        texts = {(i.half.prompt, lane.common.uses) for lane, i in items}
+        texts |= {(walk.negative, uses) for walk, uses in walks if walk.guided}
+        return cls(
+            texts=len(texts),
+            noised=len({(i.half.seed, lane.common.walk.start) for lane, i in items}),
+            edges=len({(n.images or (n.low, n.high)) for n in nets}),
+            controlnet_passes=sum(lane.halves * sum(1 for tail in lane.tails for use in tail
+                                                    if use.technique == "controlnet")
+                                  for lane in lanes),
+            unet_passes=sum(lane.passes for lane in lanes),
+            halves=sum(lane.halves for lane in lanes))
 
 
 def _common(wanted: Wanted, tokens: int) -> Common:

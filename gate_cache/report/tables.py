@@ -58,16 +58,23 @@ def show_plan(plan: Plan) -> None:
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
                       str(line.controlnet_passes or ""), human(line.bytes), str(line.files))
     table.add_section()
-    control = sum(line.controlnet_passes for line in plan.lines)
+    control = plan.images * plan.pieces.controlnet_passes
     table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
                   human(plan.bytes), str(plan.files), style="bold")
     out.print(table)
     _say(out, f"store: {plan.store}")
-    if plan.shared_halves:
-        _say(out, f"{plan.shared_halves} of the UNet passes get their first half from another one:"
-                  " those combos differ only in ControlNet")
+    _say(out, _each_once(plan))
     for note in plan.notes:
         _say(out, f"note: {note}")
+
+
+def _each_once(plan: Plan) -> str:
+    """What is computed once although several combos need it."""
+    n, p = plan.images, plan.pieces
+    parts = {"images read and encoded": n, "texts": p.texts, "edge maps": n * p.edges,
+             "noised latents": n * p.noised, "down halves": n * p.halves,
+             "UNet passes": plan.unet_passes}
+    return "each once: " + ", ".join(f"{v} {k}" for k, v in parts.items() if v)
 
 
 def show_extracted(done: Extracted) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
-from gate_cache.diffusion.schedule import Wanted, schedule
+from gate_cache.diffusion.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.errors import ModelError, UserError
@@ -50,8 +50,7 @@ class Plan:
     images : number of samples
     block : rows of a block
     notes : what is missing or assumed, a line each
-    unet_passes : over all images and combos; combos that differ only in their maps share one
-    shared_halves : of them, those that are given their down and mid half by another
+    pieces : what is computed for each image, and how many texts; combos share what they can
     """
 
     store: str
@@ -61,8 +60,12 @@ class Plan:
     block: int
     lines: list[Line]
     notes: list[str]
-    unet_passes: int
-    shared_halves: int
+    pieces: Pieces
+
+    @property
+    def unet_passes(self) -> int:
+        """Over all images and combos."""
+        return self.images * self.pieces.unet_passes
 
     @property
     def bytes(self) -> int:
@@ -104,11 +107,8 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     store = store_of(loaded, roots)
     if store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
-    passes = len(ids) * sum(lane.passes for lane in lanes)
-    halves = len(ids) * sum(lane.halves for lane in lanes)
     source = files.source if files else manifest.model.source
-    return Plan(str(store), source, size, len(ids), block, lines, notes, passes,
-                passes - halves)
+    return Plan(str(store), source, size, len(ids), block, lines, notes, Pieces.of(lanes))
 
 
 def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
