@@ -1,9 +1,9 @@
 """How features are usually extracted, with plain diffusers: a run for each combo.
 
 Every run reads and encodes the images again, finds edges again and passes through the whole UNet;
-maps are resized to one size, concatenated and saved as one .npy an image. Kept fair: the same batch
-size, dtype, noise and steps as ours, the prompt encoded once a run, no time for loading models, and
-attention by diffusers' own processor with the map computed beside it, as ours does.
+maps are resized to one size, concatenated and saved as one .npy an image. Kept fair: same dtype,
+noise and steps as ours, batches of several images too, the prompt encoded once a run, no time for
+loading models, and attention by diffusers' own processor with the map computed beside it, as ours.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class UsualWay:
         self._pipe: Any = StableDiffusionPipeline.from_pretrained(
             models / "sd15", dtype=self._dtype, safety_checker=None)
         self._net: Any = ControlNetModel.from_pretrained(models / "canny", dtype=self._dtype)
-        self._size, self._batch = manifest.model.size or 512, manifest.store.batch
+        self._size = manifest.model.size or 512
         for source in {lora.source for c in manifest.combos.values() for lora in c.lora}:
             self._pipe.load_lora_weights(models, weight_name=source, adapter_name=Path(source).stem)
         self._pipe.disable_lora()
 
     @torch.inference_mode()
     def run(self, name: str, combo: Combo, attention: bool, images: dict[str, Path],
-            out: Path) -> None:
+            out: Path, batch: int) -> None:
         """One combo: ``<out>/<name>/<image>.npy``, (channels, side, side) float16."""
         (out / name).mkdir(parents=True)
         if combo.lora:
@@ -66,8 +66,8 @@ class UsualWay:
             self._pipe.set_adapters([Path(combo.lora[0].source).stem], [combo.lora[0].scale])
         text = self._pipe.encode_prompt(combo.prompt, "cpu", 1, False)[0]
         ids = list(images)
-        for i in range(0, len(ids), self._batch):
-            part = ids[i : i + self._batch]
+        for i in range(0, len(ids), batch):
+            part = ids[i : i + batch]
             maps = self._maps(combo, attention, part, [images[n] for n in part], text)
             side = max(m.shape[-1] for m in maps)
             whole = torch.cat([F.interpolate(m.float(), (side, side), mode="bilinear")
