@@ -27,7 +27,7 @@ from gate_cache.stages.status import status
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(n_workers=2, threads_per_worker=2, memory_limit=0,
-                      dashboard_address=None) as found:
+                      dashboard_address="127.0.0.1:0") as found:
         yield found
 
 

@@ -115,7 +115,7 @@ def _own_device(asked: str | None, name: Any) -> str | None:
 def local(workers: int) -> Iterator[Client]:
     """Worker processes on this machine."""
     with LocalCluster(n_workers=workers, threads_per_worker=AT_A_TIME, memory_limit=0,
-                      dashboard_address=None, silence_logs=logging.CRITICAL) as cluster, \
+                      dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as cluster, \
             Client(cluster) as client:
         yield client
 
