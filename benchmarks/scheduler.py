@@ -18,7 +18,7 @@ class Stub(WorkerPlugin):
     """Does a block at once."""
 
     def block(self, rows: range) -> dict[str, int]:
-        """Nothing, as `cluster.Runs` would."""
+        """Nothing, in place of `cluster.Site`."""
         return {"stub": len(rows)}
 
 

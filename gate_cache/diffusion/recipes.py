@@ -159,7 +159,7 @@ def missing_inputs(manifest: Manifest, roots: Roots, download: bool = False) -> 
     for name, combo in manifest.combos.items():
         for technique in techniques(name, combo):
             try:
-                technique.digests(roots, download)
+                technique.check(roots, download)
             except UserError as error:
                 problems.append(str(error))
     return list(dict.fromkeys(problems))

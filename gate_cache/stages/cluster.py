@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from distributed import Client, LocalCluster, as_completed, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -29,13 +29,6 @@ TIMEOUT = "10s"
 Counts = dict[str, int]
 
 
-class Runs(Protocol):
-    """What a worker runs for one block."""
-
-    def block(self, rows: range) -> Counts:
-        """Do a block; rows written by group."""
-
-
 class Site(WorkerPlugin):
     """A worker's place of work, opened when its first block comes.
 
@@ -43,8 +36,6 @@ class Site(WorkerPlugin):
     ----------
     store : folder of the store
     """
-
-    name = "gate-cache"
 
     def __init__(self, order: Order, store: Path) -> None:
         self._order = order
@@ -59,13 +50,13 @@ class Site(WorkerPlugin):
         self._lock = threading.Lock()
 
     def block(self, rows: range) -> Counts:
-        """See `Runs`."""
-        from gate_cache.stages.device import less_than, out_of_memory
+        """Do a block; rows written by group."""
+        from gate_cache.stages.device import out_of_memory, smaller_than
 
         with self._lock:
             self._engine = self._engine or self._open()
         heard = _Counted()
-        with out_of_memory(less_than(self._order.batch)):
+        with out_of_memory(smaller_than(self._order.batch)):
             self._engine.block(rows, heard)
         return heard.counts
 
@@ -147,7 +138,7 @@ def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
 
     Parameters
     ----------
-    site : a plugin that is also `Runs`
+    site : a plugin that does a block: ``block(rows) -> Counts``
     told : hears of every block that is done
 
     Raises

@@ -48,7 +48,7 @@ def out_of_memory(way_out: str) -> Iterator[None]:
                         ) from error
 
 
-def less_than(batch: int) -> str:
+def smaller_than(batch: int) -> str:
     """What to try when a batch does not fit."""
     if batch > 1:
         return f"--batch {batch // 2}"

@@ -150,7 +150,7 @@ def _space(work: Work, block: int) -> int:
 def _place(order: Order, work: Work, files: ModelFiles, store: Path,
            spread: Spread | None) -> Iterator[Callable[[list[range], _Heard], None]]:
     """Where blocks are computed, this process or a cluster: what runs them."""
-    from gate_cache.stages.device import less_than, out_of_memory
+    from gate_cache.stages.device import out_of_memory, smaller_than
 
     if spread:
         from gate_cache.stages import cluster
@@ -162,7 +162,7 @@ def _place(order: Order, work: Work, files: ModelFiles, store: Path,
         return
     engine = open_engine(order, work, files)
     try:
-        with out_of_memory(less_than(order.batch)):
+        with out_of_memory(smaller_than(order.batch)):
             yield engine.run
     finally:
         engine.close()

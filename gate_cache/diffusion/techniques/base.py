@@ -120,12 +120,21 @@ class Technique(ABC, Generic[Spec]):
         """Names of its files, for people and for a plan without them; not in the fingerprint."""
         return None
 
-    def digests(self, roots: Roots, download: bool = False) -> Any:
-        """What tells its files from others, by content, as plain JSON; part of the fingerprint.
+    def check(self, roots: Roots, download: bool = False) -> None:
+        """Look for its files, without reading them.
 
         Parameters
         ----------
         download : fetch what is named by hub id and not on this machine
+
+        Raises
+        ------
+        ModelError
+            A file is missing.
+        """
+
+    def digests(self, roots: Roots) -> Any:
+        """What tells its files from others, by content, as plain JSON; part of the fingerprint.
 
         Raises
         ------

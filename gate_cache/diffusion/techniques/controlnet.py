@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gate_cache.diffusion.embedded import CONTROLNET, TINY
 from gate_cache.diffusion.hub import controlnet_from_hub
+from gate_cache.diffusion.memo import tree_sha256
 from gate_cache.diffusion.sources import find_folder, folder_digest
 from gate_cache.diffusion.techniques.base import Call, Extra, Inputs, Steering, Technique
 from gate_cache.errors import ModelError
@@ -35,18 +36,24 @@ class ControlNet(Technique[ControlNetSpec]):
             return {"net": self.spec.source, "images": self.spec.images}
         return self.spec.source
 
-    def digests(self, roots: Roots, download: bool = False) -> Any:
-        net = folder_digest(self._folder(roots, download), None)
-        if not self.spec.images:
-            return net
-        from gate_cache.diffusion.memo import tree_sha256
+    def check(self, roots: Roots, download: bool = False) -> None:
+        self._folder(roots, download)
+        self._images(roots)
 
+    def digests(self, roots: Roots) -> Any:
+        net, images = folder_digest(self._folder(roots), None), self._images(roots)
+        return {"net": net, "images": tree_sha256(images)} if images else net
+
+    def _images(self, roots: Roots) -> Path | None:
+        """The folder of control images, where they are not found by Canny."""
+        if not self.spec.images:
+            return None
         where = f"{self.combo}.controlnet.images"
         folder = roots.below("data", self.spec.images, where)
         if not folder.is_dir():
             raise ModelError(f"{where}: {folder}: no such folder; put the control images there,"
                              " called as the data set's own")
-        return {"net": net, "images": tree_sha256(folder)}
+        return folder
 
     def _folder(self, roots: Roots, download: bool = False) -> Path:
         """The network in diffusers layout."""

@@ -32,7 +32,10 @@ class IPAdapter(Technique[IPAdapterSpec]):
     def sources(self) -> Any:
         return [self.spec.source, self.spec.image_encoder]
 
-    def digests(self, roots: Roots, download: bool = False) -> Any:
+    def check(self, roots: Roots, download: bool = False) -> None:
+        self._files(roots)
+
+    def digests(self, roots: Roots) -> Any:
         file, encoder = self._files(roots)
         return [remembered_sha256(file), folder_digest(encoder, None)]
 

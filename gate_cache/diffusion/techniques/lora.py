@@ -30,7 +30,11 @@ class Lora(Technique[list[LoraSpec]]):
     def sources(self) -> Any:
         return [lora.source for lora in self.spec]
 
-    def digests(self, roots: Roots, download: bool = False) -> Any:
+    def check(self, roots: Roots, download: bool = False) -> None:
+        for lora in self.spec:
+            self._file(lora, roots)
+
+    def digests(self, roots: Roots) -> Any:
         return [remembered_sha256(self._file(lora, roots)) for lora in self.spec]
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
