@@ -33,7 +33,7 @@ from gate_cache.stages.inputs import BlockInputs, Source
 from gate_cache.stages.inspect import inspect
 from gate_cache.stages.lookup import Stale, find_combo
 from gate_cache.stages.status import status
-from gate_cache.store.samples import NewSample
+from gate_cache.store.samples import NewSample, Samples
 from gate_cache.store.writer import open_writer
 
 PAD = {"source": "tiny", "fit": "pad"}
@@ -77,9 +77,9 @@ def test_the_padding_has_no_edges() -> None:
     """Bars that run out of the picture are continued into the padding, their edges are not."""
     image = np.zeros((30, 60, 3), np.uint8)
     image[:, ::12] = image[:, 1::12] = 255
-    square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image,
-                                                        size=lambda _: image.shape[:2])
-    source: Any = Source(pixels, ["bars"], square, None, Roots(), {})  # type: ignore[arg-type]
+    square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image)
+    samples = Samples(["bars"], ["x"], np.array([[30, 60]], np.int32))
+    source: Any = Source(pixels, samples, square, None, Roots(), {})  # type: ignore[arg-type]
     control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as readers:
         edges = control.images(BlockInputs(source, 0, readers), [0])[0, 0]

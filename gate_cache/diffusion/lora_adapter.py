@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from peft import LoraConfig
 
 from gate_cache.diffusion.backbone import Backbone
+from gate_cache.diffusion.noise import generator
 
 NAME = "locon"
 UNET = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
@@ -18,12 +18,6 @@ UNET = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_i
         "upsamplers.0.conv")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Modules that get a low-rank pair, those of kohya's LoCon; of the others none is changed."""
-
-
-def generator(*words: object) -> torch.Generator:
-    """Randomness by name: the same numbers whatever was drawn before, on whatever device."""
-    digest = hashlib.sha256("/".join(map(str, words)).encode()).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Adapter:

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional
 
 from gate_cache.diffusion.backbone import Backbone
-from gate_cache.diffusion.lora_adapter import Adapter, generator
+from gate_cache.diffusion.lora_adapter import Adapter
+from gate_cache.diffusion.noise import add_noise, generator
 from gate_cache.errors import ModelError
 
 CLIP = 1.0
@@ -120,7 +121,7 @@ class LoraTrainer:
         model = self._model
         kept = model.alphas_cumprod[batch.times].view(-1, 1, 1, 1)
         signal, spread = kept.sqrt(), (1 - kept).sqrt()
-        x = signal * batch.latents + spread * batch.noise
+        x = add_noise(batch.latents, batch.noise, batch.times, model.alphas_cumprod)
         states = model.text_encoder(batch.tokens)[0]
         found = model.unet(x.to(model.dtype), batch.times,
                            encoder_hidden_states=states.to(model.dtype), return_dict=False)[0]

@@ -78,6 +78,7 @@ class Block:
         self._rows = rows
         self._extractor = extractor
         self._told = told
+        self._plans = [j.plan for j in work.jobs if rows in j.todo]
         self._drafts = {j.plan.name: _Draft(work, j.plan.name, j.group, rows, told)
                         for j in work.jobs if rows in j.todo}
         self._latents = _Draft(work, LATENTS, work.latents, rows, told)
@@ -86,9 +87,8 @@ class Block:
 
     def prepare(self) -> None:
         """Read images and find edges: all that the device is not needed for."""
-        plans = {j.plan.name: j.plan for j in self._work.jobs}
-        self._lanes = schedule([(Wanted.of(plans[name]), d.left) for name, d in
-                                self._drafts.items()], self._work.source.count_tokens)
+        self._lanes = schedule([(Wanted.of(p), self._drafts[p.name].left) for p in self._plans],
+                               self._work.source.count_tokens)
         if self._latents.left:
             self._inputs.images(sorted(self._latents.left))
         for lane in self._lanes:
@@ -134,11 +134,11 @@ class _Draft:
         self._group = group
         self._rows = rows
         self._told = told
-        kept = group.kept(rows)
-        self.whole = kept == len(rows)
-        self._fresh = work.fresh(group, rows)
-        self._void = [r for r in rows[kept:] if r in work.gone]
-        self.left = set(self._fresh)
+        self._kept = group.kept(rows)
+        self.whole = self._kept == len(rows)
+        self._void = [r for r in rows[self._kept:] if r in work.gone]
+        self.left = set(rows[self._kept:]).difference(self._void)
+        self._fresh = len(self.left)
         self._written = False
         self._maps: Maps = {}
 
@@ -158,19 +158,19 @@ class _Draft:
         """Write the block once, when no row is left to compute."""
         if self._written or self.left:
             return
-        absent = self._group.absent(self._rows[: self._group.kept(self._rows)])
+        absent = self._group.absent(self._rows[: self._kept])
         self._group.write(self._rows, self.maps(), [*self._void, *absent])
         self._written, self._maps = True, {}
-        self._told.written(self._name, len(self._fresh))
+        self._told.written(self._name, self._fresh)
 
     def maps(self) -> Maps:
         """The block's arrays: rows that are kept, and NaN where nothing has come yet."""
         if not self._maps:
-            old, kept = self._group.read_kept(self._rows), self._group.kept(self._rows)
+            old = self._group.read_kept(self._rows)
             for name in self._group.maps:
                 shape = (len(self._rows), *self._group.shape(name))
                 self._maps[name] = np.full(shape, np.nan, self._group.dtype(name))
-                self._maps[name][:kept] = old[name][:kept]
+                self._maps[name][: self._kept] = old[name]
         return self._maps
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +35,23 @@ class Source:
 
     Attributes
     ----------
-    ids : of the samples, by row
     square : the model's input
     captions : by sample id
     """
 
     dataset: ImageDataset
-    ids: Sequence[str]
+    samples: Samples
     square: Square
     tokens: Tokens
     roots: Roots
     captions: Mapping[str, str]
+    _folders: dict[str, Mapping[str, Path]] = field(default_factory=dict, init=False)
 
     def prompt(self, row: int, prompt: str) -> str:
         """A combo's prompt for one image: its caption filled in."""
         if CAPTION not in prompt:
             return prompt
-        return prompt.replace(CAPTION, self.captions[self.ids[row]])
+        return prompt.replace(CAPTION, self.captions[self.samples[row]])
 
     def count_tokens(self, prompt: str, row: int) -> int:
         """Length of that prompt's text."""
@@ -59,17 +59,18 @@ class Source:
 
     def image(self, row: int) -> Pixels:
         """(size, size, 3) uint8."""
-        return to_square(self.dataset.image(self.ids[row]), self.square.size, self.square.fit)
+        return to_square(self.dataset.image(self.samples[row]), self.square.size, self.square.fit)
 
     def mask(self, row: int) -> npt.NDArray[np.bool_]:
         """(size, size) bool: the pixels that are the image's, not padding."""
-        return self.square.place(*self.dataset.size(self.ids[row])).mask(self.square.size)
+        height, width = map(int, self.samples.sizes[row])
+        return self.square.place(height, width).mask(self.square.size)
 
     def from_folder(self, folder: str, row: int) -> Pixels:
         """As `image`, of the file of a folder that is called as the sample is."""
-        path = self._folder(folder).get(str(Path(self.ids[row]).with_suffix("")))
+        path = self._folder(folder).get(str(Path(self.samples[row]).with_suffix("")))
         if path is None:
-            raise DataError(f"{folder}: no control image for '{self.ids[row]}'; put one there,"
+            raise DataError(f"{folder}: no control image for '{self.samples[row]}'; put one there,"
                             " with the same name and any image suffix")
         return to_square(read_rgb(path), self.square.size, self.square.fit)
 
@@ -79,10 +80,6 @@ class Source:
             self._folders[folder] = {str(Path(n).with_suffix("")): root / n
                                      for n in walk(root, EXTENSIONS)}
         return self._folders[folder]
-
-    @cached_property
-    def _folders(self) -> dict[str, Mapping[str, Path]]:
-        return {}
 
 
 def captions_of(loaded: Loaded, roots: Roots, samples: Samples, gone: Collection[int],
@@ -132,7 +129,7 @@ class BlockInputs:
 
     def id(self, row: int) -> str:
         """The sample's id."""
-        return self._source.ids[row]
+        return str(self._source.samples[row])
 
     def prompt(self, row: int, prompt: str) -> str:
         """A combo's prompt for one image."""
@@ -155,7 +152,7 @@ class BlockInputs:
 
     def from_folder(self, folder: str, rows: Sequence[int]) -> Pixels:
         """As `images`, of a folder's files."""
-        return np.stack([self._source.from_folder(folder, r) for r in rows])
+        return np.stack(list(self._readers.map(partial(self._source.from_folder, folder), rows)))
 
     def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
         """Arrays made once a row, (N, …)."""

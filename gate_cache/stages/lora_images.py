@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gate_cache.datasets.base import CorrespondenceDataset, ImageDataset
 from gate_cache.datasets.captions import Captions
+from gate_cache.datasets.toyworld.captions import with_article
 from gate_cache.errors import DataError
 from gate_cache.progress import Progress
 
@@ -96,7 +97,7 @@ def _plain_sentences(dataset: ImageDataset) -> dict[str, str]:
 def _noun(category: str) -> str:
     """A category's name as a noun with its article: ``car(G)`` is a car."""
     name = re.sub(r"\(.*?\)", "", category).replace("_", " ").strip()
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+    return with_article(name)
 
 
 def tags(sentence: str) -> str:

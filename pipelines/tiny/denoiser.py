@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from gate_cache.diffusion.embedded import HOME
+from gate_cache.diffusion.noise import add_noise
 from gate_cache.diffusion.tokens import BOS, EOS, read_tokens
 from pipelines.tiny import config
 from pipelines.tiny.autoencoder import choose
@@ -40,8 +41,7 @@ def build() -> tuple[Any, Any]:
 
 def noised(x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """x_t = sqrt(ᾱ_t)·x_0 + sqrt(1 − ᾱ_t)·ε for (N, 4, 16, 16) and (N,) times."""
-    alpha = ALPHAS[t].view(-1, 1, 1, 1)
-    return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
+    return add_noise(x0, noise, t, ALPHAS)
 
 
 def times(count: int, g: torch.Generator) -> torch.Tensor:

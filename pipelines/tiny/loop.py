@@ -6,7 +6,6 @@ training that was interrupted goes on as if nothing had happened.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from gate_cache.diffusion import noise
 from gate_cache.report.console import console_progress
 
 LOG_EVERY = 50
@@ -56,8 +56,7 @@ Loss = Callable[[int, torch.Generator], torch.Tensor]
 
 def generator(stage: str, step: int) -> torch.Generator:
     """Randomness of one step."""
-    digest = hashlib.sha256(f"tiny/{stage}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return noise.generator("tiny", stage, step)
 
 
 def fit(plan: Plan, modules: Mapping[str, nn.Module], loss: Loss, folder: Path) -> None:

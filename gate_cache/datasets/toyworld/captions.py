@@ -60,4 +60,4 @@ def caption(
 
 def with_article(noun: str) -> str:
     """Put "a" or "an" before a noun, by its first letter."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
