@@ -19,16 +19,34 @@ from test_extract import Toy, assert_same
 
 from gate_cache.errors import DataError, UserError
 from gate_cache.roots import Roots
-from gate_cache.stages.cluster import local, run
-from gate_cache.stages.extract import Spread, extract
+from gate_cache.stages.cluster import local, own_environment, run
+from gate_cache.stages.extract import Spread, extract, own_threads
 from gate_cache.stages.status import status
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=2, threads_per_worker=2, memory_limit=0,
-                      dashboard_address="127.0.0.1:0") as found:
+    with own_environment(), LocalCluster(n_workers=2, threads_per_worker=2, memory_limit=0,
+                                         dashboard_address="127.0.0.1:0") as found:
         yield found
+
+
+def test_starting_workers_leaves_the_environment_as_it_was() -> None:
+    def found() -> dict[str, str]:
+        return {k: v for k, v in os.environ.items() if not k.startswith("__DASK")}
+
+    before = found()
+    with local(1) as client:
+        assert client.submit(os.getpid).result() != os.getpid()
+    assert found() == before
+
+
+def test_only_the_start_of_this_process_decides_its_threads(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """dask's nanny sets OMP_NUM_THREADS where it starts workers, not only in them."""
+    threads = own_threads(None)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
+    assert own_threads(None) == threads
 
 
 def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) -> None:

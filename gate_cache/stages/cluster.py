@@ -7,6 +7,7 @@ process that asked holds the store's lock; workers, who see the same folders, wr
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
@@ -103,11 +105,26 @@ def _own_device(asked: str | None, name: Any) -> str | None:
 
 
 @contextmanager
+def own_environment() -> Iterator[None]:
+    """Undo what dask's nannies set here, not only in their workers (`OMP_NUM_THREADS`)."""
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
 def local(workers: int) -> Iterator[Client]:
     """Worker processes on this machine."""
-    with LocalCluster(n_workers=workers, threads_per_worker=AT_A_TIME, memory_limit=0,
-                      dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL) as cluster, \
-            Client(cluster) as client:
+    with own_environment(), LocalCluster(
+            n_workers=workers, threads_per_worker=AT_A_TIME, memory_limit=0,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
         yield client
 
 

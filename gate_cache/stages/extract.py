@@ -29,6 +29,9 @@ from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import LATENTS, group_footprint
 from gate_cache.store.writer import StoreWriter, open_writer
 
+_ASKED = os.environ.get("OMP_NUM_THREADS", "")
+"""As this process was started: dask sets the variable to 1 for its workers, and here as well."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -109,9 +112,8 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
 
 def own_threads(spread: Spread | None) -> int:
     """CPU threads of a pass in a new store: ``OMP_NUM_THREADS``, or an equal share of the cores."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked):
-        return int(asked)
+    if _ASKED.isdigit() and int(_ASKED):
+        return int(_ASKED)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max((cores or 1) // (spread.workers if spread and spread.workers else 1), 1)
 
