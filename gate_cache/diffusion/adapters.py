@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gate_cache.diffusion.backbone import Backbone
-from gate_cache.errors import ModelError
+from gate_cache.errors import ModelError, listed
 
 _PAIR = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up")
 
@@ -87,12 +87,15 @@ class Loras:
 
     def _check(self, source: str, name: str, state: Mapping[str, torch.Tensor]) -> None:
         """Refuse a file of which not every tensor is in use."""
-        wanted = sum(not k.endswith(".alpha") for k in state)
+        wanted = [k for k in state if not k.endswith(".alpha")]
         modules = self._adapters.components.values()
-        used = sum(f".{name}." in k for m in modules for k, _ in m.named_parameters())
-        if used != wanted:
-            raise ModelError(f"{source}: only {used} of its {wanted} tensors fit this model; is it"
-                             " made for another one?")
+        used = [k for m in modules for k, _ in m.named_parameters() if f".{name}." in k]
+        if len(used) != len(wanted):
+            strange = sorted({_layer(k) for k in wanted} - {_layer(k) for k in used})
+            which = f"; no such layer: {listed(strange, 3)}" if len(strange) < len(wanted) / 2 \
+                else ""
+            raise ModelError(f"{source}: only {len(used)} of its {len(wanted)} tensors fit this"
+                             f" model{which}; is it made for another one?")
 
     @contextmanager
     def active(self, wanted: Sequence[tuple[str, float]]) -> Iterator[None]:
@@ -133,6 +136,14 @@ def read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _layer(key: str) -> str:
+    """A tensor's layer, spelt as kohya and diffusers both can: ``down_blocks_0_attentions_0_…``."""
+    end = min(key.find(p) for p in _PAIR if p in key)
+    for prefix in _PREFIXES:
+        key, end = (key[len(prefix):], end - len(prefix)) if key.startswith(prefix) else (key, end)
+    return key[:end].strip("._").replace(".", "_").replace("_processor", "")
 
 
 def _refuse_strange(source: str, state: Mapping[str, torch.Tensor]) -> None:
