@@ -40,7 +40,7 @@ UPWARD = {
 FENCES = {  # library to the rooms and files that may import it
     "zarr": ("store/",),
     "numcodecs": ("store/",),
-    "google_crc32c": ("store/",),
+    "crc32c": ("store/",),
     "filelock": ("store/",),
     "dask": ("store/", "stages/"),
     "distributed": ("stages/cluster.py",),

@@ -379,14 +379,14 @@ def test_a_lora_file_below_the_models_root_is_used(roots: Roots, manifest: Write
 
 def test_a_full_disk_keeps_what_is_done(toy: Toy, roots: Roots,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = zarr.Array.__setitem__, iter(range(1000))
+    real, calls = LocalFolder.write, iter(range(1000))
 
-    def fill_up(self: Any, key: Any, value: Any) -> None:
-        if self.basename.startswith("up") and next(calls) == 7:
+    def fill_up(self: LocalFolder, key: str, parts: Any) -> None:
+        if "/up" in key and next(calls) == 7:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, key, value)
+        real(self, key, parts)
 
-    monkeypatch.setattr(zarr.Array, "__setitem__", fill_up)
+    monkeypatch.setattr(LocalFolder, "write", fill_up)
     with pytest.raises(DiskError, match=r"toy\.zarr: the disk is full"):
         extract(toy[0], roots, device="cpu")
     monkeypatch.undo()

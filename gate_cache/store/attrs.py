@@ -1,71 +1,131 @@
-"""Our attributes on Zarr groups, all below one key, so that other tools may add theirs."""
+"""What is written on Zarr groups and arrays, read without Zarr: ``zarr.json`` is plain JSON.
+
+Our attributes are below one key, so that other tools may add theirs, and carry a checksum of
+themselves since format 2.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import zarr
+import numpy as np
 
 from gate_cache.errors import StoreError
+from gate_cache.fingerprint import fingerprint
+from gate_cache.store.folders import Folder, open_folder
 from gate_cache.store.layout import FORMAT
+from gate_cache.store.shards import is_plain
+
+if TYPE_CHECKING:
+    import zarr
 
 ATTRS = "gate_cache"
+CHECKSUM = "checksum"
+META = "zarr.json"
 
 
-def attrs_of(group: zarr.Group) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ArrayMeta:
+    """An array's metadata.
+
+    Attributes
+    ----------
+    shape : (N, …)
+    block : rows of a shard (of a chunk, where it has no shards)
+    plain : uncompressed shards, which `gate_cache.store.chunks` reads
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    block: int
+    plain: bool
+
+    @property
+    def chunk(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+
+def read_meta(folder: Folder, key: str = "") -> dict[str, Any] | None:
+    """The metadata of a group or array; None where there is none, or it is no JSON object."""
+    raw = folder.read(f"{key}/{META}" if key else META)
+    try:
+        found = json.loads(raw) if raw is not None else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read_attrs(folder: Folder, key: str = "") -> dict[str, Any]:
     """What we wrote on a group; empty where it is not ours."""
-    found = cast(Any, group.attrs.asdict().get(ATTRS))
-    return dict(found) if isinstance(found, dict) else {}
+    found = (read_meta(folder, key) or {}).get("attributes")
+    ours = found.get(ATTRS) if isinstance(found, dict) else None
+    return dict(ours) if isinstance(ours, dict) else {}
+
+
+def read_array(folder: Folder, key: str) -> ArrayMeta | None:
+    """The metadata of an array; None where there is none that makes sense."""
+    meta = read_meta(folder, key)
+    try:
+        assert meta
+        grid = meta["chunk_grid"]["configuration"]["chunk_shape"]
+        return ArrayMeta(tuple(map(int, meta["shape"])), np.dtype(meta["data_type"]),
+                         int(grid[0]), is_plain(meta["codecs"]))
+    except (AssertionError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def sealed(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes with a checksum of all others."""
+    rest = {k: v for k, v in attrs.items() if k != CHECKSUM}
+    return {**rest, CHECKSUM: fingerprint(rest)[:16]}
+
+
+def is_sound(attrs: Mapping[str, Any]) -> bool:
+    """Whether attributes are what was sealed."""
+    return dict(attrs) == sealed(attrs)
+
+
+def put_attrs(folder: Folder, group: zarr.Group, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Write our attributes on a group, sealed and to stay; returns them."""
+    done = sealed(attrs)
+    group.attrs.update({ATTRS: done})
+    folder.settle(f"{group.path}/{META}" if group.path else META)
+    return done
 
 
 def is_store(path: Path) -> bool:
     """Whether a store was begun here (half-made ones do not count)."""
-    try:
-        return ATTRS in json.loads((path / "zarr.json").read_text())["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return bool(read_attrs(open_folder(path)))
 
 
-def store_attrs(path: Path, group: zarr.Group) -> dict[str, Any]:
-    """A store's own attributes, checked.
+def open_store(path: Path) -> tuple[Folder, dict[str, Any]]:
+    """A store's folder and its own attributes, checked.
 
     Raises
     ------
     StoreError
-        Written by something else, or by a newer gate-cache.
+        There is nothing, something else, or a store of a newer format.
     """
-    attrs = attrs_of(group)
+    folder = open_folder(path)
+    meta = read_meta(folder)
+    if meta is None and not folder.names() and not path.exists():
+        raise StoreError(f"{path}: no such store; 'gate-cache extract MANIFEST' makes one")
+    if meta is None or meta.get("node_type") != "group" or meta.get("zarr_format") != 3:
+        raise StoreError(f"{path}: not a Zarr v3 group, so no gate-cache store")
+    attrs = read_attrs(folder)
     if not isinstance(attrs.get("format"), int):
         raise StoreError(f"{path}: a Zarr group, but not a gate-cache store")
     if attrs["format"] > FORMAT:
         raise StoreError(f"{path}: store format {attrs['format']} is newer than this gate-cache"
                          f" reads ({FORMAT}); upgrade gate-cache")
-    return attrs
-
-
-def open_group(path: Path, mode: Any) -> zarr.Group:
-    """Open a store's root group.
-
-    Raises
-    ------
-    StoreError
-        There is nothing, or something else.
-    """
-    if not path.exists():
-        raise StoreError(f"{path}: no such store; 'gate-cache extract MANIFEST' makes one")
-    try:
-        group = zarr.open_group(path, mode=mode, zarr_format=3)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError,
-            zarr.errors.ContainsArrayError):
-        raise StoreError(f"{path}: not a Zarr v3 group, so no gate-cache store") from None
-    store_attrs(path, group)
-    return group
+    return folder, attrs
 
 
 def array_in(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """An array of a group."""
-    found = group[name]
-    assert isinstance(found, zarr.Array)
-    return found
+    return cast("zarr.Array[Any]", group[name])

@@ -64,9 +64,3 @@ def bytes_below(path: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(os.lstat(os.path.join(folder, name)).st_size
                for folder, _, names in os.walk(path) for name in names)
-
-
-def remove_partials(path: Path) -> None:
-    """Remove what a killed write left: zarr writes ``*.partial`` and renames."""
-    for leftover in path.rglob("*.partial"):
-        leftover.unlink(missing_ok=True)

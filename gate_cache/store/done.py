@@ -1,7 +1,8 @@
 """The done mark of a block: how many rows it holds and the checksum of their bytes.
 
-One uint64 a block, written after the block's shards: rows in the high 32 bits, in the low 32 bits
-crc32c over the raw bytes of each map's rows, map after map in the group's order. 0 = not done.
+One uint64 a block, a file of its own, written after the block's shards: rows in the high 32 bits,
+in the low 32 bits crc32c over the raw bytes of each map's rows, map after map in the group's order.
+0, or no file: not done.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import google_crc32c
+import crc32c
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.errors import StoreError
+from gate_cache.store.folders import Folder
+from gate_cache.store.layout import DONE
+
 Marks = npt.NDArray[np.uint64]
+_BYTES = 8
 
 
 def mark(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
@@ -29,8 +35,44 @@ def checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
     value = 0
     for array in arrays.values():
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        value = google_crc32c.extend(value, little.tobytes())
+        value = crc32c.crc32c(little.reshape(-1).view(np.uint8).data, value)
     return int(value)
+
+
+def read_marks(folder: Folder, group: str) -> Marks:
+    """All marks of a group, up to the last block that has one.
+
+    Raises
+    ------
+    StoreError
+        One of them is damaged.
+    """
+    names = [n for n in folder.names(f"{group}/{DONE}/c") if n.isdigit()]
+    marks = np.zeros(max(map(int, names), default=-1) + 1, np.uint64)
+    keys = [f"{group}/{DONE}/c/{name}" for name in names]
+    for name, key, raw in zip(names, keys, folder.read_many(keys), strict=True):
+        if raw is not None:
+            marks[int(name)] = _value(key, raw)
+    return marks
+
+
+def read_mark(folder: Folder, group: str, block: int) -> int:
+    """One block's mark."""
+    key = f"{group}/{DONE}/c/{block}"
+    raw = folder.read(key)
+    return 0 if raw is None else _value(key, raw)
+
+
+def write_mark(folder: Folder, group: str, block: int, value: int) -> None:
+    """Mark a block, to stay."""
+    folder.write(f"{group}/{DONE}/c/{block}", [value.to_bytes(_BYTES, "little")])
+
+
+def _value(key: str, raw: bytes) -> int:
+    if len(raw) != _BYTES:
+        raise StoreError(f"{key}: the mark of a finished block is damaged; run 'gate-cache verify"
+                         " --repair', then 'gate-cache extract'")
+    return int.from_bytes(raw, "little")
 
 
 def rows_in(marks: Marks) -> npt.NDArray[np.int64]:

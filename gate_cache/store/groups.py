@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import zarr
 
 from gate_cache.errors import StoreError
 from gate_cache.store import done
-from gate_cache.store.attrs import ATTRS, array_in, attrs_of
-from gate_cache.store.disk import disk_errors, remove_partials
+from gate_cache.store.attrs import META, ArrayMeta, array_in, put_attrs, read_array, read_attrs
+from gate_cache.store.chunks import Chunks, OpenFiles
+from gate_cache.store.disk import disk_errors
+from gate_cache.store.folders import Folder
 from gate_cache.store.layout import ABSENT, DONE, blocks_of
+from gate_cache.store.shards import Damaged, shard_parts
 
 Maps = Mapping[str, npt.NDArray[Any]]
 
@@ -22,12 +26,15 @@ Maps = Mapping[str, npt.NDArray[Any]]
 class GroupWriter:
     """One group of maps (a combo's, or the latents) being filled block by block."""
 
-    def __init__(self, path: Path, group: zarr.Group, rows: int, block: int) -> None:
+    def __init__(self, path: Path, folder: Folder, group: zarr.Group, rows: int,
+                 block: int) -> None:
         self.path = path
+        self.folder = folder
+        self.name = group.path
         self._group = group
         self.rows = rows
         self.block = block
-        self.attrs: dict[str, Any] = attrs_of(group)
+        self.attrs: dict[str, Any] = read_attrs(folder, group.path)
         self._back: set[int] = set()
 
     @property
@@ -35,16 +42,22 @@ class GroupWriter:
         """Names of the maps, in the order checksums run over them."""
         return tuple(self.attrs["maps"])
 
-    def _array(self, name: str) -> zarr.Array[Any]:
-        return array_in(self._group, name)
+    @cached_property
+    def _metas(self) -> dict[str, ArrayMeta]:
+        found = {name: read_array(self.folder, f"{self.name}/{name}") for name in self.maps}
+        bad = [name for name, meta in found.items() if meta is None]
+        if bad:
+            raise StoreError(f"{self.path}: {self.name}/{bad[0]}: its {META} is damaged; remove the"
+                             f" folder {self.name} and extract again")
+        return {name: meta for name, meta in found.items() if meta}
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Stored dtype of a map."""
-        return np.dtype(self._array(name).dtype)
+        return self._metas[name].dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
         """(C, h, w) of one image's map."""
-        return tuple(self._array(name).shape[1:])
+        return self._metas[name].shape[1:]
 
     def absent(self, rows: range) -> list[int]:
         """Rows that are void since their image was gone when they were written."""
@@ -58,7 +71,7 @@ class GroupWriter:
         gone : rows whose image is not there now; a block is done without them
         """
         self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
-        have = done.rows_in(np.asarray(self._array(DONE)[:], np.uint64))
+        have = done.rows_in(done.read_marks(self.folder, self.name))
         return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
                 if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows)]
 
@@ -68,20 +81,22 @@ class GroupWriter:
         return 0 if self._back.intersection(rows) else mark >> 32
 
     def _mark(self, rows: range) -> int:
-        marks, index = self._array(DONE), rows.start // self.block
-        return int(np.asarray(marks[index], np.uint64)) if index < marks.shape[0] else 0
+        return done.read_mark(self.folder, self.name, rows.start // self.block)
 
     def fit(self) -> None:
         """Grow the arrays to the table of samples, and clear what a killed write left."""
         with disk_errors(self.path):
-            remove_partials(self.path / self._group.path)
+            self.folder.remove_partials(self.name)
             for name in self.maps:
-                array = self._array(name)
-                if array.shape[0] < self.rows:
-                    array.resize((self.rows, *array.shape[1:]))
-            marks, blocks = self._array(DONE), len(blocks_of(self.rows, self.block))
+                if self._metas[name].shape[0] < self.rows:
+                    self._resize(name, (self.rows, *self.shape(name)))
+            marks, blocks = array_in(self._group, DONE), len(blocks_of(self.rows, self.block))
             if marks.shape[0] < blocks:
-                marks.resize((blocks,))
+                self._resize(DONE, (blocks,))
+
+    def _resize(self, name: str, shape: tuple[int, ...]) -> None:
+        array_in(self._group, name).resize(shape)
+        self.folder.settle(f"{self.name}/{name}/{META}")
 
     def read_kept(self, rows: range) -> dict[str, npt.NDArray[Any]]:
         """The kept rows of a block, of all maps, checked against the block's checksum.
@@ -92,17 +107,33 @@ class GroupWriter:
             They are missing or damaged.
         """
         stop = rows.start + self.kept(rows)
+        if stop == rows.start:
+            return {n: np.empty((0, *self.shape(n)), self.dtype(n)) for n in self.maps}
         try:
-            maps = {n: np.asarray(self._array(n)[rows.start : stop]) for n in self.maps}
-        except ValueError:  # zarr's answer to a wrong crc32c
+            maps = {n: self._read(n, range(rows.start, stop)) for n in self.maps}
+        except (Damaged, ValueError):  # zarr's answer to a wrong crc32c
             maps = {}
-        if stop > rows.start and (not maps or done.mark(maps) != self._mark(rows)):
-            raise StoreError(f"{self.path}: {self._group.path}: a finished block is missing or"
-                             " damaged; remove that group and extract again")
+        if not maps or done.mark(maps) != self._mark(rows):
+            raise StoreError(f"{self.path}: {self.name}: a finished block is missing or damaged;"
+                             " run 'gate-cache verify --repair', then 'gate-cache extract'")
         return maps
+
+    def _read(self, name: str, rows: range) -> npt.NDArray[Any]:
+        meta = self._metas[name]
+        if not meta.plain:
+            return np.asarray(array_in(self._group, name)[rows.start : rows.stop])
+        found = np.empty((len(rows), *meta.shape[1:]), meta.dtype)
+        flat = found.reshape(len(rows), -1).view(np.uint8)
+        chunks = Chunks(OpenFiles(self.folder), f"{self.name}/{name}", self.block, meta.chunk,
+                        len(meta.shape))
+        chunks.read(rows, [row.data for row in flat], "always")
+        return found
 
     def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
         """Write one whole block, then mark it done.
+
+        Whatever happens on the way, the mark is true: it goes before rows that it vouches for are
+        overwritten by others, and comes after all shards are there to stay.
 
         Parameters
         ----------
@@ -115,14 +146,25 @@ class GroupWriter:
         DiskError
             The disk refused; the block stays undone.
         """
-        ordered = {name: np.asarray(maps[name], self.dtype(name)) for name in self.maps}
-        with disk_errors(self.path), zarr.config.set({"array.write_empty_chunks": True}):
+        ordered = {name: np.ascontiguousarray(maps[name], self.dtype(name)) for name in self.maps}
+        block = rows.start // self.block
+        with disk_errors(self.path):
             if self._mark(rows) and not self.kept(rows):
-                self._array(DONE)[rows.start // self.block] = np.uint64(0)  # nothing is kept
+                done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
             self._note_absent(rows, absent)
             for name, array in ordered.items():
-                self._array(name)[rows.start : rows.stop] = array
-            self._array(DONE)[rows.start // self.block] = np.uint64(done.mark(ordered))
+                self._put(name, block, array)
+            done.write_mark(self.folder, self.name, block, done.mark(ordered))
+
+    def _put(self, name: str, block: int, array: npt.NDArray[Any]) -> None:
+        key = f"{self.name}/{name}/c/{block}{'/0' * (array.ndim - 1)}"
+        if self._metas[name].plain:
+            self.folder.write(key, shard_parts(array, self.block))
+            return
+        start = block * self.block
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array_in(self._group, name)[start : start + len(array)] = array
+        self.folder.settle(key)
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.
@@ -143,5 +185,5 @@ class GroupWriter:
     def _note(self, absent: set[int]) -> None:
         if absent != set(self.attrs.get(ABSENT, ())):
             with disk_errors(self.path):
-                self.attrs[ABSENT] = sorted(absent)
-                self._group.attrs.update({ATTRS: self.attrs})
+                self.attrs = put_attrs(self.folder, self._group,
+                                       {**self.attrs, ABSENT: sorted(absent)})

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from gate_cache.features import nbytes
 
-FORMAT = 1
+FORMAT = 2
+"""1: as 2, but without checksums of attributes and of the table of samples."""
 SAMPLES = "samples"
 LATENTS = "latents"
 LATENT_MAP = "x0"

@@ -9,95 +9,35 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from gate_cache.errors import RowNotDone, StoreError, did_you_mean, listed
 from gate_cache.fingerprint import Recipe
 from gate_cache.geometry import Square
 from gate_cache.store import done
-from gate_cache.store.attrs import array_in, attrs_of, open_group, store_attrs
+from gate_cache.store.attrs import META, open_store, read_array, read_attrs
+from gate_cache.store.chunks import Check, OpenFiles
+from gate_cache.store.folders import Folder
 from gate_cache.store.layout import ABSENT, DONE, LATENTS, SAMPLES
+from gate_cache.store.maps import MapView
 from gate_cache.store.samples import Samples, read_samples
 
 if TYPE_CHECKING:
     import dask.array as da
 
 
-class MapView:
-    """One feature map of all samples, (N, C, h, w): index it to read.
-
-    Raises
-    ------
-    RowNotDone
-        On reading a row that no finished block holds.
-    """
-
-    def __init__(self, combo: ComboView, name: str, array: zarr.Array[Any]) -> None:
-        self.combo = combo
-        self.name = name
-        self._array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, C, h, w), N being the number of samples in the store."""
-        return (len(self.combo.store.samples), *self._array.shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The stored dtype."""
-        return np.dtype(self._array.dtype)
-
-    @property
-    def ndim(self) -> int:
-        """4."""
-        return 4
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        rows, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
-        if rows is None or rows is Ellipsis:
-            raise IndexError("index the samples first, such as [row] or [:, 0]")
-        index = np.atleast_1d(np.arange(len(self))[rows])
-        self.combo.check(index)
-        single = isinstance(rows, int | np.integer)
-        forward = isinstance(rows, slice) and (rows.step or 1) > 0
-        basic = self._positive(rows) if single or forward else None
-        try:
-            found = np.asarray(self._array.oindex[index] if basic is None else self._array[basic])
-        except ValueError:  # zarr's answer to a wrong crc32c
-            raise self._damaged() from None
-        if len(index) and np.isnan(found.reshape(len(index), -1)[:, 0]).any():
-            raise self._damaged()  # the fill value: done, but its shard is gone
-        return np.asarray(found[rest if single else (slice(None), *rest)])
-
-    def _positive(self, rows: Any) -> Any:
-        """Resolve negative rows here: the array may be longer than the table of samples."""
-        if isinstance(rows, slice):
-            return slice(*rows.indices(len(self)))
-        return int(rows) + len(self) if rows < 0 else int(rows)
-
-    def _damaged(self) -> StoreError:
-        return StoreError(f"{self.combo.store.path}: {self.combo.name}/{self.name}: the data of a"
-                          f" finished block is missing or damaged; remove {self.combo.name} and"
-                          " extract again")
-
-
 class ComboView:
     """One combo's maps. ``view["up2"][row]`` reads."""
 
-    def __init__(self, store: FeatureStore, name: str, group: zarr.Group) -> None:
+    def __init__(self, store: FeatureStore, name: str, attrs: dict[str, Any]) -> None:
         self.store = store
         self.name = name
-        self._group = group
+        self.attrs = attrs
+        """Everything the store says about the combo: recipe, fingerprint, tokens, versions."""
         self._valid: npt.NDArray[np.bool_] | None = None
         self._maps: dict[str, MapView] = {}
 
-    @cached_property
-    def attrs(self) -> dict[str, Any]:
-        """Everything the store says about the combo: recipe, fingerprint, tokens, versions."""
-        return attrs_of(self._group)
+    def __reduce__(self) -> Any:
+        return _group, (self.store, self.name)
 
     @property
     def label(self) -> str:
@@ -129,7 +69,11 @@ class ComboView:
             raise StoreError(f"{self.name} has no map '{name}'{did_you_mean(name, self.maps)};"
                              f" it has: {', '.join(self.maps)}")
         if name not in self._maps:
-            self._maps[name] = MapView(self, name, array_in(self._group, name))
+            meta = read_array(self.store.folder, f"{self.name}/{name}")
+            if meta is None:
+                raise StoreError(f"{self.store.path}: {self.name}/{name}: its {META} is missing or"
+                                 f" damaged; {_REMOVE.format(self.name)}")
+            self._maps[name] = MapView(self, name, meta)
         return self._maps[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -137,7 +81,8 @@ class ComboView:
 
     def done(self) -> npt.NDArray[np.bool_]:
         """(N,) bool: which rows are extracted. Read afresh at each call."""
-        marks = np.asarray(array_in(self._group, DONE)[:], np.uint64)
+        self.attrs = read_attrs(self.store.folder, self.name) or self.attrs
+        marks = done.read_marks(self.store.folder, self.name)
         found = done.valid(marks, self.store.block, len(self.store.samples))
         found[list(self.attrs.get(ABSENT, ()))] = False
         return found
@@ -166,25 +111,33 @@ class FeatureStore:
     (64, 16, 16)
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Path, folder: Folder, attrs: dict[str, Any],
+                 check: Check = "first") -> None:
         self.path = path
-        self._group = group
+        self.folder = folder
+        self.attrs = attrs
+        """The store's own settings: format, dataset, block, batch, versions."""
+        self.check: Check = check
+        self.files = OpenFiles(folder)
+
+    def __reduce__(self) -> Any:
+        return FeatureStore.open, (self.path, self.check)
 
     @classmethod
-    def open(cls, path: str | Path) -> FeatureStore:
+    def open(cls, path: str | Path, check: Check = "first") -> FeatureStore:
         """Open a store.
+
+        Parameters
+        ----------
+        check : when a row's checksum is compared: ``first`` (when it is first read), ``always``
+            or ``never``
 
         Raises
         ------
         StoreError
             Nothing there, not a gate-cache store, or of a newer format.
         """
-        return cls(Path(path), open_group(Path(path), "r"))
-
-    @cached_property
-    def attrs(self) -> dict[str, Any]:
-        """The store's own settings: format, dataset, block, batch, versions."""
-        return store_attrs(self.path, self._group)
+        return cls(Path(path), *open_store(Path(path)), check)
 
     @property
     def block(self) -> int:
@@ -194,7 +147,10 @@ class FeatureStore:
     @cached_property
     def samples(self) -> Samples:
         """The table of samples. Opened once: open the store again to see later ones."""
-        return read_samples(self._group)
+        try:
+            return read_samples(self.folder, checked=self.attrs["format"] > 1)
+        except StoreError as error:
+            raise StoreError(f"{self.path}: {error}") from None
 
     @property
     def combos(self) -> tuple[str, ...]:
@@ -206,8 +162,11 @@ class FeatureStore:
     @cached_property
     def _views(self) -> list[ComboView]:
         """All groups of maps that are whole (`done` is made last)."""
-        return [ComboView(self, name, group) for name, group in sorted(self._group.groups())
-                if name != SAMPLES and DONE in group and attrs_of(group)]
+        names = [n for n in self.folder.names() if n not in (SAMPLES, META)]
+        keys = [f"{n}/{DONE}/{META}" for n in names]
+        whole = [n for n, raw in zip(names, self.folder.read_many(keys), strict=True) if raw]
+        found = [ComboView(self, name, read_attrs(self.folder, name)) for name in whole]
+        return [view for view in found if view.attrs]
 
     def views(self) -> list[ComboView]:
         """All combos, by group name; latents are not among them. Listed once, as `samples`."""
@@ -245,3 +204,11 @@ class FeatureStore:
             view, chunks=(self.block, *view.shape[1:]), name=label,
             meta=np.empty((0, 0, 0, 0), view.dtype))
         return lazy
+
+
+_REMOVE = "remove that folder ({}) and extract again"
+
+
+def _group(store: FeatureStore, name: str) -> ComboView:
+    """Any group, latents too, by its own name."""
+    return next(v for v in (*store.views(), *store.latents()) if v.name == name)

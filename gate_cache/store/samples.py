@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from gate_cache.errors import StoreError, did_you_mean
-from gate_cache.store.attrs import array_in
+from gate_cache.fingerprint import fingerprint
+from gate_cache.store.attrs import CHECKSUM, META, array_in, read_meta
+from gate_cache.store.folders import Folder
 from gate_cache.store.layout import SAMPLE_CHUNK, SAMPLES
+
+if TYPE_CHECKING:
+    import zarr
 
 _COLUMNS: tuple[tuple[str, Any, tuple[int, ...]], ...] = (
     ("id", "string", ()),
@@ -21,6 +26,7 @@ _COLUMNS: tuple[tuple[str, Any, tuple[int, ...]], ...] = (
     ("width", "int32", ()),
 )
 COLUMNS = tuple(name for name, _, _ in _COLUMNS)
+COUNT = "count"
 
 
 @dataclass(frozen=True)
@@ -74,46 +80,115 @@ class Samples(Sequence[str]):
         """The row of a sample with this content, or None."""
         return self._exact.get((sample_id, sha256))
 
+    def checksum(self) -> str:
+        """Of the whole table."""
+        sizes = self.sizes.tolist()
+        return fingerprint({"ids": self.ids, "sha256": self.sha256, "sizes": sizes})[:16]
+
 
 def create_samples(store: zarr.Group) -> None:
     """Make an empty table in a store's root group."""
-    table = store.create_group(SAMPLES, attributes={"count": 0}, overwrite=True)
+    empty = Samples((), (), np.zeros((0, 2), np.int32))
+    attrs = {COUNT: 0, CHECKSUM: empty.checksum()}
+    table = store.create_group(SAMPLES, attributes=attrs, overwrite=True)
     for name, dtype, shape in _COLUMNS:
         table.create_array(name, shape=(0, *shape), chunks=(SAMPLE_CHUNK, *shape), dtype=dtype,
                            compressors=None)
 
 
-def append_samples(store: zarr.Group, new: Sequence[NewSample]) -> None:
+def append_samples(folder: Folder, store: zarr.Group, new: Sequence[NewSample]) -> None:
     """Append rows; they count once the table's attribute says so, which comes last."""
-    table, start = _table(store), _count(store)
-    stop = start + len(new)
-    values = {
-        "id": np.array([s.id for s in new], dtype=np.dtypes.StringDType()),
-        "sha256": np.array([list(bytes.fromhex(s.sha256)) for s in new], np.uint8),
-        "height": np.array([s.height for s in new], np.int32),
-        "width": np.array([s.width for s in new], np.int32),
-    }
-    for name, column in values.items():
-        array = array_in(table, name)
-        array.resize((stop, *array.shape[1:]))
-        array[start:stop] = column
-    table.attrs.update({"count": stop})
+    old = read_samples(folder)
+    sizes = np.array([[s.height, s.width] for s in new], np.int32).reshape(-1, 2)
+    whole = Samples([*old.ids, *(s.id for s in new)], [*old.sha256, *(s.sha256 for s in new)],
+                    np.concatenate([old.sizes, sizes]))
+    table = cast("zarr.Group", store[SAMPLES])
+    for name, _, shape in _COLUMNS:
+        array_in(table, name).resize((len(whole), *shape))
+        folder.settle(f"{SAMPLES}/{name}/{META}")
+        for chunk in range(len(old) // SAMPLE_CHUNK, -(-len(whole) // SAMPLE_CHUNK)):
+            rows = slice(chunk * SAMPLE_CHUNK, (chunk + 1) * SAMPLE_CHUNK)
+            folder.write(_chunk(name, chunk, 1 + len(shape)), [_encoded(whole, name, rows)])
+    seal_samples(folder, store, whole)
 
 
-def read_samples(store: zarr.Group) -> Samples:
-    """Read the table; only rows counted in its attribute exist."""
-    table, count = _table(store), _count(store)
-    columns = {name: np.asarray(array_in(table, name)[:count]) for name in COLUMNS}
-    digests = [row.tobytes().hex() for row in columns["sha256"]]
-    sizes = np.stack([columns["height"], columns["width"]], axis=1)
-    return Samples([str(i) for i in columns["id"]], digests, sizes)
+def _encoded(table: Samples, name: str, rows: slice) -> bytes:
+    """One chunk of a column, filled up to its full length."""
+    if name == "id":
+        ids = [i.encode() for i in table.ids[rows]]
+        ids += [b""] * (SAMPLE_CHUNK - len(ids))
+        return struct.pack("<I", len(ids)) + b"".join(struct.pack("<I", len(i)) + i for i in ids)
+    if name == "sha256":
+        raw = b"".join(map(bytes.fromhex, table.sha256[rows]))
+        return raw.ljust(SAMPLE_CHUNK * 32, b"\0")
+    raw = table.sizes[rows, ("height", "width").index(name)].astype("<i4").tobytes()
+    return raw.ljust(SAMPLE_CHUNK * 4, b"\0")
 
 
-def _table(store: zarr.Group) -> zarr.Group:
-    table = store[SAMPLES]
-    assert isinstance(table, zarr.Group)
+def seal_samples(folder: Folder, store: zarr.Group, table: Samples) -> None:
+    """Say how many rows count, and what their checksum is."""
+    group = cast("zarr.Group", store[SAMPLES])
+    group.attrs.update({COUNT: len(table), CHECKSUM: table.checksum()})
+    folder.settle(f"{SAMPLES}/{META}")
+
+
+def read_samples(folder: Folder, checked: bool = True) -> Samples:
+    """Read the table, without Zarr; only rows counted in its attribute exist.
+
+    Parameters
+    ----------
+    checked : whether it must have a checksum, as it has since format 2
+
+    Raises
+    ------
+    StoreError
+        It is missing or damaged.
+    """
+    attrs = (read_meta(folder, SAMPLES) or {}).get("attributes")
+    attrs = attrs if isinstance(attrs, dict) else {}
+    count, wanted = attrs.get(COUNT), attrs.get(CHECKSUM)
+    try:
+        assert isinstance(count, int)
+        ids = _strings(folder, count)
+        digests = [row.tobytes().hex() for row in _numbers(folder, "sha256", count, "u1", 32)]
+        sizes = np.concatenate([_numbers(folder, name, count, "<i4", 1)
+                                for name in ("height", "width")], axis=1)
+        table = Samples(ids, digests, sizes.astype(np.int32))
+        assert not (checked or wanted) or table.checksum() == wanted
+    except (AssertionError, ValueError, struct.error, UnicodeDecodeError):
+        raise StoreError("the table of samples (samples/) is damaged; restore it from a copy: what"
+                         " is in the rows cannot be told without it") from None
     return table
 
 
-def _count(store: zarr.Group) -> int:
-    return int(cast(int, _table(store).attrs.asdict().get("count", 0)))
+def _chunk(name: str, chunk: int, ndim: int = 1) -> str:
+    return f"{SAMPLES}/{name}/c/{chunk}{'/0' * (ndim - 1)}"
+
+
+def _numbers(folder: Folder, name: str, count: int, dtype: str,
+             width: int) -> npt.NDArray[Any]:
+    """(count, width): a column of numbers."""
+    parts = [np.frombuffer(raw, dtype).reshape(SAMPLE_CHUNK, width)
+             for raw in _chunks(folder, name, count, 2 if name == "sha256" else 1)]
+    return np.concatenate([np.zeros((0, width), dtype), *parts])[:count]
+
+
+def _strings(folder: Folder, count: int) -> list[str]:
+    """A column of strings: in each chunk their number, then length and UTF-8 of each."""
+    found: list[str] = []
+    for raw in _chunks(folder, "id", count, 1):
+        (number,), at = struct.unpack_from("<I", raw), 4
+        for _ in range(number):
+            (length,) = struct.unpack_from("<I", raw, at)
+            assert at + 4 + length <= len(raw)
+            found.append(raw[at + 4 : at + 4 + length].decode())
+            at += 4 + length
+    assert len(found) >= count
+    return found[:count]
+
+
+def _chunks(folder: Folder, name: str, count: int, ndim: int) -> list[bytes]:
+    keys = [_chunk(name, i, ndim) for i in range(-(-count // SAMPLE_CHUNK))]
+    found = folder.read_many(keys)
+    assert all(raw is not None for raw in found)
+    return [raw for raw in found if raw is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import filelock
 import zarr
@@ -13,8 +13,9 @@ from zarr.codecs import Crc32cCodec
 
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import SHORT, Recipe, fingerprint
-from gate_cache.store.attrs import ATTRS, attrs_of, is_store, open_group, store_attrs
+from gate_cache.store.attrs import ATTRS, META, is_store, open_store, put_attrs, read_attrs, sealed
 from gate_cache.store.disk import disk_errors
+from gate_cache.store.folders import open_folder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import DONE, FORMAT, SAMPLES
 from gate_cache.store.samples import (
@@ -24,17 +25,21 @@ from gate_cache.store.samples import (
     append_samples,
     create_samples,
     read_samples,
+    seal_samples,
 )
 
 
 class StoreWriter:
     """A store opened for writing by this process alone. Use `open_writer`."""
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._group = group
-        self.attrs = store_attrs(path, group)
-        self.samples = read_samples(group)
+        self.folder, self.attrs = open_store(path)
+        self._group = zarr.open_group(self.folder.zarr(), mode="r+", zarr_format=3)
+        try:
+            self.samples = read_samples(self.folder, checked=self.attrs["format"] > 1)
+        except StoreError as error:
+            raise StoreError(f"{path}: {error}") from None
 
     @property
     def block(self) -> int:
@@ -54,17 +59,20 @@ class StoreWriter:
     def append(self, new: Sequence[NewSample]) -> Samples:
         """Append rows to the table; they count once the group's attribute says so."""
         with disk_errors(self.path):
-            append_samples(self._group, new)
-        self.samples = read_samples(self._group)
+            append_samples(self.folder, self._group, new)
+        self.samples = read_samples(self.folder)
         return self.samples
 
     def find(self, recipe: Recipe) -> GroupWriter | None:
         """The group with this recipe, whatever it is called."""
         wanted = fingerprint(recipe)
-        for name, group in self._group.groups():
-            if name != SAMPLES and attrs_of(group).get("fingerprint") == wanted:
-                return GroupWriter(self.path, group, len(self.samples), self.block)
+        for name in self.folder.names():
+            if read_attrs(self.folder, name).get("fingerprint") == wanted:
+                return self._writer(cast("zarr.Group", self._group[name]))
         return None
+
+    def _writer(self, group: zarr.Group) -> GroupWriter:
+        return GroupWriter(self.path, self.folder, group, len(self.samples), self.block)
 
     def require(
         self,
@@ -93,14 +101,18 @@ class StoreWriter:
             if DONE not in group:
                 group.create_array(DONE, shape=(0,), chunks=(1,), dtype="uint64",
                                    compressors=None, fill_value=0)
-        return GroupWriter(self.path, group, len(self.samples), self.block)
+                self.folder.settle(f"{group.path}/{DONE}/{META}")
+        return self._writer(group)
 
     def _make(self, label: str, recipe: Recipe, shapes: Mapping[str, tuple[int, ...]],
               about: Mapping[str, Any]) -> zarr.Group:
         digest = fingerprint(recipe)
         attrs = {"combo": label, "kind": recipe["kind"], "fingerprint": digest,
                  "maps": list(shapes), "recipe": recipe, **about}
-        return self._group.create_group(f"{label}-{digest[:SHORT]}", attributes={ATTRS: attrs})
+        name = f"{label}-{digest[:SHORT]}"
+        group = self._group.create_group(name, attributes={ATTRS: sealed(attrs)})
+        self.folder.settle(f"{name}/{META}")
+        return group
 
     def _make_map(self, group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> None:
         group.create_array(
@@ -113,6 +125,18 @@ class StoreWriter:
             fill_value=float("nan"),
             dimension_names=("sample", "channel", "y", "x"),
         )
+        self.folder.settle(f"{group.path}/{name}/{META}")
+
+    def upgrade(self) -> None:
+        """Bring a store of an older format up to this one: what is there keeps its bytes."""
+        if self.attrs["format"] == FORMAT:
+            return
+        with disk_errors(self.path):
+            for name in self.folder.names():
+                if attrs := read_attrs(self.folder, name):
+                    put_attrs(self.folder, cast("zarr.Group", self._group[name]), attrs)
+            seal_samples(self.folder, self._group, self.samples)
+            self.attrs = put_attrs(self.folder, self._group, {**self.attrs, "format": FORMAT})
 
 
 def join_writer(path: Path) -> StoreWriter:
@@ -121,7 +145,7 @@ def join_writer(path: Path) -> StoreWriter:
     Whole blocks only, no block twice at a time, and no new groups or samples.
     """
     with disk_errors(path):
-        return StoreWriter(path, open_group(path, "r+"))
+        return StoreWriter(path)
 
 
 @contextmanager
@@ -154,10 +178,11 @@ def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapp
             if not is_store(path):
                 _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
                                "batch": batch, "threads": threads, "versions": dict(versions)})
-            writer = StoreWriter(path, open_group(path, "r+"))
+            writer = StoreWriter(path)
         if writer.attrs["dataset"] != dataset:
             raise StoreError(f"{path}: holds maps of '{writer.attrs['dataset']}', not of"
                              f" '{dataset}'; give store.path another name")
+        writer.upgrade()
         yield writer
     finally:
         lock.release()
@@ -167,9 +192,10 @@ def _create(path: Path, attrs: Any) -> None:
     """Make an empty store; its own attributes come last, so half a store is none."""
     if path.exists() and not _half_made(path):
         raise StoreError(f"{path}: exists and is no store; give store.path another name")
-    group = zarr.open_group(path, mode="w", zarr_format=3)
+    folder = open_folder(path)
+    group = zarr.open_group(folder.zarr(), mode="w", zarr_format=3)
     create_samples(group)
-    group.attrs.update({ATTRS: attrs})
+    put_attrs(folder, group, attrs)
 
 
 def _half_made(path: Path) -> bool:

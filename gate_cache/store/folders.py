@@ -1,0 +1,206 @@
+"""Where a store's files are: whole files are written, byte ranges are read.
+
+`Folder` is all that the store needs of a place, so that a place behind a URL can stand in for a
+folder of this machine. Keys are relative paths with ``/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from gate_cache.store.disk import bytes_below
+
+Buffer = bytes | memoryview
+PARTIAL = ".partial"
+"""End of the names of files that are not whole yet; zarr's own end so too."""
+
+_IOV_MAX = 512
+
+
+class File(Protocol):
+    """An open file, of which ranges are read; closed when the last reference to it goes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
+
+
+class Folder(Protocol):
+    """A place with files. Errors of the operating system are raised as they are."""
+
+    def zarr(self) -> Any:
+        """The same place as zarr wants it."""
+
+    def read(self, key: str) -> bytes | None:
+        """A whole file, or None where there is none."""
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Several whole files."""
+
+    def open(self, key: str) -> File | None:
+        """A file for reading ranges, or None where there is none."""
+
+    def write(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write a whole file. Before it returns the file is there to stay; before that it is the
+        old one."""
+
+    def settle(self, key: str) -> None:
+        """Return when a file that others wrote (zarr) is there to stay."""
+
+    def names(self, key: str = "") -> list[str]:
+        """Names directly below, files and folders; empty where there is nothing."""
+
+    def remove(self, key: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+
+    def remove_partials(self, key: str = "") -> None:
+        """Remove what killed writes left below."""
+
+    def bytes_below(self, key: str = "") -> int:
+        """Bytes of all files below."""
+
+
+class LocalFile:
+    """A file of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return os.fstat(self._fd).st_size
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
+        total, left = 0, [b for b in buffers if len(b)]
+        while left:
+            count = os.preadv(self._fd, left[:_IOV_MAX], offset + total)
+            if not count:
+                break
+            total += count
+            left = _rest(left, count)
+        return total
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class LocalFolder:
+    """A folder of this machine; its files are fsynced before they get their names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def zarr(self) -> Any:
+        """The same folder as zarr wants it."""
+        from zarr.storage import LocalStore
+
+        return LocalStore(self.path)
+
+    def read(self, key: str) -> bytes | None:
+        """A whole file, or None where there is none."""
+        try:
+            return (self.path / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Several whole files."""
+        return [self.read(key) for key in keys]
+
+    def open(self, key: str) -> LocalFile | None:
+        """A file for reading ranges, or None where there is none."""
+        try:
+            return LocalFile(self.path / key)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write a whole file: under another name, fsync, rename, fsync of the folder."""
+        path = self.path / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+        try:
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                _write_all(fd, parts)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
+        _sync(path.parent)
+
+    def settle(self, key: str) -> None:
+        """fsync of a file that others wrote, and of the folders that lead to it."""
+        path = self.path / key
+        _sync(path)
+        for folder in path.relative_to(self.path).parents:
+            _sync(self.path / folder)
+
+    def names(self, key: str = "") -> list[str]:
+        """Names directly below, files and folders; empty where there is nothing."""
+        try:
+            return sorted(os.listdir(self.path / key))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def remove(self, key: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+        path = self.path / key
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def remove_partials(self, key: str = "") -> None:
+        """Remove what killed writes left below."""
+        for leftover in (self.path / key).rglob(f"*{PARTIAL}"):
+            leftover.unlink(missing_ok=True)
+
+    def bytes_below(self, key: str = "") -> int:
+        """Bytes of all files below."""
+        return bytes_below(self.path / key)
+
+
+def open_folder(path: Path) -> Folder:
+    """The folder of a store."""
+    return LocalFolder(path)
+
+
+def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
+    left = [memoryview(p).cast("B") for p in parts if len(memoryview(p))]
+    while left:
+        left = _rest(left, os.writev(fd, left[:_IOV_MAX]))
+
+
+def _rest(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What is left of buffers after `count` bytes went through."""
+    for i, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [buffer[count:], *buffers[i + 1:]]
+        count -= len(buffer)
+    return []
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
