@@ -35,6 +35,7 @@ from gate_cache.stages.extract import extract
 from gate_cache.stages.plan import plan
 from gate_cache.stages.status import status
 from gate_cache.store.disk import bytes_below
+from gate_cache.store.folders import LocalFolder
 from gate_cache.store.groups import GroupWriter
 
 Toy = tuple[Loaded, Roots, Path]
