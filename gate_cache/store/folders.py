@@ -10,7 +10,8 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,9 @@ from gate_cache.store.disk import bytes_below
 Buffer = bytes | memoryview
 PARTIAL = ".partial"
 """End of the names of files that are not whole yet; zarr's own end so too."""
+
+WRITERS = 4
+"""Files that one `write_many` writes at a time."""
 
 _IOV_MAX = 512
 
@@ -52,6 +56,10 @@ class Folder(Protocol):
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file. Before it returns the file is there to stay; before that it is the
         old one."""
+
+    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
+        """Write several files at a time, each as `write` does; what makes their parts is called
+        as late as possible. After an error some may be written, but none is half-written."""
 
     def settle(self, key: str) -> None:
         """Return when a file that others wrote (zarr) is there to stay."""
@@ -130,7 +138,7 @@ class LocalFolder:
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file: under another name, fsync, rename, fsync of the folder."""
         path = self.path / key
-        path.parent.mkdir(parents=True, exist_ok=True)
+        new = _make_folder(path.parent)
         draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -144,7 +152,18 @@ class LocalFolder:
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise
-        _sync(path.parent)
+        for folder in (path.parent, *new):
+            _sync(folder)
+
+    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
+        """Write several files at a time: one is copied while another waits for the disk."""
+        with ThreadPoolExecutor(WRITERS, "write") as pool:
+            tasks = [pool.submit(self._write_later, *item) for item in files.items()]
+        for task in tasks:
+            task.result()
+
+    def _write_later(self, key: str, parts: Callable[[], Sequence[Buffer]]) -> None:
+        self.write(key, parts())
 
     def settle(self, key: str) -> None:
         """fsync of a file that others wrote, and of the folders that lead to it."""
@@ -196,6 +215,17 @@ def _rest(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
             return [buffer[count:], *buffers[i + 1:]]
         count -= len(buffer)
     return []
+
+
+def _make_folder(path: Path) -> list[Path]:
+    """Make a folder with all above it; the folders that have a new entry now."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+    return [folder.parent for folder in missing]
 
 
 def _sync(path: Path) -> None:

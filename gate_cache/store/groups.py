@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -152,19 +153,22 @@ class GroupWriter:
             if self._mark(rows) and not self.kept(rows):
                 done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
             self._note_absent(rows, absent)
-            for name, array in ordered.items():
-                self._put(name, block, array)
-            done.write_mark(self.folder, self.name, block, done.mark(ordered))
+            with ThreadPoolExecutor(1) as beside:  # the disk is waited for
+                mark = beside.submit(done.mark, ordered)
+                self._put(block, ordered)
+            done.write_mark(self.folder, self.name, block, mark.result())
 
-    def _put(self, name: str, block: int, array: npt.NDArray[Any]) -> None:
-        key = f"{self.name}/{name}/c/{block}{'/0' * (array.ndim - 1)}"
-        if self._metas[name].plain:
-            self.folder.write(key, shard_parts(array, self.block))
-            return
+    def _put(self, block: int, maps: Maps) -> None:
+        keys = {name: f"{self.name}/{name}/c/{block}{'/0' * (array.ndim - 1)}"
+                for name, array in maps.items()}
+        self.folder.write_many({keys[name]: partial(shard_parts, array, self.block)
+                                for name, array in maps.items() if self._metas[name].plain})
         start = block * self.block
         with zarr.config.set({"array.write_empty_chunks": True}):
-            array_in(self._group, name)[start : start + len(array)] = array
-        self.folder.settle(key)
+            for name, array in maps.items():
+                if not self._metas[name].plain:
+                    array_in(self._group, name)[start : start + len(array)] = array
+                    self.folder.settle(keys[name])
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.
