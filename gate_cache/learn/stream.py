@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -24,6 +25,7 @@ Maps = dict[str, dict[str, torch.Tensor]]
 """Combo name to map name to one image's map, (C, h, w)."""
 
 _ALIGN = 64
+_SMALL = 2**19
 _TASK_BYTES = 4 * 2**20
 """What one task of a reading thread reads at least, where samples are small."""
 
@@ -52,7 +54,8 @@ class FeatureStream(IterableDataset[Sample]):
     order : ``window``, ``random`` or ``sequential``, see `epoch_order`
     window : shards whose rows are shuffled together
     seed : of the order
-    threads : that read ahead; 0 reads when a sample is asked for
+    threads : that read ahead; 0 reads when a sample is asked for; by default 2, and 0 for samples
+        of less than half a megabyte, where handing over costs more than reading
     ahead : samples read ahead
     keep : samples that stay valid: a sample's memory is used again once `keep` later ones were
         taken. Clone what has to live longer, or take batches of at most `keep`
@@ -77,7 +80,7 @@ class FeatureStream(IterableDataset[Sample]):
     def __init__(self, store: FeatureStore,
                  combos: Sequence[str] | Mapping[str, Sequence[str] | None],
                  rows: Sequence[int] | None = None, *, order: Order = "window", window: int = 8,
-                 seed: int = 0, threads: int = 2, ahead: int = 4, keep: int = 1,
+                 seed: int = 0, threads: int | None = None, ahead: int = 4, keep: int = 1,
                  pin: bool | None = None) -> None:
         wanted = combos if isinstance(combos, Mapping) else dict.fromkeys(combos)
         self.store = store
@@ -86,7 +89,9 @@ class FeatureStream(IterableDataset[Sample]):
                        for name, maps in wanted.items()}
         self._order: Order = order
         self._window, self._seed, self._epoch = window, seed, 0
-        self._threads, self._ahead, self._keep, self._pin = threads, ahead, keep, pin
+        small = _Slot.bytes(self._views) < _SMALL
+        self._threads = threads if threads is not None else 0 if small else 2
+        self._ahead, self._keep, self._pin = ahead, keep, pin
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
@@ -153,7 +158,7 @@ class _Slot:
 
     def __init__(self, views: Mapping[str, Sequence[MapView]], pin: bool) -> None:
         self._memory = torch.empty(self.bytes(views), dtype=torch.uint8, pin_memory=pin)
-        self._reads: list[tuple[MapView, np.ndarray]] = []
+        self._reads: list[tuple[MapView, npt.NDArray[Any], memoryview]] = []
         self.maps: Maps = {}
         start = 0
         for name, combo in views.items():
@@ -161,7 +166,7 @@ class _Slot:
             for view in combo:
                 flat = self._memory[start : start + _bytes(view)]
                 array = flat.numpy().view(view.dtype).reshape(1, *view.shape[1:])
-                self._reads.append((view, array))
+                self._reads.append((view, array, memoryview(flat.numpy().data)))
                 self.maps[name][view.name] = torch.from_numpy(array[0])
                 start += -(-_bytes(view) // _ALIGN) * _ALIGN
 
@@ -172,8 +177,8 @@ class _Slot:
 
     def fill(self, row: int) -> None:
         """Read one row of all maps."""
-        for view, array in self._reads:
-            view.read_into([row], array)
+        for view, array, buffer in self._reads:
+            view.read_row(row, array, buffer)
 
 
 def _fill(slots: Sequence[_Slot], rows: Sequence[int]) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gate_cache.store.folders import File, Folder
 from gate_cache.store.shards import CRC, EMPTY, Damaged, index_bytes, matches, read_index
@@ -48,15 +48,10 @@ class OpenFiles:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, OpenShard] = OrderedDict()
+        self._open: OrderedDict[tuple[str, int], OpenShard] = OrderedDict()
 
-    def get(self, key: str, slots: int, chunk: int) -> OpenShard:
+    def get(self, array: Chunks, shard: int) -> OpenShard:
         """A shard's file.
-
-        Parameters
-        ----------
-        key : of the file
-        slots, chunk : rows of a shard, bytes of a row
 
         Raises
         ------
@@ -65,22 +60,23 @@ class OpenFiles:
         """
         if os.getpid() != self._pid:
             self._reset()  # forked: another thread of the parent may have held the lock
+        key = array.key, shard
         with self._lock:
             found = self._open.get(key)
             if found is not None:
                 self._open.move_to_end(key)
                 return found
-        opened = _open(self._folder, key, slots, chunk)
+        opened = _open(self._folder, array.file(shard), array.block, array.chunk)
         with self._lock:
             self._open[key] = opened
             if len(self._open) > self._most:
                 self._open.popitem(last=False)  # closed when the last reader lets go of it
         return opened
 
-    def drop(self, key: str) -> None:
+    def drop(self, array: Chunks, shard: int) -> None:
         """Open this shard anew when it is wanted next: it may have been written again."""
         with self._lock:
-            self._open.pop(key, None)
+            self._open.pop((array.key, shard), None)
 
 
 class Chunks:
@@ -95,11 +91,13 @@ class Chunks:
     """
 
     def __init__(self, files: OpenFiles, key: str, block: int, chunk: int, ndim: int = 4) -> None:
+        self.key, self.block, self.chunk = key, block, chunk
         self._files = files
-        self._key = key
-        self._block = block
-        self._chunk = chunk
         self._tail = "/0" * (ndim - 1)
+
+    def file(self, shard: int) -> str:
+        """The key of a shard's file."""
+        return f"{self.key}/c/{shard}{self._tail}"
 
     def read(self, rows: Sequence[int], buffers: Sequence[memoryview], check: Check) -> None:
         """Fill one buffer for each row; rows that follow each other are one system call.
@@ -115,47 +113,63 @@ class Chunks:
         """
         start = 0
         while start < len(rows):
+            shard, slot = divmod(rows[start], self.block)
             stop = start + 1
-            shard = rows[start] // self._block
-            while stop < len(rows) and rows[stop] == rows[stop - 1] + 1 \
-                    and rows[stop] // self._block == shard:
+            while stop < len(rows) and rows[stop] == rows[stop - 1] + 1 and rows[stop] % self.block:
                 stop += 1
-            key = f"{self._key}/c/{shard}{self._tail}"
-            first = rows[start] - shard * self._block
-            try:
-                self._run(key, first, buffers[start:stop], check)
-            except Damaged:
-                self._files.drop(key)  # written again since it was opened, perhaps
-                self._run(key, first, buffers[start:stop], check)
+            self._again(self._run, shard, slot, buffers[start:stop], check)
             start = stop
 
-    def _run(self, key: str, first: int, buffers: Sequence[memoryview], check: Check) -> None:
-        shard = self._files.get(key, self._block, self._chunk)
-        slots = range(first, first + len(buffers))
-        offset, step = shard.offsets[first], self._chunk + CRC
-        if [shard.offsets[s] for s in slots] != [offset + i * step for i in range(len(slots))] \
-                or offset < 0:
-            self._scattered(shard, key, slots, buffers, check)
+    def read_row(self, row: int, buffer: memoryview, check: Check) -> None:
+        """Fill a buffer with one row: `read`, for the fewest steps."""
+        shard, slot = divmod(row, self.block)
+        self._again(self._one, shard, slot, buffer, check)
+
+    def _again(self, read: Callable[[int, int, Any, Check], None], shard: int, slot: int,
+               into: Any, check: Check) -> None:
+        """Read, and once more where the shard was written again since it was opened."""
+        try:
+            read(shard, slot, into, check)
+        except Damaged:
+            self._files.drop(self, shard)
+            read(shard, slot, into, check)
+
+    def _one(self, shard: int, slot: int, buffer: memoryview, check: Check) -> None:
+        opened = self._files.get(self, shard)
+        offset = opened.offsets[slot]
+        if offset < 0:
+            raise Damaged(f"{self.file(shard)} lacks row {slot} of the shard")
+        if check == "never" or (check == "first" and slot in opened.checked):
+            if opened.file.read_into(offset, (buffer,)) != self.chunk:
+                raise Damaged(f"{self.file(shard)} is cut off")
             return
-        wanted = check == "always" or (check == "first" and not shard.checked.issuperset(slots))
-        sums = [memoryview(bytearray(CRC)) for _ in slots] if wanted or len(slots) > 1 else []
-        parts = [p for pair in zip(buffers, sums, strict=True) for p in pair] if sums else buffers
-        if shard.file.read_into(offset, parts) != sum(map(len, parts)):
-            raise Damaged(f"{key} is cut off")
-        if wanted:
+        checksum = bytearray(CRC)
+        if opened.file.read_into(offset, (buffer, memoryview(checksum))) != self.chunk + CRC:
+            raise Damaged(f"{self.file(shard)} is cut off")
+        if not matches(buffer, checksum):
+            raise Damaged(f"{self.file(shard)}: row {slot} of the shard has a wrong checksum")
+        opened.checked.add(slot)
+
+    def _run(self, shard: int, first: int, buffers: Sequence[memoryview], check: Check) -> None:
+        """Rows that follow each other, in one call where they lie so in the file."""
+        opened = self._files.get(self, shard)
+        slots = range(first, first + len(buffers))
+        offsets, step = opened.offsets[first : slots.stop], self.chunk + CRC
+        if len(slots) == 1 or offsets != list(range(offsets[0], offsets[0] + len(slots) * step,
+                                                    step)):
+            for slot, buffer in zip(slots, buffers, strict=True):
+                self._one(shard, slot, buffer, check)
+            return
+        sums = [bytearray(CRC) for _ in slots]
+        parts = [p for b, s in zip(buffers, sums, strict=True) for p in (b, memoryview(s))]
+        if opened.file.read_into(offsets[0], parts) != len(slots) * step:
+            raise Damaged(f"{self.file(shard)} is cut off")
+        if check == "always" or (check == "first" and not opened.checked.issuperset(slots)):
             for slot, buffer, checksum in zip(slots, buffers, sums, strict=True):
                 if not matches(buffer, checksum):
-                    raise Damaged(f"{key}: row {slot} of the shard has a wrong checksum")
-            shard.checked.update(slots)
-
-    def _scattered(self, shard: OpenShard, key: str, slots: range,
-                   buffers: Sequence[memoryview], check: Check) -> None:
-        """Rows in another order than ours, as another writer may leave them; or missing ones."""
-        for slot, buffer in zip(slots, buffers, strict=True):
-            if shard.offsets[slot] < 0:
-                raise Damaged(f"{key} lacks row {slot} of the shard")
-            if len(slots) > 1:
-                self._run(key, slot, [buffer], check)
+                    raise Damaged(f"{self.file(shard)}: row {slot} of the shard has a wrong"
+                                  " checksum")
+            opened.checked.update(slots)
 
 
 def _open(folder: Folder, key: str, slots: int, chunk: int) -> OpenShard:

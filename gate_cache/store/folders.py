@@ -91,13 +91,14 @@ class LocalFile:
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
-        total, left = 0, [b for b in buffers if len(b)]
-        while left:
+        wanted = sum(map(len, buffers))
+        total = os.preadv(self._fd, buffers[:_IOV_MAX], offset)
+        while 0 < total < wanted:  # many buffers, a signal, or the file's end
+            left = _rest(buffers, total)
             count = os.preadv(self._fd, left[:_IOV_MAX], offset + total)
             if not count:
                 break
             total += count
-            left = _rest(left, count)
         return total
 
     def __del__(self) -> None:

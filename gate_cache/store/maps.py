@@ -78,9 +78,28 @@ class MapView:
             else:
                 out[:] = self._zarr.oindex[np.asarray(rows, np.int64)]
         except (Damaged, ValueError) as error:  # zarr's answer to a wrong crc32c is a ValueError
-            raise StoreError(f"{self.combo.store.path}: {self.combo.name}/{self.name}: the data of"
-                             f" a finished block is missing or damaged ({error}); run 'gate-cache"
-                             " verify --repair', then 'gate-cache extract'") from None
+            raise self._damaged(error) from None
+
+    def read_row(self, row: int, out: npt.NDArray[Any], buffer: memoryview) -> None:
+        """Read a row that is known to be done.
+
+        Parameters
+        ----------
+        out : (1, C, h, w) and contiguous
+        buffer : its bytes
+        """
+        if not self._meta.plain:
+            self.read_into([row], out)
+            return
+        try:
+            self._chunks.read_row(row, buffer, self.combo.store.check)
+        except Damaged as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> StoreError:
+        return StoreError(f"{self.combo.store.path}: {self.combo.name}/{self.name}: the data of a"
+                          f" finished block is missing or damaged ({error}); run 'gate-cache verify"
+                          " --repair', then 'gate-cache extract'")
 
     @cached_property
     def _zarr(self) -> Any:

@@ -79,7 +79,7 @@ def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int, chunk
     return index
 
 
-def matches(chunk: Any, checksum: bytes | memoryview) -> bool:
+def matches(chunk: Any, checksum: bytes | bytearray | memoryview) -> bool:
     """Whether a chunk is what its checksum was taken of."""
     return crc32c.crc32c(chunk) == int.from_bytes(checksum, "little")
 
