@@ -41,7 +41,6 @@ FENCES = {  # library to the rooms and files that may import it
     "zarr": ("store/",),
     "numcodecs": ("store/",),
     "crc32c": ("store/",),
-    "filelock": ("store/",),
     "dask": ("store/", "stages/"),
     "distributed": ("stages/cluster.py",),
     "diffusers": ("diffusion/",),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,13 @@ def test_a_killed_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots) -> None:
     process.wait()
     assert not status(toy[0], roots).complete
     assert_same(extract(toy[0], roots, device="cpu").store, toy[2])
+
+
+def test_two_at_once_share_the_work(toy: Toy, roots: Roots) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: extract(toy[0], roots, device="cpu"), range(2)))
+    assert sorted(sum(b.rows.values()) for b in both) == [0, 42]
+    assert_same(both[0].store, toy[2])
 
 
 def test_new_combos_and_order_change_no_byte(toy: Toy, roots: Roots,

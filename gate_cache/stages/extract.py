@@ -59,7 +59,7 @@ class Extracted:
 
 
 def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: int | None = None,
-            threads: int | None = None, spread: Spread | None = None,
+            threads: int | None = None, spread: Spread | None = None, wait: bool = True,
             progress: Progress | None = None) -> Extracted:
     """Extract all that is missing.
 
@@ -70,6 +70,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     batch : images per pass for this run; by default what the store was begun with
     threads : of the CPU in a pass; by default what the store was begun with
     spread : compute on several workers
+    wait : until another extraction of this store ends; else that is an error
 
     Raises
     ------
@@ -85,7 +86,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     block = store_block(manifest, [p.shapes for p in plans])
     path = store_of(loaded, roots)
     with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
-                     threads or own_threads(spread)) as store:
+                     threads or own_threads(spread), show.say if wait else None) as store:
         new, gone = register(store, dataset, ids, show)
         remember(path, roots)
         order = Order(loaded, roots.absolute() if spread else roots, device, batch or store.batch,

@@ -7,10 +7,11 @@ folder of this machine. Keys are relative paths with ``/``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ WRITERS = 4
 """Files that one `write_many` writes at a time."""
 
 _IOV_MAX = 512
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class File(Protocol):
@@ -56,6 +58,10 @@ class Folder(Protocol):
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file. Before it returns the file is there to stay; before that it is the
         old one."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Make a file that is not there yet, whole; False where there is one, also where several
+        try at the same time and another one was first."""
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
         """Write several files at a time, each as `write` does; what makes their parts is called
@@ -140,21 +146,27 @@ class LocalFolder:
         """Write a whole file: under another name, fsync, rename, fsync of the folder."""
         path = self.path / key
         new = _make_folder(path.parent)
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
-        try:
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                _write_all(fd, parts)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        with _draft(path, parts) as draft:
             os.replace(draft, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                draft.unlink()
-            raise
         for folder in (path.parent, *new):
             _sync(folder)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Make a file that is not there yet: a link to another name, which only one can make."""
+        path = self.path / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _draft(path, [data]) as draft:
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _create_empty(path, data)
+            finally:
+                draft.unlink(missing_ok=True)
+        return True
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
         """Write several files at a time: one is copied while another waits for the disk."""
@@ -201,6 +213,37 @@ class LocalFolder:
 def open_folder(path: Path) -> Folder:
     """The folder of a store."""
     return LocalFolder(path)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, parts: Sequence[Buffer]) -> Iterator[Path]:
+    """A whole file under another name, on the disk; gone again after an error."""
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            _write_all(fd, parts)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        yield draft
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def _create_empty(path: Path, data: bytes) -> bool:
+    """For file systems without links: made by one, filled a moment later."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        _write_all(fd, [data])
+    finally:
+        os.close(fd)
+    return True
 
 
 def _write_all(fd: int, parts: Sequence[Buffer]) -> None:

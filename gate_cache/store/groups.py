@@ -16,6 +16,7 @@ from gate_cache.errors import StoreError
 from gate_cache.store import done
 from gate_cache.store.attrs import META, ArrayMeta, array_in, put_attrs, read_array, read_attrs
 from gate_cache.store.chunks import Chunks, OpenFiles
+from gate_cache.store.claims import Claim
 from gate_cache.store.disk import disk_errors
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import ABSENT, DONE, blocks_of
@@ -28,8 +29,9 @@ class GroupWriter:
     """One group of maps (a combo's, or the latents) being filled block by block."""
 
     def __init__(self, path: Path, folder: Folder, group: zarr.Group, rows: int,
-                 block: int) -> None:
+                 block: int, held: Claim | None = None) -> None:
         self.path = path
+        self._held = held
         self.folder = folder
         self.name = group.path
         self._group = group
@@ -150,6 +152,8 @@ class GroupWriter:
         ordered = {name: np.ascontiguousarray(maps[name], self.dtype(name)) for name in self.maps}
         block = rows.start // self.block
         with disk_errors(self.path):
+            if self._held:
+                self._held.check()
             if self._mark(rows) and not self.kept(rows):
                 done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
             self._note_absent(rows, absent)

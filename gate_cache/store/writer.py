@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import filelock
 import zarr
 from zarr.codecs import Crc32cCodec
 
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import SHORT, Recipe, fingerprint
 from gate_cache.store.attrs import ATTRS, META, is_store, open_store, put_attrs, read_attrs, sealed
+from gate_cache.store.claims import Claim, claim
 from gate_cache.store.disk import disk_errors
 from gate_cache.store.folders import open_folder
 from gate_cache.store.groups import GroupWriter
@@ -30,10 +30,16 @@ from gate_cache.store.samples import (
 
 
 class StoreWriter:
-    """A store opened for writing by this process alone. Use `open_writer`."""
+    """A store opened for writing by this process alone. Use `open_writer`.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    held : the right to write; None beside the process that has it
+    """
+
+    def __init__(self, path: Path, held: Claim | None = None) -> None:
         self.path = path
+        self._held = held
         self.folder, self.attrs = open_store(path)
         self._group = zarr.open_group(self.folder.zarr(), mode="r+", zarr_format=3)
         try:
@@ -72,7 +78,8 @@ class StoreWriter:
         return None
 
     def _writer(self, group: zarr.Group) -> GroupWriter:
-        return GroupWriter(self.path, self.folder, group, len(self.samples), self.block)
+        return GroupWriter(self.path, self.folder, group, len(self.samples), self.block,
+                           self._held)
 
     def require(
         self,
@@ -150,7 +157,8 @@ def join_writer(path: Path) -> StoreWriter:
 
 @contextmanager
 def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapping[str, str],
-                threads: int | None = None) -> Iterator[StoreWriter]:
+                threads: int | None = None, waiting: Callable[[str], None] | None = None,
+                ) -> Iterator[StoreWriter]:
     """Open a store for writing, making it where there is none; one writer at a time.
 
     Parameters
@@ -159,33 +167,29 @@ def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapp
     dataset : name of the data set; another one's store is refused
     block, batch, threads : for a new store; an old one keeps its own
     versions : of the libraries, noted in a new store
+    waiting : is told who is waited for, where another process writes to it; None does not wait
 
     Raises
     ------
     StoreError
-        Another process writes to it, it belongs to another data set, or is no store.
+        Another process writes to it and is not waited for, it belongs to another data set,
+        or is no store.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise StoreError(f"{path}: another gate-cache extract is writing to this store; wait"
-                             " until it ends") from None
+        held = claim(open_folder(path.parent), path.name, path, waiting)
     try:
         with disk_errors(path):
             if not is_store(path):
                 _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
                                "batch": batch, "threads": threads, "versions": dict(versions)})
-            writer = StoreWriter(path)
+            writer = StoreWriter(path, held)
         if writer.attrs["dataset"] != dataset:
             raise StoreError(f"{path}: holds maps of '{writer.attrs['dataset']}', not of"
                              f" '{dataset}'; give store.path another name")
         writer.upgrade()
         yield writer
     finally:
-        lock.release()
+        held.release()
 
 
 def _create(path: Path, attrs: Any) -> None:
