@@ -275,7 +275,7 @@ def test_a_flipped_byte_is_an_error(full: FeatureStore) -> None:
 
 
 def test_one_writer_at_a_time(path: Path) -> None:
-    refused = pytest.raises(StoreError, match=r"another gate-cache \(.*, process \d+, since .*wait until")
+    refused = pytest.raises(StoreError, match=r"\(.*, process \d+, since .*wait until it ends")
     with writing(path), refused, writing(path):
         pass
     with writing(path):
