@@ -180,7 +180,11 @@ class TrainSpec(Spec):
     conv_channels: int = Field(384, ge=1)
     resolution: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
+    shuffle: int | None = Field(None, ge=0, lt=2**63,
+                                description="seed of the order alone [seed]")
     validate_every: int = Field(500, ge=1, description="in training pairs")
+    patience: int | None = Field(None, ge=1, description="validations without gain before it stops")
+    amp: bool = Field(False, description="bfloat16 autocast where there is a GPU")
 
 
 class Manifest(Spec):

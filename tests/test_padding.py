@@ -22,7 +22,8 @@ from gate_cache.geometry import Square
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.correspondence import CorrespondenceLoss
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.fit import Predictor, _pair_loss, fit
+from gate_cache.learn.fit import Predictor, fit
+from gate_cache.learn.matching import pair_loss
 from gate_cache.learn.model import amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, evaluate
 from gate_cache.progress import Silent
@@ -177,13 +178,13 @@ def test_the_loss_does_not_see_the_padding(store: FeatureStore) -> None:
     loss = CorrespondenceLoss()
     a, b = (torch.randn(8, SIDE, SIDE, generator=torch.Generator().manual_seed(i))
             for i in range(2))
-    before = _pair_loss(loss, found, pair, a, b)
+    before = pair_loss(loss, found, pair, a, b)
     for maps, name in ((a, pair.pair.source), (b, pair.pair.target)):
         maps[:, ~torch.from_numpy(Square(64, "pad").place(*SIZES[name]).mask(SIDE))] = 1e3
     assert before.isfinite()
-    assert torch.equal(_pair_loss(loss, found, pair, a, b), before)
+    assert torch.equal(pair_loss(loss, found, pair, a, b), before)
     a[:] = torch.randn(a.shape, generator=torch.Generator().manual_seed(2))
-    assert not torch.equal(_pair_loss(loss, found, pair, a, b), before)
+    assert not torch.equal(pair_loss(loss, found, pair, a, b), before)
 
 
 def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:

@@ -19,13 +19,14 @@ from gate_cache.datasets.base import Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.recipes import settings, sources
 from gate_cache.errors import RowNotDone, StoreError, UserError
-from gate_cache.learn import fit as fit_module
 from gate_cache.learn.bucket import Bucket, Buckets, BucketSpec, stack
 from gate_cache.learn.data import FeatureDataset, MapCache, Recent
 from gate_cache.learn.fit import Predictor, fit, judge
+from gate_cache.learn.matching import CorrespondenceTask
 from gate_cache.learn.metrics import PCK
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, evaluate, load_pairs
+from gate_cache.learn.trials import Trial
 from gate_cache.manifest import Loaded, load
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
@@ -229,14 +230,15 @@ def scripted_run(root: Path) -> Finished:
     """Each step sets the share of the attention, which is noise: 0 is the best share."""
     shares = iter(SCRIPT)
 
-    def step(model: Any, *_: Any) -> float:
+    def step(trial: Trial, *_: Any) -> None:
+        model: Any = trial.model
         model.head.join.attention_scale.data.fill_(next(shares))
-        return 0.0
+        trial._losses.append(0.0)
 
     fields = {"combos": ["good"], "attention": "attn", "pairs": len(SCRIPT), "batch": 1,
               "validate_every": 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "_step", step)
+        patch.setattr(Trial, "step", step)
         return finished(root, root / "scripted", **fields)
 
 
@@ -444,12 +446,17 @@ def test_nothing_is_chosen_on_test(root: Path, tmp_path: Path,
                                    monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def spy(model: CorrespondenceModel, found: Buckets, judged: Sequence[PairPoints]) -> PCK:
+    def note(judged: Sequence[PairPoints]) -> None:
         asked.extend(i for p in judged for i in (p.pair.source, p.pair.target))
+
+    def spy(model: CorrespondenceModel, found: Buckets, judged: Sequence[PairPoints]) -> PCK:
+        note(judged)
         return evaluate(judged, Predictor(model, found))
 
-    for module in (fit_module, train_module):
-        monkeypatch.setattr(module, "judge", spy)
+    real = CorrespondenceTask.predict
+    monkeypatch.setattr(train_module, "judge", spy)
+    monkeypatch.setattr(CorrespondenceTask, "predict",
+                        lambda self, models, judged: note(judged) or real(self, models, judged))
     run(root, tmp_path, **SHORT)
     assert {i.split("/")[0] for i in asked} == {"val"}
 
@@ -472,7 +479,7 @@ def test_exactly_the_asked_number_of_pairs_is_seen(store: FeatureStore, every: B
     spec = TrainSpec(**{**TRAIN, "pairs": 10, "batch": 4, "validate_every": 4})
     model = amalgamated(spec, every.channels)
     found = fit(model, spec, every, pairs("train")[:3], [], Silent(), "")
-    assert [e["pairs"] for e in found.history] == [4, 8, 10]
+    assert [e["seen"] for e in found.history] == [4, 8, 10]
 
 
 def test_every_step_is_taken_in_training_mode(store: FeatureStore, every: Buckets) -> None:
