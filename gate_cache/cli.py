@@ -192,6 +192,38 @@ def train(manifest: ManifestPath,
 
 
 @app.command()
+def sweep(manifest: ManifestPath,
+          trials: Annotated[Path, typer.Argument(help="The trials, a YAML file.")],
+          out: Annotated[Path | None, typer.Option(
+              help="The sweep's folder [<runs>/<manifest>-<trials>].")] = None,
+          data: Data = None, models: Models = None, stores: Stores = None, runs: Runs = None,
+          device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Stage 2, many times: all trials over one stream of the store. Goes on where it stopped."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.sweep_file import load_sweep
+
+    loaded = load(manifest)
+    points = load_sweep(trials, loaded)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
+    folder = out or roots.runs / f"{loaded.path.stem}-{trials.stem}"
+    with _interruptible("run the same command again to go on from the last checkpoint"):
+        from gate_cache.stages.sweep import sweep as stage
+
+        found = stage(loaded, points, roots, folder=folder, device=device,
+                      progress=console_progress())
+    if as_json:
+        _print_json(found)
+    else:
+        from gate_cache.report.trials import show_swept
+
+        show_swept(found)
+    if found.failed:
+        raise UserError(f"{len(found.failed)} of {len(points)} trials failed:"
+                        f" {found.failed[0].name}: {found.failed[0].failed}")
+
+
+@app.command()
 def lora(manifest: ManifestPath,
          out: Annotated[str | None, typer.Option(
              help="The file, below the models root [<manifest>-lora.safetensors].")] = None,

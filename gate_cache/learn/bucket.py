@@ -11,8 +11,11 @@ import torch.nn.functional as F
 
 from gate_cache.errors import StoreError
 from gate_cache.geometry import Square, Window
-from gate_cache.learn.data import MapCache
+from gate_cache.learn.data import MapCache, Recent
 from gate_cache.store.reader import FeatureStore
+
+BUCKET_BYTES = 2**30
+"""Resized buckets held at most, on the training device."""
 
 
 class Bucket(NamedTuple):
@@ -71,6 +74,7 @@ class Buckets:
         self._store = store
         self._cache = cache
         self._rows = rows
+        self._recent: Recent[Bucket] = Recent(self, _bytes, BUCKET_BYTES)
         self._maps = {name: store[name].maps for name in spec.combos}
         if len(set(self._maps.values())) > 1:
             raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")
@@ -94,8 +98,8 @@ class Buckets:
         return self._square.place(*size).window(self.resolution)
 
     def named(self, sample_id: str) -> Bucket:
-        """The bucket of one sample."""
-        return self(self._rows[sample_id])
+        """The bucket of one sample, held as long as memory lasts."""
+        return self._recent(self._rows[sample_id])
 
     def __call__(self, row: int) -> Bucket:
         """The bucket of one row."""
@@ -127,6 +131,10 @@ def _one_square(store: FeatureStore, spec: BucketSpec) -> Square:
         told = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in squares.items())
         raise StoreError(f"combos of one bucket need images made square in the same way: {told}")
     return squares[names[0]]
+
+
+def _bytes(bucket: Bucket) -> int:
+    return sum(t.nbytes for t in bucket if t is not None)
 
 
 def stack(buckets: list[Bucket]) -> Bucket:

@@ -78,3 +78,28 @@ def write_json(path: Path, data: Any) -> None:
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Tensors and plain data, under another name first: a killed write leaves the old one."""
+    draft = path.with_suffix(".partial")
+    torch.save(dict(state), draft)
+    draft.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote (nothing but tensors and plain data is read); None without it.
+
+    Raises
+    ------
+    UserError
+        It cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: this checkpoint cannot be read ({type(error).__name__}); remove"
+                        " it to train from the start") from error
+    return found

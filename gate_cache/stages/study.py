@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError, ManifestError, StoreError, UserError, listed
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
+from gate_cache.learn.matching import CorrespondenceTask
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
@@ -33,8 +35,7 @@ class Study:
     ----------
     combos : names of the combos that are amalgamated
     full : buckets of all combos with the attention feature, if any
-    plain : the same without attention
-    single : buckets of the baseline combo alone
+    task : what is learnt, over those buckets
     pairs : of each split
     published : the data set's whole protocol, where that is more than the splits' pairs
     protocol : of the data set, in words
@@ -45,11 +46,19 @@ class Study:
     combos: tuple[str, ...]
     baseline: str
     full: Buckets
-    plain: Buckets
-    single: Buckets
+    task: CorrespondenceTask
     pairs: dict[Split, list[PairPoints]]
     published: list[PairPoints]
     protocol: str
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the buckets have an attention feature."""
+        return self.full.spec.attention is not None
+
+    def chosen(self, combos: Sequence[str]) -> list[int]:
+        """Where these combos are in a bucket."""
+        return [self.combos.index(name) for name in combos]
 
     def splits(self) -> dict[str, dict[str, int]]:
         """Images and pairs of each split."""
@@ -68,8 +77,13 @@ class Study:
         }
 
 
-def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress) -> Study:
+def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
+               specs: Sequence[TrainSpec] = ()) -> Study:
     """Open and check everything that a manifest's training needs.
+
+    Parameters
+    ----------
+    specs : of the trials, whose combos are all read; by default the manifest's own alone
 
     Raises
     ------
@@ -79,7 +93,10 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress)
     spec, place = loaded.manifest.train, choose_device(device)
     dataset = _dataset(loaded, roots, show)
     store = FeatureStore.open(store_of(loaded, roots))
-    combos = tuple(spec.combos or loaded.manifest.conv)
+    wanted = {name for s in specs or [spec] for name in s.combos or loaded.manifest.conv}
+    wanted |= {s.baseline for s in specs if s.baseline}
+    combos = tuple(spec.combos or ()) if not specs else ()
+    combos = combos or tuple(name for name in loaded.manifest.conv if name in wanted)
     if not combos:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
     views = _views(store, loaded, roots, combos, show)
@@ -95,7 +112,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress)
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
     return Study(
         spec=spec, store=store, combos=combos, baseline=baseline, full=full,
-        plain=full.of(groups), single=full.of((views[baseline].name,)), pairs=pairs,
+        task=CorrespondenceTask(full, pairs), pairs=pairs,
         published=published if len(published) > sum(map(len, pairs.values())) else [],
         protocol=dataset.protocol,
     )

@@ -13,15 +13,25 @@ from typing import Any
 import torch
 
 import gate_cache
-from gate_cache.learn.bucket import Buckets
-from gate_cache.learn.fit import SELECT, Fitted, Predictor, fit, judge
-from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
+from gate_cache.errors import UserError
+from gate_cache.learn.matching import Predictor
+from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints, copy_position, evaluate
 from gate_cache.learn.results import Table
+from gate_cache.learn.trials import Fitted, Trial, fit_trials
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
+from gate_cache.stages.methods import (
+    Method,
+    gate_model,
+    gate_name,
+    mean_weights,
+    single_model,
+    single_nn,
+    untrained,
+)
 from gate_cache.stages.rundir import RunDirectory, new_run
 from gate_cache.stages.study import Study, open_study
 from gate_cache.store.disk import disk_errors
@@ -45,24 +55,6 @@ class Trained:
     tables: list[Table]
     splits: dict[str, dict[str, int]]
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Method:
-    """One row of a table.
-
-    Attributes
-    ----------
-    seen : whether it was trained, or chosen on ``val``
-    note : whether to tell its mean weights
-    """
-
-    name: str
-    model: CorrespondenceModel
-    buckets: Buckets
-    trained: bool = False
-    seen: bool = False
-    note: bool = False
 
 
 def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path | None = None,
@@ -118,71 +110,32 @@ def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
 
 
 def _train(study: Study, show: Progress,
-           log: logging.Logger) -> tuple[list[_Method], dict[str, Fitted]]:
+           log: logging.Logger) -> tuple[list[Method], dict[str, Fitted]]:
     """Train what the head trains; list every method to judge."""
     spec, conv = study.spec, study.spec.head == "conv"
     fits: dict[str, Fitted] = {}
 
-    def fitted(name: str, label: str, buckets: Buckets,
-               make: Callable[[], CorrespondenceModel]) -> CorrespondenceModel:
-        torch.manual_seed(spec.seed)
-        model = make()
-        fits[name] = fit(model, spec, buckets, study.pairs["train"], study.pairs["val"], show,
-                         label, log.info)
-        return model
+    def fitted(name: str, label: str, make: Callable[[], CorrespondenceModel],
+               ) -> CorrespondenceModel:
+        trial = Trial(label, spec, make, study.task, study.full.device)
+        fit_trials([trial], study.task, bool(study.pairs["val"]), show, label, log.info)
+        if trial.failed:
+            raise UserError(trial.failed)
+        fits[name] = trial.fitted
+        assert isinstance(trial.model, CorrespondenceModel)
+        return trial.model
 
-    def alone() -> CorrespondenceModel:
-        return fixed(spec, study.single.channels, [1.0])
-
-    label = f"training single: {study.baseline}"
-    single = fitted("single", label, study.single, alone) if conv else alone()
-    methods = [_Method(f"single feature: {study.baseline}", single, study.single, conv, conv)]
-    methods += [_single_nn(study)] if conv else _untrained(study)
-    gate = fitted("gate", "training GATE", study.full,
-                  lambda: amalgamated(spec, study.full.channels))
-    return [*methods, _Method(_gate_name(study), gate, study.full, True, True, True)], fits
-
-
-def _gate_name(study: Study) -> str:
-    n = study.spec.assigners
-    attention = " + attention" if study.full.spec.attention else ""
-    return f"GATE: {n} assigner{'s' if n > 1 else ''}{attention}"
+    methods = untrained(study)
+    if conv:
+        single = fitted("single", f"training single: {study.baseline}",
+                        lambda: single_model(study, spec, study.baseline))
+        methods = [Method(f"single feature: {study.baseline}", single, True, True),
+                   single_nn(study)]
+    gate = fitted("gate", "training GATE", lambda: gate_model(study, spec))
+    return [*methods, Method(gate_name(study, spec), gate, True, True, True)], fits
 
 
-def _single_nn(study: Study) -> _Method:
-    """The single feature as it is, for tables in which the trained one has no place."""
-    plain = study.spec.model_copy(update={"head": "nn"})
-    model = fixed(plain, study.single.channels, [1.0])
-    return _Method(f"the same, head nn, untrained: {study.baseline}", model, study.single)
-
-
-def _untrained(study: Study) -> list[_Method]:
-    """Baselines of the head that learns nothing beyond weights: best single, uniform."""
-    channels, count = study.plain.channels, len(study.combos)
-    uniform = fixed(study.spec, channels, [1 / count] * count)
-    found = [*_best_single(study),
-             _Method("all features, uniform weights", uniform, study.plain)]
-    if study.full.spec.attention:
-        found.append(_Method("the same + attention", uniform, study.full))
-    return found
-
-
-def _best_single(study: Study) -> list[_Method]:
-    """The single feature that is best on ``val``, where it is another than the baseline."""
-    if not study.pairs["val"]:
-        return []
-    scores = {}
-    for name in study.combos:
-        weights = [float(name == other) for other in study.combos]
-        model = fixed(study.spec, study.plain.channels, weights).to(study.plain.device)
-        scores[name] = judge(model, study.plain, study.pairs["val"]).values[SELECT], model
-    best = max(scores, key=lambda name: scores[name][0])
-    if best == study.baseline:
-        return []
-    return [_Method(f"best single on val: {best}", scores[best][1], study.plain, seen=True)]
-
-
-def _judge(study: Study, methods: list[_Method], log: logging.Logger) -> list[Table]:
+def _judge(study: Study, methods: list[Method], log: logging.Logger) -> list[Table]:
     """Every method on ``test``; over all published pairs only those that have not seen any."""
     protocol = f"{study.protocol}; {PROTOCOL}"
     tables = [_table(study, Table("test split", protocol), study.pairs["test"], methods)]
@@ -195,21 +148,11 @@ def _judge(study: Study, methods: list[_Method], log: logging.Logger) -> list[Ta
     return tables
 
 
-def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[_Method]) -> Table:
+def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Method]) -> Table:
     table.add("copy the position", evaluate(pairs, copy_position))
     for method in methods:
-        predictor = Predictor(method.model.to(method.buckets.device), method.buckets)
+        predictor = Predictor(method.model.to(study.full.device), study.full)
         found = evaluate(pairs, predictor)
-        note = _weights_note(study, predictor) if method.note else ""
+        note = mean_weights(study.combos, list(predictor.weights.values())) if method.note else ""
         table.add(method.name, found, method.trained, note)
     return table
-
-
-def _weights_note(study: Study, predictor: Predictor) -> str:
-    """Mean weights of each assigner over the judged images, largest first."""
-    mean = torch.stack(list(predictor.weights.values())).mean(0)
-    parts = []
-    for weights in mean.tolist():
-        order = sorted(zip(weights, study.combos, strict=True), reverse=True)
-        parts.append(", ".join(f"{name} {w:.2f}" for w, name in order))
-    return " | ".join(parts)

@@ -1,0 +1,42 @@
+"""A sweep's results on the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from gate_cache.report.tables import _say, _table, console
+from gate_cache.stages.sweep_tables import Mean, over_seeds
+
+if TYPE_CHECKING:
+    from gate_cache.stages.sweep import Swept
+
+
+def show_swept(found: Swept) -> None:
+    """Baselines first, then trials, the best on ``test`` last; mean ± std over seeds."""
+    out = console()
+    means = over_seeds(found.rows)
+    trained = sorted((m for m in means if m.trained),
+                     key=lambda m: m.test.get(found.select, (-math.inf, 0))[0])
+    table = _table("trial", "seeds", found.select, *_others(means, found.select))
+    for mean in [*(m for m in means if not m.trained), *trained]:
+        cells = [_cell(mean, name) for name in [found.select, *_others(means, found.select)]]
+        failed = f" ({mean.failed} failed)" if mean.failed else ""
+        table.add_row(escape(mean.name), f"{mean.seeds}{failed}" if mean.trained else "", *cells)
+    out.print(table)
+    _say(out, f"sweep: {found.folder} (results.csv, results.json), {found.seconds:.0f} s")
+
+
+def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:
+    """A few more metrics, where they fit on a line."""
+    names = next((list(m.test) for m in means if m.test), [])
+    return [n for n in names if n != select and n.endswith("average=point")][-most:]
+
+
+def _cell(mean: Mean, name: str) -> str:
+    if name not in mean.test:
+        return ""
+    value, spread = mean.test[name]
+    return f"{value:.1f}" + ("" if math.isnan(spread) else f" ± {spread:.1f}")

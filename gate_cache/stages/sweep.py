@@ -1,0 +1,256 @@
+"""``sweep``: many trials over one store, those that can over one stream of it.
+
+The folder of a sweep holds ``sweep.json`` (what was asked), a checkpoint of every stream, a file a
+finished trial, and the tables. The same command goes on where an earlier one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gate_cache
+from gate_cache.errors import UserError
+from gate_cache.learn.matching import scores
+from gate_cache.learn.pairs import copy_position
+from gate_cache.learn.task import Scores
+from gate_cache.learn.trials import Trial, fit_trials, together
+from gate_cache.manifest import Loaded
+from gate_cache.progress import Progress, Silent
+from gate_cache.roots import Roots
+from gate_cache.stages.device import out_of_memory
+from gate_cache.stages.methods import gate_model, gate_name, untrained
+from gate_cache.stages.rundir import load_checkpoint, save_checkpoint, write_json
+from gate_cache.stages.study import Study, open_study
+from gate_cache.stages.sweep_tables import Row, write_tables
+from gate_cache.store.disk import disk_errors
+from gate_cache.sweep_file import Point
+
+CONFIG, LOG = "sweep.json", "log.txt"
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found.
+
+    Attributes
+    ----------
+    rows : baselines and trials, in the file's order
+    select : name of the metric that chose checkpoints on ``val``
+    """
+
+    folder: Path
+    rows: list[Row]
+    select: str
+    seconds: float
+
+    @property
+    def failed(self) -> list[Row]:
+        """Trials that failed."""
+        return [r for r in self.rows if r.failed]
+
+
+def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
+          device: str | None = None, progress: Progress | None = None) -> Swept:
+    """Train and judge every trial; go on with what is left of an interrupted sweep.
+
+    Parameters
+    ----------
+    folder : of this sweep, made where it is not there
+
+    Raises
+    ------
+    UserError
+        The store lacks something, or the folder belongs to another sweep.
+    """
+    began, show = time.monotonic(), progress or Silent()
+    rows: dict[str, Row] = {}
+    baselines: dict[str, Row] = {}
+    with disk_errors(folder, "--out", "and run the same command again to go on"), \
+            out_of_memory("fewer trials at a time, or a smaller train.batch"), \
+            torch.random.fork_rng():
+        folder.mkdir(parents=True, exist_ok=True)
+        log = _open_log(folder)
+        try:
+            for i, group in enumerate(_studies(points)):
+                study = open_study(loaded, roots, device, show, [p.spec for p in group])
+                _same_sweep(folder, f"study-{i}", study, loaded, points)
+                baselines |= _baselines(folder, study, i, show)
+                for stream in _streams(group):
+                    rows |= _stream(folder, study, stream, show, log)
+        finally:
+            for handler in list(log.handlers):
+                log.removeHandler(handler)
+                handler.close()
+        ordered = [*baselines.values(), *(rows[p.name] for p in points)]
+        write_tables(folder, ordered)
+    return Swept(folder, ordered, SELECT_NAME, time.monotonic() - began)
+
+
+SELECT_NAME = "pck@0.10/radius=box/average=point"
+
+
+def _studies(points: Sequence[Point]) -> list[list[Point]]:
+    """Trials whose features are read and resized in the same way."""
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        spec = point.spec
+        attention = spec.attention if isinstance(spec.attention, str) else None
+        maps = tuple(spec.attention_maps or ())
+        found.setdefault((attention, maps, spec.resolution, spec.baseline), []).append(point)
+    return list(found.values())
+
+
+def _streams(points: Sequence[Point]) -> list[list[Point]]:
+    """Trials that see the same batches in the same order."""
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        found.setdefault(together(point.spec), []).append(point)
+    return list(found.values())
+
+
+def _stream(folder: Path, study: Study, points: list[Point], show: Progress,
+            log: logging.Logger) -> dict[str, Row]:
+    """Train these together and judge them, but for those that are done."""
+    done = {p.name: row for p in points if (row := _read(folder, p.name))}
+    left = [p for p in points if p.name not in done]
+    if not left:
+        return done
+    device = study.full.device
+    trials = [Trial(p.name, p.spec, partial(gate_model, study, p.spec), study.task, device)
+              for p in left]
+    checkpoint = folder / f"checkpoint-{_digest([p.name for p in left])}.pt"
+    start = _resume(checkpoint, trials)
+
+    def keep(seen: int) -> None:
+        save_checkpoint(checkpoint, {"seen": seen, "trials": [t.state() for t in trials]})
+
+    label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
+    fit_trials(trials, study.task, bool(study.pairs["val"]), show, label, log.info, keep, start)
+    sound = [t for t in trials if not t.failed]
+    found = dict(zip([t.label for t in sound],
+                     study.task.judge([t.model for t in sound], "test"), strict=True))
+    for point, trial in zip(left, trials, strict=True):
+        done[point.name] = _finished(folder, study, point, trial, found.get(point.name))
+    checkpoint.unlink(missing_ok=True)
+    return done
+
+
+def _resume(checkpoint: Path, trials: list[Trial]) -> int:
+    """Items that an interrupted run of these trials has seen."""
+    found = load_checkpoint(checkpoint)
+    if not found:
+        return 0
+    for trial, state in zip(trials, found["trials"], strict=True):
+        trial.load(state)
+    return int(found["seen"])
+
+
+def _finished(folder: Path, study: Study, point: Point, trial: Trial,
+              test: Scores | None) -> Row:
+    best = {h["seen"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
+    row = Row(point.name, point.settings, gate_name(study, point.spec), True, trial.failed,
+              dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
+              list(test.each) if test else [])
+    _write(folder, row, {"history": trial.fitted.history,
+                         "spec": point.spec.model_dump(mode="json")})
+    if not trial.failed:
+        from safetensors.torch import save_file
+
+        (folder / "weights").mkdir(exist_ok=True)
+        save_file(trial.fitted.best, folder / "weights" / f"{_file(point.name)}.safetensors")
+    return row
+
+
+def _baselines(folder: Path, study: Study, number: int, show: Progress) -> dict[str, Row]:
+    """What learns nothing, judged once for all trials of a study."""
+    names = {}
+    with show.task("judging baselines", 1, "tables") as bar:
+        pairs = study.pairs["test"]
+        copied = scores([pair.judge(copy_position(pair)) for pair in pairs])
+        methods = untrained(study)
+        models = [m.model.to(study.full.device).eval() for m in methods]
+        found = [copied, *study.task.judge(models, "test")]
+        bar.advance()
+    for name, each in zip(["copy the position", *(m.name for m in methods)], found, strict=True):
+        key = name if not number else f"{name} ({number + 1})"
+        names[key] = Row(key, {}, name, False, "", dict(each.values), {}, 0, list(each.each))
+    return names
+
+
+def _same_sweep(folder: Path, part: str, study: Study, loaded: Loaded,
+                points: Sequence[Point]) -> None:
+    """Be sure that what is in the folder was made from the same features and settings.
+
+    Raises
+    ------
+    UserError
+        It was not.
+    """
+    now = {"gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
+           "manifest_file": loaded.path.name, **study.config(),
+           "trials": {p.name: p.spec.model_dump(mode="json") for p in points},
+           "manifest": loaded.manifest.model_dump(mode="json", by_alias=True)}
+    path = folder / f"{part}.json" if part != "study-0" else folder / CONFIG
+    now = json.loads(json.dumps(now))
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        same = ("fingerprints", "trials", "resolution", "splits")
+        if any(old.get(k) != now[k] for k in same):
+            raise UserError(f"{folder}: holds another sweep, or one over other features; give --out"
+                            " another name, or remove it")
+        return
+    write_json(path, now)
+
+
+def _open_log(folder: Path) -> logging.Logger:
+    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = logging.FileHandler(folder / LOG, mode="a", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    return log
+
+
+def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
+    (folder / "trials").mkdir(exist_ok=True)
+    data = {**row.to_json(), **more}
+    write_json(folder / "trials" / f"{_file(row.name)}.json", _without_nan(data))
+
+
+def _read(folder: Path, name: str) -> Row | None:
+    try:
+        text = (folder / "trials" / f"{_file(name)}.json").read_text(encoding="utf-8")
+        return Row.from_json(json.loads(text))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _file(name: str) -> str:
+    """A file's name for a trial's."""
+    plain = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)
+    return plain if plain == name and len(name) < 120 else f"{plain[:100]}-{_digest([name])}"
+
+
+def _digest(names: list[str]) -> str:
+    from gate_cache.fingerprint import fingerprint
+
+    return fingerprint({"names": names})[:8]

@@ -1,0 +1,107 @@
+"""A sweep: one YAML file that lists or spans settings of ``train``, tried over one store."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from gate_cache.errors import ManifestError
+from gate_cache.manifest import Loaded, load
+from gate_cache.problems import explain
+from gate_cache.specs import Spec, TrainSpec
+from gate_cache.yaml_source import dotted, read_yaml
+
+MOST = 10_000
+"""Trials of one sweep."""
+
+
+class SweepSpec(Spec):
+    """What is tried: every one of `trials` with every point of `grid`."""
+
+    train: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    trials: list[dict[str, Any]] = Field([{}], min_length=1)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial of a sweep.
+
+    Attributes
+    ----------
+    name : the settings that differ between trials: ``gamma1=0.1,seed=2``
+    settings : those settings, as the file has them
+    """
+
+    name: str
+    settings: dict[str, Any]
+    spec: TrainSpec
+
+
+def load_sweep(path: Path, manifest: Loaded) -> list[Point]:
+    """Read and check a sweep; every trial is checked as the manifest's ``train`` section is.
+
+    Raises
+    ------
+    ManifestError
+        With every problem found, one line each.
+    """
+    parsed = read_yaml(path)
+    try:
+        spec = SweepSpec.model_validate(parsed.data if parsed.data is not None else {})
+    except ValidationError as error:
+        raise ManifestError([*parsed.problems, *(
+            f"{path.name}: {dotted(place)}: {text}"
+            for place, text in explain(error, SweepSpec, parsed.data))]) from None
+    empty = [f"{path.name}: grid.{key}: must not be empty" for key, v in spec.grid.items() if not v]
+    if parsed.problems or empty:
+        raise ManifestError([*parsed.problems, *empty])
+    return _points(path, spec, manifest)
+
+
+def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
+    found: dict[str, Point] = {}
+    problems: dict[str, None] = {}
+    for settings in _settings(path, spec):
+        name = _name(settings)
+        try:
+            train = load(manifest.path, {**_given(manifest), **spec.train, **settings})
+        except ManifestError as error:
+            problems |= {f"{path.name}: trial {name}: {line}": None for line in error.problems}
+            continue
+        found.setdefault(name, Point(name, settings, train.manifest.train))
+    if problems:
+        raise ManifestError(list(problems))
+    return list(found.values())
+
+
+def _given(manifest: Loaded) -> dict[str, Any]:
+    """What was said on the command line, or stands in the file; the sweep goes over it."""
+    return manifest.manifest.train.model_dump(exclude_unset=True)
+
+
+def _settings(path: Path, spec: SweepSpec) -> list[dict[str, Any]]:
+    """The settings of every trial, in the file's order."""
+    grid = [[(key, value) for value in values] for key, values in spec.grid.items()]
+    size = len(spec.trials)
+    for values in grid:
+        size *= len(values)
+    if size > MOST:
+        raise ManifestError([f"{path.name}: {size} trials; at most {MOST} in one sweep"])
+    return [{**trial, **dict(point)} for trial in spec.trials
+            for point in itertools.product(*grid)]
+
+
+def _name(settings: dict[str, Any]) -> str:
+    return ",".join(f"{k}={_short(v)}" for k, v in settings.items()) or "default"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_short, value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
