@@ -22,10 +22,10 @@ from gate_cache.geometry import Square
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.correspondence import CorrespondenceLoss
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.fit import Predictor, fit
-from gate_cache.learn.matching import pair_loss
+from gate_cache.learn.fit import fit, judge
+from gate_cache.learn.matching import CorrespondenceTask, pair_loss
 from gate_cache.learn.model import amalgamated, fixed
-from gate_cache.learn.pairs import PairPoints, evaluate
+from gate_cache.learn.pairs import PairPoints
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
 from gate_cache.specs import ControlNetSpec, Fit, TrainSpec
@@ -93,6 +93,7 @@ def test_the_padding_has_no_edges() -> None:
 # ---------------------------------------------------------------------------------- learning
 
 SIDE, POINTS = 16, 6
+SCORE = (0.1, "image", "point")
 SIZES = {"wide": (30, 60), "tall": (60, 30), "less": (45, 60), "square": (50, 50)}
 CPU = torch.device("cpu")
 
@@ -158,8 +159,7 @@ def all_pairs() -> list[PairPoints]:
 def test_matches_follow_the_geometry_that_the_store_says(store: FeatureStore, combo: str,
                                                          right: bool) -> None:
     found = buckets(store, combo)
-    predictor = Predictor(fixed(TrainSpec(), POINTS + 1, [1.0]), found)
-    score = evaluate(all_pairs(), predictor).values[0.1, "image", "point"]
+    score = judge(fixed(TrainSpec(), POINTS + 1, [1.0]), found, all_pairs()).values[SCORE]
     assert score == 100 if right else score < 80
 
 
@@ -168,8 +168,9 @@ def test_predictions_stay_inside_the_image(store: FeatureStore, resolution: int)
     """Whatever a head has learnt: here, nothing."""
     torch.manual_seed(0)
     model = amalgamated(TrainSpec(head="conv", conv_channels=4), POINTS + 1)
-    predictor = Predictor(model, buckets(store, "padded", resolution=resolution))
-    found = np.concatenate([predictor(pair) for pair in all_pairs()])
+    task = CorrespondenceTask(buckets(store, "padded", resolution=resolution), {})
+    (matched,) = task.match([model], all_pairs())
+    found = np.concatenate(list(matched.by_pair.values()))
     assert found.min() >= 0 and found.max() <= 1
 
 
@@ -193,7 +194,7 @@ def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:
                      validate_every=120, assigners=1)
     model, found = amalgamated(spec, POINTS + 1), buckets(store, "padded")
     fit(model, spec, found, all_pairs(), all_pairs(), Silent(), "")
-    score = evaluate(all_pairs(), Predictor(model, found)).values[0.1, "image", "point"]
+    score = judge(model, found, all_pairs()).values[SCORE]
     assert score > 95
 
 

@@ -21,11 +21,10 @@ from gate_cache.diffusion.recipes import settings, sources
 from gate_cache.errors import RowNotDone, StoreError, UserError
 from gate_cache.learn.bucket import Bucket, Buckets, BucketSpec, stack
 from gate_cache.learn.data import FeatureDataset, MapCache, Recent
-from gate_cache.learn.fit import Predictor, fit, judge
+from gate_cache.learn.fit import fit, judge
 from gate_cache.learn.matching import CorrespondenceTask
-from gate_cache.learn.metrics import PCK
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
-from gate_cache.learn.pairs import PairPoints, evaluate, load_pairs
+from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.learn.trials import Trial
 from gate_cache.manifest import Loaded, load
 from gate_cache.progress import Silent
@@ -446,17 +445,13 @@ def test_nothing_is_chosen_on_test(root: Path, tmp_path: Path,
                                    monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def note(judged: Sequence[PairPoints]) -> None:
-        asked.extend(i for p in judged for i in (p.pair.source, p.pair.target))
+    real = CorrespondenceTask.judge
 
-    def spy(model: CorrespondenceModel, found: Buckets, judged: Sequence[PairPoints]) -> PCK:
-        note(judged)
-        return evaluate(judged, Predictor(model, found))
+    def spy(self: CorrespondenceTask, models: Any, split: Split) -> Any:
+        asked.extend(i for p in self._pairs[split] for i in (p.pair.source, p.pair.target))
+        return real(self, models, split)
 
-    real = CorrespondenceTask.predict
-    monkeypatch.setattr(train_module, "judge", spy)
-    monkeypatch.setattr(CorrespondenceTask, "predict",
-                        lambda self, models, judged: note(judged) or real(self, models, judged))
+    monkeypatch.setattr(CorrespondenceTask, "judge", spy)
     run(root, tmp_path, **SHORT)
     assert {i.split("/")[0] for i in asked} == {"val"}
 
@@ -617,7 +612,7 @@ def test_a_failed_run_has_no_metrics(root: Path, tmp_path: Path,
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, "fit", fail)
+    monkeypatch.setattr(train_module, "fit_trials", fail)
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.txt"}
@@ -648,8 +643,8 @@ def test_the_note_names_each_assigners_weights(nn_run: Finished) -> None:
 
 def test_the_note_is_there_when_weights_are_one_hot(root: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "amalgamated",
-                        lambda spec, channels: fixed(spec, channels, [0.0, 1.0, 0.0]))
+    monkeypatch.setattr(train_module, "gate_model", lambda study, spec: fixed(
+        spec, study.full.channels, [0.0, 1.0, 0.0]))
     assert "good 1.00" in finished(root, tmp_path, assigners=1, pairs=1).gate["note"]
 
 

@@ -42,7 +42,12 @@ def match(source: torch.Tensor, target: torch.Tensor, points: torch.Tensor) -> t
     (K, 2) in the target, shares of width and height: the centre of the most similar cell, moved
     by less than half a cell to the peak of a parabola through its neighbours, along each axis
     """
-    similarity = torch.einsum("kd,dhw->khw", sample(source, points), target)
+    return nearest(sample(source, points), target)
+
+
+def nearest(wanted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Where (K, D) descriptors are found in a (D, h, w) target, as `match` says."""
+    similarity = torch.einsum("kd,dhw->khw", wanted, target)
     h, w = similarity.shape[1:]
     best = similarity.flatten(1).argmax(1)
     y, x = best // w, best % w

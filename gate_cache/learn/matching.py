@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,17 +12,13 @@ from torch import nn
 from gate_cache.datasets.base import Split
 from gate_cache.geometry import Window
 from gate_cache.learn.bucket import Bucket, Buckets, stack
-from gate_cache.learn.correspondence import CorrespondenceLoss, match
-from gate_cache.learn.data import Recent
+from gate_cache.learn.correspondence import CorrespondenceLoss, nearest, sample
 from gate_cache.learn.metrics import PCK, Points, Prediction, correct, pck
-from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints
 from gate_cache.learn.task import Scores
 
 SELECT = (0.1, "box", "point")
 """The PCK that chooses the best checkpoint on ``val``."""
-
-_DESCRIPTOR_BYTES = 2**30
 
 
 class CorrespondenceTask:
@@ -55,18 +51,84 @@ class CorrespondenceTask:
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
-        return [scores(found) for found in self.predict(models, self._pairs[split])]
+        return [scores(found.predictions) for found in self.match(models, self._pairs[split])]
 
-    def predict(self, models: Sequence[nn.Module],
-                pairs: Sequence[PairPoints]) -> list[list[Prediction]]:
-        """Every model's predictions for all pairs."""
-        share = _DESCRIPTOR_BYTES // max(len(models), 1)
-        predictors = [Predictor(model, self.buckets, share) for model in models]
-        found: list[list[Prediction]] = [[] for _ in models]
-        for pair in pairs:
-            for each, predictor in zip(found, predictors, strict=True):
-                each.append(pair.judge(predictor(pair)))
+    @torch.inference_mode()
+    def match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints]) -> list[Matched]:
+        """Every model's predictions for all pairs.
+
+        Of each category an image is read once as a source, of which only the descriptors at its
+        points are held, and once as a target.
+        """
+        found = [Matched({}, {}) for _ in models]
+        for model in models:
+            model.eval()
+        for group in _grouped(pairs, lambda p: p.pair.category).values():
+            self._match(models, group, found)
+        for each in found:
+            each.in_order(pairs)
         return found
+
+    def _match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
+               found: Sequence[Matched]) -> None:
+        """The pairs of one category."""
+        wanted: list[dict[PairPoints, torch.Tensor]] = [{} for _ in models]
+        for of_source in _grouped(pairs, lambda p: p.pair.source).values():
+            window = self.buckets.window(of_source[0].source.size)
+            for maps, points in zip(self._described(models, of_source[0].pair.source, found),
+                                    wanted, strict=True):
+                cut = window.cut(maps)
+                for pair in of_source:
+                    at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
+                    points[pair] = sample(cut, at)
+        for of_target in _grouped(pairs, lambda p: p.pair.target).values():
+            window = self.buckets.window(of_target[0].target.size)
+            described = self._described(models, of_target[0].pair.target, found)
+            for maps, points, each in zip(described, wanted, found, strict=True):
+                cut = window.cut(maps)
+                for pair in of_target:
+                    there = nearest(points[pair], cut).cpu().double()
+                    each.by_pair[pair] = window.leave(np.asarray(there))
+
+    def _described(self, models: Sequence[nn.Module], sample_id: str,
+                   found: Sequence[Matched]) -> Iterator[torch.Tensor]:
+        """An image's descriptors by every model, one after the other."""
+        batch = stack([self.buckets.named(sample_id)])
+        for model, each in zip(models, found, strict=True):
+            output = model(batch)
+            each.weights[sample_id] = output.weights[0].cpu()
+            yield output.values[0]
+
+
+@dataclass
+class Matched:
+    """One model's matches.
+
+    Attributes
+    ----------
+    by_pair : (K, 2) predicted points, as shares of the target's sides
+    weights : of the amalgamator by image, (n, b)
+    """
+
+    by_pair: dict[PairPoints, Points]
+    weights: dict[str, torch.Tensor]
+
+    def in_order(self, pairs: Sequence[PairPoints]) -> None:
+        """Sort them as the pairs are."""
+        self.by_pair = {pair: self.by_pair[pair] for pair in pairs}
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """In original pixels, beside the truth."""
+        return [pair.judge(points) for pair, points in self.by_pair.items()]
+
+
+def _grouped(pairs: Sequence[PairPoints],
+             key: Callable[[PairPoints], str]) -> dict[str, list[PairPoints]]:
+    found: dict[str, list[PairPoints]] = {}
+    for pair in pairs:
+        found.setdefault(key(pair), []).append(pair)
+    return found
 
 
 def scores(predictions: Sequence[Prediction]) -> Scores:
@@ -106,43 +168,7 @@ def windows(buckets: Buckets, pair: PairPoints) -> tuple[Window, Window]:
     return buckets.window(pair.source.size), buckets.window(pair.target.size)
 
 
-class Predictor:
-    """Matches pairs with a model, computing each image's descriptors once while they fit.
-
-    Parameters
-    ----------
-    bound : bytes of descriptors held at most
-    """
-
-    def __init__(self, model: nn.Module, buckets: Buckets,
-                 bound: int = _DESCRIPTOR_BYTES) -> None:
-        self._model = model.eval()
-        self._buckets = buckets
-        self._described: Recent[torch.Tensor] = Recent(self._describe, lambda d: d.nbytes, bound)
-        self.weights: dict[str, torch.Tensor] = {}
-
-    @torch.inference_mode()
-    def _describe(self, sample_id: str) -> torch.Tensor:
-        batch = stack([self._buckets.named(sample_id)])
-        found = self._model(batch)
-        self.weights[sample_id] = found.weights[0].cpu()
-        return torch.as_tensor(found.values[0])
-
-    @torch.inference_mode()
-    def __call__(self, pair: PairPoints) -> Points:
-        """(K, 2) predicted points as shares of the target's sides."""
-        here, there = windows(self._buckets, pair)
-        source = here.cut(self._described(pair.pair.source))
-        points = torch.from_numpy(here.enter(pair.source_shares)).to(source)
-        target = there.cut(self._described(pair.pair.target))
-        return there.leave(np.asarray(match(source, target, points).cpu().double()))
-
-
-def judge(model: CorrespondenceModel, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:
-    """PCK of a model over pairs."""
-    return pck([pair.judge(p) for pair, p in _each(model, buckets, pairs)])
-
-
-def _each(model: nn.Module, buckets: Buckets, pairs: Sequence[PairPoints]) -> Any:
-    predictor = Predictor(model, buckets)
-    return ((pair, predictor(pair)) for pair in pairs)
+def judge(model: nn.Module, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:
+    """PCK of one model over pairs."""
+    (found,) = CorrespondenceTask(buckets, {}).match([model], pairs)
+    return pck(found.predictions)

@@ -13,7 +13,7 @@ from gate_cache.datasets.base import CorrespondenceDataset, Keypoints, Pair, Spl
 from gate_cache.learn.metrics import PCK, Points, Prediction, pck
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairPoints:
     """One pair and the key points visible in both of its images."""
 

@@ -14,7 +14,7 @@ import torch
 
 import gate_cache
 from gate_cache.errors import UserError
-from gate_cache.learn.matching import Predictor
+from gate_cache.learn.metrics import pck
 from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints, copy_position, evaluate
 from gate_cache.learn.results import Table
@@ -150,9 +150,8 @@ def _judge(study: Study, methods: list[Method], log: logging.Logger) -> list[Tab
 
 def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Method]) -> Table:
     table.add("copy the position", evaluate(pairs, copy_position))
-    for method in methods:
-        predictor = Predictor(method.model.to(study.full.device), study.full)
-        found = evaluate(pairs, predictor)
-        note = mean_weights(study.combos, list(predictor.weights.values())) if method.note else ""
-        table.add(method.name, found, method.trained, note)
+    models = [m.model.to(study.full.device) for m in methods]
+    for method, found in zip(methods, study.task.match(models, pairs), strict=True):
+        note = mean_weights(study.combos, list(found.weights.values())) if method.note else ""
+        table.add(method.name, pck(found.predictions), method.trained, note)
     return table

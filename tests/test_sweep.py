@@ -1,0 +1,265 @@
+"""Sweeps: one stream for many trials, each with the result it would have alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from test_train import SHORT, manifest, one_thread, root, run  # noqa: F401
+
+from gate_cache.errors import ManifestError, UserError
+from gate_cache.learn.trials import Trial, batches
+from gate_cache.roots import Roots
+from gate_cache.stages.sweep import Swept, sweep
+from gate_cache.stages.sweep_tables import Row, over_seeds
+from gate_cache.store.maps import MapView
+from gate_cache.sweep_file import load_sweep
+
+PCK = "pck@0.10/radius=box/average=point"
+
+
+def swept(root: Path, to: Path, sweep_file: dict[str, Any],  # noqa: F811
+          **fields: Any) -> Swept:
+    to.mkdir(parents=True, exist_ok=True)
+    loaded = manifest(to, **{**SHORT, **fields})
+    (to / "sweep.yaml").write_text(yaml.safe_dump(sweep_file, sort_keys=False))
+    return sweep(loaded, load_sweep(to / "sweep.yaml", loaded),
+                 Roots(stores=root / "stores", runs=to), folder=to / "out", device="cpu")
+
+
+def trained(found: Swept) -> dict[str, Row]:
+    return {r.name: r for r in found.rows if r.trained}
+
+
+def weights(to: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(to / "out" / "weights" / f"{name}.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+GRID: dict[str, Any] = {"grid": {"gamma1": [0.0, 0.5], "seed": [0, 1]}}
+
+
+@pytest.fixture(scope="module")
+def four(root: Path) -> tuple[Swept, Path]:  # noqa: F811
+    return swept(root, root / "four", GRID), root / "four"
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+def test_a_trial_has_the_result_it_has_alone(root: Path, four: tuple[Swept, Path],  # noqa: F811
+                                             tmp_path: Path) -> None:
+    name = "gamma1=0.5,seed=1"
+    alone = swept(root, tmp_path, {"grid": {"gamma1": [0.5], "seed": [1]}})
+    assert trained(alone)[name].test == trained(four[0])[name].test
+    assert same(weights(tmp_path, name), weights(four[1], name))
+
+
+def test_train_is_the_sweep_of_one(root: Path, four: tuple[Swept, Path],  # noqa: F811
+                                   tmp_path: Path) -> None:
+    found = run(root, tmp_path, **SHORT, gamma1=0.5, seed=1)
+    gate = next(r for r in found.tables[0].rows if r.method.startswith("GATE"))
+    row = trained(four[0])["gamma1=0.5,seed=1"]
+    assert row.test == {k: v for k, v in gate.pck.to_json().items() if v is not None}
+    assert same(load_file(found.run / "gate-best.safetensors"),
+                weights(four[1], "gamma1=0.5,seed=1"))
+    alone = {r.method: r.pck.to_json() for r in found.tables[0].rows if not r.trained}
+    assert alone == {r.name: r.test for r in four[0].rows if not r.trained}
+
+
+def test_trials_differ(four: tuple[Swept, Path]) -> None:
+    names = list(trained(four[0]))
+    assert names == ["gamma1=0.0,seed=0", "gamma1=0.0,seed=1", "gamma1=0.5,seed=0",
+                     "gamma1=0.5,seed=1"]
+    assert not any(same(weights(four[1], a), weights(four[1], b))
+                   for a in names for b in names if a < b)
+
+
+def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:  # noqa: F811
+    trials = [{"head": "conv", "assigners": 1}, {"combos": ["good", "noise-0"]},
+              {"attention": "attn"}, {"batch": 2}]
+    found = trained(swept(root, tmp_path, {"trials": trials}))
+    assert list(found) == ["head=conv,assigners=1", "combos=good+noise-0", "attention=attn",
+                           "batch=2"]
+    assert all(PCK in row.test and not row.failed for row in found.values())
+    few = run(root, tmp_path / "few", **SHORT, combos=["good", "noise-0"])
+    gate = next(r for r in few.tables[0].rows if r.method.startswith("GATE"))
+    assert found["combos=good+noise-0"].test[PCK] == gate.pck.values[0.1, "box", "point"]
+
+
+# -------------------------------------------------------------------------------------- reads
+
+
+def reads(root: Path, to: Path, file: dict[str, Any],  # noqa: F811
+          monkeypatch: pytest.MonkeyPatch) -> int:
+    counted = []
+    real = MapView.read_into
+
+    def count(self: MapView, rows: Any, out: Any) -> None:
+        counted.extend(rows)
+        real(self, rows, out)
+
+    monkeypatch.setattr(MapView, "read_into", count)
+    swept(root, to, file)
+    monkeypatch.undo()
+    return len(counted)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_many_trials_read_as_often_as_one(root: Path, tmp_path: Path, cached: bool,  # noqa: F811
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing held in memory too: every batch is read once for all of them."""
+    if not cached:
+        monkeypatch.setattr("gate_cache.stages.study.CACHE_BYTES", 0)
+        monkeypatch.setattr("gate_cache.learn.bucket.BUCKET_BYTES", 0)
+    patches = pytest.MonkeyPatch()
+    one = reads(root, tmp_path / "one", {"grid": {"gamma1": [0.1]}}, patches)
+    six = reads(root, tmp_path / "six", {"grid": {"gamma1": [0.0, 0.1, 0.2],
+                                                  "gamma2": [0.0, 0.1]}}, patches)
+    assert one > 0
+    assert six == one
+
+
+# ----------------------------------------------------------------------- interrupted, failed
+
+
+def test_an_interrupted_sweep_goes_on_and_ends_the_same(
+        root: Path, four: tuple[Swept, Path], tmp_path: Path,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    real, steps = Trial.step, iter(range(1000))
+
+    def stop(self: Trial, *given: Any) -> None:
+        if next(steps) == 7:  # in the second seed's stream, within its second batch
+            raise KeyboardInterrupt
+        real(self, *given)
+
+    monkeypatch.setattr(Trial, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        swept(root, tmp_path, GRID)
+    monkeypatch.undo()
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*.pt")
+    assert torch.load(checkpoint, weights_only=True)["seen"] == 4
+    again = swept(root, tmp_path, GRID)
+    assert trained(again) == trained(four[0])
+    for name in trained(again):
+        assert same(weights(tmp_path, name), weights(four[1], name))
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_finished_trials_are_not_trained_again(root: Path, four: tuple[Swept, Path],  # noqa: F811
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trial, "step", lambda *_: pytest.fail("trained again"))
+    assert trained(swept(root, four[1], GRID)) == trained(four[0])
+
+
+def test_a_failed_trial_takes_no_other_down(root: Path, tmp_path: Path) -> None:  # noqa: F811
+    found = trained(swept(root, tmp_path, {"grid": {"lr": [1e30, 5e-4]}}))
+    bad, good = found["lr=1e+30"], found["lr=0.0005"]
+    assert "diverged" in bad.failed and not bad.test
+    assert not good.failed and good.test
+    alone = trained(swept(root, tmp_path / "alone", {"grid": {"lr": [5e-4]}}))
+    assert alone["lr=0.0005"].test == good.test
+
+
+def test_another_sweep_in_the_same_folder_is_refused(root: Path,  # noqa: F811
+                                                     four: tuple[Swept, Path]) -> None:
+    with pytest.raises(UserError, match="holds another sweep"):
+        swept(root, four[1], {"grid": {"gamma1": [0.3]}})
+
+
+def test_patience_ends_a_trial_alone(root: Path, tmp_path: Path,  # noqa: F811
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: dict[str, int] = {}
+
+    def count(self: Trial, *_: Any) -> None:
+        steps[self.label] = steps.get(self.label, 0) + 1
+        self._losses.append(0.0)
+
+    monkeypatch.setattr(Trial, "step", count)  # nothing is learnt: no validation is better
+    swept(root, tmp_path, {"trials": [{"patience": 2}, {"gamma1": 0.3}]}, pairs=24,
+          validate_every=4)
+    assert steps == {"patience=2": 3, "gamma1=0.3": 6}
+
+
+# ------------------------------------------------------------------------------------- tables
+
+
+def test_tables_hold_every_trial(four: tuple[Swept, Path]) -> None:
+    folder = four[0].folder
+    with (folder / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    found = json.loads((folder / "results.json").read_text())
+    for name, row in trained(four[0]).items():
+        line = next(x for x in lines if x["name"] == name)
+        assert float(line[f"test {PCK}"]) == row.test[PCK]
+        assert float(line["gamma1"]) == row.settings["gamma1"]
+        assert next(r for r in found["rows"] if r["name"] == name)["val"] == row.val
+    assert {m["name"] for m in found["means"] if m["trained"]} == {"gamma1=0.0", "gamma1=0.5"}
+
+
+def row(name: str, value: float, failed: str = "", **settings: Any) -> Row:
+    return Row(name, settings, "m", True, failed, {} if failed else {"pck": value}, {})
+
+
+def test_means_are_over_seeds_alone() -> None:
+    rows = [row("a=1,seed=0", 1.0, a=1, seed=0), row("a=1,seed=1", 3.0, a=1, seed=1),
+            row("a=1,seed=2", 0.0, "diverged", a=1, seed=2), row("a=2,seed=0", 5.0, a=2, seed=0)]
+    one, two = over_seeds(rows)
+    assert (one.name, one.seeds, one.failed) == ("a=1", 2, 1)
+    assert one.test["pck"] == (2.0, pytest.approx(math.sqrt(2)))
+    assert two.test["pck"][0] == 5.0 and math.isnan(two.test["pck"][1])
+
+
+def test_one_order_for_several_seeds() -> None:
+    from gate_cache.specs import TrainSpec
+
+    orders = [[b for _, b in batches(range(9), TrainSpec(seed=seed, shuffle=shuffle, pairs=20))]
+              for seed, shuffle in ((0, None), (1, None), (0, 7), (1, 7))]
+    assert orders[0] != orders[1] and orders[2] == orders[3]
+
+
+# ------------------------------------------------------------------------------------ the file
+
+
+@pytest.mark.parametrize("text, said", [
+    ("grid: {gamma1: [-1, 0.1]}", r"trial gamma1=-1: .*train\.gamma1: must be at least 0"),
+    ("grid: {gama1: [0.1]}", r"unknown field 'gama1'|did you mean 'gamma1'"),
+    ("grid: {gamma1: []}", r"grid\.gamma1: must not be empty"),
+    ("grid: {combos: [[nope]]}", "'nope' is no combo of 'conv'"),
+    ("girds: {}", "did you mean 'grid'"),
+    ("- 1", "expected a mapping"),
+    ("grid: {seed: 3}", "expected a list"),
+    ("trials: []", "must not be empty"),
+    ("{grid: {seed: [0", "sweep.yaml"),
+])
+def test_what_is_wrong_in_a_sweep_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(ManifestError, match=said):
+        load_sweep(tmp_path / "sweep.yaml", manifest(tmp_path))
+
+
+def test_too_many_trials_are_refused(tmp_path: Path) -> None:
+    grid = {"seed": list(range(200)), "gamma1": [i / 100 for i in range(100)]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"grid": grid}))
+    with pytest.raises(ManifestError, match="20000 trials; at most"):
+        load_sweep(tmp_path / "sweep.yaml", manifest(tmp_path))
+
+
+def test_every_sweep_that_is_shipped_is_sound() -> None:
+    from gate_cache.manifest import load
+
+    home = Path(__file__).parents[1] / "manifests"
+    files = sorted((home / "sweeps").glob("*.yaml"))
+    assert files
+    for path in files:
+        assert load_sweep(path, load(home / "toyworld.yaml"))
