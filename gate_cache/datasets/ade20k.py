@@ -48,10 +48,13 @@ class ADE20K(LabelledImages):
     split_seed : another value, another split
     """
 
-    protocol = ("ADE20K: IoU of 150 classes over all 2,000 images of the published validation split,"
-                " which is 'test' here; 'val' is a seeded share of the published training split")
+    protocol = ("ADE20K: IoU of 150 classes over the 2,000 images of the published validation"
+                " split, which is 'test' here; 'val' is a seeded share of the published training"
+                " split")
     classes = CLASSES
     expected = EXPECTED
+    parts = tuple(f"{kind}/{half}" for kind in ("images", "annotations")
+                  for half in ("training", "validation"))
 
     def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
         super().__init__("ade20k", root)

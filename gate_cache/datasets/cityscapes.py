@@ -48,10 +48,12 @@ class Cityscapes(LabelledImages):
     split_seed : another value, another split
     """
 
-    protocol = ("Cityscapes: IoU of 19 classes over all 500 images of the published val split,"
+    protocol = ("Cityscapes: IoU of 19 classes over the 500 images of the published val split,"
                 " which is 'test' here; 'val' is a seeded share of the published train split")
     classes = CLASSES
     expected = EXPECTED
+    parts = tuple(f"{kind}/{half}" for kind in ("leftImg8bit", "gtFine")
+                  for half in ("train", "val"))
 
     def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
         super().__init__("cityscapes", root)

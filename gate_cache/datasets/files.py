@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,15 @@ def read_csv(path: Path, columns: Sequence[str], expected: str) -> list[tuple[in
     DataError
         As `read_text`, or one of `columns` is missing in the header or in a row.
     """
-    reader = csv.DictReader(read_text(path, expected).splitlines(), restval="")
+    text = io.StringIO(read_text(path, expected), newline="")
+    try:
+        return _rows(path, csv.DictReader(text, restval="", strict=True), columns)
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table of comma-separated values ({error})") from None
+
+
+def _rows(path: Path, reader: csv.DictReader[str],
+          columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     lacking = [c for c in columns if c not in (reader.fieldnames or ())]
     if lacking:
         raise DataError(f"{path}: no column '{lacking[0]}'; expected {', '.join(columns)}")

@@ -46,6 +46,8 @@ class LabelScarce(LabelledImages):
     split_seed : of ``val``
     """
 
+    parts = ("real/train", "real/test")
+
     def __init__(self, name: ScarceName, root: Path, fold: int | None = 0, val: float = 0.0,
                  split_seed: int = 0) -> None:
         super().__init__(name, root)

@@ -25,10 +25,12 @@ class LabelledImages(ImageFiles):
     ----------
     classes : names of the classes, by number
     expected : how the tree should look and where to get it
+    parts : folders that must be there below the root
     """
 
     classes: tuple[str, ...]
     expected: str
+    parts: tuple[str, ...]
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, and those among them that have no label file."""
@@ -47,8 +49,10 @@ class LabelledImages(ImageFiles):
         raise NotImplementedError
 
     def samples(self) -> Sequence[Sample]:
-        """All images, sorted by id."""
+        """All images, in a fixed order."""
         need_folder(self.root, self.name, self.expected)
+        for part in self.parts:
+            need_folder(self.root / part, "folder", self.expected)
         ids, lone = self.listed()
         if not ids:
             raise DataError(f"{self.root}: no images; {self.expected}")

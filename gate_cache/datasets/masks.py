@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gate_cache.datasets.base import Split
-from gate_cache.datasets.files import need_folder, read_text, walk
+from gate_cache.datasets.files import read_text, walk
 from gate_cache.datasets.folder import images_below
 from gate_cache.datasets.labelled import LabelledImages, plain_table
 from gate_cache.datasets.splits import Shares, Tree
@@ -16,6 +16,9 @@ from gate_cache.errors import DataError
 EXPECTED = ("expected <root>/images/ and <root>/masks/ with a .png of the same name for every"
             " image, and the names of the classes in the manifest (dataset.classes) or in"
             " <root>/classes.txt, one a line")
+
+MOST = 255
+"""Classes at most: 255 marks what does not count."""
 
 
 class Masks(LabelledImages):
@@ -39,7 +42,7 @@ class Masks(LabelledImages):
                  classes: Sequence[str] | None = None, ignore: int = 255,
                  shares: Shares | None = None, split_seed: int = 0) -> None:
         super().__init__("masks", root)
-        self.folders = folders
+        self.parts = folders
         self.named = classes
         self.ignore = ignore
         self.shares = shares or {}
@@ -53,20 +56,17 @@ class Masks(LabelledImages):
     def _listed_classes(self) -> tuple[str, ...]:
         path = self.root / "classes.txt"
         names = tuple(filter(None, map(str.strip, read_text(path, EXPECTED).splitlines())))
-        if not 0 < len(names) <= self.most:
-            raise DataError(f"{path}: {len(names)} classes; expected 1 … {self.most}, one a line")
+        if not 0 < len(names) <= MOST:
+            raise DataError(f"{path}: {len(names)} classes; expected 1 … {MOST}, one a line")
         return names
-
-    most = 255
-    """Classes at most: 255 marks what does not count."""
 
     def path(self, sample_id: str) -> Path:
         """The image file of a sample."""
-        return self.root / self.folders[0] / sample_id
+        return self.root / self.parts[0] / sample_id
 
     def label_file(self, sample_id: str) -> Path:
         """The label picture of a sample."""
-        return (self.root / self.folders[1] / sample_id).with_suffix(".png")
+        return (self.root / self.parts[1] / sample_id).with_suffix(".png")
 
     def classes_by_label(self) -> Mapping[int, int]:
         """Labels are classes, but for the one that does not count."""
@@ -74,10 +74,8 @@ class Masks(LabelledImages):
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, and those without labels."""
-        for name in self.folders:
-            need_folder(self.root / name, "folder", EXPECTED)
-        ids = [s.id for s in images_below(self.root / self.folders[0])]
-        there = set(walk(self.root / self.folders[1], frozenset({".png"})))
+        ids = [s.id for s in images_below(self.root / self.parts[0])]
+        there = set(walk(self.root / self.parts[1], frozenset({".png"})))
         return ids, [i for i in ids if Path(i).with_suffix(".png").as_posix() not in there]
 
     @cached_property
