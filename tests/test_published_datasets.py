@@ -2,6 +2,8 @@
 
 import random
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +121,26 @@ def test_damaged_image_is_named(tmp_path: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=f"{path.name}: cannot be read as an image"):
         data.image(ids(data)[0])
+
+
+def test_listing_loads_no_library_of_arrays_or_images(tmp_path: Path) -> None:
+    for tree in TREES.values():
+        tree(tmp_path)
+    code = f"""
+import sys
+from pathlib import Path
+from pydantic import TypeAdapter
+from gate_cache.dataset_specs import DatasetSpec
+from gate_cache.datasets.registry import open_dataset
+from gate_cache.roots import Roots
+for name in {list(TREES)}:
+    data = open_dataset(TypeAdapter(DatasetSpec).validate_python({{"name": name}}),
+                        Roots(Path({str(tmp_path)!r})))
+    assert [data.split_of(s.id) for s in data.samples()]
+print(sorted({{"numpy", "cv2", "PIL", "scipy", "torch"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 @pytest.mark.parametrize("name", TREES)
