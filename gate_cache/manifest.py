@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gate_cache.dataset_specs import Shared
 from gate_cache.errors import ManifestError, did_you_mean
 from gate_cache.problems import explain
-from gate_cache.specs import CAPTION, SINGLE_FILE, Combo, Manifest, PFWillowSpec
+from gate_cache.specs import CAPTION, SINGLE_FILE, Combo, Manifest
 from gate_cache.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -112,7 +113,7 @@ def _check(manifest: Manifest) -> list[Problem]:
                                              for s in manifest.model.sources):
         found.append((("model", "config"), f"is for a single {SINGLE_FILE} file, and 'source' names"
                       " none"))
-    if isinstance(data, PFWillowSpec) and data.val + data.test >= 1:
+    if isinstance(data, Shared) and data.val + data.test >= 1:
         found.append((("dataset", "test"), "val and test together leave nothing to train on"))
     return found + _check_train(manifest)
 

@@ -73,7 +73,10 @@ def _place(loc: tuple[Any, ...], model: Any, data: Any) -> tuple[Place, list[str
     kind: Any = model
     holder: Any = model
     for part in loc:
+        tag = _tagged(kind) and isinstance(data, dict) and part == data.get("name")
         kind = _bare(kind, data)
+        if tag:
+            continue  # a tag may be called like a field
         if isinstance(part, int) and isinstance(data, dict) and part not in data:
             kind = _inner(kind, part)  # one mapping given where a list of them is allowed
             continue
@@ -119,6 +122,13 @@ def _inner(kind: Any, part: Any) -> Any:
                 if part in (name, field.alias):
                     return field.annotation
     return None
+
+
+def _tagged(kind: Any) -> bool:
+    """Whether a type is one of several kinds of sections."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return sum(isinstance(m, type) and issubclass(m, BaseModel) for m in get_args(kind)) > 1
 
 
 def _bare(kind: Any, data: Any) -> Any:

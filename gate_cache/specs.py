@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
+from pydantic import BeforeValidator, Field, field_serializer
+
+from gate_cache.dataset_specs import DatasetSpec, Spec
 
 T_MAX = 999
 CAPTION = "{caption}"
@@ -16,49 +18,12 @@ Fit = Literal["squash", "pad"]
 """How an image is brought into the model's square (see `gate_cache.geometry`)."""
 
 
-class Spec(BaseModel):
-    """Base of every section: unknown fields refused, values not coerced, instances frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
-
-
-class ToyWorldSpec(Spec):
-    """Pictures drawn by our own code; nothing to download."""
-
-    name: Literal["toyworld"]
-    train: int = Field(96, ge=0)
-    val: int = Field(32, ge=0)
-    test: int = Field(64, ge=0)
-    image_size: int = Field(64, ge=16, le=2048)
-    style: Literal["dusk"] | None = None
-
-
-class PFWillowSpec(Spec):
-    """PF-WILLOW: 100 images, 10 sub-classes, 10 key points each."""
-
-    name: Literal["pf-willow"]
-    root: str = "PF-dataset-WILLOW"
-    split_seed: int = 0
-    val: float = Field(0.2, ge=0, lt=1)
-    test: float = Field(0.3, ge=0, lt=1)
-
-
-class FolderSpec(Spec):
-    """Any tree of images."""
-
-    name: Literal["folder"]
-    root: str
-
-
-DatasetSpec = Annotated[ToyWorldSpec | PFWillowSpec | FolderSpec, Field(discriminator="name")]
 
 
 class ModelSpec(Spec):

@@ -29,7 +29,8 @@ FLOORS = {  # room (a folder, or a module of the package itself) to floor
     "diffusion": 3, "learn": 3,
     "store": 2, "datasets": 2,
     "manifest": 1, "specs": 1, "features": 1, "yaml_source": 1, "problems": 1, "roots": 1,
-    "fingerprint": 1, "geometry": 1, "sweep_file": 1,
+    "fingerprint": 1, "geometry": 1, "dataset_specs": 1,
+    "sweep_file": 1,
     "errors": 0, "progress": 0, "__init__": 0,
 }
 ONE_ROOM = (0, 1)
@@ -55,7 +56,7 @@ FENCES = {  # library to the rooms and files that may import it
     "scipy": ("datasets/",),
     "sklearn": ("learn/", "report/"),
     "yaml": ("yaml_source.py",),
-    "pydantic": ("manifest.py", "specs.py", "problems.py", "sweep_file.py"),
+    "pydantic": ("manifest.py", "specs.py", "dataset_specs.py", "problems.py", "sweep_file.py"),
     "typer": ("cli.py",),
     "rich": ("report/",),
     "numpy": ("",),

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from gate_cache.dataset_specs import FolderSpec, PFWillowSpec, ToyWorldSpec
 from gate_cache.datasets.base import SPLITS, CorrespondenceDataset
 from gate_cache.datasets.folder import Folder
 from gate_cache.datasets.images import read_rgb, size_of, to_square
@@ -19,7 +20,6 @@ from gate_cache.datasets.toy import ToyWorld
 from gate_cache.datasets.toyworld import CATEGORIES
 from gate_cache.errors import DataError, UserError
 from gate_cache.roots import Roots
-from gate_cache.specs import FolderSpec, PFWillowSpec, ToyWorldSpec
 
 Pixels = npt.NDArray[np.uint8]
 REAL_WILLOW = Path(os.environ.get("GATE_CACHE_DATA", "data")) / "PF-dataset-WILLOW"

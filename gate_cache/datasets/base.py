@@ -19,6 +19,8 @@ PREPROCESSING = 1
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+IGNORED = 255
+"""Value of a mask where no class counts."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Keypoints:
     Attributes
     ----------
     xy : (K, 2) float64 array, x then y; (0, 0) is the corner of the top left pixel, whose centre
-        is at (0.5, 0.5)
+        is at (0.5, 0.5); NaN where a point's place is not known
     visible : (K,) bool array
     box : (4,) float64 array, x0, y0, x1, y1 of the object
     size : (height, width) of the original image
@@ -80,6 +82,46 @@ class ImageDataset(Protocol):
 
 
 @runtime_checkable
+class SegmentationDataset(ImageDataset, Protocol):
+    """Images with a class for every pixel.
+
+    Attributes
+    ----------
+    classes : names of the classes, by number
+    protocol : what is measured on which split, in words
+    """
+
+    classes: tuple[str, ...]
+    protocol: str
+
+    def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """(H, W) class of every pixel of the image, `IGNORED` where none counts."""
+
+    def split_of(self, sample_id: str) -> Split:
+        """The split an image belongs to."""
+
+
+@runtime_checkable
+class ClassifiedDataset(ImageDataset, Protocol):
+    """Images with one class each.
+
+    Attributes
+    ----------
+    classes : names of the classes, by number
+    protocol : what is measured on which split, in words
+    """
+
+    classes: tuple[str, ...]
+    protocol: str
+
+    def label(self, sample_id: str) -> int:
+        """The class of an image."""
+
+    def split_of(self, sample_id: str) -> Split:
+        """The split an image belongs to."""
+
+
+@runtime_checkable
 class CorrespondenceDataset(ImageDataset, Protocol):
     """Images with key points that mean the same in every image of a category."""
 
@@ -89,7 +131,7 @@ class CorrespondenceDataset(ImageDataset, Protocol):
         """Key points of one image."""
 
     def split_of(self, sample_id: str) -> Split:
-        """The split an image belongs to; no image (by content) is in two."""
+        """The split an image belongs to; no image is in two."""
 
     def pairs(self, split: Split | None) -> list[Pair]:
         """Ordered pairs inside one split, or all of the published protocol for None."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +58,64 @@ def need_folder(root: Path, what: str, expected: str) -> None:
     """Raise `DataError` with the way out unless `root` is a folder."""
     if not root.is_dir():
         raise DataError(f"{root}: {what} not found; {expected}")
+
+
+def read_text(path: Path, expected: str) -> str:
+    """The text of a file in UTF-8 (a byte order mark is dropped).
+
+    Raises
+    ------
+    DataError
+        Missing or not UTF-8; `expected` is the way out.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; {expected}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text; {expected}") from None
+
+
+def read_csv(path: Path, columns: Sequence[str], expected: str) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a table with a header, each with its line number; blank lines are skipped.
+
+    Raises
+    ------
+    DataError
+        As `read_text`, or one of `columns` is missing in the header or in a row.
+    """
+    text = io.StringIO(read_text(path, expected), newline="")
+    try:
+        return _rows(path, csv.DictReader(text, restval="", strict=True), columns)
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table of comma-separated values ({error})") from None
+
+
+def _rows(path: Path, reader: csv.DictReader[str],
+          columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    lacking = [c for c in columns if c not in (reader.fieldnames or ())]
+    if lacking:
+        raise DataError(f"{path}: no column '{lacking[0]}'; expected {', '.join(columns)}")
+    rows = []
+    for row in reader:
+        empty = [c for c in columns if not row[c].strip()]
+        if empty:
+            raise DataError(f"{path}:{reader.line_num}: no '{empty[0]}'")
+        rows.append((reader.line_num, {k: v.strip() for k, v in row.items() if k and v}))
+    return rows
+
+
+def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64]:
+    """A variable of a Matlab file as numbers."""
+    import numpy as np
+    from scipy.io import loadmat
+
+    try:
+        return np.asarray(loadmat(path)[variable], dtype=np.float64)
+    except Exception as error:  # a damaged file makes loadmat raise almost anything
+        raise DataError(f"{path}: no key points can be read ({error}); {expected}") from None
 
 
 def walk(root: Path, extensions: frozenset[str]) -> list[str]:

@@ -1,28 +1,74 @@
-"""``folder``: any tree of images. Nothing to train on yet, everything to extract."""
+"""``folder``: any tree of images, with classes by folder where there are any."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
-from gate_cache.datasets.base import Sample
+from gate_cache.datasets.base import Sample, Split
 from gate_cache.datasets.files import ImageFiles, need_folder, walk
+from gate_cache.datasets.splits import Shares, Tree
 from gate_cache.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 
 class Folder(ImageFiles):
-    """All images below a folder; a sample's id is its path below it."""
+    """All images below a folder; a sample's id is its path below it.
 
-    def __init__(self, root: Path) -> None:
+    Parameters
+    ----------
+    root : Path
+    shares : of images that become ``val`` and ``test`` where no folder is called so
+    split_seed : another value, another split
+    """
+
+    protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
+                " called train, val or test, else a seeded share of each class")
+
+    def __init__(self, root: Path, shares: Shares | None = None, split_seed: int = 0) -> None:
         super().__init__("folder", root)
+        self.shares = shares or {}
+        self.split_seed = split_seed
 
     def samples(self) -> Sequence[Sample]:
         """All images, sorted by path."""
         need_folder(self.root, "image folder",
                     "put images there, or set dataset.root in the manifest, or --data")
-        found = [Sample(name) for name in walk(self.root, EXTENSIONS)]
-        if not found:
-            raise DataError(f"{self.root}: no images ({', '.join(sorted(EXTENSIONS))}) below it")
-        return found
+        return images_below(self.root)
+
+    @cached_property
+    def _tree(self) -> Tree:
+        return Tree([s.id for s in self.samples()], self.shares, self.split_seed)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the class folders, sorted."""
+        return tuple(sorted({name for name in self._tree.class_of.values() if name}))
+
+    def label(self, sample_id: str) -> int:
+        """The class of an image.
+
+        Raises
+        ------
+        DataError
+            It lies in no class folder.
+        """
+        name = self._tree.class_of[sample_id]
+        if name is None:
+            raise DataError(f"{self.path(sample_id)}: is in no class folder; move it to"
+                            " <class>/, or to train/<class>/, test/<class>/ …")
+        return self.classes.index(name)
+
+    def split_of(self, sample_id: str) -> Split:
+        """By folder or by share; ``train`` where neither is given."""
+        return self._tree.split_of[sample_id]
+
+
+def images_below(root: Path) -> list[Sample]:
+    """All images below a folder, sorted by path; a `DataError` where there are none."""
+    found = [Sample(name) for name in walk(root, EXTENSIONS)]
+    if not found:
+        raise DataError(f"{root}: no images ({', '.join(sorted(EXTENSIONS))}) below it")
+    return found

@@ -8,7 +8,6 @@ made of whole photographs (by content).
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.datasets.base import Keypoints, Pair, Sample, Split
-from gate_cache.datasets.files import ImageFiles, need_folder
+from gate_cache.datasets.files import ImageFiles, need_folder, read_mat
+from gate_cache.datasets.splits import order
 from gate_cache.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,15 +85,12 @@ class PFWillow(ImageFiles):
         for content in contents:
             if chosen.get(content) in wanted:
                 wanted[chosen[content]] -= 1
-        for content in sorted(contents, key=self._order):
+        for content in sorted(contents, key=lambda c: order(self.split_seed, c)):
             if content not in chosen:
                 open_splits = [s for s in ("test", "val") if wanted[s] > 0]
                 chosen[content] = open_splits[0] if open_splits else "train"  # type: ignore[assignment]
                 if open_splits:
                     wanted[open_splits[0]] -= 1
-
-    def _order(self, content: str) -> str:
-        return hashlib.sha256(f"{self.split_seed}/{content}".encode()).hexdigest()
 
     def split_of(self, sample_id: str) -> Split:
         """The split of a photograph."""
@@ -111,12 +108,8 @@ class PFWillow(ImageFiles):
 def _points(path: Path) -> npt.NDArray[np.float64]:
     """Key points of a .mat file as (K, 2); Matlab's 1 is the centre of the first pixel."""
     import numpy as np
-    from scipy.io import loadmat
 
-    try:
-        points = np.asarray(loadmat(path)["pts_coord"], dtype=np.float64)
-    except Exception as error:  # a damaged file makes loadmat raise almost anything
-        raise DataError(f"{path}: no key points can be read ({error}); {EXPECTED}") from None
+    points = read_mat(path, "pts_coord", EXPECTED)
     if points.ndim != 2 or points.shape[0] != 2 or not points.size or \
             not np.isfinite(points).all():
         raise DataError(f"{path}: pts_coord is {points.shape}, expected (2, points), finite")

@@ -2,23 +2,85 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from gate_cache import dataset_specs as specs
 from gate_cache.datasets.base import ImageDataset
 from gate_cache.roots import Roots
-from gate_cache.specs import DatasetSpec, FolderSpec, PFWillowSpec
+
+KeypointSpec = specs.PFWillowSpec | specs.PFPascalSpec | specs.SPairSpec | specs.PairsSpec
+SceneSpec = specs.ADE20KSpec | specs.CityscapesSpec
+OwnSpec = specs.FolderSpec | specs.MasksSpec
 
 
-def open_dataset(spec: DatasetSpec, roots: Roots) -> ImageDataset:
+def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
     """Return the data set a manifest names; listing its samples is what touches the disk."""
-    if isinstance(spec, PFWillowSpec):
-        from gate_cache.datasets.pf_willow import PFWillow
+    if isinstance(spec, specs.ToyWorldSpec):
+        return _toyworld(spec)
+    named = spec.folder if isinstance(spec, specs.ScarceSpec) else spec.root
+    root = roots.below("data", named, "dataset.root")
+    if isinstance(spec, KeypointSpec):
+        return _keypoints(spec, root)
+    if isinstance(spec, SceneSpec):
+        return _scenes(spec, root)
+    if isinstance(spec, OwnSpec):
+        return _own(spec, root)
+    return _scarce(spec, root) if isinstance(spec, specs.ScarceSpec) else _cifar(spec, root)
 
-        root = roots.below("data", spec.root, "dataset.root")
-        return PFWillow(root, spec.val, spec.test, spec.split_seed)
-    if isinstance(spec, FolderSpec):
-        from gate_cache.datasets.folder import Folder
 
-        return Folder(roots.below("data", spec.root, "dataset.root"))
+def _toyworld(spec: specs.ToyWorldSpec) -> ImageDataset:
     from gate_cache.datasets.toy import ToyWorld
 
     return ToyWorld({"train": spec.train, "val": spec.val, "test": spec.test}, spec.image_size,
-                    spec.style)
+                    spec.style, spec.masks)
+
+
+def _keypoints(spec: KeypointSpec, root: Path) -> ImageDataset:
+    if isinstance(spec, specs.PFWillowSpec):
+        from gate_cache.datasets.pf_willow import PFWillow
+
+        return PFWillow(root, spec.val, spec.test, spec.split_seed)
+    if isinstance(spec, specs.PFPascalSpec):
+        from gate_cache.datasets.pf_pascal import PFPascal
+
+        return PFPascal(root)
+    if isinstance(spec, specs.SPairSpec):
+        from gate_cache.datasets.spair import SPair
+
+        return SPair(root, spec.layout)
+    from gate_cache.datasets.pairs import Pairs
+
+    return Pairs(root, spec.points, spec.pairs, spec.shares, spec.split_seed)
+
+
+def _scenes(spec: SceneSpec, root: Path) -> ImageDataset:
+    if isinstance(spec, specs.ADE20KSpec):
+        from gate_cache.datasets.ade20k import ADE20K
+
+        return ADE20K(root, spec.val, spec.split_seed)
+    from gate_cache.datasets.cityscapes import Cityscapes
+
+    return Cityscapes(root, spec.val, spec.split_seed)
+
+
+def _own(spec: OwnSpec, root: Path) -> ImageDataset:
+    if isinstance(spec, specs.FolderSpec):
+        from gate_cache.datasets.folder import Folder
+
+        return Folder(root, spec.shares, spec.split_seed)
+    from gate_cache.datasets.masks import Masks
+
+    return Masks(root, (spec.images, spec.masks), spec.classes, spec.ignore, spec.shares,
+                 spec.split_seed)
+
+
+def _scarce(spec: specs.ScarceSpec, root: Path) -> ImageDataset:
+    from gate_cache.datasets.label_scarce import LabelScarce
+
+    return LabelScarce(spec.name, root, spec.fold, spec.val, spec.split_seed)
+
+
+def _cifar(spec: specs.CIFAR10Spec, root: Path) -> ImageDataset:
+    from gate_cache.datasets.cifar import CIFAR10
+
+    return CIFAR10(root, spec.val, spec.split_seed)

@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import permutations
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gate_cache.datasets.toyworld.scene import Scene
 
 Style = Literal["dusk"]
+Kind = Literal["categories", "parts"]
+BACKGROUND = "background"
 
 
 class ToyWorld:
@@ -31,17 +33,20 @@ class ToyWorld:
     counts : number of pictures of each split
     image_size : side of a picture in pixels
     style : ``dusk`` for the same pictures in low light (what the LoRAs of ``tiny`` are for)
+    masks : whether `mask` tells objects of the categories apart, or parts of objects too
     """
 
     name = "toyworld"
     protocol = ("toyworld: ordered pairs inside a category and split, points visible in both;"
-                " box = the object's drawn box")
+                " box = the object's drawn box; IoU over all pixels, background included, and"
+                " accuracy over all pictures of a split")
 
     def __init__(self, counts: dict[Split, int], image_size: int = 64,
-                 style: Style | None = None) -> None:
+                 style: Style | None = None, masks: Kind = "categories") -> None:
         self.counts = counts
         self.image_size = image_size
         self.style = style
+        self.masks = masks
 
     def samples(self) -> Sequence[Sample]:
         """All pictures: train, then val, then test."""
@@ -76,6 +81,43 @@ class ToyWorld:
         return Keypoints(scene.keypoints.astype(np.float64) + 0.5, scene.visible,
                          scene.box.astype(np.float64) + 0.5, self.size(sample_id))
 
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what `mask` tells apart, by number: categories or their parts, background last.
+
+        Those of the categories are the classes of whole pictures, too; none is background.
+        """
+        return (*(_parts() if self.masks == "parts" else CATEGORIES), BACKGROUND)
+
+    def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """(H, W) class of every pixel; occluders are background."""
+        import numpy as np
+
+        scene = self.scene(sample_id)
+        first = self._first(scene.category)
+        steps = scene.parts.astype(np.int64) - 1 if self.masks == "parts" else 0
+        found = np.where(scene.parts > 0, first + steps, len(self.classes) - 1)
+        return np.asarray(found, dtype=np.uint8)
+
+    def _first(self, category: str) -> int:
+        """The number of a category, or of its first part."""
+        if self.masks == "categories":
+            return CATEGORIES.index(category)
+        return next(i for i, n in enumerate(self.classes) if n.startswith(f"{category} "))
+
+    def label(self, sample_id: str) -> int:
+        """The number of a picture's category.
+
+        Raises
+        ------
+        DataError
+            The classes are those of parts.
+        """
+        if self.masks == "parts":
+            raise DataError("toyworld: with 'masks: parts' whole pictures have no class; say"
+                            " 'masks: categories' in the manifest's dataset")
+        return CATEGORIES.index(sample_id.split("/")[1])
+
     def split_of(self, sample_id: str) -> Split:
         """The split, which is the first part of the id."""
         return next(s for s in SPLITS if sample_id.startswith(f"{s}/"))
@@ -88,6 +130,12 @@ class ToyWorld:
         for i in range(self.counts.get(split, 0)):
             groups[CATEGORIES[i % len(CATEGORIES)]].append(_name(split, i))
         return [Pair(a, b, name) for name, ids in groups.items() for a, b in permutations(ids, 2)]
+
+
+def _parts() -> list[str]:
+    from gate_cache.datasets.toyworld import PARTS
+
+    return [f"{category} {part}" for category in CATEGORIES for part in PARTS[category]]
 
 
 def _name(split: str, index: int) -> str:

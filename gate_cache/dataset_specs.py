@@ -1,0 +1,150 @@
+"""The ``dataset`` section of a manifest: a data set's name chooses what may be written in it.
+
+No torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+"""A share of a split's images, from 0 up to but not including 1."""
+
+
+class Spec(BaseModel):
+    """Base of every section: unknown fields refused, values not coerced, instances frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Shared(Spec):
+    """Base of data sets of which seeded shares become ``val`` and ``test``."""
+
+    split_seed: int = 0
+    val: Share = 0.1
+    test: Share = 0.2
+
+    @property
+    def shares(self) -> dict[Literal["val", "test"], float]:
+        """Shares of both splits."""
+        return {"val": self.val, "test": self.test}
+
+
+class HeldOut(Spec):
+    """Base of data sets with a published test split: a seeded share of ``train`` is ``val``."""
+
+    split_seed: int = 0
+    val: Share = 0.05
+
+
+class ToyWorldSpec(Spec):
+    """Pictures drawn by our own code; nothing to download."""
+
+    name: Literal["toyworld"]
+    train: int = Field(96, ge=0)
+    val: int = Field(32, ge=0)
+    test: int = Field(64, ge=0)
+    image_size: int = Field(64, ge=16, le=2048)
+    style: Literal["dusk"] | None = None
+    masks: Literal["categories", "parts"] = "categories"
+
+
+class PFWillowSpec(Shared):
+    """PF-WILLOW: 100 images, 10 sub-classes, 10 key points each."""
+
+    name: Literal["pf-willow"]
+    root: str = "PF-dataset-WILLOW"
+    val: Share = 0.2
+    test: Share = 0.3
+
+
+class PFPascalSpec(Spec):
+    """PF-PASCAL with the usual lists of pairs."""
+
+    name: Literal["pf-pascal"]
+    root: str = "PF-dataset-PASCAL"
+
+
+class SPairSpec(Spec):
+    """SPair-71k: 1,800 images, 18 categories, 70,958 pairs in the large layout."""
+
+    name: Literal["spair"]
+    root: str = "SPair-71k"
+    layout: Literal["large", "small"] = "large"
+
+
+ScarceName = Literal["horse-21", "bedroom-28", "ffhq-34", "cat-15", "celeba-19"]
+
+
+class ScarceSpec(Spec):
+    """A label-scarce set of ddpm-segmentation; `fold` is a seeded split, or the folders' own."""
+
+    name: ScarceName
+    root: str | None = None
+    fold: int | None = Field(0, ge=0, le=4)
+    split_seed: int = 0
+    val: Share = 0.0
+
+    @property
+    def folder(self) -> str:
+        """The root: given, or as the data set is published."""
+        return self.root or self.name.replace("-", "_")
+
+
+class ADE20KSpec(HeldOut):
+    """ADE20K's scene parsing benchmark: 150 classes."""
+
+    name: Literal["ade20k"]
+    root: str = "ADEChallengeData2016"
+
+
+class CityscapesSpec(HeldOut):
+    """Cityscapes with fine annotations: 19 classes."""
+
+    name: Literal["cityscapes"]
+    root: str = "cityscapes"
+
+
+class CIFAR10Spec(HeldOut):
+    """CIFAR-10, binary version."""
+
+    name: Literal["cifar-10"]
+    root: str = "cifar-10-batches-bin"
+    val: Share = 0.1
+
+
+class FolderSpec(Shared):
+    """Any tree of images, with classes by folder."""
+
+    name: Literal["folder"]
+    root: str
+    val: Share = 0.0
+    test: Share = 0.0
+
+
+class MasksSpec(Shared):
+    """Images and label pictures of the same names."""
+
+    name: Literal["masks"]
+    root: str
+    images: str = "images"
+    masks: str = "masks"
+    classes: list[str] | None = Field(None, min_length=1, max_length=255)
+    ignore: int = Field(255, ge=0, le=65535)
+
+
+class PairsSpec(Shared):
+    """Images with key points in a table, and perhaps a table of pairs."""
+
+    name: Literal["pairs"]
+    root: str
+    points: str = "points.csv"
+    pairs: str | None = None
+
+
+DatasetSpec = Annotated[
+    ToyWorldSpec | PFWillowSpec | PFPascalSpec | SPairSpec | ScarceSpec | ADE20KSpec
+    | CityscapesSpec | CIFAR10Spec | FolderSpec | MasksSpec | PairsSpec,
+    Field(discriminator="name")]

@@ -1,0 +1,92 @@
+"""Cityscapes (Cordts et al., CVPR 2016) with fine annotations: 19 classes of 34 labels.
+
+Layout: ``leftImg8bit/{train,val}/<city>/<image>_leftImg8bit.png`` and
+``gtFine/{train,val}/<city>/<image>_gtFine_labelIds.png``, or ``…_labelTrainIds.png`` as the
+project's own scripts write them. The labels of the published test split are withheld; results are
+on ``val``, which is ``test`` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gate_cache.datasets.base import IGNORED, Split
+from gate_cache.datasets.files import walk
+from gate_cache.datasets.labelled import LabelledImages, plain_table
+from gate_cache.datasets.splits import with_val
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EXPECTED = ("expected cityscapes/ with leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and"
+            " gtFine/{train,val}/<city>/*_gtFine_labelIds.png; get leftImg8bit_trainvaltest.zip and"
+            " gtFine_trainvaltest.zip from https://www.cityscapes-dataset.com (free account) and"
+            " unpack both into one folder below the data root (--data)")
+CLASSES = ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light",
+           "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus",
+           "train", "motorcycle", "bicycle")
+_COUNTED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""Label ids of the classes, in their order."""
+LABELS: Mapping[int, int] = {**dict.fromkeys(range(34), IGNORED), IGNORED: IGNORED,
+                             **{label: i for i, label in enumerate(_COUNTED)}}
+"""Label id to class."""
+_IMAGE, _LABELS, _CLASSES = ("_leftImg8bit.png", "_gtFine_labelIds.png",
+                             "_gtFine_labelTrainIds.png")
+
+
+class Cityscapes(LabelledImages):
+    """The 2,975 + 500 finely annotated images; ids are paths below ``leftImg8bit``.
+
+    Parameters
+    ----------
+    root : the folder with ``leftImg8bit`` and ``gtFine``
+    val : share of the published training images that becomes ``val``
+    split_seed : another value, another split
+    """
+
+    protocol = ("Cityscapes: IoU of 19 classes over the 500 images of the published val split,"
+                " which is 'test' here; 'val' is a seeded share of the published train split")
+    classes = CLASSES
+    expected = EXPECTED
+    parts = tuple(f"{kind}/{half}" for kind in ("leftImg8bit", "gtFine")
+                  for half in ("train", "val"))
+
+    def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
+        super().__init__("cityscapes", root)
+        self.val = val
+        self.split_seed = split_seed
+
+    def path(self, sample_id: str) -> Path:
+        """The image file of a sample."""
+        return self.root / "leftImg8bit" / sample_id
+
+    def label_file(self, sample_id: str) -> Path:
+        """The file of label ids, or of train ids where only that is there."""
+        stem = self.root / "gtFine" / sample_id.removesuffix(_IMAGE)
+        ids, classes = (stem.with_name(stem.name + end) for end in (_LABELS, _CLASSES))
+        return classes if classes.is_file() and not ids.is_file() else ids
+
+    def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """(H, W) class of every pixel, `IGNORED` where none counts."""
+        path = self.label_file(sample_id)
+        return self.read_mask(sample_id, path, LABELS if path.name.endswith(_LABELS) else
+                              plain_table(len(CLASSES)))
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        """Ids of all images of both splits, and those without labels."""
+        ids = [f"{split}/{name}" for split in ("train", "val")
+               for name in walk(self.root / "leftImg8bit" / split, frozenset({".png"}))
+               if name.endswith(_IMAGE)]
+        there = set(walk(self.root / "gtFine", frozenset({".png"})))
+        stems = [(i, i.removesuffix(_IMAGE)) for i in ids]
+        return ids, [i for i, s in stems if not {s + _LABELS, s + _CLASSES} & there]
+
+    @cached_property
+    def _splits(self) -> Mapping[str, Split]:
+        ids = [s.id for s in self.samples()]
+        train = [i for i in ids if i.startswith("train/")]
+        return with_val(train, set(ids) - set(train), self.val, self.split_seed)

@@ -1,0 +1,102 @@
+"""Label-scarce sets of ddpm-segmentation (Baranchuk et al., ICLR 2022): parts of horses, bedrooms …
+
+Layout, as published: ``<set>/real/{train,test}/<image>.png`` (or .jpg) with ``<image>.npy`` beside
+it, a (height, width) table of labels. Results are means over five random splits of all images into
+as many training images as the folder ``train`` holds, and the rest. No list of them is published;
+the released code of GATE shuffles the file lists with Python's seeded generator, and so does
+`LabelScarce`, with the fold as the seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gate_cache.dataset_specs import ScarceName
+from gate_cache.datasets.base import IGNORED, Split
+from gate_cache.datasets.files import walk
+from gate_cache.datasets.labelled import LabelledImages, plain_table, to_classes
+from gate_cache.datasets.scarce_names import CLASSES
+from gate_cache.datasets.splits import with_val
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EXPECTED = ("expected {folder}/real/{{train,test}}/ with images (.png or .jpg) and a .npy of labels"
+            " beside each; get datasets.tar.gz of https://github.com/yandex-research/"
+            "ddpm-segmentation (47 MB) and unpack it below the data root (--data)")
+_IMAGES = frozenset({".png", ".jpg", ".jpeg"})
+_NO_BACKGROUND = ("bedroom-28",)
+"""Sets whose label 0, the background, is neither trained on nor counted."""
+
+
+class LabelScarce(LabelledImages):
+    """Images with labelled parts; ids are paths below the folder ``real``.
+
+    Parameters
+    ----------
+    name : of the set
+    root : its folder
+    fold : 0 … 4, a seeded split; or None, the folders ``train`` and ``test`` themselves
+    val : share of the training images that becomes ``val``; published results have none
+    split_seed : of ``val``
+    """
+
+    parts = ("real/train", "real/test")
+
+    def __init__(self, name: ScarceName, root: Path, fold: int | None = 0, val: float = 0.0,
+                 split_seed: int = 0) -> None:
+        super().__init__(name, root)
+        self.expected = EXPECTED.format(folder=name.replace("-", "_"))
+        self.classes = CLASSES[name]
+        self.fold, self.val, self.split_seed = fold, val, split_seed
+
+    @property
+    def protocol(self) -> str:
+        """What is measured on which split, in words."""
+        split = "the folders' own split" if self.fold is None else f"seeded split {self.fold} of 5"
+        return (f"{self.name}: IoU of {len(self.classes)} classes over all pixels of the test"
+                f" images, {split}")
+
+    def path(self, sample_id: str) -> Path:
+        """The image file of a sample."""
+        return self.root / "real" / sample_id
+
+    def label_file(self, sample_id: str) -> Path:
+        """The .npy file beside the image."""
+        return self.path(sample_id).with_suffix(".npy")
+
+    def classes_by_label(self) -> Mapping[int, int]:
+        """Labels are classes; of `_NO_BACKGROUND`, they are one more and 0 is not counted."""
+        if self.name in _NO_BACKGROUND:
+            return {0: IGNORED, IGNORED: IGNORED, **{i + 1: i for i in range(len(self.classes))}}
+        return plain_table(len(self.classes))
+
+    def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """(H, W) class of every pixel of the image; labels of another size are resized to it."""
+        from gate_cache.datasets.images import read_array, resize_labels
+
+        path, size = self.label_file(sample_id), self.size(sample_id)
+        labels = read_array(path)
+        found = labels if labels.shape == size else resize_labels(labels, size)
+        return to_classes(path, found, self.classes_by_label())
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        """Ids of all images, those of ``train`` first, and those without labels."""
+        ids = self._folder("train") + self._folder("test")
+        return ids, [i for i in ids if not self.label_file(i).is_file()]
+
+    def _folder(self, name: str) -> list[str]:
+        return [f"{name}/{i}" for i in walk(self.root / "real" / name, _IMAGES)]
+
+    @cached_property
+    def _splits(self) -> Mapping[str, Split]:
+        ids = [s.id for s in self.samples()]
+        count = sum(i.startswith("train/") for i in ids)
+        if self.fold is not None:
+            random.Random(self.fold).shuffle(ids)  # noqa: S311 - the published split
+        return with_val(ids[:count], ids[count:], self.val, self.split_seed)

@@ -1,0 +1,105 @@
+"""SPair-71k (Min et al., 2019): 18 categories, 1,800 images, 70,958 pairs.
+
+Layout, as published: ``JPEGImages/<category>/<image>.jpg``, ``ImageAnnotation/<category>/
+<image>.json`` and ``Layout/large/{trn,val,test}.txt``, whose lines are the names of pairs:
+``000001-<source>-<target>:<category>``. What ``PairAnnotation`` holds of a pair are the key points
+that both images have; they are taken from the images' own files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gate_cache.datasets.base import Keypoints, Pair, Split
+from gate_cache.datasets.files import read_text
+from gate_cache.datasets.listed_pairs import ListedPairs
+from gate_cache.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+EXPECTED = ("expected SPair-71k/ with JPEGImages, ImageAnnotation and Layout; get SPair-71k.tar.gz"
+            " from https://cvlab.postech.ac.kr/research/SPair-71k/ and unpack it below the data"
+            " root (--data)")
+POINTS = 30
+"""Key points are numbered up to this in every category; most have fewer."""
+_LISTS = {"train": "trn", "val": "val", "test": "test"}
+_PAIR = re.compile(r"\d+-(?P<source>[^-:]+)-(?P<target>[^-:]+):(?P<category>[^:/]+)")
+
+
+class SPair(ListedPairs):
+    """The images of SPair-71k with their key points; ids are ``<category>/<image>.jpg``.
+
+    Parameters
+    ----------
+    root : the folder ``SPair-71k``
+    layout : which of the two published lists of pairs; results are on ``large``
+    """
+
+    protocol = ("SPair-71k: the published pairs of each split (test: 12,234 in the large layout),"
+                " key points visible in both images; box = the annotated one")
+    expected = EXPECTED
+
+    def __init__(self, root: Path, layout: Literal["large", "small"] = "large") -> None:
+        super().__init__("spair", root)
+        self.layout = layout
+
+    def path(self, sample_id: str) -> Path:
+        """The image file of a sample."""
+        return self.root / "JPEGImages" / sample_id
+
+    def annotation(self, sample_id: str) -> Path:
+        """The file with an image's key points."""
+        return (self.root / "ImageAnnotation" / sample_id).with_suffix(".json")
+
+    def read_list(self, split: Split) -> list[Pair]:
+        """The pairs of a split, in the published order."""
+        path = self.root / "Layout" / self.layout / f"{_LISTS[split]}.txt"
+        lines = read_text(path, EXPECTED).splitlines()
+        return [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+    def keypoints(self, sample_id: str) -> Keypoints:
+        """The numbered points of an image; those that are ``null`` in its file are not visible."""
+        path = self.annotation(sample_id)
+        text = read_text(path, EXPECTED)
+        try:
+            return _keypoints(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{path}: no key points can be read ({reason}); {EXPECTED}") from None
+
+
+def _pair(path: Path, number: int, line: str) -> Pair:
+    found = _PAIR.fullmatch(line.strip())
+    if not found:
+        raise DataError(f"{path}:{number}: '{line[:60]}' is no pair;"
+                        " expected 000001-<source>-<target>:<category>")
+    category = found["category"]
+    return Pair(f"{category}/{found['source']}.jpg", f"{category}/{found['target']}.jpg", category)
+
+
+def _keypoints(data: dict[str, Any]) -> Keypoints:
+    import numpy as np
+
+    xy = np.full((POINTS, 2), np.nan)
+    for number, point in data["kps"].items():
+        if not 0 <= int(number) < POINTS:
+            raise ValueError(f"key point {number} is not one of 0 … {POINTS - 1}")
+        if point is not None:
+            xy[int(number)] = _finite(point, 2)
+    visible = np.isfinite(xy).all(1)
+    size = int(data["image_height"]), int(data["image_width"])
+    return Keypoints(xy, visible, _finite(data["bndbox"], 4), size)
+
+
+def _finite(numbers: Any, count: int) -> npt.NDArray[np.float64]:
+    import numpy as np
+
+    found = np.array(numbers, dtype=np.float64)
+    if found.shape != (count,) or not np.isfinite(found).all():
+        raise ValueError(f"{numbers} is not {count} numbers")
+    return found
