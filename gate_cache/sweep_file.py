@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from gate_cache.dataset_specs import Spec
 from gate_cache.errors import ManifestError
 from gate_cache.manifest import Loaded, load
 from gate_cache.problems import explain
-from gate_cache.specs import Spec, TrainSpec
+from gate_cache.specs import TrainSpec
 from gate_cache.yaml_source import dotted, read_yaml
 
 MOST = 10_000
