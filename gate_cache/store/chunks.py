@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,7 @@ class OpenFiles:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._open: OrderedDict[str, OpenShard] = OrderedDict()
+        self._gates: dict[str, threading.Lock] = {}
 
     def get(self, key: str, slots: int, chunk: int) -> OpenShard:
         """A shard's file.
@@ -65,22 +67,43 @@ class OpenFiles:
         """
         if os.getpid() != self._pid:
             self._reset()  # forked: another thread of the parent may have held the lock
+        if found := self._held(key):
+            return found
+        with self._lock:
+            gate = self._gates.setdefault(key, threading.Lock())
+        with gate:  # of several threads one opens it
+            if found := self._held(key):
+                return found
+            opened = _open(self._folder, key, slots, chunk)
+            with self._lock:
+                self._open[key] = opened
+                self._gates.pop(key, None)
+                if len(self._open) > self._most:
+                    self._open.popitem(last=False)  # closed when the last reader lets go of it
+        return opened
+
+    def _held(self, key: str) -> OpenShard | None:
         with self._lock:
             found = self._open.get(key)
             if found is not None:
                 self._open.move_to_end(key)
-                return found
-        opened = _open(self._folder, key, slots, chunk)
-        with self._lock:
-            self._open[key] = opened
-            if len(self._open) > self._most:
-                self._open.popitem(last=False)  # closed when the last reader lets go of it
-        return opened
+            return found
+
+    def each(self, work: Callable[[range], None], parts: Sequence[range]) -> None:
+        """Do all parts, several at once where the folder is worth it."""
+        at_once = min(self._folder.at_a_time, len(parts))
+        if at_once <= 1:
+            for part in parts:
+                work(part)
+            return
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(work, parts))
 
     def drop(self, key: str) -> None:
         """Open this shard anew when it is wanted next: it may have been written again."""
         with self._lock:
             self._open.pop(key, None)
+        self._folder.forget(key)
 
 
 class Chunks:
@@ -113,21 +136,17 @@ class Chunks:
         Damaged
             A row is missing, cut off or not what was written.
         """
-        start = 0
-        while start < len(rows):
-            stop = start + 1
-            shard = rows[start] // self._block
-            while stop < len(rows) and rows[stop] == rows[stop - 1] + 1 \
-                    and rows[stop] // self._block == shard:
-                stop += 1
+        def fill(run: range) -> None:
+            shard, first = divmod(rows[run.start], self._block)
             key = f"{self._key}/c/{shard}{self._tail}"
-            first = rows[start] - shard * self._block
+            into = buffers[run.start : run.stop]
             try:
-                self._run(key, first, buffers[start:stop], check)
+                self._run(key, first, into, check)
             except Damaged:
                 self._files.drop(key)  # written again since it was opened, perhaps
-                self._run(key, first, buffers[start:stop], check)
-            start = stop
+                self._run(key, first, into, check)
+
+        self._files.each(fill, runs(rows, self._block))
 
     def _run(self, key: str, first: int, buffers: Sequence[memoryview], check: Check) -> None:
         shard = self._files.get(key, self._block, self._chunk)
@@ -158,11 +177,19 @@ class Chunks:
                 self._run(key, slot, [buffer], check)
 
 
+def runs(rows: Sequence[int], block: int) -> list[range]:
+    """Positions in `rows` of rows that follow each other within one shard."""
+    starts = [i for i, row in enumerate(rows)
+              if not i or row != rows[i - 1] + 1 or row % block == 0]
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)]
+
+
 def _open(folder: Folder, key: str, slots: int, chunk: int) -> OpenShard:
-    file = folder.open(key)
+    length = index_bytes(slots)
+    file = folder.open(key, length)
     if file is None:
         raise Damaged(f"{key} is missing")
-    size, length = file.size, index_bytes(slots)
+    size = file.size
     raw = bytearray(length)
     if size < length or file.read_into(size - length, [memoryview(raw)]) != length:
         raise Damaged(f"{key} is cut off")

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from gate_cache.errors import UserError
+from gate_cache.places import Place
 from gate_cache.store.disk import bytes_below
 
 Buffer = bytes | memoryview
@@ -35,7 +37,14 @@ class File(Protocol):
 
 
 class Folder(Protocol):
-    """A place with files. Errors of the operating system are raised as they are."""
+    """A place with files. Errors of the operating system are raised as they are.
+
+    Attributes
+    ----------
+    at_a_time : reads that are worth having under way at once
+    """
+
+    at_a_time: int
 
     def zarr(self) -> Any:
         """The same place as zarr wants it."""
@@ -46,8 +55,20 @@ class Folder(Protocol):
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several whole files."""
 
-    def open(self, key: str) -> File | None:
-        """A file for reading ranges, or None where there is none."""
+    def open(self, key: str, tail: int = 0) -> File | None:
+        """A file for reading ranges, or None where there is none.
+
+        Parameters
+        ----------
+        tail : bytes at its end that will be wanted first
+        """
+
+    def forget(self, key: str) -> None:
+        """Take for granted no more what is known of a file: it was not what it should be."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a small file unless there is one; whether it was written. Of several who try at
+        once one succeeds; `data` tells them apart."""
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file. Before it returns the file is there to stay; before that it is the
@@ -55,6 +76,9 @@ class Folder(Protocol):
 
     def settle(self, key: str) -> None:
         """Return when a file that others wrote (zarr) is there to stay."""
+
+    def there(self) -> bool:
+        """Whether anything is there."""
 
     def names(self, key: str = "") -> list[str]:
         """Names directly below, files and folders; empty where there is nothing."""
@@ -100,6 +124,8 @@ class LocalFile:
 class LocalFolder:
     """A folder of this machine; its files are fsynced before they get their names."""
 
+    at_a_time = 1
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -120,12 +146,28 @@ class LocalFolder:
         """Several whole files."""
         return [self.read(key) for key in keys]
 
-    def open(self, key: str) -> LocalFile | None:
+    def open(self, key: str, tail: int = 0) -> LocalFile | None:
         """A file for reading ranges, or None where there is none."""
         try:
             return LocalFile(self.path / key)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def forget(self, key: str) -> None:
+        """Nothing is known of a file but what the system says."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a small file unless there is one; whether it was written."""
+        path = self.path / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        _sync(path)
+        _sync(path.parent)
+        return True
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file: under another name, fsync, rename, fsync of the folder."""
@@ -153,6 +195,10 @@ class LocalFolder:
         for folder in path.relative_to(self.path).parents:
             _sync(self.path / folder)
 
+    def there(self) -> bool:
+        """Whether anything is there."""
+        return self.path.exists()
+
     def names(self, key: str = "") -> list[str]:
         """Names directly below, files and folders; empty where there is nothing."""
         try:
@@ -178,9 +224,29 @@ class LocalFolder:
         return bytes_below(self.path / key)
 
 
-def open_folder(path: Path) -> Folder:
-    """The folder of a store."""
-    return LocalFolder(path)
+def open_folder(place: Place) -> Folder:
+    """The folder of a store.
+
+    Raises
+    ------
+    UserError
+        What URLs need is not installed.
+    """
+    if isinstance(place, Path):
+        return LocalFolder(place)
+    try:
+        from gate_cache.store.remote import open_remote
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        raise UserError(f"{place}: stores behind URLs need obstore; install it with: pip install"
+                        " 'gate-cache[remote]'") from None
+    return open_remote(place)
+
+
+def exists(place: Place) -> bool:
+    """Whether anything is there."""
+    return open_folder(place).there()
 
 
 def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
