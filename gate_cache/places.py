@@ -32,11 +32,13 @@ class Url:
 
     def __init__(self, text: str) -> None:
         match = _URL.fullmatch(text)
-        self.scheme, rest = (match[1].lower(), match[2]) if match else ("", text)
+        self.scheme = match[1].lower() if match else ""
+        rest = match[2] if match else text
         if self.scheme not in SCHEMES:
             raise UserError(f"'{_shown(text)}': stores are folders, or URLs that begin with"
                             " s3://, gs://, az://, abfs://, https:// or http://")
-        self._host, _, path = rest.partition("/")
+        host, _, path = rest.partition("/")
+        self._host: str = host
         self._parts = tuple(p for p in path.split("/") if p not in ("", "."))
         self._check(rest)
 

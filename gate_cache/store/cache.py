@@ -1,10 +1,10 @@
 """Shards from behind a URL, kept whole in a folder of this machine.
 
 Training reads every row in every epoch: a shard is downloaded once and then read like any file. A
-kept shard bears its version in its name (``<cache>/<store>/<key>/<version>``), so it appears whole or
-not at all, and any number of processes may share the folder. A process asks the server once whether
-a shard is still the same, which costs no download; again only when a row is not what it should be.
-Metadata and marks are always read from the server.
+kept shard bears its version in its name (``<cache>/<store>/<key>/<version>``), so it appears whole
+or not at all, and any number of processes may share the folder. A process asks the server once
+whether a shard is still the same, which costs no download; again only when a row is not what it
+should be. Metadata and marks are always read from the server.
 """
 
 from __future__ import annotations

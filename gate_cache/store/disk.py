@@ -34,7 +34,7 @@ def disk_errors(path: Place, option: str = "--stores", then: str = _STORE) -> It
     then : what to do after the cause is mended
     """
     if isinstance(path, Url):
-        from gate_cache.store.remote import remote_errors
+        from gate_cache.store.refusals import remote_errors
 
         with remote_errors(path):
             yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import zarr
 
 from gate_cache.errors import StoreError
+from gate_cache.places import Place
 from gate_cache.store import done
 from gate_cache.store.attrs import META, ArrayMeta, array_in, put_attrs, read_array, read_attrs
 from gate_cache.store.chunks import Chunks, OpenFiles
@@ -26,7 +26,7 @@ Maps = Mapping[str, npt.NDArray[Any]]
 class GroupWriter:
     """One group of maps (a combo's, or the latents) being filled block by block."""
 
-    def __init__(self, path: Path, folder: Folder, group: zarr.Group, rows: int,
+    def __init__(self, path: Place, folder: Folder, group: zarr.Group, rows: int,
                  block: int) -> None:
         self.path = path
         self.folder = folder

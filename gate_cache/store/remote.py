@@ -1,18 +1,16 @@
 """A store behind a URL, through obstore: S3, Google Cloud Storage, Azure; `web` for web servers.
 
-Whole objects are put, which is atomic, and ranges of them are read. Credentials, region and endpoint
-come from the environment, and are never said again. What fails for a while is tried again; what
-fails for good becomes one line.
+Whole objects are put, which is atomic, and ranges of them are read. Credentials, region and
+endpoint come from the environment. What fails for a while is tried again; what fails for good
+becomes one line (`gate_cache.store.refusals`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,14 +21,13 @@ from obstore.exceptions import (
     BaseError,
     NotModifiedError,
     NotSupportedError,
-    PermissionDeniedError,
     PreconditionError,
-    UnauthenticatedError,
 )
 
-from gate_cache.errors import RemoteError, UserError
+from gate_cache.errors import RemoteError
 from gate_cache.places import Url
 from gate_cache.store.folders import Buffer, Folder
+from gate_cache.store.refusals import need_threads, remote_errors, said, unreachable
 from gate_cache.store.shards import Damaged
 
 AT_A_TIME = 16
@@ -43,8 +40,6 @@ RETRY: dict[str, Any] = {
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5)}}
 
 _ETAG, _TIME = "e:", "t:"
-_started: int | None = None
-"""The process whose threads make the requests; they do not follow a fork."""
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -99,7 +94,7 @@ class RemoteFolder:
         """The same place as zarr wants it."""
         from zarr.storage import ObjectStore
 
-        _same_process(self.place)
+        need_threads(self.place)
         return ObjectStore(self._store)
 
     def read(self, key: str) -> bytes | None:
@@ -127,8 +122,8 @@ class RemoteFolder:
             try:
                 found = obstore.get(self._store, key, options={"range": {"suffix": tail}})
                 return RemoteFile(self, key, found.meta, bytes(found.bytes()))
-            except (NotSupportedError, BaseError) as error:  # Azure's answer, and to empty objects
-                if not isinstance(error, NotSupportedError) and not _no_range(error):
+            except BaseError as error:
+                if not _no_range(error):
                     raise
         meta = obstore.head(self._store, key)
         raw = b""
@@ -153,10 +148,10 @@ class RemoteFolder:
         -------
         Its version; None where there is none.
         """
-        options: dict[str, Any] = {}
+        options: obstore.GetOptions = {}
         if known.startswith(_ETAG):
             options["if_none_match"] = known.removeprefix(_ETAG)
-        elif known:
+        elif known.startswith(_TIME):
             options["if_modified_since"] = datetime.fromisoformat(known.removeprefix(_TIME))
         with remote_errors(self.place):
             try:
@@ -169,7 +164,7 @@ class RemoteFolder:
                 for part in found.stream(min_chunk_size=PART):
                     file.write(part)
         if draft.stat().st_size != found.meta["size"]:
-            raise RemoteError(_unreachable(self.place, "an answer was cut off"))
+            raise RemoteError(unreachable(self.place, "an answer was cut off"))
         return version_of(found.meta)
 
     def forget(self, key: str) -> None:
@@ -235,8 +230,10 @@ def open_remote(place: Url) -> Folder:
 
     made: Any = obstore.store.HTTPStore if place.web else obstore.store
     options = {**CLIENT, "allow_http": _plain_http(place)}
-    with remote_errors(place):
+    try:
         store = made.from_url(str(place), client_options=options, retry_config=RETRY)
+    except (BaseError, ValueError) as error:
+        raise RemoteError(said(place, str(error))) from None
     return cached((WebFolder if place.web else RemoteFolder)(place, store))
 
 
@@ -261,77 +258,7 @@ def _strong(meta: Any) -> str | None:
     return etag if etag and not etag.startswith("W/") else None
 
 
-# ------------------------------------------------------------------------------------- errors
-
-
-@contextmanager
-def remote_errors(place: Url) -> Iterator[None]:
-    """Turn what obstore raises into a `RemoteError`, without what it says of its settings."""
-    _same_process(place)
-    try:
-        yield
-    except FileNotFoundError:
-        raise RemoteError(f"{place}: there is no such bucket; make it, or look at the name") from None
-    except (PermissionDeniedError, UnauthenticatedError):
-        raise RemoteError(_denied(place)) from None
-    except BaseError as error:
-        raise RemoteError(_said(place, str(error))) from None
-    except (ValueError, OSError) as error:
-        if isinstance(error, UserError | RemoteError | Damaged) or not _of_obstore(error):
-            raise
-        raise RemoteError(_said(place, str(error))) from None
-
-
-def _of_obstore(error: BaseException) -> bool:
-    """Raised by obstore itself: the innermost frame that is Python's called it."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return bool(trace and "obstore" in Path(trace.tb_frame.f_code.co_filename).parts)
-
-
-def _said(place: Url, text: str) -> str:
-    status = re.search(r"status code: (\d{3})", text)
-    if "NoSuchBucket" in text or "ContainerNotFound" in text:
-        return f"{place}: there is no such bucket; make it, or look at the name"
-    if (status and status[1] in ("401", "403")) or "169.254" in text or "redential" in text:
-        return _denied(place)
-    if status and status[1].startswith("5"):
-        return _unreachable(place, f"the server answers {status[1]}")
-    if status:
-        return f"{place}: the server refuses this ({status[1]}); look at the URL, and at region and" \
-            " endpoint in the environment"
-    if re.search("error sending request|body error|timed out|timeout|onnect", text):
-        return _unreachable(place, "no answer, or it broke off")
-    return f"{place}: {text.splitlines()[0][:200]}"
-
-
-def _unreachable(place: Url, why: str) -> str:
-    return f"{place}: cannot be reached ({why}); what is done so far is kept, run the same command" \
-        " again"
-
-
-def _denied(place: Url) -> str:
-    names = {"s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION",
-             "gs": "GOOGLE_APPLICATION_CREDENTIALS"}.get(place.scheme.removesuffix("a"))
-    names = names or "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY"
-    return f"{place}: no permission; " + (
-        "only what anybody may read can be read there" if place.web else
-        f"give credentials in the environment ({names} …)")
-
-
 def _no_range(error: BaseError) -> bool:
-    return "non-partial" in str(error) or "416" in str(error)
-
-
-def _same_process(place: Url) -> None:
-    """Refuse to wait forever for threads that stayed in another process."""
-    global _started
-    with _starting:
-        _started = _started or os.getpid()
-    if _started != os.getpid():
-        raise RemoteError(f"{place}: cannot be read from a forked process; start workers by 'spawn'"
-                          " (multiprocessing_context of a DataLoader)")
-
-
-_starting = threading.Lock()
+    """Whether the end alone is not to be had: on Azure, and of empty objects."""
+    return isinstance(error, NotSupportedError) or \
+        re.search("non-partial|status code: 416", str(error)) is not None

@@ -1,7 +1,7 @@
 """A store on an ordinary web server: read only, listed by the server's own pages of links.
 
-HTTP has no listing. Most servers show a page of links for a folder (Python's ``http.server``, Apache,
-nginx with ``autoindex``), and that is what is read here.
+HTTP has no listing. Most servers show a page of links for a folder (Python's ``http.server``,
+Apache, nginx with ``autoindex``), and that is what is read here.
 """
 
 from __future__ import annotations

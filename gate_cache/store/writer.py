@@ -13,9 +13,10 @@ from zarr.codecs import Crc32cCodec
 
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import SHORT, Recipe, fingerprint
+from gate_cache.places import Place
 from gate_cache.store.attrs import ATTRS, META, is_store, open_store, put_attrs, read_attrs, sealed
 from gate_cache.store.disk import disk_errors
-from gate_cache.store.folders import open_folder
+from gate_cache.store.folders import PARTIAL, Folder, open_folder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import DONE, FORMAT, SAMPLES
 from gate_cache.store.samples import (
@@ -32,7 +33,7 @@ from gate_cache.store.samples import (
 class StoreWriter:
     """A store opened for writing by this process alone. Use `open_writer`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self.folder, self.attrs = open_store(path)
         self._group = zarr.open_group(self.folder.zarr(), mode="r+", zarr_format=3)
@@ -139,7 +140,7 @@ class StoreWriter:
             self.attrs = put_attrs(self.folder, self._group, {**self.attrs, "format": FORMAT})
 
 
-def join_writer(path: Path) -> StoreWriter:
+def join_writer(path: Place) -> StoreWriter:
     """Write to a store beside the process that has opened it with `open_writer`, and asks for it.
 
     Whole blocks only, no block twice at a time, and no new groups or samples.
@@ -149,13 +150,13 @@ def join_writer(path: Path) -> StoreWriter:
 
 
 @contextmanager
-def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapping[str, str],
+def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Mapping[str, str],
                 threads: int | None = None) -> Iterator[StoreWriter]:
     """Open a store for writing, making it where there is none; one writer at a time.
 
     Parameters
     ----------
-    path : the store's folder
+    path : the store's folder, or a URL
     dataset : name of the data set; another one's store is refused
     block, batch, threads : for a new store; an old one keeps its own
     versions : of the libraries, noted in a new store
@@ -165,15 +166,7 @@ def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapp
     StoreError
         Another process writes to it, it belongs to another data set, or is no store.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise StoreError(f"{path}: another gate-cache extract is writing to this store; wait"
-                             " until it ends") from None
-    try:
+    with _only_writer(path):
         with disk_errors(path):
             if not is_store(path):
                 _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
@@ -184,25 +177,42 @@ def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapp
                              f" '{dataset}'; give store.path another name")
         writer.upgrade()
         yield writer
+
+
+@contextmanager
+def _only_writer(path: Place) -> Iterator[None]:
+    """Hold the lock beside a store. Behind a URL there is none: one writer is the user's care."""
+    if not isinstance(path, Path):
+        yield
+        return
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise StoreError(f"{path}: another gate-cache extract is writing to this store; wait"
+                             " until it ends") from None
+    try:
+        yield
     finally:
         lock.release()
 
 
-def _create(path: Path, attrs: Any) -> None:
+def _create(path: Place, attrs: Any) -> None:
     """Make an empty store; its own attributes come last, so half a store is none."""
-    if path.exists() and not _half_made(path):
-        raise StoreError(f"{path}: exists and is no store; give store.path another name")
     folder = open_folder(path)
+    if folder.there() and not _half_made(path, folder):
+        raise StoreError(f"{path}: exists and is no store; give store.path another name")
     group = zarr.open_group(folder.zarr(), mode="w", zarr_format=3)
     create_samples(group)
     put_attrs(folder, group, attrs)
 
 
-def _half_made(path: Path) -> bool:
+def _half_made(path: Place, folder: Folder) -> bool:
     """Empty, or what a creation that was cut off leaves: nothing of anybody else's."""
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         return False
-    table = path / SAMPLES
-    inside = [*path.iterdir(), *(table.iterdir() if table.is_dir() else ())]
-    whole = {p.name for p in inside if p.suffix != ".partial"}
+    inside = [*folder.names(), *folder.names(SAMPLES)]
+    whole = {name for name in inside if not name.endswith(PARTIAL)}
     return whole <= {"zarr.json", SAMPLES, *COLUMNS}
