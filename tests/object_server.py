@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -64,18 +65,18 @@ class ObjectServer:
                                   environ.get("HTTP_RANGE", "")))
             how = self._fault(environ)
         if how == "drop":
-            raise ConnectionError
+            _hang_up(environ)
         if how == "slow":
-            time.sleep(3)
+            time.sleep(1)
         if how.isdigit():
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start(f"{how} No", [("Content-Length", "0")])
             return [b""]
         if how == "lost":
             b"".join(self._app(environ, lambda *_: None))
-            raise ConnectionError
+            _hang_up(environ)
         if how == "half":
-            return _half(b"".join(self._app(environ, start)))
+            return _half(environ, b"".join(self._app(environ, start)))
         return self._app(environ, start)  # type: ignore[no-any-return]
 
     def _fault(self, environ: Environ) -> str:
@@ -86,6 +87,12 @@ class ObjectServer:
         return ""
 
 
-def _half(whole: bytes) -> Iterator[bytes]:
+def _half(environ: Environ, whole: bytes) -> Iterator[bytes]:
     yield whole[: len(whole) // 2]
+    _hang_up(environ)
+
+
+def _hang_up(environ: Environ) -> NoReturn:
+    with suppress(OSError):
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
     raise ConnectionError

@@ -109,28 +109,33 @@ class CachedFolder:
         home = self._home / key
         home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / _LOCK):
-            kept = [p for p in home.iterdir() if p.name != _LOCK]
-            for path in kept:
-                if path.name.endswith(PARTIAL):  # of a process that was killed
-                    path.unlink()
-            whole = [p for p in kept if not p.name.endswith(PARTIAL)]
+            path, file = self._kept(home)
             draft = home / f"{uuid.uuid4().hex[:8]}{PARTIAL}"
-            known = unquote(whole[0].name) if len(whole) == 1 else ""
             try:
-                version = self._inner.fetch(key, known, draft)
-                for path in whole if version != known or draft.exists() else ():
-                    path.unlink(missing_ok=True)
+                version = self._inner.fetch(key, unquote(path.name) if path else "", draft)
                 if version is None:
+                    self.forget(key)
                     return None
-                path = home / quote(version or "unknown", safe="")[:_LONGEST]
                 if draft.exists():
+                    self.forget(key)
+                    path, file = home / quote(version or "unknown", safe="")[:_LONGEST], _used(draft)
                     draft.replace(path)
-                file = _used(path)
             finally:
                 draft.unlink(missing_ok=True)
+        assert path and file
         self._known[key] = path
         self._cache.make_room()
         return file
+
+    def _kept(self, home: Path) -> tuple[Path | None, LocalFile | None]:
+        """The kept file and what holds it open, so that nobody's making room takes it away."""
+        for path in list(home.iterdir()):
+            if path.name.endswith(PARTIAL):  # of a process that was killed
+                path.unlink()
+            elif path.name != _LOCK:
+                with contextlib.suppress(FileNotFoundError):
+                    return path, _used(path)
+        return None, None
 
     def forget(self, key: str) -> None:
         """Download this file anew when it is wanted next."""

@@ -21,7 +21,9 @@ from obstore.exceptions import (
     BaseError,
     NotModifiedError,
     NotSupportedError,
+    PermissionDeniedError,
     PreconditionError,
+    UnauthenticatedError,
 )
 
 from gate_cache.errors import RemoteError
@@ -34,6 +36,7 @@ AT_A_TIME = 16
 """Requests of one call under way at once."""
 PART = 8 * 2**20
 """Larger objects are put in parts of so many bytes."""
+CREATE_TRIES = 3
 CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15m"}
 RETRY: dict[str, Any] = {
     "max_retries": 8, "retry_timeout": timedelta(seconds=120),
@@ -136,8 +139,10 @@ class RemoteFolder:
         """Bytes of an object's version."""
         with remote_errors(self.place):
             try:
-                return obstore.get(self._store, key, options={
-                    "range": (start, stop), "if_match": etag}).bytes()
+                options: obstore.GetOptions = {"range": (start, stop)}
+                if etag:
+                    options["if_match"] = etag
+                return obstore.get(self._store, key, options=options).bytes()
             except (PreconditionError, FileNotFoundError):
                 raise Damaged(f"{key} has changed") from None
 
@@ -172,12 +177,19 @@ class RemoteFolder:
 
     def create(self, key: str, data: bytes) -> bool:
         """Put an object unless there is one; whether it was put."""
-        with remote_errors(self.place):
-            try:
-                obstore.put(self._store, key, data, mode="create", use_multipart=False)
-            except AlreadyExistsError:
-                return self.read(key) == data  # ours, where the answer to it was lost
-        return True
+        for left in range(CREATE_TRIES)[::-1]:  # obstore does not try these again itself
+            with remote_errors(self.place):
+                try:
+                    obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                    return True
+                except AlreadyExistsError:
+                    return self.read(key) == data  # ours, where the answer to it was lost
+                except (PermissionDeniedError, UnauthenticatedError):
+                    raise
+                except BaseError:
+                    if not left:
+                        raise
+        raise AssertionError
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Put a whole object; before that it is the old one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html.parser import HTMLParser
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from gate_cache.errors import StoreError
@@ -57,10 +57,6 @@ class WebFolder(RemoteFolder):
     def remove(self, key: str) -> None:
         """Refused."""
         self._refuse()
-
-    def zarr(self) -> Any:
-        """The same place as zarr wants it."""
-        return super().zarr().with_read_only(True)
 
     def _refuse(self) -> NoReturn:
         raise StoreError(f"{self.place}: stores on web servers are only read; write to a disk, or"

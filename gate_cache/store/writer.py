@@ -183,6 +183,9 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
 def _only_writer(path: Place) -> Iterator[None]:
     """Hold the lock beside a store. Behind a URL there is none: one writer is the user's care."""
     if not isinstance(path, Path):
+        if path.web:
+            raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
+                             " s3://, gs:// or az://")
         yield
         return
     with disk_errors(path):
