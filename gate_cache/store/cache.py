@@ -118,7 +118,8 @@ class CachedFolder:
                     return None
                 if draft.exists():
                     self.forget(key)
-                    path, file = home / quote(version or "unknown", safe="")[:_LONGEST], _used(draft)
+                    path = home / quote(version or "unknown", safe="")[:_LONGEST]
+                    file = _used(draft)
                     draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
