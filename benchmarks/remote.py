@@ -166,8 +166,8 @@ def main() -> None:
             found["moto's S3"] = measure("s3://bench/bench.zarr", rows, Path(home, "s3"))
     shares = {where: {how: round(value / local["second epoch"], 3) for how, value in values.items()}
               for where, values in found.items()}
-    print(json.dumps({"rows": args.rows, "local MB/s": round(local["second epoch"]), "share": shares},
-                     indent=2))
+    print(json.dumps({"rows": args.rows, "block": args.block, "share": shares,
+                      "local MB/s": round(local["second epoch"])}, indent=2))
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ def test_a_read_is_one_request_and_an_index_is_read_once(path: Place, server: Ob
 def test_a_large_object_is_put_in_parts(path: Place, server: ObjectServer,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PART", 5 * 2**20)
-    parts = [os.urandom(2**20 + i) for i in range(12)]
+    parts = [memoryview(os.urandom(2**20 + i)) for i in range(12)]
     folder = open_folder(path)
     folder.write("large", parts)
     assert server.count("PUT", "large") == 3

@@ -36,7 +36,8 @@ def said(place: Url, text: str) -> str:
     status = re.search(r"status code: (\d{3})", text)
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
         return f"{place}: {_NO_BUCKET}"
-    if (status and status[1] in ("401", "403")) or "169.254" in text or "redential" in text:
+    if (status and status[1] in ("401", "403")) or re.search(
+            r"169\.254|redential|must be specified", text):
         return _denied(place)
     if status and status[1].startswith("5"):
         return unreachable(place, f"the server answers {status[1]}")

@@ -39,8 +39,8 @@ PART = 8 * 2**20
 CREATE_TRIES = 3
 CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15m"}
 RETRY: dict[str, Any] = {
-    "max_retries": 8, "retry_timeout": timedelta(seconds=120),
-    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5)}}
+    "max_retries": 10, "retry_timeout": timedelta(seconds=120),
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=8)}}
 
 _ETAG, _TIME = "e:", "t:"
 In = TypeVar("In")
