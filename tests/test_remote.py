@@ -539,6 +539,17 @@ def test_many_readers_share_a_download(path: Place, cache: Path, server: ObjectS
     equal(stores[0])
 
 
+def test_processes_share_the_cache(path: Place, cache: Path) -> None:
+    put(path)
+    code = ("import sys; from gate_cache import FeatureStore; s = FeatureStore.open(sys.argv[1])\n"
+            "print(sum(float(s['plain'][n][r].sum()) for n in s['plain'] for r in range(10)))")
+    command = [sys.executable, "-c", code, str(path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60)[0] for process in running]
+    assert said[0] and len(set(said)) == 1
+    assert len(kept(cache)) == 6
+
+
 def test_a_download_that_breaks_off_leaves_nothing(path: Place, cache: Path,
                                                    server: ObjectServer) -> None:
     store = put(path)
