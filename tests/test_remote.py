@@ -269,6 +269,16 @@ def test_a_large_object_is_put_in_parts(path: Place, server: ObjectServer,
     assert folder.read("large") == b"".join(parts)
 
 
+def test_what_is_removed_is_gone_and_no_more(path: Place) -> None:
+    folder = open_folder(path)
+    for key in ("a/b", "a/c/d", "ab", "x"):
+        folder.write(key, [b"1"])
+    folder.remove("a")
+    folder.remove("x")
+    folder.remove("none")
+    assert folder.names() == ["ab"]
+
+
 def test_of_several_one_creates(path: Place, tmp_path: Path) -> None:
     for folder in (open_folder(path), LocalFolder(tmp_path)):
         assert folder.create("a/claim", b"me")

@@ -50,7 +50,7 @@ def cached(folder: RemoteFolder) -> Folder:
     if text and not match:
         raise UserError(f"{BYTES}: '{text}' is no number of bytes, such as 200GB")
     bound = int(float(match[1]) * _UNITS[match[2]]) if match else None
-    return CachedFolder(folder, Cache(Path(home), bound))
+    return CachedFolder(folder, Cache(Path(home).expanduser(), bound))
 
 
 @dataclass(frozen=True)

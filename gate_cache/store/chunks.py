@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from gate_cache.store.folders import File, Folder
+from gate_cache.store.folders import File, Folder, LocalFile
 from gate_cache.store.shards import CRC, EMPTY, Damaged, index_bytes, matches, read_index
 
 Check = Literal["first", "always", "never"]
@@ -82,6 +82,10 @@ class OpenFiles:
                     self._open.popitem(last=False)  # closed when the last reader lets go of it
         return opened
 
+    def _is_here(self, key: str) -> bool:
+        found = self._open.get(key)
+        return found is not None and isinstance(found.file, LocalFile)
+
     def _held(self, key: str) -> OpenShard | None:
         with self._lock:
             found = self._open.get(key)
@@ -89,10 +93,16 @@ class OpenFiles:
                 self._open.move_to_end(key)
             return found
 
-    def each(self, work: Callable[[range], None], parts: Sequence[range]) -> None:
-        """Do all parts, several at once where the folder is worth it."""
+    def each(self, work: Callable[[range], None], parts: Sequence[range],
+             keys: Iterable[str]) -> None:
+        """Do all parts, several at once where one may wait for a server.
+
+        Parameters
+        ----------
+        keys : of the shard of each part
+        """
         at_once = min(self._folder.at_a_time, len(parts))
-        if at_once <= 1:
+        if at_once <= 1 or all(map(self._is_here, keys)):
             for part in parts:
                 work(part)
             return
@@ -136,9 +146,11 @@ class Chunks:
         Damaged
             A row is missing, cut off or not what was written.
         """
+        def key_of(run: range) -> str:
+            return f"{self._key}/c/{rows[run.start] // self._block}{self._tail}"
+
         def fill(run: range) -> None:
-            shard, first = divmod(rows[run.start], self._block)
-            key = f"{self._key}/c/{shard}{self._tail}"
+            key, first = key_of(run), rows[run.start] % self._block
             into = buffers[run.start : run.stop]
             try:
                 self._run(key, first, into, check)
@@ -146,7 +158,8 @@ class Chunks:
                 self._files.drop(key)  # written again since it was opened, perhaps
                 self._run(key, first, into, check)
 
-        self._files.each(fill, runs(rows, self._block))
+        parts = runs(rows, self._block)
+        self._files.each(fill, parts, map(key_of, parts))
 
     def _run(self, key: str, first: int, buffers: Sequence[memoryview], check: Check) -> None:
         shard = self._files.get(key, self._block, self._chunk)

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -217,8 +218,10 @@ class RemoteFolder:
     def remove(self, key: str) -> None:
         """Remove an object, or all that is below a prefix."""
         with remote_errors(self.place):
-            paths = [o["path"] for batch in obstore.list(self._store, key) for o in batch]
-            obstore.delete(self._store, [key, *paths])
+            for batch in obstore.list(self._store, key):
+                obstore.delete(self._store, [o["path"] for o in batch])
+            with suppress(FileNotFoundError):  # S3 does not mind
+                obstore.delete(self._store, key)
 
     def remove_partials(self, key: str = "") -> None:
         """Nothing is ever half written."""
