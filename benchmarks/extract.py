@@ -23,6 +23,7 @@ from benchmarks.usual_way import UsualWay
 from gate_cache.datasets.toyworld import draw
 from gate_cache.diffusion import backbone as backbones
 from gate_cache.manifest import Loaded
+from gate_cache.places import Place
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
 from gate_cache.specs import Manifest
@@ -117,7 +118,8 @@ def images(folder: Path, count: int) -> dict[str, Path]:
     return {f.name: f for f in sorted(folder.iterdir())}
 
 
-def size_of(folder: Path) -> int:
+def size_of(folder: Place) -> int:
+    assert isinstance(folder, Path)
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 

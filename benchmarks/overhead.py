@@ -104,7 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         loaded, roots = make(Path(home), given.images)
         path = store_of(loaded, roots)
-        arrays = sum(1 for p in path.glob("*/*/zarr.json"))
+        arrays = sum(1 for p in Path(str(path)).glob("*/*/zarr.json"))
         done = extract(loaded, roots, device="cpu")
         assert not any(done.rows.values()), done.rows
         print(json.dumps({

@@ -29,8 +29,9 @@ Data = Annotated[Path | None, typer.Option(
     help="Folder that holds the data sets [GATE_CACHE_DATA, else data/].")]
 Models = Annotated[Path | None, typer.Option(
     help="Folder that holds models and LoRAs [GATE_CACHE_MODELS, else models/].")]
-Stores = Annotated[Path | None, typer.Option(
-    help="Folder that holds the stores [GATE_CACHE_STORES, else stores/].")]
+Stores = Annotated[str | None, typer.Option(
+    help="Folder or URL (s3://bucket/stores …) that holds the stores [GATE_CACHE_STORES, else"
+    " stores/].")]
 Runs = Annotated[Path | None, typer.Option(
     help="Folder for run directories [GATE_CACHE_RUNS, else runs/].")]
 Outside = Annotated[bool, typer.Option(
@@ -124,7 +125,7 @@ def status(manifest: ManifestPath, data: Data = None, models: Models = None, sto
 
 
 @app.command()
-def inspect(store: Annotated[Path, typer.Argument(help="The store, a .zarr folder.")],
+def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder, or a URL.")],
             as_json: Json = False) -> None:
     """Show what a store holds: tree, shapes, bytes, combos with settings, what is missing."""
     from gate_cache.stages.inspect import inspect as stage

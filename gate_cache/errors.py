@@ -58,6 +58,12 @@ class DiskError(UserError, OSError):
     """The disk is full, read-only or not permitted."""
 
 
+class RemoteError(GateCacheError, OSError):
+    """A store behind a URL does not answer, or refuses."""
+
+    exit_code = 2
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest choice, else an empty string."""
     near = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.5)

@@ -29,6 +29,7 @@ from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import copy_position, evaluate
 from gate_cache.learn.shift import score, shift
 from gate_cache.manifest import Loaded, load
+from gate_cache.places import parse_place
 from gate_cache.report.console import console_progress
 from gate_cache.roots import Roots
 from gate_cache.specs import Manifest
@@ -194,7 +195,7 @@ def main() -> None:
     parser.add_argument("--style", choices=["dusk"], help="of toyworld's pictures")
     parser.add_argument("--only", nargs="+", metavar="TECHNIQUE",
                         help="single features of these alone, and no mixture with others")
-    parser.add_argument("--stores", type=Path, default=Path("stores"))
+    parser.add_argument("--stores", type=parse_place, default=Path("stores"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()

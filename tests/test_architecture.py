@@ -29,9 +29,8 @@ FLOORS = {  # room (a folder, or a module of the package itself) to floor
     "diffusion": 3, "learn": 3,
     "store": 2, "datasets": 2,
     "manifest": 1, "specs": 1, "features": 1, "yaml_source": 1, "problems": 1, "roots": 1,
-    "fingerprint": 1, "geometry": 1, "dataset_specs": 1,
-    "sweep_file": 1,
-    "errors": 0, "progress": 0, "__init__": 0,
+    "fingerprint": 1, "geometry": 1, "dataset_specs": 1, "sweep_file": 1,
+    "errors": 0, "places": 0, "progress": 0, "__init__": 0,
 }
 ONE_ROOM = (0, 1)
 """Floors whose modules are one room and may import each other."""
@@ -42,6 +41,8 @@ FENCES = {  # library to the rooms and files that may import it
     "zarr": ("store/",),
     "numcodecs": ("store/",),
     "crc32c": ("store/",),
+    "filelock": ("store/cache.py",),
+    "obstore": ("store/remote.py", "store/refusals.py"),
     "dask": ("store/", "stages/"),
     "distributed": ("stages/cluster.py",),
     "diffusers": ("diffusion/",),

@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import dask
@@ -22,6 +21,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 
 from gate_cache.errors import GateCacheError, UserError
+from gate_cache.places import Place
 from gate_cache.stages.engine import Engine
 from gate_cache.stages.site import Order, open_engine, open_work
 
@@ -36,10 +36,10 @@ class Site(WorkerPlugin):
 
     Parameters
     ----------
-    store : folder of the store
+    store : where it is
     """
 
-    def __init__(self, order: Order, store: Path) -> None:
+    def __init__(self, order: Order, store: Place) -> None:
         self._order = order
         self._store = store
         self._engine: Engine | None = None
@@ -65,10 +65,11 @@ class Site(WorkerPlugin):
     def _open(self) -> Engine:
         from gate_cache.diffusion.recipes import plan_combos
         from gate_cache.stages.plan import need_files
+        from gate_cache.store.folders import exists
         from gate_cache.store.writer import join_writer
 
         order = replace(self._order, device=_own_device(self._order.device, self._name))
-        if not self._store.is_dir():
+        if not exists(self._store):
             raise UserError(f"{self._store}: not to be seen from worker {self._name}; all workers"
                             " need the same folders under the same paths")
         files = need_files(order.loaded, order.roots)

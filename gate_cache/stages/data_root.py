@@ -15,12 +15,15 @@ from gate_cache.datasets.base import ImageDataset
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError
 from gate_cache.manifest import Loaded
+from gate_cache.places import Place
 from gate_cache.roots import Roots
 from gate_cache.stages.plan import store_of
 
 
-def remember(store: Path, roots: Roots) -> None:
-    """Note the data root beside a store; a place that cannot be written is let be."""
+def remember(store: Place, roots: Roots) -> None:
+    """Note the data root beside a store of this machine; one that cannot be written is let be."""
+    if not isinstance(store, Path):
+        return
     try:
         _file(store).write_text(json.dumps({"data": str(roots.data.resolve())}) + "\n")
     except OSError:
@@ -57,7 +60,9 @@ def _is_there(dataset: ImageDataset) -> bool:
         return False
 
 
-def _recall(store: Path) -> Path | None:
+def _recall(store: Place) -> Path | None:
+    if not isinstance(store, Path):
+        return None
     try:
         known = json.loads(_file(store).read_text())["data"]
     except (OSError, ValueError, KeyError, TypeError):

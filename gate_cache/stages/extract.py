@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import plan_combos
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import listed
 from gate_cache.manifest import Loaded
+from gate_cache.places import Place
 from gate_cache.progress import Progress, Silent, Task
 from gate_cache.roots import Roots
 from gate_cache.stages.block import Job, Work
@@ -52,7 +52,7 @@ class Extracted:
     rows : combo name to rows computed by this run (0: it was all there)
     """
 
-    store: Path
+    store: Place
     images: int
     new_images: int
     rows: dict[str, int] = field(default_factory=dict)
@@ -150,7 +150,7 @@ def _space(work: Work, block: int) -> int:
 
 
 @contextmanager
-def _place(order: Order, work: Work, files: ModelFiles, store: Path,
+def _place(order: Order, work: Work, files: ModelFiles, store: Place,
            spread: Spread | None) -> Iterator[Callable[[list[range], _Heard], None]]:
     """Where blocks are computed, this process or a cluster: what runs them."""
     from gate_cache.stages.device import out_of_memory, smaller_than

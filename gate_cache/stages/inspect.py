@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from gate_cache.store.disk import bytes_below
+from gate_cache.places import Place
 from gate_cache.store.reader import ComboView, FeatureStore
 
 
@@ -49,7 +48,7 @@ class StoreReport:
     groups: list[GroupReport]
 
 
-def inspect(path: Path) -> StoreReport:
+def inspect(path: str | Place) -> StoreReport:
     """Describe a store.
 
     Raises
@@ -59,12 +58,13 @@ def inspect(path: Path) -> StoreReport:
     """
     store = FeatureStore.open(path)
     attrs = store.attrs
-    groups = [_group(path, view) for view in (*store.latents(), *store.views())]
-    return StoreReport(str(path), attrs["format"], attrs["dataset"], store.block, attrs["batch"],
-                       attrs["versions"], len(store.samples), bytes_below(path), groups)
+    groups = [_group(view) for view in (*store.latents(), *store.views())]
+    return StoreReport(str(store.path), attrs["format"], attrs["dataset"], store.block,
+                       attrs["batch"], attrs["versions"], len(store.samples),
+                       store.folder.bytes_below(), groups)
 
 
-def _group(path: Path, view: ComboView) -> GroupReport:
+def _group(view: ComboView) -> GroupReport:
     attrs, recipe = view.attrs, view.recipe
     done = view.done()
     maps = {name: (list(view[name].shape), str(view[name].dtype)) for name in view.maps}
@@ -74,4 +74,5 @@ def _group(path: Path, view: ComboView) -> GroupReport:
     return GroupReport(
         view.name, view.label, attrs["kind"], view.fingerprint, settings,
         attrs.get("source", {}), attrs.get("model", ""), recipe.get("compute", ""), maps,
-        int(done.sum()), [int(r) for r in (~done).nonzero()[0]], bytes_below(path / view.name))
+        int(done.sum()), [int(r) for r in (~done).nonzero()[0]],
+        view.store.folder.bytes_below(view.name))

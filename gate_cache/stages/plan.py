@@ -16,6 +16,7 @@ from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.errors import ModelError, UserError
 from gate_cache.features import TOKENS_PER_PIECE
 from gate_cache.manifest import Loaded
+from gate_cache.places import Place
 from gate_cache.roots import Roots
 from gate_cache.specs import Manifest
 from gate_cache.store.layout import (
@@ -105,7 +106,7 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     lines = [_table(ids), _latents(layout.latent_shape(size), len(ids), block)]
     lines += [_combo(manifest, n, s, len(ids), block) for n, s in shapes.items()]
     store = store_of(loaded, roots)
-    if store.exists():
+    if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     source = files.source if files else manifest.model.source
     return Plan(str(store), source, size, len(ids), block, lines, notes, Pieces.of(lanes))
@@ -167,6 +168,6 @@ def need_files(loaded: Loaded, roots: Roots) -> ModelFiles:
     return files
 
 
-def store_of(loaded: Loaded, roots: Roots) -> Path:
-    """The store's folder."""
-    return roots.below("stores", loaded.store_path, "store.path")
+def store_of(loaded: Loaded, roots: Roots) -> Place:
+    """Where the store is."""
+    return roots.store(loaded.store_path, "store.path")

@@ -11,6 +11,7 @@ from gate_cache.roots import Roots
 from gate_cache.stages.data_root import find_dataset
 from gate_cache.stages.lookup import Stale, find_combo, known_recipes
 from gate_cache.stages.plan import store_of
+from gate_cache.store.folders import exists
 from gate_cache.store.reader import FeatureStore
 
 
@@ -67,7 +68,7 @@ def status(loaded: Loaded, roots: Roots) -> Status:
     dataset, found = find_dataset(loaded, roots)
     ids = [s.id for s in dataset.samples()]
     path = store_of(loaded, roots)
-    if not path.exists():
+    if not exists(path):
         missing = [ComboStatus(n, "missing", 0, len(ids)) for n in manifest.combos]
         return Status(str(path), False, missing, [], found)
     store = FeatureStore.open(path)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import fingerprint
+from gate_cache.places import Place
 from gate_cache.store.folders import Folder, open_folder
 from gate_cache.store.layout import FORMAT
 from gate_cache.store.shards import is_plain
@@ -98,12 +98,12 @@ def put_attrs(folder: Folder, group: zarr.Group, attrs: Mapping[str, Any]) -> di
     return done
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: Place) -> bool:
     """Whether a store was begun here (half-made ones do not count)."""
     return bool(read_attrs(open_folder(path)))
 
 
-def open_store(path: Path) -> tuple[Folder, dict[str, Any]]:
+def open_store(path: Place) -> tuple[Folder, dict[str, Any]]:
     """A store's folder and its own attributes, checked.
 
     Raises
@@ -113,7 +113,7 @@ def open_store(path: Path) -> tuple[Folder, dict[str, Any]]:
     """
     folder = open_folder(path)
     meta = read_meta(folder)
-    if meta is None and not folder.names() and not path.exists():
+    if meta is None and not folder.there():
         raise StoreError(f"{path}: no such store; 'gate-cache extract MANIFEST' makes one")
     if meta is None or meta.get("node_type") != "group" or meta.get("zarr_format") != 3:
         raise StoreError(f"{path}: not a Zarr v3 group, so no gate-cache store")

@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gate_cache.store.folders import File, Folder
+from gate_cache.store.folders import File, Folder, LocalFile
 from gate_cache.store.shards import CRC, EMPTY, Damaged, index_bytes, matches, read_index
 
 Check = Literal["first", "always", "never"]
 """When a row's checksum is compared: when it is first read, at every reading, or not."""
 OPEN_FILES = 400
 """Shards held open at most; many systems allow 1,024 files a process."""
+
+_Key = tuple[str, int]
 
 
 @dataclass
@@ -48,7 +51,8 @@ class OpenFiles:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._open: OrderedDict[tuple[str, int], OpenShard] = OrderedDict()
+        self._open: OrderedDict[_Key, OpenShard] = OrderedDict()
+        self._gates: dict[_Key, threading.Lock] = {}
 
     def get(self, array: Chunks, shard: int) -> OpenShard:
         """A shard's file.
@@ -61,22 +65,53 @@ class OpenFiles:
         if os.getpid() != self._pid:
             self._reset()  # forked: another thread of the parent may have held the lock
         key = array.key, shard
+        if found := self._held(key):
+            return found
+        with self._lock:
+            gate = self._gates.setdefault(key, threading.Lock())
+        with gate:  # of several threads one opens it
+            if found := self._held(key):
+                return found
+            opened = _open(self._folder, array.file(shard), array.block, array.chunk)
+            with self._lock:
+                self._open[key] = opened
+                self._gates.pop(key, None)
+                if len(self._open) > self._most:
+                    self._open.popitem(last=False)  # closed when the last reader lets go of it
+        return opened
+
+    def _held(self, key: _Key) -> OpenShard | None:
         with self._lock:
             found = self._open.get(key)
             if found is not None:
                 self._open.move_to_end(key)
-                return found
-        opened = _open(self._folder, array.file(shard), array.block, array.chunk)
-        with self._lock:
-            self._open[key] = opened
-            if len(self._open) > self._most:
-                self._open.popitem(last=False)  # closed when the last reader lets go of it
-        return opened
+            return found
+
+    def each(self, work: Callable[[range], None], parts: Sequence[range], array: Chunks,
+             shards: Iterable[int]) -> None:
+        """Do all parts, several at once where one may wait for a server.
+
+        Parameters
+        ----------
+        shards : of each part
+        """
+        at_once = min(self._folder.at_a_time, len(parts))
+        if at_once <= 1 or all(self._is_here((array.key, shard)) for shard in shards):
+            for part in parts:
+                work(part)
+            return
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(work, parts))
+
+    def _is_here(self, key: _Key) -> bool:
+        found = self._open.get(key)
+        return found is not None and isinstance(found.file, LocalFile)
 
     def drop(self, array: Chunks, shard: int) -> None:
         """Open this shard anew when it is wanted next: it may have been written again."""
         with self._lock:
             self._open.pop((array.key, shard), None)
+        self._folder.forget(array.file(shard))
 
 
 class Chunks:
@@ -111,14 +146,12 @@ class Chunks:
         Damaged
             A row is missing, cut off or not what was written.
         """
-        start = 0
-        while start < len(rows):
-            shard, slot = divmod(rows[start], self.block)
-            stop = start + 1
-            while stop < len(rows) and rows[stop] == rows[stop - 1] + 1 and rows[stop] % self.block:
-                stop += 1
-            self._again(self._run, shard, slot, buffers[start:stop], check)
-            start = stop
+        def fill(run: range) -> None:
+            shard, slot = divmod(rows[run.start], self.block)
+            self._again(self._run, shard, slot, buffers[run.start : run.stop], check)
+
+        parts = runs(rows, self.block)
+        self._files.each(fill, parts, self, (rows[run.start] // self.block for run in parts))
 
     def read_row(self, row: int, buffer: memoryview, check: Check) -> None:
         """Fill a buffer with one row: `read`, for the fewest steps."""
@@ -172,11 +205,19 @@ class Chunks:
             opened.checked.update(slots)
 
 
+def runs(rows: Sequence[int], block: int) -> list[range]:
+    """Positions in `rows` of rows that follow each other within one shard."""
+    starts = [i for i, row in enumerate(rows)
+              if not i or row != rows[i - 1] + 1 or row % block == 0]
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)]
+
+
 def _open(folder: Folder, key: str, slots: int, chunk: int) -> OpenShard:
-    file = folder.open(key)
+    length = index_bytes(slots)
+    file = folder.open(key, length)
     if file is None:
         raise Damaged(f"{key} is missing")
-    size, length = file.size, index_bytes(slots)
+    size = file.size
     raw = bytearray(length)
     if size < length or file.read_into(size - length, [memoryview(raw)]) != length:
         raise Damaged(f"{key} is cut off")

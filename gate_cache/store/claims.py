@@ -21,11 +21,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from gate_cache.errors import StoreError
+from gate_cache.errors import RemoteError, StoreError
+from gate_cache.places import Place
 from gate_cache.store.folders import Folder
 
 BEAT, EXPIRES, LOOK = 10.0, 60.0, 1.0
 """Seconds: between two signs of life, until a silent claim is void, between two looks at it."""
+
+_FOR_A_WHILE = (OSError, RemoteError)
+"""A disk that is full, a server that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,14 @@ class Claim:
         self._ended.set()
         self._thread.join()
         if not self._lost:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*_FOR_A_WHILE):
                 self._write(replace(self._holder, released=True))
 
     def _live(self) -> None:
         beats = 0
         while not self._ended.wait(BEAT):
             beats += 1
-            with contextlib.suppress(OSError):  # a disk that is full for a while, say
+            with contextlib.suppress(*_FOR_A_WHILE):
                 if _newest(self._folder, self._store) > self._number:
                     self._lost = True
                     return
@@ -121,7 +125,7 @@ class Claim:
         self._folder.write(_file(self._store, self._number), [holder.encode()])
 
 
-def claim(folder: Folder, store: str, path: Path, waiting: Callable[[str], None] | None) -> Claim:
+def claim(folder: Folder, store: str, path: Place, waiting: Callable[[str], None] | None) -> Claim:
     """Get the right to write to a store.
 
     Parameters
@@ -185,7 +189,7 @@ def _numbers(folder: Folder, store: str) -> list[int]:
 
 def _tidy(folder: Folder, store: str, last: int) -> None:
     """Remove the claims that were overtaken."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*_FOR_A_WHILE):
         for number in _numbers(folder, store):
             if number <= last:
                 folder.remove(_file(store, number))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gate_cache.errors import DiskError
+from gate_cache.places import Place, Url
 
 _WAYS_OUT = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -23,14 +24,21 @@ _STORE = "and run the same command again; what is done so far is kept"
 
 
 @contextmanager
-def disk_errors(path: Path, option: str = "--stores", then: str = _STORE) -> Iterator[None]:
-    """Turn an operating-system refusal into a `DiskError` about `path`.
+def disk_errors(path: Place, option: str = "--stores", then: str = _STORE) -> Iterator[None]:
+    """Turn an operating-system refusal into a `DiskError` about `path`, a server's into a
+    `RemoteError`.
 
     Parameters
     ----------
     option : the command's option that chooses another place
     then : what to do after the cause is mended
     """
+    if isinstance(path, Url):
+        from gate_cache.store.refusals import remote_errors
+
+        with remote_errors(path):
+            yield
+        return
     try:
         yield
     except OSError as error:
@@ -40,8 +48,10 @@ def disk_errors(path: Path, option: str = "--stores", then: str = _STORE) -> Ite
         raise DiskError(f"{path}: {way_out} {then}") from error
 
 
-def need_space(path: Path, needed: int) -> None:
+def need_space(path: Place, needed: int) -> None:
     """Raise `DiskError` when the disk that holds `path` has less than `needed` bytes free."""
+    if isinstance(path, Url):
+        return
     folder = path
     while not folder.exists():
         folder = folder.parent

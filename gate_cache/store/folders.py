@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+from gate_cache.errors import UserError
+from gate_cache.places import Place
 from gate_cache.store.disk import bytes_below
 
 Buffer = bytes | memoryview
@@ -41,7 +43,14 @@ class File(Protocol):
 
 
 class Folder(Protocol):
-    """A place with files. Errors of the operating system are raised as they are."""
+    """A place with files. Errors of the operating system are raised as they are.
+
+    Attributes
+    ----------
+    at_a_time : reads that are worth having under way at once
+    """
+
+    at_a_time: int
 
     def zarr(self) -> Any:
         """The same place as zarr wants it."""
@@ -52,16 +61,24 @@ class Folder(Protocol):
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several whole files."""
 
-    def open(self, key: str) -> File | None:
-        """A file for reading ranges, or None where there is none."""
+    def open(self, key: str, tail: int = 0) -> File | None:
+        """A file for reading ranges, or None where there is none.
+
+        Parameters
+        ----------
+        tail : bytes at its end that will be wanted first
+        """
+
+    def forget(self, key: str) -> None:
+        """Take for granted no more what is known of a file: it was not what it should be."""
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file. Before it returns the file is there to stay; before that it is the
         old one."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Make a file that is not there yet, whole; False where there is one, also where several
-        try at the same time and another one was first."""
+        """Make a small file that is not there yet; False where there is one. Of several who try at
+        once one succeeds; `data` tells them apart."""
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
         """Write several files at a time, each as `write` does; what makes their parts is called
@@ -69,6 +86,9 @@ class Folder(Protocol):
 
     def settle(self, key: str) -> None:
         """Return when a file that others wrote (zarr) is there to stay."""
+
+    def there(self) -> bool:
+        """Whether anything is there."""
 
     def names(self, key: str = "") -> list[str]:
         """Names directly below, files and folders; empty where there is nothing."""
@@ -115,6 +135,8 @@ class LocalFile:
 class LocalFolder:
     """A folder of this machine; its files are fsynced before they get their names."""
 
+    at_a_time = 1
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -135,12 +157,15 @@ class LocalFolder:
         """Several whole files."""
         return [self.read(key) for key in keys]
 
-    def open(self, key: str) -> LocalFile | None:
+    def open(self, key: str, tail: int = 0) -> LocalFile | None:
         """A file for reading ranges, or None where there is none."""
         try:
             return LocalFile(self.path / key)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def forget(self, key: str) -> None:
+        """Nothing is known of a file but what the system says."""
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file: under another name, fsync, rename, fsync of the folder."""
@@ -185,6 +210,10 @@ class LocalFolder:
         for folder in path.relative_to(self.path).parents:
             _sync(self.path / folder)
 
+    def there(self) -> bool:
+        """Whether anything is there."""
+        return self.path.exists()
+
     def names(self, key: str = "") -> list[str]:
         """Names directly below, files and folders; empty where there is nothing."""
         try:
@@ -210,9 +239,29 @@ class LocalFolder:
         return bytes_below(self.path / key)
 
 
-def open_folder(path: Path) -> Folder:
-    """The folder of a store."""
-    return LocalFolder(path)
+def open_folder(place: Place) -> Folder:
+    """The folder of a store.
+
+    Raises
+    ------
+    UserError
+        What URLs need is not installed.
+    """
+    if isinstance(place, Path):
+        return LocalFolder(place)
+    try:
+        from gate_cache.store.remote import open_remote
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        raise UserError(f"{place}: stores behind URLs need obstore; install it with: pip install"
+                        " 'gate-cache[remote]'") from None
+    return open_remote(place)
+
+
+def exists(place: Place) -> bool:
+    """Whether anything is there."""
+    return open_folder(place).there()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import zarr
 
 from gate_cache.errors import StoreError
+from gate_cache.places import Place
 from gate_cache.store import done
 from gate_cache.store.attrs import META, ArrayMeta, array_in, put_attrs, read_array, read_attrs
 from gate_cache.store.chunks import Chunks, OpenFiles
@@ -28,7 +28,7 @@ Maps = Mapping[str, npt.NDArray[Any]]
 class GroupWriter:
     """One group of maps (a combo's, or the latents) being filled block by block."""
 
-    def __init__(self, path: Path, folder: Folder, group: zarr.Group, rows: int,
+    def __init__(self, path: Place, folder: Folder, group: zarr.Group, rows: int,
                  block: int, held: Claim | None = None) -> None:
         self.path = path
         self._held = held

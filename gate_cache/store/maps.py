@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gate_cache.errors import StoreError
 from gate_cache.store.attrs import ArrayMeta
 from gate_cache.store.chunks import Chunks
+from gate_cache.store.disk import disk_errors
 from gate_cache.store.shards import Damaged
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class MapView:
                 buffers = [row.data for row in flat]
                 self._chunks.read(rows, buffers, self.combo.store.check)
             else:
-                out[:] = self._zarr.oindex[np.asarray(rows, np.int64)]
+                with disk_errors(self.combo.store.path):
+                    out[:] = self._zarr.oindex[np.asarray(rows, np.int64)]
         except (Damaged, ValueError) as error:  # zarr's answer to a wrong crc32c is a ValueError
             raise self._damaged(error) from None
 

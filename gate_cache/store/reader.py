@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from gate_cache.errors import RowNotDone, StoreError, did_you_mean, listed
 from gate_cache.fingerprint import Recipe
 from gate_cache.geometry import Square
+from gate_cache.places import Place, parse_place
 from gate_cache.store import done
 from gate_cache.store.attrs import META, open_store, read_array, read_attrs
 from gate_cache.store.chunks import Check, OpenFiles
@@ -111,7 +111,7 @@ class FeatureStore:
     (64, 16, 16)
     """
 
-    def __init__(self, path: Path, folder: Folder, attrs: dict[str, Any],
+    def __init__(self, path: Place, folder: Folder, attrs: dict[str, Any],
                  check: Check = "first") -> None:
         self.path = path
         self.folder = folder
@@ -124,11 +124,12 @@ class FeatureStore:
         return FeatureStore.open, (self.path, self.check)
 
     @classmethod
-    def open(cls, path: str | Path, check: Check = "first") -> FeatureStore:
+    def open(cls, path: str | Place, check: Check = "first") -> FeatureStore:
         """Open a store.
 
         Parameters
         ----------
+        path : its folder, or a URL such as ``s3://bucket/spair.zarr``
         check : when a row's checksum is compared: ``first`` (when it is first read), ``always``
             or ``never``
 
@@ -136,8 +137,11 @@ class FeatureStore:
         ------
         StoreError
             Nothing there, not a gate-cache store, or of a newer format.
+        RemoteError
+            The server does not answer, or refuses.
         """
-        return cls(Path(path), *open_store(Path(path)), check)
+        place = parse_place(path)
+        return cls(place, *open_store(place), check)
 
     @property
     def block(self) -> int:

@@ -12,10 +12,11 @@ from zarr.codecs import Crc32cCodec
 
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import SHORT, Recipe, fingerprint
+from gate_cache.places import Place, Url
 from gate_cache.store.attrs import ATTRS, META, is_store, open_store, put_attrs, read_attrs, sealed
 from gate_cache.store.claims import Claim, claim
 from gate_cache.store.disk import disk_errors
-from gate_cache.store.folders import open_folder
+from gate_cache.store.folders import PARTIAL, Folder, open_folder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import DONE, FORMAT, SAMPLES
 from gate_cache.store.samples import (
@@ -37,7 +38,7 @@ class StoreWriter:
     held : the right to write; None beside the process that has it
     """
 
-    def __init__(self, path: Path, held: Claim | None = None) -> None:
+    def __init__(self, path: Place, held: Claim | None = None) -> None:
         self.path = path
         self._held = held
         self.folder, self.attrs = open_store(path)
@@ -146,7 +147,7 @@ class StoreWriter:
             self.attrs = put_attrs(self.folder, self._group, {**self.attrs, "format": FORMAT})
 
 
-def join_writer(path: Path) -> StoreWriter:
+def join_writer(path: Place) -> StoreWriter:
     """Write to a store beside the process that has opened it with `open_writer`, and asks for it.
 
     Whole blocks only, no block twice at a time, and no new groups or samples.
@@ -156,14 +157,14 @@ def join_writer(path: Path) -> StoreWriter:
 
 
 @contextmanager
-def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapping[str, str],
+def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Mapping[str, str],
                 threads: int | None = None, waiting: Callable[[str], None] | None = None,
                 ) -> Iterator[StoreWriter]:
     """Open a store for writing, making it where there is none; one writer at a time.
 
     Parameters
     ----------
-    path : the store's folder
+    path : the store's folder, or a URL
     dataset : name of the data set; another one's store is refused
     block, batch, threads : for a new store; an old one keeps its own
     versions : of the libraries, noted in a new store
@@ -175,6 +176,9 @@ def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapp
         Another process writes to it and is not waited for, it belongs to another data set,
         or is no store.
     """
+    if isinstance(path, Url) and path.web:
+        raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
+                         " s3://, gs:// or az://")
     with disk_errors(path):
         held = claim(open_folder(path.parent), path.name, path, waiting)
     try:
@@ -192,21 +196,20 @@ def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapp
         held.release()
 
 
-def _create(path: Path, attrs: Any) -> None:
+def _create(path: Place, attrs: Any) -> None:
     """Make an empty store; its own attributes come last, so half a store is none."""
-    if path.exists() and not _half_made(path):
-        raise StoreError(f"{path}: exists and is no store; give store.path another name")
     folder = open_folder(path)
+    if folder.there() and not _half_made(path, folder):
+        raise StoreError(f"{path}: exists and is no store; give store.path another name")
     group = zarr.open_group(folder.zarr(), mode="w", zarr_format=3)
     create_samples(group)
     put_attrs(folder, group, attrs)
 
 
-def _half_made(path: Path) -> bool:
+def _half_made(path: Place, folder: Folder) -> bool:
     """Empty, or what a creation that was cut off leaves: nothing of anybody else's."""
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         return False
-    table = path / SAMPLES
-    inside = [*path.iterdir(), *(table.iterdir() if table.is_dir() else ())]
-    whole = {p.name for p in inside if p.suffix != ".partial"}
+    inside = [*folder.names(), *folder.names(SAMPLES)]
+    whole = {name for name in inside if not name.endswith(PARTIAL)}
     return whole <= {"zarr.json", SAMPLES, *COLUMNS}
