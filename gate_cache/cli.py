@@ -139,6 +139,30 @@ def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder
 
 
 @app.command()
+def show(target: Annotated[Path, typer.Argument(
+             help="A store, or a manifest (whose data set's pictures are shown too).")],
+         image: Annotated[list[str] | None, typer.Option(
+             help="An image's id, or a part of it; may be repeated [the first few].")] = None,
+         combo: Annotated[list[str] | None, typer.Option(
+             help="A combo; may be repeated [all].")] = None,
+         token: Annotated[list[str] | None, typer.Option(
+             help="A word whose attention is shown; may be repeated [the first few].")] = None,
+         out: Annotated[Path | None, typer.Option(
+             help="Folder for the PNG files [<store>-pictures beside the store].")] = None,
+         data: Data = None, models: Models = None, stores: Stores = None,
+         outside: Outside = False) -> None:
+    """Pictures of feature maps: PCA as colours, attention by word; a PNG file an image."""
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.show import draw
+    from gate_cache.stages.show import open_shown
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = open_shown(target, roots, console_progress())
+    for path in draw(found, image or [], combo or [], token or [], out):
+        typer.echo(str(path))
+
+
+@app.command()
 def layers(model: Annotated[str, typer.Argument(
                help="tiny, a folder or .safetensors below the models root, or a hub id.")],
            size: Annotated[int | None, typer.Option(

@@ -53,7 +53,7 @@ FENCES = {  # library to the rooms and files that may import it
     "torch": ("diffusion/", "learn/", "stages/"),
     "safetensors": ("diffusion/", "stages/"),
     "cv2": ("datasets/", "diffusion/techniques/controlnet.py"),
-    "PIL": ("datasets/",),
+    "PIL": ("datasets/", "report/pictures.py"),
     "scipy": ("datasets/",),
     "sklearn": ("learn/", "report/"),
     "yaml": ("yaml_source.py",),
