@@ -16,7 +16,8 @@ class GroupReport:
 
     Attributes
     ----------
-    maps : name to shape (N, C, h, w) and dtype
+    maps : name to shape (N, C, h, w) and how it is stored
+    error : of the stored values, at most; empty where there is none
     missing : rows that are not extracted
     """
 
@@ -32,6 +33,7 @@ class GroupReport:
     done: int
     missing: list[int]
     bytes: int
+    error: str
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,12 @@ def inspect(path: Path) -> StoreReport:
 def _group(path: Path, view: ComboView) -> GroupReport:
     attrs, recipe = view.attrs, view.recipe
     done = view.done()
-    maps = {name: (list(view[name].shape), str(view[name].dtype)) for name in view.maps}
+    maps = {name: (list(view[name].shape), str(view.encoding)) for name in view.maps}
     settings = recipe.get("settings") or {"size": recipe.get("size")}
     if "resize" in recipe:
         settings = {**settings, "resize": recipe["resize"]}
     return GroupReport(
         view.name, view.label, attrs["kind"], view.fingerprint, settings,
         attrs.get("source", {}), attrs.get("model", ""), recipe.get("compute", ""), maps,
-        int(done.sum()), [int(r) for r in (~done).nonzero()[0]], bytes_below(path / view.name))
+        int(done.sum()), [int(r) for r in (~done).nonzero()[0]], bytes_below(path / view.name),
+        view.encoding.error)
