@@ -85,7 +85,7 @@ class Encoding:
         return {"name": self.dtype, "configuration": settings}
 
     def __str__(self) -> str:
-        kept = f" of {self.keep_bits} bits" if self.keep_bits is not None else ""
+        kept = f" ({self.keep_bits} bits kept)" if self.keep_bits is not None else ""
         return f"{self.dtype}{kept}{f' + {self.codec}' if self.codec else ''}"
 
     @property
