@@ -35,6 +35,7 @@ from gate_cache.store import done
 from gate_cache.store.attrs import put_attrs
 from gate_cache.store.codes import DoesNotFit, decode, encode
 from gate_cache.store.encodings import ENCODING, Encoding
+from gate_cache.store.folders import LocalFolder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import group_footprint
 from gate_cache.store.samples import NewSample
@@ -240,6 +241,32 @@ def test_images_added_later_leave_the_rows_that_were_there(path: Path, encoding:
     np.testing.assert_array_equal(view[10], through(encoding, maps(range(10, 12), 1)["up0"])[0])
     with pytest.raises(RowNotDone):
         view[12]
+
+
+@pytest.mark.parametrize("fails", ["up0", "up0.scale", "up1", "up1.scale", "done"])
+def test_a_block_that_was_cut_off_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch,
+                                            fails: str) -> None:
+    """Values without their scales, or the other way round, are never handed out."""
+    real = LocalFolder.write
+
+    def refuse(self: LocalFolder, key: str, parts: Any) -> None:
+        if f"/{fails}/" in key:
+            raise KeyboardInterrupt
+        real(self, key, parts)
+
+    first, int8 = range(4), Encoding("int8")
+    with writing(path, int8) as (_, group):
+        monkeypatch.setattr(LocalFolder, "write", refuse)
+        with pytest.raises(KeyboardInterrupt):
+            group.write(first, maps(first))
+        monkeypatch.undo()
+    with writing(path, int8) as (_, group):
+        assert group.todo()[0] == first and not group.kept(first)
+        with pytest.raises(RowNotDone):
+            FeatureStore.open(path)["plain"]["up0"][0]
+        group.write(first, maps(first))
+    np.testing.assert_array_equal(FeatureStore.open(path)["plain"]["up0"][:4],
+                                  through(int8, maps(first)["up0"]))
 
 
 @EVERY
