@@ -170,7 +170,7 @@ def test_rows_are_read_by_any_index(path: Path, encoding: Encoding) -> None:
     for name, values in expected.items():
         view = store["plain"][name]
         assert view.dtype == values.dtype == np.dtype(encoding.read_dtype)
-        for key in (3, -1, slice(1, 9, 3), [7, 0, 7], (slice(0, 4), slice(None), 1)):
+        for key in (3, -1, slice(1, 9, 3), [7, 0, 7], (slice(0, 4), slice(None), 1), slice(0, 0)):
             np.testing.assert_array_equal(view[key], values[key])
     lazy = store.dask("plain", "up1")
     np.testing.assert_array_equal(lazy.compute(), expected["up1"])
@@ -329,7 +329,8 @@ def test_an_encoding_is_read_as_it_was_written(encoding: Encoding) -> None:
 
 @pytest.mark.parametrize("said", [
     {"name": "int4"}, {"name": "int8", "configuration": {"block": 3}}, "int8", None,
-    {"name": "float16", "configuration": {"codec": "lz9"}}, {"name": None},
+    {"name": "float16", "configuration": {"codec": "lz9"}}, {"name": None}, {"name": []},
+    {"name": "float16", "configuration": 3}, {"configuration": {}}, ["float16"],
     {"name": "float16", "configuration": {"keep_bits": 10}},
     {"name": "int8", "configuration": {"keep_bits": 3}},
 ])

@@ -67,17 +67,19 @@ class Encoding:
     @classmethod
     def parse(cls, data: Any) -> Encoding:
         """Read ``{"name", "configuration"}``; a ValueError says what is not known of it."""
-        if not isinstance(data, Mapping) or data.get("name") not in _PARTS:
-            raise ValueError(data.get("name") if isinstance(data, Mapping) else data)
-        settings = data.get("configuration", {})
+        if not isinstance(data, Mapping):
+            raise ValueError(data)
+        name, settings = data.get("name"), data.get("configuration", {})
+        if not isinstance(name, str) or name not in _PARTS or not isinstance(settings, Mapping):
+            raise ValueError(name)
         keep, codec = settings.get("keep_bits"), settings.get("codec")
-        if keep is not None and keep not in range(MANTISSA_BITS.get(data["name"], 0)):
+        if keep is not None and keep not in range(MANTISSA_BITS.get(name, 0)):
             raise ValueError(f"keep_bits: {keep}")
         if codec is not None and codec not in CODECS:
             raise ValueError(f"codec: {codec}")
         if unknown := set(settings) - {"keep_bits", "codec"}:
             raise ValueError(", ".join(sorted(unknown)))
-        return cls(str(data["name"]), keep, codec)
+        return cls(name, keep, codec)
 
     def to_json(self) -> dict[str, Any]:
         """``{"name", "configuration"}``, as `parse` reads it."""

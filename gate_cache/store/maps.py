@@ -131,7 +131,7 @@ class _Array:
         """Read rows into contiguous memory."""
         store = self._combo.store
         try:
-            if self._chunks:
+            if self._chunks and len(rows):
                 flat = out.reshape(len(rows), -1).view(np.uint8)
                 self._chunks.read(rows, [row.data for row in flat], store.check)
             else:
