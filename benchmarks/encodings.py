@@ -47,8 +47,8 @@ from gate_cache.store.writer import open_writer
 ENCODINGS = [
     Encoding("float16"), Encoding("float32"), Encoding("bfloat16"), Encoding("int8"),
     Encoding("float16", codec="zstd"), Encoding("bfloat16", codec="zstd"),
-    Encoding("float16", 7, "zstd"), Encoding("float16", 5, "zstd"), Encoding("float16", 3, "zstd"),
     Encoding("int8", codec="zstd"),
+    *(Encoding("float16", bits, "zstd") for bits in (7, 5, 3, 1)),
 ]
 SD15 = {"up0": (1280, 16, 16), "up1": (1280, 32, 32), "up2": (640, 64, 64), "up3": (320, 64, 64)}
 CLASSES = 1 + len(CATEGORIES)
