@@ -14,6 +14,8 @@ from gate_cache.errors import ModelError, did_you_mean
 
 TOKENS_PER_PIECE = 77
 Kind = Literal["conv", "attention"]
+MANTISSA_BITS = {"float16": 10, "float32": 23}
+"""Of the dtypes in which numpy and Zarr hold maps as they are."""
 
 
 @dataclass(frozen=True)
@@ -145,4 +147,4 @@ def _maps(unet: Mapping[str, Any], stride: int) -> Iterator[MapSpec]:
 
 def nbytes(shape: tuple[int, ...], dtype: str) -> int:
     """Bytes of one array of `shape`; `dtype` is a numpy name such as ``float16``."""
-    return math.prod(shape) * int(dtype.removeprefix("float")) // 8
+    return math.prod(shape) * int(dtype.lstrip("abcdefghijklmnopqrstuvwxyz")) // 8

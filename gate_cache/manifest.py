@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gate_cache.dataset_specs import Shared
 from gate_cache.errors import ManifestError, did_you_mean
+from gate_cache.features import MANTISSA_BITS
 from gate_cache.problems import explain
-from gate_cache.specs import CAPTION, SINGLE_FILE, Combo, Manifest
+from gate_cache.specs import CAPTION, SINGLE_FILE, Combo, Manifest, StoreSpec
 from gate_cache.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -115,7 +116,18 @@ def _check(manifest: Manifest) -> list[Problem]:
                       " none"))
     if isinstance(data, Shared) and data.val + data.test >= 1:
         found.append((("dataset", "test"), "val and test together leave nothing to train on"))
-    return found + _check_train(manifest)
+    return found + _check_store(manifest.store) + _check_train(manifest)
+
+
+def _check_store(store: StoreSpec) -> list[Problem]:
+    place, bits = ("store", "keep_bits"), MANTISSA_BITS.get(store.dtype, 0)
+    if store.keep_bits is None:
+        return []
+    if store.keep_bits >= bits:
+        why = f"{store.dtype} has {bits} bits to keep some of" if bits else \
+            f"is for float16 and float32, not for {store.dtype}"
+        return [(place, why)]
+    return [] if store.codec else [(place, "saves no bytes by itself: say 'codec: zstd' as well")]
 
 
 def _check_combo(place: Place, combo: Combo) -> list[Problem]:

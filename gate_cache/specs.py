@@ -120,7 +120,9 @@ class StoreSpec(Spec):
     """Where the store is (below the stores root) and how it is laid out."""
 
     path: str | None = None
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
+    keep_bits: int | None = Field(None, ge=1, description="of the mantissa of a float")
+    codec: Literal["zstd"] | None = None
     block: int | None = Field(None, ge=1, le=1024)
     batch: int = Field(8, ge=1)
 

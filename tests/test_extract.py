@@ -162,14 +162,14 @@ def assert_goes_on(toy: Toy, roots: Roots) -> None:
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = GroupWriter.write, iter(range(100))
+    real, calls = GroupWriter.write_stored, iter(range(100))
 
     def stop_at_fifth(self: GroupWriter, *args: Any) -> None:
         if next(calls) == 5:
             raise KeyboardInterrupt
         real(self, *args)
 
-    monkeypatch.setattr(GroupWriter, "write", stop_at_fifth)
+    monkeypatch.setattr(GroupWriter, "write_stored", stop_at_fifth)
     with pytest.raises(KeyboardInterrupt):
         extract(toy[0], roots, device="cpu")
     monkeypatch.undo()

@@ -13,7 +13,7 @@ from gate_cache.roots import Roots
 from gate_cache.stages.plan import store_of
 from gate_cache.yaml_source import MAX_BYTES, MAX_NODES, parse_yaml
 
-MANIFESTS = sorted((Path(__file__).parents[1] / "manifests").rglob("*.yaml"))
+MANIFESTS = sorted((Path(__file__).parents[1] / "manifests").glob("*.yaml"))
 HEAD = "dataset: {name: toyworld}\nmodel: {source: tiny}\n"
 BASE = HEAD + "conv:\n  a: {prompt: x}\n"  # combo `a` is line 4; what a test appends, line 5
 COMBO = HEAD + "conv:\n  a: {prompt: x, %s}\n"

@@ -34,6 +34,7 @@ from gate_cache.stages import train as train_module
 from gate_cache.stages.lookup import find_combo
 from gate_cache.stages.rundir import RunDirectory, new_run
 from gate_cache.stages.train import Trained, train
+from gate_cache.store.encodings import Encoding
 from gate_cache.store.layout import blocks_of
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.samples import NewSample
@@ -110,7 +111,8 @@ def recipe(loaded: Loaded, name: str, maps: Sequence[str], weights: str) -> dict
 
 
 def build(stores: Path, loaded: Loaded, rows: dict[str, int] | None = None,
-          only: Sequence[str] | None = None, weights: str = "w") -> None:
+          only: Sequence[str] | None = None, weights: str = "w",
+          encoding: Encoding | str = "float16") -> None:
     """Write a manifest's store; `rows` limits how many rows of a combo are done."""
     world = ToyWorld(COUNTS)
     ids = [s.id for s in world.samples()]
@@ -122,7 +124,7 @@ def build(stores: Path, loaded: Loaded, rows: dict[str, int] | None = None,
             maps = [features(world, name, kind, row, i) for row, i in enumerate(ids)]
             wanted = loaded.manifest.combos[name].maps or list(SIDES[kind])
             shapes = {m: maps[0][m].shape for m in wanted}
-            group = writer.require(name, recipe(loaded, name, wanted, weights), shapes, "float16",
+            group = writer.require(name, recipe(loaded, name, wanted, weights), shapes, encoding,
                                    {
                                        "source": sources(loaded.manifest.combos[name]),
                                        "model": loaded.manifest.model.source})

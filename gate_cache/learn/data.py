@@ -17,7 +17,7 @@ Maps = dict[str, dict[str, torch.Tensor]]
 
 
 class FeatureDataset(Dataset[Maps]):
-    """Item i is row i's maps of the chosen combos, read lazily, in the stored dtype.
+    """Item i is row i's maps of the chosen combos, read lazily, in the dtype of `MapView`.
 
     Parameters
     ----------

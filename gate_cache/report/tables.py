@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gate_cache.stages.extract import Extracted
     from gate_cache.stages.inspect import GroupReport, StoreReport
     from gate_cache.stages.layers import Layers
-    from gate_cache.stages.plan import Plan
+    from gate_cache.stages.plan import Line, Plan
     from gate_cache.stages.status import Status
     from gate_cache.stages.train import Trained
 
@@ -56,16 +56,20 @@ def show_plan(plan: Plan) -> None:
     for line in plan.lines:
         maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
-                      str(line.controlnet_passes or ""), human(line.bytes), str(line.files))
+                      str(line.controlnet_passes or ""), _size(line), str(line.files))
     table.add_section()
     control = plan.images * plan.pieces.controlnet_passes
     table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
-                  human(plan.bytes), str(plan.files), style="bold")
+                  _size(plan), str(plan.files), style="bold")
     out.print(table)
-    _say(out, f"store: {plan.store}")
+    _say(out, f"store: {plan.store}, maps as {plan.encoding}")
     _say(out, _each_once(plan))
     for note in plan.notes:
         _say(out, f"note: {note}")
+
+
+def _size(counted: Line | Plan) -> str:
+    return f"{'≤ ' if counted.at_most else ''}{human(counted.bytes)}"
 
 
 def _each_once(plan: Plan) -> str:
@@ -127,6 +131,8 @@ def _group_lines(group: GroupReport, images: int) -> list[str]:
     lines += [f"{k} from: {v if isinstance(v, str) else ', '.join(v)}" for k, v in names.items()]
     lines.append(f"model: {group.model}, {group.compute}")
     lines += [f"{name}  {shape(dims)}  {dtype}" for name, (dims, dtype) in group.maps.items()]
+    if group.error:
+        lines.append(f"rounded by {group.error}")
     gap = f", missing rows {_ranges(group.missing)}" if group.missing else ""
     lines.append(f"done: {group.done}/{images}{gap}")
     return lines

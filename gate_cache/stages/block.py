@@ -14,6 +14,7 @@ from gate_cache.diffusion.recipes import PlannedCombo
 from gate_cache.diffusion.schedule import Lane, Wanted, schedule
 from gate_cache.errors import StoreError
 from gate_cache.stages.inputs import BlockInputs, Source
+from gate_cache.store.codes import DoesNotFit
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import LATENT_MAP, LATENTS
 
@@ -121,7 +122,7 @@ class Block:
             return lambda: None
         if rows := sorted(draft.left):
             draft.put(rows, {LATENT_MAP: self._extractor.encode(self._inputs.images(rows))})
-        self._inputs.take_latents(draft.maps()[LATENT_MAP])
+        self._inputs.take_latents(draft.arrays()[LATENT_MAP])
         return draft.write_when_complete
 
 
@@ -140,7 +141,7 @@ class _Draft:
         self.left = set(rows[self._kept:]).difference(self._void)
         self._fresh = len(self.left)
         self._written = False
-        self._maps: Maps = {}
+        self._arrays: Maps = {}
 
     def add(self, rows: Sequence[int], maps: Maps) -> None:
         """Take computed rows; write the block if they are the last ones."""
@@ -149,8 +150,8 @@ class _Draft:
 
     def put(self, rows: Sequence[int], maps: Maps) -> None:
         """Take computed rows."""
-        whole = self.maps()
-        for name, values in _cast(self._name, self._group, maps).items():
+        whole = self.arrays()
+        for name, values in _encoded(self._name, self._group, maps).items():
             whole[name][[r - self._rows.start for r in rows]] = values
         self.left -= set(rows)
 
@@ -159,31 +160,30 @@ class _Draft:
         if self._written or self.left:
             return
         absent = self._group.absent(self._rows[: self._kept])
-        self._group.write(self._rows, self.maps(), [*self._void, *absent])
-        self._written, self._maps = True, {}
+        self._group.write_stored(self._rows, self.arrays(), [*self._void, *absent])
+        self._written, self._arrays = True, {}
         self._told.written(self._name, self._fresh)
 
-    def maps(self) -> Maps:
-        """The block's arrays: rows that are kept, and NaN where nothing has come yet."""
-        if not self._maps:
-            old = self._group.read_kept(self._rows)
-            for name in self._group.maps:
-                shape = (len(self._rows), *self._group.shape(name))
-                self._maps[name] = np.full(shape, np.nan, self._group.dtype(name))
-                self._maps[name][: self._kept] = old[name]
-        return self._maps
+    def arrays(self) -> Maps:
+        """The block as it is stored: rows that are kept, and void ones where nothing has come."""
+        if not self._arrays:
+            self._arrays = self._group.draft(self._rows)
+        return self._arrays
 
 
-def _cast(name: str, group: GroupWriter, maps: Maps) -> Maps:
-    """Cast to the stored dtype; what does not fit it is refused, not stored as infinity."""
-    _refuse_not_finite(name, maps, "bfloat16 or float32 as model.dtype")
-    with np.errstate(over="ignore"):
-        cast: Maps = {n: m.astype(group.dtype(n)) for n, m in maps.items()}
-    _refuse_not_finite(name, cast, "float32 as store.dtype and another store.path")
-    return cast
+def _encoded(name: str, group: GroupWriter, maps: Maps) -> Maps:
+    """Rows as they are stored; what does not fit is refused, not stored as infinity."""
+    found: Maps = {}
+    for key, values in maps.items():
+        if not np.isfinite(values).all():
+            raise _not_finite(name, key, "bfloat16 or float32 as model.dtype")
+        try:
+            found |= group.encode(key, values)
+        except DoesNotFit:
+            way_out = "float32 as store.dtype and another store.path"
+            raise _not_finite(name, key, way_out) from None
+    return found
 
 
-def _refuse_not_finite(name: str, maps: Maps, way_out: str) -> None:
-    for key, value in maps.items():
-        if not np.isfinite(value).all():
-            raise StoreError(f"{name}: '{key}' has values that are not finite; try {way_out}")
+def _not_finite(name: str, key: str, way_out: str) -> StoreError:
+    return StoreError(f"{name}: '{key}' has values that are not finite; try {way_out}")

@@ -21,7 +21,7 @@ from gate_cache.progress import Progress, Silent, Task
 from gate_cache.roots import Roots
 from gate_cache.stages.block import Job, Work
 from gate_cache.stages.data_root import remember
-from gate_cache.stages.plan import need_files, store_block, store_of
+from gate_cache.stages.plan import encoding_asked, need_files, store_block, store_of
 from gate_cache.stages.register import register
 from gate_cache.stages.site import Order, open_engine, open_work, versions
 from gate_cache.store.disk import need_space
@@ -126,8 +126,9 @@ def _tell_kept(store: StoreWriter, jobs: list[Job], loaded: Loaded, show: Progre
         said.append(f"blocks of {store.block}")
     if now.batch != store.batch:
         said.append(f"batches of {store.batch}")
-    said += [f"{job.plan.name} in {job.group.dtype(job.group.maps[0])}" for job in jobs
-             if job.group.dtype(job.group.maps[0]) != now.dtype]
+    asked = encoding_asked(loaded.manifest)
+    said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
+             if job.group.encoding != asked]
     if said:
         show.say(f"note: this store was begun with {listed(said)}, and keeps it; give store.path"
                  " another name to change that")
@@ -143,9 +144,8 @@ def _space(work: Work, block: int) -> int:
     """Bytes that what is left to do will take."""
     total = 0
     for group, todo in _todo(work):
-        left, dtype = sum(map(len, todo)), str(group.dtype(group.maps[0]))
-        shapes = {name: group.shape(name) for name in group.maps}
-        total += group_footprint(shapes, dtype, left, block).bytes if left else 0
+        left, shapes = sum(map(len, todo)), {name: group.shape(name) for name in group.maps}
+        total += group_footprint(shapes, group.encoding, left, block).bytes if left else 0
     return total
 
 

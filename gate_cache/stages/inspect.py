@@ -15,7 +15,8 @@ class GroupReport:
 
     Attributes
     ----------
-    maps : name to shape (N, C, h, w) and dtype
+    maps : name to shape (N, C, h, w) and how it is stored
+    error : of the stored values, at most; empty where there is none
     missing : rows that are not extracted
     """
 
@@ -31,6 +32,7 @@ class GroupReport:
     done: int
     missing: list[int]
     bytes: int
+    error: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def inspect(path: str | Place) -> StoreReport:
 def _group(view: ComboView) -> GroupReport:
     attrs, recipe = view.attrs, view.recipe
     done = view.done()
-    maps = {name: (list(view[name].shape), str(view[name].dtype)) for name in view.maps}
+    maps = {name: (list(view[name].shape), str(view.encoding)) for name in view.maps}
     settings = recipe.get("settings") or {"size": recipe.get("size")}
     if "resize" in recipe:
         settings = {**settings, "resize": recipe["resize"]}
@@ -75,4 +77,4 @@ def _group(view: ComboView) -> GroupReport:
         view.name, view.label, attrs["kind"], view.fingerprint, settings,
         attrs.get("source", {}), attrs.get("model", ""), recipe.get("compute", ""), maps,
         int(done.sum()), [int(r) for r in (~done).nonzero()[0]],
-        view.store.folder.bytes_below(view.name))
+        view.store.folder.bytes_below(view.name), view.encoding.error)

@@ -19,6 +19,7 @@ from gate_cache.manifest import Loaded
 from gate_cache.places import Place
 from gate_cache.roots import Roots
 from gate_cache.specs import Manifest
+from gate_cache.store.encodings import Encoding
 from gate_cache.store.layout import (
     LATENT_MAP,
     Footprint,
@@ -40,6 +41,7 @@ class Line:
     controlnet_passes: int
     bytes: int
     files: int
+    at_most: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Plan:
     ----------
     images : number of samples
     block : rows of a block
+    encoding : how maps are stored
     notes : what is missing or assumed, a line each
     pieces : what is computed for each image, and how many texts; combos share what they can
     """
@@ -59,6 +62,7 @@ class Plan:
     size: int
     images: int
     block: int
+    encoding: str
     lines: list[Line]
     notes: list[str]
     pieces: Pieces
@@ -70,8 +74,13 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the finished store."""
+        """Bytes of the finished store, at most where it is compressed."""
         return sum(line.bytes for line in self.lines)
+
+    @property
+    def at_most(self) -> bool:
+        """Whether a part of it is compressed."""
+        return any(line.at_most for line in self.lines)
 
     @property
     def files(self) -> int:
@@ -109,7 +118,8 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     source = files.source if files else manifest.model.source
-    return Plan(str(store), source, size, len(ids), block, lines, notes, Pieces.of(lanes))
+    return Plan(str(store), source, size, len(ids), block, str(encoding_asked(manifest)), lines,
+                notes, Pieces.of(lanes))
 
 
 def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
@@ -117,7 +127,13 @@ def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
     if manifest.store.block:
         return manifest.store.block
     every = [s for maps in shapes for s in maps.values()]
-    return block_rows(every, manifest.store.dtype)
+    return block_rows(every, encoding_asked(manifest))
+
+
+def encoding_asked(manifest: Manifest) -> Encoding:
+    """How a manifest wants the maps of new groups to be stored."""
+    asked = manifest.store
+    return Encoding(asked.dtype, asked.keep_bits, asked.codec)
 
 
 def about_tokens(text: str) -> int:
@@ -140,13 +156,14 @@ def _combo(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], im
            block: int) -> Line:
     combo = manifest.combos[name]
     passes = images * Walk.of(combo).passes
-    size = group_footprint(shapes, manifest.store.dtype, images, block)
+    size = group_footprint(shapes, encoding_asked(manifest), images, block)
     return _line(name, manifest.kind(name), shapes, size, passes, bool(combo.controlnet))
 
 
 def _line(name: str, kind: str, shapes: dict[str, tuple[int, ...]], size: Footprint,
           passes: int = 0, controlled: bool = False) -> Line:
-    return Line(name, kind, shapes, passes, passes if controlled else 0, size.bytes, size.files)
+    return Line(name, kind, shapes, passes, passes if controlled else 0, size.bytes, size.files,
+                size.at_most)
 
 
 def need_files(loaded: Loaded, roots: Roots) -> ModelFiles:

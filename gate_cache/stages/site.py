@@ -15,6 +15,7 @@ from gate_cache.roots import Roots
 from gate_cache.stages.block import Job, Work
 from gate_cache.stages.engine import Engine
 from gate_cache.stages.inputs import Source, captions_of
+from gate_cache.stages.plan import encoding_asked
 from gate_cache.store.layout import LATENT_MAP, LATENTS
 from gate_cache.store.writer import StoreWriter
 
@@ -51,7 +52,7 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
     DataError
         Captions are missing.
     """
-    model, dtype = order.loaded.manifest.model, order.loaded.manifest.store.dtype
+    model, asked = order.loaded.manifest.model, encoding_asked(order.loaded.manifest)
     size = files.size(model.size)
     about = {"model": files.source, "versions": versions()}
     shape = {LATENT_MAP: files.family.latent_shape(size)}
@@ -62,7 +63,7 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
         one_text = plan.recipe["kind"] == "attention" and not plan.combo.captioned
         words = files.tokens.encode(plan.combo.prompt).words if one_text else ()
         names = {"source": sources(plan.combo), "tokens": list(words)}
-        group = store.require(plan.name, plan.recipe, plan.shapes, dtype, {**about, **names})
+        group = store.require(plan.name, plan.recipe, plan.shapes, asked, {**about, **names})
         jobs.append(Job(plan, group, group.todo(order.gone)))
     captions = captions_of(order.loaded, order.roots, store.samples, order.gone, files.tokens)
     source = Source(open_dataset(order.loaded.manifest.dataset, order.roots), store.samples,

@@ -66,12 +66,13 @@ class Study:
                         "pairs": len(pairs)} for split, pairs in self.pairs.items()}
 
     def config(self) -> dict[str, Any]:
-        """What was settled: store, groups by fingerprint, resolution, device, splits."""
+        """What was settled: store, groups and how they are stored, resolution, device, splits."""
         spec = self.full.spec
         used = [*spec.combos, *([spec.attention] if spec.attention else [])]
         return {
             "store": str(self.store.path),
             "fingerprints": {n: self.store[n].fingerprint for n in used},
+            "encodings": {n: str(self.store[n].encoding) for n in used},
             "resolution": self.full.resolution, "device": str(self.full.device),
             "splits": self.splits(),
         }

@@ -17,12 +17,16 @@ from gate_cache.store import done
 from gate_cache.store.attrs import META, ArrayMeta, array_in, put_attrs, read_array, read_attrs
 from gate_cache.store.chunks import Chunks, OpenFiles
 from gate_cache.store.claims import Claim
+from gate_cache.store.codes import encode
 from gate_cache.store.disk import disk_errors
+from gate_cache.store.encodings import Encoding, Part, encoding_of
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import ABSENT, DONE, blocks_of
 from gate_cache.store.shards import Damaged, shard_parts
 
 Maps = Mapping[str, npt.NDArray[Any]]
+Stored = dict[str, npt.NDArray[Any]]
+"""Rows of a group's arrays as they are stored, by name."""
 
 
 class GroupWriter:
@@ -42,21 +46,38 @@ class GroupWriter:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """Names of the maps, in the order checksums run over them."""
+        """Names of the maps."""
         return tuple(self.attrs["maps"])
 
     @cached_property
+    def encoding(self) -> Encoding:
+        """How they are stored; fixed when the group was made.
+
+        Raises
+        ------
+        StoreError
+            It is not known here.
+        """
+        first = read_array(self.folder, f"{self.name}/{self.maps[0]}")
+        return encoding_of(f"{self.path}: {self.name}", self.attrs,
+                           str(first.dtype) if first else "float16")
+
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        """Name of each stored array to what it is, in the order checksums run over them."""
+        return {name + part.suffix: part for name in self.maps
+                for part in self.encoding.parts(self.shape(name))}
+
+    @cached_property
     def _metas(self) -> dict[str, ArrayMeta]:
-        found = {name: read_array(self.folder, f"{self.name}/{name}") for name in self.maps}
+        suffixes = [part.suffix for part in self.encoding.parts((1, 1, 1))]
+        names = [name + suffix for name in self.maps for suffix in suffixes]
+        found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
         bad = [name for name, meta in found.items() if meta is None]
         if bad:
             raise StoreError(f"{self.path}: {self.name}/{bad[0]}: its {META} is damaged; remove the"
                              f" folder {self.name} and extract again")
         return {name: meta for name, meta in found.items() if meta}
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        """Stored dtype of a map."""
-        return self._metas[name].dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
         """(C, h, w) of one image's map."""
@@ -90,9 +111,9 @@ class GroupWriter:
         """Grow the arrays to the table of samples, and clear what a killed write left."""
         with disk_errors(self.path):
             self.folder.remove_partials(self.name)
-            for name in self.maps:
-                if self._metas[name].shape[0] < self.rows:
-                    self._resize(name, (self.rows, *self.shape(name)))
+            for name, meta in self._metas.items():
+                if meta.shape[0] < self.rows:
+                    self._resize(name, (self.rows, *meta.shape[1:]))
             marks, blocks = array_in(self._group, DONE), len(blocks_of(self.rows, self.block))
             if marks.shape[0] < blocks:
                 self._resize(DONE, (blocks,))
@@ -101,8 +122,8 @@ class GroupWriter:
         array_in(self._group, name).resize(shape)
         self.folder.settle(f"{self.name}/{name}/{META}")
 
-    def read_kept(self, rows: range) -> dict[str, npt.NDArray[Any]]:
-        """The kept rows of a block, of all maps, checked against the block's checksum.
+    def read_kept(self, rows: range) -> Stored:
+        """The kept rows of a block, of all arrays, checked against the block's checksum.
 
         Raises
         ------
@@ -111,15 +132,15 @@ class GroupWriter:
         """
         stop = rows.start + self.kept(rows)
         if stop == rows.start:
-            return {n: np.empty((0, *self.shape(n)), self.dtype(n)) for n in self.maps}
+            return {n: np.empty((0, *p.shape), p.dtype) for n, p in self._parts.items()}
         try:
-            maps = {n: self._read(n, range(rows.start, stop)) for n in self.maps}
+            kept = {n: self._read(n, range(rows.start, stop)) for n in self._parts}
         except (Damaged, ValueError):  # zarr's answer to a wrong crc32c
-            maps = {}
-        if not maps or done.mark(maps) != self._mark(rows):
+            kept = {}
+        if not kept or done.mark(kept) != self._mark(rows):
             raise StoreError(f"{self.path}: {self.name}: a finished block is missing or damaged;"
                              " run 'gate-cache verify --repair', then 'gate-cache extract'")
-        return maps
+        return kept
 
     def _read(self, name: str, rows: range) -> npt.NDArray[Any]:
         meta = self._metas[name]
@@ -132,7 +153,33 @@ class GroupWriter:
         chunks.read(rows, [row.data for row in flat], "always")
         return found
 
+    def draft(self, rows: range) -> Stored:
+        """A block's arrays: the kept rows as they are, what stands for NaN in the others."""
+        found = {n: np.full((len(rows), *p.shape), p.fill, p.dtype)
+                 for n, p in self._parts.items()}
+        for name, kept in self.read_kept(rows).items():
+            found[name][: len(kept)] = kept
+        return found
+
+    def encode(self, name: str, values: npt.NDArray[Any]) -> Stored:
+        """Rows of one map as they are stored.
+
+        Raises
+        ------
+        gate_cache.store.codes.DoesNotFit
+            A value is too large.
+        """
+        found = encode(self.encoding, values)
+        return {name + suffix: array for suffix, array in found.items()}
+
     def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
+        """Write one whole block of values, name to (len(rows), C, h, w); see `write_stored`."""
+        stored: Stored = {}
+        for name in self.maps:
+            stored |= self.encode(name, maps[name])
+        self.write_stored(rows, stored, absent)
+
+    def write_stored(self, rows: range, arrays: Maps, absent: Collection[int] = ()) -> None:
         """Write one whole block, then mark it done.
 
         Whatever happens on the way, the mark is true: it goes before rows that it vouches for are
@@ -141,7 +188,7 @@ class GroupWriter:
         Parameters
         ----------
         rows : the block's rows
-        maps : name to array (len(rows), C, h, w)
+        arrays : name to the rows of each stored array
         absent : rows of the block whose image is gone; their maps are NaN
 
         Raises
@@ -149,7 +196,7 @@ class GroupWriter:
         DiskError
             The disk refused; the block stays undone.
         """
-        ordered = {name: np.ascontiguousarray(maps[name], self.dtype(name)) for name in self.maps}
+        ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self._parts.items()}
         block = rows.start // self.block
         with disk_errors(self.path):
             if self._held:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from gate_cache.features import nbytes
+from gate_cache.store.encodings import Encoding
 
 FORMAT = 2
 """1: as 2, but without checksums of attributes and of the table of samples."""
@@ -29,31 +29,44 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Map name to the shape of one image's map."""
 
 
-def block_rows(shapes: Iterable[tuple[int, ...]], dtype: str) -> int:
+def block_rows(shapes: Iterable[tuple[int, ...]], encoding: Encoding | str) -> int:
     """Rows of a block: about 96 MB of the largest map, between 8 and 1,024, a power of two.
 
     16 for SD v1.5 at 512 pixels (5.2 MB a row in its largest map, float16).
     """
-    largest = max(nbytes(shape, dtype) for shape in shapes)
+    largest = max(Encoding.of(encoding).nbytes(shape) for shape in shapes)
     low, high = BLOCK_ROWS
     return 1 << round(math.log2(min(max(BLOCK_BYTES / largest, low), high)))
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes and files of one group on disk."""
+    """Bytes and files of one group on disk.
+
+    Attributes
+    ----------
+    at_most : whether the bytes are the most that it can be, since they are compressed
+    """
 
     bytes: int
     files: int
+    at_most: bool = False
 
 
-def group_footprint(shapes: Shapes, dtype: str, rows: int, block: int) -> Footprint:
+def group_footprint(shapes: Shapes, encoding: Encoding | str, rows: int, block: int) -> Footprint:
     """What a finished group of `rows` images takes: shards, their indexes, metadata, done."""
-    blocks = math.ceil(rows / block)
-    data = sum(rows * (nbytes(s, dtype) + _CRC) for s in shapes.values())
-    index = len(shapes) * blocks * (block * _INDEX_ENTRY + _CRC)
-    meta = _GROUP_META + (len(shapes) + 1) * _ARRAY_META
-    return Footprint(data + index + meta + blocks * 8, (len(shapes) + 1) * (blocks + 1) + 1)
+    blocks, asked = math.ceil(rows / block), Encoding.of(encoding)
+    parts = [part for shape in shapes.values() for part in asked.parts(shape)]
+    data = sum(rows * (_most(part.nbytes, asked.codec) + _CRC) for part in parts)
+    index = len(parts) * blocks * (block * _INDEX_ENTRY + _CRC)
+    meta = _GROUP_META + (len(parts) + 1) * _ARRAY_META
+    return Footprint(data + index + meta + blocks * 8, (len(parts) + 1) * (blocks + 1) + 1,
+                     asked.codec is not None)
+
+
+def _most(size: int, codec: str | None) -> int:
+    """The most that bytes take after a codec: zstd keeps what it cannot compress, and says so."""
+    return size if codec is None else size + size // 256 + 64
 
 
 def samples_footprint(ids: Iterable[str]) -> Footprint:

@@ -14,8 +14,9 @@ from gate_cache.fingerprint import Recipe
 from gate_cache.geometry import Square
 from gate_cache.places import Place, parse_place
 from gate_cache.store import done
-from gate_cache.store.attrs import META, open_store, read_array, read_attrs
+from gate_cache.store.attrs import META, ArrayMeta, open_store, read_array, read_attrs
 from gate_cache.store.chunks import Check, OpenFiles
+from gate_cache.store.encodings import Encoding, Part, encoding_of
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import ABSENT, DONE, LATENTS, SAMPLES
 from gate_cache.store.maps import MapView
@@ -64,17 +65,36 @@ class ComboView:
         """The model's input, and how images were brought into it."""
         return Square(int(self.recipe["size"]), self.recipe.get("resize", "squash"))
 
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How the maps are stored.
+
+        Raises
+        ------
+        StoreError
+            In a way that is not known here.
+        """
+        return encoding_of(f"{self.store.path}: {self.name}", self.attrs,
+                           str(self._meta(self.maps[0]).dtype))
+
     def __getitem__(self, name: str) -> MapView:
         if name not in self.maps:
             raise StoreError(f"{self.name} has no map '{name}'{did_you_mean(name, self.maps)};"
                              f" it has: {', '.join(self.maps)}")
         if name not in self._maps:
-            meta = read_array(self.store.folder, f"{self.name}/{name}")
-            if meta is None:
-                raise StoreError(f"{self.store.path}: {self.name}/{name}: its {META} is missing or"
-                                 f" damaged; {_REMOVE.format(self.name)}")
-            self._maps[name] = MapView(self, name, meta)
+            shape = self._meta(name).shape[1:]
+            parts = self.encoding.parts(shape)
+            metas = {part.suffix: self._meta(name + part.suffix, part) for part in parts}
+            self._maps[name] = MapView(self, name, shape, metas)
         return self._maps[name]
+
+    def _meta(self, array: str, part: Part | None = None) -> ArrayMeta:
+        """Of a stored array; it must fit the part that it is, where that is given."""
+        meta = read_array(self.store.folder, f"{self.name}/{array}")
+        if meta is None or (part and (meta.shape[1:], str(meta.dtype)) != (part.shape, part.dtype)):
+            raise StoreError(f"{self.store.path}: {self.name}/{array}: its {META} is missing or"
+                             f" damaged; {_REMOVE.format(self.name)}")
+        return meta
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.maps)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import zarr
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import SHORT, Recipe, fingerprint
@@ -16,6 +16,7 @@ from gate_cache.places import Place, Url
 from gate_cache.store.attrs import ATTRS, META, is_store, open_store, put_attrs, read_attrs, sealed
 from gate_cache.store.claims import Claim, claim
 from gate_cache.store.disk import disk_errors
+from gate_cache.store.encodings import ENCODING, Encoding, Part
 from gate_cache.store.folders import PARTIAL, Folder, open_folder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import DONE, FORMAT, SAMPLES
@@ -28,6 +29,9 @@ from gate_cache.store.samples import (
     read_samples,
     seal_samples,
 )
+
+ZSTD_LEVEL = 1
+"""Higher ones take longer and hardly make maps smaller."""
 
 
 class StoreWriter:
@@ -87,7 +91,7 @@ class StoreWriter:
         label: str,
         recipe: Recipe,
         shapes: Mapping[str, tuple[int, ...]],
-        dtype: str,
+        encoding: Encoding | str,
         about: Mapping[str, Any],
     ) -> GroupWriter:
         """Open the group with this recipe, or make it.
@@ -97,15 +101,16 @@ class StoreWriter:
         label : the combo's name; the group is called ``<label>-<8 hex>``
         recipe : all that decides the values
         shapes : map name to (C, h, w)
-        dtype : of the stored maps, for a new group
+        encoding : how maps are stored in a new group, or a dtype alone; an old one keeps its own
         about : further attributes (tokens, versions, weights)
         """
         with disk_errors(self.path):
             found = self.find(recipe)
-            group = found._group if found else self._make(label, recipe, shapes, about)
+            asked = Encoding.of(encoding)
+            group = found._group if found else self._make(
+                label, recipe, shapes, {**about, ENCODING: asked.to_json()})
             for name, shape in shapes.items():
-                if name not in group:
-                    self._make_map(group, name, shape, dtype)
+                self._make_map(group, name, shape, found.encoding if found else asked)
             if DONE not in group:
                 group.create_array(DONE, shape=(0,), chunks=(1,), dtype="uint64",
                                    compressors=None, fill_value=0)
@@ -122,18 +127,13 @@ class StoreWriter:
         self.folder.settle(f"{name}/{META}")
         return group
 
-    def _make_map(self, group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        group.create_array(
-            name,
-            shape=(0, *shape),
-            chunks=(1, *shape),
-            shards=(self.block, *shape),
-            dtype=dtype,
-            compressors=[Crc32cCodec()],
-            fill_value=float("nan"),
-            dimension_names=("sample", "channel", "y", "x"),
-        )
-        self.folder.settle(f"{group.path}/{name}/{META}")
+    def _make_map(self, group: zarr.Group, name: str, shape: tuple[int, ...],
+                  encoding: Encoding) -> None:
+        """The arrays of one map that are not there yet."""
+        for part in encoding.parts(shape):
+            if name + part.suffix not in group:
+                _make_array(group, name, part, self.block, encoding.codec)
+                self.folder.settle(f"{group.path}/{name}{part.suffix}/{META}")
 
     def upgrade(self) -> None:
         """Bring a store of an older format up to this one: what is there keeps its bytes."""
@@ -145,6 +145,21 @@ class StoreWriter:
                     put_attrs(self.folder, cast("zarr.Group", self._group[name]), attrs)
             seal_samples(self.folder, self._group, self.samples)
             self.attrs = put_attrs(self.folder, self._group, {**self.attrs, "format": FORMAT})
+
+
+def _make_array(group: zarr.Group, name: str, part: Part, block: int, codec: str | None) -> None:
+    """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum."""
+    group.create_array(
+        name + part.suffix,
+        shape=(0, *part.shape),
+        chunks=(1, *part.shape),
+        shards=(block, *part.shape),
+        dtype=part.dtype,
+        compressors=[*([ZstdCodec(level=ZSTD_LEVEL)] if codec else ()), Crc32cCodec()],
+        fill_value=part.fill,
+        dimension_names=("sample", "channel", "y", "x")[: 1 + len(part.shape)],
+        attributes={ATTRS: {"decode": part.decode}} if part.decode else None,
+    )
 
 
 def join_writer(path: Place) -> StoreWriter:
