@@ -1,0 +1,159 @@
+"""Pictures of a store: colours that can be compared, pages that say what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import WriteManifest
+from PIL import Image
+
+from gate_cache import FeatureStore
+from gate_cache.cli import main
+from gate_cache.errors import UserError
+from gate_cache.learn.pca import ColourPCA
+from gate_cache.manifest import Loaded
+from gate_cache.progress import Silent
+from gate_cache.report.pictures import Cell, Row, fitted, grid, heat, save
+from gate_cache.report.show import draw
+from gate_cache.roots import Roots
+from gate_cache.stages.show import Source, open_shown, show
+
+Toy = tuple[Loaded, Roots, Path]
+
+
+# ------------------------------------------------------------------------------------- colours
+
+
+def maps(count: int = 3, channels: int = 8, side: int = 6) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    spread = np.array([9.0, 4.0, 2.0, *([0.01] * (channels - 3))])[:, None, None]
+    return [(generator.standard_normal((channels, side, side)) * spread).astype(np.float32)
+            for _ in range(count)]
+
+
+def test_colours_are_the_first_three_components() -> None:
+    found = maps()
+    colours = ColourPCA(found)
+    assert sum(colours.explained) > 0.99
+    red = np.concatenate([colours(m)[..., 0].ravel() for m in found]).astype(float)
+    first = np.concatenate([m[0].ravel() for m in found])
+    inside = (red > 0) & (red < 255)
+    assert abs(np.corrcoef(red[inside], first[inside])[0, 1]) > 0.99
+
+
+def test_one_value_has_one_colour_in_every_image() -> None:
+    a, b = maps(2)
+    b[:, 2, 3] = a[:, 1, 1]
+    colours = ColourPCA([a, b])
+    assert np.array_equal(colours(a)[1, 1], colours(b)[2, 3])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 4, 4), (8, 1, 1), (5, 3, 2)])
+def test_few_channels_and_positions_have_colours_too(shape: tuple[int, int, int]) -> None:
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    assert ColourPCA([values])(values).shape == (*shape[1:], 3)
+
+
+def test_a_constant_map_is_no_error() -> None:
+    flat = np.ones((4, 3, 3), np.float32)
+    assert len(np.unique(ColourPCA([flat])(flat).reshape(-1, 3), axis=0)) == 1
+
+
+def test_heat_goes_from_dark_to_light() -> None:
+    light = heat(np.linspace(0, 1, 50)[None]).astype(int).sum(2)[0]
+    assert (np.diff(light) >= 0).all() and light[-1] > 3 * light[0]
+    assert heat(np.zeros((2, 2))).shape == (2, 2, 3)
+
+
+# --------------------------------------------------------------------------------------- pages
+
+
+def test_cells_keep_their_shape_and_values() -> None:
+    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert fitted(picture, 8).shape == (8, 8, 3)
+    assert np.array_equal(fitted(picture, 8)[::4, ::4], picture)
+    assert fitted(np.zeros((10, 20, 3), np.uint8), 8).shape == (4, 8, 3)
+
+
+def test_a_grid_holds_all_its_pictures() -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    cells = [Cell(np.full((4, 4, 3), c, np.uint8), "a caption " * 20) for c in colours]
+    page = grid([Row("one", cells[:2]), Row("a very long title " * 30, cells[2:])], "title")
+    for colour in colours:
+        assert (page == colour).all(2).sum() >= 100 * 100
+
+
+def test_a_picture_is_written_whole(tmp_path: Path) -> None:
+    path = save(np.zeros((3, 5, 3), np.uint8), tmp_path / "deep" / "a.png")
+    with Image.open(path) as found:
+        assert found.size == (5, 3)
+    assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+# --------------------------------------------------------------------------------------- stores
+
+
+@pytest.fixture
+def source(toy: Toy) -> Source:
+    return open_shown(toy[0].path, toy[1], Silent())
+
+
+def test_all_combos_and_words_are_shown(source: Source) -> None:
+    found = list(show(source))
+    assert len(found) == 4
+    for each in found:
+        assert set(each.conv) == {"plain", "seed-1", "lora", "control"}
+        assert [m.shape for m in each.conv["plain"].values()] == [
+            (4, 4, 3), (8, 8, 3), (16, 16, 3), (16, 16, 3)]
+        assert [word for word, _ in each.attention["attn"]] == ["photo"]
+        assert each.image is not None and each.image.shape == (64, 64, 3)
+
+
+def test_what_is_asked_for_is_shown(source: Source) -> None:
+    name = source.store.samples[2]
+    (found,) = show(source, [name], ["lora", "attn"], ["a"])
+    assert found.id == name and list(found.conv) == ["lora"]
+    assert [word for word, _ in found.attention["attn"]] == ["a"]
+
+
+@pytest.mark.parametrize("asked, said", [
+    ({"images": ["nowhere"]}, "'nowhere' is no image of this store"),
+    ({"images": ["train"]}, "'train' fits 4 images"),
+    ({"combos": ["plan"]}, "did you mean 'plain'"),
+    ({"tokens": ["hose"]}, "its prompt has no word 'hose'"),
+])
+def test_what_is_not_there_is_named(source: Source, asked: dict[str, list[str]],
+                                    said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        list(show(source, **asked))
+
+
+def test_pages_are_drawn(source: Source, tmp_path: Path) -> None:
+    paths = list(draw(source, [], [], [], tmp_path / "out"))
+    assert len(paths) == len({p.name for p in paths}) == 4
+    for path in paths:
+        with Image.open(path) as page:
+            assert page.width > 700 and page.height > 900
+
+
+def test_a_store_alone_is_shown_without_its_pictures(toy: Toy) -> None:
+    (found, *_) = show(open_shown(toy[2], toy[1], Silent()))
+    assert found.image is None and found.conv
+
+
+def test_the_command(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                     monkeypatch: pytest.MonkeyPatch) -> None:
+    name = FeatureStore.open(toy[2]).samples[1]
+    monkeypatch.setattr("sys.argv", ["gate-cache", "show", str(toy[2]), "--combo", "plain",
+                                     "--image", name, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert Path(capsys.readouterr().out.strip()) == tmp_path / f"{name.replace('/', '_')}.png"
+
+
+def test_an_unfinished_store_says_so(manifest: WriteManifest, toy: Toy) -> None:
+    with pytest.raises(UserError, match="no such store"):
+        open_shown(toy[2].parent / "none.zarr", toy[1], Silent())
