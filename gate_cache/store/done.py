@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.errors import StoreError
+from gate_cache.store.attrs import read_meta
+from gate_cache.store.documents import Document, array_document
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import DONE
 
@@ -37,6 +39,17 @@ def checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         value = crc32c.crc32c(little.reshape(-1).view(np.uint8).data, value)
     return int(value)
+
+
+def document(blocks: int) -> Document:
+    """The metadata of the array of marks."""
+    return array_document(shape=(blocks,), chunks=(1,), dtype="uint64", compressors=None,
+                          fill_value=0)
+
+
+def slots(folder: Folder, group: str) -> int:
+    """How many blocks the array of marks has a place for."""
+    return int((read_meta(folder, f"{group}/{DONE}") or {"shape": [0]})["shape"][0])
 
 
 def read_marks(folder: Folder, group: str) -> Marks:

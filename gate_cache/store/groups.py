@@ -13,9 +13,10 @@ import zarr
 
 from gate_cache.errors import StoreError
 from gate_cache.store import done
-from gate_cache.store.attrs import META, ArrayMeta, array_in, put_attrs, read_array, read_attrs
+from gate_cache.store.attrs import META, ArrayMeta, array_in, read_array, read_attrs
 from gate_cache.store.chunks import Chunks, OpenFiles
 from gate_cache.store.disk import disk_errors
+from gate_cache.store.documents import put_attrs, resize
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import ABSENT, DONE, blocks_of
 from gate_cache.store.shards import Damaged, shard_parts
@@ -89,14 +90,24 @@ class GroupWriter:
             self.folder.remove_partials(self.name)
             for name in self.maps:
                 if self._metas[name].shape[0] < self.rows:
-                    self._resize(name, (self.rows, *self.shape(name)))
-            marks, blocks = array_in(self._group, DONE), len(blocks_of(self.rows, self.block))
-            if marks.shape[0] < blocks:
-                self._resize(DONE, (blocks,))
+                    resize(self.folder, f"{self.name}/{name}", (self.rows, *self.shape(name)))
+            marks, blocks = f"{self.name}/{DONE}", len(blocks_of(self.rows, self.block))
+            if done.slots(self.folder, self.name) < blocks:
+                resize(self.folder, marks, (blocks,))
 
-    def _resize(self, name: str, shape: tuple[int, ...]) -> None:
-        array_in(self._group, name).resize(shape)
-        self.folder.settle(f"{self.name}/{name}/{META}")
+    def recheck(self) -> None:
+        """Undo blocks that do not read back whole: these arrays were made anew over old shards.
+
+        Rows that are void are undone too: which they are may have been lost.
+        """
+        self.fit()
+        for rows in blocks_of(self.rows, self.block):
+            try:
+                whole = all(np.isfinite(m).all() for m in self.read_kept(rows).values())
+            except StoreError:
+                whole = False
+            if not whole:
+                done.write_mark(self.folder, self.name, rows.start // self.block, 0)
 
     def read_kept(self, rows: range) -> dict[str, npt.NDArray[Any]]:
         """The kept rows of a block, of all maps, checked against the block's checksum.
@@ -185,5 +196,5 @@ class GroupWriter:
     def _note(self, absent: set[int]) -> None:
         if absent != set(self.attrs.get(ABSENT, ())):
             with disk_errors(self.path):
-                self.attrs = put_attrs(self.folder, self._group,
+                self.attrs = put_attrs(self.folder, self.name,
                                        {**self.attrs, ABSENT: sorted(absent)})

@@ -13,8 +13,19 @@ from zarr.codecs import Crc32cCodec
 
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import SHORT, Recipe, fingerprint
-from gate_cache.store.attrs import ATTRS, META, is_store, open_store, put_attrs, read_attrs, sealed
+from gate_cache.store import done
+from gate_cache.store.attrs import (
+    MEND,
+    META,
+    is_store,
+    is_whole,
+    open_store,
+    read_array,
+    read_attrs,
+    read_meta,
+)
 from gate_cache.store.disk import disk_errors
+from gate_cache.store.documents import make_array, put_attrs, write_array
 from gate_cache.store.folders import open_folder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import DONE, FORMAT, SAMPLES
@@ -59,17 +70,30 @@ class StoreWriter:
     def append(self, new: Sequence[NewSample]) -> Samples:
         """Append rows to the table; they count once the group's attribute says so."""
         with disk_errors(self.path):
-            append_samples(self.folder, self._group, new)
+            append_samples(self.folder, new)
         self.samples = read_samples(self.folder)
         return self.samples
 
     def find(self, recipe: Recipe) -> GroupWriter | None:
-        """The group with this recipe, whatever it is called."""
+        """The group with this recipe, whatever it is called.
+
+        Raises
+        ------
+        StoreError
+            It is there, but its metadata is damaged.
+        """
         wanted = fingerprint(recipe)
         for name in self.folder.names():
-            if read_attrs(self.folder, name).get("fingerprint") == wanted:
-                return self._writer(cast("zarr.Group", self._group[name]))
+            attrs = read_attrs(self.folder, name)
+            if attrs.get("fingerprint") == wanted or name.endswith(f"-{wanted[:SHORT]}"):
+                if is_whole(attrs, self.attrs["format"]):
+                    return self._writer(cast("zarr.Group", self._group[name]))
+                self._refuse_damaged(name)
         return None
+
+    def _refuse_damaged(self, key: str) -> None:
+        if self.folder.read(f"{key}/{META}") is not None:
+            raise StoreError(f"{self.path}: {key}/{META} is damaged; {MEND}")
 
     def _writer(self, group: zarr.Group) -> GroupWriter:
         return GroupWriter(self.path, self.folder, group, len(self.samples), self.block)
@@ -95,28 +119,36 @@ class StoreWriter:
         with disk_errors(self.path):
             found = self.find(recipe)
             group = found._group if found else self._make(label, recipe, shapes, about)
-            for name, shape in shapes.items():
-                if name not in group:
-                    self._make_map(group, name, shape, dtype)
-            if DONE not in group:
-                group.create_array(DONE, shape=(0,), chunks=(1,), dtype="uint64",
-                                   compressors=None, fill_value=0)
-                self.folder.settle(f"{group.path}/{DONE}/{META}")
-        return self._writer(group)
+            lost = [name for name in shapes if self._lacks(f"{group.path}/{name}")]
+            for name in lost:
+                self._make_map(group, name, shapes[name], dtype)
+            if self._lacks(f"{group.path}/{DONE}"):
+                write_array(self.folder, f"{group.path}/{DONE}", done.document(0))
+            writer = self._writer(group)
+            if (lost or not found) and done.read_marks(self.folder, group.path).any():
+                writer.recheck()
+        return writer
+
+    def _lacks(self, key: str) -> bool:
+        """Whether an array is to be made."""
+        if read_array(self.folder, key) is not None:
+            return False
+        self._refuse_damaged(key)
+        return True
 
     def _make(self, label: str, recipe: Recipe, shapes: Mapping[str, tuple[int, ...]],
               about: Mapping[str, Any]) -> zarr.Group:
         digest = fingerprint(recipe)
         attrs = {"combo": label, "kind": recipe["kind"], "fingerprint": digest,
                  "maps": list(shapes), "recipe": recipe, **about}
-        name = f"{label}-{digest[:SHORT]}"
-        group = self._group.create_group(name, attributes={ATTRS: sealed(attrs)})
-        self.folder.settle(f"{name}/{META}")
-        return group
+        old = [n for n in self.folder.names() if n.endswith(f"-{digest[:SHORT]}")]
+        name = old[0] if old else f"{label}-{digest[:SHORT]}"  # one that lost its metadata
+        put_attrs(self.folder, name, attrs)
+        return cast("zarr.Group", self._group[name])
 
     def _make_map(self, group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) -> None:
-        group.create_array(
-            name,
+        make_array(
+            self.folder, f"{group.path}/{name}",
             shape=(0, *shape),
             chunks=(1, *shape),
             shards=(self.block, *shape),
@@ -125,7 +157,6 @@ class StoreWriter:
             fill_value=float("nan"),
             dimension_names=("sample", "channel", "y", "x"),
         )
-        self.folder.settle(f"{group.path}/{name}/{META}")
 
     def upgrade(self) -> None:
         """Bring a store of an older format up to this one: what is there keeps its bytes."""
@@ -133,10 +164,14 @@ class StoreWriter:
             return
         with disk_errors(self.path):
             for name in self.folder.names():
-                if attrs := read_attrs(self.folder, name):
-                    put_attrs(self.folder, cast("zarr.Group", self._group[name]), attrs)
-            seal_samples(self.folder, self._group, self.samples)
-            self.attrs = put_attrs(self.folder, self._group, {**self.attrs, "format": FORMAT})
+                attrs = read_attrs(self.folder, name)
+                for array in self.folder.names(name) if attrs or name == SAMPLES else ():
+                    if document := read_meta(self.folder, f"{name}/{array}"):
+                        write_array(self.folder, f"{name}/{array}", document)
+                if attrs:
+                    put_attrs(self.folder, name, attrs)
+            seal_samples(self.folder, self.samples)
+            self.attrs = put_attrs(self.folder, "", {**self.attrs, "format": FORMAT})
 
 
 def join_writer(path: Path) -> StoreWriter:
@@ -193,9 +228,9 @@ def _create(path: Path, attrs: Any) -> None:
     if path.exists() and not _half_made(path):
         raise StoreError(f"{path}: exists and is no store; give store.path another name")
     folder = open_folder(path)
-    group = zarr.open_group(folder.zarr(), mode="w", zarr_format=3)
-    create_samples(group)
-    put_attrs(folder, group, attrs)
+    zarr.open_group(folder.zarr(), mode="w", zarr_format=3)
+    create_samples(folder)
+    put_attrs(folder, "", attrs)
 
 
 def _half_made(path: Path) -> bool:
