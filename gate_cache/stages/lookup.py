@@ -67,6 +67,7 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     if found:
         raise StoreError(f"{store.path}: '{name}' was extracted with {len(found)} sets of weights"
                          f" ({', '.join(v.name for v in found)}); remove the old ones")
+    store.refuse_damaged(name)
     older = [v for v in views if v.label == name]
     if older:
         now = {"resize": manifest.model.fit, **(recipe or _wanted(manifest, name))}

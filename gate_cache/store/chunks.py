@@ -70,7 +70,7 @@ class OpenFiles:
             if found is not None:
                 self._open.move_to_end(key)
                 return found
-        opened = _open(self._folder, key, slots, chunk)
+        opened = open_shard(self._folder, key, slots, chunk)
         with self._lock:
             self._open[key] = opened
             if len(self._open) > self._most:
@@ -158,7 +158,14 @@ class Chunks:
                 self._run(key, slot, [buffer], check)
 
 
-def _open(folder: Folder, key: str, slots: int, chunk: int) -> OpenShard:
+def open_shard(folder: Folder, key: str, slots: int, chunk: int) -> OpenShard:
+    """A shard's file with its index.
+
+    Raises
+    ------
+    Damaged
+        It is not there, or its index is damaged.
+    """
     file = folder.open(key)
     if file is None:
         raise Damaged(f"{key} is missing")

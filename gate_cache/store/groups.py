@@ -13,7 +13,7 @@ import zarr
 
 from gate_cache.errors import StoreError
 from gate_cache.store import done
-from gate_cache.store.attrs import META, ArrayMeta, array_in, read_array, read_attrs
+from gate_cache.store.attrs import MEND, META, ArrayMeta, array_in, read_array, read_attrs
 from gate_cache.store.chunks import Chunks, OpenFiles
 from gate_cache.store.disk import disk_errors
 from gate_cache.store.documents import put_attrs, resize
@@ -48,8 +48,7 @@ class GroupWriter:
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in self.maps}
         bad = [name for name, meta in found.items() if meta is None]
         if bad:
-            raise StoreError(f"{self.path}: {self.name}/{bad[0]}: its {META} is damaged; remove the"
-                             f" folder {self.name} and extract again")
+            raise StoreError(f"{self.path}: {self.name}/{bad[0]}/{META} is damaged; {MEND}")
         return {name: meta for name, meta in found.items() if meta}
 
     def dtype(self, name: str) -> np.dtype[Any]:
@@ -126,7 +125,7 @@ class GroupWriter:
             maps = {}
         if not maps or done.mark(maps) != self._mark(rows):
             raise StoreError(f"{self.path}: {self.name}: a finished block is missing or damaged;"
-                             " run 'gate-cache verify --repair', then 'gate-cache extract'")
+                             f" {MEND}")
         return maps
 
     def _read(self, name: str, rows: range) -> npt.NDArray[Any]:

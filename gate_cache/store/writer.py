@@ -184,6 +184,29 @@ def join_writer(path: Path) -> StoreWriter:
 
 
 @contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from writing to a store.
+
+    Raises
+    ------
+    StoreError
+        Another one does.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise StoreError(f"{path}: another gate-cache extract is writing to this store; wait"
+                             " until it ends") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapping[str, str],
                 threads: int | None = None) -> Iterator[StoreWriter]:
     """Open a store for writing, making it where there is none; one writer at a time.
@@ -200,15 +223,7 @@ def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapp
     StoreError
         Another process writes to it, it belongs to another data set, or is no store.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path.parent / f".{path.name}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise StoreError(f"{path}: another gate-cache extract is writing to this store; wait"
-                             " until it ends") from None
-    try:
+    with alone(path):
         with disk_errors(path):
             if not is_store(path):
                 _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
@@ -219,8 +234,6 @@ def open_writer(path: Path, dataset: str, block: int, batch: int, versions: Mapp
                              f" '{dataset}'; give store.path another name")
         writer.upgrade()
         yield writer
-    finally:
-        lock.release()
 
 
 def _create(path: Path, attrs: Any) -> None:
