@@ -263,6 +263,42 @@ def caption(manifest: ManifestPath,
 
 
 @app.command()
+def verify(target: Annotated[Path, typer.Argument(help="A store, or a manifest for its store.")],
+           repair: Annotated[bool, typer.Option(
+               "--repair", help="Mend what can be; damaged blocks become undone.")] = False,
+           recompute: Annotated[int, typer.Option(
+               min=0, help="Of a manifest: extract so many rows again and compare them, instead of"
+               " reading everything.")] = 0,
+           seed: Annotated[int, typer.Option(min=0, help="Of the choice of these rows.")] = 0,
+           threads: Annotated[int | None, typer.Option(
+               min=1, help="That read [one a core, at most 8].")] = None,
+           data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
+           outside: Outside = False, as_json: Json = False) -> None:
+    """Check a store against its checksums. Exit code 1 where something is damaged."""
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.store_tables import show_recomputed, show_verified
+    from gate_cache.stages.verify import is_manifest, store_at
+    from gate_cache.stages.verify import verify as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    if recompute:
+        from gate_cache.manifest import load
+        from gate_cache.stages.canary import recompute as canary
+
+        if repair or not is_manifest(target):
+            raise UserError("--recompute needs the manifest, and goes without --repair:"
+                            " gate-cache verify MANIFEST --recompute 8")
+        again = canary(load(target), roots, recompute, seed=seed, device=device,
+                       progress=console_progress())
+        return _print_json(again, equal=again.equal) if as_json else show_recomputed(again)
+    found = stage(store_at(target, roots), repair=repair, threads=threads,
+                  progress=console_progress())
+    _print_json(found, sound=found.sound) if as_json else show_verified(found)
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from gate_cache import __version__

@@ -9,11 +9,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from gate_cache.manifest import load
 from gate_cache.progress import Progress, Silent
+from gate_cache.roots import Roots
+from gate_cache.stages.plan import store_of
 from gate_cache.store.attrs import open_store
 from gate_cache.store.audit import Audit
 from gate_cache.store.blocks import Block
-from gate_cache.store.disk import disk_errors, human
+from gate_cache.store.disk import disk_errors
 from gate_cache.store.findings import Finding
 from gate_cache.store.writer import alone
 
@@ -57,8 +60,18 @@ class Verified:
 
     @property
     def sound(self) -> bool:
-        """Whether everything is as it was written."""
-        return not self.problems
+        """Whether everything is as it was written, or is mended."""
+        return all(problem.mended for problem in self.problems)
+
+
+def store_at(target: Path, roots: Roots) -> Path:
+    """The store that a command's argument means: itself, or that of a manifest."""
+    return store_of(load(target), roots) if is_manifest(target) else target
+
+
+def is_manifest(target: Path) -> bool:
+    """Whether a command's argument is a manifest, not a store."""
+    return target.suffix.lower() in (".yaml", ".yml")
 
 
 def verify(path: Path, *, repair: bool = False, threads: int | None = None,
@@ -103,8 +116,3 @@ def _problem(found: Finding, repair: bool) -> Problem:
         found.mend.do()
         return Problem(found.place, found.what, f"mended: {found.mend.says}", True)
     return Problem(found.place, found.what, "--repair can mend it")
-
-
-def total(found: Verified) -> str:
-    """What was looked at, for people."""
-    return f"{found.groups} groups, {found.blocks} blocks, {human(found.bytes)}"

@@ -126,18 +126,19 @@ class Audit:
         yield from self._form(name)
         if not name.endswith(f"-{attrs['fingerprint'][:SHORT]}"):
             yield note(name, f"is the group of fingerprint {attrs['fingerprint'][:SHORT]}, renamed")
-        marked = self._marked(name)
+        marks = self._marks_of(name)
+        marked = {i: raw for i, raw in marks.items() if raw != bytes(done.BYTES)}
         maps: dict[str, ArrayMeta | None] = {}
         for array in attrs["maps"]:
             maps[array] = yield from self._map(name, array, bool(marked))
-        yield from self._marks(name, bool(marked))
+        yield from self._marks(name, marks, bool(marked))
         yield from self._strays(name, {META, DONE, *attrs["maps"]})
         self.blocks += [Block(self.folder, name, maps, i, self.attrs["block"])
                         for i, raw in marked.items() if len(raw) == done.BYTES]
 
     def _headless(self, name: str) -> Iterator[Finding]:
         """A folder without metadata."""
-        if self._marked(name):
+        if any(map(any, self._marks_of(name).values())):
             yield Finding(f"{name}/{META}", "is missing", way_out="'gate-cache extract' makes it"
                           " anew where its manifest names it, and checks the rows")
         else:
@@ -171,14 +172,13 @@ class Audit:
 
     # ------------------------------------------------------------------------------ marks
 
-    def _marked(self, group: str) -> dict[int, bytes]:
-        """Marks that say that a block is done, or are damaged."""
+    def _marks_of(self, group: str) -> dict[int, bytes]:
+        """All marks as they are on disk."""
         names = [n for n in self.folder.names(f"{group}/{DONE}/c") if n.isdigit()]
         found = self.folder.read_many([f"{group}/{DONE}/c/{n}" for n in names])
-        return {int(n): raw for n, raw in zip(names, found, strict=True)
-                if raw is not None and raw != bytes(done.BYTES)}
+        return {int(n): raw for n, raw in zip(names, found, strict=True) if raw is not None}
 
-    def _marks(self, group: str, marked: bool) -> Iterator[Finding]:
+    def _marks(self, group: str, marks: dict[int, bytes], marked: bool) -> Iterator[Finding]:
         if self.samples is None:
             return
         key, blocks = f"{group}/{DONE}", blocks_of(len(self.samples), self.attrs["block"])
@@ -189,15 +189,11 @@ class Audit:
         yield from self._known(key, done.document(places), done.document(len(blocks)))
         missing = 0
         for i, rows in enumerate(blocks):
-            missing += len(rows)
-            try:
-                mark = done.read_mark(self.folder, group, i)
-            except StoreError:
+            raw = marks.get(i, bytes(done.BYTES))
+            have = int.from_bytes(raw, "little") >> 32
+            if (any(raw) and not 1 <= have <= len(rows)) or len(raw) != done.BYTES:
                 yield self._bad_mark(group, i)
-                continue
-            if mark and not 1 <= mark >> 32 <= len(rows):
-                yield self._bad_mark(group, i)
-            missing -= min(mark >> 32, len(rows))
+            missing += len(rows) - min(have, len(rows))
         if missing:
             yield note(group, f"{missing} of {len(self.samples)} rows are not extracted")
         yield from self._strays(key, {META, "c"})

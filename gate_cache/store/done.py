@@ -8,6 +8,7 @@ in the low 32 bits crc32c over the raw bytes of each map's rows, map after map i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import crc32c
@@ -42,8 +43,12 @@ def checksum(arrays: Mapping[str, npt.NDArray[Any]], value: int = 0) -> int:
 
 def document(blocks: int) -> Document:
     """The metadata of the array of marks."""
-    return array_document(shape=(blocks,), chunks=(1,), dtype="uint64", compressors=None,
-                          fill_value=0)
+    return {**_no_marks(), "shape": [blocks]}
+
+
+@cache
+def _no_marks() -> Document:
+    return array_document(shape=(0,), chunks=(1,), dtype="uint64", compressors=None, fill_value=0)
 
 
 def slots(folder: Folder, group: str) -> int:

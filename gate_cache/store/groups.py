@@ -18,7 +18,7 @@ from gate_cache.store.chunks import Chunks, OpenFiles
 from gate_cache.store.disk import disk_errors
 from gate_cache.store.documents import put_attrs, resize
 from gate_cache.store.folders import Folder
-from gate_cache.store.layout import ABSENT, DONE, blocks_of
+from gate_cache.store.layout import ABSENT, DEVICES, DONE, blocks_of
 from gate_cache.store.shards import Damaged, shard_parts
 
 Maps = Mapping[str, npt.NDArray[Any]]
@@ -187,6 +187,14 @@ class GroupWriter:
             kept = {r for r in kept if r not in rows or r in stay}
             kept |= {r for r in rows[len(stay):] if r in gone}
         self._note(kept)
+
+    def note_device(self, device: str) -> None:
+        """Say that some rows are computed on this device."""
+        known = self.attrs.get(DEVICES, [])
+        if device not in known:
+            with disk_errors(self.path):
+                self.attrs = put_attrs(self.folder, self.name,
+                                       {**self.attrs, DEVICES: sorted([*known, device])})
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""

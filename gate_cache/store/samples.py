@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -93,9 +94,14 @@ def create_samples(folder: Folder) -> None:
 
 def column_document(name: str, count: int) -> Document:
     """The metadata of a column."""
+    empty = _empty_column(name, SAMPLE_CHUNK)
+    return {**empty, "shape": [count, *empty["shape"][1:]]}
+
+
+@cache
+def _empty_column(name: str, chunk: int) -> Document:
     dtype, shape = next((dtype, shape) for n, dtype, shape in _COLUMNS if n == name)
-    return array_document(shape=(count, *shape), chunks=(SAMPLE_CHUNK, *shape), dtype=dtype,
-                          compressors=None)
+    return array_document(shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype, compressors=None)
 
 
 def append_samples(folder: Folder, new: Sequence[NewSample]) -> None:
