@@ -350,7 +350,7 @@ def test_the_report_is_plain_data(path: Path) -> None:
 
 
 def test_rows_computed_again_are_equal(toy: Toy) -> None:
-    loaded, roots, path = toy
+    loaded, roots, _ = toy
     found = recompute(loaded, roots, 3, seed=1, device="cpu")
     assert found.equal and len(found.rows) == 3
     assert {c.name: c.rows for c in found.combos} == {

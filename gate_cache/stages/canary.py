@@ -209,6 +209,7 @@ class _Run:
                  told: Any) -> list[Compared]:
         inputs = _Scattered(self._source, self._rows, readers)
         x0 = self._extractor.encode(inputs.images(self._rows))
+        x0 = np.ascontiguousarray(x0)  # as in a block: the layout decides a pass's last bits
         inputs.take_latents(x0)
         report = [self._compare_latents(x0)]
         views = {plan.name: view for plan, view in found}
