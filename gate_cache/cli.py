@@ -299,6 +299,40 @@ def verify(target: Annotated[Path, typer.Argument(help="A store, or a manifest f
 
 
 @app.command()
+def diff(a: Annotated[Path, typer.Argument(help="A manifest or a store.")],
+         b: Annotated[Path, typer.Argument(help="Another one.")],
+         values: Annotated[bool, typer.Option(
+             "--values", help="Of two stores, read and compare all maps.")] = False,
+         data: Data = None, models: Models = None, stores: Stores = None,
+         outside: Outside = False, as_json: Json = False) -> None:
+    """Show what differs between manifests and stores. Exit code 1 where something does."""
+    from gate_cache.report.store_tables import show_diff
+    from gate_cache.stages.diff import diff as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage(a, b, roots, values)
+    _print_json(found, same=found.same) if as_json else show_diff(found)
+    if not found.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(targets: Annotated[list[Path], typer.Argument(
+              help="Manifests whose combos to keep; stores, to clear what was cut off.")],
+          yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+          data: Data = None, models: Models = None, stores: Stores = None,
+          outside: Outside = False, as_json: Json = False) -> None:
+    """Show what of a store no manifest given names, and with --yes remove it."""
+    from gate_cache.report.store_tables import show_pruned
+    from gate_cache.stages.prune import prune as stage
+
+    found = stage(targets, Roots.resolve(outside, data=data, models=models, stores=stores), yes=yes)
+    if as_json:
+        return _print_json({"stores": [dataclasses.asdict(f) for f in found]})
+    show_pruned(found)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from gate_cache import __version__

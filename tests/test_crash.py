@@ -171,7 +171,7 @@ import os, sys
 import torch, diffusers, transformers, peft, zarr, dask.array, cv2
 import gate_cache.diffusion.extractor, gate_cache.stages.extract, gate_cache.report.console
 from gate_cache import cli
-for line in sys.stdin:
+while line := sys.stdin.readline():
     pid = os.fork()
     if not pid:
         sys.stdin.close()
@@ -184,6 +184,7 @@ for line in sys.stdin:
             os._exit(end.code if isinstance(end.code, int) else 0)
         os._exit(0)
     print(pid, flush=True)
+    sys.stdin.readline()
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 """Runs one command after the other, each in a process of its own, without importing anew."""
@@ -213,7 +214,8 @@ def test_a_hundred_random_kills_change_no_byte(tmp_path: Path, manifest: WriteMa
               file=server.stdin, flush=True)
         pid = int(server.stdout.readline())
         time.sleep(rng.uniform(0, longest))
-        os.kill(pid, signal.SIGKILL)  # not reaped before its exit status is read: the right one
+        os.kill(pid, signal.SIGKILL)  # not reaped before it is asked for: the right one
+        print(file=server.stdin, flush=True)
         code = int(server.stdout.readline())
         if code == -signal.SIGKILL:
             kills += 1
@@ -228,6 +230,7 @@ def test_a_hundred_random_kills_change_no_byte(tmp_path: Path, manifest: WriteMa
     print("extract", loaded.path, "--stores", roots[1].stores, "--device", "cpu",
           file=server.stdin, flush=True)
     server.stdout.readline()
+    print(file=server.stdin, flush=True)
     assert server.stdout.readline().strip() == "0"
     server.stdin.close()
     server.wait()

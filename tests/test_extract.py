@@ -215,7 +215,7 @@ def test_an_edited_prompt_is_another_combo_and_status_says_why(
     edited = manifest(conv={**TOY["conv"], "plain": {"prompt": "a boat"}})
     (found,) = [c for c in status(edited, roots).combos if c.state != "done"]
     assert (found.name, found.state) == ("plain", "stale")
-    assert found.why == ['settings.prompt: "a photo of a horse, high quality" → "a boat"']
+    assert found.why == ['prompt changed: "a photo of a horse, high quality" → "a boat"']
     assert extract(edited, roots, device="cpu").rows == {
         "latents": 0, "plain": 7, "seed-1": 0, "lora": 0, "control": 0, "attn": 0}
 
