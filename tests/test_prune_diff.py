@@ -97,7 +97,7 @@ def test_a_removal_that_is_cut_off_anywhere_is_finished_later(
     only = manifest(conv={"seed-1": TOY["conv"]["seed-1"]}, attention={})
     group = next(copy.glob("plain-*"))
     real = shutil.rmtree
-    for files in range(1, 30):
+    for files in (*range(1, 6), 9, 12, 99):
         def some(path: Path, left: list[int]) -> None:
             for file in [p for p in sorted(path.rglob("*"), reverse=True) if p.is_file()]:
                 if not left[0]:
@@ -243,4 +243,5 @@ def test_marks_go_before_data(copy: Path, roots: Roots, manifest: WriteManifest,
     monkeypatch.setattr(LocalFolder, "remove", lambda self, key: removed.append(key))
     found = pruned(manifest(**FEWER), roots, yes=True)
     name = found.groups[0].name
-    assert [k for k in removed if k.startswith(name)] == [f"{name}/done", f"{name}/zarr.json", name]
+    assert [k for k in removed if k.startswith(name)] == [
+        f"{name}/done/c", f"{name}/done", f"{name}/zarr.json", name]

@@ -14,7 +14,7 @@ _GROUP = re.compile(rf".+-[0-9a-f]{{{SHORT}}}")
 
 def remove_group(folder: Folder, name: str) -> None:
     """Remove a group: the marks that vouch for its data first, then its metadata, then the data."""
-    for key in (f"{name}/{DONE}", f"{name}/{META}", name):
+    for key in (f"{name}/{DONE}/c", f"{name}/{DONE}", f"{name}/{META}", name):
         folder.remove(key)
 
 
