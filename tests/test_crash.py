@@ -202,39 +202,48 @@ def test_a_hundred_random_kills_change_no_byte(tmp_path: Path, manifest: WriteMa
                       store={"block": 2, "batch": 2})
     roots = [Roots(stores=tmp_path / name) for name in ("straight", "killed")]
     expected = files(extract(loaded, roots[0], device="cpu").store)
-    store, rng, kills, ends = roots[1].stores / "toy.zarr", random.Random(0), 0, 0
+    store, rng = roots[1].stores / "toy.zarr", random.Random(0)
+    kills = further = ends = 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, text=True, env=environment)
     assert server.stdin and server.stdout
-    longest = 3.0
-    while kills < 100:
-        began = time.monotonic()
-        print("extract", loaded.path, "--stores", roots[1].stores, "--device", "cpu",
-              file=server.stdin, flush=True)
+    command = f"extract {loaded.path} --stores {roots[1].stores} --device cpu"
+
+    def run(seconds: float) -> int:
+        """Its exit code, after so many seconds at most."""
+        assert server.stdin and server.stdout
+        print(command, file=server.stdin, flush=True)
         pid = int(server.stdout.readline())
-        time.sleep(rng.uniform(0, longest))
+        wait = time.monotonic() + seconds
+        while time.monotonic() < wait and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.002)
         os.kill(pid, signal.SIGKILL)  # not reaped before it is asked for: the right one
         print(file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
+        return int(server.stdout.readline())
+
+    began = time.monotonic()
+    assert run(600) == 0
+    whole = time.monotonic() - began
+    shutil.rmtree(store)
+    while kills < 100:
+        marks = len(list(store.glob("*/done/c/*")))
+        code = run(rng.uniform(0.1, 1) * whole)
         if code == -signal.SIGKILL:
             kills += 1
+            further += len(list(store.glob("*/done/c/*"))) > marks
         else:
             ends += 1
             assert code == 0
-            longest = min(longest, time.monotonic() - began)
             assert files(store) == expected
             shutil.rmtree(store)
         if (store / "zarr.json").exists() and kills % 10 == 0:
             assert verify(store).sound
-    print("extract", loaded.path, "--stores", roots[1].stores, "--device", "cpu",
-          file=server.stdin, flush=True)
-    server.stdout.readline()
-    print(file=server.stdin, flush=True)
-    assert server.stdout.readline().strip() == "0"
+    assert run(600) == 0
     server.stdin.close()
     server.wait()
     assert files(store) == expected
     found = verify(store)
     assert found.sound and found.notes == []
-    print(f"{kills} kills, {ends} runs that ended before theirs")
+    assert further >= 20
+    print(f"{kills} kills, {further} of them after a block of that run, {ends} runs that ended")
