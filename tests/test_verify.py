@@ -254,6 +254,18 @@ def test_metadata_that_is_known_is_written_anew(path: Path, name: str) -> None:
     assert files(path) == before
 
 
+def test_damaged_metadata_of_a_column_is_not_sealed_anew(path: Path) -> None:
+    meta = path / "samples/height/zarr.json"
+    meta.write_bytes(meta.read_bytes().replace(b'"int32"', b'"int16"'))
+    with open_writer(path, "toy", BLOCK, 2, {}) as store, pytest.raises(
+            StoreError, match=r"samples/height/zarr\.json is damaged; run 'gate-cache verify"):
+        add_samples(store, ROWS + 1)
+    mended(path)
+    with writing(path, ROWS + 1):
+        pass
+    assert len(FeatureStore.open(path).samples) == ROWS + 1
+
+
 @pytest.mark.parametrize("name", ["samples/zarr.json", "samples/id/c/0", "samples/height/c/0"])
 def test_a_damaged_table_cannot_be_mended(path: Path, name: str) -> None:
     data = (path / name).read_bytes()

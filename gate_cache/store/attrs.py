@@ -79,7 +79,8 @@ def read_array(folder: Folder, key: str) -> ArrayMeta | None:
     try:
         assert meta and (CHECKSUM not in own_attrs(meta) or is_sound_array(meta))
         grid = meta["chunk_grid"]["configuration"]["chunk_shape"]
-        return ArrayMeta(tuple(map(int, meta["shape"])), np.dtype(meta["data_type"]),
+        dtype = "T" if meta["data_type"] == "string" else meta["data_type"]
+        return ArrayMeta(tuple(map(int, meta["shape"])), np.dtype(dtype),
                          int(grid[0]), is_plain(meta["codecs"]))
     except (AssertionError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         return None

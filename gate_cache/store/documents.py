@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gate_cache.store.attrs import ATTRS, META, read_meta, sealed, sealed_array
+from gate_cache.errors import StoreError
+from gate_cache.store.attrs import ATTRS, MEND, META, read_array, read_meta, sealed, sealed_array
 from gate_cache.store.folders import Folder
 
 Document = dict[str, Any]
@@ -39,9 +40,16 @@ def make_array(folder: Folder, key: str, **spec: Any) -> None:
 
 
 def resize(folder: Folder, key: str, shape: Sequence[int]) -> None:
-    """Change the shape in an array's metadata."""
+    """Change the shape in an array's metadata.
+
+    Raises
+    ------
+    StoreError
+        It is damaged: it must not be sealed anew.
+    """
     document = read_meta(folder, key)
-    assert document, f"{key}: no metadata"
+    if document is None or read_array(folder, key) is None:
+        raise StoreError(f"{key}/{META} is damaged; {MEND}")
     write_array(folder, key, {**document, "shape": list(shape)})
 
 
