@@ -17,7 +17,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract train plan status lora caption tiny test test-slow check clean
+.PHONY: help setup demo extract train plan status verify lora caption tiny test test-slow check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ extract: .venv/.ready  ## stage 1 for DATASET: all that is missing in its store
 
 status: .venv/.ready  ## what of DATASET is done, missing or stale
 	$(GATE) status $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
+
+verify: .venv/.ready  ## DATASET's store against its checksums; ARGS=--repair mends
+	$(GATE) verify $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
 train: .venv/.ready  ## stage 2 for DATASET with HEAD
 	$(GATE) train $(MANIFEST) $(ROOTS) --models "$(MODELS)" --runs "$(RUNS)" $(if $(HEAD),--head $(HEAD)) $(ARGS)

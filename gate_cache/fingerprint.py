@@ -12,6 +12,10 @@ Recipe = dict[str, Any]
 """Plain JSON data that decides values; written next to what it made."""
 
 SHORT = 8
+MOST, LEAD = 60, 12
+"""Characters of a value that are shown, and of what two values begin with alike."""
+DIGESTS = {"latents": "what images are made into latents by", "captions": "the captions' file",
+           "vae": "weights of vae"}
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:
@@ -27,7 +31,7 @@ def file_sha256(path: Path) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
-    """What changed between two recipes, one line per leaf: ``prompt: 'a' → 'b'``."""
+    """What changed between two recipes, one line per leaf: ``prompt changed: "a" → "b"``."""
     lines: list[str] = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -36,10 +40,36 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") ->
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{at}{key}.")
         else:
-            lines.append(f"{at}{key}: {_short(before)} → {_short(after)}")
+            lines.append(_changed(f"{at}{key}".removeprefix("settings."), before, after))
     return lines
 
 
+def _changed(what: str, before: Any, after: Any) -> str:
+    """One leaf; digests say nothing to people, so only what they are of is named."""
+    if what in DIGESTS:
+        return f"{DIGESTS[what]} changed"
+    if what.startswith("weights."):
+        return f"weights of {what.removeprefix('weights.')} changed"
+    if before is None:
+        return f"{what} added: {_short(after)}"
+    if after is None:
+        return f"{what} removed: {_short(before)}"
+    return f"{what} changed: {' → '.join(_pair(before, after))}"
+
+
+def _pair(before: Any, after: Any) -> tuple[str, str]:
+    """Two values as short texts that differ: what they begin with alike is left out."""
+    texts = [json.dumps(v, ensure_ascii=False) for v in (before, after)]
+    alike = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b),
+                 min(map(len, texts)))
+    if max(map(len, texts)) > MOST and alike > LEAD:
+        texts = ["…" + text[alike - LEAD:] for text in texts]
+    return _cut(texts[0]), _cut(texts[1])
+
+
 def _short(value: Any) -> str:
-    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return _cut(json.dumps(value, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST else text[: MOST - 3] + "…"

@@ -200,6 +200,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("layers tiny", (*HEAVY, "zarr", "numpy"), "sha256"),
     ("status m.yaml", (*HEAVY, "zarr"), "2/2"),
     ("inspect stores/m.zarr", (*HEAVY, "zarr"), "up0"),
+    ("verify stores/m.zarr", HEAVY, "everything is as it was written"),
+    ("diff m.yaml stores/m.zarr", HEAVY, "nothing differs"),
+    ("prune m.yaml", HEAVY, "nothing to remove"),
 ])
 def test_commands_that_only_look_start_light(
     home: Path, command: str, banned: tuple[str, ...], expected: str,

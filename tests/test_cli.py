@@ -46,7 +46,8 @@ def places(roots: Roots, *names: str) -> list[object]:
 def test_help_lists_the_commands(gate: Run) -> None:
     found = gate("--help")
     assert found.code == 0
-    for command in ("validate", "plan", "extract", "status", "inspect", "train", "lora", "caption"):
+    for command in ("validate", "plan", "extract", "status", "inspect", "train", "lora", "caption",
+                    "verify", "diff", "prune"):
         assert command in found.out
 
 

@@ -32,8 +32,8 @@ from gate_cache.stages.extract import extract
 from gate_cache.stages.inspect import inspect
 from gate_cache.stages.plan import plan
 from gate_cache.store import done
-from gate_cache.store.attrs import put_attrs
 from gate_cache.store.codes import DoesNotFit, decode, encode
+from gate_cache.store.documents import put_attrs
 from gate_cache.store.encodings import ENCODING, Encoding
 from gate_cache.store.folders import LocalFolder
 from gate_cache.store.groups import GroupWriter
@@ -337,7 +337,7 @@ def test_an_encoding_is_read_as_it_was_written(encoding: Encoding) -> None:
 def test_an_unknown_encoding_is_named(path: Path, said: Any) -> None:
     fill(path, Encoding())
     with writing(path, Encoding()) as (_, group):
-        put_attrs(group.folder, group._group, {**group.attrs, ENCODING: said})
+        put_attrs(group.folder, group.name, {**group.attrs, ENCODING: said})
     store = FeatureStore.open(path)
     for look in (lambda: store["plain"]["up0"], lambda: inspect(path)):
         with pytest.raises(StoreError, match=r"stored in a way that .* upgrade gate-cache"):
@@ -352,7 +352,7 @@ def test_a_group_that_says_nothing_is_stored_as_its_arrays_say(path: Path) -> No
     fill(path, Encoding("float32"))
     with writing(path, Encoding()) as (_, group):
         rest = {k: v for k, v in group.attrs.items() if k != ENCODING}
-        put_attrs(group.folder, group._group, rest)
+        put_attrs(group.folder, group.name, rest)
     assert FeatureStore.open(path)["plain"].encoding == Encoding("float32")
     with writing(path, Encoding()) as (_, group):
         assert group.encoding == Encoding("float32")
@@ -362,7 +362,7 @@ def test_a_group_that_says_nothing_is_stored_as_its_arrays_say(path: Path) -> No
 def test_an_array_of_another_dtype_than_stated_is_an_error(path: Path) -> None:
     fill(path, Encoding())
     with writing(path, Encoding()) as (_, group):
-        put_attrs(group.folder, group._group,
+        put_attrs(group.folder, group.name,
                   {**group.attrs, ENCODING: Encoding("bfloat16").to_json()})
     with pytest.raises(StoreError, match=r"up0: its zarr\.json is missing or damaged"):
         FeatureStore.open(path)["plain"]["up0"]

@@ -375,7 +375,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(toyworld: Loaded, roots: 
     with pytest.raises(KeyboardInterrupt):
         train(toyworld, roots, steps=4, progress=Told(stop=3))
     other = replace(SMALL, rank=3)
-    with pytest.raises(UserError, match=r"differs \(settings\.rank: 2 → 3\).*--force"):
+    with pytest.raises(UserError, match=r"differs \(rank changed: 2 → 3\).*--force"):
         train(toyworld, roots, other, steps=4)
     with pytest.raises(UserError, match="it is past step 1, at 2"):
         train(toyworld, roots, steps=4, save_at=[1])

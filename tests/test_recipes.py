@@ -347,12 +347,16 @@ def test_memo_needs_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(("old", "new", "lines"), [
     ({"a": 1}, {"a": 1}, []),
-    ({"prompt": "a"}, {"prompt": "b"}, ['prompt: "a" → "b"']),
-    ({}, {"seed": 1}, ["seed: none → 1"]),
-    ({"settings": {"t": 1, "seed": 0}}, {"settings": {"t": 2, "seed": 0}}, ["settings.t: 1 → 2"]),
-    ({"b": 1, "a": [1]}, {"b": 2, "a": [2]}, ["a: [1] → [2]", "b: 1 → 2"]),
-    ({"c": {"x": 1}}, {}, ['c: {"x": 1} → none']),
-    ({"p": ""}, {"p": "x" * 99}, ['p: "" → "' + "x" * 56 + "…"]),
+    ({"prompt": "a"}, {"prompt": "b"}, ['prompt changed: "a" → "b"']),
+    ({}, {"seed": 1}, ["seed added: 1"]),
+    ({"settings": {"t": 1, "seed": 0}}, {"settings": {"t": 2, "seed": 0}}, ["t changed: 1 → 2"]),
+    ({"b": 1, "a": [1]}, {"b": 2, "a": [2]}, ["a changed: [1] → [2]", "b changed: 1 → 2"]),
+    ({"c": {"x": 1}}, {}, ['c removed: {"x": 1}']),
+    ({"weights": {"unet": "1f"}}, {"weights": {"unet": "2e"}}, ["weights of unet changed"]),
+    ({"latents": "1f"}, {"latents": "2e"}, ["what images are made into latents by changed"]),
+    ({"p": "x" * 99 + "a"}, {"p": "x" * 99 + "b"},
+     ['p changed: …xxxxxxxxxxxxa" → …xxxxxxxxxxxxb"']),
+    ({"p": ""}, {"p": "x" * 99}, ['p changed: "" → "' + "x" * 56 + "…"]),
 ])
 def test_differences_are_a_line_per_leaf(
     old: dict[str, Any], new: dict[str, Any], lines: list[str],
@@ -362,7 +366,7 @@ def test_differences_are_a_line_per_leaf(
 
 def test_differences_of_two_recipes_name_the_setting(roots: Roots) -> None:
     (old,), (new,) = (recipes(m, roots) for m in (BASE, changed(BASE, *A, "seed", to=4)))
-    assert differences(old, new) == ["settings.seed: 0 → 4"]
+    assert differences(old, new) == ["seed changed: 0 → 4"]
 
 
 # -------------------------------------------------------------------------- what is missing

@@ -19,6 +19,7 @@ import zarr
 from gate_cache import FeatureStore
 from gate_cache.errors import DiskError, RowNotDone, StoreError
 from gate_cache.store.disk import bytes_below, human
+from gate_cache.store.documents import resize
 from gate_cache.store.folders import LocalFolder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import group_footprint, samples_footprint
@@ -331,8 +332,8 @@ def test_a_group_that_was_cut_off_is_completed(path: Path) -> None:
 def test_rows_count_only_once_the_table_says_so(path: Path) -> None:
     with writing(path, rows=4):
         pass
+    resize(LocalFolder(path), "samples/id", (9,))
     ids = zarr.open_group(path)["samples/id"]
-    ids.resize((9,))  # type: ignore[union-attr]
     ids[4:9] = np.array(["x"] * 5, dtype=np.dtypes.StringDType())  # type: ignore[index]
     assert len(FeatureStore.open(path).samples) == 4
     with writing(path, rows=6) as (store, _):

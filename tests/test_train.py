@@ -511,7 +511,7 @@ def test_missing_combo_is_named(root: Path, tmp_path: Path) -> None:
 
 def test_stale_settings_are_named(root: Path, tmp_path: Path) -> None:
     conv = {**CONV, "good": {"prompt": "better"}}
-    assert '\'good\' is stale (settings.prompt: "good" → "better")' in refused(
+    assert '\'good\' is stale (prompt changed: "good" → "better")' in refused(
         root, tmp_path, conv=conv)
 
 

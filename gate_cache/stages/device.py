@@ -30,6 +30,13 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def described(device: torch.device) -> str:
+    """A device for people: ``cpu``, ``cuda (NVIDIA H100)``."""
+    if device.type != "cuda":
+        return device.type
+    return f"cuda ({torch.cuda.get_device_name(device)})"
+
+
 @contextmanager
 def out_of_memory(way_out: str) -> Iterator[None]:
     """Turn the device's out-of-memory error into one line.

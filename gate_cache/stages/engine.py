@@ -38,6 +38,13 @@ class Engine:
         self._behind = ThreadPoolExecutor(1, "behind")
         self._readers = ThreadPoolExecutor(READERS, "readers")
 
+    @property
+    def device(self) -> str:
+        """What it computes on, for people."""
+        from gate_cache.stages.device import described
+
+        return described(self._extractor.model.device)
+
     def run(self, blocks: Iterable[range], told: Told) -> None:
         """All these blocks; what was written before an error is kept.
 

@@ -94,7 +94,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
         work = open_work(order, store, files, plans)
         result = Extracted(path, len(ids), new, dict.fromkeys([LATENTS, *manifest.combos], 0))
         _tell_kept(store, work.jobs, loaded, show)
-        if any(job.todo for job in work.jobs):
+        if any(todo for _, todo in _todo(work)):
             need_space(path, _space(work, store.block))
             for group, todo in _todo(work):
                 if todo:
@@ -105,7 +105,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
             show.say(f"loading {files.source}")
             with _place(order, work, files, path, spread) as run:
                 total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
-                blocks = sorted({(r.start, r.stop) for j in work.jobs for r in j.todo})
+                blocks = sorted({(r.start, r.stop) for _, todo in _todo(work) for r in todo})
                 with show.task("extracting", total, "rows") as task:
                     run([range(*block) for block in blocks], _Heard(result, task))
     return result
@@ -164,6 +164,9 @@ def _place(order: Order, work: Work, files: ModelFiles, store: Place,
             yield lambda blocks, heard: cluster.run(client, site, blocks, heard.counted)
         return
     engine = open_engine(order, work, files)
+    for group, todo in _todo(work):
+        if todo:
+            group.note_device(engine.device)
     try:
         with out_of_memory(smaller_than(order.batch)):
             yield engine.run

@@ -61,15 +61,16 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
         Not extracted.
     """
     views = store.views()
-    found = [v for v in views if v.recipe == recipe] if recipe else _alike(views, manifest, name)
+    found = [v for v in views if v.recipe == recipe] if recipe else alike(views, manifest, name)
     if len(found) == 1:
         return found[0]
     if found:
         raise StoreError(f"{store.path}: '{name}' was extracted with {len(found)} sets of weights"
                          f" ({', '.join(v.name for v in found)}); remove the old ones")
+    store.refuse_damaged(name)
     older = [v for v in views if v.label == name]
     if older:
-        now = {"resize": manifest.model.fit, **(recipe or _wanted(manifest, name))}
+        now = {"resize": manifest.model.fit, **(recipe or wanted_of(manifest, name))}
         why = min((differences({k: _plain(v, k, manifest) for k in now}, now) for v in older),
                   key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
@@ -77,15 +78,15 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     raise StoreError(f"{store.path}: '{name}' is not extracted yet; run 'gate-cache extract'")
 
 
-def _alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
+def alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
     """Combos of the same settings and sources, called so, or by a name that is free now."""
-    wanted = _wanted(manifest, name)
+    wanted = wanted_of(manifest, name)
     same = [v for v in views if all(_plain(v, k, manifest) == w for k, w in wanted.items())]
     return [v for v in same if v.label == name] or \
         [v for v in same if v.label not in manifest.combos]
 
 
-def _wanted(manifest: Manifest, name: str) -> dict[str, Any]:
+def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
     """What a manifest alone says of a combo."""
     combo = manifest.combos[name]
     wanted = {"kind": manifest.kind(name), "settings": settings(combo),

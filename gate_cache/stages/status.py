@@ -79,7 +79,9 @@ def status(loaded: Loaded, roots: Roots) -> Status:
               for name in manifest.combos]
     named = {c.group for c in combos}
     extra = [v.name for v in store.views() if v.name not in named]
-    return Status(str(path), True, combos, extra, [*found, *notes])
+    damaged = [f"{group} is damaged; run 'gate-cache verify --repair', then 'gate-cache extract'"
+               for group in store.damaged]
+    return Status(str(path), True, combos, extra, [*found, *notes, *damaged])
 
 
 def _combo(store: FeatureStore, loaded: Loaded, name: str, recipe: Recipe | None,

@@ -1,7 +1,7 @@
 """What is written on Zarr groups and arrays, read without Zarr: ``zarr.json`` is plain JSON.
 
-Our attributes are below one key, so that other tools may add theirs, and carry a checksum of
-themselves since format 2.
+Our attributes are below one key, so that other tools may add theirs. Since format 2 they carry a
+checksum of themselves, and those of an array one of all its metadata.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ATTRS = "gate_cache"
 CHECKSUM = "checksum"
 META = "zarr.json"
+MEND = "run 'gate-cache verify --repair', then 'gate-cache extract'"
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,26 @@ def read_meta(folder: Folder, key: str = "") -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def read_attrs(folder: Folder, key: str = "") -> dict[str, Any]:
-    """What we wrote on a group; empty where it is not ours."""
-    found = (read_meta(folder, key) or {}).get("attributes")
+def own_attrs(meta: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Our attributes in a group's or array's metadata; empty where there are none."""
+    found = (meta or {}).get("attributes")
     ours = found.get(ATTRS) if isinstance(found, dict) else None
     return dict(ours) if isinstance(ours, dict) else {}
 
 
+def read_attrs(folder: Folder, key: str = "") -> dict[str, Any]:
+    """What we wrote on a group; empty where it is not ours."""
+    return own_attrs(read_meta(folder, key))
+
+
 def read_array(folder: Folder, key: str) -> ArrayMeta | None:
-    """The metadata of an array; None where there is none that makes sense."""
+    """The metadata of an array; None where there is none, or it is damaged."""
     meta = read_meta(folder, key)
     try:
-        assert meta
+        assert meta and (CHECKSUM not in own_attrs(meta) or is_sound_array(meta))
         grid = meta["chunk_grid"]["configuration"]["chunk_shape"]
-        return ArrayMeta(tuple(map(int, meta["shape"])), np.dtype(meta["data_type"]),
+        dtype = "T" if meta["data_type"] == "string" else meta["data_type"]
+        return ArrayMeta(tuple(map(int, meta["shape"])), np.dtype(dtype),
                          int(grid[0]), is_plain(meta["codecs"]))
     except (AssertionError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         return None
@@ -90,12 +97,24 @@ def is_sound(attrs: Mapping[str, Any]) -> bool:
     return dict(attrs) == sealed(attrs)
 
 
-def put_attrs(folder: Folder, group: zarr.Group, attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Write our attributes on a group, sealed and to stay; returns them."""
-    done = sealed(attrs)
-    group.attrs.update({ATTRS: done})
-    folder.settle(f"{group.path}/{META}" if group.path else META)
-    return done
+def sealed_array(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with a checksum of all of it, but for other tools' attributes."""
+    found = document.get("attributes")
+    rest = {k: v for k, v in document.items() if k != "attributes"}
+    ours = {k: v for k, v in own_attrs(document).items() if k != CHECKSUM}
+    ours[CHECKSUM] = fingerprint({**rest, ATTRS: ours})[:16]
+    others = found if isinstance(found, dict) else {}
+    return {**document, "attributes": {**others, ATTRS: ours}}
+
+
+def is_sound_array(document: Mapping[str, Any]) -> bool:
+    """Whether an array's metadata is what was sealed."""
+    return document == sealed_array(document)
+
+
+def is_whole(attrs: Mapping[str, Any], store_format: int) -> bool:
+    """Whether attributes can be trusted; those of format 1 have no checksum."""
+    return is_sound(attrs) or (store_format == 1 and bool(attrs) and CHECKSUM not in attrs)
 
 
 def is_store(path: Place) -> bool:
@@ -123,6 +142,9 @@ def open_store(path: Place) -> tuple[Folder, dict[str, Any]]:
     if attrs["format"] > FORMAT:
         raise StoreError(f"{path}: store format {attrs['format']} is newer than this gate-cache"
                          f" reads ({FORMAT}); upgrade gate-cache")
+    if attrs["format"] < 1 or not is_whole(attrs, attrs["format"]):
+        raise StoreError(f"{path}/{META} is damaged; restore it from a copy: block size and batch"
+                         " size of the store are in it")
     return folder, attrs
 
 

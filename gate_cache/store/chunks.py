@@ -72,7 +72,7 @@ class OpenFiles:
         with gate:  # of several threads one opens it
             if found := self._held(key):
                 return found
-            opened = _open(self._folder, array.file(shard), array.block, array.chunk)
+            opened = open_shard(self._folder, array.file(shard), array.block, array.chunk)
             with self._lock:
                 self._open[key] = opened
                 self._gates.pop(key, None)
@@ -212,7 +212,14 @@ def runs(rows: Sequence[int], block: int) -> list[range]:
     return [range(a, b) for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)]
 
 
-def _open(folder: Folder, key: str, slots: int, chunk: int) -> OpenShard:
+def open_shard(folder: Folder, key: str, slots: int, chunk: int) -> OpenShard:
+    """A shard's file with its index.
+
+    Raises
+    ------
+    Damaged
+        It is not there, or its index is damaged.
+    """
     length = index_bytes(slots)
     file = folder.open(key, length)
     if file is None:

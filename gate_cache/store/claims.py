@@ -107,9 +107,13 @@ class Claim:
         """Let the next one write."""
         self._ended.set()
         self._thread.join()
-        if not self._lost:
+        if self._lost:
+            return
+        try:
+            self._write(replace(self._holder, released=True))
+        except _FOR_A_WHILE:  # a full disk lets files be removed still
             with contextlib.suppress(*_FOR_A_WHILE):
-                self._write(replace(self._holder, released=True))
+                self._folder.remove(_file(self._store, self._number))
 
     def _live(self) -> None:
         beats = 0

@@ -8,6 +8,7 @@ in the low 32 bits crc32c over the raw bytes of each map's rows, map after map i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import crc32c
@@ -15,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.errors import StoreError
+from gate_cache.store.attrs import read_array
+from gate_cache.store.documents import Document, array_document
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import DONE
 
 Marks = npt.NDArray[np.uint64]
-_BYTES = 8
+BYTES = 8
 
 
 def mark(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
@@ -30,13 +33,28 @@ def mark(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
     return rows.pop() << 32 | checksum(arrays)
 
 
-def checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
-    """crc32c over the little-endian bytes of all maps, in order."""
-    value = 0
+def checksum(arrays: Mapping[str, npt.NDArray[Any]], value: int = 0) -> int:
+    """crc32c over the little-endian bytes of all maps, in order, going on from `value`."""
     for array in arrays.values():
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         value = crc32c.crc32c(little.reshape(-1).view(np.uint8).data, value)
     return int(value)
+
+
+def document(blocks: int) -> Document:
+    """The metadata of the array of marks."""
+    return {**_no_marks(), "shape": [blocks]}
+
+
+@cache
+def _no_marks() -> Document:
+    return array_document(shape=(0,), chunks=(1,), dtype="uint64", compressors=None, fill_value=0)
+
+
+def slots(folder: Folder, group: str) -> int:
+    """How many blocks the array of marks has a place for."""
+    meta = read_array(folder, f"{group}/{DONE}")
+    return meta.shape[0] if meta else 0
 
 
 def read_marks(folder: Folder, group: str) -> Marks:
@@ -65,11 +83,11 @@ def read_mark(folder: Folder, group: str, block: int) -> int:
 
 def write_mark(folder: Folder, group: str, block: int, value: int) -> None:
     """Mark a block, to stay."""
-    folder.write(f"{group}/{DONE}/c/{block}", [value.to_bytes(_BYTES, "little")])
+    folder.write(f"{group}/{DONE}/c/{block}", [value.to_bytes(BYTES, "little")])
 
 
 def _value(key: str, raw: bytes) -> int:
-    if len(raw) != _BYTES:
+    if len(raw) != BYTES:
         raise StoreError(f"{key}: the mark of a finished block is damaged; run 'gate-cache verify"
                          " --repair', then 'gate-cache extract'")
     return int.from_bytes(raw, "little")

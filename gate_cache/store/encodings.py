@@ -37,6 +37,12 @@ class Part:
     fill: float
     decode: str = ""
 
+    def has_void(self, rows: Any) -> bool:
+        """Whether any of these stored rows, an array (n, …), is one without an image."""
+        if self.fill != self.fill:
+            return bool((rows != rows).any())
+        return bool((rows == self.fill).reshape(len(rows), -1).all(1).any())
+
     @property
     def nbytes(self) -> int:
         """Of one row, uncompressed."""

@@ -14,14 +14,15 @@ import zarr
 from gate_cache.errors import StoreError
 from gate_cache.places import Place
 from gate_cache.store import done
-from gate_cache.store.attrs import META, ArrayMeta, array_in, put_attrs, read_array, read_attrs
+from gate_cache.store.attrs import MEND, META, ArrayMeta, array_in, read_array, read_attrs
 from gate_cache.store.chunks import Chunks, OpenFiles
 from gate_cache.store.claims import Claim
 from gate_cache.store.codes import encode
 from gate_cache.store.disk import disk_errors
+from gate_cache.store.documents import put_attrs, resize
 from gate_cache.store.encodings import Encoding, Part, encoding_of
 from gate_cache.store.folders import Folder
-from gate_cache.store.layout import ABSENT, DONE, blocks_of
+from gate_cache.store.layout import ABSENT, DEVICES, DONE, blocks_of
 from gate_cache.store.shards import Damaged, shard_parts
 
 Maps = Mapping[str, npt.NDArray[Any]]
@@ -75,8 +76,7 @@ class GroupWriter:
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
         bad = [name for name, meta in found.items() if meta is None]
         if bad:
-            raise StoreError(f"{self.path}: {self.name}/{bad[0]}: its {META} is damaged; remove the"
-                             f" folder {self.name} and extract again")
+            raise StoreError(f"{self.path}: {self.name}/{bad[0]}/{META} is damaged; {MEND}")
         return {name: meta for name, meta in found.items() if meta}
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -113,14 +113,25 @@ class GroupWriter:
             self.folder.remove_partials(self.name)
             for name, meta in self._metas.items():
                 if meta.shape[0] < self.rows:
-                    self._resize(name, (self.rows, *meta.shape[1:]))
-            marks, blocks = array_in(self._group, DONE), len(blocks_of(self.rows, self.block))
-            if marks.shape[0] < blocks:
-                self._resize(DONE, (blocks,))
+                    resize(self.folder, f"{self.name}/{name}", (self.rows, *meta.shape[1:]))
+            marks, blocks = f"{self.name}/{DONE}", len(blocks_of(self.rows, self.block))
+            if done.slots(self.folder, self.name) < blocks:
+                resize(self.folder, marks, (blocks,))
 
-    def _resize(self, name: str, shape: tuple[int, ...]) -> None:
-        array_in(self._group, name).resize(shape)
-        self.folder.settle(f"{self.name}/{name}/{META}")
+    def recheck(self) -> None:
+        """Undo blocks that do not read back whole: these arrays were made anew over old shards.
+
+        Rows that are void are undone too: which they are may have been lost.
+        """
+        self.fit()
+        for rows in blocks_of(self.rows, self.block):
+            try:
+                whole = not any(self._parts[n].has_void(m) for n, m in
+                                self.read_kept(rows).items())
+            except StoreError:
+                whole = False
+            if not whole:
+                done.write_mark(self.folder, self.name, rows.start // self.block, 0)
 
     def read_kept(self, rows: range) -> Stored:
         """The kept rows of a block, of all arrays, checked against the block's checksum.
@@ -139,7 +150,7 @@ class GroupWriter:
             kept = {}
         if not kept or done.mark(kept) != self._mark(rows):
             raise StoreError(f"{self.path}: {self.name}: a finished block is missing or damaged;"
-                             " run 'gate-cache verify --repair', then 'gate-cache extract'")
+                             f" {MEND}")
         return kept
 
     def _read(self, name: str, rows: range) -> npt.NDArray[Any]:
@@ -233,6 +244,14 @@ class GroupWriter:
             kept |= {r for r in rows[len(stay):] if r in gone}
         self._note(kept)
 
+    def note_device(self, device: str) -> None:
+        """Say that some rows are computed on this device."""
+        known = self.attrs.get(DEVICES, [])
+        if device not in known:
+            with disk_errors(self.path):
+                self.attrs = put_attrs(self.folder, self.name,
+                                       {**self.attrs, DEVICES: sorted([*known, device])})
+
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""
         self._note(set(self.attrs.get(ABSENT, ())).difference(rows).union(absent))
@@ -240,5 +259,5 @@ class GroupWriter:
     def _note(self, absent: set[int]) -> None:
         if absent != set(self.attrs.get(ABSENT, ())):
             with disk_errors(self.path):
-                self.attrs = put_attrs(self.folder, self._group,
+                self.attrs = put_attrs(self.folder, self.name,
                                        {**self.attrs, ABSENT: sorted(absent)})

@@ -16,6 +16,8 @@ LATENT_MAP = "x0"
 DONE = "done"
 ABSENT = "absent"
 """Attribute of a group: rows of finished blocks whose image was gone; they hold NaN."""
+DEVICES = "devices"
+"""Attribute of a group: what its rows were computed on, as far as that is known."""
 BLOCK_BYTES = 96 * 2**20
 BLOCK_ROWS = (8, 1024)
 SAMPLE_CHUNK = 1024

@@ -14,7 +14,15 @@ from gate_cache.fingerprint import Recipe
 from gate_cache.geometry import Square
 from gate_cache.places import Place, parse_place
 from gate_cache.store import done
-from gate_cache.store.attrs import META, ArrayMeta, open_store, read_array, read_attrs
+from gate_cache.store.attrs import (
+    MEND,
+    META,
+    ArrayMeta,
+    is_whole,
+    open_store,
+    read_array,
+    read_attrs,
+)
 from gate_cache.store.chunks import Check, OpenFiles
 from gate_cache.store.encodings import Encoding, Part, encoding_of
 from gate_cache.store.folders import Folder
@@ -93,7 +101,7 @@ class ComboView:
         meta = read_array(self.store.folder, f"{self.name}/{array}")
         if meta is None or (part and (meta.shape[1:], str(meta.dtype)) != (part.shape, part.dtype)):
             raise StoreError(f"{self.store.path}: {self.name}/{array}: its {META} is missing or"
-                             f" damaged; {_REMOVE.format(self.name)}")
+                             f" damaged; {MEND}")
         return meta
 
     def __iter__(self) -> Iterator[str]:
@@ -101,7 +109,7 @@ class ComboView:
 
     def done(self) -> npt.NDArray[np.bool_]:
         """(N,) bool: which rows are extracted. Read afresh at each call."""
-        self.attrs = read_attrs(self.store.folder, self.name) or self.attrs
+        self.attrs = self.store.attrs_of(self.name) or self.attrs
         marks = done.read_marks(self.store.folder, self.name)
         found = done.valid(marks, self.store.block, len(self.store.samples))
         found[list(self.attrs.get(ABSENT, ()))] = False
@@ -184,21 +192,49 @@ class FeatureStore:
         return tuple(v.label if labels.count(v.label) == 1 else v.name for v in views)
 
     @cached_property
-    def _views(self) -> list[ComboView]:
-        """All groups of maps that are whole (`done` is made last)."""
+    def _groups(self) -> tuple[list[ComboView], list[str]]:
+        """All groups of maps that are whole (`done` is made last), and those that are damaged."""
         names = [n for n in self.folder.names() if n not in (SAMPLES, META)]
         keys = [f"{n}/{DONE}/{META}" for n in names]
         whole = [n for n, raw in zip(names, self.folder.read_many(keys), strict=True) if raw]
-        found = [ComboView(self, name, read_attrs(self.folder, name)) for name in whole]
-        return [view for view in found if view.attrs]
+        found = {name: read_attrs(self.folder, name) for name in whole}
+        damaged = [n for n, a in found.items() if not is_whole(a, self.attrs["format"])]
+        return [ComboView(self, n, a) for n, a in found.items() if n not in damaged], damaged
+
+    @property
+    def damaged(self) -> list[str]:
+        """Groups whose attributes are damaged; they are listed nowhere else."""
+        return self._groups[1]
+
+    def attrs_of(self, name: str) -> dict[str, Any]:
+        """What is written on a group.
+
+        Raises
+        ------
+        StoreError
+            It is damaged.
+        """
+        attrs = read_attrs(self.folder, name)
+        if attrs and not is_whole(attrs, self.attrs["format"]):
+            raise StoreError(self._damage(name))
+        return attrs
+
+    def _damage(self, name: str) -> str:
+        return f"{self.path}: {name}/{META} is damaged; {MEND}"
+
+    def refuse_damaged(self, name: str) -> None:
+        """Raise `StoreError` where a damaged group is called so."""
+        for group in self.damaged:
+            if name in (group, group.rpartition("-")[0]):
+                raise StoreError(self._damage(group))
 
     def views(self) -> list[ComboView]:
         """All combos, by group name; latents are not among them. Listed once, as `samples`."""
-        return [v for v in self._views if v.attrs["kind"] != LATENTS]
+        return [v for v in self._groups[0] if v.attrs["kind"] != LATENTS]
 
     def latents(self) -> list[ComboView]:
         """All groups of latents."""
-        return [v for v in self._views if v.attrs["kind"] == LATENTS]
+        return [v for v in self._groups[0] if v.attrs["kind"] == LATENTS]
 
     def __getitem__(self, name: str) -> ComboView:
         views = self.views()
@@ -207,6 +243,7 @@ class FeatureStore:
             raise StoreError(f"{self.path}: '{name}' was extracted with {len(found)} settings; say"
                              f" which: {', '.join(v.name for v in found)}")
         if not found:
+            self.refuse_damaged(name)
             raise StoreError(f"{self.path}: no combo '{name}'{did_you_mean(name, self.combos)};"
                              f" it has: {listed(self.combos, 12) or 'none'}")
         return found[0]
@@ -228,9 +265,6 @@ class FeatureStore:
             view, chunks=(self.block, *view.shape[1:]), name=label,
             meta=np.empty((0, 0, 0, 0), view.dtype))
         return lazy
-
-
-_REMOVE = "remove that folder ({}) and extract again"
 
 
 def _group(store: FeatureStore, name: str) -> ComboView:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.errors import StoreError, did_you_mean
 from gate_cache.fingerprint import fingerprint
-from gate_cache.store.attrs import CHECKSUM, META, array_in, read_meta
+from gate_cache.store.attrs import CHECKSUM, read_meta
+from gate_cache.store.documents import Document, array_document, resize, write_array, write_group
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import SAMPLE_CHUNK, SAMPLES
-
-if TYPE_CHECKING:
-    import zarr
 
 _COLUMNS: tuple[tuple[str, Any, tuple[int, ...]], ...] = (
     ("id", "string", ()),
@@ -86,30 +85,43 @@ class Samples(Sequence[str]):
         return fingerprint({"ids": self.ids, "sha256": self.sha256, "sizes": sizes})[:16]
 
 
-def create_samples(store: zarr.Group) -> None:
-    """Make an empty table in a store's root group."""
-    empty = Samples((), (), np.zeros((0, 2), np.int32))
-    attrs = {COUNT: 0, CHECKSUM: empty.checksum()}
-    table = store.create_group(SAMPLES, attributes=attrs, overwrite=True)
-    for name, dtype, shape in _COLUMNS:
-        table.create_array(name, shape=(0, *shape), chunks=(SAMPLE_CHUNK, *shape), dtype=dtype,
-                           compressors=None)
+def create_samples(folder: Folder) -> None:
+    """Make an empty table in a store."""
+    for name in COLUMNS:
+        write_array(folder, f"{SAMPLES}/{name}", column_document(name, 0))
+    seal_samples(folder, Samples((), (), np.zeros((0, 2), np.int32)))
 
 
-def append_samples(folder: Folder, store: zarr.Group, new: Sequence[NewSample]) -> None:
+def column_document(name: str, count: int) -> Document:
+    """The metadata of a column."""
+    empty = _empty_column(name, SAMPLE_CHUNK)
+    return {**empty, "shape": [count, *empty["shape"][1:]]}
+
+
+@cache
+def _empty_column(name: str, chunk: int) -> Document:
+    dtype, shape = next((dtype, shape) for n, dtype, shape in _COLUMNS if n == name)
+    return array_document(shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype, compressors=None)
+
+
+def append_samples(folder: Folder, new: Sequence[NewSample]) -> None:
     """Append rows; they count once the table's attribute says so, which comes last."""
     old = read_samples(folder)
     sizes = np.array([[s.height, s.width] for s in new], np.int32).reshape(-1, 2)
     whole = Samples([*old.ids, *(s.id for s in new)], [*old.sha256, *(s.sha256 for s in new)],
                     np.concatenate([old.sizes, sizes]))
-    table = cast("zarr.Group", store[SAMPLES])
     for name, _, shape in _COLUMNS:
-        array_in(table, name).resize((len(whole), *shape))
-        folder.settle(f"{SAMPLES}/{name}/{META}")
-        for chunk in range(len(old) // SAMPLE_CHUNK, -(-len(whole) // SAMPLE_CHUNK)):
-            rows = slice(chunk * SAMPLE_CHUNK, (chunk + 1) * SAMPLE_CHUNK)
-            folder.write(_chunk(name, chunk, 1 + len(shape)), [_encoded(whole, name, rows)])
-    seal_samples(folder, store, whole)
+        resize(folder, f"{SAMPLES}/{name}", (len(whole), *shape))
+        for key, data in column_chunks(whole, name, len(old) // SAMPLE_CHUNK):
+            folder.write(key, [data])
+    seal_samples(folder, whole)
+
+
+def column_chunks(table: Samples, name: str, first: int = 0) -> Iterator[tuple[str, bytes]]:
+    """The files of a column, from a chunk on."""
+    for chunk in range(first, -(-len(table) // SAMPLE_CHUNK)):
+        rows = slice(chunk * SAMPLE_CHUNK, (chunk + 1) * SAMPLE_CHUNK)
+        yield _chunk(name, chunk, 2 if name == "sha256" else 1), _encoded(table, name, rows)
 
 
 def _encoded(table: Samples, name: str, rows: slice) -> bytes:
@@ -125,11 +137,9 @@ def _encoded(table: Samples, name: str, rows: slice) -> bytes:
     return raw.ljust(SAMPLE_CHUNK * 4, b"\0")
 
 
-def seal_samples(folder: Folder, store: zarr.Group, table: Samples) -> None:
+def seal_samples(folder: Folder, table: Samples) -> None:
     """Say how many rows count, and what their checksum is."""
-    group = cast("zarr.Group", store[SAMPLES])
-    group.attrs.update({COUNT: len(table), CHECKSUM: table.checksum()})
-    folder.settle(f"{SAMPLES}/{META}")
+    write_group(folder, SAMPLES, {COUNT: len(table), CHECKSUM: table.checksum()})
 
 
 def read_samples(folder: Folder, checked: bool = True) -> Samples:

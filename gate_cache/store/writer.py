@@ -13,9 +13,21 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import SHORT, Recipe, fingerprint
 from gate_cache.places import Place, Url
-from gate_cache.store.attrs import ATTRS, META, is_store, open_store, put_attrs, read_attrs, sealed
+from gate_cache.store import done
+from gate_cache.store.attrs import (
+    ATTRS,
+    MEND,
+    META,
+    is_store,
+    is_whole,
+    open_store,
+    read_array,
+    read_attrs,
+    read_meta,
+)
 from gate_cache.store.claims import Claim, claim
 from gate_cache.store.disk import disk_errors
+from gate_cache.store.documents import make_array, put_attrs, write_array
 from gate_cache.store.encodings import ENCODING, Encoding, Part
 from gate_cache.store.folders import PARTIAL, Folder, open_folder
 from gate_cache.store.groups import GroupWriter
@@ -70,17 +82,30 @@ class StoreWriter:
     def append(self, new: Sequence[NewSample]) -> Samples:
         """Append rows to the table; they count once the group's attribute says so."""
         with disk_errors(self.path):
-            append_samples(self.folder, self._group, new)
+            append_samples(self.folder, new)
         self.samples = read_samples(self.folder)
         return self.samples
 
     def find(self, recipe: Recipe) -> GroupWriter | None:
-        """The group with this recipe, whatever it is called."""
+        """The group with this recipe, whatever it is called.
+
+        Raises
+        ------
+        StoreError
+            It is there, but its metadata is damaged.
+        """
         wanted = fingerprint(recipe)
         for name in self.folder.names():
-            if read_attrs(self.folder, name).get("fingerprint") == wanted:
-                return self._writer(cast("zarr.Group", self._group[name]))
+            attrs = read_attrs(self.folder, name)
+            if attrs.get("fingerprint") == wanted or name.endswith(f"-{wanted[:SHORT]}"):
+                if is_whole(attrs, self.attrs["format"]):
+                    return self._writer(cast("zarr.Group", self._group[name]))
+                self._refuse_damaged(name)
         return None
+
+    def _refuse_damaged(self, key: str) -> None:
+        if self.folder.read(f"{key}/{META}") is not None:
+            raise StoreError(f"{self.path}: {key}/{META} is damaged; {MEND}")
 
     def _writer(self, group: zarr.Group) -> GroupWriter:
         return GroupWriter(self.path, self.folder, group, len(self.samples), self.block,
@@ -109,31 +134,36 @@ class StoreWriter:
             asked = Encoding.of(encoding)
             group = found._group if found else self._make(
                 label, recipe, shapes, {**about, ENCODING: asked.to_json()})
-            for name, shape in shapes.items():
-                self._make_map(group, name, shape, found.encoding if found else asked)
-            if DONE not in group:
-                group.create_array(DONE, shape=(0,), chunks=(1,), dtype="uint64",
-                                   compressors=None, fill_value=0)
-                self.folder.settle(f"{group.path}/{DONE}/{META}")
-        return self._writer(group)
+            used = found.encoding if found else asked
+            parts = {name + part.suffix: part for name, shape in shapes.items()
+                     for part in used.parts(shape)}
+            lost = [name for name in parts if self._lacks(f"{group.path}/{name}")]
+            for name in lost:
+                make_part(self.folder, f"{group.path}/{name}", parts[name], self.block, used.codec)
+            if self._lacks(f"{group.path}/{DONE}"):
+                write_array(self.folder, f"{group.path}/{DONE}", done.document(0))
+            writer = self._writer(group)
+            if (lost or not found) and done.read_marks(self.folder, group.path).any():
+                writer.recheck()
+        return writer
+
+    def _lacks(self, key: str) -> bool:
+        """Whether an array is to be made."""
+        if read_array(self.folder, key) is not None:
+            return False
+        self._refuse_damaged(key)
+        return True
 
     def _make(self, label: str, recipe: Recipe, shapes: Mapping[str, tuple[int, ...]],
               about: Mapping[str, Any]) -> zarr.Group:
         digest = fingerprint(recipe)
         attrs = {"combo": label, "kind": recipe["kind"], "fingerprint": digest,
                  "maps": list(shapes), "recipe": recipe, **about}
-        name = f"{label}-{digest[:SHORT]}"
-        group = self._group.create_group(name, attributes={ATTRS: sealed(attrs)})
-        self.folder.settle(f"{name}/{META}")
-        return group
+        old = [n for n in self.folder.names() if n.endswith(f"-{digest[:SHORT]}")]
+        name = old[0] if old else f"{label}-{digest[:SHORT]}"  # one that lost its metadata
+        put_attrs(self.folder, name, attrs)
+        return cast("zarr.Group", self._group[name])
 
-    def _make_map(self, group: zarr.Group, name: str, shape: tuple[int, ...],
-                  encoding: Encoding) -> None:
-        """The arrays of one map that are not there yet."""
-        for part in encoding.parts(shape):
-            if name + part.suffix not in group:
-                _make_array(group, name, part, self.block, encoding.codec)
-                self.folder.settle(f"{group.path}/{name}{part.suffix}/{META}")
 
     def upgrade(self) -> None:
         """Bring a store of an older format up to this one: what is there keeps its bytes."""
@@ -141,16 +171,20 @@ class StoreWriter:
             return
         with disk_errors(self.path):
             for name in self.folder.names():
-                if attrs := read_attrs(self.folder, name):
-                    put_attrs(self.folder, cast("zarr.Group", self._group[name]), attrs)
-            seal_samples(self.folder, self._group, self.samples)
-            self.attrs = put_attrs(self.folder, self._group, {**self.attrs, "format": FORMAT})
+                attrs = read_attrs(self.folder, name)
+                for array in self.folder.names(name) if attrs or name == SAMPLES else ():
+                    if document := read_meta(self.folder, f"{name}/{array}"):
+                        write_array(self.folder, f"{name}/{array}", document)
+                if attrs:
+                    put_attrs(self.folder, name, attrs)
+            seal_samples(self.folder, self.samples)
+            self.attrs = put_attrs(self.folder, "", {**self.attrs, "format": FORMAT})
 
 
-def _make_array(group: zarr.Group, name: str, part: Part, block: int, codec: str | None) -> None:
+def make_part(folder: Folder, key: str, part: Part, block: int, codec: str | None) -> None:
     """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum."""
-    group.create_array(
-        name + part.suffix,
+    make_array(
+        folder, key,
         shape=(0, *part.shape),
         chunks=(1, *part.shape),
         shards=(block, *part.shape),
@@ -169,6 +203,26 @@ def join_writer(path: Place) -> StoreWriter:
     """
     with disk_errors(path):
         return StoreWriter(path)
+
+
+@contextmanager
+def alone(path: Place, waiting: Callable[[str], None] | None = None) -> Iterator[Claim]:
+    """Keep other processes from writing to a store.
+
+    Raises
+    ------
+    StoreError
+        Another one does and is not waited for, or the place is only read.
+    """
+    if isinstance(path, Url) and path.web:
+        raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
+                         " s3://, gs:// or az://")
+    with disk_errors(path):
+        held = claim(open_folder(path.parent), path.name, path, waiting)
+    try:
+        yield held
+    finally:
+        held.release()
 
 
 @contextmanager
@@ -191,12 +245,7 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
         Another process writes to it and is not waited for, it belongs to another data set,
         or is no store.
     """
-    if isinstance(path, Url) and path.web:
-        raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
-                         " s3://, gs:// or az://")
-    with disk_errors(path):
-        held = claim(open_folder(path.parent), path.name, path, waiting)
-    try:
+    with alone(path, waiting) as held:
         with disk_errors(path):
             if not is_store(path):
                 _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
@@ -207,8 +256,6 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
                              f" '{dataset}'; give store.path another name")
         writer.upgrade()
         yield writer
-    finally:
-        held.release()
 
 
 def _create(path: Place, attrs: Any) -> None:
@@ -216,9 +263,9 @@ def _create(path: Place, attrs: Any) -> None:
     folder = open_folder(path)
     if folder.there() and not _half_made(path, folder):
         raise StoreError(f"{path}: exists and is no store; give store.path another name")
-    group = zarr.open_group(folder.zarr(), mode="w", zarr_format=3)
-    create_samples(group)
-    put_attrs(folder, group, attrs)
+    zarr.open_group(folder.zarr(), mode="w", zarr_format=3)
+    create_samples(folder)
+    put_attrs(folder, "", attrs)
 
 
 def _half_made(path: Place, folder: Folder) -> bool:
