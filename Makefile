@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON  ?= python3
 DATASET ?= toyworld
 HEAD    ?=
+SWEEP   ?= gammas
 DATA    ?= $(or $(GATE_CACHE_DATA),data)
 MODELS  ?= $(or $(GATE_CACHE_MODELS),models)
 STORES  ?= $(or $(GATE_CACHE_STORES),stores)
@@ -17,7 +18,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract train plan status verify lora caption tiny test test-slow check clean
+.PHONY: help setup demo extract train sweep show plan status verify lora caption tiny test test-slow check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +53,12 @@ verify: .venv/.ready  ## DATASET's store against its checksums; ARGS=--repair me
 
 train: .venv/.ready  ## stage 2 for DATASET with HEAD
 	$(GATE) train $(MANIFEST) $(ROOTS) --models "$(MODELS)" --runs "$(RUNS)" $(if $(HEAD),--head $(HEAD)) $(ARGS)
+
+sweep: .venv/.ready  ## stage 2 for DATASET, all trials of manifests/sweeps/SWEEP.yaml
+	$(GATE) sweep $(MANIFEST) manifests/sweeps/$(SWEEP).yaml $(ROOTS) --models "$(MODELS)" --runs "$(RUNS)" $(ARGS)
+
+show: .venv/.ready  ## pictures of DATASET's maps
+	$(GATE) show $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
 lora: .venv/.ready  ## train a LoRA on images of DATASET, for its model
 	$(GATE) lora $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
