@@ -44,6 +44,7 @@ class GroupWriter:
         self.block = block
         self.attrs: dict[str, Any] = read_attrs(folder, group.path)
         self._back: set[int] = set()
+        self._seen: dict[int, int] | None = None  # marks, as `todo` found them
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -95,14 +96,19 @@ class GroupWriter:
         gone : rows whose image is not there now; a block is done without them
         """
         self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
-        have = done.rows_in(done.read_marks(self.folder, self.name))
+        marks = done.read_marks(self.folder, self.name)
+        have = done.rows_in(marks)
+        self._seen = dict(enumerate(marks.tolist()))
         return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
                 if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows)]
 
     def kept(self, rows: range) -> int:
         """How many leading rows of a block need not be computed (images were added since)."""
-        mark = self._mark(rows)
-        return 0 if self._back.intersection(rows) else mark >> 32
+        if self._back.intersection(rows):
+            return 0
+        index = rows.start // self.block
+        mark = self._mark(rows) if self._seen is None else self._seen.get(index, 0)
+        return mark >> 32
 
     def _mark(self, rows: range) -> int:
         return done.read_mark(self.folder, self.name, rows.start // self.block)
@@ -219,6 +225,8 @@ class GroupWriter:
                 mark = beside.submit(done.mark, ordered)
                 self._put(block, ordered)
             done.write_mark(self.folder, self.name, block, mark.result())
+            if self._seen is not None:
+                self._seen[block] = mark.result()
 
     def _put(self, block: int, maps: Maps) -> None:
         keys = {name: f"{self.name}/{name}/c/{block}{'/0' * (array.ndim - 1)}"
