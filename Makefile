@@ -7,6 +7,7 @@ PYTHON  ?= python3
 DATASET ?= toyworld
 HEAD    ?=
 SWEEP   ?= gammas
+JOBS    ?= 2
 DATA    ?= $(or $(GATE_CACHE_DATA),data)
 MODELS  ?= $(or $(GATE_CACHE_MODELS),models)
 STORES  ?= $(or $(GATE_CACHE_STORES),stores)
@@ -69,8 +70,8 @@ caption: .venv/.ready  ## write a caption for every image of DATASET
 tiny: .venv/.ready  ## train the embedded model anew; hours, needs CIFAR-10 below DATA
 	$(BIN)/python -m pipelines.tiny all --cifar "$(DATA)/cifar-10-images.zip" $(ARGS)
 
-test: .venv/.ready  ## the tests
-	$(BIN)/python -m pytest -q $(ARGS)
+test: .venv/.ready  ## the tests, in JOBS processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: .venv/.ready  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow $(ARGS)

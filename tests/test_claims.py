@@ -30,7 +30,7 @@ STORE = "s.zarr"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT", 0.05)
-    monkeypatch.setattr(claims, "EXPIRES", 0.5)
+    monkeypatch.setattr(claims, "EXPIRES", 1.5)
     monkeypatch.setattr(claims, "LOOK", 0.02)
 
 
@@ -73,17 +73,17 @@ def test_a_claim_that_waits_gets_it_later(folder: LocalFolder) -> None:
 
 def test_a_live_claim_does_not_expire(folder: LocalFolder) -> None:
     first = get(folder)
-    threading.Timer(1.5, first.release).start()  # three times as long as a silent one lives
+    threading.Timer(3.5, first.release).start()  # twice as long as a silent one lives
     start = time.monotonic()
     get(folder, lambda _: None).release()
-    assert time.monotonic() - start > 1.4
+    assert time.monotonic() - start > 3.4
 
 
 def test_a_silent_claim_of_another_machine_expires(folder: LocalFolder) -> None:
     elsewhere(3, folder)
     start = time.monotonic()
     found = get(folder, lambda _: None)
-    assert 0.4 < time.monotonic() - start < 5
+    assert 1.4 < time.monotonic() - start < 30
     found.check()
     found.release()
 
