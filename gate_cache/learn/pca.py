@@ -29,8 +29,9 @@ class ColourPCA:
             raise ValueError("no maps to find components of")
         count = min(3, *(min(p.shape) for p in pixels))
         self._pca = IncrementalPCA(count)
-        for part in pixels:
-            self._pca.partial_fit(part)
+        with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance at all
+            for part in pixels:
+                self._pca.partial_fit(part)
         kept = [self._pca.transform(part) for part in pixels]
         self._low, self._high = np.percentile(np.concatenate(kept), _RANGE, axis=0)
 

@@ -1,0 +1,123 @@
+"""Stage 1: features into the store; LoRAs and captions for it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gate_cache.commands.options import (
+    Data,
+    Device,
+    Json,
+    ManifestPath,
+    Models,
+    Outside,
+    Stores,
+    interruptible,
+    print_json,
+)
+from gate_cache.errors import UserError
+from gate_cache.roots import Roots
+
+
+def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
+            stores: Stores = None, device: Device = None,
+            batch: Annotated[int | None, typer.Option(
+                min=1, help="Images per pass for this run [what the store was begun with].",
+            )] = None, threads: Annotated[int | None, typer.Option(
+                min=1, help="CPU threads of a pass [what the store was begun with].",
+            )] = None, workers: Annotated[int, typer.Option(
+                min=0, help="Dask workers on this machine, one a GPU where there are GPUs [none].",
+            )] = 0, scheduler: Annotated[str, typer.Option(
+                help="Address of a running dask scheduler, such as tcp://host:8786.",
+            )] = "", outside: Outside = False, as_json: Json = False) -> None:
+    """Stage 1: run the diffusion model for all that is missing. Goes on where it stopped."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    with interruptible("finished blocks are kept, run the same command again to go on"):
+        from gate_cache.stages.extract import Spread
+        from gate_cache.stages.extract import extract as stage
+
+        if workers and scheduler:
+            raise UserError("--workers starts workers, --scheduler has them: give one of the two")
+        spread = Spread(workers, scheduler) if workers or scheduler else None
+        done = stage(loaded, roots, device=device, batch=batch, threads=threads, spread=spread,
+                     progress=console_progress())
+    if as_json:
+        return print_json(done)
+    from gate_cache.report.tables import show_extracted
+
+    show_extracted(done)
+
+
+def lora(manifest: ManifestPath,
+         out: Annotated[str | None, typer.Option(
+             help="The file, below the models root [<manifest>-lora.safetensors].")] = None,
+         steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 1000,
+         save_at: Annotated[str | None, typer.Option(
+             help="Earlier steps whose LoRAs to keep too, as in 500,1000.")] = None,
+         images: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 30,
+         rank: Annotated[int, typer.Option(min=1)] = 64,
+         alpha: Annotated[float, typer.Option(help="Scales the LoRA by alpha / rank.")] = 32.0,
+         lr: Annotated[float, typer.Option(min=0, help="Learning rate of the UNet.")] = 1e-4,
+         text_lr: Annotated[float, typer.Option(
+             min=0, help="Of the text encoder; 0 leaves it as it is.")] = 5e-5,
+         batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 2,
+         seed: Annotated[int, typer.Option(min=0, help="Of images and training.")] = 0,
+         captions: Annotated[str | None, typer.Option(
+             help="Captions, below the data root [as caption writes them, if there].")] = None,
+         force: Annotated[bool, typer.Option(
+             "--force", help="Write over files that exist.")] = False,
+         data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
+         outside: Outside = False, as_json: Json = False) -> None:
+    """Train a LoRA on random training images. Goes on where it stopped."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    with interruptible("run the same command again to go on from the last checkpoint"):
+        from gate_cache.diffusion.lora_training import LoraSettings
+        from gate_cache.stages.lora import train_lora
+        from gate_cache.stages.lora_files import parse_steps
+
+        found = train_lora(
+            loaded, roots, LoraSettings(rank, alpha, lr, text_lr, batch, seed), images=images,
+            steps=steps, save_at=parse_steps(save_at), out=out, captions=captions, device=device,
+            force=force, progress=console_progress())
+    if as_json:
+        return print_json(found)
+    for step, path in found.paths.items():
+        typer.echo(f"step {step}: {path}")
+    typer.echo(f"in a combo: lora: {{source: {found.source}}}")
+
+
+def caption(manifest: ManifestPath,
+            model: Annotated[str, typer.Option(
+                help="A captioner of the transformers library, such as"
+                " microsoft/kosmos-2-patch14-224: a folder below the models root, or a hub id.",
+            )] = "Salesforce/blip-image-captioning-base",
+            revision: Annotated[str | None, typer.Option(help="Of a hub id.")] = None,
+            out: Annotated[str | None, typer.Option(
+                help="The file, below the data root [captions/<manifest>.jsonl].")] = None,
+            batch: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 8,
+            data: Data = None, models: Models = None, stores: Stores = None,
+            device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Write a caption for every image, by a captioner. Goes on where it stopped."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.stages.caption import caption as stage
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    with interruptible("captions so far are kept, run the same command again to go on"):
+        found = stage(loaded, roots, model=model, revision=revision, out=out, device=device,
+                      batch=batch, progress=console_progress())
+    if as_json:
+        return print_json(found)
+    typer.echo(f"{found.path}: {found.images} images, {found.new} captioned now"
+               + ("" if found.new else "; remove the file to caption them again"))

@@ -1,0 +1,130 @@
+"""Looking at stores, checking and mending them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gate_cache.commands.options import (
+    Data,
+    Device,
+    Json,
+    Models,
+    Outside,
+    Stores,
+    print_json,
+)
+from gate_cache.errors import UserError
+from gate_cache.roots import Roots
+
+
+def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder, or a URL.")],
+            as_json: Json = False) -> None:
+    """Show what a store holds: tree, shapes, bytes, combos with settings, what is missing."""
+    from gate_cache.stages.inspect import inspect as stage
+
+    found = stage(store)
+    if as_json:
+        return print_json(found)
+    from gate_cache.report.tables import show_store
+
+    show_store(found)
+
+
+def show(target: Annotated[str, typer.Argument(
+             help="A store, or a manifest (whose data set's pictures are shown too).")],
+         image: Annotated[list[str] | None, typer.Option(
+             help="An image's id, or a part of it; may be repeated [the first few].")] = None,
+         combo: Annotated[list[str] | None, typer.Option(
+             help="A combo; may be repeated [all].")] = None,
+         token: Annotated[list[str] | None, typer.Option(
+             help="A word whose attention is shown; may be repeated [the first few].")] = None,
+         out: Annotated[Path | None, typer.Option(
+             help="Folder for the PNG files [<store>-pictures beside the store].")] = None,
+         data: Data = None, models: Models = None, stores: Stores = None,
+         outside: Outside = False) -> None:
+    """Pictures of feature maps: PCA as colours, attention by word; a PNG file an image."""
+    from gate_cache.places import parse_place
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.show import draw
+    from gate_cache.stages.show import open_shown
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = open_shown(parse_place(target), roots, console_progress())
+    for path in draw(found, image or [], combo or [], token or [], out):
+        typer.echo(str(path))
+
+
+def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest for its store.")],
+           repair: Annotated[bool, typer.Option(
+               "--repair", help="Mend what can be; damaged blocks become undone.")] = False,
+           recompute: Annotated[int, typer.Option(
+               min=0, help="Of a manifest: extract so many rows again and compare them, instead of"
+               " reading everything.")] = 0,
+           seed: Annotated[int, typer.Option(min=0, help="Of the choice of these rows.")] = 0,
+           threads: Annotated[int | None, typer.Option(
+               min=1, help="That read [one a core, at most 8].")] = None,
+           data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
+           outside: Outside = False, as_json: Json = False) -> None:
+    """Check a store against its checksums. Exit code 1 where something is damaged."""
+    from gate_cache.places import parse_place
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.store_tables import show_recomputed, show_verified
+    from gate_cache.stages.verify import is_manifest, store_at
+    from gate_cache.stages.verify import verify as stage
+
+    place = parse_place(target)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    if recompute:
+        from gate_cache.manifest import load
+        from gate_cache.stages.canary import recompute as canary
+
+        if repair or not is_manifest(place):
+            raise UserError("--recompute needs the manifest, and goes without --repair:"
+                            " gate-cache verify MANIFEST --recompute 8")
+        again = canary(load(place), roots, recompute, seed=seed, device=device,
+                       progress=console_progress())
+        return print_json(again, equal=again.equal) if as_json else show_recomputed(again)
+    found = stage(store_at(place, roots), repair=repair, threads=threads,
+                  progress=console_progress())
+    print_json(found, sound=found.sound) if as_json else show_verified(found)
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+def diff(a: Annotated[str, typer.Argument(help="A manifest or a store.")],
+         b: Annotated[str, typer.Argument(help="Another one.")],
+         values: Annotated[bool, typer.Option(
+             "--values", help="Of two stores, read and compare all maps.")] = False,
+         data: Data = None, models: Models = None, stores: Stores = None,
+         outside: Outside = False, as_json: Json = False) -> None:
+    """Show what differs between manifests and stores. Exit code 1 where something does."""
+    from gate_cache.places import parse_place
+    from gate_cache.report.store_tables import show_diff
+    from gate_cache.stages.diff import diff as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage(parse_place(a), parse_place(b), roots, values)
+    print_json(found, same=found.same) if as_json else show_diff(found)
+    if not found.same:
+        raise typer.Exit(1)
+
+
+def prune(targets: Annotated[list[str], typer.Argument(
+              help="Manifests whose combos to keep; stores, to clear what was cut off.")],
+          yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+          data: Data = None, models: Models = None, stores: Stores = None,
+          outside: Outside = False, as_json: Json = False) -> None:
+    """Show what of a store no manifest given names, and with --yes remove it."""
+    from gate_cache.places import parse_place
+    from gate_cache.report.store_tables import show_pruned
+    from gate_cache.stages.prune import prune as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage([parse_place(t) for t in targets], roots, yes=yes)
+    if as_json:
+        return print_json({"stores": [dataclasses.asdict(f) for f in found]})
+    show_pruned(found)

@@ -1,0 +1,85 @@
+"""Stage 2: training on the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gate_cache.commands.options import (
+    Data,
+    Device,
+    Json,
+    ManifestPath,
+    Models,
+    Outside,
+    Runs,
+    Stores,
+    interruptible,
+    print_json,
+)
+from gate_cache.errors import UserError
+from gate_cache.roots import Roots
+
+
+def train(manifest: ManifestPath,
+          head: Annotated[str | None, typer.Option(help="nn or conv.")] = None,
+          assigners: Annotated[int | None, typer.Option(min=1, help="Weight assigners.")] = None,
+          gamma1: Annotated[float | None, typer.Option(help="Weight of sparsity (Eq. 5).")] = None,
+          gamma2: Annotated[float | None, typer.Option(help="Weight of diversity.")] = None,
+          pairs: Annotated[int | None, typer.Option(min=1, help="Training pairs seen.")] = None,
+          lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+          seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
+          out: Annotated[Path | None, typer.Option(help="The run directory to make.")] = None,
+          data: Data = None, models: Models = None, stores: Stores = None, runs: Runs = None,
+          device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Stage 2: train on the store, print the table, leave a run directory."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+
+    given = {"head": head, "assigners": assigners, "gamma1": gamma1, "gamma2": gamma2,
+             "pairs": pairs, "lr": lr, "seed": seed}
+    loaded = load(manifest, {k: v for k, v in given.items() if v is not None})
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
+    with interruptible("a run directory without metrics.json is unfinished"):
+        from gate_cache.stages.train import train as stage
+
+        found = stage(loaded, roots, device=device, run=out, progress=console_progress())
+    if as_json:
+        return print_json({"run": found.run, "head": found.head, "splits": found.splits,
+                            "tables": [t.to_json() for t in found.tables]})
+    from gate_cache.report.tables import show_trained
+
+    show_trained(found)
+
+
+def sweep(manifest: ManifestPath,
+          trials: Annotated[Path, typer.Argument(help="The trials, a YAML file.")],
+          out: Annotated[Path | None, typer.Option(
+              help="The sweep's folder [<runs>/<manifest>-<trials>].")] = None,
+          data: Data = None, models: Models = None, stores: Stores = None, runs: Runs = None,
+          device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Stage 2, many times: all trials over one stream of the store. Goes on where it stopped."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.sweep_file import load_sweep
+
+    loaded = load(manifest)
+    points = load_sweep(trials, loaded)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
+    folder = out or roots.runs / f"{loaded.path.stem}-{trials.stem}"
+    with interruptible("run the same command again to go on from the last checkpoint"):
+        from gate_cache.stages.sweep import sweep as stage
+
+        found = stage(loaded, points, roots, folder=folder, device=device,
+                      progress=console_progress())
+    if as_json:
+        print_json(found)
+    else:
+        from gate_cache.report.trials import show_swept
+
+        show_swept(found)
+    if found.failed:
+        raise UserError(f"{len(found.failed)} of {len(points)} trials failed:"
+                        f" {found.failed[0].name}: {found.failed[0].failed}")
