@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,10 @@ from gate_cache.datasets.base import Split
 from gate_cache.geometry import Window
 from gate_cache.learn.bucket import Bucket, Buckets, stack
 from gate_cache.learn.correspondence import CorrespondenceLoss, nearest, sample
-from gate_cache.learn.metrics import PCK, Points, Prediction, correct, pck
+from gate_cache.learn.metrics import PCK, Points, Prediction, by_category, correct, pck
 from gate_cache.learn.pairs import PairPoints
 from gate_cache.learn.task import Scores
+from gate_cache.learn.weight_stats import weight_stats
 
 SELECT = (0.1, "box", "point")
 """The PCK that chooses the best checkpoint on ``val``."""
@@ -51,7 +52,8 @@ class CorrespondenceTask:
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
-        return [scores(found.predictions) for found in self.match(models, self._pairs[split])]
+        return [scores(found.predictions, found.weights)
+                for found in self.match(models, self._pairs[split])]
 
     @torch.inference_mode()
     def match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints]) -> list[Matched]:
@@ -131,13 +133,22 @@ def _grouped(pairs: Sequence[PairPoints],
     return found
 
 
-def scores(predictions: Sequence[Prediction]) -> Scores:
-    """PCK in all variants; each pair's share of right points is what an interval draws from."""
+def scores(predictions: Sequence[Prediction],
+           weights: Mapping[str, torch.Tensor] | None = None) -> Scores:
+    """PCK in all variants; each pair's share of right points is what an interval draws from.
+
+    Parameters
+    ----------
+    weights : of the amalgamator by image, (n, b), where there is one
+    """
     found = pck(predictions)
+    told = {"weights": weight_stats(list(weights.values())).to_json()} if weights else {}
     each = [100 * float(correct(p, SELECT[0], SELECT[1]).mean()) for p in predictions
             if len(p.true)]
     return Scores({k: v for k, v in found.to_json().items() if v is not None},
-                  found.values[SELECT], each, {"pairs": found.pairs, "points": found.points})
+                  found.values[SELECT], each,
+                  {"pairs": found.pairs, "points": found.points,
+                   "categories": by_category(predictions, SELECT[0], SELECT[1]), **told})
 
 
 class _PairsLoss(nn.Module):
