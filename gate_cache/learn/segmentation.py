@@ -148,7 +148,8 @@ class SegmentationTask:
         size = (self.maps.resolution, self.maps.resolution)
         parts = [F.interpolate(m.flatten(0, 1), size, mode="bilinear", align_corners=False)
                  for m in levels]
-        return torch.cat(parts, 1).unflatten(0, levels[0].shape[:2])
+        joined = torch.cat(parts, 1)
+        return joined.view(*levels[0].shape[:2], *joined.shape[1:])
 
     def _attend(self, found: Sequence[Native]) -> tuple[torch.Tensor | None, ...]:
         """Attention maps at their levels, resized where a level has another resolution."""
@@ -198,7 +199,7 @@ def _nearest(maps: NativeMaps) -> list[int]:
 
 
 class _MaskLoss(nn.Module):
-    """Cross-entropy over the square's pixels, mean over those that count; plus the auxiliary one."""
+    """Cross-entropy, mean over the square's pixels that count; plus the auxiliary head's."""
 
     def __init__(self, task: SegmentationTask) -> None:
         super().__init__()

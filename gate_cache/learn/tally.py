@@ -25,6 +25,7 @@ from gate_cache.learn.metrics_dense import (
 from gate_cache.learn.task import Scores
 from gate_cache.learn.weight_stats import weight_stats
 
+Metric = Callable[[Counts], float]
 MOST_WEIGHTS = 100_000
 """Weights kept for statistics at most."""
 
@@ -60,7 +61,7 @@ class Tally:
 
     def segmentation(self, interval: bool) -> Scores:
         """mIoU, aAcc and mAcc over all pixels; mIoU of each image that has any counted pixel."""
-        values = {"mIoU": mean_iou, "aAcc": accuracy, "mAcc": mean_accuracy}
+        values: dict[str, Metric] = {"mIoU": mean_iou, "aAcc": accuracy, "mAcc": mean_accuracy}
         total = self._total()
         each = [v for v in map(mean_iou, self._images) if not math.isnan(v)]
         return self._scores(values, "mIoU", each, interval,
@@ -68,12 +69,12 @@ class Tally:
 
     def classification(self, interval: bool) -> Scores:
         """Top-1 accuracy over all images, and the mean over classes."""
-        values = {"accuracy": accuracy, "class accuracy": mean_accuracy}
+        values: dict[str, Metric] = {"accuracy": accuracy, "class accuracy": mean_accuracy}
         each = [accuracy(c) for c in self._images]
         return self._scores(values, "accuracy", each, interval,
                             {"accuracy": by_name(class_accuracy(self._total()), self.classes)})
 
-    def _scores(self, metrics: dict[str, Callable[[Counts], float]], select: str,
+    def _scores(self, metrics: dict[str, Metric], select: str,
                 each: list[float], interval: bool, details: dict[str, Any]) -> Scores:
         total = self._total()
         values = {name: found for name, metric in metrics.items()

@@ -40,7 +40,7 @@ def weight_stats(weights: torch.Tensor | Sequence[torch.Tensor]) -> WeightStats:
     """Statistics of (N, n, b) weights. With a single feature its second largest weight is 0."""
     given = weights if isinstance(weights, torch.Tensor) else torch.stack(list(weights))
     given = given.double().cpu()
-    order = given.argsort(-1, descending=True, stable=True)
+    order = given.argsort(dim=-1, descending=True, stable=True)
     largest = torch.nn.functional.pad(given.gather(-1, order), (0, 1))[..., :2]
     spread, mean = torch.std_mean(largest, 0, correction=0)
     return WeightStats(given.mean(0).tolist(), mean[:, 0].tolist(), spread[:, 0].tolist(),

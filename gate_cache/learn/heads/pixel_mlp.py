@@ -1,4 +1,4 @@
-"""``pixel-mlp``: an ensemble of MLPs on single pixels (paper, C.1; DatasetGAN, ddpm-segmentation)."""
+"""``pixel-mlp``: an ensemble of MLPs on single pixels, as in DatasetGAN and ddpm-segmentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INIT = 0.02
 
 
 class PixelMLPs(nn.Module):
-    """M MLPs, each two times linear, ReLU, batch norm, then linear; all trained on the same batches.
+    """M MLPs: twice linear, ReLU, batch norm, then linear; all are trained on the same batches.
 
     The attention feature, whose values are hundreds of times smaller than the others', is
     standardised by a batch norm without parameters.
@@ -83,7 +83,7 @@ def widths(classes: int) -> tuple[int, int]:
 def vote(logits: torch.Tensor) -> torch.Tensor:
     """(M, B, K) logits to (B,) classes by majority; of a tie the smallest number."""
     votes = nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0)
-    return votes.argmax(-1)
+    return torch.as_tensor(votes.argmax(-1))
 
 
 def disagreement(logits: torch.Tensor) -> torch.Tensor:
@@ -94,4 +94,4 @@ def disagreement(logits: torch.Tensor) -> torch.Tensor:
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """(B,) entropy, in nats, of the members' mean distribution."""
     mean = logits.softmax(-1).mean(0)
-    return torch.special.entr(mean).sum(-1)
+    return torch.as_tensor(torch.special.entr(mean).sum(-1))

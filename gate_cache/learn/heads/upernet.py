@@ -55,7 +55,7 @@ class UPerNet(nn.Module):
         joined = [self._join(i, level, more)
                   for i, (level, more) in enumerate(zip(levels, attention, strict=True))]
         size = len(joined[0])
-        if self.training and size == 1:  # batch norm over one 1×1 map has no variance: show it twice
+        if self.training and size == 1:  # one 1×1 map has no variance: show it twice
             joined = [torch.cat([level, level]) for level in joined]
         finest_first = joined[::-1]
         auxiliary = self.auxiliary(finest_first)[:size] if self.training else None
