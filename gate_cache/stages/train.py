@@ -14,12 +14,12 @@ import torch
 
 import gate_cache
 from gate_cache.errors import UserError
+from gate_cache.learn.matching import details
 from gate_cache.learn.metrics import pck
 from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints, copy_position, evaluate
 from gate_cache.learn.results import Table
 from gate_cache.learn.trials import Fitted, Trial, fit_trials
-from gate_cache.learn.weight_stats import weight_stats
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
@@ -166,6 +166,6 @@ def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Me
     for method, found in zip(methods, study.task.match(models, pairs), strict=True):
         weights = list(found.weights.values())
         note = mean_weights(study.combos, weights) if method.note else ""
-        told = {"weights": weight_stats(weights).to_json()} if method.note else {}
+        told = details(found.predictions, weights if method.note else [])
         table.add(method.name, pck(found.predictions), method.trained, note, told)
     return table
