@@ -1,6 +1,6 @@
 """Peak memory of head ``pixel-mlp`` at Horse-21's real size.
 
-    python -m benchmarks.pixel_memory [--combos 4] [--steps 20] [--judged 1] [--reservoir-mb 1536]
+    python -m benchmarks.pixel_memory [--combos 4] [--steps 20] [--judged 1] [--reservoir-mb 1024]
 
 21 classes, 256×256 masks, 30 training images, made-up maps of Stable Diffusion 1.5 at 512 pixels
 (3520 channels, 11 MB a combo and image in float16) and a DDPM-like extra combo. Fills the
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--combos", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--judged", type=int, default=1)
-    parser.add_argument("--reservoir-mb", type=int, default=1536)
+    parser.add_argument("--reservoir-mb", type=int, default=1024)
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "horse.zarr"

@@ -165,7 +165,7 @@ class TrainSpec(Spec):
     sampling: Literal["uniform", "balanced"] = Field(
         "uniform", description="pixels of an image for pixel-mlp: as they come, or as many of each"
         " class")
-    reservoir_mb: int = Field(1536, ge=1, description="memory for pixel-mlp's training pixels")
+    reservoir_mb: int = Field(1024, ge=1, description="memory for pixel-mlp's training pixels")
     resolution: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
     shuffle: int | None = Field(None, ge=0, lt=2**63,

@@ -157,7 +157,7 @@ def scores(predictions: Sequence[Prediction],
 
 def details(predictions: Sequence[Prediction],
             weights: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """The interval over pairs of the PCK that chooses, and statistics of (n, b) weights by image."""
+    """Interval over pairs of the PCK that chooses; statistics of (n, b) weights by image."""
     found: dict[str, Any] = {}
     if predictions:
         hits = [correct(p, SELECT[0], SELECT[1]) for p in predictions]

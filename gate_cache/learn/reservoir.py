@@ -16,7 +16,7 @@ from gate_cache.learn.places import centres, tiles
 from gate_cache.learn.vectors import Vectors
 
 Sampling = Literal["uniform", "balanced"]
-TILE_BYTES = 2**25
+TILE_BYTES = 2**23
 """Features of pixels, in float32, that are read at once."""
 
 
