@@ -51,7 +51,7 @@ train: {pairs: 0}
         ("m.yaml:1: dataset: unknown name 'toyword'", "(did you mean 'toyworld'?)"),
         ("m.yaml:2: model.source: required, but not given", ""),
         ("m.yaml:2: model.sorce: unknown field", "(did you mean 'source'?)"),
-        ("m.yaml:2: model.dtype: expected 'float32'", "(did you mean 'float16'?)"),
+        ("m.yaml:2: model.dtype: expected 'float32'", "(did you mean 'float32'?)"),
         ("m.yaml:4: conv.a.promt: unknown field", "(did you mean 'prompt'?)"),
         ("m.yaml:5: conv.B.prompt: expected text, got false", "quote it"),
         ("m.yaml:5: conv.B: a combo's name is lower-case", ""),
