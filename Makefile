@@ -24,7 +24,7 @@ ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
-	@echo 'variables: DATASET=toyworld|pf-willow|folder|…  HEAD=nn|conv  DATA=  MODELS=  STORES=  RUNS='
+	@echo 'variables: DATASET=toyworld|pf-willow|folder|…  HEAD=nn|conv|upernet|pixel-mlp|classifier  DATA=  MODELS=  STORES=  RUNS='
 	@echo '           ARGS="…" is handed to gate-cache as it is'
 
 .venv/.ready: pyproject.toml constraints.txt

@@ -174,6 +174,12 @@ def _check_train(manifest: Manifest) -> list[Problem]:
         found.append((("train", "combos"), "a combo is named twice"))
     if train.combos and train.baseline and train.baseline not in train.combos:
         found.append((("train", "baseline"), f"'{train.baseline}' is not among train.combos"))
+    if train.extra and train.head != "pixel-mlp":
+        found.append((("train", "extra"), f"only head 'pixel-mlp' concatenates further combos, and"
+                      f" this is '{train.head}'"))
+    found += [(("train", "extra", i), f"'{name}' is among train.combos: a combo is amalgamated or"
+               " concatenated") for i, name in enumerate(train.extra or ())
+              if name in (train.combos or ())]
     if isinstance(train.attention, str) and train.attention not in manifest.attention:
         found.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
                       f"{did_you_mean(train.attention, manifest.attention)}"))

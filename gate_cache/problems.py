@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -45,7 +46,7 @@ def _text(item: dict[str, Any], place: Place, fields: list[str]) -> str:
         return f"unknown field{did_you_mean(str(place[-1]), fields)}; known: {', '.join(fields)}"
     if kind == "literal_error":
         choices = str(ctx.get("expected", ""))
-        near = did_you_mean(str(item.get("input")), choices.replace("'", "").split(" or "))
+        near = did_you_mean(str(item.get("input")), re.findall(r"'([^']*)'", choices))
         return f"expected {choices}, got {got}{near}"
     if kind == "union_tag_invalid":
         tags = str(ctx.get("expected_tags", "")).replace("'", "")

@@ -5,9 +5,9 @@ No torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_serializer
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from gate_cache.dataset_specs import DatasetSpec, Spec
 
@@ -127,10 +127,22 @@ class StoreSpec(Spec):
     batch: int = Field(8, ge=1)
 
 
-class TrainSpec(Spec):
-    """Stage 2: amalgamator, head and optimisation (paper, A.4 and C.1)."""
+HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "upernet": {"lr": 1e-4},
+    "pixel-mlp": {"pairs": 640_000, "batch": 64, "lr": 1e-3, "weight_decay": 0.0,
+                  "validate_every": 64_000},
+    "classifier": {"pairs": 100_000, "batch": 64, "validate_every": 10_000},
+}
+"""Defaults of ``train`` that differ by head."""
 
-    head: Literal["nn", "conv"] = "nn"
+
+class TrainSpec(Spec):
+    """Stage 2: amalgamator, head and optimisation (paper, A.4 and C.1).
+
+    What `HEAD_DEFAULTS` says of a head counts where the manifest says nothing.
+    """
+
+    head: Literal["nn", "conv", "upernet", "pixel-mlp", "classifier"] = "nn"
     combos: list[str] | None = Field(None, min_length=1)
     attention: str | Literal[False] | None = None
     attention_maps: list[str] | None = Field(None, min_length=1)
@@ -138,20 +150,37 @@ class TrainSpec(Spec):
     assigners: int = Field(2, ge=1)
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
-    pairs: int = Field(10_000, ge=1, description="training pairs seen")
+    pairs: int = Field(10_000, ge=1, description="items that training sees, repeats included: pairs"
+                       " (nn, conv), images (upernet, classifier) or pixels (pixel-mlp)")
     batch: int = Field(4, ge=1)
     lr: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     hidden: int = Field(128, ge=1)
     conv_channels: int = Field(384, ge=1)
+    decoder_channels: int = Field(512, ge=2, description="upernet's width; its auxiliary head has"
+                                  " half of it")
+    classifier_hidden: int = Field(0, ge=0, description="classifier's hidden layer; 0: none")
+    members: int = Field(10, ge=1, description="MLPs of pixel-mlp's ensemble")
+    extra: list[str] | None = Field(None, min_length=1, description="combos that pixel-mlp"
+                                    " concatenates as they are, of any model in the store")
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform", description="pixels of an image for pixel-mlp: as they come, or as many of each"
+        " class")
+    reservoir_mb: int = Field(1024, ge=1, description="memory for pixel-mlp's training pixels")
     resolution: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
     shuffle: int | None = Field(None, ge=0, lt=2**63,
                                 description="seed of the order alone [seed]")
-    validate_every: int = Field(500, ge=1, description="in training pairs")
+    validate_every: int = Field(500, ge=1, description="in items, as pairs")
     patience: int | None = Field(None, ge=1, description="validations without gain before it stops")
     amp: bool = Field(False, description="bfloat16 autocast where there is a GPU")
+
+    @model_validator(mode="after")
+    def _of_head(self) -> Self:
+        given = HEAD_DEFAULTS.get(self.head, {})
+        self.__dict__.update({k: v for k, v in given.items() if k not in self.model_fields_set})
+        return self
 
 
 class Manifest(Spec):

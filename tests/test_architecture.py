@@ -46,7 +46,7 @@ FENCES = {  # library to the rooms and files that may import it
     "dask": ("store/", "stages/"),
     "distributed": ("stages/cluster.py",),
     "diffusers": ("diffusion/",),
-    "transformers": ("diffusion/",),
+    "transformers": ("diffusion/", "learn/heads/upernet.py"),
     "peft": ("diffusion/",),
     "tokenizers": ("diffusion/",),
     "huggingface_hub": ("diffusion/",),

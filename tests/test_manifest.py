@@ -51,7 +51,7 @@ train: {pairs: 0}
         ("m.yaml:1: dataset: unknown name 'toyword'", "(did you mean 'toyworld'?)"),
         ("m.yaml:2: model.source: required, but not given", ""),
         ("m.yaml:2: model.sorce: unknown field", "(did you mean 'source'?)"),
-        ("m.yaml:2: model.dtype: expected 'float32'", "(did you mean 'float16'?)"),
+        ("m.yaml:2: model.dtype: expected 'float32'", "(did you mean 'float32'?)"),
         ("m.yaml:4: conv.a.promt: unknown field", "(did you mean 'prompt'?)"),
         ("m.yaml:5: conv.B.prompt: expected text, got false", "quote it"),
         ("m.yaml:5: conv.B: a combo's name is lower-case", ""),
@@ -280,7 +280,8 @@ def test_overrides_replace_fields_of_train_and_no_others(tmp_path: Path) -> None
 
 def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, BASE, head="cnn")
-    assert "train.head: expected 'nn' or 'conv', got 'cnn' (did you mean 'nn'?)" in found
+    assert "train.head: expected 'nn', 'conv', 'upernet', 'pixel-mlp' or 'classifier'" in found
+    assert "(did you mean 'nn'?)" in found
 
 
 def test_manifest_error_is_the_users_to_mend() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from gate_cache.datasets.base import Keypoints, Pair
 from gate_cache.datasets.pf_willow import PFWillow
-from gate_cache.learn.metrics import PCK, Prediction, pck
+from gate_cache.learn.metrics import PCK, Prediction, by_category, pck
 from gate_cache.learn.pairs import PairPoints, copy_position, evaluate, load_pairs
 
-ALPHAS = (0.05, 0.1, 0.2)
+ALPHAS = (0.01, 0.05, 0.1, 0.15, 0.2)
 PF_WILLOW = Path(os.environ.get("GATE_CACHE_DATA", "data")) / "PF-dataset-WILLOW"
 
 
@@ -26,9 +26,10 @@ def keypoints(xy: list[tuple[float, float]], size: tuple[int, int] = (100, 100),
 
 def prediction(predicted: list[tuple[float, float]], true: list[tuple[float, float]],
                size: tuple[int, int] = (100, 100),
-               box: tuple[float, float, float, float] = (0, 0, 50, 40)) -> Prediction:
+               box: tuple[float, float, float, float] = (0, 0, 50, 40),
+               category: str = "") -> Prediction:
     return Prediction(np.array(predicted, float).reshape(-1, 2),
-                      np.array(true, float).reshape(-1, 2), keypoints(true, size, box))
+                      np.array(true, float).reshape(-1, 2), keypoints(true, size, box), category)
 
 
 def pair(source: Keypoints, target: Keypoints) -> PairPoints:
@@ -38,6 +39,7 @@ def pair(source: Keypoints, target: Keypoints) -> PairPoints:
 def slow_pck(predictions: list[Prediction], alpha: float, radius: str, average: str) -> float:
     """PCK word for word from the module's definition."""
     shares, right, total = [], 0, 0
+    by_category: dict[str, list[bool]] = {}
     for p in predictions:
         height, width = p.target.size
         x0, y0, x1, y1 = p.target.box
@@ -47,8 +49,11 @@ def slow_pck(predictions: list[Prediction], alpha: float, radius: str, average: 
         if hits:
             shares.append(sum(hits) / len(hits))
             right, total = right + sum(hits), total + len(hits)
+            by_category.setdefault(p.category, []).extend(hits)
     if not shares:
         return math.nan
+    if average == "category":
+        return 100 * sum(sum(h) / len(h) for h in by_category.values()) / len(by_category)
     return 100 * (right / total if average == "point" else sum(shares) / len(shares))
 
 
@@ -61,11 +66,12 @@ def random_predictions(seed: int) -> list[Prediction]:
         true = rng.uniform(0, 100, (count, 2))
         near = true + rng.normal(0, 10, (count, 2))
         found.append(Prediction(near, true, Keypoints(
-            true, np.ones(count, bool), np.concatenate([low, high]), size)))
+            true, np.ones(count, bool), np.concatenate([low, high]), size),
+            str(rng.integers(3))))
     return found
 
 
-@pytest.mark.parametrize("average", ["point", "image"])
+@pytest.mark.parametrize("average", ["point", "image", "category"])
 @pytest.mark.parametrize("radius", ["image", "box"])
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_agrees_with_the_definition(alpha: float, radius: str, average: str) -> None:
@@ -117,6 +123,13 @@ def test_point_and_image_averages_differ_as_defined() -> None:
     assert only(found, "image", "image") == pytest.approx(100 * (1 + 1 / 3) / 2)
 
 
+def test_categories_count_alike() -> None:
+    many = [prediction([(0, 0)] * 3, [(0, 0)] * 3, category="cat") for _ in range(2)]
+    found = pck([*many, prediction([(90, 0)], [(0, 0)], category="dog")])
+    assert only(found, "image", "category") == 50
+    assert by_category([*many], 0.1, "image") == {"cat": 100}
+
+
 def test_pairs_without_points_are_left_out() -> None:
     found = pck([prediction([(0, 0)], [(0, 0)]), prediction([], [])])
     assert (found.pairs, found.points) == (1, 1)
@@ -133,7 +146,7 @@ def test_no_pair_gives_nan(predictions: list[Prediction]) -> None:
 def test_names_say_the_whole_protocol() -> None:
     names = pck([prediction([(0, 0)], [(0, 0)])]).to_json()
     assert "pck@0.05/radius=box/average=point" in names
-    assert len(names) == 8
+    assert len(names) == 24
 
 
 def test_copied_position_is_relative_to_the_sides() -> None:

@@ -24,11 +24,13 @@ from gate_cache.roots import Roots
 
 
 def train(manifest: ManifestPath,
-          head: Annotated[str | None, typer.Option(help="nn or conv.")] = None,
+          head: Annotated[str | None, typer.Option(
+              help="nn, conv, upernet, pixel-mlp or classifier.")] = None,
           assigners: Annotated[int | None, typer.Option(min=1, help="Weight assigners.")] = None,
           gamma1: Annotated[float | None, typer.Option(help="Weight of sparsity (Eq. 5).")] = None,
           gamma2: Annotated[float | None, typer.Option(help="Weight of diversity.")] = None,
-          pairs: Annotated[int | None, typer.Option(min=1, help="Training pairs seen.")] = None,
+          pairs: Annotated[int | None, typer.Option(
+              min=1, help="Training items seen: pairs, images, pixels.")] = None,
           lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
           seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
           out: Annotated[Path | None, typer.Option(help="The run directory to make.")] = None,

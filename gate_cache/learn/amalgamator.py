@@ -43,10 +43,14 @@ class Amalgamator(nn.Module):
             ConvAssigner(channels, hidden, dropout) for _ in range(assigners))
 
     def forward(self, bucket: torch.Tensor) -> Amalgamated:
-        """(B, b, C, h, w) to n sums; weights are softmax over the b maps."""
+        """(B, b, C, h, w) to n sums."""
+        return mix(bucket, self.weigh(bucket))
+
+    def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
+        """(B, b, C, h, w) to (B, n, b) weights: softmax over the b maps (Eq. 3)."""
         flat = bucket.flatten(0, 1)
         logits = [f(flat).unflatten(0, bucket.shape[:2]) for f in self.assigners]
-        return mix(bucket, torch.stack(logits, 1).softmax(-1))
+        return torch.stack(logits, 1).softmax(-1)
 
 
 class FixedWeights(nn.Module):
@@ -65,13 +69,17 @@ class FixedWeights(nn.Module):
         self.register_buffer("weights", fixed, persistent=False)
 
     def forward(self, bucket: torch.Tensor) -> Amalgamated:
-        """(B, b, C, h, w) to one sum."""
-        return mix(bucket, self.weights.expand(len(bucket), 1, -1))
+        """(B, b, …) to one sum."""
+        return mix(bucket, self.weigh(bucket))
+
+    def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
+        """(B, 1, b), whatever is in the bucket."""
+        return self.weights.expand(len(bucket), 1, -1)
 
 
 def mix(bucket: torch.Tensor, weights: torch.Tensor) -> Amalgamated:
-    """Σ_i w_i^j r_i for bucket (B, b, C, h, w) and weights (B, n, b) (Eq. 4)."""
-    return Amalgamated(torch.einsum("bnk,bkchw->bnchw", weights, bucket), weights)
+    """Σ_i w_i^j r_i for a bucket (B, b, C, h, w) or (B, b, C), weights (B, n, b) (Eq. 4)."""
+    return Amalgamated(torch.einsum("bnk,bk...->bn...", weights, bucket), weights)
 
 
 def sparsity(weights: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,7 @@ class Buckets:
         shapes = [first[name].shape[1:] for name in first.maps]
         self.channels: int = sum(s[0] for s in shapes)
         self.resolution = spec.resolution or max(s[-1] for s in shapes)
-        self._square = _one_square(store, spec)
+        self._square = one_square(store, spec)
         if spec.attention:
             view = store[spec.attention]
             wanted = spec.attention_maps or view.maps[-2:]
@@ -116,7 +116,7 @@ class Buckets:
         return torch.cat(parts)
 
 
-def _one_square(store: FeatureStore, spec: BucketSpec) -> Square:
+def one_square(store: FeatureStore, spec: BucketSpec) -> Square:
     """How the images of all combos were made square; the side matters only where they are padded.
 
     Raises

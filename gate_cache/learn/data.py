@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -68,17 +69,19 @@ class Recent(Generic[Value]):
         self._bound = bound
         self._held: OrderedDict[Any, Value] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def __call__(self, key: Any) -> Value:
-        """The value of a key, held or made."""
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key]
-        value = self._held[key] = self._make(key)
-        self._bytes += self._size(value)
-        while self._bytes > self._bound and len(self._held) > 1:
-            self._bytes -= self._size(self._held.popitem(last=False)[1])
-        return value
+        """The value of a key, held or made; by one thread at a time."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+            value = self._held[key] = self._make(key)
+            self._bytes += self._size(value)
+            while self._bytes > self._bound and len(self._held) > 1:
+                self._bytes -= self._size(self._held.popitem(last=False)[1])
+            return value
 
 
 class MapCache:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +15,11 @@ from gate_cache.datasets.base import Split
 from gate_cache.geometry import Window
 from gate_cache.learn.bucket import Bucket, Buckets, stack
 from gate_cache.learn.correspondence import CorrespondenceLoss, nearest, sample
-from gate_cache.learn.metrics import PCK, Points, Prediction, correct, pck
+from gate_cache.learn.intervals import bootstrap
+from gate_cache.learn.metrics import PCK, Points, Prediction, by_category, correct, pck
 from gate_cache.learn.pairs import PairPoints
 from gate_cache.learn.task import Scores
+from gate_cache.learn.weight_stats import weight_stats
 
 SELECT = (0.1, "box", "point")
 """The PCK that chooses the best checkpoint on ``val``."""
@@ -51,7 +55,8 @@ class CorrespondenceTask:
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
-        return [scores(found.predictions) for found in self.match(models, self._pairs[split])]
+        return [scores(found.predictions, found.weights, split == "test")
+                for found in self.match(models, self._pairs[split])]
 
     @torch.inference_mode()
     def match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints]) -> list[Matched]:
@@ -131,13 +136,39 @@ def _grouped(pairs: Sequence[PairPoints],
     return found
 
 
-def scores(predictions: Sequence[Prediction]) -> Scores:
-    """PCK in all variants; each pair's share of right points is what an interval draws from."""
+def scores(predictions: Sequence[Prediction],
+           weights: Mapping[str, torch.Tensor] | None = None, draw: bool = False) -> Scores:
+    """PCK in all variants; each pair's share of right points is what an interval draws from.
+
+    Parameters
+    ----------
+    weights : of the amalgamator by image, (n, b), where there is one
+    draw : whether to tell the interval
+    """
     found = pck(predictions)
+    told = details(predictions if draw else [], list(weights.values()) if weights else [])
     each = [100 * float(correct(p, SELECT[0], SELECT[1]).mean()) for p in predictions
             if len(p.true)]
     return Scores({k: v for k, v in found.to_json().items() if v is not None},
-                  found.values[SELECT], each, {"pairs": found.pairs, "points": found.points})
+                  found.values[SELECT], each,
+                  {"pairs": found.pairs, "points": found.points,
+                   "categories": by_category(predictions, SELECT[0], SELECT[1]), **told})
+
+
+def details(predictions: Sequence[Prediction],
+            weights: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Interval over pairs of the PCK that chooses; statistics of (n, b) weights by image."""
+    found: dict[str, Any] = {}
+    if predictions:
+        hits = [correct(p, SELECT[0], SELECT[1]) for p in predictions]
+        units = [[int(h.sum()), len(h)] for h in hits]
+        between = bootstrap(units, lambda total: float(100 * total[0] / total[1])
+                            if total[1] else math.nan)
+        alpha, radius, average = SELECT
+        found["interval"] = {f"pck@{alpha:.2f}/radius={radius}/average={average}": list(between)}
+    if weights:
+        found["weights"] = weight_stats(weights).to_json()
+    return found
 
 
 class _PairsLoss(nn.Module):

@@ -2,8 +2,9 @@
 
 A predicted point is correct when its distance to the true one, in the target's original pixels,
 is at most α times the longer side of the target image (``image``) or of its object's box
-(``box``). Correct points are averaged over all points (``point``) or first over each pair's points
-and then over pairs (``image``).
+(``box``). Correct points are averaged over all points (``point``), or first over each pair's points
+and then over pairs (``image``), or first over all points of a category and then over categories
+(``category``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import numpy.typing as npt
 
 from gate_cache.datasets.base import Keypoints
 
-ALPHAS = (0.05, 0.1)
+ALPHAS = (0.01, 0.05, 0.1, 0.15)
 RADII = ("image", "box")
-AVERAGES = ("point", "image")
+AVERAGES = ("point", "image", "category")
 Points = npt.NDArray[np.float64]
 
 
@@ -32,11 +33,13 @@ class Prediction:
     predicted : (K, 2) x and y in the target's original pixels
     true : (K, 2) likewise
     target : the target's key points, for its size and box
+    category : of both images
     """
 
     predicted: Points
     true: Points
     target: Keypoints
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def pck(predictions: Sequence[Prediction], alphas: Sequence[float] = ALPHAS) -> 
             hits = [correct(p, alpha, radius) for p in judged]
             values[alpha, radius, "point"] = _percent(hits)
             values[alpha, radius, "image"] = _percent([[h.mean()] for h in hits])
+            values[alpha, radius, "category"] = _percent(
+                [[h.mean()] for h in _by_category(judged, hits).values()])
     return PCK(values, len(judged), sum(len(p.true) for p in judged))
 
 
@@ -78,6 +83,21 @@ def correct(prediction: Prediction, alpha: float, radius: str) -> npt.NDArray[np
     """(K,) bool: which predicted points lie within the radius (the border counts)."""
     distance = np.hypot(*(prediction.predicted - prediction.true).T)
     return np.asarray(distance <= alpha * longer_side(prediction.target, radius))
+
+
+def by_category(predictions: Sequence[Prediction], alpha: float, radius: str) -> dict[str, float]:
+    """Percent of each category's points that are correct."""
+    judged = [p for p in predictions if len(p.true)]
+    hits = [correct(p, alpha, radius) for p in judged]
+    return {name: _percent([h]) for name, h in sorted(_by_category(judged, hits).items())}
+
+
+def _by_category(judged: Sequence[Prediction], hits: Sequence[npt.NDArray[np.bool_]],
+                 ) -> dict[str, npt.NDArray[np.bool_]]:
+    found: dict[str, list[npt.NDArray[np.bool_]]] = {}
+    for prediction, each in zip(judged, hits, strict=True):
+        found.setdefault(prediction.category, []).append(each)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def longer_side(target: Keypoints, radius: str) -> float:

@@ -40,7 +40,7 @@ class PairPoints:
         """A prediction, (K', 2) shares of the target's sides, in original pixels."""
         height, width = self.target.size
         return Prediction(predicted_shares * [width, height], self.target.xy[self.shared],
-                          self.target)
+                          self.target, self.pair.category)
 
 
 def shares(points: Keypoints) -> Points:

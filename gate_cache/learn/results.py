@@ -16,6 +16,7 @@ class Row:
     trained: bool
     pck: PCK
     note: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -26,12 +27,13 @@ class Table:
     protocol: str
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, method: str, found: PCK, trained: bool = False, note: str = "") -> None:
+    def add(self, method: str, found: PCK, trained: bool = False, note: str = "",
+            details: dict[str, Any] | None = None) -> None:
         """Append a line."""
-        self.rows.append(Row(method, trained, found, note))
+        self.rows.append(Row(method, trained, found, note, details or {}))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return {"title": self.title, "protocol": self.protocol, "rows": [
             {"method": r.method, "trained": r.trained, "note": r.note, "pairs": r.pck.pairs,
-             "points": r.pck.points, **r.pck.to_json()} for r in self.rows]}
+             "points": r.pck.points, **r.details, **r.pck.to_json()} for r in self.rows]}

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from gate_cache.stages.plan import Line, Plan
     from gate_cache.stages.status import Status
     from gate_cache.stages.train import Trained
+    from gate_cache.stages.train_dense import ScoreTable
 
 PLAIN_WIDTH = 110
+SHOWN = (0.05, 0.1)
+"""PCK's α that fit on a line; metrics.json has all."""
 
 
 def console() -> Console:
@@ -171,13 +174,18 @@ def show_layers(found: Layers) -> None:
 
 def show_trained(trained: Trained) -> None:
     """Tables of results with their protocol, and where the run is."""
+    from gate_cache.stages.train_dense import ScoreTable
+
     out = console()
-    splits = ", ".join(f"{n}: {s['images']} images, {s['pairs']} pairs"
+    splits = ", ".join(f"{n}: " + ", ".join(f"{count} {unit}" for unit, count in s.items())
                        for n, s in trained.splits.items())
     _say(out, f"split by image: {splits}")
     for results in trained.tables:
         out.print()
-        _show_results(out, results)
+        if isinstance(results, ScoreTable):
+            _show_scores(out, results)
+        else:
+            _show_results(out, results)
     out.print()
     _say(out, f"run: {trained.run} ({trained.seconds:.0f} s)")
 
@@ -185,7 +193,8 @@ def show_trained(trained: Trained) -> None:
 def _show_results(out: Console, results: Results) -> None:
     first = results.rows[0].pck
     _say(out, f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
-    keys = sorted(first.values, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
+    shown = [k for k in first.values if k[0] in SHOWN and k[2] != "category"]
+    keys = sorted(shown, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
     names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
     table = _table("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
@@ -195,6 +204,23 @@ def _show_results(out: Console, results: Results) -> None:
     _say(out, f"{results.protocol}; trained rows are bold", style="dim")
     for row in results.rows:
         if row.note and row.trained:
+            _say(out, f"weights of {row.method}: {row.note}", style="dim")
+
+
+def _show_scores(out: Console, results: ScoreTable) -> None:
+    """Metrics with their 95 % intervals over images."""
+    _say(out, f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
+    table = _table("%", *results.rows[0].scores.values)
+    for row in results.rows:
+        between = row.scores.details["interval"]
+        table.add_row(escape(row.method), *(
+            f"{value:.1f}\n{between[name][0]:.1f}–{between[name][1]:.1f}"
+            for name, value in row.scores.values.items()), style="bold" if row.note else None)
+    out.print(table)
+    _say(out, f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained",
+         style="dim")
+    for row in results.rows:
+        if row.note:
             _say(out, f"weights of {row.method}: {row.note}", style="dim")
 
 

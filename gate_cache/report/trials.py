@@ -32,7 +32,10 @@ def show_swept(found: Swept) -> None:
 def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:
     """A few more metrics, where they fit on a line."""
     names = next((list(m.test) for m in means if m.test), [])
-    return [n for n in names if n != select and n.endswith("average=point")][-most:]
+    if not select.startswith("pck"):
+        return [n for n in names if n != select]
+    return [n for n in names if n.startswith("pck@0.10") and n != select
+            and not n.endswith("average=category")][:most]
 
 
 def _cell(mean: Mean, name: str) -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
+from gate_cache.learn.model import CorrespondenceModel, fixed
 from gate_cache.specs import TrainSpec
 from gate_cache.stages.study import Study
+from gate_cache.stages.study_dense import DenseStudy
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,10 @@ class Method:
 
 def gate_model(study: Study, spec: TrainSpec) -> CorrespondenceModel:
     """The full model of a trial: its combos, and attention unless it wants none."""
-    return amalgamated(spec, study.full.channels, study.chosen(spec.combos or study.combos),
-                       spec.attention is not False)
+    return study.gate(spec)
 
 
-def gate_name(study: Study, spec: TrainSpec) -> str:
+def gate_name(study: Study | DenseStudy, spec: TrainSpec) -> str:
     """What a table calls it."""
     n = spec.assigners
     attention = " + attention" if study.has_attention and spec.attention is not False else ""

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, Split
+import torch
+
+from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, ImageDataset, Split
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError, ManifestError, StoreError, UserError, listed
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.matching import CorrespondenceTask
+from gate_cache.learn.matching import SELECT, CorrespondenceTask
+from gate_cache.learn.model import CorrespondenceModel, amalgamated
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
-from gate_cache.specs import TrainSpec
+from gate_cache.specs import Manifest, TrainSpec
 from gate_cache.stages.data_root import find_dataset
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.lookup import find_combo, known_recipes, need_all
@@ -50,6 +53,27 @@ class Study:
     pairs: dict[Split, list[PairPoints]]
     published: list[PairPoints]
     protocol: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return self.full.device
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there is a ``val`` split to choose checkpoints on."""
+        return bool(self.pairs["val"])
+
+    @property
+    def select(self) -> str:
+        """The metric that chooses them."""
+        alpha, radius, average = SELECT
+        return f"pck@{alpha:.2f}/radius={radius}/average={average}"
+
+    def gate(self, spec: TrainSpec) -> CorrespondenceModel:
+        """The full model of a trial: its combos, and attention unless it wants none."""
+        return amalgamated(spec, self.full.channels, self.chosen(spec.combos or self.combos),
+                           spec.attention is not False)
 
     @property
     def has_attention(self) -> bool:
@@ -101,13 +125,13 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     if not combos:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
     views = _views(store, loaded, roots, combos, show)
-    rows = _rows(store, dataset, list(views.values()))
+    rows = rows_of(store, dataset, list(views.values()))
     pairs = {split: load_pairs(dataset, split) for split in SPLITS}
     _need_pairs(loaded, pairs)
     published = load_pairs(dataset, None)
     baseline = spec.baseline or combos[0]
     groups = tuple(views[name].name for name in combos)
-    attention = _attention(loaded)
+    attention = attention_of(loaded.manifest, loaded.manifest.train)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
     asked = BucketSpec(groups, views[attention].name if attention else None, maps, spec.resolution)
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
@@ -136,23 +160,22 @@ def _views(store: FeatureStore, loaded: Loaded, roots: Roots, combos: tuple[str,
     recipes, notes = known_recipes(loaded, roots)
     for note in notes:
         show.say(f"note: {note}")
-    attention = _attention(loaded)
+    attention = attention_of(loaded.manifest, loaded.manifest.train)
     wanted = [*combos, *([attention] if attention else [])]
     if loaded.manifest.train.baseline:
         wanted.append(loaded.manifest.train.baseline)
     return {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in wanted}
 
 
-def _attention(loaded: Loaded) -> str | None:
-    """The attention combo to concatenate: as the manifest says, else its only or first one."""
-    wanted = loaded.manifest.train.attention
-    if wanted is False:
+def attention_of(manifest: Manifest, spec: TrainSpec) -> str | None:
+    """The attention combo to concatenate: as `spec` says, else the manifest's only or first one."""
+    if spec.attention is False:
         return None
-    return wanted or next(iter(loaded.manifest.attention), None)
+    return spec.attention or next(iter(manifest.attention), None)
 
 
-def _rows(store: FeatureStore, dataset: CorrespondenceDataset,
-          views: list[ComboView]) -> dict[str, int]:
+def rows_of(store: FeatureStore, dataset: ImageDataset,
+            views: list[ComboView]) -> dict[str, int]:
     """Rows of all images: each is in the store with the content it has now, and extracted."""
     ids = [s.id for s in dataset.samples()]
     rows = {i: store.samples.find(i, dataset.sha256(i)) for i in ids}

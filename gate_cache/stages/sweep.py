@@ -28,14 +28,18 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
-from gate_cache.stages.methods import gate_model, gate_name, untrained
+from gate_cache.stages.methods import gate_name, untrained
 from gate_cache.stages.rundir import load_checkpoint, save_checkpoint, write_json
-from gate_cache.stages.study import Study, open_study
+from gate_cache.stages.studies import alike, open_any
+from gate_cache.stages.study import Study
+from gate_cache.stages.study_dense import DenseStudy
+from gate_cache.stages.sweep_baselines import BaselinePoint, baseline_points, model_of
 from gate_cache.stages.sweep_tables import Row, write_tables
 from gate_cache.store.disk import disk_errors
 from gate_cache.sweep_file import Point
 
 CONFIG, LOG = "sweep.json", "log.txt"
+AnyStudy = Study | DenseStudy
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path
     began, show = time.monotonic(), progress or Silent()
     rows: dict[str, Row] = {}
     baselines: dict[str, Row] = {}
+    select = ""
     with disk_errors(folder, "--out", "and run the same command again to go on"), \
             out_of_memory("fewer trials at a time, or a smaller train.batch"), \
             torch.random.fork_rng():
@@ -82,31 +87,30 @@ def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path
         log = _open_log(folder)
         try:
             for i, group in enumerate(_studies(points)):
-                study = open_study(loaded, roots, device, show, [p.spec for p in group])
+                study = open_any(loaded, roots, device, show, [p.spec for p in group])
+                select = select or study.select
                 _same_sweep(folder, f"study-{i}", study, loaded, points)
-                baselines |= _baselines(folder, study, i, show)
+                if isinstance(study, Study):
+                    baselines |= _baselines(study, i, show)
                 for stream in _streams(group):
-                    rows |= _stream(folder, study, stream, show, log)
+                    more = baseline_points(study, stream) if isinstance(study, DenseStudy) else []
+                    found = _stream(folder, study, [*more, *stream], show, log)
+                    baselines |= {p.name: found[p.name] for p in more}
+                    rows |= found
         finally:
             for handler in list(log.handlers):
                 log.removeHandler(handler)
                 handler.close()
         ordered = [*baselines.values(), *(rows[p.name] for p in points)]
         write_tables(folder, ordered)
-    return Swept(folder, ordered, SELECT_NAME, time.monotonic() - began)
-
-
-SELECT_NAME = "pck@0.10/radius=box/average=point"
+    return Swept(folder, ordered, select, time.monotonic() - began)
 
 
 def _studies(points: Sequence[Point]) -> list[list[Point]]:
     """Trials whose features are read and resized in the same way."""
     found: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        spec = point.spec
-        attention = spec.attention if isinstance(spec.attention, str) else None
-        maps = tuple(spec.attention_maps or ())
-        found.setdefault((attention, maps, spec.resolution, spec.baseline), []).append(point)
+        found.setdefault(alike(point.spec), []).append(point)
     return list(found.values())
 
 
@@ -118,15 +122,14 @@ def _streams(points: Sequence[Point]) -> list[list[Point]]:
     return list(found.values())
 
 
-def _stream(folder: Path, study: Study, points: list[Point], show: Progress,
+def _stream(folder: Path, study: AnyStudy, points: list[Point], show: Progress,
             log: logging.Logger) -> dict[str, Row]:
     """Train these together and judge them, but for those that are done."""
     done = {p.name: row for p in points if (row := _read(folder, p.name))}
     left = [p for p in points if p.name not in done]
     if not left:
         return done
-    device = study.full.device
-    trials = [Trial(p.name, p.spec, partial(gate_model, study, p.spec), study.task, device)
+    trials = [Trial(p.name, p.spec, partial(model_of, study, p), study.task, study.device)
               for p in left]
     checkpoint = folder / f"checkpoint-{_digest([p.name for p in left])}.pt"
     start = _resume(checkpoint, trials)
@@ -135,7 +138,7 @@ def _stream(folder: Path, study: Study, points: list[Point], show: Progress,
         save_checkpoint(checkpoint, {"seen": seen, "trials": [t.state() for t in trials]})
 
     label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
-    fit_trials(trials, study.task, bool(study.pairs["val"]), show, label, log.info, keep, start)
+    fit_trials(trials, study.task, study.has_val, show, label, log.info, keep, start)
     sound = [t for t in trials if not t.failed]
     found = dict(zip([t.label for t in sound],
                      study.task.judge([t.model for t in sound], "test"), strict=True))
@@ -155,13 +158,15 @@ def _resume(checkpoint: Path, trials: list[Trial]) -> int:
     return int(found["seen"])
 
 
-def _finished(folder: Path, study: Study, point: Point, trial: Trial,
+def _finished(folder: Path, study: AnyStudy, point: Point, trial: Trial,
               test: Scores | None) -> Row:
     best = {h["seen"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
-    row = Row(point.name, point.settings, gate_name(study, point.spec), True, trial.failed,
+    method = point.method if isinstance(point, BaselinePoint) else gate_name(study, point.spec)
+    row = Row(point.name, point.settings, method, True, trial.failed,
               dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
               list(test.each) if test else [])
     _write(folder, row, {"history": trial.fitted.history,
+                         "details": dict(test.details) if test else {},
                          "spec": point.spec.model_dump(mode="json")})
     if not trial.failed:
         from safetensors.torch import save_file
@@ -171,7 +176,7 @@ def _finished(folder: Path, study: Study, point: Point, trial: Trial,
     return row
 
 
-def _baselines(folder: Path, study: Study, number: int, show: Progress) -> dict[str, Row]:
+def _baselines(study: Study, number: int, show: Progress) -> dict[str, Row]:
     """What learns nothing, judged once for all trials of a study."""
     names = {}
     with show.task("judging baselines", 1, "tables") as bar:
@@ -187,7 +192,7 @@ def _baselines(folder: Path, study: Study, number: int, show: Progress) -> dict[
     return names
 
 
-def _same_sweep(folder: Path, part: str, study: Study, loaded: Loaded,
+def _same_sweep(folder: Path, part: str, study: AnyStudy, loaded: Loaded,
                 points: Sequence[Point]) -> None:
     """Be sure that what is in the folder was made from the same features and settings.
 

@@ -14,6 +14,7 @@ import torch
 
 import gate_cache
 from gate_cache.errors import UserError
+from gate_cache.learn.matching import details
 from gate_cache.learn.metrics import pck
 from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints, copy_position, evaluate
@@ -33,7 +34,10 @@ from gate_cache.stages.methods import (
     untrained,
 )
 from gate_cache.stages.rundir import RunDirectory, new_run
-from gate_cache.stages.study import Study, open_study
+from gate_cache.stages.studies import open_any
+from gate_cache.stages.study import Study
+from gate_cache.stages.study_dense import DenseStudy
+from gate_cache.stages.train_dense import ScoreTable, train_dense
 from gate_cache.store.disk import disk_errors
 
 PROTOCOL = "PCK in original-image pixels; radius = α × longer side of image or box"
@@ -47,12 +51,12 @@ class Trained:
     ----------
     run : the run directory
     tables : results on ``test``, and over all published pairs where that is another set
-    splits : images and pairs of each split
+    splits : images, and of correspondence pairs, of each split
     """
 
     run: Path
     head: str
-    tables: list[Table]
+    tables: list[Table] | list[ScoreTable]
     splits: dict[str, dict[str, int]]
     seconds: float
 
@@ -69,19 +73,18 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
     Raises
     ------
     UserError
-        The store lacks something, the data set has no key points, or the run exists already.
+        The store or the data set lacks what the head needs, or the run exists already.
     """
     began = time.monotonic()
     head = loaded.manifest.train.head
     show = progress or Silent()
-    study = open_study(loaded, roots, device, show)
+    study = open_any(loaded, roots, device, show)
     folder = RunDirectory(run) if run else new_run(roots.runs, f"{loaded.path.stem}-{head}")
     refused = disk_errors(folder.path, "--runs", "and train again")
     with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng():
         folder.begin(_config(study, loaded))
         try:
-            methods, fits = _train(study, show, folder.log)
-            tables = _judge(study, methods, folder.log)
+            tables, fits = _results(study, show, folder.log)
             for name, fitted in fits.items():
                 folder.weights(f"{name}-best", fitted.best)
                 folder.weights(f"{name}-last", fitted.last)
@@ -92,7 +95,16 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
     return result
 
 
-def _config(study: Study, loaded: Loaded) -> dict[str, Any]:
+def _results(study: Study | DenseStudy, show: Progress, log: logging.Logger,
+             ) -> tuple[list[Table] | list[ScoreTable], dict[str, Fitted]]:
+    """Train all that the head trains and judge it."""
+    if isinstance(study, DenseStudy):
+        return train_dense(study, gate_name(study, study.spec), show, log)
+    methods, fits = _train(study, show, log)
+    return _judge(study, methods, log), fits
+
+
+def _config(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
     """Everything that was settled before the training began."""
     return {
         "gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
@@ -117,8 +129,8 @@ def _train(study: Study, show: Progress,
 
     def fitted(name: str, label: str, make: Callable[[], CorrespondenceModel],
                ) -> CorrespondenceModel:
-        trial = Trial(label, spec, make, study.task, study.full.device)
-        fit_trials([trial], study.task, bool(study.pairs["val"]), show, label, log.info)
+        trial = Trial(label, spec, make, study.task, study.device)
+        fit_trials([trial], study.task, study.has_val, show, label, log.info)
         if trial.failed:
             raise UserError(trial.failed)
         fits[name] = trial.fitted
@@ -152,6 +164,8 @@ def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Me
     table.add("copy the position", evaluate(pairs, copy_position))
     models = [m.model.to(study.full.device) for m in methods]
     for method, found in zip(methods, study.task.match(models, pairs), strict=True):
-        note = mean_weights(study.combos, list(found.weights.values())) if method.note else ""
-        table.add(method.name, pck(found.predictions), method.trained, note)
+        weights = list(found.weights.values())
+        note = mean_weights(study.combos, weights) if method.note else ""
+        told = details(found.predictions, weights if method.note else [])
+        table.add(method.name, pck(found.predictions), method.trained, note, told)
     return table

@@ -1,0 +1,51 @@
+"""Confidence intervals by the percentile bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+DRAWS, LEVEL, AT_ONCE = 1000, 0.95, 100
+
+
+class Interval(NamedTuple):
+    """The middle of a statistic's values over redrawn units; NaN without units."""
+
+    low: float
+    high: float
+
+
+def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
+              statistic: Callable[[npt.NDArray[np.float64]], float] | None = None, *,
+              draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
+    """A statistic's interval when as many units are drawn again, with replacement.
+
+    Parameters
+    ----------
+    units : (N, …), one entry for all that stands or falls together: an image, a pair
+    statistic : of the drawn units' sum (…); by default the mean of numbers
+    draws : how often all are drawn
+
+    Returns
+    -------
+    Interval
+        Percentiles of the draws whose statistic is a number.
+    """
+    given = np.asarray(units, dtype=np.float64)
+    count = len(given)
+    of_sum = statistic or (lambda total: float(total) / count)
+    generator = np.random.default_rng(seed)
+    found: list[float] = []
+    for start in range(0, draws if count else 0, AT_ONCE):
+        size = min(AT_ONCE, draws - start)
+        times = generator.multinomial(count, np.full(count, 1 / count), size)
+        sums = times @ given.reshape(count, -1)
+        found += [of_sum(s.reshape(given.shape[1:])) for s in sums]
+    known = [v for v in found if not np.isnan(v)]
+    if not known:
+        return Interval(np.nan, np.nan)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))

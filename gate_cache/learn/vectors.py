@@ -1,0 +1,109 @@
+"""Amalgamation of single vectors, of pixels or of pooled images, for one model or an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import nn
+
+from gate_cache.learn.amalgamator import Amalgamated
+from gate_cache.learn.task import Output
+
+
+class Vectors(NamedTuple):
+    """Features of a batch of pixels or of images.
+
+    Attributes
+    ----------
+    conv : (B, b, C), one vector a combo, its levels concatenated
+    attention : (B, T) or None
+    extra : (B, E) of combos that are never amalgamated, or None
+    """
+
+    conv: torch.Tensor
+    attention: torch.Tensor | None
+    extra: torch.Tensor | None
+
+
+class RowNorm(nn.BatchNorm1d):
+    """Batch norm that takes a training batch of one row as `eval` does: it has no variance."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C) to (B, C)."""
+        if len(x) > 1 or not self.training:
+            return super().forward(x)
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight,
+                                        self.bias, False, 0.0, self.eps)
+
+
+class VectorAmalgamator(nn.Module):
+    """n MLP weight assigners for each of M ensemble members (Eq. 3 and 4).
+
+    An assigner is linear (C→hidden), ReLU, batch norm, dropout, linear (hidden→1): the widths of
+    the convolutional one.
+
+    Parameters
+    ----------
+    channels : C of a vector
+    assigners : n
+    hidden, dropout : of each assigner
+    members : M, each with assigners of its own
+    """
+
+    def __init__(self, channels: int, assigners: int, hidden: int = 128, dropout: float = 0.1,
+                 members: int = 1) -> None:
+        super().__init__()
+        self._shape = (members, assigners)
+        count = members * assigners
+        self.first = nn.Linear(channels, count * hidden)
+        self.norm = RowNorm(count * hidden)
+        self.dropout = nn.Dropout(dropout)
+        bound = hidden**-0.5
+        self.last = nn.Parameter(torch.empty(count, hidden).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(count).uniform_(-bound, bound))
+
+    def forward(self, bucket: torch.Tensor) -> Amalgamated:
+        """(B, b, C) to n sums (M, B, n, C) with weights (M, B, n, b)."""
+        size, maps, _ = bucket.shape
+        hidden = self.dropout(self.norm(self.first(bucket.flatten(0, 1)).relu()))
+        logits = (hidden.unflatten(1, self.last.shape) * self.last).sum(-1) + self.bias
+        weights = logits.view(size, maps, *self._shape).permute(2, 0, 3, 1).softmax(-1)
+        return Amalgamated(torch.einsum("mbnk,bkc->mbnc", weights, bucket), weights)
+
+
+class VectorModel(nn.Module):
+    """Amalgamate vectors, then apply the head.
+
+    Parameters
+    ----------
+    mixer : `VectorAmalgamator`, or `FixedWeights` for baselines
+    head : takes (M, B, n, C), (B, T) or None, (B, E) or None
+    chosen : which of the vectors are amalgamated; all by default
+    attention : whether the attention feature is used, where there is one
+    """
+
+    def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
+                 attention: bool = True) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.head = head
+        self._chosen = None if chosen is None else list(chosen)
+        self._attention = attention
+
+    def forward(self, batch: Vectors) -> Output:
+        """The head's values, and weights (M·B, n, b)."""
+        conv = batch.conv if self._chosen is None else batch.conv[:, self._chosen]
+        mixed = cast(Amalgamated, self.mixer(conv))
+        maps, weights = mixed if mixed.maps.dim() == 4 else (m[None] for m in mixed)
+        attention = batch.attention if self._attention else None
+        return Output(self.head(maps, attention, batch.extra), weights.flatten(0, 1))
+
+
+def stack_vectors(parts: Sequence[Vectors]) -> Vectors:
+    """One batch of several."""
+    attention = [p.attention for p in parts if p.attention is not None]
+    extra = [p.extra for p in parts if p.extra is not None]
+    return Vectors(torch.cat([p.conv for p in parts]), torch.cat(attention) if attention else None,
+                   torch.cat(extra) if extra else None)

@@ -1,0 +1,35 @@
+"""The study that a head needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gate_cache.manifest import Loaded
+from gate_cache.progress import Progress
+from gate_cache.roots import Roots
+from gate_cache.specs import TrainSpec
+from gate_cache.stages.study import Study, open_study
+from gate_cache.stages.study_dense import DenseStudy, open_dense
+
+PAIRS = ("nn", "conv")
+"""Heads of correspondence."""
+
+
+def open_any(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
+             specs: Sequence[TrainSpec] = ()) -> Study | DenseStudy:
+    """Open what the head of these trials needs; by default of the manifest's own."""
+    head = (specs[0] if specs else loaded.manifest.train).head
+    opening = open_study if head in PAIRS else open_dense
+    return opening(loaded, roots, device, show, specs)
+
+
+def alike(spec: TrainSpec) -> tuple[Any, ...]:
+    """What trials of one study agree in."""
+    attention = spec.attention if isinstance(spec.attention, str) else None
+    shared = (attention, tuple(spec.attention_maps or ()), spec.resolution, spec.baseline)
+    if spec.head in PAIRS:
+        return ("pairs", *shared)
+    own = (tuple(spec.extra or ()), spec.sampling, spec.reservoir_mb) \
+        if spec.head == "pixel-mlp" else ()
+    return (spec.head, *shared, *own)

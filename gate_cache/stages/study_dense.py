@@ -1,0 +1,235 @@
+"""What a training of images or pixels needs: store, maps, masks or labels of each split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from gate_cache.datasets.base import (
+    SPLITS,
+    ClassifiedDataset,
+    ImageDataset,
+    SegmentationDataset,
+    Split,
+)
+from gate_cache.errors import DataError, ManifestError, StoreError, UserError
+from gate_cache.learn.classification import ClassificationTask
+from gate_cache.learn.data import MapCache
+from gate_cache.learn.native import NativeMaps, NativeSpec
+from gate_cache.learn.pixels import PixelTask
+from gate_cache.learn.segmentation import LEVELS, SegmentationTask
+from gate_cache.learn.task import Task
+from gate_cache.manifest import Loaded
+from gate_cache.progress import Progress
+from gate_cache.roots import Roots
+from gate_cache.specs import TrainSpec
+from gate_cache.stages import study
+from gate_cache.stages.data_root import find_dataset
+from gate_cache.stages.device import choose_device
+from gate_cache.stages.lookup import find_combo, known_recipes
+from gate_cache.stages.plan import store_of
+from gate_cache.stages.study import attention_of, rows_of
+from gate_cache.store.reader import ComboView, FeatureStore
+
+FEW_BYTES = 2**28
+"""Maps held in memory where they are read once and condensed: to pixels, to pooled features."""
+
+
+class DenseTask(Task, Protocol):
+    """A task that makes its own models."""
+
+    select: str
+
+    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
+              attention: bool) -> nn.Module:
+        """GATE, or a baseline with given weights."""
+
+
+@dataclass(frozen=True)
+class DenseStudy:
+    """One training's inputs.
+
+    Attributes
+    ----------
+    spec : settings of the training, or of a sweep's first trial
+    combos : names of the combos that are amalgamated
+    maps : of all combos, with the attention feature and extra combos, if any
+    task : what is learnt from them
+    ids : samples of each split
+    protocol : of the data set, in words
+    """
+
+    spec: TrainSpec
+    store: FeatureStore
+    combos: tuple[str, ...]
+    baseline: str
+    maps: NativeMaps
+    task: DenseTask
+    ids: dict[Split, list[str]]
+    protocol: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return self.maps.device
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there is a ``val`` split to choose checkpoints on."""
+        return bool(self.ids["val"])
+
+    @property
+    def select(self) -> str:
+        """The metric that chooses them."""
+        return self.task.select
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether there is an attention feature."""
+        return self.maps.spec.attention is not None
+
+    def gate(self, spec: TrainSpec) -> nn.Module:
+        """The full model of a trial: its combos, and attention unless it wants none."""
+        return self.task.model(spec, self._chosen(spec.combos or self.combos), None,
+                               spec.attention is not False)
+
+    def single(self, spec: TrainSpec) -> nn.Module:
+        """The head on the baseline alone."""
+        return self.task.model(spec, self._chosen([self.baseline]), [1.0], False)
+
+    def uniform(self, spec: TrainSpec) -> nn.Module:
+        """The head on the mean of a trial's combos, with attention unless it wants none."""
+        combos = spec.combos or self.combos
+        return self.task.model(spec, self._chosen(combos), [1 / len(combos)] * len(combos),
+                               spec.attention is not False)
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Images of each split."""
+        return {split: {"images": len(ids)} for split, ids in self.ids.items()}
+
+    def config(self) -> dict[str, Any]:
+        """What was settled: store, groups by fingerprint, resolution, device, splits."""
+        spec = self.maps.spec
+        used = [*spec.combos, *([spec.attention] if spec.attention else []), *spec.extra]
+        return {
+            "store": str(self.store.path),
+            "fingerprints": {n: self.store[n].fingerprint for n in used},
+            "resolution": self.maps.resolution, "device": str(self.device),
+            "splits": self.splits(),
+        }
+
+    def _chosen(self, combos: Sequence[str]) -> list[int]:
+        return [self.combos.index(name) for name in combos]
+
+
+def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
+               specs: Sequence[TrainSpec] = ()) -> DenseStudy:
+    """Open and check everything that a training of images or pixels needs.
+
+    Parameters
+    ----------
+    specs : of the trials, whose combos are all read; by default the manifest's own alone
+
+    Raises
+    ------
+    UserError
+        The store lacks something, or the data set lacks masks, labels or images of a split.
+    """
+    wanted = list(specs) or [loaded.manifest.train]
+    spec, place = wanted[0], choose_device(device)
+    dataset = _dataset(loaded, roots, spec, show)
+    store = FeatureStore.open(store_of(loaded, roots))
+    combos = _combos(loaded, wanted)
+    baseline = spec.baseline or combos[0]
+    attention = next((a for s in wanted if (a := attention_of(loaded.manifest, s))), None)
+    views = _views(store, loaded, roots, [*combos, *([attention] if attention else [])],
+                   spec.extra or [], show)
+    rows = rows_of(store, dataset, list(views.values()))
+    ids: dict[Split, list[str]] = {s: [] for s in SPLITS}
+    for sample in dataset.samples():
+        ids[dataset.split_of(sample.id)].append(sample.id)
+    for split in ("train", "test"):
+        if not ids[split]:
+            raise UserError(f"{loaded.path.name}: dataset: split '{split}' has no images; enlarge"
+                            " it")
+    asked = NativeSpec(tuple(views[c].name for c in combos),
+                       views[attention].name if attention else None,
+                       tuple(spec.attention_maps) if spec.attention_maps else None,
+                       tuple(views[c].name for c in spec.extra or ()),
+                       LEVELS if spec.head == "upernet" else None)
+    held = study.CACHE_BYTES if spec.head == "upernet" else FEW_BYTES
+    maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
+    return DenseStudy(spec, store, combos, baseline, maps, _task(maps, dataset, ids, spec), ids,
+                      dataset.protocol)
+
+
+def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,
+             show: Progress) -> SegmentationDataset | ClassifiedDataset:
+    dataset, notes = find_dataset(loaded, roots)
+    for note in notes:
+        show.say(f"note: {note}")
+    if spec.head == "classifier":
+        if isinstance(dataset, ClassifiedDataset):
+            return dataset
+        raise _lacks(loaded, dataset, "classes of images", spec.head)
+    if isinstance(dataset, SegmentationDataset):
+        return dataset
+    raise _lacks(loaded, dataset, "masks", spec.head)
+
+
+def _lacks(loaded: Loaded, dataset: ImageDataset, what: str, head: str) -> DataError:
+    return DataError(f"{loaded.path.name}: data set '{dataset.name}' has no {what}, and head"
+                     f" '{head}' needs them")
+
+
+def _combos(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
+    """Combos that any trial amalgamates or is compared with, in the manifest's order."""
+    conv = loaded.manifest.conv
+    extra = {name for s in specs for name in s.extra or ()}
+    wanted = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
+    wanted |= {s.baseline for s in specs if s.baseline}
+    if len(specs) == 1 and specs[0].combos:
+        return tuple(specs[0].combos)
+    if not wanted:
+        raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
+    return tuple(name for name in conv if name in wanted)
+
+
+def _views(store: FeatureStore, loaded: Loaded, roots: Roots, names: Sequence[str],
+           extra: Sequence[str], show: Progress) -> dict[str, ComboView]:
+    recipes, notes = known_recipes(loaded, roots)
+    for note in notes:
+        show.say(f"note: {note}")
+    found = {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in names}
+    for name in extra:
+        found[name] = find_combo(store, loaded.manifest, name, recipes.get(name)) \
+            if name in loaded.manifest.combos else _labelled(store, name)
+    return found
+
+
+def _labelled(store: FeatureStore, name: str) -> ComboView:
+    """A combo that another manifest extracted into the same store, by its name there."""
+    found = [view for view in store.views() if view.label == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StoreError(f"{store.path}: train.extra: {len(found)} combos are called '{name}'"
+                         f" ({', '.join(v.name for v in found)}); remove the old ones")
+    raise StoreError(f"{store.path}: train.extra: '{name}' is neither a combo of this manifest nor"
+                     " in the store; extract it from a manifest of its model with the same"
+                     " store.path")
+
+
+def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
+          ids: dict[Split, list[str]], spec: TrainSpec) -> DenseTask:
+    if spec.head == "classifier":
+        assert isinstance(dataset, ClassifiedDataset)
+        return ClassificationTask(maps, dataset, ids)
+    assert isinstance(dataset, SegmentationDataset)
+    if spec.head == "upernet":
+        return SegmentationTask(maps, dataset, ids)
+    return PixelTask(maps, dataset, ids, spec.reservoir_mb * 2**20, spec.sampling)

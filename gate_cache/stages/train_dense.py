@@ -1,0 +1,98 @@
+"""Training of images or pixels: single feature, uniform weights and GATE over one stream."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from gate_cache.errors import UserError
+from gate_cache.learn.task import Scores
+from gate_cache.learn.trials import Fitted, Trial, fit_trials
+from gate_cache.progress import Progress
+from gate_cache.specs import TrainSpec
+from gate_cache.stages.study_dense import DenseStudy
+
+Make = Callable[[TrainSpec], nn.Module]
+METRICS = {
+    "upernet": "IoU and accuracy in original pixels, one confusion matrix over all of a split;"
+               " classes in neither truth nor predictions are left out",
+    "classifier": "top-1 accuracy; class accuracy is the mean over classes",
+}
+METRICS["pixel-mlp"] = METRICS["upernet"] + "; majority of the ensemble"
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of a table."""
+
+    method: str
+    scores: Scores
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"method": self.method, "trained": True, "note": self.note,
+                **self.scores.values, "details": dict(self.scores.details)}
+
+
+@dataclass
+class ScoreTable:
+    """Results over one split, with its protocol."""
+
+    title: str
+    protocol: str
+    rows: list[ScoreRow] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"title": self.title, "protocol": self.protocol,
+                "rows": [row.to_json() for row in self.rows]}
+
+
+def baselines(study: DenseStudy, spec: TrainSpec) -> dict[str, Make]:
+    """What GATE is compared with: the same head, trained as long, on a fixed mixture."""
+    attention = " + attention" if study.has_attention and spec.attention is not False else ""
+    return {f"single feature: {study.baseline}": study.single,
+            f"all features, uniform weights{attention}": study.uniform}
+
+
+def train_dense(study: DenseStudy, gate_name: str, show: Progress,
+                log: logging.Logger) -> tuple[list[ScoreTable], dict[str, Fitted]]:
+    """Train all methods over one stream, judge them on ``test``.
+
+    Raises
+    ------
+    UserError
+        One of them failed.
+    """
+    spec = study.spec
+    makes = {**baselines(study, spec), gate_name: study.gate}
+    trials = [Trial(name, spec, lambda make=make: make(spec),  # type: ignore[misc]
+                    study.task, study.device) for name, make in makes.items()]
+    fit_trials(trials, study.task, study.has_val, show, "training", log.info)
+    for trial in trials:
+        if trial.failed:
+            raise UserError(f"{trial.label}: {trial.failed}")
+    found = study.task.judge([t.model for t in trials], "test")
+    table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
+    for trial, scores in zip(trials, found, strict=True):
+        note = mean_note(study, spec, scores) if trial is trials[-1] else ""
+        table.rows.append(ScoreRow(trial.label, scores, note))
+    log.info(json.dumps(table.to_json(), ensure_ascii=False))
+    keys = ("single", "uniform", "gate")
+    return [table], {k: t.fitted for k, t in zip(keys, trials, strict=True)}
+
+
+def mean_note(study: DenseStudy, spec: TrainSpec, scores: Scores) -> str:
+    """Mean weights of each assigner, largest first."""
+    names = spec.combos or study.combos
+    parts = []
+    for row in scores.details["weights"]["mean"]:
+        order = sorted(zip(row, names, strict=True), reverse=True)
+        parts.append(", ".join(f"{name} {w:.2f}" for w, name in order))
+    return " | ".join(parts)
