@@ -30,12 +30,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_NOTHING: tuple[Any, ...] = (None, [], {})
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
     """What changed between two recipes, one line per leaf: ``prompt changed: "a" → "b"``."""
     lines: list[str] = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
-        if before == after:
+        if before == after or (before in _NOTHING and after in _NOTHING):
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{at}{key}.")

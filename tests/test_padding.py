@@ -60,7 +60,7 @@ def test_squashed_and_padded_features_live_in_one_store(roots: Roots,
     path = extract(squashed, roots, device="cpu").store
     for combo in status(padded, roots).combos:
         assert combo.state == "stale"
-        assert 'resize: "squash" → "pad"' in combo.why
+        assert 'resize changed: "squash" → "pad"' in combo.why
     assert set(extract(padded, roots, device="cpu").rows.values()) == {3}
     assert [c.state for c in status(squashed, roots).combos] == ["done", "done"]
     store = FeatureStore.open(path)
@@ -215,8 +215,8 @@ def test_the_size_of_squashed_images_does_not_matter(store: FeatureStore) -> Non
 
 
 @pytest.mark.parametrize(("asked", "stored", "told"), [
-    ("pad", "squashed", 'resize: "squash" → "pad"'),
-    ("squash", "padded", 'resize: "pad" → "squash"'),
+    ("pad", "squashed", 'resize changed: "squash" → "pad"'),
+    ("squash", "padded", 'resize changed: "pad" → "squash"'),
 ])
 @pytest.mark.parametrize("weights", [True, False])
 def test_a_manifest_that_asks_for_another_fit_is_stale(
