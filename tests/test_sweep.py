@@ -92,9 +92,11 @@ def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:
     assert list(found) == ["head=conv,assigners=1", "combos=good+noise-0", "attention=attn",
                            "batch=2"]
     assert all(PCK in row.test and not row.failed for row in found.values())
-    few = run(root, tmp_path / "few", **SHORT, combos=["good", "noise-0"])
-    gate = next(r for r in few.tables[0].rows if r.method.startswith("GATE"))
-    assert found["combos=good+noise-0"].test[PCK] == gate.pck.values[0.1, "box", "point"]
+    for i, (name, fields) in enumerate(zip(found, trials, strict=True)):
+        alone = run(root, tmp_path / str(i), **{**SHORT, **fields})
+        gate = next(r for r in alone.tables[0].rows if r.method.startswith("GATE"))
+        assert found[name].test[PCK] == gate.pck.values[0.1, "box", "point"]
+        assert found[name].method == gate.method
 
 
 # -------------------------------------------------------------------------------------- reads

@@ -115,7 +115,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     UserError
         The store lacks something, or the data set has no key points or too few pairs.
     """
-    spec, place = loaded.manifest.train, choose_device(device)
+    spec, place = specs[0] if specs else loaded.manifest.train, choose_device(device)
     dataset = _dataset(loaded, roots, show)
     store = FeatureStore.open(store_of(loaded, roots))
     wanted = {name for s in specs or [spec] for name in s.combos or loaded.manifest.conv}
@@ -124,14 +124,15 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     combos = combos or tuple(name for name in loaded.manifest.conv if name in wanted)
     if not combos:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
-    views = _views(store, loaded, roots, combos, show)
+    attention = attention_of(loaded.manifest, next(
+        (s for s in specs if s.attention is not False), spec))
+    baseline = spec.baseline or combos[0]
+    views = _views(store, loaded, roots, [*combos, baseline, attention], show)
     rows = rows_of(store, dataset, list(views.values()))
     pairs = {split: load_pairs(dataset, split) for split in SPLITS}
     _need_pairs(loaded, pairs)
     published = load_pairs(dataset, None)
-    baseline = spec.baseline or combos[0]
     groups = tuple(views[name].name for name in combos)
-    attention = attention_of(loaded.manifest, loaded.manifest.train)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
     asked = BucketSpec(groups, views[attention].name if attention else None, maps, spec.resolution)
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
@@ -155,16 +156,12 @@ def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceData
     return dataset
 
 
-def _views(store: FeatureStore, loaded: Loaded, roots: Roots, combos: tuple[str, ...],
+def _views(store: FeatureStore, loaded: Loaded, roots: Roots, names: Sequence[str | None],
            show: Progress) -> dict[str, ComboView]:
     recipes, notes = known_recipes(loaded, roots)
     for note in notes:
         show.say(f"note: {note}")
-    attention = attention_of(loaded.manifest, loaded.manifest.train)
-    wanted = [*combos, *([attention] if attention else [])]
-    if loaded.manifest.train.baseline:
-        wanted.append(loaded.manifest.train.baseline)
-    return {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in wanted}
+    return {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in names if n}
 
 
 def attention_of(manifest: Manifest, spec: TrainSpec) -> str | None:
