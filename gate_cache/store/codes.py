@@ -48,7 +48,7 @@ def encode(encoding: Encoding, values: Array) -> dict[str, Array]:
             found = np.ascontiguousarray(values, encoding.dtype)
         if encoding.keep_bits is not None:
             found = _rounded(found, encoding.keep_bits)
-        infinite = bool(np.isinf(found).any())
+        infinite = _infinite(found)
     if infinite:
         raise DoesNotFit(f"values beyond {encoding.dtype}")
     return {"": found}
@@ -62,6 +62,13 @@ def decode(encoding: Encoding, parts: Parts, out: Array) -> None:
         np.left_shift(parts[""], np.uint32(16), out=out.view(np.uint32), dtype=np.uint32)
     else:
         out[...] = parts[""]
+
+
+def _infinite(values: Array) -> bool:
+    """Whether any is; by its bits, since numpy's own test of float16 takes ten times as long."""
+    mask, infinity = {2: (0x7FFF, 0x7C00), 4: (0x7FFFFFFF, 0x7F800000)}[values.itemsize]
+    bits = values.view(f"u{values.itemsize}")
+    return bool(((bits & bits.dtype.type(mask)) == infinity).any())
 
 
 def _to_int8(values: Array) -> dict[str, Array]:
