@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_train import SHORT, manifest, one_thread, root, run  # noqa: F401
 
 from gate_cache.errors import ManifestError, UserError
 from gate_cache.learn.trials import Trial, batches
 from gate_cache.roots import Roots
+from gate_cache.stages.evaluate import Evaluated, evaluate
 from gate_cache.stages.sweep import Swept, sweep
 from gate_cache.stages.sweep_tables import Row, over_seeds
 from gate_cache.store.maps import MapView
@@ -265,3 +266,53 @@ def test_every_sweep_that_is_shipped_is_sound() -> None:
     assert files
     for path in files:
         assert load_sweep(path, load(home / "toyworld.yaml"))
+
+
+# ---------------------------------------------------------------------------------- evaluate
+
+
+def evaluated(root: Path, to: Path, run_at: Path, trial: str | None = None,  # noqa: F811
+              **fields: Any) -> Evaluated:
+    to.mkdir(parents=True, exist_ok=True)
+    return evaluate(run_at, manifest(to, **fields), Roots(stores=root / "stores"), trial=trial,
+                    device="cpu")
+
+
+def test_a_run_is_judged_again_as_it_was(root: Path, tmp_path: Path) -> None:  # noqa: F811
+    found = run(root, tmp_path / "a", **SHORT, assigners=2, combos=["good", "noise-0"])
+    gate = next(r for r in found.tables[0].rows if r.method.startswith("GATE"))
+    again = evaluated(root, tmp_path / "b", found.run)  # whatever this manifest's train says
+    assert again.values == {k: v for k, v in gate.pck.to_json().items() if v is not None}
+    low, high = again.interval
+    assert low < high and low - 1 <= again.values[again.select] + 15 and again.head == "nn"
+
+
+def test_a_trial_is_judged_again_as_it_was(root: Path, four: tuple[Swept, Path],  # noqa: F811
+                                           tmp_path: Path) -> None:
+    name = "gamma1=0.5,seed=1"
+    again = evaluated(root, tmp_path, four[0].folder, name)
+    assert again.values == trained(four[0])[name].test
+
+
+@pytest.mark.parametrize("trial, said", [
+    (None, "say which of its trials with --trial: gamma1=0.0,seed=0"),
+    ("gamma1=0.5,seed=3", r"no finished trial 'gamma1=0.5,seed=3' \(did you mean")])
+def test_which_trial_must_be_said(root: Path, four: tuple[Swept, Path], tmp_path: Path,  # noqa: F811
+                                  trial: str | None, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        evaluated(root, tmp_path, four[0].folder, trial)
+
+
+def test_what_is_no_run_or_does_not_fit_is_named(root: Path, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(UserError, match="holds no finished training"):
+        evaluated(root, tmp_path, tmp_path / "none")
+    found = run(root, tmp_path / "a", **SHORT, combos=["good", "noise-0"])
+    with pytest.raises(UserError, match=r"has no combo 'noise-0' in 'conv'"):
+        (tmp_path / "b").mkdir()
+        evaluate(found.run, manifest(tmp_path / "b", conv={"good": {"prompt": "good"}}),
+                 Roots(stores=root / "stores"), device="cpu")
+    weights = load_file(found.run / "gate-best.safetensors")
+    save_file({k: v[:1].clone() if v.ndim else v for k, v in weights.items()},
+              found.run / "gate-best.safetensors")
+    with pytest.raises(UserError, match=r"does not fit the features of toy\.yaml"):
+        evaluated(root, tmp_path / "c", found.run)

@@ -85,3 +85,26 @@ def sweep(manifest: ManifestPath,
     if found.failed:
         raise UserError(f"{len(found.failed)} of {len(points)} trials failed:"
                         f" {found.failed[0].name}: {found.failed[0].failed}")
+
+
+def evaluate(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
+             manifest: Annotated[Path, typer.Option("--manifest", help="Whose data to judge on.")],
+             trial: Annotated[str | None, typer.Option(help="Of a sweep: which trial.")] = None,
+             last: Annotated[bool, typer.Option(
+                 "--last", help="The last step's weights, not the best ones on val.")] = False,
+             val: Annotated[bool, typer.Option("--val", help="On val, not on test.")] = False,
+             data: Data = None, models: Models = None, stores: Stores = None,
+             device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Judge trained weights, on their own manifest's test split or on another's."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.stages.evaluate import evaluate as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage(run, load(manifest), roots, trial=trial, last=last,
+                  split="val" if val else "test", device=device, progress=console_progress())
+    if as_json:
+        return print_json(found)
+    from gate_cache.report.trials import show_evaluated
+
+    show_evaluated(found)

@@ -11,6 +11,7 @@ from gate_cache.report.tables import _say, _table, console
 from gate_cache.stages.sweep_tables import Mean, over_seeds
 
 if TYPE_CHECKING:
+    from gate_cache.stages.evaluate import Evaluated
     from gate_cache.stages.sweep import Swept
 
 
@@ -43,3 +44,16 @@ def _cell(mean: Mean, name: str) -> str:
         return ""
     value, spread = mean.test[name]
     return f"{value:.1f}" + ("" if math.isnan(spread) else f" ± {spread:.1f}")
+
+
+def show_evaluated(found: Evaluated) -> None:
+    """All metrics; the one that chose the checkpoint with its interval."""
+    out = console()
+    _say(out, f"{found.run} on the {found.split} split of {found.manifest}", "bold")
+    table = _table("metric", found.split, "95 % interval")
+    for name, value in found.values.items():
+        low, high = found.interval
+        shown = f"{low:.1f} – {high:.1f}" if name == found.select and not math.isnan(low) else ""
+        table.add_row(escape(name), f"{value:.2f}", shown)
+    out.print(table)
+    _say(out, found.protocol)
