@@ -620,6 +620,41 @@ def test_a_failed_run_has_no_metrics(root: Path, tmp_path: Path,
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.txt"}
 
 
+@pytest.mark.parametrize(("head", "at"), [("nn", 1), ("conv", 1), ("conv", 3)])
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+        root: Path, tmp_path: Path, head: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = finished(root, tmp_path / "whole", head=head, **SHORT)
+    real, steps = Trial.step, iter(range(1000))
+
+    def stop(self: Trial, *given: Any) -> None:
+        if next(steps) == at:
+            raise KeyboardInterrupt
+        real(self, *given)
+
+    monkeypatch.setattr(Trial, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path / "cut", head=head, **SHORT)
+    monkeypatch.undo()
+    assert list((tmp_path / "cut" / "run").glob("checkpoint-*.pt"))
+    again = finished(root, tmp_path / "cut", head=head, **SHORT)
+    assert without_time(again) == without_time(whole)
+    for name in ("gate-best", "gate-last"):
+        assert same_weights(again, whole, name)
+    assert not list((tmp_path / "cut" / "run").glob("checkpoint-*.pt"))
+    with pytest.raises(UserError, match="exists already"):
+        run(root, tmp_path / "cut", head=head, **SHORT)
+
+
+def test_an_unfinished_run_of_other_settings_is_left_alone(
+        root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_module, "fit_trials", lambda *_: (_ for _ in ()).throw(
+        KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path, **SHORT)
+    with pytest.raises(UserError, match="exists already"):
+        run(root, tmp_path, **SHORT, seed=5)
+
+
 def test_a_run_begun_again_is_not_finished(tmp_path: Path) -> None:
     first = RunDirectory(tmp_path / "run")
     first.begin({})

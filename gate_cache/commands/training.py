@@ -44,7 +44,7 @@ def train(manifest: ManifestPath,
              "pairs": pairs, "lr": lr, "seed": seed}
     loaded = load(manifest, {k: v for k, v in given.items() if v is not None})
     roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
-    with interruptible("a run directory without metrics.json is unfinished"):
+    with interruptible("the same command with --out and the run's folder goes on"):
         from gate_cache.stages.train import train as stage
 
         found = stage(loaded, roots, device=device, run=out, progress=console_progress())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from gate_cache.errors import UserError
+from gate_cache.learn.trials import Trial
 
 CONFIG, METRICS, LOG = "config.json", "metrics.json", "log.txt"
 
@@ -30,24 +31,38 @@ class RunDirectory:
         self.log = logging.getLogger(f"gate_cache.run.{id(self)}")
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Make the folder, write the configuration, start the log.
+        """Make the folder, write the configuration, start the log; or go on with an unfinished run.
 
         Raises
         ------
         UserError
-            There is something already: a run is never written over another.
+            There is something already that is no unfinished run of the same configuration: a run
+            is never written over another.
         """
         try:
             self.path.mkdir(parents=True)
         except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{self.path}: exists already, or a file is in the way; give --out"
-                            " another name") from None
+            if not self._goes_on(config):
+                raise UserError(f"{self.path}: exists already, or a file is in the way; give --out"
+                                " another name") from None
         self.log.setLevel(logging.INFO)
         self.log.propagate = False
-        handler = logging.FileHandler(self.path / LOG, mode="w", encoding="utf-8")
+        handler = logging.FileHandler(self.path / LOG, mode="a", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self.log.addHandler(handler)
         write_json(self.path / CONFIG, config)
+
+    def _goes_on(self, config: Mapping[str, Any]) -> bool:
+        """Whether an unfinished run of this configuration is there."""
+        try:
+            old = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(old == json.loads(json.dumps(config))) and not (self.path / METRICS).exists()
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a training of this run is kept on its way."""
+        return self.path / f"checkpoint-{name}.pt"
 
     def weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
         """Write a state dict as ``<name>.safetensors``."""
@@ -56,6 +71,8 @@ class RunDirectory:
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the metrics and close the log."""
         write_json(self.path / METRICS, metrics)
+        for path in self.path.glob("checkpoint-*.pt"):
+            path.unlink()
         self.close()
 
     def close(self) -> None:
@@ -78,6 +95,32 @@ def write_json(path: Path, data: Any) -> None:
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+class Checkpoint:
+    """Trials on their way, kept in a file.
+
+    Attributes
+    ----------
+    start : items that an interrupted run has seen; the trials are as they were then
+    """
+
+    def __init__(self, path: Path, trials: Sequence[Trial]) -> None:
+        self.path = path
+        self._trials = trials
+        found = load_checkpoint(path)
+        self.start = int(found["seen"]) if found else 0
+        for trial, state in zip(trials, found["trials"] if found else (), strict=False):
+            trial.load(state)
+
+    def keep(self, seen: int) -> None:
+        """Write them as they are now."""
+        states = [trial.state() for trial in self._trials]
+        save_checkpoint(self.path, {"seen": seen, "trials": states})
+
+    def remove(self) -> None:
+        """They are done."""
+        self.path.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.methods import gate_name, untrained
-from gate_cache.stages.rundir import load_checkpoint, save_checkpoint, write_json
+from gate_cache.stages.rundir import Checkpoint, write_json
 from gate_cache.stages.studies import alike, open_any
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
@@ -131,31 +131,18 @@ def _stream(folder: Path, study: AnyStudy, points: list[Point], show: Progress,
         return done
     trials = [Trial(p.name, p.spec, partial(model_of, study, p), study.task, study.device)
               for p in left]
-    checkpoint = folder / f"checkpoint-{_digest([p.name for p in left])}.pt"
-    start = _resume(checkpoint, trials)
-
-    def keep(seen: int) -> None:
-        save_checkpoint(checkpoint, {"seen": seen, "trials": [t.state() for t in trials]})
-
+    name = f"checkpoint-{_digest([p.name for p in left])}.pt"
+    checkpoint = Checkpoint(folder / name, trials)
     label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
-    fit_trials(trials, study.task, study.has_val, show, label, log.info, keep, start)
+    fit_trials(trials, study.task, study.has_val, show, label, log.info,
+               checkpoint.keep, checkpoint.start)
     sound = [t for t in trials if not t.failed]
     found = dict(zip([t.label for t in sound],
                      study.task.judge([t.model for t in sound], "test"), strict=True))
     for point, trial in zip(left, trials, strict=True):
         done[point.name] = _finished(folder, study, point, trial, found.get(point.name))
-    checkpoint.unlink(missing_ok=True)
+    checkpoint.remove()
     return done
-
-
-def _resume(checkpoint: Path, trials: list[Trial]) -> int:
-    """Items that an interrupted run of these trials has seen."""
-    found = load_checkpoint(checkpoint)
-    if not found:
-        return 0
-    for trial, state in zip(trials, found["trials"], strict=True):
-        trial.load(state)
-    return int(found["seen"])
 
 
 def _finished(folder: Path, study: AnyStudy, point: Point, trial: Trial,

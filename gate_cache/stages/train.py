@@ -33,7 +33,7 @@ from gate_cache.stages.methods import (
     single_nn,
     untrained,
 )
-from gate_cache.stages.rundir import RunDirectory, new_run
+from gate_cache.stages.rundir import Checkpoint, RunDirectory, new_run
 from gate_cache.stages.studies import open_any
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
@@ -84,7 +84,7 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
     with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng():
         folder.begin(_config(study, loaded))
         try:
-            tables, fits = _results(study, show, folder.log)
+            tables, fits = _results(study, show, folder)
             for name, fitted in fits.items():
                 folder.weights(f"{name}-best", fitted.best)
                 folder.weights(f"{name}-last", fitted.last)
@@ -95,13 +95,13 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
     return result
 
 
-def _results(study: Study | DenseStudy, show: Progress, log: logging.Logger,
+def _results(study: Study | DenseStudy, show: Progress, folder: RunDirectory,
              ) -> tuple[list[Table] | list[ScoreTable], dict[str, Fitted]]:
     """Train all that the head trains and judge it."""
     if isinstance(study, DenseStudy):
-        return train_dense(study, gate_name(study, study.spec), show, log)
-    methods, fits = _train(study, show, log)
-    return _judge(study, methods, log), fits
+        return train_dense(study, gate_name(study, study.spec), show, folder)
+    methods, fits = _train(study, show, folder)
+    return _judge(study, methods, folder.log), fits
 
 
 def _config(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
 
 
 def _train(study: Study, show: Progress,
-           log: logging.Logger) -> tuple[list[Method], dict[str, Fitted]]:
+           folder: RunDirectory) -> tuple[list[Method], dict[str, Fitted]]:
     """Train what the head trains; list every method to judge."""
     spec, conv = study.spec, study.spec.head == "conv"
     fits: dict[str, Fitted] = {}
@@ -130,7 +130,9 @@ def _train(study: Study, show: Progress,
     def fitted(name: str, label: str, make: Callable[[], CorrespondenceModel],
                ) -> CorrespondenceModel:
         trial = Trial(label, spec, make, study.task, study.device)
-        fit_trials([trial], study.task, study.has_val, show, label, log.info)
+        kept = Checkpoint(folder.checkpoint(name), [trial])
+        fit_trials([trial], study.task, study.has_val, show, label, folder.log.info, kept.keep,
+                   kept.start)
         if trial.failed:
             raise UserError(trial.failed)
         fits[name] = trial.fitted

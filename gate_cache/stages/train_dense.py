@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from gate_cache.learn.task import Scores
 from gate_cache.learn.trials import Fitted, Trial, fit_trials
 from gate_cache.progress import Progress
 from gate_cache.specs import TrainSpec
+from gate_cache.stages.rundir import Checkpoint, RunDirectory
 from gate_cache.stages.study_dense import DenseStudy
 
 Make = Callable[[TrainSpec], nn.Module]
@@ -62,7 +62,7 @@ def baselines(study: DenseStudy, spec: TrainSpec) -> dict[str, Make]:
 
 
 def train_dense(study: DenseStudy, gate_name: str, show: Progress,
-                log: logging.Logger) -> tuple[list[ScoreTable], dict[str, Fitted]]:
+                folder: RunDirectory) -> tuple[list[ScoreTable], dict[str, Fitted]]:
     """Train all methods over one stream, judge them on ``test``.
 
     Raises
@@ -74,7 +74,9 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
     makes = {**baselines(study, spec), gate_name: study.gate}
     trials = [Trial(name, spec, lambda make=make: make(spec),  # type: ignore[misc]
                     study.task, study.device) for name, make in makes.items()]
-    fit_trials(trials, study.task, study.has_val, show, "training", log.info)
+    kept = Checkpoint(folder.checkpoint("all"), trials)
+    fit_trials(trials, study.task, study.has_val, show, "training", folder.log.info, kept.keep,
+               kept.start)
     for trial in trials:
         if trial.failed:
             raise UserError(f"{trial.label}: {trial.failed}")
@@ -83,7 +85,7 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
     for trial, scores in zip(trials, found, strict=True):
         note = mean_note(study, spec, scores) if trial is trials[-1] else ""
         table.rows.append(ScoreRow(trial.label, scores, note))
-    log.info(json.dumps(table.to_json(), ensure_ascii=False))
+    folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))
     keys = ("single", "uniform", "gate")
     return [table], {k: t.fitted for k, t in zip(keys, trials, strict=True)}
 
