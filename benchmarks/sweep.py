@@ -1,0 +1,60 @@
+"""A sweep of 16 trials over one stream against 16 runs of their own.
+
+    gate-cache extract manifests/toyworld.yaml
+    python -m benchmarks.sweep --pairs 100
+
+Whole processes are timed, imports and baselines included. Of the separate runs a few are measured
+and their mean counted 16 times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+MANIFEST = "manifests/toyworld.yaml"
+GRID = {"gamma1": [0.0, 0.05, 0.1, 0.2], "gamma2": [0.0, 0.05, 0.1, 0.2]}
+
+
+def seconds(*command: str) -> float:
+    """Of one process of the command line."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "gate_cache.cli", *command], check=True,  # noqa: S603
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=3, help="separate runs that are measured")
+    parser.add_argument("--stores", default="stores")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home, "sweep.yaml")
+        path.write_text(yaml.safe_dump({"grid": GRID, "train": {
+            "pairs": given.pairs, "validate_every": given.pairs}}))
+        whole = seconds("sweep", MANIFEST, str(path), "--stores", given.stores, "--out",
+                        f"{home}/sweep")
+        manifest = Path(home, "toyworld.yaml")
+        data = yaml.safe_load(Path(MANIFEST).read_text())
+        data["train"] |= {"pairs": given.pairs, "validate_every": given.pairs}
+        manifest.write_text(yaml.safe_dump(data))
+        alone = [seconds("train", str(manifest), "--stores", given.stores, "--gamma1",
+                         str(GRID["gamma1"][i]), "--out", f"{home}/run-{i}")
+                 for i in range(given.runs)]
+    mean = statistics.fmean(alone)
+    print(json.dumps({"sweep_s": round(whole, 1), "run_s": [round(s, 1) for s in alone],
+                      "ratio": round(whole / (16 * mean), 2)}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
