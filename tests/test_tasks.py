@@ -495,8 +495,8 @@ def test_a_data_set_that_lacks_what_a_head_needs_is_refused(
     class Bare:
         name: str = "bare"
 
-    monkeypatch.setattr("gate_cache.stages.study_dense.find_dataset",
-                        lambda *_: (Bare(), []))
+    monkeypatch.setattr("gate_cache.stages.study_dense.told_dataset",
+                        lambda *_: Bare())
     with pytest.raises(GateCacheError, match=text):
         trained(home, tmp_path, head)
 

@@ -33,6 +33,7 @@ from gate_cache.specs import TrainSpec
 from gate_cache.stages import train as train_module
 from gate_cache.stages.lookup import find_combo
 from gate_cache.stages.rundir import RunDirectory, new_run
+from gate_cache.stages.study import Study
 from gate_cache.stages.train import Trained, train
 from gate_cache.store.encodings import Encoding
 from gate_cache.store.layout import blocks_of
@@ -680,7 +681,7 @@ def test_the_note_names_each_assigners_weights(nn_run: Finished) -> None:
 
 def test_the_note_is_there_when_weights_are_one_hot(root: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "gate_model", lambda study, spec: fixed(
+    monkeypatch.setattr(Study, "gate", lambda study, spec: fixed(
         spec, study.full.channels, [0.0, 1.0, 0.0]))
     assert "good 1.00" in finished(root, tmp_path, assigners=1, pairs=1).gate["note"]
 

@@ -19,7 +19,7 @@ from gate_cache.datasets.captions import (
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
-from gate_cache.stages.data_root import find_dataset
+from gate_cache.stages.data_root import told_dataset
 from gate_cache.store.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ def caption(loaded: Loaded, roots: Roots, *, model: str, revision: str | None = 
     """
     show = progress or Silent()
     path = captions_path(loaded, roots, out, "--out")
-    dataset, notes = find_dataset(loaded, roots)
-    for note in notes:
-        show.say(f"note: {note}")
+    dataset = told_dataset(loaded, roots, show)
     digests = _digests(dataset, show)
     with disk_errors(path, "--out", "and run the same command again; the captions so far are kept"):
         known = _begun(path, digests)

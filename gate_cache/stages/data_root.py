@@ -16,6 +16,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError
 from gate_cache.manifest import Loaded
 from gate_cache.places import Place
+from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.stages.plan import store_of
 
@@ -51,6 +52,14 @@ def find_dataset(loaded: Loaded, roots: Roots) -> tuple[ImageDataset, list[str]]
             raise
         return other, [f"the data set is not below {roots.data}: taken from {known}, where extract"
                        " found it"]
+
+
+def told_dataset(loaded: Loaded, roots: Roots, show: Progress) -> ImageDataset:
+    """As `find_dataset`; where it was found is said."""
+    dataset, notes = find_dataset(loaded, roots)
+    for note in notes:
+        show.say(f"note: {note}")
+    return dataset
 
 
 def _is_there(dataset: ImageDataset) -> bool:

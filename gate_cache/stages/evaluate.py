@@ -21,6 +21,7 @@ from gate_cache.roots import Roots
 from gate_cache.specs import TrainSpec
 from gate_cache.stages.rundir import CONFIG
 from gate_cache.stages.studies import open_any
+from gate_cache.stages.sweep_tables import trial_file
 
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
 
@@ -105,14 +106,15 @@ def _of_train(run: Path, last: bool) -> _Trained:
 
 
 def _of_sweep(run: Path, trial: str | None) -> _Trained:
-    found = {p.stem: p for p in sorted((run / "trials").glob("*.json"))}
+    every = [_json(path, run) for path in sorted((run / "trials").glob("*.json"))]
+    found = {str(t["name"]): t for t in every if "name" in t}
     if trial is None:
         raise UserError(f"{run}: is a sweep; say which of its trials with --trial:"
                         f" {listed(found, 6)}")
     if trial not in found:
         raise UserError(f"{run}: has no finished trial '{trial}'{did_you_mean(trial, found)}")
-    weights = run / "weights" / f"{trial}.safetensors"
-    return _Trained(_spec(_json(found[trial], run).get("spec"), run), weights)
+    weights = run / "weights" / f"{trial_file(trial)}.safetensors"
+    return _Trained(_spec(found[trial].get("spec"), run), weights)
 
 
 def _json(path: Path, run: Path) -> dict[str, Any]:

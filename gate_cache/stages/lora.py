@@ -23,7 +23,7 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.caption import captions_path
-from gate_cache.stages.data_root import find_dataset
+from gate_cache.stages.data_root import told_dataset
 from gate_cache.stages.device import choose_device, out_of_memory
 from gate_cache.stages.lora_files import LoraFiles, output_files, refuse_existing
 from gate_cache.stages.lora_images import TrainingImage, training_images
@@ -76,9 +76,7 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
     outputs = output_files(roots.below("models", source, "--out"), steps, save_at)
     if not force:
         refuse_existing(outputs[steps])
-    dataset, notes = find_dataset(loaded, roots)
-    for note in notes:
-        show.say(f"note: {note}")
+    dataset = told_dataset(loaded, roots, show)
     known = _captions(loaded, roots, captions)
     chosen = training_images(dataset, images, settings.seed, known, show)
     model, spec = _need_model(loaded, roots), loaded.manifest.model

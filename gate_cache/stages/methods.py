@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from gate_cache.learn.model import CorrespondenceModel, fixed
 from gate_cache.specs import TrainSpec
 from gate_cache.stages.study import Study
@@ -28,11 +26,6 @@ class Method:
     trained: bool = False
     seen: bool = False
     note: bool = False
-
-
-def gate_model(study: Study, spec: TrainSpec) -> CorrespondenceModel:
-    """The full model of a trial: its combos, and attention unless it wants none."""
-    return study.gate(spec)
 
 
 def gate_name(study: Study | DenseStudy, spec: TrainSpec) -> str:
@@ -79,11 +72,15 @@ def _best_single(study: Study, spec: TrainSpec) -> list[Method]:
     return [Method(f"best single on val: {study.combos[best]}", models[best], seen=True)]
 
 
-def mean_weights(combos: Sequence[str], weights: Sequence[torch.Tensor]) -> str:
-    """Mean weights of each assigner over the judged images, largest first."""
-    mean = torch.stack(list(weights)).mean(0)
+def weights_note(combos: Sequence[str], means: Sequence[Sequence[float]]) -> str:
+    """Mean weights of each assigner, largest first.
+
+    Parameters
+    ----------
+    means : a row an assigner, in the order of `combos`
+    """
     parts = []
-    for row in mean.tolist():
+    for row in means:
         order = sorted(zip(row, combos, strict=True), reverse=True)
         parts.append(", ".join(f"{name} {w:.2f}" for w, name in order))
     return " | ".join(parts)

@@ -45,11 +45,7 @@ class RunDirectory:
             if not self._goes_on(config):
                 raise UserError(f"{self.path}: exists already, or a file is in the way; give --out"
                                 " another name") from None
-        self.log.setLevel(logging.INFO)
-        self.log.propagate = False
-        handler = logging.FileHandler(self.path / LOG, mode="a", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        self.log.addHandler(handler)
+        start_log(self.log, self.path)
         write_json(self.path / CONFIG, config)
 
     def _goes_on(self, config: Mapping[str, Any]) -> bool:
@@ -77,9 +73,23 @@ class RunDirectory:
 
     def close(self) -> None:
         """Close the log."""
-        for handler in list(self.log.handlers):
-            self.log.removeHandler(handler)
-            handler.close()
+        close_log(self.log)
+
+
+def start_log(log: logging.Logger, folder: Path) -> None:
+    """Append lines with their time to the folder's log."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = logging.FileHandler(folder / LOG, mode="a", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+
+
+def close_log(log: logging.Logger) -> None:
+    """Close its file."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
 
 
 def new_run(root: Path, name: str) -> RunDirectory:
@@ -108,14 +118,14 @@ class Checkpoint:
     def __init__(self, path: Path, trials: Sequence[Trial]) -> None:
         self.path = path
         self._trials = trials
-        found = load_checkpoint(path)
-        self.start = int(found["seen"]) if found else 0
-        for trial, state in zip(trials, found["trials"] if found else (), strict=False):
-            trial.load(state)
+        found = load_checkpoint(path) or {"seen": 0, "trials": {}}
+        self.start = int(found["seen"])
+        for trial in trials if self.start else ():
+            trial.load(found["trials"][trial.label])
 
     def keep(self, seen: int) -> None:
         """Write them as they are now."""
-        states = [trial.state() for trial in self._trials]
+        states = {trial.label: trial.state() for trial in self._trials}
         save_checkpoint(self.path, {"seen": seen, "trials": states})
 
     def remove(self) -> None:

@@ -18,7 +18,7 @@ from gate_cache.manifest import load
 from gate_cache.places import Place
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
-from gate_cache.stages.data_root import find_dataset
+from gate_cache.stages.data_root import told_dataset
 from gate_cache.stages.plan import store_of
 from gate_cache.store.reader import ComboView, FeatureStore
 
@@ -67,9 +67,7 @@ def open_shown(target: Place, roots: Roots, show: Progress) -> Source:
     if not isinstance(target, Path) or target.suffix not in (".yaml", ".yml"):
         return Source(FeatureStore.open(target), None)
     loaded = load(target)
-    dataset, notes = find_dataset(loaded, roots)
-    for note in notes:
-        show.say(f"note: {note}")
+    dataset = told_dataset(loaded, roots, show)
     return Source(FeatureStore.open(store_of(loaded, roots)), dataset)
 
 

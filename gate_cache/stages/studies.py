@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+import gate_cache
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
@@ -33,3 +36,12 @@ def alike(spec: TrainSpec) -> tuple[Any, ...]:
     own = (tuple(spec.extra or ()), spec.sampling, spec.reservoir_mb) \
         if spec.head == "pixel-mlp" else ()
     return (spec.head, *shared, *own)
+
+
+def settled(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
+    """Everything that is settled before a training begins."""
+    return {
+        "gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
+        "manifest_file": loaded.path.name, **study.config(),
+        "manifest": loaded.manifest.model_dump(mode="json", by_alias=True),
+    }

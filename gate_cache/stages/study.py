@@ -20,7 +20,7 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import Manifest, TrainSpec
-from gate_cache.stages.data_root import find_dataset
+from gate_cache.stages.data_root import told_dataset
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.lookup import find_combo, known_recipes, need_all
 from gate_cache.stages.plan import store_of
@@ -92,14 +92,9 @@ class Study:
     def config(self) -> dict[str, Any]:
         """What was settled: store, groups and how they are stored, resolution, device, splits."""
         spec = self.full.spec
-        used = [*spec.combos, *([spec.attention] if spec.attention else [])]
-        return {
-            "store": str(self.store.path),
-            "fingerprints": {n: self.store[n].fingerprint for n in used},
-            "encodings": {n: str(self.store[n].encoding) for n in used},
-            "resolution": self.full.resolution, "device": str(self.full.device),
-            "splits": self.splits(),
-        }
+        return {**features_used(self.store, [*spec.combos, spec.attention]),
+                "resolution": self.full.resolution, "device": str(self.full.device),
+                "splits": self.splits()}
 
 
 def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
@@ -118,16 +113,11 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     spec, place = specs[0] if specs else loaded.manifest.train, choose_device(device)
     dataset = _dataset(loaded, roots, show)
     store = FeatureStore.open(store_of(loaded, roots))
-    wanted = {name for s in specs or [spec] for name in s.combos or loaded.manifest.conv}
-    wanted |= {s.baseline for s in specs if s.baseline}
-    combos = tuple(spec.combos or ()) if not specs else ()
-    combos = combos or tuple(name for name in loaded.manifest.conv if name in wanted)
-    if not combos:
-        raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
+    combos = combos_of(loaded, specs or [spec])
     attention = attention_of(loaded.manifest, next(
         (s for s in specs if s.attention is not False), spec))
     baseline = spec.baseline or combos[0]
-    views = _views(store, loaded, roots, [*combos, baseline, attention], show)
+    views = views_of(store, loaded, roots, [*combos, baseline, attention], [], show)
     rows = rows_of(store, dataset, list(views.values()))
     pairs = {split: load_pairs(dataset, split) for split in SPLITS}
     _need_pairs(loaded, pairs)
@@ -149,19 +139,62 @@ def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceData
     if not isinstance(named, CorrespondenceDataset):
         raise DataError(f"{loaded.path.name}: data set '{named.name}' has no key points, and head"
                         f" '{loaded.manifest.train.head}' needs them")
-    dataset, notes = find_dataset(loaded, roots)
-    for note in notes:
-        show.say(f"note: {note}")
+    dataset = told_dataset(loaded, roots, show)
     assert isinstance(dataset, CorrespondenceDataset)
     return dataset
 
 
-def _views(store: FeatureStore, loaded: Loaded, roots: Roots, names: Sequence[str | None],
-           show: Progress) -> dict[str, ComboView]:
+def combos_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
+    """Combos that any trial amalgamates or is compared with, in the manifest's order."""
+    conv = loaded.manifest.conv
+    extra = {name for s in specs for name in s.extra or ()}
+    wanted = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
+    wanted |= {s.baseline for s in specs if s.baseline}
+    if len(specs) == 1 and specs[0].combos:
+        return tuple(specs[0].combos)
+    if not wanted:
+        raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
+    return tuple(name for name in conv if name in wanted)
+
+
+def views_of(store: FeatureStore, loaded: Loaded, roots: Roots, names: Sequence[str | None],
+             extra: Sequence[str], show: Progress) -> dict[str, ComboView]:
+    """The combos of a store that a manifest means; `extra` ones may be another manifest's.
+
+    Raises
+    ------
+    StoreError
+        One is not extracted, or stale.
+    """
     recipes, notes = known_recipes(loaded, roots)
     for note in notes:
         show.say(f"note: {note}")
-    return {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in names if n}
+    found = {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in names if n}
+    for name in extra:
+        found[name] = find_combo(store, loaded.manifest, name, recipes.get(name)) \
+            if name in loaded.manifest.combos else _labelled(store, name)
+    return found
+
+
+def _labelled(store: FeatureStore, name: str) -> ComboView:
+    """A combo that another manifest extracted into the same store, by its name there."""
+    found = [view for view in store.views() if view.label == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StoreError(f"{store.path}: train.extra: {len(found)} combos are called '{name}'"
+                         f" ({', '.join(v.name for v in found)}); remove the old ones")
+    raise StoreError(f"{store.path}: train.extra: '{name}' is neither a combo of this manifest nor"
+                     " in the store; extract it from a manifest of its model with the same"
+                     " store.path")
+
+
+def features_used(store: FeatureStore, groups: Sequence[str | None]) -> dict[str, Any]:
+    """A store and its groups, by fingerprint and as they are stored, for a run's configuration."""
+    views = {name: store[name] for name in groups if name}
+    return {"store": str(store.path),
+            "fingerprints": {n: v.fingerprint for n, v in views.items()},
+            "encodings": {n: str(v.encoding) for n, v in views.items()}}
 
 
 def attention_of(manifest: Manifest, spec: TrainSpec) -> str | None:

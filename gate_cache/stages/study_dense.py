@@ -16,7 +16,7 @@ from gate_cache.datasets.base import (
     SegmentationDataset,
     Split,
 )
-from gate_cache.errors import DataError, ManifestError, StoreError, UserError
+from gate_cache.errors import DataError, UserError
 from gate_cache.learn.classification import ClassificationTask
 from gate_cache.learn.data import MapCache
 from gate_cache.learn.native import NativeMaps, NativeSpec
@@ -28,12 +28,11 @@ from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import TrainSpec
 from gate_cache.stages import study
-from gate_cache.stages.data_root import find_dataset
+from gate_cache.stages.data_root import told_dataset
 from gate_cache.stages.device import choose_device
-from gate_cache.stages.lookup import find_combo, known_recipes
 from gate_cache.stages.plan import store_of
-from gate_cache.stages.study import attention_of, rows_of
-from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.stages.study import attention_of, combos_of, features_used, rows_of, views_of
+from gate_cache.store.reader import FeatureStore
 
 FEW_BYTES = 2**28
 """Maps held in memory where they are read once and condensed: to pixels, to pooled features."""
@@ -114,13 +113,9 @@ class DenseStudy:
     def config(self) -> dict[str, Any]:
         """What was settled: store, groups by fingerprint, resolution, device, splits."""
         spec = self.maps.spec
-        used = [*spec.combos, *([spec.attention] if spec.attention else []), *spec.extra]
-        return {
-            "store": str(self.store.path),
-            "fingerprints": {n: self.store[n].fingerprint for n in used},
-            "resolution": self.maps.resolution, "device": str(self.device),
-            "splits": self.splits(),
-        }
+        return {**features_used(self.store, [*spec.combos, spec.attention, *spec.extra]),
+                "resolution": self.maps.resolution, "device": str(self.device),
+                "splits": self.splits()}
 
     def _chosen(self, combos: Sequence[str]) -> list[int]:
         return [self.combos.index(name) for name in combos]
@@ -143,11 +138,10 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     spec, place = wanted[0], choose_device(device)
     dataset = _dataset(loaded, roots, spec, show)
     store = FeatureStore.open(store_of(loaded, roots))
-    combos = _combos(loaded, wanted)
+    combos = combos_of(loaded, wanted)
     baseline = spec.baseline or combos[0]
     attention = next((a for s in wanted if (a := attention_of(loaded.manifest, s))), None)
-    views = _views(store, loaded, roots, [*combos, *([attention] if attention else [])],
-                   spec.extra or [], show)
+    views = views_of(store, loaded, roots, [*combos, attention], spec.extra or [], show)
     rows = rows_of(store, dataset, list(views.values()))
     ids: dict[Split, list[str]] = {s: [] for s in SPLITS}
     for sample in dataset.samples():
@@ -169,9 +163,7 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
 
 def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,
              show: Progress) -> SegmentationDataset | ClassifiedDataset:
-    dataset, notes = find_dataset(loaded, roots)
-    for note in notes:
-        show.say(f"note: {note}")
+    dataset = told_dataset(loaded, roots, show)
     if spec.head == "classifier":
         if isinstance(dataset, ClassifiedDataset):
             return dataset
@@ -184,44 +176,6 @@ def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,
 def _lacks(loaded: Loaded, dataset: ImageDataset, what: str, head: str) -> DataError:
     return DataError(f"{loaded.path.name}: data set '{dataset.name}' has no {what}, and head"
                      f" '{head}' needs them")
-
-
-def _combos(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
-    """Combos that any trial amalgamates or is compared with, in the manifest's order."""
-    conv = loaded.manifest.conv
-    extra = {name for s in specs for name in s.extra or ()}
-    wanted = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
-    wanted |= {s.baseline for s in specs if s.baseline}
-    if len(specs) == 1 and specs[0].combos:
-        return tuple(specs[0].combos)
-    if not wanted:
-        raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
-    return tuple(name for name in conv if name in wanted)
-
-
-def _views(store: FeatureStore, loaded: Loaded, roots: Roots, names: Sequence[str],
-           extra: Sequence[str], show: Progress) -> dict[str, ComboView]:
-    recipes, notes = known_recipes(loaded, roots)
-    for note in notes:
-        show.say(f"note: {note}")
-    found = {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in names}
-    for name in extra:
-        found[name] = find_combo(store, loaded.manifest, name, recipes.get(name)) \
-            if name in loaded.manifest.combos else _labelled(store, name)
-    return found
-
-
-def _labelled(store: FeatureStore, name: str) -> ComboView:
-    """A combo that another manifest extracted into the same store, by its name there."""
-    found = [view for view in store.views() if view.label == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise StoreError(f"{store.path}: train.extra: {len(found)} combos are called '{name}'"
-                         f" ({', '.join(v.name for v in found)}); remove the old ones")
-    raise StoreError(f"{store.path}: train.extra: '{name}' is neither a combo of this manifest nor"
-                     " in the store; extract it from a manifest of its model with the same"
-                     " store.path")
 
 
 def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,

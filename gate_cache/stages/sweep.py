@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-import gate_cache
 from gate_cache.errors import UserError
+from gate_cache.fingerprint import fingerprint
 from gate_cache.learn.matching import scores
 from gate_cache.learn.pairs import copy_position
 from gate_cache.learn.task import Scores
@@ -29,17 +30,16 @@ from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.methods import gate_name, untrained
-from gate_cache.stages.rundir import Checkpoint, write_json
-from gate_cache.stages.studies import alike, open_any
+from gate_cache.stages.rundir import Checkpoint, close_log, start_log, write_json
+from gate_cache.stages.studies import alike, open_any, settled
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.sweep_baselines import BaselinePoint, baseline_points, model_of
-from gate_cache.stages.sweep_tables import Row, write_tables
+from gate_cache.stages.sweep_tables import Row, trial_file, write_tables
 from gate_cache.store.disk import disk_errors
 from gate_cache.sweep_file import Point
 
-CONFIG, LOG = "sweep.json", "log.txt"
-AnyStudy = Study | DenseStudy
+CONFIG = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,13 @@ def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path
             out_of_memory("fewer trials at a time, or a smaller train.batch"), \
             torch.random.fork_rng():
         folder.mkdir(parents=True, exist_ok=True)
-        log = _open_log(folder)
+        log = logging.getLogger(f"gate_cache.sweep.{id(rows)}")
+        start_log(log, folder)
         try:
             for i, group in enumerate(_studies(points)):
                 study = open_any(loaded, roots, device, show, [p.spec for p in group])
                 select = select or study.select
-                _same_sweep(folder, f"study-{i}", study, loaded, points)
+                _same_sweep(folder, i, study, loaded, points)
                 if isinstance(study, Study):
                     baselines |= _baselines(study, i, show)
                 for stream in _streams(group):
@@ -98,9 +99,7 @@ def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path
                     baselines |= {p.name: found[p.name] for p in more}
                     rows |= found
         finally:
-            for handler in list(log.handlers):
-                log.removeHandler(handler)
-                handler.close()
+            close_log(log)
         ordered = [*baselines.values(), *(rows[p.name] for p in points)]
         write_tables(folder, ordered)
     return Swept(folder, ordered, select, time.monotonic() - began)
@@ -122,7 +121,7 @@ def _streams(points: Sequence[Point]) -> list[list[Point]]:
     return list(found.values())
 
 
-def _stream(folder: Path, study: AnyStudy, points: list[Point], show: Progress,
+def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: Progress,
             log: logging.Logger) -> dict[str, Row]:
     """Train these together and judge them, but for those that are done."""
     done = {p.name: row for p in points if (row := _read(folder, p.name))}
@@ -131,7 +130,7 @@ def _stream(folder: Path, study: AnyStudy, points: list[Point], show: Progress,
         return done
     trials = [Trial(p.name, p.spec, partial(model_of, study, p), study.task, study.device)
               for p in left]
-    name = f"checkpoint-{_digest([p.name for p in left])}.pt"
+    name = f"checkpoint-{_digest([p.name for p in points])}.pt"
     checkpoint = Checkpoint(folder / name, trials)
     label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
     fit_trials(trials, study.task, study.has_val, show, label, log.info,
@@ -145,7 +144,7 @@ def _stream(folder: Path, study: AnyStudy, points: list[Point], show: Progress,
     return done
 
 
-def _finished(folder: Path, study: AnyStudy, point: Point, trial: Trial,
+def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Trial,
               test: Scores | None) -> Row:
     best = {h["seen"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
     method = point.method if isinstance(point, BaselinePoint) else gate_name(study, point.spec)
@@ -156,10 +155,8 @@ def _finished(folder: Path, study: AnyStudy, point: Point, trial: Trial,
                          "details": dict(test.details) if test else {},
                          "spec": point.spec.model_dump(mode="json")})
     if not trial.failed:
-        from safetensors.torch import save_file
-
         (folder / "weights").mkdir(exist_ok=True)
-        save_file(trial.fitted.best, folder / "weights" / f"{_file(point.name)}.safetensors")
+        save_file(trial.fitted.best, folder / "weights" / f"{trial_file(point.name)}.safetensors")
     return row
 
 
@@ -179,7 +176,7 @@ def _baselines(study: Study, number: int, show: Progress) -> dict[str, Row]:
     return names
 
 
-def _same_sweep(folder: Path, part: str, study: AnyStudy, loaded: Loaded,
+def _same_sweep(folder: Path, number: int, study: Study | DenseStudy, loaded: Loaded,
                 points: Sequence[Point]) -> None:
     """Be sure that what is in the folder was made from the same features and settings.
 
@@ -188,11 +185,9 @@ def _same_sweep(folder: Path, part: str, study: AnyStudy, loaded: Loaded,
     UserError
         It was not.
     """
-    now = {"gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
-           "manifest_file": loaded.path.name, **study.config(),
-           "trials": {p.name: p.spec.model_dump(mode="json") for p in points},
-           "manifest": loaded.manifest.model_dump(mode="json", by_alias=True)}
-    path = folder / f"{part}.json" if part != "study-0" else folder / CONFIG
+    now = {**settled(study, loaded),
+           "trials": {p.name: p.spec.model_dump(mode="json") for p in points}}
+    path = folder / (f"study-{number}.json" if number else CONFIG)
     now = json.loads(json.dumps(now))
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
@@ -204,25 +199,15 @@ def _same_sweep(folder: Path, part: str, study: AnyStudy, loaded: Loaded,
     write_json(path, now)
 
 
-def _open_log(folder: Path) -> logging.Logger:
-    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    handler = logging.FileHandler(folder / LOG, mode="a", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
-    return log
-
-
 def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
     (folder / "trials").mkdir(exist_ok=True)
     data = {**row.to_json(), **more}
-    write_json(folder / "trials" / f"{_file(row.name)}.json", _without_nan(data))
+    write_json(folder / "trials" / f"{trial_file(row.name)}.json", _without_nan(data))
 
 
 def _read(folder: Path, name: str) -> Row | None:
     try:
-        text = (folder / "trials" / f"{_file(name)}.json").read_text(encoding="utf-8")
+        text = (folder / "trials" / f"{trial_file(name)}.json").read_text(encoding="utf-8")
         return Row.from_json(json.loads(text))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -236,13 +221,5 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _file(name: str) -> str:
-    """A file's name for a trial's."""
-    plain = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)
-    return plain if plain == name and len(name) < 120 else f"{plain[:100]}-{_digest([name])}"
-
-
 def _digest(names: list[str]) -> str:
-    from gate_cache.fingerprint import fingerprint
-
     return fingerprint({"names": names})[:8]

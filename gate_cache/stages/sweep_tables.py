@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gate_cache.fingerprint import fingerprint
 from gate_cache.stages.rundir import write_json
 
 SEEDS = ("seed", "shuffle")
@@ -66,24 +67,32 @@ class Mean:
     test: dict[str, tuple[float, float]]
 
 
+def trial_file(name: str) -> str:
+    """The beginning of a trial's files' names."""
+    plain = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)
+    if plain == name and len(name) < 120:
+        return plain
+    return f"{plain[:100]}-{fingerprint({'names': [name]})[:8]}"
+
+
 def over_seeds(rows: Sequence[Row]) -> list[Mean]:
     """Mean ± standard deviation (n − 1) over the trials that differ in their seeds alone."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[bool, str], list[Row]] = {}
     for row in rows:
-        rest = {k: v for k, v in row.settings.items() if k not in SEEDS}
-        name = row.name if not row.trained else ",".join(
-            part for part in row.name.split(",") if part.split("=")[0] not in SEEDS) or "default"
-        groups.setdefault(f"{row.trained}{name}{rest}", []).append(row)
-    return [_mean(group) for group in groups.values()]
+        groups.setdefault((row.trained, _seedless(row)), []).append(row)
+    return [_mean(name, group) for (_, name), group in groups.items()]
 
 
-def _mean(group: list[Row]) -> Mean:
+def _seedless(row: Row) -> str:
+    """A trial's name without its seeds."""
+    parts = [p for p in row.name.split(",") if p.split("=")[0] not in SEEDS]
+    return ",".join(parts) or "default" if row.trained else row.name
+
+
+def _mean(name: str, group: list[Row]) -> Mean:
     sound = [r for r in group if not r.failed]
-    names = sound[0].test if sound else {}
-    parts = [p for p in group[0].name.split(",") if p.split("=")[0] not in SEEDS]
-    name = group[0].name if not group[0].trained else ",".join(parts) or "default"
     return Mean(name, len(sound), len(group) - len(sound), group[0].trained,
-                {m: _moments([r.test[m] for r in sound]) for m in names})
+                {m: _moments([r.test[m] for r in sound]) for m in (sound[0].test if sound else ())})
 
 
 def _moments(values: list[float]) -> tuple[float, float]:

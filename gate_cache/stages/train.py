@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-import gate_cache
 from gate_cache.errors import UserError
 from gate_cache.learn.matching import details
 from gate_cache.learn.metrics import pck
@@ -26,15 +25,14 @@ from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.methods import (
     Method,
-    gate_model,
     gate_name,
-    mean_weights,
     single_model,
     single_nn,
     untrained,
+    weights_note,
 )
 from gate_cache.stages.rundir import Checkpoint, RunDirectory, new_run
-from gate_cache.stages.studies import open_any
+from gate_cache.stages.studies import open_any, settled
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.train_dense import ScoreTable, train_dense
@@ -82,7 +80,7 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
     folder = RunDirectory(run) if run else new_run(roots.runs, f"{loaded.path.stem}-{head}")
     refused = disk_errors(folder.path, "--runs", "and train again")
     with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng():
-        folder.begin(_config(study, loaded))
+        folder.begin(settled(study, loaded))
         try:
             tables, fits = _results(study, show, folder)
             for name, fitted in fits.items():
@@ -102,15 +100,6 @@ def _results(study: Study | DenseStudy, show: Progress, folder: RunDirectory,
         return train_dense(study, gate_name(study, study.spec), show, folder)
     methods, fits = _train(study, show, folder)
     return _judge(study, methods, folder.log), fits
-
-
-def _config(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
-    """Everything that was settled before the training began."""
-    return {
-        "gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
-        "manifest_file": loaded.path.name, **study.config(),
-        "manifest": loaded.manifest.model_dump(mode="json", by_alias=True),
-    }
 
 
 def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
@@ -145,7 +134,7 @@ def _train(study: Study, show: Progress,
                         lambda: single_model(study, spec, study.baseline))
         methods = [Method(f"single feature: {study.baseline}", single, True, True),
                    single_nn(study)]
-    gate = fitted("gate", "training GATE", lambda: gate_model(study, spec))
+    gate = fitted("gate", "training GATE", lambda: study.gate(spec))
     return [*methods, Method(gate_name(study, spec), gate, True, True, True)], fits
 
 
@@ -167,7 +156,7 @@ def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Me
     models = [m.model.to(study.full.device) for m in methods]
     for method, found in zip(methods, study.task.match(models, pairs), strict=True):
         weights = list(found.weights.values())
-        note = mean_weights(study.combos, weights) if method.note else ""
         told = details(found.predictions, weights if method.note else [])
+        note = weights_note(study.combos, told["weights"]["mean"]) if method.note else ""
         table.add(method.name, pck(found.predictions), method.trained, note, told)
     return table

@@ -14,6 +14,7 @@ from gate_cache.learn.task import Scores
 from gate_cache.learn.trials import Fitted, Trial, fit_trials
 from gate_cache.progress import Progress
 from gate_cache.specs import TrainSpec
+from gate_cache.stages.methods import weights_note
 from gate_cache.stages.rundir import Checkpoint, RunDirectory
 from gate_cache.stages.study_dense import DenseStudy
 
@@ -83,18 +84,9 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
     found = study.task.judge([t.model for t in trials], "test")
     table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
     for trial, scores in zip(trials, found, strict=True):
-        note = mean_note(study, spec, scores) if trial is trials[-1] else ""
+        note = weights_note(spec.combos or study.combos, scores.details["weights"]["mean"]) \
+            if trial is trials[-1] else ""
         table.rows.append(ScoreRow(trial.label, scores, note))
     folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))
     keys = ("single", "uniform", "gate")
     return [table], {k: t.fitted for k, t in zip(keys, trials, strict=True)}
-
-
-def mean_note(study: DenseStudy, spec: TrainSpec, scores: Scores) -> str:
-    """Mean weights of each assigner, largest first."""
-    names = spec.combos or study.combos
-    parts = []
-    for row in scores.details["weights"]["mean"]:
-        order = sorted(zip(row, names, strict=True), reverse=True)
-        parts.append(", ".join(f"{name} {w:.2f}" for w, name in order))
-    return " | ".join(parts)
