@@ -56,6 +56,8 @@ FENCES = {  # library to the rooms and files that may import it
     "PIL": ("datasets/", "report/pictures.py"),
     "scipy": ("datasets/",),
     "sklearn": ("learn/", "report/"),
+    "matplotlib": ("report/",),
+    "tornado": ("report/",),
     "yaml": ("yaml_source.py",),
     "pydantic": ("manifest.py", "specs.py", "dataset_specs.py", "problems.py", "sweep_file.py",
                  "stages/evaluate.py"),
