@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,19 @@ def save(picture: Picture, path: Path) -> Path:
     draft = path.with_name(f"{path.name}.partial")
     Image.fromarray(picture).save(draft, "PNG", optimize=True)
     return draft.replace(path)
+
+
+def encoded(picture: Picture, side: int) -> tuple[bytes, str]:
+    """A picture as a file for a page, its longer side at most `side`, with the file's type.
+
+    Small ones are PNG and keep every value; others are JPEG.
+    """
+    part = fitted(picture, side, smooth=True) if max(picture.shape[:2]) > side else picture
+    small = max(part.shape[:2]) <= 128
+    file = io.BytesIO()
+    Image.fromarray(part).save(file, "PNG" if small else "JPEG",
+                               **({} if small else {"quality": 88}))
+    return file.getvalue(), "image/png" if small else "image/jpeg"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
