@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.errors import RowNotDone, UserError
+from gate_cache.errors import GateCacheError, RowNotDone, UserError
 from gate_cache.geometry import Placement
 from gate_cache.report.pictures import encoded, heat
 from gate_cache.stages.explore import Explorer
@@ -52,8 +52,18 @@ def others(explorer: Explorer, name: str, alike: bool, count: int, seed: int) ->
 
 
 def picture(explorer: Explorer, name: str, side: int) -> tuple[bytes, str]:
-    """An image file; grey where there is nothing to show."""
-    found = explorer.picture(name)
+    """An image file; grey where there is nothing to show.
+
+    Raises
+    ------
+    StoreError
+        The store has no such image.
+    """
+    explorer.row(name)
+    try:
+        found = explorer.picture(name)
+    except GateCacheError:  # a damaged file, or a damaged map in its place
+        found = None
     return encoded(_EMPTY if found is None else found, side)
 
 

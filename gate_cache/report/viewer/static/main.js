@@ -18,7 +18,6 @@ async function start() {
   at("store").textContent = store.name;
   at("facts").textContent = `${store.dataset}, ${store.images} images, `
     + `${store.combos.length} combos`;
-  if (!store.originals) note("The images themselves are not here: maps stand in for them.");
   listen();
   await load();
   window.addEventListener("hashchange", load);
@@ -193,7 +192,7 @@ function point(chosen) {
 }
 
 function choose(id) {
-  if (id !== state.image) state.point = null;
+  if (state.image && id !== state.image) state.point = null;
   state.image = id;
   write();
   at("images").classList.remove("open");
@@ -204,7 +203,9 @@ function choose(id) {
 async function openImage() {
   list.current(choose);
   const problem = await maps.open(store);
-  if (problem) return note(problem);
+  if (problem === null) return undefined;  // another image is wanted by now
+  note(problem || (store.originals ? "" : "The images are not here: maps stand in for them."));
+  if (problem) return undefined;
   refocused(controls);
   await Promise.all([maps.show(store, point), match.targets(go, point)]);
 }

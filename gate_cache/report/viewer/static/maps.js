@@ -10,7 +10,9 @@ let known = null;  // the image that is shown, with its size
 export const shown = () => known;
 
 export async function open(store) {
-  const found = await get("image", { id: state.image });
+  const wanted = state.image;
+  const found = await get("image", { id: wanted });
+  if (wanted !== state.image) return null;
   if (found.problem) return found.problem;
   known = found;
   document.getElementById("image").textContent = known.id;

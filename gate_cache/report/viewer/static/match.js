@@ -7,16 +7,20 @@ import { state, write } from "./state.js";
 const grid = document.getElementById("targets");
 const told = document.getElementById("told");
 const asking = new Latest();
+let turn = 0;
 let cards = [];  // of the targets: frame, value, and what was found
 
 export async function targets(go, choose) {
   const known = shown();
   if (!known) return;
+  const mine = turn += 1;
   asking.stop();
+  grid.inert = true;  // what is there belongs to what was chosen before
   const ids = state.near === "pinned" ? state.pins : (await get("others", {
     id: known.id, near: state.near, count: state.count, seed: state.seed })).ids ?? [];
   const infos = await Promise.all(ids.map((id) => get("image", { id })));
-  if (shown() !== known) return;
+  if (shown() !== known || mine !== turn) return;
+  grid.inert = false;
   const query = frame(known.size, `${known.id}: choose a point`);
   lay(query, known.id, known.size);
   choosable(query, () => state.point, choose);
@@ -69,10 +73,12 @@ async function compare(known, signal) {
 
 // Nothing is clicked yet: read what a click will need.
 async function prepare(known, signal) {
-  told.textContent = "Click a point in a picture";
-  for (const id of [known.id, ...cards.map((c) => c.info.id)]) {
+  const ids = [known.id, ...cards.map((c) => c.info.id)];
+  for (const [i, id] of ids.entries()) {
+    told.textContent = `Click a point in a picture (read ${i} of ${ids.length})`;
     await post("prepare", { image: id, feature: state.feature }, signal);
   }
+  told.textContent = "Click a point in a picture";
 }
 
 function clear(each) {
