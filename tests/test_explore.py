@@ -1,4 +1,4 @@
-"""What a viewer asks of a store: lists, colours, attention, matches; by combo and by trained run."""
+"""What a viewer asks of a store: lists, colours, attention, matches by combo and trained run."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def test_a_changed_or_foreign_file_is_not_shown(tmp_path: Path) -> None:
         Image.fromarray(np.full((8, 8, 3), len(path.name), np.uint8)).save(path)
     secret = (tmp_path / "data" / "secret.png").read_bytes()
     (tmp_path / "f.yaml").write_text(yaml.safe_dump({
-        "dataset": {"name": "folder", "root": "images"}, "model": {"source": "org/none", "size": 64},
-        "conv": {"a": {"prompt": "x"}}}))
+        "dataset": {"name": "folder", "root": "images"},
+        "model": {"source": "org/none", "size": 64}, "conv": {"a": {"prompt": "x"}}}))
     loaded, roots = load(tmp_path / "f.yaml"), Roots(tmp_path / "data", stores=tmp_path)
     digests = {"a.png": hashlib.sha256((root / "a.png").read_bytes()).hexdigest(),
                "b.png": "00" * 32, "../secret.png": hashlib.sha256(secret).hexdigest()}

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import browser, page  # noqa: F401
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from test_explore import LATE, home, key_point, opened  # noqa: F401
 from test_train import build, manifest, one_thread  # noqa: F401
 from viewing import Answer, Served, served
 
 from gate_cache.cli import main
-from gate_cache.report.viewer.guard import HEADERS, MAX_BODY
 from gate_cache.progress import Silent
+from gate_cache.report.viewer.guard import HEADERS, MAX_BODY
 from gate_cache.roots import Roots
 from gate_cache.stages.explore import Explorer, open_explorer
 from gate_cache.store.samples import NewSample
@@ -384,6 +384,7 @@ def test_thousands_of_images_are_a_window_on_the_list(page: Page, tmp_path: Path
         page.locator("#rows button", has_text="12345").click()
         expect(page.locator("#tiles .frame p")).to_have_text("not extracted")
         assert page.locator("#rows li").count() < 40
+        page.wait_for_load_state("networkidle")
 
 
 @pytest.mark.parametrize("width", [360, 800, 1280])
@@ -397,6 +398,15 @@ def test_nothing_is_wider_than_the_page(page: Page, server: Served, width: int) 
         page.get_by_role("button", name="Images").click()
         page.locator("#rows button").nth(2).click()
         expect(page.locator("#images")).to_be_hidden()
+
+
+def test_a_server_that_has_ended_is_told(browser: Browser, explorer: Explorer) -> None:  # noqa: F811
+    page = browser.new_page()  # noqa: F811
+    with served(explorer) as running:
+        start(page, running)
+    page.get_by_role("radio", name="up0").check()
+    expect(page.locator("#tiles .frame p").first).to_contain_text("does not answer")
+    page.close()
 
 
 def test_everything_that_is_used_has_a_name(page: Page, server: Served) -> None:  # noqa: F811

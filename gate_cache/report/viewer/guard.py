@@ -95,7 +95,7 @@ class Guarded(RequestHandler):
 
     def log_exception(self, *args: Any) -> None:
         """Only what is not an answer of ours."""
-        if not (isinstance(args[1], HTTPError) and args[1].status_code < 500):
+        if not isinstance(args[1], HTTPError):
             super().log_exception(*args)
 
     async def work(self, pool: Executor, job: Callable[..., Value], *args: Any) -> Value:
@@ -113,8 +113,8 @@ class Guarded(RequestHandler):
         """Do a job and answer in JSON; what the data set or the store lacks is part of it."""
         try:
             found = await self.work(pool, job, *args)
-        except asyncio.CancelledError:
-            return
+        except asyncio.CancelledError:  # the page has gone, or the server is ending
+            raise HTTPError(503, reason="not done any more") from None
         except GateCacheError as error:
             found = {"problem": " ".join(str(error).split())}
         self.set_header("Content-Type", "application/json; charset=utf-8")

@@ -120,7 +120,7 @@ class Picture(_Asking):
                 self._desk.pictures, answers.picture, self._desk.explorer,
                 self.get_query_argument("id"), self._side)
         except asyncio.CancelledError:
-            return
+            raise HTTPError(503, reason="not done any more") from None
         except GateCacheError as error:
             raise HTTPError(404, reason=_reason(error)) from None
         self.set_header("Content-Type", kind)

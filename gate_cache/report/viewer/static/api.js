@@ -1,20 +1,23 @@
 // Questions to the server. Every answer is JSON; `problem` says what the store or data set lacks.
 
-async function answer(response) {
-  if (!response.ok) return { problem: (await response.text()).trim() };
-  return response.json();
+async function ask(route, options) {
+  try {
+    const response = await fetch(route, options);
+    if (!response.ok) return { problem: (await response.text()).trim() };
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return { problem: "gate-cache view does not answer; was it ended?" };
+  }
 }
 
-export async function get(route, asked = {}, signal) {
-  const query = new URLSearchParams(asked).toString();
-  return answer(await fetch(`api/${route}?${query}`, { signal }));
+export function get(route, asked = {}, signal = undefined) {
+  return ask(`api/${route}?${new URLSearchParams(asked)}`, { signal });
 }
 
-export async function post(route, asked, signal) {
+export function post(route, asked, signal = undefined) {
   const headers = { "Content-Type": "application/json" };
-  return answer(await fetch(`api/${route}`, {
-    method: "POST", headers, body: JSON.stringify(asked), signal,
-  }));
+  return ask(`api/${route}`, { method: "POST", headers, body: JSON.stringify(asked), signal });
 }
 
 // Work of which only the newest counts: starting it aborts what was under way.
