@@ -79,7 +79,7 @@ def served(explorer: Explorer) -> Iterator[Served]:
 
     async def run() -> None:
         stop = asyncio.Event()
-        with serving(explorer) as address:
+        async with serving(explorer) as address:
             told.extend([address, asyncio.get_running_loop(), stop])
             ready.set()
             await stop.wait()

@@ -10,9 +10,9 @@ import signal
 import socket
 import sys
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -26,9 +26,9 @@ from gate_cache.stages.explore import Explorer
 LOOPBACK = "127.0.0.1"
 
 
-@contextmanager
-def serving(explorer: Explorer, port: int = 0) -> Iterator[str]:
-    """Serve a store inside a ``with`` block of a running event loop.
+@asynccontextmanager
+async def serving(explorer: Explorer, port: int = 0) -> AsyncIterator[str]:
+    """Serve a store inside an ``async with`` block.
 
     Parameters
     ----------
@@ -57,6 +57,7 @@ def serving(explorer: Explorer, port: int = 0) -> Iterator[str]:
             yield f"http://{LOOPBACK}:{gate.port}/{secret}/"
         finally:
             server.stop()
+            await server.close_all_connections()
 
 
 def serve(explorer: Explorer, port: int, browser: bool, say: Callable[[str], None]) -> None:
@@ -74,7 +75,7 @@ def serve(explorer: Explorer, port: int, browser: bool, say: Callable[[str], Non
     """
     async def until_stopped() -> None:
         stop = asyncio.Event()
-        with serving(explorer, port) as address:
+        async with serving(explorer, port) as address:
             for number in (signal.SIGINT, signal.SIGTERM):
                 with suppress(NotImplementedError):  # on Windows: KeyboardInterrupt
                     asyncio.get_running_loop().add_signal_handler(number, stop.set)

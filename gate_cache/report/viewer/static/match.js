@@ -48,9 +48,9 @@ function target(info, go) {
 }
 
 export async function match() {
-  const known = shown();
-  mark(grid.querySelector("#query"), state.point, "cross");
-  if (!known) return;
+  const known = shown(), query = grid.querySelector("#query");
+  if (!query || grid.inert) return;  // it comes once the targets are there
+  mark(query, state.point, "cross");
   for (const each of cards) clear(each);
   await asking.run((signal) => state.point ? compare(known, signal) : prepare(known, signal));
 }
