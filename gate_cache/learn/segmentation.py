@@ -16,7 +16,7 @@ from gate_cache.geometry import Placement
 from gate_cache.learn.amalgamator import Amalgamator, FixedWeights, mix
 from gate_cache.learn.heads.upernet import Decoded, UPerNet
 from gate_cache.learn.native import Native, NativeMaps
-from gate_cache.learn.places import centres, read_at, tiles
+from gate_cache.learn.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.tally import Tally
 from gate_cache.learn.task import Output, Scores
 from gate_cache.specs import TrainSpec
