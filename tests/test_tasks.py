@@ -26,8 +26,8 @@ from gate_cache.learn.data import MapCache
 from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
 from gate_cache.learn.heads.upernet import UPerNet
 from gate_cache.learn.native import NativeMaps, NativeSpec
+from gate_cache.learn.pixel_grid import centres, read_at
 from gate_cache.learn.pixels import PixelTask
-from gate_cache.learn.places import centres, read_at
 from gate_cache.learn.reservoir import fill, pixel_bytes, sample_pixels, share_out
 from gate_cache.learn.segmentation import SegmentationTask, mask_loss, to_pixels
 from gate_cache.learn.trials import Trial, fit_trials

@@ -12,7 +12,7 @@ from gate_cache.errors import StoreError
 from gate_cache.geometry import Placement, Points
 from gate_cache.learn.bucket import BucketSpec, one_square
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.places import read_at
+from gate_cache.learn.pixel_grid import read_at
 from gate_cache.learn.vectors import Vectors
 from gate_cache.store.reader import FeatureStore
 

@@ -14,7 +14,7 @@ from gate_cache.datasets.base import SegmentationDataset, Split
 from gate_cache.learn.amalgamator import FixedWeights
 from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote
 from gate_cache.learn.native import NativeMaps
-from gate_cache.learn.places import centres, tiles
+from gate_cache.learn.pixel_grid import centres, tiles
 from gate_cache.learn.reservoir import Reservoir, Sampling, fill, tile_pixels
 from gate_cache.learn.tally import Tally
 from gate_cache.learn.task import Scores

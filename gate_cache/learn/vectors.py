@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gate_cache.learn.amalgamator import Amalgamated
+from gate_cache.learn.mixed_model import MixedModel
 from gate_cache.learn.task import Output
 
 
@@ -73,32 +74,18 @@ class VectorAmalgamator(nn.Module):
         return Amalgamated(torch.einsum("mbnk,bkc->mbnc", weights, bucket), weights)
 
 
-class VectorModel(nn.Module):
-    """Amalgamate vectors, then apply the head.
+class VectorModel(MixedModel):
+    """Amalgamate vectors (`VectorAmalgamator`), then apply the head.
 
-    Parameters
-    ----------
-    mixer : `VectorAmalgamator`, or `FixedWeights` for baselines
-    head : takes (M, B, n, C), (B, T) or None, (B, E) or None
-    chosen : which of the vectors are amalgamated; all by default
-    attention : whether the attention feature is used, where there is one
+    The head takes (M, B, n, C), (B, T) or None, (B, E) or None.
     """
-
-    def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
-                 attention: bool = True) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.head = head
-        self._chosen = None if chosen is None else list(chosen)
-        self._attention = attention
 
     def forward(self, batch: Vectors) -> Output:
         """The head's values, and weights (M·B, n, b)."""
-        conv = batch.conv if self._chosen is None else batch.conv[:, self._chosen]
-        mixed = cast(Amalgamated, self.mixer(conv))
+        mixed = cast(Amalgamated, self.mixer(self.of_bucket(batch.conv)))
         maps, weights = mixed if mixed.maps.dim() == 4 else (m[None] for m in mixed)
-        attention = batch.attention if self._attention else None
-        return Output(self.head(maps, attention, batch.extra), weights.flatten(0, 1))
+        values = self.head(maps, self.attended(batch.attention), batch.extra)
+        return Output(values, weights.flatten(0, 1))
 
 
 def stack_vectors(parts: Sequence[Vectors]) -> Vectors:
