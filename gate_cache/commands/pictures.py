@@ -1,0 +1,65 @@
+"""Pictures of what features are good for: matches, masks, content shift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gate_cache.commands.options import (
+    Data,
+    Device,
+    Json,
+    ManifestPath,
+    Models,
+    Outside,
+    Stores,
+    print_json,
+)
+from gate_cache.errors import UserError
+from gate_cache.roots import Roots
+
+Trial = Annotated[str | None, typer.Option(help="Of a sweep: which trial.")]
+Last = Annotated[bool, typer.Option(
+    "--last", help="The last step's weights, not the best ones on val.")]
+Out = Annotated[Path | None, typer.Option(
+    help="Folder for the PNG files [<store>-pictures beside the store].")]
+
+
+def match(manifest: ManifestPath,
+          a: Annotated[str, typer.Argument(help="The image whose points are looked for: its id, or"
+                                           " a part of it.")],
+          b: Annotated[str, typer.Argument(help="The image they are looked for in.")],
+          combo: Annotated[str | None, typer.Option(
+              help="The combo that describes points [train.baseline, else the first].")] = None,
+          run: Annotated[Path | None, typer.Option(
+              help="A trained run, or a sweep's folder, whose feature describes them.")] = None,
+          trial: Trial = None, last: Last = False,
+          grid: Annotated[int | None, typer.Option(
+              min=1, max=40, help="Match a grid of so many points a side, not key points.")] = None,
+          out: Out = None, data: Data = None, models: Models = None, stores: Stores = None,
+          device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Find one image's points in another; a PNG file with right and wrong matches."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.match import draw_match, show_match
+    from gate_cache.report.show import beside
+    from gate_cache.stages.describe import of_combo, of_run
+    from gate_cache.stages.match import match_images
+    from gate_cache.stages.plan import store_of
+
+    if run and combo:
+        raise UserError("--combo and --run: a run brings its own combos; give one of the two")
+    if (trial or last) and not run:
+        raise UserError("--trial and --last say which weights of --run RUN")
+    loaded, show = load(manifest), console_progress()
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    describer = of_run(run, loaded, roots, show, trial=trial, last=last, device=device) if run \
+        else of_combo(loaded, roots, show, combo, device)
+    found = match_images(loaded, roots, describer, (a, b), show, grid)
+    path = draw_match(found, out or beside(store_of(loaded, roots)))
+    if as_json:
+        return print_json(found.to_json(), picture=str(path))
+    show_match(found)
+    typer.echo(str(path))
