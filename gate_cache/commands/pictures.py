@@ -63,3 +63,25 @@ def match(manifest: ManifestPath,
         return print_json(found.to_json(), picture=str(path))
     show_match(found)
     typer.echo(str(path))
+
+
+def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
+            manifest: Annotated[Path, typer.Option("--manifest", help="Whose images to show.")],
+            image: Annotated[list[str] | None, typer.Option(
+                help="An image's id, or a part of it; may be repeated [a few of test].")] = None,
+            trial: Trial = None, last: Last = False,
+            out: Annotated[Path | None, typer.Option(
+                help="Folder for the PNG files [pictures/ in the run].")] = None,
+            data: Data = None, models: Models = None, stores: Stores = None,
+            device: Device = None, outside: Outside = False) -> None:
+    """Masks that a trained upernet or pixel-mlp predicts, beside the truth, and its doubt."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.predict import draw_predictions
+    from gate_cache.stages.predict import predict as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage(run, load(manifest), roots, console_progress(), images=image or [], trial=trial,
+                  last=last, device=device)
+    for path in draw_predictions(found, out or run / "pictures"):
+        typer.echo(str(path))

@@ -14,6 +14,7 @@ from gate_cache.datasets.base import SegmentationDataset, Split
 from gate_cache.learn.amalgamator import FixedWeights
 from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote
 from gate_cache.learn.native import NativeMaps
+from gate_cache.learn.painted import Painted
 from gate_cache.learn.places import centres, tiles
 from gate_cache.learn.reservoir import Reservoir, Sampling, fill, tile_pixels
 from gate_cache.learn.tally import Tally
@@ -101,6 +102,18 @@ class PixelTask:
             means = torch.cat(doubt, 1).mean(1).tolist()
             tally.add("members that disagree", 100 * means[0])
             tally.add("entropy of the mean", means[1])
+
+    @torch.inference_mode()
+    def paint(self, model: nn.Module, sample_id: str) -> Painted:
+        """One ensemble's votes on an image's own pixels, and the share of members against them."""
+        size = self.data.size(sample_id)
+        votes, against = [], []
+        for batch in self._tiles(sample_id, size):
+            logits = model.eval()(batch).values
+            votes.append(vote(logits).byte().cpu())
+            against.append(disagreement(logits).cpu())
+        return Painted(torch.cat(votes).numpy().reshape(size),
+                       torch.cat(against).numpy().reshape(size), "members that disagree", 1.0)
 
     def _tiles(self, sample_id: str, size: tuple[int, int]) -> Iterator[Vectors]:
         """Features of all of an image's pixels, along the rows."""

@@ -1,14 +1,16 @@
-"""Images that a command is to show: by id, by a part of one, or a few spread over all."""
+"""Images that a command is to show: by id, by a part of one, or a few drawn from all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from gate_cache.errors import UserError, did_you_mean, listed
 
 
 def pick(ids: Sequence[str], wanted: Sequence[str], count: int, owner: str, what: str) -> list[str]:
-    """The ids that are asked for, or `count` of all, evenly spread.
+    """The ids that are asked for, or `count` of all, drawn at random and always the same.
 
     Raises
     ------
@@ -19,7 +21,8 @@ def pick(ids: Sequence[str], wanted: Sequence[str], count: int, owner: str, what
         raise UserError(f"{owner}: has no images")
     if wanted:
         return list(dict.fromkeys(one(ids, name, owner, what) for name in wanted))
-    return [ids[i * len(ids) // count] for i in range(count)] if count < len(ids) else list(ids)
+    drawn = np.random.default_rng(0).choice(len(ids), min(count, len(ids)), replace=False)
+    return [ids[i] for i in sorted(drawn)]
 
 
 def one(ids: Sequence[str], wanted: str, owner: str, what: str) -> str:
