@@ -15,6 +15,7 @@ from gate_cache.commands.options import (
     Models,
     Outside,
     Stores,
+    interruptible,
     print_json,
 )
 from gate_cache.errors import UserError
@@ -85,3 +86,43 @@ def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a swee
                   last=last, device=device)
     for path in draw_predictions(found, out or run / "pictures"):
         typer.echo(str(path))
+
+
+Combos = Annotated[list[str] | None, typer.Option(
+    "--combo", help="A combo; may be repeated [all of conv].")]
+Chosen = Annotated[list[str] | None, typer.Option(
+    "--image", help="An image's id, or a part of it; may be repeated [drawn at random].")]
+Prompt = Annotated[str | None, typer.Option(
+    help="Of the reference, which uses no technique [a photo].")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images per pass [the manifest's].")]
+
+
+def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
+          images: Annotated[int, typer.Option(min=1, help="How many are drawn.")] = 32,
+          anchor_t: Annotated[int, typer.Option(
+              min=1, max=999, help="Time of the anchor, a feature that has shifted a lot.")] = 500,
+          own: Annotated[bool, typer.Option(
+              "--own-reference", help="Compare each combo with itself at t = 0, not with the"
+              " feature without techniques.")] = False,
+          prompt: Prompt = None, batch: Batch = None, out: Out = None, data: Data = None,
+          models: Models = None, stores: Stores = None, device: Device = None,
+          outside: Outside = False, as_json: Json = False) -> None:
+    """Content shift of each combo (Eq. 1, 2): a table and a plot. Writes into no store."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.score import draw_scores, show_scores
+    from gate_cache.report.show import beside
+    from gate_cache.stages.plan import store_of
+    from gate_cache.stages.score import score_combos
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    with interruptible("nothing was written"):
+        found = score_combos(loaded, roots, console_progress(), combos=combo or [],
+                             images=image or [], count=images, anchor_t=anchor_t, prompt=prompt,
+                             own=own, device=device, batch=batch)
+    path = draw_scores(found, out or beside(store_of(loaded, roots)))
+    if as_json:
+        return print_json(found, picture=str(path))
+    show_scores(found)
+    typer.echo(str(path))
