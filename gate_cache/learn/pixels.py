@@ -15,6 +15,7 @@ from gate_cache.datasets.base import SegmentationDataset, Split
 from gate_cache.learn.amalgamator import FixedWeights
 from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote
 from gate_cache.learn.native import NativeMaps
+from gate_cache.learn.painted import Painted
 from gate_cache.learn.pixel_grid import tiles
 from gate_cache.learn.reservoir import Reservoir, Sampling, fill
 from gate_cache.learn.tally import Tally
@@ -103,6 +104,18 @@ class PixelTask:
             means = torch.cat(doubts, 1).mean(1).tolist()
             tally.add("members that disagree", 100 * means[0])
             tally.add("entropy of the mean", means[1])
+
+    @torch.inference_mode()
+    def paint(self, model: nn.Module, sample_id: str) -> Painted:
+        """One ensemble's votes on an image's own pixels, and the share of members against them."""
+        size = self.data.size(sample_id)
+        image = WholeImage(self.maps, sample_id, size)
+        votes, against = [], []
+        for output in self._outputs(image, model, size[0] * size[1]):
+            votes.append(vote(output.values).byte().cpu())
+            against.append(disagreement(output.values).cpu())
+        return Painted(torch.cat(votes).numpy().reshape(size),
+                       torch.cat(against).numpy().reshape(size), "members that disagree", 1.0)
 
     def _outputs(self, image: WholeImage, model: nn.Module, pixels: int) -> Iterator[Output]:
         """A model's outputs for all of an image's pixels, along the rows."""
