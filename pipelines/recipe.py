@@ -257,9 +257,13 @@ def label(mean: Mean) -> str:
 def _cells(mean: Mean, part: Part, paper: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
     yield from (spread(mean, metric) for metric in part.columns)
     if paper:
-        figures: Mapping[str, str] = next(
-            (f for name, f in paper.items() if mean.name.startswith(name)), {})
-        yield from (figures.get(head, "") for head in part.columns.values())
+        yield from (figures_of(paper, mean).get(head, "") for head in part.columns.values())
+
+
+def figures_of(paper: Mapping[str, Mapping[str, str]], mean: Mean) -> Mapping[str, str]:
+    """The paper's figures of a row: those of the longest name that it begins with."""
+    fits = [name for name in paper if mean.name.startswith(name)]
+    return paper[max(fits, key=len)] if fits else {}
 
 
 def spread(mean: Mean, metric: str) -> str:
