@@ -38,7 +38,6 @@ from gate_cache.report.console import console_progress
 from gate_cache.roots import Roots
 from gate_cache.specs import Manifest
 from gate_cache.stages.extract import extract
-from gate_cache.stages.methods import single_model
 from gate_cache.stages.study import Study, open_study
 from gate_cache.store.encodings import Encoding
 from gate_cache.store.reader import ComboView, FeatureStore
@@ -99,7 +98,7 @@ def _errors(truth: npt.NDArray[Any], stored: npt.NDArray[Any]) -> tuple[float, f
 def pck(study: Study, seeds: int) -> dict[str, Any]:
     """PCK on the test split: of the single feature as it is, and of GATE for some seeds."""
     test = study.pairs["test"]
-    single = judge(single_model(study, study.spec, study.baseline), study.full, test)
+    single = judge(study.single(study.spec), study.full, test)
     gate = []
     for seed in range(seeds):
         torch.manual_seed(seed)

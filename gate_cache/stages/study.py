@@ -14,7 +14,7 @@ from gate_cache.errors import DataError, ManifestError, StoreError, UserError, l
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
 from gate_cache.learn.matching import SELECT, CorrespondenceTask
-from gate_cache.learn.model import CorrespondenceModel, amalgamated
+from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
@@ -74,6 +74,18 @@ class Study:
         """The full model of a trial: its combos, and attention unless it wants none."""
         return amalgamated(spec, self.full.channels, self.chosen(spec.combos or self.combos),
                            spec.attention is not False)
+
+    def single(self, spec: TrainSpec, combo: str | None = None) -> CorrespondenceModel:
+        """The head on one feature alone; by default the baseline."""
+        return fixed(spec, self.full.channels, [1.0], self.chosen([combo or self.baseline]),
+                     attention=False)
+
+    def uniform(self, spec: TrainSpec, attention: bool | None = None) -> CorrespondenceModel:
+        """The head on the mean of a trial's combos, with attention unless it wants none."""
+        combos = spec.combos or self.combos
+        wanted = spec.attention is not False if attention is None else attention
+        return fixed(spec, self.full.channels, [1 / len(combos)] * len(combos),
+                     self.chosen(combos), wanted)
 
     @property
     def has_attention(self) -> bool:
