@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from gate_cache.errors import UserError
 from gate_cache.learn.bucket import Buckets
-from gate_cache.learn.matching import SELECT, CorrespondenceTask, judge
+from gate_cache.learn.matching import CorrespondenceTask, judge
+from gate_cache.learn.metrics import SELECT
 from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints
 from gate_cache.learn.trials import Fitted, Trial, fit_trials

@@ -19,9 +19,8 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.specs import TrainSpec
-from gate_cache.stages.rundir import CONFIG
+from gate_cache.stages.runfiles import CONFIG, trial_file
 from gate_cache.stages.studies import open_any
-from gate_cache.stages.sweep_tables import trial_file
 
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
 

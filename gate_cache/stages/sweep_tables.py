@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gate_cache.fingerprint import fingerprint
-from gate_cache.stages.rundir import write_json
+from gate_cache.stages.runfiles import RESULTS, write_json
 
 SEEDS = ("seed", "shuffle")
 
@@ -67,14 +66,6 @@ class Mean:
     test: dict[str, tuple[float, float]]
 
 
-def trial_file(name: str) -> str:
-    """The beginning of a trial's files' names."""
-    plain = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)
-    if plain == name and len(name) < 120:
-        return plain
-    return f"{plain[:100]}-{fingerprint({'names': [name]})[:8]}"
-
-
 def over_seeds(rows: Sequence[Row]) -> list[Mean]:
     """Mean ± standard deviation (n − 1) over the trials that differ in their seeds alone."""
     groups: dict[tuple[bool, str], list[Row]] = {}
@@ -100,8 +91,8 @@ def _moments(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), spread
 
 
-def write_tables(folder: Path, rows: Sequence[Row]) -> None:
-    """``results.csv`` and ``results.json``; the latter with means over seeds."""
+def write_tables(folder: Path, rows: Sequence[Row], **more: Any) -> None:
+    """``results.csv`` and ``results.json``; the latter with means over seeds, and with `more`."""
     settings = list(dict.fromkeys(k for r in rows for k in r.settings))
     metrics = list(dict.fromkeys(m for r in rows for m in r.test))
     draft = folder / "results.csv.partial"
@@ -118,4 +109,4 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
               "test": {k: [a, None if math.isnan(s) else s] for k, (a, s) in m.test.items()}}
              for m in over_seeds(rows)]
     plain = [{k: v for k, v in r.to_json().items() if k != "each"} for r in rows]
-    write_json(folder / "results.json", {"rows": plain, "means": means})
+    write_json(folder / RESULTS, {**more, "rows": plain, "means": means})
