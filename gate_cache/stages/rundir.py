@@ -16,7 +16,7 @@ from gate_cache.errors import UserError
 from gate_cache.learn.trials import Trial
 from gate_cache.stages.runfiles import CONFIG, LOG, METRICS, write_json
 
-LOOSE = ("versions", "commands")
+LOOSE = ("versions", "commands", "began")
 """What of a configuration may change between a run's beginning and its end."""
 
 

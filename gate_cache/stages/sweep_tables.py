@@ -70,14 +70,14 @@ def over_seeds(rows: Sequence[Row]) -> list[Mean]:
     """Mean ± standard deviation (n − 1) over the trials that differ in their seeds alone."""
     groups: dict[tuple[bool, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.trained, _seedless(row)), []).append(row)
+        groups.setdefault((row.trained, seedless(row.name, row.trained)), []).append(row)
     return [_mean(name, group) for (_, name), group in groups.items()]
 
 
-def _seedless(row: Row) -> str:
-    """A trial's name without its seeds."""
-    parts = [p for p in row.name.split(",") if p.split("=")[0] not in SEEDS]
-    return ",".join(parts) or "default" if row.trained else row.name
+def seedless(name: str, trained: bool) -> str:
+    """A trial's name without its seeds; trials that share it are seeds of one configuration."""
+    parts = [p for p in name.split(",") if p.split("=")[0] not in SEEDS]
+    return ",".join(parts) or "default" if trained else name
 
 
 def _mean(name: str, group: list[Row]) -> Mean:
