@@ -51,7 +51,8 @@ def settled(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
     """Everything that is settled before a training begins."""
     return {
         "gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
-        "versions": versions(), "began": time.strftime("%Y-%m-%d %H:%M"), "manifest_file": loaded.path.name, **study.config(),
+        "versions": versions(), "began": time.strftime("%Y-%m-%d %H:%M"),
+        "manifest_file": loaded.path.name, **study.config(),
         "combos": list(study.combos), "baseline": study.baseline, "select": study.select,
         "protocol": f"{study.protocol}; {METRICS[study.spec.head]}",
         "manifest": loaded.manifest.model_dump(mode="json", by_alias=True),

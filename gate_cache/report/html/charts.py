@@ -88,9 +88,9 @@ def curves(name: str, lines: Sequence[Curve], title: str, x: str, alt: str,
     least : that the axis of values spans, so that noise does not look like news
     """
     with Chart(name, (WIDTH, 270)) as (chart, axes):
-        for i, line in enumerate(sorted(lines, key=lambda c: not c.faint)):
-            axes.plot(line.x, line.y, DASHES[0 if line.faint else i % len(DASHES)],
-                      color=line.colour, linewidth=0.9 if line.faint else 1.9,
+        for line in sorted(lines, key=lambda c: not c.faint):
+            axes.plot(line.x, line.y, DASHES[line.colour], color=line.colour,
+                      linewidth=0.9 if line.faint else 1.9,
                       alpha=0.55 if line.faint else 1, zorder=1 if line.faint else 3,
                       marker="o" if len(line.x) == 1 else None, markersize=4)
             if line.best is not None:

@@ -35,7 +35,7 @@ def _tiles(data: ClassifiedDataset, items: Items, chosen: Sequence[int]) -> Html
     for i in chosen:
         sample_id = str(items.ids[i, 0])
         true, said = (data.classes[int(items.more[k][i])] for k in ("true", "predicted"))
-        sure = f"{100 * items.more['confidence'][i]:.0f} %"
+        sure = f"{100 * items.more['confidence'][i]:.0f}\u00a0%"
         words = ["taken for ", tag("strong", said), f" ({sure}), is ", tag("strong", true)] \
             if true != said else [tag("strong", true), f" ({sure})"]
         made.append(tag("figure", tag("img", src=data_uri(data.image(sample_id), 192),
@@ -54,5 +54,5 @@ def confusions(items: Items, names: Sequence[str]) -> Html:
     rows = [Row([name, *(Cell(int(n) or "·", int(n), strong=i == j) for j, n in enumerate(row))])
             for i, (name, row) in enumerate(zip(names, found, strict=True))]
     return join([tag("h3", "Confusions"), table(Grid(
-        [Column("True class"), *(Column(n, "taken for") for n in names)], rows,
+        [Column("True class"), *(Column(n) for n in names)], rows,
         "Images of test: true classes in rows, answers in columns"))])

@@ -20,7 +20,7 @@ Mask = npt.NDArray[np.uint8]
 
 
 def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[Child]:
-    """The images whose masks were kept, the worst ones first."""
+    """The images whose masks were kept, the best ones first."""
     scores = {str(i[0]): float(s) for i, s in zip(items.ids, items.scores, strict=True)}
     theirs = {str(i[0]): float(s) for i, s in zip(other.ids, other.scores, strict=True)} \
         if other else {}
@@ -29,7 +29,7 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     true = {i: data.mask(i) for i in order}
     known = _frequent([*true.values(), *items.masks.values()])
     parts: list[Child] = [_legend(known, data.classes)]
-    for title, ids in (("Worst", order[:half]), ("Best", order[half:][::-1])):
+    for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
         figures = []
         for sample_id in ids:
             found = {"truth": true[sample_id], "GATE": items.masks[sample_id]}

@@ -135,7 +135,8 @@ def table(grid: Grid) -> Html:
                            scope="col", class_="words" if c.words or not i else None)
                        for i, c in enumerate(grid.columns)))
     rows = [_row(row, grid.columns) for row in grid.rows]
-    made = tag("table", tag("caption", grid.caption), tag("thead", head), tag("tbody", *rows),
+    caption = tag("caption", tag("span", grid.caption))
+    made = tag("table", caption, tag("thead", head), tag("tbody", *rows),
                class_="sortable" if grid.sortable else None)
     box = tag("div", made, class_="scroll", tabindex="0", role="region", aria_label=grid.caption)
     return join([box, *(tag("p", n, class_="note") for n in grid.notes)])

@@ -52,7 +52,8 @@ def data(record: Record) -> Html:
     about: dict[str, Child] = {
         "data set": str((record.manifest.get("dataset") or {}).get("name", "")),
         "protocol": record.protocol,
-        "checkpoints": f"chosen on val by {metric_name(record.select)}; without a val split, the last ones",
+        "checkpoints": f"chosen on val by {metric_name(record.select)}; without a val split, the"
+                       " last ones",
         "intervals": "95\u00a0% percentile bootstrap over test items, 1000 draws, fixed seed"}
     return Html(tag("h3", "Data and protocol") + listed + facts(about))
 

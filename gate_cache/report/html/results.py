@@ -58,8 +58,9 @@ def lead(record: Record, found: Verdict | None) -> Html:
 def _gained(role: Role, gain: Gain) -> Html:
     low, high = map(signed, gain.interval)
     verdict = "" if gain.clear else ": no clear difference"
+    way = "over" if gain.points >= 0 else "against"
     return join([tag("strong", f"{signed(gain.points)} points"),
-                 f" over {_named(role, gain.over)}, {LEVEL} interval {low} to {high}{verdict}"])
+                 f" {way} {_named(role, gain.over)}, {LEVEL} interval {low} to {high}{verdict}"])
 
 
 def signed(value: float) -> str:
@@ -138,7 +139,8 @@ def _tables(record: Record, rows: Sequence[Result], caption: str, key: str) -> l
 
 def _column(metric: str, chooses: bool) -> Column:
     name, _, rest = metric_name(metric).partition(" (")
-    return Column(name, " · ".join(filter(None, [rest.rstrip(")"), "chooses" if chooses else ""])))
+    notes = [rest.rstrip(")"), "chooses on val" if chooses else ""]
+    return Column(name, " · ".join(filter(None, notes)))
 
 
 def _cell(record: Record, group: Group, metric: str, groups: Sequence[Group], key: str) -> Cell:

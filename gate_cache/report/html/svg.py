@@ -22,7 +22,10 @@ SERIES = tuple(f"#0202{i:02x}" for i in range(8))
 GATE, SINGLE, UNIFORM = SERIES[:3]
 """Colours of what is compared, everywhere the same."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES = ("-", "--", "-.", ":")
+DASHES = dict(zip(SERIES, ("-", "--", "-.", ":", "--", "-.", "-", "-"), strict=True))
+"""How a colour's line is drawn: those that have a meaning are told apart without it."""
+STROKES = {"-": None, "--": "7 3", "-.": "8 3 2 3", ":": "2 3"}
+"""The same in an SVG of our own."""
 _NAMES = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)",
           **{c: f"var(--c{i})" for i, c in enumerate(SERIES)}}
 _STYLE: Any = {

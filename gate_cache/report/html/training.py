@@ -21,7 +21,7 @@ from gate_cache.report.html.page import (
 )
 from gate_cache.report.html.record import Record, Result, metric_name, number
 from gate_cache.report.html.results import COLOURS
-from gate_cache.report.html.svg import SERIES
+from gate_cache.report.html.svg import DASHES, SERIES, STROKES
 from gate_cache.report.html.tags import Html, join, tag
 
 UNITS = {"nn": "pairs", "conv": "pairs", "pixel-mlp": "pixels"}
@@ -44,8 +44,8 @@ def training(record: Record, found: Verdict | None) -> Section:
     name = metric_name(record.select)
     if scores:
         made.append(figure(curves("validation", scores, f"{name} on val, %", f"{unit} seen",
-                                  _alt(name, scores), least=2), "The ring marks the checkpoint that was"
-                           " kept: the best one on val."))
+                                  _alt(name, scores), least=2),
+                           "The ring marks the checkpoint that was kept: the best one on val."))
     else:
         made.append(paragraph("There is no val split: the last checkpoint was kept.", note=True))
     return section("Training", legend(shown), panels(made), _history(record, fitted, unit))
@@ -56,10 +56,13 @@ def legend(shown: Mapping[str, tuple[str, bool]]) -> Html:
     named = [(n, colour) for n, (colour, faint) in shown.items() if not faint]
     if len(named) < len(shown):
         named.append((f"the other {len(shown) - len(named)}", SERIES[7]))
-    number_of = {c: i for i, c in enumerate(SERIES)}
-    return tag("ul", *(tag("li", tag("span", class_="swatch", style=f"background: var(--c"
-                                                                    f"{number_of[c]})"), n)
-                       for n, c in named), class_="legend")
+    return tag("ul", *(tag("li", _dash(colour), name) for name, colour in named), class_="legend")
+
+
+def _dash(colour: str) -> Html:
+    line = tag("line", x1=0, y1=6, x2=28, y2=6, stroke=f"var(--c{SERIES.index(colour)})",
+               stroke_width=2.5, stroke_dasharray=STROKES[DASHES[colour]])
+    return tag("svg", line, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true")
 
 
 def _look(result: Result, fitted: Sequence[Result], found: Verdict | None) -> tuple[str, bool]:
