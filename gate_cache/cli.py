@@ -9,7 +9,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we 
 
 import typer
 
-from gate_cache.commands import extraction, plans, stores, training, viewer
+from gate_cache.commands import extraction, pictures, plans, stores, training, viewer
 from gate_cache.errors import GateCacheError
 
 app = typer.Typer(
@@ -19,8 +19,9 @@ app = typer.Typer(
 )
 for _command in (plans.validate, plans.plan, extraction.extract, plans.status, stores.inspect,
                  stores.show, stores.verify, stores.diff, stores.prune, plans.layers,
-                 training.train, training.sweep, training.evaluate, extraction.lora,
-                 extraction.caption, viewer.view):
+                 training.train, training.sweep, training.evaluate, training.report,
+                 extraction.lora, extraction.caption, pictures.match, pictures.predict,
+                 pictures.score, viewer.view):
     app.command()(_command)
 
 

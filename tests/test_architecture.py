@@ -53,7 +53,7 @@ FENCES = {  # library to the rooms and files that may import it
     "torch": ("diffusion/", "learn/", "stages/"),
     "safetensors": ("diffusion/", "stages/"),
     "cv2": ("datasets/", "diffusion/techniques/controlnet.py"),
-    "PIL": ("datasets/", "report/pictures.py"),
+    "PIL": ("datasets/", "report/pictures.py", "report/marks.py"),
     "scipy": ("datasets/",),
     "sklearn": ("learn/", "report/"),
     "matplotlib": ("report/",),

@@ -21,8 +21,8 @@ from gate_cache.diffusion.recipes import settings, sources
 from gate_cache.errors import RowNotDone, StoreError, UserError
 from gate_cache.learn.bucket import Bucket, Buckets, BucketSpec, stack
 from gate_cache.learn.data import FeatureDataset, MapCache, Recent
-from gate_cache.learn.fit import fit, judge
-from gate_cache.learn.matching import CorrespondenceTask
+from gate_cache.learn.fit import fit
+from gate_cache.learn.matching import CorrespondenceTask, judge
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.learn.trials import Trial
@@ -273,7 +273,7 @@ def mean_weights(model: CorrespondenceModel, found: Buckets, rows: range) -> tor
 @pytest.mark.parametrize("fixture", ["nn_run", "conv_run"])
 def test_run_directory_is_complete(fixture: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(fixture).trained.run
-    names = {"config.json", "metrics.json", "log.txt", "gate-best.safetensors",
+    names = {"config.json", "metrics.json", "log.txt", "items", "gate-best.safetensors",
              "gate-last.safetensors"}
     compared = {f"{k}-{w}.safetensors" for k in ("single", "uniform") for w in ("best", "last")}
     assert {p.name for p in folder.iterdir()} == names | (compared if "conv" in fixture else set())

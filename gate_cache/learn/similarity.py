@@ -27,7 +27,7 @@ Vectors = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Described:
+class LevelDescriptors:
     """One image's descriptors.
 
     Attributes
@@ -47,14 +47,14 @@ class Described:
         return sum(t.nbytes for t in (*self.levels, self.lengths))
 
 
-def describe(levels: Sequence[torch.Tensor], window: Window) -> Described:
+def describe(levels: Sequence[torch.Tensor], window: Window) -> LevelDescriptors:
     """Descriptors of an image at its window's resolution, ready to be compared."""
     side = window.resolution
     squares = torch.stack([_squares(level, side) for level in levels]).sum(0)
-    return Described(levels, squares.clamp_min(0).sqrt(), window)
+    return LevelDescriptors(levels, squares.clamp_min(0).sqrt(), window)
 
 
-def descriptor(image: Described, x: float, y: float) -> Vectors:
+def descriptor(image: LevelDescriptors, x: float, y: float) -> Vectors:
     """The descriptor at a point, as `correspondence.sample` reads it: of unit length.
 
     Parameters
@@ -71,7 +71,7 @@ def descriptor(image: Described, x: float, y: float) -> Vectors:
     return [vector / length for vector in found]
 
 
-def similarity(wanted: Vectors, image: Described) -> torch.Tensor:
+def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
     """Cosine similarity of a descriptor to every position, (R, R), float32."""
     side = image.window.resolution
     products = [_resized(_dot(vector, level), side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,17 +92,30 @@ def save(picture: Picture, path: Path) -> Path:
     return draft.replace(path)
 
 
-def encoded(picture: Picture, side: int) -> tuple[bytes, str]:
-    """A picture as a file for a page, its longer side at most `side`, with the file's type.
+def data_uri(picture: Picture, side: int = 320, smooth: bool = True) -> str:
+    """A small picture as text for a page; `side` and `smooth` as of `encoded`."""
+    data, kind = encoded(picture, side, smooth)
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
-    Small ones are PNG and keep every value; others are JPEG.
+
+def encoded(picture: Picture, side: int, smooth: bool = True) -> tuple[bytes, str]:
+    """A picture as a file for a page, and the file's type: JPEG where that is smaller, else PNG.
+
+    Parameters
+    ----------
+    picture : (H, W, 3), or (H, W, 4) with opacity
+    side : of the longer side at most
+    smooth : a photograph; False for a map of classes, whose colours must stay as they are
     """
-    part = fitted(picture, side, smooth=True) if max(picture.shape[:2]) > side else picture
-    small = max(part.shape[:2]) <= 128
+    if max(picture.shape[:2]) > side:
+        picture = fitted(picture, side, smooth)
+    photograph = smooth and picture.shape[2] == 3 and max(picture.shape[:2]) > 96
     file = io.BytesIO()
-    Image.fromarray(part).save(file, "PNG" if small else "JPEG",
-                               **({} if small else {"quality": 88}))
-    return file.getvalue(), "image/png" if small else "image/jpeg"
+    if photograph:
+        Image.fromarray(picture).save(file, "JPEG", quality=82, optimize=True)
+    else:
+        Image.fromarray(picture).save(file, "PNG", optimize=True)
+    return file.getvalue(), f"image/{'jpeg' if photograph else 'png'}"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -68,3 +68,4 @@ def evaluate(run: Path, loaded: Loaded, roots: Roots, *, trial: str | None = Non
     interval = Interval(*known) if known else bootstrap(list(found.each))
     return Evaluated(str(run), str(loaded.path), spec.head, split, study.protocol,
                      dict(found.values), study.select, interval)
+

@@ -16,7 +16,7 @@ from gate_cache.errors import StoreError, UserError, did_you_mean
 from gate_cache.geometry import Placement
 from gate_cache.learn.bucket import BucketSpec, one_square
 from gate_cache.learn.data import Recent
-from gate_cache.learn.similarity import Described, best, describe, descriptor, similarity
+from gate_cache.learn.similarity import LevelDescriptors, best, describe, descriptor, similarity
 from gate_cache.store.reader import ComboView, FeatureStore
 
 HELD_BYTES = 2 * 2**30
@@ -35,7 +35,7 @@ class Feature(Protocol):
     def about(self) -> str:
         """What it is, for a person."""
 
-    def describe(self, row: int, size: tuple[int, int]) -> Described:
+    def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
         """Descriptors of an image of this original (height, width)."""
 
 
@@ -74,10 +74,11 @@ class Matcher:
         self.features = {f.name: f for f in features}
         self._store = store
         self._made = 0
-        self._recent: Recent[Described] = Recent(self._describe, lambda d: d.nbytes, HELD_BYTES)
+        self._recent: Recent[LevelDescriptors] = Recent(
+            self._describe, lambda found: found.nbytes, HELD_BYTES)
 
     @torch.inference_mode()
-    def prepare(self, feature: str, row: int) -> Described:
+    def prepare(self, feature: str, row: int) -> LevelDescriptors:
         """An image's descriptors.
 
         Raises
@@ -113,7 +114,7 @@ class Matcher:
         return Match(x, y, value, found.cpu().numpy(), there.window.placement,
                      time.perf_counter() - began, made == self._made)
 
-    def _describe(self, key: tuple[str, int]) -> Described:
+    def _describe(self, key: tuple[str, int]) -> LevelDescriptors:
         self._made += 1
         feature, row = key
         height, width = (int(v) for v in self._store.samples.sizes[row])
@@ -139,7 +140,7 @@ class PlainFeature:
         self._maps = first.maps[-2:] if first.attrs["kind"] == "attention" else first.maps
         self._side = max(first[m].shape[-1] for m in self._maps)
 
-    def describe(self, row: int, size: tuple[int, int]) -> Described:
+    def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
         with _one_thread():
             levels = [self._level(name, row) for name in self._maps]
