@@ -244,9 +244,11 @@ def test_a_thread_that_waits_for_a_server_does_not_hold_up_the_end(
 ) -> None:
     ends: list[int] = []
     monkeypatch.setattr(viewer_server, "PATIENCE", 0.1)
+    monkeypatch.setattr(viewer_server, "PICTURES", "none")  # a fixture's threads may be there
+    monkeypatch.setattr(viewer_server, "MATCHES", "waiting")
     monkeypatch.setattr(os, "_exit", ends.append)
     release = threading.Event()
-    with ThreadPoolExecutor(1, viewer_server.MATCHES) as pool:
+    with ThreadPoolExecutor(1, "waiting") as pool:
         pool.submit(release.wait)
         viewer_server._leave()
         assert ends == [0]
