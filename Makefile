@@ -61,6 +61,9 @@ sweep: .venv/.ready  ## stage 2 for DATASET, all trials of manifests/sweeps/SWEE
 show: .venv/.ready  ## pictures of DATASET's maps
 	$(GATE) show $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
+paper: .venv/.ready  ## every result of the paper on toyworld and tiny, one report
+	$(BIN)/python -m pipelines.paper --stores "$(STORES)" --runs "$(RUNS)" $(ARGS)
+
 lora: .venv/.ready  ## train a LoRA on images of DATASET, for its model
 	$(GATE) lora $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
