@@ -67,11 +67,19 @@ class VectorAmalgamator(nn.Module):
 
     def forward(self, bucket: torch.Tensor) -> Amalgamated:
         """(B, b, C) to n sums (M, B, n, C) with weights (M, B, n, b)."""
-        size, maps, _ = bucket.shape
-        hidden = self.dropout(self.norm(self.first(bucket.flatten(0, 1)).relu()))
-        logits = (hidden.unflatten(1, self.last.shape) * self.last).sum(-1) + self.bias
-        weights = logits.view(size, maps, *self._shape).permute(2, 0, 3, 1).softmax(-1)
+        logits = self.logits(self.first(bucket.flatten(0, 1)))
+        weights = self.shares(logits.view(*bucket.shape[:2], -1))
         return Amalgamated(torch.einsum("mbnk,bkc->mbnc", weights, bucket), weights)
+
+    def logits(self, found: torch.Tensor) -> torch.Tensor:
+        """What the first layer found, (B, M·n·hidden), to (B, M·n)."""
+        hidden = self.dropout(self.norm(found.relu()))
+        units = hidden.view(-1, *self.last.shape)
+        return torch.as_tensor((units * self.last).sum(-1) + self.bias)
+
+    def shares(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, b, M·n) to weights (M, B, n, b): softmax over combos."""
+        return logits.view(*logits.shape[:2], *self._shape).permute(2, 0, 3, 1).softmax(-1)
 
 
 class VectorModel(MixedModel):
