@@ -215,10 +215,9 @@ class Reader:
                       " block: <!-- not run: needs … -->")
 
     def _expanded(self, word: str) -> str:
-        """``runs/RUN`` is the newest run."""
-        if word != "runs/RUN":
-            return os.path.expandvars(word)
-        return str(max((self.home / "runs").iterdir(), key=lambda p: p.stat().st_mtime))
+        """``runs/RUN`` is a run that the page has made."""
+        made = sorted(p.parent for p in (self.home / "runs").glob("*/metrics.json"))
+        return str(made[-1]) if word == "runs/RUN" and made else os.path.expandvars(word)
 
     def _ours(self, words: list[str], place: str) -> None:
         try:
