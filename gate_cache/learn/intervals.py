@@ -49,3 +49,27 @@ def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
         return Interval(np.nan, np.nan)
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def gain(ours: Sequence[npt.NDArray[Any]], theirs: Sequence[npt.NDArray[Any]],
+         metric: Callable[[npt.NDArray[np.float64]], float], *, draws: int = DRAWS,
+         seed: int = 0) -> tuple[float, Interval]:
+    """How much higher a metric is for some models than for others, over the same items.
+
+    Parameters
+    ----------
+    ours, theirs : (N, …) counts of each model; several are seeds of one training, and averaged
+    metric : of counts summed over items
+
+    Returns
+    -------
+    float, Interval
+        Mean difference, and its interval when items are drawn again, for all models together.
+    """
+    split, both = len(ours), np.stack([*ours, *theirs], axis=1)
+
+    def difference(total: npt.NDArray[np.float64]) -> float:
+        values = [metric(part) for part in total]
+        return float(np.mean(values[:split]) - np.mean(values[split:]))
+
+    return difference(both.sum(0)), bootstrap(both, difference, draws=draws, seed=seed)
