@@ -31,7 +31,8 @@ PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md")
 RUN = ("bash", "python")
 MARKS = {"not run", "file", "added to", "the test takes"}
 PLAIN = ("yaml", "toml", "json", "text", "csv", "")
-FENCE = re.compile(r"^(?P<marks>(?:[ ]*<!--[^\n]*-->\n)*)(?P<indent>[ ]*)```(?P<language>[\w{}-]*)\n"
+FENCE = re.compile(r"^(?P<marks>(?:[ ]*<!--[^\n]*-->\n)*)"
+                   r"(?P<indent>[ ]*)```(?P<language>[\w{}-]*)\n"
                    r"(?P<body>.*?)^(?P=indent)```$", re.M | re.S)
 SHELL = ("cp", "mkdir", "tar", "ls", "rm")
 """Programs that are run as they are; of all others a block must say why it is not run."""

@@ -91,7 +91,7 @@ def test_blocks_say_what_they_are(name: str) -> None:
         assert block.language in (*RUN, *PLAIN), f"{block.place}: ```{block.language}"
         assert {kind for kind, _ in block.marks} <= MARKS, block.place
         told = re.search(r"^(gate-cache|make|pip) ", block.text, re.M)
-        assert block.language in RUN or not told, f"{block.place}: commands in a block that no test runs; say ```bash"
+        assert block.language in RUN or not told, f"{block.place}: commands; say ```bash"
 
 
 @pytest.mark.parametrize("name", NAMES)
