@@ -46,6 +46,13 @@ def _skip(app: object, kind: str, name: str, found: object, skip: bool, options:
     return skip or str(getattr(found, "__doc__", "")).startswith("Alias for field number")
 
 
+def _sign(app: object, kind: str, name: str, found: object, options: object, arguments: str,
+          returned: str) -> tuple[str, str]:
+    """Protocols are not made."""
+    return ("" if arguments == "(*args, **kwargs)" else arguments, returned)
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-signature", _sign)
     app.connect("autodoc-skip-member", _skip)
