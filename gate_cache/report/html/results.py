@@ -44,8 +44,9 @@ def lead(record: Record, found: Verdict | None) -> Html:
     gate = found.gate
     seeds = f" (mean of {len(gate.results)} seeds, ± {number(gate.spread())})" \
         if len(gate.results) > 1 else ""
-    first = [tag("strong", f"GATE reaches {percent(gate.mean())}"), seeds, " ",
-             f"{metric_name(record.select)} on test, {LEVEL} interval {between(gate.interval)}"]
+    first = [tag("strong", f"GATE reaches {percent(gate.mean())}"),
+             f" {metric_name(record.select)} on test{seeds},"
+             f" {LEVEL} interval {between(gate.interval)}"]
     gains = [tag("li", _gained(role, found.gains[role]) if role in found.gains else
                  f"{_named(role, base)}") for role, base in found.baselines.items()]
     notes = f"GATE is the configuration with the best mean on val: {gate.name}. " \
