@@ -32,6 +32,7 @@ from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.examples import varied
 from gate_cache.report.html.page import Column, Grid, Row, document, section, table
 from gate_cache.report.html.record import Record, Result, metric_name, number, read_record
+from gate_cache.report.html.results import lead
 from gate_cache.report.html.tags import Html, tag, text
 from gate_cache.report.html.write import sections, try_report, write_report
 from gate_cache.roots import Roots
@@ -262,6 +263,8 @@ def test_without_a_val_split_nothing_is_chosen() -> None:
     found = verdict(record_of([result("a=1", "GATE: 1 assigner", 50),
                                result("a=2", "GATE: 1 assigner", 90)]))
     assert found and not found.chosen and found.gate.name == "a=1"
+    record = record_of([result("a=1", "GATE", 50), result("a=2", "GATE", 90)])
+    assert "that comes first, since there is no val split" in lead(record, verdict(record))
     failed = replace(result("a=1", "GATE: 1 assigner", 0), failed="diverged", test={})
     assert verdict(record_of([failed])) is None
 
