@@ -30,7 +30,8 @@ from gate_cache.datasets.toy import ToyWorld
 from gate_cache.datasets.toyworld.names import CATEGORIES
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.fit import fit, judge
+from gate_cache.learn.fit import fit
+from gate_cache.learn.matching import judge
 from gate_cache.learn.model import amalgamated
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Silent

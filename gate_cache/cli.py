@@ -9,7 +9,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we 
 
 import typer
 
-from gate_cache.commands import extraction, plans, stores, training
+from gate_cache.commands import extraction, pictures, plans, stores, training
 from gate_cache.errors import GateCacheError
 
 app = typer.Typer(
@@ -20,7 +20,8 @@ app = typer.Typer(
 for _command in (plans.validate, plans.plan, extraction.extract, plans.status, stores.inspect,
                  stores.show, stores.verify, stores.diff, stores.prune, plans.layers,
                  training.train, training.sweep, training.evaluate, training.report,
-                 extraction.lora, extraction.caption):
+                 extraction.lora, extraction.caption, pictures.match, pictures.predict,
+                 pictures.score):
     app.command()(_command)
 
 

@@ -21,8 +21,8 @@ from gate_cache.diffusion.recipes import settings, sources
 from gate_cache.errors import RowNotDone, StoreError, UserError
 from gate_cache.learn.bucket import Bucket, Buckets, BucketSpec, stack
 from gate_cache.learn.data import FeatureDataset, MapCache, Recent
-from gate_cache.learn.fit import fit, judge
-from gate_cache.learn.matching import CorrespondenceTask
+from gate_cache.learn.fit import fit
+from gate_cache.learn.matching import CorrespondenceTask, judge
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.learn.trials import Trial

@@ -42,9 +42,12 @@ def show(target: Annotated[str, typer.Argument(
              help="A combo; may be repeated [all].")] = None,
          token: Annotated[list[str] | None, typer.Option(
              help="A word whose attention is shown; may be repeated [the first few].")] = None,
+         activations: Annotated[bool, typer.Option(
+             "--activations", help="Of a manifest: run its model, and show what every level gives"
+             " along one pass.")] = False,
          out: Annotated[Path | None, typer.Option(
              help="Folder for the PNG files [<store>-pictures beside the store].")] = None,
-         data: Data = None, models: Models = None, stores: Stores = None,
+         data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
          outside: Outside = False) -> None:
     """Pictures of feature maps: PCA as colours, attention by word; a PNG file an image."""
     from gate_cache.places import parse_place
@@ -53,9 +56,32 @@ def show(target: Annotated[str, typer.Argument(
     from gate_cache.stages.show import open_shown
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    if activations:
+        from gate_cache.manifest import load
+        from gate_cache.report.activations import draw_activations
+
+        if token:
+            raise UserError("--token is for attention maps, which --activations does not show")
+        loaded = load(_manifest_of(target))
+        for path in draw_activations(loaded, roots, console_progress(), image or [], combo or [],
+                                     out, device):
+            typer.echo(str(path))
+        return
     found = open_shown(parse_place(target), roots, console_progress())
     for path in draw(found, image or [], combo or [], token or [], out):
         typer.echo(str(path))
+
+
+def _manifest_of(target: str) -> Path:
+    """The manifest that running a model needs."""
+    from gate_cache.places import parse_place
+    from gate_cache.stages.verify import is_manifest
+
+    place = parse_place(target)
+    if not is_manifest(place):
+        raise UserError(f"{target}: --activations runs the model, so it needs the manifest:"
+                        " gate-cache show MANIFEST --activations")
+    return place
 
 
 def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest for its store.")],

@@ -97,6 +97,26 @@ class Backbone:
         posterior = self.vae.encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
         return torch.as_tensor(posterior.mode().float() * float(self.vae.config.scaling_factor))
 
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures of latents: what `encode` came from, as far as the autoencoder keeps it.
+
+        Parameters
+        ----------
+        latents : (B, 4, h, w) float32 tensor
+
+        Returns
+        -------
+        (B, H, W, 3) uint8 tensor
+        """
+        unscaled = latents.to(self.device) / float(self.vae.config.scaling_factor)
+        return self.pixels(self.vae.decode(unscaled.to(self.vae.dtype)).sample)
+
+    @staticmethod
+    def pixels(values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) values from −1 to 1 as (B, H, W, 3) uint8 pixels; what is beyond is cut."""
+        shown = ((values.float() + 1) * 127.5).round().clamp(0, 255)
+        return shown.byte().permute(0, 2, 3, 1)
+
     def scaled(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 pixels as (B, 3, H, W) float32 from −1 to 1, on the device."""
         return pixels.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -130,12 +150,21 @@ class Backbone:
 
     def epsilon(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
         """The noise that one UNet pass predicts, (B, 4, h, w) float32."""
-        found, alpha = self.predict(x, t, text, *extras).float(), self.alphas_cumprod[t]
+        return self.as_epsilon(self.predict(x, t, text, *extras), x, t)
+
+    def as_epsilon(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
+        """What the UNet predicted at (B, 4, h, w) `x`, as noise in float32."""
+        found, alpha = predicted.float(), self.alphas_cumprod[t]
         if self.prediction_type == "v_prediction":
             return alpha.sqrt() * found + (1 - alpha).sqrt() * x.float()
         if self.prediction_type == "sample":
             return (x.float() - alpha.sqrt() * found) / (1 - alpha).sqrt()
         return found
+
+    def as_clean(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
+        """The same as x_0, (B, 4, h, w) float32: `x` without the noise that is predicted in it."""
+        alpha = self.alphas_cumprod[t]
+        return (x.float() - (1 - alpha).sqrt() * self.as_epsilon(predicted, x, t)) / alpha.sqrt()
 
     def once(self, key: object, make: Callable[[], T]) -> T:
         """What several techniques share, made on first use; closed with the model."""

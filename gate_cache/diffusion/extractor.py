@@ -6,7 +6,7 @@ row's bytes do not depend on its neighbours, on resuming or on the order of work
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +39,23 @@ class Piece(NamedTuple):
     combo: str
     rows: list[int]
     maps: dict[str, torch.Tensor]
+
+
+class Ready(NamedTuple):
+    """A pass that is about to run.
+
+    Attributes
+    ----------
+    tail : of its lane
+    items : its images, behind which the batch is filled up
+    x : (B, 4, h, w) float32, noised and, where the lane's walk has steps, denoised
+    run : the pass; gives what the UNet predicts, (B, 4, h, w)
+    """
+
+    tail: Tail
+    items: Sequence[Item]
+    x: torch.Tensor
+    run: Callable[[], torch.Tensor]
 
 
 class Extractor:
@@ -84,15 +101,26 @@ class Extractor:
     @torch.inference_mode()
     def run(self, lane: Lane, inputs: Inputs) -> Iterator[Piece]:
         """All that combos read from a lane's passes, as it comes."""
+        for ready in self.ready(lane, inputs):
+            with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
+                maps = taps.read(ready.run)
+            yield from _pieces(lane, ready, maps)
+
+    @torch.inference_mode()
+    def ready(self, lane: Lane, inputs: Inputs) -> Iterator[Ready]:
+        """A lane's last passes, of each batch with every tail; to be run before the next is taken.
+
+        What leads to them, the denoising steps, has run.
+        """
         with ExitStack() as active:
             for use in lane.common.uses:
                 active.enter_context(self._steering[use].active())
             for start in range(0, len(lane.items), self.batch):
-                yield from self._pass(lane, lane.items[start : start + self.batch], inputs)
+                yield from self._batch(lane, lane.items[start : start + self.batch], inputs)
 
-    def _pass(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> list[Piece]:
+    def _batch(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> Iterator[Ready]:
         """One batch through the down half, and then through the rest with every tail."""
-        model, found = self.model, list[Piece]()
+        model = self.model
         whole = [*items, *[items[-1]] * (self.batch - len(items))]
         noised, text = self._noised(lane, whole, inputs), self._texts(lane, whole, inputs)
         always = self._extras(lane.common.uses, whole, inputs)
@@ -100,11 +128,8 @@ class Extractor:
             for tail in lane.tails:
                 extras = [*always, *self._extras(tail, whole, inputs)]
                 x = self._denoised(lane, noised, text, extras)
-                with tapped(model.unet, lane.specs(tail)) as taps:
-                    maps = taps.read(partial(model.predict, x, lane.common.walk.stop, text,
-                                             *extras))
-                found += _pieces(lane, tail, items, maps)
-        return found
+                yield Ready(tail, items, x, partial(
+                    model.predict, x, lane.common.walk.stop, text, *extras))
 
     def _noised(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
         x0 = torch.from_numpy(inputs.latents([i.row for i in items]))
@@ -172,13 +197,12 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
     return Extractor(model, steering, batch)
 
 
-def _pieces(lane: Lane, tail: Tail, items: Sequence[Item],
-            maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
+def _pieces(lane: Lane, ready: Ready, maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
     """What each combo reads from one pass."""
-    for half in dict.fromkeys(item.half for item in items):
-        for reader in lane.readers[half, tail]:
-            places = [i for i, item in enumerate(items)
+    for half in dict.fromkeys(item.half for item in ready.items):
+        for reader in lane.readers[half, ready.tail]:
+            places = [i for i, item in enumerate(ready.items)
                       if item.half == half and item.row in reader.rows]
             if places:
-                yield Piece(reader.combo.name, [items[i].row for i in places], {
+                yield Piece(reader.combo.name, [ready.items[i].row for i in places], {
                     s.name: maps[s.name][places] for s in reader.combo.specs})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,19 @@ from gate_cache.datasets.base import SegmentationDataset, Split
 from gate_cache.learn.amalgamator import FixedWeights
 from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote
 from gate_cache.learn.native import NativeMaps
-from gate_cache.learn.places import centres, tiles
-from gate_cache.learn.reservoir import Reservoir, Sampling, fill, tile_pixels
+from gate_cache.learn.painted import Painted
+from gate_cache.learn.pixel_grid import tiles
+from gate_cache.learn.reservoir import Reservoir, Sampling, fill
 from gate_cache.learn.tally import Tally
 from gate_cache.learn.task import Output, Scores
 from gate_cache.learn.vectors import VectorAmalgamator, VectorModel, Vectors
+from gate_cache.learn.whole_image import WholeImage
 from gate_cache.specs import TrainSpec
 
 WEIGHED = 16
 """Pixels of a tile whose weights are kept for statistics."""
+STRIP = 2**17
+"""Pixels whose weights are held at once."""
 
 
 class PixelTask:
@@ -102,16 +107,18 @@ class PixelTask:
         """What every model makes of an image."""
         height, width = self.data.size(sample_id)
         looked = [_Looked((height, width)) for _ in models]
-        for batch in self._tiles(sample_id, (height, width)):
-            for model, found in zip(models, looked, strict=True):
-                found.add(model.eval()(batch))
+        image = WholeImage(self.maps, sample_id, (height, width))
+        for model, found in zip(models, looked, strict=True):
+            for strip in tiles(height * width, STRIP):
+                for output in image.outputs(cast(VectorModel, model.eval()), strip):
+                    found.add(output)
         return looked
 
-    def _tiles(self, sample_id: str, size: tuple[int, int]) -> Iterator[Vectors]:
-        """Features of all of an image's pixels, along the rows."""
-        native = self.maps(sample_id)
-        for part in tiles(size[0] * size[1], tile_pixels(self.maps)):
-            yield self.maps.at(native, sample_id, centres(size, part))
+    def paint(self, model: nn.Module, sample_id: str) -> Painted:
+        """One ensemble's votes on an image's own pixels, and the share of members against them."""
+        (found,) = self._look([model], sample_id)
+        against = torch.cat(found.doubts, 1)[0].numpy().reshape(found.size)
+        return Painted(found.classes(), against, "members that disagree", 1.0)
 
 
 @dataclass
@@ -127,7 +134,8 @@ class _Looked:
         self.votes.append(vote(output.values).byte().cpu())
         doubts = [disagreement(output.values), entropy(output.values)]
         self.doubts.append(torch.stack(doubts).cpu())
-        self.weights.append(output.weights[::max(1, len(output.weights) // WEIGHED)])
+        step = max(1, output.weights.shape[1] // WEIGHED)
+        self.weights.append(output.weights[:, ::step].flatten(0, 1))
 
     def classes(self) -> npt.NDArray[np.uint8]:
         return np.asarray(torch.cat(self.votes).numpy().reshape(self.size), np.uint8)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,10 @@ from gate_cache.datasets.base import IGNORED, SegmentationDataset, Split
 from gate_cache.geometry import Placement
 from gate_cache.learn.amalgamator import Amalgamator, FixedWeights, mix
 from gate_cache.learn.heads.upernet import Decoded, UPerNet
+from gate_cache.learn.mixed_model import MixedModel
 from gate_cache.learn.native import Native, NativeMaps
-from gate_cache.learn.places import centres, read_at, tiles
+from gate_cache.learn.painted import Painted
+from gate_cache.learn.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.tally import Tally
 from gate_cache.learn.task import Output, Scores
 from gate_cache.specs import TrainSpec
@@ -44,31 +47,19 @@ class Levels(NamedTuple):
     attention: tuple[torch.Tensor | None, ...]
 
 
-class LevelsModel(nn.Module):
+class LevelsModel(MixedModel):
     """Weigh a bucket by its concatenated maps, mix every level by these weights, decode.
 
-    Parameters
-    ----------
-    mixer : `Amalgamator`, or `FixedWeights` for baselines
-    head : `UPerNet`
-    chosen : which of a bucket's maps are amalgamated; all by default
+    Its head, `UPerNet`, is made for the attention maps that it takes.
     """
 
-    def __init__(self, mixer: Amalgamator | FixedWeights, head: UPerNet,
-                 chosen: Sequence[int] | None = None) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.head = head
-        self._chosen = None if chosen is None else list(chosen)
+    mixer: Amalgamator | FixedWeights
 
     def forward(self, batch: Levels) -> Output:
         """`Decoded` logits, and weights (B, n, b)."""
-        weights = self.mixer.weigh(self._of(batch.joined))
-        sums = [mix(self._of(level), weights).maps.flatten(1, 2) for level in batch.levels]
+        weights = self.mixer.weigh(self.of_bucket(batch.joined))
+        sums = [mix(self.of_bucket(level), weights).maps.flatten(1, 2) for level in batch.levels]
         return Output(self.head(sums, batch.attention), weights)
-
-    def _of(self, bucket: torch.Tensor) -> torch.Tensor:
-        return bucket if self._chosen is None else bucket[:, self._chosen]
 
 
 class SegmentationTask:
@@ -140,6 +131,14 @@ class SegmentationTask:
                                     self.data.size(sample_id)), output.weights))
         return found
 
+    @torch.inference_mode()
+    def paint(self, model: nn.Module, sample_id: str) -> Painted:
+        """One model's classes of an image's own pixels, and the entropy of their softmax."""
+        logits = model.eval()(self.inputs([sample_id])).values.logits
+        about = self.maps.place(sample_id), self.data.size(sample_id)
+        return Painted(to_pixels(logits, *about), to_entropy(logits, *about), "entropy",
+                       math.log(logits.shape[1]))
+
     def labels(self, sample_id: str) -> torch.Tensor:
         """(S, S) classes in the model's square; the padding is ignored."""
         square = self.maps.place(sample_id).labels_to_square(self.data.mask(sample_id), IGNORED)
@@ -185,11 +184,26 @@ def to_pixels(logits: torch.Tensor, place: Placement,
     -------
     (H, W)
     """
+    found = _each_pixel(logits, place, size, lambda values: values.argmax(-1).byte())
+    return np.asarray(found, dtype=np.uint8)
+
+
+def to_entropy(logits: torch.Tensor, place: Placement,
+               size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(H, W) entropy, in nats, of the softmax at each of an image's own pixels; see `to_pixels`."""
+    found = _each_pixel(logits, place, size,
+                        lambda values: torch.special.entr(values.softmax(-1)).sum(-1))
+    return np.asarray(found, dtype=np.float32)
+
+
+def _each_pixel(logits: torch.Tensor, place: Placement, size: tuple[int, int],
+                of: Callable[[torch.Tensor], torch.Tensor]) -> npt.NDArray[Any]:
+    """(H, W) of what `of` makes of (P, K) logits, a strip at a time."""
     height, width = size
     at_once = max(width, STRIP_BYTES // (4 * logits.shape[1]))
-    found = [read_at(logits, place, centres(size, part))[:, 0].argmax(-1).byte().cpu()
+    found = [of(read_at(logits, place, centres(size, part))[:, 0]).cpu()
              for part in tiles(height * width, at_once)]
-    return np.asarray(torch.cat(found).numpy().reshape(height, width), dtype=np.uint8)
+    return np.asarray(torch.cat(found).numpy().reshape(height, width))
 
 
 def _nearest(maps: NativeMaps) -> list[int]:

@@ -38,8 +38,12 @@ def shift(reference: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     -------
     (N,) float32
     """
-    apart = edge_strength(reference) - edge_strength(maps)
-    return apart.abs().sum((1, 2))
+    return apart(edge_strength(reference), edge_strength(maps))
+
+
+def apart(reference: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """(N,) sums of how far (N, h, w) edge strengths are from the reference's."""
+    return (reference - edges).abs().sum((1, 2))
 
 
 def score(anchor: torch.Tensor, diff: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gate_cache.errors import UserError
 from gate_cache.places import Place
 from gate_cache.report.pictures import Cell, Picture, Row, fitted, grid, heat, save
 from gate_cache.stages.show import Shown, Source, show
@@ -20,11 +21,29 @@ def draw(source: Source, images: Sequence[str], combos: Sequence[str], tokens: S
     UserError
         No such image, combo or word, or the folder cannot be written.
     """
-    folder = out or _beside(source.store.path)
+    folder = out or beside(source.store.path)
     for found in show(source, images, combos, tokens):
-        name = found.id.replace("/", "_").rsplit(".", 1)[0]
+        yield written(page(found), folder, file_name(found.id))
+
+
+def written(picture: Picture, folder: Path, name: str) -> Path:
+    """Write a PNG file into the folder of ``--out``.
+
+    Raises
+    ------
+    UserError
+        It cannot be written.
+    """
+    try:
         with disk_errors(folder, "--out", "and run the same command again"):
-            yield save(page(found), folder / f"{name}.png")
+            return save(picture, folder / f"{name}.png")
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder}: a file is in the way; give --out another name") from None
+
+
+def file_name(sample_id: str) -> str:
+    """A sample's id as a file's name, without a suffix."""
+    return sample_id.replace("/", "_").rsplit(".", 1)[0]
 
 
 def page(found: Shown) -> Picture:
@@ -42,6 +61,7 @@ def page(found: Shown) -> Picture:
     return grid(rows, found.id)
 
 
-def _beside(store: Place) -> Path:
+def beside(store: Place) -> Path:
+    """Where a store's pictures are put by default."""
     home = store.parent if isinstance(store, Path) else Path.cwd()
     return home / f"{store.name.removesuffix('.zarr')}-pictures"

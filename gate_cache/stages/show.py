@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.datasets.base import ImageDataset
-from gate_cache.errors import UserError, did_you_mean, listed
+from gate_cache.errors import UserError, did_you_mean
 from gate_cache.learn.pca import ColourPCA
 from gate_cache.manifest import load
 from gate_cache.places import Place
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.stages.data_root import told_dataset
+from gate_cache.stages.pick import one
 from gate_cache.stages.plan import store_of
 from gate_cache.store.reader import ComboView, FeatureStore
 
@@ -102,13 +103,7 @@ def show(source: Source, images: Sequence[str] = (),
 
 def _row(store: FeatureStore, image: str) -> int:
     """The row of an image, by its id or a part of it that only one has."""
-    ids = store.samples.ids
-    found = [image] if image in ids else [i for i in ids if image in i]
-    if len(set(found)) != 1:
-        many = f"fits {len(found)} images: {listed(found, 4)}" if found else \
-            f"is no image of this store{did_you_mean(image, ids)}"
-        raise UserError(f"{store.path}: '{image}' {many}")
-    return store.samples.row(found[0])
+    return store.samples.row(one(store.samples.ids, image, str(store.path), "this store"))
 
 
 def _first(views: Sequence[ComboView]) -> list[int]:

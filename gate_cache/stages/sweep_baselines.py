@@ -32,10 +32,15 @@ class BaselinePoint(Point):
     make: Make
 
 
-def baseline_points(study: Study | DenseStudy, stream: Sequence[Point]) -> list[BaselinePoint]:
+def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
+                    number: int = 0) -> list[BaselinePoint]:
     """Baselines of each seed of a stream, with the settings of the first trial of that seed.
 
     Those that learn nothing are judged elsewhere: head ``nn`` has none here.
+
+    Parameters
+    ----------
+    number : of the study; those of later ones say it
     """
     first: dict[int, Point] = {}
     for point in stream:
@@ -44,7 +49,8 @@ def baseline_points(study: Study | DenseStudy, stream: Sequence[Point]) -> list[
     found = []
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}
-        told = "".join(f",{k}={v}" for k, v in settings.items())
+        told = f" ({number + 1})" * bool(number) + "".join(
+            f",{k}={v}" for k, v in settings.items())
         head = f"head {point.spec.head}, " if point.spec.head in PAIRS else ""
         spec = point.spec.model_copy(update={"combos": None})
         found += [BaselinePoint(f"{head}{name}{told}", settings, spec, name, make)

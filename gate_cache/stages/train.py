@@ -161,6 +161,6 @@ def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Me
             found.items().save(items_file(folder, method.name))
         weights = list(found.weights.values())
         told = details(found.predictions, weights if method.note else [])
-        note = weights_note(study.combos, told["weights"]["mean"]) if method.note else ""
+        note = weights_note(study.mixed, told["weights"]["mean"]) if method.note else ""
         table.add(method.name, pck(found.predictions), method.trained, note, told)
     return table

@@ -73,7 +73,7 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
                dict(zip(labels, found, strict=True)), labels[-1:])
     table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
     for trial, scores in zip(trials, found, strict=True):
-        note = weights_note(spec.combos or study.combos, scores.details["weights"]["mean"]) \
+        note = weights_note(spec.combos or study.mixed, scores.details["weights"]["mean"]) \
             if trial is trials[-1] else ""
         table.rows.append(ScoreRow(trial.label, scores, note))
     folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))

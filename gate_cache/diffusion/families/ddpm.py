@@ -31,6 +31,10 @@ class DDPMBackbone(Backbone):
         """(B, H, W, 3) uint8 pixels as x_0: (B, 3, H, W) float32 from −1 to 1."""
         return self.scaled(pixels)
 
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) from −1 to 1 as (B, H, W, 3) uint8 pixels."""
+        return self.pixels(latents)
+
     def embed(self, prompt: str) -> Text:
         """No text."""
         return Text(torch.empty(1, 0, 0, device=self.device))

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from gate_cache.datasets.base import (
     ClassifiedDataset,
@@ -43,7 +42,7 @@ def examples(record: Record, found: Verdict | None, roots: Roots) -> Section | N
         spec = Manifest.model_validate(dict(record.manifest)).dataset
         data, _ = dataset_near(parse_place(str(record.config.get("store", ""))), spec, roots)
         shown = _shown(data, gate, single)
-    except (GateCacheError, ValidationError, OSError, KeyError, LookupError) as error:
+    except (GateCacheError, ValueError, OSError, KeyError, LookupError) as error:
         why = " ".join(str(error).split())[:200]
         shown = [paragraph(f"The data set's images are not here: {why}."
                            f" 'gate-cache report {record.folder.name} --data …' draws them.")]

@@ -1,0 +1,128 @@
+"""Pictures of what features are good for: matches, masks, content shift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gate_cache.commands.options import (
+    Data,
+    Device,
+    Json,
+    ManifestPath,
+    Models,
+    Outside,
+    Stores,
+    interruptible,
+    print_json,
+)
+from gate_cache.errors import UserError
+from gate_cache.roots import Roots
+
+Trial = Annotated[str | None, typer.Option(help="Of a sweep: which trial.")]
+Last = Annotated[bool, typer.Option(
+    "--last", help="The last step's weights, not the best ones on val.")]
+Out = Annotated[Path | None, typer.Option(
+    help="Folder for the PNG files [<store>-pictures beside the store].")]
+
+
+def match(manifest: ManifestPath,
+          a: Annotated[str, typer.Argument(help="The image whose points are looked for: its id, or"
+                                           " a part of it.")],
+          b: Annotated[str, typer.Argument(help="The image they are looked for in.")],
+          combo: Annotated[str | None, typer.Option(
+              help="The combo that describes points [train.baseline, else the first].")] = None,
+          run: Annotated[Path | None, typer.Option(
+              help="A trained run, or a sweep's folder, whose feature describes them.")] = None,
+          trial: Trial = None, last: Last = False,
+          grid: Annotated[int | None, typer.Option(
+              min=1, max=40, help="Match a grid of so many points a side, not key points.")] = None,
+          out: Out = None, data: Data = None, models: Models = None, stores: Stores = None,
+          device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+    """Find one image's points in another; a PNG file with right and wrong matches."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.match import draw_match, show_match
+    from gate_cache.report.show import beside
+    from gate_cache.stages.describe import of_combo, of_run
+    from gate_cache.stages.match import match_images
+    from gate_cache.stages.plan import store_of
+
+    if run and combo:
+        raise UserError("--combo and --run: a run brings its own combos; give one of the two")
+    if (trial or last) and not run:
+        raise UserError("--trial and --last say which weights of --run RUN")
+    loaded, show = load(manifest), console_progress()
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    describer = of_run(run, loaded, roots, show, trial=trial, last=last, device=device) if run \
+        else of_combo(loaded, roots, show, combo, device)
+    found = match_images(loaded, roots, describer, (a, b), show, grid)
+    path = draw_match(found, out or beside(store_of(loaded, roots)))
+    if as_json:
+        return print_json(found.to_json(), picture=str(path))
+    show_match(found)
+    typer.echo(str(path))
+
+
+def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
+            manifest: Annotated[Path, typer.Option("--manifest", help="Whose images to show.")],
+            image: Annotated[list[str] | None, typer.Option(
+                help="An image's id, or a part of it; may be repeated [a few of test].")] = None,
+            trial: Trial = None, last: Last = False,
+            out: Annotated[Path | None, typer.Option(
+                help="Folder for the PNG files [pictures/ in the run].")] = None,
+            data: Data = None, models: Models = None, stores: Stores = None,
+            device: Device = None, outside: Outside = False) -> None:
+    """Masks that a trained upernet or pixel-mlp predicts, beside the truth, and its doubt."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.predict import draw_predictions
+    from gate_cache.stages.predict import predict as stage
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    found = stage(run, load(manifest), roots, console_progress(), images=image or [], trial=trial,
+                  last=last, device=device)
+    for path in draw_predictions(found, out or run / "pictures"):
+        typer.echo(str(path))
+
+
+Combos = Annotated[list[str] | None, typer.Option(
+    "--combo", help="A combo; may be repeated [all of conv].")]
+Chosen = Annotated[list[str] | None, typer.Option(
+    "--image", help="An image's id, or a part of it; may be repeated [drawn at random].")]
+Prompt = Annotated[str | None, typer.Option(
+    help="Of the reference, which uses no technique [a photo].")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images per pass [the manifest's].")]
+
+
+def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
+          images: Annotated[int, typer.Option(min=1, help="How many are drawn.")] = 32,
+          anchor_t: Annotated[int, typer.Option(
+              min=1, max=999, help="Time of the anchor, a feature that has shifted a lot.")] = 500,
+          own: Annotated[bool, typer.Option(
+              "--own-reference", help="Compare each combo with itself at t = 0, not with the"
+              " feature without techniques.")] = False,
+          prompt: Prompt = None, batch: Batch = None, out: Out = None, data: Data = None,
+          models: Models = None, stores: Stores = None, device: Device = None,
+          outside: Outside = False, as_json: Json = False) -> None:
+    """Content shift of each combo (Eq. 1, 2): a table and a plot. Writes into no store."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.score import draw_scores, show_scores
+    from gate_cache.report.show import beside
+    from gate_cache.stages.plan import store_of
+    from gate_cache.stages.score import score_combos
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    with interruptible("nothing was written"):
+        found = score_combos(loaded, roots, console_progress(), combos=combo or [],
+                             images=image or [], count=images, anchor_t=anchor_t, prompt=prompt,
+                             own=own, device=device, batch=batch)
+    path = draw_scores(found, out or beside(store_of(loaded, roots)))
+    if as_json:
+        return print_json(found, picture=str(path))
+    show_scores(found)
+    typer.echo(str(path))

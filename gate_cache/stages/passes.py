@@ -1,0 +1,123 @@
+"""Passes of a manifest's model over a few images, in memory: no store is read or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from gate_cache.datasets.base import ImageDataset
+from gate_cache.diffusion.extractor import Extractor, open_extractor
+from gate_cache.diffusion.recipes import PlannedCombo, plan_combos
+from gate_cache.diffusion.schedule import Lane, Wanted, schedule
+from gate_cache.diffusion.sources import ModelFiles
+from gate_cache.errors import UserError, did_you_mean
+from gate_cache.geometry import Square
+from gate_cache.manifest import Loaded
+from gate_cache.progress import Progress
+from gate_cache.roots import Roots
+from gate_cache.specs import Combo
+from gate_cache.stages.device import choose_device
+from gate_cache.stages.inputs import BlockInputs, Source, captions_of
+from gate_cache.stages.plan import need_files
+from gate_cache.store.samples import Samples
+
+
+@dataclass(frozen=True)
+class Passes:
+    """A loaded model, its combos and some images; a row is an image's number among them.
+
+    Attributes
+    ----------
+    source : the images, and how they are made square
+    inputs : the same for passes, with latents
+    """
+
+    extractor: Extractor
+    plans: tuple[PlannedCombo, ...]
+    source: Source
+    inputs: BlockInputs
+
+    def lanes(self) -> list[Lane]:
+        """All passes, in an order that shares what can be."""
+        rows = range(len(self.source.samples))
+        lanes = schedule([(Wanted.of(p), rows) for p in self.plans], self.source.count_tokens)
+        for lane in lanes:
+            uses = {use for tail in lane.tails for use in tail}.union(lane.common.uses)
+            self.extractor.ahead(sorted(uses), self.inputs, rows)
+        return lanes
+
+
+def chosen_combos(loaded: Loaded, names: Sequence[str]) -> dict[str, Combo]:
+    """The combos that are asked for; by default all of ``conv``.
+
+    Raises
+    ------
+    UserError
+        The manifest has no such combo, or none at all.
+    """
+    known = loaded.manifest.combos
+    for name in names:
+        if name not in known:
+            raise UserError(f"{loaded.path.name}: has no combo '{name}'"
+                            f"{did_you_mean(name, known)}")
+    found = {name: known[name] for name in names} or loaded.manifest.conv or known
+    if not found:
+        raise UserError(f"{loaded.path.name}: has no combos")
+    return dict(found)
+
+
+def model_of(loaded: Loaded, combos: Mapping[str, Combo], roots: Roots) -> ModelFiles:
+    """The manifest's model, with all that these combos need, on this machine or fetched."""
+    return need_files(_with(loaded, combos), roots)
+
+
+@contextmanager
+def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDataset,
+                ids: Sequence[str], roots: Roots, show: Progress, *, device: str | None = None,
+                batch: int | None = None) -> Iterator[Passes]:
+    """Load the model with what these combos need, and encode the images.
+
+    Parameters
+    ----------
+    combos : by name; they need not be the manifest's own. Their convolutional maps are read
+    ids : of the data set
+    batch : images per pass; by default what the manifest says
+
+    Raises
+    ------
+    UserError
+        Weights, captions or images are missing, or a combo does not suit the model.
+    """
+    asked = _with(loaded, combos)
+    files = need_files(asked, roots)
+    plans = tuple(plan_combos(asked.manifest, files, roots))
+    model = asked.manifest.model
+    square = Square(files.size(model.size), model.fit)
+    samples = Samples(ids, [dataset.sha256(i) for i in ids],
+                      np.array([dataset.size(i) for i in ids], np.int32))
+    captions = captions_of(asked, roots, samples, (), files.tokens)
+    source = Source(dataset, samples, square, files.tokens, roots, captions)
+    place = choose_device(device)
+    show.say(f"loading {files.source}")
+    extractor = open_extractor(files, plans, roots,
+                               min(batch or asked.manifest.store.batch, len(ids)), place,
+                               model.dtype)
+    try:
+        with ThreadPoolExecutor(2) as readers:
+            inputs = BlockInputs(source, 0, readers)
+            inputs.take_latents(extractor.encode(inputs.images(range(len(ids)))))
+            yield Passes(extractor, plans, source, inputs)
+    finally:
+        extractor.close()
+
+
+def _with(loaded: Loaded, combos: Mapping[str, Combo]) -> Loaded:
+    """The manifest with these combos alone, their convolutional maps to be read."""
+    read = {name: c if name in loaded.manifest.conv else c.model_copy(update={"maps": None})
+            for name, c in combos.items()}
+    return loaded.model_copy(update={"manifest": loaded.manifest.model_copy(
+        update={"conv": read, "attention": {}})})

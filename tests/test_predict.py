@@ -1,0 +1,191 @@
+"""Masks of trained runs as pictures: what is predicted, how sure, and in which colours."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from test_tasks import CPU, FAST, Pictures, fit, maps, task_of, trial  # noqa: F401
+
+from gate_cache.cli import main
+from gate_cache.datasets.base import IGNORED
+from gate_cache.learn.native import NativeMaps
+from gate_cache.learn.painted import agreement
+from gate_cache.report.marks import PAPER
+from gate_cache.report.masks import BACKGROUND, COLOURS, GREY, PATTERNS, areas, painted, styles
+from gate_cache.report.predict import sheet
+from gate_cache.roots import Roots
+from gate_cache.stages.predict import Predicted, Predictions
+from gate_cache.stages.train import train
+
+HEADS = ("upernet", "pixel-mlp")
+
+
+# ---------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_what_is_painted_is_what_is_judged(head: str, maps: NativeMaps) -> None:  # noqa: F811
+    task = task_of(head, maps)
+    (found,) = fit([trial(head, task)], task)
+    world = Pictures()
+    for name in ("t0", "t1"):
+        painting = task.paint(found.model, name)
+        assert painting.classes.shape == painting.doubt.shape == world.size(name)
+        assert agreement(world.mask(name), painting.classes)[0] > 90
+        assert painting.doubt.min() >= 0 and painting.doubt.max() <= painting.most
+        if head == "upernet":
+            ((judged, _),) = task.predict([found.model], name)
+            assert np.array_equal(judged, painting.classes)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_model_that_knows_nothing_doubts_more(head: str, maps: NativeMaps) -> None:  # noqa: F811
+    task = task_of(head, maps)
+    (found,) = fit([trial(head, task)], task)
+    torch.manual_seed(0)
+    fresh = trial(head, task).model.to(CPU)
+    taught, blank = (task.paint(m, "t0").doubt.mean() for m in (found.model, fresh))
+    assert taught < 0.8 * blank
+
+
+def test_agreement_leaves_ignored_pixels_out() -> None:
+    true = np.array([[0, 0, 1, IGNORED]], np.uint8)
+    assert agreement(true, np.array([[0, 1, 1, 0]], np.uint8)) == pytest.approx((200 / 3, 50))
+    assert np.isnan(agreement(np.full((1, 2), IGNORED, np.uint8), true[:, :2])).all()
+
+
+# --------------------------------------------------------------------------------------- colours
+
+
+def test_classes_are_told_apart_without_colours_red_and_green() -> None:
+    """Under simulated deuteranopia (Viénot et al. 1999) and in pattern no two styles are alike."""
+    known = list(styles([str(i) for i in range(32)], {}).values())
+    assert len(set(known)) == 32
+    eye = np.array([[0.2926, 0.7074, 0.0], [0.2926, 0.7074, 0.0], [-0.0223, 0.0223, 1.0]])
+    seen = [eye @ ((np.array(c) / 255) ** 2.2) for c in (*COLOURS, BACKGROUND)]
+    apart = [np.abs(np.clip(a, 0, 1) ** 0.45 - np.clip(b, 0, 1) ** 0.45).max()
+             for a, b in combinations(seen, 2)]
+    assert min(apart) > 0.08
+
+
+def test_few_classes_keep_their_colours_whatever_is_shown() -> None:
+    names = ["cat", "dog", "background"]
+    assert styles(names, {0: 5}) == styles(names, {1: 9, 2: 1})
+    assert styles(names, {})[2].colour == BACKGROUND
+
+
+def test_of_many_classes_the_largest_differ_first() -> None:
+    names = [str(i) for i in range(150)]
+    found = styles(names, {140: 900, 3: 500, 77: 10})
+    assert [found[k].colour for k in (140, 3, 77)] == list(COLOURS[:3])
+    assert len(COLOURS) * PATTERNS < 150
+
+
+def test_ignored_pixels_are_hatched() -> None:
+    mask = np.zeros((24, 24), np.uint8)
+    mask[:, :8] = IGNORED
+    drawn = painted(mask, styles(["cat"], areas([mask])))
+    assert {tuple(c) for c in drawn[:, :8].reshape(-1, 3)} == {PAPER, GREY}
+    assert (drawn[:, 8:] == COLOURS[0]).all()
+    over = painted(np.zeros((24, 24), np.uint8), styles(["cat"], {}), mask)
+    assert np.array_equal(over, drawn)
+
+
+def test_a_sheet_has_all_images_and_names() -> None:
+    from gate_cache.learn.painted import Painted
+
+    def row(h: int, w: int) -> Predicted:
+        mask = np.arange(h * w, dtype=np.uint8).reshape(h, w) % 40
+        doubt = np.linspace(0, 1, h * w, dtype=np.float32).reshape(h, w)
+        return Predicted("a/b", np.zeros((h, w, 3), np.uint8), mask,
+                         Painted(mask, doubt, "entropy", 1.0), 100.0, 100.0)
+
+    few = Predictions("run", "upernet", tuple(f"class {i}" for i in range(40)), iter(()))
+    one, two = sheet(few, [row(20, 40)]), sheet(few, [row(20, 40), row(40, 20)])
+    assert one.shape[1] == two.shape[1]
+    assert two.shape[0] - one.shape[0] == 196 + 24
+
+
+# --------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each head of segmentation on a small store of toyworld."""
+    from gate_cache.manifest import load
+    from gate_cache.stages.extract import extract
+
+    folder = tmp_path_factory.mktemp("masks")
+    roots = Roots(stores=folder / "stores", runs=folder)
+    for head in HEADS:
+        path = folder / f"{head}.yaml"
+        fields: dict[str, Any] = {**FAST[head], "pairs": 4, "batch": 2, "members": 2, "head": head}
+        path.write_text(yaml.safe_dump({
+            "dataset": {"name": "toyworld", "train": 4, "val": 0, "test": 8},
+            "model": {"source": "tiny"}, "store": {"path": "toy.zarr"}, "train": fields,
+            "conv": {"a": {"prompt": "a photo"}, "b": {"prompt": "a cat"}}}))
+        extract(load(path), roots, device="cpu")
+        train(load(path), roots, device="cpu", run=folder / head)
+    return folder
+
+
+def command(monkeypatch: pytest.MonkeyPatch, home: Path, run: str, *words: object) -> int:
+    monkeypatch.setattr("sys.argv", ["gate-cache", "predict", str(home / run), *map(str, words),
+                                     "--stores", str(home / "stores"), "--device", "cpu"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_command(head: str, home: Path, monkeypatch: pytest.MonkeyPatch,
+                     capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(monkeypatch, home, head, "--manifest", home / f"{head}.yaml") == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path == home / head / "pictures" / "predictions-1.png"
+    with Image.open(path) as picture:
+        assert picture.height > 4 * 196
+
+
+def test_many_images_fill_several_sheets(home: Path, tmp_path: Path,
+                                         monkeypatch: pytest.MonkeyPatch,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["aeroplane", "bird", "boat", "bottle"]
+    asked = [w for s in ("train", "test") for n in names for w in ("--image", f"{s}/{n}")]
+    assert command(monkeypatch, home, "upernet", "--manifest", home / "upernet.yaml", "--out",
+                   tmp_path, *asked) == 0
+    first, second = map(Image.open, capsys.readouterr().out.strip().splitlines())
+    assert first.height > 6 * 196 > second.height > 2 * 196
+
+
+@pytest.mark.parametrize("run, manifest, more, said", [
+    ("none", "upernet", [], "holds no finished training"),
+    ("nn", "upernet", [], "was trained with head 'nn', which predicts no masks"),
+    ("upernet", "upernet", ["--image", "zebra"], "'zebra' is no image of its data set"),
+    ("upernet", "folder", [], "has no masks, and head 'upernet' needs them"),
+])
+def test_bad_input_is_a_line(run: str, manifest: str, more: list[str], said: str, home: Path,
+                             monkeypatch: pytest.MonkeyPatch,
+                             capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "folder.yaml").write_text(yaml.safe_dump({
+        "dataset": {"name": "folder", "root": "images"}, "model": {"source": "tiny"},
+        "conv": {"a": {"prompt": "a photo"}, "b": {"prompt": "a cat"}}}))
+    (home / "images").mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8)).save(home / "images" / "a.png")
+    other = home / "nn"
+    other.mkdir(exist_ok=True)
+    (other / "gate-best.safetensors").write_bytes(b"")
+    (other / "gate-last.safetensors").write_bytes(b"")
+    (other / "config.json").write_text(json.dumps({"manifest": {"train": {"head": "nn"}}}))
+    assert command(monkeypatch, home, run, "--manifest", home / f"{manifest}.yaml", "--data", home,
+                   *more) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
