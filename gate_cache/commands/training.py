@@ -61,6 +61,8 @@ def sweep(manifest: ManifestPath,
           trials: Annotated[Path, typer.Argument(help="The trials, a YAML file.")],
           out: Annotated[Path | None, typer.Option(
               help="The sweep's folder [<runs>/<manifest>-<trials>].")] = None,
+          workers: Annotated[int, typer.Option(
+              min=1, help="Processes that share the trials: one a GPU.")] = 1,
           data: Data = None, models: Models = None, stores: Stores = None, runs: Runs = None,
           device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
     """Stage 2, many times: all trials over one stream of the store. Goes on where it stopped."""
@@ -73,10 +75,10 @@ def sweep(manifest: ManifestPath,
     roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
     folder = out or roots.runs / f"{loaded.path.stem}-{trials.stem}"
     with interruptible("run the same command again to go on from the last checkpoint"):
-        from gate_cache.stages.sweep import sweep as stage
+        from gate_cache.stages.sweep_workers import sweep_on
 
-        found = stage(loaded, points, roots, folder=folder, device=device,
-                      progress=console_progress(), file=trials)
+        found = sweep_on(workers, loaded, points, roots, folder=folder, device=device,
+                         progress=console_progress(), file=trials)
         page = _reported(found.folder, roots)
     if as_json:
         print_json(found, report=page)

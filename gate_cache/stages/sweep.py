@@ -10,8 +10,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,36 +80,88 @@ def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path
     UserError
         The store lacks something, or the folder belongs to another sweep.
     """
-    began, show = time.monotonic(), progress or Silent()
+    began = time.monotonic()
+    found = train_share(loaded, points, roots, folder=folder, device=device, progress=progress,
+                        file=file)
+    with disk_errors(folder, "--out", "and run the same command again to go on"):
+        ordered = [*found.baselines.values(), *(found.rows[p.name] for p in points)]
+        seconds = time.monotonic() - began
+        write_tables(folder, ordered, select=found.select, seconds=round(seconds, 2))
+    return Swept(folder, ordered, found.select, seconds)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of a sweep a process trains: whole streams where there are enough, else trials.
+
+    Attributes
+    ----------
+    index, count : this process, and how many there are
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, points: Sequence[Point], stream: int, streams: int) -> list[Point]:
+        """This process's trials of a stream."""
+        if streams >= self.count:
+            return list(points) if stream % self.count == self.index else []
+        return list(points[self.index::self.count])
+
+
+@dataclass
+class Found:
+    """Results of a share; baselines that learn nothing are judged by a process that has all."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    baselines: dict[str, Row] = field(default_factory=dict)
+    select: str = ""
+
+
+def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
+                device: str | None = None, progress: Progress | None = None,
+                file: Path | None = None, share: Share | None = None) -> Found:
+    """Train and judge the trials of a share, by default all; finished ones are read.
+
+    Raises
+    ------
+    UserError
+        As `sweep`.
+    """
+    show, share, result = progress or Silent(), share or Share(), Found()
     told = {"commands": sweep_commands(loaded, file, roots, device),
             "trials_file": file.read_text(encoding="utf-8") if file else None}
-    rows: dict[str, Row] = {}
-    baselines: dict[str, Row] = {}
-    select = ""
+    groups = [(group, _streams(group)) for group in _studies(points)]
+    total, number = sum(len(streams) for _, streams in groups), 0
     with disk_errors(folder, "--out", "and run the same command again to go on"), \
             out_of_memory("fewer trials at a time, or a smaller train.batch"), \
-            torch.random.fork_rng():
-        folder.mkdir(parents=True, exist_ok=True)
-        log = logging.getLogger(f"gate_cache.sweep.{id(rows)}")
-        start_log(log, folder)
-        try:
-            for i, group in enumerate(_studies(points)):
-                study = open_any(loaded, roots, device, show, [p.spec for p in group])
-                select = select or study.select
-                _same_sweep(folder, i, points, {**settled(study, loaded), **told})
-                if isinstance(study, Study):
-                    baselines |= _baselines(folder, study, i, show)
-                for stream in _streams(group):
-                    more = baseline_points(study, stream, i)
-                    found = _stream(folder, study, [*more, *stream], show, log)
-                    baselines |= {p.name: found[p.name] for p in more}
-                    rows |= found
-        finally:
-            close_log(log)
-        ordered = [*baselines.values(), *(rows[p.name] for p in points)]
-        seconds = time.monotonic() - began
-        write_tables(folder, ordered, select=select, seconds=round(seconds, 2))
-    return Swept(folder, ordered, select, seconds)
+            torch.random.fork_rng(), _log(folder) as log:
+        for i, (group, streams) in enumerate(groups):
+            study = open_any(loaded, roots, device, show, [p.spec for p in group])
+            result.select = result.select or study.select
+            _same_sweep(folder, i, points, {**settled(study, loaded), **told})
+            if isinstance(study, Study) and share.count == 1:
+                result.baselines |= _baselines(folder, study, i, show)
+            for stream in streams:
+                more = baseline_points(study, stream, i)
+                mine = share.of([*more, *stream], number, total)
+                number += 1
+                found = _stream(folder, study, mine, show, log)
+                result.baselines |= {p.name: found[p.name] for p in more if p.name in found}
+                result.rows |= found
+    return result
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[logging.Logger]:
+    """The folder's log; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
+    start_log(log, folder)
+    try:
+        yield log
+    finally:
+        close_log(log)
 
 
 def _studies(points: Sequence[Point]) -> list[list[Point]]:
