@@ -11,7 +11,7 @@ import numpy as np
 
 from gate_cache.datasets.base import ImageDataset
 from gate_cache.diffusion.extractor import Extractor, open_extractor
-from gate_cache.diffusion.recipes import PlannedCombo, plan_combos
+from gate_cache.diffusion.recipes import plan_combos
 from gate_cache.diffusion.schedule import Lane, Wanted, schedule
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import UserError, did_you_mean
@@ -32,23 +32,15 @@ class Passes:
 
     Attributes
     ----------
+    lanes : all passes, in an order that shares what can be
     source : the images, and how they are made square
     inputs : the same for passes, with latents
     """
 
     extractor: Extractor
-    plans: tuple[PlannedCombo, ...]
+    lanes: tuple[Lane, ...]
     source: Source
     inputs: BlockInputs
-
-    def lanes(self) -> list[Lane]:
-        """All passes, in an order that shares what can be."""
-        rows = range(len(self.source.samples))
-        lanes = schedule([(Wanted.of(p), rows) for p in self.plans], self.source.count_tokens)
-        for lane in lanes:
-            uses = {use for tail in lane.tails for use in tail}.union(lane.common.uses)
-            self.extractor.ahead(sorted(uses), self.inputs, rows)
-        return lanes
 
 
 def chosen_combos(loaded: Loaded, names: Sequence[str]) -> dict[str, Combo]:
@@ -101,16 +93,17 @@ def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDatas
                       np.array([dataset.size(i) for i in ids], np.int32))
     captions = captions_of(asked, roots, samples, (), files.tokens)
     source = Source(dataset, samples, square, files.tokens, roots, captions)
+    lanes = schedule([(Wanted.of(p), range(len(ids))) for p in plans], source.count_tokens)
+    most = max(len(lane.items) for lane in lanes)
     place = choose_device(device)
     show.say(f"loading {files.source}")
     extractor = open_extractor(files, plans, roots,
-                               min(batch or asked.manifest.store.batch, len(ids)), place,
-                               model.dtype)
+                               min(batch or asked.manifest.store.batch, most), place, model.dtype)
     try:
         with ThreadPoolExecutor(2) as readers:
             inputs = BlockInputs(source, 0, readers)
             inputs.take_latents(extractor.encode(inputs.images(range(len(ids)))))
-            yield Passes(extractor, plans, source, inputs)
+            yield Passes(extractor, tuple(lanes), source, inputs)
     finally:
         extractor.close()
 

@@ -5,6 +5,7 @@ The passes are run for a sample of images in memory; a store is neither read nor
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from gate_cache.errors import UserError
-from gate_cache.learn.intervals import Interval, bootstrap
+from gate_cache.learn.intervals import Spread
 from gate_cache.learn.shift import apart, edge_strength, score
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
@@ -30,27 +31,6 @@ ANCHOR_T, IMAGES = 500, 32
 """Time of the anchor, and images, where nothing else is asked for."""
 REFERENCE, ANCHOR, PLAIN = "@reference", "@anchor", "@plain"
 Values = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over images.
-
-    Attributes
-    ----------
-    std : between images
-    interval : of the mean, 95 % by bootstrap over images
-    """
-
-    mean: float
-    std: float
-    interval: Interval
-
-    @classmethod
-    def of(cls, values: Values) -> Spread:
-        """Of one value an image."""
-        std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        return cls(float(values.mean()), std, bootstrap(values))
 
 
 @dataclass(frozen=True)
@@ -160,9 +140,10 @@ def _plain_name(combo: Combo) -> str:
 def _edges(passes: Passes, show: Progress) -> dict[str, dict[str, torch.Tensor]]:
     """Combo to map to (N, h, w) edge strengths, on the CPU: all that Eq. 1 needs of a feature."""
     rows = len(passes.source.samples)
-    found: dict[str, dict[str, torch.Tensor]] = {p.name: {} for p in passes.plans}
-    with show.task("measuring", rows * len(found), "features") as task:
-        for lane in passes.lanes():
+    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    total = sum(len(r.rows) for lane in passes.lanes for rs in lane.readers.values() for r in rs)
+    with show.task("measuring", total, "features") as task:
+        for lane in passes.lanes:
             for piece in passes.extractor.run(lane, passes.inputs):
                 for name, maps in piece.maps.items():
                     strength = edge_strength(maps).cpu()
