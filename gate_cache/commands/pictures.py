@@ -75,7 +75,7 @@ def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a swee
                 help="Folder for the PNG files [pictures/ in the run].")] = None,
             data: Data = None, models: Models = None, stores: Stores = None,
             device: Device = None, outside: Outside = False) -> None:
-    """Masks that a trained upernet or pixel-mlp predicts, beside the truth, and its doubt."""
+    """Masks that a trained upernet or pixel-mlp predicts, the truth beside, and its uncertainty."""
     from gate_cache.manifest import load
     from gate_cache.report.console import console_progress
     from gate_cache.report.predict import draw_predictions

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from gate_cache.learn.intervals import Spread
-from gate_cache.report.marks import Canvas, wrapped
+from gate_cache.report.marks import Canvas, cut, wrapped
 from gate_cache.report.pictures import Picture, fitted
 from gate_cache.report.show import written
 from gate_cache.report.tables import _say, _table, console
@@ -97,13 +97,13 @@ def _head(row: Technique, found: Guideline) -> list[str]:
     about = wrapped(row.techniques if row.gain else f"'{found.prompt}'", SIDE, 12)
     gain = [f"SSIM {row.mean['SSIM'].mean:.3f} ({row.gain['SSIM'].mean:+.3f})"] if row.gain else \
         [f"SSIM {row.mean['SSIM'].mean:.3f}"]
-    return [row.name, *about, *gain]
+    return [cut(row.name, SIDE), *(cut(a, SIDE, 12) for a in about), *gain]
 
 
 def _row(canvas: Canvas, found: Guideline, name: str, number: int, y: int) -> None:
     canvas.picture(_cell(found.inputs[name]), (_x(0), y))
     for j, line in enumerate(wrapped(name.replace("/", "/ "), SIDE, 12)[:2]):
-        canvas.text(line.replace("/ ", "/"), (_x(0), y + SIDE + 2 + j * LINE), 12)
+        canvas.text(cut(line.replace("/ ", "/"), SIDE, 12), (_x(0), y + SIDE + 2 + j * LINE), 12)
     for i, row in enumerate(found.rows, 1):
         canvas.picture(_cell(row.pictures[name]), (_x(i), y))
         for j, measure in enumerate(SHOWN):

@@ -101,6 +101,15 @@ def wrapped(words: str, width: float, size: float = 13) -> Sequence[str]:
     return lines
 
 
+def cut(words: str, width: float, size: float = 13) -> str:
+    """As much of some words as fits."""
+    if width_of(words, size) <= width:
+        return words
+    while words and width_of(words + "…", size) > width:
+        words = words[:-1]
+    return words + "…"
+
+
 def ink_on(colour: Colour) -> Colour:
     """Black or white: what is read on a colour."""
     r, g, b = colour

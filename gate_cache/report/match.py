@@ -15,6 +15,7 @@ from gate_cache.report.marks import (
     At,
     Canvas,
     Colour,
+    cut,
     ink_on,
     width_of,
     wrapped,
@@ -65,8 +66,9 @@ def page(found: Matches) -> Picture:
     """Both pictures, the points on them, and what the marks mean."""
     left, right = (fitted(p, SIDE, smooth=max(p.shape) > SIDE) for p in found.pictures)
     width = left.shape[1] + right.shape[1] + BETWEEN + 2 * EDGE
-    head = [f"{found.source}  to  {found.target}", *wrapped(
-        f"{found.feature}: {verdict(found)}", width - 2 * EDGE)]
+    wide = width - 2 * EDGE
+    head = [cut(f"{found.source}  to  {found.target}", wide, 15),
+            *wrapped(f"{found.feature}: {verdict(found)}", wide)]
     top = EDGE + LINE * len(head) + 6
     bottom = top + max(left.shape[0], right.shape[0]) + 10
     marks = _KEYS if found.judged else _GRID_KEYS
