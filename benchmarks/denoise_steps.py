@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gate_cache.learn.fit import judge
+from gate_cache.learn.matching import judge
 from gate_cache.learn.model import fixed
 from gate_cache.manifest import Loaded
 from gate_cache.report.console import console_progress

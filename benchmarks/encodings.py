@@ -30,7 +30,8 @@ from gate_cache.datasets.toy import ToyWorld
 from gate_cache.datasets.toyworld.names import CATEGORIES
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.fit import fit, judge
+from gate_cache.learn.fit import fit
+from gate_cache.learn.matching import judge
 from gate_cache.learn.model import amalgamated
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Silent
@@ -38,7 +39,6 @@ from gate_cache.report.console import console_progress
 from gate_cache.roots import Roots
 from gate_cache.specs import Manifest
 from gate_cache.stages.extract import extract
-from gate_cache.stages.methods import single_model
 from gate_cache.stages.study import Study, open_study
 from gate_cache.store.encodings import Encoding
 from gate_cache.store.reader import ComboView, FeatureStore
@@ -99,7 +99,7 @@ def _errors(truth: npt.NDArray[Any], stored: npt.NDArray[Any]) -> tuple[float, f
 def pck(study: Study, seeds: int) -> dict[str, Any]:
     """PCK on the test split: of the single feature as it is, and of GATE for some seeds."""
     test = study.pairs["test"]
-    single = judge(single_model(study, study.spec, study.baseline), study.full, test)
+    single = judge(study.single(study.spec), study.full, test)
     gate = []
     for seed in range(seeds):
         torch.manual_seed(seed)

@@ -172,8 +172,6 @@ def _check_train(manifest: Manifest) -> list[Problem]:
                           f"{did_you_mean(name, manifest.conv)}"))
     if train.combos and len(set(train.combos)) < len(train.combos):
         found.append((("train", "combos"), "a combo is named twice"))
-    if train.combos and train.baseline and train.baseline not in train.combos:
-        found.append((("train", "baseline"), f"'{train.baseline}' is not among train.combos"))
     if train.extra and train.head != "pixel-mlp":
         found.append((("train", "extra"), f"only head 'pixel-mlp' concatenates further combos, and"
                       f" this is '{train.head}'"))

@@ -22,7 +22,10 @@ MOST = 10_000
 
 
 class SweepSpec(Spec):
-    """What is tried: every one of `trials` with every point of `grid`."""
+    """What is tried: every one of `trials` with every point of `grid`.
+
+    A trial may have a ``name``, which tables show in place of its settings.
+    """
 
     train: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, list[Any]] = Field(default_factory=dict)
@@ -35,7 +38,7 @@ class Point:
 
     Attributes
     ----------
-    name : the settings that differ between trials: ``gamma1=0.1,seed=2``
+    name : as the file has it, with the settings that differ between trials: ``gamma1=0.1,seed=2``
     settings : those settings, as the file has them
     """
 
@@ -68,13 +71,16 @@ def load_sweep(path: Path, manifest: Loaded) -> list[Point]:
 def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
     found: dict[str, Point] = {}
     problems: dict[str, None] = {}
-    for settings in _settings(path, spec):
-        name = _name(settings)
+    for given, settings in _settings(path, spec):
+        told = _told({k: settings[k] for k in spec.grid} if given else settings)
+        name = ",".join(filter(None, [given, told])) or "default"
         try:
             train = load(manifest.path, {**_given(manifest), **spec.train, **settings})
         except ManifestError as error:
             problems |= {f"{path.name}: trial {name}: {line}": None for line in error.problems}
             continue
+        if name in found and found[name].settings != settings:
+            problems[f"{path.name}: two trials are called '{name}'; give one another name"] = None
         found.setdefault(name, Point(name, settings, train.manifest.train))
     if problems:
         raise ManifestError(list(problems))
@@ -86,20 +92,24 @@ def _given(manifest: Loaded) -> dict[str, Any]:
     return manifest.manifest.train.model_dump(exclude_unset=True)
 
 
-def _settings(path: Path, spec: SweepSpec) -> list[dict[str, Any]]:
-    """The settings of every trial, in the file's order."""
+def _settings(path: Path, spec: SweepSpec) -> list[tuple[str, dict[str, Any]]]:
+    """The name of every trial, if it has one, and its settings, in the file's order."""
     grid = [[(key, value) for value in values] for key, values in spec.grid.items()]
     size = len(spec.trials)
     for values in grid:
         size *= len(values)
     if size > MOST:
         raise ManifestError([f"{path.name}: {size} trials; at most {MOST} in one sweep"])
-    return [{**trial, **dict(point)} for trial in spec.trials
-            for point in itertools.product(*grid)]
+    return [(str(trial.get("name", "")), _unnamed({**trial, **dict(point)}))
+            for trial in spec.trials for point in itertools.product(*grid)]
 
 
-def _name(settings: dict[str, Any]) -> str:
-    return ",".join(f"{k}={_short(v)}" for k, v in settings.items()) or "default"
+def _unnamed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if k != "name"}
+
+
+def _told(settings: dict[str, Any]) -> str:
+    return ",".join(f"{k}={_short(v)}" for k, v in settings.items())
 
 
 def _short(value: Any) -> str:

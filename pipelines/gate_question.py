@@ -23,7 +23,8 @@ import torch
 
 from gate_cache.errors import GateCacheError, ManifestError
 from gate_cache.learn.bucket import Buckets
-from gate_cache.learn.fit import fit, judge
+from gate_cache.learn.fit import fit
+from gate_cache.learn.matching import judge
 from gate_cache.learn.metrics import PCK
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import copy_position, evaluate

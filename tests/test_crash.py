@@ -25,7 +25,7 @@ from gate_cache.errors import DiskError, RowNotDone
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
 from gate_cache.stages.verify import verify
-from gate_cache.store import folders, writer
+from gate_cache.store import local, writer
 from gate_cache.store.groups import GroupWriter
 
 CALLS = ("open", "writev", "fsync", "replace")
@@ -71,7 +71,7 @@ class Broken:
         return real(*args, **named)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(folders, "os", self)
+        patch.setattr(local, "os", self)
         for name in ("unlink", "mkdir"):
             real = getattr(Path, name)
             patch.setattr(Path, name, lambda *a, r=real, **k: self.step(r, *a, **k))

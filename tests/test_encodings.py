@@ -35,9 +35,9 @@ from gate_cache.store import done
 from gate_cache.store.codes import DoesNotFit, decode, encode
 from gate_cache.store.documents import put_attrs
 from gate_cache.store.encodings import ENCODING, Encoding
-from gate_cache.store.folders import LocalFolder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import group_footprint
+from gate_cache.store.local import LocalFolder
 from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import StoreWriter, open_writer
 

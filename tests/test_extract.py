@@ -36,8 +36,8 @@ from gate_cache.stages.extract import extract
 from gate_cache.stages.plan import plan
 from gate_cache.stages.status import status
 from gate_cache.store.disk import bytes_below
-from gate_cache.store.folders import LocalFolder
 from gate_cache.store.groups import GroupWriter
+from gate_cache.store.local import LocalFolder
 
 Toy = tuple[Loaded, Roots, Path]
 FOLDER: dict[str, Any] = {

@@ -22,8 +22,8 @@ from gate_cache.geometry import Square
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.correspondence import CorrespondenceLoss
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.fit import fit, judge
-from gate_cache.learn.matching import CorrespondenceTask, pair_loss
+from gate_cache.learn.fit import fit
+from gate_cache.learn.matching import CorrespondenceTask, judge, pair_loss
 from gate_cache.learn.model import amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints
 from gate_cache.progress import Silent

@@ -20,7 +20,7 @@ from gate_cache.stages.diff import Diff, diff
 from gate_cache.stages.extract import extract
 from gate_cache.stages.prune import Pruned, prune
 from gate_cache.stages.verify import verify
-from gate_cache.store.folders import LocalFolder
+from gate_cache.store.local import LocalFolder
 from gate_cache.store.writer import join_writer, open_writer
 
 __all__ = ["gate"]
@@ -107,7 +107,7 @@ def test_a_removal_that_is_cut_off_anywhere_is_finished_later(
             real(path)
 
         left = [files]
-        monkeypatch.setattr("gate_cache.store.folders.shutil.rmtree",
+        monkeypatch.setattr("gate_cache.store.local.shutil.rmtree",
                             lambda path, left=left: some(path, left))
         try:
             pruned(only, roots, yes=True)

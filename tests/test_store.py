@@ -20,9 +20,9 @@ from gate_cache import FeatureStore
 from gate_cache.errors import DiskError, RowNotDone, StoreError
 from gate_cache.store.disk import bytes_below, human
 from gate_cache.store.documents import resize
-from gate_cache.store.folders import LocalFolder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import group_footprint, samples_footprint
+from gate_cache.store.local import LocalFolder
 from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import StoreWriter, open_writer
 

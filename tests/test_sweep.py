@@ -90,14 +90,27 @@ def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:
     trials = [{"head": "conv", "assigners": 1}, {"combos": ["good", "noise-0"]},
               {"attention": "attn"}, {"batch": 2}]
     found = trained(swept(root, tmp_path, {"trials": trials}))
-    assert list(found) == ["head=conv,assigners=1", "combos=good+noise-0", "attention=attn",
-                           "batch=2"]
+    assert [n for n in found if not n.startswith("head conv, ")] == [
+        "head=conv,assigners=1", "combos=good+noise-0", "attention=attn", "batch=2"]
+    found = {n: r for n, r in found.items() if not n.startswith("head conv, ")}
     assert all(PCK in row.test and not row.failed for row in found.values())
     for i, (name, fields) in enumerate(zip(found, trials, strict=True)):
         alone = run(root, tmp_path / str(i), **{**SHORT, **fields})
         gate = next(r for r in alone.tables[0].rows if r.method.startswith("GATE"))
         assert found[name].test[PCK] == gate.pck.values[0.1, "box", "point"]
         assert found[name].method == gate.method
+
+
+def test_conv_has_baselines_that_are_trained(root: Path, tmp_path: Path) -> None:  # noqa: F811
+    fields = {"head": "conv", "assigners": 1}
+    rows = trained(swept(root, tmp_path / "s", {"grid": {"seed": [0, 1]}}, **fields))
+    for seed in (0, 1):
+        alone = run(root, tmp_path / str(seed), **SHORT, **fields, seed=seed)
+        for row in alone.tables[0].rows:
+            if row.trained and not row.method.startswith("GATE"):
+                twin = rows[f"head conv, {row.method},seed={seed}"]
+                assert twin.test[PCK] == row.pck.values[0.1, "box", "point"]
+    assert len(rows) == 6
 
 
 # -------------------------------------------------------------------------------------- reads
@@ -248,6 +261,21 @@ def test_one_order_for_several_seeds() -> None:
 def test_what_is_wrong_in_a_sweep_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "sweep.yaml").write_text(text)
     with pytest.raises(ManifestError, match=said):
+        load_sweep(tmp_path / "sweep.yaml", manifest(tmp_path))
+
+
+def test_a_trial_may_have_a_name(tmp_path: Path) -> None:
+    trials = [{"name": "one", "combos": ["good"]}, {"assigners": 3}]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(
+        {"trials": trials, "grid": {"seed": [0, 1]}}))
+    points = load_sweep(tmp_path / "sweep.yaml", manifest(tmp_path))
+    assert [p.name for p in points] == ["one,seed=0", "one,seed=1", "assigners=3,seed=0",
+                                        "assigners=3,seed=1"]
+    assert points[0].settings == {"combos": ["good"], "seed": 0} and points[0].spec.combos == [
+        "good"]
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(
+        {"trials": [trials[0], {"name": "one"}]}))
+    with pytest.raises(ManifestError, match=r"sweep\.yaml: two trials are called 'one'"):
         load_sweep(tmp_path / "sweep.yaml", manifest(tmp_path))
 
 

@@ -26,11 +26,13 @@ from gate_cache.learn.data import MapCache
 from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
 from gate_cache.learn.heads.upernet import UPerNet
 from gate_cache.learn.native import NativeMaps, NativeSpec
+from gate_cache.learn.pixel_grid import centres, read_at
 from gate_cache.learn.pixels import PixelTask
-from gate_cache.learn.places import centres, read_at
 from gate_cache.learn.reservoir import fill, pixel_bytes, sample_pixels, share_out
 from gate_cache.learn.segmentation import SegmentationTask, mask_loss, to_pixels
 from gate_cache.learn.trials import Trial, fit_trials
+from gate_cache.learn.vectors import RowNorm
+from gate_cache.learn.whole_image import WholeImage
 from gate_cache.manifest import Loaded, load
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
@@ -285,6 +287,31 @@ def test_judging_counts_the_image_s_own_pixels(maps: NativeMaps) -> None:
         [task_of("upernet", maps).model(TrainSpec(head="upernet", decoder_channels=8), [1], [1.0],
                                         False)], "t0")
     assert found[0].shape == Pictures().size("t0")
+
+
+@pytest.mark.parametrize("mixed", ["assigners", "fixed", "no attention"])
+def test_whole_images_are_judged_as_pixel_by_pixel(maps: NativeMaps, mixed: str) -> None:
+    """Linear layers before or after the interpolation: the same values, attention and extra too."""
+    sample_id, size = "t0", Pictures().size("t0")
+    task = task_of("pixel-mlp", maps)
+    model = task.model(TrainSpec(head="pixel-mlp", members=3, assigners=2), [1, 0],
+                       [0.3, 0.7] if mixed == "fixed" else None, mixed != "no attention")
+    for each in model.modules():  # as if it were trained
+        if isinstance(each, RowNorm):
+            assert each.running_mean is not None and each.running_var is not None
+            each.running_mean.normal_(), each.running_var.uniform_(0.5, 2)
+    model.eval()
+    with torch.inference_mode():
+        native = task.maps(sample_id)
+        expected = model(task.maps.at(native, sample_id, centres(size)))
+    image = WholeImage(task.maps, sample_id, size)
+    half = size[0] * size[1] // 2 + 5
+    found = [*image.outputs(model, slice(0, half)), *image.outputs(model, slice(half, None))]
+    values = torch.cat([f.values for f in found], 1)
+    weights = torch.cat([f.weights for f in found], 1)
+    torch.testing.assert_close(values, expected.values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(weights.flatten(0, 1), expected.weights, atol=1e-5, rtol=1e-4)
+    assert expected.values.std() > 1e-3
 
 
 def test_ignored_labels_never_count() -> None:

@@ -21,8 +21,8 @@ from gate_cache.diffusion.recipes import settings, sources
 from gate_cache.errors import RowNotDone, StoreError, UserError
 from gate_cache.learn.bucket import Bucket, Buckets, BucketSpec, stack
 from gate_cache.learn.data import FeatureDataset, MapCache, Recent
-from gate_cache.learn.fit import fit, judge
-from gate_cache.learn.matching import CorrespondenceTask
+from gate_cache.learn.fit import fit
+from gate_cache.learn.matching import CorrespondenceTask, judge
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.learn.trials import Trial
@@ -273,8 +273,8 @@ def test_run_directory_is_complete(fixture: str, request: pytest.FixtureRequest)
     folder = request.getfixturevalue(fixture).trained.run
     names = {"config.json", "metrics.json", "log.txt", "gate-best.safetensors",
              "gate-last.safetensors"}
-    single = {"single-best.safetensors", "single-last.safetensors"}
-    assert {p.name for p in folder.iterdir()} == names | (single if "conv" in fixture else set())
+    compared = {f"{k}-{w}.safetensors" for k in ("single", "uniform") for w in ("best", "last")}
+    assert {p.name for p in folder.iterdir()} == names | (compared if "conv" in fixture else set())
 
 
 @pytest.mark.parametrize("fixture", ["nn_run", "conv_run"])
@@ -311,12 +311,13 @@ def test_table_of_nn_names_every_method(nn_run: Finished) -> None:
 
 def test_table_of_conv_names_every_method(conv_run: Finished) -> None:
     assert list(conv_run.rows) == ["copy the position", "single feature: good",
-                                   "the same, head nn, untrained: good", "GATE: 2 assigners"]
+                                   "the same, head nn, untrained: good",
+                                   "all features, uniform weights", "GATE: 2 assigners"]
 
 
 def test_only_what_was_trained_is_marked_so(nn_run: Finished, conv_run: Finished) -> None:
     assert [r["trained"] for r in nn_run.rows.values()] == [False] * 5 + [True]
-    assert [r["trained"] for r in conv_run.rows.values()] == [False, True, False, True]
+    assert [r["trained"] for r in conv_run.rows.values()] == [False, True, False, True, True]
 
 
 def test_every_method_is_judged_on_the_same_points(nn_run: Finished) -> None:
@@ -621,7 +622,7 @@ def test_a_failed_run_has_no_metrics(root: Path, tmp_path: Path,
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.txt"}
 
 
-@pytest.mark.parametrize(("head", "at"), [("nn", 1), ("conv", 1), ("conv", 3)])
+@pytest.mark.parametrize(("head", "at"), [("nn", 1), ("conv", 3), ("conv", 5)])
 def test_an_interrupted_run_goes_on_and_ends_the_same(
         root: Path, tmp_path: Path, head: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = finished(root, tmp_path / "whole", head=head, **SHORT)

@@ -81,57 +81,56 @@ class ImageDataset(Protocol):
         """The image as (height, width, 3) RGB; a damaged file raises `DataError`."""
 
 
+class SplitDataset(ImageDataset, Protocol):
+    """Images that each belong to one split, and how results on the splits are measured.
+
+    Attributes
+    ----------
+    protocol : what is measured on which split, in words
+    """
+
+    protocol: str
+
+    def split_of(self, sample_id: str) -> Split:
+        """The split an image belongs to; no image is in two."""
+
+
 @runtime_checkable
-class SegmentationDataset(ImageDataset, Protocol):
+class SegmentationDataset(SplitDataset, Protocol):
     """Images with a class for every pixel.
 
     Attributes
     ----------
     classes : names of the classes, by number
-    protocol : what is measured on which split, in words
     """
 
     classes: tuple[str, ...]
-    protocol: str
 
     def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel of the image, `IGNORED` where none counts."""
 
-    def split_of(self, sample_id: str) -> Split:
-        """The split an image belongs to."""
-
 
 @runtime_checkable
-class ClassifiedDataset(ImageDataset, Protocol):
+class ClassifiedDataset(SplitDataset, Protocol):
     """Images with one class each.
 
     Attributes
     ----------
     classes : names of the classes, by number
-    protocol : what is measured on which split, in words
     """
 
     classes: tuple[str, ...]
-    protocol: str
 
     def label(self, sample_id: str) -> int:
         """The class of an image."""
 
-    def split_of(self, sample_id: str) -> Split:
-        """The split an image belongs to."""
-
 
 @runtime_checkable
-class CorrespondenceDataset(ImageDataset, Protocol):
+class CorrespondenceDataset(SplitDataset, Protocol):
     """Images with key points that mean the same in every image of a category."""
-
-    protocol: str
 
     def keypoints(self, sample_id: str) -> Keypoints:
         """Key points of one image."""
-
-    def split_of(self, sample_id: str) -> Split:
-        """The split an image belongs to; no image is in two."""
 
     def pairs(self, split: Split | None) -> list[Pair]:
         """Ordered pairs inside one split, or all of the published protocol for None."""

@@ -14,7 +14,7 @@ from gate_cache.learn.amalgamator import FixedWeights
 from gate_cache.learn.data import Recent
 from gate_cache.learn.heads.classifier import Classifier
 from gate_cache.learn.native import NativeMaps
-from gate_cache.learn.places import tiles
+from gate_cache.learn.pixel_grid import tiles
 from gate_cache.learn.tally import Tally
 from gate_cache.learn.task import Scores
 from gate_cache.learn.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 
 from gate_cache.errors import UserError
 from gate_cache.learn.bucket import Buckets
-from gate_cache.learn.matching import SELECT, CorrespondenceTask, judge
+from gate_cache.learn.matching import CorrespondenceTask
 from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.learn.pairs import PairPoints
 from gate_cache.learn.trials import Fitted, Trial, fit_trials
 from gate_cache.progress import Progress
 from gate_cache.specs import TrainSpec
-
-__all__ = ["SELECT", "Fitted", "fit", "judge"]
 
 
 def fit(model: CorrespondenceModel, spec: TrainSpec, buckets: Buckets,

@@ -10,35 +10,18 @@ from gate_cache.learn.amalgamator import Amalgamator, FixedWeights
 from gate_cache.learn.bucket import Bucket
 from gate_cache.learn.heads.conv import ConvHead
 from gate_cache.learn.heads.nn import NearestNeighbour
+from gate_cache.learn.mixed_model import MixedModel
 from gate_cache.learn.task import Output
 from gate_cache.specs import TrainSpec
 
 
-class CorrespondenceModel(nn.Module):
-    """Amalgamate a bucket, then apply the head.
-
-    Parameters
-    ----------
-    mixer : `Amalgamator`, or `FixedWeights` for baselines
-    head : one of `heads`
-    chosen : which of a bucket's maps are amalgamated; all by default
-    attention : whether the bucket's attention feature is used, where it has one
-    """
-
-    def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
-                 attention: bool = True) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.head = head
-        self._chosen = None if chosen is None else list(chosen)
-        self._attention = attention
+class CorrespondenceModel(MixedModel):
+    """Amalgamate a bucket (`Amalgamator`), then apply the head."""
 
     def forward(self, bucket: Bucket) -> Output:
         """A batch of buckets to descriptors (B, D, h, w) of unit length over D."""
-        conv = bucket.conv if self._chosen is None else bucket.conv[:, self._chosen]
-        mixed = self.mixer(conv)
-        attention = bucket.attention if self._attention else None
-        return Output(self.head(mixed.maps, attention), mixed.weights)
+        mixed = self.mixer(self.of_bucket(bucket.conv))
+        return Output(self.head(mixed.maps, self.attended(bucket.attention)), mixed.weights)
 
 
 def amalgamated(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = None,

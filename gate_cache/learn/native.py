@@ -12,7 +12,7 @@ from gate_cache.errors import StoreError
 from gate_cache.geometry import Placement, Points
 from gate_cache.learn.bucket import BucketSpec, one_square
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.places import read_at
+from gate_cache.learn.pixel_grid import read_at
 from gate_cache.learn.vectors import Vectors
 from gate_cache.store.reader import FeatureStore
 
@@ -126,8 +126,8 @@ class NativeMaps:
         place = self.place(sample_id)
         conv = torch.cat([read_at(level, place, points) for level in maps.levels], -1)
         attention = [read_at(m[None], place, points)[:, 0] for m in maps.attention]
-        extra = [read_at(m[None], self._place_of(name, sample_id), points)[:, 0]
-                 for name, found in zip(self.spec.extra, maps.extra, strict=True) for m in found]
+        extra = [read_at(m[None], there, points)[:, 0] for there, found
+                 in zip(self.extra_places(sample_id), maps.extra, strict=True) for m in found]
         return Vectors(conv, _joined(attention), _joined(extra))
 
     def pooled(self, sample_id: str) -> Vectors:
@@ -141,8 +141,10 @@ class NativeMaps:
         conv = torch.cat([mean(level) for level in maps.levels], -1)
         return Vectors(conv[None], _joined([mean(m)[None] for m in maps.attention]), None)
 
-    def _place_of(self, combo: str, sample_id: str) -> Placement:
-        return self._store[combo].square.place(*self._size(sample_id))
+    def extra_places(self, sample_id: str) -> list[Placement]:
+        """Where an image lies in the square of each extra combo."""
+        size = self._size(sample_id)
+        return [self._store[combo].square.place(*size) for combo in self.spec.extra]
 
     def _read(self, combo: str, names: tuple[str, ...], sample_id: str) -> tuple[torch.Tensor, ...]:
         found = self._cache(combo, names, self._rows[sample_id])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,15 +16,18 @@ from gate_cache.learn.amalgamator import FixedWeights
 from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote
 from gate_cache.learn.native import NativeMaps
 from gate_cache.learn.painted import Painted
-from gate_cache.learn.places import centres, tiles
-from gate_cache.learn.reservoir import Reservoir, Sampling, fill, tile_pixels
+from gate_cache.learn.pixel_grid import tiles
+from gate_cache.learn.reservoir import Reservoir, Sampling, fill
 from gate_cache.learn.tally import Tally
-from gate_cache.learn.task import Scores
+from gate_cache.learn.task import Output, Scores
 from gate_cache.learn.vectors import VectorAmalgamator, VectorModel, Vectors
+from gate_cache.learn.whole_image import WholeImage
 from gate_cache.specs import TrainSpec
 
 WEIGHED = 16
 """Pixels of a tile whose weights are kept for statistics."""
+STRIP = 2**17
+"""Pixels whose weights are held at once."""
 
 
 class PixelTask:
@@ -87,19 +91,17 @@ class PixelTask:
     def _judge(self, models: Sequence[nn.Module], sample_id: str,
                tallies: Sequence[Tally]) -> None:
         true = self.data.mask(sample_id)
-        parts: list[list[torch.Tensor]] = [[] for _ in models]
-        doubts: list[list[torch.Tensor]] = [[] for _ in models]
-        for batch in self._tiles(sample_id, (true.shape[0], true.shape[1])):
-            for model, part, doubt, tally in zip(models, parts, doubts, tallies, strict=True):
-                output = model.eval()(batch)
-                part.append(vote(output.values).byte().cpu())
-                doubt.append(torch.stack([disagreement(output.values),
-                                          entropy(output.values)]).cpu())
-                step = max(1, len(output.weights) // WEIGHED)
-                tally.weigh(output.weights[::step])
-        for part, doubt, tally in zip(parts, doubts, tallies, strict=True):
-            tally.image(true, np.asarray(torch.cat(part).numpy()).reshape(true.shape))
-            means = torch.cat(doubt, 1).mean(1).tolist()
+        image = WholeImage(self.maps, sample_id, (true.shape[0], true.shape[1]))
+        for model, tally in zip(models, tallies, strict=True):
+            parts, doubts = [], []
+            for output in self._outputs(image, model, true.size):
+                parts.append(vote(output.values).byte().cpu())
+                doubts.append(torch.stack([disagreement(output.values),
+                                           entropy(output.values)]).cpu())
+                weights = output.weights
+                tally.weigh(weights[:, ::max(1, weights.shape[1] // WEIGHED)].flatten(0, 1))
+            tally.image(true, np.asarray(torch.cat(parts).numpy()).reshape(true.shape))
+            means = torch.cat(doubts, 1).mean(1).tolist()
             tally.add("members that disagree", 100 * means[0])
             tally.add("entropy of the mean", means[1])
 
@@ -107,19 +109,18 @@ class PixelTask:
     def paint(self, model: nn.Module, sample_id: str) -> Painted:
         """One ensemble's votes on an image's own pixels, and the share of members against them."""
         size = self.data.size(sample_id)
+        image = WholeImage(self.maps, sample_id, size)
         votes, against = [], []
-        for batch in self._tiles(sample_id, size):
-            logits = model.eval()(batch).values
-            votes.append(vote(logits).byte().cpu())
-            against.append(disagreement(logits).cpu())
+        for output in self._outputs(image, model, size[0] * size[1]):
+            votes.append(vote(output.values).byte().cpu())
+            against.append(disagreement(output.values).cpu())
         return Painted(torch.cat(votes).numpy().reshape(size),
                        torch.cat(against).numpy().reshape(size), "members that disagree", 1.0)
 
-    def _tiles(self, sample_id: str, size: tuple[int, int]) -> Iterator[Vectors]:
-        """Features of all of an image's pixels, along the rows."""
-        native = self.maps(sample_id)
-        for part in tiles(size[0] * size[1], tile_pixels(self.maps)):
-            yield self.maps.at(native, sample_id, centres(size, part))
+    def _outputs(self, image: WholeImage, model: nn.Module, pixels: int) -> Iterator[Output]:
+        """A model's outputs for all of an image's pixels, along the rows."""
+        for strip in tiles(pixels, STRIP):
+            yield from image.outputs(cast(VectorModel, model.eval()), strip)
 
 
 class _PixelLoss(nn.Module):

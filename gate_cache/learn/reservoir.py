@@ -12,7 +12,7 @@ import torch
 
 from gate_cache.datasets.base import IGNORED, SegmentationDataset
 from gate_cache.learn.native import NativeMaps
-from gate_cache.learn.places import centres, tiles
+from gate_cache.learn.pixel_grid import centres, tiles
 from gate_cache.learn.vectors import Vectors
 
 Sampling = Literal["uniform", "balanced"]

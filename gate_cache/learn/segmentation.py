@@ -16,9 +16,10 @@ from gate_cache.datasets.base import IGNORED, SegmentationDataset, Split
 from gate_cache.geometry import Placement
 from gate_cache.learn.amalgamator import Amalgamator, FixedWeights, mix
 from gate_cache.learn.heads.upernet import Decoded, UPerNet
+from gate_cache.learn.mixed_model import MixedModel
 from gate_cache.learn.native import Native, NativeMaps
 from gate_cache.learn.painted import Painted
-from gate_cache.learn.places import centres, read_at, tiles
+from gate_cache.learn.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.tally import Tally
 from gate_cache.learn.task import Output, Scores
 from gate_cache.specs import TrainSpec
@@ -46,31 +47,19 @@ class Levels(NamedTuple):
     attention: tuple[torch.Tensor | None, ...]
 
 
-class LevelsModel(nn.Module):
+class LevelsModel(MixedModel):
     """Weigh a bucket by its concatenated maps, mix every level by these weights, decode.
 
-    Parameters
-    ----------
-    mixer : `Amalgamator`, or `FixedWeights` for baselines
-    head : `UPerNet`
-    chosen : which of a bucket's maps are amalgamated; all by default
+    Its head, `UPerNet`, is made for the attention maps that it takes.
     """
 
-    def __init__(self, mixer: Amalgamator | FixedWeights, head: UPerNet,
-                 chosen: Sequence[int] | None = None) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.head = head
-        self._chosen = None if chosen is None else list(chosen)
+    mixer: Amalgamator | FixedWeights
 
     def forward(self, batch: Levels) -> Output:
         """`Decoded` logits, and weights (B, n, b)."""
-        weights = self.mixer.weigh(self._of(batch.joined))
-        sums = [mix(self._of(level), weights).maps.flatten(1, 2) for level in batch.levels]
+        weights = self.mixer.weigh(self.of_bucket(batch.joined))
+        sums = [mix(self.of_bucket(level), weights).maps.flatten(1, 2) for level in batch.levels]
         return Output(self.head(sums, batch.attention), weights)
-
-    def _of(self, bucket: torch.Tensor) -> torch.Tensor:
-        return bucket if self._chosen is None else bucket[:, self._chosen]
 
 
 class SegmentationTask:

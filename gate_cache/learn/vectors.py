@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gate_cache.learn.amalgamator import Amalgamated
+from gate_cache.learn.mixed_model import MixedModel
 from gate_cache.learn.task import Output
 
 
@@ -66,39 +67,33 @@ class VectorAmalgamator(nn.Module):
 
     def forward(self, bucket: torch.Tensor) -> Amalgamated:
         """(B, b, C) to n sums (M, B, n, C) with weights (M, B, n, b)."""
-        size, maps, _ = bucket.shape
-        hidden = self.dropout(self.norm(self.first(bucket.flatten(0, 1)).relu()))
-        logits = (hidden.unflatten(1, self.last.shape) * self.last).sum(-1) + self.bias
-        weights = logits.view(size, maps, *self._shape).permute(2, 0, 3, 1).softmax(-1)
+        logits = self.logits(self.first(bucket.flatten(0, 1)))
+        weights = self.shares(logits.view(*bucket.shape[:2], -1))
         return Amalgamated(torch.einsum("mbnk,bkc->mbnc", weights, bucket), weights)
 
+    def logits(self, found: torch.Tensor) -> torch.Tensor:
+        """What the first layer found, (B, M·n·hidden), to (B, M·n)."""
+        hidden = self.dropout(self.norm(found.relu()))
+        units = hidden.view(-1, *self.last.shape)
+        return torch.as_tensor((units * self.last).sum(-1) + self.bias)
 
-class VectorModel(nn.Module):
-    """Amalgamate vectors, then apply the head.
+    def shares(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, b, M·n) to weights (M, B, n, b): softmax over combos."""
+        return logits.view(*logits.shape[:2], *self._shape).permute(2, 0, 3, 1).softmax(-1)
 
-    Parameters
-    ----------
-    mixer : `VectorAmalgamator`, or `FixedWeights` for baselines
-    head : takes (M, B, n, C), (B, T) or None, (B, E) or None
-    chosen : which of the vectors are amalgamated; all by default
-    attention : whether the attention feature is used, where there is one
+
+class VectorModel(MixedModel):
+    """Amalgamate vectors (`VectorAmalgamator`), then apply the head.
+
+    The head takes (M, B, n, C), (B, T) or None, (B, E) or None.
     """
-
-    def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
-                 attention: bool = True) -> None:
-        super().__init__()
-        self.mixer = mixer
-        self.head = head
-        self._chosen = None if chosen is None else list(chosen)
-        self._attention = attention
 
     def forward(self, batch: Vectors) -> Output:
         """The head's values, and weights (M·B, n, b)."""
-        conv = batch.conv if self._chosen is None else batch.conv[:, self._chosen]
-        mixed = cast(Amalgamated, self.mixer(conv))
+        mixed = cast(Amalgamated, self.mixer(self.of_bucket(batch.conv)))
         maps, weights = mixed if mixed.maps.dim() == 4 else (m[None] for m in mixed)
-        attention = batch.attention if self._attention else None
-        return Output(self.head(maps, attention, batch.extra), weights.flatten(0, 1))
+        values = self.head(maps, self.attended(batch.attention), batch.extra)
+        return Output(values, weights.flatten(0, 1))
 
 
 def stack_vectors(parts: Sequence[Vectors]) -> Vectors:

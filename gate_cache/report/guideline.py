@@ -10,7 +10,7 @@ from gate_cache.learn.intervals import Spread
 from gate_cache.report.marks import Canvas, cut, wrapped
 from gate_cache.report.pictures import Picture, fitted
 from gate_cache.report.show import written
-from gate_cache.report.tables import _say, _table, console
+from gate_cache.report.tables import console, grid, say
 from gate_cache.stages.guideline import MEASURES, Guideline, Technique
 
 SIDE, GAP, EDGE, LINE, ROWS = 150, 8, 12, 17, 8
@@ -22,9 +22,9 @@ SHOWN = ("SSIM", "edges")
 def show_guideline(found: Guideline) -> None:
     """A row a technique: how like the input its results are, and what it gains."""
     out = console()
-    _say(out, f"Img2Img, {found.manifest}, model {found.model}, {len(found.inputs)} images x"
+    say(out, f"Img2Img, {found.manifest}, model {found.model}, {len(found.inputs)} images x"
               f" {found.seeds} seeds", "bold")
-    table = _table("combo", "techniques", *MEASURES, "gain in SSIM", "95 % of mean",
+    table = grid("combo", "techniques", *MEASURES, "gain in SSIM", "95 % of mean",
                    "gain in edges", "closer", left=2)
     for row in found.rows:
         table.add_row(escape(row.name), escape(row.techniques), *_figures(row.mean), *_gains(row),
@@ -32,7 +32,7 @@ def show_guideline(found: Guideline) -> None:
     table.add_row("autoencoder", "no denoising", *_figures(found.bound), style="dim")
     out.print(table)
     for line in _protocol(found):
-        _say(out, line)
+        say(out, line)
 
 
 def _figures(mean: dict[str, Spread]) -> list[str]:

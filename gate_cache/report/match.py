@@ -22,7 +22,7 @@ from gate_cache.report.marks import (
 )
 from gate_cache.report.pictures import Picture, fitted
 from gate_cache.report.show import file_name, written
-from gate_cache.report.tables import _say, console
+from gate_cache.report.tables import console, say
 from gate_cache.stages.match import Matches
 
 SIDE, BETWEEN, EDGE, LINE = 380, 36, 12, 20
@@ -47,9 +47,9 @@ def draw_match(found: Matches, folder: Path) -> Path:
 def show_match(found: Matches) -> None:
     """How many points are right, or come back."""
     out = console()
-    _say(out, f"{found.source} -> {found.target}, {found.feature}: {verdict(found)}")
+    say(out, f"{found.source} -> {found.target}, {found.feature}: {verdict(found)}")
     if found.note:
-        _say(out, f"note: {found.note}; a grid of points instead")
+        say(out, f"note: {found.note}; a grid of points instead")
 
 
 def verdict(found: Matches) -> str:

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from gate_cache.learn.intervals import Spread
 from gate_cache.report.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
-from gate_cache.report.tables import _say, _table, console
+from gate_cache.report.tables import console, grid, say
 from gate_cache.stages.score import Scored, Scores
 from gate_cache.store.disk import disk_errors
 
@@ -25,9 +25,9 @@ COLOURS = (SKY, AMBER, GREEN, PINK)
 def show_scores(found: Scores) -> None:
     """A row a combo: Score, its spread, its interval, and what the technique gains."""
     out = console()
-    _say(out, f"content shift, {found.manifest}, model {found.model}, {len(found.images)} images",
+    say(out, f"content shift, {found.manifest}, model {found.model}, {len(found.images)} images",
          "bold")
-    table = _table("combo", "techniques", "t", "Score", "±", "95 % of mean", "gain",
+    table = grid("combo", "techniques", "t", "Score", "±", "95 % of mean", "gain",
                    "95 % of mean", left=2)
     for row in found.rows:
         gain = [f"{row.gain.mean:+.3f}", _interval(row.gain, "+")] if row.gain else ["", ""]
@@ -35,17 +35,17 @@ def show_scores(found: Scores) -> None:
                       f"{row.score.mean:.3f}", f"{row.score.std:.3f}", _interval(row.score), *gain,
                       style=None if row.gain else "dim")
     out.print(table)
-    _say(out, "")
+    say(out, "")
     out.print(_by_map(found))
     for line in _protocol(found):
-        _say(out, line)
+        say(out, line)
     if found.dropped:
-        _say(out, f"note: {len(found.dropped)} images whose anchor has no shift are left out")
+        say(out, f"note: {len(found.dropped)} images whose anchor has no shift are left out")
 
 
 def _by_map(found: Scores) -> Table:
     names = list(found.rows[0].maps)
-    table = _table("Score by map", *names)
+    table = grid("Score by map", *names)
     for row in found.rows:
         table.add_row(escape(_label(row)), *(f"{row.maps[m].mean:.3f}" for m in names))
     return table

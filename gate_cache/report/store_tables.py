@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gate_cache.report.tables import _say as say
-from gate_cache.report.tables import _table as grid
-from gate_cache.report.tables import console
+from gate_cache.report.tables import console, grid, say
 from gate_cache.store.disk import human
 
 if TYPE_CHECKING:

@@ -32,12 +32,12 @@ def console() -> Console:
                    highlight=False)
 
 
-def _say(out: Console, line: str, style: str | None = None) -> None:
+def say(out: Console, line: str, style: str | None = None) -> None:
     """One line as it is: no markup, no folding, so that paths can be copied."""
     out.print(line, markup=False, style=style, soft_wrap=True)
 
 
-def _table(*columns: str, left: int = 1) -> Table:
+def grid(*columns: str, left: int = 1) -> Table:
     """A table whose first `left` columns are text, the others numbers."""
     table = Table(box=None, pad_edge=False)
     for i, name in enumerate(columns):
@@ -54,8 +54,8 @@ def shape(dims: Any) -> str:
 def show_plan(plan: Plan) -> None:
     """Passes, bytes and files of an extraction."""
     out = console()
-    _say(out, f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
-    table = _table("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
+    say(out, f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
+    table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
     for line in plan.lines:
         maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
@@ -65,10 +65,10 @@ def show_plan(plan: Plan) -> None:
     table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
                   _size(plan), str(plan.files), style="bold")
     out.print(table)
-    _say(out, f"store: {plan.store}, maps as {plan.encoding}")
-    _say(out, _each_once(plan))
+    say(out, f"store: {plan.store}, maps as {plan.encoding}")
+    say(out, _each_once(plan))
     for note in plan.notes:
-        _say(out, f"note: {note}")
+        say(out, f"note: {note}")
 
 
 def _size(counted: Line | Plan) -> str:
@@ -89,42 +89,42 @@ def show_extracted(done: Extracted) -> None:
     out = console()
     rows = {k: v for k, v in done.rows.items() if v}
     if not rows:
-        _say(out, f"nothing to do: all {done.images} images of all combos are in {done.store}")
+        say(out, f"nothing to do: all {done.images} images of all combos are in {done.store}")
         return
     listed = ", ".join(f"{name} {count}" for name, count in rows.items())
-    _say(out, f"extracted (rows): {listed}")
-    _say(out, f"store: {done.store}")
+    say(out, f"extracted (rows): {listed}")
+    say(out, f"store: {done.store}")
 
 
 def show_status(status: Status) -> None:
     """Done, missing and stale combos."""
     out = console()
-    _say(out, status.store, "bold")
-    table = _table("combo", "state", "images", left=2)
+    say(out, status.store, "bold")
+    table = grid("combo", "state", "images", left=2)
     styles = {"done": "green", "partial": "yellow", "missing": "red", "stale": "magenta"}
     for combo in status.combos:
         why = f" ({'; '.join(combo.why)})" if combo.why else ""
         table.add_row(escape(combo.name), escape(f"{combo.state}{why}"),
                       f"{combo.done}/{combo.total}", style=styles[combo.state])
     out.print(table)
-    _say(out, "images are compared by name here; extract compares their contents", "dim")
+    say(out, "images are compared by name here; extract compares their contents", "dim")
     if status.extra:
-        _say(out, f"also in the store: {', '.join(status.extra)}")
+        say(out, f"also in the store: {', '.join(status.extra)}")
     for note in status.notes:
-        _say(out, f"note: {note}")
+        say(out, f"note: {note}")
 
 
 def show_store(report: StoreReport) -> None:
     """A store's tree, shapes, bytes, combos and gaps."""
     out = console()
-    _say(out, f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
+    say(out, f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
               f" format {report.format}, blocks of {report.block}, batch {report.batch}")
-    _say(out, "versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
+    say(out, "versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
     for group in report.groups:
         out.print()
-        _say(out, f"{group.name}/  {human(group.bytes)}", style="bold")
+        say(out, f"{group.name}/  {human(group.bytes)}", style="bold")
         for line in _group_lines(group, report.images):
-            _say(out, f"  {line}")
+            say(out, f"  {line}")
 
 
 def _group_lines(group: GroupReport, images: int) -> list[str]:
@@ -156,20 +156,20 @@ def _ranges(rows: list[int]) -> str:
 def show_layers(found: Layers) -> None:
     """What a model offers."""
     out = console()
-    _say(out, f"{found.model}: {found.kind}, predicts {found.predicts}", style="bold")
-    _say(out, f"input: {found.default_size} px by default, any multiple of {found.size_multiple};"
+    say(out, f"{found.model}: {found.kind}, predicts {found.predicts}", style="bold")
+    say(out, f"input: {found.default_size} px by default, any multiple of {found.size_multiple};"
               f" latent at {found.size} px: {shape(found.latent)}")
-    table = _table("map", "kind", "channels", "stride", f"C×h×w at {found.size}", left=2)
+    table = grid("map", "kind", "channels", "stride", f"C×h×w at {found.size}", left=2)
     for layer in found.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
         table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape))
     out.print(table)
     if any(layer.kind == "attention" for layer in found.layers):
-        _say(out, "attention maps have 77 channels for each 75 tokens of the prompt", style="dim")
+        say(out, "attention maps have 77 channels for each 75 tokens of the prompt", style="dim")
     for name, digest in found.digests.items():
-        _say(out, f"{name:<12} sha256 {digest}")
+        say(out, f"{name:<12} sha256 {digest}")
     for note in found.notes:
-        _say(out, f"note: {note}")
+        say(out, f"note: {note}")
 
 
 def show_trained(trained: Trained) -> None:
@@ -179,7 +179,7 @@ def show_trained(trained: Trained) -> None:
     out = console()
     splits = ", ".join(f"{n}: " + ", ".join(f"{count} {unit}" for unit, count in s.items())
                        for n, s in trained.splits.items())
-    _say(out, f"split by image: {splits}")
+    say(out, f"split by image: {splits}")
     for results in trained.tables:
         out.print()
         if isinstance(results, ScoreTable):
@@ -187,41 +187,41 @@ def show_trained(trained: Trained) -> None:
         else:
             _show_results(out, results)
     out.print()
-    _say(out, f"run: {trained.run} ({trained.seconds:.0f} s)")
+    say(out, f"run: {trained.run} ({trained.seconds:.0f} s)")
 
 
 def _show_results(out: Console, results: Results) -> None:
     first = results.rows[0].pck
-    _say(out, f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
+    say(out, f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
     shown = [k for k in first.values if k[0] in SHOWN and k[2] != "category"]
     keys = sorted(shown, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
     names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
-    table = _table("PCK, %\nradius\naveraged by", *names)
+    table = grid("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
         values = [f"{row.pck.values[k]:.1f}" for k in keys]
         table.add_row(escape(row.method), *values, style="bold" if row.trained else None)
     out.print(table)
-    _say(out, f"{results.protocol}; trained rows are bold", style="dim")
+    say(out, f"{results.protocol}; trained rows are bold", style="dim")
     for row in results.rows:
         if row.note and row.trained:
-            _say(out, f"weights of {row.method}: {row.note}", style="dim")
+            say(out, f"weights of {row.method}: {row.note}", style="dim")
 
 
 def _show_scores(out: Console, results: ScoreTable) -> None:
     """Metrics with their 95 % intervals over images."""
-    _say(out, f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
-    table = _table("%", *results.rows[0].scores.values)
+    say(out, f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
+    table = grid("%", *results.rows[0].scores.values)
     for row in results.rows:
         between = row.scores.details["interval"]
         table.add_row(escape(row.method), *(
             f"{value:.1f}\n{between[name][0]:.1f}–{between[name][1]:.1f}"
             for name, value in row.scores.values.items()), style="bold" if row.note else None)
     out.print(table)
-    _say(out, f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained",
+    say(out, f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained",
          style="dim")
     for row in results.rows:
         if row.note:
-            _say(out, f"weights of {row.method}: {row.note}", style="dim")
+            say(out, f"weights of {row.method}: {row.note}", style="dim")
 
 
 def _share(alpha: float) -> str:

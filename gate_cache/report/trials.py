@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gate_cache.report.tables import _say, _table, console
+from gate_cache.report.tables import console, grid, say
 from gate_cache.stages.sweep_tables import Mean, over_seeds
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ def show_swept(found: Swept) -> None:
     means = over_seeds(found.rows)
     trained = sorted((m for m in means if m.trained),
                      key=lambda m: m.test.get(found.select, (-math.inf, 0))[0])
-    table = _table("trial", "seeds", found.select, *_others(means, found.select))
+    table = grid("trial", "seeds", found.select, *_others(means, found.select))
     for mean in [*(m for m in means if not m.trained), *trained]:
         cells = [_cell(mean, name) for name in [found.select, *_others(means, found.select)]]
         failed = f" ({mean.failed} failed)" if mean.failed else ""
         table.add_row(escape(mean.name), f"{mean.seeds}{failed}" if mean.trained else "", *cells)
     out.print(table)
-    _say(out, f"sweep: {found.folder} (results.csv, results.json), {found.seconds:.0f} s")
+    say(out, f"sweep: {found.folder} (results.csv, results.json), {found.seconds:.0f} s")
 
 
 def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:
@@ -49,11 +49,11 @@ def _cell(mean: Mean, name: str) -> str:
 def show_evaluated(found: Evaluated) -> None:
     """All metrics; the one that chose the checkpoint with its interval."""
     out = console()
-    _say(out, f"{found.run} on the {found.split} split of {found.manifest}", "bold")
-    table = _table("metric", found.split, "95 % interval")
+    say(out, f"{found.run} on the {found.split} split of {found.manifest}", "bold")
+    table = grid("metric", found.split, "95 % interval")
     for name, value in found.values.items():
         low, high = found.interval
         shown = f"{low:.1f} – {high:.1f}" if name == found.select and not math.isnan(low) else ""
         table.add_row(escape(name), f"{value:.2f}", shown)
     out.print(table)
-    _say(out, found.protocol)
+    say(out, found.protocol)

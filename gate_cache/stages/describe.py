@@ -22,7 +22,7 @@ from gate_cache.stages.device import choose_device
 from gate_cache.stages.lookup import need_all
 from gate_cache.stages.plan import store_of
 from gate_cache.stages.studies import PAIRS
-from gate_cache.stages.study import CACHE_BYTES, attention_of, combos_of, views_of
+from gate_cache.stages.study import CACHE_BYTES, attention_of, mixed_of, views_of
 from gate_cache.stages.trained import Trained, find_trained
 from gate_cache.store.reader import ComboView, FeatureStore
 
@@ -129,7 +129,7 @@ def of_run(run: Path, loaded: Loaded, roots: Roots, show: Progress, *, trial: st
 def _amalgamated(trained: Trained, loaded: Loaded, roots: Roots, show: Progress,
                  device: str | None) -> Describer:
     spec, store = trained.spec, FeatureStore.open(store_of(loaded, roots))
-    combos, attention = combos_of(loaded, [spec]), attention_of(loaded.manifest, spec)
+    combos, attention = mixed_of(loaded, [spec]), attention_of(loaded.manifest, spec)
     views = views_of(store, loaded, roots, [*combos, attention], [], show)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
     asked = BucketSpec(tuple(views[name].name for name in combos),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gate_cache.learn.model import CorrespondenceModel, fixed
+from torch import nn
+
+from gate_cache.learn.model import CorrespondenceModel
 from gate_cache.specs import TrainSpec
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
+
+Make = Callable[[TrainSpec], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -31,40 +35,46 @@ class Method:
 def gate_name(study: Study | DenseStudy, spec: TrainSpec) -> str:
     """What a table calls it."""
     n = spec.assigners
-    attention = " + attention" if study.has_attention and spec.attention is not False else ""
-    return f"GATE: {n} assigner{'s' if n > 1 else ''}{attention}"
+    return f"GATE: {n} assigner{'s' if n > 1 else ''}{_with_attention(study, spec)}"
 
 
-def single_model(study: Study, spec: TrainSpec, combo: str) -> CorrespondenceModel:
-    """One feature alone."""
-    return fixed(spec, study.full.channels, [1.0], study.chosen([combo]), attention=False)
+def _with_attention(study: Study | DenseStudy, spec: TrainSpec) -> str:
+    return " + attention" if study.has_attention and spec.attention is not False else ""
+
+
+def baselines(study: Study | DenseStudy, spec: TrainSpec) -> dict[str, Make]:
+    """What GATE is compared with where the head learns: it, as long, on a fixed mixture."""
+    if spec.head == "nn":
+        return {}
+    return {f"single feature: {study.baseline}": study.single,
+            f"all features, uniform weights{_with_attention(study, spec)}": study.uniform}
 
 
 def single_nn(study: Study) -> Method:
     """The single feature as it is, for tables in which the trained one has no place."""
-    plain = study.spec.model_copy(update={"head": "nn"})
-    return Method(f"the same, head nn, untrained: {study.baseline}",
-                  single_model(study, plain, study.baseline))
+    return Method(f"the same, head nn, untrained: {study.baseline}", study.single(_nn(study)))
 
 
 def untrained(study: Study) -> list[Method]:
     """Baselines that learn nothing: the single feature, the best one on ``val``, uniform."""
-    nn = study.spec.model_copy(update={"head": "nn"})
-    weights = [1 / len(study.combos)] * len(study.combos)
-    channels = study.full.channels
-    found = [Method(f"single feature: {study.baseline}", single_model(study, nn, study.baseline)),
-             *_best_single(study, nn),
-             Method("all features, uniform weights", fixed(nn, channels, weights, None, False))]
+    spec = _nn(study)
+    found = [Method(f"single feature: {study.baseline}", study.single(spec)),
+             *_best_single(study, spec),
+             Method("all features, uniform weights", study.uniform(spec, attention=False))]
     if study.has_attention:
-        found.append(Method("the same + attention", fixed(nn, channels, weights)))
+        found.append(Method("the same + attention", study.uniform(spec, attention=True)))
     return found
+
+
+def _nn(study: Study) -> TrainSpec:
+    return study.spec.model_copy(update={"head": "nn", "combos": None})
 
 
 def _best_single(study: Study, spec: TrainSpec) -> list[Method]:
     """The single feature that is best on ``val``, where it is another than the baseline."""
     if not study.pairs["val"]:
         return []
-    models = [single_model(study, spec, name).to(study.full.device) for name in study.combos]
+    models = [study.single(spec, name).to(study.full.device) for name in study.combos]
     scores = [found.select for found in study.task.judge(models, "val")]
     best = max(range(len(models)), key=lambda i: scores[i])
     if study.combos[best] == study.baseline:

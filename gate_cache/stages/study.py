@@ -14,7 +14,7 @@ from gate_cache.errors import DataError, ManifestError, StoreError, UserError, l
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
 from gate_cache.learn.matching import SELECT, CorrespondenceTask
-from gate_cache.learn.model import CorrespondenceModel, amalgamated
+from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
@@ -36,7 +36,8 @@ class Study:
 
     Attributes
     ----------
-    combos : names of the combos that are amalgamated
+    combos : names of the convolutional combos in a bucket: mixed ones, then the baseline
+    mixed : names of those that a trial amalgamates where it names none
     full : buckets of all combos with the attention feature, if any
     task : what is learnt, over those buckets
     pairs : of each split
@@ -47,6 +48,7 @@ class Study:
     spec: TrainSpec
     store: FeatureStore
     combos: tuple[str, ...]
+    mixed: tuple[str, ...]
     baseline: str
     full: Buckets
     task: CorrespondenceTask
@@ -72,8 +74,20 @@ class Study:
 
     def gate(self, spec: TrainSpec) -> CorrespondenceModel:
         """The full model of a trial: its combos, and attention unless it wants none."""
-        return amalgamated(spec, self.full.channels, self.chosen(spec.combos or self.combos),
+        return amalgamated(spec, self.full.channels, self.chosen(spec.combos or self.mixed),
                            spec.attention is not False)
+
+    def single(self, spec: TrainSpec, combo: str | None = None) -> CorrespondenceModel:
+        """The head on one feature alone; by default the baseline."""
+        return fixed(spec, self.full.channels, [1.0], self.chosen([combo or self.baseline]),
+                     attention=False)
+
+    def uniform(self, spec: TrainSpec, attention: bool | None = None) -> CorrespondenceModel:
+        """The head on the mean of a trial's combos, with attention unless it wants none."""
+        combos = spec.combos or self.mixed
+        wanted = spec.attention is not False if attention is None else attention
+        return fixed(spec, self.full.channels, [1 / len(combos)] * len(combos),
+                     self.chosen(combos), wanted)
 
     @property
     def has_attention(self) -> bool:
@@ -113,7 +127,8 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     spec, place = specs[0] if specs else loaded.manifest.train, choose_device(device)
     dataset = _dataset(loaded, roots, show)
     store = FeatureStore.open(store_of(loaded, roots))
-    combos = combos_of(loaded, specs or [spec])
+    mixed = mixed_of(loaded, specs or [spec])
+    combos = read_of(mixed, specs or [spec])
     attention = attention_of(loaded.manifest, next(
         (s for s in specs if s.attention is not False), spec))
     baseline = spec.baseline or combos[0]
@@ -127,7 +142,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     asked = BucketSpec(groups, views[attention].name if attention else None, maps, spec.resolution)
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
     return Study(
-        spec=spec, store=store, combos=combos, baseline=baseline, full=full,
+        spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,
         task=CorrespondenceTask(full, pairs), pairs=pairs,
         published=published if len(published) > sum(map(len, pairs.values())) else [],
         protocol=dataset.protocol,
@@ -144,17 +159,21 @@ def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceData
     return dataset
 
 
-def combos_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
-    """Combos that any trial amalgamates or is compared with, in the manifest's order."""
+def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
+    """Combos that any trial amalgamates, in the manifest's order."""
     conv = loaded.manifest.conv
     extra = {name for s in specs for name in s.extra or ()}
     wanted = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
-    wanted |= {s.baseline for s in specs if s.baseline}
     if len(specs) == 1 and specs[0].combos:
         return tuple(specs[0].combos)
     if not wanted:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
     return tuple(name for name in conv if name in wanted)
+
+
+def read_of(mixed: Sequence[str], specs: Sequence[TrainSpec]) -> tuple[str, ...]:
+    """Those, and baselines that are not among them."""
+    return tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
 
 
 def views_of(store: FeatureStore, loaded: Loaded, roots: Roots, names: Sequence[str | None],

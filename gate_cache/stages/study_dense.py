@@ -31,7 +31,14 @@ from gate_cache.stages import study
 from gate_cache.stages.data_root import told_dataset
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.plan import store_of
-from gate_cache.stages.study import attention_of, combos_of, features_used, rows_of, views_of
+from gate_cache.stages.study import (
+    attention_of,
+    features_used,
+    mixed_of,
+    read_of,
+    rows_of,
+    views_of,
+)
 from gate_cache.store.reader import FeatureStore
 
 FEW_BYTES = 2**28
@@ -55,7 +62,8 @@ class DenseStudy:
     Attributes
     ----------
     spec : settings of the training, or of a sweep's first trial
-    combos : names of the combos that are amalgamated
+    combos : names of the convolutional combos that are read: mixed ones, then the baseline
+    mixed : names of those that a trial amalgamates where it names none
     maps : of all combos, with the attention feature and extra combos, if any
     task : what is learnt from them
     ids : samples of each split
@@ -65,6 +73,7 @@ class DenseStudy:
     spec: TrainSpec
     store: FeatureStore
     combos: tuple[str, ...]
+    mixed: tuple[str, ...]
     baseline: str
     maps: NativeMaps
     task: DenseTask
@@ -93,7 +102,7 @@ class DenseStudy:
 
     def gate(self, spec: TrainSpec) -> nn.Module:
         """The full model of a trial: its combos, and attention unless it wants none."""
-        return self.task.model(spec, self._chosen(spec.combos or self.combos), None,
+        return self.task.model(spec, self._chosen(spec.combos or self.mixed), None,
                                spec.attention is not False)
 
     def single(self, spec: TrainSpec) -> nn.Module:
@@ -102,7 +111,7 @@ class DenseStudy:
 
     def uniform(self, spec: TrainSpec) -> nn.Module:
         """The head on the mean of a trial's combos, with attention unless it wants none."""
-        combos = spec.combos or self.combos
+        combos = spec.combos or self.mixed
         return self.task.model(spec, self._chosen(combos), [1 / len(combos)] * len(combos),
                                spec.attention is not False)
 
@@ -138,7 +147,8 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     spec, place = wanted[0], choose_device(device)
     dataset = _dataset(loaded, roots, spec, show)
     store = FeatureStore.open(store_of(loaded, roots))
-    combos = combos_of(loaded, wanted)
+    mixed = mixed_of(loaded, wanted)
+    combos = read_of(mixed, wanted)
     baseline = spec.baseline or combos[0]
     attention = next((a for s in wanted if (a := attention_of(loaded.manifest, s))), None)
     views = views_of(store, loaded, roots, [*combos, attention], spec.extra or [], show)
@@ -157,8 +167,8 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
                        LEVELS if spec.head == "upernet" else None)
     held = study.CACHE_BYTES if spec.head == "upernet" else FEW_BYTES
     maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
-    return DenseStudy(spec, store, combos, baseline, maps, _task(maps, dataset, ids, spec), ids,
-                      dataset.protocol)
+    return DenseStudy(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
+                      ids, dataset.protocol)
 
 
 def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,

@@ -94,7 +94,7 @@ def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path
                 if isinstance(study, Study):
                     baselines |= _baselines(study, i, show)
                 for stream in _streams(group):
-                    more = baseline_points(study, stream) if isinstance(study, DenseStudy) else []
+                    more = baseline_points(study, stream, i)
                     found = _stream(folder, study, [*more, *stream], show, log)
                     baselines |= {p.name: found[p.name] for p in more}
                     rows |= found

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from gate_cache.stages.methods import Make, baselines
+from gate_cache.stages.studies import PAIRS
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.sweep_tables import SEEDS
-from gate_cache.stages.train_dense import Make, baselines
 from gate_cache.sweep_file import Point
 
 OF_STREAM = (*SEEDS, "pairs", "batch", "validate_every")
@@ -31,17 +32,28 @@ class BaselinePoint(Point):
     make: Make
 
 
-def baseline_points(study: DenseStudy, stream: Sequence[Point]) -> list[BaselinePoint]:
-    """Baselines of each seed of a stream, with the settings of the first trial of that seed."""
+def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
+                    number: int = 0) -> list[BaselinePoint]:
+    """Baselines of each seed of a stream, with the settings of the first trial of that seed.
+
+    Those that learn nothing are judged elsewhere: head ``nn`` has none here.
+
+    Parameters
+    ----------
+    number : of the study; those of later ones say it
+    """
     first: dict[int, Point] = {}
     for point in stream:
-        first.setdefault(point.spec.seed, point)
+        if point.spec.head != "nn":
+            first.setdefault(point.spec.seed, point)
     found = []
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}
-        told = "".join(f",{k}={v}" for k, v in settings.items())
+        told = f" ({number + 1})" * bool(number) + "".join(
+            f",{k}={v}" for k, v in settings.items())
+        head = f"head {point.spec.head}, " if point.spec.head in PAIRS else ""
         spec = point.spec.model_copy(update={"combos": None})
-        found += [BaselinePoint(f"{name}{told}", settings, spec, name, make)
+        found += [BaselinePoint(f"{head}{name}{told}", settings, spec, name, make)
                   for name, make in baselines(study, spec).items()]
     return found
 

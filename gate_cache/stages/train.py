@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.methods import (
+    Make,
     Method,
+    baselines,
     gate_name,
-    single_model,
     single_nn,
     untrained,
     weights_note,
@@ -35,7 +36,7 @@ from gate_cache.stages.rundir import Checkpoint, RunDirectory, new_run
 from gate_cache.stages.studies import open_any, settled
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
-from gate_cache.stages.train_dense import ScoreTable, train_dense
+from gate_cache.stages.train_dense import KEYS, ScoreTable, train_dense
 from gate_cache.store.disk import disk_errors
 
 PROTOCOL = "PCK in original-image pixels; radius = α × longer side of image or box"
@@ -112,30 +113,28 @@ def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
 
 def _train(study: Study, show: Progress,
            folder: RunDirectory) -> tuple[list[Method], dict[str, Fitted]]:
-    """Train what the head trains; list every method to judge."""
-    spec, conv = study.spec, study.spec.head == "conv"
-    fits: dict[str, Fitted] = {}
-
-    def fitted(name: str, label: str, make: Callable[[], CorrespondenceModel],
-               ) -> CorrespondenceModel:
-        trial = Trial(label, spec, make, study.task, study.device)
-        kept = Checkpoint(folder.checkpoint(name), [trial])
-        fit_trials([trial], study.task, study.has_val, show, label, folder.log.info, kept.keep,
-                   kept.start)
+    """Train what the head trains over one stream; list every method to judge."""
+    spec = study.spec
+    compared = baselines(study, spec)
+    makes: dict[str, Make] = {**compared, gate_name(study, spec): study.gate}
+    trials = [Trial(name, spec, partial(make, spec), study.task, study.device)
+              for name, make in makes.items()]
+    kept = Checkpoint(folder.checkpoint("all"), trials)
+    fit_trials(trials, study.task, study.has_val, show, f"training {spec.head}", folder.log.info,
+               kept.keep, kept.start)
+    for trial in trials:
         if trial.failed:
-            raise UserError(trial.failed)
-        fits[name] = trial.fitted
-        assert isinstance(trial.model, CorrespondenceModel)
-        return trial.model
+            raise UserError(f"{trial.label}: {trial.failed}" if compared else trial.failed)
+    trained = [_trained(t, note=t is trials[-1]) for t in trials]
+    methods = [trained[0], single_nn(study), *trained[1:]] if compared \
+        else [*untrained(study), *trained]
+    keys = KEYS if compared else KEYS[-1:]
+    return methods, {k: t.fitted for k, t in zip(keys, trials, strict=True)}
 
-    methods = untrained(study)
-    if conv:
-        single = fitted("single", f"training single: {study.baseline}",
-                        lambda: single_model(study, spec, study.baseline))
-        methods = [Method(f"single feature: {study.baseline}", single, True, True),
-                   single_nn(study)]
-    gate = fitted("gate", "training GATE", lambda: study.gate(spec))
-    return [*methods, Method(gate_name(study, spec), gate, True, True, True)], fits
+
+def _trained(trial: Trial, note: bool) -> Method:
+    assert isinstance(trial.model, CorrespondenceModel)
+    return Method(trial.label, trial.model, True, True, note)
 
 
 def _judge(study: Study, methods: list[Method], log: logging.Logger) -> list[Table]:
@@ -157,6 +156,6 @@ def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Me
     for method, found in zip(methods, study.task.match(models, pairs), strict=True):
         weights = list(found.weights.values())
         told = details(found.predictions, weights if method.note else [])
-        note = weights_note(study.combos, told["weights"]["mean"]) if method.note else ""
+        note = weights_note(study.mixed, told["weights"]["mean"]) if method.note else ""
         table.add(method.name, pck(found.predictions), method.trained, note, told)
     return table

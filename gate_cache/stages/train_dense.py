@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from torch import nn
 
 from gate_cache.errors import UserError
 from gate_cache.learn.task import Scores
 from gate_cache.learn.trials import Fitted, Trial, fit_trials
 from gate_cache.progress import Progress
-from gate_cache.specs import TrainSpec
-from gate_cache.stages.methods import weights_note
+from gate_cache.stages.methods import baselines, weights_note
 from gate_cache.stages.rundir import Checkpoint, RunDirectory
 from gate_cache.stages.study_dense import DenseStudy
 
-Make = Callable[[TrainSpec], nn.Module]
+KEYS = ("single", "uniform", "gate")
+"""What a run's files call the models."""
 METRICS = {
     "upernet": "IoU and accuracy in original pixels, one confusion matrix over all of a split;"
                " classes in neither truth nor predictions are left out",
@@ -55,13 +52,6 @@ class ScoreTable:
                 "rows": [row.to_json() for row in self.rows]}
 
 
-def baselines(study: DenseStudy, spec: TrainSpec) -> dict[str, Make]:
-    """What GATE is compared with: the same head, trained as long, on a fixed mixture."""
-    attention = " + attention" if study.has_attention and spec.attention is not False else ""
-    return {f"single feature: {study.baseline}": study.single,
-            f"all features, uniform weights{attention}": study.uniform}
-
-
 def train_dense(study: DenseStudy, gate_name: str, show: Progress,
                 folder: RunDirectory) -> tuple[list[ScoreTable], dict[str, Fitted]]:
     """Train all methods over one stream, judge them on ``test``.
@@ -84,9 +74,8 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
     found = study.task.judge([t.model for t in trials], "test")
     table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
     for trial, scores in zip(trials, found, strict=True):
-        note = weights_note(spec.combos or study.combos, scores.details["weights"]["mean"]) \
+        note = weights_note(spec.combos or study.mixed, scores.details["weights"]["mean"]) \
             if trial is trials[-1] else ""
         table.rows.append(ScoreRow(trial.label, scores, note))
     folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))
-    keys = ("single", "uniform", "gate")
-    return [table], {k: t.fitted for k, t in zip(keys, trials, strict=True)}
+    return [table], {k: t.fitted for k, t in zip(KEYS, trials, strict=True)}

@@ -24,7 +24,8 @@ import filelock
 
 from gate_cache.errors import UserError
 from gate_cache.store.disk import disk_errors
-from gate_cache.store.folders import PARTIAL, Buffer, Folder, LocalFile
+from gate_cache.store.folders import PARTIAL, Buffer, Folder
+from gate_cache.store.local import LocalFile
 from gate_cache.store.remote import RemoteFolder
 
 FOLDER, BYTES = "GATE_CACHE_CACHE", "GATE_CACHE_CACHE_BYTES"

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gate_cache.store.folders import File, Folder, LocalFile
+from gate_cache.store.folders import File, Folder
+from gate_cache.store.local import LocalFile
 from gate_cache.store.shards import CRC, EMPTY, Damaged, index_bytes, matches, read_index
 
 Check = Literal["first", "always", "never"]

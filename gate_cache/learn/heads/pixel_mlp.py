@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
@@ -44,9 +46,67 @@ class PixelMLPs(nn.Module):
             parts.append(self.attention_norm(attention).expand(len(maps), -1, -1))
         if extra is not None:
             parts.append(extra.expand(len(maps), -1, -1))
-        first, norm, second, other, last = self.layers
-        hidden = norm(first(torch.cat(parts, -1)).relu())
-        return torch.as_tensor(last(other(second(hidden).relu())))
+        return self.after_first(self.layers[0](torch.cat(parts, -1)))
+
+    def after_first(self, found: torch.Tensor) -> torch.Tensor:
+        """What the first layer found, (M, B, units), to logits (M, B, classes)."""
+        _, norm, second, other, last = self.layers
+        return torch.as_tensor(last(other(second(norm(found.relu())).relu())))
+
+    def first_layer(self, maps: int) -> FirstLayer:
+        """The first layer by what it reads, with the standardisation of attention (in `eval`).
+
+        Parameters
+        ----------
+        maps : n·C
+        """
+        first, tokens = self.layers[0], 0
+        assert isinstance(first, ParallelLinear)
+        bias: torch.Tensor = first.bias
+        attention = None
+        if (norm := self.attention_norm) is not None:
+            assert norm.running_mean is not None and norm.running_var is not None
+            tokens = norm.num_features
+            scale = (norm.running_var + norm.eps).rsqrt()
+            weight = first.weight[:, maps:maps + tokens] * scale[:, None]
+            bias = bias - torch.einsum("t,mth->mh", norm.running_mean, weight)[:, None]
+            attention = _flat(weight)
+        rest = first.weight[:, maps + tokens:]
+        return FirstLayer(first.weight[:, :maps], attention,
+                          _flat(rest) if rest.shape[1] else None, bias)
+
+
+class FirstLayer(NamedTuple):
+    """A first layer, of M members with H units.
+
+    Attributes
+    ----------
+    of_maps : (M, n·C, H)
+    attention : (T, M·H) or None
+    extra : (E, M·H) or None
+    bias : (M, 1, H)
+    """
+
+    of_maps: torch.Tensor
+    attention: torch.Tensor | None
+    extra: torch.Tensor | None
+    bias: torch.Tensor
+
+    @property
+    def units(self) -> int:
+        """H."""
+        return self.bias.shape[-1]
+
+    def maps(self, assigners: int) -> torch.Tensor:
+        """(C, M·n·H) of n assigners."""
+        members, width, units = self.of_maps.shape
+        split = self.of_maps.view(members, assigners, width // assigners, units)
+        return split.permute(2, 0, 1, 3).flatten(1)
+
+
+def _flat(weight: torch.Tensor) -> torch.Tensor:
+    """(M, F, H) to (F, M·H)."""
+    return weight.transpose(0, 1).flatten(1)
 
 
 class ParallelLinear(nn.Module):

@@ -1,0 +1,277 @@
+"""What all recipes share: manifest → extract → sweep → the paper's table, ours beside it.
+
+A recipe says which features are compared, with which head, and what the paper found. Without
+arguments it runs on toyworld and the embedded tiny model; with ``--data`` on the paper's own data
+and model. What it asked for is left as a manifest and a sweep file that ``gate-cache`` runs too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gate_cache.errors import UserError
+from gate_cache.manifest import Loaded, load
+from gate_cache.report.console import console_progress
+from gate_cache.roots import Roots
+from gate_cache.stages.extract import Extracted, extract
+from gate_cache.stages.sweep import sweep
+from gate_cache.stages.sweep_tables import Mean, Row, over_seeds, trial_file
+from gate_cache.sweep_file import load_sweep
+
+MANIFESTS = Path(__file__).parents[1] / "manifests"
+TOY = "toyworld-techniques.yaml"
+SIX = ["prompt-0", "prompt-1", "lora-0", "lora-1", "control-0", "control-1"]
+"""What GATE mixes on SPair-71k, and on toyworld."""
+Trials = Sequence[Mapping[str, Any]]
+GATE: Mapping[str, Any] = {"name": "GATE", "combos": SIX}
+PCK = {"pck@0.10/radius=image/average=point": "PCK@0.1 img",
+       "pck@0.10/radius=box/average=point": "PCK@0.1 bbox"}
+IOU = {"mIoU": "mIoU"}
+WEIGHTS = {"weights/top1": "largest", "weights/top2": "second", "weights/none": "no overlap",
+           "weights/overlap top1": "overlap @ top-1", "weights/overlap top2": "overlap @ top-2"}
+"""Of a trial's assigners, percent (paper, Figure 12)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data, model and trainings of a part of a recipe.
+
+    Attributes
+    ----------
+    manifest : a file of ``manifests/``
+    trials : as in a sweep file; each with a name
+    train : settings of all trials
+    grid : settings that are all tried, as in a sweep file
+    dataset : fields of the data set that differ from the manifest's
+    conv, attention : combos that the manifest lacks
+    folds : splits of the data set, each a repetition
+    """
+
+    manifest: str
+    trials: Trials
+    train: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    conv: Mapping[str, Any] = field(default_factory=dict)
+    attention: Mapping[str, Any] = field(default_factory=dict)
+    folds: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table.
+
+    Attributes
+    ----------
+    columns : metric to heading
+    toy : None where it would be the one of the part before
+    paper : beginning of a row's name to the paper's figure of each heading
+    """
+
+    title: str
+    columns: Mapping[str, str]
+    toy: Source | None
+    real: Source
+    paper: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One result of the paper.
+
+    Attributes
+    ----------
+    about : what is asked, and how what is run differs from the paper's
+    """
+
+    name: str
+    title: str
+    about: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says.
+
+    Attributes
+    ----------
+    real : the paper's data and model, not toyworld and tiny
+    manifest, model, dtype : instead of the recipe's own
+    """
+
+    roots: Roots
+    real: bool = False
+    manifest: Path | None = None
+    model: str | None = None
+    dtype: str | None = None
+    seeds: int = 3
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a part gave.
+
+    Attributes
+    ----------
+    folders : of the sweeps, one a fold
+    rows : of all of them
+    """
+
+    part: Part
+    setting: str
+    extracted: Extracted
+    folders: list[Path]
+    rows: list[Row]
+    seconds: float
+    paper: bool
+
+    @property
+    def means(self) -> list[Mean]:
+        """Over seeds and folds."""
+        return over_seeds(self.rows)
+
+
+def run(recipe: Recipe, options: Options) -> list[Outcome]:
+    """Every part: extract what is new, train, print the table."""
+    print(f"\n{recipe.title}\n{recipe.about}", flush=True)
+    found = []
+    for number, part in enumerate(recipe.parts):
+        if part.toy is None and not options.real:
+            continue
+        folder = options.roots.runs / "paper" / f"{recipe.name}-{number}"
+        found.append(_part(part, folder, options))
+        print(f"\n{markdown(found[-1])}\n", flush=True)
+    return found
+
+
+def _part(part: Part, folder: Path, options: Options) -> Outcome:
+    began, show = time.monotonic(), console_progress()
+    source = part.real if options.real or part.toy is None else part.toy
+    folder.mkdir(parents=True, exist_ok=True)
+    folders, rows, made = [], [], None
+    for fold in source.folds or (None,):
+        home = folder if fold is None else folder / f"fold-{fold}"
+        home.mkdir(exist_ok=True)
+        loaded = write_manifest(source, home / "manifest.yaml", options, fold)
+        seeds = 1 if source.folds else options.seeds
+        points = load_sweep(write_sweep(source, home / "sweep.yaml", seeds), loaded)
+        if made is None:
+            made = extract(loaded, options.roots, device=options.device, progress=show)
+            show.say(reused(made))
+        swept = sweep(loaded, points, options.roots, folder=home, device=options.device,
+                      progress=show)
+        if swept.failed:
+            raise UserError(f"{home}: {swept.failed[0].name}: {swept.failed[0].failed}")
+        folders.append(home)
+        rows += [with_weights(row, home) for row in swept.rows]
+    assert made is not None
+    model = loaded.manifest.model.source
+    return Outcome(part, f"{loaded.manifest.dataset.name}, {model}", made, folders, rows,
+                   time.monotonic() - began, options.real)
+
+
+def with_weights(row: Row, folder: Path) -> Row:
+    """A row with its assigners' statistics among the metrics, means over assigners."""
+    path = folder / "trials" / f"{trial_file(row.name)}.json"
+    told = json.loads(path.read_text(encoding="utf-8"))["details"].get("weights") \
+        if path.is_file() else None
+    if not told:
+        return row
+    found = {f"weights/{k}": 100 * statistics.fmean(told[k]) for k in ("top1", "top2")}
+    overlap = {("weights/none" if k == "none" else f"weights/overlap {k}"): 100 * v
+               for k, v in told["overlap"].items()}
+    return replace(row, test={**row.test, **found, **overlap})
+
+
+def write_manifest(source: Source, to: Path, options: Options, fold: int | None) -> Loaded:
+    """The manifest with only the combos that are compared, so that no other is extracted."""
+    path = options.manifest or MANIFESTS / source.manifest
+    loaded = load(path)
+    data: dict[str, Any] = loaded.manifest.model_dump(mode="json", by_alias=True,
+                                                      exclude_unset=True)
+    data["dataset"] |= {**source.dataset, **({} if fold is None else {"fold": fold})}
+    data["model"] |= {k: v for k, v in (("source", options.model), ("dtype", options.dtype)) if v}
+    store = data.setdefault("store", {})
+    store.setdefault("path", f"{path.stem}.zarr")
+    train = data.get("train", {}) | dict(source.train)
+    conv = {**data.get("conv", {}), **source.conv}
+    wanted = {name for trial in source.trials for name in trial.get("combos", ())}
+    wanted |= set(train.get("extra") or ()) | {train.get("baseline", next(iter(conv)))}
+    data["conv"] = {name: combo for name, combo in conv.items() if name in wanted}
+    off = train.get("attention") is False and all("attention" not in t for t in source.trials)
+    data["attention"] = {} if off else {**data.get("attention", {}), **source.attention}
+    data["train"] = {k: v for k, v in train.items() if k != "combos"}
+    _write(to, data)
+    return load(to)
+
+
+def write_sweep(source: Source, to: Path, seeds: int) -> Path:
+    """The trials with every seed."""
+    grid = {**source.grid, "seed": list(range(seeds))}
+    _write(to, {"trials": [dict(t) for t in source.trials], "grid": grid})
+    return to
+
+
+def _write(to: Path, data: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False, width=100)
+    to.write_text(text, encoding="utf-8")
+
+
+def reused(made: Extracted) -> str:
+    """What was in the store before."""
+    new = [name for name, rows in made.rows.items() if rows and name != "latents"]
+    old = [name for name, rows in made.rows.items() if not rows and name != "latents"]
+    return (f"{made.store}: extracted {', '.join(new) or 'nothing'}"
+            + (f"; {', '.join(old)} {'was' if len(old) == 1 else 'were'} there" if old else ""))
+
+
+def markdown(outcome: Outcome) -> str:
+    """A table: mean ± standard deviation over seeds and folds, the paper's figures beside ours."""
+    heads = list(outcome.part.columns.values())
+    paper = outcome.part.paper if outcome.paper else {}
+    shown = [*heads, *(f"{h} (paper)" for h in heads)] if paper else heads
+    lines = [f"| {outcome.part.title} ({outcome.setting}) | {' | '.join(shown)} |",
+             "|---|" + "---:|" * len(shown)]
+    lines += [f"| {label(mean)} | {' | '.join(_cells(mean, outcome.part, paper))} |"
+              for mean in outcome.means]
+    return "\n".join(lines)
+
+
+def label(mean: Mean) -> str:
+    """A row's name, with the number of repetitions where it was trained."""
+    return f"{mean.name} (n = {mean.seeds})" if mean.trained else mean.name
+
+
+def _cells(mean: Mean, part: Part, paper: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
+    yield from (spread(mean, metric) for metric in part.columns)
+    if paper:
+        figures: Mapping[str, str] = next(
+            (f for name, f in paper.items() if mean.name.startswith(name)), {})
+        yield from (figures.get(head, "") for head in part.columns.values())
+
+
+def spread(mean: Mean, metric: str) -> str:
+    """``21.0 ± 0.4``."""
+    value, deviation = mean.test.get(metric, (math.nan, math.nan))
+    if math.isnan(value):
+        return ""
+    return f"{value:.1f}" + ("" if math.isnan(deviation) else f" ± {deviation:.1f}")
+
+
+def command(outcome: Outcome) -> list[str]:
+    """What runs a part again by hand."""
+    return [f"gate-cache {verb} {shlex.join(map(str, files))}" for home in outcome.folders
+            for verb, files in (("extract", [home / "manifest.yaml"]),
+                                ("sweep", [home / "manifest.yaml", home / "sweep.yaml"]))]

@@ -1,0 +1,34 @@
+"""Settings that several recipes share: trainings that fit toyworld, and Horse-21's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.recipe import TOY, Source, Trials
+
+TOY_PAIRS: Mapping[str, Any] = {"head": "nn", "pairs": 400, "validate_every": 100}
+TOY_PIXELS: Mapping[str, Any] = {
+    "head": "pixel-mlp", "members": 3, "pairs": 32_000, "validate_every": 32_000}
+TOY_MASKS: Mapping[str, Any] = {
+    "head": "upernet", "attention": False, "lr": 0.001, "decoder_channels": 64, "pairs": 600,
+    "validate_every": 200}
+TOY_CLASSES: Mapping[str, Any] = {
+    "head": "classifier", "attention": False, "pairs": 10_000, "validate_every": 1_000}
+PARTS = {"masks": "parts"}
+FOLDS = (0, 1, 2, 3, 4)
+HORSE = "horse-21-techniques.yaml"
+
+
+def toy_pixels(trials: Trials, attention: bool = False, **fields: Any) -> Source:
+    """Parts of toyworld's objects, by pixels."""
+    train = {**TOY_PIXELS, **fields} if attention else {**TOY_PIXELS, "attention": False, **fields}
+    return Source(TOY, trials, train, dataset=PARTS)
+
+
+def horse_pixels(trials: Trials, attention: bool = False, one_fold: bool = True,
+                 **fields: Any) -> Source:
+    """Parts of horses, by pixels; the first split alone, or all five."""
+    train = {"head": "pixel-mlp", **fields} if attention else \
+        {"head": "pixel-mlp", "attention": False, **fields}
+    return Source(HORSE, trials, train, folds=FOLDS[:1] if one_fold else FOLDS)

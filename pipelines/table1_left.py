@@ -1,0 +1,25 @@
+"""Table 1, left: semantic correspondence on SPair-71k."""
+
+from pipelines.command_line import main
+from pipelines.recipe import PCK, SIX, TOY, Part, Recipe, Source, Trials
+from pipelines.settings import TOY_PAIRS
+
+TRIALS: Trials = [{"name": "GATE, head nn", "combos": SIX},
+          {"name": "GATE, head conv", "combos": SIX, "head": "conv"}]
+TOY_TRIALS: Trials = [TRIALS[0], {**TRIALS[1], "pairs": 1600, "validate_every": 400}]
+RECIPE = Recipe(
+    "table1-left", "Table 1, left: semantic correspondence",
+    "A single feature without techniques against GATE, heads nn and conv. By point, on all pairs of"
+    " the test split.",
+    [Part(
+        "correspondence", PCK,
+        toy=Source(TOY, TOY_TRIALS, TOY_PAIRS),
+        real=Source("spair.yaml", TRIALS, {"baseline": "plain-0"},
+                    conv={"plain-0": {"prompt": "a photo"}}),
+        paper={"single feature": {"PCK@0.1 img": "61.15", "PCK@0.1 bbox": "51.66"},
+               "GATE, head nn": {"PCK@0.1 img": "64.47", "PCK@0.1 bbox": "55.72"},
+               "head conv, single feature": {"PCK@0.1 img": "73.96", "PCK@0.1 bbox": "65.74"},
+               "GATE, head conv": {"PCK@0.1 img": "76.60", "PCK@0.1 bbox": "69.10"}})])
+
+if __name__ == "__main__":
+    main(RECIPE)

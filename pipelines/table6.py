@@ -1,0 +1,30 @@
+"""Table 6: the number of weight assigners, on Horse-21."""
+
+from pipelines.command_line import main
+from pipelines.recipe import IOU, SIX, Part, Recipe, Source
+from pipelines.settings import FOLDS, TOY_PIXELS, toy_pixels
+
+NUMBERS = (1, 2, 3, 4)
+HORSE = ["prompt-0", "control-0", "lora-0", "lora-1"]
+PAPER = {1: ("64.58", "63.91"), 2: ("65.39", "65.68"), 3: ("65.44", "65.84"), 4: ("65.19", "65.73")}
+
+
+def trials(combos: list[str], steps: int) -> list[dict[str, object]]:
+    """Each number with as many training pixels, and with twice as many."""
+    return [{"name": f"{n} assigner{'s' if n > 1 else ''}, {k} × steps", "combos": combos,
+             "assigners": n, "pairs": k * steps, "validate_every": k * steps}
+            for k in (1, 2) for n in NUMBERS]
+
+
+PIXELS = {"head": "pixel-mlp", "baseline": "prompt-0"}
+RECIPE = Recipe(
+    "table6", "Table 6: the number of weight assigners",
+    "GATE with one to four assigners, trained as long and twice as long.",
+    [Part("label-scarce segmentation", IOU,
+          toy_pixels(trials(SIX, TOY_PIXELS["pairs"] // 2), baseline="prompt-0"),
+          Source("horse-21.yaml", trials(HORSE, 640_000), PIXELS, folds=FOLDS),
+          {f"{n} assigner{'s' if n > 1 else ''}, {k + 1} × steps": {"mIoU": PAPER[n][k]}
+           for n in NUMBERS for k in (0, 1)})])
+
+if __name__ == "__main__":
+    main(RECIPE)
