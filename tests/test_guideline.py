@@ -151,7 +151,7 @@ def test_techniques_change_the_result_and_the_bound_is_the_autoencoders(toy: Toy
     assert len(set(pictures)) == 4
     assert found.bound["SSIM"].mean > max(r.mean["SSIM"].mean for r in found.rows)
     height, width = page(found).shape[:2]
-    assert width > 5 * 150 and height > 150
+    assert width > 5 * 128 and height > 128
 
 
 def test_combos_that_differ_in_seed_alone_are_one_technique() -> None:
@@ -179,7 +179,7 @@ def test_the_command(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     said = capsys.readouterr().out
     assert "ControlNet 1" in said and "autoencoder" in said
     with Image.open(tmp_path / "toy-guideline.png") as drawn:
-        assert drawn.height > 2 * 150
+        assert drawn.height > 2 * 128
     assert command(monkeypatch, toy[1], *asked, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [r["name"] for r in found["rows"]] == ["reference", "control"]

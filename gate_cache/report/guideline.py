@@ -13,7 +13,7 @@ from gate_cache.report.show import written
 from gate_cache.report.tables import console, grid, say
 from gate_cache.stages.guideline import MEASURES, Guideline, Technique
 
-SIDE, GAP, EDGE, LINE, ROWS = 150, 8, 12, 17, 8
+SIDE, GAP, EDGE, LINE, ROWS = 128, 14, 12, 17, 8
 """Side of a picture, space between, margin, height of a line, images shown at most; pixels."""
 SHOWN = ("SSIM", "edges")
 """Measures below every picture."""
