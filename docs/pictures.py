@@ -28,7 +28,7 @@ PICTURES = {
                  "lora-0", "--combo", "control-0", "--combo", "attn-0"),
     "activations.png": ("show", TOY, "--activations", "--image", "test/horse/00007", "--combo",
                         "control-0"),
-    "match.png": ("match", TOY, "test/horse/00007", "test/horse/00015", "--run", "docs-conv"),
+    "match.png": ("match", TOY, "test/horse/00023", "test/horse/00007", "--run", "docs-conv"),
     "match-grid.png": ("match", TOY, "test/horse/00007", "test/cat/00005"),
     "masks.png": ("predict", "docs-pixel-mlp", "--manifest", MASKS),
     "score.png": ("score", TOY),
