@@ -59,6 +59,7 @@ def drawn(name: str, stores: str, runs: Path) -> None:
 
 
 def main() -> None:
+    """Draw what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stores", default="stores")

@@ -66,10 +66,11 @@ class Canvas:
                 self._draw.line([_fine(a), _fine(b)], fill, round((width + extra) * FINE))
 
     def text(self, words: str, at: At, size: float = 13, colour: Colour = INK,
-             middle: bool = False) -> None:
-        """Words, with their top left there, or their middle."""
+             middle: bool = False, rim: bool = False) -> None:
+        """Words, with their top left there, or their middle; with a white rim on pictures."""
         self._draw.text(_fine(at), words, colour, _font(size * FINE),
-                        anchor="mm" if middle else "la")
+                        anchor="mm" if middle else "la", stroke_width=FINE * 2 if rim else 0,
+                        stroke_fill=PAPER)
 
     def done(self) -> Picture:
         """The page."""

@@ -106,10 +106,12 @@ def _key_points(canvas: Canvas, found: Matches, here: Place, there: Place, scale
         if not judged.right[k]:
             canvas.line(there(found.found[k]), there(judged.true[k]), INK, 0.8)
     for k in order:
+        x, y = there(found.found[k])
         if judged.right[k]:
-            canvas.dot(there(found.found[k]), 5, BLUE)
+            _numbered(canvas, (x, y), k, BLUE, round_=True)
         else:
-            canvas.cross(there(found.found[k]), 5, ORANGE)
+            canvas.cross((x, y), 5, ORANGE)
+            canvas.text(str(k + 1), (x + 11, y - 8), 11, ORANGE, middle=True, rim=True)
     for k in range(len(found.points)):
         colour = BLUE if judged.right[k] else ORANGE
         _numbered(canvas, here(found.points[k]), k, colour, round_=bool(judged.right[k]))

@@ -24,7 +24,6 @@ from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import T_MAX, Combo, DenoiseSpec
 from gate_cache.stages.data_root import told_dataset
-from gate_cache.stages.device import out_of_memory, smaller_than
 from gate_cache.stages.passes import Passes, chosen_combos, model_of, open_passes
 from gate_cache.stages.pick import pick
 from gate_cache.stages.reference import PROMPT, plain, techniques_of
@@ -152,7 +151,7 @@ def guideline(loaded: Loaded, roots: Roots, show: Progress, how: Img2Img, *,
     every = {f"{name} {seed}": how.of(c, seed) for name, c in wanted.items()
              for seed in range(how.seeds)}
     with open_passes(loaded, every, dataset, ids, roots, show, device=device,
-                     batch=batch) as passes, out_of_memory(smaller_than(passes.extractor.batch)):
+                     batch=batch) as passes:
         kept, results = _decoded(passes), _made(passes, show)
         judge = _Judge(passes)
     bound = _means(judge.each([kept]))

@@ -20,7 +20,7 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import Combo
-from gate_cache.stages.device import choose_device
+from gate_cache.stages.device import choose_device, out_of_memory, smaller_than
 from gate_cache.stages.inputs import BlockInputs, Source, captions_of
 from gate_cache.stages.plan import need_files
 from gate_cache.store.samples import Samples
@@ -95,17 +95,18 @@ def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDatas
     source = Source(dataset, samples, square, files.tokens, roots, captions)
     lanes = schedule([(Wanted.of(p), range(len(ids))) for p in plans], source.count_tokens)
     most = max(len(lane.items) for lane in lanes)
+    size = min(batch or asked.manifest.store.batch, most)
     place = choose_device(device)
     show.say(f"loading {files.source}")
-    extractor = open_extractor(files, plans, roots,
-                               min(batch or asked.manifest.store.batch, most), place, model.dtype)
-    try:
-        with ThreadPoolExecutor(2) as readers:
-            inputs = BlockInputs(source, 0, readers)
-            inputs.take_latents(extractor.encode(inputs.images(range(len(ids)))))
-            yield Passes(extractor, tuple(lanes), source, inputs)
-    finally:
-        extractor.close()
+    with out_of_memory(smaller_than(size), kept=False):
+        extractor = open_extractor(files, plans, roots, size, place, model.dtype)
+        try:
+            with ThreadPoolExecutor(2) as readers:
+                inputs = BlockInputs(source, 0, readers)
+                inputs.take_latents(extractor.encode(inputs.images(range(len(ids)))))
+                yield Passes(extractor, tuple(lanes), source, inputs)
+        finally:
+            extractor.close()
 
 
 def _with(loaded: Loaded, combos: Mapping[str, Combo]) -> Loaded:

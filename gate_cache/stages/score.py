@@ -22,7 +22,6 @@ from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import T_MAX, Combo
 from gate_cache.stages.data_root import told_dataset
-from gate_cache.stages.device import out_of_memory, smaller_than
 from gate_cache.stages.passes import Passes, chosen_combos, model_of, open_passes
 from gate_cache.stages.pick import pick
 from gate_cache.stages.reference import PROMPT, plain, techniques_of
@@ -108,7 +107,7 @@ def score_combos(loaded: Loaded, roots: Roots, show: Progress, *, combos: Sequen
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
              **({_own(name): _clean(c) for name, c in chosen.items()} if own else {})}
     with open_passes(loaded, every, dataset, ids, roots, show, device=device,
-                     batch=batch) as passes, out_of_memory(smaller_than(passes.extractor.batch)):
+                     batch=batch) as passes:
         edges = _edges(passes, show)
     table = _Table(edges)
     return Scores(str(loaded.path), files.source, PROMPT if prompt is None else prompt, own,
