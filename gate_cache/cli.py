@@ -19,8 +19,8 @@ app = typer.Typer(
 )
 for _command in (plans.validate, plans.plan, extraction.extract, plans.status, stores.inspect,
                  stores.show, stores.verify, stores.diff, stores.prune, plans.layers,
-                 training.train, training.sweep, training.evaluate, extraction.lora,
-                 extraction.caption, pictures.match, pictures.predict,
+                 training.train, training.sweep, training.evaluate, training.report,
+                 extraction.lora, extraction.caption, pictures.match, pictures.predict,
                  pictures.score, pictures.guideline):
     app.command()(_command)
 

@@ -6,7 +6,7 @@ from pipelines.settings import TOY_PAIRS
 
 TOYS = {"gamma1": [0.0, 0.05, 0.2], "gamma2": [0.0, 0.05, 0.2]}
 REAL = {"gamma1": [0.0, 0.05, 0.1, 0.2], "gamma2": [0.0, 0.05, 0.1, 0.2]}
-TRIALS: Trials = [{"combos": SIX}]
+TRIALS: Trials = [{"name": "GATE", "combos": SIX}]
 RECIPE = Recipe(
     "figure11", "Figure 11: the weights of both regularisers",
     "A grid over γ1 (sparsity) and γ2 (diversity), head nn. The paper's figures are in a"

@@ -22,10 +22,12 @@ import yaml
 from gate_cache.errors import UserError
 from gate_cache.manifest import Loaded, load
 from gate_cache.report.console import console_progress
+from gate_cache.report.html.write import try_report
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import Extracted, extract
+from gate_cache.stages.runfiles import trial_file
 from gate_cache.stages.sweep import sweep
-from gate_cache.stages.sweep_tables import Mean, Row, over_seeds, trial_file
+from gate_cache.stages.sweep_tables import Mean, Row, over_seeds
 from gate_cache.sweep_file import load_sweep
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
@@ -171,7 +173,8 @@ def _part(part: Part, folder: Path, options: Options) -> Outcome:
             made = extract(loaded, options.roots, device=options.device, progress=show)
             show.say(reused(made))
         swept = sweep(loaded, points, options.roots, folder=home, device=options.device,
-                      progress=show)
+                      progress=show, file=home / "sweep.yaml")
+        try_report(home, options.roots, show)
         if swept.failed:
             raise UserError(f"{home}: {swept.failed[0].name}: {swept.failed[0].failed}")
         folders.append(home)
@@ -257,9 +260,13 @@ def label(mean: Mean) -> str:
 def _cells(mean: Mean, part: Part, paper: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
     yield from (spread(mean, metric) for metric in part.columns)
     if paper:
-        figures: Mapping[str, str] = next(
-            (f for name, f in paper.items() if mean.name.startswith(name)), {})
-        yield from (figures.get(head, "") for head in part.columns.values())
+        yield from (figures_of(paper, mean).get(head, "") for head in part.columns.values())
+
+
+def figures_of(paper: Mapping[str, Mapping[str, str]], mean: Mean) -> Mapping[str, str]:
+    """The paper's figures of a row: those of the longest name that it begins with."""
+    fits = [name for name in paper if mean.name.startswith(name)]
+    return paper[max(fits, key=len)] if fits else {}
 
 
 def spread(mean: Mean, metric: str) -> str:

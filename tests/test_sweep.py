@@ -17,11 +17,13 @@ from test_train import SHORT, manifest, one_thread, root, run  # noqa: F401
 from gate_cache.errors import ManifestError, UserError
 from gate_cache.learn.trials import Trial, batches
 from gate_cache.roots import Roots
+from gate_cache.specs import TrainSpec
 from gate_cache.stages.evaluate import Evaluated, evaluate
-from gate_cache.stages.sweep import Swept, sweep
+from gate_cache.stages.sweep import Share, Swept, sweep
 from gate_cache.stages.sweep_tables import Row, over_seeds
+from gate_cache.stages.sweep_workers import places, sweep_on
 from gate_cache.store.maps import MapView
-from gate_cache.sweep_file import load_sweep
+from gate_cache.sweep_file import Point, load_sweep
 
 PCK = "pck@0.10/radius=box/average=point"
 
@@ -146,6 +148,55 @@ def test_many_trials_read_as_often_as_one(root: Path, tmp_path: Path, cached: bo
     assert six == one
 
 
+# ------------------------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize("file", [GRID, {"grid": {"gamma1": [0.0, 0.5]}}],
+                         ids=["a stream each", "one stream"])
+def test_processes_share_the_trials(root: Path, four: tuple[Swept, Path],  # noqa: F811
+                                    tmp_path: Path, file: dict[str, Any],
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = manifest(tmp_path, **SHORT)
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(file))
+    points = load_sweep(tmp_path / "sweep.yaml", loaded)
+    found = sweep_on(2, loaded, points, Roots(stores=root / "stores", runs=tmp_path),
+                     folder=tmp_path / "out", device="cpu")
+    names = [p.name if "seed" in p.name else f"{p.name},seed=0" for p in points]
+    assert [r.test for r in found.rows if r.trained] == [trained(four[0])[n].test for n in names]
+    assert [r.name for r in found.rows if not r.trained] == [
+        r.name for r in four[0].rows if not r.trained]
+    assert (tmp_path / "out" / "results.csv").exists()
+    assert not [*(tmp_path / "out").glob("checkpoint-*"), *(tmp_path / "out").rglob("*.partial")]
+
+
+def test_every_trial_is_in_one_share(tmp_path: Path) -> None:
+    points = [Point(str(i), {}, TrainSpec()) for i in range(7)]
+    for count in (1, 2, 3):
+        for streams in ([points], [points[:3], points[3:5], points[5:]]):
+            shares = [[p for k, stream in enumerate(streams)
+                       for p in Share(i, count).of(stream, k, len(streams))]
+                      for i in range(count)]
+            assert sorted(p.name for s in shares for p in s) == [p.name for p in points]
+            assert all(shares)
+
+
+def test_what_goes_wrong_in_a_process_is_told(root: Path, tmp_path: Path) -> None:  # noqa: F811
+    loaded = manifest(tmp_path, **SHORT)
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GRID))
+    points = load_sweep(tmp_path / "sweep.yaml", loaded)
+    with pytest.raises(UserError, match=r"nowhere.*toy\.zarr"):
+        sweep_on(2, loaded, points, Roots(stores=tmp_path / "nowhere", runs=tmp_path),
+                 folder=tmp_path / "out", device="cpu")
+
+
+def test_workers_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert places(3, None) == places(3, "cuda") == ["cuda:0", "cuda:1", "cuda:0"]
+    assert places(2, "cpu") == ["cpu", "cpu"] and places(2, "cuda:1") == ["cuda:1", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert places(2, None) == [None, None]
+
+
 # ----------------------------------------------------------------------- interrupted, failed
 
 
@@ -237,8 +288,6 @@ def test_means_are_over_seeds_alone() -> None:
 
 
 def test_one_order_for_several_seeds() -> None:
-    from gate_cache.specs import TrainSpec
-
     orders = [[b for _, b in batches(range(9), TrainSpec(seed=seed, shuffle=shuffle, pairs=20))]
               for seed, shuffle in ((0, None), (1, None), (0, 7), (1, 7))]
     assert orders[0] != orders[1] and orders[2] == orders[3]

@@ -48,18 +48,21 @@ def train(manifest: ManifestPath,
         from gate_cache.stages.train import train as stage
 
         found = stage(loaded, roots, device=device, run=out, progress=console_progress())
+        page = _reported(found.run, roots)
     if as_json:
         return print_json({"run": found.run, "head": found.head, "splits": found.splits,
-                            "tables": [t.to_json() for t in found.tables]})
+                            "tables": [t.to_json() for t in found.tables], "report": page})
     from gate_cache.report.tables import show_trained
 
-    show_trained(found)
+    show_trained(found, page)
 
 
 def sweep(manifest: ManifestPath,
           trials: Annotated[Path, typer.Argument(help="The trials, a YAML file.")],
           out: Annotated[Path | None, typer.Option(
               help="The sweep's folder [<runs>/<manifest>-<trials>].")] = None,
+          workers: Annotated[int, typer.Option(
+              min=1, help="Processes that share the trials: one a GPU.")] = 1,
           data: Data = None, models: Models = None, stores: Stores = None, runs: Runs = None,
           device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
     """Stage 2, many times: all trials over one stream of the store. Goes on where it stopped."""
@@ -72,19 +75,35 @@ def sweep(manifest: ManifestPath,
     roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
     folder = out or roots.runs / f"{loaded.path.stem}-{trials.stem}"
     with interruptible("run the same command again to go on from the last checkpoint"):
-        from gate_cache.stages.sweep import sweep as stage
+        from gate_cache.stages.sweep_workers import sweep_on
 
-        found = stage(loaded, points, roots, folder=folder, device=device,
-                      progress=console_progress())
+        found = sweep_on(workers, loaded, points, roots, folder=folder, device=device,
+                         progress=console_progress(), file=trials)
+        page = _reported(found.folder, roots)
     if as_json:
-        print_json(found)
+        print_json(found, report=page)
     else:
         from gate_cache.report.trials import show_swept
 
-        show_swept(found)
+        show_swept(found, page)
     if found.failed:
         raise UserError(f"{len(found.failed)} of {len(points)} trials failed:"
                         f" {found.failed[0].name}: {found.failed[0].failed}")
+
+
+def report(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
+           data: Data = None, stores: Stores = None, outside: Outside = False) -> None:
+    """Write report.html of a finished training or sweep anew, from what its folder holds."""
+    from gate_cache.report.html.write import write_report
+
+    typer.echo(str(write_report(run, Roots.resolve(outside, data=data, stores=stores))))
+
+
+def _reported(folder: Path, roots: Roots) -> Path | None:
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.html.write import try_report
+
+    return try_report(folder, roots, console_progress())
 
 
 def evaluate(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],

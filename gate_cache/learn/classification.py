@@ -83,10 +83,13 @@ class ClassificationTask:
             batch, true = self.inputs(ids[part]), self.labels(ids[part]).cpu().numpy()
             for model, tally in zip(models, tallies, strict=True):
                 output = model.eval()(batch)
-                for label, found in zip(true, output.values.argmax(-1).cpu().numpy(), strict=True):
-                    tally.image(np.array([label]), np.array([found]))
+                sure, found = output.values.softmax(-1).max(-1)
+                for label, guess, share in zip(true, found.tolist(), sure.tolist(), strict=True):
+                    tally.image(np.array([label]), np.array([guess]))
+                    tally.note(true=label, predicted=guess, confidence=share)
                 tally.weigh(output.weights)
-        return [t.classification(split == "test") for t in tallies]
+        test = split == "test"
+        return [t.classification(test, ids if test else ()) for t in tallies]
 
 
 class _LabelLoss(nn.Module):

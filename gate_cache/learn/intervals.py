@@ -71,3 +71,27 @@ class Spread:
         """Of one value an image."""
         std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
         return cls(float(values.mean()), std, bootstrap(values))
+
+
+def gain(ours: Sequence[npt.NDArray[Any]], theirs: Sequence[npt.NDArray[Any]],
+         metric: Callable[[npt.NDArray[np.float64]], float], *, draws: int = DRAWS,
+         seed: int = 0) -> tuple[float, Interval]:
+    """How much higher a metric is for some models than for others, over the same items.
+
+    Parameters
+    ----------
+    ours, theirs : (N, …) counts of each model; several are seeds of one training, and averaged
+    metric : of counts summed over items
+
+    Returns
+    -------
+    float, Interval
+        Mean difference, and its interval when items are drawn again, for all models together.
+    """
+    split, both = len(ours), np.stack([*ours, *theirs], axis=1)
+
+    def difference(total: npt.NDArray[np.float64]) -> float:
+        values = [metric(part) for part in total]
+        return float(np.mean(values[:split]) - np.mean(values[split:]))
+
+    return difference(both.sum(0)), bootstrap(both, difference, draws=draws, seed=seed)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -16,13 +16,21 @@ from gate_cache.geometry import Window
 from gate_cache.learn.bucket import Bucket, Buckets, stack
 from gate_cache.learn.correspondence import CorrespondenceLoss, nearest, sample
 from gate_cache.learn.intervals import bootstrap
-from gate_cache.learn.metrics import PCK, Points, Prediction, by_category, correct, pck
+from gate_cache.learn.items import Items
+from gate_cache.learn.metrics import (
+    PCK,
+    SELECT,
+    SELECTED,
+    Points,
+    Prediction,
+    by_category,
+    correct,
+    pck,
+    share,
+)
 from gate_cache.learn.pairs import PairPoints
 from gate_cache.learn.task import Scores
 from gate_cache.learn.weight_stats import weight_stats
-
-SELECT = (0.1, "box", "point")
-"""The PCK that chooses the best checkpoint on ``val``."""
 
 
 class CorrespondenceTask:
@@ -55,7 +63,9 @@ class CorrespondenceTask:
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
-        return [scores(found.predictions, found.weights, split == "test")
+        test = split == "test"
+        return [replace(scores(found.predictions, found.weights, test),
+                        items=found.items() if test else None)
                 for found in self.match(models, self._pairs[split])]
 
     @torch.inference_mode()
@@ -127,6 +137,16 @@ class Matched:
         """In original pixels, beside the truth."""
         return [pair.judge(points) for pair, points in self.by_pair.items()]
 
+    def items(self) -> Items:
+        """Pair by pair: right points of all, predicted points in the target's pixels, category."""
+        told, pairs = self.predictions, list(self.by_pair)
+        units = _units(told)
+        points = [p.predicted for p in told] or [np.zeros((0, 2))]
+        return Items(np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_),
+                     100 * units[:, 0] / np.maximum(units[:, 1], 1), units,
+                     {"points": np.concatenate(points).astype(np.float32),
+                      "category": np.array([p.pair.category for p in pairs], np.str_)})
+
 
 def _grouped(pairs: Sequence[PairPoints],
              key: Callable[[PairPoints], str]) -> dict[str, list[PairPoints]]:
@@ -160,15 +180,16 @@ def details(predictions: Sequence[Prediction],
     """Interval over pairs of the PCK that chooses; statistics of (n, b) weights by image."""
     found: dict[str, Any] = {}
     if predictions:
-        hits = [correct(p, SELECT[0], SELECT[1]) for p in predictions]
-        units = [[int(h.sum()), len(h)] for h in hits]
-        between = bootstrap(units, lambda total: float(100 * total[0] / total[1])
-                            if total[1] else math.nan)
-        alpha, radius, average = SELECT
-        found["interval"] = {f"pck@{alpha:.2f}/radius={radius}/average={average}": list(between)}
+        found["interval"] = {SELECTED: list(bootstrap(_units(predictions), share))}
     if weights:
         found["weights"] = weight_stats(weights).to_json()
     return found
+
+
+def _units(predictions: Sequence[Prediction]) -> npt.NDArray[np.int64]:
+    """(N, 2) right points and all points of each pair, by the PCK that chooses."""
+    hits = [correct(p, SELECT[0], SELECT[1]) for p in predictions]
+    return np.array([[int(h.sum()), len(h)] for h in hits], np.int64).reshape(-1, 2)
 
 
 class _PairsLoss(nn.Module):

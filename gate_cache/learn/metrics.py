@@ -21,6 +21,8 @@ from gate_cache.datasets.base import Keypoints
 ALPHAS = (0.01, 0.05, 0.1, 0.15)
 RADII = ("image", "box")
 AVERAGES = ("point", "image", "category")
+SELECT = (0.1, "box", "point")
+"""The PCK that chooses the best checkpoint on ``val``: α, radius, average."""
 Points = npt.NDArray[np.float64]
 
 
@@ -58,8 +60,20 @@ class PCK:
 
     def to_json(self) -> dict[str, float | None]:
         """Flat names such as ``pck@0.10/radius=box/average=point``; NaN becomes None."""
-        return {f"pck@{a:.2f}/radius={r}/average={m}": None if math.isnan(v) else v
-                for (a, r, m), v in self.values.items()}
+        return {named(*key): None if math.isnan(v) else v for key, v in self.values.items()}
+
+
+def named(alpha: float, radius: str, average: str) -> str:
+    """``pck@0.10/radius=box/average=point``."""
+    return f"pck@{alpha:.2f}/radius={radius}/average={average}"
+
+
+SELECTED = named(*SELECT)
+
+
+def share(counts: npt.NDArray[np.float64]) -> float:
+    """Percent of right points, from (2,) right points and all; NaN without any."""
+    return float(100 * counts[0] / counts[1]) if counts[1] else math.nan
 
 
 def pck(predictions: Sequence[Prediction], alphas: Sequence[float] = ALPHAS) -> PCK:

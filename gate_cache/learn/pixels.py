@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -80,47 +82,63 @@ class PixelTask:
                          len(self.data.classes), spec.members)
         return VectorModel(mixer, head, chosen, attention)
 
-    @torch.inference_mode()
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; features are read once for all of them."""
-        tallies = [Tally(self.data.classes) for _ in models]
+        tallies, test = [Tally(self.data.classes) for _ in models], split == "test"
         for sample_id in self._ids[split]:
-            self._judge(models, sample_id, tallies)
-        return [t.segmentation(split == "test") for t in tallies]
+            true = self.data.mask(sample_id)
+            for tally, found in zip(tallies, self._look(models, sample_id), strict=True):
+                tally.image(true, found.classes())
+                for weights in found.weights:
+                    tally.weigh(weights)
+                means = torch.cat(found.doubts, 1).mean(1).tolist()
+                tally.add("members that disagree", 100 * means[0])
+                tally.add("entropy of the mean", means[1])
+        return [t.segmentation(test, self._ids[split] if test else ()) for t in tallies]
 
-    def _judge(self, models: Sequence[nn.Module], sample_id: str,
-               tallies: Sequence[Tally]) -> None:
-        true = self.data.mask(sample_id)
-        image = WholeImage(self.maps, sample_id, (true.shape[0], true.shape[1]))
-        for model, tally in zip(models, tallies, strict=True):
-            parts, doubts = [], []
-            for output in self._outputs(image, model, true.size):
-                parts.append(vote(output.values).byte().cpu())
-                doubts.append(torch.stack([disagreement(output.values),
-                                           entropy(output.values)]).cpu())
-                weights = output.weights
-                tally.weigh(weights[:, ::max(1, weights.shape[1] // WEIGHED)].flatten(0, 1))
-            tally.image(true, np.asarray(torch.cat(parts).numpy()).reshape(true.shape))
-            means = torch.cat(doubts, 1).mean(1).tolist()
-            tally.add("members that disagree", 100 * means[0])
-            tally.add("entropy of the mean", means[1])
+    def predict(self, models: Sequence[nn.Module],
+                sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
+        """Each model's (H, W) classes of an image's own pixels, and weights of some of them."""
+        return [(found.classes(), torch.cat(found.weights))
+                for found in self._look(models, sample_id)]
 
     @torch.inference_mode()
+    def _look(self, models: Sequence[nn.Module], sample_id: str) -> list[_Looked]:
+        """What every model makes of an image."""
+        height, width = self.data.size(sample_id)
+        looked = [_Looked((height, width)) for _ in models]
+        image = WholeImage(self.maps, sample_id, (height, width))
+        for model, found in zip(models, looked, strict=True):
+            for strip in tiles(height * width, STRIP):
+                for output in image.outputs(cast(VectorModel, model.eval()), strip):
+                    found.add(output)
+        return looked
+
     def paint(self, model: nn.Module, sample_id: str) -> Painted:
         """One ensemble's votes on an image's own pixels, and the share of members against them."""
-        size = self.data.size(sample_id)
-        image = WholeImage(self.maps, sample_id, size)
-        votes, against = [], []
-        for output in self._outputs(image, model, size[0] * size[1]):
-            votes.append(vote(output.values).byte().cpu())
-            against.append(disagreement(output.values).cpu())
-        return Painted(torch.cat(votes).numpy().reshape(size),
-                       torch.cat(against).numpy().reshape(size), "members that disagree", 1.0)
+        (found,) = self._look([model], sample_id)
+        against = torch.cat(found.doubts, 1)[0].numpy().reshape(found.size)
+        return Painted(found.classes(), against, "members that disagree", 1.0)
 
-    def _outputs(self, image: WholeImage, model: nn.Module, pixels: int) -> Iterator[Output]:
-        """A model's outputs for all of an image's pixels, along the rows."""
-        for strip in tiles(pixels, STRIP):
-            yield from image.outputs(cast(VectorModel, model.eval()), strip)
+
+@dataclass
+class _Looked:
+    """One model's votes, doubts and some weights, tile by tile."""
+
+    size: tuple[int, int]
+    votes: list[torch.Tensor] = field(default_factory=list)
+    doubts: list[torch.Tensor] = field(default_factory=list)
+    weights: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, output: Output) -> None:
+        self.votes.append(vote(output.values).byte().cpu())
+        doubts = [disagreement(output.values), entropy(output.values)]
+        self.doubts.append(torch.stack(doubts).cpu())
+        step = max(1, output.weights.shape[1] // WEIGHED)
+        self.weights.append(output.weights[:, ::step].flatten(0, 1))
+
+    def classes(self) -> npt.NDArray[np.uint8]:
+        return np.asarray(torch.cat(self.votes).numpy().reshape(self.size), np.uint8)
 
 
 class _PixelLoss(nn.Module):

@@ -117,7 +117,8 @@ class SegmentationTask:
             for tally, (predicted, weights) in zip(tallies, found, strict=True):
                 tally.image(true, predicted)
                 tally.weigh(weights)
-        return [t.segmentation(split == "test") for t in tallies]
+        test = split == "test"
+        return [t.segmentation(test, self._ids[split] if test else ()) for t in tallies]
 
     @torch.inference_mode()
     def predict(self, models: Sequence[nn.Module],

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gate_cache.datasets.base import Split
+from gate_cache.learn.items import Items
 
 
 class Output(NamedTuple):
@@ -35,12 +36,14 @@ class Scores:
     select : the one that chooses the best checkpoint on ``val``; more is better
     each : the same metric for every unit that a confidence interval draws from (a pair, an image)
     details : further plain data, such as a metric by category
+    items : results item by item, on ``test``
     """
 
     values: Mapping[str, float]
     select: float
     each: Sequence[float] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    items: Items | None = None
 
 
 class Task(Protocol):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
 import torch
+
+BINS, TOP = 40, ("top1", "top2")
+"""Steps of the histograms, and their names."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class WeightStats:
     overlap : shares of images, mean over pairs of assigners: ``top1`` where both have the same
         largest weight; ``top2`` where they do not, but share one of their two largest; ``none``.
         Empty for one assigner
+    histogram : ``top1`` and ``top2``: (n, 40) images by that weight, in equal steps from 0 to 1
     """
 
     mean: list[list[float]]
@@ -30,6 +34,7 @@ class WeightStats:
     top2: list[float]
     top2_std: list[float]
     overlap: dict[str, float]
+    histogram: dict[str, list[list[int]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -44,7 +49,13 @@ def weight_stats(weights: torch.Tensor | Sequence[torch.Tensor]) -> WeightStats:
     largest = torch.nn.functional.pad(given.gather(-1, order), (0, 1))[..., :2]
     spread, mean = torch.std_mean(largest, 0, correction=0)
     return WeightStats(given.mean(0).tolist(), mean[:, 0].tolist(), spread[:, 0].tolist(),
-                       mean[:, 1].tolist(), spread[:, 1].tolist(), _overlap(order[..., :2]))
+                       mean[:, 1].tolist(), spread[:, 1].tolist(), _overlap(order[..., :2]),
+                       {name: _histogram(largest[..., i]) for i, name in enumerate(TOP)})
+
+
+def _histogram(weights: torch.Tensor) -> list[list[int]]:
+    """Of (N, n) weights."""
+    return [torch.histc(each, BINS, 0, 1).int().tolist() for each in weights.T]
 
 
 def _overlap(top: torch.Tensor) -> dict[str, float]:

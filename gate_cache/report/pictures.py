@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +90,26 @@ def save(picture: Picture, path: Path) -> Path:
     draft = path.with_name(f"{path.name}.partial")
     Image.fromarray(picture).save(draft, "PNG", optimize=True)
     return draft.replace(path)
+
+
+def data_uri(picture: Picture, side: int = 320, smooth: bool = True) -> str:
+    """A small picture as text for a page: no larger than `side`, JPEG where that is smaller.
+
+    Parameters
+    ----------
+    picture : (H, W, 3), or (H, W, 4) with opacity
+    smooth : a photograph; False for a map of classes, whose colours must stay as they are
+    """
+    if max(picture.shape[:2]) > side:
+        picture = fitted(picture, side, smooth)
+    photograph = smooth and picture.shape[2] == 3 and max(picture.shape[:2]) > 96
+    file = io.BytesIO()
+    if photograph:
+        Image.fromarray(picture).save(file, "JPEG", quality=82, optimize=True)
+    else:
+        Image.fromarray(picture).save(file, "PNG", optimize=True)
+    text = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/{'jpeg' if photograph else 'png'};base64,{text}"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -12,6 +12,8 @@ from rich.table import Table
 from gate_cache.store.disk import human
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gate_cache.learn.results import Table as Results
     from gate_cache.stages.extract import Extracted
     from gate_cache.stages.inspect import GroupReport, StoreReport
@@ -172,8 +174,8 @@ def show_layers(found: Layers) -> None:
         say(out, f"note: {note}")
 
 
-def show_trained(trained: Trained) -> None:
-    """Tables of results with their protocol, and where the run is."""
+def show_trained(trained: Trained, page: Path | None = None) -> None:
+    """Tables of results with their protocol, and where the run and its report are."""
     from gate_cache.stages.train_dense import ScoreTable
 
     out = console()
@@ -188,6 +190,8 @@ def show_trained(trained: Trained) -> None:
             _show_results(out, results)
     out.print()
     say(out, f"run: {trained.run} ({trained.seconds:.0f} s)")
+    if page:
+        say(out, f"report: {page}")
 
 
 def _show_results(out: Console, results: Results) -> None:

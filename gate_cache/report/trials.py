@@ -11,11 +11,13 @@ from gate_cache.report.tables import console, grid, say
 from gate_cache.stages.sweep_tables import Mean, over_seeds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gate_cache.stages.evaluate import Evaluated
     from gate_cache.stages.sweep import Swept
 
 
-def show_swept(found: Swept) -> None:
+def show_swept(found: Swept, page: Path | None = None) -> None:
     """Baselines first, then trials, the best on ``test`` last; mean ± std over seeds."""
     out = console()
     means = over_seeds(found.rows)
@@ -28,6 +30,8 @@ def show_swept(found: Swept) -> None:
         table.add_row(escape(mean.name), f"{mean.seeds}{failed}" if mean.trained else "", *cells)
     out.print(table)
     say(out, f"sweep: {found.folder} (results.csv, results.json), {found.seconds:.0f} s")
+    if page:
+        say(out, f"report: {page}")
 
 
 def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:

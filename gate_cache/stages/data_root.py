@@ -11,6 +11,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from gate_cache.dataset_specs import DatasetSpec
 from gate_cache.datasets.base import ImageDataset
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError
@@ -39,15 +40,20 @@ def find_dataset(loaded: Loaded, roots: Roots) -> tuple[ImageDataset, list[str]]
     DataError
         It is at neither place.
     """
-    dataset = open_dataset(loaded.manifest.dataset, roots)
+    return dataset_near(store_of(loaded, roots), loaded.manifest.dataset, roots)
+
+
+def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDataset, list[str]]:
+    """As `find_dataset`, by the store and the manifest's ``dataset`` section."""
+    dataset = open_dataset(spec, roots)
     try:
         dataset.samples()
         return dataset, []
     except DataError:
-        known = _recall(store_of(loaded, roots))
+        known = _recall(store)
         if known is None:
             raise
-        other = open_dataset(loaded.manifest.dataset, replace(roots, data=known))
+        other = open_dataset(spec, replace(roots, data=known))
         if not _is_there(other):
             raise
         return other, [f"the data set is not below {roots.data}: taken from {known}, where extract"

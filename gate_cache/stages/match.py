@@ -12,8 +12,7 @@ from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, ImageDataset
 from gate_cache.errors import StoreError
 from gate_cache.geometry import Points
 from gate_cache.learn.described import comes_back, match
-from gate_cache.learn.matching import SELECT
-from gate_cache.learn.metrics import correct, longer_side, pck
+from gate_cache.learn.metrics import SELECT, correct, longer_side, pck
 from gate_cache.learn.pairs import PairPoints
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress

@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 
 from gate_cache.errors import UserError
 from gate_cache.learn.trials import Trial
+from gate_cache.stages.runfiles import CONFIG, LOG, METRICS, write_json
 
-CONFIG, METRICS, LOG = "config.json", "metrics.json", "log.txt"
+LOOSE = ("versions", "commands", "began")
+"""What of a configuration may change between a run's beginning and its end."""
 
 
 class RunDirectory:
@@ -54,7 +56,9 @@ class RunDirectory:
             old = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return bool(old == json.loads(json.dumps(config))) and not (self.path / METRICS).exists()
+        new = json.loads(json.dumps(config))
+        same = all(old.get(k) == new.get(k) for k in {*old, *new} if k not in LOOSE)
+        return same and not (self.path / METRICS).exists()
 
     def checkpoint(self, name: str) -> Path:
         """Where a training of this run is kept on its way."""
@@ -97,14 +101,6 @@ def new_run(root: Path, name: str) -> RunDirectory:
     path = root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     tries = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
     return RunDirectory(next(p for p in tries if not p.exists()))
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON under another name, then rename: no reader sees half a file."""
-    partial = path.with_suffix(".partial")
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 class Checkpoint:

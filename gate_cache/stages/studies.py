@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,19 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import TrainSpec
+from gate_cache.stages.reproduce import versions
 from gate_cache.stages.study import Study, open_study
 from gate_cache.stages.study_dense import DenseStudy, open_dense
 
 PAIRS = ("nn", "conv")
 """Heads of correspondence."""
+_PCK = "PCK in original-image pixels; radius = α × longer side of image or box"
+_IOU = ("IoU and accuracy in original pixels, one confusion matrix over all of a split; classes in"
+        " neither truth nor predictions are left out")
+METRICS = {"nn": _PCK, "conv": _PCK, "upernet": _IOU,
+           "pixel-mlp": f"{_IOU}; majority of the ensemble",
+           "classifier": "top-1 accuracy; class accuracy is the mean over classes"}
+"""What is measured, by head."""
 
 
 def open_any(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
@@ -42,6 +51,9 @@ def settled(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
     """Everything that is settled before a training begins."""
     return {
         "gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
+        "versions": versions(), "began": time.strftime("%Y-%m-%d %H:%M"),
         "manifest_file": loaded.path.name, **study.config(),
+        "combos": list(study.combos), "baseline": study.baseline, "select": study.select,
+        "protocol": f"{study.protocol}; {METRICS[study.spec.head]}",
         "manifest": loaded.manifest.model_dump(mode="json", by_alias=True),
     }

@@ -11,9 +11,11 @@ import torch
 from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, ImageDataset, Split
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError, ManifestError, StoreError, UserError, listed
+from gate_cache.fingerprint import Recipe
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.matching import SELECT, CorrespondenceTask
+from gate_cache.learn.matching import CorrespondenceTask
+from gate_cache.learn.metrics import SELECTED
 from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.manifest import Loaded
@@ -69,8 +71,7 @@ class Study:
     @property
     def select(self) -> str:
         """The metric that chooses them."""
-        alpha, radius, average = SELECT
-        return f"pck@{alpha:.2f}/radius={radius}/average={average}"
+        return SELECTED
 
     def gate(self, spec: TrainSpec) -> CorrespondenceModel:
         """The full model of a trial: its combos, and attention unless it wants none."""
@@ -211,9 +212,23 @@ def _labelled(store: FeatureStore, name: str) -> ComboView:
 def features_used(store: FeatureStore, groups: Sequence[str | None]) -> dict[str, Any]:
     """A store and its groups, by fingerprint and as they are stored, for a run's configuration."""
     views = {name: store[name] for name in groups if name}
-    return {"store": str(store.path),
+    return {"store": str(store.path), "store_format": store.attrs["format"],
+            "samples": {"count": len(store.samples), "checksum": store.samples.checksum()},
+            "labels": {n: v.label for n, v in views.items()},
+            "model_weights": _weights([v.recipe for v in views.values()]),
             "fingerprints": {n: v.fingerprint for n, v in views.items()},
             "encodings": {n: str(v.encoding) for n, v in views.items()}}
+
+
+def _weights(recipes: Sequence[Recipe]) -> dict[str, list[str]]:
+    """Digests of the weights that made combos' maps, by part of the model."""
+    found: dict[str, dict[str, None]] = {}
+    for recipe in recipes:
+        given = recipe.get("weights")
+        for part, digests in given.items() if isinstance(given, dict) else ():
+            each = digests if isinstance(digests, list) else [digests]
+            found.setdefault(part, {}).update(dict.fromkeys(map(str, each)))
+    return {part: list(digests) for part, digests in found.items()}
 
 
 def attention_of(manifest: Manifest, spec: TrainSpec) -> str | None:

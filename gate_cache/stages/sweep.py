@@ -10,8 +10,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 
 from gate_cache.errors import UserError
 from gate_cache.fingerprint import fingerprint
-from gate_cache.learn.matching import scores
+from gate_cache.learn.matching import Matched, scores
 from gate_cache.learn.pairs import copy_position
 from gate_cache.learn.task import Scores
 from gate_cache.learn.trials import Trial, fit_trials, together
@@ -29,17 +30,18 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
+from gate_cache.stages.items import keep_items
 from gate_cache.stages.methods import gate_name, untrained
-from gate_cache.stages.rundir import Checkpoint, close_log, start_log, write_json
+from gate_cache.stages.reproduce import sweep_commands
+from gate_cache.stages.rundir import Checkpoint, close_log, start_log
+from gate_cache.stages.runfiles import SWEEP, items_file, trial_file, write_json
 from gate_cache.stages.studies import alike, open_any, settled
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.sweep_baselines import BaselinePoint, baseline_points, model_of
-from gate_cache.stages.sweep_tables import Row, trial_file, write_tables
+from gate_cache.stages.sweep_tables import Row, write_tables
 from gate_cache.store.disk import disk_errors
 from gate_cache.sweep_file import Point
-
-CONFIG = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -64,45 +66,102 @@ class Swept:
 
 
 def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
-          device: str | None = None, progress: Progress | None = None) -> Swept:
+          device: str | None = None, progress: Progress | None = None,
+          file: Path | None = None) -> Swept:
     """Train and judge every trial; go on with what is left of an interrupted sweep.
 
     Parameters
     ----------
     folder : of this sweep, made where it is not there
+    file : that lists the trials, to tell how the sweep is made again
 
     Raises
     ------
     UserError
         The store lacks something, or the folder belongs to another sweep.
     """
-    began, show = time.monotonic(), progress or Silent()
-    rows: dict[str, Row] = {}
-    baselines: dict[str, Row] = {}
-    select = ""
+    began = time.monotonic()
+    found = train_share(loaded, points, roots, folder=folder, device=device, progress=progress,
+                        file=file)
+    with disk_errors(folder, "--out", "and run the same command again to go on"):
+        ordered = [*found.baselines.values(), *(found.rows[p.name] for p in points)]
+        seconds = time.monotonic() - began
+        write_tables(folder, ordered, select=found.select, seconds=round(seconds, 2))
+    return Swept(folder, ordered, found.select, seconds)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of a sweep a process trains: whole streams where there are enough, else trials.
+
+    Attributes
+    ----------
+    index, count : this process, and how many there are
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, points: Sequence[Point], stream: int, streams: int) -> list[Point]:
+        """This process's trials of a stream."""
+        if streams >= self.count:
+            return list(points) if stream % self.count == self.index else []
+        return list(points[self.index::self.count])
+
+
+@dataclass
+class Found:
+    """Results of a share; baselines that learn nothing are judged by a process that has all."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    baselines: dict[str, Row] = field(default_factory=dict)
+    select: str = ""
+
+
+def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
+                device: str | None = None, progress: Progress | None = None,
+                file: Path | None = None, share: Share | None = None) -> Found:
+    """Train and judge the trials of a share, by default all; finished ones are read.
+
+    Raises
+    ------
+    UserError
+        As `sweep`.
+    """
+    show, share, result = progress or Silent(), share or Share(), Found()
+    told = {"commands": sweep_commands(loaded, file, roots, device),
+            "trials_file": file.read_text(encoding="utf-8") if file else None}
+    groups = [(group, _streams(group)) for group in _studies(points)]
+    total, number = sum(len(streams) for _, streams in groups), 0
     with disk_errors(folder, "--out", "and run the same command again to go on"), \
             out_of_memory("fewer trials at a time, or a smaller train.batch"), \
-            torch.random.fork_rng():
-        folder.mkdir(parents=True, exist_ok=True)
-        log = logging.getLogger(f"gate_cache.sweep.{id(rows)}")
-        start_log(log, folder)
-        try:
-            for i, group in enumerate(_studies(points)):
-                study = open_any(loaded, roots, device, show, [p.spec for p in group])
-                select = select or study.select
-                _same_sweep(folder, i, study, loaded, points)
-                if isinstance(study, Study):
-                    baselines |= _baselines(study, i, show)
-                for stream in _streams(group):
-                    more = baseline_points(study, stream, i)
-                    found = _stream(folder, study, [*more, *stream], show, log)
-                    baselines |= {p.name: found[p.name] for p in more}
-                    rows |= found
-        finally:
-            close_log(log)
-        ordered = [*baselines.values(), *(rows[p.name] for p in points)]
-        write_tables(folder, ordered)
-    return Swept(folder, ordered, select, time.monotonic() - began)
+            torch.random.fork_rng(), _log(folder) as log:
+        for i, (group, streams) in enumerate(groups):
+            study = open_any(loaded, roots, device, show, [p.spec for p in group])
+            result.select = result.select or study.select
+            _same_sweep(folder, i, points, {**settled(study, loaded), **told})
+            if isinstance(study, Study) and share.count == 1:
+                result.baselines |= _baselines(folder, study, i, show)
+            for stream in streams:
+                more = baseline_points(study, stream, i)
+                mine = share.of([*more, *stream], number, total)
+                number += 1
+                found = _stream(folder, study, mine, show, log)
+                result.baselines |= {p.name: found[p.name] for p in more if p.name in found}
+                result.rows |= found
+    return result
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[logging.Logger]:
+    """The folder's log; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
+    start_log(log, folder)
+    try:
+        yield log
+    finally:
+        close_log(log)
 
 
 def _studies(points: Sequence[Point]) -> list[list[Point]]:
@@ -138,6 +197,8 @@ def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: 
     sound = [t for t in trials if not t.failed]
     found = dict(zip([t.label for t in sound],
                      study.task.judge([t.model for t in sound], "test"), strict=True))
+    keep_items(folder, study.task, {t.label: t.model for t in sound}, found,
+               {p.name for p in left if not isinstance(p, BaselinePoint)})
     for point, trial in zip(left, trials, strict=True):
         done[point.name] = _finished(folder, study, point, trial, found.get(point.name))
     checkpoint.remove()
@@ -153,6 +214,7 @@ def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Tria
               list(test.each) if test else [])
     _write(folder, row, {"history": trial.fitted.history,
                          "details": dict(test.details) if test else {},
+                         "combos": list(point.spec.combos or study.combos),
                          "spec": point.spec.model_dump(mode="json")})
     if not trial.failed:
         (folder / "weights").mkdir(exist_ok=True)
@@ -160,24 +222,27 @@ def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Tria
     return row
 
 
-def _baselines(study: Study, number: int, show: Progress) -> dict[str, Row]:
+def _baselines(folder: Path, study: Study, number: int, show: Progress) -> dict[str, Row]:
     """What learns nothing, judged once for all trials of a study."""
     names = {}
     with show.task("judging baselines", 1, "tables") as bar:
         pairs = study.pairs["test"]
-        copied = scores([pair.judge(copy_position(pair)) for pair in pairs])
+        copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
+        copied = replace(scores(copies.predictions), items=copies.items())
         methods = untrained(study)
         models = [m.model.to(study.full.device).eval() for m in methods]
         found = [copied, *study.task.judge(models, "test")]
         bar.advance()
     for name, each in zip(["copy the position", *(m.name for m in methods)], found, strict=True):
         key = name if not number else f"{name} ({number + 1})"
+        if each.items:
+            each.items.save(items_file(folder, key))
         names[key] = Row(key, {}, name, False, "", dict(each.values), {}, 0, list(each.each))
     return names
 
 
-def _same_sweep(folder: Path, number: int, study: Study | DenseStudy, loaded: Loaded,
-                points: Sequence[Point]) -> None:
+def _same_sweep(folder: Path, number: int, points: Sequence[Point],
+                settings: dict[str, Any]) -> None:
     """Be sure that what is in the folder was made from the same features and settings.
 
     Raises
@@ -185,9 +250,9 @@ def _same_sweep(folder: Path, number: int, study: Study | DenseStudy, loaded: Lo
     UserError
         It was not.
     """
-    now = {**settled(study, loaded),
+    now = {**settings,
            "trials": {p.name: p.spec.model_dump(mode="json") for p in points}}
-    path = folder / (f"study-{number}.json" if number else CONFIG)
+    path = folder / (f"study-{number}.json" if number else SWEEP)
     now = json.loads(json.dumps(now))
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gate_cache.fingerprint import fingerprint
-from gate_cache.stages.rundir import write_json
+from gate_cache.stages.runfiles import RESULTS, write_json
 
 SEEDS = ("seed", "shuffle")
 
@@ -67,26 +66,18 @@ class Mean:
     test: dict[str, tuple[float, float]]
 
 
-def trial_file(name: str) -> str:
-    """The beginning of a trial's files' names."""
-    plain = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)
-    if plain == name and len(name) < 120:
-        return plain
-    return f"{plain[:100]}-{fingerprint({'names': [name]})[:8]}"
-
-
 def over_seeds(rows: Sequence[Row]) -> list[Mean]:
     """Mean ± standard deviation (n − 1) over the trials that differ in their seeds alone."""
     groups: dict[tuple[bool, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.trained, _seedless(row)), []).append(row)
+        groups.setdefault((row.trained, seedless(row.name, row.trained)), []).append(row)
     return [_mean(name, group) for (_, name), group in groups.items()]
 
 
-def _seedless(row: Row) -> str:
-    """A trial's name without its seeds."""
-    parts = [p for p in row.name.split(",") if p.split("=")[0] not in SEEDS]
-    return ",".join(parts) or "default" if row.trained else row.name
+def seedless(name: str, trained: bool) -> str:
+    """A trial's name without its seeds; trials that share it are seeds of one configuration."""
+    parts = [p for p in name.split(",") if p.split("=")[0] not in SEEDS]
+    return ",".join(parts) or "default" if trained else name
 
 
 def _mean(name: str, group: list[Row]) -> Mean:
@@ -100,8 +91,8 @@ def _moments(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), spread
 
 
-def write_tables(folder: Path, rows: Sequence[Row]) -> None:
-    """``results.csv`` and ``results.json``; the latter with means over seeds."""
+def write_tables(folder: Path, rows: Sequence[Row], **more: Any) -> None:
+    """``results.csv`` and ``results.json``; the latter with means over seeds, and with `more`."""
     settings = list(dict.fromkeys(k for r in rows for k in r.settings))
     metrics = list(dict.fromkeys(m for r in rows for m in r.test))
     draft = folder / "results.csv.partial"
@@ -118,4 +109,4 @@ def write_tables(folder: Path, rows: Sequence[Row]) -> None:
               "test": {k: [a, None if math.isnan(s) else s] for k, (a, s) in m.test.items()}}
              for m in over_seeds(rows)]
     plain = [{k: v for k, v in r.to_json().items() if k != "each"} for r in rows]
-    write_json(folder / "results.json", {"rows": plain, "means": means})
+    write_json(folder / RESULTS, {**more, "rows": plain, "means": means})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -32,14 +31,14 @@ from gate_cache.stages.methods import (
     untrained,
     weights_note,
 )
+from gate_cache.stages.reproduce import train_commands
 from gate_cache.stages.rundir import Checkpoint, RunDirectory, new_run
-from gate_cache.stages.studies import open_any, settled
+from gate_cache.stages.runfiles import items_file
+from gate_cache.stages.studies import METRICS, open_any, settled
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.train_dense import KEYS, ScoreTable, train_dense
 from gate_cache.store.disk import disk_errors
-
-PROTOCOL = "PCK in original-image pixels; radius = α × longer side of image or box"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,8 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
     folder = RunDirectory(run) if run else new_run(roots.runs, f"{loaded.path.stem}-{head}")
     refused = disk_errors(folder.path, "--runs", "and train again")
     with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng():
-        folder.begin(settled(study, loaded))
+        folder.begin({**settled(study, loaded),
+                      "commands": train_commands(loaded, roots, device)})
         try:
             tables, fits = _results(study, show, folder)
             for name, fitted in fits.items():
@@ -100,7 +100,7 @@ def _results(study: Study | DenseStudy, show: Progress, folder: RunDirectory,
     if isinstance(study, DenseStudy):
         return train_dense(study, gate_name(study, study.spec), show, folder)
     methods, fits = _train(study, show, folder)
-    return _judge(study, methods, folder.log), fits
+    return _judge(study, methods, folder), fits
 
 
 def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
@@ -137,23 +137,28 @@ def _trained(trial: Trial, note: bool) -> Method:
     return Method(trial.label, trial.model, True, True, note)
 
 
-def _judge(study: Study, methods: list[Method], log: logging.Logger) -> list[Table]:
+def _judge(study: Study, methods: list[Method], folder: RunDirectory) -> list[Table]:
     """Every method on ``test``; over all published pairs only those that have not seen any."""
-    protocol = f"{study.protocol}; {PROTOCOL}"
-    tables = [_table(study, Table("test split", protocol), study.pairs["test"], methods)]
+    protocol = f"{study.protocol}; {METRICS[study.spec.head]}"
+    tables = [_table(study, Table("test split", protocol), study.pairs["test"], methods,
+                     folder.path)]
     if study.published:
         unseen = [m for m in methods if not m.seen]
         every = Table("all published pairs (only methods that have not seen any)", protocol)
         tables.append(_table(study, every, study.published, unseen))
     for table in tables:
-        log.info(json.dumps(table.to_json(), ensure_ascii=False))
+        folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))
     return tables
 
 
-def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Method]) -> Table:
+def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Method],
+           folder: Path | None = None) -> Table:
+    """Results of every method; in a folder, pair by pair too."""
     table.add("copy the position", evaluate(pairs, copy_position))
     models = [m.model.to(study.full.device) for m in methods]
     for method, found in zip(methods, study.task.match(models, pairs), strict=True):
+        if folder:
+            found.items().save(items_file(folder, method.name))
         weights = list(found.weights.values())
         told = details(found.predictions, weights if method.note else [])
         note = weights_note(study.mixed, told["weights"]["mean"]) if method.note else ""

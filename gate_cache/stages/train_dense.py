@@ -10,18 +10,14 @@ from gate_cache.errors import UserError
 from gate_cache.learn.task import Scores
 from gate_cache.learn.trials import Fitted, Trial, fit_trials
 from gate_cache.progress import Progress
+from gate_cache.stages.items import keep_items
 from gate_cache.stages.methods import baselines, weights_note
 from gate_cache.stages.rundir import Checkpoint, RunDirectory
+from gate_cache.stages.studies import METRICS
 from gate_cache.stages.study_dense import DenseStudy
 
 KEYS = ("single", "uniform", "gate")
 """What a run's files call the models."""
-METRICS = {
-    "upernet": "IoU and accuracy in original pixels, one confusion matrix over all of a split;"
-               " classes in neither truth nor predictions are left out",
-    "classifier": "top-1 accuracy; class accuracy is the mean over classes",
-}
-METRICS["pixel-mlp"] = METRICS["upernet"] + "; majority of the ensemble"
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,9 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
         if trial.failed:
             raise UserError(f"{trial.label}: {trial.failed}")
     found = study.task.judge([t.model for t in trials], "test")
+    labels = [t.label for t in trials]
+    keep_items(folder.path, study.task, {t.label: t.model for t in trials},
+               dict(zip(labels, found, strict=True)), labels[-1:])
     table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
     for trial, scores in zip(trials, found, strict=True):
         note = weights_note(spec.combos or study.mixed, scores.details["weights"]["mean"]) \

@@ -15,8 +15,7 @@ from torch import nn
 from gate_cache.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest import Loaded
 from gate_cache.specs import TrainSpec
-from gate_cache.stages.rundir import CONFIG
-from gate_cache.stages.sweep_tables import trial_file
+from gate_cache.stages.runfiles import CONFIG, trial_file
 
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
 

@@ -1,0 +1,234 @@
+"""The charts of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
+
+from gate_cache.report.html.record import number
+from gate_cache.report.html.svg import (
+    DASHES,
+    GATE,
+    INK,
+    LINE,
+    MARKS,
+    MUTED,
+    SERIES,
+    SINGLE,
+    Chart,
+    ticked,
+)
+from gate_cache.report.html.tags import Html
+
+WIDTH = 380
+"""Of a panel, in pixels: on a telephone too, letters are as large as the page's."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value with its interval, which may be NaN."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    colour: str = SERIES[6]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart.
+
+    Attributes
+    ----------
+    best : number of the point to mark, if any
+    faint : whether it is one of many behind the others
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    best: int | None = None
+    faint: bool = False
+
+
+def forest(name: str, marks: Sequence[Mark], label: str, alt: str) -> Html:
+    """Values with their intervals, one below the other, each under its name."""
+    with Chart(name, (WIDTH, 56 + 36 * len(marks))) as (chart, axes):
+        for y, mark in enumerate(marks):
+            axes.plot([mark.low, mark.high], [y, y], color=mark.colour, linewidth=2.4,
+                      solid_capstyle="round")
+            axes.plot([mark.value], [y], "o", color=mark.colour, markersize=7.5)
+            beside = mark.value if math.isnan(mark.high) else mark.high
+            axes.annotate(number(mark.value), (beside, y), (8, 0), textcoords="offset points",
+                          va="center", color=INK)
+            axes.annotate(mark.name, (0, y - 0.32), xycoords=("axes fraction", "data"),
+                          va="bottom", color=INK, fontsize=11)
+        axes.set(ylim=(len(marks) - 0.45, -1), xlabel=label)
+        axes.set_yticks([])
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        _quiet(axes, "x")
+        return chart.svg(alt)
+
+
+def curves(name: str, lines: Sequence[Curve], title: str, x: str, alt: str,
+           least: float = 0.0) -> Html:
+    """Lines over what training has seen; the best checkpoint of each is a filled ring.
+
+    Parameters
+    ----------
+    least : that the axis of values spans, so that noise does not look like news
+    """
+    with Chart(name, (WIDTH, 270)) as (chart, axes):
+        for line in sorted(lines, key=lambda c: not c.faint):
+            axes.plot(line.x, line.y, DASHES[line.colour], color=line.colour,
+                      linewidth=0.9 if line.faint else 1.9,
+                      alpha=0.55 if line.faint else 1, zorder=1 if line.faint else 3,
+                      marker="o" if len(line.x) == 1 else None, markersize=4)
+            if line.best is not None:
+                axes.plot([line.x[line.best]], [line.y[line.best]], "o", color=line.colour,
+                          markersize=4 if line.faint else 8, zorder=2 if line.faint else 4,
+                          markeredgecolor=INK, markeredgewidth=0 if line.faint else 1.2)
+        axes.set(title=title, xlabel=x)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}".replace(",", "\u202f"))
+        axes.margins(x=0.04, y=0.1)
+        _no_narrower(axes, least)
+        _quiet(axes, "y")
+        return chart.svg(alt)
+
+
+def density(name: str, counts: Mapping[str, Sequence[int]], title: str, alt: str) -> Html:
+    """Densities of the largest and second largest weights (paper, Figure 12)."""
+    with Chart(name, (WIDTH, 230)) as (chart, axes):
+        looks = {"top1": (GATE, "-", "largest"), "top2": (SINGLE, "--", "second largest")}
+        for key, (colour, dash, words) in looks.items():
+            found = np.asarray(counts[key], float)
+            shares = found * len(found) / max(found.sum(), 1)
+            edges = np.linspace(0, 1, len(found) + 1)
+            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.22)
+            axes.stairs(shares, edges, color=colour, linestyle=dash, linewidth=1.8, label=words)
+        axes.set(xlabel="weight", ylabel="density", xlim=(0, 1))
+        axes.set_ylim(bottom=0)
+        _headed(axes, title, legend=True)
+        _quiet(axes, "y")
+        return chart.svg(alt)
+
+
+def bars(name: str, rows: Sequence[str], values: Mapping[str, Sequence[float]], title: str,
+         label: str, alt: str, digits: int = 2) -> Html:
+    """Horizontal bars, a few beside each other in every row."""
+    each = max(0.8 / len(values), 0.1)
+    height = 74 + len(rows) * (14 + 13 * len(values))
+    with Chart(name, (WIDTH, height)) as (chart, axes):
+        for j, (words, found) in enumerate(values.items()):
+            at = [i + (j - (len(values) - 1) / 2) * each for i in range(len(rows))]
+            axes.barh(at, found, each * 0.86, color=SERIES[(0, 4, 2, 3, 1)[j % 5]], label=words)
+            for y, value in zip(at, found, strict=True):
+                axes.annotate(number(value, digits), (value, y), (4, 0), textcoords="offset points",
+                              va="center", fontsize=10, color=INK)
+        ticked(axes, range(len(rows)), [cut(r, 26) for r in rows], "y")
+        axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5),
+                 xlim=(0, 1.16 * max((max(v) for v in values.values()), default=1) or 1))
+        _headed(axes, title, legend=len(values) > 1)
+        _quiet(axes, "x")
+        return chart.svg(alt)
+
+
+def heat_map(name: str, rows: Sequence[str], columns: Sequence[str],
+             values: Sequence[Sequence[float]], labels: tuple[str, str], title: str, alt: str,
+             notes: Sequence[Sequence[str]] | None = None) -> Html:
+    """Numbers as colours (cividis) with the numbers in them; what is missing stays empty."""
+    given = np.ma.masked_invalid(np.asarray(values, float))
+    wide = max(56, 46 + 9 * max(len(c) for c in columns) // 2)
+    size = (110 + wide * len(columns), 90 + 44 * len(rows))
+    with Chart(name, size) as (chart, axes):
+        norm = Normalize(given.min(), given.max() if given.max() > given.min() else
+                         given.min() + 1)
+        axes.pcolormesh(given, cmap="cividis", norm=norm, edgecolors="none")
+        for y, x in np.argwhere(~np.ma.getmaskarray(given)):
+            dark = norm(given[y, x]) < 0.5
+            more = f"\n{notes[y][x]}" if notes and notes[y][x] else ""
+            axes.text(x + 0.5, y + 0.5, f"{number(float(given[y, x]))}{more}", ha="center",
+                      va="center", fontsize=12, color="#ffffff" if dark else "#00132b",
+                      linespacing=1.25)
+        ticked(axes, [i + 0.5 for i in range(len(columns))], columns)
+        ticked(axes, [i + 0.5 for i in range(len(rows))], rows, "y")
+        axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+        axes.invert_yaxis()
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return chart.svg(alt)
+
+
+def effect(name: str, values: Sequence[str], found: Sequence[Sequence[float]], title: str,
+           alt: str) -> Html:
+    """Results by the value of one setting: a dot a configuration, and their mean."""
+    size = (max(200, min(WIDTH, 90 + 62 * len(values))), 240)
+    with Chart(name, size) as (chart, axes):
+        for x, each in enumerate(found):
+            axes.plot([x] * len(each), each, "o", color=SERIES[6], markersize=4.5, alpha=0.7)
+        means = [float(np.mean(each)) if each else math.nan for each in found]
+        axes.plot(range(len(values)), means, "-D", color=GATE, markersize=6)
+        ticked(axes, range(len(values)), values)
+        axes.set(title=title, xlim=(-0.5, len(values) - 0.5))
+        axes.margins(y=0.12)
+        if max(map(len, values)) > 7:
+            axes.tick_params(axis="x", rotation=35)
+        _quiet(axes, "y")
+        return chart.svg(alt)
+
+
+def dumbbells(name: str, rows: Sequence[str], ours: Sequence[float], theirs: Sequence[float],
+              names: tuple[str, str], label: str, alt: str) -> Html:
+    """Two values a row, with the way from one to the other."""
+    with Chart(name, (WIDTH, 84 + 25 * len(rows))) as (chart, axes):
+        for y, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            axes.plot([a, b], [y, y], color=LINE, linewidth=3, zorder=1)
+        axes.plot(ours, range(len(rows)), MARKS[0], color=GATE, label=names[0], linestyle="",
+                  markersize=7)
+        axes.plot(theirs, range(len(rows)), MARKS[1], color=SINGLE, label=names[1], linestyle="",
+                  fillstyle="none", markersize=6.5, markeredgewidth=1.8)
+        ticked(axes, range(len(rows)), [cut(r, 22) for r in rows], "y")
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2,
+                    handletextpad=0.3)
+        _quiet(axes, "x")
+        return chart.svg(alt)
+
+
+def cut(words: str, most: int) -> str:
+    """As many letters as there is room for."""
+    return words if len(words) <= most else words[:most - 1] + "…"
+
+
+def _headed(axes: Axes, title: str, legend: bool) -> None:
+    """A title, and below it the legend, outside of what is drawn."""
+    axes.set_title(title, pad=24 if legend else 6)
+    if legend:
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=4, borderaxespad=0,
+                    handlelength=1.6, columnspacing=1.2, handletextpad=0.5)
+
+
+def _no_narrower(axes: Axes, least: float) -> None:
+    low, high = axes.get_ylim()
+    if high - low < least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - least / 2, middle + least / 2)
+
+
+def _quiet(axes: Axes, grid: str) -> None:
+    axes.grid(True, axis=grid)  # type: ignore[arg-type]
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(grid != "x")
+    axes.spines["left"].set_color(MUTED)

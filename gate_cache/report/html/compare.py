@@ -1,0 +1,158 @@
+"""Who is compared with whom, and by how much: groups over seeds, intervals, paired gains."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gate_cache.learn.intervals import Interval, bootstrap, gain
+from gate_cache.learn.metrics import share
+from gate_cache.learn.metrics_dense import accuracy, mean_iou
+from gate_cache.report.html.record import Record, Result, Role
+
+Metric = Callable[[npt.NDArray[np.float64]], float]
+PLACES = ("pairs", "batch", "validate_every")
+"""Settings of a sweep that a trained baseline shares with the trials beside it."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that differ in their seeds alone, or one method.
+
+    Attributes
+    ----------
+    results : those that did not fail
+    failed : those that did
+    """
+
+    name: str
+    select: str
+    results: Sequence[Result]
+    failed: Sequence[Result]
+
+    @property
+    def first(self) -> Result:
+        """One that stands for all, a sound one where there is any."""
+        return [*self.results, *self.failed][0]
+
+    def values(self, metric: str, split: str = "test") -> list[float]:
+        """Of each seed that has it."""
+        found = [getattr(r, split).get(metric) for r in self.results]
+        return [v for v in found if v is not None]
+
+    def mean(self, metric: str = "", split: str = "test") -> float:
+        """Over seeds; NaN without any."""
+        found = self.values(metric or self.select, split)
+        return statistics.fmean(found) if found else math.nan
+
+    def spread(self, metric: str = "", split: str = "test") -> float:
+        """Standard deviation over seeds (n − 1); NaN for fewer than two."""
+        found = self.values(metric or self.select, split)
+        return statistics.stdev(found) if len(found) > 1 else math.nan
+
+    @cached_property
+    def units(self) -> list[npt.NDArray[Any]]:
+        """Counts of each seed's items; empty where they were not kept."""
+        found = [r.items.units for r in self.results if r.items]
+        return found if len(found) == len(self.results) else []
+
+    @cached_property
+    def interval(self) -> Interval:
+        """95 % over items of the metric that chooses, mean over seeds; NaN where not known."""
+        if not self.units:
+            told = self.first.details.get("interval") or {}
+            known = told.get(self.select) if len(self.results) == 1 else None
+            return Interval(*known) if known else Interval(math.nan, math.nan)
+        metric = metric_of(self.select)
+        return bootstrap(np.stack(self.units, 1),
+                         lambda total: float(np.mean([metric(part) for part in total])))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better GATE is than a baseline, over the same items."""
+
+    over: Group
+    points: float
+    interval: Interval
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """GATE beside its baselines.
+
+    Attributes
+    ----------
+    gate : of a sweep, the configuration with the best mean on ``val``
+    chosen : whether ``val`` chose it; else it is the first, or the only one
+    gains : over the single feature and uniform weights, where they are known
+    """
+
+    gate: Group
+    chosen: bool
+    baselines: dict[Role, Group]
+    gains: dict[Role, Gain]
+
+
+def metric_of(select: str) -> Metric:
+    """The metric that chooses, from counts summed over items."""
+    if select.startswith("pck@"):
+        return share
+    return mean_iou if select == "mIoU" else accuracy
+
+
+def grouped(record: Record, results: Sequence[Result]) -> list[Group]:
+    """Results by configuration, in their order."""
+    found: dict[tuple[bool, str], list[Result]] = {}
+    for each in results:
+        found.setdefault((each.trained, each.seedless), []).append(each)
+    return [Group(name, record.select, [r for r in group if not r.failed],
+                  [r for r in group if r.failed]) for (_, name), group in found.items()]
+
+
+def verdict(record: Record) -> Verdict | None:
+    """GATE, chosen on ``val`` where there is a choice; None where no trial has a result."""
+    trials = [g for g in grouped(record, record.trials) if g.results]
+    if not trials:
+        return None
+    judged = [g for g in trials if g.values(record.select, "val")]
+    best = max(judged, key=lambda g: g.mean(split="val")) if judged else trials[0]
+    others = [g for g in grouped(record, record.results) if g.results and _beside(g, best)]
+    roles: tuple[Role, ...] = ("single", "uniform")
+    found = {role: of_role[-1] for role in roles
+             if (of_role := [g for g in others if g.first.role == role])}
+    gains = {role: _gain(best, base) for role, base in found.items()
+             if best.units and base.units and _same_items(best, base)}
+    return Verdict(best, bool(judged) and len(trials) > 1, found, gains)
+
+
+def _beside(base: Group, gate: Group) -> bool:
+    """Whether a baseline has GATE's head and schedule, and attention only where GATE has it."""
+    ours, theirs = gate.first, base.first
+    head = theirs.spec.get("head", "nn") if theirs.trained else "nn"
+    if ours.spec.get("head", head) != head:
+        return False
+    if theirs.method.endswith("+ attention") and not ours.method.endswith("+ attention"):
+        return False
+    return all(theirs.spec.get(k) == ours.spec.get(k) for k in PLACES if theirs.trained)
+
+
+def _same_items(a: Group, b: Group) -> bool:
+    first, second = a.results[0].items, b.results[0].items
+    return bool(first and second and np.array_equal(first.ids, second.ids))
+
+
+def _gain(gate: Group, base: Group) -> Gain:
+    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select)))

@@ -1,0 +1,58 @@
+"""Classified images: those that are taken for something else most confidently, and confusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gate_cache.datasets.base import ClassifiedDataset
+from gate_cache.learn.items import Items
+from gate_cache.report.html.page import Cell, Column, Grid, Row, paragraph, table
+from gate_cache.report.html.tags import Html, join, tag
+from gate_cache.report.pictures import data_uri
+
+SHOWN, MANY = 12, 20
+"""Images of wrong answers; classes that a table of confusions has at most."""
+
+
+def tiles(data: ClassifiedDataset, items: Items) -> Html:
+    """The most confidently wrong answers, and a few of the least sure right ones."""
+    true, said = items.more["true"].astype(int), items.more["predicted"].astype(int)
+    order = np.argsort(-items.more["confidence"], kind="stable")
+    wrong = [int(i) for i in order if true[i] != said[i]]
+    right = [int(i) for i in order[::-1] if true[i] == said[i]]
+    parts = [tag("h3", "Most confidently wrong"),
+             _tiles(data, items, wrong[:SHOWN]) if wrong else
+             paragraph("No answer on test is wrong.")]
+    if right:
+        parts += [tag("h3", "Right, but least sure"), _tiles(data, items, right[:SHOWN // 3])]
+    return join(parts)
+
+
+def _tiles(data: ClassifiedDataset, items: Items, chosen: Sequence[int]) -> Html:
+    made = []
+    for i in chosen:
+        sample_id = str(items.ids[i, 0])
+        true, said = (data.classes[int(items.more[k][i])] for k in ("true", "predicted"))
+        sure = f"{100 * items.more['confidence'][i]:.0f}\u00a0%"
+        words = ["taken for ", tag("strong", said), f" ({sure}), is ", tag("strong", true)] \
+            if true != said else [tag("strong", true), f" ({sure})"]
+        made.append(tag("figure", tag("img", src=data_uri(data.image(sample_id), 192),
+                                      alt=f"Test image {sample_id}"),
+                        tag("figcaption", *words, tag("br"), tag("small", sample_id))))
+    return tag("div", *made, class_="tiles")
+
+
+def confusions(items: Items, names: Sequence[str]) -> Html:
+    """How often each class was taken for each; nothing where there are many classes."""
+    if not 1 < len(names) <= MANY:
+        return Html("")
+    true, said = items.more["true"].astype(int), items.more["predicted"].astype(int)
+    found = np.zeros((len(names), len(names)), int)
+    np.add.at(found, (true, said), 1)
+    rows = [Row([name, *(Cell(int(n) or "·", int(n), strong=i == j) for j, n in enumerate(row))])
+            for i, (name, row) in enumerate(zip(names, found, strict=True))]
+    return join([tag("h3", "Confusions"), table(Grid(
+        [Column("True class"), *(Column(n) for n in names)], rows,
+        "Images of test: true classes in rows, answers in columns"))])

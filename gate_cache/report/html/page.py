@@ -1,0 +1,190 @@
+"""Building blocks of a page: its shell, sections, tables, figures, folds.
+
+A report, of one run or of several, is `document(title, sections)`; see ``docs/report.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gate_cache
+from gate_cache.report.html.tags import Child, Html, join, tag, text
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page, with its place in the contents."""
+
+    title: str
+    body: Html
+
+    @property
+    def id(self) -> str:
+        """Where a link to it leads."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes
+    ----------
+    shown : text, or markup
+    sort : what a sortable table goes by; by default what is shown
+    note : a smaller second line
+    strong : the best of its column, or the one to look at
+    """
+
+    shown: Child
+    sort: float | str | None = None
+    note: Child = None
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes
+    ----------
+    note : a smaller second line: a unit, a split
+    words : of text, to the left; numbers are to the right
+    """
+
+    title: str
+    note: str = ""
+    words: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table; its first cell is its head."""
+
+    cells: Sequence[Cell | Child]
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What `table` shows.
+
+    Attributes
+    ----------
+    columns : the first is that of the rows' heads
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    caption: str
+    sortable: bool = False
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def section(title: str, *parts: Child) -> Section:
+    """A section of these parts."""
+    return Section(title, join(parts))
+
+
+def document(title: str, sections: Iterable[Section], *, lead: Child = None,
+             about: Child = None) -> str:
+    """A whole page as text, to be written as UTF-8.
+
+    Parameters
+    ----------
+    title : its only h1
+    sections : in their order; two of one title get ids of their own
+    lead : what is most important, before all sections
+    about : a line below the title
+    """
+    named = _numbered(list(sections))
+    links = [tag("li", tag("a", s.title, href=f"#{key}")) for key, s in named.items()]
+    body = [tag("header", tag("h1", title), tag("p", about, class_="about") if about else None),
+            tag("div", lead, class_="lead") if lead else None,
+            tag("nav", tag("ul", *links), aria_label="Contents") if len(links) > 1 else None,
+            tag("main", *(tag("section", tag("h2", s.title, id=key), s.body, aria_labelledby=key)
+                          for key, s in named.items())),
+            tag("footer", tag("p", f"Written by gate-cache {gate_cache.__version__}."))]
+    head = [tag("meta", charset="utf-8"),
+            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            tag("meta", name="color-scheme", content="light dark"),
+            tag("title", title), tag("style", Html(_asset("style.css")))]
+    page = tag("html", tag("head", *head),
+               tag("body", *body, tag("script", Html(_asset("sort.js")))), lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+def _numbered(sections: Sequence[Section]) -> dict[str, Section]:
+    found: dict[str, Section] = {}
+    for each in sections:
+        key, number = each.id, 2
+        while key in found:
+            key, number = f"{each.id}-{number}", number + 1
+        found[key] = each
+    return found
+
+
+def table(grid: Grid) -> Html:
+    """A table with a caption, in a box of its own that scrolls where the page is narrow."""
+    head = tag("tr", *(tag("th", tag("span", c.title), tag("small", c.note) if c.note else None,
+                           scope="col", class_="words" if c.words or not i else None)
+                       for i, c in enumerate(grid.columns)))
+    rows = [_row(row, grid.columns) for row in grid.rows]
+    caption = tag("caption", tag("span", grid.caption))
+    made = tag("table", caption, tag("thead", head), tag("tbody", *rows),
+               class_="sortable" if grid.sortable else None)
+    box = tag("div", made, class_="scroll", tabindex="0", role="region", aria_label=grid.caption)
+    return join([box, *(tag("p", n, class_="note") for n in grid.notes)])
+
+
+def _row(row: Row, columns: Sequence[Column]) -> Html:
+    cells = [c if isinstance(c, Cell) else Cell(c) for c in row.cells]
+    made = []
+    for i, (cell, column) in enumerate(zip(cells, columns, strict=True)):
+        names = [n for n, on in (("words", column.words or not i), ("strong", cell.strong)) if on]
+        inside = [cell.shown, tag("small", cell.note) if cell.note is not None else None]
+        made.append(tag("td" if i else "th", *inside, scope=None if i else "row",
+                        class_=" ".join(names) or None, data_sort=cell.sort))
+    return tag("tr", *made, class_="strong" if row.strong else None)
+
+
+def figure(body: Child, caption: Child, *, wide: bool = False) -> Html:
+    """A picture or a chart with its caption; a wide one scrolls in a box of its own."""
+    inside = tag("div", body, class_="scroll", tabindex="0", role="region",
+                 aria_label="figure") if wide else text(body)
+    return tag("figure", inside, tag("figcaption", caption))
+
+
+def panels(figures: Iterable[Child]) -> Html:
+    """Figures beside each other, as many as fit."""
+    return tag("div", *figures, class_="panels")
+
+
+def fold(summary: str, *parts: Child, opened: bool = False) -> Html:
+    """Parts that are shown on a click; a closed one is not printed."""
+    return tag("details", tag("summary", summary), *parts, open=opened)
+
+
+def facts(pairs: Mapping[str, Child]) -> Html:
+    """Names and values, a line each."""
+    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value))
+                       for name, value in pairs.items()))
+
+
+def paragraph(*parts: Child, note: bool = False) -> Html:
+    """A paragraph; a note is smaller."""
+    return tag("p", *parts, class_="note" if note else None)
+
+
+def code(lines: str) -> Html:
+    """Text as it is typed, or as a file has it."""
+    return tag("pre", tag("code", lines), tabindex="0")
+
+
+def _asset(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")

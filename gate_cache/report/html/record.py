@@ -1,0 +1,225 @@
+"""What the folder of a finished training or sweep holds, read for a report. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from gate_cache.errors import UserError
+from gate_cache.learn.items import Items
+from gate_cache.stages.runfiles import (
+    CONFIG,
+    METRICS,
+    RESULTS,
+    SWEEP,
+    TRIALS,
+    items_file,
+    trial_file,
+)
+from gate_cache.stages.sweep_tables import seedless
+
+Role = Literal["gate", "single", "uniform", "other"]
+BEGINNINGS: tuple[tuple[str, Role], ...] = (
+    ("GATE", "gate"), ("single feature", "single"), ("all features, uniform weights", "uniform"),
+    ("the same + attention", "uniform"))
+"""What methods are called, and what they are."""
+KEYS = {"single": "single", "uniform": "uniform", "gate": "gate"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method of a training, or one trial or baseline of a sweep.
+
+    Attributes
+    ----------
+    name : unique in the folder
+    method : what it is; of a training the same as `name`
+    settings : of a trial, what differs between trials
+    combos : names of the amalgamated combos
+    history : one entry a validation
+    weights : statistics of the assigners' weights
+    failed : why it has no results
+    """
+
+    folder: Path
+    name: str
+    method: str
+    trained: bool
+    test: Mapping[str, float]
+    val: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    combos: Sequence[str] = ()
+    best_at: int = 0
+    history: Sequence[Mapping[str, Any]] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    failed: str = ""
+
+    @property
+    def role(self) -> Role:
+        """What it is in a comparison."""
+        return next((role for begin, role in BEGINNINGS if self.method.startswith(begin)), "other")
+
+    @property
+    def seedless(self) -> str:
+        """Its name without seeds: trials that share it are seeds of one configuration."""
+        return seedless(self.name, self.trained)
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """Of its assigners; empty where it has none."""
+        return dict(self.details.get("weights") or {}) if self.role == "gate" else {}
+
+    @cached_property
+    def items(self) -> Items | None:
+        """Results item by item, where they were kept."""
+        try:
+            return Items.load(items_file(self.folder, self.name))
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished training or sweep.
+
+    Attributes
+    ----------
+    select : the metric that chose checkpoints on ``val``
+    results : on ``test``; of a sweep baselines and trials
+    published : results over all published pairs, as `results`; empty where there are none
+    seconds : that the call which finished it took
+    """
+
+    folder: Path
+    kind: Literal["training", "sweep"]
+    config: Mapping[str, Any]
+    head: str
+    select: str
+    protocol: str
+    results: Sequence[Result]
+    published: Sequence[Result]
+    seconds: float
+
+    @property
+    def title(self) -> str:
+        """For people: the data set's manifest, and what was done."""
+        stem = str(self.config.get("manifest_file", self.folder.name)).rsplit(".", 1)[0]
+        return f"{stem}, {'head ' + self.head if self.kind == 'training' else 'sweep'}"
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The resolved manifest."""
+        return dict(self.config.get("manifest") or {})
+
+    @property
+    def trials(self) -> list[Result]:
+        """Of a sweep, those that its file lists; of a training, GATE."""
+        return [r for r in self.results if r.role == "gate"]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all metrics, the one that chooses first."""
+        names = dict.fromkeys(m for r in self.results for m in r.test)
+        return [self.select, *(m for m in names if m != self.select)]
+
+
+def read_record(folder: Path) -> Record:
+    """Read a run directory, or a sweep's folder.
+
+    Raises
+    ------
+    UserError
+        It is neither, it is not finished, or it cannot be read.
+    """
+    sweep = (folder / SWEEP).is_file()
+    if not sweep and not (folder / CONFIG).is_file():
+        raise UserError(f"{folder}: is no run's folder; name one that 'gate-cache train' or"
+                        " 'gate-cache sweep' made")
+    if not (folder / (RESULTS if sweep else METRICS)).is_file():
+        raise UserError(f"{folder}: is not finished; run the same command again"
+                        f"{'' if sweep else f' with --out {folder}'} to go on")
+    try:
+        return _sweep(folder) if sweep else _training(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{folder}: its files cannot be read ({type(error).__name__}: {error});"
+                        " they were changed, or made by another version") from None
+
+
+def _training(folder: Path) -> Record:
+    config, metrics = _read(folder / CONFIG), _read(folder / METRICS)
+    first, *more = metrics["tables"]
+    results = [_method(folder, row, config, metrics) for row in first["rows"]]
+    published = [_method(folder, row, config, metrics) for row in more[0]["rows"]] if more else []
+    select = config.get("select") or _likely(results[0].test)
+    return Record(folder, "training", config, metrics["head"], select, first["protocol"], results,
+                  published, float(metrics["seconds"]))
+
+
+def _method(folder: Path, row: dict[str, Any], config: dict[str, Any],
+            metrics: dict[str, Any]) -> Result:
+    details = {**row, **(row.get("details") or {})}
+    spec = config["manifest"]["train"]
+    test = {k: v for k, v in row.items()
+            if isinstance(v, float) and (k.startswith("pck@") or "details" in row)}
+    found = Result(folder, row["method"], row["method"], row["trained"], test, spec=spec,
+                   combos=spec.get("combos") or config.get("combos") or list(
+                       config["manifest"]["conv"]), details=details)
+    fit = metrics["fits"].get(KEYS.get(found.role, "")) if found.trained else None
+    if not fit:
+        return found
+    best = {h["seen"]: h.get("val") for h in fit["history"]}.get(fit["best_at"])
+    return Result(folder, found.name, found.method, True, test, best or {}, {}, spec, found.combos,
+                  fit["best_at"], fit["history"], details)
+
+
+def _sweep(folder: Path) -> Record:
+    config, found = _read(folder / SWEEP), _read(folder / RESULTS)
+    results = [_trial(folder, row, config) for row in found["rows"]]
+    heads = {r.spec.get("head") for r in results if r.spec}
+    select = found.get("select") or _likely(next((r.test for r in results if r.test), {}))
+    return Record(folder, "sweep", config, " and ".join(sorted(filter(None, heads))), select,
+                  str(config.get("protocol", "")), results, [], float(found.get("seconds") or 0))
+
+
+def _trial(folder: Path, row: dict[str, Any], config: dict[str, Any]) -> Result:
+    path = folder / TRIALS / f"{trial_file(row['name'])}.json"
+    more = _read(path) if path.is_file() else {}
+    return Result(folder, row["name"], row["method"], row["trained"], row["test"], row["val"],
+                  row["settings"], more.get("spec") or {},
+                  more.get("combos") or config.get("combos") or [], row["best_at"],
+                  more.get("history") or [], more.get("details") or {}, row["failed"])
+
+
+def _likely(test: Mapping[str, float]) -> str:
+    """The metric that chose, in the folder of a version that did not write it."""
+    usual = ("pck@0.10/radius=box/average=point", "mIoU", "accuracy")
+    return next((m for m in usual if m in test), next(iter(test), ""))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} is no mapping")
+    return found
+
+
+def metric_name(name: str) -> str:
+    """A metric for people: ``PCK@0.10 (box, by point)``."""
+    parts = name.split("/")
+    if len(parts) != 3 or not parts[0].startswith("pck@"):
+        return name
+    radius, average = (p.partition("=")[2] for p in parts[1:])
+    return f"PCK{parts[0][3:]} ({radius}, by {average})"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number for people; a true minus sign, nothing for none."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:.{digits}f}".replace("-", "−")

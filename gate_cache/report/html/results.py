@@ -1,0 +1,203 @@
+"""The verdict, and tables of results."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from gate_cache.report.html.charts import Mark, cut, dumbbells, forest
+from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of
+from gate_cache.report.html.page import (
+    Cell,
+    Column,
+    Grid,
+    Row,
+    Section,
+    figure,
+    fold,
+    panels,
+    paragraph,
+    section,
+    table,
+)
+from gate_cache.report.html.record import Record, Result, Role, metric_name, number
+from gate_cache.report.html.svg import GATE, SERIES, SINGLE, UNIFORM
+from gate_cache.report.html.tags import Html, join, tag
+
+COLOURS: dict[Role, str] = {"gate": GATE, "single": SINGLE, "uniform": UNIFORM,
+                            "other": SERIES[6]}
+WORDS: dict[Role, str] = {"single": "the single feature", "uniform": "uniform weights"}
+SHOWN = re.compile(r"pck@0\.(10/radius=\w+/average=(point|image)|05/radius=\w+/average=point)")
+"""PCK's variants that have a place in the first table."""
+LEVEL = "95\u00a0%"
+FEW = 30
+"""Categories that a chart shows."""
+
+
+def lead(record: Record, found: Verdict | None) -> Html:
+    """The verdict in a sentence or two."""
+    if not found:
+        return paragraph("No trial has a result.")
+    gate = found.gate
+    seeds = f" (mean of {len(gate.results)} seeds, ± {number(gate.spread())})" \
+        if len(gate.results) > 1 else ""
+    first = [tag("strong", f"GATE reaches {percent(gate.mean())}"), seeds, " ",
+             f"{metric_name(record.select)} on test, {LEVEL} interval {between(gate.interval)}"]
+    gains = [tag("li", _gained(role, found.gains[role]) if role in found.gains else
+                 f"{_named(role, base)}") for role, base in found.baselines.items()]
+    notes = f"GATE is the configuration with the best mean on val: {gate.name}. " \
+        if found.chosen else ""
+    return join([paragraph(*first), tag("ul", *gains) if gains else None, paragraph(
+        f"{notes}Intervals are of a bootstrap over the test items, with the same draws for both"
+        " sides of a difference; they do not tell what another seed would change.", note=True)])
+
+
+def _gained(role: Role, gain: Gain) -> Html:
+    low, high = map(signed, gain.interval)
+    verdict = "" if gain.clear else ": no clear difference"
+    way = "over" if gain.points >= 0 else "against"
+    return join([tag("strong", f"{signed(gain.points)} points"),
+                 f" {way} {_named(role, gain.over)}, {LEVEL} interval {low} to {high}{verdict}"])
+
+
+def signed(value: float) -> str:
+    """With a plus where it is above 0."""
+    return ("+" if value > 0 else "") + number(value)
+
+
+def _named(role: Role, base: Group) -> str:
+    detail = base.first.method.partition(": ")[2] if role == "single" else \
+        "with attention" if base.first.method.endswith("+ attention") else ""
+    return f"{WORDS[role]} ({', '.join(filter(None, [detail, percent(base.mean())]))})"
+
+
+def percent(value: float) -> str:
+    """``12.7 %``, in one piece."""
+    return f"{number(value)}\u00a0%"
+
+
+def between(interval: Sequence[float]) -> str:
+    """``12.1 to 15.3``; a dash where it is not known."""
+    low, high = interval
+    return "not known" if math.isnan(low) else f"{number(low)} to {number(high)}"
+
+
+def overview(record: Record, found: Verdict | None) -> Html:
+    """All methods with their intervals, as a chart."""
+    groups = [g for g in grouped(record, record.results) if g.results]
+    if record.kind == "sweep":
+        groups = [g for g in groups if g.first.role != "gate" or (found and g is _same(g, found))]
+    marks = [Mark(_short(g, found), g.mean(), *g.interval, COLOURS[g.first.role]) for g in groups]
+    alt = "; ".join(f"{m.name}: {number(m.value)}" for m in marks)
+    label = f"{metric_name(record.select)} on test, %"
+    return figure(forest("overview", marks, label, f"{label}: {alt}"),
+                  f"All methods with {LEVEL} intervals over the test items.")
+
+
+def _same(group: Group, found: Verdict) -> Group | None:
+    return group if group.name == found.gate.name else None
+
+
+def _short(group: Group, found: Verdict | None) -> str:
+    chosen = found and group.name == found.gate.name and group.first.role == "gate"
+    name = f"GATE: {group.name}" if chosen and group.name != group.first.method else group.name
+    return cut(name, 58)
+
+
+def results(record: Record, found: Verdict | None) -> Section:
+    """All methods by all metrics, and by category."""
+    chart, listing = by_category(record, found)
+    parts = [panels([overview(record, found), chart])]
+    if record.kind == "training":
+        parts += _tables(record, record.results, "On the test split", "test")
+        if record.published:
+            parts += _tables(record, record.published, "Over all published pairs, methods that"
+                             " have not seen any", "published")
+    return section("Results", *parts, listing)
+
+
+def _tables(record: Record, rows: Sequence[Result], caption: str, key: str) -> list[Html]:
+    groups = grouped(record, rows)
+    pck = record.select.startswith("pck@")
+    shown = [m for m in record.metrics if SHOWN.fullmatch(m)] if pck else record.metrics
+    shown.sort(key=lambda m: (m != record.select, m[:8] != record.select[:8]))
+    made = [table(Grid(
+        [Column("Method"), *(_column(m, m == record.select and key == "test") for m in shown)],
+        [Row([g.name, *(_cell(record, g, m, groups, key) for m in shown)],
+             strong=g.first.role == "gate") for g in groups],
+        f"{caption}; percent{_counts(rows)}"))]
+    if pck:
+        full = Grid([Column("Variant"), *(Column(g.name) for g in groups)],
+                    [Row([metric_name(m), *(number(g.mean(m), 2) for g in groups)])
+                     for m in sorted(record.metrics)], f"{caption}: all variants of PCK, percent")
+        made.append(fold("All variants of PCK", table(full)))
+    return made
+
+
+def _column(metric: str, chooses: bool) -> Column:
+    name, _, rest = metric_name(metric).partition(" (")
+    notes = [rest.rstrip(")"), "chooses on val" if chooses else ""]
+    return Column(name, " · ".join(filter(None, notes)))
+
+
+def _cell(record: Record, group: Group, metric: str, groups: Sequence[Group], key: str) -> Cell:
+    value = group.mean(metric)
+    best = max((g.mean(metric) for g in groups), default=math.nan)
+    told = (group.first.details.get("interval") or {}).get(metric)
+    known = group.interval if metric == record.select and key == "test" else told
+    note = between(known) if known and not math.isnan(known[0]) else None
+    return Cell(number(value), value, note, strong=value == best)
+
+
+def _counts(rows: Sequence[Result]) -> str:
+    details = next((r.details for r in rows if r.details), {})
+    found = [f"{details[k]} {k}" for k in ("pairs", "points", "images") if k in details]
+    return f"; {', '.join(found)}" if found else ""
+
+
+def by_category(record: Record, found: Verdict | None) -> tuple[Html, Html]:
+    """The metric that chooses by category or class, as a chart and as a table."""
+    nothing = Html("")
+    if not found:
+        return nothing, nothing
+    groups = [found.gate, *found.baselines.values()]
+    values = [categories(g) for g in groups]
+    names = [n for n, v in values[0].items() if v is not None] if values[0] else []
+    if not names:
+        return nothing, nothing
+    what = {"mIoU": "IoU", "accuracy": "Accuracy"}.get(record.select, metric_name(record.select))
+    heads = ["GATE", *(WORDS[r].removeprefix("the ") for r in found.baselines)]
+    rows = [Row([n, *(number(v.get(n)) for v in values)]) for n in names]
+    listing = table(Grid([Column("Category"), *(Column(h) for h in heads)], rows,
+                         f"{what} by category, percent", sortable=True))
+    chart = nothing
+    if len(names) <= FEW and len(values) > 1 and len(names) > 1:
+        order = sorted(names, key=lambda n: -(values[0][n] or 0))
+        ours, theirs = ([v.get(n) or 0.0 for n in order] for v in values[:2])
+        chart = figure(dumbbells(
+            "categories", order, ours, theirs, (heads[0], heads[1]), f"{what}, %",
+            f"{what} by category, GATE and {heads[1]}; the table below has the numbers"),
+            "By category, GATE's best first.")
+    return chart, fold("Every category", listing, opened=not chart)
+
+
+def categories(group: Group) -> dict[str, float | None]:
+    """The metric that chooses by category, mean over seeds."""
+    found = [_categories(r, group.select) for r in group.results]
+    return {n: None if any(f.get(n) is None for f in found) else
+            float(np.mean([f[n] for f in found])) for n in (found[0] if found else {})}
+
+
+def _categories(result: Result, select: str) -> dict[str, float | None]:
+    key = {"mIoU": "IoU", "accuracy": "accuracy"}.get(select, "categories")
+    known = result.details.get(key)
+    if isinstance(known, dict):
+        return known
+    items = result.items
+    if not items or "category" not in items.more:
+        return {}
+    of_item, metric = items.more["category"], metric_of(select)
+    return {str(name): metric(items.units[of_item == name].sum(0)) for name in np.unique(of_item)}

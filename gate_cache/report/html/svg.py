@@ -1,0 +1,97 @@
+"""Charts of matplotlib as inline SVG that follows the page's colours, light or dark.
+
+Colours are drawn as marks that stand for the page's own (see ``style.css``) and replaced by them.
+Letters stay letters: sharp, small, to be found and copied.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gate_cache.report.html.tags import Html, text
+
+INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
+SERIES = tuple(f"#0202{i:02x}" for i in range(8))
+GATE, SINGLE, UNIFORM = SERIES[:3]
+"""Colours of what is compared, everywhere the same."""
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = dict(zip(SERIES, ("-", "--", "-.", ":", "--", "-.", "-", "-"), strict=True))
+"""How a colour's line is drawn: those that have a meaning are told apart without it."""
+STROKES = {"-": None, "--": "7 3", "-.": "8 3 2 3", ":": "2 3"}
+"""The same in an SVG of our own."""
+_NAMES = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)",
+          **{c: f"var(--c{i})" for i, c in enumerate(SERIES)}}
+_STYLE: Any = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 12, "font.family": "sans-serif",
+    "font.sans-serif": ["Liberation Sans", "Arial", "DejaVu Sans"], "text.color": INK,
+    "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 12.5,
+    "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.labelsize": 12,
+    "axes.linewidth": 0.8, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.8,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "xtick.labelsize": 11.5, "ytick.labelsize": 11.5, "legend.frameon": False,
+    "legend.fontsize": 11.5, "lines.linewidth": 1.8, "lines.markersize": 6,
+    "axes.unicode_minus": True, "figure.facecolor": "none", "axes.facecolor": "none",
+    "savefig.facecolor": "none"}
+
+
+class Chart:
+    """A figure of one or more axes.
+
+    Parameters
+    ----------
+    size : width and height in pixels
+    name : unique on the page; ids inside the SVG begin with it
+    """
+
+    def __init__(self, name: str, size: tuple[float, float]) -> None:
+        self._name = re.sub(r"[^a-z0-9]+", "-", name.lower())
+        self._size = size
+        self._style = rc_context({**_STYLE, "svg.hashsalt": name})
+
+    def __enter__(self) -> tuple[Chart, Axes]:
+        self._style.__enter__()
+        self.figure = Figure(figsize=(self._size[0] / 72, self._size[1] / 72),
+                             layout="constrained")
+        return self, self.figure.add_subplot()
+
+    def __exit__(self, *_: object) -> None:
+        self._style.__exit__(None, None, None)
+
+    def svg(self, alt: str) -> Html:
+        """The picture, with a sentence that says what it shows."""
+        file = io.StringIO()
+        self.figure.savefig(file, format="svg", metadata={"Date": None})
+        return _inlined(file.getvalue(), self._name, alt)
+
+
+def _inlined(drawn: str, name: str, alt: str) -> Html:
+    found = drawn[drawn.index("<svg"):]
+    found = re.sub(r"<metadata>.*?</metadata>\s*", "", found, flags=re.S)
+    found = re.sub(r"<!--.*?-->\s*", "", found, flags=re.S)
+    found = re.sub(r' id="(?:figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|legend|'
+                   r'PathCollection|LineCollection|QuadMesh|PolyCollection|FillBetweenPolyCollection'
+                   r')_\d+"', "", found)
+    found = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", found)
+    found = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", found)
+    found = found.replace("xlink:href", "href")
+    for mark, colour in _NAMES.items():
+        found = found.replace(mark, colour)
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', found)[0]
+    found = re.sub(r'width="[^"]*"', f'width="{width}"', found, count=1)
+    found = re.sub(r'height="[^"]*"', f'height="{height}"', found, count=1)
+    found = re.sub(r"(\d\.\d{2})\d+", r"\1", found)
+    found = re.sub(r"\n\s*", "\n", found)
+    return Html(found.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1))
+
+
+def ticked(axes: Axes, places: Sequence[float], labels: Sequence[str], axis: str = "x") -> None:
+    """Set ticks with their words."""
+    (axes.set_xticks if axis == "x" else axes.set_yticks)(list(places), labels=list(labels))

@@ -1,0 +1,164 @@
+"""Curves of training, and what the assigners weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gate_cache.report.html.charts import Curve, bars, curves, density
+from gate_cache.report.html.compare import Verdict
+from gate_cache.report.html.page import (
+    Column,
+    Grid,
+    Row,
+    Section,
+    figure,
+    fold,
+    panels,
+    paragraph,
+    section,
+    table,
+)
+from gate_cache.report.html.record import Record, Result, metric_name, number
+from gate_cache.report.html.results import COLOURS
+from gate_cache.report.html.svg import DASHES, SERIES, STROKES
+from gate_cache.report.html.tags import Html, join, tag
+
+UNITS = {"nn": "pairs", "conv": "pairs", "pixel-mlp": "pixels"}
+FEW = 4
+"""Lines that get colours of their own."""
+
+
+def training(record: Record, found: Verdict | None) -> Section:
+    """Loss and the metric that chooses, over what training has seen."""
+    fitted = [r for r in record.results if r.history]
+    if not fitted:
+        return section("Training", paragraph("The folder tells nothing of the course of training."))
+    unit = UNITS.get(record.head, "images" if " and " not in record.head else "items")
+    shown = {r.name: _look(r, fitted, found) for r in fitted}
+    losses = [_curve(r, "loss", *shown[r.name]) for r in fitted]
+    scores = [c for r in fitted if (c := _curve(r, record.select, *shown[r.name]))]
+    known = [c for c in losses if c]
+    made = [figure(curves("loss", known, "Loss", f"{unit} seen", _alt("loss", known)),
+                   "Mean loss of the task since the last validation.")]
+    name = metric_name(record.select)
+    if scores:
+        made.append(figure(curves("validation", scores, f"{name} on val, %", f"{unit} seen",
+                                  _alt(name, scores), least=2),
+                           "The ring marks the checkpoint that was kept: the best one on val."))
+    else:
+        made.append(paragraph("There is no val split: the last checkpoint was kept.", note=True))
+    return section("Training", legend(shown), panels(made), _history(record, fitted, unit))
+
+
+def legend(shown: Mapping[str, tuple[str, bool]]) -> Html:
+    """Names of coloured lines; all faint ones are one entry."""
+    named = [(n, colour) for n, (colour, faint) in shown.items() if not faint]
+    if len(named) < len(shown):
+        named.append((f"the other {len(shown) - len(named)}", SERIES[7]))
+    return tag("ul", *(tag("li", _dash(colour), name) for name, colour in named), class_="legend")
+
+
+def _dash(colour: str) -> Html:
+    line = tag("line", x1=0, y1=6, x2=28, y2=6, stroke=f"var(--c{SERIES.index(colour)})",
+               stroke_width=2.5, stroke_dasharray=STROKES[DASHES[colour]])
+    return tag("svg", line, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true")
+
+
+def _look(result: Result, fitted: Sequence[Result], found: Verdict | None) -> tuple[str, bool]:
+    """Colour, and whether it stays behind the others."""
+    if len(fitted) <= FEW and len({r.role for r in fitted}) == len(fitted):
+        return COLOURS[result.role], False
+    if len(fitted) <= FEW:
+        return SERIES[list(fitted).index(result)], False
+    chosen = found and result in [*found.gate.results, *(
+        r for g in found.baselines.values() for r in g.results)]
+    return (COLOURS[result.role], False) if chosen else (SERIES[7], True)
+
+
+def _curve(result: Result, what: str, colour: str, faint: bool) -> Curve | None:
+    points = [(h["seen"], h["loss"] if what == "loss" else (h.get("val") or {}).get(what))
+              for h in result.history]
+    known = [(x, y) for x, y in points if y is not None]
+    if not known:
+        return None
+    seen = [x for x, _ in known]
+    best = seen.index(result.best_at) if what != "loss" and result.best_at in seen else None
+    return Curve(result.name, seen, [y for _, y in known], colour, best, faint)
+
+
+def _alt(what: str, lines: Sequence[Curve]) -> str:
+    told = "; ".join(f"{c.name} from {number(c.y[0], 2)} to {number(c.y[-1], 2)}"
+                     for c in lines[:8])
+    return f"{what} over training: {told}"
+
+
+def _history(record: Record, fitted: Sequence[Result], unit: str) -> Html:
+    rows = [Row([r.name, h["seen"], number(h["loss"], 4),
+                 number((h.get("val") or {}).get(record.select), 2),
+                 "kept" if h["seen"] == r.best_at else ""])
+            for r in fitted[:24] for h in r.history]
+    columns = [Column("Training"), Column(f"{unit} seen"), Column("loss"),
+               Column("val", metric_name(record.select)), Column("checkpoint", words=True)]
+    return fold("Every validation as a table", table(Grid(columns, rows, "Validations")))
+
+
+def weights(record: Record, found: Verdict | None) -> Section | None:
+    """Distribution and overlap of the assigners' weights (paper, Figure 12)."""
+    shown = next((r for r in (found.gate.results if found else ()) if r.weights), None)
+    if not shown:
+        return None
+    told = shown.weights
+    names = [f"assigner {j + 1}" for j in range(len(told["mean"]))]
+    made = [figure(_means(shown, told, names), "Mean weight of every combo over the test images.")]
+    counts = told.get("histogram") or {}
+    for j, name in enumerate(names if counts else ()):
+        alt = (f"{name.capitalize()}: largest weight {number(told['top1'][j], 2)} ± "
+               f"{number(told['top1_std'][j], 2)}, second largest {number(told['top2'][j], 2)} ± "
+               f"{number(told['top2_std'][j], 2)}")
+        made.append(figure(density(f"density-{j}", {k: v[j] for k, v in counts.items()},
+                                   name.capitalize(), alt), f"{alt}."))
+    note = f"Of {shown.name}, over the test items. " if record.kind == "sweep" else ""
+    if told["overlap"]:
+        made.append(_overlap(told["overlap"]))
+    parts = [paragraph(f"{note}Each assigner's weights sum to 1; the nearer the largest one is to"
+                       " 1, the sparser they are.", note=True), panels(made)]
+    return section("Weights", *parts, _all_weights(record))
+
+
+def _means(shown: Result, told: Mapping[str, Any], names: Sequence[str]) -> Html:
+    combos = list(shown.combos) if len(shown.combos) == len(told["mean"][0]) else \
+        [f"feature {i + 1}" for i in range(len(told["mean"][0]))]
+    values = dict(zip(names, told["mean"], strict=True))
+    alt = "; ".join(f"{n}: " + ", ".join(f"{c} {w:.2f}" for c, w in zip(combos, v, strict=True))
+                    for n, v in values.items())
+    return bars("means", combos, values, "Mean weights", "weight", f"Mean weights. {alt}")
+
+
+def _overlap(shares: Mapping[str, float]) -> Html:
+    words = {"none": "none", "top2": "in top 2", "top1": "same top 1"}
+    values = [100 * shares[key] for key in words]
+    alt = ", ".join(f"{w}: {number(v, 0)} %" for w, v in zip(words.values(), values, strict=True))
+    return figure(bars("overlap", list(words.values()), {"images": values}, "Overlap of assigners",
+                       "share of images, %", f"Overlap of assigners. {alt}", 0),
+                  "Two assigners on one image: none of their two largest weights is for the same"
+                  " combo; one is, but not the largest of both; their largest is for the same.")
+
+
+def _all_weights(record: Record) -> Html | None:
+    """Sparsity and overlap of all trials of a sweep, one line each."""
+    told = [(r, r.weights) for r in record.trials if r.weights]
+    if len(told) < 2:
+        return None
+    columns = [Column("Trial"), Column("largest", "mean"), Column("second", "mean"),
+               Column("no overlap", "%"), Column("in top 2", "%"), Column("same top 1", "%")]
+    rows = []
+    for result, each in told:
+        top = [sum(each[k]) / len(each[k]) for k in ("top1", "top2")]
+        overlap = [f"{100 * each['overlap'][k]:.0f}" if each["overlap"] else ""
+                   for k in ("none", "top2", "top1")]
+        rows.append(Row([result.name, *(number(v, 2) for v in top), *overlap]))
+    grid = Grid(columns, rows, "Weights of all trials, mean over assigners", sortable=True)
+    return join([tag("h3", "All trials"), fold("Weights of all trials", table(grid))])
+
+

@@ -1,0 +1,206 @@
+"""What a sweep tried: the grid of both regularisers, each setting's effect, every trial."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gate_cache.report.html.charts import effect, heat_map
+from gate_cache.report.html.compare import Group, Verdict, grouped
+from gate_cache.report.html.page import (
+    Cell,
+    Column,
+    Grid,
+    Row,
+    Section,
+    figure,
+    panels,
+    paragraph,
+    section,
+    table,
+)
+from gate_cache.report.html.record import Record, metric_name, number
+from gate_cache.report.html.results import SHOWN
+from gate_cache.report.html.tags import Html, join, tag
+from gate_cache.stages.sweep_tables import SEEDS
+
+GAMMAS = ("gamma1", "gamma2")
+GREEK = {"gamma1": "γ1 (sparsity)", "gamma2": "γ2 (diversity)"}
+MOST_MAPS = 6
+"""Heat maps that are drawn one by one; more are averaged into one."""
+
+
+def trials(record: Record, found: Verdict | None) -> list[Section]:
+    """Of a sweep: its grid, its trials; nothing of a training."""
+    if record.kind != "sweep":
+        return []
+    groups = grouped(record, record.trials)
+    return [s for s in (_grid(record, groups), _every(record, groups, found)) if s]
+
+
+def varying(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """Settings that differ between configurations, with their values in order; no seeds."""
+    values: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        for key, value in group.first.settings.items():
+            if key not in SEEDS:
+                values.setdefault(key, {}).setdefault(json.dumps(value), value)
+    missing = {k for k in values if any(k not in g.first.settings for g in groups)}
+    return {k: _ordered(list(v.values())) for k, v in values.items()
+            if len(v) + (k in missing) > 1}
+
+
+def _ordered(values: list[Any]) -> list[Any]:
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return sorted(values) if numbers else values
+
+
+def _grid(record: Record, groups: Sequence[Group]) -> Section | None:
+    changed = varying(groups)
+    parts: list[Html] = []
+    if all(len(changed.get(g, ())) > 1 for g in GAMMAS):
+        parts.append(panels(_maps(groups, changed)))
+    rest = {k: v for k, v in changed.items() if len(v) > 1 and not (parts and k in GAMMAS)}
+    if rest:
+        parts.append(panels(_effect(groups, key, values) for key, values in rest.items()))
+    if not parts:
+        return None
+    note = (f"{metric_name(record.select)} on test, percent, mean over seeds. A choice among these"
+            " belongs on val: see the table of trials.")
+    return section("Grid", paragraph(note, note=True), *parts)
+
+
+def _maps(groups: Sequence[Group], changed: dict[str, list[Any]]) -> list[Html]:
+    """γ1 over γ2 (paper, Figure 11): one map for each choice of the other settings."""
+    others: dict[str, list[Group]] = {}
+    for group in groups:
+        rest = {k: v for k, v in group.first.settings.items()
+                if k in changed and k not in GAMMAS}
+        others.setdefault(", ".join(f"{k} = {shown(v)}" for k, v in rest.items()), []).append(group)
+    if len(others) > MOST_MAPS:
+        others = {"mean over all other settings": list(groups)}
+    return [_map(title, of_one, changed, number) for number, (title, of_one)
+            in enumerate(others.items())]
+
+
+def _map(title: str, groups: Sequence[Group], changed: dict[str, list[Any]], at: int) -> Html:
+    columns, rows = (changed[g] for g in GAMMAS)
+    cells = [[[g for g in groups if _has(g, x, y)] for x in columns] for y in rows]
+    values = [[_mean([g.mean() for g in cell]) for cell in row] for row in cells]
+    notes = [[f"± {number(cell[0].spread())}" if len(cell) == 1 and
+              not math.isnan(cell[0].spread()) else "" for cell in row] for row in cells]
+    alt = "; ".join(f"γ1 {shown(x)}, γ2 {shown(y)}: {number(v)}"
+                    for y, row in zip(rows, values, strict=True)
+                    for x, v in zip(columns, row, strict=True))
+    drawn = heat_map(f"gammas-{at}", [shown(y) for y in rows], [shown(x) for x in columns], values,
+                     (GREEK["gamma1"], GREEK["gamma2"]), title, alt, notes)
+    return figure(drawn, "Weights of both regularisers (Eq. 5; the paper's Figure 11).")
+
+
+def _has(group: Group, gamma1: Any, gamma2: Any) -> bool:
+    given = group.first.settings
+    return bool(given.get("gamma1") == gamma1 and given.get("gamma2") == gamma2)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _effect(groups: Sequence[Group], key: str, values: Sequence[Any]) -> Html:
+    found = [[g.mean() for g in groups if g.results and g.first.settings.get(key) == v]
+             for v in values]
+    names = [shown(v) for v in values]
+    alt = f"{key}: " + "; ".join(f"{n}: {number(_mean(f))}"
+                                 for n, f in zip(names, found, strict=True))
+    return figure(effect(f"effect-{key}", names, found, GREEK.get(key, key), alt),
+                  "A dot a configuration; the line is their mean.")
+
+
+def shown(value: Any) -> str:
+    """A setting's value for people."""
+    if isinstance(value, list):
+        return "+".join(map(shown, value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _every(record: Record, groups: Sequence[Group], found: Verdict | None) -> Section:
+    changed = list(varying(groups))
+    metrics = [record.select, *_others(record)]
+    several = any(len(g.results) + len(g.failed) > 1 for g in groups)
+    parts: list[Html | None] = [_means(groups, metrics, changed, found) if several else None]
+    parts.append(_single(record, metrics, changed, found))
+    baselines = [g for g in grouped(record, record.results) if g.first.role != "gate"]
+    if baselines:
+        rows = [Row([g.name, *(_moments(g, m) for m in metrics)]) for g in baselines]
+        parts.append(table(Grid([Column("Baseline"), *_columns(metrics)], rows,
+                                "What they are compared with; percent on test")))
+    return section("Trials", _failed(record), *parts)
+
+
+def _others(record: Record) -> list[str]:
+    """More metrics that have a place beside the one that chooses."""
+    if not record.select.startswith("pck@"):
+        return [m for m in record.metrics if m != record.select]
+    return [m for m in record.metrics if m != record.select and SHOWN.fullmatch(m)
+            and m.startswith("pck@0.10") and m.endswith(("image", "point"))][:3]
+
+
+def _columns(metrics: Sequence[str]) -> list[Column]:
+    made = []
+    for metric in metrics:
+        name, _, rest = metric_name(metric).partition(" (")
+        made.append(Column(name, f"test, {rest.rstrip(')')}" if rest else "test"))
+    return made
+
+
+def _moments(group: Group, metric: str) -> Cell:
+    value, spread = group.mean(metric), group.spread(metric)
+    return Cell(number(value) + ("" if math.isnan(spread) else f" ± {number(spread)}"),
+                "" if math.isnan(value) else value)
+
+
+def _means(groups: Sequence[Group], metrics: Sequence[str], changed: Sequence[str],
+           found: Verdict | None) -> Html:
+    rows = []
+    for g in groups:
+        val = g.mean(split="val")
+        seeds = f"{len(g.results)}" + (f" ({len(g.failed)} failed)" if g.failed else "")
+        rows.append(Row([g.name, *_values(g.first.settings, changed), seeds,
+                         Cell(number(val), "" if math.isnan(val) else val),
+                         *(_moments(g, m) for m in metrics)],
+                        strong=bool(found and found.chosen and g.name == found.gate.name)))
+    columns = [Column("Configuration"), *(Column(k) for k in changed), Column("seeds"),
+               Column("val", "chooses"), *_columns(metrics)]
+    return table(Grid(columns, rows, "Mean ± standard deviation over seeds, percent; the one chosen"
+                                     " on val stands out", sortable=True))
+
+
+def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
+            found: Verdict | None) -> Html:
+    rows, seeds = [], [s for s in SEEDS if any(s in t.settings for t in record.trials)]
+    for trial in record.trials:
+        val = trial.val.get(record.select)
+        values = [Cell(number(v), v) if (v := trial.test.get(m)) is not None else Cell("failed", "")
+                  for m in metrics]
+        rows.append(Row([trial.name, *_values(trial.settings, [*changed, *seeds]),
+                         Cell(number(val), "" if val is None else val), *values, trial.best_at],
+                        strong=bool(found and trial in found.gate.results)))
+    columns = [Column("Trial"), *(Column(k) for k in [*changed, *seeds]),
+               Column("val", "chooses"), *_columns(metrics), Column("best at", "items seen")]
+    return table(Grid(columns, rows, "Every trial; percent", sortable=True))
+
+
+def _values(settings: Any, keys: Sequence[str]) -> list[Cell]:
+    return [Cell(shown(settings[k]) if k in settings else "",
+                 settings[k] if isinstance(settings.get(k), int | float) else None) for k in keys]
+
+
+def _failed(record: Record) -> Html | None:
+    failed = [r for r in record.results if r.failed]
+    if not failed:
+        return None
+    items = [tag("li", tag("strong", r.name), f": {r.failed}") for r in failed]
+    return join([paragraph(f"{len(failed)} of {len(record.results)} failed:"), tag("ul", *items)])

@@ -1,0 +1,67 @@
+"""``report.html`` of a run's or a sweep's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gate_cache.errors import GateCacheError
+from gate_cache.progress import Progress
+from gate_cache.report.html.compare import verdict
+from gate_cache.report.html.examples import examples
+from gate_cache.report.html.page import Section, document
+from gate_cache.report.html.provenance import about, reproduction, settings
+from gate_cache.report.html.record import Record, read_record
+from gate_cache.report.html.results import lead, results
+from gate_cache.report.html.training import training, weights
+from gate_cache.report.html.trials import trials
+from gate_cache.roots import Roots
+from gate_cache.stages.runfiles import REPORT
+from gate_cache.store.disk import disk_errors
+
+
+def write_report(folder: Path, roots: Roots) -> Path:
+    """Write a finished run's or sweep's ``report.html`` from what its folder holds.
+
+    Parameters
+    ----------
+    roots : where the data set's images are, for the examples
+
+    Raises
+    ------
+    UserError
+        The folder is of no finished run or sweep, or cannot be written.
+    """
+    page = document_of(read_record(folder), roots)
+    path = folder / REPORT
+    with disk_errors(folder, "RUN", "and write it again"):
+        draft = path.with_suffix(".partial")
+        draft.write_text(page, encoding="utf-8")
+        return draft.replace(path)
+
+
+def try_report(folder: Path, roots: Roots, show: Progress) -> Path | None:
+    """As `write_report` after a training, which is finished whatever becomes of its report."""
+    try:
+        return write_report(folder, roots)
+    except Exception as error:  # a report must not fail a training that took hours
+        why = str(error) if isinstance(error, GateCacheError) else \
+            f"{type(error).__name__}: {error}"
+        show.say(f"warning: no report was written ({' '.join(why.split())}); 'gate-cache report"
+                 f" {folder}' tries again")
+        return None
+
+
+def document_of(record: Record, roots: Roots) -> str:
+    """The whole page."""
+    found = verdict(record)
+    return document(record.title, sections(record, roots), lead=lead(record, found),
+                    about=about(record))
+
+
+def sections(record: Record, roots: Roots) -> list[Section]:
+    """All parts of a record's report, for a page of several too."""
+    found = verdict(record)
+    made = [*trials(record, found), results(record, found), examples(record, found, roots),
+            training(record, found), weights(record, found), settings(record, found),
+            reproduction(record, found)]
+    return [s for s in made if s]

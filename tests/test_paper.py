@@ -1,0 +1,187 @@
+"""Recipes of the paper's results: sound for toyworld and for the paper's data; run on a few."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from browser import browser, page  # noqa: F401
+from playwright.sync_api import Page
+
+from gate_cache.roots import Roots
+from gate_cache.stages.sweep_tables import Mean
+from gate_cache.sweep_file import load_sweep
+from pipelines.page import write_page
+from pipelines.paper import RECIPES, logged, recipe_of, results
+from pipelines.recipe import (
+    MANIFESTS,
+    TOY,
+    Options,
+    Outcome,
+    Part,
+    Recipe,
+    Source,
+    figures_of,
+    markdown,
+    reused,
+    run,
+    write_manifest,
+    write_sweep,
+)
+
+PARTS = [pytest.param(name, i, real, id=f"{name}-{i}-{'real' if real else 'toy'}")
+         for name in RECIPES for i, part in enumerate(recipe_of(name).parts)
+         for real in (False, True) if real or part.toy]
+
+
+def source_of(name: str, number: int, real: bool) -> tuple[Part, Source]:
+    part = recipe_of(name).parts[number]
+    source = part.real if real else part.toy
+    assert source is not None
+    return part, source
+
+
+@pytest.mark.parametrize(("name", "number", "real"), PARTS)
+def test_every_part_is_a_sound_manifest_and_sweep(name: str, number: int, real: bool,
+                                                  tmp_path: Path, roots: Roots) -> None:
+    part, source = source_of(name, number, real)
+    options = Options(roots, real)
+    fold = source.folds[-1] if source.folds else None
+    loaded = write_manifest(source, tmp_path / "manifest.yaml", options, fold)
+    points = load_sweep(write_sweep(source, tmp_path / "sweep.yaml", 2), loaded)
+    manifest = loaded.manifest
+    asked = {c for p in points for c in p.spec.combos or ()} | {points[0].spec.baseline}
+    assert set(manifest.conv) == asked | set(points[0].spec.extra or ())
+    assert len(points) == 2 * len({p.name.rpartition(",seed=")[0] for p in points})
+    assert manifest.store.path and (manifest.model.source == "tiny") != real
+    if fold is not None:
+        assert manifest.dataset.fold == fold  # type: ignore[union-attr]
+    rows = [Mean(p.name, 1, 0, True, {}) for p in points] + \
+        [Mean(f"{head}single feature: {points[0].spec.baseline}", 1, 0, True, {})
+         for head in ("", "head conv, ")]
+    named = [figures_of({name: {"x": name}}, row) for name in part.paper for row in rows]
+    if real:  # every figure of the paper stands beside some row
+        assert sum(map(bool, named)) >= len(part.paper)
+        assert {h for f in part.paper.values() for h in f} <= set(part.columns.values())
+
+
+def test_the_longest_name_has_the_figure() -> None:
+    paper = {"basic": {"mIoU": "1"}, "basic, prompt": {"mIoU": "2"}}
+    def mean(name: str) -> Mean:
+        return Mean(name, 3, 0, True, {})
+
+    assert figures_of(paper, mean("basic, prompt")) == {"mIoU": "2"}
+    assert figures_of(paper, mean("basic")) == {"mIoU": "1"}
+    assert figures_of(paper, mean("another")) == {}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    """Toyworld with a few pictures; its combos have the names of the real manifest's."""
+    home = tmp_path_factory.mktemp("paper")
+    data: dict[str, Any] = yaml.safe_load((MANIFESTS / TOY).read_text())
+    data["dataset"] |= {"train": 16, "val": 8, "test": 16}
+    (home / "small.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    roots = Roots(*(home / name for name in ("data", "models", "stores", "runs")))
+    return Options(roots, manifest=home / "small.yaml", seeds=2, device="cpu")
+
+
+def shorter(recipe: Recipe, **fields: Any) -> Recipe:
+    """With less to train."""
+    def cut(part: Part) -> Part:
+        assert part.toy
+        trials = [{k: v for k, v in t.items() if k not in ("pairs", "validate_every")}
+                  for t in part.toy.trials]
+        return replace(part, toy=replace(part.toy, trials=trials,
+                                         train={**part.toy.train, **fields}))
+
+    return replace(recipe, parts=[cut(p) for p in recipe.parts if p.toy])
+
+
+@pytest.fixture(scope="module")
+def grid(small: Options) -> list[Outcome]:
+    return run(shorter(recipe_of("figure11"), pairs=8, validate_every=8, hidden=4), small)
+
+
+@pytest.fixture(scope="module")
+def statistics(small: Options, grid: list[Outcome]) -> list[Outcome]:
+    return run(shorter(recipe_of("figure12"), pairs=8, validate_every=8, hidden=4), small)
+
+
+def test_a_recipe_has_every_row_with_every_seed(grid: list[Outcome]) -> None:
+    (found,) = grid
+    trained = [m for m in found.means if m.trained]
+    assert len(trained) == 9 and {m.seeds for m in trained} == {2}
+    text = markdown(found)
+    assert "| GATE,gamma1=0.05,gamma2=0.2 (n = 2) |" in text and "(paper)" not in text
+    assert "PCK@0.1 bbox" in text and "| copy the position |" in text
+
+
+def test_the_next_recipe_extracts_only_what_is_new(grid: list[Outcome],
+                                                   statistics: list[Outcome]) -> None:
+    assert "extracted plain-0, prompt-0" in reused(grid[0].extracted)
+    assert "extracted nothing; plain-0, prompt-0" in reused(statistics[0].extracted)
+    assert not any(statistics[0].extracted.rows.values())
+
+
+def test_statistics_of_the_weights_are_columns(statistics: list[Outcome]) -> None:
+    for mean in statistics[0].means:
+        if mean.trained:
+            largest, second = (mean.test[f"weights/top{k}"][0] for k in (1, 2))
+            assert 100 / 6 <= largest <= 100 and second <= largest
+            overlaps = [mean.test[m][0] for m in mean.test if m.startswith("weights/overlap")]
+            assert sum(overlaps) + mean.test["weights/none"][0] == pytest.approx(100)
+
+
+def test_a_finished_recipe_is_not_trained_again(small: Options, grid: list[Outcome],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gate_cache.learn.trials.Trial.step",
+                        lambda *_: pytest.fail("trained again"))
+    (again,) = run(shorter(recipe_of("figure11"), pairs=8, validate_every=8, hidden=4), small)
+    assert markdown(again) == markdown(grid[0])
+
+
+def test_the_report_shows_tables_and_charts(grid: list[Outcome], statistics: list[Outcome],
+                                            tmp_path: Path, page: Page) -> None:  # noqa: F811
+    found = [(recipe_of("figure11"), grid), (recipe_of("figure12"), statistics)]
+    path = write_page(tmp_path / "report.html", found, 60.0)
+    page.goto(path.as_uri())
+    assert page.locator("h1").count() == 1 and page.locator("h2").count() == 2
+    assert page.locator("table").count() == 2 and page.locator("figure svg").count() == 3
+    assert "GATE,gamma1=0.05,gamma2=0.2" in page.inner_text("main")
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_figures_of_the_paper_stand_beside_ours(grid: list[Outcome]) -> None:
+    paper: Mapping[str, Any] = {"GATE,gamma1=0.2": {"PCK@0.1 img": "64.47"}}
+    real = replace(grid[0], paper=True, part=replace(grid[0].part, paper=paper))
+    lines = markdown(real).splitlines()
+    assert "PCK@0.1 img (paper)" in lines[0]
+    assert ["64.47" in line for line in lines[2:]] == ["gamma1=0.2" in line for line in lines[2:]]
+
+
+def test_what_went_wrong_is_one_line(small: Options, tmp_path: Path) -> None:
+    found, said = logged("table7", replace(small, manifest=tmp_path / "none.yaml"),
+                         tmp_path / "log")
+    assert found == [] and said.startswith("table7: ") and "none.yaml" in said
+    assert "\n" not in said
+
+
+def test_results_are_one_page_of_markdown(grid: list[Outcome]) -> None:
+    text = results({"figure11": grid})
+    assert text.startswith("## Figure 11") and markdown(grid[0]) in text
+
+
+def test_a_failed_trial_stops_the_recipe(small: Options) -> None:
+    from gate_cache.errors import UserError
+
+    broken = shorter(recipe_of("figure12"), pairs=8, validate_every=8, hidden=4, lr=1e30)
+    with pytest.raises(UserError, match="diverged"):
+        run(replace(broken, name="broken"), small)
+
+
