@@ -21,7 +21,7 @@ for _command in (plans.validate, plans.plan, extraction.extract, plans.status, s
                  stores.show, stores.verify, stores.diff, stores.prune, plans.layers,
                  training.train, training.sweep, training.evaluate, training.report,
                  extraction.lora, extraction.caption, pictures.match, pictures.predict,
-                 pictures.score):
+                 pictures.score, pictures.guideline):
     app.command()(_command)
 
 
