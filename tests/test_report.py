@@ -485,8 +485,8 @@ def test_extremes_share_no_item() -> None:
 
 def test_varied_examples_repeat_only_when_they_must() -> None:
     keys = [{"cat"}, {"cat"}, {"dog"}, {"cow"}]
-    assert varied([0, 1, 2, 3], keys, 3) == [0, 2, 3]
-    assert varied([0, 1], keys, 3) == [0, 1]
+    assert varied([0, 1, 2, 3], keys.__getitem__, 3) == [0, 2, 3]
+    assert varied([0, 1], keys.__getitem__, 3) == [0, 1]
 
 
 # ------------------------------------------------------------------------------------ commands
