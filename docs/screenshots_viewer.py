@@ -8,7 +8,6 @@ What follows the point is handed to `gate-cache view`; X and Y are shares of the
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,11 +16,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-from browser import CHROMIUM, QUIET  # noqa: E402
+from screenshots import HERE, chromium
 
 
 @contextmanager
@@ -39,9 +34,7 @@ def viewing(words: list[str]) -> Iterator[str]:
 def viewer(image: str, point: str, words: list[str]) -> Path:
     """The page with a point of an image and its matches, clicked when all has been read."""
     state = urlencode({"image": image, "count": 8, "near": "category"})
-    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with viewing(words) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *root])
+    with viewing(words) as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(f"{address}#{state}")
         page.get_by_text("Click a point in a picture", exact=True).wait_for()
@@ -53,7 +46,7 @@ def viewer(image: str, point: str, words: list[str]) -> Path:
         page.mouse.move(0, 0)
         page.wait_for_load_state("networkidle")
         found = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        browser.close()
+        page.close()
     path = HERE / "viewer.png"
     found.save(path, optimize=True)
     return path
