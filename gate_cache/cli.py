@@ -9,7 +9,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we 
 
 import typer
 
-from gate_cache.commands import extraction, pictures, plans, stores, training
+from gate_cache.commands import extraction, pictures, plans, stores, training, viewer
 from gate_cache.errors import GateCacheError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ for _command in (plans.validate, plans.plan, extraction.extract, plans.status, s
                  stores.show, stores.verify, stores.diff, stores.prune, plans.layers,
                  training.train, training.sweep, training.evaluate, training.report,
                  extraction.lora, extraction.caption, pictures.match, pictures.predict,
-                 pictures.score, pictures.guideline):
+                 pictures.score, pictures.guideline, viewer.view):
     app.command()(_command)
 
 

@@ -21,7 +21,6 @@ from gate_cache.report.html.page import (
     table,
 )
 from gate_cache.report.html.tags import Html
-
 from gate_cache.stages.sweep_tables import Mean
 from pipelines.recipe import Outcome, Recipe, command, figures_of, label, reused, spread
 

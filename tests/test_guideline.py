@@ -18,7 +18,7 @@ from small_models import write_ddpm
 from gate_cache.cli import main
 from gate_cache.diffusion.embedded import HOME
 from gate_cache.diffusion.noise import noise
-from gate_cache.learn.similarity import edge_f1, psnr, ssim
+from gate_cache.learn.image_similarity import edge_f1, psnr, ssim
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Silent
 from gate_cache.report.guideline import page

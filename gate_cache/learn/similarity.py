@@ -1,67 +1,187 @@
-"""How alike two pictures are: SSIM, PSNR, and whether their edges are at the same places."""
+"""One point of an image against all positions of another, fast enough for a click.
+
+A descriptor is an image's levels, resized (bilinear) to one resolution, concatenated, and brought
+to unit length. Dot products and bilinear resizing can be exchanged, so nothing is resized here but
+maps of one channel: for Stable Diffusion 1.5 at 512 pixels, 11 MB are read where the resized
+descriptors have 58. The values are those of `heads.nn` on a `Buckets` map, up to rounding.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch.nn import functional
+import torch.nn.functional as F
 
-_LUMA = (0.299, 0.587, 0.114)
-_WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
+from gate_cache.geometry import Window
+from gate_cache.learn.correspondence import peaks
+
+BLOCK = 2**18
+"""Values of a level that are worked on at once: they stay in a processor's cache."""
+_EPS = 1e-12
+
+Vectors = list[torch.Tensor]
+"""A descriptor, level by level, each (C,)."""
 
 
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Signal-to-noise ratio in dB, of two (H, W, 3) uint8 pictures; infinite for equal ones."""
-    error = float((a.double() - b.double()).square().mean())
-    return 10 * math.log10(255**2 / error) if error else math.inf
+@dataclass(frozen=True)
+class LevelDescriptors:
+    """One image's descriptors.
 
-
-def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Structural similarity of two (H, W, 3) uint8 pictures (Wang et al. 2004).
-
-    Of their luma, with the authors' Gaussian window (11 pixels, σ = 1.5) and constants; the mean
-    over all places where the window fits. 1 for equal pictures. Smaller pictures have a smaller
-    window.
+    Attributes
+    ----------
+    levels : each (C, h, w), of any float dtype, at its own resolution
+    lengths : (R, R) of the resized, concatenated levels at every position
+    window : the cells of the R × R positions that show the image
     """
-    x, y = (_luma(p) for p in (a, b))
-    side = min(_WINDOW, (min(x.shape) - 1) // 2 * 2 + 1)
-    kernel = _gaussian(side)
 
-    def blurred(values: torch.Tensor) -> torch.Tensor:
-        return functional.conv2d(values[None, None], kernel[None, None])[0, 0]
+    levels: Sequence[torch.Tensor]
+    lengths: torch.Tensor
+    window: Window
 
-    mx, my = blurred(x), blurred(y)
-    vx, vy = blurred(x * x) - mx * mx, blurred(y * y) - my * my
-    both = blurred(x * y) - mx * my
-    c1, c2 = (_K1 * 255) ** 2, (_K2 * 255) ** 2
-    top = (2 * mx * my + c1) * (2 * both + c2)
-    return float((top / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return sum(t.nbytes for t in (*self.levels, self.lengths))
 
 
-def edge_f1(a: torch.Tensor, b: torch.Tensor, tolerance: int = 1) -> float:
-    """F1 of two (H, W) edge maps; an edge counts as found within `tolerance` pixels.
+def describe(levels: Sequence[torch.Tensor], window: Window) -> LevelDescriptors:
+    """Descriptors of an image at its window's resolution, ready to be compared."""
+    side = window.resolution
+    squares = torch.stack([_squares(level, side) for level in levels]).sum(0)
+    return LevelDescriptors(levels, squares.clamp_min(0).sqrt(), window)
 
-    1 where neither has an edge, 0 where only one has.
+
+def descriptor(image: LevelDescriptors, x: float, y: float) -> Vectors:
+    """The descriptor at a point, as `correspondence.sample` reads it: of unit length.
+
+    Parameters
+    ----------
+    x, y : shares of the image's width and height
     """
-    a, b = a > 0, b > 0
-    if not a.any() or not b.any():
-        return float(not a.any() and not b.any())
-    precision = float((b & _wide(a, tolerance)).sum() / b.sum())
-    recall = float((a & _wide(b, tolerance)).sum() / a.sum())
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    corners = list(_corners(image.window, x, y))
+    found = [torch.zeros(len(level), device=level.device) for level in image.levels]
+    for row, column, share in corners:
+        share /= max(float(image.lengths[row, column]), _EPS)
+        for total, level in zip(found, image.levels, strict=True):
+            total += share * _resized_at(level, row, column, image.window.resolution)
+    length = max(float(torch.cat(found).norm()), _EPS)
+    return [vector / length for vector in found]
 
 
-def _luma(picture: torch.Tensor) -> torch.Tensor:
-    return picture.double() @ torch.tensor(_LUMA, dtype=torch.float64)
+def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
+    """Cosine similarity of a descriptor to every position, (R, R), float32."""
+    side = image.window.resolution
+    products = [_resized(_dot(vector, level), side)
+                for vector, level in zip(wanted, image.levels, strict=True)]
+    return torch.stack(products).sum(0) / image.lengths.clamp_min(_EPS)
 
 
-def _gaussian(side: int) -> torch.Tensor:
-    at = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
-    one = torch.exp(-(at**2) / (2 * _SIGMA**2))
-    return torch.outer(one, one) / one.sum() ** 2
+def best(found: torch.Tensor, window: Window) -> tuple[float, float, float]:
+    """Where (R, R) similarities are highest inside the image, and how high.
+
+    Returns
+    -------
+    x and y as shares of the image's sides, refined as `correspondence.peaks` says, and the
+    similarity of the best cell
+    """
+    cut = window.cut(found)
+    there = window.leave(np.asarray(peaks(cut[None]).cpu().double()))[0]
+    return float(there[0]), float(there[1]), float(cut.max())
 
 
-def _wide(edges: torch.Tensor, by: int) -> torch.Tensor:
-    grown = functional.max_pool2d(edges[None, None].float(), 2 * by + 1, 1, by)
-    return grown[0, 0] > 0
+def _corners(window: Window, x: float, y: float) -> Iterator[tuple[int, int, float]]:
+    """Row, column and weight of the four cells around a point, all inside the window."""
+    at = window.enter(np.array([x, y]))
+    (left, right, u), (top, bottom, v) = (
+        _between(share * (cells.stop - cells.start) - 0.5, cells.start, cells.stop - 1)
+        for share, cells in zip(at, (window.columns, window.rows), strict=True))
+    yield top, left, (1 - v) * (1 - u)
+    yield top, right, (1 - v) * u
+    yield bottom, left, v * (1 - u)
+    yield bottom, right, v * u
+
+
+def _between(position: float, first: int, last: int) -> tuple[int, int, float]:
+    """The cells before and after a position, counted from `first`, and the share of the later."""
+    place = float(np.clip(position + first, first, last))
+    before = int(place)
+    return before, min(before + 1, last), place - before
+
+
+def _resized_at(level: torch.Tensor, row: int, column: int, side: int) -> torch.Tensor:
+    """(C,) of a (C, h, w) level as resized to side × side, at one cell."""
+    h, w = level.shape[1:]
+    top, bottom, v = _between((row + 0.5) * h / side - 0.5, 0, h - 1)
+    left, right, u = _between((column + 0.5) * w / side - 0.5, 0, w - 1)
+    upper = level[:, top, left].float().lerp(level[:, top, right].float(), u)
+    lower = level[:, bottom, left].float().lerp(level[:, bottom, right].float(), u)
+    return upper.lerp(lower, v)
+
+
+def _dot(vector: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """(C,) with (C, h, w) to (h, w), a block of channels at a time."""
+    found = torch.zeros(level[0].numel(), device=level.device)
+    for part in _parts(level):
+        found += vector[part] @ level[part].flatten(1).float()
+    return found.view(level.shape[1:])
+
+
+def _resized(values: torch.Tensor, side: int) -> torch.Tensor:
+    if values.shape == (side, side):
+        return values
+    return F.interpolate(values[None, None], (side, side), mode="bilinear",
+                         align_corners=False)[0, 0]
+
+
+def _squares(level: torch.Tensor, side: int) -> torch.Tensor:
+    """(side, side): squared lengths of a level as resized, without resizing it.
+
+    A resized vector is u·a + v·b + … of four neighbouring cells, its square u²·aa + 2uv·ab + …: the
+    products of neighbours are enough.
+    """
+    h, w = level.shape[1:]
+    if h == w == side:
+        return torch.stack([level[part].float().square().sum(0) for part in _parts(level)]).sum(0)
+    own, right, below, falling, rising = _neighbours(level)
+    top, v = _grid(h, side, level.device)
+    left, u = _grid(w, side, level.device)
+    v, u = v[:, None], u[None]
+
+    def at(products: torch.Tensor, down: int, along: int) -> torch.Tensor:
+        return products[top + down][:, left + along]
+
+    a, b, c, d = (1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u
+    return (a * a * at(own, 0, 0) + b * b * at(own, 0, 1) + c * c * at(own, 1, 0)
+            + d * d * at(own, 1, 1) + 2 * (a * b * at(right, 0, 0) + c * d * at(right, 1, 0)
+                                           + a * c * at(below, 0, 0) + b * d * at(below, 0, 1)
+                                           + a * d * at(falling, 0, 0) + b * c * at(rising, 0, 0)))
+
+
+def _neighbours(level: torch.Tensor) -> torch.Tensor:
+    """(5, h + 1, w + 1) dot products of cells with themselves, the one to the right, the one below,
+    and along both diagonals; the last row and column are repeated.
+    """
+    h, w = level.shape[1:]
+    found = torch.zeros(5, h + 1, w + 1, device=level.device)
+    for part in _parts(level):
+        x = F.pad(level[part].float()[None], (0, 1, 0, 1), mode="replicate")[0]
+        found[0] += (x * x).sum(0)
+        found[1, :, :-1] += (x[:, :, :-1] * x[:, :, 1:]).sum(0)
+        found[2, :-1] += (x[:, :-1] * x[:, 1:]).sum(0)
+        found[3, :-1, :-1] += (x[:, :-1, :-1] * x[:, 1:, 1:]).sum(0)
+        found[4, :-1, :-1] += (x[:, :-1, 1:] * x[:, 1:, :-1]).sum(0)
+    return found
+
+
+def _grid(length: int, side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each of `side` cells the one of `length` before it, and the share of the next."""
+    at = ((torch.arange(side, device=device) + 0.5) * length / side - 0.5).clamp(0, length - 1)
+    return at.long(), at - at.long()
+
+
+def _parts(level: torch.Tensor) -> Iterator[slice]:
+    step = max(BLOCK // level[0].numel(), 1)
+    return (slice(i, i + step) for i in range(0, len(level), step))

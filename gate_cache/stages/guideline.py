@@ -17,8 +17,8 @@ import torch
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.errors import UserError
+from gate_cache.learn.image_similarity import edge_f1, psnr, ssim
 from gate_cache.learn.intervals import Spread
-from gate_cache.learn.similarity import edge_f1, psnr, ssim
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from gate_cache.errors import UserError
-from gate_cache.learn.matching import details
+from gate_cache.learn.matching import Matched, details
 from gate_cache.learn.metrics import pck
 from gate_cache.learn.model import CorrespondenceModel
-from gate_cache.learn.pairs import PairPoints, copy_position, evaluate
+from gate_cache.learn.pairs import PairPoints, copy_position
 from gate_cache.learn.results import Table
 from gate_cache.learn.trials import Fitted, Trial, fit_trials
 from gate_cache.manifest import Loaded
@@ -39,6 +39,9 @@ from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.train_dense import KEYS, ScoreTable, train_dense
 from gate_cache.store.disk import disk_errors
+
+COPY = "copy the position"
+"""The baseline without features."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,10 @@ def _judge(study: Study, methods: list[Method], folder: RunDirectory) -> list[Ta
 def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Method],
            folder: Path | None = None) -> Table:
     """Results of every method; in a folder, pair by pair too."""
-    table.add("copy the position", evaluate(pairs, copy_position))
+    copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
+    table.add(COPY, pck(copies.predictions), details=details(copies.predictions, []))
+    if folder:
+        copies.items().save(items_file(folder, COPY))
     models = [m.model.to(study.full.device) for m in methods]
     for method, found in zip(methods, study.task.match(models, pairs), strict=True):
         if folder:

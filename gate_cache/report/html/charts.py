@@ -151,8 +151,8 @@ def heat_map(name: str, rows: Sequence[str], columns: Sequence[str],
     wide = max(56, 46 + 9 * max(len(c) for c in columns) // 2)
     size = (110 + wide * len(columns), 90 + 44 * len(rows))
     with Chart(name, size) as (chart, axes):
-        norm = Normalize(given.min(), given.max() if given.max() > given.min() else
-                         given.min() + 1)
+        room = max(0.0, 1 - (given.max() - given.min())) / 2  # noise should not look like news
+        norm = Normalize(given.min() - room, given.max() + room)
         axes.pcolormesh(given, cmap="cividis", norm=norm, edgecolors="none")
         for y, x in np.argwhere(~np.ma.getmaskarray(given)):
             dark = norm(given[y, x]) < 0.5

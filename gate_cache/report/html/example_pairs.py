@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gate_cache.datasets.base import CorrespondenceDataset, Keypoints
 from gate_cache.learn.items import Items
 from gate_cache.learn.metrics import SELECT, Prediction, correct
+from gate_cache.report.html.svg import digest
 from gate_cache.report.html.tags import Html, join, tag
 from gate_cache.report.pictures import data_uri
 
@@ -48,17 +49,19 @@ def pair(matches: Matches, number: int) -> Html:
     here, there = matches.data.keypoints(a), matches.data.keypoints(b)
     both = here.visible & there.visible
     source, true = here.xy[both], there.xy[both]
-    name = f"pair-{number}"
-    shown = tag("image", id=name, href=data_uri(matches.data.image(b)), width=SIDE,
+    found = {method: matches.predicted(method, number) for method in matches.methods}
+    uri = data_uri(matches.data.image(b))
+    name = f"pair-{digest(a, uri, *(str(points) for points in found.values()))}"
+    shown = tag("image", id=name, href=uri, width=SIDE,
                 height=_height(there), preserveAspectRatio="none")
     again = Html(f'<use href="#{name}"/>')
     panels = [tag("div", tag("b", "source"), _source(matches, a, here, source))]
     told = []
-    for i, method in enumerate(matches.methods):
-        found = Prediction(matches.predicted(method, number), true, there)
-        hits = correct(found, SELECT[0], SELECT[1])
+    for i, (method, points) in enumerate(found.items()):
+        prediction = Prediction(points, true, there)
+        hits = correct(prediction, SELECT[0], SELECT[1])
         told.append(f"{method} {int(hits.sum())} of {len(hits)}")
-        marks = _marks(found, hits)
+        marks = _marks(prediction, hits)
         panels.append(tag("div", tag("b", f"target, {method}"),
                           _picture(there, again if i else shown, marks, f"Target: {told[-1]}")))
     category = str(matches.categories[number])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,8 +26,8 @@ from gate_cache.roots import Roots
 from gate_cache.specs import Manifest
 from gate_cache.stages.data_root import dataset_near
 
-EACH = 2
-"""Pairs shown of every kind."""
+EACH, MOST = 2, 200
+"""Pairs shown of every kind, and those that are looked at for different ones."""
 
 
 def examples(record: Record, found: Verdict | None, roots: Roots) -> Section | None:
@@ -72,7 +71,7 @@ def _shown(data: ImageDataset, gate: Result, single: Result | None) -> list[Chil
 
 def _pairs(data: CorrespondenceDataset, items: Items, other: Items | None) -> list[Child]:
     matches = Matches(data, items, other)
-    best, worst, gained = _chosen(items, other)
+    best, worst, gained = _chosen(data, items, other)
     parts: list[Child] = [marks_legend(matches)]
     for title, numbers in (("Best", best), ("Worst", worst),
                            ("Where GATE and the single feature differ most", gained)):
@@ -82,11 +81,15 @@ def _pairs(data: CorrespondenceDataset, items: Items, other: Items | None) -> li
     return parts
 
 
-def _chosen(items: Items, other: Items | None) -> tuple[list[int], list[int], list[int]]:
+def _chosen(data: ImageDataset, items: Items,
+            other: Items | None) -> tuple[list[int], list[int], list[int]]:
     """Of equal scores those with more points; of different categories and images where it goes."""
     scores, counts = items.scores, items.units[:, 1]
-    keys = [{("", str(c)), *(("", str(i)) for i in ids)} for c, ids in
-            zip(items.more["category"], items.ids, strict=True)]
+
+    def keys(number: int) -> set[str]:
+        contents = {data.sha256(str(i)) for i in items.ids[number]}  # there are copies of files
+        return {str(items.more["category"][number]), *contents}
+
     usable = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
     worst = varied(sorted(usable, key=lambda i: scores[i]), keys, EACH)
     best = varied([i for i in sorted(usable, key=lambda i: -scores[i]) if i not in worst], keys,
@@ -99,14 +102,14 @@ def _chosen(items: Items, other: Items | None) -> tuple[list[int], list[int], li
     return best, worst, varied(rest, keys, 2)
 
 
-def varied(order: Sequence[int], keys: Sequence[Iterable[Hashable]], count: int) -> list[int]:
+def varied(order: Sequence[int], keys: Callable[[int], set[str]], count: int) -> list[int]:
     """The first of an order that share no key; filled up with the next ones where they run out."""
     found: list[int] = []
-    used: set[Any] = set()
-    for i in order:
-        if len(found) < count and not used & set(keys[i]):
+    used: set[str] = set()
+    for i in order[:MOST]:
+        if len(found) < count and not used & (own := keys(i)):
             found.append(i)
-            used |= set(keys[i])
+            used |= own
     return [*found, *(i for i in order if i not in found)][:count]
 
 

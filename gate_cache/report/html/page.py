@@ -6,7 +6,7 @@ A report, of one run or of several, is `document(title, sections)`; see ``docs/r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,7 +126,18 @@ def _numbered(sections: Sequence[Section]) -> dict[str, Section]:
         while key in found:
             key, number = f"{each.id}-{number}", number + 1
         found[key] = each
-    return found
+    return dict(zip(found, _own_ids(list(found.values()), set(found)), strict=True))
+
+
+def _own_ids(sections: Sequence[Section], taken: set[str]) -> Iterator[Section]:
+    """Sections in which no id is that of another: equal charts of several runs have equal ones."""
+    for number, each in enumerate(sections):
+        body = each.body
+        own = set(re.findall(r' id="([^"]+)"', body))
+        for key in sorted(own & taken):
+            body = Html(re.sub(rf'(id="|#){re.escape(key)}(?=[")])', rf"\g<1>{key}-{number}", body))
+        taken |= own
+        yield Section(each.title, body)
 
 
 def table(grid: Grid) -> Html:

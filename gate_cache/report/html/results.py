@@ -44,12 +44,15 @@ def lead(record: Record, found: Verdict | None) -> Html:
     gate = found.gate
     seeds = f" (mean of {len(gate.results)} seeds, ± {number(gate.spread())})" \
         if len(gate.results) > 1 else ""
-    first = [tag("strong", f"GATE reaches {percent(gate.mean())}"), seeds, " ",
-             f"{metric_name(record.select)} on test, {LEVEL} interval {between(gate.interval)}"]
+    first = [tag("strong", f"GATE reaches {percent(gate.mean())}"),
+             f" {metric_name(record.select)} on test{seeds},"
+             f" {LEVEL} interval {between(gate.interval)}"]
     gains = [tag("li", _gained(role, found.gains[role]) if role in found.gains else
                  f"{_named(role, base)}") for role, base in found.baselines.items()]
-    notes = f"GATE is the configuration with the best mean on val: {gate.name}. " \
-        if found.chosen else ""
+    why = "with the best mean on val" if found.chosen else \
+        "that comes first, since there is no val split to choose on"
+    several = found.chosen or len(grouped(record, record.trials)) > 1
+    notes = f"GATE is the configuration {why}: {gate.name}. " if several else ""
     return join([paragraph(*first), tag("ul", *gains) if gains else None, paragraph(
         f"{notes}Intervals are of a bootstrap over the test items, with the same draws for both"
         " sides of a difference; they do not tell what another seed would change.", note=True)])

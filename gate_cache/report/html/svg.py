@@ -1,11 +1,13 @@
 """Charts of matplotlib as inline SVG that follows the page's colours, light or dark.
 
 Colours are drawn as marks that stand for the page's own (see ``style.css``) and replaced by them.
-Letters stay letters: sharp, small, to be found and copied.
+Letters stay letters: sharp, small, to be found and copied. They are laid out by matplotlib's own
+font, which is everywhere, and wider than those that a browser takes: none are cut or overlap.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -30,7 +32,7 @@ _NAMES = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER
           **{c: f"var(--c{i})" for i, c in enumerate(SERIES)}}
 _STYLE: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 12, "font.family": "sans-serif",
-    "font.sans-serif": ["Liberation Sans", "Arial", "DejaVu Sans"], "text.color": INK,
+    "font.sans-serif": ["DejaVu Sans"], "text.color": INK,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 12.5,
     "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.labelsize": 12,
@@ -48,7 +50,8 @@ class Chart:
     Parameters
     ----------
     size : width and height in pixels
-    name : unique on the page; ids inside the SVG begin with it
+    name : ids inside the SVG begin with it, and with a digest of what is drawn: pages may hold
+        charts of several runs
     """
 
     def __init__(self, name: str, size: tuple[float, float]) -> None:
@@ -79,7 +82,8 @@ def _inlined(drawn: str, name: str, alt: str) -> Html:
     found = re.sub(r' id="(?:figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|legend|'
                    r'PathCollection|LineCollection|QuadMesh|PolyCollection|FillBetweenPolyCollection'
                    r')_\d+"', "", found)
-    found = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", found)
+    key = f"{name}-{digest(found)}"
+    found = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{key}-", found)
     found = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", found)
     found = found.replace("xlink:href", "href")
     for mark, colour in _NAMES.items():
@@ -90,6 +94,11 @@ def _inlined(drawn: str, name: str, alt: str) -> Html:
     found = re.sub(r"(\d\.\d{2})\d+", r"\1", found)
     found = re.sub(r"\n\s*", "\n", found)
     return Html(found.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1))
+
+
+def digest(*parts: str) -> str:
+    """A few letters that stand for these texts in an id."""
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:8]
 
 
 def ticked(axes: Axes, places: Sequence[float], labels: Sequence[str], axis: str = "x") -> None:

@@ -22,7 +22,8 @@ from gate_cache.report.html.page import (
 from gate_cache.report.html.record import Record, Result, metric_name, number
 from gate_cache.report.html.results import COLOURS
 from gate_cache.report.html.svg import DASHES, SERIES, STROKES
-from gate_cache.report.html.tags import Html, join, tag
+from gate_cache.report.html.tags import Html, tag
+from gate_cache.report.html.trials import broken
 
 UNITS = {"nn": "pairs", "conv": "pairs", "pixel-mlp": "pixels"}
 FEW = 4
@@ -94,7 +95,7 @@ def _alt(what: str, lines: Sequence[Curve]) -> str:
 
 
 def _history(record: Record, fitted: Sequence[Result], unit: str) -> Html:
-    rows = [Row([r.name, h["seen"], number(h["loss"], 4),
+    rows = [Row([broken(r.name), h["seen"], number(h["loss"], 4),
                  number((h.get("val") or {}).get(record.select), 2),
                  "kept" if h["seen"] == r.best_at else ""])
             for r in fitted[:24] for h in r.history]
@@ -108,39 +109,55 @@ def weights(record: Record, found: Verdict | None) -> Section | None:
     shown = next((r for r in (found.gate.results if found else ()) if r.weights), None)
     if not shown:
         return None
-    told = shown.weights
-    names = [f"assigner {j + 1}" for j in range(len(told["mean"]))]
-    made = [figure(_means(shown, told, names), "Mean weight of every combo over the test images.")]
-    counts = told.get("histogram") or {}
-    for j, name in enumerate(names if counts else ()):
-        alt = (f"{name.capitalize()}: largest weight {number(told['top1'][j], 2)} ± "
-               f"{number(told['top1_std'][j], 2)}, second largest {number(told['top2'][j], 2)} ± "
-               f"{number(told['top2_std'][j], 2)}")
-        made.append(figure(density(f"density-{j}", {k: v[j] for k, v in counts.items()},
-                                   name.capitalize(), alt), f"{alt}."))
     note = f"Of {shown.name}, over the test items. " if record.kind == "sweep" else ""
-    if told["overlap"]:
-        made.append(_overlap(told["overlap"]))
     parts = [paragraph(f"{note}Each assigner's weights sum to 1; the nearer the largest one is to"
-                       " 1, the sparser they are.", note=True), panels(made)]
+                       " 1, the sparser they are.", note=True), _panels(shown, "weights")]
+    plain = next((r for r in record.trials if r.weights and r is not shown
+                  and r.spec.get("gamma1") == r.spec.get("gamma2") == 0), None)
+    if plain:
+        parts += [tag("h3", f"Without regularisers: {plain.name}"), _panels(plain, "plain")]
     return section("Weights", *parts, _all_weights(record))
 
 
-def _means(shown: Result, told: Mapping[str, Any], names: Sequence[str]) -> Html:
+def _panels(shown: Result, key: str) -> Html:
+    """Mean weights, a density for each assigner, and their overlap."""
+    told = shown.weights
+    names = [f"assigner {j + 1}" for j in range(len(told["mean"]))]
+    made = [figure(_means(shown, told, names, key),
+                   "Mean weight of every combo over the test images.")]
+    counts = told.get("histogram") or {}
+    for j, name in enumerate(names if counts else ()):
+        alt = (f"{name.capitalize()}: largest weight {_moments(told, 'top1', j)}, second largest"
+               f" {_moments(told, 'top2', j)}")
+        drawn = density(f"{key}-density-{j}", {k: v[j] for k, v in counts.items()},
+                        name.capitalize(), alt)
+        made.append(figure(drawn, f"{alt}."))
+    if told["overlap"]:
+        made.append(_overlap(told["overlap"], key))
+    return panels(made)
+
+
+def _moments(told: Mapping[str, Any], top: str, assigner: int) -> str:
+    mean, spread = (number(told[k][assigner], 2) for k in (top, f"{top}_std"))
+    return f"{mean}\u00a0±\u00a0{spread}"
+
+
+def _means(shown: Result, told: Mapping[str, Any], names: Sequence[str], key: str) -> Html:
     combos = list(shown.combos) if len(shown.combos) == len(told["mean"][0]) else \
         [f"feature {i + 1}" for i in range(len(told["mean"][0]))]
     values = dict(zip(names, told["mean"], strict=True))
     alt = "; ".join(f"{n}: " + ", ".join(f"{c} {w:.2f}" for c, w in zip(combos, v, strict=True))
                     for n, v in values.items())
-    return bars("means", combos, values, "Mean weights", "weight", f"Mean weights. {alt}")
+    return bars(f"{key}-means", combos, values, "Mean weights", "weight", f"Mean weights. {alt}")
 
 
-def _overlap(shares: Mapping[str, float]) -> Html:
+def _overlap(shares: Mapping[str, float], key: str) -> Html:
     words = {"none": "none", "top2": "in top 2", "top1": "same top 1"}
     values = [100 * shares[key] for key in words]
     alt = ", ".join(f"{w}: {number(v, 0)} %" for w, v in zip(words.values(), values, strict=True))
-    return figure(bars("overlap", list(words.values()), {"images": values}, "Overlap of assigners",
-                       "share of images, %", f"Overlap of assigners. {alt}", 0),
+    drawn = bars(f"{key}-overlap", list(words.values()), {"images": values},
+                 "Overlap of assigners", "share of images, %", f"Overlap of assigners. {alt}", 0)
+    return figure(drawn,
                   "Two assigners on one image: none of their two largest weights is for the same"
                   " combo; one is, but not the largest of both; their largest is for the same.")
 
@@ -157,8 +174,8 @@ def _all_weights(record: Record) -> Html | None:
         top = [sum(each[k]) / len(each[k]) for k in ("top1", "top2")]
         overlap = [f"{100 * each['overlap'][k]:.0f}" if each["overlap"] else ""
                    for k in ("none", "top2", "top1")]
-        rows.append(Row([result.name, *(number(v, 2) for v in top), *overlap]))
+        rows.append(Row([broken(result.name), *(number(v, 2) for v in top), *overlap]))
     grid = Grid(columns, rows, "Weights of all trials, mean over assigners", sortable=True)
-    return join([tag("h3", "All trials"), fold("Weights of all trials", table(grid))])
+    return fold("Weights of all trials", table(grid))
 
 

@@ -134,7 +134,7 @@ def _every(record: Record, groups: Sequence[Group], found: Verdict | None) -> Se
     parts.append(_single(record, metrics, changed, found))
     baselines = [g for g in grouped(record, record.results) if g.first.role != "gate"]
     if baselines:
-        rows = [Row([g.name, *(_moments(g, m) for m in metrics)]) for g in baselines]
+        rows = [Row([broken(g.name), *(_moments(g, m) for m in metrics)]) for g in baselines]
         parts.append(table(Grid([Column("Baseline"), *_columns(metrics)], rows,
                                 "What they are compared with; percent on test")))
     return section("Trials", _failed(record), *parts)
@@ -145,7 +145,7 @@ def _others(record: Record) -> list[str]:
     if not record.select.startswith("pck@"):
         return [m for m in record.metrics if m != record.select]
     return [m for m in record.metrics if m != record.select and SHOWN.fullmatch(m)
-            and m.startswith("pck@0.10") and m.endswith(("image", "point"))][:3]
+            and m.startswith("pck@0.10") and m.endswith("point")]
 
 
 def _columns(metrics: Sequence[str]) -> list[Column]:
@@ -168,7 +168,7 @@ def _means(groups: Sequence[Group], metrics: Sequence[str], changed: Sequence[st
     for g in groups:
         val = g.mean(split="val")
         seeds = f"{len(g.results)}" + (f" ({len(g.failed)} failed)" if g.failed else "")
-        rows.append(Row([g.name, *_values(g.first.settings, changed), seeds,
+        rows.append(Row([broken(g.name), *_values(g.first.settings, changed), seeds,
                          Cell(number(val), "" if math.isnan(val) else val),
                          *(_moments(g, m) for m in metrics)],
                         strong=bool(found and found.chosen and g.name == found.gate.name)))
@@ -185,12 +185,17 @@ def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
         val = trial.val.get(record.select)
         values = [Cell(number(v), v) if (v := trial.test.get(m)) is not None else Cell("failed", "")
                   for m in metrics]
-        rows.append(Row([trial.name, *_values(trial.settings, [*changed, *seeds]),
+        rows.append(Row([broken(trial.name), *_values(trial.settings, [*changed, *seeds]),
                          Cell(number(val), "" if val is None else val), *values, trial.best_at],
                         strong=bool(found and trial in found.gate.results)))
     columns = [Column("Trial"), *(Column(k) for k in [*changed, *seeds]),
                Column("val", "chooses"), *_columns(metrics), Column("best at", "items seen")]
     return table(Grid(columns, rows, "Every trial; percent", sortable=True))
+
+
+def broken(name: str) -> Cell:
+    """A trial's name, which may go on in another line after each comma."""
+    return Cell(join(name.split(","), ",<wbr>"), name)
 
 
 def _values(settings: Any, keys: Sequence[str]) -> list[Cell]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gate_cache.errors import GateCacheError
 from gate_cache.progress import Progress
-from gate_cache.report.html.compare import verdict
+from gate_cache.report.html.compare import Verdict, verdict
 from gate_cache.report.html.examples import examples
 from gate_cache.report.html.page import Section, document
 from gate_cache.report.html.provenance import about, reproduction, settings
@@ -54,13 +54,12 @@ def try_report(folder: Path, roots: Roots, show: Progress) -> Path | None:
 def document_of(record: Record, roots: Roots) -> str:
     """The whole page."""
     found = verdict(record)
-    return document(record.title, sections(record, roots), lead=lead(record, found),
+    return document(record.title, sections(record, found, roots), lead=lead(record, found),
                     about=about(record))
 
 
-def sections(record: Record, roots: Roots) -> list[Section]:
+def sections(record: Record, found: Verdict | None, roots: Roots) -> list[Section]:
     """All parts of a record's report, for a page of several too."""
-    found = verdict(record)
     made = [*trials(record, found), results(record, found), examples(record, found, roots),
             training(record, found), weights(record, found), settings(record, found),
             reproduction(record, found)]
