@@ -51,6 +51,11 @@ def test_help_lists_the_commands(gate: Run) -> None:
         assert command in found.out
 
 
+def test_help_tells_defaults_in_brackets(gate: Run) -> None:
+    found = " ".join(gate("show", "--help").out.split())
+    assert "[all]" in found and "[a GPU where there is one]" in found and "[<store>-" in found
+
+
 def test_a_bad_manifest_shows_every_problem_and_no_traceback(gate: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("dataset: {name: toywrld}\nmodel: {source: tiny}\n"
