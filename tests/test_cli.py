@@ -56,6 +56,12 @@ def test_help_tells_defaults_in_brackets(gate: Run) -> None:
     assert "[all]" in found and "[a GPU where there is one]" in found and "[<store>-" in found
 
 
+def test_help_explains_arguments_and_keeps_brackets(gate: Run) -> None:
+    words = " ".join(gate("extract", "--help").out.replace("│", " ").split())
+    assert "The manifest, a YAML file." in words
+    assert "[GATE_CACHE_DATA, else data/]" in words
+
+
 def test_a_bad_manifest_shows_every_problem_and_no_traceback(gate: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("dataset: {name: toywrld}\nmodel: {source: tiny}\n"
