@@ -14,7 +14,7 @@ from gate_cache.errors import GateCacheError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # rich's own takes "[default]" for markup
+    rich_markup_mode=None,  # another would take [words] or <words> in helps for markup
     help="Cache diffusion features once, train on them many times (GATE, NeurIPS 2024).",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

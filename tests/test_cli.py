@@ -51,6 +51,11 @@ def test_help_lists_the_commands(gate: Run) -> None:
         assert command in found.out
 
 
+def test_help_tells_defaults_in_brackets(gate: Run) -> None:
+    found = " ".join(gate("show", "--help").out.split())
+    assert "[all]" in found and "[a GPU where there is one]" in found and "[<store>-" in found
+
+
 def test_help_explains_arguments_and_keeps_brackets(gate: Run) -> None:
     words = " ".join(gate("extract", "--help").out.replace("│", " ").split())
     assert "The manifest, a YAML file." in words
