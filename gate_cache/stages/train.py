@@ -40,7 +40,6 @@ from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.train_dense import KEYS, ScoreTable, train_dense
 from gate_cache.store.disk import disk_errors
 
-
 COPY = "copy the position"
 """The baseline without features."""
 
