@@ -19,7 +19,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract train sweep show plan status verify paper lora caption tiny test test-slow check clean
+.PHONY: help setup demo extract train sweep show plan status verify paper lora caption tiny test test-slow check docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,9 @@ sweep: .venv/.ready  ## stage 2 for DATASET, all trials of manifests/sweeps/SWEE
 show: .venv/.ready  ## pictures of DATASET's maps
 	$(GATE) show $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
+paper: .venv/.ready  ## every result of the paper on toyworld and tiny, one report
+	$(BIN)/python -m pipelines.paper --stores "$(STORES)" --runs "$(RUNS)" $(ARGS)
+
 lora: .venv/.ready  ## train a LoRA on images of DATASET, for its model
 	$(GATE) lora $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
@@ -82,3 +85,7 @@ check: .venv/.ready  ## lint and types
 
 clean:  ## remove .venv and caches; stores and runs stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+
+docs: .venv/.ready  ## build the site of the docs: docs/_build/html/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html

@@ -1,15 +1,40 @@
-"""Draw the pictures of the docs: python docs/pictures.py"""
+"""Draw the pictures of the docs: python docs/pictures.py [--stores …] [--runs …]
+
+Extracts toyworld and trains what is shown, where that is not there yet; then runs the commands
+that the pages name.
+"""
 
 from __future__ import annotations
 
+import argparse
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from gate_cache.cli import app
 from gate_cache.datasets.toyworld import CATEGORIES, draw
 
+HERE = Path(__file__).parent
+TOY, MASKS = "manifests/toyworld.yaml", "manifests/toyworld-segmentation.yaml"
 COLUMNS, SIZE, GAP = 10, 96, 4
+RUNS = {
+    "docs-conv": (TOY, "--head", "conv", "--pairs", "800"),
+    "docs-pixel-mlp": (MASKS, "--head", "pixel-mlp", "--pairs", "64000"),
+}
+PICTURES = {
+    "show.png": ("show", TOY, "--image", "test/horse/00007", "--combo", "prompt-0", "--combo",
+                 "lora-0", "--combo", "control-0", "--combo", "attn-0"),
+    "activations.png": ("show", TOY, "--activations", "--image", "test/horse/00007", "--combo",
+                        "control-0"),
+    "match.png": ("match", TOY, "test/horse/00023", "test/horse/00007", "--run", "docs-conv"),
+    "match-grid.png": ("match", TOY, "test/horse/00007", "test/cat/00005"),
+    "masks.png": ("predict", "docs-pixel-mlp", "--manifest", MASKS),
+    "score.png": ("score", TOY),
+    "guideline.png": ("guideline", TOY),
+}
+"""File to the command that draws it."""
 
 
 def toyworld() -> np.ndarray:
@@ -24,7 +49,36 @@ def toyworld() -> np.ndarray:
     return sheet
 
 
+def drawn(name: str, stores: str, runs: Path) -> None:
+    """Run a command, and keep its only picture."""
+    words = [str(runs / w) if w in RUNS else w for w in PICTURES[name]]
+    with tempfile.TemporaryDirectory() as folder:
+        app([*words, "--stores", stores, "--out", folder], standalone_mode=False)
+        (picture,) = Path(folder).glob("*.png")
+        (HERE / name).write_bytes(picture.read_bytes())
+
+
+def main() -> None:
+    """Draw what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stores", default="stores")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("only", nargs="*", help="names of pictures [all]")
+    args = parser.parse_args()
+    wanted = args.only or [*PICTURES, "toyworld.jpg"]
+    app(["extract", TOY, "--stores", args.stores], standalone_mode=False)
+    for run, words in RUNS.items():
+        if not (args.runs / run).exists() and any(run in PICTURES.get(p, ()) for p in wanted):
+            app(["train", *words, "--stores", args.stores, "--out", str(args.runs / run)],
+                standalone_mode=False)
+    for name in PICTURES:
+        if name in wanted:
+            drawn(name, args.stores, args.runs)
+    if "toyworld.jpg" in wanted:
+        cv2.imwrite(str(HERE / "toyworld.jpg"), toyworld()[..., ::-1],
+                    [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
 if __name__ == "__main__":
-    target = Path(__file__).parent / "toyworld.jpg"
-    cv2.imwrite(str(target), toyworld()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    print(target)
+    main()

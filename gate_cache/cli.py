@@ -9,11 +9,12 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we 
 
 import typer
 
-from gate_cache.commands import extraction, pictures, plans, stores, training
+from gate_cache.commands import extraction, pictures, plans, stores, training, viewer
 from gate_cache.errors import GateCacheError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # rich's own takes "[default]" for markup
     help="Cache diffusion features once, train on them many times (GATE, NeurIPS 2024).",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -21,7 +22,7 @@ for _command in (plans.validate, plans.plan, extraction.extract, plans.status, s
                  stores.show, stores.verify, stores.diff, stores.prune, plans.layers,
                  training.train, training.sweep, training.evaluate, training.report,
                  extraction.lora, extraction.caption, pictures.match, pictures.predict,
-                 pictures.score):
+                 pictures.score, pictures.guideline, viewer.view):
     app.command()(_command)
 
 

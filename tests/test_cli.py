@@ -51,6 +51,12 @@ def test_help_lists_the_commands(gate: Run) -> None:
         assert command in found.out
 
 
+def test_help_explains_arguments_and_keeps_brackets(gate: Run) -> None:
+    words = " ".join(gate("extract", "--help").out.replace("│", " ").split())
+    assert "The manifest, a YAML file." in words
+    assert "[GATE_CACHE_DATA, else data/]" in words
+
+
 def test_a_bad_manifest_shows_every_problem_and_no_traceback(gate: Run, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("dataset: {name: toywrld}\nmodel: {source: tiny}\n"

@@ -136,6 +136,13 @@ def test_right_and_wrong_differ_in_shape_and_colour(root: Path, tmp_path: Path) 
     assert good[0] > noise[0] and good[1] < noise[1]
 
 
+def test_a_canvas_keeps_pictures_as_they_are() -> None:
+    given = np.random.default_rng(0).integers(0, 255, (9, 7, 3), np.uint8)
+    canvas = Canvas(20, 20)
+    canvas.picture(given, (4, 5))
+    assert np.array_equal(canvas.done()[5:14, 4:11], given)
+
+
 def test_lines_can_be_dashed() -> None:
     def inked(dashed: bool) -> int:
         canvas = Canvas(100, 20)

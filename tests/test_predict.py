@@ -38,9 +38,9 @@ def test_what_is_painted_is_what_is_judged(head: str, maps: NativeMaps) -> None:
     world = Pictures()
     for name in ("t0", "t1"):
         painting = task.paint(found.model, name)
-        assert painting.classes.shape == painting.doubt.shape == world.size(name)
+        assert painting.classes.shape == painting.uncertainty.shape == world.size(name)
         assert agreement(world.mask(name), painting.classes)[0] > 90
-        assert painting.doubt.min() >= 0 and painting.doubt.max() <= painting.most
+        assert painting.uncertainty.min() >= 0 and painting.uncertainty.max() <= painting.most
         if head == "upernet":
             ((judged, _),) = task.predict([found.model], name)
             assert np.array_equal(judged, painting.classes)
@@ -52,7 +52,7 @@ def test_a_model_that_knows_nothing_doubts_more(head: str, maps: NativeMaps) -> 
     (found,) = fit([trial(head, task)], task)
     torch.manual_seed(0)
     fresh = trial(head, task).model.to(CPU)
-    taught, blank = (task.paint(m, "t0").doubt.mean() for m in (found.model, fresh))
+    taught, blank = (task.paint(m, "t0").uncertainty.mean() for m in (found.model, fresh))
     assert taught < 0.8 * blank
 
 
@@ -104,9 +104,9 @@ def test_a_sheet_has_all_images_and_names() -> None:
 
     def row(h: int, w: int) -> Predicted:
         mask = np.arange(h * w, dtype=np.uint8).reshape(h, w) % 40
-        doubt = np.linspace(0, 1, h * w, dtype=np.float32).reshape(h, w)
+        uncertainty = np.linspace(0, 1, h * w, dtype=np.float32).reshape(h, w)
         return Predicted("a/b", np.zeros((h, w, 3), np.uint8), mask,
-                         Painted(mask, doubt, "entropy", 1.0), 100.0, 100.0)
+                         Painted(mask, uncertainty, "entropy", 1.0), 100.0, 100.0)
 
     few = Predictions("run", "upernet", tuple(f"class {i}" for i in range(40)), iter(()))
     one, two = sheet(few, [row(20, 40)]), sheet(few, [row(20, 40), row(40, 20)])

@@ -168,3 +168,14 @@ def test_bad_input_is_a_line(more: list[object], said: str, toy: Toy,
     assert command(monkeypatch, toy, toy[0].path, *more) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
+
+
+def test_a_full_memory_is_a_line(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gate_cache.diffusion.extractor import Extractor
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(Extractor, "encode", full)
+    with pytest.raises(UserError, match=r"memory is full: use --batch 4$"):
+        score_combos(toy[0], toy[1], Silent(), batch=8, device="cpu")

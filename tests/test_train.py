@@ -43,6 +43,7 @@ from gate_cache.store.writer import open_writer
 
 COUNTS: dict[Split, int] = {"train": 16, "val": 12, "test": 12}
 CHANNELS, TOKENS, BLOCK = 11, 3, 8
+WORDS = ["<|startoftext|>", "photo", "horse"]
 SIDES = {"conv": {"up0": 8, "up1": 16}, "attention": {"attn0": 8, "attn1": 16}}
 NOISE = 0.6
 CPU = torch.device("cpu")
@@ -128,7 +129,8 @@ def build(stores: Path, loaded: Loaded, rows: dict[str, int] | None = None,
             group = writer.require(name, recipe(loaded, name, wanted, weights), shapes, encoding,
                                    {
                                        "source": sources(loaded.manifest.combos[name]),
-                                       "model": loaded.manifest.model.source})
+                                       "model": loaded.manifest.model.source,
+                                       **({"tokens": WORDS} if kind == "attention" else {})})
             group.fit()
             for block in blocks_of((rows or {}).get(name, len(ids)), BLOCK):
                 group.write(block, {m: np.stack([maps[r][m] for r in block]) for m in wanted})

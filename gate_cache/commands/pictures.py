@@ -75,7 +75,7 @@ def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a swee
                 help="Folder for the PNG files [pictures/ in the run].")] = None,
             data: Data = None, models: Models = None, stores: Stores = None,
             device: Device = None, outside: Outside = False) -> None:
-    """Masks that a trained upernet or pixel-mlp predicts, beside the truth, and its doubt."""
+    """Masks that a trained upernet or pixel-mlp predicts, the truth beside, and its uncertainty."""
     from gate_cache.manifest import load
     from gate_cache.report.console import console_progress
     from gate_cache.report.predict import draw_predictions
@@ -125,4 +125,35 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
     if as_json:
         return print_json(found, picture=str(path))
     show_scores(found)
+    typer.echo(str(path))
+
+
+def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
+              images: Annotated[int, typer.Option(min=1, help="How many are drawn.")] = 4,
+              strength: Annotated[float, typer.Option(
+                  min=0.01, max=1.0, help="Share of the times that are denoised.")] = 0.7,
+              steps: Annotated[int, typer.Option(min=1, help="Of denoising.")] = 20,
+              seeds: Annotated[int, typer.Option(min=1, help="Results of each image.")] = 3,
+              prompt: Prompt = None, batch: Batch = None, out: Out = None, data: Data = None,
+              models: Models = None, stores: Stores = None, device: Device = None,
+              outside: Outside = False, as_json: Json = False) -> None:
+    """GATE's guideline: Img2Img with each technique beside the reference; before extracting."""
+    from gate_cache.manifest import load
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.guideline import draw_guideline, show_guideline
+    from gate_cache.report.show import beside
+    from gate_cache.stages.guideline import Img2Img
+    from gate_cache.stages.guideline import guideline as stage
+    from gate_cache.stages.plan import store_of
+
+    loaded = load(manifest)
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    with interruptible("nothing was written"):
+        found = stage(loaded, roots, console_progress(), Img2Img(strength, steps, seeds),
+                      combos=combo or [], images=image or [], count=images, prompt=prompt,
+                      device=device, batch=batch)
+    path = draw_guideline(found, out or beside(store_of(loaded, roots)))
+    if as_json:
+        return print_json(found.to_json(), picture=str(path))
+    show_guideline(found)
     typer.echo(str(path))

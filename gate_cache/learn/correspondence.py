@@ -47,7 +47,11 @@ def match(source: torch.Tensor, target: torch.Tensor, points: torch.Tensor) -> t
 
 def nearest(wanted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Where (K, D) descriptors are found in a (D, h, w) target, as `match` says."""
-    similarity = torch.einsum("kd,dhw->khw", wanted, target)
+    return peaks(torch.einsum("kd,dhw->khw", wanted, target))
+
+
+def peaks(similarity: torch.Tensor) -> torch.Tensor:
+    """Where each of (K, h, w) similarity maps is highest, (K, 2), as `match` says."""
     h, w = similarity.shape[1:]
     best = similarity.flatten(1).argmax(1)
     y, x = best // w, best % w

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +50,27 @@ def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
         return Interval(np.nan, np.nan)
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure over images.
+
+    Attributes
+    ----------
+    std : between images
+    interval : of the mean, 95 % by bootstrap over images
+    """
+
+    mean: float
+    std: float
+    interval: Interval
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float64]) -> Spread:
+        """Of one value an image."""
+        std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        return cls(float(values.mean()), std, bootstrap(values))
 
 
 def gain(ours: Sequence[npt.NDArray[Any]], theirs: Sequence[npt.NDArray[Any]],

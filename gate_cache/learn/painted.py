@@ -16,14 +16,14 @@ class Painted(NamedTuple):
     Attributes
     ----------
     classes : (H, W) class of every pixel
-    doubt : (H, W) how unsure the model is
-    measure : what `doubt` is: ``entropy`` of the softmax in nats, or the share of ``members that
+    uncertainty : (H, W) how unsure the model is
+    measure : what that is: ``entropy`` of the softmax in nats, or the share of ``members that
         disagree`` with the vote
     most : the largest value that it can have
     """
 
     classes: npt.NDArray[np.uint8]
-    doubt: npt.NDArray[np.float32]
+    uncertainty: npt.NDArray[np.float32]
     measure: str
     most: float
 

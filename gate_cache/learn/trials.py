@@ -158,7 +158,7 @@ class Trial:
 def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progress, label: str,
                log: Callable[[str], None] = lambda _: None,
                keep: Callable[[int], None] = lambda _: None, start: int = 0) -> None:
-    """Train several trials over one stream; their `model`s are left with their best weights.
+    """Train several trials over one stream; each model is left with its best weights.
 
     A trial that fails says so in `failed` and leaves the stream; the others go on.
 

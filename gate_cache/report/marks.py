@@ -66,16 +66,15 @@ class Canvas:
                 self._draw.line([_fine(a), _fine(b)], fill, round((width + extra) * FINE))
 
     def text(self, words: str, at: At, size: float = 13, colour: Colour = INK,
-             middle: bool = False) -> None:
-        """Words, with their top left there, or their middle."""
+             middle: bool = False, rim: bool = False) -> None:
+        """Words, with their top left there, or their middle; with a white rim on pictures."""
         self._draw.text(_fine(at), words, colour, _font(size * FINE),
-                        anchor="mm" if middle else "la")
+                        anchor="mm" if middle else "la", stroke_width=FINE * 2 if rim else 0,
+                        stroke_fill=PAPER)
 
     def done(self) -> Picture:
         """The page."""
-        w, h = self._page.size
-        small = self._page.resize((w // FINE, h // FINE), Image.Resampling.LANCZOS)
-        return np.asarray(small)
+        return np.asarray(self._page.reduce(FINE))  # means: pictures come out as they were
 
     def _ellipse(self, at: At, radius: float, fill: Colour | None, outline: Colour | None,
                  width: float) -> None:
@@ -99,6 +98,15 @@ def wrapped(words: str, width: float, size: float = 13) -> Sequence[str]:
         else:
             lines.append(word)
     return lines
+
+
+def cut(words: str, width: float, size: float = 13) -> str:
+    """As much of some words as fits."""
+    if width_of(words, size) <= width:
+        return words
+    while words and width_of(words + "…", size) > width:
+        words = words[:-1]
+    return words + "…"
 
 
 def ink_on(colour: Colour) -> Colour:

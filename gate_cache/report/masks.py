@@ -90,7 +90,7 @@ def figure(style: Style, size: tuple[int, ...]) -> Picture:
 
 
 def scale(width: int, height: int) -> Picture:
-    """A strip from the least to the most doubt."""
+    """A strip from the least to the most uncertainty."""
     return np.repeat(heat(np.linspace(0, 1, width)[None], 0, 1), height, 0)
 
 

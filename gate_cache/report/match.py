@@ -15,6 +15,7 @@ from gate_cache.report.marks import (
     At,
     Canvas,
     Colour,
+    cut,
     ink_on,
     width_of,
     wrapped,
@@ -65,8 +66,9 @@ def page(found: Matches) -> Picture:
     """Both pictures, the points on them, and what the marks mean."""
     left, right = (fitted(p, SIDE, smooth=max(p.shape) > SIDE) for p in found.pictures)
     width = left.shape[1] + right.shape[1] + BETWEEN + 2 * EDGE
-    head = [f"{found.source}  to  {found.target}", *wrapped(
-        f"{found.feature}: {verdict(found)}", width - 2 * EDGE)]
+    wide = width - 2 * EDGE
+    head = [cut(f"{found.source}  to  {found.target}", wide, 15),
+            *wrapped(f"{found.feature}: {verdict(found)}", wide)]
     top = EDGE + LINE * len(head) + 6
     bottom = top + max(left.shape[0], right.shape[0]) + 10
     marks = _KEYS if found.judged else _GRID_KEYS
@@ -104,10 +106,12 @@ def _key_points(canvas: Canvas, found: Matches, here: Place, there: Place, scale
         if not judged.right[k]:
             canvas.line(there(found.found[k]), there(judged.true[k]), INK, 0.8)
     for k in order:
+        x, y = there(found.found[k])
         if judged.right[k]:
-            canvas.dot(there(found.found[k]), 5, BLUE)
+            _numbered(canvas, (x, y), k, BLUE, round_=True)
         else:
-            canvas.cross(there(found.found[k]), 5, ORANGE)
+            canvas.cross((x, y), 5, ORANGE)
+            canvas.text(str(k + 1), (x + 11, y - 8), 11, ORANGE, middle=True, rim=True)
     for k in range(len(found.points)):
         colour = BLUE if judged.right[k] else ORANGE
         _numbered(canvas, here(found.points[k]), k, colour, round_=bool(judged.right[k]))

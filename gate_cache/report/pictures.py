@@ -93,11 +93,18 @@ def save(picture: Picture, path: Path) -> Path:
 
 
 def data_uri(picture: Picture, side: int = 320, smooth: bool = True) -> str:
-    """A small picture as text for a page: no larger than `side`, JPEG where that is smaller.
+    """A small picture as text for a page; `side` and `smooth` as of `encoded`."""
+    data, kind = encoded(picture, side, smooth)
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def encoded(picture: Picture, side: int, smooth: bool = True) -> tuple[bytes, str]:
+    """A picture as a file for a page, and the file's type: JPEG where that is smaller, else PNG.
 
     Parameters
     ----------
     picture : (H, W, 3), or (H, W, 4) with opacity
+    side : of the longer side at most
     smooth : a photograph; False for a map of classes, whose colours must stay as they are
     """
     if max(picture.shape[:2]) > side:
@@ -108,8 +115,7 @@ def data_uri(picture: Picture, side: int = 320, smooth: bool = True) -> str:
         Image.fromarray(picture).save(file, "JPEG", quality=82, optimize=True)
     else:
         Image.fromarray(picture).save(file, "PNG", optimize=True)
-    text = base64.b64encode(file.getvalue()).decode()
-    return f"data:image/{'jpeg' if photograph else 'png'};base64,{text}"
+    return file.getvalue(), f"image/{'jpeg' if photograph else 'png'}"
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -1,4 +1,4 @@
-"""`gate-cache predict`: input, truth, prediction and doubt, some images a sheet."""
+"""`gate-cache predict`: input, truth, prediction and uncertainty, some images a sheet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gate_cache.report.marks import Canvas, width_of
+from gate_cache.report.marks import Canvas, cut, width_of
 from gate_cache.report.masks import Legend, Style, areas, painted, scale, styles
 from gate_cache.report.pictures import Picture, fitted, heat
 from gate_cache.report.show import written
@@ -17,7 +17,7 @@ from gate_cache.stages.predict import Predicted, Predictions
 ROWS, SIDE, GAP, EDGE, LINE = 6, 196, 10, 12, 20
 """Images a sheet, longer side of a picture, space between, margin, height of a line; pixels."""
 STRIP = 90
-COLUMNS = ("input", "truth", "prediction", "doubt")
+COLUMNS = ("input", "truth", "prediction", "uncertainty")
 
 
 def draw_predictions(found: Predictions, folder: Path) -> Iterator[Path]:
@@ -34,7 +34,7 @@ def draw_predictions(found: Predictions, folder: Path) -> Iterator[Path]:
 
 
 def sheet(about: Predictions, rows: Sequence[Predicted]) -> Picture:
-    """A row an image: input, truth, prediction, doubt; the classes that are seen below."""
+    """A row an image: input, truth, prediction, uncertainty; the classes that are seen below."""
     seen = areas([m for r in rows for m in (r.true, r.found.classes)])
     known = styles(about.classes, seen)
     width = 2 * EDGE + len(COLUMNS) * (SIDE + GAP) - GAP
@@ -64,13 +64,13 @@ def _row(canvas: Canvas, row: Predicted, known: Mapping[int, Style], y: int) -> 
     true, classes = (_enlarged(m) for m in (row.true, found.classes))
     pictures = (fitted(row.image, SIDE, smooth=max(row.image.shape) > SIDE),
                 painted(true, known), painted(classes, known, true),
-                fitted(heat(found.doubt, 0, found.most), SIDE))
+                fitted(heat(found.uncertainty, 0, found.most), SIDE))
     captions = (row.id, "", f"accuracy {row.accuracy:.1f} %, mIoU {row.iou:.1f} %",
-                f"mean {found.doubt.mean():.3f}")
+                f"mean {found.uncertainty.mean():.3f}")
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         x = EDGE + i * (SIDE + GAP)
         canvas.picture(picture, (x, y))
-        canvas.text(caption, (x, y + picture.shape[0] + 2), 12)
+        canvas.text(cut(caption, SIDE, 12), (x, y + picture.shape[0] + 2), 12)
 
 
 def _enlarged(mask: np.ndarray) -> np.ndarray:
@@ -79,8 +79,9 @@ def _enlarged(mask: np.ndarray) -> np.ndarray:
 
 
 def _scale(canvas: Canvas, row: Predicted, y: float) -> None:
-    unit = f"{row.found.most:.2f} nats" if row.found.measure == "entropy" else "all"
-    canvas.text(f"doubt: {row.found.measure}, 0", (EDGE, y))
-    x = EDGE + 12 + width_of(f"doubt: {row.found.measure}, 0")
+    words = f"uncertainty: {row.found.measure}, 0"
+    most = f"{row.found.most:.2f} nats" if row.found.measure == "entropy" else "all"
+    x = EDGE + width_of(words) + 8
+    canvas.text(words, (EDGE, y))
     canvas.picture(scale(STRIP, 12), (x, y + 2))
-    canvas.text(unit, (x + STRIP + 8, y))
+    canvas.text(most, (x + STRIP + 8, y))

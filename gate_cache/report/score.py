@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from gate_cache.learn.intervals import Spread
 from gate_cache.report.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
 from gate_cache.report.tables import console, grid, say
-from gate_cache.stages.score import Scored, Scores, Spread
+from gate_cache.stages.score import Scored, Scores
 from gate_cache.store.disk import disk_errors
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ def activations(loaded: Loaded, roots: Roots, show: Progress, images: Sequence[s
 @torch.inference_mode()
 def _each(passes: Passes) -> Iterator[Activations]:
     model = passes.extractor.model
-    for lane in passes.lanes():
+    for lane in passes.lanes:
         t = lane.common.walk.stop
         for ready in passes.extractor.ready(lane, passes.inputs):
             with watched(model.unet) as seen:

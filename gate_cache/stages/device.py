@@ -38,21 +38,26 @@ def described(device: torch.device) -> str:
 
 
 @contextmanager
-def out_of_memory(way_out: str) -> Iterator[None]:
+def out_of_memory(way_out: str, kept: bool = True) -> Iterator[None]:
     """Turn the device's out-of-memory error into one line.
+
+    Parameters
+    ----------
+    way_out : what to make smaller
+    kept : whether what is done so far is
 
     Raises
     ------
     UserError
-        The memory is full; `way_out` says what to make smaller.
+        The memory is full.
     """
     try:
         yield
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
             raise
-        raise UserError(f"the device's memory is full: use {way_out}; what is done is kept"
-                        ) from error
+        raise UserError(f"the device's memory is full: use {way_out}"
+                        f"{'; what is done is kept' if kept else ''}") from error
 
 
 def smaller_than(batch: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gate_cache.datasets.base import ImageDataset
 from gate_cache.diffusion.extractor import Extractor, open_extractor
-from gate_cache.diffusion.recipes import PlannedCombo, plan_combos
+from gate_cache.diffusion.recipes import plan_combos
 from gate_cache.diffusion.schedule import Lane, Wanted, schedule
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import UserError, did_you_mean
@@ -20,7 +20,7 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import Combo
-from gate_cache.stages.device import choose_device
+from gate_cache.stages.device import choose_device, out_of_memory, smaller_than
 from gate_cache.stages.inputs import BlockInputs, Source, captions_of
 from gate_cache.stages.plan import need_files
 from gate_cache.store.samples import Samples
@@ -32,23 +32,15 @@ class Passes:
 
     Attributes
     ----------
+    lanes : all passes, in an order that shares what can be
     source : the images, and how they are made square
     inputs : the same for passes, with latents
     """
 
     extractor: Extractor
-    plans: tuple[PlannedCombo, ...]
+    lanes: tuple[Lane, ...]
     source: Source
     inputs: BlockInputs
-
-    def lanes(self) -> list[Lane]:
-        """All passes, in an order that shares what can be."""
-        rows = range(len(self.source.samples))
-        lanes = schedule([(Wanted.of(p), rows) for p in self.plans], self.source.count_tokens)
-        for lane in lanes:
-            uses = {use for tail in lane.tails for use in tail}.union(lane.common.uses)
-            self.extractor.ahead(sorted(uses), self.inputs, rows)
-        return lanes
 
 
 def chosen_combos(loaded: Loaded, names: Sequence[str]) -> dict[str, Combo]:
@@ -101,18 +93,20 @@ def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDatas
                       np.array([dataset.size(i) for i in ids], np.int32))
     captions = captions_of(asked, roots, samples, (), files.tokens)
     source = Source(dataset, samples, square, files.tokens, roots, captions)
+    lanes = schedule([(Wanted.of(p), range(len(ids))) for p in plans], source.count_tokens)
+    most = max(len(lane.items) for lane in lanes)
+    size = min(batch or asked.manifest.store.batch, most)
     place = choose_device(device)
     show.say(f"loading {files.source}")
-    extractor = open_extractor(files, plans, roots,
-                               min(batch or asked.manifest.store.batch, len(ids)), place,
-                               model.dtype)
-    try:
-        with ThreadPoolExecutor(2) as readers:
-            inputs = BlockInputs(source, 0, readers)
-            inputs.take_latents(extractor.encode(inputs.images(range(len(ids)))))
-            yield Passes(extractor, plans, source, inputs)
-    finally:
-        extractor.close()
+    with out_of_memory(smaller_than(size), kept=False):
+        extractor = open_extractor(files, plans, roots, size, place, model.dtype)
+        try:
+            with ThreadPoolExecutor(2) as readers:
+                inputs = BlockInputs(source, 0, readers)
+                inputs.take_latents(extractor.encode(inputs.images(range(len(ids)))))
+                yield Passes(extractor, tuple(lanes), source, inputs)
+        finally:
+            extractor.close()
 
 
 def _with(loaded: Loaded, combos: Mapping[str, Combo]) -> Loaded:

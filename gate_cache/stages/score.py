@@ -5,6 +5,7 @@ The passes are run for a sample of images in memory; a store is neither read nor
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,13 @@ import numpy.typing as npt
 import torch
 
 from gate_cache.errors import UserError
-from gate_cache.learn.intervals import Interval, bootstrap
+from gate_cache.learn.intervals import Spread
 from gate_cache.learn.shift import apart, edge_strength, score
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import T_MAX, Combo
 from gate_cache.stages.data_root import told_dataset
-from gate_cache.stages.device import out_of_memory, smaller_than
 from gate_cache.stages.passes import Passes, chosen_combos, model_of, open_passes
 from gate_cache.stages.pick import pick
 from gate_cache.stages.reference import PROMPT, plain, techniques_of
@@ -30,27 +30,6 @@ ANCHOR_T, IMAGES = 500, 32
 """Time of the anchor, and images, where nothing else is asked for."""
 REFERENCE, ANCHOR, PLAIN = "@reference", "@anchor", "@plain"
 Values = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A figure over images.
-
-    Attributes
-    ----------
-    std : between images
-    interval : of the mean, 95 % by bootstrap over images
-    """
-
-    mean: float
-    std: float
-    interval: Interval
-
-    @classmethod
-    def of(cls, values: Values) -> Spread:
-        """Of one value an image."""
-        std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        return cls(float(values.mean()), std, bootstrap(values))
 
 
 @dataclass(frozen=True)
@@ -128,7 +107,7 @@ def score_combos(loaded: Loaded, roots: Roots, show: Progress, *, combos: Sequen
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
              **({_own(name): _clean(c) for name, c in chosen.items()} if own else {})}
     with open_passes(loaded, every, dataset, ids, roots, show, device=device,
-                     batch=batch) as passes, out_of_memory(smaller_than(passes.extractor.batch)):
+                     batch=batch) as passes:
         edges = _edges(passes, show)
     table = _Table(edges)
     return Scores(str(loaded.path), files.source, PROMPT if prompt is None else prompt, own,
@@ -160,9 +139,10 @@ def _plain_name(combo: Combo) -> str:
 def _edges(passes: Passes, show: Progress) -> dict[str, dict[str, torch.Tensor]]:
     """Combo to map to (N, h, w) edge strengths, on the CPU: all that Eq. 1 needs of a feature."""
     rows = len(passes.source.samples)
-    found: dict[str, dict[str, torch.Tensor]] = {p.name: {} for p in passes.plans}
-    with show.task("measuring", rows * len(found), "features") as task:
-        for lane in passes.lanes():
+    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    total = sum(len(r.rows) for lane in passes.lanes for rs in lane.readers.values() for r in rs)
+    with show.task("measuring", total, "features") as task:
+        for lane in passes.lanes:
             for piece in passes.extractor.run(lane, passes.inputs):
                 for name, maps in piece.maps.items():
                     strength = edge_strength(maps).cpu()

@@ -1,0 +1,35 @@
+"""Looking into a store with a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gate_cache.commands.options import Data, Device, Models, Outside, Stores
+from gate_cache.roots import Roots
+
+
+def view(target: Annotated[str, typer.Argument(
+             help="A manifest, or a store (whose pictures are not shown then).")],
+         run: Annotated[list[Path] | None, typer.Option(
+             help="A training of head nn or conv, to match by its feature; may be repeated.",
+         )] = None,
+         trial: Annotated[str | None, typer.Option(help="Of a sweep: which trial.")] = None,
+         port: Annotated[int, typer.Option(
+             min=0, max=65535, help="Of the server; 0 for any that is free.")] = 0,
+         browser: Annotated[bool, typer.Option(
+             "--browser/--no-browser", help="Open the page, or only print its address.")] = True,
+         data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
+         outside: Outside = False) -> None:
+    """Look into a store with a browser: maps, attention, matches by click. Ctrl-C ends it."""
+    from gate_cache.places import parse_place
+    from gate_cache.report.console import console_progress
+    from gate_cache.report.viewer.server import serve
+    from gate_cache.stages.explore import open_explorer
+
+    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    explorer = open_explorer(parse_place(target), roots, console_progress(), runs=run or (),
+                             trial=trial, device=device)
+    serve(explorer, port, browser, typer.echo)

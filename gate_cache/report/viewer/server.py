@@ -1,0 +1,113 @@
+"""The server: on loopback alone, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import signal
+import socket
+import sys
+import webbrowser
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from gate_cache.errors import UserError
+from gate_cache.report.viewer.guard import MAX_BODY, Gate, NotHere
+from gate_cache.report.viewer.handlers import Desk, routes
+from gate_cache.stages.explore import Explorer
+
+LOOPBACK = "127.0.0.1"
+
+
+@asynccontextmanager
+async def serving(explorer: Explorer, port: int = 0) -> AsyncIterator[str]:
+    """Serve a store inside an ``async with`` block.
+
+    Parameters
+    ----------
+    port : 0 for any that is free
+
+    Yields
+    ------
+    The page's address, with its secret
+
+    Raises
+    ------
+    UserError
+        The port is taken, or not permitted.
+    """
+    sockets = _bound(port)
+    gate = Gate(sockets[0].getsockname()[1])
+    secret = secrets.token_urlsafe(16)
+    with _threads(explorer) as desk:
+        application = Application(
+            routes(f"/{secret}", gate, desk), default_handler_class=NotHere,
+            default_handler_args={"gate": gate}, log_function=lambda handler: None)
+        server = HTTPServer(application, max_body_size=MAX_BODY, max_buffer_size=4 * MAX_BODY,
+                            max_header_size=2 * MAX_BODY, body_timeout=10)
+        server.add_sockets(sockets)
+        try:
+            yield f"http://{LOOPBACK}:{gate.port}/{secret}/"
+        finally:
+            server.stop()
+            await server.close_all_connections()
+
+
+def serve(explorer: Explorer, port: int, browser: bool, say: Callable[[str], None]) -> None:
+    """Serve a store until Ctrl-C.
+
+    Parameters
+    ----------
+    browser : whether to open the page
+    say : is told the address
+
+    Raises
+    ------
+    UserError
+        As `serving`.
+    """
+    async def until_stopped() -> None:
+        stop = asyncio.Event()
+        async with serving(explorer, port) as address:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with suppress(NotImplementedError):  # on Windows: KeyboardInterrupt
+                    asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            say(f"{address}\nCtrl-C ends it")
+            if browser and _has_screen():
+                await asyncio.to_thread(webbrowser.open, address)
+            await stop.wait()
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(until_stopped())
+
+
+@contextmanager
+def _threads(explorer: Explorer) -> Iterator[Desk]:
+    desk = Desk(explorer, ThreadPoolExecutor(2, "pictures"), ThreadPoolExecutor(1, "matches"))
+    try:
+        yield desk
+    finally:
+        for pool in (desk.pictures, desk.matches):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _bound(port: int) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, LOOPBACK, socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        why = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not permitted"}.get(
+            getattr(error, "errno", None) or 0, "cannot be had")
+        raise UserError(f"--port {port}: {why}; choose another one, or leave --port away") from None
+
+
+def _has_screen() -> bool:
+    """Whether a browser would open a window; one in the terminal would be in the way."""
+    return sys.platform != "linux" or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,112 @@
+// The list of images: only what is in sight is in the page, and asked for in parts.
+import { Latest, get, picture } from "./api.js";
+import { element } from "./draw.js";
+import { state } from "./state.js";
+
+const TALL = 46, SPARE = 4, PART = 100;
+const box = document.getElementById("list");
+const rows = document.getElementById("rows");
+const asking = new Latest();
+let total = 0, index = -1, ids = new Map(), coming = new Map(), generation = 0;
+
+export async function search(choose) {
+  generation += 1;
+  await asking.run(async (signal) => {
+    const found = await get("images", { q: state.q, id: state.image }, signal);
+    if (found.problem) return;
+    ({ total, index } = found);
+    ids = new Map();
+    coming = new Map();
+    keep(0, found.ids);
+    rows.style.height = `${Math.max(total, 1) * TALL}px`;
+    document.getElementById("total").textContent = String(total);
+    render(choose);
+    reveal();
+  });
+}
+
+export function listen(choose) {
+  let waiting = false;
+  box.addEventListener("scroll", () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      render(choose);
+    });
+  });
+  new ResizeObserver(() => render(choose)).observe(box);
+}
+
+// The image some steps before or after the one that is shown, in the list as it is searched.
+export async function neighbour(step) {
+  const wanted = index < 0 ? 0 : Math.min(Math.max(index + step, 0), total - 1);
+  if (wanted === index || !total) return null;
+  if (!ids.has(wanted)) await part(Math.floor(wanted / PART));
+  return ids.get(wanted) ?? null;
+}
+
+export function current(choose) {
+  for (const [i, id] of ids) if (id === state.image) index = i;
+  if (ids.get(index) !== state.image) index = -1;
+  render(choose);
+  reveal();
+}
+
+export function first() {
+  return ids.get(0) ?? null;
+}
+
+function reveal() {
+  if (index < 0 || !box.clientHeight) return;
+  const top = index * TALL;
+  if (top < box.scrollTop) box.scrollTop = top;
+  if (top + TALL > box.scrollTop + box.clientHeight) box.scrollTop = top + TALL - box.clientHeight;
+}
+
+function keep(from, found) {
+  found.forEach((id, i) => ids.set(from + i, id));
+}
+
+function part(number) {
+  if (!coming.has(number)) {
+    const mine = generation;
+    coming.set(number, get("images", { q: state.q, first: number * PART }).then((found) => {
+      if (mine === generation) keep(number * PART, found.ids ?? []);
+    }));
+  }
+  return coming.get(number);
+}
+
+function render(choose) {
+  const from = Math.max(Math.floor(box.scrollTop / TALL) - SPARE, 0);
+  const to = Math.min(Math.ceil((box.scrollTop + box.clientHeight) / TALL) + SPARE, total);
+  const held = document.activeElement?.closest?.("#rows li")?.dataset.index;
+  const old = new Map([...rows.children].map((row) => [row.dataset.id + row.dataset.index, row]));
+  const shown = [];
+  for (let i = from; i < to; i++) {
+    if (!ids.has(i)) {
+      const mine = generation;
+      part(Math.floor(i / PART)).then(() => mine === generation && render(choose));
+      i = (Math.floor(i / PART) + 1) * PART - 1;
+      continue;
+    }
+    shown.push(old.get(ids.get(i) + i) ?? row(i, ids.get(i), choose));
+  }
+  rows.replaceChildren(...shown);
+  for (const each of shown) {
+    const here = each.dataset.id === state.image;
+    each.firstChild.setAttribute("aria-current", here);
+    each.firstChild.tabIndex = here || (index < 0 && each === shown[0]) ? 0 : -1;
+    if (each.dataset.index === held) each.firstChild.focus({ preventScroll: true });
+  }
+}
+
+function row(i, id, choose) {
+  const made = element("li", {}, element("button", { title: id, onclick: () => choose(id) },
+    element("img", { src: picture(id, "thumb"), alt: "", loading: "lazy", decoding: "async" }),
+    element("span", {}, id)));
+  made.style.top = `${i * TALL}px`;
+  Object.assign(made.dataset, { index: i, id });
+  return made;
+}

@@ -1,0 +1,60 @@
+"""Similarities at native resolution are those of the resized descriptors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gate_cache.geometry import Square
+from gate_cache.learn.correspondence import nearest, sample
+from gate_cache.learn.similarity import best, describe, descriptor, similarity
+
+SHAPES = [((12, 4, 4), (9, 8, 8), (6, 16, 16)), ((5, 1, 1), (3, 16, 16)), ((4, 24, 24),),
+          ((7, 3, 3), (7, 16, 16))]
+POINTS = [(0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.03, 0.97), (0.31, 0.62)]
+
+
+def levels(shapes: tuple[tuple[int, int, int], ...], seed: int,
+           dtype: torch.dtype = torch.float16) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(s, generator=g).to(dtype) for s in shapes]
+
+
+def dense(parts: list[torch.Tensor], side: int = 16) -> torch.Tensor:
+    resized = [F.interpolate(p.float()[None], (side, side), mode="bilinear",
+                             align_corners=False)[0] for p in parts]
+    return F.normalize(torch.cat(resized), dim=0)
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fit, size", [("squash", (40, 90)), ("pad", (40, 90)), ("pad", (90, 31))])
+def test_as_with_whole_descriptors(shapes: tuple[tuple[int, int, int], ...], fit: str,
+                                   size: tuple[int, int], dtype: torch.dtype) -> None:
+    window = Square(128, fit).place(*size).window(16)  # type: ignore[arg-type]
+    a, b = levels(shapes, 0, dtype), levels(shapes, 1, dtype)
+    kept = [part.clone() for part in b]
+    here, there = describe(a, window), describe(b, window)
+    cut = window.cut(dense(b))
+    for x, y in POINTS:
+        at = torch.from_numpy(window.enter(np.array([[x, y]]))).float()
+        wanted = sample(window.cut(dense(a)), at)
+        vectors = descriptor(here, x, y)
+        torch.testing.assert_close(torch.cat(vectors), wanted[0], atol=1e-5, rtol=1e-4)
+        found = similarity(vectors, there)
+        torch.testing.assert_close(window.cut(found), torch.einsum("d,dhw->hw", wanted[0], cut),
+                                   atol=1e-5, rtol=1e-4)
+        u, v, value = best(found, window)
+        expected = window.leave(np.asarray(nearest(wanted, cut).double()))[0]
+        assert [u, v] == pytest.approx(list(expected), abs=1e-3)
+        assert value == pytest.approx(float((wanted @ cut.flatten(1)).max()), abs=1e-5)
+    assert all(torch.equal(x, y) for x, y in zip(kept, there.levels, strict=True))
+
+
+def test_a_map_of_zeros_is_like_nothing() -> None:
+    window = Square(64, "squash").place(64, 64).window(8)
+    empty = describe([torch.zeros(4, 8, 8)], window)
+    found = similarity(descriptor(empty, 0.4, 0.4), empty)
+    assert found.abs().max() == 0 and best(found, window)[2] == 0
