@@ -19,7 +19,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract train sweep show plan status verify paper lora caption tiny test test-slow check docs clean
+.PHONY: help setup demo extract train sweep show view plan status verify paper lora caption tiny test test-slow check docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,9 @@ sweep: .venv/.ready  ## stage 2 for DATASET, all trials of manifests/sweeps/SWEE
 
 show: .venv/.ready  ## pictures of DATASET's maps
 	$(GATE) show $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
+
+view: .venv/.ready  ## look into DATASET's store with a browser; ARGS="--run runs/RUN"
+	$(GATE) view $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
 paper: .venv/.ready  ## every result of the paper on toyworld and tiny, one report
 	$(BIN)/python -m pipelines.paper --stores "$(STORES)" --runs "$(RUNS)" $(ARGS)

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from viewing import Answer, Served, served
 
 from gate_cache.cli import main
 from gate_cache.progress import Silent
+from gate_cache.report.viewer import server as viewer_server
 from gate_cache.report.viewer.guard import HEADERS, MAX_BODY
 from gate_cache.roots import Roots
 from gate_cache.stages.explore import Explorer, open_explorer
@@ -234,6 +237,24 @@ def test_ctrl_c_is_a_clean_end(home: Path) -> None:  # noqa: F811
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=30)
     assert running.returncode == 0 and "Traceback" not in said
+
+
+def test_a_thread_that_waits_for_a_server_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr(viewer_server, "PATIENCE", 0.1)
+    monkeypatch.setattr(viewer_server, "PICTURES", "none")  # a fixture's threads may be there
+    monkeypatch.setattr(viewer_server, "MATCHES", "waiting")
+    monkeypatch.setattr(os, "_exit", ends.append)
+    release = threading.Event()
+    with ThreadPoolExecutor(1, "waiting") as pool:
+        pool.submit(release.wait)
+        viewer_server._leave()
+        assert ends == [0]
+        release.set()
+    viewer_server._leave()
+    assert ends == [0]
 
 
 # ---------------------------------------------------------------------------------- the browser

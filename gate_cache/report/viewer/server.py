@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,10 @@ from gate_cache.report.viewer.handlers import Desk, routes
 from gate_cache.stages.explore import Explorer
 
 LOOPBACK = "127.0.0.1"
+PICTURES, MATCHES = "viewer-pictures", "viewer-matches"
+"""Names of threads."""
+PATIENCE = 3.0
+"""Seconds that threads have to end."""
 
 
 @asynccontextmanager
@@ -86,16 +91,27 @@ def serve(explorer: Explorer, port: int, browser: bool, say: Callable[[str], Non
 
     with suppress(KeyboardInterrupt):
         asyncio.run(until_stopped())
+    _leave()
+
+
+def _leave() -> None:
+    """End even if a thread waits for a server: whatever it reads, nothing is written here."""
+    ours = [t for t in threading.enumerate() if t.name.startswith((PICTURES, MATCHES))]
+    for thread in ours:
+        thread.join(PATIENCE / len(ours))
+    if any(thread.is_alive() for thread in ours):
+        sys.stdout.flush()
+        os._exit(0)
 
 
 @contextmanager
 def _threads(explorer: Explorer) -> Iterator[Desk]:
-    desk = Desk(explorer, ThreadPoolExecutor(2, "pictures"), ThreadPoolExecutor(1, "matches"))
+    desk = Desk(explorer, ThreadPoolExecutor(2, PICTURES), ThreadPoolExecutor(1, MATCHES))
     try:
         yield desk
     finally:
         for pool in (desk.pictures, desk.matches):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _bound(port: int) -> list[socket.socket]:

@@ -55,8 +55,9 @@ export function frame([height, width], label) {
   return made;
 }
 
-export function lay(into, id, [height, width]) {
-  const cells = Math.max(height, width) <= 200 ? "cells" : "";
+// The image itself, or the map that stands in for it.
+export function lay(into, { id, size, original }) {
+  const cells = !original || Math.max(...size) <= 200 ? "cells" : "";
   into.append(element("img", { src: picture(id), alt: "", class: cells, decoding: "async" }));
 }
 

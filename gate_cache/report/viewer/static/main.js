@@ -25,6 +25,7 @@ async function start() {
 
 // Everything from the address; what is not said or not there gets a default.
 async function load() {
+  if (!store.originals) state.opacity = 0.8;
   read();
   settle();
   controls();

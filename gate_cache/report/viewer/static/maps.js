@@ -29,7 +29,7 @@ export async function show(store, choose) {
     .includes(c.name) && (c.kind === "conv") === (state.show === "maps"));
   await asking.run(async (signal) => {
     const input = frame(known.size, `${known.id}: choose a point`);
-    lay(input, known.id, known.size);
+    lay(input, known);
     input.id = "input";
     choosable(input, () => state.point, choose);
     const parts = [card(input, store.originals ? "image" : "map in its place")];
@@ -75,7 +75,7 @@ function group(combo, several, choose) {
         : (levels.length > 1 ? `${level} ${size}` : level);
       const into = frame(known.size, `${combo.name} ${level} ${word}: choose a point`);
       choosable(into, () => state.point, choose);
-      if (!conv) lay(into, known.id, known.size);
+      if (!conv) lay(into, known);
       cards.push({ into, made: card(into, name, element("span", { class: "value" }, value)) });
     }
   }

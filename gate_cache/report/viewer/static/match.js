@@ -22,7 +22,7 @@ export async function targets(go, choose) {
   if (shown() !== known || mine !== turn) return;
   grid.inert = false;
   const query = frame(known.size, `${known.id}: choose a point`);
-  lay(query, known.id, known.size);
+  lay(query, known);
   choosable(query, () => state.point, choose);
   query.id = "query";
   cards = infos.filter((info) => !info.problem).map((info) => target(info, go));
@@ -37,7 +37,7 @@ export async function targets(go, choose) {
 function target(info, go) {
   const into = frame(info.size, info.id);
   into.classList.add("still");
-  lay(into, info.id, info.size);
+  lay(into, info);
   const value = element("span", { class: "value" });
   const drop = state.near !== "pinned" ? [] : [element("button",
     { class: "drop", "aria-label": `Unpin ${info.id}`, onclick: () => go("", info.id) }, "×")];

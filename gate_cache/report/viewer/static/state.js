@@ -2,7 +2,7 @@
 
 export const state = {
   image: "", show: "maps", level: "", depth: "", combos: [], attention: [], words: [],
-  feature: "", point: null, near: "category", count: 6, seed: 0, pins: [], opacity: 0.6,
+  feature: "", point: null, near: "category", count: 6, seed: 0, pins: [], opacity: 0.5,
   scale: "shared", q: "",
 };
 
