@@ -6,7 +6,8 @@ from pipelines.settings import FOLDS, toy_pixels
 
 HORSES = [{"name": "GATE", "combos": ["prompt-0", "control-0", "lora-0", "lora-1"]}]
 BEDROOMS = [{"name": "GATE", "combos": ["prompt-0", "control-0", "lora-0"]}]
-TOYS = toy_pixels([{"name": "GATE", "combos": SIX}], attention=True)
+TOYS = toy_pixels([{"name": "GATE", "combos": SIX}], attention=True,
+                  parts=True)
 PIXELS = {"head": "pixel-mlp", "baseline": "plain-0"}
 RECIPE = Recipe(
     "table1-right", "Table 1, right: label-scarce segmentation",
