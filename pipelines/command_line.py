@@ -20,6 +20,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     found.add_argument("--data", type=Path, help="the paper's data sets; without: toyworld, tiny")
     found.add_argument("--model", help="model.source instead of the manifest's")
     found.add_argument("--manifest", type=Path, help="another one, with combos of the same names")
+    found.add_argument("--part", help="the only table of a recipe to make, by its title")
     found.add_argument("--dtype", help="float32 without a GPU")
     found.add_argument("--models", type=Path, default=Path("models"))
     found.add_argument("--stores", type=parse_place, default=Path("stores"))
@@ -33,7 +34,7 @@ def options_of(args: argparse.Namespace) -> Options:
     """From the command line."""
     roots = Roots(args.data or Path("data"), args.models, args.stores, args.runs)
     return Options(roots, args.data is not None and args.manifest is None, args.manifest,
-                   args.model, args.dtype, args.seeds, args.device)
+                   args.model, args.dtype, args.seeds, args.device, args.part)
 
 
 def main(recipe: Recipe) -> None:

@@ -110,6 +110,7 @@ class Options:
     ----------
     real : the paper's data and model, not toyworld and tiny
     manifest, model, dtype : instead of the recipe's own
+    part : title of the only part that is run; all by default
     """
 
     roots: Roots
@@ -119,6 +120,7 @@ class Options:
     dtype: str | None = None
     seeds: int = 3
     device: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,11 @@ class Outcome:
 def run(recipe: Recipe, options: Options) -> list[Outcome]:
     """Every part: extract what is new, train, print the table."""
     print(f"\n{recipe.title}\n{recipe.about}", flush=True)
+    if options.part and options.part not in (titles := [p.title for p in recipe.parts]):
+        raise UserError(f"{recipe.name}: has no part '{options.part}', but {', '.join(titles)}")
     found = []
     for number, part in enumerate(recipe.parts):
-        if part.toy is None and not options.real:
+        if (part.toy is None and not options.real) or options.part not in (None, part.title):
             continue
         folder = options.roots.runs / "paper" / f"{recipe.name}-{number}"
         found.append(_part(part, folder, options))

@@ -172,6 +172,16 @@ def test_what_went_wrong_is_one_line(small: Options, tmp_path: Path) -> None:
     assert "\n" not in said
 
 
+def test_one_part_alone(small: Options) -> None:
+    from gate_cache.errors import UserError
+
+    recipe = shorter(recipe_of("figure3"), pairs=8, validate_every=8, hidden=4)
+    (found,) = run(recipe, replace(small, part="classification", seeds=1))
+    assert found.part.title == "classification" and "accuracy" in markdown(found)
+    with pytest.raises(UserError, match="no part 'nothing', but segmentation, classification"):
+        run(recipe, replace(small, part="nothing"))
+
+
 def test_results_are_one_page_of_markdown(grid: list[Outcome]) -> None:
     text = results({"figure11": grid})
     assert text.startswith("## Figure 11") and markdown(grid[0]) in text
