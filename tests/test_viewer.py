@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import browser, page  # noqa: F401
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from test_explore import LATE, home, key_point, opened  # noqa: F401
 from test_train import build, manifest, one_thread  # noqa: F401
 from viewing import Answer, Served, served
@@ -390,22 +390,70 @@ def test_the_keys(page: Page, server: Served, explorer: Explorer) -> None:  # no
     assert "point=0.6250%2C0.5000" in page.url
 
 
-def test_thousands_of_images_are_a_window_on_the_list(page: Page, tmp_path: Path,  # noqa: F811
-                                                      ) -> None:
-    path = tmp_path / "many.zarr"
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Explorer:
+    path = tmp_path_factory.mktemp("many") / "many.zarr"
     with open_writer(path, "many", 8, 1, {}) as writer:
         writer.append([NewSample(f"all/{i:05d}", f"{i:064x}", 8, 8) for i in range(20_000)])
         group = writer.require("a", {"kind": "conv", "size": 64}, {"up0": (4, 2, 2)}, "float16", {})
         group.fit()
         group.write(range(8), {"up0": np.ones((8, 4, 2, 2))})
-    with served(open_explorer(path, Roots(), Silent(), device="cpu")) as running:
+    return open_explorer(path, Roots(), Silent(), device="cpu")
+
+
+def scroll(page: Page, row: int) -> None:  # noqa: F811
+    expect(page.locator("#total")).to_have_text("20000")
+    page.eval_on_selector("#list", "(box, row) => { box.scrollTop = 46 * row; }", row)
+
+
+def answers(page: Page) -> None:  # noqa: F811
+    """A page whose thread is busy for good would answer nothing."""
+    page.wait_for_timeout(300)
+    page.wait_for_function("new Promise(done => setTimeout(() => done(true), 50))", timeout=9000)
+
+
+def test_thousands_of_images_are_a_window_on_the_list(page: Page, many: Explorer) -> None:  # noqa: F811
+    with served(many) as running:
         page.goto(running.address)
-        expect(page.locator("#total")).to_have_text("20000")
-        page.eval_on_selector("#list", "box => { box.scrollTop = 46 * 12345; }")
+        scroll(page, 12345)
         page.locator("#rows button", has_text="12345").click()
         expect(page.locator("#tiles .frame p")).to_have_text("not extracted")
         assert page.locator("#rows li").count() < 40
         page.wait_for_load_state("networkidle")
+
+
+@pytest.mark.parametrize("told", [{"problem": "the disk is gone"}, {"total": 20000, "ids": []}])
+def test_a_part_of_the_list_that_fails_is_asked_for_again_by_the_next_scroll(
+        page: Page, many: Explorer, told: dict[str, Any]) -> None:  # noqa: F811
+    asked: list[str] = []
+
+    def fail(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(json=told)
+
+    with served(many) as running:
+        page.goto(running.address)
+        page.route("**/api/images?*first=12300", fail)
+        scroll(page, 12345)
+        answers(page)
+        assert 0 < len(asked) < 4 and not page.locator("#rows li").count()
+        page.unroute_all()
+        scroll(page, 12347)
+        expect(page.locator("#rows button", has_text="12350")).to_be_visible()
+        page.wait_for_load_state("networkidle")
+
+
+def test_a_list_whose_server_has_ended_can_be_scrolled(browser: Browser,  # noqa: F811
+                                                       many: Explorer) -> None:
+    page = browser.new_page()  # noqa: F811
+    with served(many) as running:
+        page.goto(running.address)
+        expect(page.locator("#total")).to_have_text("20000")
+    scroll(page, 12345)
+    answers(page)
+    scroll(page, 10)
+    expect(page.locator("#rows button", has_text="00012")).to_be_visible()
+    page.close()
 
 
 @pytest.mark.parametrize("width", [360, 800, 1280])

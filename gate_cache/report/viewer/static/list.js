@@ -7,14 +7,15 @@ const TALL = 46, SPARE = 4, PART = 100;
 const box = document.getElementById("list");
 const rows = document.getElementById("rows");
 const asking = new Latest();
-let total = 0, index = -1, ids = new Map(), coming = new Map(), generation = 0;
+let total = 0, index = -1, q = "", ids = new Map(), coming = new Map();
 
 export async function search(choose) {
-  generation += 1;
   await asking.run(async (signal) => {
-    const found = await get("images", { q: state.q, id: state.image }, signal);
+    const words = state.q;
+    const found = await get("images", { q: words, id: state.image }, signal);
     if (found.problem) return;
     ({ total, index } = found);
+    q = words;
     ids = new Map();
     coming = new Map();
     keep(0, found.ids);
@@ -68,14 +69,20 @@ function keep(from, found) {
   found.forEach((id, i) => ids.set(from + i, id));
 }
 
+// Whether a part of the list came; one that did not is asked for again when it is next in sight.
 function part(number) {
-  if (!coming.has(number)) {
-    const mine = generation;
-    coming.set(number, get("images", { q: state.q, first: number * PART }).then((found) => {
-      if (mine === generation) keep(number * PART, found.ids ?? []);
-    }));
-  }
+  if (!coming.has(number)) coming.set(number, ask(number));
   return coming.get(number);
+}
+
+async function ask(number) {
+  const asked = coming, from = number * PART;
+  const { ids: found = [] } = await get("images", { q, first: from });
+  if (asked !== coming) return false; // another list by now
+  keep(from, found);
+  if (found.length >= Math.min(PART, total - from)) return true;
+  coming.delete(number);
+  return false;
 }
 
 function render(choose) {
@@ -86,8 +93,7 @@ function render(choose) {
   const shown = [];
   for (let i = from; i < to; i++) {
     if (!ids.has(i)) {
-      const mine = generation;
-      part(Math.floor(i / PART)).then(() => mine === generation && render(choose));
+      part(Math.floor(i / PART)).then((came) => came && render(choose));
       i = (Math.floor(i / PART) + 1) * PART - 1;
       continue;
     }
