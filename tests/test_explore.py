@@ -17,10 +17,12 @@ from test_train import COUNTS, WORDS, build, manifest, one_thread, run  # noqa: 
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.errors import RowNotDone, StoreError, UserError
 from gate_cache.learn.model import fixed
-from gate_cache.manifest import load
+from gate_cache.manifest import Loaded, load
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
+from gate_cache.stages.describe import of_combo
 from gate_cache.stages.explore import Explorer, open_explorer
+from gate_cache.stages.match import match_images
 from gate_cache.stages.studies import open_any
 from gate_cache.stages.study import Study
 from gate_cache.stages.sweep import sweep
@@ -180,6 +182,22 @@ def test_features_are_those_that_training_compares(home: Path, explorer: Explore
                 found = explorer.matcher.match(name, explorer.row(pair.pair.source), tuple(point),
                                                explorer.row(pair.pair.target))
                 assert [found.x, found.y] == pytest.approx(list(wanted), abs=1e-3)
+
+
+def test_match_means_the_same_by_a_combo(toy: tuple[Loaded, Roots, Path]) -> None:
+    loaded, roots, _ = toy
+    explorer = open_explorer(loaded.path, roots, Silent(), device="cpu")
+    a, b = explorer.ids[:2]
+    assert len(explorer.view("attn").maps) > 2
+    for name in loaded.manifest.combos:
+        describer = of_combo(loaded, roots, Silent(), name, "cpu")
+        matched = match_images(loaded, roots, describer, (a, b), Silent(), grid=4)
+        shares = matched.points / explorer.image(a).size[::-1]
+        seen = [explorer.matcher.match(matched.feature, explorer.row(a), (x, y), explorer.row(b))
+                for x, y in shares]
+        places = np.array([[m.x, m.y] for m in seen]) * explorer.image(b).size[::-1]
+        np.testing.assert_allclose(places, matched.found, atol=0.1, err_msg=name)
+        np.testing.assert_allclose([m.similarity for m in seen], matched.similarity, atol=1e-3)
 
 
 def test_the_mean_is_the_mean(home: Path) -> None:

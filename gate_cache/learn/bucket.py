@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from gate_cache.errors import StoreError
 from gate_cache.geometry import Square, Window
 from gate_cache.learn.data import MapCache, Recent
-from gate_cache.store.reader import FeatureStore
+from gate_cache.store.reader import ComboView, FeatureStore
 
 BUCKET_BYTES = 2**30
 """Resized buckets held at most, on the training device."""
@@ -37,7 +37,7 @@ class BucketSpec:
 
     Attributes
     ----------
-    combos : names of the convolutional combos that are amalgamated
+    combos : names of the combos that are amalgamated, each with its `feature_maps`
     attention : name of the attention combo that is concatenated, or None
     attention_maps : its maps; by default the two finest
     resolution : side of all maps; by default the finest convolutional map's
@@ -75,17 +75,17 @@ class Buckets:
         self._cache = cache
         self._rows = rows
         self._recent: Recent[Bucket] = Recent(self, _bytes, BUCKET_BYTES)
-        self._maps = {name: store[name].maps for name in spec.combos}
+        self._maps = {name: feature_maps(store[name]) for name in spec.combos}
         if len(set(self._maps.values())) > 1:
             raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")
         first = store[spec.combos[0]]
-        shapes = [first[name].shape[1:] for name in first.maps]
+        shapes = [first[name].shape[1:] for name in self._maps[spec.combos[0]]]
         self.channels: int = sum(s[0] for s in shapes)
         self.resolution = spec.resolution or max(s[-1] for s in shapes)
         self._square = one_square(store, spec)
         if spec.attention:
             view = store[spec.attention]
-            wanted = spec.attention_maps or view.maps[-2:]
+            wanted = spec.attention_maps or feature_maps(view)
             self._maps[spec.attention] = tuple(view[name].name for name in wanted)
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
@@ -114,6 +114,11 @@ class Buckets:
         parts = [F.interpolate(m.to(self.device).float()[None], size, mode="bilinear",
                                align_corners=False, antialias=False)[0] for m in maps.values()]
         return torch.cat(parts)
+
+
+def feature_maps(view: ComboView) -> tuple[str, ...]:
+    """Maps of a combo as a feature: all of a convolutional one, an attention one's two finest."""
+    return view.maps[-2:] if view.attrs["kind"] == "attention" else view.maps
 
 
 def one_square(store: FeatureStore, spec: BucketSpec) -> Square:

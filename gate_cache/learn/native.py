@@ -10,7 +10,7 @@ import torch
 
 from gate_cache.errors import StoreError
 from gate_cache.geometry import Placement, Points
-from gate_cache.learn.bucket import BucketSpec, one_square
+from gate_cache.learn.bucket import BucketSpec, feature_maps, one_square
 from gate_cache.learn.data import MapCache
 from gate_cache.learn.pixel_grid import read_at
 from gate_cache.learn.vectors import Vectors
@@ -84,7 +84,8 @@ class NativeMaps:
         self._attention: tuple[str, ...] = ()
         if spec.attention:
             view = store[spec.attention]
-            self._attention = tuple(view[n].name for n in spec.attention_maps or view.maps[-2:])
+            wanted = spec.attention_maps or feature_maps(view)
+            self._attention = tuple(view[n].name for n in wanted)
         first = store[spec.combos[0]]
         self.level_channels = tuple(int(first[n].shape[1]) for n in self._levels)
         self.level_sides = tuple(int(first[n].shape[-1]) for n in self._levels)

@@ -78,7 +78,7 @@ class Describer:
 
 
 def of_view(view: ComboView, device: str | None = None) -> Describer:
-    """One combo's maps as they are: resized, concatenated, of unit length (head ``nn``)."""
+    """One combo's `feature_maps` as they are: resized, concatenated, of unit length (``nn``)."""
     buckets = _buckets(view.store, BucketSpec((view.name,)), device)
     model = fixed(TrainSpec(), buckets.channels, [1.0], attention=False)
     return Describer(view.store, f"combo {view.label}", (view,), buckets,

@@ -14,7 +14,7 @@ import torch
 
 from gate_cache.errors import StoreError, UserError, did_you_mean
 from gate_cache.geometry import Placement
-from gate_cache.learn.bucket import BucketSpec, one_square
+from gate_cache.learn.bucket import BucketSpec, feature_maps, one_square
 from gate_cache.learn.data import Recent
 from gate_cache.learn.similarity import LevelDescriptors, best, describe, descriptor, similarity
 from gate_cache.store.reader import ComboView, FeatureStore
@@ -124,11 +124,9 @@ class Matcher:
 class PlainFeature:
     """Combos as they are, or the mean of several: nothing is trained.
 
-    Of an attention combo the two finest levels, as training has them.
-
     Parameters
     ----------
-    views : with the same maps
+    views : with the same maps, of which `feature_maps` are read
     """
 
     def __init__(self, name: str, about: str, views: Sequence[ComboView],
@@ -136,9 +134,8 @@ class PlainFeature:
         self.name, self.about = name, about
         self._views = views
         self._device = device
-        first = views[0]
-        self._maps = first.maps[-2:] if first.attrs["kind"] == "attention" else first.maps
-        self._side = max(first[m].shape[-1] for m in self._maps)
+        self._maps = feature_maps(views[0])
+        self._side = max(views[0][m].shape[-1] for m in self._maps)
 
     def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
