@@ -20,7 +20,7 @@ from gate_cache.learn.model import fixed
 from gate_cache.manifest import Loaded, load
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
-from gate_cache.stages.describe import of_combo
+from gate_cache.stages.describe import of_combo, of_run
 from gate_cache.stages.explore import Explorer, open_explorer
 from gate_cache.stages.match import match_images
 from gate_cache.stages.studies import open_any
@@ -231,6 +231,9 @@ def test_a_sweeps_trial_is_found_with_its_combos(home: Path, tmp_path: Path) -> 
           folder=tmp_path / "out", device="cpu")
     explorer = opened(home, runs=[tmp_path / "out"], trial="one")
     one = explorer.matcher.match("run out one", 0, (0.3, 0.4), 8)
+    described = of_run(tmp_path / "out", loaded, Roots(stores=home / "stores"), Silent(),
+                       trial="one", device="cpu")
+    assert described.name == "run out one"
     noise = explorer.matcher.match("combo noise-0", 0, (0.3, 0.4), 8)
     np.testing.assert_allclose(one.values, noise.values, atol=1e-4)
     with pytest.raises(UserError, match="say which of its trials"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,29 @@ def test_the_command(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert command(monkeypatch, *common, "--run", nn_run.trained.run, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found["pck@0.10"]) == {"box", "image"} and Path(found["picture"]).is_file()
+
+
+def test_a_picture_is_called_after_the_run_and_its_trial(
+        root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+        capsys: pytest.CaptureFixture[str], nn_run: Finished) -> None:  # noqa: F811
+    loaded, roots = of(root, tmp_path / "m", attention=None)
+    sweep = tmp_path / "out"
+    (sweep / "trials").mkdir(parents=True)
+    (sweep / "weights").mkdir()
+    done = nn_run.trained.run
+    spec = json.loads((done / "config.json").read_text())["manifest"]["train"]
+    for name in ("lr=0.1", "lr=0.2"):
+        (sweep / "trials" / f"{name}.json").write_text(json.dumps({"name": name, "spec": spec}))
+        shutil.copy(done / "gate-best.safetensors", sweep / "weights" / f"{name}.safetensors")
+    pictures = []
+    monkeypatch.chdir(sweep)
+    for name in ("lr=0.1", "lr=0.2"):
+        assert command(monkeypatch, loaded.path, *PAIR, "--stores", roots.stores, "--out",
+                       tmp_path / "pictures", "--run", ".", "--trial", name) == 0
+        said, path = capsys.readouterr().out.strip().splitlines()
+        assert f"run out {name}: PCK" in said
+        pictures.append(Path(path).name)
+    assert [p.partition("run-")[2] for p in pictures] == ["out-lr=0.1.png", "out-lr=0.2.png"]
 
 
 @pytest.mark.parametrize("asked, said", [

@@ -24,6 +24,7 @@ from gate_cache.report.pictures import Picture, fitted
 from gate_cache.report.show import file_name, written
 from gate_cache.report.tables import console, say
 from gate_cache.stages.match import Matches
+from gate_cache.stages.runfiles import trial_file
 
 SIDE, BETWEEN, EDGE, LINE = 380, 36, 12, 20
 """Longer side of a picture, space between both, the page's margin, height of a line; pixels."""
@@ -40,8 +41,9 @@ def draw_match(found: Matches, folder: Path) -> Path:
     UserError
         It cannot be written.
     """
-    name = f"{file_name(found.source)}-to-{file_name(found.target)}-{found.feature}"
-    return written(page(found), folder, name.replace(" ", "-"))
+    feature = trial_file(found.feature.replace(" ", "-"))
+    name = f"{file_name(found.source)}-to-{file_name(found.target)}-{feature}"
+    return written(page(found), folder, name)
 
 
 def show_match(found: Matches) -> None:

@@ -138,7 +138,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, roots: Roots, show: Progress,
     chosen = [combos.index(name) for name in spec.combos or combos]
     model = amalgamated(spec, buckets.channels, chosen, spec.attention is not False)
     trained.load(model, loaded)
-    return Describer(store, f"run {trained.run.name}", tuple(views.values()), buckets,
+    return Describer(store, f"run {trained.name}", tuple(views.values()), buckets,
                      model.to(buckets.device).eval())
 
 

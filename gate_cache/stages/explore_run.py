@@ -69,11 +69,10 @@ def trained_feature(store: FeatureStore, run: Path, trial: str | None,
     buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
     model = amalgamated(spec, buckets.channels, attention=spec.attention is not False)
     trained.load(model, Loaded(path=Path(config["manifest_file"]), manifest=_manifest(run, config)))
-    name = f"{run.resolve().name}{f' {trial}' if (run / TRIALS).is_dir() else ''}"
     many = "s" if spec.assigners > 1 else ""
     about = f"head {spec.head}, {spec.assigners} assigner{many}" + (
         " + attention" if attention and spec.attention is not False else "")
-    return TrainedFeature(f"run {name}", about, model.to(device).eval(), buckets)
+    return TrainedFeature(f"run {trained.name}", about, model.to(device).eval(), buckets)
 
 
 def _groups(store: FeatureStore, run: Path,

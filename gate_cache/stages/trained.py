@@ -29,11 +29,18 @@ class Trained:
     run : its folder
     spec : what it was trained with
     weights : a safetensors file
+    trial : which one of a sweep
     """
 
     run: Path
     spec: TrainSpec
     weights: Path
+    trial: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the run, and of the trial if it is a sweep's, for people."""
+        return " ".join(filter(None, (self.run.resolve().name, self.trial)))
 
     def check(self, loaded: Loaded) -> None:
         """Check that a manifest has the features it was trained on.
@@ -105,7 +112,7 @@ def _of_sweep(run: Path, trial: str | None) -> Trained:
     if trial not in found:
         raise UserError(f"{run}: has no finished trial '{trial}'{did_you_mean(trial, found)}")
     weights = run / "weights" / f"{trial_file(trial)}.safetensors"
-    return Trained(run, _spec(found[trial].get("spec"), run), weights)
+    return Trained(run, _spec(found[trial].get("spec"), run), weights, trial)
 
 
 def _json(path: Path, run: Path) -> dict[str, Any]:
