@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
@@ -237,6 +239,38 @@ def test_ctrl_c_is_a_clean_end(home: Path) -> None:  # noqa: F811
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=30)
     assert running.returncode == 0 and "Traceback" not in said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="who may read a file is told otherwise there")
+def test_the_secret_is_not_in_the_words_that_a_browser_is_started_with(
+        home: Path, tmp_path: Path, page: Page) -> None:  # noqa: F811
+    """Everybody sees these; the file they name leads to the page and is the user's alone."""
+    script, words = tmp_path / "browser", tmp_path / "words"
+    script.write_text(f'#!/bin/sh\necho "$@" > {words}.part\nmv {words}.part {words}\n')
+    script.chmod(0o700)
+    with subprocess.Popen(
+            [sys.executable, "-m", "gate_cache.cli", "view", str(home / "stores" / "toy.zarr")],
+            stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "BROWSER": str(script), "DISPLAY": ":0", "OMP_NUM_THREADS": "1"},
+    ) as running:
+        assert running.stdout
+        server = Served(running.stdout.readline().strip())
+        try:
+            while not words.exists():
+                assert running.poll() is None
+                page.wait_for_timeout(50)
+            (told,) = words.read_text().split()
+            file = Path(url2pathname(urlsplit(told).path))
+            assert server.secret not in told and server.secret in file.read_text()
+            assert [p.stat().st_mode & 0o777 for p in (file, file.parent)] == [0o600, 0o700]
+            page.goto(told)
+            expect(page.locator("#tiles canvas").first).to_be_visible()
+            assert page.url.startswith(server.address)
+            page.goto("about:blank")
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.wait(30)
+    assert running.returncode == 0 and not file.parent.exists()
 
 
 def test_a_thread_that_waits_for_a_server_does_not_hold_up_the_end(

@@ -2,7 +2,9 @@
 
 A server on loopback is reachable by every page in the user's browser and by every user of the
 machine. So a request must name this server as its host (a page elsewhere whose name is made to lead
-here cannot), must not come from another site's page, and must know the secret in the address.
+here cannot), must not come from another site's page, and must know the secret in the address. The
+browser is told that address in a file that only the user can read, not in words that `ps` shows
+(`server`).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import html
 import os
 import secrets
 import signal
@@ -13,7 +14,9 @@ import threading
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -29,6 +32,9 @@ PICTURES, MATCHES = "viewer-pictures", "viewer-matches"
 """Names of threads."""
 PATIENCE = 3.0
 """Seconds that threads have to end."""
+_WAY = """<!doctype html><meta charset="utf-8"><title>gate-cache view</title>
+<meta http-equiv="refresh" content="0; url={0}"><a href="{0}">To the viewer</a>
+"""
 
 
 @asynccontextmanager
@@ -85,13 +91,30 @@ def serve(explorer: Explorer, port: int, browser: bool, say: Callable[[str], Non
                 with suppress(NotImplementedError):  # on Windows: KeyboardInterrupt
                     asyncio.get_running_loop().add_signal_handler(number, stop.set)
             say(f"{address}\nCtrl-C ends it")
-            if browser and _has_screen():
-                await asyncio.to_thread(webbrowser.open, address)
-            await stop.wait()
+            with ExitStack() as ending:
+                if browser and _has_screen():
+                    with suppress(OSError):  # no room for the file: the address is printed
+                        way = ending.enter_context(_way_to(address))
+                        await asyncio.to_thread(webbrowser.open, way)
+                await stop.wait()
 
     with suppress(KeyboardInterrupt):
         asyncio.run(until_stopped())
     _leave()
+
+
+@contextmanager
+def _way_to(address: str) -> Iterator[str]:
+    """URL of a file that leads to an address, for the time of a ``with`` block.
+
+    A browser is told it in place of the address: all users of a machine see the words that
+    processes are started with, and only this user can read the file.
+    """
+    with TemporaryDirectory(prefix="gate-cache-", ignore_cleanup_errors=True) as folder:  # 0700
+        path = Path(folder, "viewer.html")
+        path.touch(0o600)
+        path.write_text(_WAY.format(html.escape(address)), encoding="utf-8")
+        yield path.as_uri()
 
 
 def _leave() -> None:
