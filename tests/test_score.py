@@ -15,7 +15,7 @@ from PIL import Image
 from gate_cache import FeatureStore
 from gate_cache.cli import main
 from gate_cache.errors import UserError
-from gate_cache.learn.shift import score, shift
+from gate_cache.learn.shift import edge_strength, score, shift
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
@@ -73,6 +73,40 @@ def test_scores_are_those_of_a_stores_features(scores: Scores, toy: Toy, manifes
     assert found.gain.mean == pytest.approx(gain.mean(), abs=1e-3)
     assert list(found.maps) == list(maps)
     assert found.score.mean == pytest.approx(np.mean([v.mean for v in found.maps.values()]))
+
+
+def test_padding_does_not_count(manifest: WriteManifest, roots: Roots) -> None:
+    """Eq. 1 and 2 over the cells that show an image, and not over the square."""
+    folder = roots.data / "photos"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, shape in {"tall": (90, 30), "wide": (20, 80), "square": (64, 64)}.items():
+        Image.fromarray(rng.integers(0, 255, (*shape, 3), np.uint8)).save(folder / f"{name}.png")
+    control = {"prompt": "a photo", "controlnet": {"source": "tiny"}, "t": 50}
+    conv = {"reference": {"prompt": "a photo", "t": 0}, "anchor": {"prompt": "a photo", "t": 300},
+            "control": control}
+    common: dict[str, Any] = {"dataset": {"name": "folder", "root": "photos"}, "attention": {},
+                              "model": {"source": "tiny", "fit": "pad"}}
+    store = FeatureStore.open(extract(manifest(conv=conv, **common, store={"dtype": "float32"}),
+                                      roots, device="cpu").store)
+
+    def expected(whole: bool) -> float:
+        found = []
+        for row, (height, width) in enumerate(store.samples.sizes):
+            for name in store["control"].maps:
+                first, anchor, control = (
+                    edge_strength(torch.from_numpy(store[c][name][row])[None])[0].numpy()
+                    for c in ("reference", "anchor", "control"))
+                shown = np.full(first.shape, True) if whole else \
+                    store["control"].square.place(height, width).mask(len(first))
+                worst = np.abs(first - anchor)[shown].sum()
+                found.append((worst - np.abs(first - control)[shown].sum()) / worst)
+        return float(np.mean(found))
+
+    found = score_combos(manifest(conv={"control": control}, **common), roots, Silent(),
+                         anchor_t=300, device="cpu")
+    assert rows(found)["control"].score.mean == pytest.approx(expected(whole=False), abs=1e-3)
+    assert abs(expected(whole=True) - expected(whole=False)) > 0.02
 
 
 def test_what_is_without_techniques_gains_nothing(toy: Toy, manifest: WriteManifest) -> None:

@@ -29,6 +29,8 @@ def edge_strength(maps: torch.Tensor) -> torch.Tensor:
 def shift(reference: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """Eq. 1: ``diff = Σ_ij | ‖Laplacian(F_ref)_ij‖₂ − ‖Laplacian(F)_ij‖₂ |`` of each image.
 
+    Of all cells; of images in padding, `apart` is given edge strengths without the padding's.
+
     Parameters
     ----------
     reference : (N, C, h, w), the feature extracted at t = 0

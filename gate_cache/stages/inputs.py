@@ -61,10 +61,15 @@ class Source:
         """(size, size, 3) uint8."""
         return to_square(self.dataset.image(self.samples[row]), self.square.size, self.square.fit)
 
-    def mask(self, row: int) -> npt.NDArray[np.bool_]:
-        """(size, size) bool: the pixels that are the image's, not padding."""
+    def mask(self, row: int, resolution: int | None = None) -> npt.NDArray[np.bool_]:
+        """(resolution, resolution) bool: the cells that show any of the image, not padding alone.
+
+        Parameters
+        ----------
+        resolution : by default the square's own, so that cells are its pixels
+        """
         height, width = map(int, self.samples.sizes[row])
-        return self.square.place(height, width).mask(self.square.size)
+        return self.square.place(height, width).mask(resolution or self.square.size)
 
     def from_folder(self, folder: str, row: int) -> Pixels:
         """As `image`, of the file of a folder that is called as the sample is."""

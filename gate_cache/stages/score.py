@@ -22,6 +22,7 @@ from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import T_MAX, Combo
 from gate_cache.stages.data_root import told_dataset
+from gate_cache.stages.inputs import Source
 from gate_cache.stages.passes import Passes, chosen_combos, model_of, open_passes
 from gate_cache.stages.pick import pick
 from gate_cache.stages.reference import PROMPT, plain, techniques_of
@@ -145,12 +146,18 @@ def _edges(passes: Passes, show: Progress) -> dict[str, dict[str, torch.Tensor]]
         for lane in passes.lanes:
             for piece in passes.extractor.run(lane, passes.inputs):
                 for name, maps in piece.maps.items():
-                    strength = edge_strength(maps).cpu()
+                    strength = _of_images(edge_strength(maps).cpu(), passes.source, piece.rows)
                     kept = found[piece.combo].setdefault(
                         name, strength.new_full((rows, *strength.shape[1:]), torch.nan))
                     kept[piece.rows] = strength
                 task.advance(len(piece.rows))
     return found
+
+
+def _of_images(strength: torch.Tensor, source: Source, rows: Sequence[int]) -> torch.Tensor:
+    """(N, h, w) with 0 in cells that show padding alone: Eq. 1 sums over the image."""
+    shown = np.stack([source.mask(row, strength.shape[-1]) for row in rows])
+    return strength.where(torch.from_numpy(shown), 0)
 
 
 class _Table:
