@@ -266,7 +266,8 @@ def markdown(outcome: Outcome) -> str:
 
 def label(mean: Mean) -> str:
     """A row's name, with the number of repetitions where it was trained."""
-    return f"{mean.name} (n = {mean.seeds})" if mean.trained else mean.name
+    parts = [p for p in mean.name.split(",") if not p.startswith("validate_every=")]
+    return ",".join(parts) + (f" (n = {mean.seeds})" if mean.trained else "")
 
 
 def _cells(mean: Mean, part: Part, paper: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
