@@ -27,7 +27,7 @@ from pipelines.recipe import Options, Outcome, Recipe, markdown, reused, run
 
 RECIPES = ("table1_left", "table1_right", "table2", "table3", "table4", "table5", "table6",
            "table7", "figure3", "figure8", "figure11", "figure12")
-LONG_FIRST = ("table6", "table5", "figure8", "table1_right", "table1_left")
+LONG_FIRST = ("table1_left", "figure11", "table6", "table5", "table4", "figure12")
 """Started first, so that side by side none is left alone at the end."""
 
 
