@@ -10,7 +10,7 @@ from pathlib import Path
 from gate_cache.errors import GateCacheError
 from gate_cache.places import parse_place
 from gate_cache.roots import Roots
-from pipelines.recipe import Options, Recipe, run
+from pipelines.recipe import SEEDS, Options, Recipe, run
 
 
 def parser(about: str) -> argparse.ArgumentParser:
@@ -20,12 +20,11 @@ def parser(about: str) -> argparse.ArgumentParser:
     found.add_argument("--data", type=Path, help="the paper's data sets; without: toyworld, tiny")
     found.add_argument("--model", help="model.source instead of the manifest's")
     found.add_argument("--manifest", type=Path, help="another one, with combos of the same names")
-    found.add_argument("--part", help="the only table of a recipe to make, by its title")
     found.add_argument("--dtype", help="float32 without a GPU")
     found.add_argument("--models", type=Path, default=Path("models"))
     found.add_argument("--stores", type=parse_place, default=Path("stores"))
     found.add_argument("--runs", type=Path, default=Path("runs"))
-    found.add_argument("--seeds", type=int, default=3)
+    found.add_argument("--seeds", type=int, default=SEEDS)
     found.add_argument("--device")
     return found
 
@@ -34,13 +33,17 @@ def options_of(args: argparse.Namespace) -> Options:
     """From the command line."""
     roots = Roots(args.data or Path("data"), args.models, args.stores, args.runs)
     return Options(roots, args.data is not None and args.manifest is None, args.manifest,
-                   args.model, args.dtype, args.seeds, args.device, args.part)
+                   args.model, args.dtype, args.seeds, args.device, getattr(args, "part", None))
 
 
 def main(recipe: Recipe) -> None:
     """One recipe from the command line."""
     about = f"{recipe.title}\n\n{recipe.about}"
-    sys.exit(guarded(lambda: run(recipe, options_of(parser(about).parse_args()))))
+    given = parser(about)
+    if len(recipe.parts) > 1:
+        given.add_argument("--part", choices=[p.title for p in recipe.parts],
+                           help="the only table to make")
+    sys.exit(guarded(lambda: run(recipe, options_of(given.parse_args()))))
 
 
 def guarded(work: Callable[[], object]) -> int:

@@ -9,8 +9,8 @@ REAL = {"gamma1": [0.0, 0.05, 0.1, 0.2], "gamma2": [0.0, 0.05, 0.1, 0.2]}
 TRIALS: Trials = [{"name": "GATE", "combos": SIX}]
 RECIPE = Recipe(
     "figure11", "Figure 11: the weights of both regularisers",
-    "A grid over γ1 (sparsity) and γ2 (diversity), head nn. The paper's figures are in a"
-    " picture that our text of it lacks; it finds that both help, and need tuning.",
+    "A grid over γ1 (sparsity) and γ2 (diversity), head nn. The paper's figures are a"
+    " picture; it finds that both help, and need tuning.",
     [Part("correspondence", PCK, Source(TOY, TRIALS, {**TOY_PAIRS, "pairs": 200}, TOYS),
           Source("spair.yaml", TRIALS, {}, REAL))])
 

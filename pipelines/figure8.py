@@ -9,8 +9,8 @@ TRIALS: Trials = [{"name": name, "combos": [combo], "assigners": 1} for name, co
     ("LoRA", "lora-0"), ("prompt, ControlNet", "both-0"), ("all three", "all-0"))]
 RECIPE = Recipe(
     "figure8", "Figure 8: each technique without amalgamation",
-    "One feature each: none of the techniques, each alone, several at once. The figure's mIoU are"
-    " in a picture that our text of the paper lacks. Pictures of these features: gate-cache show.",
+    "One feature each: none of the techniques, each alone, several at once. The paper's mIoU are"
+    " part of a picture. Pictures of these features: gate-cache show.",
     [Part("label-scarce segmentation", IOU, toy_pixels(TRIALS), horse_pixels(TRIALS))])
 
 if __name__ == "__main__":

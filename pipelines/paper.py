@@ -16,7 +16,8 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from gate_cache.errors import GateCacheError, UserError
@@ -26,7 +27,7 @@ from pipelines.recipe import Options, Outcome, Recipe, markdown, reused, run
 
 RECIPES = ("table1_left", "table1_right", "table2", "table3", "table4", "table5", "table6",
            "table7", "figure3", "figure8", "figure11", "figure12")
-LONG_FIRST = ("table6", "table5", "figure8", "table1_right", "table1_left")
+LONG_FIRST = ("table1_left", "figure11", "table6", "table5", "table4", "figure12")
 """Started first, so that side by side none is left alone at the end."""
 
 
@@ -45,19 +46,34 @@ def run_all(names: list[str], options: Options, jobs: int) -> dict[str, list[Out
     order = sorted(names, key=lambda n: LONG_FIRST.index(n) if n in LONG_FIRST else len(names))
     found: dict[str, list[Outcome]] = {}
     began = time.monotonic()
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with _stopped_with_us(ProcessPoolExecutor(jobs, get_context("spawn"))) as pool:
         waiting = {pool.submit(logged, name, options, folder / f"{name}.log"): name
                    for name in order}
         for done in as_completed(waiting):
             name = waiting[done]
             outcomes, failed = done.result()
             if failed:
-                pool.shutdown(cancel_futures=True)
                 raise UserError(failed)
             found[name] = outcomes
             head = f"[{len(found)}/{len(names)}, {clock(time.monotonic() - began)}]"
             print(f"{head} {told(name, outcomes)}", flush=True)
     return {name: found[name] for name in names}
+
+
+@contextlib.contextmanager
+def _stopped_with_us(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes end at the first error or interrupt; checkpoints are kept."""
+    try:
+        yield pool
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise UserError("a recipe's process was ended from outside (out of memory?); the same"
+                            " command goes on, with --jobs 1 perhaps") from None
+        raise
+    pool.shutdown()
 
 
 def logged(name: str, options: Options, log: Path) -> tuple[list[Outcome], str]:

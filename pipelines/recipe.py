@@ -34,6 +34,7 @@ MANIFESTS = Path(__file__).parents[1] / "manifests"
 TOY = "toyworld-techniques.yaml"
 SIX = ["prompt-0", "prompt-1", "lora-0", "lora-1", "control-0", "control-1"]
 """What GATE mixes on SPair-71k, and on toyworld."""
+SEEDS = 3
 Trials = Sequence[Mapping[str, Any]]
 GATE: Mapping[str, Any] = {"name": "GATE", "combos": SIX}
 PCK = {"pck@0.10/radius=image/average=point": "PCK@0.1 img",
@@ -118,9 +119,16 @@ class Options:
     manifest: Path | None = None
     model: str | None = None
     dtype: str | None = None
-    seeds: int = 3
+    seeds: int = SEEDS
     device: str | None = None
     part: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """What differs from a run without options, for names of folders."""
+        given = [self.manifest and self.manifest.stem, self.model and Path(self.model).stem,
+                 self.dtype, self.seeds != SEEDS and f"{self.seeds}-seeds"]
+        return ["real"] * self.real + [str(word) for word in given if word]
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ def run(recipe: Recipe, options: Options) -> list[Outcome]:
     for number, part in enumerate(recipe.parts):
         if (part.toy is None and not options.real) or options.part not in (None, part.title):
             continue
-        folder = options.roots.runs / "paper" / f"{recipe.name}-{number}"
+        folder = options.roots.runs / "paper" / "-".join([recipe.name, str(number), *options.words])
         found.append(_part(part, folder, options))
         print(f"\n{markdown(found[-1])}\n", flush=True)
     return found
@@ -258,7 +266,8 @@ def markdown(outcome: Outcome) -> str:
 
 def label(mean: Mean) -> str:
     """A row's name, with the number of repetitions where it was trained."""
-    return f"{mean.name} (n = {mean.seeds})" if mean.trained else mean.name
+    parts = [p for p in mean.name.split(",") if not p.startswith("validate_every=")]
+    return ",".join(parts) + (f" (n = {mean.seeds})" if mean.trained else "")
 
 
 def _cells(mean: Mean, part: Part, paper: Mapping[str, Mapping[str, str]]) -> Iterable[str]:

@@ -14,10 +14,10 @@ RECIPE = Recipe(
     "Ten pixel MLPs on a few labelled images, mean over five splits. The paper's rows, DDPM and"
     " GATE, both have features of an unconditional DDPM: a manifest with train.extra adds them"
     " (docs/datasets.md).",
-    [Part("Horse-21", IOU, TOYS,
+    [Part("label-scarce segmentation", IOU, TOYS,
           Source("horse-21.yaml", HORSES, PIXELS, conv={"plain-0": {"prompt": "a horse"}},
                  folds=FOLDS), {"GATE": {"mIoU": "67.2 ± 1.1"}}),
-     Part("Bedroom-28", IOU, None,
+     Part("label-scarce segmentation, bedrooms", IOU, None,
           Source("bedroom-28.yaml", BEDROOMS, PIXELS, conv={"plain-0": {"prompt": "a bedroom"}},
                  folds=FOLDS), {"GATE": {"mIoU": "53.1 ± 2.7"}})])
 

@@ -11,10 +11,10 @@ LEVELS = {"maps": ["up0", "up1", "up2"]}
 RECIPE = Recipe(
     "table2", "Table 2: semantic segmentation",
     "UPerNet on three levels of frozen features; all rows are trained as long.",
-    [Part("ADE20K", COLUMNS, Source(TOY, [GATE], TOY_MASKS, dataset=PARTS),
+    [Part("segmentation", COLUMNS, Source(TOY, [GATE], TOY_MASKS, dataset=PARTS),
           Source("ade20k.yaml", TRIALS, TRAIN, conv={"plain-0": {"prompt": "a photo", **LEVELS}}),
           {"GATE": {"mIoU": "40.51", "aAcc": "79.68", "mAcc": "54.90"}}),
-     Part("Cityscapes", COLUMNS, None,
+     Part("segmentation, streets", COLUMNS, None,
           Source("cityscapes.yaml", TRIALS, TRAIN,
                  conv={"plain-0": {"prompt": "a photo", **LEVELS}}),
           {"GATE": {"mIoU": "64.20", "aAcc": "92.83", "mAcc": "76.98"}})])

@@ -14,8 +14,8 @@ PAPER = ("58.13", "59.44", "60.12", "60.02", "60.27", "60.74")
 RECIPE = Recipe(
     "table5", "Table 5: what amalgamation adds",
     "One feature, two of them, four; basic* is of a later timestep. Techniques one at a time, no"
-    " attention, one split. The paper's table has lost its check marks in the text that we read:"
-    " its figures stand beside the rows in the order of its columns.",
+    " attention, one split. That the"
+    " paper's figures belong to these rows, in this order, is an assumption.",
     [Part("label-scarce segmentation", IOU, toy_pixels(TRIALS), horse_pixels(TRIALS),
           {str(t["name"]): {"mIoU": f} for t, f in zip(TRIALS, PAPER, strict=True)})])
 

@@ -10,7 +10,7 @@ RECIPE = Recipe(
     "table7", "Table 7: image classification",
     "Pooled features and a linear layer: one without techniques against GATE. The paper says"
     " neither which features nor which classifier.",
-    [Part("CIFAR-10", {"accuracy": "accuracy"}, Source(TOY, [GATE], TOY_CLASSES),
+    [Part("classification", {"accuracy": "accuracy"}, Source(TOY, [GATE], TOY_CLASSES),
           Source("cifar-10.yaml", [{"name": "GATE", "combos": REAL}], {"head": "classifier"},
                  conv={"lora-0": {**ONE, "lora": {"source": "cifar-10-lora.safetensors"}},
                        "control-0": {**ONE, "controlnet":

@@ -182,6 +182,12 @@ def test_one_part_alone(small: Options) -> None:
         run(recipe, replace(small, part="nothing"))
 
 
+def test_other_options_have_folders_of_their_own(roots: Roots) -> None:
+    assert Options(roots).words == []
+    assert Options(roots, True, seeds=5).words == ["real", "5-seeds"]
+    assert Options(roots, manifest=Path("a/my.yaml"), model="org/sdxl").words == ["my", "sdxl"]
+
+
 def test_results_are_one_page_of_markdown(grid: list[Outcome]) -> None:
     text = results({"figure11": grid})
     assert text.startswith("## Figure 11") and markdown(grid[0]) in text

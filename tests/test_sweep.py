@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,13 +17,19 @@ from safetensors.torch import load_file, save_file
 from test_train import SHORT, manifest, one_thread, root, run  # noqa: F401
 
 from gate_cache.errors import ManifestError, UserError
+from gate_cache.learn.items import Items
+from gate_cache.learn.task import Scores
 from gate_cache.learn.trials import Trial, batches
 from gate_cache.roots import Roots
 from gate_cache.specs import TrainSpec
+from gate_cache.stages import sweep_workers
 from gate_cache.stages.evaluate import Evaluated, evaluate
+from gate_cache.stages.items import keep_items
+from gate_cache.stages.runfiles import items_file
 from gate_cache.stages.sweep import Share, Swept, sweep
 from gate_cache.stages.sweep_tables import Row, over_seeds
 from gate_cache.stages.sweep_workers import places, sweep_on
+from gate_cache.stages.trained import find_trained
 from gate_cache.store.maps import MapView
 from gate_cache.sweep_file import Point, load_sweep
 
@@ -187,6 +195,46 @@ def test_what_goes_wrong_in_a_process_is_told(root: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"nowhere.*toy\.zarr"):
         sweep_on(2, loaded, points, Roots(stores=tmp_path / "nowhere", runs=tmp_path),
                  folder=tmp_path / "out", device="cpu")
+
+
+def die(*_: Any) -> str:
+    os._exit(9)
+
+
+def test_a_worker_that_is_killed_is_a_line(root: Path, tmp_path: Path,  # noqa: F811
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_workers, "_share", die)
+    loaded = manifest(tmp_path, **SHORT)
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GRID))
+    points = load_sweep(tmp_path / "sweep.yaml", loaded)
+    with pytest.raises(UserError, match="ended from outside"):
+        sweep_on(2, loaded, points, Roots(stores=root / "stores"), folder=tmp_path / "out")
+
+
+def test_what_failed_in_a_process_is_not_tried_again(root: Path, tmp_path: Path,  # noqa: F811
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = manifest(tmp_path, **SHORT)
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"grid": {"lr": [1e30, 5e-4]}}))
+    points = load_sweep(tmp_path / "sweep.yaml", loaded)
+    monkeypatch.setattr(Trial, "step", lambda *_: pytest.fail("trained by who asked"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "checkpoint-of-another-number-of-workers.pt").write_bytes(b"")
+    found = sweep_on(2, loaded, points, Roots(stores=root / "stores", runs=tmp_path),
+                     folder=tmp_path / "out", device="cpu")
+    assert [r.name for r in found.failed] == ["lr=1e+30"]
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_pictures_are_chosen_by_baselines_where_all_else_failed(tmp_path: Path) -> None:
+    class Task:
+        def predict(self, models: Any, sample_id: str) -> Any:
+            return [(np.zeros((2, 2), np.uint8), None) for _ in models]
+
+    ids = np.array([["a"], ["b"], ["c"]])
+    items = Items(ids, np.array([1.0, 3.0, 2.0]), np.zeros((3, 1)))
+    scores = Scores({"mIoU": 1.0}, 1.0, [], {}, items)
+    keep_items(tmp_path, Task(), {"single": torch.nn.Identity()}, {"single": scores}, {"GATE"})
+    assert set(Items.load(items_file(tmp_path, "single")).masks) == {"a", "b", "c"}
 
 
 def test_workers_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,6 +417,21 @@ def test_a_trial_is_judged_again_as_it_was(root: Path, four: tuple[Swept, Path],
     name = "gamma1=0.5,seed=1"
     again = evaluated(root, tmp_path, four[0].folder, name)
     assert again.values == trained(four[0])[name].test
+
+
+def test_a_trial_that_has_no_weights_is_not_offered(root: Path,  # noqa: F811
+                                                    tmp_path: Path) -> None:
+    folder = swept(root, tmp_path, {"grid": {"lr": [1e30, 5e-4]}}, head="conv").folder
+    with pytest.raises(UserError, match=r"with --trial: lr=0\.0005$"):
+        find_trained(folder)
+    with pytest.raises(UserError, match=r"trial 'lr=1e\+30' failed: .*diverged"):
+        find_trained(folder, "lr=1e+30")
+    (baseline,) = [p.stem for p in (folder / "trials").glob("*uniform*.json")]
+    name = json.loads((folder / "trials" / f"{baseline}.json").read_text())["name"]
+    with pytest.raises(UserError, match=r"is a baseline|failed"):
+        find_trained(folder, name)
+    with pytest.raises(UserError, match=r"leave out --trial"):
+        find_trained(run(root, tmp_path / "one", **SHORT).run, "lr=0.0005")
 
 
 @pytest.mark.parametrize("trial, said", [

@@ -107,7 +107,7 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
           prompt: Prompt = None, batch: Batch = None, out: Out = None, data: Data = None,
           models: Models = None, stores: Stores = None, device: Device = None,
           outside: Outside = False, as_json: Json = False) -> None:
-    """Content shift of each combo (Eq. 1, 2): a table and a plot. Writes into no store."""
+    """Content shift of each combo, as a table and a plot (Equations 1, 2). Writes into no store."""
     from gate_cache.manifest import load
     from gate_cache.report.console import console_progress
     from gate_cache.report.score import draw_scores, show_scores

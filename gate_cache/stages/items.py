@@ -36,7 +36,8 @@ def keep_items(folder: Path, task: Any, models: Mapping[str, nn.Module],
     Parameters
     ----------
     models, found : by name
-    ranked : those whose mean score says which images' masks are kept, of all models
+    ranked : those whose mean score says which images' masks are kept, of all models; where none
+        of them has results, all do
     """
     items = {name: each.items for name, each in found.items() if each.items}
     if isinstance(task, Painter) and items:
@@ -47,7 +48,8 @@ def keep_items(folder: Path, task: Any, models: Mapping[str, nn.Module],
 
 def _painted(task: Painter, models: Mapping[str, nn.Module], items: Mapping[str, Items],
              ranked: Collection[str]) -> dict[str, Items]:
-    scores = np.mean([items[name].scores for name in items if name in ranked or not ranked], 0)
+    chosen = [name for name in items if name in ranked] or list(items)
+    scores = np.mean([items[name].scores for name in chosen], 0)
     ids = next(iter(items.values())).ids[:, 0]
     masks: dict[str, dict[str, npt.NDArray[np.uint8]]] = {name: {} for name in items}
     low, high = extremes(scores, PICTURED)

@@ -67,13 +67,14 @@ class Swept:
 
 def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
           device: str | None = None, progress: Progress | None = None,
-          file: Path | None = None) -> Swept:
+          file: Path | None = None, retry: bool = True) -> Swept:
     """Train and judge every trial; go on with what is left of an interrupted sweep.
 
     Parameters
     ----------
     folder : of this sweep, made where it is not there
     file : that lists the trials, to tell how the sweep is made again
+    retry : whether trials that failed are tried again
 
     Raises
     ------
@@ -82,11 +83,13 @@ def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path
     """
     began = time.monotonic()
     found = train_share(loaded, points, roots, folder=folder, device=device, progress=progress,
-                        file=file)
+                        file=file, share=Share(retry=retry))
     with disk_errors(folder, "--out", "and run the same command again to go on"):
         ordered = [*found.baselines.values(), *(found.rows[p.name] for p in points)]
         seconds = time.monotonic() - began
         write_tables(folder, ordered, select=found.select, seconds=round(seconds, 2))
+        for path in folder.glob("checkpoint-*.pt"):  # of shares of an earlier try
+            path.unlink()
     return Swept(folder, ordered, found.select, seconds)
 
 
@@ -97,10 +100,12 @@ class Share:
     Attributes
     ----------
     index, count : this process, and how many there are
+    retry : whether it tries again what has failed
     """
 
     index: int = 0
     count: int = 1
+    retry: bool = True
 
     def of(self, points: Sequence[Point], stream: int, streams: int) -> list[Point]:
         """This process's trials of a stream."""
@@ -146,7 +151,7 @@ def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder
                 more = baseline_points(study, stream, i)
                 mine = share.of([*more, *stream], number, total)
                 number += 1
-                found = _stream(folder, study, mine, show, log)
+                found = _stream(folder, study, mine, show, log, share.retry)
                 result.baselines |= {p.name: found[p.name] for p in more if p.name in found}
                 result.rows |= found
     return result
@@ -181,9 +186,10 @@ def _streams(points: Sequence[Point]) -> list[list[Point]]:
 
 
 def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: Progress,
-            log: logging.Logger) -> dict[str, Row]:
+            log: logging.Logger, retry: bool) -> dict[str, Row]:
     """Train these together and judge them, but for those that are done."""
-    done = {p.name: row for p in points if (row := _read(folder, p.name))}
+    done = {p.name: row for p in points if (row := _read(folder, p.name))
+            and not (row.failed and retry)}
     left = [p for p in points if p.name not in done]
     if not left:
         return done
@@ -214,7 +220,7 @@ def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Tria
               list(test.each) if test else [])
     _write(folder, row, {"history": trial.fitted.history,
                          "details": dict(test.details) if test else {},
-                         "combos": list(point.spec.combos or study.combos),
+                         "combos": list(point.spec.combos or study.mixed),
                          "spec": point.spec.model_dump(mode="json")})
     if not trial.failed:
         (folder / "weights").mkdir(exist_ok=True)

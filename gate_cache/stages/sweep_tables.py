@@ -44,9 +44,7 @@ class Row:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Row:
-        """Back from plain data; a failed trial is none, so that it is tried again."""
-        if data["failed"]:
-            raise ValueError("failed")
+        """Back from plain data."""
         return cls(**{name: data[name] for name in cls.__dataclass_fields__})
 
 

@@ -1,7 +1,7 @@
 """A sweep on several devices: each process trains its share of the trials over streams of its own.
 
-Nothing crosses devices but files: a trial's result does not depend on how many there are. What is
-left to do, tables among it, is done by the process that was asked.
+Nothing crosses devices but files: on GPUs, or with a fixed number of threads, a trial's result does
+not depend on how many there are. Tables are made by the process that was asked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -44,9 +45,16 @@ def sweep_on(workers: int, loaded: Loaded, points: Sequence[Point], roots: Roots
                                    Share(i, workers))
                        for i, where in enumerate(places(workers, device))]
             _wait(running, points, folder, show, workers)
-        for failed in filter(None, (each.result() for each in running)):
+        try:
+            said = [each.result() for each in running]
+        except BrokenProcessPool:
+            raise UserError(f"{folder}: a worker was ended from outside (out of memory?); what is"
+                            " finished is kept: run the same command again, with fewer --workers"
+                            ) from None
+        for failed in filter(None, said):
             raise UserError(failed)
-    return sweep(loaded, points, roots, folder=folder, device=device, progress=show, file=file)
+    return sweep(loaded, points, roots, folder=folder, device=device, progress=show, file=file,
+                 retry=workers == 1)
 
 
 def places(workers: int, device: str | None) -> list[str | None]:

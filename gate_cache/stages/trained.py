@@ -92,7 +92,11 @@ def find_trained(run: Path, trial: str | None = None, last: bool = False) -> Tra
     UserError
         There is no such run or trial.
     """
-    return _of_sweep(run, trial) if (run / "trials").is_dir() else _of_train(run, last)
+    if (run / "trials").is_dir():
+        return _of_sweep(run, trial)
+    if trial is not None:
+        raise UserError(f"{run}: is one training, not a sweep; leave out --trial")
+    return _of_train(run, last)
 
 
 def _of_train(run: Path, last: bool) -> Trained:
@@ -106,11 +110,17 @@ def _of_train(run: Path, last: bool) -> Trained:
 def _of_sweep(run: Path, trial: str | None) -> Trained:
     every = [_json(path, run) for path in sorted((run / "trials").glob("*.json"))]
     found = {str(t["name"]): t for t in every if "name" in t}
+    usable = {name: t for name, t in found.items()
+              if not t.get("failed") and str(t.get("method", "")).startswith("GATE")}
     if trial is None:
         raise UserError(f"{run}: is a sweep; say which of its trials with --trial:"
-                        f" {listed(found, 6)}")
+                        f" {listed(usable, 6)}")
+    if why := found.get(trial, {}).get("failed"):
+        raise UserError(f"{run}: trial '{trial}' failed: {why}")
+    if trial in found and trial not in usable:
+        raise UserError(f"{run}: '{trial}' is a baseline; give --trial one of {listed(usable, 6)}")
     if trial not in found:
-        raise UserError(f"{run}: has no finished trial '{trial}'{did_you_mean(trial, found)}")
+        raise UserError(f"{run}: has no finished trial '{trial}'{did_you_mean(trial, usable)}")
     weights = run / "weights" / f"{trial_file(trial)}.safetensors"
     return Trained(run, _spec(found[trial].get("spec"), run), weights, trial)
 
