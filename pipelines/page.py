@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from gate_cache.report.html.charts import Mark, bars, forest, heat_map
+from gate_cache.report.html.charts import Mark, bars, cut, forest, heat_map
 from gate_cache.report.html.page import (
     Column,
     Grid,
@@ -22,19 +22,20 @@ from gate_cache.report.html.page import (
 )
 from gate_cache.report.html.tags import Html
 from gate_cache.stages.sweep_tables import Mean
-from pipelines.recipe import Outcome, Recipe, command, figures_of, label, reused, spread
+from pipelines.recipe import Outcome, Recipe, command, figures_of, named, reused, spread, times
 
 GAMMAS = ("gamma1", "gamma2")
+MOST = 44
+"""Letters of a row's name in a chart."""
 
 
-def write_page(to: Path, found: Sequence[tuple[Recipe, Sequence[Outcome]]],
-               seconds: float) -> Path:
+def write_page(to: Path, found: Sequence[tuple[Recipe, Sequence[Outcome]]]) -> Path:
     """The report as one file."""
     sections = [section(recipe.title, paragraph(recipe.about),
                         *(part(f"{recipe.name}-{i}", o) for i, o in enumerate(outcomes)))
                 for recipe, outcomes in found]
     settings = sorted({o.setting for _, outcomes in found for o in outcomes})
-    about = f"{len(found)} recipes in {seconds / 60:.0f} minutes, on {'; '.join(settings)}"
+    about = f"{len(found)} recipes on {'; '.join(settings)}"
     lead = paragraph("Mean ± standard deviation over seeds, and over splits where a data set has"
                      " several. Every row that was trained says how often (n). Figures of the paper"
                      " stand beside ours where its data and model were used.")
@@ -58,9 +59,10 @@ def _table(outcome: Outcome) -> Html:
     paper = outcome.part.paper if outcome.paper else {}
     columns = [Column(""), *(Column(h) for h in heads),
                *(Column(h, "paper") for h in heads if paper)]
-    rows = [Row([label(mean), *(spread(mean, m) for m in outcome.part.columns),
+    rows = [Row([f"{name}{times(mean)}", *(spread(mean, m) for m in outcome.part.columns),
                  *(figures_of(paper, mean).get(h, "") for h in heads if paper)],
-                strong=mean.name.startswith(("GATE", "full", "all"))) for mean in outcome.means]
+                strong=name.startswith(("GATE", "full", "all three", "all but")))
+            for name, mean in named(outcome)]
     return table(Grid(columns, rows, f"{outcome.part.title}: {outcome.setting}"))
 
 
@@ -74,10 +76,10 @@ def charts(name: str, outcome: Outcome) -> list[tuple[Html, str]]:
     if weights:
         return [(_weights(name, outcome, weights), "Weights of the assigners, percent")]
     metric, head = next(iter(outcome.part.columns.items()))
-    means = [m for m in outcome.means if metric in m.test]
-    marks = [Mark(m.name, value, *_between(value, deviation)) for m in means
+    means = [(name, m) for name, m in named(outcome) if metric in m.test]
+    marks = [Mark(cut(name, MOST), value, *_between(value, deviation)) for name, m in means
              for value, deviation in [m.test[metric]]]
-    told = "; ".join(f"{m.name} {spread(m, metric)}" for m in means)
+    told = "; ".join(f"{name} {spread(m, metric)}" for name, m in means)
     return [(forest(name, marks, head, told), f"{head}: mean and standard deviation")]
 
 

@@ -122,8 +122,7 @@ def main(args: argparse.Namespace) -> None:
     folder = options.roots.runs / "paper"
     (folder / "results.md").write_text(results(found), encoding="utf-8")
     page = write_page(folder / "report.html",
-                      [(recipe_of(name), outcomes) for name, outcomes in found.items()],
-                      time.monotonic() - began)
+                      [(recipe_of(name), outcomes) for name, outcomes in found.items()])
     print(f"{len(found)} recipes in {clock(time.monotonic() - began)}; report: {page}")
 
 

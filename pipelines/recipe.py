@@ -259,15 +259,27 @@ def markdown(outcome: Outcome) -> str:
     shown = [*heads, *(f"{h} (paper)" for h in heads)] if paper else heads
     lines = [f"| {outcome.part.title} ({outcome.setting}) | {' | '.join(shown)} |",
              "|---|" + "---:|" * len(shown)]
-    lines += [f"| {label(mean)} | {' | '.join(_cells(mean, outcome.part, paper))} |"
-              for mean in outcome.means]
+    lines += [f"| {name}{times(mean)} | {' | '.join(_cells(mean, outcome.part, paper))} |"
+              for name, mean in named(outcome)]
     return "\n".join(lines)
 
 
-def label(mean: Mean) -> str:
-    """A row's name, with the number of repetitions where it was trained."""
-    parts = [p for p in mean.name.split(",") if not p.startswith("validate_every=")]
-    return ",".join(parts) + (f" (n = {mean.seeds})" if mean.trained else "")
+def named(outcome: Outcome) -> list[tuple[str, Mean]]:
+    """Rows by names that leave out how long a baseline was trained, where that makes no two equal.
+    """
+    def short(name: str, *dropped: str) -> str:
+        return ", ".join(p.strip() for p in name.split(",") if not p.strip().startswith(dropped))
+
+    means = outcome.means
+    brief = [short(m.name, "validate_every=", "pairs=") for m in means]
+    if len(set(brief)) < len(brief):
+        brief = [short(m.name, "validate_every=") for m in means]
+    return list(zip(brief, means, strict=True))
+
+
+def times(mean: Mean) -> str:
+    """How often it was trained."""
+    return f" (n = {mean.seeds})" if mean.trained else ""
 
 
 def _cells(mean: Mean, part: Part, paper: Mapping[str, Mapping[str, str]]) -> Iterable[str]:

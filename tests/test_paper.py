@@ -117,7 +117,7 @@ def test_a_recipe_has_every_row_with_every_seed(grid: list[Outcome]) -> None:
     trained = [m for m in found.means if m.trained]
     assert len(trained) == 9 and {m.seeds for m in trained} == {2}
     text = markdown(found)
-    assert "| GATE,gamma1=0.05,gamma2=0.2 (n = 2) |" in text and "(paper)" not in text
+    assert "| GATE, gamma1=0.05, gamma2=0.2 (n = 2) |" in text and "(paper)" not in text
     assert "PCK@0.1 bbox" in text and "| copy the position |" in text
 
 
@@ -148,11 +148,11 @@ def test_a_finished_recipe_is_not_trained_again(small: Options, grid: list[Outco
 def test_the_report_shows_tables_and_charts(grid: list[Outcome], statistics: list[Outcome],
                                             tmp_path: Path, page: Page) -> None:  # noqa: F811
     found = [(recipe_of("figure11"), grid), (recipe_of("figure12"), statistics)]
-    path = write_page(tmp_path / "report.html", found, 60.0)
+    path = write_page(tmp_path / "report.html", found)
     page.goto(path.as_uri())
     assert page.locator("h1").count() == 1 and page.locator("h2").count() == 2
     assert page.locator("table").count() == 2 and page.locator("figure svg").count() == 3
-    assert "GATE,gamma1=0.05,gamma2=0.2" in page.inner_text("main")
+    assert "GATE, gamma1=0.05, gamma2=0.2" in page.inner_text("main")
     page.set_viewport_size({"width": 360, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
