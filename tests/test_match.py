@@ -187,7 +187,8 @@ def test_a_picture_is_called_after_the_run_and_its_trial(
     done = nn_run.trained.run
     spec = json.loads((done / "config.json").read_text())["manifest"]["train"]
     for name in ("lr=0.1", "lr=0.2"):
-        (sweep / "trials" / f"{name}.json").write_text(json.dumps({"name": name, "spec": spec}))
+        told = {"name": name, "spec": spec, "method": "GATE"}
+        (sweep / "trials" / f"{name}.json").write_text(json.dumps(told))
         shutil.copy(done / "gate-best.safetensors", sweep / "weights" / f"{name}.safetensors")
     pictures = []
     monkeypatch.chdir(sweep)

@@ -163,7 +163,7 @@ def test_what_is_no_question_is_refused(server: Served, body: str) -> None:
 
 
 def test_a_post_has_bounds(server: Served, explorer: Explorer) -> None:
-    long = server.ask("api/match", match_of(explorer), Content_Length=str(MAX_BODY + 1))
+    long = server.ask("api/match", "", Content_Length=str(MAX_BODY + 1))  # unread, it would reset
     assert long.status in (400, 413)
     asked = {"image": explorer.ids[0], "combo": "good", "maps": ["up0"] * 100}
     assert server.ask("api/maps", asked).status == 400
