@@ -151,7 +151,8 @@ def check_make(words: list[str], place: str) -> None:
     for name in [w.partition("=")[0] for w in words if "=" in w]:
         if not re.search(rf"^{name}\s*\??=", text, re.M):
             raise Bad(f"{place}: make has no variable {name}")
-    done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True,
+                          env=clean_environment())
     if done.returncode:
         raise Bad(f"{place}: make -n {' '.join(words)}: {done.stderr.strip()}")
     for would in done.stdout.splitlines():
@@ -233,5 +234,6 @@ class Reader:
 
 def clean_environment() -> Mapping[str, str]:
     """For a process that should see this source tree and none of the caller's roots."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("GATE_CACHE_")}
+    ours = ("GATE_CACHE_", "MAKE", "ARGS", "DATASET", "HEAD")  # `make test ARGS=…` hands them on
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
