@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gate_cache.learn.matching import judge
-from gate_cache.learn.model import fixed
-from gate_cache.manifest import Loaded
-from gate_cache.report.console import console_progress
-from gate_cache.roots import Roots
-from gate_cache.specs import Manifest
-from gate_cache.stages.extract import extract
-from gate_cache.stages.study import open_study
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.learn.mixing.model import fixed
+from gate_cache.learn.tasks.matching import judge
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
+from gate_cache.report.terminal.console import console_progress
+from gate_cache.training.inputs import open_study
 
 STEPS, MANY = (1, 2, 5, 10), 30
 TEXT = "a photo of aeroplane, bird, boat, bottle, car, cat, chair, horse"

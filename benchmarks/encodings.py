@@ -26,24 +26,24 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.encodings_report import Row, plot, table
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.datasets.toyworld.names import CATEGORIES
-from gate_cache.learn.bucket import Buckets, BucketSpec
-from gate_cache.learn.data import MapCache
-from gate_cache.learn.fit import fit
-from gate_cache.learn.matching import judge
-from gate_cache.learn.model import amalgamated
-from gate_cache.manifest import Loaded
-from gate_cache.progress import Silent
-from gate_cache.report.console import console_progress
-from gate_cache.roots import Roots
-from gate_cache.specs import Manifest
-from gate_cache.stages.extract import extract
-from gate_cache.stages.study import Study, open_study
-from gate_cache.store.encodings import Encoding
+from gate_cache.extraction.extract import extract
+from gate_cache.learn.features.bucket import Buckets, BucketSpec
+from gate_cache.learn.features.data import MapCache
+from gate_cache.learn.fit.fit import fit
+from gate_cache.learn.mixing.model import amalgamated
+from gate_cache.learn.tasks.matching import judge
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
+from gate_cache.report.terminal.console import console_progress
+from gate_cache.store.format.encodings import Encoding
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import open_writer
+from gate_cache.toyworld.names import CATEGORIES
+from gate_cache.training.inputs import Study, open_study
 
 ENCODINGS = [
     Encoding("float16"), Encoding("float32"), Encoding("bfloat16"), Encoding("int8"),

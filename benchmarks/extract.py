@@ -20,15 +20,15 @@ import numpy as np
 import torch
 
 from benchmarks.usual_way import UsualWay
-from gate_cache.datasets.toyworld import draw
-from gate_cache.diffusion import backbone as backbones
-from gate_cache.manifest import Loaded
-from gate_cache.places import Place
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.specs import Manifest
-from gate_cache.stages.extract import extract
+from gate_cache.core.places import Place
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models import backbone as backbones
+from gate_cache.extraction.extract import extract
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
 from gate_cache.store.reader import FeatureStore
+from gate_cache.toyworld import draw
 
 CLASSES = ("aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, dog, horse,"
            " motorbike, person, potted plant, sheep, train, tv monitor")

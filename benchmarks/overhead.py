@@ -21,21 +21,21 @@ import cv2
 import numpy as np
 import yaml
 
+from gate_cache.core.fingerprint import file_sha256
+from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.datasets.toyworld import draw
-from gate_cache.diffusion.recipes import latents_recipe, plan_combos
-from gate_cache.fingerprint import file_sha256
-from gate_cache.manifest import Loaded, load
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import extract
-from gate_cache.stages.inspect import inspect
-from gate_cache.stages.plan import need_files, store_of
-from gate_cache.stages.status import status
-from gate_cache.store.done import write_mark
-from gate_cache.store.groups import GroupWriter
-from gate_cache.store.layout import LATENT_MAP, LATENTS, blocks_of
-from gate_cache.store.samples import NewSample
+from gate_cache.diffusion.passes.recipes import latents_recipe, plan_combos
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.plan import need_files, store_of
+from gate_cache.extraction.status import status
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.store.check.inspect import inspect
+from gate_cache.store.format.done import write_mark
+from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.format.layout import LATENT_MAP, LATENTS, blocks_of
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
+from gate_cache.toyworld import draw
 
 BLOCK, ARRAYS, COMBOS = 16, 400, 7
 

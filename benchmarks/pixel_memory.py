@@ -22,18 +22,18 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.synthetic import SD15, block
-from gate_cache.datasets.base import Sample, Split
-from gate_cache.learn.data import MapCache
-from gate_cache.learn.native import NativeMaps, NativeSpec
-from gate_cache.learn.pixels import PixelTask
-from gate_cache.learn.reservoir import pixel_bytes
-from gate_cache.learn.trials import Trial, fit_trials
-from gate_cache.progress import Silent
-from gate_cache.specs import TrainSpec
-from gate_cache.stages.study_dense import FEW_BYTES
+from gate_cache.core.progress import Silent
+from gate_cache.datasets.common.base import Sample, Split
+from gate_cache.learn.features.data import MapCache
+from gate_cache.learn.features.native import NativeMaps, NativeSpec
+from gate_cache.learn.features.reservoir import pixel_bytes
+from gate_cache.learn.fit.trials import Trial, fit_trials
+from gate_cache.learn.tasks.pixels import PixelTask
+from gate_cache.manifest.specs import TrainSpec
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
-from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import open_writer
+from gate_cache.training.inputs_dense import FEW_BYTES
 
 IMAGES, CLASSES, SIDE, BLOCK = 30, 21, 256, 8
 EXTRA = {"up0": (512, 32, 32), "up1": (512, 64, 64), "up2": (256, 128, 128)}

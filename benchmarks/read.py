@@ -27,8 +27,8 @@ import zarr
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.synthetic import COMBOS, SD15, write_store
-from gate_cache.learn.stream import FeatureStream
-from gate_cache.store.chunks import Check
+from gate_cache.learn.features.stream import FeatureStream
+from gate_cache.store.format.chunks import Check
 from gate_cache.store.reader import FeatureStore
 
 RING = 8

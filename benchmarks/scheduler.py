@@ -11,7 +11,7 @@ import time
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from gate_cache.stages import cluster
+from gate_cache.extraction import cluster
 
 
 class Stub(WorkerPlugin):

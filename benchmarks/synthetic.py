@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.store.samples import NewSample
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
 
 SD15 = {"up0": (1280, 16, 16), "up1": (1280, 32, 32), "up2": (640, 64, 64), "up3": (320, 64, 64)}

@@ -21,8 +21,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-from gate_cache.diffusion.noise import noise
-from gate_cache.specs import Combo, Manifest
+from gate_cache.diffusion.passes.noise import noise
+from gate_cache.manifest.specs import Combo, Manifest
 
 
 class Recorded(AttnProcessor2_0):

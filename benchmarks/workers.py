@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gate_cache.manifest import Loaded
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.specs import Manifest
-from gate_cache.stages.extract import Spread, extract
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import Spread, extract
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
 
 WARM = 0.25
 """Share of the rows that are not timed: models are loaded meanwhile."""

@@ -23,8 +23,8 @@ import numpy as np
 import zarr
 
 from benchmarks.synthetic import BLOCK, SD15, Block, block
-from gate_cache.store.attrs import array_in
-from gate_cache.store.samples import NewSample
+from gate_cache.store.format.attrs import array_in
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
 
 

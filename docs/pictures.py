@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from gate_cache.cli import app
-from gate_cache.datasets.toyworld import CATEGORIES, draw
+from gate_cache.toyworld import CATEGORIES, draw
 
 HERE = Path(__file__).parent
 TOY, MASKS = "manifests/toyworld.yaml", "manifests/toyworld-segmentation.yaml"

@@ -10,7 +10,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we 
 import typer
 
 from gate_cache.commands import extraction, pictures, plans, stores, training, viewer
-from gate_cache.errors import GateCacheError
+from gate_cache.core.errors import GateCacheError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gate_cache.errors import GateCacheError
-from gate_cache.places import parse_place
-from gate_cache.roots import Roots
+from gate_cache.core.errors import GateCacheError
+from gate_cache.core.places import parse_place
+from gate_cache.core.roots import Roots
 from pipelines.recipe import SEEDS, Options, Recipe, run
 
 

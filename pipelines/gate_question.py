@@ -21,22 +21,22 @@ from typing import Any
 
 import torch
 
-from gate_cache.errors import GateCacheError, ManifestError
-from gate_cache.learn.bucket import Buckets
-from gate_cache.learn.fit import fit
-from gate_cache.learn.matching import judge
-from gate_cache.learn.metrics import PCK
-from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
-from gate_cache.learn.pairs import copy_position, evaluate
-from gate_cache.learn.shift import score, shift
-from gate_cache.manifest import Loaded, load
-from gate_cache.places import parse_place
-from gate_cache.report.console import console_progress
-from gate_cache.roots import Roots
-from gate_cache.specs import Manifest
-from gate_cache.stages.extract import extract
-from gate_cache.stages.study import Study, open_study
+from gate_cache.core.errors import GateCacheError, ManifestError
+from gate_cache.core.places import parse_place
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.learn.features.bucket import Buckets
+from gate_cache.learn.features.pairs import copy_position, evaluate
+from gate_cache.learn.fit.fit import fit
+from gate_cache.learn.metrics.pck import PCK
+from gate_cache.learn.metrics.shift import score, shift
+from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated, fixed
+from gate_cache.learn.tasks.matching import judge
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.specs import Manifest
+from gate_cache.report.terminal.console import console_progress
 from gate_cache.store.reader import ComboView
+from gate_cache.training.inputs import Study, open_study
 
 KEYS = ((0.1, "image", "point"), (0.1, "box", "point"))
 REFERENCE, PLAIN = "reference", "plain"

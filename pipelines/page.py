@@ -21,7 +21,7 @@ from gate_cache.report.html.page import (
     table,
 )
 from gate_cache.report.html.tags import Html
-from gate_cache.stages.sweep_tables import Mean
+from gate_cache.training.sweep_tables import Mean
 from pipelines.recipe import Outcome, Recipe, command, figures_of, named, reused, spread, times
 
 GAMMAS = ("gamma1", "gamma2")

@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
-from gate_cache.errors import GateCacheError, UserError
+from gate_cache.core.errors import GateCacheError, UserError
 from pipelines.command_line import guarded, options_of, parser
 from pipelines.page import write_page
 from pipelines.recipe import Options, Outcome, Recipe, markdown, reused, run

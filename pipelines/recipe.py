@@ -19,16 +19,16 @@ from typing import Any
 
 import yaml
 
-from gate_cache.errors import UserError
-from gate_cache.manifest import Loaded, load
-from gate_cache.report.console import console_progress
+from gate_cache.core.errors import UserError
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import Extracted, extract
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.html.write import try_report
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import Extracted, extract
-from gate_cache.stages.runfiles import trial_file
-from gate_cache.stages.sweep import sweep
-from gate_cache.stages.sweep_tables import Mean, Row, over_seeds
-from gate_cache.sweep_file import load_sweep
+from gate_cache.report.terminal.console import console_progress
+from gate_cache.training.run_files import trial_file
+from gate_cache.training.sweep import sweep
+from gate_cache.training.sweep_tables import Mean, Row, over_seeds
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 TOY = "toyworld-techniques.yaml"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.manifest import Loaded, load
-from gate_cache.roots import Roots
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.manifest.load import Loaded, load
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -72,7 +72,7 @@ def roots(tmp_path: Path) -> Roots:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Roots, Path]:
     """TOY, extracted once: manifest, roots and the store. Tests must not write to it."""
-    from gate_cache.stages.extract import extract
+    from gate_cache.extraction.extract import extract
 
     home = tmp_path_factory.mktemp("toy")
     roots = Roots(*(home / name for name in ("data", "models", "stores", "runs")))

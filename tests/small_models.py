@@ -24,9 +24,9 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.published import published
-from gate_cache.diffusion.tokens import EOS, read_tokens
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.published import published
+from gate_cache.diffusion.text.tokens import EOS, read_tokens
 
 WIDTH, WIDTH_2, POOLED = 32, 48, 24
 LONG = "horse car bird " * 40

@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from gate_cache import FeatureStore
+from gate_cache.analysis.activations import activations
 from gate_cache.cli import main
-from gate_cache.diffusion.activations import watched
-from gate_cache.errors import UserError
-from gate_cache.learn.pca import ColourPCA
-from gate_cache.manifest import Loaded
-from gate_cache.progress import Silent
-from gate_cache.report.activations import page
-from gate_cache.roots import Roots
-from gate_cache.stages.activations import activations
-from gate_cache.stages.data_root import told_dataset
-from gate_cache.stages.passes import chosen_combos, open_passes
-from gate_cache.stages.pick import one, pick
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.passes.activations import watched
+from gate_cache.extraction.passes import chosen_combos, open_passes
+from gate_cache.learn.features.pca import ColourPCA
+from gate_cache.manifest.load import Loaded
+from gate_cache.report.figures.activations import page
+from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.pick import one, pick
 
 Toy = tuple[Loaded, Roots, Path]
 LEVELS = {"down0": (32, 8, 8), "down1": (64, 4, 4), "down2": (96, 2, 2), "down3": (128, 2, 2),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from gate_cache.learn.amalgamator import Amalgamator, FixedWeights, diversity, mix, sparsity
+from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, diversity, mix, sparsity
 
 COUNTS = pytest.mark.parametrize("assigners", [1, 2, 3])
 Regulariser = Callable[[torch.Tensor], torch.Tensor]

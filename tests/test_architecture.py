@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.recipes import plan_combos
-from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.manifest import load
-from gate_cache.roots import Roots
-from gate_cache.store.samples import NewSample
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.passes.recipes import plan_combos
+from gate_cache.manifest.load import load
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
 
 PACKAGE = Path(__file__).parents[1] / "gate_cache"
@@ -41,10 +41,10 @@ FENCES = {  # library to the rooms and files that may import it
     "zarr": ("store/",),
     "numcodecs": ("store/",),
     "crc32c": ("store/",),
-    "filelock": ("store/cache.py",),
-    "obstore": ("store/remote.py", "store/refusals.py"),
+    "filelock": ("store/places/cache.py",),
+    "obstore": ("store/places/remote.py", "store/places/refusals.py"),
     "dask": ("store/", "stages/"),
-    "distributed": ("stages/cluster.py",),
+    "distributed": ("extraction/cluster.py",),
     "diffusers": ("diffusion/",),
     "transformers": ("diffusion/", "learn/heads/upernet.py"),
     "peft": ("diffusion/",),
@@ -53,14 +53,14 @@ FENCES = {  # library to the rooms and files that may import it
     "torch": ("diffusion/", "learn/", "stages/"),
     "safetensors": ("diffusion/", "stages/"),
     "cv2": ("datasets/", "diffusion/techniques/controlnet.py"),
-    "PIL": ("datasets/", "report/pictures.py", "report/marks.py"),
+    "PIL": ("datasets/", "report/figures/pictures.py", "report/figures/marks.py"),
     "scipy": ("datasets/",),
     "sklearn": ("learn/", "report/"),
     "matplotlib": ("report/",),
     "tornado": ("report/",),
     "yaml": ("yaml_source.py",),
     "pydantic": ("manifest.py", "specs.py", "dataset_specs.py", "problems.py", "sweep_file.py",
-                 "stages/trained.py"),
+                 "training/trained.py"),
     "typer": ("cli.py", "commands/"),
     "rich": ("report/",),
     "numpy": ("",),
@@ -107,7 +107,8 @@ def test_imports_are_found_wherever_they_are() -> None:
               "if X:\n    from gate_cache.store.reader import FeatureStore as F\n"
               "    from gate_cache import diffusion\n")
     assert set(imported(source)) == {
-        "a.b", "gate_cache.diffusion.taps", "gate_cache.diffusion", "gate_cache.store.reader"}
+        "a.b", "gate_cache.diffusion.passes.hooks", "gate_cache.diffusion",
+        "gate_cache.store.reader"}
 
 
 @pytest.mark.parametrize(("source", "target", "allowed"), [
@@ -155,7 +156,7 @@ def test_init_files_are_thin(path: str) -> None:
     runs = [ast.unparse(s.test if isinstance(s, ast.If) else s.value) for s in body
             if isinstance(s, ast.If | ast.Assign)]
     assert not [text for text in runs if "(" in text]
-    light = {"__future__", "typing", "gate_cache.datasets.toyworld.names"}
+    light = {"__future__", "typing", "gate_cache.toyworld.names"}
     assert {s.module for s in body if isinstance(s, ast.ImportFrom)} <= light
 
 

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from gate_cache import FeatureStore
-from gate_cache.diffusion.embedded import CONTROLNET, HOME
-from gate_cache.diffusion.tokens import read_tokens
-from gate_cache.errors import ModelError
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import extract
-from gate_cache.stages.plan import plan
+from gate_cache.core.errors import ModelError
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
+from gate_cache.diffusion.text.tokens import read_tokens
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.plan import plan
 
 CONV = {"plain": PROMPT, "control": {"prompt": "a photo", "controlnet": {"source": "nets/canny"}}}
 

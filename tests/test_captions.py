@@ -24,21 +24,21 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from gate_cache.datasets.captions import (
+from gate_cache.core.errors import DataError, DiskError, ModelError, UserError
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.captions import (
     Caption,
     append_captions,
     read_captions,
     write_captions,
 )
-from gate_cache.datasets.images import Image
+from gate_cache.datasets.common.images import Image
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.diffusion.captioner import Captioner, find_captioner, open_captioner
-from gate_cache.errors import DataError, DiskError, ModelError, UserError
-from gate_cache.manifest import Loaded
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.stages.caption import caption
-from gate_cache.stages.extract import extract
+from gate_cache.diffusion.text.captioner import Captioner, find_captioner, open_captioner
+from gate_cache.extraction.caption import caption
+from gate_cache.extraction.extract import extract
+from gate_cache.manifest.load import Loaded
 
 A, B = "a" * 64, "b" * 64
 CPU = torch.device("cpu")
@@ -331,7 +331,7 @@ def test_a_full_disk_is_one_line(manifest: WriteManifest, models: Path, roots: R
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Captioner, "captions", by_size)
-    monkeypatch.setattr("gate_cache.datasets.captions.os.fsync", full)
+    monkeypatch.setattr("gate_cache.datasets.common.captions.os.fsync", full)
     with pytest.raises(DiskError, match="the disk is full; free some space and run the same"):
         run(manifest(), models, roots)
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from gate_cache.errors import StoreError
-from gate_cache.store import claims
-from gate_cache.store.claims import Claim, Holder, claim
-from gate_cache.store.local import LocalFolder
-from gate_cache.store.samples import NewSample
+from gate_cache.core.errors import StoreError
+from gate_cache.store import lease as claims
+from gate_cache.store.format.samples import NewSample
+from gate_cache.store.lease import Claim, Holder, claim
+from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import open_writer
 
 STORE = "s.zarr"
@@ -103,8 +103,8 @@ def test_a_claim_that_cannot_be_read_expires_too(folder: LocalFolder, raw: bytes
 
 def test_a_dead_process_of_this_machine_is_overtaken_at_once(folder: LocalFolder) -> None:
     code = ("import sys, time; from pathlib import Path\n"
-            "from gate_cache.store.claims import claim\n"
-            "from gate_cache.store.local import LocalFolder\n"
+            "from gate_cache.store.lease import claim\n"
+            "from gate_cache.store.places.local import LocalFolder\n"
             "claim(LocalFolder(Path(sys.argv[1])), 's.zarr', Path('s.zarr'), None)\n"
             "print('held', flush=True); time.sleep(60)\n")
     with subprocess.Popen([sys.executable, "-c", code, str(folder.path)],

@@ -12,8 +12,8 @@ import pytest
 from conftest import PROMPT, WriteManifest
 
 from gate_cache import cli
-from gate_cache.manifest import Loaded
-from gate_cache.roots import Roots
+from gate_cache.core.roots import Roots
+from gate_cache.manifest.load import Loaded
 
 Toy = tuple[Loaded, Roots, Path]
 
@@ -227,7 +227,7 @@ def test_ctrl_c_is_one_line(gate: Run, toy: Toy, monkeypatch: pytest.MonkeyPatch
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gate_cache.stages.extract.extract", interrupted)
+    monkeypatch.setattr("gate_cache.extraction.extract.extract", interrupted)
     found = gate("extract", toy[0].path)
     assert found.code == 130
     assert found.err.splitlines() == ["error: interrupted; finished blocks are kept, run the same"
@@ -245,7 +245,7 @@ def test_paths_that_leave_their_roots_are_refused_unasked(gate: Run, roots: Root
 
 
 def test_progress_is_plain_lines_when_not_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    from gate_cache.report.console import console_progress
+    from gate_cache.report.terminal.console import console_progress
 
     with console_progress().task("extracting", 4, "rows") as task:
         task.advance(4)
@@ -257,6 +257,6 @@ def test_progress_is_plain_lines_when_not_on_a_terminal(capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(("seconds", "text"), [(3.2, "3 s"), (125, "2:05"), (3725, "1:02:05")])
 def test_clock(seconds: float, text: str) -> None:
-    from gate_cache.report.console import clock
+    from gate_cache.report.terminal.console import clock
 
     assert clock(seconds) == text

@@ -17,11 +17,11 @@ from distributed import Client, LocalCluster, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from test_extract import Toy, assert_same
 
-from gate_cache.errors import DataError, UserError
-from gate_cache.roots import Roots
-from gate_cache.stages.cluster import local, own_environment, run
-from gate_cache.stages.extract import Spread, extract, own_threads
-from gate_cache.stages.status import status
+from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.cluster import local, own_environment, run
+from gate_cache.extraction.extract import Spread, extract, own_threads
+from gate_cache.extraction.status import status
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_an_image_that_cannot_be_read_is_one_line(manifest: WriteManifest, roots
 
 def test_a_scheduler_that_does_not_answer_is_named(toy: Toy, roots: Roots,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gate_cache.stages.cluster.TIMEOUT", "0.2s")
+    monkeypatch.setattr("gate_cache.extraction.cluster.TIMEOUT", "0.2s")
     with pytest.raises(UserError, match=r"tcp://127\.0\.0\.1:9: no dask scheduler answers there"):
         extract(toy[0], roots, device="cpu", spread=Spread(scheduler="tcp://127.0.0.1:9"))
 

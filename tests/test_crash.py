@@ -21,12 +21,13 @@ from conftest import PROMPT, WriteManifest
 from test_store import SHAPES, maps, writing
 
 from gate_cache import FeatureStore
-from gate_cache.errors import DiskError, RowNotDone
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import extract
-from gate_cache.stages.verify import verify
-from gate_cache.store import local, writer
-from gate_cache.store.groups import GroupWriter
+from gate_cache.core.errors import DiskError, RowNotDone
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.store import writer
+from gate_cache.store.check.verify import verify
+from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.places import local
 
 CALLS = ("open", "writev", "fsync", "replace")
 
@@ -179,7 +180,8 @@ def test_a_disk_that_refuses_is_one_line(tmp_path: Path, code: int, says: str, a
 SERVER = """
 import os, sys
 import torch, diffusers, transformers, peft, zarr, dask.array, cv2
-import gate_cache.diffusion.extractor, gate_cache.stages.extract, gate_cache.report.console
+import gate_cache.diffusion.passes.extractor, gate_cache.extraction.extract
+import gate_cache.report.terminal.console
 from gate_cache import cli
 while line := sys.stdin.readline():
     pid = os.fork()

@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from gate_cache.dataset_specs import FolderSpec, PFWillowSpec, ToyWorldSpec
-from gate_cache.datasets.base import SPLITS, CorrespondenceDataset
+from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset
+from gate_cache.datasets.common.images import read_rgb, size_of, to_square
 from gate_cache.datasets.folder import Folder
-from gate_cache.datasets.images import read_rgb, size_of, to_square
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.datasets.toyworld import CATEGORIES
-from gate_cache.errors import DataError, UserError
-from gate_cache.roots import Roots
+from gate_cache.manifest.dataset_specs import FolderSpec, PFWillowSpec, ToyWorldSpec
+from gate_cache.toyworld import CATEGORIES
 
 Pixels = npt.NDArray[np.uint8]
 REAL_WILLOW = Path(os.environ.get("GATE_CACHE_DATA", "data")) / "PF-dataset-WILLOW"

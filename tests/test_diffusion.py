@@ -15,18 +15,18 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from gate_cache.diffusion.adapters import Loras
-from gate_cache.diffusion.backbone import Backbone, Text, load, load_controlnet
-from gate_cache.diffusion.embedded import CONTROLNET, HOME, LORAS
-from gate_cache.diffusion.halves import shared_half
-from gate_cache.diffusion.noise import add_noise, noise
-from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.diffusion.taps import tapped
+from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.lora.adapters import Loras
+from gate_cache.diffusion.models.backbone import Backbone, Text, load, load_controlnet
+from gate_cache.diffusion.models.embedded import CONTROLNET, HOME, LORAS
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.diffusion.passes.noise import add_noise, noise
+from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.base import Call
 from gate_cache.diffusion.techniques.controlnet import Control, canny
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
-from gate_cache.errors import ModelError
-from gate_cache.specs import ControlNetSpec
+from gate_cache.manifest.specs import ControlNetSpec
 
 TINY = ModelFiles("tiny", HOME)
 MODERATE, OVERFIT = LORAS["tiny/moderate"], LORAS["tiny/overfit"]

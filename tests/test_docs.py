@@ -28,11 +28,11 @@ from doc_blocks import (
 from PIL import Image
 
 from gate_cache.cli import app
-from gate_cache.datasets.toyworld import draw
-from gate_cache.manifest import Loaded, load
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import extract
-from gate_cache.sweep_file import load_sweep
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.toyworld import draw
 
 NAMES = [p.relative_to(ROOT).as_posix() for p in PAGES]
 FEW = {"train": 10, "val": 0, "test": 9}
@@ -122,7 +122,8 @@ def manifest(folder: Path, sections: dict[str, Any]) -> Loaded:
     ("bash", "make extrakt", "extrakt"),
     ("bash", "make extract DATSET=folder", "no variable DATSET"),
     ("bash", "python -m benchmarks.nothing", "benchmarks.nothing"),
-    ("python", "from gate_cache.learn.stream import FeatureStreams", "has no FeatureStreams"),
+    ("python", "from gate_cache.learn.features.stream import FeatureStreams",
+     "has no FeatureStreams"),
 ])
 def test_a_block_that_is_not_run_must_still_be_right(
     language: str, text: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -22,23 +22,23 @@ from test_train import build, run
 from test_train import manifest as train_manifest
 
 from gate_cache import FeatureStore
-from gate_cache.errors import ManifestError, RowNotDone, StoreError
-from gate_cache.learn.decode import decode as decode_torch
-from gate_cache.learn.decode import part_dtype
-from gate_cache.report.console import Lines
-from gate_cache.report.tables import show_plan, show_store
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import extract
-from gate_cache.stages.inspect import inspect
-from gate_cache.stages.plan import plan
-from gate_cache.store import done
-from gate_cache.store.codes import DoesNotFit, decode, encode
-from gate_cache.store.documents import put_attrs
-from gate_cache.store.encodings import ENCODING, Encoding
-from gate_cache.store.groups import GroupWriter
-from gate_cache.store.layout import group_footprint
-from gate_cache.store.local import LocalFolder
-from gate_cache.store.samples import NewSample
+from gate_cache.core.errors import ManifestError, RowNotDone, StoreError
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.plan import plan
+from gate_cache.learn.features.decode import decode as decode_torch
+from gate_cache.learn.features.decode import part_dtype
+from gate_cache.report.terminal.console import Lines
+from gate_cache.report.terminal.tables import show_plan, show_store
+from gate_cache.store.check.inspect import inspect
+from gate_cache.store.format import done
+from gate_cache.store.format.codes import DoesNotFit, decode, encode
+from gate_cache.store.format.documents import put_attrs
+from gate_cache.store.format.encodings import ENCODING, Encoding
+from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.format.layout import group_footprint
+from gate_cache.store.format.samples import NewSample
+from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import StoreWriter, open_writer
 
 ENCODINGS = (
@@ -180,7 +180,7 @@ def test_rows_are_read_by_any_index(path: Path, encoding: Encoding) -> None:
 def test_many_rows_are_decoded_a_few_at_a_time(path: Path, encoding: Encoding,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fill(path, encoding)["plain"]["up1"][:]
-    monkeypatch.setattr("gate_cache.store.maps._SCRATCH", 3 * encoding.nbytes(SHAPES["up1"]))
+    monkeypatch.setattr("gate_cache.store.format.maps._SCRATCH", 3 * encoding.nbytes(SHAPES["up1"]))
     np.testing.assert_array_equal(FeatureStore.open(path)["plain"]["up1"][:], whole)
 
 

@@ -14,23 +14,23 @@ import yaml
 from PIL import Image
 from test_train import COUNTS, WORDS, build, manifest, one_thread, run  # noqa: F401
 
+from gate_cache.analysis.describe import of_combo, of_run
+from gate_cache.analysis.match import match_images
+from gate_cache.analysis.session import Explorer, open_explorer
+from gate_cache.core.errors import RowNotDone, StoreError, UserError
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.errors import RowNotDone, StoreError, UserError
-from gate_cache.learn.model import fixed
-from gate_cache.manifest import Loaded, load
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.stages.describe import of_combo, of_run
-from gate_cache.stages.explore import Explorer, open_explorer
-from gate_cache.stages.match import match_images
-from gate_cache.stages.studies import open_any
-from gate_cache.stages.study import Study
-from gate_cache.stages.sweep import sweep
-from gate_cache.stages.trained import find_trained
+from gate_cache.learn.mixing.model import fixed
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
-from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import open_writer
-from gate_cache.sweep_file import load_sweep
+from gate_cache.training.inputs import Study
+from gate_cache.training.sweep import sweep
+from gate_cache.training.tasks import open_any
+from gate_cache.training.trained import find_trained
 
 QUICK: dict[str, Any] = {"pairs": 4, "batch": 2, "validate_every": 4, "assigners": 2}
 CHOSEN = ["good", "noise-0"]

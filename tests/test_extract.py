@@ -24,20 +24,27 @@ from conftest import CONTROL, PROMPT, TOY, WriteManifest
 from diffusers import StableDiffusionPipeline
 
 from gate_cache import FeatureStore
+from gate_cache.core.errors import (
+    DataError,
+    DiskError,
+    ModelError,
+    RowNotDone,
+    StoreError,
+    UserError,
+)
+from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.embedded import HOME, LORAS
-from gate_cache.diffusion.noise import noise
-from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.errors import DataError, DiskError, ModelError, RowNotDone, StoreError, UserError
-from gate_cache.manifest import Loaded
-from gate_cache.roots import Roots
-from gate_cache.stages.device import out_of_memory
-from gate_cache.stages.extract import extract
-from gate_cache.stages.plan import plan
-from gate_cache.stages.status import status
-from gate_cache.store.disk import bytes_below
-from gate_cache.store.groups import GroupWriter
-from gate_cache.store.local import LocalFolder
+from gate_cache.diffusion.models.embedded import HOME, LORAS
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.passes.noise import noise
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.plan import plan
+from gate_cache.extraction.status import status
+from gate_cache.manifest.load import Loaded
+from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.places.disk import bytes_below
+from gate_cache.store.places.local import LocalFolder
+from gate_cache.workspace.device import out_of_memory
 
 Toy = tuple[Loaded, Roots, Path]
 FOLDER: dict[str, Any] = {
@@ -337,7 +344,7 @@ def test_damaged_kept_rows_are_refused_not_marked_done_again(
 
 def test_what_a_store_keeps_to_is_said(toy: Toy, capsys: pytest.CaptureFixture[str],
                                        manifest: WriteManifest) -> None:
-    from gate_cache.report.console import Lines
+    from gate_cache.report.terminal.console import Lines
 
     changed = manifest(store={"block": 5, "batch": 4, "dtype": "float32", "path": "toy.zarr"})
     assert not any(extract(changed, toy[1], device="cpu", progress=Lines()).rows.values())
@@ -405,14 +412,14 @@ def test_a_full_disk_keeps_what_is_done(toy: Toy, roots: Roots,
 def test_too_small_a_disk_is_refused_before_the_model_is_loaded(
         toy: Toy, roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)  # type: ignore[attr-defined]
-    monkeypatch.setattr("gate_cache.store.disk.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("gate_cache.store.places.disk.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DiskError, match=r"needs .* but only 1\.0 kB are free"):
         extract(toy[0], roots, device="cpu")
 
 
 def test_values_beyond_float16_are_refused(toy: Toy, roots: Roots,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    from gate_cache.diffusion.extractor import Extractor, Piece
+    from gate_cache.diffusion.passes.extractor import Extractor, Piece
 
     real = Extractor.run
 
@@ -452,7 +459,7 @@ def test_only_the_maps_that_are_wanted_are_stored(roots: Roots, manifest: WriteM
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
 def test_memory_that_is_full_is_one_line(toy: Toy, roots: Roots, monkeypatch: pytest.MonkeyPatch,
                                          error: Exception, batch: int, says: str) -> None:
-    from gate_cache.diffusion.extractor import Extractor
+    from gate_cache.diffusion.passes.extractor import Extractor
 
     def full(*args: Any) -> None:
         raise error

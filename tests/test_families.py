@@ -29,24 +29,24 @@ from small_models import LONG, SIZES, WRITERS, sdxl_unet, write_controlnet, writ
 from test_techniques import ADAPTER, write_ip_adapter
 
 from gate_cache import FeatureStore
-from gate_cache.diffusion.adapters import Loras
-from gate_cache.diffusion.backbone import Backbone, Text, load
-from gate_cache.diffusion.extractor import Extractor
-from gate_cache.diffusion.lora_training import LoraSettings
-from gate_cache.diffusion.recipes import latents_recipe, plan_combos
-from gate_cache.diffusion.sources import ModelFiles, locate
-from gate_cache.diffusion.taps import tapped
+from gate_cache.core.errors import ManifestError, ModelError
+from gate_cache.core.fingerprint import fingerprint
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.lora.adapters import Loras
+from gate_cache.diffusion.lora.training import LoraSettings
+from gate_cache.diffusion.models.backbone import Backbone, Text, load
+from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.passes.extractor import Extractor
+from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.diffusion.passes.recipes import latents_recipe, plan_combos
 from gate_cache.diffusion.techniques.base import Call
 from gate_cache.diffusion.techniques.denoise import ddim
-from gate_cache.errors import ManifestError, ModelError
-from gate_cache.fingerprint import fingerprint
-from gate_cache.roots import Roots
-from gate_cache.specs import ModelSpec
-from gate_cache.stages.engine import Engine
-from gate_cache.stages.extract import extract
-from gate_cache.stages.lora import train_lora
-from gate_cache.stages.plan import plan
-from gate_cache.stages.validate import validate
+from gate_cache.extraction.engine import Engine
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.lora.train import train_lora
+from gate_cache.extraction.plan import plan
+from gate_cache.extraction.validate import validate
+from gate_cache.manifest.specs import ModelSpec
 
 CPU = torch.device("cpu")
 TEXT, PIXELS = ("sd1", "sd2", "sdxl"), ("ddpm", "bare")

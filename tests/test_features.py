@@ -8,7 +8,9 @@ from conftest import tiny_config
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from gate_cache.diffusion.published import (
+from gate_cache.core.errors import ModelError
+from gate_cache.core.features import Family, family, nbytes
+from gate_cache.diffusion.models.published import (
     NAMES,
     SD_1_5,
     SD_2_1,
@@ -16,10 +18,8 @@ from gate_cache.diffusion.published import (
     published,
     published_name,
 )
-from gate_cache.diffusion.taps import tapped
-from gate_cache.errors import ModelError
-from gate_cache.features import Family, family, nbytes
-from gate_cache.store.layout import BLOCK_ROWS, block_rows
+from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.store.format.layout import BLOCK_ROWS, block_rows
 
 SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5, as published
     "act_fn": "silu",

@@ -11,13 +11,13 @@ import zarr
 from test_verify import flip
 
 from gate_cache import FeatureStore
-from gate_cache.errors import StoreError
-from gate_cache.manifest import Loaded, load
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import extract
-from gate_cache.stages.status import status
-from gate_cache.stages.verify import verify
-from gate_cache.store.layout import FORMAT
+from gate_cache.core.errors import StoreError
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.status import status
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.store.check.verify import verify
+from gate_cache.store.format.layout import FORMAT
 
 FROZEN = Path(__file__).parent / "data"
 MANIFEST = """

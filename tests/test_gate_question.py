@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gate_cache.errors import ManifestError
-from gate_cache.manifest import Loaded
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import extract
+from gate_cache.core.errors import ManifestError
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.manifest.load import Loaded
 from pipelines.gate_question import Question, asked, main, technique
 
 PHOTO = {"prompt": "a photo"}

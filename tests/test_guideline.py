@@ -15,17 +15,17 @@ from conftest import WriteManifest
 from PIL import Image
 from small_models import write_ddpm
 
+from gate_cache.analysis.guideline import Guideline, Img2Img, distinct, guideline
 from gate_cache.cli import main
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.noise import noise
-from gate_cache.learn.image_similarity import edge_f1, psnr, ssim
-from gate_cache.manifest import Loaded
-from gate_cache.progress import Silent
-from gate_cache.report.guideline import page
-from gate_cache.roots import Roots
-from gate_cache.specs import Combo
-from gate_cache.stages.data_root import told_dataset
-from gate_cache.stages.guideline import Guideline, Img2Img, distinct, guideline
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.passes.noise import noise
+from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Combo
+from gate_cache.report.figures.guideline import page
+from gate_cache.workspace.data_root import told_dataset
 
 Toy = tuple[Loaded, Roots, Path]
 IMAGE = "train/bird/00001"

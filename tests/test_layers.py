@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from gate_cache.cli import app
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.errors import ModelError
-from gate_cache.roots import Roots
-from gate_cache.specs import ModelSpec
-from gate_cache.stages.layers import Layers, layers
+from gate_cache.core.errors import ModelError
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.extraction.layers import Layers, layers
+from gate_cache.manifest.specs import ModelSpec
 
 
 @pytest.fixture(autouse=True)

@@ -17,26 +17,26 @@ from conftest import PROMPT, WriteManifest
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from gate_cache.datasets.captions import Caption, Captions, write_captions
+from gate_cache.core.errors import DataError, DiskError, ModelError, UserError
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.captions import Caption, Captions, write_captions
+from gate_cache.datasets.common.images import Image
 from gate_cache.datasets.folder import Folder
-from gate_cache.datasets.images import Image
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.diffusion.adapters import Loras
-from gate_cache.diffusion.backbone import Backbone, load
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.lora_adapter import NAME, Adapter
-from gate_cache.diffusion.lora_training import LoraSettings, LoraTrainer
-from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.errors import DataError, DiskError, ModelError, UserError
-from gate_cache.manifest import Loaded
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.stages import lora as stage
-from gate_cache.stages.extract import extract
-from gate_cache.stages.lora import TrainedLora, train_lora
-from gate_cache.stages.lora_files import parse_steps
-from gate_cache.stages.lora_images import tags, training_images
-from gate_cache.stages.tensors import read_metadata, write_tensors
+from gate_cache.diffusion.lora.adapter import NAME, Adapter
+from gate_cache.diffusion.lora.adapters import Loras
+from gate_cache.diffusion.lora.training import LoraSettings, LoraTrainer
+from gate_cache.diffusion.models.backbone import Backbone, load
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.lora import train as stage
+from gate_cache.extraction.lora.files import parse_steps
+from gate_cache.extraction.lora.images import tags, training_images
+from gate_cache.extraction.lora.tensors import read_metadata, write_tensors
+from gate_cache.extraction.lora.train import TrainedLora, train_lora
+from gate_cache.manifest.load import Loaded
 from gate_cache.store.reader import FeatureStore
 
 TINY = ModelFiles("tiny", HOME)
@@ -464,7 +464,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(toyworld: Loaded, roots
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gate_cache.stages.tensors.os.fsync", full)
+    monkeypatch.setattr("gate_cache.extraction.lora.tensors.os.fsync", full)
     with pytest.raises(DiskError, match="the disk is full; free some space and run the same"):
         train(toyworld, roots)
     assert list(roots.models.iterdir()) == []

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gate_cache.errors import ManifestError, UserError
-from gate_cache.manifest import Loaded, load
-from gate_cache.roots import Roots
-from gate_cache.stages.plan import store_of
-from gate_cache.yaml_source import MAX_BYTES, MAX_NODES, parse_yaml
+from gate_cache.core.errors import ManifestError, UserError
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.plan import store_of
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.yaml_source import MAX_BYTES, MAX_NODES, parse_yaml
 
 MANIFESTS = sorted((Path(__file__).parents[1] / "manifests").glob("*.yaml"))
 HEAD = "dataset: {name: toyworld}\nmodel: {source: tiny}\n"

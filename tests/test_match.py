@@ -13,20 +13,20 @@ import yaml
 from PIL import Image
 from test_train import COUNTS, ELSEWHERE, Finished, manifest, nn_run, root, run  # noqa: F401
 
+from gate_cache.analysis.describe import Describer, of_combo, of_run
+from gate_cache.analysis.match import Matches, match_images
 from gate_cache.cli import main
+from gate_cache.core.geometry import Square
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.geometry import Square
-from gate_cache.learn.described import Described, comes_back, match
-from gate_cache.learn.matching import CorrespondenceTask
-from gate_cache.manifest import load
-from gate_cache.progress import Silent
-from gate_cache.report.marks import BLUE, ORANGE, Canvas
-from gate_cache.report.match import page
-from gate_cache.roots import Roots
-from gate_cache.stages.describe import Describer, of_combo, of_run
-from gate_cache.stages.extract import extract
-from gate_cache.stages.match import Matches, match_images
-from gate_cache.stages.study import open_study
+from gate_cache.extraction.extract import extract
+from gate_cache.learn.features.described import Described, comes_back, match
+from gate_cache.learn.tasks.matching import CorrespondenceTask
+from gate_cache.manifest.load import load
+from gate_cache.report.figures.marks import BLUE, ORANGE, Canvas
+from gate_cache.report.figures.match import page
+from gate_cache.training.inputs import open_study
 
 PAIR = ("test/aeroplane/00000", "test/aeroplane/00008")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gate_cache.datasets.base import Keypoints, Pair
+from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.pf_willow import PFWillow
-from gate_cache.learn.metrics import PCK, Prediction, by_category, pck
-from gate_cache.learn.pairs import PairPoints, copy_position, evaluate, load_pairs
+from gate_cache.learn.features.pairs import PairPoints, copy_position, evaluate, load_pairs
+from gate_cache.learn.metrics.pck import PCK, Prediction, by_category, pck
 
 ALPHAS = (0.01, 0.05, 0.1, 0.15, 0.2)
 PF_WILLOW = Path(os.environ.get("GATE_CACHE_DATA", "data")) / "PF-dataset-WILLOW"

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from gate_cache.learn.intervals import bootstrap
-from gate_cache.learn.metrics_dense import (
+from gate_cache.learn.metrics.dense import (
     accuracy,
     class_accuracy,
     confusion,
@@ -21,8 +20,9 @@ from gate_cache.learn.metrics_dense import (
     mean_accuracy,
     mean_iou,
 )
-from gate_cache.learn.tally import Tally
-from gate_cache.learn.weight_stats import weight_stats
+from gate_cache.learn.metrics.image_scores import Tally
+from gate_cache.learn.metrics.intervals import bootstrap
+from gate_cache.learn.mixing.weight_stats import weight_stats
 
 Array = npt.NDArray[Any]
 IGNORED = 255

@@ -11,8 +11,9 @@ import pytest
 from published_trees import labels, picture, save, write
 from pydantic import TypeAdapter
 
-from gate_cache.dataset_specs import DatasetSpec
-from gate_cache.datasets.base import (
+from gate_cache.core.errors import DataError, ManifestError
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import (
     IGNORED,
     SPLITS,
     ClassifiedDataset,
@@ -22,11 +23,10 @@ from gate_cache.datasets.base import (
 )
 from gate_cache.datasets.folder import Folder
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.datasets.toyworld.names import CATEGORIES
-from gate_cache.errors import DataError, ManifestError
-from gate_cache.learn.pairs import load_pairs
-from gate_cache.manifest import load
-from gate_cache.roots import Roots
+from gate_cache.learn.features.pairs import load_pairs
+from gate_cache.manifest.dataset_specs import DatasetSpec
+from gate_cache.manifest.load import load
+from gate_cache.toyworld.names import CATEGORIES
 
 REAL_CIFAR = Path(os.environ.get("GATE_CACHE_DATA", "data")) / "cifar-10-images.zip"
 MANIFEST = "dataset: {%s}\nmodel: {source: tiny}\nconv: {a: {prompt: x}}\n"

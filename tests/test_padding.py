@@ -14,28 +14,28 @@ import torch
 from conftest import CONTROL, PROMPT, WriteManifest
 
 from gate_cache import FeatureStore
-from gate_cache.datasets.base import Keypoints, Pair
-from gate_cache.datasets.images import to_square
+from gate_cache.core.errors import StoreError
+from gate_cache.core.geometry import Square
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import Keypoints, Pair
+from gate_cache.datasets.common.images import to_square
 from gate_cache.diffusion.techniques.controlnet import Control, canny
-from gate_cache.errors import StoreError
-from gate_cache.geometry import Square
-from gate_cache.learn.bucket import Buckets, BucketSpec
-from gate_cache.learn.correspondence import CorrespondenceLoss
-from gate_cache.learn.data import MapCache
-from gate_cache.learn.fit import fit
-from gate_cache.learn.matching import CorrespondenceTask, judge, pair_loss
-from gate_cache.learn.model import amalgamated, fixed
-from gate_cache.learn.pairs import PairPoints
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.specs import ControlNetSpec, Fit, TrainSpec
-from gate_cache.stages.extract import extract
-from gate_cache.stages.inputs import BlockInputs, Source
-from gate_cache.stages.inspect import inspect
-from gate_cache.stages.lookup import Stale, find_combo
-from gate_cache.stages.status import status
-from gate_cache.store.samples import NewSample, Samples
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.inputs import BlockInputs, Source
+from gate_cache.extraction.status import status
+from gate_cache.learn.features.bucket import Buckets, BucketSpec
+from gate_cache.learn.features.data import MapCache
+from gate_cache.learn.features.pairs import PairPoints
+from gate_cache.learn.fit.fit import fit
+from gate_cache.learn.mixing.model import amalgamated, fixed
+from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
+from gate_cache.learn.tasks.matching import CorrespondenceTask, judge, pair_loss
+from gate_cache.manifest.specs import ControlNetSpec, Fit, TrainSpec
+from gate_cache.store.check.inspect import inspect
+from gate_cache.store.format.samples import NewSample, Samples
 from gate_cache.store.writer import open_writer
+from gate_cache.workspace.lookup import Stale, find_combo
 
 PAD = {"source": "tiny", "fit": "pad"}
 PHOTOS = {"square": (64, 64), "tall": (80, 40), "wide": (40, 80)}

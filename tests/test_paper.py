@@ -12,9 +12,9 @@ import yaml
 from browser import browser, page  # noqa: F401
 from playwright.sync_api import Page
 
-from gate_cache.roots import Roots
-from gate_cache.stages.sweep_tables import Mean
-from gate_cache.sweep_file import load_sweep
+from gate_cache.core.roots import Roots
+from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.training.sweep_tables import Mean
 from pipelines.page import write_page
 from pipelines.paper import RECIPES, logged, recipe_of, results
 from pipelines.recipe import (
@@ -139,7 +139,7 @@ def test_statistics_of_the_weights_are_columns(statistics: list[Outcome]) -> Non
 
 def test_a_finished_recipe_is_not_trained_again(small: Options, grid: list[Outcome],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gate_cache.learn.trials.Trial.step",
+    monkeypatch.setattr("gate_cache.learn.fit.trials.Trial.step",
                         lambda *_: pytest.fail("trained again"))
     (again,) = run(shorter(recipe_of("figure11"), pairs=8, validate_every=8, hidden=4), small)
     assert markdown(again) == markdown(grid[0])
@@ -173,7 +173,7 @@ def test_what_went_wrong_is_one_line(small: Options, tmp_path: Path) -> None:
 
 
 def test_one_part_alone(small: Options) -> None:
-    from gate_cache.errors import UserError
+    from gate_cache.core.errors import UserError
 
     recipe = shorter(recipe_of("figure3"), pairs=8, validate_every=8, hidden=4)
     (found,) = run(recipe, replace(small, part="classification", seeds=1))
@@ -194,7 +194,7 @@ def test_results_are_one_page_of_markdown(grid: list[Outcome]) -> None:
 
 
 def test_a_failed_trial_stops_the_recipe(small: Options) -> None:
-    from gate_cache.errors import UserError
+    from gate_cache.core.errors import UserError
 
     broken = shorter(recipe_of("figure12"), pairs=8, validate_every=8, hidden=4, lr=1e30)
     with pytest.raises(UserError, match="diverged"):

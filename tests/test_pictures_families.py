@@ -9,13 +9,13 @@ import pytest
 from conftest import WriteManifest
 from test_families import PIXELS, TEXT, home, models, no_grad, sections  # noqa: F401
 
-from gate_cache.progress import Silent
-from gate_cache.report import activations as activations_page
-from gate_cache.report import guideline as guideline_page
-from gate_cache.roots import Roots
-from gate_cache.stages.activations import activations
-from gate_cache.stages.guideline import Img2Img, guideline
-from gate_cache.stages.score import score_combos
+from gate_cache.analysis.activations import activations
+from gate_cache.analysis.guideline import Img2Img, guideline
+from gate_cache.analysis.score import score_combos
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.report.figures import activations as activations_page
+from gate_cache.report.figures import guideline as guideline_page
 
 
 @pytest.mark.parametrize("name", (*TEXT, *PIXELS))
@@ -56,9 +56,9 @@ def test_padding_is_not_compared(home: Roots, tmp_path: Path,  # noqa: F811
     """Of a wide picture in a padded square, the bars above and below count for nothing."""
     from PIL import Image
 
-    from gate_cache.stages.data_root import told_dataset
-    from gate_cache.stages.guideline import _Judge
-    from gate_cache.stages.passes import open_passes
+    from gate_cache.analysis.guideline import _Judge
+    from gate_cache.extraction.passes import open_passes
+    from gate_cache.workspace.data_root import told_dataset
 
     (home.data / "images").mkdir(parents=True)
     wide = np.random.default_rng(0).integers(0, 255, (16, 64, 3), np.uint8)

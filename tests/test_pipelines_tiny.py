@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from gate_cache.datasets.toyworld import CATEGORIES, draw
-from gate_cache.datasets.toyworld.styles import dusk
-from gate_cache.diffusion.embedded import HOME
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.toyworld import CATEGORIES, draw
+from gate_cache.toyworld.styles import dusk
 from pipelines.tiny import vocabulary
 from pipelines.tiny.captions import token_ids, varied
 from pipelines.tiny.loop import Plan, fit, generator

@@ -15,15 +15,23 @@ from PIL import Image
 from test_tasks import CPU, FAST, Pictures, fit, maps, task_of, trial  # noqa: F401
 
 from gate_cache.cli import main
-from gate_cache.datasets.base import IGNORED
-from gate_cache.learn.native import NativeMaps
-from gate_cache.learn.painted import agreement
-from gate_cache.report.marks import PAPER
-from gate_cache.report.masks import BACKGROUND, COLOURS, GREY, PATTERNS, areas, painted, styles
-from gate_cache.report.predict import sheet
-from gate_cache.roots import Roots
-from gate_cache.stages.predict import Predicted, Predictions
-from gate_cache.stages.train import train
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import IGNORED
+from gate_cache.learn.features.native import NativeMaps
+from gate_cache.learn.tasks.painted import agreement
+from gate_cache.report.figures.marks import PAPER
+from gate_cache.report.figures.masks import (
+    BACKGROUND,
+    COLOURS,
+    GREY,
+    PATTERNS,
+    areas,
+    painted,
+    styles,
+)
+from gate_cache.report.figures.predict import sheet
+from gate_cache.training.predict import Predicted, Predictions
+from gate_cache.training.train import train
 
 HEADS = ("upernet", "pixel-mlp")
 
@@ -100,7 +108,7 @@ def test_ignored_pixels_are_hatched() -> None:
 
 
 def test_a_sheet_has_all_images_and_names() -> None:
-    from gate_cache.learn.painted import Painted
+    from gate_cache.learn.tasks.painted import Painted
 
     def row(h: int, w: int) -> Predicted:
         mask = np.arange(h * w, dtype=np.uint8).reshape(h, w) % 40
@@ -120,8 +128,8 @@ def test_a_sheet_has_all_images_and_names() -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of each head of segmentation on a small store of toyworld."""
-    from gate_cache.manifest import load
-    from gate_cache.stages.extract import extract
+    from gate_cache.extraction.extract import extract
+    from gate_cache.manifest.load import load
 
     folder = tmp_path_factory.mktemp("masks")
     roots = Roots(stores=folder / "stores", runs=folder)

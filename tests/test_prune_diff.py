@@ -13,14 +13,14 @@ from conftest import CONTROL, PROMPT, TOY, WriteManifest
 from test_cli import Run, gate
 
 from gate_cache import FeatureStore
-from gate_cache.errors import StoreError, UserError
-from gate_cache.manifest import Loaded
-from gate_cache.roots import Roots
-from gate_cache.stages.diff import Diff, diff
-from gate_cache.stages.extract import extract
-from gate_cache.stages.prune import Pruned, prune
-from gate_cache.stages.verify import verify
-from gate_cache.store.local import LocalFolder
+from gate_cache.core.errors import StoreError, UserError
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.diff import Diff, diff
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.prune import Pruned, prune
+from gate_cache.manifest.load import Loaded
+from gate_cache.store.check.verify import verify
+from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import join_writer, open_writer
 
 __all__ = ["gate"]
@@ -107,7 +107,7 @@ def test_a_removal_that_is_cut_off_anywhere_is_finished_later(
             real(path)
 
         left = [files]
-        monkeypatch.setattr("gate_cache.store.local.shutil.rmtree",
+        monkeypatch.setattr("gate_cache.store.places.local.shutil.rmtree",
                             lambda path, left=left: some(path, left))
         try:
             pruned(only, roots, yes=True)

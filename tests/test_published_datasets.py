@@ -15,8 +15,10 @@ from PIL import Image
 from published_trees import IMAGES, TREES, cifar, cityscapes, labels, picture, save, write
 from pydantic import TypeAdapter
 
-from gate_cache.dataset_specs import DatasetSpec
-from gate_cache.datasets.base import (
+from gate_cache.core.errors import DataError
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.cityscapes import LABELS
+from gate_cache.datasets.common.base import (
     IGNORED,
     SPLITS,
     ClassifiedDataset,
@@ -24,14 +26,12 @@ from gate_cache.datasets.base import (
     Pair,
     SegmentationDataset,
 )
-from gate_cache.datasets.cityscapes import LABELS
-from gate_cache.datasets.images import read_labels
+from gate_cache.datasets.common.images import read_labels
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.errors import DataError
-from gate_cache.manifest import load
-from gate_cache.roots import Roots
-from gate_cache.stages.plan import plan
-from gate_cache.stages.validate import validate
+from gate_cache.extraction.plan import plan
+from gate_cache.extraction.validate import validate
+from gate_cache.manifest.dataset_specs import DatasetSpec
+from gate_cache.manifest.load import load
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 CORRESPONDENCE = ("spair", "pf-pascal")
@@ -130,9 +130,9 @@ def test_listing_loads_no_library_of_arrays_or_images(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from pydantic import TypeAdapter
-from gate_cache.dataset_specs import DatasetSpec
+from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.roots import Roots
+from gate_cache.core.roots import Roots
 for name in {list(TREES)}:
     data = open_dataset(TypeAdapter(DatasetSpec).validate_python({{"name": name}}),
                         Roots(Path({str(tmp_path)!r})))

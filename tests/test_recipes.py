@@ -16,17 +16,17 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
-from gate_cache.diffusion import memo
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.memo import remembered_sha256
-from gate_cache.diffusion.recipes import latents_recipe, missing_inputs, plan_combos
-from gate_cache.diffusion.sources import ModelFiles, locate, weight_files
-from gate_cache.diffusion.tokens import read_tokens
-from gate_cache.errors import ModelError
-from gate_cache.fingerprint import differences, file_sha256, fingerprint
-from gate_cache.manifest import load
-from gate_cache.roots import Roots
-from gate_cache.specs import ModelSpec
+from gate_cache.core.errors import ModelError
+from gate_cache.core.fingerprint import differences, file_sha256, fingerprint
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models import digest_cache as memo
+from gate_cache.diffusion.models.digest_cache import remembered_sha256
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.sources import ModelFiles, locate, weight_files
+from gate_cache.diffusion.passes.recipes import latents_recipe, missing_inputs, plan_combos
+from gate_cache.diffusion.text.tokens import read_tokens
+from gate_cache.manifest.load import load
+from gate_cache.manifest.specs import ModelSpec
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "toyworld"},

@@ -29,18 +29,18 @@ pytest.importorskip("obstore")
 from object_server import ObjectServer
 
 from gate_cache import FeatureStore
-from gate_cache.errors import RemoteError, RowNotDone, StoreError, UserError
-from gate_cache.places import Place, Url, parse_place
-from gate_cache.roots import Roots
-from gate_cache.stages.extract import extract
-from gate_cache.stages.inspect import inspect
-from gate_cache.stages.status import status
-from gate_cache.store import remote
-from gate_cache.store.cache import Cache
-from gate_cache.store.folders import open_folder
-from gate_cache.store.groups import GroupWriter
-from gate_cache.store.local import LocalFolder
-from gate_cache.store.samples import NewSample
+from gate_cache.core.errors import RemoteError, RowNotDone, StoreError, UserError
+from gate_cache.core.places import Place, Url, parse_place
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.status import status
+from gate_cache.store.check.inspect import inspect
+from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.format.samples import NewSample
+from gate_cache.store.places import remote
+from gate_cache.store.places.cache import Cache
+from gate_cache.store.places.folders import open_folder
+from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import StoreWriter, open_writer
 
 SHAPES = {"up0": (3, 8, 8), "up1": (2, 16, 16)}

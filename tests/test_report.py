@@ -23,11 +23,12 @@ from test_sweep import swept
 from test_tasks import home, one_thread, trained  # noqa: F401
 from test_train import manifest, root, run  # noqa: F401
 
-from gate_cache.errors import DataError, UserError
-from gate_cache.learn.intervals import gain
-from gate_cache.learn.items import Items, extremes
-from gate_cache.learn.metrics import SELECTED, share
-from gate_cache.progress import Silent
+from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.learn.metrics.intervals import gain
+from gate_cache.learn.metrics.items import Items, extremes
+from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.examples import varied
 from gate_cache.report.html.page import Column, Grid, Row, document, section, table
@@ -35,10 +36,9 @@ from gate_cache.report.html.record import Record, Result, metric_name, number, r
 from gate_cache.report.html.results import lead
 from gate_cache.report.html.tags import Html, tag, text
 from gate_cache.report.html.write import sections, try_report, write_report
-from gate_cache.roots import Roots
-from gate_cache.stages.reproduce import sweep_commands, train_commands
-from gate_cache.stages.rundir import RunDirectory
-from gate_cache.stages.runfiles import items_file
+from gate_cache.training.reproduce import sweep_commands, train_commands
+from gate_cache.training.run_files import items_file
+from gate_cache.training.run_folder import RunDirectory
 
 SHORT: dict[str, Any] = {"pairs": 12, "batch": 2, "validate_every": 4}
 EVIL = "<script>window.hacked = 1</script>"
@@ -354,7 +354,7 @@ def test_other_folders_are_refused_in_one_line(files: dict[str, str], said: str,
 
 
 def test_a_report_needs_no_torch(made: dict[str, Made]) -> None:
-    code = ("import sys\nfrom pathlib import Path\nfrom gate_cache.roots import Roots\n"
+    code = ("import sys\nfrom pathlib import Path\nfrom gate_cache.core.roots import Roots\n"
             "from gate_cache.report.html.write import write_report\n"
             f"write_report(Path({str(made['sweep'].folder)!r}), Roots())\n"
             "assert 'torch' not in sys.modules")

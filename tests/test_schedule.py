@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gate_cache.diffusion.schedule import Lane, Pieces, Wanted, schedule
-from gate_cache.features import MapSpec
-from gate_cache.specs import Combo
+from gate_cache.core.features import MapSpec
+from gate_cache.diffusion.passes.schedule import Lane, Pieces, Wanted, schedule
+from gate_cache.manifest.specs import Combo
 
 UP, ATTENTION = MapSpec("conv", 2, 8, 4), MapSpec("attention", 2, 0, 4)
 CONTROL = {"source": "canny"}

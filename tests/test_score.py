@@ -13,16 +13,8 @@ from conftest import WriteManifest
 from PIL import Image
 
 from gate_cache import FeatureStore
-from gate_cache.cli import main
-from gate_cache.errors import UserError
-from gate_cache.learn.shift import edge_strength, score, shift
-from gate_cache.manifest import Loaded
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.specs import Combo
-from gate_cache.stages.extract import extract
-from gate_cache.stages.reference import techniques_of
-from gate_cache.stages.score import (
+from gate_cache.analysis.reference import techniques_of
+from gate_cache.analysis.score import (
     ANCHOR,
     REFERENCE,
     Scored,
@@ -30,6 +22,14 @@ from gate_cache.stages.score import (
     _Table,
     score_combos,
 )
+from gate_cache.cli import main
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.learn.metrics.shift import edge_strength, score, shift
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Combo
 
 Toy = tuple[Loaded, Roots, Path]
 COMBOS = ["plain", "seed-1", "control"]
@@ -205,7 +205,7 @@ def test_bad_input_is_a_line(more: list[object], said: str, toy: Toy,
 
 
 def test_a_full_memory_is_a_line(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gate_cache.diffusion.extractor import Extractor
+    from gate_cache.diffusion.passes.extractor import Extractor
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("no more")

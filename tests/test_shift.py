@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from gate_cache.learn.shift import edge_strength, score, shift
+from gate_cache.learn.metrics.shift import edge_strength, score, shift
 
 
 def by_hand(maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,15 +10,15 @@ from conftest import WriteManifest
 from PIL import Image
 
 from gate_cache import FeatureStore
+from gate_cache.analysis.show import Source, open_shown, show
 from gate_cache.cli import main
-from gate_cache.errors import UserError
-from gate_cache.learn.pca import ColourPCA
-from gate_cache.manifest import Loaded
-from gate_cache.progress import Silent
-from gate_cache.report.pictures import Cell, Row, fitted, grid, heat, save
-from gate_cache.report.show import draw
-from gate_cache.roots import Roots
-from gate_cache.stages.show import Source, open_shown, show
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.learn.features.pca import ColourPCA
+from gate_cache.manifest.load import Loaded
+from gate_cache.report.figures.pictures import Cell, Row, fitted, grid, heat, save
+from gate_cache.report.figures.show import draw
 
 Toy = tuple[Loaded, Roots, Path]
 

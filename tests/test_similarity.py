@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gate_cache.geometry import Square
-from gate_cache.learn.correspondence import nearest, sample
-from gate_cache.learn.similarity import best, describe, descriptor, similarity
+from gate_cache.core.geometry import Square
+from gate_cache.learn.features.similarity import best, describe, descriptor, similarity
+from gate_cache.learn.tasks.correspondence import nearest, sample
 
 SHAPES = [((12, 4, 4), (9, 8, 8), (6, 16, 16)), ((5, 1, 1), (3, 16, 16)), ((4, 24, 24),),
           ((7, 3, 3), (7, 16, 16))]

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from small_models import WRITERS
 
 from gate_cache import FeatureStore
-from gate_cache.diffusion.backbone import load
-from gate_cache.diffusion.published import published
-from gate_cache.diffusion.sources import ModelFiles, locate
-from gate_cache.errors import ModelError
-from gate_cache.roots import Roots
-from gate_cache.specs import ModelSpec
-from gate_cache.stages.extract import extract
-from gate_cache.stages.layers import layers
+from gate_cache.core.errors import ModelError
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.backbone import load
+from gate_cache.diffusion.models.published import published
+from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.layers import layers
+from gate_cache.manifest.specs import ModelSpec
 
 KINDS = ("sd1", "sd2", "sdxl")
 CONFIGS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",

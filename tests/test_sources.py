@@ -11,15 +11,15 @@ from conftest import PROMPT, WriteManifest
 from safetensors.numpy import load_file, save_file
 
 from gate_cache import FeatureStore
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.sources import locate
-from gate_cache.errors import ManifestError, ModelError
-from gate_cache.roots import Roots
-from gate_cache.specs import ModelSpec
-from gate_cache.stages.extract import extract
-from gate_cache.stages.plan import plan
-from gate_cache.stages.status import status
-from gate_cache.stages.validate import validate
+from gate_cache.core.errors import ManifestError, ModelError
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.sources import locate
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.plan import plan
+from gate_cache.extraction.status import status
+from gate_cache.extraction.validate import validate
+from gate_cache.manifest.specs import ModelSpec
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SECTIONS: dict[str, Any] = {"conv": {"plain": PROMPT}, "attention": {},

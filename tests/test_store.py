@@ -17,13 +17,13 @@ import pytest
 import zarr
 
 from gate_cache import FeatureStore
-from gate_cache.errors import DiskError, RowNotDone, StoreError
-from gate_cache.store.disk import bytes_below, human
-from gate_cache.store.documents import resize
-from gate_cache.store.groups import GroupWriter
-from gate_cache.store.layout import group_footprint, samples_footprint
-from gate_cache.store.local import LocalFolder
-from gate_cache.store.samples import NewSample
+from gate_cache.core.errors import DiskError, RowNotDone, StoreError
+from gate_cache.store.format.documents import resize
+from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.format.layout import group_footprint, samples_footprint
+from gate_cache.store.format.samples import NewSample
+from gate_cache.store.places.disk import bytes_below, human
+from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import StoreWriter, open_writer
 
 SHAPES = {"up0": (3, 2, 2), "up1": (2, 4, 4)}

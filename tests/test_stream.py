@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from gate_cache import FeatureStore
-from gate_cache.errors import RowNotDone, StoreError
-from gate_cache.learn.order import Order, epoch_order
-from gate_cache.learn.stream import FeatureStream
-from gate_cache.store.samples import NewSample
+from gate_cache.core.errors import RowNotDone, StoreError
+from gate_cache.learn.features.order import Order, epoch_order
+from gate_cache.learn.features.stream import FeatureStream
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
 
 SHAPES = {"up0": (4, 2, 2), "up1": (3, 5, 4)}
@@ -108,7 +108,7 @@ def test_the_last_samples_stay_valid(store: FeatureStore, threads: int, keep: in
 
 
 def test_memory_is_used_again(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gate_cache.learn.stream._TASK_BYTES", 0)  # small samples come in groups
+    monkeypatch.setattr("gate_cache.learn.features.stream._TASK_BYTES", 0)  # else in groups
     stream = FeatureStream(store, ["a"], threads=0)
     assert len({s.maps["a"]["up0"].data_ptr() for s in stream}) == 1
     stream = FeatureStream(store, ["a"], threads=1, ahead=2)

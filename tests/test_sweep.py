@@ -16,22 +16,22 @@ import yaml
 from safetensors.torch import load_file, save_file
 from test_train import SHORT, manifest, one_thread, root, run  # noqa: F401
 
-from gate_cache.errors import ManifestError, UserError
-from gate_cache.learn.items import Items
-from gate_cache.learn.task import Scores
-from gate_cache.learn.trials import Trial, batches
-from gate_cache.roots import Roots
-from gate_cache.specs import TrainSpec
-from gate_cache.stages import sweep_workers
-from gate_cache.stages.evaluate import Evaluated, evaluate
-from gate_cache.stages.items import keep_items
-from gate_cache.stages.runfiles import items_file
-from gate_cache.stages.sweep import Share, Swept, sweep
-from gate_cache.stages.sweep_tables import Row, over_seeds
-from gate_cache.stages.sweep_workers import places, sweep_on
-from gate_cache.stages.trained import find_trained
-from gate_cache.store.maps import MapView
-from gate_cache.sweep_file import Point, load_sweep
+from gate_cache.core.errors import ManifestError, UserError
+from gate_cache.core.roots import Roots
+from gate_cache.learn.fit.trials import Trial, batches
+from gate_cache.learn.metrics.items import Items
+from gate_cache.learn.tasks.task import Scores
+from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.sweep_file import Point, load_sweep
+from gate_cache.store.format.maps import MapView
+from gate_cache.training import sweep_workers
+from gate_cache.training.evaluate import Evaluated, evaluate
+from gate_cache.training.items import keep_items
+from gate_cache.training.run_files import items_file
+from gate_cache.training.sweep import Share, Swept, sweep
+from gate_cache.training.sweep_tables import Row, over_seeds
+from gate_cache.training.sweep_workers import places, sweep_on
+from gate_cache.training.trained import find_trained
 
 PCK = "pck@0.10/radius=box/average=point"
 
@@ -146,8 +146,8 @@ def test_many_trials_read_as_often_as_one(root: Path, tmp_path: Path, cached: bo
                                           monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing held in memory too: every batch is read once for all of them."""
     if not cached:
-        monkeypatch.setattr("gate_cache.stages.study.CACHE_BYTES", 0)
-        monkeypatch.setattr("gate_cache.learn.bucket.BUCKET_BYTES", 0)
+        monkeypatch.setattr("gate_cache.training.inputs.CACHE_BYTES", 0)
+        monkeypatch.setattr("gate_cache.learn.features.bucket.BUCKET_BYTES", 0)
     patches = pytest.MonkeyPatch()
     one = reads(root, tmp_path / "one", {"grid": {"gamma1": [0.1]}}, patches)
     six = reads(root, tmp_path / "six", {"grid": {"gamma1": [0.0, 0.1, 0.2],
@@ -384,7 +384,7 @@ def test_too_many_trials_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_sweep_that_is_shipped_is_sound() -> None:
-    from gate_cache.manifest import load
+    from gate_cache.manifest.load import load
 
     home = Path(__file__).parents[1] / "manifests"
     files = sorted((home / "sweeps").glob("*.yaml"))

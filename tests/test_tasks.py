@@ -17,33 +17,33 @@ import torch.nn.functional as F
 import yaml
 from test_train import CPU, DATASET, ELSEWHERE, recipe
 
-from gate_cache.datasets.base import IGNORED, Sample, Split
+from gate_cache.core.errors import GateCacheError, UserError
+from gate_cache.core.geometry import Square
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import IGNORED, Sample, Split
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.errors import GateCacheError, UserError
-from gate_cache.geometry import Square
-from gate_cache.learn.classification import ClassificationTask
-from gate_cache.learn.data import MapCache
+from gate_cache.learn.features.data import MapCache
+from gate_cache.learn.features.native import NativeMaps, NativeSpec
+from gate_cache.learn.features.pixel_grid import centres, read_at
+from gate_cache.learn.features.reservoir import fill, pixel_bytes, sample_pixels, share_out
+from gate_cache.learn.fit.trials import Trial, fit_trials
 from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
 from gate_cache.learn.heads.upernet import UPerNet
-from gate_cache.learn.native import NativeMaps, NativeSpec
-from gate_cache.learn.pixel_grid import centres, read_at
-from gate_cache.learn.pixels import PixelTask
-from gate_cache.learn.reservoir import fill, pixel_bytes, sample_pixels, share_out
-from gate_cache.learn.segmentation import SegmentationTask, mask_loss, to_pixels
-from gate_cache.learn.trials import Trial, fit_trials
-from gate_cache.learn.vectors import RowNorm
-from gate_cache.learn.whole_image import WholeImage
-from gate_cache.manifest import Loaded, load
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.specs import TrainSpec
-from gate_cache.stages.sweep import sweep
-from gate_cache.stages.train import Trained, train
-from gate_cache.store.layout import blocks_of
+from gate_cache.learn.mixing.vectors import RowNorm
+from gate_cache.learn.tasks.classification import ClassificationTask
+from gate_cache.learn.tasks.pixels import PixelTask
+from gate_cache.learn.tasks.segmentation import SegmentationTask, mask_loss, to_pixels
+from gate_cache.learn.tasks.whole_image import WholeImage
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.store.format.layout import blocks_of
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
-from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import open_writer
-from gate_cache.sweep_file import load_sweep
+from gate_cache.training.sweep import sweep
+from gate_cache.training.train import Trained, train
 
 Array = npt.NDArray[Any]
 CLASSES = ("left", "right", "sky")
@@ -128,7 +128,7 @@ def write(path: Path, fit: str, data: Any, ids: Sequence[str], manifest: Loaded 
             kept = {"kind": "conv", "combo": name, "size": 64, "resize": fit}
             about: dict[str, Any] = {}
             if manifest and name != "ddpm":
-                from gate_cache.diffusion.recipes import sources
+                from gate_cache.diffusion.passes.recipes import sources
 
                 kept = {**recipe(manifest, name, list(shapes), "w"), "resize": "squash"}
                 about = {"source": sources(manifest.manifest.combos[name]),
@@ -355,7 +355,7 @@ def test_a_reservoir_holds_the_features_of_its_pixels(maps: NativeMaps) -> None:
 
 
 def seed_of(sample_id: str) -> int:
-    from gate_cache.learn import reservoir
+    from gate_cache.learn.features import reservoir
 
     return reservoir._seed(sample_id)
 
@@ -506,7 +506,7 @@ def test_sweep_has_what_train_has(head: str, home: Path, tmp_path: Path) -> None
 
 def test_the_report_shows_intervals(home: Path, tmp_path: Path,
                                     capsys: pytest.CaptureFixture[str]) -> None:
-    from gate_cache.report.tables import show_trained
+    from gate_cache.report.terminal.tables import show_trained
 
     show_trained(trained(home, tmp_path, "classifier"))
     text = capsys.readouterr().out
@@ -522,7 +522,7 @@ def test_a_data_set_that_lacks_what_a_head_needs_is_refused(
     class Bare:
         name: str = "bare"
 
-    monkeypatch.setattr("gate_cache.stages.study_dense.told_dataset",
+    monkeypatch.setattr("gate_cache.training.inputs_dense.told_dataset",
                         lambda *_: Bare())
     with pytest.raises(GateCacheError, match=text):
         trained(home, tmp_path, head)

@@ -18,24 +18,24 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from gate_cache.datasets.captions import Caption, write_captions
+from gate_cache.core.errors import DataError, ManifestError, ModelError
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.captions import Caption, write_captions
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.backbone import Backbone, load
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.noise import add_noise, noise
-from gate_cache.diffusion.sources import ModelFiles
-from gate_cache.diffusion.taps import tapped
+from gate_cache.diffusion.models.backbone import Backbone, load
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.diffusion.passes.noise import add_noise, noise
 from gate_cache.diffusion.techniques import registry
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
-from gate_cache.errors import DataError, ManifestError, ModelError
-from gate_cache.manifest import Loaded
-from gate_cache.manifest import load as load_manifest
-from gate_cache.roots import Roots
-from gate_cache.specs import IPAdapterSpec
-from gate_cache.stages.extract import extract
-from gate_cache.stages.plan import plan
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.plan import plan
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.load import load as load_manifest
+from gate_cache.manifest.specs import IPAdapterSpec
 from gate_cache.store.reader import FeatureStore
 
 DATA = {"name": "toyworld", "train": 3, "val": 0, "test": 0}

@@ -12,10 +12,10 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
 from safetensors import safe_open
 
-from gate_cache.datasets.toyworld import CATEGORIES, Scene, draw
-from gate_cache.datasets.toyworld.styles import dusk
-from gate_cache.diffusion.embedded import CONTROLNET, HOME, LORAS
+from gate_cache.diffusion.models.embedded import CONTROLNET, HOME, LORAS
 from gate_cache.diffusion.techniques.controlnet import canny
+from gate_cache.toyworld import CATEGORIES, Scene, draw
+from gate_cache.toyworld.styles import dusk
 
 COUNT = 64
 

@@ -9,9 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.tokens import BOS, EOS, ClipTokens, Prompt, read_tokens
-from gate_cache.errors import ModelError
+from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.text.tokens import BOS, EOS, ClipTokens, Prompt, read_tokens
 
 OURS = read_tokens(HOME / "tokenizer")
 THEIRS = CLIPTokenizer(vocab=OURS.vocab, merges=OURS.merges)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gate_cache.datasets.toyworld import (
+from gate_cache.toyworld import (
     CATEGORIES,
     KEYPOINTS,
     PARTS,

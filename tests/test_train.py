@@ -15,31 +15,31 @@ import yaml
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from gate_cache.datasets.base import Split
+from gate_cache.core.errors import RowNotDone, StoreError, UserError
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import Split
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.diffusion.recipes import settings, sources
-from gate_cache.errors import RowNotDone, StoreError, UserError
-from gate_cache.learn.bucket import Bucket, Buckets, BucketSpec, stack
-from gate_cache.learn.data import FeatureDataset, MapCache, Recent
-from gate_cache.learn.fit import fit
-from gate_cache.learn.matching import CorrespondenceTask, judge
-from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
-from gate_cache.learn.pairs import PairPoints, load_pairs
-from gate_cache.learn.trials import Trial
-from gate_cache.manifest import Loaded, load
-from gate_cache.progress import Silent
-from gate_cache.roots import Roots
-from gate_cache.specs import TrainSpec
-from gate_cache.stages import train as train_module
-from gate_cache.stages.lookup import find_combo
-from gate_cache.stages.rundir import RunDirectory, new_run
-from gate_cache.stages.study import Study
-from gate_cache.stages.train import Trained, train
-from gate_cache.store.encodings import Encoding
-from gate_cache.store.layout import blocks_of
+from gate_cache.diffusion.passes.recipes import settings, sources
+from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, stack
+from gate_cache.learn.features.data import FeatureDataset, MapCache, Recent
+from gate_cache.learn.features.pairs import PairPoints, load_pairs
+from gate_cache.learn.fit.fit import fit
+from gate_cache.learn.fit.trials import Trial
+from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated, fixed
+from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.specs import TrainSpec
+from gate_cache.store.format.encodings import Encoding
+from gate_cache.store.format.layout import blocks_of
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
-from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import open_writer
+from gate_cache.training import train as train_module
+from gate_cache.training.inputs import Study
+from gate_cache.training.run_folder import RunDirectory, new_run
+from gate_cache.training.train import Trained, train
+from gate_cache.workspace.lookup import find_combo
 
 COUNTS: dict[Split, int] = {"train": 16, "val": 12, "test": 12}
 CHANNELS, TOKENS, BLOCK = 11, 3, 8

@@ -16,15 +16,15 @@ from conftest import WriteManifest
 from test_cli import Run, gate
 
 from gate_cache import FeatureStore
-from gate_cache.errors import GateCacheError, RowNotDone, StoreError
-from gate_cache.manifest import Loaded
-from gate_cache.roots import Roots
-from gate_cache.stages.canary import recompute
-from gate_cache.stages.extract import extract
-from gate_cache.stages.verify import Verified, verify
-from gate_cache.store import samples as samples_module
-from gate_cache.store.groups import GroupWriter
-from gate_cache.store.samples import NewSample
+from gate_cache.core.errors import GateCacheError, RowNotDone, StoreError
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.recompute import recompute
+from gate_cache.manifest.load import Loaded
+from gate_cache.store.check.verify import Verified, verify
+from gate_cache.store.format import samples as samples_module
+from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import StoreWriter, join_writer, open_writer
 
 __all__ = ["gate"]
@@ -336,7 +336,7 @@ def test_a_compressed_map_is_checked_too(path: Path) -> None:
     """As another writer, or a later gate-cache, may have laid it out."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    from gate_cache.store.documents import make_array
+    from gate_cache.store.format.documents import make_array
 
     group = group_of(path, "plain")
     old = zarr.open_group(path)[f"{group}/up0"][:]
@@ -372,7 +372,7 @@ def test_rows_computed_again_are_equal(toy: Toy) -> None:
 
 
 def test_what_differs_is_measured_and_explained(toy: Toy, tmp_path: Path) -> None:
-    from gate_cache.store.documents import put_attrs
+    from gate_cache.store.format.documents import put_attrs
 
     loaded, old, path = toy
     shutil.copytree(old.stores, tmp_path / "stores")

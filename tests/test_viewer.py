@@ -24,14 +24,14 @@ from test_explore import LATE, home, key_point, opened  # noqa: F401
 from test_train import build, manifest, one_thread  # noqa: F401
 from viewing import Answer, Served, served
 
+from gate_cache.analysis.session import Explorer, open_explorer
 from gate_cache.cli import main
-from gate_cache.progress import Silent
-from gate_cache.report.viewer import server as viewer_server
-from gate_cache.report.viewer.guard import HEADERS, MAX_BODY
-from gate_cache.roots import Roots
-from gate_cache.stages.explore import Explorer, open_explorer
-from gate_cache.store.samples import NewSample
+from gate_cache.core.progress import Silent
+from gate_cache.core.roots import Roots
+from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
+from gate_cache.viewer import server as viewer_server
+from gate_cache.viewer.guard import HEADERS, MAX_BODY
 
 NEAR = 1 / 16
 """A cell of the finest maps."""

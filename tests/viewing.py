@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from gate_cache.report.viewer.server import serving
-from gate_cache.stages.explore import Explorer
+from gate_cache.analysis.session import Explorer
+from gate_cache.viewer.server import serving
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The commands of the command line, a file a theme. Floor 6."""
+"""The commands of the command line, a file a theme. Floor 8."""

@@ -17,8 +17,8 @@ from gate_cache.commands.options import (
     interruptible,
     print_json,
 )
-from gate_cache.errors import UserError
-from gate_cache.roots import Roots
+from gate_cache.core.errors import UserError
+from gate_cache.core.roots import Roots
 
 
 def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
@@ -33,14 +33,14 @@ def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
                 help="Address of a running dask scheduler, such as tcp://host:8786.",
             )] = "", outside: Outside = False, as_json: Json = False) -> None:
     """Stage 1: run the diffusion model for all that is missing. Goes on where it stopped."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
+    from gate_cache.manifest.load import load
+    from gate_cache.report.terminal.console import console_progress
 
     loaded = load(manifest)
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     with interruptible("finished blocks are kept, run the same command again to go on"):
-        from gate_cache.stages.extract import Spread
-        from gate_cache.stages.extract import extract as stage
+        from gate_cache.extraction.extract import Spread
+        from gate_cache.extraction.extract import extract as stage
 
         if workers and scheduler:
             raise UserError("--workers starts workers, --scheduler has them: give one of the two")
@@ -49,7 +49,7 @@ def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
                      progress=console_progress())
     if as_json:
         return print_json(done)
-    from gate_cache.report.tables import show_extracted
+    from gate_cache.report.terminal.tables import show_extracted
 
     show_extracted(done)
 
@@ -75,15 +75,15 @@ def lora(manifest: ManifestPath,
          data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
          outside: Outside = False, as_json: Json = False) -> None:
     """Train a LoRA on random training images. Goes on where it stopped."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
+    from gate_cache.manifest.load import load
+    from gate_cache.report.terminal.console import console_progress
 
     loaded = load(manifest)
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     with interruptible("run the same command again to go on from the last checkpoint"):
-        from gate_cache.diffusion.lora_training import LoraSettings
-        from gate_cache.stages.lora import train_lora
-        from gate_cache.stages.lora_files import parse_steps
+        from gate_cache.diffusion.lora.training import LoraSettings
+        from gate_cache.extraction.lora.files import parse_steps
+        from gate_cache.extraction.lora.train import train_lora
 
         found = train_lora(
             loaded, roots, LoraSettings(rank, alpha, lr, text_lr, batch, seed), images=images,
@@ -108,9 +108,9 @@ def caption(manifest: ManifestPath,
             data: Data = None, models: Models = None, stores: Stores = None,
             device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
     """Write a caption for every image, by a captioner. Goes on where it stopped."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
-    from gate_cache.stages.caption import caption as stage
+    from gate_cache.extraction.caption import caption as stage
+    from gate_cache.manifest.load import load
+    from gate_cache.report.terminal.console import console_progress
 
     loaded = load(manifest)
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gate_cache.errors import Interrupted
+from gate_cache.core.errors import Interrupted
 
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
 Data = Annotated[Path | None, typer.Option(

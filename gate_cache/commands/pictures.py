@@ -18,8 +18,8 @@ from gate_cache.commands.options import (
     interruptible,
     print_json,
 )
-from gate_cache.errors import UserError
-from gate_cache.roots import Roots
+from gate_cache.core.errors import UserError
+from gate_cache.core.roots import Roots
 
 Trial = Annotated[str | None, typer.Option(help="Of a sweep: which trial.")]
 Last = Annotated[bool, typer.Option(
@@ -42,13 +42,13 @@ def match(manifest: ManifestPath,
           out: Out = None, data: Data = None, models: Models = None, stores: Stores = None,
           device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
     """Find one image's points in another; a PNG file with right and wrong matches."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
-    from gate_cache.report.match import draw_match, show_match
-    from gate_cache.report.show import beside
-    from gate_cache.stages.describe import of_combo, of_run
-    from gate_cache.stages.match import match_images
-    from gate_cache.stages.plan import store_of
+    from gate_cache.analysis.describe import of_combo, of_run
+    from gate_cache.analysis.match import match_images
+    from gate_cache.extraction.plan import store_of
+    from gate_cache.manifest.load import load
+    from gate_cache.report.figures.match import draw_match, show_match
+    from gate_cache.report.figures.show import beside
+    from gate_cache.report.terminal.console import console_progress
 
     if run and combo:
         raise UserError("--combo and --run: a run brings its own combos; give one of the two")
@@ -76,10 +76,10 @@ def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a swee
             data: Data = None, models: Models = None, stores: Stores = None,
             device: Device = None, outside: Outside = False) -> None:
     """Masks that a trained upernet or pixel-mlp predicts, the truth beside, and its uncertainty."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
-    from gate_cache.report.predict import draw_predictions
-    from gate_cache.stages.predict import predict as stage
+    from gate_cache.manifest.load import load
+    from gate_cache.report.figures.predict import draw_predictions
+    from gate_cache.report.terminal.console import console_progress
+    from gate_cache.training.predict import predict as stage
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     found = stage(run, load(manifest), roots, console_progress(), images=image or [], trial=trial,
@@ -108,12 +108,12 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
           models: Models = None, stores: Stores = None, device: Device = None,
           outside: Outside = False, as_json: Json = False) -> None:
     """Content shift of each combo, as a table and a plot (Equations 1, 2). Writes into no store."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
-    from gate_cache.report.score import draw_scores, show_scores
-    from gate_cache.report.show import beside
-    from gate_cache.stages.plan import store_of
-    from gate_cache.stages.score import score_combos
+    from gate_cache.analysis.score import score_combos
+    from gate_cache.extraction.plan import store_of
+    from gate_cache.manifest.load import load
+    from gate_cache.report.figures.score import draw_scores, show_scores
+    from gate_cache.report.figures.show import beside
+    from gate_cache.report.terminal.console import console_progress
 
     loaded = load(manifest)
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
@@ -138,13 +138,13 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
               models: Models = None, stores: Stores = None, device: Device = None,
               outside: Outside = False, as_json: Json = False) -> None:
     """GATE's guideline: Img2Img with each technique beside the reference; before extracting."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
-    from gate_cache.report.guideline import draw_guideline, show_guideline
-    from gate_cache.report.show import beside
-    from gate_cache.stages.guideline import Img2Img
-    from gate_cache.stages.guideline import guideline as stage
-    from gate_cache.stages.plan import store_of
+    from gate_cache.analysis.guideline import Img2Img
+    from gate_cache.analysis.guideline import guideline as stage
+    from gate_cache.extraction.plan import store_of
+    from gate_cache.manifest.load import load
+    from gate_cache.report.figures.guideline import draw_guideline, show_guideline
+    from gate_cache.report.figures.show import beside
+    from gate_cache.report.terminal.console import console_progress
 
     loaded = load(manifest)
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)

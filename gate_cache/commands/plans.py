@@ -15,14 +15,14 @@ from gate_cache.commands.options import (
     Stores,
     print_json,
 )
-from gate_cache.roots import Roots
+from gate_cache.core.roots import Roots
 
 
 def validate(manifest: ManifestPath, data: Data = None, models: Models = None,
              stores: Stores = None, outside: Outside = False, as_json: Json = False) -> None:
     """Check a manifest: all problems at once, and which of its files are not here."""
-    from gate_cache.manifest import load
-    from gate_cache.stages.validate import validate as stage
+    from gate_cache.extraction.validate import validate as stage
+    from gate_cache.manifest.load import load
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     found = stage(load(manifest), roots)
@@ -36,15 +36,15 @@ def validate(manifest: ManifestPath, data: Data = None, models: Models = None,
 def plan(manifest: ManifestPath, data: Data = None, models: Models = None, stores: Stores = None,
          outside: Outside = False, as_json: Json = False) -> None:
     """Show what extracting will cost: combos, UNet passes, bytes, files. Runs nothing."""
-    from gate_cache.manifest import load
-    from gate_cache.stages.plan import plan as stage
+    from gate_cache.extraction.plan import plan as stage
+    from gate_cache.manifest.load import load
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     found = stage(load(manifest), roots)
     if as_json:
         return print_json(found, unet_passes=found.unet_passes, bytes=found.bytes,
                            files=found.files)
-    from gate_cache.report.tables import show_plan
+    from gate_cache.report.terminal.tables import show_plan
 
     show_plan(found)
 
@@ -52,14 +52,14 @@ def plan(manifest: ManifestPath, data: Data = None, models: Models = None, store
 def status(manifest: ManifestPath, data: Data = None, models: Models = None, stores: Stores = None,
            outside: Outside = False, as_json: Json = False) -> None:
     """Show per combo what is done, missing, or stale and why."""
-    from gate_cache.manifest import load
-    from gate_cache.stages.status import status as stage
+    from gate_cache.extraction.status import status as stage
+    from gate_cache.manifest.load import load
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     found = stage(load(manifest), roots)
     if as_json:
         return print_json(found, complete=found.complete)
-    from gate_cache.report.tables import show_status
+    from gate_cache.report.terminal.tables import show_status
 
     show_status(found)
 
@@ -73,13 +73,13 @@ def layers(model: Annotated[str, typer.Argument(
            variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
            models: Models = None, outside: Outside = False, as_json: Json = False) -> None:
     """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""
-    from gate_cache.specs import ModelSpec
-    from gate_cache.stages.layers import layers as stage
+    from gate_cache.extraction.layers import layers as stage
+    from gate_cache.manifest.specs import ModelSpec
 
     spec = ModelSpec(source=[model], config=config, variant=variant)
     found = stage(spec, Roots.resolve(outside, models=models), size)
     if as_json:
         return print_json(found)
-    from gate_cache.report.tables import show_layers
+    from gate_cache.report.terminal.tables import show_layers
 
     show_layers(found)

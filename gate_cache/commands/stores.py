@@ -17,19 +17,19 @@ from gate_cache.commands.options import (
     Stores,
     print_json,
 )
-from gate_cache.errors import UserError
-from gate_cache.roots import Roots
+from gate_cache.core.errors import UserError
+from gate_cache.core.roots import Roots
 
 
 def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder, or a URL.")],
             as_json: Json = False) -> None:
     """Show what a store holds: tree, shapes, bytes, combos with settings, what is missing."""
-    from gate_cache.stages.inspect import inspect as stage
+    from gate_cache.store.check.inspect import inspect as stage
 
     found = stage(store)
     if as_json:
         return print_json(found)
-    from gate_cache.report.tables import show_store
+    from gate_cache.report.terminal.tables import show_store
 
     show_store(found)
 
@@ -50,15 +50,15 @@ def show(target: Annotated[str, typer.Argument(
          data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
          outside: Outside = False) -> None:
     """Pictures of feature maps: PCA as colours, attention by word; a PNG file an image."""
-    from gate_cache.places import parse_place
-    from gate_cache.report.console import console_progress
-    from gate_cache.report.show import draw
-    from gate_cache.stages.show import open_shown
+    from gate_cache.analysis.show import open_shown
+    from gate_cache.core.places import parse_place
+    from gate_cache.report.figures.show import draw
+    from gate_cache.report.terminal.console import console_progress
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     if activations:
-        from gate_cache.manifest import load
-        from gate_cache.report.activations import draw_activations
+        from gate_cache.manifest.load import load
+        from gate_cache.report.figures.activations import draw_activations
 
         if token:
             raise UserError("--token is for attention maps, which --activations does not show")
@@ -74,8 +74,8 @@ def show(target: Annotated[str, typer.Argument(
 
 def _manifest_of(target: str) -> Path:
     """The manifest that running a model needs."""
-    from gate_cache.places import parse_place
-    from gate_cache.stages.verify import is_manifest
+    from gate_cache.core.places import parse_place
+    from gate_cache.store.check.verify import is_manifest
 
     place = parse_place(target)
     if not is_manifest(place):
@@ -96,17 +96,17 @@ def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest fo
            data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
            outside: Outside = False, as_json: Json = False) -> None:
     """Check a store against its checksums. Exit code 1 where something is damaged."""
-    from gate_cache.places import parse_place
-    from gate_cache.report.console import console_progress
-    from gate_cache.report.store_tables import show_recomputed, show_verified
-    from gate_cache.stages.verify import is_manifest, store_at
-    from gate_cache.stages.verify import verify as stage
+    from gate_cache.core.places import parse_place
+    from gate_cache.report.terminal.console import console_progress
+    from gate_cache.report.terminal.store_tables import show_recomputed, show_verified
+    from gate_cache.store.check.verify import is_manifest, store_at
+    from gate_cache.store.check.verify import verify as stage
 
     place = parse_place(target)
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     if recompute:
-        from gate_cache.manifest import load
-        from gate_cache.stages.canary import recompute as canary
+        from gate_cache.extraction.recompute import recompute as canary
+        from gate_cache.manifest.load import load
 
         if repair or not is_manifest(place):
             raise UserError("--recompute needs the manifest, and goes without --repair:"
@@ -128,9 +128,9 @@ def diff(a: Annotated[str, typer.Argument(help="A manifest or a store.")],
          data: Data = None, models: Models = None, stores: Stores = None,
          outside: Outside = False, as_json: Json = False) -> None:
     """Show what differs between manifests and stores. Exit code 1 where something does."""
-    from gate_cache.places import parse_place
-    from gate_cache.report.store_tables import show_diff
-    from gate_cache.stages.diff import diff as stage
+    from gate_cache.core.places import parse_place
+    from gate_cache.extraction.diff import diff as stage
+    from gate_cache.report.terminal.store_tables import show_diff
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     found = stage(parse_place(a), parse_place(b), roots, values)
@@ -145,9 +145,9 @@ def prune(targets: Annotated[list[str], typer.Argument(
           data: Data = None, models: Models = None, stores: Stores = None,
           outside: Outside = False, as_json: Json = False) -> None:
     """Show what of a store no manifest given names, and with --yes remove it."""
-    from gate_cache.places import parse_place
-    from gate_cache.report.store_tables import show_pruned
-    from gate_cache.stages.prune import prune as stage
+    from gate_cache.core.places import parse_place
+    from gate_cache.extraction.prune import prune as stage
+    from gate_cache.report.terminal.store_tables import show_pruned
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     found = stage([parse_place(t) for t in targets], roots, yes=yes)

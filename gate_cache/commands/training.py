@@ -19,8 +19,8 @@ from gate_cache.commands.options import (
     interruptible,
     print_json,
 )
-from gate_cache.errors import UserError
-from gate_cache.roots import Roots
+from gate_cache.core.errors import UserError
+from gate_cache.core.roots import Roots
 
 
 def train(manifest: ManifestPath,
@@ -37,22 +37,22 @@ def train(manifest: ManifestPath,
           data: Data = None, models: Models = None, stores: Stores = None, runs: Runs = None,
           device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
     """Stage 2: train on the store, print the table, leave a run directory."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
+    from gate_cache.manifest.load import load
+    from gate_cache.report.terminal.console import console_progress
 
     given = {"head": head, "assigners": assigners, "gamma1": gamma1, "gamma2": gamma2,
              "pairs": pairs, "lr": lr, "seed": seed}
     loaded = load(manifest, {k: v for k, v in given.items() if v is not None})
     roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
     with interruptible("the same command with --out and the run's folder goes on"):
-        from gate_cache.stages.train import train as stage
+        from gate_cache.training.train import train as stage
 
         found = stage(loaded, roots, device=device, run=out, progress=console_progress())
         page = _reported(found.run, roots)
     if as_json:
         return print_json({"run": found.run, "head": found.head, "splits": found.splits,
                             "tables": [t.to_json() for t in found.tables], "report": page})
-    from gate_cache.report.tables import show_trained
+    from gate_cache.report.terminal.tables import show_trained
 
     show_trained(found, page)
 
@@ -66,16 +66,16 @@ def sweep(manifest: ManifestPath,
           data: Data = None, models: Models = None, stores: Stores = None, runs: Runs = None,
           device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
     """Stage 2, many times: all trials over one stream of the store. Goes on where it stopped."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
-    from gate_cache.sweep_file import load_sweep
+    from gate_cache.manifest.load import load
+    from gate_cache.manifest.sweep_file import load_sweep
+    from gate_cache.report.terminal.console import console_progress
 
     loaded = load(manifest)
     points = load_sweep(trials, loaded)
     roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
     folder = out or roots.runs / f"{loaded.path.stem}-{trials.stem}"
     with interruptible("run the same command again to go on from the last checkpoint"):
-        from gate_cache.stages.sweep_workers import sweep_on
+        from gate_cache.training.sweep_workers import sweep_on
 
         found = sweep_on(workers, loaded, points, roots, folder=folder, device=device,
                          progress=console_progress(), file=trials)
@@ -83,7 +83,7 @@ def sweep(manifest: ManifestPath,
     if as_json:
         print_json(found, report=page)
     else:
-        from gate_cache.report.trials import show_swept
+        from gate_cache.report.terminal.trials import show_swept
 
         show_swept(found, page)
     if found.failed:
@@ -100,8 +100,8 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep
 
 
 def _reported(folder: Path, roots: Roots) -> Path | None:
-    from gate_cache.report.console import console_progress
     from gate_cache.report.html.write import try_report
+    from gate_cache.report.terminal.console import console_progress
 
     return try_report(folder, roots, console_progress())
 
@@ -115,15 +115,15 @@ def evaluate(run: Annotated[Path, typer.Argument(help="A run directory, or a swe
              data: Data = None, models: Models = None, stores: Stores = None,
              device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
     """Judge trained weights, on their own manifest's test split or on another's."""
-    from gate_cache.manifest import load
-    from gate_cache.report.console import console_progress
-    from gate_cache.stages.evaluate import evaluate as stage
+    from gate_cache.manifest.load import load
+    from gate_cache.report.terminal.console import console_progress
+    from gate_cache.training.evaluate import evaluate as stage
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     found = stage(run, load(manifest), roots, trial=trial, last=last,
                   split="val" if val else "test", device=device, progress=console_progress())
     if as_json:
         return print_json(found)
-    from gate_cache.report.trials import show_evaluated
+    from gate_cache.report.terminal.trials import show_evaluated
 
     show_evaluated(found)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gate_cache.commands.options import Data, Device, Models, Outside, Stores
-from gate_cache.roots import Roots
+from gate_cache.core.roots import Roots
 
 
 def view(target: Annotated[str, typer.Argument(
@@ -24,10 +24,10 @@ def view(target: Annotated[str, typer.Argument(
          data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
          outside: Outside = False) -> None:
     """Look into a store with a browser: maps, attention, matches by click. Ctrl-C ends it."""
-    from gate_cache.places import parse_place
-    from gate_cache.report.console import console_progress
-    from gate_cache.report.viewer.server import serve
-    from gate_cache.stages.explore import open_explorer
+    from gate_cache.analysis.session import open_explorer
+    from gate_cache.core.places import parse_place
+    from gate_cache.report.terminal.console import console_progress
+    from gate_cache.viewer.server import serve
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     explorer = open_explorer(parse_place(target), roots, console_progress(), runs=run or (),

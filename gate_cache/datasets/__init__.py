@@ -1,1 +1,1 @@
-"""Data sets: all that knows a data set's files. Floor 2."""
+"""Data sets: all that knows a data set's files. Floor 3."""

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.datasets.base import IGNORED, Split
-from gate_cache.datasets.files import walk
-from gate_cache.datasets.labelled import LabelledImages
-from gate_cache.datasets.splits import with_val
+from gate_cache.datasets.common.base import IGNORED, Split
+from gate_cache.datasets.common.files import walk
+from gate_cache.datasets.common.labelled import LabelledImages
+from gate_cache.datasets.common.splits import with_val
 
 EXPECTED = ("expected ADEChallengeData2016/ with images/{training,validation} and"
             " annotations/{training,validation}; get ADEChallengeData2016.zip from"

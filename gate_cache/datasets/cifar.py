@@ -14,10 +14,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.datasets.base import Sample, Split
-from gate_cache.datasets.files import need_folder
-from gate_cache.datasets.splits import with_val
-from gate_cache.errors import DataError
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import Sample, Split
+from gate_cache.datasets.common.files import need_folder
+from gate_cache.datasets.common.splits import with_val
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.datasets.base import IGNORED, Split
-from gate_cache.datasets.files import walk
-from gate_cache.datasets.labelled import LabelledImages, plain_table
-from gate_cache.datasets.splits import with_val
+from gate_cache.datasets.common.base import IGNORED, Split
+from gate_cache.datasets.common.files import walk
+from gate_cache.datasets.common.labelled import LabelledImages, plain_table
+from gate_cache.datasets.common.splits import with_val
 
 if TYPE_CHECKING:
     import numpy as np

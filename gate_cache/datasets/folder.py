@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.datasets.base import Sample, Split
-from gate_cache.datasets.files import ImageFiles, need_folder, walk
-from gate_cache.datasets.splits import Shares, Tree
-from gate_cache.errors import DataError
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import Sample, Split
+from gate_cache.datasets.common.files import ImageFiles, need_folder, walk
+from gate_cache.datasets.common.splits import Shares, Tree
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 

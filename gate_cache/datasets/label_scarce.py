@@ -15,12 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.dataset_specs import ScarceName
-from gate_cache.datasets.base import IGNORED, Split
-from gate_cache.datasets.files import walk
-from gate_cache.datasets.labelled import LabelledImages, plain_table, to_classes
-from gate_cache.datasets.scarce_names import CLASSES
-from gate_cache.datasets.splits import with_val
+from gate_cache.datasets.common.base import IGNORED, Split
+from gate_cache.datasets.common.files import walk
+from gate_cache.datasets.common.labelled import LabelledImages, plain_table, to_classes
+from gate_cache.datasets.common.scarce_names import CLASSES
+from gate_cache.datasets.common.splits import with_val
+from gate_cache.manifest.dataset_specs import ScarceName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ class LabelScarce(LabelledImages):
 
     def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel of the image; labels of another size are resized to it."""
-        from gate_cache.datasets.images import read_array, resize_labels
+        from gate_cache.datasets.common.images import read_array, resize_labels
 
         path, size = self.label_file(sample_id), self.size(sample_id)
         labels = read_array(path)

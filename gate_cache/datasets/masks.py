@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.datasets.base import Split
-from gate_cache.datasets.files import read_text, walk
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import Split
+from gate_cache.datasets.common.files import read_text, walk
+from gate_cache.datasets.common.labelled import LabelledImages, plain_table
+from gate_cache.datasets.common.splits import Shares, Tree
 from gate_cache.datasets.folder import images_below
-from gate_cache.datasets.labelled import LabelledImages, plain_table
-from gate_cache.datasets.splits import Shares, Tree
-from gate_cache.errors import DataError
 
 EXPECTED = ("expected <root>/images/ and <root>/masks/ with a .png of the same name for every"
             " image, and the names of the classes in the manifest (dataset.classes) or in"

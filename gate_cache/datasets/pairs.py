@@ -16,10 +16,10 @@ from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 
-from gate_cache.datasets.base import SPLITS, Keypoints, Pair, Sample, Split
-from gate_cache.datasets.files import ImageFiles, need_folder, read_csv
-from gate_cache.datasets.splits import Shares, Tree
-from gate_cache.errors import DataError, did_you_mean
+from gate_cache.core.errors import DataError, did_you_mean
+from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
+from gate_cache.datasets.common.files import ImageFiles, need_folder, read_csv
+from gate_cache.datasets.common.splits import Shares, Tree
 
 EXPECTED = ("expected <root>/points.csv with the columns image, point, x, y (and visible), images"
             " being paths below <root>")

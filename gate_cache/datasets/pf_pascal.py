@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gate_cache.datasets.base import Keypoints, Pair, Split
-from gate_cache.datasets.files import read_csv, read_mat
-from gate_cache.datasets.listed_pairs import ListedPairs
-from gate_cache.errors import DataError
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import Keypoints, Pair, Split
+from gate_cache.datasets.common.files import read_csv, read_mat
+from gate_cache.datasets.common.listed_pairs import ListedPairs
 
 EXPECTED = ("expected PF-dataset-PASCAL/ with JPEGImages, Annotations, trn_pairs.csv, val_pairs.csv"
             " and test_pairs.csv; get PF-dataset-PASCAL.zip from"

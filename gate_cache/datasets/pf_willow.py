@@ -15,10 +15,10 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.datasets.base import Keypoints, Pair, Sample, Split
-from gate_cache.datasets.files import ImageFiles, need_folder, read_mat
-from gate_cache.datasets.splits import order
-from gate_cache.errors import DataError
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import Keypoints, Pair, Sample, Split
+from gate_cache.datasets.common.files import ImageFiles, need_folder, read_mat
+from gate_cache.datasets.common.splits import order
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gate_cache import dataset_specs as specs
-from gate_cache.datasets.base import ImageDataset
-from gate_cache.roots import Roots
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.manifest import dataset_specs as specs
 
 KeypointSpec = specs.PFWillowSpec | specs.PFPascalSpec | specs.SPairSpec | specs.PairsSpec
 SceneSpec = specs.ADE20KSpec | specs.CityscapesSpec

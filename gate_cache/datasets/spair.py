@@ -13,10 +13,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gate_cache.datasets.base import Keypoints, Pair, Split
-from gate_cache.datasets.files import read_text
-from gate_cache.datasets.listed_pairs import ListedPairs
-from gate_cache.errors import DataError
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import Keypoints, Pair, Split
+from gate_cache.datasets.common.files import read_text
+from gate_cache.datasets.common.listed_pairs import ListedPairs
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,15 +10,15 @@ from functools import cached_property, lru_cache
 from itertools import permutations
 from typing import TYPE_CHECKING, Literal
 
-from gate_cache.datasets.base import SPLITS, Keypoints, Pair, Sample, Split
-from gate_cache.datasets.toyworld.names import CATEGORIES
-from gate_cache.errors import DataError
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
+from gate_cache.toyworld.names import CATEGORIES
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from gate_cache.datasets.toyworld.scene import Scene
+    from gate_cache.toyworld.scene import Scene
 
 Style = Literal["dusk"]
 Kind = Literal["categories", "parts"]
@@ -133,7 +133,7 @@ class ToyWorld:
 
 
 def _parts() -> list[str]:
-    from gate_cache.datasets.toyworld import PARTS
+    from gate_cache.toyworld import PARTS
 
     return [f"{category} {part}" for category in CATEGORIES for part in PARTS[category]]
 
@@ -144,8 +144,8 @@ def _name(split: str, index: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _draw(split: str, index: int, size: int, style: Style | None) -> Scene:
-    from gate_cache.datasets.toyworld.scene import draw
-    from gate_cache.datasets.toyworld.styles import dusk
+    from gate_cache.toyworld.scene import draw
+    from gate_cache.toyworld.styles import dusk
 
     scene = draw(split, index, size)
     return replace(scene, image=dusk(scene.image)) if style else scene

@@ -1,1 +1,1 @@
-"""The diffusion side: backbones, techniques, taps, extraction. Floor 3, never meets `learn`."""
+"""The diffusion side: backbones, techniques, taps, extraction. Floor 4, never meets `learn`."""

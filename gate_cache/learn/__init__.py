@@ -1,2 +1,2 @@
-"""The learning side: streams a store through amalgamator and head. Floor 3, never meets
+"""The learning side: streams a store through amalgamator and head. Floor 4, never meets
 `diffusion`."""

@@ -1,1 +1,1 @@
-"""What people see: tables, progress. Floor 5."""
+"""What people see: tables, progress. Floor 7."""

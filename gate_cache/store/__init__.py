@@ -1,1 +1,1 @@
-"""The store: all that knows Zarr. Floor 2."""
+"""The store: all that knows Zarr. Floor 3."""

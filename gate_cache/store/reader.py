@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.errors import RowNotDone, StoreError, did_you_mean, listed
-from gate_cache.fingerprint import Recipe
-from gate_cache.geometry import Square
-from gate_cache.places import Place, parse_place
-from gate_cache.store import done
-from gate_cache.store.attrs import (
+from gate_cache.core.errors import RowNotDone, StoreError, did_you_mean, listed
+from gate_cache.core.fingerprint import Recipe
+from gate_cache.core.geometry import Square
+from gate_cache.core.places import Place, parse_place
+from gate_cache.store.format import done
+from gate_cache.store.format.attrs import (
     MEND,
     META,
     ArrayMeta,
@@ -23,12 +23,12 @@ from gate_cache.store.attrs import (
     read_array,
     read_attrs,
 )
-from gate_cache.store.chunks import Check, OpenFiles
-from gate_cache.store.encodings import Encoding, Part, encoding_of
-from gate_cache.store.folders import Folder
-from gate_cache.store.layout import ABSENT, DONE, LATENTS, SAMPLES
-from gate_cache.store.maps import MapView
-from gate_cache.store.samples import Samples, read_samples
+from gate_cache.store.format.chunks import Check, OpenFiles
+from gate_cache.store.format.encodings import Encoding, Part, encoding_of
+from gate_cache.store.format.layout import ABSENT, DONE, LATENTS, SAMPLES
+from gate_cache.store.format.maps import MapView
+from gate_cache.store.format.samples import Samples, read_samples
+from gate_cache.store.places.folders import Folder
 
 if TYPE_CHECKING:
     import dask.array as da

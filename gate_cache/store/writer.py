@@ -1,4 +1,4 @@
-"""Writing a store: append samples, add groups; see `gate_cache.store.groups` for their blocks."""
+"""Writing a store: append samples, add groups (blocks: `gate_cache.store.format.groups`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, cast
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from gate_cache.errors import StoreError
-from gate_cache.fingerprint import SHORT, Recipe, fingerprint
-from gate_cache.places import Place, Url
-from gate_cache.store import done
-from gate_cache.store.attrs import (
+from gate_cache.core.errors import StoreError
+from gate_cache.core.fingerprint import SHORT, Recipe, fingerprint
+from gate_cache.core.places import Place, Url
+from gate_cache.store.format import done
+from gate_cache.store.format.attrs import (
     ATTRS,
     MEND,
     META,
@@ -25,14 +25,11 @@ from gate_cache.store.attrs import (
     read_attrs,
     read_meta,
 )
-from gate_cache.store.claims import Claim, claim
-from gate_cache.store.disk import disk_errors
-from gate_cache.store.documents import make_array, put_attrs, write_array
-from gate_cache.store.encodings import ENCODING, Encoding, Part
-from gate_cache.store.folders import PARTIAL, Folder, open_folder
-from gate_cache.store.groups import GroupWriter
-from gate_cache.store.layout import DONE, FORMAT, SAMPLES
-from gate_cache.store.samples import (
+from gate_cache.store.format.documents import make_array, put_attrs, write_array
+from gate_cache.store.format.encodings import ENCODING, Encoding, Part
+from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.format.layout import DONE, FORMAT, SAMPLES
+from gate_cache.store.format.samples import (
     COLUMNS,
     NewSample,
     Samples,
@@ -41,6 +38,9 @@ from gate_cache.store.samples import (
     read_samples,
     seal_samples,
 )
+from gate_cache.store.lease import Claim, claim
+from gate_cache.store.places.disk import disk_errors
+from gate_cache.store.places.folders import PARTIAL, Folder, open_folder
 
 ZSTD_LEVEL = 1
 """Higher ones take longer and hardly make maps smaller."""

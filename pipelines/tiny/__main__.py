@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.report.console import console_progress
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.report.terminal.console import console_progress
 from pipelines.tiny import (
     autoencoder,
     card,

@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import torch
 
-from gate_cache.datasets.toyworld import CATEGORIES
-from gate_cache.datasets.toyworld.captions import with_article
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.tokens import read_tokens
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.text.tokens import read_tokens
+from gate_cache.toyworld import CATEGORIES
+from gate_cache.toyworld.captions import with_article
 from pipelines.tiny.pictures import cifar_caption
 
 GOOD, PRAISE = ", high quality", "best quality, highly realistic, masterpiece, high resolution"

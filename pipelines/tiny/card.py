@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from gate_cache.datasets.toyworld import CATEGORIES
 from gate_cache.diffusion.techniques.controlnet import canny
+from gate_cache.toyworld import CATEGORIES
 from pipelines.gate_question import report
 from pipelines.tiny import autoencoder, controlnet, loras, measure
 from pipelines.tiny.pictures import Pictures, Pixels

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gate_cache.datasets.toyworld import CATEGORIES
+from gate_cache.toyworld import CATEGORIES
 from pipelines.tiny.autoencoder import scaled
 from pipelines.tiny.loop import Plan, fit
 from pipelines.tiny.pictures import Pictures

@@ -11,9 +11,9 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from gate_cache.diffusion.embedded import HOME
-from gate_cache.diffusion.noise import add_noise
-from gate_cache.diffusion.tokens import BOS, EOS, read_tokens
+from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.passes.noise import add_noise
+from gate_cache.diffusion.text.tokens import BOS, EOS, read_tokens
 from pipelines.tiny import config
 from pipelines.tiny.autoencoder import choose
 from pipelines.tiny.captions import token_ids, varied

@@ -13,7 +13,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTokenizer
 
-from gate_cache.diffusion.embedded import HOME
+from gate_cache.diffusion.models.embedded import HOME
 from pipelines.tiny import config
 
 LIMIT = 25 * 10**6

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from gate_cache.diffusion import noise
-from gate_cache.report.console import console_progress
+from gate_cache.diffusion.passes import noise
+from gate_cache.report.terminal.console import console_progress
 
 LOG_EVERY = 50
 

@@ -15,8 +15,8 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from gate_cache.datasets.toyworld import draw
-from gate_cache.datasets.toyworld.styles import dusk
+from gate_cache.toyworld import draw
+from gate_cache.toyworld.styles import dusk
 from pipelines.tiny.autoencoder import latents
 from pipelines.tiny.captions import token_ids
 from pipelines.tiny.denoiser import noised, times, weighted

@@ -21,9 +21,9 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img impo
     StableDiffusionImg2ImgPipeline,
 )
 
-from gate_cache.datasets.toyworld import CATEGORIES
-from gate_cache.datasets.toyworld.captions import with_article
 from gate_cache.diffusion.techniques.controlnet import canny
+from gate_cache.toyworld import CATEGORIES
+from gate_cache.toyworld.captions import with_article
 from pipelines.tiny import autoencoder, controlnet, loras
 from pipelines.tiny.captions import token_ids
 from pipelines.tiny.classifier import recognised

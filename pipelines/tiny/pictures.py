@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gate_cache.datasets.toyworld import draw
-from gate_cache.datasets.toyworld.captions import with_article
-from gate_cache.report.console import console_progress
+from gate_cache.report.terminal.console import console_progress
+from gate_cache.toyworld import draw
+from gate_cache.toyworld.captions import with_article
 
 SIZE = 64
 TOYWORLD_TRAIN = 48_000

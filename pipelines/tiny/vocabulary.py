@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-from gate_cache.datasets.toyworld import WORDS
-from gate_cache.diffusion.tokens import BOS, EOS
+from gate_cache.diffusion.text.tokens import BOS, EOS
+from gate_cache.toyworld import WORDS
 
 MORE = (
     "arri", "art", "background", "bad", "beautiful", "best", "bicycle", "big", "bright",

@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from gate_cache.roots import Roots
+from gate_cache.core.roots import Roots
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
-    from gate_cache.diffusion.backbone import Backbone, Text
+    from gate_cache.diffusion.models.backbone import Backbone, Text
 
     Images = npt.NDArray[np.uint8]
     Floats = npt.NDArray[np.float32]
@@ -102,7 +102,7 @@ class Technique(ABC, Generic[Spec]):
     ----------
     combo : name of the combo, for messages
     spec : its settings: a section of the manifest; a mapping for techniques of other packages,
-        which should check it here and raise `gate_cache.errors.ManifestError`
+        which should check it here and raise `gate_cache.core.errors.ManifestError`
     """
 
     name: ClassVar[str]

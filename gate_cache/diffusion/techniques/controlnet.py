@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gate_cache.diffusion.embedded import CONTROLNET, TINY
-from gate_cache.diffusion.hub import controlnet_from_hub
-from gate_cache.diffusion.memo import tree_sha256
-from gate_cache.diffusion.sources import find_folder, folder_digest
+from gate_cache.core.errors import ModelError
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.digest_cache import tree_sha256
+from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
+from gate_cache.diffusion.models.hub import controlnet_from_hub
+from gate_cache.diffusion.models.sources import find_folder, folder_digest
 from gate_cache.diffusion.techniques.base import Call, Extra, Inputs, Steering, Technique
-from gate_cache.errors import ModelError
-from gate_cache.roots import Roots
-from gate_cache.specs import ControlNetSpec
+from gate_cache.manifest.specs import ControlNetSpec
 
 if TYPE_CHECKING:
-    from gate_cache.diffusion.backbone import Backbone
+    from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.techniques.base import Images
 
 
@@ -67,7 +67,7 @@ class ControlNet(Technique[ControlNetSpec]):
         return folder
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
-        from gate_cache.diffusion.backbone import load_controlnet
+        from gate_cache.diffusion.models.backbone import load_controlnet
 
         folder = self._folder(roots)
         net = model.once(("controlnet", folder), lambda: load_controlnet(folder, model))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from gate_cache.specs import Combo
+from gate_cache.manifest.specs import Combo
 
 if TYPE_CHECKING:
     import torch

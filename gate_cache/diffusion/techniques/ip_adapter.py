@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.diffusion.memo import remembered_sha256
-from gate_cache.diffusion.sources import folder_digest
+from gate_cache.core.errors import ModelError
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.digest_cache import remembered_sha256
+from gate_cache.diffusion.models.sources import folder_digest
 from gate_cache.diffusion.techniques.base import Extra, Inputs, Steering, Technique
-from gate_cache.errors import ModelError
-from gate_cache.roots import Roots
-from gate_cache.specs import IPAdapterSpec
+from gate_cache.manifest.specs import IPAdapterSpec
 
 if TYPE_CHECKING:
-    from gate_cache.diffusion.backbone import Backbone
+    from gate_cache.diffusion.models.backbone import Backbone
 
 _PLAIN, _PLUS = "proj.weight", "latents"
 
@@ -64,8 +64,8 @@ class _Loaded:
     def __init__(self, model: Backbone, file: Path, encoder: Path) -> None:
         from transformers import CLIPVisionModelWithProjection
 
-        from gate_cache.diffusion.adapters import read_safetensors
-        from gate_cache.diffusion.backbone import pretrained
+        from gate_cache.diffusion.lora.adapters import read_safetensors
+        from gate_cache.diffusion.models.backbone import pretrained
 
         state = _grouped(file, read_safetensors(file))
         self.plus = _PLUS in state["image_proj"]

@@ -6,16 +6,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.diffusion.embedded import LORAS
-from gate_cache.diffusion.memo import remembered_sha256
+from gate_cache.core.errors import ModelError, did_you_mean
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.digest_cache import remembered_sha256
+from gate_cache.diffusion.models.embedded import LORAS
 from gate_cache.diffusion.techniques.base import Steering, Technique
-from gate_cache.errors import ModelError, did_you_mean
-from gate_cache.roots import Roots
-from gate_cache.specs import LoraSpec
+from gate_cache.manifest.specs import LoraSpec
 
 if TYPE_CHECKING:
-    from gate_cache.diffusion.adapters import Loras
-    from gate_cache.diffusion.backbone import Backbone
+    from gate_cache.diffusion.lora.adapters import Loras
+    from gate_cache.diffusion.models.backbone import Backbone
 
 
 class Lora(Technique[list[LoraSpec]]):
@@ -38,7 +38,7 @@ class Lora(Technique[list[LoraSpec]]):
         return [remembered_sha256(self._file(lora, roots)) for lora in self.spec]
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
-        from gate_cache.diffusion.adapters import Loras
+        from gate_cache.diffusion.lora.adapters import Loras
 
         loras: Loras = model.once("loras", lambda: Loras(model))
         digests = self.digests(roots)

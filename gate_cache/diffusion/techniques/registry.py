@@ -6,12 +6,12 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from gate_cache.core.errors import ManifestError, did_you_mean
 from gate_cache.diffusion.techniques.base import Technique
 from gate_cache.diffusion.techniques.controlnet import ControlNet
 from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
 from gate_cache.diffusion.techniques.lora import Lora
-from gate_cache.errors import ManifestError, did_you_mean
-from gate_cache.specs import Combo
+from gate_cache.manifest.specs import Combo
 
 GROUP = "gate_cache.techniques"
 BUILT_IN: tuple[type[Technique[Any]], ...] = (ControlNet, Lora, IPAdapter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gate_cache.learn.vectors import RowNorm
+from gate_cache.learn.mixing.vectors import RowNorm
 
 
 class Classifier(nn.Module):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from gate_cache.learn.vectors import RowNorm
+from gate_cache.learn.mixing.vectors import RowNorm
 
 NARROW, WIDE = (128, 32), (256, 128)
 FEW = 30

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.learn.intervals import Interval, bootstrap, gain
-from gate_cache.learn.metrics import share
-from gate_cache.learn.metrics_dense import accuracy, mean_iou
+from gate_cache.learn.metrics.dense import accuracy, mean_iou
+from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
+from gate_cache.learn.metrics.pck import share
 from gate_cache.report.html.record import Record, Result, Role
 
 Metric = Callable[[npt.NDArray[np.float64]], float]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gate_cache.datasets.base import ClassifiedDataset
-from gate_cache.learn.items import Items
+from gate_cache.datasets.common.base import ClassifiedDataset
+from gate_cache.learn.metrics.items import Items
+from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.page import Cell, Column, Grid, Row, paragraph, table
 from gate_cache.report.html.tags import Html, join, tag
-from gate_cache.report.pictures import data_uri
 
 SHOWN, MANY = 12, 20
 """Images of wrong answers; classes that a table of confusions has at most."""

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gate_cache.fingerprint import file_sha256
-from gate_cache.report.console import clock
+from gate_cache.core.fingerprint import file_sha256
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Column,
@@ -25,7 +24,8 @@ from gate_cache.report.html.page import (
 from gate_cache.report.html.record import Record, Result, metric_name
 from gate_cache.report.html.tags import Child, Html, tag
 from gate_cache.report.html.trials import shown
-from gate_cache.stages.runfiles import WEIGHTS, trial_file
+from gate_cache.report.terminal.console import clock
+from gate_cache.training.run_files import WEIGHTS, trial_file
 
 FIRST = ("head", "assigners", "gamma1", "gamma2", "pairs", "batch", "lr", "seed")
 """Settings that are always shown; all are in a fold."""

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from gate_cache.errors import UserError
-from gate_cache.learn.items import Items
-from gate_cache.stages.runfiles import (
+from gate_cache.core.errors import UserError
+from gate_cache.learn.metrics.items import Items
+from gate_cache.training.run_files import (
     CONFIG,
     METRICS,
     RESULTS,
@@ -21,7 +21,7 @@ from gate_cache.stages.runfiles import (
     items_file,
     trial_file,
 )
-from gate_cache.stages.sweep_tables import seedless
+from gate_cache.training.sweep_tables import seedless
 
 Role = Literal["gate", "single", "uniform", "other"]
 BEGINNINGS: tuple[tuple[str, Role], ...] = (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gate_cache.errors import GateCacheError
-from gate_cache.progress import Progress
+from gate_cache.core.errors import GateCacheError
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
 from gate_cache.report.html.compare import Verdict, verdict
 from gate_cache.report.html.examples import examples
 from gate_cache.report.html.page import Section, document
@@ -14,9 +15,8 @@ from gate_cache.report.html.record import Record, read_record
 from gate_cache.report.html.results import lead, results
 from gate_cache.report.html.training import training, weights
 from gate_cache.report.html.trials import trials
-from gate_cache.roots import Roots
-from gate_cache.stages.runfiles import REPORT
-from gate_cache.store.disk import disk_errors
+from gate_cache.store.places.disk import disk_errors
+from gate_cache.training.run_files import REPORT
 
 
 def write_report(folder: Path, roots: Roots) -> Path:

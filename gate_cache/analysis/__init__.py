@@ -1,0 +1,1 @@
+"""Looking into a store: pictures, matches, content shift. Floor 6, above training."""

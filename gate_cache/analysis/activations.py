@@ -1,0 +1,107 @@
+"""``show --activations``: what a UNet's levels give along one pass (paper, Figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.passes.activations import watched
+from gate_cache.extraction.passes import Passes, chosen_combos, open_passes
+from gate_cache.learn.features.pca import ColourPCA
+from gate_cache.manifest.load import Loaded
+from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.pick import pick
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One activation of a pass.
+
+    Attributes
+    ----------
+    shape : (C, h, w)
+    colours : (h, w, 3), its first three principal components
+    """
+
+    shape: tuple[int, ...]
+    colours: Pixels
+
+    @classmethod
+    def of(cls, values: torch.Tensor) -> Level:
+        """Of (C, h, w) values."""
+        found = values.float().cpu().numpy()
+        return cls(found.shape, ColourPCA([found])(found))
+
+
+@dataclass(frozen=True)
+class Activations:
+    """One pass over one image.
+
+    Attributes
+    ----------
+    t : the time of the pass
+    image : (S, S, 3), as the model is given it
+    noised : (S, S, 3), x_t decoded
+    clean : (S, S, 3), x_0 as predicted by this one pass, decoded
+    latents, noise : x_t and the noise predicted in it
+    levels : ``down0`` …, ``mid``, ``up0`` … in the order of the pass
+    """
+
+    id: str
+    combo: str
+    t: int
+    image: Pixels
+    noised: Pixels
+    clean: Pixels
+    latents: Level
+    noise: Level
+    levels: Mapping[str, Level]
+
+
+def activations(loaded: Loaded, roots: Roots, show: Progress, images: Sequence[str] = (),
+                combos: Sequence[str] = (), device: str | None = None) -> Iterator[Activations]:
+    """Run one pass for each image and combo, and keep what every level gives.
+
+    Parameters
+    ----------
+    images : ids, or parts of them; by default the first one
+    combos : names; by default the first one
+
+    Raises
+    ------
+    UserError
+        No such image or combo, or something of the model is missing.
+    """
+    every = chosen_combos(loaded, combos)
+    wanted = every if combos else dict([next(iter(every.items()))])
+    dataset = told_dataset(loaded, roots, show)
+    ids = pick([s.id for s in dataset.samples()], images, 1, loaded.path.name, "its data set")
+    with open_passes(loaded, wanted, dataset, ids, roots, show, device=device, batch=1) as passes:
+        yield from _each(passes)
+
+
+@torch.inference_mode()
+def _each(passes: Passes) -> Iterator[Activations]:
+    model = passes.extractor.model
+    for lane in passes.lanes:
+        t = lane.common.walk.stop
+        for ready in passes.extractor.ready(lane, passes.inputs):
+            with watched(model.unet) as seen:
+                predicted = ready.run()
+            (item,) = ready.items
+            clean = model.as_clean(predicted, ready.x, t)
+            noised, found = (p.cpu().numpy() for p in model.decode(torch.cat([ready.x, clean])))
+            noise = model.as_epsilon(predicted, ready.x, t)
+            levels = {name: Level.of(values[0]) for name, values in seen.items()}
+            image = passes.inputs.images([item.row])[0]
+            for reader in lane.readers[item.half, ready.tail]:
+                yield Activations(passes.inputs.id(item.row), reader.combo.name, t, image, noised,
+                                  found, Level.of(ready.x[0]), Level.of(noise[0]), levels)

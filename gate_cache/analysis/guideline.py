@@ -1,0 +1,251 @@
+"""``guideline``: is Img2Img with a technique closer to its input than without? (section 5.1)
+
+The images are noised to a late t and denoised to t = 0, by deterministic DDIM steps, with the same
+noise for all techniques. Nothing is extracted or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gate_cache.analysis.reference import PROMPT, plain, techniques_of
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.techniques.controlnet import canny
+from gate_cache.extraction.passes import Passes, chosen_combos, model_of, open_passes
+from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
+from gate_cache.learn.metrics.intervals import Spread
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import T_MAX, Combo, DenoiseSpec
+from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.pick import pick
+
+STRENGTH, STEPS, SEEDS, IMAGES = 0.7, 20, 3, 4
+"""Where nothing else is asked for."""
+MEASURES = ("SSIM", "edges", "PSNR")
+THRESHOLDS = (100, 200)
+"""Of Canny, for the edges that are compared."""
+REFERENCE = "reference"
+Pixels = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Technique:
+    """Img2Img results of one technique, or of none.
+
+    Attributes
+    ----------
+    name : of the combo
+    techniques : in words
+    pictures : (S, S, 3) by image, of the first seed
+    each : measure to (images, seeds)
+    mean : over images, of each one's mean over seeds
+    gain : how much more than the reference, likewise; None for the reference
+    closer : percent of the results, of every image and seed, with a higher SSIM than the reference
+    """
+
+    name: str
+    techniques: str
+    pictures: dict[str, Pixels]
+    each: dict[str, Values]
+    mean: dict[str, Spread]
+    gain: dict[str, Spread] | None
+    closer: float | None
+
+
+@dataclass(frozen=True)
+class Guideline:
+    """The comparison.
+
+    Attributes
+    ----------
+    inputs : (S, S, 3) by image, as the model is given them
+    strength : share of the times that are denoised; `start` is the first of them
+    bound : what the autoencoder alone keeps, which no technique can exceed by much
+    rows : the reference first
+    """
+
+    manifest: str
+    model: str
+    prompt: str
+    strength: float
+    start: int
+    steps: int
+    seeds: int
+    inputs: dict[str, Pixels]
+    bound: dict[str, Spread]
+    rows: list[Technique]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the pictures."""
+        own = ("manifest", "model", "prompt", "strength", "start", "steps", "seeds")
+        rows = [{"name": r.name, "techniques": r.techniques, "closer": r.closer,
+                 "mean": _json(r.mean), "gain": _json(r.gain or {}),
+                 "each": {m: v.tolist() for m, v in r.each.items()}} for r in self.rows]
+        return {**{k: getattr(self, k) for k in own}, "images": list(self.inputs),
+                "autoencoder": _json(self.bound), "rows": rows}
+
+
+@dataclass(frozen=True)
+class Img2Img:
+    """How images are made anew.
+
+    Attributes
+    ----------
+    strength : share of the times that are denoised, above 0 and up to 1
+    steps : of denoising
+    seeds : of the noise; each image is made so many times
+    """
+
+    strength: float = STRENGTH
+    steps: int = STEPS
+    seeds: int = SEEDS
+
+    @property
+    def start(self) -> int:
+        """The time that images are noised to."""
+        return min(max(round(self.strength * (T_MAX + 1)), 1), T_MAX)
+
+    def of(self, combo: Combo, seed: int) -> Combo:
+        """A combo that denoises from there to t = 0."""
+        walk = DenoiseSpec.model_validate({"from": self.start, "steps": self.steps})
+        return combo.model_copy(update={"t": 0, "seed": seed, "denoise": walk, "maps": None})
+
+
+def guideline(loaded: Loaded, roots: Roots, show: Progress, how: Img2Img, *,
+              combos: Sequence[str] = (), images: Sequence[str] = (), count: int = IMAGES,
+              prompt: str | None = None, device: str | None = None,
+              batch: int | None = None) -> Guideline:
+    """Make images anew without and with every technique, and compare them with the input.
+
+    Parameters
+    ----------
+    combos : names; by default all of ``conv``. Those that differ in seed, t or maps alone are one
+        technique
+    images, count : ids, or how many to draw from the data set
+    prompt : of the reference
+
+    Raises
+    ------
+    UserError
+        No such image or combo, something of the model is missing, or it takes no technique.
+    """
+    chosen = distinct(chosen_combos(loaded, combos))
+    if how.steps > how.start:
+        raise UserError(f"--steps {how.steps}: more than the {how.start} times of --strength"
+                        f" {how.strength:g}")
+    files = model_of(loaded, chosen, roots)
+    _need_text(files)
+    dataset = told_dataset(loaded, roots, show)
+    ids = pick([s.id for s in dataset.samples()], images, count, loaded.path.name, "its data set")
+    wanted = {f"@{REFERENCE}": plain(files, prompt), **chosen}
+    every = {f"{name} {seed}": how.of(c, seed) for name, c in wanted.items()
+             for seed in range(how.seeds)}
+    with open_passes(loaded, every, dataset, ids, roots, show, device=device,
+                     batch=batch) as passes:
+        kept, results = _decoded(passes), _made(passes, show)
+        judge = _Judge(passes)
+    bound = _means(judge.each([kept]))
+    rows = _rows(judge, results, wanted, how.seeds)
+    return Guideline(str(loaded.path), files.source, PROMPT if prompt is None else prompt,
+                     how.strength, how.start, how.steps, how.seeds, judge.inputs, bound, rows)
+
+
+def distinct(combos: Mapping[str, Combo]) -> dict[str, Combo]:
+    """One combo of those that make the same of an image and its noise."""
+    found: dict[str, str] = {}
+    for name, combo in combos.items():
+        same = combo.model_copy(update={"seed": 0, "t": 0, "denoise": None, "maps": None})
+        found.setdefault(same.model_dump_json(), name)
+    return {name: combos[name] for name in found.values()}
+
+
+def _need_text(files: ModelFiles) -> None:
+    if not files.family.text:
+        raise UserError(f"{files.source}: an unconditional model takes no technique, so there is no"
+                        " Img2Img to compare its own with")
+
+
+@torch.inference_mode()
+def _decoded(passes: Passes) -> list[Pixels]:
+    """What the autoencoder keeps of each image."""
+    model, rows = passes.extractor.model, range(len(passes.source.samples))
+    return [model.decode(torch.from_numpy(passes.inputs.latents([r])))[0].cpu().numpy()
+            for r in rows]
+
+
+@torch.inference_mode()
+def _made(passes: Passes, show: Progress) -> dict[str, list[Pixels]]:
+    """Combo to a result for each image."""
+    found: dict[str, dict[int, Pixels]] = {}
+    total = sum(len(lane.items) for lane in passes.lanes)
+    with show.task("Img2Img", total, "pictures") as task:
+        for lane in passes.lanes:
+            for ready in passes.extractor.ready(lane, passes.inputs):
+                made = passes.extractor.model.decode(ready.x).cpu().numpy()
+                for item, picture in zip(ready.items, made, strict=False):
+                    for reader in lane.readers[item.half, ready.tail]:
+                        if item.row in reader.rows:
+                            found.setdefault(reader.combo.name, {})[item.row] = picture
+                task.advance(len(ready.items))
+    return {name: [rows[r] for r in sorted(rows)] for name, rows in found.items()}
+
+
+class _Judge:
+    """Compares pictures with the inputs, where these are not padding."""
+
+    def __init__(self, passes: Passes) -> None:
+        samples, square = passes.source.samples, passes.source.square
+        pictures = passes.inputs.images(range(len(samples)))
+        self.inputs = dict(zip(samples, pictures, strict=True))
+        self._areas = [square.place(int(h), int(w)).area for h, w in samples.sizes]
+
+    def each(self, seeds: Sequence[Sequence[Pixels]]) -> dict[str, Values]:
+        """Measure to (images, seeds), of a result for each image by seed."""
+        found = np.array([[self._compare(i, picture) for i, picture in enumerate(pictures)]
+                          for pictures in seeds])
+        return {name: found[..., k].T for k, name in enumerate(MEASURES)}
+
+    def _compare(self, number: int, picture: Pixels) -> tuple[float, float, float]:
+        truth = list(self.inputs.values())[number][self._areas[number]]
+        found = picture[self._areas[number]]
+        a, b = (torch.from_numpy(np.ascontiguousarray(p)) for p in (truth, found))
+        edges = torch.from_numpy(canny(np.stack([truth, found]), *THRESHOLDS))
+        return ssim(a, b), edge_f1(edges[0], edges[1]), psnr(a, b)
+
+
+def _rows(judge: _Judge, results: Mapping[str, list[Pixels]], wanted: Mapping[str, Combo],
+          seeds: int) -> list[Technique]:
+    def build() -> Iterator[Technique]:
+        reference: dict[str, Values] | None = None
+        for name, combo in wanted.items():
+            made = [results[f"{name} {seed}"] for seed in range(seeds)]
+            each = judge.each(made)
+            gain = closer = None
+            if reference is not None:
+                gain = _means({m: v - reference[m] for m, v in each.items()})
+                closer = 100 * float((each["SSIM"] > reference["SSIM"]).mean())
+            about = techniques_of(combo) if reference is not None else "none"
+            reference = reference or each
+            yield Technique(name.lstrip("@"), about, dict(zip(judge.inputs, made[0], strict=True)),
+                            each, _means(each), gain, closer)
+
+    return list(build())
+
+
+def _means(each: Mapping[str, Values]) -> dict[str, Spread]:
+    return {name: Spread.of(values.mean(1)) for name, values in each.items()}
+
+
+def _json(values: Mapping[str, Spread]) -> dict[str, Any]:
+    return {m: {"mean": v.mean, "std": v.std, "interval": list(v.interval)}
+            for m, v in values.items()}

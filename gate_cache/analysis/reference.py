@@ -1,0 +1,43 @@
+"""What techniques are compared with: the same model without any (paper, section 5)."""
+
+from __future__ import annotations
+
+from gate_cache.core.errors import UserError
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.manifest.specs import Combo
+
+PROMPT = "a photo"
+"""Of the reference, unless it is given: it says nothing of what the image shows."""
+
+
+def plain(files: ModelFiles, prompt: str | None, seed: int = 0, t: int = 0) -> Combo:
+    """A combo without techniques.
+
+    Parameters
+    ----------
+    prompt : of the reference; `PROMPT` where none is given
+
+    Raises
+    ------
+    UserError
+        A prompt is given, and the model takes no text.
+    """
+    if files.family.text:
+        return Combo(prompt=PROMPT if prompt is None else prompt, seed=seed, t=t)
+    if prompt is not None:
+        raise UserError(f"--prompt: {files.source} takes no text")
+    return Combo(seed=seed, t=t)
+
+
+def techniques_of(combo: Combo) -> str:
+    """A combo's techniques in a few words; its prompt is not among them."""
+    found = []
+    if combo.controlnet:
+        found.append(f"ControlNet {combo.controlnet.scale:g}")
+    found += [f"LoRA {lora.source.rsplit('/', 1)[-1].removesuffix('.safetensors')}"
+              f" {lora.scale:g}" for lora in combo.lora]
+    if combo.ip_adapter:
+        found.append(f"IP-Adapter {combo.ip_adapter.scale:g}")
+    if combo.guidance:
+        found.append(f"guidance {combo.guidance.scale:g}")
+    return ", ".join([*found, *combo.extra]) or "prompt"

@@ -1,0 +1,202 @@
+"""``score``: content shift of each combo against the reference at t = 0 (section 5.2, Eq. 1, 2).
+
+The passes are run for a sample of images in memory; a store is neither read nor written.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gate_cache.analysis.reference import PROMPT, plain, techniques_of
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.inputs import Source
+from gate_cache.extraction.passes import Passes, chosen_combos, model_of, open_passes
+from gate_cache.learn.metrics.intervals import Spread
+from gate_cache.learn.metrics.shift import apart, edge_strength, score
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import T_MAX, Combo
+from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.pick import pick
+
+ANCHOR_T, IMAGES = 500, 32
+"""Time of the anchor, and images, where nothing else is asked for."""
+REFERENCE, ANCHOR, PLAIN = "@reference", "@anchor", "@plain"
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One row: a combo, or no technique at one t.
+
+    Attributes
+    ----------
+    techniques : in words
+    score : mean of the maps' Scores (Eq. 2) of each image
+    maps : each map's Score
+    gain : how much more than without the technique, at the same t and with the same noise; None
+        for the rows without one
+    """
+
+    name: str
+    techniques: str
+    t: int
+    score: Spread
+    maps: dict[str, Spread]
+    gain: Spread | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All rows, and how they were found.
+
+    Attributes
+    ----------
+    images : ids of the sample
+    dropped : of them, those whose anchor has no shift, so that they have no Score
+    prompt : of the features without techniques
+    own : whether a combo's reference is the combo itself at t = 0; else it has no technique
+    """
+
+    manifest: str
+    model: str
+    prompt: str
+    own: bool
+    anchor_t: int
+    images: list[str]
+    dropped: list[str]
+    rows: list[Scored]
+
+
+def score_combos(loaded: Loaded, roots: Roots, show: Progress, *, combos: Sequence[str] = (),
+                 images: Sequence[str] = (), count: int = IMAGES, anchor_t: int = ANCHOR_T,
+                 prompt: str | None = None, own: bool = False, device: str | None = None,
+                 batch: int | None = None) -> Scores:
+    """Measure every combo's content shift.
+
+    Parameters
+    ----------
+    combos : names; by default all of ``conv``. Of attention combos, too, convolutional maps are
+        measured
+    images, count : ids, or how many to draw from the data set
+    anchor_t : time of the anchor, a feature without techniques that has shifted a lot
+    prompt : of the feature without techniques
+    own : compare each combo with itself at t = 0, so that what its technique changes in all
+        features, be they noised or not, is no shift
+
+    Raises
+    ------
+    UserError
+        No such image or combo, something of the model is missing, or nothing can be measured.
+    """
+    chosen = chosen_combos(loaded, combos)
+    files = model_of(loaded, chosen, roots)
+    dataset = told_dataset(loaded, roots, show)
+    ids = pick([s.id for s in dataset.samples()], images, count, loaded.path.name, "its data set")
+    times = {(c.t, c.seed): _plain_name(c) for c in chosen.values()}
+    _check_anchor(anchor_t, [t for t, _ in times])
+    every = {REFERENCE: plain(files, prompt), ANCHOR: plain(files, prompt, t=anchor_t),
+             **{name: plain(files, prompt, seed, t) for (t, seed), name in times.items()},
+             **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
+             **({_own(name): _clean(c) for name, c in chosen.items()} if own else {})}
+    with open_passes(loaded, every, dataset, ids, roots, show, device=device,
+                     batch=batch) as passes:
+        edges = _edges(passes, show)
+    table = _Table(edges)
+    return Scores(str(loaded.path), files.source, PROMPT if prompt is None else prompt, own,
+                  anchor_t, ids, [i for i, kept in zip(ids, table.kept, strict=True) if not kept],
+                  [*table.plain(times), *table.combos(chosen)])
+
+
+def _check_anchor(anchor_t: int, times: Sequence[int]) -> None:
+    if max(times) >= anchor_t:
+        raise UserError(f"--anchor-t {anchor_t}: the anchor is to have shifted most, and a combo is"
+                        f" read at t = {max(times)}; say more, up to {T_MAX}")
+
+
+def _own(name: str) -> str:
+    return f"{REFERENCE} {name}"
+
+
+def _clean(combo: Combo) -> Combo:
+    """The same at t = 0, of noise 0 like every reference."""
+    return combo.model_copy(update={"t": 0, "seed": 0, "denoise": None, "guidance": None,
+                                    "maps": None})
+
+
+def _plain_name(combo: Combo) -> str:
+    return f"{PLAIN} t={combo.t} seed={combo.seed}"
+
+
+@torch.inference_mode()
+def _edges(passes: Passes, show: Progress) -> dict[str, dict[str, torch.Tensor]]:
+    """Combo to map to (N, h, w) edge strengths, on the CPU: all that Eq. 1 needs of a feature."""
+    rows = len(passes.source.samples)
+    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    total = sum(len(r.rows) for lane in passes.lanes for rs in lane.readers.values() for r in rs)
+    with show.task("measuring", total, "features") as task:
+        for lane in passes.lanes:
+            for piece in passes.extractor.run(lane, passes.inputs):
+                for name, maps in piece.maps.items():
+                    strength = _of_images(edge_strength(maps).cpu(), passes.source, piece.rows)
+                    kept = found[piece.combo].setdefault(
+                        name, strength.new_full((rows, *strength.shape[1:]), torch.nan))
+                    kept[piece.rows] = strength
+                task.advance(len(piece.rows))
+    return found
+
+
+def _of_images(strength: torch.Tensor, source: Source, rows: Sequence[int]) -> torch.Tensor:
+    """(N, h, w) with 0 in cells that show padding alone: Eq. 1 sums over the image."""
+    shown = np.stack([source.mask(row, strength.shape[-1]) for row in rows])
+    return strength.where(torch.from_numpy(shown), 0)
+
+
+class _Table:
+    """Scores of all features, (N,) by map; images without a shift of the anchor left out."""
+
+    def __init__(self, edges: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        diffs = {c: {m: apart(edges[_own(c) if _own(c) in edges else REFERENCE][m], e)
+                     for m, e in maps.items()} for c, maps in edges.items()}
+        anchor = diffs[ANCHOR]
+        self.kept = np.asarray(torch.stack([d > 0 for d in anchor.values()]).all(0).numpy())
+        if not self.kept.any():
+            raise UserError("no image's anchor has any shift: are these pictures of one colour?")
+        self._scores = {c: {m: score(anchor[m], d).double().numpy()[self.kept]
+                            for m, d in maps.items()} for c, maps in diffs.items()}
+
+    def plain(self, times: Mapping[tuple[int, int], str]) -> list[Scored]:
+        """A row for each t, over all its seeds."""
+        found = []
+        for t in sorted({t for t, _ in times}):
+            names = [name for (at, _), name in times.items() if at == t]
+            maps = {m: np.mean([self._scores[n][m] for n in names], 0)
+                    for m in self._scores[names[0]]}
+            found.append(_row("no technique", "", t, maps, None))
+        return found
+
+    def combos(self, chosen: Mapping[str, Combo]) -> list[Scored]:
+        """A row for each combo."""
+        return [_row(name, techniques_of(c), c.t, self._scores[name],
+                     _mean(self._scores[_plain_name(c)])) for name, c in chosen.items()]
+
+
+def _row(name: str, techniques: str, t: int, maps: Mapping[str, Values],
+         without: Values | None) -> Scored:
+    mean = _mean(maps)
+    gain = None if without is None else Spread.of(mean - without)
+    return Scored(name, techniques, t, Spread.of(mean),
+                  {m: Spread.of(v) for m, v in maps.items()}, gain)
+
+
+def _mean(maps: Mapping[str, Values]) -> Values:
+    found: Any = np.mean(list(maps.values()), 0)
+    return np.asarray(found)

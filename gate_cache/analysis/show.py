@@ -1,0 +1,150 @@
+"""``show``: a store's feature maps as pictures (paper, Figures 7, 8 and 10)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gate_cache.core.errors import UserError, did_you_mean
+from gate_cache.core.places import Place
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.extraction.plan import store_of
+from gate_cache.learn.features.pca import ColourPCA
+from gate_cache.manifest.load import load
+from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.pick import one
+
+IMAGES, TOKENS = 4, 8
+"""Pictures and words shown where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image's maps, ready for a grid.
+
+    Attributes
+    ----------
+    image : (H, W, 3), or None where the data set is not here
+    conv : combo to map to (h, w, 3) colours
+    attention : combo to its words' heat, (h, w) each, with the word
+    """
+
+    id: str
+    image: npt.NDArray[np.uint8] | None
+    conv: dict[str, dict[str, npt.NDArray[np.uint8]]]
+    attention: dict[str, list[tuple[str, npt.NDArray[np.float32]]]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `show` reads from.
+
+    Attributes
+    ----------
+    dataset : where the pictures themselves are, if they are known
+    """
+
+    store: FeatureStore
+    dataset: ImageDataset | None
+
+
+def open_shown(target: Place, roots: Roots, show: Progress) -> Source:
+    """A store, or a manifest's store with its data set.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
+    if not isinstance(target, Path) or target.suffix not in (".yaml", ".yml"):
+        return Source(FeatureStore.open(target), None)
+    loaded = load(target)
+    dataset = told_dataset(loaded, roots, show)
+    return Source(FeatureStore.open(store_of(loaded, roots)), dataset)
+
+
+def show(source: Source, images: Sequence[str] = (),
+         combos: Sequence[str] = (), tokens: Sequence[str] = ()) -> Iterator[Shown]:
+    """Maps of some images; colours are comparable among images and combos of one map.
+
+    Parameters
+    ----------
+    images : ids; by default the first few
+    combos : names; by default all
+    tokens : words whose attention is shown; by default the first few of the prompt
+
+    Raises
+    ------
+    UserError
+        No such image or combo, or it is not extracted.
+    """
+    store, dataset = source.store, source.dataset
+    views = [store[name] for name in combos] or store.views()
+    if not views:
+        raise UserError(f"{store.path}: holds no combo to show")
+    rows = [_row(store, image) for image in images] or _first(views)
+    conv = [v for v in views if v.attrs["kind"] == "conv"]
+    colours = _colours(conv, rows)
+    for row in rows:
+        yield Shown(
+            store.samples[row], dataset.image(store.samples[row]) if dataset else None,
+            {v.label: {m: colours[_key(v, m)](_one(v, m, row)) for m in v.maps} for v in conv},
+            {v.label: _words(v, row, tokens) for v in views if v.attrs["kind"] == "attention"})
+
+
+def _row(store: FeatureStore, image: str) -> int:
+    """The row of an image, by its id or a part of it that only one has."""
+    return store.samples.row(one(store.samples.ids, image, str(store.path), "this store"))
+
+
+def _first(views: Sequence[ComboView]) -> list[int]:
+    done = np.logical_and.reduce([v.done() for v in views])
+    rows = [int(r) for r in np.flatnonzero(done)]
+    if not rows:
+        raise UserError(f"{views[0].store.path}: no image has all of these combos yet; run"
+                        " 'gate-cache extract', or name combos with --combo")
+    return rows[:: max(len(rows) // IMAGES, 1)][:IMAGES]
+
+
+def _key(view: ComboView, name: str) -> tuple[str, int]:
+    """Maps that share their colours: of one name and number of channels."""
+    return name, view[name].shape[1]
+
+
+def _colours(views: Sequence[ComboView],
+             rows: Sequence[int]) -> dict[tuple[str, int], Callable[[Any], Any]]:
+    keys = {_key(v, m) for v in views for m in v.maps}
+    return {key: ColourPCA(_one(v, m, row) for v in views for m in v.maps if _key(v, m) == key
+                           for row in rows) for key in keys}
+
+
+def _one(view: ComboView, name: str, row: int) -> npt.NDArray[np.float32]:
+    return np.asarray(view[name][row], np.float32)
+
+
+def _words(view: ComboView, row: int,
+           tokens: Sequence[str]) -> list[tuple[str, npt.NDArray[np.float32]]]:
+    """The finest map's heat of the wanted words."""
+    finest = max(view.maps, key=lambda m: view[m].shape[-1])
+    values = _one(view, finest, row)
+    words = list(view.attrs.get("tokens") or [str(i) for i in range(len(values))])
+    plain = [re.sub(r"</w>$", "", w) for w in words]
+    if tokens:
+        missing = [t for t in tokens if t not in plain]
+        if missing:
+            raise UserError(f"{view.label}: its prompt has no word '{missing[0]}'"
+                            f"{did_you_mean(missing[0], plain)}")
+        chosen = [plain.index(t) for t in tokens]
+    else:
+        chosen = [i for i, w in enumerate(plain) if w.isalpha() and len(w) > 2][:TOKENS]
+    return [(plain[i], values[i]) for i in chosen if i < len(values)]
+

@@ -1,0 +1,1 @@
+"""What everything rests on: errors, paths, progress, fingerprints. Floor 1; no heavy library."""

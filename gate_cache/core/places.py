@@ -1,0 +1,115 @@
+"""Where something is: a path of this machine, or a URL (``s3://bucket/folder``).
+
+A URL is never a ``pathlib.Path``, which would fold its slashes. `Url` has the few members of a path
+that the code needs, and none that would touch this machine's disk. Floor 1.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from gate_cache.core.errors import UserError
+
+SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
+AZURE = ("abfs", "abfss")
+"""Schemes whose container may stand before an ``@``."""
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+
+
+class Url:
+    """A place behind a URL; made of text by `parse_place`.
+
+    Raises
+    ------
+    UserError
+        An unknown scheme, no bucket, or secrets and queries, which do not belong into names.
+    """
+
+    __slots__ = ("_host", "_parts", "scheme")
+
+    def __init__(self, text: str) -> None:
+        match = _URL.fullmatch(text)
+        self.scheme = match[1].lower() if match else ""
+        rest = match[2] if match else text
+        if self.scheme not in SCHEMES:
+            raise UserError(f"'{_shown(text)}': stores are folders, or URLs that begin with"
+                            " s3://, gs://, az://, abfs://, https:// or http://")
+        host, _, path = rest.partition("/")
+        self._host: str = host
+        self._parts = tuple(p for p in path.split("/") if p not in ("", "."))
+        self._check(rest)
+
+    def _check(self, rest: str) -> None:
+        user, at, _ = self._host.partition("@")
+        if "?" in rest or "#" in rest or (at and (self.scheme not in AZURE or ":" in user)):
+            raise UserError(f"'{self.scheme}://…': a store's URL has no password and no '?' or '#';"
+                            " credentials are taken from the environment")
+        if not self._host:
+            raise UserError(f"'{self}': names no bucket; write {self.scheme}://bucket/folder")
+        if ".." in (unquote(p) for p in self._parts):
+            raise UserError(f"'{self}': climbs with '..'")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._parts[-1] if self._parts else self._host
+
+    @property
+    def parent(self) -> Url:
+        """The folder that holds it; a bucket is its own."""
+        return Url(f"{self.scheme}://{'/'.join([self._host, *self._parts[:-1]])}")
+
+    @property
+    def web(self) -> bool:
+        """Whether it is an ordinary web server's."""
+        return self.scheme in ("http", "https")
+
+    def below(self, other: Url) -> bool:
+        """Whether it is inside another place."""
+        ours, others = (f"{u}/".replace("s3a://", "s3://", 1) for u in (self, other))
+        return ours.startswith(others)
+
+    def resolve(self) -> Url:
+        """Itself: URLs are absolute."""
+        return self
+
+    def __truediv__(self, key: str) -> Url:
+        return Url(f"{self}/{key}")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{'/'.join([self._host, *self._parts])}"
+
+    def __repr__(self) -> str:
+        return f"Url({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Url) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __reduce__(self) -> tuple[type[Url], tuple[str]]:
+        return Url, (str(self),)
+
+
+Place = Path | Url
+
+
+def parse_place(text: str | Place) -> Place:
+    """A path of this machine, or a URL where there is a ``://``."""
+    if not isinstance(text, str):
+        return text
+    return Url(text) if is_url(text) else Path(text)
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is meant as a URL, known or not."""
+    return _URL.match(text) is not None
+
+
+def _shown(text: str) -> str:
+    """Without what may be a secret."""
+    return re.sub(r"//[^/@]*@", "//…@", re.split("[?#]", text)[0])

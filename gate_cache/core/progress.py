@@ -1,0 +1,41 @@
+"""How long work reports itself. Floor 1: the command line supplies a visible one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One piece of long work under way."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more units as done."""
+
+
+class Progress(Protocol):
+    """Shows long work; see `Silent` for the simplest one."""
+
+    def task(self, label: str, total: int, unit: str) -> AbstractContextManager[Task]:
+        """Open a task of `total` units, closed at the end of the ``with`` block."""
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+
+
+class _SilentTask:
+    def advance(self, n: int = 1) -> None:
+        """Count and show nothing."""
+
+
+class Silent:
+    """Shows nothing: the default of every stage when used as a library."""
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator[Task]:
+        """Open a task that shows nothing."""
+        yield _SilentTask()
+
+    def say(self, line: str) -> None:
+        """Show nothing."""

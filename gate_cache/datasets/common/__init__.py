@@ -1,0 +1,1 @@
+"""What data sets share: reading images, splits, masks, lists of pairs."""

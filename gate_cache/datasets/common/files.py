@@ -1,0 +1,161 @@
+"""What data sets made of image files share: root checks, hashing, reading."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gate_cache.core.errors import DataError
+from gate_cache.core.fingerprint import file_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class ImageFiles:
+    """Base of data sets whose samples are files below a root.
+
+    Parameters
+    ----------
+    name : what messages and stores call the data set
+    root : folder; checked when the samples are listed
+    """
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name = name
+        self.root = root
+
+    def path(self, sample_id: str) -> Path:
+        """The image file of a sample."""
+        return self.root / sample_id
+
+    def sha256(self, sample_id: str) -> str:
+        """sha256 (hex) of the image file."""
+        try:
+            return file_sha256(self.path(sample_id))
+        except OSError as error:
+            raise DataError(f"{self.path(sample_id)}: cannot be read: {error.strerror}") from None
+
+    def size(self, sample_id: str) -> tuple[int, int]:
+        """(height, width) in pixels, from the file's header."""
+        from gate_cache.datasets.common.images import size_of
+
+        return size_of(self.path(sample_id))
+
+    def image(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """The image as (height, width, 3) RGB."""
+        from gate_cache.datasets.common.images import read_rgb
+
+        return read_rgb(self.path(sample_id))
+
+
+def need_folder(root: Path, what: str, expected: str) -> None:
+    """Raise `DataError` with the way out unless `root` is a folder."""
+    if not root.is_dir():
+        raise DataError(f"{root}: {what} not found; {expected}")
+
+
+def read_text(path: Path, expected: str) -> str:
+    """The text of a file in UTF-8 (a byte order mark is dropped).
+
+    Raises
+    ------
+    DataError
+        Missing or not UTF-8; `expected` is the way out.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; {expected}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text; {expected}") from None
+
+
+def read_csv(path: Path, columns: Sequence[str], expected: str) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a table with a header, each with its line number; blank lines are skipped.
+
+    Raises
+    ------
+    DataError
+        As `read_text`, or one of `columns` is missing in the header or in a row.
+    """
+    text = io.StringIO(read_text(path, expected), newline="")
+    try:
+        return _rows(path, csv.DictReader(text, restval="", strict=True), columns)
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table of comma-separated values ({error})") from None
+
+
+def _rows(path: Path, reader: csv.DictReader[str],
+          columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    lacking = [c for c in columns if c not in (reader.fieldnames or ())]
+    if lacking:
+        raise DataError(f"{path}: no column '{lacking[0]}'; expected {', '.join(columns)}")
+    rows = []
+    for row in reader:
+        empty = [c for c in columns if not row[c].strip()]
+        if empty:
+            raise DataError(f"{path}:{reader.line_num}: no '{empty[0]}'")
+        rows.append((reader.line_num, {k: v.strip() for k, v in row.items() if k and v}))
+    return rows
+
+
+def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64]:
+    """A variable of a Matlab file as numbers."""
+    import numpy as np
+    from scipy.io import loadmat
+
+    try:
+        return np.asarray(loadmat(path)[variable], dtype=np.float64)
+    except Exception as error:  # a damaged file makes loadmat raise almost anything
+        raise DataError(f"{path}: no key points can be read ({error}); {expected}") from None
+
+
+def walk(root: Path, extensions: frozenset[str]) -> list[str]:
+    """Relative paths (``/`` between parts) of all files with these extensions, sorted.
+
+    Hidden files and folders are skipped; links to folders are followed, loops are not.
+
+    Raises
+    ------
+    DataError
+        A folder that cannot be read, or a name that is not UTF-8.
+    """
+    found: list[str] = []
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        folders[:] = sorted(f for f in folders if not f.startswith(".")
+                            and not _loops(os.path.join(folder, f), root))
+        below = Path(folder).relative_to(root)
+        found += [(below / n).as_posix() for n in names
+                  if not n.startswith(".") and os.path.splitext(n)[1].lower() in extensions]
+    for name in found:
+        if not _is_utf8(name):
+            raise DataError(f"{root}: the file name {name!r} is not UTF-8; rename it")
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: folder cannot be read: {error.strerror}")
+
+
+def _loops(path: str, root: Path) -> bool:
+    """Whether a linked folder is one of the folders on the way to it."""
+    if not os.path.islink(path):
+        return False
+    way = [p for p in Path(path).parents if p == root or root in p.parents]
+    return os.path.realpath(path) in {os.path.realpath(p) for p in way}
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

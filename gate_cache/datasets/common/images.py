@@ -1,0 +1,147 @@
+"""Reading images from files. Pillow decodes (it refuses truncated files), cv2 resizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gate_cache.core.errors import DataError
+from gate_cache.core.geometry import Placement, Square
+from gate_cache.manifest.specs import Fit
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+def read_rgb(path: Path) -> Pixels:
+    """Read an image as (h, w, 3) RGB, upright as its EXIF orientation says.
+
+    Raises
+    ------
+    DataError
+        Missing, unreadable or truncated; the message names the file and the way out.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(_eight_bit(upright).convert("RGB"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: image not found") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
+            Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{path}: cannot be read as an image ({reason});"
+                        " replace the file or move it out of the data set") from None
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip it to white."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32 bits a pixel, mode '{image.mode}'; convert it to 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(height, width) of an upright image, from its header.
+
+    Raises
+    ------
+    DataError
+        As `read_rgb`.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Pillow reports a TIFF upright already.
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error});"
+                        " replace the file or move it out of the data set") from None
+    return (width, height) if turned else (height, width)
+
+
+_SCALED = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey values of few bits by, by its name of the coding."""
+
+
+def read_labels(path: Path) -> Labels:
+    """Read a label picture as (h, w) numbers: grey values of any depth, or indices of a palette.
+
+    Raises
+    ------
+    DataError
+        Missing, damaged, or a picture of colours.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+                raise ValueError(f"mode '{image.mode}' is not one number a pixel: save it as 8-bit"
+                                 " grey or with a palette")
+            coding = image.tile[0][3] if image.tile else None
+            values = np.asarray(image)
+    except FileNotFoundError:
+        raise DataError(f"{path}: label picture not found") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{path}: cannot be read as labels ({reason})") from None
+    scale = _SCALED.get(coding, 1) if isinstance(coding, str) else 1
+    return np.asarray(values.astype(np.int64) // scale)
+
+
+def read_array(path: Path) -> Labels:
+    """Read labels from a .npy file as (h, w) numbers.
+
+    Raises
+    ------
+    DataError
+        Missing, damaged, pickled, or not a table of whole numbers.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+        if values.ndim != 2 or not values.size:
+            raise ValueError(f"shape {values.shape}, expected (height, width)")
+        whole = values.astype(np.int64)
+        if not np.array_equal(whole, values):
+            raise ValueError(f"{values.dtype} values that are not whole")
+    except FileNotFoundError:
+        raise DataError(f"{path}: label file not found") from None
+    except Exception as error:  # a damaged file makes np.load raise almost anything
+        raise DataError(f"{path}: cannot be read as labels ({error})") from None
+    return np.asarray(whole)
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Bring labels to (height, width): every pixel takes the label of its nearest one."""
+    height, width = size
+    small = labels.astype(np.int32)  # cv2 takes no 64-bit numbers
+    found = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(found, dtype=np.int64)
+
+
+def to_square(image: Pixels, size: int, fit: Fit = "squash") -> Pixels:
+    """Bring an image to (size, size, 3): area averaging when shrinking, cubic when growing.
+
+    ``squash`` does not keep the aspect, as in the peers' code; ``pad`` does, and continues the
+    image's border into the rest of the square: any fixed colour would draw a frame.
+    """
+    place = Square(size, fit).place(*image.shape[:2])
+    inner = _resized(image, place)
+    below, right = size - place.top - place.height, size - place.left - place.width
+    if not (place.top or place.left or below or right):
+        return inner
+    return np.asarray(cv2.copyMakeBorder(inner, place.top, below, place.left, right,
+                                         cv2.BORDER_REPLICATE), dtype=np.uint8)
+
+
+def _resized(image: Pixels, place: Placement) -> Pixels:
+    if image.shape[:2] == (place.height, place.width):
+        return image
+    method = cv2.INTER_AREA if max(image.shape[:2]) > place.size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (place.width, place.height), interpolation=method),
+                      dtype=np.uint8)

@@ -1,0 +1,115 @@
+"""What data sets share whose pixels have classes: from the labels in a file to a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import IGNORED, Sample, Split
+from gate_cache.datasets.common.files import ImageFiles, need_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_HIGHEST = 65535
+_UNKNOWN = 256
+
+
+class LabelledImages(ImageFiles):
+    """Base: images with a label file each.
+
+    Attributes
+    ----------
+    classes : names of the classes, by number
+    expected : how the tree should look and where to get it
+    parts : folders that must be there below the root
+    """
+
+    classes: tuple[str, ...]
+    expected: str
+    parts: tuple[str, ...]
+
+    def listed(self) -> tuple[list[str], list[str]]:
+        """Ids of all images, and those among them that have no label file."""
+        raise NotImplementedError
+
+    def label_file(self, sample_id: str) -> Path:
+        """The file with an image's labels."""
+        raise NotImplementedError
+
+    def classes_by_label(self) -> Mapping[int, int]:
+        """Every label that may occur, and its class or `IGNORED`."""
+        return plain_table(len(self.classes))
+
+    @property
+    def _splits(self) -> Mapping[str, Split]:
+        raise NotImplementedError
+
+    def samples(self) -> Sequence[Sample]:
+        """All images, in a fixed order."""
+        need_folder(self.root, self.name, self.expected)
+        for part in self.parts:
+            need_folder(self.root / part, "folder", self.expected)
+        ids, lone = self.listed()
+        if not ids:
+            raise DataError(f"{self.root}: no images; {self.expected}")
+        if lone:
+            raise DataError(f"{self.path(lone[0])}: has no labels, {self.label_file(lone[0])} not"
+                            f" found; {self.expected}")
+        return [Sample(i) for i in ids]
+
+    def split_of(self, sample_id: str) -> Split:
+        """The split of an image."""
+        return self._splits[sample_id]
+
+    def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
+        """(H, W) class of every pixel, `IGNORED` where none counts.
+
+        Raises
+        ------
+        DataError
+            Missing or damaged, of another size than the image, or with labels that do not exist.
+        """
+        return self.read_mask(sample_id, self.label_file(sample_id), self.classes_by_label())
+
+    def read_mask(self, sample_id: str, path: Path,
+                  table: Mapping[int, int]) -> npt.NDArray[np.uint8]:
+        """The mask in a label picture, by a table from label to class."""
+        from gate_cache.datasets.common.images import read_labels
+
+        labels, size = read_labels(path), self.size(sample_id)
+        if labels.shape != size:
+            raise DataError(f"{path}: {labels.shape[0]} × {labels.shape[1]} labels for an image of"
+                            f" {size[0]} × {size[1]} (height × width)")
+        return to_classes(path, labels, table)
+
+
+def plain_table(classes: int, ignored: int = IGNORED) -> dict[int, int]:
+    """Labels that are the classes themselves, and one label that does not count."""
+    return {**{i: i for i in range(classes)}, ignored: IGNORED}
+
+
+def to_classes(path: Path, labels: npt.NDArray[np.int64],
+               table: Mapping[int, int]) -> npt.NDArray[np.uint8]:
+    """Translate labels; one that is not in `table` is a `DataError`."""
+    import numpy as np
+
+    known = np.full(_HIGHEST + 1, _UNKNOWN, np.uint16)
+    known[list(table)] = list(table.values())
+    found = known[np.clip(labels, 0, _HIGHEST)]
+    strange = (found == _UNKNOWN) | (labels < 0) | (labels > _HIGHEST)
+    if strange.any():
+        y, x = np.argwhere(strange)[0]
+        raise DataError(f"{path}: label {labels[y, x]} at x = {x}, y = {y} is not one of"
+                        f" {_spans(sorted(table))}")
+    return found.astype(np.uint8)
+
+
+def _spans(numbers: list[int]) -> str:
+    """``0 … 3, 255`` for 0, 1, 2, 3, 255."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(f"{a} … {b}" if a < b else str(a) for a, b in zip(starts, ends, strict=True))

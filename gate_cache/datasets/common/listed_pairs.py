@@ -1,0 +1,57 @@
+"""What data sets with published lists of pairs share: samples and splits follow from the lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.base import SPLITS, Pair, Sample, Split
+from gate_cache.datasets.common.files import ImageFiles, need_folder
+
+
+class ListedPairs(ImageFiles):
+    """Base: images are those of the lists, each with one file of key points.
+
+    An image that several lists name belongs to the last of train, val and test.
+    """
+
+    expected: str
+
+    def annotation(self, sample_id: str) -> Path:
+        """The file with an image's key points."""
+        raise NotImplementedError
+
+    def read_list(self, split: Split) -> list[Pair]:
+        """The published pairs of a split, in their order."""
+        raise NotImplementedError
+
+    @cached_property
+    def _lists(self) -> dict[Split, list[Pair]]:
+        return {split: self.read_list(split) for split in SPLITS}
+
+    @cached_property
+    def _splits(self) -> dict[str, Split]:
+        return {i: split for split, pairs in self._lists.items() for p in pairs
+                for i in (p.source, p.target)}
+
+    def samples(self) -> Sequence[Sample]:
+        """All images that the lists name, sorted by id."""
+        need_folder(self.root, self.name, self.expected)
+        ids = sorted(self._splits)
+        if not ids:
+            raise DataError(f"{self.root}: the lists name no pair; {self.expected}")
+        for path, what in [(self.path(i), "image") for i in ids] + [
+                (self.annotation(i), "file of key points") for i in ids]:
+            if not path.is_file():
+                raise DataError(f"{path}: {what} not found; {self.expected}")
+        return [Sample(i) for i in ids]
+
+    def split_of(self, sample_id: str) -> Split:
+        """The split whose list names the image."""
+        return self._splits[sample_id]
+
+    def pairs(self, split: Split | None) -> list[Pair]:
+        """The published pairs of a split, or of all three for None."""
+        return [p for s in SPLITS if split in (None, s) for p in self._lists[s]]

@@ -1,1 +1,0 @@
-"""Backbones that differ from Stable Diffusion 1.x and 2.x, one file each."""

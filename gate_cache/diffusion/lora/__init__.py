@@ -1,0 +1,1 @@
+"""LoRA adapters: beside a model, and being trained."""

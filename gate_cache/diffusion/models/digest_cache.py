@@ -1,0 +1,65 @@
+"""sha256 of large weight files, remembered between runs: hashing 4 GB again takes seconds.
+
+A file counts as the same while its path, size, inode, modification and change time are; a change
+time cannot be set by hand. What decides is always the content's sha256.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from gate_cache.core.fingerprint import file_sha256, fingerprint
+
+SMALL = 2**20
+
+
+def remembered_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    info = path.stat()
+    if info.st_size < SMALL:
+        return file_sha256(path)
+    key = str(path.resolve())
+    stamp = [info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns]
+    memo = _read()
+    known = memo.get(key)
+    if isinstance(known, list) and known[:-1] == stamp:
+        return str(known[-1])
+    digest = file_sha256(path)
+    _write({**memo, key: [*stamp, digest]})
+    return digest
+
+
+def tree_sha256(folder: Path) -> str:
+    """sha256 (hex) over the names and contents of all files below a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return fingerprint({p.relative_to(folder).as_posix(): remembered_sha256(p) for p in files})
+
+
+def _file() -> Path:
+    """Where the memo is; below no folder at all where there is no home."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(base):
+        raise OSError(f"no home to remember in: {base}")
+    return Path(base) / "gate-cache" / "sha256.json"
+
+
+def _read() -> dict[str, list[int | str]]:
+    try:
+        memo = json.loads(_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return memo if isinstance(memo, dict) else {}
+
+
+def _write(memo: dict[str, list[int | str]]) -> None:
+    """Replace the memo as a whole; a machine without a home forgets, and that is all."""
+    try:
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as file:
+            json.dump(memo, file)
+        os.replace(file.name, _file())
+    except OSError:
+        return

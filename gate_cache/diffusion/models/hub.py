@@ -1,0 +1,89 @@
+"""Models by hub id: the snapshot on this machine, or fetched where that is asked for. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.models.layouts import KINDS, guessed_kind, is_bare
+
+_NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
+
+
+def model_from_hub(repo: str, revision: str | None, variant: str | None,
+                   download: bool) -> Path | None:
+    """The local snapshot of a model's repository, as `from_hub`."""
+    return from_hub(repo, revision, _patterns(variant), _is_whole_model, download)
+
+
+def _patterns(variant: str | None) -> list[str]:
+    """Files of a hub repository to fetch: configurations, and one variant of the weights."""
+    names = ["model", "diffusion_pytorch_model"]
+    weights = [f"{n}.{variant}*.safetensors" if variant else f"{n}{shard}.safetensors"
+               for n in names for shard in ("", "-*-of-*")]
+    wanted = ["*.json", "*.txt", *dict.fromkeys(weights)]
+    folders = dict.fromkeys(folder for kind in KINDS for folder in kind.components)
+    bare = ["model_index.json", "config.json", "scheduler_config.json", *weights[-2:]]
+    return [*bare, *(f"{folder}/{pattern}" for folder in folders for pattern in wanted)]
+
+
+def _is_whole_model(snapshot: Path) -> bool:
+    """Whether a snapshot has all components (another tool may have fetched a part)."""
+    if is_bare(snapshot):
+        return _is_whole(["."], [], snapshot)
+    kind = guessed_kind(snapshot)
+    return _is_whole(kind.modules, kind.components, snapshot)
+
+
+def _is_whole(weights: Iterable[str], configs: Iterable[str], snapshot: Path) -> bool:
+    return all(any((snapshot / folder).glob("*.json")) for folder in configs) and all(
+        any((snapshot / folder).glob("*.safetensors")) for folder in weights)
+
+
+def controlnet_from_hub(repo: str, download: bool) -> Path | None:
+    """The local snapshot of a ControlNet's repository, as `from_hub`."""
+    return from_hub(repo, None, ["config.json", "diffusion_pytorch_model.safetensors"],
+                    partial(_is_whole, ["."], ["."]), download)
+
+
+def from_hub(repo: str, revision: str | None, patterns: list[str],
+             whole: Callable[[Path], bool], download: bool) -> Path | None:
+    """The local snapshot of a hub repository; with `download`, fetched where it is not here.
+
+    Parameters
+    ----------
+    patterns : of the files that are wanted
+    whole : whether a snapshot has all of them
+
+    Raises
+    ------
+    ModelError
+        It is not here and cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    def fetch(local: bool) -> Path:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns,
+                                      ignore_patterns=_NOT_READ, local_files_only=local))
+
+    try:
+        found = fetch(local=True)
+        if whole(found):
+            return found
+    except HFValidationError:
+        raise ModelError(f"'{repo}' is neither a folder below the models root nor a hub id"
+                         " (organisation/name)") from None
+    except LocalEntryNotFoundError:
+        pass
+    if not download:
+        return None
+    try:
+        return fetch(local=False)
+    except Exception as error:
+        raise ModelError(
+            f"{repo}: not on this machine and not to be had from the hub"
+            f" ({type(error).__name__}); put its files into <models root>/{repo}, or log in"
+            " with 'hf auth login'") from error

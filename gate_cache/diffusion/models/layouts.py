@@ -1,0 +1,135 @@
+"""The kinds of diffusion models, as data: what each is made of, and how one is known. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gate_cache.core.errors import ModelError
+
+UNET, VAE, SCHEDULER = "unet", "vae", "scheduler"
+_SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
+                  "trained_betas", "prediction_type", "rescale_betas_zero_snr")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of diffusion model, in diffusers layout.
+
+    Attributes
+    ----------
+    encoders : its text encoders' folders; each has a tokenizer of the same number
+    vae : whether it works on an autoencoder's latents; else on pixels
+    """
+
+    name: str
+    encoders: tuple[str, ...]
+    vae: bool
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """The tokenizers' folders."""
+        return tuple(e.replace("text_encoder", "tokenizer") for e in self.encoders)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Folders with weights."""
+        return (UNET, *([VAE] if self.vae else []), *self.encoders)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """All its folders."""
+        return (*self.modules, *self.tokenizers, SCHEDULER)
+
+    @property
+    def expected(self) -> str:
+        """What its folder should hold, for messages."""
+        return (f"expected a {self.name} in diffusers layout: model_index.json and the folders"
+                f" {', '.join(self.components)}, weights as safetensors")
+
+
+SD = Kind("Stable Diffusion", ("text_encoder",), vae=True)
+SDXL = Kind("Stable Diffusion XL", ("text_encoder", "text_encoder_2"), vae=True)
+DDPM = Kind("DDPM", (), vae=False)
+KINDS = (SD, SDXL, DDPM)
+
+
+def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
+    """The kind of model that a UNet's configuration belongs to.
+
+    Raises
+    ------
+    ModelError
+        One that is not read.
+    """
+    name, added = unet.get("_class_name"), unet.get("addition_embed_type")
+    if unet.get("class_embed_type") or unet.get("num_class_embeds"):
+        raise ModelError(f"{source}: its UNet wants a class label with each image; only text"
+                         " models and unconditional ones are read")
+    if name == "UNet2DModel":
+        _refuse_strange_ddpm(source, unet)
+        return DDPM
+    if name not in (None, "UNet2DConditionModel") or added not in (None, "text_time"):
+        raise ModelError(f"{source}: not the UNet of a Stable Diffusion 1.x, 2.x or XL, nor of an"
+                         f" unconditional DDPM ({name}, {added or 'no added embedding'})")
+    return SDXL if added else SD
+
+
+def _refuse_strange_ddpm(source: str, unet: Mapping[str, Any]) -> None:
+    if unet.get("in_channels", 3) != 3:
+        raise ModelError(f"{source}: its UNet takes {unet['in_channels']} channels, not RGB images")
+    blocks = [*unet.get("up_block_types", ()), *unet.get("down_block_types", ())]
+    if unet.get("time_embedding_type") == "fourier" or any("Skip" in b for b in blocks):
+        raise ModelError(f"{source}: a score-based UNet (NCSN++) that takes noise levels; only"
+                         " DDPM's, which take timesteps, are read")
+
+
+def schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a scheduler's configuration decides the noise levels.
+
+    Raises
+    ------
+    ModelError
+        It is not that of a diffusion model in discrete steps.
+    """
+    found = {key: scheduler[key] for key in _SCHEDULE_KEYS if scheduler.get(key) is not None}
+    if not {"beta_schedule", "trained_betas"} & found.keys():
+        raise ModelError(f"{source}: its scheduler ({scheduler.get('_class_name')}) has no betas:"
+                         " not a diffusion model in discrete steps, which alone are read")
+    return found
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether a folder is a UNet itself, as the first published DDPMs are laid out."""
+    return (folder / "config.json").is_file() and not (folder / UNET).is_dir()
+
+
+def guessed_kind(folder: Path) -> Kind:
+    """What a folder, whole or not, seems to be meant for; for messages and downloads."""
+    for path in (folder / UNET / "config.json", folder / "config.json"):
+        try:
+            return kind_of("", json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError):  # ModelError is a ValueError
+            continue
+    return SD
+
+
+def read_config(path: Path, expected: str = "expected diffusers layout") -> dict[str, Any]:
+    """Read a JSON configuration.
+
+    Raises
+    ------
+    ModelError
+        Missing or not a JSON object; `expected` says what should be there.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not JSON"
+        raise ModelError(f"{path}: cannot be read ({reason}); {expected}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not a JSON object; {expected}")
+    return config

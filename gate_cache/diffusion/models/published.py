@@ -1,0 +1,24 @@
+"""Published configurations of well-known models: what they offer is known without their files."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HOME = Path(__file__).parents[1] / "data" / "published"
+SD_1_5, SD_2_1, SDXL_BASE = "sd-1.5", "sd-2.1", "sdxl-base"
+NAMES = (SD_1_5, SD_2_1, SDXL_BASE)
+
+
+@cache
+def published(name: str) -> dict[str, Any]:
+    """A model's ``title``, its ``hub`` ids, and the configuration of each component."""
+    found: dict[str, Any] = json.loads((HOME / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def published_name(hub_id: str) -> str | None:
+    """The model that a hub id is known to hold."""
+    return next((name for name in NAMES if hub_id in published(name)["hub"]), None)

@@ -1,0 +1,56 @@
+"""Stable Diffusion XL: two text encoders, and the input's size told to the UNet.
+
+The states are the penultimate ones of both encoders, side by side; the pooled embedding is the
+second's (Podell et al. 2023, section 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import CLIPTextModelWithProjection
+
+from gate_cache.diffusion.models.backbone import Backbone, Text, component
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.text.tokens import Tokens
+
+
+@dataclass(kw_only=True)
+class SDXLBackbone(Backbone):
+    """A loaded Stable Diffusion XL (base)."""
+
+    text_encoder_2: Any
+    tokens_2: Tokens
+
+    @classmethod
+    def parts(cls, files: ModelFiles) -> dict[str, Any]:
+        """Modules and tokenizers by field, as loaded."""
+        return {**super().parts(files), "tokens_2": files.tokenizers[1],
+                "text_encoder_2": component(CLIPTextModelWithProjection, files, "text_encoder_2")}
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """Both, by the names that LoRA files use."""
+        return {**super().text_encoders, "text_encoder_2": self.text_encoder_2}
+
+    def embed(self, prompt: str) -> Text:
+        """Encode one prompt; pieces joined (A.1), pooled is the first piece."""
+        first = self._encoded(self.text_encoder, self.tokens, prompt)
+        second = self._encoded(self.text_encoder_2, self.tokens_2, prompt)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+        pooled = second.text_embeds[:1].to(self.dtype)
+        return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype),
+                    {"text_embeds": pooled})
+
+    def _encoded(self, encoder: Any, tokens: Tokens, prompt: str) -> Any:
+        pieces = torch.tensor(tokens.encode(prompt).ids, device=self.device)
+        return encoder(pieces, output_hidden_states=True)
+
+    def conditioned(self, text: Text, x: torch.Tensor) -> Text:
+        """Prompts with the time ids (H, W, 0, 0, H, W): an original of this size, not cropped."""
+        stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        height, width = (int(side) * stride for side in x.shape[-2:])
+        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=x.device)
+        return Text(text.states, {**text.added, "time_ids": ids.expand(len(x), -1)})

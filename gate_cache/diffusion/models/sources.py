@@ -1,0 +1,293 @@
+"""Where a model's files are, what they hold, and their digests. No torch: a plan uses this."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gate_cache.core.errors import ModelError, did_you_mean, listed
+from gate_cache.core.features import Family, family
+from gate_cache.core.fingerprint import fingerprint
+from gate_cache.core.roots import Roots, escapes
+from gate_cache.diffusion.models.digest_cache import remembered_sha256
+from gate_cache.diffusion.models.embedded import HOME, TINY
+from gate_cache.diffusion.models.hub import model_from_hub
+from gate_cache.diffusion.models.layouts import (
+    SCHEDULER,
+    SDXL,
+    UNET,
+    VAE,
+    Kind,
+    guessed_kind,
+    is_bare,
+    kind_of,
+    read_config,
+    schedule_of,
+)
+from gate_cache.diffusion.models.published import HOME as PUBLISHED
+from gate_cache.diffusion.models.published import SD_1_5, published, published_name
+from gate_cache.diffusion.models.single_file import PICKLED, SUFFIX, check_single_file, identified
+from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
+from gate_cache.manifest.specs import ModelSpec
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A diffusion model: a folder in diffusers layout, or a single file.
+
+    Attributes
+    ----------
+    source : as the manifest names it
+    path : the folder; of a single file, that with its tokenizers and configurations
+    variant : such as ``fp16``: which weight files of the folder
+    published : a well-known model whose configurations stand in for those the folder lacks
+    file : with all weights, in the original layout
+    notes : other sources that were passed over, and why
+    """
+
+    source: str
+    path: Path
+    variant: str | None = None
+    published: str = ""
+    file: Path | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def folder(self, component: str) -> Path:
+        """Where a component is."""
+        bare = self.file is None and is_bare(self.path)
+        return self.path if bare else self.path / component
+
+    def config(self, component: str) -> dict[str, Any]:
+        """A component's configuration.
+
+        Raises
+        ------
+        ModelError
+            Missing or not JSON.
+        """
+        folder = self.folder(component)
+        if self.published and not folder.is_dir():
+            found: dict[str, Any] = published(self.published)[component]
+            return found
+        name = "scheduler_config.json" if component == SCHEDULER else "config.json"
+        return read_config(folder / name, guessed_kind(self.path).expected)
+
+    @property
+    def title(self) -> str:
+        """What the model is, for people."""
+        return str(published(self.published)["title"]) if self.absent else self.kind.name
+
+    @property
+    def absent(self) -> bool:
+        """Whether it is known by published configurations alone."""
+        return bool(self.published) and self.file is None
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Which kind of model this is."""
+        return kind_of(self.source, self.config(UNET))
+
+    @cached_property
+    def family(self) -> Family:
+        """The layout of the model's maps."""
+        return family(self.config(UNET), self.config(VAE) if self.kind.vae else None)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The tokenizer; of two that split alike, the first."""
+        return self.tokenizers[0] if self.tokenizers else NoTokens()
+
+    @cached_property
+    def tokenizers(self) -> list[ClipTokens]:
+        """One for each text encoder.
+
+        Raises
+        ------
+        ModelError
+            They split prompts differently.
+        """
+        found = [read_tokens(self.path / name) for name in self.kind.tokenizers]
+        if any((t.vocab, t.merges) != (found[0].vocab, found[0].merges) for t in found):
+            raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
+                             " have CLIP's vocabulary and merges")
+        return found
+
+    def size(self, wanted: int | None) -> int:
+        """The input size in pixels: as wanted, or the model's own."""
+        return self.family.check_size(wanted or self.family.default_size, "model.size")
+
+    def schedule(self) -> dict[str, Any]:
+        """What of the scheduler's configuration decides the noise levels."""
+        return schedule_of(self.source, self.config(SCHEDULER))
+
+    def digest(self, component: str) -> str:
+        """sha256 over a component's weights and configuration; a single file's weights are all."""
+        if self.file:
+            return _digest(self.config(component), [self.file])
+        return folder_digest(self.folder(component), self.variant)
+
+    @cached_property
+    def weights(self) -> dict[str, str]:
+        """Digests of what decides a combo's values."""
+        found = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
+        named = zip(self.kind.tokenizers, self.tokenizers, strict=True)
+        return found | {name: _tokenizer_digest(tokens) for name, tokens in named}
+
+    def latents_dtype(self, dtype: str) -> str:
+        """What latents are computed in: the VAE of Stable Diffusion XL overflows in float16."""
+        if not self.kind.vae:
+            return "float32"
+        upcast = self.kind is SDXL and self.config(VAE).get("force_upcast", True)
+        return "float32" if upcast and dtype == "float16" else dtype
+
+
+def _tokenizer_digest(tokens: ClipTokens) -> str:
+    """sha256 over vocabulary, merges and padding."""
+    return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad})
+
+
+class _NotThere(ModelError):
+    """A source that is not on this machine."""
+
+
+def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
+    """Find the model a manifest names: of several sources the first that can be used.
+
+    A source is ``tiny``, a .safetensors file or a folder below the models root, or a hub id, in
+    this order.
+
+    Parameters
+    ----------
+    download : fetch a hub id where no source is on this machine
+
+    Returns
+    -------
+    ModelFiles, or None where only a hub id is left, not on this machine, and `download` is false
+
+    Raises
+    ------
+    ModelError
+        Not there, or with another digest, with the way out.
+    """
+    passed: dict[str, ModelError] = {}
+    for fetch in (False, True) if download else (False,):
+        for source in spec.sources:
+            try:
+                files = _checked(spec, _located(spec, source, roots, fetch))
+            except ModelError as error:
+                passed[source] = error
+                continue
+            if files:
+                return replace(files, notes=tuple(
+                    f"model.source: '{name}' is passed over: {error}"
+                    for name, error in passed.items() if not isinstance(error, _NotThere)))
+    if len(passed) < len(set(spec.sources)):
+        return None
+    if len(passed) == 1:
+        raise passed[spec.sources[0]]
+    reasons = "; ".join(f"({i}) {error}" for i, error in enumerate(passed.values(), 1))
+    raise ModelError(f"model.source: none of {listed(passed)} can be used: {reasons}")
+
+
+def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
+    """Refuse a model with another UNet than the manifest wants."""
+    if files and spec.digest and not files.digest(UNET).startswith(spec.digest):
+        raise ModelError(f"{files.source}: the digest of its unet is {files.digest(UNET)[:16]}…,"
+                         f" the manifest wants {spec.digest[:16]}…; name the right weights, or"
+                         " correct model.digest ('gate-cache layers' prints it)")
+    return files
+
+
+def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> ModelFiles | None:
+    if source == TINY:
+        return ModelFiles(TINY, HOME)
+    if Path(source).suffix in (SUFFIX, *PICKLED):
+        return _single_file(source, spec, roots)
+    folder = find_folder(source, roots, "model.source") or model_from_hub(
+        source, spec.revision, spec.variant, download)
+    if folder is None:
+        return None
+    kind = guessed_kind(folder)
+    for component in kind.components:
+        if not is_bare(folder) and not (folder / component).is_dir():
+            raise ModelError(f"{folder}: no '{component}' in it; {kind.expected}")
+    return ModelFiles(source, folder, spec.variant)
+
+
+def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
+    file = roots.below("models", source, "model.source")
+    if file.suffix != SUFFIX:
+        raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
+                         " .safetensors, or to diffusers layout")
+    if not file.is_file():
+        raise _NotThere(f"model.source: {file}: no such file; put it there, or name the models"
+                         " root with --models")
+    if spec.config is None:
+        raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
+                         " folder below the models root, and name this folder as model.config")
+    config, model = roots.below("models", spec.config, "model.config"), identified(file)
+    check_single_file(file, config, model)
+    return ModelFiles(source, config, None, model, file)
+
+
+def assumed(spec: ModelSpec) -> ModelFiles:
+    """A published model that stands in for one whose files are not here, for plans.
+
+    The one that the hub id is known to hold, else Stable Diffusion 1.5; without weights.
+    """
+    known = [name for name in map(published_name, spec.sources) if name]
+    return ModelFiles(spec.source, PUBLISHED, None, (known or [SD_1_5])[0])
+
+
+def find_folder(source: str, roots: Roots, place: str) -> Path | None:
+    """The folder below the models root, or None where `source` can only be a hub id.
+
+    Raises
+    ------
+    ModelError
+        Neither a folder nor the form of a hub id.
+    """
+    if not escapes(source) or roots.outside:
+        folder = roots.below("models", source, place)
+        if folder.is_dir():
+            return folder
+    if _HUB_ID.fullmatch(source) and not escapes(source):
+        return None
+    roots.below("models", source, place)
+    raise _NotThere(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
+                     f" ({roots.models}), nor a hub id like 'organisation/name'"
+                     f"{did_you_mean(source, [TINY])}")
+
+
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The safetensors files of a component.
+
+    Raises
+    ------
+    ModelError
+        None there; pickled weights are not read.
+    """
+    middle = rf"\.{re.escape(variant)}" if variant else ""
+    name = re.compile(rf"[^.]+{middle}(-\d+-of-\d+)?\.safetensors")
+    found = sorted(p for p in folder.glob("*.safetensors") if name.fullmatch(p.name))
+    if not found:
+        pickled = any(folder.glob("*.bin"))
+        why = "only pickled weights (.bin), which are not read" if pickled else "no weights"
+        also = f" of variant '{variant}'" if variant else ""
+        raise ModelError(f"{folder}: {why}{also}; put *.safetensors there")
+    return found
+
+
+def folder_digest(folder: Path, variant: str | None) -> str:
+    """sha256 over configuration and weights of one component's folder."""
+    return _digest(read_config(folder / "config.json"), weight_files(folder, variant))
+
+
+def _digest(config: dict[str, Any], files: list[Path]) -> str:
+    plain = {k: v for k, v in config.items() if not k.startswith("_")}
+    return fingerprint({"config": plain, "weights": [remembered_sha256(p) for p in files]})

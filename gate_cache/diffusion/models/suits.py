@@ -1,0 +1,42 @@
+"""Whether each combo suits the model: one without text has no prompts, and no attention to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gate_cache.core.errors import ManifestError
+from gate_cache.core.features import Family
+from gate_cache.manifest.specs import Combo, Manifest
+
+_OF_TEXT_MODELS = ("controlnet", "lora", "ip_adapter", "guidance")
+
+
+def check_combos(manifest: Manifest, layout: Family) -> None:
+    """Check all combos of a manifest against the model's layout.
+
+    Raises
+    ------
+    ManifestError
+        With a line for every combo that does not suit the model.
+    """
+    check = _with_text if layout.text else _without_text
+    problems = [f"{manifest.kind(name)}.{name}{line}" for name, combo in manifest.combos.items()
+                for line in check(manifest.kind(name), combo)]
+    if problems:
+        raise ManifestError(problems)
+
+
+def _with_text(_kind: str, combo: Combo) -> Iterator[str]:
+    if not combo.prompted:
+        yield ".prompt: required, but not given ('' is an empty one)"
+
+
+def _without_text(kind: str, combo: Combo) -> Iterator[str]:
+    if kind == "attention":
+        yield ": this model takes no text, so it has no attention to it; only 'conv' combos"
+        return
+    if combo.prompt:
+        yield ".prompt: this model takes no text; leave the prompt out"
+    for field in _OF_TEXT_MODELS:
+        if getattr(combo, field):
+            yield f".{field}: this model is an unconditional one, which has none; leave it out"

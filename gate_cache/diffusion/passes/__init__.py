@@ -1,0 +1,1 @@
+"""Passes of a model: which are needed, running them, and reading maps off them."""

@@ -1,0 +1,208 @@
+"""Images to latents, latents to feature maps: the passes of one lane after the other.
+
+Every pass has the same number of images, the last one filled up by repeating an item, so that a
+row's bytes do not depend on its neighbours, on resuming or on the order of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models import backbone as backbones
+from gate_cache.diffusion.models.backbone import Backbone, Text
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.diffusion.passes.noise import add_noise, noise
+from gate_cache.diffusion.passes.recipes import PlannedCombo
+from gate_cache.diffusion.passes.schedule import Item, Lane, Tail
+from gate_cache.diffusion.passes.shared_encoder import shared_half
+from gate_cache.diffusion.techniques.base import Extra, Inputs, Steering, Use
+from gate_cache.diffusion.techniques.denoise import Walk, ddim
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.techniques.base import Floats, Images
+
+KEPT_PROMPTS = 256
+"""Embeddings kept at most; with a caption for each image there is no end of them."""
+
+
+class Piece(NamedTuple):
+    """Maps of some rows of a combo: name to (N, C, h, w) float32, on the device."""
+
+    combo: str
+    rows: list[int]
+    maps: dict[str, torch.Tensor]
+
+
+class Ready(NamedTuple):
+    """A pass that is about to run.
+
+    Attributes
+    ----------
+    tail : of its lane
+    items : its images, behind which the batch is filled up
+    x : (B, 4, h, w) float32, noised and, where the lane's walk has steps, denoised
+    run : the pass; gives what the UNet predicts, (B, 4, h, w)
+    """
+
+    tail: Tail
+    items: Sequence[Item]
+    x: torch.Tensor
+    run: Callable[[], torch.Tensor]
+
+
+class Extractor:
+    """A loaded model and the techniques of a manifest's combos. Use `open_extractor`.
+
+    Parameters
+    ----------
+    steering : the opened techniques
+    batch : images per pass
+    """
+
+    def __init__(self, model: Backbone, steering: dict[Use, Steering], batch: int) -> None:
+        self.model = model
+        self.batch = batch
+        self._steering = steering
+        self._embeddings: dict[tuple[str, Any], Text] = {}
+
+    @torch.inference_mode()
+    def encode(self, images: Images) -> Floats:
+        """VAE latents x_0.
+
+        Parameters
+        ----------
+        images : (N, H, W, 3) uint8
+
+        Returns
+        -------
+        (N, 4, h, w) float32
+        """
+        found = []
+        for start in range(0, len(images), self.batch):
+            part = images[start : start + self.batch]
+            index = np.minimum(np.arange(self.batch), len(part) - 1)
+            latents = self.model.encode(torch.from_numpy(part[index]))
+            found.append(latents[: len(part)].cpu().numpy())
+        return np.concatenate(found)
+
+    def ahead(self, uses: Sequence[Use], inputs: Inputs, rows: Sequence[int]) -> None:
+        """Let techniques prepare rows on the CPU."""
+        for use in uses:
+            self._steering[use].ahead(inputs, rows)
+
+    @torch.inference_mode()
+    def run(self, lane: Lane, inputs: Inputs) -> Iterator[Piece]:
+        """All that combos read from a lane's passes, as it comes."""
+        for ready in self.ready(lane, inputs):
+            with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
+                maps = taps.read(ready.run)
+            yield from _pieces(lane, ready, maps)
+
+    @torch.inference_mode()
+    def ready(self, lane: Lane, inputs: Inputs) -> Iterator[Ready]:
+        """A lane's last passes, of each batch with every tail; to be run before the next is taken.
+
+        What leads to them, the denoising steps, has run.
+        """
+        with ExitStack() as active:
+            for use in lane.common.uses:
+                active.enter_context(self._steering[use].active())
+            for start in range(0, len(lane.items), self.batch):
+                yield from self._batch(lane, lane.items[start : start + self.batch], inputs)
+
+    def _batch(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> Iterator[Ready]:
+        """One batch through the down half, and then through the rest with every tail."""
+        model = self.model
+        whole = [*items, *[items[-1]] * (self.batch - len(items))]
+        noised, text = self._noised(lane, whole, inputs), self._texts(lane, whole, inputs)
+        always = self._extras(lane.common.uses, whole, inputs)
+        with shared_half(model.unet) if len(lane.tails) > 1 else nullcontext():
+            for tail in lane.tails:
+                extras = [*always, *self._extras(tail, whole, inputs)]
+                x = self._denoised(lane, noised, text, extras)
+                yield Ready(tail, items, x, partial(
+                    model.predict, x, lane.common.walk.stop, text, *extras))
+
+    def _noised(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
+        x0 = torch.from_numpy(inputs.latents([i.row for i in items]))
+        eps = torch.stack([noise(i.half.seed, inputs.id(i.row), x0.shape[1:]) for i in items])
+        place = self.model.device
+        return add_noise(x0.to(place), eps.to(place), lane.common.walk.start,
+                         self.model.alphas_cumprod)
+
+    def _denoised(self, lane: Lane, x: torch.Tensor, text: Text,
+                  extras: Sequence[Extra | None]) -> torch.Tensor:
+        walk = lane.common.walk
+        if not walk.steps:
+            return x
+        negative = self._negative(walk, len(x), lane.common.uses)
+
+        def epsilon(x: torch.Tensor, t: int) -> torch.Tensor:
+            found = self.model.epsilon(x, t, text, *extras)
+            if negative is None:
+                return found
+            away = self.model.epsilon(x, t, negative, *extras)
+            return away + walk.guidance * (found - away)
+
+        return ddim(x, walk.timesteps(), self.model.alphas_cumprod, epsilon)
+
+    def _negative(self, walk: Walk, count: int, uses: tuple[Use, ...]) -> Text | None:
+        return Text.joined([self._text(walk.negative, uses)] * count) if walk.guided else None
+
+    def _texts(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> Text:
+        return Text.joined([self._text(inputs.prompt(i.row, i.half.prompt), lane.common.uses)
+                            for i in items])
+
+    def _text(self, prompt: str, uses: tuple[Use, ...]) -> Text:
+        """One prompt's embedding; LoRAs change the text encoder, so they are in the key."""
+        key = prompt, uses
+        if key not in self._embeddings:
+            if len(self._embeddings) >= KEPT_PROMPTS:
+                self._embeddings.clear()
+            self._embeddings[key] = self.model.embed(prompt)
+        return self._embeddings[key]
+
+    def _extras(self, uses: Sequence[Use], items: Sequence[Item],
+                inputs: Inputs) -> list[Extra | None]:
+        return [self._steering[use].batch(inputs, [i.row for i in items]) for use in uses]
+
+    def close(self) -> None:
+        """Take back what techniques have put beside the model."""
+        self.model.close()
+
+
+def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Roots, batch: int,
+                   device: torch.device, dtype: str) -> Extractor:
+    """Load a model with what the techniques of these combos need.
+
+    Raises
+    ------
+    ModelError
+        Something is missing or does not fit.
+    """
+    model = backbones.load(files, device, getattr(torch, dtype))
+    steering: dict[Use, Steering] = {}
+    for plan in plans:
+        for use, technique in plan.techniques.items():
+            if use not in steering:
+                steering[use] = technique.open(model, roots)
+    return Extractor(model, steering, batch)
+
+
+def _pieces(lane: Lane, ready: Ready, maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
+    """What each combo reads from one pass."""
+    for half in dict.fromkeys(item.half for item in ready.items):
+        for reader in lane.readers[half, ready.tail]:
+            places = [i for i, item in enumerate(ready.items)
+                      if item.half == half and item.row in reader.rows]
+            if places:
+                yield Piece(reader.combo.name, [ready.items[i].row for i in places], {
+                    s.name: maps[s.name][places] for s in reader.combo.specs})

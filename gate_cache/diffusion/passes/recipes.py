@@ -1,0 +1,165 @@
+"""From a manifest to recipes: all that decides each combo's values, by digest. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.features import Family, MapSpec
+from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import PREPROCESSING
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.suits import check_combos
+from gate_cache.diffusion.techniques.base import Technique, Use
+from gate_cache.diffusion.techniques.registry import techniques
+from gate_cache.manifest.specs import Combo, Fit, Manifest
+
+
+@dataclass(frozen=True)
+class PlannedCombo:
+    """One combo of a manifest, resolved against a model.
+
+    Attributes
+    ----------
+    shapes : map name to (C, h, w)
+    recipe : all that decides the values
+    techniques : those it uses, with what tells them from others
+    """
+
+    name: str
+    combo: Combo
+    specs: tuple[MapSpec, ...]
+    shapes: dict[str, tuple[int, ...]]
+    recipe: Recipe
+    techniques: dict[Use, Technique[Any]]
+
+
+def settings(combo: Combo) -> dict[str, Any]:
+    """What of a combo the manifest alone decides (no weights); part of its recipe."""
+    found: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
+    found |= {t.name: t.settings() for t in techniques("", combo)}
+    if combo.denoise:
+        found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
+    if combo.guidance:
+        found["guidance"] = combo.guidance.model_dump()
+    return found
+
+
+def sources(combo: Combo) -> dict[str, Any]:
+    """Names of what a combo uses: for people; the recipe has the digests."""
+    return {t.name: t.sources() for t in techniques("", combo)}
+
+
+@dataclass(frozen=True)
+class ComboMaps:
+    """The maps a combo yields: their specifications, and name to (C, h, w)."""
+
+    specs: tuple[MapSpec, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def combo_maps(manifest: Manifest, layout: Family, size: int,
+               count_tokens: Callable[[str], int]) -> dict[str, ComboMaps]:
+    """Combo name to its maps, for all combos of a manifest.
+
+    Raises
+    ------
+    ManifestError
+        Combos that do not suit the model.
+    ModelError
+        A map the model lacks.
+    """
+    check_combos(manifest, layout)
+    found = {}
+    for name, combo in manifest.combos.items():
+        specs = layout.select(manifest.kind(name), combo.maps)
+        tokens = count_tokens(combo.prompt)
+        found[name] = ComboMaps(specs, {s.name: s.shape(size, tokens) for s in specs})
+    return found
+
+
+def latents_recipe(files: ModelFiles, size: int, dtype: str, fit: Fit) -> Recipe:
+    """All that decides the latents: the VAE, the input's size and how it is made."""
+    return {"kind": "latents", **_coder(files), "size": size, "resize": fit,
+            "preprocessing": PREPROCESSING, "compute": files.latents_dtype(dtype)}
+
+
+def _coder(files: ModelFiles) -> Recipe:
+    """What makes latents of pixels; without a VAE they are the pixels themselves."""
+    if not files.kind.vae:
+        return {"pixels": [-1, 1]}
+    scaling = files.config("vae").get("scaling_factor", 0.18215)
+    return {"vae": files.weights["vae"], "scaling_factor": scaling}
+
+
+def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[PlannedCombo]:
+    """Resolve every combo of a manifest: its maps, shapes and recipe.
+
+    Raises
+    ------
+    ModelError
+        A map the model lacks, or a missing ControlNet or LoRA.
+    """
+    model, size = manifest.model, files.size(manifest.model.size)
+    captions = _captions_digest(manifest, roots)
+    latents = fingerprint(latents_recipe(files, size, model.dtype, model.fit))
+    found = []
+    for name, maps in combo_maps(manifest, files.family, size, files.tokens.count).items():
+        combo = manifest.combos[name]
+        used = [(t, t.digests(roots)) for t in techniques(name, combo)]
+        recipe = {
+            "kind": manifest.kind(name),
+            "settings": settings(combo),
+            "maps": list(maps.shapes),
+            "size": size,
+            "latents": latents,
+            "weights": _weights(files, used),
+            "schedule": files.schedule(),
+            "compute": model.dtype,
+        }
+        if combo.captioned:
+            recipe["captions"] = captions
+        if model.fit != "squash":  # which is what a recipe that does not say means
+            recipe["resize"] = model.fit
+        found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe,
+                                  {Use.of(t, digests): t for t, digests in used}))
+    return found
+
+
+def _captions_digest(manifest: Manifest, roots: Roots) -> str:
+    """sha256 of the file that captions come from; empty where none are asked for."""
+    if not any(combo.captioned for combo in manifest.combos.values()):
+        return ""
+    path = roots.below("data", str(manifest.captions), "captions")
+    if not path.is_file():
+        raise DataError(f"captions: {path}: no such file; 'gate-cache caption' writes one")
+    return file_sha256(path)
+
+
+def _weights(files: ModelFiles, used: list[tuple[Technique[Any], Any]]) -> dict[str, Any]:
+    weights: dict[str, Any] = {k: v for k, v in files.weights.items() if k != "vae"}
+    return weights | {technique.name: digests for technique, digests in used if digests}
+
+
+def missing_inputs(manifest: Manifest, roots: Roots, download: bool = False) -> list[str]:
+    """One line for everything that a manifest's techniques need and that is not there.
+
+    Parameters
+    ----------
+    download : fetch what is named by hub id
+    """
+    problems: list[str] = []
+    try:
+        _captions_digest(manifest, roots)
+    except UserError as error:
+        problems.append(str(error))
+    for name, combo in manifest.combos.items():
+        for technique in techniques(name, combo):
+            try:
+                technique.check(roots, download)
+            except UserError as error:
+                problems.append(str(error))
+    return list(dict.fromkeys(problems))

@@ -1,0 +1,136 @@
+"""An automatic captioner of the transformers library: BLIP, Kosmos-2 and the like (paper, A.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as transformers_logging
+
+from gate_cache.core.errors import ModelError
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.hub import from_hub
+from gate_cache.diffusion.models.sources import weight_files
+
+REVISIONS = {"Salesforce/blip-image-captioning-base": "refs/pr/38"}
+"""Where a hub repository's main branch has pickled weights only, a revision with safetensors."""
+PROMPTS = {"kosmos-2": "<grounding>An image of"}
+"""What a model type wants to be asked; the others caption without being asked."""
+MOST_TOKENS = 64
+EXPECTED = ("expected a captioner of the transformers library: config.json, *.safetensors,"
+            " preprocessor_config.json or processor_config.json, and tokenizer.json, vocab.json or"
+            " vocab.txt")
+_FILES = ["*.json", "*.txt", "model*.safetensors"]
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
+
+
+class Captioner:
+    """A captioning model. Use `open_captioner`."""
+
+    def __init__(self, source: str, model: Any, processor: Any, device: torch.device) -> None:
+        self._source = source
+        self._model = model
+        self._processor = processor
+        self._device = device
+        self._prompt = PROMPTS.get(model.config.model_type)
+
+    @torch.inference_mode()
+    def captions(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
+        """One sentence an image, the likeliest token at each step.
+
+        Parameters
+        ----------
+        images : (h, w, 3) uint8 RGB, of any sizes
+
+        Raises
+        ------
+        ModelError
+            The model is no captioner: it wants to be asked something.
+        """
+        try:
+            inputs = self._processor(images=list(images), return_tensors="pt", **self._text(images))
+            found = self._model.generate(**inputs.to(self._device), max_new_tokens=MOST_TOKENS,
+                                         do_sample=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{self._source}: cannot caption images: {_short(error)}") from error
+        return [self._sentence(text) for text in
+                self._processor.batch_decode(found, skip_special_tokens=True)]
+
+    def _text(self, images: Sequence[Any]) -> dict[str, list[str]]:
+        return {"text": [self._prompt] * len(images)} if self._prompt else {}
+
+    def _sentence(self, text: str) -> str:
+        """A model's answer without what marks places in the image, on one line."""
+        if self._prompt:
+            text, _ = self._processor.post_process_generation(text)
+        return " ".join(text.split())
+
+
+def find_captioner(source: str, revision: str | None, roots: Roots) -> Path:
+    """The folder of a captioner: below the models root, or fetched by its hub id.
+
+    Raises
+    ------
+    ModelError
+        It is at neither place, or has no safetensors.
+    """
+    folder = roots.below("models", source, "--model")
+    found = folder if folder.is_dir() else _from_hub(source, revision or REVISIONS.get(source))
+    weight_files(found, None)
+    return found
+
+
+def _from_hub(source: str, revision: str | None) -> Path:
+    try:
+        found = from_hub(source, revision, _FILES, _is_whole, download=True)
+    except ModelError as error:
+        raise ModelError(f"{error}; {EXPECTED}") from error
+    assert found is not None  # with download it is fetched or refused
+    return found
+
+
+def _is_whole(folder: Path) -> bool:
+    return _has_words(folder) and any(folder.glob("*.safetensors"))
+
+
+def _has_words(folder: Path) -> bool:
+    """Whether there is a vocabulary; without one, transformers makes up a tokenizer of no words."""
+    return any((folder / name).is_file() for name in _VOCABULARIES)
+
+
+def open_captioner(source: str, folder: Path, device: torch.device) -> Captioner:
+    """Load a captioner from its folder, in float32.
+
+    Raises
+    ------
+    ModelError
+        Files missing, weights that do not fill the model, or a model that would run own code.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if not _has_words(folder):
+        raise ModelError(f"{folder}: no vocabulary here; {EXPECTED}")
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        processor = AutoProcessor.from_pretrained(folder, **local)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **local)
+    except Exception as error:
+        raise ModelError(f"{folder}: cannot be loaded as a captioner ({_short(error)});"
+                         f" {EXPECTED}") from error
+    missing = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
+    if missing:
+        raise ModelError(f"{folder}: {len(missing)} weights are not in its safetensors, first"
+                         f" '{missing[0]}'; replace the file")
+    return Captioner(source, model.to(device).eval(), processor, device)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

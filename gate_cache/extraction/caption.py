@@ -1,0 +1,140 @@
+"""``caption``: a sentence for every image of a data set, by an automatic captioner (paper, A.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.common.captions import (
+    Caption,
+    Captions,
+    append_captions,
+    read_captions,
+    write_captions,
+)
+from gate_cache.manifest.load import Loaded
+from gate_cache.store.places.disk import disk_errors
+from gate_cache.workspace.data_root import told_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gate_cache.diffusion.text.captioner import Captioner
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """What a captioning did.
+
+    Attributes
+    ----------
+    path : the captions file
+    images : of the data set
+    new : of them, captioned by this run
+    """
+
+    path: Path
+    images: int
+    new: int
+
+
+def captions_path(loaded: Loaded, roots: Roots, given: str | None, place: str) -> Path:
+    """The captions file, below the data root: as given, as the manifest says, or by its name."""
+    if not given and loaded.manifest.captions:
+        given, place = loaded.manifest.captions, "captions"
+    return roots.below("data", given or f"captions/{loaded.path.stem}.jsonl", place)
+
+
+def caption(loaded: Loaded, roots: Roots, *, model: str, revision: str | None = None,
+            out: str | None = None, device: str | None = None, batch: int = 8,
+            progress: Progress | None = None) -> Captioned:
+    """Caption all images that have no caption yet, or have changed since.
+
+    Parameters
+    ----------
+    model : the captioner: a folder below the models root, or a hub id
+    revision : of a hub id
+    out : the captions file, below the data root; by default the manifest's ``captions``, else
+        ``captions/<manifest>.jsonl``
+    batch : images a pass
+
+    Raises
+    ------
+    UserError
+        Data set, captioner or a place on disk is missing; the captions so far are kept.
+    """
+    show = progress or Silent()
+    path = captions_path(loaded, roots, out, "--out")
+    dataset = told_dataset(loaded, roots, show)
+    digests = _digests(dataset, show)
+    with disk_errors(path, "--out", "and run the same command again; the captions so far are kept"):
+        known = _begun(path, digests)
+        todo = [i for i in digests if i not in known]
+        if todo:
+            with _opened(model, revision, roots, device, show) as captioner:
+                _caption_all(captioner, dataset, digests, todo, path, batch, show)
+            _in_order(path, digests)
+    return Captioned(path, len(digests), len(todo))
+
+
+def _digests(dataset: ImageDataset, show: Progress) -> dict[str, str]:
+    """sha256 of every image, in the data set's order."""
+    ids, found = [s.id for s in dataset.samples()], {}
+    with show.task("reading the data set", len(ids), "images") as task:
+        for sample_id in ids:
+            found[sample_id] = dataset.sha256(sample_id)
+            task.advance()
+    return found
+
+
+def _begun(path: Path, digests: Mapping[str, str]) -> Captions:
+    """What is captioned already; captions of changed images and a torn line leave the file."""
+    if not path.exists():
+        return Captions(path, [])
+    kept = [line for line in _lines(read_captions(path))
+            if digests.get(line.id, line.sha256) == line.sha256]
+    write_captions(path, kept)
+    return Captions(path, kept)
+
+
+def _lines(found: Captions) -> list[Caption]:
+    return [Caption(i, found.sha256[i], text) for i, text in found.items()]
+
+
+@contextmanager
+def _opened(model: str, revision: str | None, roots: Roots, device: str | None,
+            show: Progress) -> Iterator[Captioner]:
+    """The captioner, on its device."""
+    from gate_cache.diffusion.text.captioner import find_captioner, open_captioner
+    from gate_cache.workspace.device import choose_device, out_of_memory
+
+    place = choose_device(device)
+    show.say(f"loading {model}")
+    folder = find_captioner(model, revision, roots)
+    with out_of_memory("a smaller --batch"):
+        yield open_captioner(model, folder, place)
+
+
+def _caption_all(captioner: Captioner, dataset: ImageDataset, digests: Mapping[str, str],
+                 todo: Sequence[str], path: Path, batch: int, show: Progress) -> None:
+    """Caption batch by batch; each is in the file before the next begins."""
+    with show.task("captioning", len(todo), "images") as task:
+        for start in range(0, len(todo), batch):
+            ids = todo[start : start + batch]
+            texts = captioner.captions([dataset.image(i) for i in ids])
+            append_captions(path, [Caption(i, digests[i], t)
+                                   for i, t in zip(ids, texts, strict=True)])
+            task.advance(len(ids))
+
+
+def _in_order(path: Path, digests: Mapping[str, str]) -> None:
+    """Put the file into the data set's order, what it has of other images last."""
+    place = {sample_id: i for i, sample_id in enumerate(digests)}
+    lines = _lines(read_captions(path))
+    write_captions(path, sorted(lines, key=lambda line: place.get(line.id, len(place))))

@@ -1,0 +1,195 @@
+"""Blocks on many devices or machines: dask hands them out, each worker loads the model once.
+
+No two tasks share a shard; what a lost worker had is done again by another, to the same bytes. The
+process that asked holds the store's lock; workers, who see the same folders, write beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.scheduler import KilledWorker
+
+from gate_cache.core.errors import GateCacheError, UserError
+from gate_cache.core.places import Place
+from gate_cache.extraction.engine import Engine
+from gate_cache.extraction.job import Order, open_engine, open_work
+
+AT_A_TIME = 2
+"""Blocks that a worker has under way: one on the device, one read ahead or written behind."""
+TIMEOUT = "10s"
+Counts = dict[str, int]
+
+
+class Site(WorkerPlugin):
+    """A worker's place of work, opened when its first block comes.
+
+    Parameters
+    ----------
+    store : where it is
+    """
+
+    def __init__(self, order: Order, store: Place) -> None:
+        self._order = order
+        self._store = store
+        self._engine: Engine | None = None
+        self._name: Any = None
+        self._lock: Any = None
+
+    def setup(self, worker: Any) -> None:
+        """Note who works here; the model is loaded later."""
+        self._name = worker.name
+        self._lock = threading.Lock()
+
+    def block(self, rows: range) -> Counts:
+        """Do a block; rows written by group."""
+        from gate_cache.workspace.device import out_of_memory, smaller_than
+
+        with self._lock:
+            self._engine = self._engine or self._open()
+        heard = _Counted()
+        with out_of_memory(smaller_than(self._order.batch)):
+            self._engine.block(rows, heard)
+        return heard.counts
+
+    def _open(self) -> Engine:
+        from gate_cache.diffusion.passes.recipes import plan_combos
+        from gate_cache.extraction.plan import need_files
+        from gate_cache.store.places.folders import exists
+        from gate_cache.store.writer import join_writer
+
+        order = replace(self._order, device=_own_device(self._order.device, self._name))
+        if not exists(self._store):
+            raise UserError(f"{self._store}: not to be seen from worker {self._name}; all workers"
+                            " need the same folders under the same paths")
+        files = need_files(order.loaded, order.roots)
+        plans = plan_combos(order.loaded.manifest, files, order.roots)
+        work = open_work(order, join_writer(self._store), files, plans)
+        return open_engine(order, work, files)
+
+    def teardown(self, worker: Any) -> None:
+        """Stop the threads."""
+        if self._engine:
+            self._engine.close()
+
+
+class _Counted:
+    """Counts what a block writes."""
+
+    def __init__(self) -> None:
+        self.counts: Counts = {}
+
+    def computed(self, rows: int) -> None:
+        """Progress is told a block at a time."""
+
+    def written(self, group: str, rows: int) -> None:
+        self.counts[group] = self.counts.get(group, 0) + rows
+
+
+def _own_device(asked: str | None, name: Any) -> str | None:
+    """A GPU for each worker of this machine, in turn; elsewhere, what the worker was given."""
+    import torch
+
+    if asked or not isinstance(name, int) or not torch.cuda.is_available():
+        return asked
+    return f"cuda:{name % torch.cuda.device_count()}"
+
+
+@contextmanager
+def own_environment() -> Iterator[None]:
+    """Undo what dask's nannies set here, not only in their workers (`OMP_NUM_THREADS`)."""
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def local(workers: int) -> Iterator[Client]:
+    """Worker processes on this machine."""
+    with own_environment(), LocalCluster(
+            n_workers=workers, threads_per_worker=AT_A_TIME, memory_limit=0,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
+        yield client
+
+
+@contextmanager
+def remote(address: str) -> Iterator[Client]:
+    """A cluster that is running.
+
+    Raises
+    ------
+    UserError
+        No scheduler answers, or it has no workers.
+    """
+    try:
+        client = Client(address, timeout=TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--scheduler {address}: no dask scheduler answers there"
+                        f" ({type(error).__name__})") from None
+    with client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            raise UserError(f"--scheduler {address}: it has no workers; start some with 'dask"
+                            f" worker {address}'")
+        yield client
+
+
+def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
+        told: Callable[[Counts], None]) -> None:
+    """All these blocks, in any order.
+
+    Parameters
+    ----------
+    site : a plugin that does a block: ``block(rows) -> Counts``
+    told : hears of every block that is done
+
+    Raises
+    ------
+    UserError
+        As a block does it, or a block's workers have died again and again.
+    """
+    token = uuid.uuid4().hex
+    client.register_plugin(site, name=token)
+    tasks = client.map(_block, [(rows.start, rows.stop) for rows in blocks], token=token,
+                       key=[f"block-{token}-{rows.start}" for rows in blocks], pure=False)
+    try:
+        for task, counts in _results(tasks):
+            told(counts)
+            task.release()
+    finally:
+        client.cancel(tasks)
+        client.unregister_worker_plugin(token)
+
+
+def _results(tasks: Iterable[Any]) -> Iterator[tuple[Any, Counts]]:
+    for task in as_completed(tasks):
+        try:
+            yield task, task.result()
+        except KilledWorker as error:
+            raise UserError(f"{error.allowed_failures + 1} workers died on the same block"
+                            f" ({error.task}): if memory ran out, use fewer workers or a smaller"
+                            " --batch; what is done is kept") from None
+
+
+def _block(rows: tuple[int, int], token: str) -> Counts:
+    site: Any = get_worker().plugins[token]
+    try:
+        return dict(site.block(range(*rows)))
+    except GateCacheError as error:
+        raise UserError(str(error)) from None  # one whose like every worker can unpickle

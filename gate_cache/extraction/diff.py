@@ -1,0 +1,181 @@
+"""``diff``: what differs between two manifests, two stores, or a manifest and a store. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gate_cache.core.errors import StoreError
+from gate_cache.core.fingerprint import Recipe, differences
+from gate_cache.core.places import Place
+from gate_cache.core.roots import Roots
+from gate_cache.manifest.load import load
+from gate_cache.store.check.verify import is_manifest
+from gate_cache.store.format import done
+from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.workspace.lookup import known_recipes, wanted_of
+
+SHARED = ("kind", "settings", "maps", "size", "compute", "resize")
+"""What of a recipe is known without weights."""
+
+
+@dataclass
+class Side:
+    """A manifest's or a store's combos: name to recipe."""
+
+    recipes: dict[str, Recipe]
+    store: FeatureStore | None = None
+    notes: list[str] = field(default_factory=list)
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class ComboDiff:
+    """A combo that both have.
+
+    Attributes
+    ----------
+    changed : what differs in its recipe, a line each
+    rows : images that both stores have done; None where not both are stores
+    unequal : of them, with other maps; None where that was not compared
+    largest : largest difference of a value; only where values were compared
+    """
+
+    name: str
+    other: str
+    changed: list[str]
+    rows: int | None = None
+    unequal: int | None = None
+    largest: float | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing is known to differ."""
+        return not self.changed and not self.unequal
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Two sides compared."""
+
+    a: str
+    b: str
+    only_a: list[str]
+    only_b: list[str]
+    combos: list[ComboDiff]
+    notes: list[str]
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return not self.only_a and not self.only_b and all(c.same for c in self.combos)
+
+
+def diff(a: Place, b: Place, roots: Roots, values: bool = False) -> Diff:
+    """Compare.
+
+    Parameters
+    ----------
+    values : of two stores, read and compare all maps
+
+    Raises
+    ------
+    UserError
+        A side is missing or damaged.
+    """
+    left, right = _side(a, roots), _side(b, roots)
+    notes = [*left.notes, *right.notes]
+    pairs = _pairs(left, right)
+    if left.store and right.store and not values and not _alike(left.store, right.store):
+        notes.append("blocks or rows are laid out differently: maps are compared with --values")
+    combos = [_compare(left, right, x, y, values) for x, y in pairs.items()]
+    return Diff(str(a), str(b), [n for n in left.recipes if n not in pairs],
+                [n for n in right.recipes if n not in pairs.values()], combos, notes)
+
+
+def _side(path: Place, roots: Roots) -> Side:
+    if not is_manifest(path):
+        store = FeatureStore.open(path)
+        notes = [f"{path}: {name} is damaged and left out" for name in store.damaged]
+        return Side({n: store[n].recipe for n in store.combos}, store, notes)
+    loaded = load(path)
+    recipes, notes = known_recipes(loaded, roots)
+    if recipes:
+        return Side(recipes)
+    return Side({n: wanted_of(loaded.manifest, n) for n in loaded.manifest.combos},
+                notes=[f"{path.name}: {line}" for line in notes], partial=True)
+
+
+def _pairs(a: Side, b: Side) -> dict[str, str]:
+    """Combos that belong together: of the same recipe, whatever they are called; else by name."""
+    pairs: dict[str, str] = {}
+    for same_name in (True, False):
+        for x, recipe in a.recipes.items():
+            twins = [y for y, other in b.recipes.items() if y not in pairs.values()
+                     and not _changed(recipe, other, a.partial or b.partial)
+                     and (x == y or not same_name)]
+            if x not in pairs and twins:
+                pairs[x] = twins[0]
+    return pairs | {x: x for x in a.recipes if x not in pairs and x in b.recipes
+                    and x not in pairs.values()}
+
+
+def _changed(old: Recipe, new: Recipe, partial: bool) -> list[str]:
+    if not partial:
+        return differences(old, new)
+    keys = [k for k in SHARED if k in old and k in new]
+    return differences({k: _plain(old[k]) for k in keys}, {k: _plain(new[k]) for k in keys})
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value
+
+
+def _compare(a: Side, b: Side, x: str, y: str, values: bool) -> ComboDiff:
+    changed = _changed(a.recipes[x], b.recipes[y], a.partial or b.partial)
+    if not (a.store and b.store):
+        return ComboDiff(x, y, changed)
+    left, right = a.store[x], b.store[y]
+    rows = _common(left, right)
+    if values and left.maps == right.maps:
+        unequal, largest = _values(left, right, rows)
+        return ComboDiff(x, y, changed, len(rows), unequal, largest)
+    alike = _alike(a.store, b.store) and not changed
+    return ComboDiff(x, y, changed, len(rows), _blocks(left, right, rows) if alike else None)
+
+
+def _common(a: ComboView, b: ComboView) -> list[tuple[int, int]]:
+    """Rows of the same image that both have done."""
+    there, ours, theirs = b.store.samples, a.done(), b.done()
+    found = [(row, there.find(*key)) for row, key in enumerate(
+        zip(a.store.samples.ids, a.store.samples.sha256, strict=True)) if ours[row]]
+    return [(x, y) for x, y in found if y is not None and theirs[y]]
+
+
+def _alike(a: FeatureStore, b: FeatureStore) -> bool:
+    return a.block == b.block and a.samples.checksum() == b.samples.checksum()
+
+
+def _blocks(a: ComboView, b: ComboView, rows: list[tuple[int, int]]) -> int:
+    """Rows in blocks whose marks, which hold a checksum, differ."""
+    ours, theirs = (done.read_marks(v.store.folder, v.name) for v in (a, b))
+    return sum(bool(ours[row // a.store.block] != theirs[row // a.store.block])
+               for row, _ in rows)
+
+
+def _values(a: ComboView, b: ComboView, rows: list[tuple[int, int]]) -> tuple[int, float]:
+    unequal, largest = 0, 0.0
+    for x, y in rows:
+        gaps = [_gap(a[name][x], b[name][y], f"{a.name}/{name}") for name in a.maps]
+        unequal += any(gaps)
+        largest = max(largest, *gaps)
+    return unequal, largest
+
+
+def _gap(old: Any, new: Any, place: str) -> float:
+    if old.shape != new.shape:
+        raise StoreError(f"{place}: maps of {old.shape} and {new.shape} cannot be compared;"
+                         " leave out --values")
+    return float(np.abs(old.astype(np.float64) - new).max(initial=0))

@@ -1,0 +1,85 @@
+"""Blocks through one device: some are read ahead of it, one is on it, some are written behind it.
+
+Every block's bytes are the same whatever else is under way. At most `IN_FLIGHT` blocks are in
+memory: their images, edge maps and latents, and the maps of one block or of what is not written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+from gate_cache.extraction.block import Block, Told, Work
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.passes.extractor import Extractor
+
+IN_FLIGHT, READERS = 3, 2
+"""Blocks under way, and threads that read images."""
+
+
+class Engine:
+    """A loaded model at work on a store's blocks.
+
+    Parameters
+    ----------
+    threads : of the CPU in a pass; they decide the last bits of its result
+    """
+
+    def __init__(self, work: Work, extractor: Extractor, threads: int) -> None:
+        import torch
+
+        self._work = work
+        self._extractor = extractor
+        self._stop = threading.Event()
+        self._device = ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,))
+        self._behind = ThreadPoolExecutor(1, "behind")
+        self._readers = ThreadPoolExecutor(READERS, "readers")
+
+    @property
+    def device(self) -> str:
+        """What it computes on, for people."""
+        from gate_cache.workspace.device import described
+
+        return described(self._extractor.model.device)
+
+    def run(self, blocks: Iterable[range], told: Told) -> None:
+        """All these blocks; what was written before an error is kept.
+
+        Parameters
+        ----------
+        told : hears what has come, from several threads
+        """
+        with ThreadPoolExecutor(IN_FLIGHT, "blocks") as pool:
+            tasks = [pool.submit(self.block, rows, told) for rows in blocks]
+            try:
+                wait(tasks, return_when=FIRST_EXCEPTION)
+            finally:
+                if not all(map(_succeeded, tasks)):
+                    self._stop.set()
+                    pool.shutdown(cancel_futures=True)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+    def block(self, rows: range, told: Told) -> None:
+        """One block, from its images to the store; may run in several threads at a time."""
+        block = Block(self._work, rows, self._extractor, self._readers, told)
+        block.prepare()
+        if self._stop.is_set():
+            return
+        for writing in self._device.submit(block.compute, self._behind, self._stop.is_set).result():
+            writing.result()
+
+    def close(self) -> None:
+        """Stop the threads, and take back what techniques have put beside the model."""
+        self._stop.set()
+        for pool in (self._device, self._behind, self._readers):
+            pool.shutdown()
+        self._extractor.close()
+
+
+def _succeeded(task: Future[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

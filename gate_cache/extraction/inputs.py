@@ -1,0 +1,167 @@
+"""What passes need of a store's rows: images, captions, control images, latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gate_cache.core.errors import DataError
+from gate_cache.core.features import TOKENS_PER_PIECE
+from gate_cache.core.geometry import Square
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.common.captions import read_captions
+from gate_cache.datasets.common.files import walk
+from gate_cache.datasets.common.images import read_rgb, to_square
+from gate_cache.datasets.folder import EXTENSIONS
+from gate_cache.diffusion.text.tokens import Tokens
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import CAPTION
+from gate_cache.store.format.samples import Samples
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass
+class Source:
+    """Where a store's rows come from.
+
+    Attributes
+    ----------
+    square : the model's input
+    captions : by sample id
+    """
+
+    dataset: ImageDataset
+    samples: Samples
+    square: Square
+    tokens: Tokens
+    roots: Roots
+    captions: Mapping[str, str]
+    _folders: dict[str, Mapping[str, Path]] = field(default_factory=dict, init=False)
+
+    def prompt(self, row: int, prompt: str) -> str:
+        """A combo's prompt for one image: its caption filled in."""
+        if CAPTION not in prompt:
+            return prompt
+        return prompt.replace(CAPTION, self.captions[self.samples[row]])
+
+    def count_tokens(self, prompt: str, row: int) -> int:
+        """Length of that prompt's text."""
+        return self.tokens.count(self.prompt(row, prompt))
+
+    def image(self, row: int) -> Pixels:
+        """(size, size, 3) uint8."""
+        return to_square(self.dataset.image(self.samples[row]), self.square.size, self.square.fit)
+
+    def mask(self, row: int, resolution: int | None = None) -> npt.NDArray[np.bool_]:
+        """(resolution, resolution) bool: the cells that show any of the image, not padding alone.
+
+        Parameters
+        ----------
+        resolution : by default the square's own, so that cells are its pixels
+        """
+        height, width = map(int, self.samples.sizes[row])
+        return self.square.place(height, width).mask(resolution or self.square.size)
+
+    def from_folder(self, folder: str, row: int) -> Pixels:
+        """As `image`, of the file of a folder that is called as the sample is."""
+        path = self._folder(folder).get(str(Path(self.samples[row]).with_suffix("")))
+        if path is None:
+            raise DataError(f"{folder}: no control image for '{self.samples[row]}'; put one there,"
+                            " with the same name and any image suffix")
+        return to_square(read_rgb(path), self.square.size, self.square.fit)
+
+    def _folder(self, folder: str) -> Mapping[str, Path]:
+        if folder not in self._folders:
+            root = self.roots.below("data", folder, "controlnet.images")
+            self._folders[folder] = {str(Path(n).with_suffix("")): root / n
+                                     for n in walk(root, EXTENSIONS)}
+        return self._folders[folder]
+
+
+def captions_of(loaded: Loaded, roots: Roots, samples: Samples, gone: Collection[int],
+                tokens: Tokens) -> dict[str, str]:
+    """Captions by sample id, where a combo of the manifest asks for them.
+
+    Raises
+    ------
+    DataError
+        An image has none, or has changed since, or its caption is too long for an attention combo,
+        whose maps have one channel a token.
+    """
+    manifest = loaded.manifest
+    if not manifest.captions or not any(c.captioned for c in manifest.combos.values()):
+        return {}
+    found = read_captions(roots.below("data", manifest.captions, "captions"))
+    wanted = {name: found.check(name, samples.sha256[row]) for row, name in enumerate(samples)
+              if row not in gone}
+    for combo, spec in manifest.attention.items():
+        for name, caption in wanted.items() if spec.captioned else ():
+            if tokens.count(spec.prompt.replace(CAPTION, caption)) > TOKENS_PER_PIECE:
+                raise DataError(f"{found.path}: '{name}': with this caption the prompt of"
+                                f" attention.{combo} has over 75 tokens; shorten the caption")
+    return wanted
+
+
+class BlockInputs:
+    """A block's rows for passes; see `gate_cache.diffusion.techniques.base.Inputs`.
+
+    Parameters
+    ----------
+    start : the block's first row
+    readers : threads that read images
+    """
+
+    def __init__(self, source: Source, start: int, readers: Executor) -> None:
+        self._source = source
+        self._start = start
+        self._readers = readers
+        self._latents = np.empty(0, np.float32)
+        self._images: dict[int, Pixels] = {}
+        self._kept: dict[tuple[object, int], Any] = {}
+
+    def take_latents(self, latents: npt.NDArray[np.float32]) -> None:
+        """The block's latents, (rows, 4, h, w), once they are known."""
+        self._latents = latents
+
+    def id(self, row: int) -> str:
+        """The sample's id."""
+        return str(self._source.samples[row])
+
+    def prompt(self, row: int, prompt: str) -> str:
+        """A combo's prompt for one image."""
+        return self._source.prompt(row, prompt)
+
+    def latents(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """(N, 4, h, w) float32, x_0."""
+        return self._latents[[r - self._start for r in rows]]
+
+    def images(self, rows: Sequence[int]) -> Pixels:
+        """(N, size, size, 3) uint8."""
+        missing = [r for r in dict.fromkeys(rows) if r not in self._images]
+        found = self._readers.map(self._source.image, missing)
+        self._images.update(zip(missing, found, strict=True))
+        return np.stack([self._images[r] for r in rows])
+
+    def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """(N, size, size) bool: the pixels that are the image's, not padding."""
+        return np.stack([self._source.mask(r) for r in rows])
+
+    def from_folder(self, folder: str, rows: Sequence[int]) -> Pixels:
+        """As `images`, of a folder's files."""
+        return np.stack(list(self._readers.map(partial(self._source.from_folder, folder), rows)))
+
+    def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
+        """Arrays made once a row, (N, …)."""
+        missing = list(dict.fromkeys(r for r in rows if (key, r) not in self._kept))
+        if missing:
+            self._kept |= {(key, r): v for r, v in zip(missing, make(missing), strict=True)}
+        return np.stack([self._kept[key, r] for r in rows])

@@ -1,0 +1,93 @@
+"""A place where blocks are computed: this process, or a worker of a cluster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gate_cache.core.geometry import Square
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.registry import open_dataset
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe, sources
+from gate_cache.extraction.block import Job, Work
+from gate_cache.extraction.engine import Engine
+from gate_cache.extraction.inputs import Source, captions_of
+from gate_cache.extraction.plan import encoding_asked
+from gate_cache.manifest.load import Loaded
+from gate_cache.store.format.layout import LATENT_MAP, LATENTS
+from gate_cache.store.writer import StoreWriter
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow",
+             "opencv-python-headless", "opencv-python")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done and how, in plain data.
+
+    Attributes
+    ----------
+    device : as the user named it
+    batch : images per pass
+    threads : of the CPU in a pass
+    gone : rows whose image is not in the data set any more
+    """
+
+    loaded: Loaded
+    roots: Roots
+    device: str | None
+    batch: int
+    threads: int
+    gone: frozenset[int]
+
+
+def open_work(order: Order, store: StoreWriter, files: ModelFiles,
+              plans: Sequence[PlannedCombo]) -> Work:
+    """What is left to do, with its groups; those that the store lacks are made.
+
+    Raises
+    ------
+    DataError
+        Captions are missing.
+    """
+    model, asked = order.loaded.manifest.model, encoding_asked(order.loaded.manifest)
+    size = files.size(model.size)
+    about = {"model": files.source, "versions": versions()}
+    shape = {LATENT_MAP: files.family.latent_shape(size)}
+    latents = store.require(LATENTS, latents_recipe(files, size, model.dtype, model.fit), shape,
+                            "float32", about)
+    jobs = []
+    for plan in plans:
+        one_text = plan.recipe["kind"] == "attention" and not plan.combo.captioned
+        words = files.tokens.encode(plan.combo.prompt).words if one_text else ()
+        names = {"source": sources(plan.combo), "tokens": list(words)}
+        group = store.require(plan.name, plan.recipe, plan.shapes, asked, {**about, **names})
+        jobs.append(Job(plan, group, group.todo(order.gone)))
+    captions = captions_of(order.loaded, order.roots, store.samples, order.gone, files.tokens)
+    source = Source(open_dataset(order.loaded.manifest.dataset, order.roots), store.samples,
+                    Square(size, model.fit), files.tokens, order.roots, captions)
+    return Work(source, jobs, latents, order.gone)
+
+
+def open_engine(order: Order, work: Work, files: ModelFiles) -> Engine:
+    """The model with what the jobs that are not done need."""
+    from gate_cache.diffusion.passes.extractor import open_extractor
+    from gate_cache.workspace.device import choose_device
+
+    plans = [job.plan for job in work.jobs if job.todo]
+    extractor = open_extractor(files, plans, order.roots, order.batch, choose_device(order.device),
+                               order.loaded.manifest.model.dtype)
+    return Engine(work, extractor, order.threads)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that values can depend on."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

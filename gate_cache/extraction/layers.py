@@ -1,0 +1,107 @@
+"""``layers``: what a model offers, by its configurations. No torch, no zarr, no weights loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gate_cache.core.errors import ModelError
+from gate_cache.core.features import TOKENS_PER_PIECE, MapSpec
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.published import published_name
+from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
+from gate_cache.manifest.specs import ModelSpec
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One feature map that a model offers.
+
+    Attributes
+    ----------
+    channels : of an attention map, tokens for every 75 tokens of the prompt or part of them
+    stride : input pixels per cell
+    shape : (C, h, w) at the asked size
+    """
+
+    name: str
+    kind: str
+    channels: int
+    stride: int
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a model offers.
+
+    Attributes
+    ----------
+    size, default_size : side of the input in pixels: asked for, and the model's own
+    size_multiple : every side that the model allows is one of it
+    latent : (C, h, w) of what is noised, at the asked size
+    predicts : what the UNet predicts
+    digests : sha256 by component, none where the weights are not here; ``unet`` is what
+        ``model.digest`` of a manifest means
+    notes : what limits this report, a line each
+    """
+
+    model: str
+    kind: str
+    size: int
+    default_size: int
+    size_multiple: int
+    latent: tuple[int, int, int]
+    predicts: str
+    layers: list[Layer]
+    digests: dict[str, str]
+    notes: list[str]
+
+
+def layers(spec: ModelSpec, roots: Roots, size: int | None = None) -> Layers:
+    """Describe a model.
+
+    Parameters
+    ----------
+    size : side of the input in pixels, by default the model's own
+
+    Raises
+    ------
+    ModelError
+        Neither here nor one whose configurations are built in, or a size it does not allow.
+    """
+    files, notes = _files(spec, roots)
+    layout = files.family
+    side = layout.check_size(size or layout.default_size, "--size")
+    digests, why = _digests(files)
+    return Layers(
+        model=spec.source, kind=files.title, size=side, default_size=layout.default_size,
+        size_multiple=layout.size_multiple, latent=layout.latent_shape(side),
+        predicts=str(files.schedule().get("prediction_type", "epsilon")),
+        layers=[_layer(m, side) for m in layout.maps], digests=digests, notes=[*notes, *why])
+
+
+def _files(spec: ModelSpec, roots: Roots) -> tuple[ModelFiles, list[str]]:
+    files = locate(spec, roots)
+    if files:
+        return files, []
+    stand_in = assumed(spec)
+    if not published_name(spec.source):
+        raise ModelError(f"{spec.source}: not on this machine, and not a model whose configurations"
+                         f" are built in; put its files into {roots.models / spec.source}")
+    return stand_in, [f"{spec.source} is not on this machine: this is from the published"
+                      f" configurations of {stand_in.title}, which are built in; no digests"]
+
+
+def _digests(files: ModelFiles) -> tuple[dict[str, str], list[str]]:
+    """Digests, or why there are none."""
+    if files.absent:
+        return {}, []
+    try:
+        return files.weights, []
+    except ModelError as error:
+        return {}, [f"no digests: {error}"]
+
+
+def _layer(spec: MapSpec, size: int) -> Layer:
+    return Layer(spec.name, spec.kind, spec.channels or TOKENS_PER_PIECE, spec.stride,
+                 spec.shape(size, TOKENS_PER_PIECE))

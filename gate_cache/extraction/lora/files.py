@@ -1,0 +1,127 @@
+"""The files of a LoRA training: what it leaves, and the checkpoint from which it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from gate_cache.core.errors import UserError
+from gate_cache.core.fingerprint import Recipe, differences
+from gate_cache.diffusion.lora.adapter import Adapter
+from gate_cache.diffusion.lora.training import LoraTrainer
+from gate_cache.extraction.lora.tensors import read_metadata, write_tensors
+
+TOLD = "gate_cache"
+"""Key of our own metadata in a LoRA's file: how it was trained, and for how many steps."""
+
+
+def parse_steps(text: str | None) -> list[int]:
+    """``500,1000`` as numbers.
+
+    Raises
+    ------
+    UserError
+        Something else than numbers and commas.
+    """
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise UserError(f"--save-at {text}: expected steps with commas between, as in 500,1000"
+                        ) from None
+
+
+def output_files(last: Path, steps: int, save_at: Sequence[int]) -> dict[int, Path]:
+    """Steps to the files that are written after them, ascending.
+
+    Raises
+    ------
+    UserError
+        A wrong ending, or a step that is not before the last.
+    """
+    if last.suffix != ".safetensors":
+        raise UserError(f"--out {last.name}: give the file the ending .safetensors")
+    wrong = [s for s in save_at if not 0 < s < steps]
+    if wrong:
+        raise UserError(f"--save-at {wrong[0]}: expected a step before the last, which is {steps}")
+    early = {s: last.with_name(f"{last.stem}-{s:06}.safetensors") for s in sorted(set(save_at))}
+    return {**early, steps: last}
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `UserError` if there is a file already."""
+    if path.exists():
+        raise UserError(f"{path}: exists already; give --out another name, or --force to write"
+                        " over it")
+
+
+class LoraFiles:
+    """Where one training writes.
+
+    Parameters
+    ----------
+    outputs : as `output_files` gives them
+    recipe : all that decides the weights but the number of steps
+    """
+
+    def __init__(self, outputs: dict[int, Path], recipe: Recipe) -> None:
+        self.outputs = outputs
+        self.steps = max(outputs)
+        self._recipe = recipe
+        last = outputs[self.steps]
+        self._checkpoint = last.with_name(f".{last.stem}.checkpoint.safetensors")
+
+    def refuse_strange(self) -> None:
+        """Refuse files of another training: outputs, and a checkpoint to go on from.
+
+        Raises
+        ------
+        UserError
+            Such a file, and what differs; files that this training saved on its way are taken.
+        """
+        for step, path in self.outputs.items():
+            if not self._is_ours(step):
+                refuse_existing(path)
+        why = self._differences() if self._checkpoint.exists() else []
+        if why:
+            raise UserError(f"{self._checkpoint}: an unfinished training that differs"
+                            f" ({'; '.join(why[:3])}); finish that one as it was begun, or say"
+                            " --force to begin anew")
+
+    def _differences(self) -> list[str]:
+        """Why the checkpoint is not one of this training, a line each."""
+        told = read_metadata(self._checkpoint).get(TOLD)
+        if told is None:
+            return ["it is not readable"]
+        found = json.loads(told)
+        past = [s for s in self.outputs if s < found["step"] and not self._is_ours(s)]
+        return [*differences(found["recipe"], self._recipe),
+                *(f"it is past step {s}, at {found['step']}" for s in past)]
+
+    def _is_ours(self, step: int) -> bool:
+        return read_metadata(self.outputs[step]).get(TOLD) == self._told(step)
+
+    def _told(self, step: int) -> str:
+        return json.dumps({"recipe": self._recipe, "step": step}, sort_keys=True)
+
+    def write(self, adapter: Adapter, step: int) -> None:
+        """Write the LoRA, if it is asked for after this step."""
+        if step in self.outputs:
+            write_tensors(self.outputs[step], adapter.tensors(),
+                          {**adapter.metadata(), TOLD: self._told(step)})
+
+    def keep(self, trainer: LoraTrainer) -> None:
+        """Replace the checkpoint."""
+        write_tensors(self._checkpoint, trainer.state(), {TOLD: self._told(trainer.step)})
+
+    def resume(self, trainer: LoraTrainer) -> None:
+        """Go on from the checkpoint, if there is one of this training."""
+        if self._checkpoint.exists() and not self._differences():
+            step = json.loads(read_metadata(self._checkpoint)[TOLD])["step"]
+            trainer.restore(step, load_file(self._checkpoint))
+
+    def forget(self) -> None:
+        """Remove the checkpoint: all is done."""
+        self._checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,190 @@
+"""``plan``: what an extraction will cost, before anything runs. No torch, no zarr."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gate_cache.core.errors import ModelError, UserError
+from gate_cache.core.features import TOKENS_PER_PIECE
+from gate_cache.core.places import Place
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.registry import open_dataset
+from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
+from gate_cache.diffusion.passes.recipes import combo_maps, missing_inputs
+from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
+from gate_cache.diffusion.techniques.denoise import Walk
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
+from gate_cache.store.format.encodings import Encoding
+from gate_cache.store.format.layout import (
+    LATENT_MAP,
+    Footprint,
+    Shapes,
+    block_rows,
+    group_footprint,
+    samples_footprint,
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One group of the store to be: a combo, the latents or the table of samples."""
+
+    name: str
+    kind: str
+    shapes: dict[str, tuple[int, ...]]
+    unet_passes: int
+    controlnet_passes: int
+    bytes: int
+    files: int
+    at_most: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an extraction does.
+
+    Attributes
+    ----------
+    images : number of samples
+    block : rows of a block
+    encoding : how maps are stored
+    notes : what is missing or assumed, a line each
+    pieces : what is computed for each image, and how many texts; combos share what they can
+    """
+
+    store: str
+    model: str
+    size: int
+    images: int
+    block: int
+    encoding: str
+    lines: list[Line]
+    notes: list[str]
+    pieces: Pieces
+
+    @property
+    def unet_passes(self) -> int:
+        """Over all images and combos."""
+        return self.images * self.pieces.unet_passes
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the finished store, at most where it is compressed."""
+        return sum(line.bytes for line in self.lines)
+
+    @property
+    def at_most(self) -> bool:
+        """Whether a part of it is compressed."""
+        return any(line.at_most for line in self.lines)
+
+    @property
+    def files(self) -> int:
+        """Files of the finished store."""
+        return sum(line.files for line in self.lines) + 1
+
+
+def plan(loaded: Loaded, roots: Roots) -> Plan:
+    """Count images, passes, bytes and files.
+
+    Raises
+    ------
+    UserError
+        Data set or model folder missing, or a manifest that does not fit the model.
+    """
+    manifest = loaded.manifest
+    ids = [s.id for s in open_dataset(manifest.dataset, roots).samples()]
+    notes = missing_inputs(manifest, roots)
+    files = locate(manifest.model, roots)
+    if files is None:
+        notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
+                     f" {assumed(manifest.model).title}; extract will fetch it")
+    notes += files.notes if files else ()
+    layout = (files or assumed(manifest.model)).family
+    size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
+    count = files.tokens.count if files else about_tokens
+    maps = combo_maps(manifest, layout, size, count)
+    shapes = {name: m.shapes for name, m in maps.items()}
+    lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
+                      for name, m in maps.items()], lambda prompt, _row: count(prompt))
+    block = store_block(manifest, shapes.values())
+    lines = [_table(ids), _latents(layout.latent_shape(size), len(ids), block)]
+    lines += [_combo(manifest, n, s, len(ids), block) for n, s in shapes.items()]
+    store = store_of(loaded, roots)
+    if isinstance(store, Path) and store.exists():
+        notes.append("a store is there already: 'gate-cache status' says what is left to do")
+    source = files.source if files else manifest.model.source
+    return Plan(str(store), source, size, len(ids), block, str(encoding_asked(manifest)), lines,
+                notes, Pieces.of(lanes))
+
+
+def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
+    """Rows of a block in a new store: as the manifest says, or by the largest map."""
+    if manifest.store.block:
+        return manifest.store.block
+    every = [s for maps in shapes for s in maps.values()]
+    return block_rows(every, encoding_asked(manifest))
+
+
+def encoding_asked(manifest: Manifest) -> Encoding:
+    """How a manifest wants the maps of new groups to be stored."""
+    asked = manifest.store
+    return Encoding(asked.dtype, asked.keep_bits, asked.codec)
+
+
+def about_tokens(text: str) -> int:
+    """Tokens of a prompt without its tokenizer: words and signs, in whole pieces of 77."""
+    words = len(re.findall(r"\w+|[^\w\s]", text))
+    return TOKENS_PER_PIECE * max(math.ceil(words / (TOKENS_PER_PIECE - 2)), 1)
+
+
+def _table(ids: list[str]) -> Line:
+    size = samples_footprint(ids)
+    return Line("samples", "table", {}, 0, 0, size.bytes, size.files)
+
+
+def _latents(shape: tuple[int, ...], images: int, block: int) -> Line:
+    shapes: dict[str, tuple[int, ...]] = {LATENT_MAP: shape}
+    return _line("latents", "latents", shapes, group_footprint(shapes, "float32", images, block))
+
+
+def _combo(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], images: int,
+           block: int) -> Line:
+    combo = manifest.combos[name]
+    passes = images * Walk.of(combo).passes
+    size = group_footprint(shapes, encoding_asked(manifest), images, block)
+    return _line(name, manifest.kind(name), shapes, size, passes, bool(combo.controlnet))
+
+
+def _line(name: str, kind: str, shapes: dict[str, tuple[int, ...]], size: Footprint,
+          passes: int = 0, controlled: bool = False) -> Line:
+    return Line(name, kind, shapes, passes, passes if controlled else 0, size.bytes, size.files,
+                size.at_most)
+
+
+def need_files(loaded: Loaded, roots: Roots) -> ModelFiles:
+    """The model of a manifest with its ControlNets and LoRAs, all on this machine or fetched.
+
+    Raises
+    ------
+    ModelError
+        With a line for everything that is missing.
+    """
+    problems = missing_inputs(loaded.manifest, roots, download=True)
+    files = None
+    try:
+        files = locate(loaded.manifest.model, roots, download=not problems)
+    except UserError as error:
+        problems = [str(error), *problems]
+    if problems or files is None:
+        raise ModelError("\n".join(problems))
+    return files
+
+
+def store_of(loaded: Loaded, roots: Roots) -> Place:
+    """Where the store is."""
+    return roots.store(loaded.store_path, "store.path")

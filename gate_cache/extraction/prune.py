@@ -1,0 +1,120 @@
+"""``prune``: remove the groups of a store that no manifest names. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from gate_cache.core.errors import StoreError, UserError
+from gate_cache.core.places import Place
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.plan import store_of
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.store.check.removal import leftovers, remove_group
+from gate_cache.store.check.verify import is_manifest
+from gate_cache.store.places.disk import disk_errors
+from gate_cache.store.places.folders import exists
+from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.store.writer import alone
+from gate_cache.workspace.lookup import alike, known_recipes
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group that is not needed.
+
+    Attributes
+    ----------
+    why : for people
+    """
+
+    name: str
+    why: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What of one store is not needed.
+
+    Attributes
+    ----------
+    removed : whether it was removed; else this only says what would be
+    kept : names of the other groups
+    """
+
+    store: str
+    groups: list[Group]
+    kept: list[str]
+    notes: list[str]
+    removed: bool
+
+    @property
+    def bytes(self) -> int:
+        """Of all that is not needed."""
+        return sum(g.bytes for g in self.groups)
+
+
+def prune(targets: Sequence[Place], roots: Roots, *, yes: bool = False) -> list[Pruned]:
+    """Find what no manifest names, and remove it where `yes` says so.
+
+    Parameters
+    ----------
+    targets : manifests, whose combos are kept, and stores; of a store without any manifest only
+        what a removal or an extract that was cut off has left is not needed
+
+    Raises
+    ------
+    UserError
+        A store or a manifest is not there, or another process writes to a store.
+    """
+    stores: dict[Place, list[Loaded]] = {}
+    for target in targets:
+        loaded = [load(target)] if is_manifest(target) else []
+        stores.setdefault(store_of(loaded[0], roots) if loaded else target, []).extend(loaded)
+    if len({path.resolve() for path in stores}) < len(stores):
+        raise UserError("one store is given under two names; give it once")
+    return [_prune(path, manifests, roots, yes) for path, manifests in stores.items()]
+
+
+def _prune(path: Place, manifests: list[Loaded], roots: Roots, yes: bool) -> Pruned:
+    if not exists(path):
+        raise StoreError(f"{path}: no such store; there is nothing to prune")
+    with alone(path) if yes else nullcontext(), disk_errors(path):
+        store = FeatureStore.open(path)
+        needed, notes = _needed(store, manifests, roots)
+        notes += [f"{n} is damaged and left alone; 'gate-cache verify' says more"
+                  for n in store.damaged]
+        views = [*store.latents(), *store.views()]
+        found = {v.name: "no manifest given names it" for v in views if v.name not in needed}
+        found |= dict.fromkeys(leftovers(store.folder, store.attrs["format"]),
+                               "left by what was cut off")
+        groups = [Group(n, why, store.folder.bytes_below(n)) for n, why in found.items()]
+        for name in found if yes else ():
+            remove_group(store.folder, name)
+    return Pruned(str(path), groups, [v.name for v in views if v.name in needed], notes, yes)
+
+
+def _needed(store: FeatureStore, manifests: list[Loaded],
+            roots: Roots) -> tuple[set[str], list[str]]:
+    """Groups to keep: those that a manifest names, and the latents that they are made from."""
+    views, notes = store.views(), list[str]()
+    if not manifests:
+        return {v.name for v in (*views, *store.latents())}, notes
+    kept: list[ComboView] = []
+    for loaded in manifests:
+        recipes, said = known_recipes(loaded, roots)
+        notes += [f"{loaded.path.name}: {line}" for line in said]
+        for name in loaded.manifest.combos:
+            recipe = recipes.get(name)
+            kept += [v for v in views if v.recipe == recipe] if recipe else \
+                _maybe(views, loaded, name)
+    latents = {v.recipe.get("latents") for v in kept}
+    return {v.name for v in kept} | {v.name for v in store.latents()
+                                     if v.fingerprint in latents}, notes
+
+
+def _maybe(views: list[ComboView], loaded: Loaded, name: str) -> list[ComboView]:
+    """Without the weights: all that may be meant."""
+    return [v for v in views if v.label == name] + alike(views, loaded.manifest, name)

@@ -1,0 +1,237 @@
+"""``verify --recompute``: does this machine still compute what the store holds?
+
+A few rows are extracted again and compared; nothing is written. Wiring, as in `extract`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gate_cache.core.errors import DataError, StoreError
+from gate_cache.core.geometry import Square
+from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe, plan_combos
+from gate_cache.diffusion.passes.schedule import Wanted, schedule
+from gate_cache.extraction.extract import own_threads
+from gate_cache.extraction.inputs import BlockInputs, Source, captions_of
+from gate_cache.extraction.job import versions
+from gate_cache.extraction.plan import need_files, store_of
+from gate_cache.manifest.load import Loaded
+from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
+from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.workspace.data_root import find_dataset
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.passes.extractor import Extractor
+
+Maps = dict[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Compared:
+    """One combo's rows, stored and computed again.
+
+    Attributes
+    ----------
+    rows, equal : rows compared, and of them equal in every bit
+    largest : largest absolute difference
+    relative : the same as a share of the largest absolute value of its map
+    """
+
+    name: str
+    rows: int = 0
+    equal: int = 0
+    largest: float = 0.0
+    relative: float = 0.0
+
+    def add(self, stored: Maps, again: Maps) -> None:
+        """Compare one row."""
+        self.rows += 1
+        cast = {n: again[n].astype(v.dtype) for n, v in stored.items()}
+        self.equal += all(cast[n].tobytes() == v.tobytes() for n, v in stored.items())
+        for name, value in stored.items():
+            whole = value.astype(np.float64)
+            gap = float(np.abs(whole - cast[name]).max(initial=0))
+            self.largest = max(self.largest, gap)
+            self.relative = max(self.relative, gap / (float(np.abs(whole).max(initial=0)) or 1.0))
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What came of it.
+
+    Attributes
+    ----------
+    rows : of the store
+    device : what they were computed on now
+    changed : what differs from what the store notes (libraries, device), a line each
+    notes : what was left out, a line each
+    """
+
+    store: str
+    rows: list[int]
+    device: str
+    combos: list[Compared]
+    changed: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether every bit is the same."""
+        return all(c.rows == c.equal for c in self.combos)
+
+
+def recompute(loaded: Loaded, roots: Roots, count: int = 8, *, seed: int = 0,
+              device: str | None = None, progress: Progress | None = None) -> Recomputed:
+    """Extract some rows of a store again, of all combos that have them.
+
+    Parameters
+    ----------
+    count, seed : of rows, chosen at random among those that are done
+    device : as for `extract`
+
+    Raises
+    ------
+    UserError
+        Nothing of the manifest is in its store, or something that extracting needs is missing.
+    """
+    from gate_cache.diffusion.passes.extractor import open_extractor
+    from gate_cache.workspace.device import choose_device, described
+
+    store = FeatureStore.open(store_of(loaded, roots))
+    files = need_files(loaded, roots)
+    found = _views(store, plan_combos(loaded.manifest, files, roots))
+    dataset, notes = find_dataset(loaded, roots)
+    rows = _choose(store, dataset, [view for _, view in found], count, seed)
+    model = loaded.manifest.model
+    extractor = open_extractor(files, [plan for plan, _ in found], roots,
+                               int(store.attrs["batch"]), choose_device(device), model.dtype)
+    try:
+        with (progress or Silent()).task("computing again", len(rows) * len(found), "rows") as task:
+            run = _Run(loaded, roots, store, files, dataset, extractor, rows)
+            combos = run.compare(found, task.advance)
+    finally:
+        extractor.close()
+    here = described(extractor.model.device)
+    left = len(loaded.manifest.combos) - len(found)
+    notes += [f"{left} combos of the manifest are not in the store"] if left else []
+    changed = list(dict.fromkeys(line for _, v in found for line in _changed(v, here)))
+    return Recomputed(str(store.path), rows, here, combos, changed, notes)
+
+
+def _views(store: FeatureStore, plans: Sequence[PlannedCombo]) -> list[
+        tuple[PlannedCombo, ComboView]]:
+    views = store.views()
+    found = [(plan, view) for plan in plans for view in views if view.recipe == plan.recipe]
+    if not found:
+        raise StoreError(f"{store.path}: no combo of this manifest is in it as the manifest has it"
+                         " now; 'gate-cache status' says why")
+    return found
+
+
+def _choose(store: FeatureStore, dataset: ImageDataset, views: Sequence[ComboView], count: int,
+            seed: int) -> list[int]:
+    """Rows that some combo has, and whose image is still the one that it was."""
+    done = np.flatnonzero(np.any([view.done() for view in views], axis=0)).tolist()
+    random.Random(seed).shuffle(done)  # noqa: S311
+    chosen: list[int] = []
+    for row in done:
+        if len(chosen) == count:
+            break
+        try:
+            same = dataset.sha256(store.samples[row]) == store.samples.sha256[row]
+        except DataError:
+            same = False
+        chosen += [row] if same else []
+    if not chosen:
+        raise StoreError(f"{store.path}: no finished row whose image is in the data set as it was")
+    return sorted(chosen)
+
+
+def _changed(view: ComboView, device: str) -> list[str]:
+    noted, now = view.attrs.get("versions", {}), versions()
+    lines = [f"{name} {noted[name]} then, {now.get(name, 'none')} now"
+             for name in noted if noted[name] != now.get(name)]
+    devices = view.attrs.get(DEVICES, [])
+    if devices != [device]:
+        lines.append(f"device {' and '.join(devices) or 'not noted'} then, {device} now")
+    return lines
+
+
+class _Scattered(BlockInputs):
+    """Inputs of rows that are no block."""
+
+    def __init__(self, source: Source, rows: Sequence[int], readers: Executor) -> None:
+        super().__init__(source, 0, readers)
+        self._places = {row: i for i, row in enumerate(rows)}
+
+    def latents(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """(N, 4, h, w) float32, x_0."""
+        return self._latents[[self._places[r] for r in rows]]
+
+
+class _Run:
+    """Rows through the model, as `Block` does it."""
+
+    def __init__(self, loaded: Loaded, roots: Roots, store: FeatureStore, files: ModelFiles,
+                 dataset: ImageDataset, extractor: Extractor, rows: list[int]) -> None:
+        model = loaded.manifest.model
+        self._size = files.size(model.size)
+        others = set(range(len(store.samples))).difference(rows)
+        captions = captions_of(loaded, roots, store.samples, others, files.tokens)
+        self._source = Source(dataset, store.samples, Square(self._size, model.fit), files.tokens,
+                              roots, captions)
+        self._store = store
+        self._latents = latents_recipe(files, self._size, model.dtype, model.fit)
+        self._extractor = extractor
+        self._rows = rows
+
+    def compare(self, found: Sequence[tuple[PlannedCombo, ComboView]],
+                told: Any) -> list[Compared]:
+        import torch
+
+        threads = self._store.attrs.get("threads") or own_threads(None)
+        with ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,)) as device, \
+                ThreadPoolExecutor(2, "readers") as readers:
+            return device.submit(self._compare, found, readers, told).result()
+
+    def _compare(self, found: Sequence[tuple[PlannedCombo, ComboView]], readers: Executor,
+                 told: Any) -> list[Compared]:
+        inputs = _Scattered(self._source, self._rows, readers)
+        x0 = self._extractor.encode(inputs.images(self._rows))
+        x0 = np.ascontiguousarray(x0)  # as in a block: the layout decides a pass's last bits
+        inputs.take_latents(x0)
+        report = [self._compare_latents(x0)]
+        views = {plan.name: view for plan, view in found}
+        combos = {name: Compared(name) for name in views}
+        todo = {name: {r for r in self._rows if view.done()[r]} for name, view in views.items()}
+        lanes = schedule([(Wanted.of(plan), todo[plan.name]) for plan, _ in found],
+                         self._source.count_tokens)
+        for lane in lanes:
+            for piece in self._extractor.run(lane, inputs):
+                maps = {n: values.cpu().numpy() for n, values in piece.maps.items()}
+                for i, row in enumerate(piece.rows):
+                    view = views[piece.combo]
+                    combos[piece.combo].add({n: view[n][row] for n in view},
+                                            {n: m[i] for n, m in maps.items()})
+                told(len(piece.rows))
+        return [*(c for c in report if c.rows), *combos.values()]
+
+    def _compare_latents(self, x0: npt.NDArray[Any]) -> Compared:
+        found = Compared(LATENTS)
+        for view in [v for v in self._store.latents() if v.recipe == self._latents]:
+            done = view.done()
+            for i, row in enumerate(self._rows):
+                if done[row]:
+                    found.add({LATENT_MAP: view[LATENT_MAP][row]}, {LATENT_MAP: x0[i]})
+        return found

@@ -1,0 +1,58 @@
+"""Bringing a data set's images into a store's table of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from gate_cache.core.errors import DataError
+from gate_cache.core.progress import Progress
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.store.format.samples import NewSample
+from gate_cache.store.writer import StoreWriter
+
+Value = TypeVar("Value")
+
+
+def register(store: StoreWriter, dataset: ImageDataset, ids: list[str],
+             show: Progress) -> tuple[int, set[int]]:
+    """Append images that the store does not know, by id and content; all are decoded first.
+
+    Returns
+    -------
+    How many are new, and the rows whose image is gone from the data set, or has other content.
+    """
+    digests = _each(show, "reading the data set", dataset.sha256, ids)
+    present = set(zip(ids, digests, strict=True))
+    gone = {row for row, key in enumerate(zip(store.samples.ids, store.samples.sha256,
+                                              strict=True)) if key not in present}
+    new = [(i, d) for i, d in zip(ids, digests, strict=True) if store.samples.find(i, d) is None]
+    if not new:
+        return 0, gone
+    checked = _each(show, "checking new images", partial(_check, dataset), [i for i, _ in new])
+    bad = [c for c in checked if isinstance(c, DataError)]
+    if bad:
+        raise DataError("\n".join(str(e) for e in bad))
+    store.append([NewSample(i, d, *size) for (i, d), size in zip(new, checked, strict=True)
+                  if isinstance(size, tuple)])
+    return len(new), gone
+
+
+def _each(show: Progress, label: str, work: Callable[[str], Value], ids: list[str]) -> list[Value]:
+    """Do one thing for every image, in threads, in order."""
+    found = []
+    with show.task(label, len(ids), "images") as task, ThreadPoolExecutor(2) as pool:
+        for value in pool.map(work, ids):
+            found.append(value)
+            task.advance()
+    return found
+
+
+def _check(dataset: ImageDataset, sample_id: str) -> tuple[int, int] | DataError:
+    try:
+        height, width = dataset.image(sample_id).shape[:2]
+        return height, width
+    except DataError as error:
+        return error

@@ -1,0 +1,98 @@
+"""``status``: what of a manifest is done, missing or stale in its store. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gate_cache.core.errors import StoreError
+from gate_cache.core.fingerprint import Recipe
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.plan import store_of
+from gate_cache.manifest.load import Loaded
+from gate_cache.store.places.folders import exists
+from gate_cache.store.reader import FeatureStore
+from gate_cache.workspace.data_root import find_dataset
+from gate_cache.workspace.lookup import Stale, find_combo, known_recipes
+
+
+@dataclass(frozen=True)
+class ComboStatus:
+    """One combo of a manifest.
+
+    Attributes
+    ----------
+    state : ``done``, ``partial``, ``missing`` or ``stale``
+    done, total : images
+    why : what differs from what is stored, for a stale one
+    """
+
+    name: str
+    state: str
+    done: int
+    total: int
+    group: str = ""
+    why: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of a manifest's store.
+
+    Attributes
+    ----------
+    extra : groups of the store that the manifest does not name
+    notes : what limits this report, a line each
+    """
+
+    store: str
+    exists: bool
+    combos: list[ComboStatus]
+    extra: list[str]
+    notes: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to extract."""
+        return all(c.state == "done" for c in self.combos)
+
+
+def status(loaded: Loaded, roots: Roots) -> Status:
+    """Compare a manifest with its store.
+
+    Raises
+    ------
+    UserError
+        Data set missing, or the store is none.
+    """
+    manifest = loaded.manifest
+    dataset, found = find_dataset(loaded, roots)
+    ids = [s.id for s in dataset.samples()]
+    path = store_of(loaded, roots)
+    if not exists(path):
+        missing = [ComboStatus(n, "missing", 0, len(ids)) for n in manifest.combos]
+        return Status(str(path), False, missing, [], found)
+    store = FeatureStore.open(path)
+    recipes, notes = known_recipes(loaded, roots)
+    known = set(store.samples.ids)
+    rows = [store.samples.row(i) for i in ids if i in known]
+    combos = [_combo(store, loaded, name, recipes.get(name), rows, len(ids))
+              for name in manifest.combos]
+    named = {c.group for c in combos}
+    extra = [v.name for v in store.views() if v.name not in named]
+    damaged = [f"{group} is damaged; run 'gate-cache verify --repair', then 'gate-cache extract'"
+               for group in store.damaged]
+    return Status(str(path), True, combos, extra, [*found, *notes, *damaged])
+
+
+def _combo(store: FeatureStore, loaded: Loaded, name: str, recipe: Recipe | None,
+           rows: list[int], total: int) -> ComboStatus:
+    """`rows` are those of the data set's images that the store knows, of `total` images."""
+    try:
+        view = find_combo(store, loaded.manifest, name, recipe)
+    except Stale as error:
+        return ComboStatus(name, "stale", 0, total, why=error.why)
+    except StoreError:
+        return ComboStatus(name, "missing", 0, total)
+    count = int(view.done()[rows].sum())
+    state = "done" if count == total else "partial" if count else "missing"
+    return ComboStatus(name, state, count, total, view.name)

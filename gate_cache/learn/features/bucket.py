@@ -1,0 +1,149 @@
+"""From one image's maps to a bucket: resized to one resolution, on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from gate_cache.core.errors import StoreError
+from gate_cache.core.geometry import Square, Window
+from gate_cache.learn.features.data import MapCache, Recent
+from gate_cache.store.reader import ComboView, FeatureStore
+
+BUCKET_BYTES = 2**30
+"""Resized buckets held at most, on the training device."""
+
+
+class Bucket(NamedTuple):
+    """The features of one image, or of a batch with one more axis in front.
+
+    Attributes
+    ----------
+    conv : (b, C, h, w) float32, one map a combo, its levels concatenated
+    attention : (T, h, w) float32, or None
+    """
+
+    conv: torch.Tensor
+    attention: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class BucketSpec:
+    """What makes up a bucket.
+
+    Attributes
+    ----------
+    combos : names of the combos that are amalgamated, each with its `feature_maps`
+    attention : name of the attention combo that is concatenated, or None
+    attention_maps : its maps; by default the two finest
+    resolution : side of all maps; by default the finest convolutional map's
+    """
+
+    combos: tuple[str, ...]
+    attention: str | None = None
+    attention_maps: tuple[str, ...] | None = None
+    resolution: int | None = None
+
+
+class Buckets:
+    """Buckets of a store's rows.
+
+    Parameters
+    ----------
+    store : an open store
+    spec : what makes up a bucket
+    device : where maps are resized
+    cache : reads maps; several `Buckets` may share one
+    rows : row of each sample by id
+
+    Raises
+    ------
+    StoreError
+        The combos have different maps, or their images were not made square in the same way, so
+        they cannot be amalgamated.
+    """
+
+    def __init__(self, store: FeatureStore, spec: BucketSpec, device: torch.device,
+                 cache: MapCache, rows: Mapping[str, int]) -> None:
+        self.spec = spec
+        self.device = device
+        self._store = store
+        self._cache = cache
+        self._rows = rows
+        self._recent: Recent[Bucket] = Recent(self, _bytes, BUCKET_BYTES)
+        self._maps = {name: feature_maps(store[name]) for name in spec.combos}
+        if len(set(self._maps.values())) > 1:
+            raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")
+        first = store[spec.combos[0]]
+        shapes = [first[name].shape[1:] for name in self._maps[spec.combos[0]]]
+        self.channels: int = sum(s[0] for s in shapes)
+        self.resolution = spec.resolution or max(s[-1] for s in shapes)
+        self._square = one_square(store, spec)
+        if spec.attention:
+            view = store[spec.attention]
+            wanted = spec.attention_maps or feature_maps(view)
+            self._maps[spec.attention] = tuple(view[name].name for name in wanted)
+
+    def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
+        """The same rows with other features; what was read is shared."""
+        spec = replace(self.spec, combos=combos, attention=attention)
+        return Buckets(self._store, spec, self.device, self._cache, self._rows)
+
+    def window(self, size: tuple[int, int]) -> Window:
+        """The cells that show an image of this (height, width), of maps at `resolution`."""
+        return self._square.place(*size).window(self.resolution)
+
+    def named(self, sample_id: str) -> Bucket:
+        """The bucket of one sample, held as long as memory lasts."""
+        return self._recent(self._rows[sample_id])
+
+    def __call__(self, row: int) -> Bucket:
+        """The bucket of one row."""
+        conv = torch.stack([self._joined(name, row) for name in self.spec.combos])
+        attention = self._joined(self.spec.attention, row) if self.spec.attention else None
+        return Bucket(conv, attention)
+
+    def _joined(self, combo: str, row: int) -> torch.Tensor:
+        """A combo's levels, resized (bilinear) and concatenated along the channels."""
+        maps = self._cache(combo, self._maps[combo], row)
+        size = (self.resolution, self.resolution)
+        parts = [F.interpolate(m.to(self.device).float()[None], size, mode="bilinear",
+                               align_corners=False, antialias=False)[0] for m in maps.values()]
+        return torch.cat(parts)
+
+
+def feature_maps(view: ComboView) -> tuple[str, ...]:
+    """Maps of a combo as a feature: all of a convolutional one, an attention one's two finest."""
+    return view.maps[-2:] if view.attrs["kind"] == "attention" else view.maps
+
+
+def one_square(store: FeatureStore, spec: BucketSpec) -> Square:
+    """How the images of all combos were made square; the side matters only where they are padded.
+
+    Raises
+    ------
+    StoreError
+        They were not made square in the same way.
+    """
+    names = [*spec.combos, *([spec.attention] if spec.attention else [])]
+    squares = {name: store[name].square for name in names}
+    found = set(squares.values())
+    if len(found) > 1 and any(square.fit == "pad" for square in found):
+        told = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in squares.items())
+        raise StoreError(f"combos of one bucket need images made square in the same way: {told}")
+    return squares[names[0]]
+
+
+def _bytes(bucket: Bucket) -> int:
+    return sum(t.nbytes for t in bucket if t is not None)
+
+
+def stack(buckets: list[Bucket]) -> Bucket:
+    """Batch buckets: (B, b, C, h, w) and (B, T, h, w)."""
+    attentions = [b.attention for b in buckets if b.attention is not None]
+    return Bucket(torch.stack([b.conv for b in buckets]),
+                  torch.stack(attentions) if attentions else None)

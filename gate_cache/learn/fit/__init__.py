@@ -1,0 +1,1 @@
+"""The fit loop: one model, or many trials over one stream."""

@@ -1,0 +1,268 @@
+"""Several trials over one stream of the store: each batch is read once and fed to all of them.
+
+A trial's result does not depend on which others run beside it: it has its own random numbers, and
+the order of the data is that of its own ``seed`` (or ``shuffle``), which all of one stream share.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Progress
+from gate_cache.learn.mixing.amalgamator import diversity, sparsity
+from gate_cache.learn.tasks.task import Scores, Task
+from gate_cache.manifest.specs import TrainSpec
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass
+class Fitted:
+    """A trained model.
+
+    Attributes
+    ----------
+    best, last : weights of the best checkpoint on ``val``, and of the last step
+    history : one entry a validation: items seen, mean loss, scores on ``val``
+    """
+
+    best: State = field(default_factory=dict)
+    last: State = field(default_factory=dict)
+    best_at: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trial:
+    """One configuration being trained.
+
+    Parameters
+    ----------
+    label : what progress, log and tables call it
+    spec : its settings
+    make : its model, called with the trial's own random numbers
+    """
+
+    def __init__(self, label: str, spec: TrainSpec, make: Callable[[], nn.Module], task: Task,
+                 device: torch.device) -> None:
+        self.label = label
+        self.spec = spec
+        self.fitted = Fitted()
+        self.failed = ""
+        self._device = device
+        self._best = -math.inf
+        self._stale = 0
+        self._losses: list[float] = []
+        with torch.random.fork_rng(_cuda(device)):
+            torch.manual_seed(spec.seed)
+            self.model = make().to(device)
+            self._criterion = task.criterion().to(device)
+            self._rng = _rng(device)
+        parameters = [*self.model.parameters(), *self._criterion.parameters()]
+        self._optimiser = torch.optim.AdamW(parameters, lr=spec.lr,
+                                            weight_decay=spec.weight_decay)
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still trained."""
+        return not self.failed and not self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether ``patience`` validations in a row were no better."""
+        return self.spec.patience is not None and self._stale >= self.spec.patience
+
+    def step(self, inputs: Any, items: Sequence[Any]) -> None:
+        """One step of AdamW on the task's loss and both regularisers (Eq. 5)."""
+        with self._own_numbers(), self._precision():
+            self.model.train()
+            found = self.model(inputs)
+            task = self._criterion(found.values, items)
+            total = task - self.spec.gamma1 * sparsity(found.weights) \
+                - self.spec.gamma2 * diversity(found.weights)
+        if not torch.isfinite(total):
+            raise UserError("the loss is not finite any more: training diverged; lower train.lr"
+                            f" (now {self.spec.lr:g})")
+        self._optimiser.zero_grad()
+        torch.autograd.backward(total)
+        self._optimiser.step()
+        self._losses.append(float(task.detach()))
+
+    def note(self, seen: int, scores: Scores | None) -> dict[str, Any]:
+        """Note mean loss and scores on ``val``; keep the weights if they are the best so far."""
+        entry: dict[str, Any] = {"seen": seen, "loss": float(np.mean(self._losses))}
+        self._losses = []
+        score = -math.inf
+        if scores:
+            entry["val"] = dict(scores.values)
+            score = scores.select
+        self.fitted.history.append(entry)
+        self._stale += 1
+        if score > self._best or not self.fitted.best:
+            self._best, self._stale = score, 0
+            self.fitted.best, self.fitted.best_at = state_of(self.model), seen
+        return entry
+
+    def finish(self, seen: int, validated: bool) -> None:
+        """Leave the model with its best weights on ``val``, or its last ones without a ``val``."""
+        self.fitted.last = state_of(self.model)
+        if validated:
+            self.model.load_state_dict(self.fitted.best)
+        else:
+            self.fitted.best, self.fitted.best_at = self.fitted.last, seen
+        self.model.eval()
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs, as tensors and plain data."""
+        return {"model": self.model.state_dict(), "criterion": self._criterion.state_dict(),
+                "optimiser": self._optimiser.state_dict(), "rng": self._rng,
+                "best": self.fitted.best, "best_at": self.fitted.best_at,
+                "history": self.fitted.history, "score": self._best, "stale": self._stale,
+                "losses": self._losses, "failed": self.failed}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.model.load_state_dict(state["model"])
+        self._criterion.load_state_dict(state["criterion"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._rng = state["rng"]
+        self.fitted = Fitted(state["best"], {}, state["best_at"], state["history"])
+        self._best, self._stale = state["score"], state["stale"]
+        self._losses, self.failed = state["losses"], state["failed"]
+
+    def _precision(self) -> Any:
+        enabled = self.spec.amp and self._device.type == "cuda"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+
+    @contextmanager
+    def _own_numbers(self) -> Iterator[None]:
+        """The trial's random numbers, whatever others have drawn."""
+        with torch.random.fork_rng(_cuda(self._device)):
+            torch.set_rng_state(self._rng["cpu"])
+            if "cuda" in self._rng:
+                torch.cuda.set_rng_state(self._rng["cuda"], self._device)
+            yield
+            self._rng = _rng(self._device)
+
+
+def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progress, label: str,
+               log: Callable[[str], None] = lambda _: None,
+               keep: Callable[[int], None] = lambda _: None, start: int = 0) -> None:
+    """Train several trials over one stream; each model is left with its best weights.
+
+    A trial that fails says so in `failed` and leaves the stream; the others go on.
+
+    Parameters
+    ----------
+    trials : that agree in ``batch``, ``pairs``, ``validate_every`` and order
+    has_val : whether there is a ``val`` split to choose checkpoints on
+    label : what progress calls this training
+    log : called with a line at every validation
+    keep : called with the items seen, after every validation
+    start : items that were seen already
+    """
+    spec = trials[0].spec
+    if not task.items():
+        raise ValueError("nothing to train on")
+    seen = start
+    with show.task(label, spec.pairs - start, task.unit) as bar:
+        for seen, items, inputs in _ahead(task, spec, start):
+            for trial in [t for t in trials if t.active]:
+                _step(trial, inputs, items)
+            bar.advance(len(items))
+            if _due(seen, len(items), spec):
+                _validate(trials, task, has_val, seen, log)
+                keep(seen)
+            if not any(t.active for t in trials):
+                break
+    for trial in trials:
+        if not trial.failed:
+            trial.finish(seen, has_val)
+
+
+def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
+              log: Callable[[str], None]) -> None:
+    active = [t for t in trials if t.active]
+    for trial in active:
+        trial.model.eval()
+    scores: Sequence[Scores | None] = [None] * len(active)
+    if has_val and active:
+        scores = task.judge([t.model for t in active], "val")
+    for trial, found in zip(active, scores, strict=True):
+        log(f"{trial.label}: {json.dumps(trial.note(seen, found))}")
+
+
+def _step(trial: Trial, inputs: Any, items: Sequence[Any]) -> None:
+    try:
+        trial.step(inputs, items)
+    except UserError as error:
+        trial.failed = str(error)
+
+
+def _ahead(task: Task, spec: TrainSpec, start: int) -> Iterator[tuple[int, list[Any], Any]]:
+    """Batches with their features; the next one's are made while this one is used."""
+    with ThreadPoolExecutor(1, "inputs") as pool:
+        waiting: tuple[int, list[Any], Any] | None = None
+        for seen, items in batches(task.items(), spec):
+            if seen <= start:
+                continue
+            ready, waiting = waiting, (seen, items, pool.submit(task.inputs, items))
+            if ready:
+                yield ready[0], ready[1], ready[2].result()
+        if waiting:
+            yield waiting[0], waiting[1], waiting[2].result()
+
+
+def _due(seen: int, size: int, spec: TrainSpec) -> bool:
+    before = (seen - size) // spec.validate_every
+    return seen // spec.validate_every > before or seen >= spec.pairs
+
+
+def batches(items: Sequence[Any], spec: TrainSpec) -> Iterator[tuple[int, list[Any]]]:
+    """Batches until `spec.pairs` items were seen; every epoch in a new order of the same seed."""
+    generator = torch.Generator().manual_seed(order_seed(spec))
+    queue: list[int] = []
+    seen = 0
+    while seen < spec.pairs:
+        size = min(spec.batch, spec.pairs - seen)
+        while len(queue) < size:
+            queue += torch.randperm(len(items), generator=generator).tolist()
+        batch, queue = queue[:size], queue[size:]
+        seen += size
+        yield seen, [items[i] for i in batch]
+
+
+def order_seed(spec: TrainSpec) -> int:
+    """What decides the order of the data."""
+    return spec.seed if spec.shuffle is None else spec.shuffle
+
+
+def together(spec: TrainSpec) -> tuple[Any, ...]:
+    """What trials of one stream agree in."""
+    return spec.pairs, spec.batch, spec.validate_every, order_seed(spec)
+
+
+def state_of(model: nn.Module) -> State:
+    """A copy of a model's weights on the CPU."""
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+
+def _rng(device: torch.device) -> State:
+    found = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []

@@ -1,0 +1,1 @@
+"""Metrics, their protocol and their intervals."""

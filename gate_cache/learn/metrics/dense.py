@@ -1,0 +1,94 @@
+"""Metrics of dense prediction and of classification, from one confusion matrix.
+
+Rows of a confusion matrix are true classes, columns predicted ones; pixels whose true class is
+`IGNORED` are nowhere in it. A class that is neither in the truth nor in the predictions has no IoU
+and is left out of mIoU; one that is not in the truth has no accuracy and is left out of mAcc.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gate_cache.datasets.common.base import IGNORED
+
+Labels = npt.NDArray[Any]
+Matrix = npt.NDArray[np.int64]
+Counts = npt.NDArray[Any]
+"""(3, classes): found, true and predicted pixels of each class; those of images add up."""
+Floats = npt.NDArray[np.float64]
+
+
+def confusion(true: Labels, predicted: Labels, classes: int, ignored: int = IGNORED) -> Matrix:
+    """How often each class was taken for each.
+
+    Parameters
+    ----------
+    true, predicted : integers of one shape
+    ignored : the true class that never counts
+
+    Returns
+    -------
+    (classes, classes): true × predicted
+
+    Raises
+    ------
+    ValueError
+        A number that counts is no class.
+    """
+    counted = true != ignored
+    a, b = (np.asarray(x)[counted].astype(np.int64) for x in (true, predicted))
+    for values in (a, b):
+        if values.size and not 0 <= values.min() <= values.max() < classes:
+            raise ValueError(f"classes {values.min()} to {values.max()}, and there are {classes}")
+    return np.bincount(a * classes + b, minlength=classes**2).reshape(classes, classes)
+
+
+def counts(matrix: Matrix) -> Counts:
+    """All that the metrics take from a confusion matrix."""
+    return np.stack([np.diag(matrix), matrix.sum(1), matrix.sum(0)])
+
+
+def iou(found: Counts) -> Floats:
+    """(classes,) intersection over union in percent; NaN where a class is nowhere."""
+    return _percent(found[0], found[1] + found[2] - found[0])
+
+
+def class_accuracy(found: Counts) -> Floats:
+    """(classes,) share of each true class that was found, in percent; NaN where there is none."""
+    return _percent(found[0], found[1])
+
+
+def mean_iou(found: Counts) -> float:
+    """mIoU in percent; NaN where nothing counts."""
+    return _mean(iou(found))
+
+
+def mean_accuracy(found: Counts) -> float:
+    """mAcc in percent; NaN where nothing counts."""
+    return _mean(class_accuracy(found))
+
+
+def accuracy(found: Counts) -> float:
+    """aAcc (of pixels), or top-1 accuracy (of images), in percent; NaN where nothing counts."""
+    return float(_percent(found[0].sum(), found[1].sum()))
+
+
+def by_name(values: Floats, names: Sequence[str]) -> dict[str, float | None]:
+    """Values of classes by name; NaN becomes None."""
+    return {name: None if math.isnan(v) else float(v)
+            for name, v in zip(names, values.tolist(), strict=True)}
+
+
+def _percent(part: Any, whole: Any) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(np.asarray(whole) > 0, 100 * np.true_divide(part, whole), np.nan)
+
+
+def _mean(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan

@@ -1,0 +1,127 @@
+"""PCK: the percentage of correct key points, with its whole protocol spelt out.
+
+A predicted point is correct when its distance to the true one, in the target's original pixels,
+is at most α times the longer side of the target image (``image``) or of its object's box
+(``box``). Correct points are averaged over all points (``point``), or first over each pair's points
+and then over pairs (``image``), or first over all points of a category and then over categories
+(``category``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gate_cache.datasets.common.base import Keypoints
+
+ALPHAS = (0.01, 0.05, 0.1, 0.15)
+RADII = ("image", "box")
+AVERAGES = ("point", "image", "category")
+SELECT = (0.1, "box", "point")
+"""The PCK that chooses the best checkpoint on ``val``: α, radius, average."""
+Points = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Points of one pair.
+
+    Attributes
+    ----------
+    predicted : (K, 2) x and y in the target's original pixels
+    true : (K, 2) likewise
+    target : the target's key points, for its size and box
+    category : of both images
+    """
+
+    predicted: Points
+    true: Points
+    target: Keypoints
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class PCK:
+    """All variants of one PCK.
+
+    Attributes
+    ----------
+    values : percent by (α, radius, average)
+    pairs, points : how many were judged
+    """
+
+    values: dict[tuple[float, str, str], float]
+    pairs: int
+    points: int
+
+    def to_json(self) -> dict[str, float | None]:
+        """Flat names such as ``pck@0.10/radius=box/average=point``; NaN becomes None."""
+        return {named(*key): None if math.isnan(v) else v for key, v in self.values.items()}
+
+
+def named(alpha: float, radius: str, average: str) -> str:
+    """``pck@0.10/radius=box/average=point``."""
+    return f"pck@{alpha:.2f}/radius={radius}/average={average}"
+
+
+SELECTED = named(*SELECT)
+
+
+def share(counts: npt.NDArray[np.float64]) -> float:
+    """Percent of right points, from (2,) right points and all; NaN without any."""
+    return float(100 * counts[0] / counts[1]) if counts[1] else math.nan
+
+
+def pck(predictions: Sequence[Prediction], alphas: Sequence[float] = ALPHAS) -> PCK:
+    """PCK over pairs, in every combination of α, radius and average.
+
+    Pairs without points are left out; with no pair at all the values are NaN.
+    """
+    judged = [p for p in predictions if len(p.true)]
+    values = {}
+    for alpha in alphas:
+        for radius in RADII:
+            hits = [correct(p, alpha, radius) for p in judged]
+            values[alpha, radius, "point"] = _percent(hits)
+            values[alpha, radius, "image"] = _percent([[h.mean()] for h in hits])
+            values[alpha, radius, "category"] = _percent(
+                [[h.mean()] for h in _by_category(judged, hits).values()])
+    return PCK(values, len(judged), sum(len(p.true) for p in judged))
+
+
+def correct(prediction: Prediction, alpha: float, radius: str) -> npt.NDArray[np.bool_]:
+    """(K,) bool: which predicted points lie within the radius (the border counts)."""
+    distance = np.hypot(*(prediction.predicted - prediction.true).T)
+    return np.asarray(distance <= alpha * longer_side(prediction.target, radius))
+
+
+def by_category(predictions: Sequence[Prediction], alpha: float, radius: str) -> dict[str, float]:
+    """Percent of each category's points that are correct."""
+    judged = [p for p in predictions if len(p.true)]
+    hits = [correct(p, alpha, radius) for p in judged]
+    return {name: _percent([h]) for name, h in sorted(_by_category(judged, hits).items())}
+
+
+def _by_category(judged: Sequence[Prediction], hits: Sequence[npt.NDArray[np.bool_]],
+                 ) -> dict[str, npt.NDArray[np.bool_]]:
+    found: dict[str, list[npt.NDArray[np.bool_]]] = {}
+    for prediction, each in zip(judged, hits, strict=True):
+        found.setdefault(prediction.category, []).append(each)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def longer_side(target: Keypoints, radius: str) -> float:
+    """The longer side, in pixels, of the image or of the box."""
+    if radius == "image":
+        return float(max(target.size))
+    x0, y0, x1, y1 = target.box
+    return float(max(x1 - x0, y1 - y0))
+
+
+def _percent(parts: Sequence[npt.ArrayLike]) -> float:
+    return float(100 * np.concatenate([np.atleast_1d(p) for p in parts]).mean()) if parts else \
+        float("nan")

@@ -1,0 +1,39 @@
+"""Tables of results: methods, their metrics and the protocol that goes with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gate_cache.learn.metrics.pck import PCK
+
+
+@dataclass
+class Row:
+    """One line of a table of results."""
+
+    method: str
+    trained: bool
+    pck: PCK
+    note: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Table:
+    """Results over one set of pairs, with its protocol."""
+
+    title: str
+    protocol: str
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, method: str, found: PCK, trained: bool = False, note: str = "",
+            details: dict[str, Any] | None = None) -> None:
+        """Append a line."""
+        self.rows.append(Row(method, trained, found, note, details or {}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"title": self.title, "protocol": self.protocol, "rows": [
+            {"method": r.method, "trained": r.trained, "note": r.note, "pairs": r.pck.pairs,
+             "points": r.pck.points, **r.details, **r.pck.to_json()} for r in self.rows]}

@@ -1,0 +1,1 @@
+"""Amalgamation: weight assigners and the models around them (paper, A.4)."""

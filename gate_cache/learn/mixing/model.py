@@ -1,0 +1,44 @@
+"""Amalgamator and head together: a bucket to one descriptor map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from gate_cache.learn.features.bucket import Bucket
+from gate_cache.learn.heads.conv import ConvHead
+from gate_cache.learn.heads.nn import NearestNeighbour
+from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights
+from gate_cache.learn.mixing.mixed_model import MixedModel
+from gate_cache.learn.tasks.task import Output
+from gate_cache.manifest.specs import TrainSpec
+
+
+class CorrespondenceModel(MixedModel):
+    """Amalgamate a bucket (`Amalgamator`), then apply the head."""
+
+    def forward(self, bucket: Bucket) -> Output:
+        """A batch of buckets to descriptors (B, D, h, w) of unit length over D."""
+        mixed = self.mixer(self.of_bucket(bucket.conv))
+        return Output(self.head(mixed.maps, self.attended(bucket.attention)), mixed.weights)
+
+
+def amalgamated(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = None,
+                attention: bool = True) -> CorrespondenceModel:
+    """The full model: n weight assigners and the head."""
+    mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout)
+    head = _head(spec, channels, spec.assigners)
+    return CorrespondenceModel(mixer, head, chosen, attention)
+
+
+def fixed(spec: TrainSpec, channels: int, weights: list[float],
+          chosen: Sequence[int] | None = None, attention: bool = True) -> CorrespondenceModel:
+    """A baseline with given weights: a single feature, or all uniformly."""
+    return CorrespondenceModel(FixedWeights(weights), _head(spec, channels, 1), chosen, attention)
+
+
+def _head(spec: TrainSpec, channels: int, assigners: int) -> nn.Module:
+    if spec.head == "conv":
+        return ConvHead(channels, assigners, spec.conv_channels)
+    return NearestNeighbour()

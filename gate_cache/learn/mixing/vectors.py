@@ -1,0 +1,104 @@
+"""Amalgamation of single vectors, of pixels or of pooled images, for one model or an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import nn
+
+from gate_cache.learn.mixing.amalgamator import Amalgamated
+from gate_cache.learn.mixing.mixed_model import MixedModel
+from gate_cache.learn.tasks.task import Output
+
+
+class Vectors(NamedTuple):
+    """Features of a batch of pixels or of images.
+
+    Attributes
+    ----------
+    conv : (B, b, C), one vector a combo, its levels concatenated
+    attention : (B, T) or None
+    extra : (B, E) of combos that are never amalgamated, or None
+    """
+
+    conv: torch.Tensor
+    attention: torch.Tensor | None
+    extra: torch.Tensor | None
+
+
+class RowNorm(nn.BatchNorm1d):
+    """Batch norm that takes a training batch of one row as `eval` does: it has no variance."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C) to (B, C)."""
+        if len(x) > 1 or not self.training:
+            return super().forward(x)
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight,
+                                        self.bias, False, 0.0, self.eps)
+
+
+class VectorAmalgamator(nn.Module):
+    """n MLP weight assigners for each of M ensemble members (Eq. 3 and 4).
+
+    An assigner is linear (C→hidden), ReLU, batch norm, dropout, linear (hidden→1): the widths of
+    the convolutional one.
+
+    Parameters
+    ----------
+    channels : C of a vector
+    assigners : n
+    hidden, dropout : of each assigner
+    members : M, each with assigners of its own
+    """
+
+    def __init__(self, channels: int, assigners: int, hidden: int = 128, dropout: float = 0.1,
+                 members: int = 1) -> None:
+        super().__init__()
+        self._shape = (members, assigners)
+        count = members * assigners
+        self.first = nn.Linear(channels, count * hidden)
+        self.norm = RowNorm(count * hidden)
+        self.dropout = nn.Dropout(dropout)
+        bound = hidden**-0.5
+        self.last = nn.Parameter(torch.empty(count, hidden).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(count).uniform_(-bound, bound))
+
+    def forward(self, bucket: torch.Tensor) -> Amalgamated:
+        """(B, b, C) to n sums (M, B, n, C) with weights (M, B, n, b)."""
+        logits = self.logits(self.first(bucket.flatten(0, 1)))
+        weights = self.shares(logits.view(*bucket.shape[:2], -1))
+        return Amalgamated(torch.einsum("mbnk,bkc->mbnc", weights, bucket), weights)
+
+    def logits(self, found: torch.Tensor) -> torch.Tensor:
+        """What the first layer found, (B, M·n·hidden), to (B, M·n)."""
+        hidden = self.dropout(self.norm(found.relu()))
+        units = hidden.view(-1, *self.last.shape)
+        return torch.as_tensor((units * self.last).sum(-1) + self.bias)
+
+    def shares(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, b, M·n) to weights (M, B, n, b): softmax over combos."""
+        return logits.view(*logits.shape[:2], *self._shape).permute(2, 0, 3, 1).softmax(-1)
+
+
+class VectorModel(MixedModel):
+    """Amalgamate vectors (`VectorAmalgamator`), then apply the head.
+
+    The head takes (M, B, n, C), (B, T) or None, (B, E) or None.
+    """
+
+    def forward(self, batch: Vectors) -> Output:
+        """The head's values, and weights (M·B, n, b)."""
+        mixed = cast(Amalgamated, self.mixer(self.of_bucket(batch.conv)))
+        maps, weights = mixed if mixed.maps.dim() == 4 else (m[None] for m in mixed)
+        values = self.head(maps, self.attended(batch.attention), batch.extra)
+        return Output(values, weights.flatten(0, 1))
+
+
+def stack_vectors(parts: Sequence[Vectors]) -> Vectors:
+    """One batch of several."""
+    attention = [p.attention for p in parts if p.attention is not None]
+    extra = [p.extra for p in parts if p.extra is not None]
+    return Vectors(torch.cat([p.conv for p in parts]), torch.cat(attention) if attention else None,
+                   torch.cat(extra) if extra else None)

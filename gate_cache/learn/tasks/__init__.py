@@ -1,0 +1,1 @@
+"""Tasks: what is learnt from features, and how it is judged."""

@@ -1,0 +1,107 @@
+"""Classification of whole images from pooled features, as a task (paper, Table 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gate_cache.datasets.common.base import ClassifiedDataset, Split
+from gate_cache.learn.features.data import Recent
+from gate_cache.learn.features.native import NativeMaps
+from gate_cache.learn.features.pixel_grid import tiles
+from gate_cache.learn.heads.classifier import Classifier
+from gate_cache.learn.metrics.image_scores import Tally
+from gate_cache.learn.mixing.amalgamator import FixedWeights
+from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors
+from gate_cache.learn.tasks.task import Scores
+from gate_cache.manifest.specs import TrainSpec
+
+POOLED_BYTES = 2**29
+"""Pooled features held at most."""
+BATCH = 256
+"""Images judged at once."""
+
+
+class ClassificationTask:
+    """Images with one class each.
+
+    Parameters
+    ----------
+    maps : of all combos that any trial uses
+    data : for labels
+    ids : samples of each split
+    """
+
+    unit = "images"
+    select = "accuracy"
+
+    def __init__(self, maps: NativeMaps, data: ClassifiedDataset,
+                 ids: dict[Split, list[str]]) -> None:
+        self.maps = maps
+        self.data = data
+        self._ids = ids
+        self._pooled: Recent[Vectors] = Recent(maps.pooled, _bytes, POOLED_BYTES)
+        self._labels = {i: data.label(i) for of_split in ids.values() for i in of_split}
+        names = list(data.classes)
+        self._classes = names[:1 + max(self._labels.values(), default=0)]
+
+    def items(self) -> Sequence[str]:
+        """The training images."""
+        return self._ids["train"]
+
+    def inputs(self, items: Sequence[str]) -> Vectors:
+        """Pooled features of some images."""
+        return stack_vectors([self._pooled(i) for i in items])
+
+    def labels(self, items: Sequence[str]) -> torch.Tensor:
+        """(B,) classes."""
+        return torch.tensor([self._labels[i] for i in items], device=self.maps.device)
+
+    def criterion(self) -> nn.Module:
+        """Cross-entropy."""
+        return _LabelLoss(self)
+
+    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
+              attention: bool) -> VectorModel:
+        """GATE, or a baseline with given weights."""
+        n, channels = 1 if weights else spec.assigners, self.maps.channels
+        mixer: nn.Module = FixedWeights(weights) if weights else \
+            VectorAmalgamator(channels, n, spec.hidden, spec.dropout)
+        head = Classifier(n * channels, self.maps.tokens if attention else 0, len(self._classes),
+                          spec.classifier_hidden)
+        return VectorModel(mixer, head, chosen, attention)
+
+    @torch.inference_mode()
+    def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
+        """Top-1 accuracy of every model; features are read once for all of them."""
+        tallies, ids = [Tally(self._classes) for _ in models], self._ids[split]
+        for part in tiles(len(ids), BATCH):
+            batch, true = self.inputs(ids[part]), self.labels(ids[part]).cpu().numpy()
+            for model, tally in zip(models, tallies, strict=True):
+                output = model.eval()(batch)
+                sure, found = output.values.softmax(-1).max(-1)
+                for label, guess, share in zip(true, found.tolist(), sure.tolist(), strict=True):
+                    tally.image(np.array([label]), np.array([guess]))
+                    tally.note(true=label, predicted=guess, confidence=share)
+                tally.weigh(output.weights)
+        test = split == "test"
+        return [t.classification(test, ids if test else ()) for t in tallies]
+
+
+class _LabelLoss(nn.Module):
+    """Cross-entropy of (B, K) logits."""
+
+    def __init__(self, task: ClassificationTask) -> None:
+        super().__init__()
+        self._task = task
+
+    def forward(self, values: torch.Tensor, items: Sequence[str]) -> torch.Tensor:
+        return F.cross_entropy(values, self._task.labels(items))
+
+
+def _bytes(found: Vectors) -> int:
+    return sum(t.nbytes for t in found if t is not None)

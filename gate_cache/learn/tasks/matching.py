@@ -1,0 +1,226 @@
+"""Semantic correspondence as a task: pairs, their loss, PCK."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from gate_cache.core.geometry import Window
+from gate_cache.datasets.common.base import Split
+from gate_cache.learn.features.bucket import Bucket, Buckets, stack
+from gate_cache.learn.features.pairs import PairPoints
+from gate_cache.learn.metrics.intervals import bootstrap
+from gate_cache.learn.metrics.items import Items
+from gate_cache.learn.metrics.pck import (
+    PCK,
+    SELECT,
+    SELECTED,
+    Points,
+    Prediction,
+    by_category,
+    correct,
+    pck,
+    share,
+)
+from gate_cache.learn.mixing.weight_stats import weight_stats
+from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, nearest, sample
+from gate_cache.learn.tasks.task import Scores
+
+
+class CorrespondenceTask:
+    """Pairs of images with points in common (METHOD.md section 5; paper, C.1).
+
+    Parameters
+    ----------
+    buckets : of all features that any trial uses
+    pairs : of each split
+    """
+
+    unit = "pairs"
+
+    def __init__(self, buckets: Buckets, pairs: dict[Split, list[PairPoints]]) -> None:
+        self.buckets = buckets
+        self._pairs = pairs
+
+    def items(self) -> Sequence[PairPoints]:
+        """The training pairs."""
+        return self._pairs["train"]
+
+    def inputs(self, items: Sequence[PairPoints]) -> Bucket:
+        """Buckets of all sources, then of all targets."""
+        ids = [p.pair.source for p in items] + [p.pair.target for p in items]
+        return stack([self.buckets.named(i) for i in ids])
+
+    def criterion(self) -> nn.Module:
+        """Cross-entropy in both directions."""
+        return _PairsLoss(self.buckets)
+
+    def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
+        """PCK of every model; an image's features are read once for all of them."""
+        test = split == "test"
+        return [replace(scores(found.predictions, found.weights, test),
+                        items=found.items() if test else None)
+                for found in self.match(models, self._pairs[split])]
+
+    @torch.inference_mode()
+    def match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints]) -> list[Matched]:
+        """Every model's predictions for all pairs.
+
+        Of each category an image is read once as a source, of which only the descriptors at its
+        points are held, and once as a target.
+        """
+        found = [Matched({}, {}) for _ in models]
+        for model in models:
+            model.eval()
+        for group in _grouped(pairs, lambda p: p.pair.category).values():
+            self._match(models, group, found)
+        for each in found:
+            each.in_order(pairs)
+        return found
+
+    def _match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
+               found: Sequence[Matched]) -> None:
+        """The pairs of one category."""
+        wanted: list[dict[PairPoints, torch.Tensor]] = [{} for _ in models]
+        for of_source in _grouped(pairs, lambda p: p.pair.source).values():
+            window = self.buckets.window(of_source[0].source.size)
+            for maps, points in zip(self._described(models, of_source[0].pair.source, found),
+                                    wanted, strict=True):
+                cut = window.cut(maps)
+                for pair in of_source:
+                    at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
+                    points[pair] = sample(cut, at)
+        for of_target in _grouped(pairs, lambda p: p.pair.target).values():
+            window = self.buckets.window(of_target[0].target.size)
+            described = self._described(models, of_target[0].pair.target, found)
+            for maps, points, each in zip(described, wanted, found, strict=True):
+                cut = window.cut(maps)
+                for pair in of_target:
+                    there = nearest(points[pair], cut).cpu().double()
+                    each.by_pair[pair] = window.leave(np.asarray(there))
+
+    def _described(self, models: Sequence[nn.Module], sample_id: str,
+                   found: Sequence[Matched]) -> Iterator[torch.Tensor]:
+        """An image's descriptors by every model, one after the other."""
+        batch = stack([self.buckets.named(sample_id)])
+        for model, each in zip(models, found, strict=True):
+            output = model(batch)
+            each.weights[sample_id] = output.weights[0].cpu()
+            yield output.values[0]
+
+
+@dataclass
+class Matched:
+    """One model's matches.
+
+    Attributes
+    ----------
+    by_pair : (K, 2) predicted points, as shares of the target's sides
+    weights : of the amalgamator by image, (n, b)
+    """
+
+    by_pair: dict[PairPoints, Points]
+    weights: dict[str, torch.Tensor]
+
+    def in_order(self, pairs: Sequence[PairPoints]) -> None:
+        """Sort them as the pairs are."""
+        self.by_pair = {pair: self.by_pair[pair] for pair in pairs}
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """In original pixels, beside the truth."""
+        return [pair.judge(points) for pair, points in self.by_pair.items()]
+
+    def items(self) -> Items:
+        """Pair by pair: right points of all, predicted points in the target's pixels, category."""
+        told, pairs = self.predictions, list(self.by_pair)
+        units = _units(told)
+        points = [p.predicted for p in told] or [np.zeros((0, 2))]
+        return Items(np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_),
+                     100 * units[:, 0] / np.maximum(units[:, 1], 1), units,
+                     {"points": np.concatenate(points).astype(np.float32),
+                      "category": np.array([p.pair.category for p in pairs], np.str_)})
+
+
+def _grouped(pairs: Sequence[PairPoints],
+             key: Callable[[PairPoints], str]) -> dict[str, list[PairPoints]]:
+    found: dict[str, list[PairPoints]] = {}
+    for pair in pairs:
+        found.setdefault(key(pair), []).append(pair)
+    return found
+
+
+def scores(predictions: Sequence[Prediction],
+           weights: Mapping[str, torch.Tensor] | None = None, draw: bool = False) -> Scores:
+    """PCK in all variants; each pair's share of right points is what an interval draws from.
+
+    Parameters
+    ----------
+    weights : of the amalgamator by image, (n, b), where there is one
+    draw : whether to tell the interval
+    """
+    found = pck(predictions)
+    told = details(predictions if draw else [], list(weights.values()) if weights else [])
+    each = [100 * float(correct(p, SELECT[0], SELECT[1]).mean()) for p in predictions
+            if len(p.true)]
+    return Scores({k: v for k, v in found.to_json().items() if v is not None},
+                  found.values[SELECT], each,
+                  {"pairs": found.pairs, "points": found.points,
+                   "categories": by_category(predictions, SELECT[0], SELECT[1]), **told})
+
+
+def details(predictions: Sequence[Prediction],
+            weights: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Interval over pairs of the PCK that chooses; statistics of (n, b) weights by image."""
+    found: dict[str, Any] = {}
+    if predictions:
+        found["interval"] = {SELECTED: list(bootstrap(_units(predictions), share))}
+    if weights:
+        found["weights"] = weight_stats(weights).to_json()
+    return found
+
+
+def _units(predictions: Sequence[Prediction]) -> npt.NDArray[np.int64]:
+    """(N, 2) right points and all points of each pair, by the PCK that chooses."""
+    hits = [correct(p, SELECT[0], SELECT[1]) for p in predictions]
+    return np.array([[int(h.sum()), len(h)] for h in hits], np.int64).reshape(-1, 2)
+
+
+class _PairsLoss(nn.Module):
+    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        super().__init__()
+        self.loss = CorrespondenceLoss()
+        self._buckets = buckets
+
+    def forward(self, descriptors: torch.Tensor, pairs: Sequence[PairPoints]) -> torch.Tensor:
+        halves = torch.split(descriptors, len(pairs))
+        return torch.stack([pair_loss(self.loss, self._buckets, pair, a, b)
+                            for pair, a, b in zip(pairs, *halves, strict=True)]).mean()
+
+
+def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
+              source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of whole descriptor maps (D, h, w), of which only the images' own cells count."""
+    here, there = windows(buckets, pair)
+    a = torch.from_numpy(here.enter(pair.source_shares)).to(source)
+    b = torch.from_numpy(there.enter(pair.target_shares)).to(target)
+    return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
+
+
+def windows(buckets: Buckets, pair: PairPoints) -> tuple[Window, Window]:
+    """The cells of maps that show the source and the target: points are matched nowhere else."""
+    return buckets.window(pair.source.size), buckets.window(pair.target.size)
+
+
+def judge(model: nn.Module, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:
+    """PCK of one model over pairs."""
+    (found,) = CorrespondenceTask(buckets, {}).match([model], pairs)
+    return pck(found.predictions)

@@ -1,0 +1,153 @@
+"""Label-scarce segmentation by an ensemble of MLPs on single pixels, as a task (paper, Table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gate_cache.datasets.common.base import SegmentationDataset, Split
+from gate_cache.learn.features.native import NativeMaps
+from gate_cache.learn.features.pixel_grid import tiles
+from gate_cache.learn.features.reservoir import Reservoir, Sampling, fill
+from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote
+from gate_cache.learn.metrics.image_scores import Tally
+from gate_cache.learn.mixing.amalgamator import FixedWeights
+from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
+from gate_cache.learn.tasks.painted import Painted
+from gate_cache.learn.tasks.task import Output, Scores
+from gate_cache.learn.tasks.whole_image import WholeImage
+from gate_cache.manifest.specs import TrainSpec
+
+WEIGHED = 16
+"""Pixels of a tile whose weights are kept for statistics."""
+STRIP = 2**17
+"""Pixels whose weights are held at once."""
+
+
+class PixelTask:
+    """Labelled pixels, trained from a reservoir and judged on whole images in tiles.
+
+    Parameters
+    ----------
+    maps : of all combos that any trial uses
+    data : for masks
+    ids : samples of each split
+    bound : bytes of the reservoir at most
+    sampling : of its pixels
+    """
+
+    unit = "pixels"
+    select = "mIoU"
+
+    def __init__(self, maps: NativeMaps, data: SegmentationDataset, ids: dict[Split, list[str]],
+                 bound: int, sampling: Sampling = "uniform") -> None:
+        self.maps = maps
+        self.data = data
+        self._ids = ids
+        self._bound = bound
+        self._sampling: Sampling = sampling
+
+    @cached_property
+    def reservoir(self) -> Reservoir:
+        """The training pixels, sampled on first use."""
+        return fill(self.maps, self.data, self._ids["train"], self._bound, self._sampling)
+
+    def items(self) -> Sequence[int]:
+        """Numbers of the reservoir's pixels."""
+        return range(len(self.reservoir))
+
+    def inputs(self, items: Sequence[int]) -> Vectors:
+        """Features of some pixels."""
+        return self.reservoir(items)
+
+    def criterion(self) -> nn.Module:
+        """Cross-entropy, mean over members."""
+        return _PixelLoss(self)
+
+    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
+              attention: bool) -> VectorModel:
+        """GATE, or a baseline with given weights."""
+        n, maps = 1 if weights else spec.assigners, self.maps
+        mixer: nn.Module = FixedWeights(weights) if weights else VectorAmalgamator(
+            maps.channels, n, spec.hidden, spec.dropout, spec.members)
+        head = PixelMLPs(n * maps.channels + maps.extra_channels, maps.tokens if attention else 0,
+                         len(self.data.classes), spec.members)
+        return VectorModel(mixer, head, chosen, attention)
+
+    def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
+        """Scores of every model in original pixels; features are read once for all of them."""
+        tallies, test = [Tally(self.data.classes) for _ in models], split == "test"
+        for sample_id in self._ids[split]:
+            true = self.data.mask(sample_id)
+            for tally, found in zip(tallies, self._look(models, sample_id), strict=True):
+                tally.image(true, found.classes())
+                for weights in found.weights:
+                    tally.weigh(weights)
+                means = torch.cat(found.doubts, 1).mean(1).tolist()
+                tally.add("members that disagree", 100 * means[0])
+                tally.add("entropy of the mean", means[1])
+        return [t.segmentation(test, self._ids[split] if test else ()) for t in tallies]
+
+    def predict(self, models: Sequence[nn.Module],
+                sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
+        """Each model's (H, W) classes of an image's own pixels, and weights of some of them."""
+        return [(found.classes(), torch.cat(found.weights))
+                for found in self._look(models, sample_id)]
+
+    @torch.inference_mode()
+    def _look(self, models: Sequence[nn.Module], sample_id: str) -> list[_Looked]:
+        """What every model makes of an image."""
+        height, width = self.data.size(sample_id)
+        looked = [_Looked((height, width)) for _ in models]
+        image = WholeImage(self.maps, sample_id, (height, width))
+        for model, found in zip(models, looked, strict=True):
+            for strip in tiles(height * width, STRIP):
+                for output in image.outputs(cast(VectorModel, model.eval()), strip):
+                    found.add(output)
+        return looked
+
+    def paint(self, model: nn.Module, sample_id: str) -> Painted:
+        """One ensemble's votes on an image's own pixels, and the share of members against them."""
+        (found,) = self._look([model], sample_id)
+        against = torch.cat(found.doubts, 1)[0].numpy().reshape(found.size)
+        return Painted(found.classes(), against, "members that disagree", 1.0)
+
+
+@dataclass
+class _Looked:
+    """One model's votes, doubts and some weights, tile by tile."""
+
+    size: tuple[int, int]
+    votes: list[torch.Tensor] = field(default_factory=list)
+    doubts: list[torch.Tensor] = field(default_factory=list)
+    weights: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, output: Output) -> None:
+        self.votes.append(vote(output.values).byte().cpu())
+        doubts = [disagreement(output.values), entropy(output.values)]
+        self.doubts.append(torch.stack(doubts).cpu())
+        step = max(1, output.weights.shape[1] // WEIGHED)
+        self.weights.append(output.weights[:, ::step].flatten(0, 1))
+
+    def classes(self) -> npt.NDArray[np.uint8]:
+        return np.asarray(torch.cat(self.votes).numpy().reshape(self.size), np.uint8)
+
+
+class _PixelLoss(nn.Module):
+    """Cross-entropy of (M, B, K) logits: each member's is that of a training alone, over M."""
+
+    def __init__(self, task: PixelTask) -> None:
+        super().__init__()
+        self._task = task
+
+    def forward(self, values: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
+        labels = self._task.reservoir.labels[list(items)].to(values.device)
+        return F.cross_entropy(values.flatten(0, 1), labels.repeat(len(values)))

@@ -1,0 +1,235 @@
+"""Semantic segmentation with UPerNet as a task (paper, section 5, Table 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gate_cache.core.geometry import Placement
+from gate_cache.datasets.common.base import IGNORED, SegmentationDataset, Split
+from gate_cache.learn.features.native import Native, NativeMaps
+from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
+from gate_cache.learn.heads.upernet import Decoded, UPerNet
+from gate_cache.learn.metrics.image_scores import Tally
+from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, mix
+from gate_cache.learn.mixing.mixed_model import MixedModel
+from gate_cache.learn.tasks.painted import Painted
+from gate_cache.learn.tasks.task import Output, Scores
+from gate_cache.manifest.specs import TrainSpec
+
+LEVELS = 3
+"""The three coarsest maps: up0, up1 and up2."""
+AUXILIARY = 0.4
+"""Weight of the auxiliary head's loss."""
+STRIP_BYTES = 2**26
+"""Logits in original pixels held at once."""
+
+
+class Levels(NamedTuple):
+    """Features of a batch of images.
+
+    Attributes
+    ----------
+    joined : (B, b, C, h, w), all levels resized to the finest and concatenated: for the assigners
+    levels : (B, b, C_l, h_l, w_l) each, coarse to fine
+    attention : (B, T_l, h_l, w_l) or None for each level
+    """
+
+    joined: torch.Tensor
+    levels: tuple[torch.Tensor, ...]
+    attention: tuple[torch.Tensor | None, ...]
+
+
+class LevelsModel(MixedModel):
+    """Weigh a bucket by its concatenated maps, mix every level by these weights, decode.
+
+    Its head, `UPerNet`, is made for the attention maps that it takes.
+    """
+
+    mixer: Amalgamator | FixedWeights
+
+    def forward(self, batch: Levels) -> Output:
+        """`Decoded` logits, and weights (B, n, b)."""
+        weights = self.mixer.weigh(self.of_bucket(batch.joined))
+        sums = [mix(self.of_bucket(level), weights).maps.flatten(1, 2) for level in batch.levels]
+        return Output(self.head(sums, batch.attention), weights)
+
+
+class SegmentationTask:
+    """Images with masks, learnt whole.
+
+    Parameters
+    ----------
+    maps : of all combos that any trial uses
+    data : for masks
+    ids : samples of each split
+    """
+
+    unit = "images"
+    select = "mIoU"
+
+    def __init__(self, maps: NativeMaps, data: SegmentationDataset,
+                 ids: dict[Split, list[str]]) -> None:
+        self.maps = maps
+        self.data = data
+        self._ids = ids
+        self._attention = _nearest(maps)
+
+    def items(self) -> Sequence[str]:
+        """The training images."""
+        return self._ids["train"]
+
+    def inputs(self, items: Sequence[str]) -> Levels:
+        """Maps of all levels, and the joined ones."""
+        found = [self.maps(i) for i in items]
+        levels = tuple(torch.stack(parts) for parts in
+                       zip(*(m.levels for m in found), strict=True))
+        return Levels(self._join(levels), levels, self._attend(found))
+
+    def criterion(self) -> nn.Module:
+        """Cross-entropy in the model's square, of decoder and auxiliary head."""
+        return _MaskLoss(self)
+
+    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
+              attention: bool) -> LevelsModel:
+        """GATE, or a baseline with given weights."""
+        n = 1 if weights else spec.assigners
+        mixer = FixedWeights(weights) if weights else \
+            Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout)
+        tokens = self._tokens() if attention else ()
+        head = UPerNet([n * c for c in self.maps.level_channels], len(self.data.classes),
+                       spec.decoder_channels, tokens)
+        return LevelsModel(mixer, head, chosen)
+
+    def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
+        """Scores of every model in original pixels; an image is read once for all of them."""
+        tallies = [Tally(self.data.classes) for _ in models]
+        for sample_id in self._ids[split]:
+            true = self.data.mask(sample_id)
+            found = self.predict(models, sample_id)
+            for tally, (predicted, weights) in zip(tallies, found, strict=True):
+                tally.image(true, predicted)
+                tally.weigh(weights)
+        test = split == "test"
+        return [t.segmentation(test, self._ids[split] if test else ()) for t in tallies]
+
+    @torch.inference_mode()
+    def predict(self, models: Sequence[nn.Module],
+                sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
+        """Each model's (H, W) classes of an image's own pixels, and its weights (1, n, b)."""
+        batch, found = self.inputs([sample_id]), []
+        for model in models:
+            output = model.eval()(batch)
+            found.append((to_pixels(output.values.logits, self.maps.place(sample_id),
+                                    self.data.size(sample_id)), output.weights))
+        return found
+
+    @torch.inference_mode()
+    def paint(self, model: nn.Module, sample_id: str) -> Painted:
+        """One model's classes of an image's own pixels, and the entropy of their softmax."""
+        logits = model.eval()(self.inputs([sample_id])).values.logits
+        about = self.maps.place(sample_id), self.data.size(sample_id)
+        return Painted(to_pixels(logits, *about), to_entropy(logits, *about), "entropy",
+                       math.log(logits.shape[1]))
+
+    def labels(self, sample_id: str) -> torch.Tensor:
+        """(S, S) classes in the model's square; the padding is ignored."""
+        square = self.maps.place(sample_id).labels_to_square(self.data.mask(sample_id), IGNORED)
+        return torch.from_numpy(square.astype(np.int64)).to(self.maps.device)
+
+    def _join(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
+        size = (self.maps.resolution, self.maps.resolution)
+        parts = [F.interpolate(m.flatten(0, 1), size, mode="bilinear", align_corners=False)
+                 for m in levels]
+        joined = torch.cat(parts, 1)
+        return joined.view(*levels[0].shape[:2], *joined.shape[1:])
+
+    def _attend(self, found: Sequence[Native]) -> tuple[torch.Tensor | None, ...]:
+        """Attention maps at their levels, resized where a level has another resolution."""
+        parts: list[list[torch.Tensor]] = [[] for _ in self.maps.level_sides]
+        for number, level in enumerate(self._attention):
+            side = self.maps.level_sides[level]
+            maps = torch.stack([m.attention[number] for m in found])
+            parts[level].append(F.interpolate(maps, (side, side), mode="bilinear",
+                                              align_corners=False))
+        return tuple(torch.cat(p, 1) if p else None for p in parts)
+
+    def _tokens(self) -> list[int]:
+        found = [0] * len(self.maps.level_sides)
+        for level, tokens in zip(self._attention, self.maps.attention_tokens, strict=True):
+            found[level] += tokens
+        return found
+
+
+def to_pixels(logits: torch.Tensor, place: Placement,
+              size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The likeliest class of each of an image's own pixels.
+
+    Logits of the cells that show the image are read at every pixel's centre (bilinear).
+
+    Parameters
+    ----------
+    logits : (1, K, r, r) over the square
+    place : of the image in the square
+    size : (H, W) of the image
+
+    Returns
+    -------
+    (H, W)
+    """
+    found = _each_pixel(logits, place, size, lambda values: values.argmax(-1).byte())
+    return np.asarray(found, dtype=np.uint8)
+
+
+def to_entropy(logits: torch.Tensor, place: Placement,
+               size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(H, W) entropy, in nats, of the softmax at each of an image's own pixels; see `to_pixels`."""
+    found = _each_pixel(logits, place, size,
+                        lambda values: torch.special.entr(values.softmax(-1)).sum(-1))
+    return np.asarray(found, dtype=np.float32)
+
+
+def _each_pixel(logits: torch.Tensor, place: Placement, size: tuple[int, int],
+                of: Callable[[torch.Tensor], torch.Tensor]) -> npt.NDArray[Any]:
+    """(H, W) of what `of` makes of (P, K) logits, a strip at a time."""
+    height, width = size
+    at_once = max(width, STRIP_BYTES // (4 * logits.shape[1]))
+    found = [of(read_at(logits, place, centres(size, part))[:, 0]).cpu()
+             for part in tiles(height * width, at_once)]
+    return np.asarray(torch.cat(found).numpy().reshape(height, width))
+
+
+def _nearest(maps: NativeMaps) -> list[int]:
+    """The level whose resolution is nearest to each attention map's (as a ratio)."""
+    return [min(range(len(maps.level_sides)),
+                key=lambda i: abs(np.log(maps.level_sides[i] / side)))
+            for side in maps.attention_sides]
+
+
+class _MaskLoss(nn.Module):
+    """Cross-entropy, mean over the square's pixels that count; plus the auxiliary head's."""
+
+    def __init__(self, task: SegmentationTask) -> None:
+        super().__init__()
+        self._task = task
+
+    def forward(self, values: Decoded, items: Sequence[str]) -> torch.Tensor:
+        labels = torch.stack([self._task.labels(i) for i in items])
+        loss = mask_loss(values.logits, labels)
+        if values.auxiliary is not None:
+            loss = loss + AUXILIARY * mask_loss(values.auxiliary, labels)
+        return loss
+
+
+def mask_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of (B, K, h, w) logits, resized (bilinear) to (B, S, S) labels; 0 where nothing counts."""
+    resized: Any = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(resized, labels, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)

@@ -1,0 +1,65 @@
+"""What a task is to the fit loop: items, their features, a loss and a judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+
+from gate_cache.datasets.common.base import Split
+from gate_cache.learn.metrics.items import Items
+
+
+class Output(NamedTuple):
+    """What a model makes of a batch.
+
+    Attributes
+    ----------
+    values : what the task's loss takes
+    weights : (B, n, b) of the amalgamator
+    """
+
+    values: Any
+    weights: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's results over one split.
+
+    Attributes
+    ----------
+    values : by metric, with its protocol in its name
+    select : the one that chooses the best checkpoint on ``val``; more is better
+    each : the same metric for every unit that a confidence interval draws from (a pair, an image)
+    details : further plain data, such as a metric by category
+    items : results item by item, on ``test``
+    """
+
+    values: Mapping[str, float]
+    select: float
+    each: Sequence[float] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    items: Items | None = None
+
+
+class Task(Protocol):
+    """One data set with one way to learn from it. Used by all trials of a stream together."""
+
+    unit: str
+    """What training counts: ``pairs``, ``images``, ``pixels``."""
+
+    def items(self) -> Sequence[Any]:
+        """What is trained on."""
+
+    def inputs(self, items: Sequence[Any]) -> Any:
+        """The features of a batch, on the training device; read and resized once for all trials."""
+
+    def criterion(self) -> nn.Module:
+        """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""
+
+    def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
+        """Results of several models, which must be in evaluation mode, over one split."""

@@ -1,0 +1,177 @@
+"""Pixel ensembles on all pixels of an image: linear layers first, at the maps' own cells.
+
+The first layers of assigners and MLPs are linear, and so is bilinear interpolation: both orders
+give the same values but for rounding. A map of a few thousand cells is multiplied instead of tens
+of thousands of pixels, and each pixel then reads 4 cells a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gate_cache.core.geometry import Placement, Points
+from gate_cache.learn.features.native import Native, NativeMaps
+from gate_cache.learn.features.pixel_grid import centres, tiles
+from gate_cache.learn.heads.pixel_mlp import FirstLayer, PixelMLPs
+from gate_cache.learn.mixing.amalgamator import FixedWeights
+from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel
+from gate_cache.learn.tasks.task import Output
+
+TILE_BYTES = 2**25
+"""Hidden units of pixels, in float32, that are held at once."""
+Levels = Sequence[torch.Tensor]
+"""One combo's maps, (C_l, h_l, w_l) each."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Cells that pixels read, and their shares: 4 a level.
+
+    Attributes
+    ----------
+    cells : (P, 4·L) numbers of cells; levels one after the other, each along its rows
+    shares : (P, 4·L)
+    """
+
+    cells: torch.Tensor
+    shares: torch.Tensor
+
+    def read(self, table: torch.Tensor) -> torch.Tensor:
+        """(cells, D) to (P, D)."""
+        return F.embedding_bag(self.cells, table, per_sample_weights=self.shares, mode="sum")
+
+    def of(self, part: slice) -> Taps:
+        """Those of some of the pixels."""
+        return Taps(self.cells[part], self.shares[part])
+
+
+def taps(place: Placement, sides: Sequence[int], points: Points, device: torch.device) -> Taps:
+    """Bilinear interpolation at (P, 2) points as `pixel_grid.read_at` does it, in numbers.
+
+    Parameters
+    ----------
+    sides : resolution of each level
+    """
+    cells, shares, first = [], [], 0
+    for side in sides:
+        window = place.window(side)
+        x, y = window.enter(points).T
+        (x0, x1, fx), (y0, y1, fy) = _ends(x, window.columns), _ends(y, window.rows)
+        cells += [first + row * side + column for row in (y0, y1) for column in (x0, x1)]
+        shares += [v * u for v in (1 - fy, fy) for u in (1 - fx, fx)]
+        first += side * side
+    return Taps(torch.from_numpy(np.stack(cells, 1)).to(device),
+                torch.from_numpy(np.stack(shares, 1).astype(np.float32)).to(device))
+
+
+def _ends(share: Points, along: slice) -> tuple[Points, Points, Points]:
+    """Both neighbouring cells of (P,) shares of a window's side, and how near the second is."""
+    count = along.stop - along.start
+    at = (share * count - 0.5).clip(0, count - 1)
+    low = np.floor(at).astype(np.int64)
+    return along.start + low, along.start + np.minimum(low + 1, count - 1), at - low
+
+
+def project(levels: Levels, weight: torch.Tensor) -> torch.Tensor:
+    """Maps times a linear layer's (C, D) weight: a table of (cells, D)."""
+    parts, start = [], 0
+    for level in levels:
+        parts.append(level.flatten(1).T @ weight[start:start + len(level)])
+        start += len(level)
+    return torch.cat(parts)
+
+
+class WholeImage:
+    """One image, read once, for any number of models.
+
+    Parameters
+    ----------
+    maps : of all combos that any model uses
+    size : (height, width) of the image, whose pixels are counted along the rows
+    """
+
+    def __init__(self, maps: NativeMaps, sample_id: str, size: tuple[int, int]) -> None:
+        self._native: Native = maps(sample_id)
+        self._size, self._device = size, maps.device
+        self._place = maps.place(sample_id)
+        self._extra_places = maps.extra_places(sample_id)
+
+    @torch.inference_mode()
+    def outputs(self, model: VectorModel, pixels: slice) -> Iterator[Output]:
+        """Values (M, P, K) and weights (M, P, n, b) of some pixels, by tiles."""
+        points, head = centres(self._size, pixels), cast(PixelMLPs, model.head)
+        mixed = self._mixed(model, points)
+        n = mixed.shares.shape[2]
+        first = head.first_layer(n * sum(map(len, mixed.combos[0])))
+        reads = self._taps(mixed.combos[0], points)
+        tables = [project(levels, first.maps(n)) for levels in mixed.combos]
+        rest = [*self._rest(model, first, points)]
+        for part in tiles(len(points), _at_once(len(tables) * tables[0].shape[1])):
+            hidden, tile = first.bias, reads.of(part)
+            for number, table in enumerate(tables):
+                found = tile.read(table).view(-1, len(first.bias), n, first.units)
+                hidden = hidden + torch.einsum("mpn,pmnh->mph",
+                                               mixed.shares[:, part, :, number], found)
+            for table, at in rest:
+                found = at.of(part).read(table).view(-1, len(first.bias), first.units)
+                hidden = hidden + found.transpose(0, 1)
+            yield Output(head.after_first(hidden), mixed.told[:, part])
+
+    def _taps(self, levels: Levels, points: Points, place: Placement | None = None) -> Taps:
+        return taps(place or self._place, [m.shape[-1] for m in levels], points, self._device)
+
+    def _mixed(self, model: VectorModel, points: Points) -> _Mixed:
+        chosen = [model.of_bucket(level[None])[0] for level in self._native.levels]
+        mixer = model.mixer
+        if isinstance(mixer, FixedWeights):
+            sums = [torch.einsum("k,kchw->chw", mixer.weights, level) for level in chosen]
+            one = torch.ones(1, 1, 1, 1, device=self._device)
+            return _Mixed([sums], one.expand(-1, len(points), -1, -1),
+                          mixer.weights.expand(1, len(points), 1, -1))
+        combos = list(zip(*chosen, strict=True))
+        shares = self._weigh(cast(VectorAmalgamator, mixer), combos, points)
+        return _Mixed(combos, shares, shares)
+
+    def _weigh(self, mixer: VectorAmalgamator, combos: Sequence[Levels],
+               points: Points) -> torch.Tensor:
+        """(M, P, n, b) weights: logits a combo at a time, then softmax over combos (Eq. 3)."""
+        reads, first, found = self._taps(combos[0], points), mixer.first, []
+        for levels in combos:
+            table = project(levels, first.weight.T)
+            found.append(torch.cat([mixer.logits(reads.of(part).read(table) + first.bias)
+                                    for part in tiles(len(points), _at_once(table.shape[1]))]))
+        return mixer.shares(torch.stack(found, 1))
+
+    def _rest(self, model: VectorModel, first: FirstLayer,
+              points: Points) -> Iterator[tuple[torch.Tensor, Taps]]:
+        """Tables of what is not amalgamated, attention and extra combos, with their taps."""
+        if first.attention is not None:
+            maps = self._native.attention
+            yield project(maps, first.attention), self._taps(maps, points)
+        start = 0
+        for maps, place in zip(self._native.extra, self._extra_places, strict=True):
+            assert first.extra is not None
+            weight = first.extra[start:(start := start + sum(map(len, maps)))]
+            yield project(maps, weight), self._taps(maps, points, place)
+
+
+class _Mixed(NamedTuple):
+    """What is summed: maps of each combo with shares (M or 1, P, n, b'), and the weights to tell.
+
+    A fixed mixture is summed before: then b' is 1.
+    """
+
+    combos: Sequence[Levels]
+    shares: torch.Tensor
+    told: torch.Tensor
+
+
+def _at_once(units: int) -> int:
+    """Pixels of a tile."""
+    return max(64, TILE_BYTES // (4 * units))

@@ -1,0 +1,184 @@
+"""The manifest: one YAML file that names a data set, a model, the combos and the store.
+
+Typed and validated without torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
+All problems are reported at once (`gate_cache.manifest.problems`), each with its line and place.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gate_cache.core.errors import ManifestError, did_you_mean
+from gate_cache.core.features import MANTISSA_BITS
+from gate_cache.manifest.dataset_specs import Shared
+from gate_cache.manifest.problems import explain
+from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest, StoreSpec
+from gate_cache.manifest.yaml_source import Place, dotted, read_yaml
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+Problem = tuple[Place, str]
+
+
+class Loaded(BaseModel):
+    """A manifest and the file it came from."""
+
+    model_config = ConfigDict(frozen=True)
+    path: Path
+    manifest: Manifest
+
+    @property
+    def store_path(self) -> str:
+        """The store's path below the stores root: given, or the manifest's own name."""
+        return self.manifest.store.path or f"{self.path.stem}.zarr"
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Loaded:
+    """Read and check a manifest.
+
+    Parameters
+    ----------
+    path : Path of the YAML file
+    overrides : dict, optional
+        Fields of ``train`` given on the command line, by name.
+
+    Raises
+    ------
+    ManifestError
+        With every problem found, one line each.
+    """
+    parsed = read_yaml(path)
+    data = parsed.data
+    if not isinstance(data, dict):
+        raise ManifestError([f"{path.name}: expected a mapping with dataset, model, conv …"])
+    data = {k: v for k, v in data.items() if not str(k).startswith("x-")}
+    if overrides and isinstance(data.get("train") or {}, dict):
+        data["train"] = {**(data.get("train") or {}), **overrides}
+    manifest, found = _validated(data)
+    lines = parsed.problems + [_line(path, parsed.lines, place, text) for place, text in found]
+    if lines or manifest is None:
+        raise ManifestError(lines)
+    return Loaded(path=path, manifest=manifest)
+
+
+def _validated(data: dict[str, Any]) -> tuple[Manifest | None, list[Problem]]:
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        return None, explain(error, Manifest, data) + _check_names(data)
+    return manifest, _check(manifest)
+
+
+def _line(path: Path, lines: dict[Place, int], place: Place, text: str) -> str:
+    known = place
+    while known and known not in lines:
+        known = known[:-1]
+    at = f":{lines[known]}" if known in lines else ""
+    where = f" {dotted(place)}:" if place else ""
+    return f"{path.name}{at}:{where} {text}"
+
+
+def _check_names(data: dict[str, Any]) -> list[Problem]:
+    """Checks that need no typed manifest, so that they show beside typing problems."""
+    found = list[Problem]()
+    for section in ("conv", "attention"):
+        names = data.get(section)
+        for name in names if isinstance(names, dict) else ():
+            if not NAME.fullmatch(str(name)):
+                found.append(((section, name), "a combo's name is lower-case letters, digits,"
+                              " '-', '_' and '.', starting with a letter or digit"))
+            elif str(name) in ("samples", "latents") or str(name).startswith("latents-"):
+                found.append(((section, name), "this name is taken by the store itself"))
+    return found
+
+
+def _check(manifest: Manifest) -> list[Problem]:
+    """Checks across fields of a manifest whose fields are sound one by one."""
+    found = _check_names({"conv": manifest.conv, "attention": manifest.attention})
+    if not manifest.combos:
+        found.append(((), "no combo to extract: give at least one below 'conv' or 'attention'"))
+    found += [(("attention", n), "this name is also a combo of 'conv'")
+              for n in manifest.attention if n in manifest.conv]
+    for section, combos in (("conv", manifest.conv), ("attention", manifest.attention)):
+        for name, combo in combos.items():
+            found += _check_combo((section, name), combo)
+            if combo.captioned and not manifest.captions:
+                found.append(((section, name, "prompt"), f"has {CAPTION}, but no 'captions' file is"
+                              " named at the top; 'gate-cache caption' writes one"))
+        found += _check_twins(section, combos)
+    data = manifest.dataset
+    if manifest.model.config and not any(s.endswith(SINGLE_FILE)
+                                             for s in manifest.model.sources):
+        found.append((("model", "config"), f"is for a single {SINGLE_FILE} file, and 'source' names"
+                      " none"))
+    if isinstance(data, Shared) and data.val + data.test >= 1:
+        found.append((("dataset", "test"), "val and test together leave nothing to train on"))
+    return found + _check_store(manifest.store) + _check_train(manifest)
+
+
+def _check_store(store: StoreSpec) -> list[Problem]:
+    place, bits = ("store", "keep_bits"), MANTISSA_BITS.get(store.dtype, 0)
+    if store.keep_bits is None:
+        return []
+    if store.keep_bits >= bits:
+        why = f"{store.dtype} has {bits} bits to keep some of" if bits else \
+            f"is for float16 and float32, not for {store.dtype}"
+        return [(place, why)]
+    return [] if store.codec else [(place, "saves no bytes by itself: say 'codec: zstd' as well")]
+
+
+def _check_combo(place: Place, combo: Combo) -> list[Problem]:
+    found: list[Problem] = []
+    if combo.denoise and combo.denoise.start - combo.t < combo.denoise.steps:
+        found.append(((*place, "denoise"), f"needs 'from' at least 'steps' above t = {combo.t}"))
+    if combo.guidance and not combo.denoise:
+        found.append(((*place, "guidance"), "guides denoising steps, and there is no 'denoise'"))
+    if combo.controlnet and combo.controlnet.low > combo.controlnet.high:
+        found.append(((*place, "controlnet", "low"), "Canny's low threshold is above the high"))
+    if len({lora.source for lora in combo.lora}) < len(combo.lora):
+        found.append(((*place, "lora"), "a LoRA is named twice; give it once, with one scale"))
+    prefix = "up" if place[0] == "conv" else "attn"
+    for i, name in enumerate(combo.maps or ()):
+        if not re.fullmatch(rf"{prefix}\d", name):
+            found.append(((*place, "maps", i),
+                          f"'{name}' is no {place[0]} map: {prefix}0, {prefix}1, …"))
+    if combo.maps and len(set(combo.maps)) < len(combo.maps):
+        found.append(((*place, "maps"), "a map is named twice"))
+    return found
+
+
+def _check_twins(section: str, combos: dict[str, Combo]) -> list[Problem]:
+    first: dict[str, str] = {}
+    found: list[Problem] = []
+    for name, combo in combos.items():
+        twin = first.setdefault(combo.model_dump_json(), name)
+        if twin != name:
+            found.append(((section, name), f"has the same settings as '{twin}' and would yield"
+                          " the same maps"))
+    return found
+
+
+def _check_train(manifest: Manifest) -> list[Problem]:
+    train, found = manifest.train, list[Problem]()
+    wanted: dict[Place, str | None] = {
+        ("train", "combos", i): name for i, name in enumerate(train.combos or ())}
+    wanted["train", "baseline"] = train.baseline
+    for place, name in wanted.items():
+        if name is not None and name not in manifest.conv:
+            found.append((place, f"'{name}' is no combo of 'conv'"
+                          f"{did_you_mean(name, manifest.conv)}"))
+    if train.combos and len(set(train.combos)) < len(train.combos):
+        found.append((("train", "combos"), "a combo is named twice"))
+    if train.extra and train.head != "pixel-mlp":
+        found.append((("train", "extra"), f"only head 'pixel-mlp' concatenates further combos, and"
+                      f" this is '{train.head}'"))
+    found += [(("train", "extra", i), f"'{name}' is among train.combos: a combo is amalgamated or"
+               " concatenated") for i, name in enumerate(train.extra or ())
+              if name in (train.combos or ())]
+    if isinstance(train.attention, str) and train.attention not in manifest.attention:
+        found.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
+                      f"{did_you_mean(train.attention, manifest.attention)}"))
+    return found

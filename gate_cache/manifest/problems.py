@@ -1,0 +1,148 @@
+"""pydantic's validation errors as lines for a person: place, what is wrong, what was meant."""
+
+from __future__ import annotations
+
+import re
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from gate_cache.core.errors import did_you_mean
+from gate_cache.manifest.yaml_source import Place
+
+_TEXTS = {
+    "missing": "required, but not given",
+    "model_type": "expected a mapping, got {got}",
+    "model_attributes_type": "expected a mapping, got {got}",
+    "dict_type": "expected a mapping, got {got}",
+    "list_type": "expected a list, got {got}",
+    "string_type": "expected text, got {got} (quote it if it is meant as text)",
+    "int_type": "expected a whole number, got {got}",
+    "float_type": "expected a number, got {got}",
+    "int_from_float": "expected a whole number, got {got}",
+    "greater_than_equal": "must be at least {ge}, got {got}",
+    "greater_than": "must be more than {gt}, got {got}",
+    "less_than_equal": "must be at most {le}, got {got}",
+    "less_than": "must be less than {lt}, got {got}",
+    "finite_number": "must be a finite number, got {got}",
+    "too_short": "must not be empty",
+}
+
+
+def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[tuple[Place, str]]:
+    """List every problem as (place in the document, message)."""
+    found: dict[Place, str] = {}
+    for item in error.errors(include_url=False):
+        place, fields = _place(item["loc"], model, data)
+        found.setdefault(place, _text(dict(item), place, fields))
+    return list(found.items())
+
+
+def _text(item: dict[str, Any], place: Place, fields: list[str]) -> str:
+    kind, got = item["type"], _shown(item.get("input"))
+    ctx = item.get("ctx") or {}
+    if kind == "extra_forbidden":
+        return f"unknown field{did_you_mean(str(place[-1]), fields)}; known: {', '.join(fields)}"
+    if kind == "literal_error":
+        choices = str(ctx.get("expected", ""))
+        near = did_you_mean(str(item.get("input")), re.findall(r"'([^']*)'", choices))
+        return f"expected {choices}, got {got}{near}"
+    if kind == "union_tag_invalid":
+        tags = str(ctx.get("expected_tags", "")).replace("'", "")
+        near = did_you_mean(str(ctx.get("tag", "")), tags.split(", "))
+        return f"unknown name '{ctx.get('tag')}'{near}; known: {tags}"
+    if kind == "union_tag_not_found":
+        return "needs a 'name'"
+    template = _TEXTS.get(kind)
+    return template.format(got=got, **ctx) if template else f"{item['msg']} (got {got})"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "…'"
+
+
+def _place(loc: tuple[Any, ...], model: Any, data: Any) -> tuple[Place, list[str]]:
+    """Drop what pydantic adds to a place (union tags), and list the fields known there."""
+    place: list[str | int] = []
+    kind: Any = model
+    holder: Any = model
+    for part in loc:
+        tag = _tagged(kind) and isinstance(data, dict) and part == data.get("name")
+        kind = _bare(kind, data)
+        if tag:
+            continue  # a tag may be called like a field
+        if isinstance(part, int) and isinstance(data, dict) and part not in data:
+            kind = _inner(kind, part)  # one mapping given where a list of them is allowed
+            continue
+        if isinstance(data, dict) and part not in data and part not in _field_names(kind):
+            continue  # a union's tag or branch
+        if not isinstance(data, dict | list) or (
+                isinstance(data, list) and not isinstance(part, int)):
+            break  # a scalar has no parts: what follows names a union's branch
+        place.append(part if isinstance(data, list) else str(part))
+        holder, kind, data = kind, _inner(kind, part), _item(data, part)
+    return tuple(place), _field_names(holder)
+
+
+def _item(data: Any, part: Any) -> Any:
+    if isinstance(data, dict):
+        return data.get(part)
+    if isinstance(data, list) and isinstance(part, int) and part < len(data):
+        return data[part]
+    return None
+
+
+def _field_names(kind: Any) -> list[str]:
+    members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    names: dict[str, None] = {}
+    for member in members:
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            for name, field in member.model_fields.items():
+                names[field.alias or name] = None
+    return list(names)
+
+
+def _inner(kind: Any, part: Any) -> Any:
+    """The type found at `part` of a value of type `kind`."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is dict:
+        return args[1]
+    if origin is list:
+        return args[0]
+    members = args if origin in (Union, types.UnionType) else (kind,)
+    for member in members:
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            for name, field in member.model_fields.items():
+                if part in (name, field.alias):
+                    return field.annotation
+    return None
+
+
+def _tagged(kind: Any) -> bool:
+    """Whether a type is one of several kinds of sections."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return sum(isinstance(m, type) and issubclass(m, BaseModel) for m in get_args(kind)) > 1
+
+
+def _bare(kind: Any, data: Any) -> Any:
+    """Strip Annotated and Optional; choose a tagged union's member by the data's tag."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    members = [m for m in get_args(kind) if m is not type(None)]
+    if isinstance(data, dict):
+        for member in members:
+            tag = getattr(member, "model_fields", {}).get("name")
+            if tag and get_origin(tag.annotation) is Literal \
+                    and data.get("name") in get_args(tag.annotation):
+                return member
+    return members[0] if len(members) == 1 else kind

@@ -1,0 +1,118 @@
+"""A sweep: one YAML file that lists or spans settings of ``train``, tried over one store."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from gate_cache.core.errors import ManifestError
+from gate_cache.manifest.dataset_specs import Spec
+from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.problems import explain
+from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.yaml_source import dotted, read_yaml
+
+MOST = 10_000
+"""Trials of one sweep."""
+
+
+class SweepSpec(Spec):
+    """What is tried: every one of `trials` with every point of `grid`.
+
+    A trial may have a ``name``, which tables show in place of its settings.
+    """
+
+    train: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    trials: list[dict[str, Any]] = Field([{}], min_length=1)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial of a sweep.
+
+    Attributes
+    ----------
+    name : as the file has it, with the settings that differ between trials: ``gamma1=0.1,seed=2``
+    settings : those settings, as the file has them
+    """
+
+    name: str
+    settings: dict[str, Any]
+    spec: TrainSpec
+
+
+def load_sweep(path: Path, manifest: Loaded) -> list[Point]:
+    """Read and check a sweep; every trial is checked as the manifest's ``train`` section is.
+
+    Raises
+    ------
+    ManifestError
+        With every problem found, one line each.
+    """
+    parsed = read_yaml(path)
+    try:
+        spec = SweepSpec.model_validate(parsed.data if parsed.data is not None else {})
+    except ValidationError as error:
+        raise ManifestError([*parsed.problems, *(
+            f"{path.name}: {dotted(place)}: {text}"
+            for place, text in explain(error, SweepSpec, parsed.data))]) from None
+    empty = [f"{path.name}: grid.{key}: must not be empty" for key, v in spec.grid.items() if not v]
+    if parsed.problems or empty:
+        raise ManifestError([*parsed.problems, *empty])
+    return _points(path, spec, manifest)
+
+
+def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
+    found: dict[str, Point] = {}
+    problems: dict[str, None] = {}
+    for given, settings in _settings(path, spec):
+        told = _told({k: settings[k] for k in spec.grid} if given else settings)
+        name = ",".join(filter(None, [given, told])) or "default"
+        try:
+            train = load(manifest.path, {**_given(manifest), **spec.train, **settings})
+        except ManifestError as error:
+            problems |= {f"{path.name}: trial {name}: {line}": None for line in error.problems}
+            continue
+        if name in found and found[name].settings != settings:
+            problems[f"{path.name}: two trials are called '{name}'; give one another name"] = None
+        found.setdefault(name, Point(name, settings, train.manifest.train))
+    if problems:
+        raise ManifestError(list(problems))
+    return list(found.values())
+
+
+def _given(manifest: Loaded) -> dict[str, Any]:
+    """What was said on the command line, or stands in the file; the sweep goes over it."""
+    return manifest.manifest.train.model_dump(exclude_unset=True)
+
+
+def _settings(path: Path, spec: SweepSpec) -> list[tuple[str, dict[str, Any]]]:
+    """The name of every trial, if it has one, and its settings, in the file's order."""
+    grid = [[(key, value) for value in values] for key, values in spec.grid.items()]
+    size = len(spec.trials)
+    for values in grid:
+        size *= len(values)
+    if size > MOST:
+        raise ManifestError([f"{path.name}: {size} trials; at most {MOST} in one sweep"])
+    return [(str(trial.get("name", "")), _unnamed({**trial, **dict(point)}))
+            for trial in spec.trials for point in itertools.product(*grid)]
+
+
+def _unnamed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if k != "name"}
+
+
+def _told(settings: dict[str, Any]) -> str:
+    return ",".join(f"{k}={_short(v)}" for k, v in settings.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_short, value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,1 @@
+"""Pictures: colours, marks, pages of maps, matches and masks."""

@@ -1,0 +1,56 @@
+"""`gate-cache show --activations`: one pass as a page, from the noised input to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gate_cache.analysis.activations import Activations, Level, activations
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.plan import store_of
+from gate_cache.manifest.load import Loaded
+from gate_cache.report.figures.pictures import Cell, Picture, Row, fitted, grid
+from gate_cache.report.figures.show import beside, file_name, written
+
+STAGES = {"down, mid": ("down", "mid"), "up": ("up",)}
+"""Rows between what goes in and what comes out, with what the names of their levels begin with."""
+
+
+def draw_activations(loaded: Loaded, roots: Roots, show: Progress, images: Sequence[str],
+                     combos: Sequence[str], out: Path | None, device: str | None
+                     ) -> Iterator[Path]:
+    """Write one PNG file for each image and combo; yields their paths.
+
+    Raises
+    ------
+    UserError
+        No such image or combo, or the folder cannot be written.
+    """
+    folder = out or beside(store_of(loaded, roots))
+    for found in activations(loaded, roots, show, images, combos, device):
+        name = f"{file_name(found.id)}-{found.combo}-activations"
+        yield written(page(found), folder, name)
+
+
+def page(found: Activations) -> Picture:
+    """Along the pass: what goes in, down and mid, up, and what comes out."""
+    t = f"t = {found.t}"
+    rows = [Row("input", [_decoded(found.image, "image"),
+                          _decoded(found.noised, f"noised, {t}, decoded"),
+                          _level("noised latent", found.latents)])]
+    for title, starts in STAGES.items():
+        rows.append(Row(title, [_level(n, level) for n, level in found.levels.items()
+                                if n.startswith(starts)]))
+    rows.append(Row("output", [_level("predicted noise", found.noise),
+                               _decoded(found.clean, "denoised at once, decoded")]))
+    return grid(rows, f"{found.id}, {found.combo}: one pass; maps as the colours of their first"
+                      " three components")
+
+
+def _level(name: str, level: Level) -> Cell:
+    return Cell(level.colours, f"{name}  {' x '.join(map(str, level.shape))}")
+
+
+def _decoded(picture: Picture, caption: str) -> Cell:
+    return Cell(fitted(picture, smooth=max(picture.shape) > 200), caption)

@@ -1,0 +1,136 @@
+"""Lines, circles and words drawn on pictures, with smooth edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from gate_cache.report.figures.pictures import Picture
+
+Colour = tuple[int, int, int]
+At = tuple[float, float]
+
+FINE = 3
+"""Drawn so many times larger, then made smaller."""
+BLUE, ORANGE, GREEN, PINK = (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167)
+SKY, AMBER, YELLOW, BLACK = (86, 180, 233), (230, 159, 0), (240, 228, 66), (0, 0, 0)
+OKABE_ITO: tuple[Colour, ...] = (BLUE, AMBER, GREEN, PINK, SKY, ORANGE, YELLOW, BLACK)
+"""Eight colours that the colour-blind tell apart (Okabe and Ito 2008)."""
+INK, PAPER = (32, 33, 36), (255, 255, 255)
+
+
+class Canvas:
+    """A white page; all places and lengths are in its pixels."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._page = Image.new("RGB", (width * FINE, height * FINE), PAPER)
+        self._draw = ImageDraw.Draw(self._page)
+
+    def picture(self, picture: Picture, at: At) -> None:
+        """Put a picture as it is; its cells stay sharp."""
+        h, w = picture.shape[:2]
+        large = Image.fromarray(picture).resize((w * FINE, h * FINE), Image.Resampling.NEAREST)
+        self._page.paste(large, _fine(at))
+
+    def line(self, a: At, b: At, colour: Colour, width: float = 1.5, dashed: bool = False) -> None:
+        """A line, with a white rim so that it is seen on everything."""
+        for start, end in _dashes(a, b) if dashed else [(a, b)]:
+            self._draw.line([_fine(start), _fine(end)], PAPER, round((width + 1.2) * FINE))
+            self._draw.line([_fine(start), _fine(end)], colour, round(width * FINE))
+
+    def ring(self, at: At, radius: float, colour: Colour, width: float = 1.5) -> None:
+        """A circle's line with a white rim."""
+        self._ellipse(at, radius + 0.6, None, PAPER, width + 1.2)
+        self._ellipse(at, radius, None, colour, width)
+
+    def dot(self, at: At, radius: float, colour: Colour) -> None:
+        """A filled circle with a white rim."""
+        self._ellipse(at, radius + 1.2, PAPER, None, 0)
+        self._ellipse(at, radius, colour, None, 0)
+
+    def square(self, at: At, radius: float, colour: Colour) -> None:
+        """A filled square with a white rim."""
+        for half, fill in ((radius + 1.2, PAPER), (radius, colour)):
+            x, y = at
+            self._draw.rectangle([_fine((x - half, y - half)), _fine((x + half, y + half))], fill)
+
+    def cross(self, at: At, radius: float, colour: Colour, width: float = 2.5) -> None:
+        """Two lines that cross, with a white rim."""
+        x, y = at
+        ends = [((x - radius, y + s * radius), (x + radius, y - s * radius)) for s in (1, -1)]
+        for extra, fill in ((1.6, PAPER), (0.0, colour)):
+            for a, b in ends:
+                self._draw.line([_fine(a), _fine(b)], fill, round((width + extra) * FINE))
+
+    def text(self, words: str, at: At, size: float = 13, colour: Colour = INK,
+             middle: bool = False, rim: bool = False) -> None:
+        """Words, with their top left there, or their middle; with a white rim on pictures."""
+        self._draw.text(_fine(at), words, colour, _font(size * FINE),
+                        anchor="mm" if middle else "la", stroke_width=FINE * 2 if rim else 0,
+                        stroke_fill=PAPER)
+
+    def done(self) -> Picture:
+        """The page."""
+        return np.asarray(self._page.reduce(FINE))  # means: pictures come out as they were
+
+    def _ellipse(self, at: At, radius: float, fill: Colour | None, outline: Colour | None,
+                 width: float) -> None:
+        x, y = at
+        self._draw.ellipse([_fine((x - radius, y - radius)), _fine((x + radius, y + radius))],
+                           fill, outline, round(width * FINE))
+
+
+def width_of(words: str, size: float = 13) -> float:
+    """Pixels that words take."""
+    return float(_font(size).getlength(words))
+
+
+def wrapped(words: str, width: float, size: float = 13) -> Sequence[str]:
+    """Words in lines that are no wider than that."""
+    lines: list[str] = []
+    for word in words.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and width_of(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def cut(words: str, width: float, size: float = 13) -> str:
+    """As much of some words as fits."""
+    if width_of(words, size) <= width:
+        return words
+    while words and width_of(words + "…", size) > width:
+        words = words[:-1]
+    return words + "…"
+
+
+def ink_on(colour: Colour) -> Colour:
+    """Black or white: what is read on a colour."""
+    r, g, b = colour
+    return BLACK if 0.299 * r + 0.587 * g + 0.114 * b > 140 else PAPER
+
+
+def _fine(at: At) -> tuple[int, int]:
+    return round(at[0] * FINE), round(at[1] * FINE)
+
+
+def _dashes(a: At, b: At, length: float = 7, gap: float = 5) -> list[tuple[At, At]]:
+    whole = math.dist(a, b)
+
+    def on(way: float) -> At:
+        share = min(way / whole, 1)
+        return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share
+
+    starts = [i * (length + gap) for i in range(math.ceil(whole / (length + gap)))]
+    return [(on(s), on(s + length)) for s in starts]
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font

@@ -1,0 +1,137 @@
+"""`gate-cache score`: content shift as a table and as a plot."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from gate_cache.analysis.score import Scored, Scores
+from gate_cache.learn.metrics.intervals import Spread
+from gate_cache.report.figures.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
+from gate_cache.report.terminal.tables import console, grid, say
+from gate_cache.store.places.disk import disk_errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
+
+MARKERS = "svD^<>ph"
+COLOURS = (SKY, AMBER, GREEN, PINK)
+
+
+def show_scores(found: Scores) -> None:
+    """A row a combo: Score, its spread, its interval, and what the technique gains."""
+    out = console()
+    say(out, f"content shift, {found.manifest}, model {found.model}, {len(found.images)} images",
+         "bold")
+    table = grid("combo", "techniques", "t", "Score", "±", "95 % of mean", "gain",
+                   "95 % of mean", left=2)
+    for row in found.rows:
+        gain = [f"{row.gain.mean:+.3f}", _interval(row.gain, "+")] if row.gain else ["", ""]
+        table.add_row(escape(row.name), escape(row.techniques), str(row.t),
+                      f"{row.score.mean:.3f}", f"{row.score.std:.3f}", _interval(row.score), *gain,
+                      style=None if row.gain else "dim")
+    out.print(table)
+    say(out, "")
+    out.print(_by_map(found))
+    for line in _protocol(found):
+        say(out, line)
+    if found.dropped:
+        say(out, f"note: {len(found.dropped)} images whose anchor has no shift are left out")
+
+
+def _by_map(found: Scores) -> Table:
+    names = list(found.rows[0].maps)
+    table = grid("Score by map", *names)
+    for row in found.rows:
+        table.add_row(escape(_label(row)), *(f"{row.maps[m].mean:.3f}" for m in names))
+    return table
+
+
+def _protocol(found: Scores) -> list[str]:
+    reference = "each combo itself" if found.own else f"no technique, prompt '{found.prompt}'"
+    return [f"Score (Eq. 2): 1 = as the reference (t = 0, {reference}); 0 = as far from it as the"
+            f" anchor (t = {found.anchor_t}, no technique)",
+            "±: standard deviation between images; gain: against no technique at the same t with"
+            " the same noise"]
+
+
+def _interval(value: Spread, sign: str = "") -> str:
+    low, high = value.interval
+    return f"{low:{sign}.3f} – {high:{sign}.3f}"
+
+
+def draw_scores(found: Scores, folder: Path) -> Path:
+    """Write the plot as a PNG file.
+
+    Raises
+    ------
+    UserError
+        It cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows = found.rows[::-1]
+    figure = Figure(figsize=(8, 1.9 + 0.42 * len(rows)), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for y, row in enumerate(rows):
+        _row(axes, y, row)
+    _dress(axes, found, rows)
+    figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    return saved(figure, folder, f"{Path(found.manifest).stem}-score")
+
+
+def _row(axes: Axes, y: int, row: Scored) -> None:
+    for i, (name, value) in enumerate(row.maps.items()):
+        axes.plot(value.mean, y + 0.2, MARKERS[i % len(MARKERS)], ms=5, mfc="white",
+                  mec=shade(COLOURS[i % len(COLOURS)]), mew=1.4,
+                  label=name if not y else None)
+    low, high = row.score.interval
+    colour = shade(BLUE if row.gain else INK)
+    axes.plot([low, high], [y, y], "-", color=colour, lw=3, solid_capstyle="butt",
+              label="95 % of the mean" if not y else None)
+    axes.plot(row.score.mean, y, "o" if row.gain else "|", color=colour, ms=8 if row.gain else 14,
+              mew=2.5)
+
+
+def _dress(axes: Axes, found: Scores, rows: list[Scored]) -> None:
+    axes.set_yticks(range(len(rows)), [_label(r) for r in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.2)
+    for row in found.rows:
+        if row.gain is None:
+            axes.axvline(row.score.mean, color="0.75", lw=1, zorder=0)
+    axes.set_xlabel(f"Score (Eq. 2): 0 = as the anchor (t = {found.anchor_t}),"
+                    " 1 = no content shift")
+    axes.set_title(f"Content shift, {Path(found.manifest).name}, {len(found.images)} images",
+                   loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(row: Scored) -> str:
+    return f"{row.name} ({row.techniques})" if row.techniques else f"{row.name}, t = {row.t}"
+
+
+def shade(colour: Colour) -> tuple[float, ...]:
+    """A colour as matplotlib takes it."""
+    return tuple(c / 255 for c in colour)
+
+
+def saved(figure: Any, folder: Path, name: str) -> Path:
+    """Write a matplotlib figure as a PNG file.
+
+    Raises
+    ------
+    UserError
+        It cannot be written.
+    """
+    raw = BytesIO()
+    figure.savefig(raw, format="png")
+    with disk_errors(folder, "--out", "and run the same command again"):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.png"
+        draft = path.with_name(f"{path.name}.partial")
+        draft.write_bytes(raw.getvalue())
+        return draft.replace(path)

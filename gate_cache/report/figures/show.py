@@ -1,0 +1,67 @@
+"""`gate-cache show`: a page for each image, its maps in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gate_cache.analysis.show import Shown, Source, show
+from gate_cache.core.errors import UserError
+from gate_cache.core.places import Place
+from gate_cache.report.figures.pictures import Cell, Picture, Row, fitted, grid, heat, save
+from gate_cache.store.places.disk import disk_errors
+
+
+def draw(source: Source, images: Sequence[str], combos: Sequence[str], tokens: Sequence[str],
+         out: Path | None) -> Iterator[Path]:
+    """Write one PNG file for each image; yields their paths.
+
+    Raises
+    ------
+    UserError
+        No such image, combo or word, or the folder cannot be written.
+    """
+    folder = out or beside(source.store.path)
+    for found in show(source, images, combos, tokens):
+        yield written(page(found), folder, file_name(found.id))
+
+
+def written(picture: Picture, folder: Path, name: str) -> Path:
+    """Write a PNG file into the folder of ``--out``.
+
+    Raises
+    ------
+    UserError
+        It cannot be written.
+    """
+    try:
+        with disk_errors(folder, "--out", "and run the same command again"):
+            return save(picture, folder / f"{name}.png")
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder}: a file is in the way; give --out another name") from None
+
+
+def file_name(sample_id: str) -> str:
+    """A sample's id as a file's name, without a suffix."""
+    return sample_id.replace("/", "_").rsplit(".", 1)[0]
+
+
+def page(found: Shown) -> Picture:
+    """The image, then each combo's maps coarse to fine, then attention by word."""
+    rows = []
+    if found.image is not None:
+        h, w = found.image.shape[:2]
+        rows.append(Row("image", [Cell(fitted(found.image, smooth=max(h, w) > 200),
+                                       f"{w} x {h} pixels")]))
+    for combo, maps in found.conv.items():
+        rows.append(Row(combo, [Cell(m, f"{n}  {m.shape[1]} x {m.shape[0]}")
+                                for n, m in maps.items()]))
+    for combo, words in found.attention.items():
+        rows.append(Row(combo, [Cell(heat(v), word) for word, v in words]))
+    return grid(rows, found.id)
+
+
+def beside(store: Place) -> Path:
+    """Where a store's pictures are put by default."""
+    home = store.parent if isinstance(store, Path) else Path.cwd()
+    return home / f"{store.name.removesuffix('.zarr')}-pictures"

@@ -1,0 +1,108 @@
+"""Progress for people: a bar on a terminal, plain lines elsewhere. All of it on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gate_cache.core.progress import Progress, Task
+
+EVERY_SECONDS = 10.0
+
+
+def console_progress() -> Progress:
+    """A bar where stderr is a terminal, else a plain line every ten seconds."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+class Lines:
+    """Progress as plain lines with count, rate and time left."""
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator[Task]:
+        """Open a task; its first and last states are always shown."""
+        task = _LineTask(label, total, unit)
+        task.show()
+        yield task
+        task.show()
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+        print(line, file=sys.stderr, flush=True)
+
+
+class _LineTask:
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._done = 0
+        self._began = self._shown = time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        """Count, and show a line now and then."""
+        self._done += n
+        if time.monotonic() - self._shown >= EVERY_SECONDS:
+            self.show()
+
+    def show(self) -> None:
+        """Print one line."""
+        now = time.monotonic()
+        self._shown, spent = now, now - self._began
+        text = f"{self._label}: {self._done}/{self._total} {self._unit}"
+        if self._done:
+            rate = self._done / max(spent, 1e-9)
+            left = (self._total - self._done) / rate
+            text += f", {rate:.1f} {self._unit}/s, "
+            text += f"{clock(left)} left" if left else f"took {clock(spent)}"
+        print(text, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """Progress as rich bars."""
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator[Task]:
+        """Open a bar with count, rate and time left."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=Console(stderr=True)) as progress:
+            yield _BarTask(progress, progress.add_task(label, total=total, rate=""), unit)
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+        print(line, file=sys.stderr, flush=True)
+
+
+class _BarTask:
+    def __init__(self, progress: Any, number: Any, unit: str) -> None:
+        self._progress, self._number, self._unit = progress, number, unit
+
+    def advance(self, n: int = 1) -> None:
+        """Move the bar."""
+        speed = self._progress.tasks[self._number].speed
+        rate = f"{speed:.1f} {self._unit}/s" if speed else self._unit
+        self._progress.update(self._number, advance=n, rate=rate)
+
+
+def clock(seconds: float) -> str:
+    """``3 s``, ``2:05`` or ``1:02:05``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

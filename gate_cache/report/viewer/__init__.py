@@ -1,1 +1,0 @@
-"""`gate-cache view`: a page on loopback that shows a store. Floor 5."""

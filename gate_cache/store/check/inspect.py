@@ -1,0 +1,80 @@
+"""``inspect``: what a store holds, read from the store alone. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gate_cache.core.places import Place
+from gate_cache.store.reader import ComboView, FeatureStore
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One combo, or the latents.
+
+    Attributes
+    ----------
+    maps : name to shape (N, C, h, w) and how it is stored
+    error : of the stored values, at most; empty where there is none
+    missing : rows that are not extracted
+    """
+
+    name: str
+    combo: str
+    kind: str
+    fingerprint: str
+    settings: dict[str, Any]
+    source: dict[str, Any]
+    model: str
+    compute: str
+    maps: dict[str, tuple[list[int], str]]
+    done: int
+    missing: list[int]
+    bytes: int
+    error: str
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """A whole store."""
+
+    path: str
+    format: int
+    dataset: str
+    block: int
+    batch: int
+    versions: dict[str, str]
+    images: int
+    bytes: int
+    groups: list[GroupReport]
+
+
+def inspect(path: str | Place) -> StoreReport:
+    """Describe a store.
+
+    Raises
+    ------
+    StoreError
+        Nothing there, or no store.
+    """
+    store = FeatureStore.open(path)
+    attrs = store.attrs
+    groups = [_group(view) for view in (*store.latents(), *store.views())]
+    return StoreReport(str(store.path), attrs["format"], attrs["dataset"], store.block,
+                       attrs["batch"], attrs["versions"], len(store.samples),
+                       store.folder.bytes_below(), groups)
+
+
+def _group(view: ComboView) -> GroupReport:
+    attrs, recipe = view.attrs, view.recipe
+    done = view.done()
+    maps = {name: (list(view[name].shape), str(view.encoding)) for name in view.maps}
+    settings = recipe.get("settings") or {"size": recipe.get("size")}
+    if "resize" in recipe:
+        settings = {**settings, "resize": recipe["resize"]}
+    return GroupReport(
+        view.name, view.label, attrs["kind"], view.fingerprint, settings,
+        attrs.get("source", {}), attrs.get("model", ""), recipe.get("compute", ""), maps,
+        int(done.sum()), [int(r) for r in (~done).nonzero()[0]],
+        view.store.folder.bytes_below(view.name), view.encoding.error)

@@ -1,0 +1,120 @@
+"""``verify``: everything in a store against its checksums; what of it can be mended. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+from gate_cache.core.places import Place
+from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.roots import Roots
+from gate_cache.extraction.plan import store_of
+from gate_cache.manifest.load import load
+from gate_cache.store.check.audit import Audit
+from gate_cache.store.check.blocks import Block
+from gate_cache.store.check.findings import Finding
+from gate_cache.store.format.attrs import open_store
+from gate_cache.store.places.disk import disk_errors
+from gate_cache.store.writer import alone
+
+AT_A_TIME = 1024
+"""Blocks handed to the threads at a time."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it was written.
+
+    Attributes
+    ----------
+    then : what was done about it, or what to do
+    mended : whether `--repair` has seen to it
+    """
+
+    place: str
+    what: str
+    then: str
+    mended: bool = False
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a check found.
+
+    Attributes
+    ----------
+    blocks, bytes : finished blocks, and bytes of the whole store
+    notes : what is no problem, a line each
+    """
+
+    store: str
+    format: int
+    groups: int
+    blocks: int
+    bytes: int
+    problems: list[Problem]
+    notes: list[str]
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything is as it was written, or is mended."""
+        return all(problem.mended for problem in self.problems)
+
+
+def store_at(target: Place, roots: Roots) -> Place:
+    """The store that a command's argument means: itself, or that of a manifest."""
+    return store_of(load(target), roots) if is_manifest(target) else target
+
+
+def is_manifest(target: Place) -> TypeGuard[Path]:
+    """Whether a command's argument is a manifest, not a store."""
+    return isinstance(target, Path) and target.suffix.lower() in (".yaml", ".yml")
+
+
+def verify(path: Place, *, repair: bool = False, threads: int | None = None,
+           progress: Progress | None = None) -> Verified:
+    """Check a store.
+
+    Parameters
+    ----------
+    repair : mark damaged blocks undone, and mend what else can be; no other process may write
+        meanwhile
+    threads : that read; by default one a core, at most 8
+
+    Raises
+    ------
+    StoreError
+        There is no store, or so little of it that nothing can be checked.
+    """
+    folder, attrs = open_store(path)
+    audit = Audit(folder, attrs)
+    with alone(path) if repair else nullcontext(), disk_errors(path):
+        found = list(audit.metadata())
+        found += _data(audit.blocks, threads or min(os.cpu_count() or 1, 8), progress or Silent())
+        problems = [_problem(f, repair) for f in found if not f.note]
+    groups = {block.group for block in audit.blocks}
+    return Verified(str(path), attrs["format"], len(groups), len(audit.blocks),
+                    folder.bytes_below(), problems,
+                    [f"{f.place}: {f.what}" for f in found if f.note])
+
+
+def _data(blocks: list[Block], threads: int, show: Progress) -> Iterator[Finding]:
+    with show.task("checking", len(blocks), "blocks") as task, ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(blocks), AT_A_TIME):
+            for found in pool.map(Block.check, blocks[start : start + AT_A_TIME]):
+                task.advance()
+                yield from found
+
+
+def _problem(found: Finding, repair: bool) -> Problem:
+    if found.mend is None:
+        return Problem(found.place, found.what, found.way_out)
+    if repair:
+        found.mend.do()
+        return Problem(found.place, found.what, f"mended: {found.mend.says}", True)
+    return Problem(found.place, found.what, "--repair can mend it")

@@ -1,0 +1,153 @@
+"""What is written on Zarr groups and arrays, read without Zarr: ``zarr.json`` is plain JSON.
+
+Our attributes are below one key, so that other tools may add theirs. Since format 2 they carry a
+checksum of themselves, and those of an array one of all its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from gate_cache.core.errors import StoreError
+from gate_cache.core.fingerprint import fingerprint
+from gate_cache.core.places import Place
+from gate_cache.store.format.layout import FORMAT
+from gate_cache.store.format.shards import is_plain
+from gate_cache.store.places.folders import Folder, open_folder
+
+if TYPE_CHECKING:
+    import zarr
+
+ATTRS = "gate_cache"
+CHECKSUM = "checksum"
+META = "zarr.json"
+MEND = "run 'gate-cache verify --repair', then 'gate-cache extract'"
+
+
+@dataclass(frozen=True)
+class ArrayMeta:
+    """An array's metadata.
+
+    Attributes
+    ----------
+    shape : (N, …)
+    block : rows of a shard (of a chunk, where it has no shards)
+    plain : uncompressed shards, which `gate_cache.store.format.chunks` reads
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    block: int
+    plain: bool
+
+    @property
+    def chunk(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+
+def read_meta(folder: Folder, key: str = "") -> dict[str, Any] | None:
+    """The metadata of a group or array; None where there is none, or it is no JSON object."""
+    raw = folder.read(f"{key}/{META}" if key else META)
+    try:
+        found = json.loads(raw) if raw is not None else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def own_attrs(meta: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Our attributes in a group's or array's metadata; empty where there are none."""
+    found = (meta or {}).get("attributes")
+    ours = found.get(ATTRS) if isinstance(found, dict) else None
+    return dict(ours) if isinstance(ours, dict) else {}
+
+
+def read_attrs(folder: Folder, key: str = "") -> dict[str, Any]:
+    """What we wrote on a group; empty where it is not ours."""
+    return own_attrs(read_meta(folder, key))
+
+
+def read_array(folder: Folder, key: str) -> ArrayMeta | None:
+    """The metadata of an array; None where there is none, or it is damaged."""
+    meta = read_meta(folder, key)
+    try:
+        assert meta and (CHECKSUM not in own_attrs(meta) or is_sound_array(meta))
+        grid = meta["chunk_grid"]["configuration"]["chunk_shape"]
+        dtype = "T" if meta["data_type"] == "string" else meta["data_type"]
+        return ArrayMeta(tuple(map(int, meta["shape"])), np.dtype(dtype),
+                         int(grid[0]), is_plain(meta["codecs"]))
+    except (AssertionError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def sealed(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes with a checksum of all others."""
+    rest = {k: v for k, v in attrs.items() if k != CHECKSUM}
+    return {**rest, CHECKSUM: fingerprint(rest)[:16]}
+
+
+def is_sound(attrs: Mapping[str, Any]) -> bool:
+    """Whether attributes are what was sealed."""
+    return dict(attrs) == sealed(attrs)
+
+
+def sealed_array(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with a checksum of all of it, but for other tools' attributes."""
+    found = document.get("attributes")
+    rest = {k: v for k, v in document.items() if k != "attributes"}
+    ours = {k: v for k, v in own_attrs(document).items() if k != CHECKSUM}
+    ours[CHECKSUM] = fingerprint({**rest, ATTRS: ours})[:16]
+    others = found if isinstance(found, dict) else {}
+    return {**document, "attributes": {**others, ATTRS: ours}}
+
+
+def is_sound_array(document: Mapping[str, Any]) -> bool:
+    """Whether an array's metadata is what was sealed."""
+    return document == sealed_array(document)
+
+
+def is_whole(attrs: Mapping[str, Any], store_format: int) -> bool:
+    """Whether attributes can be trusted; those of format 1 have no checksum."""
+    return is_sound(attrs) or (store_format == 1 and bool(attrs) and CHECKSUM not in attrs)
+
+
+def is_store(path: Place) -> bool:
+    """Whether a store was begun here (half-made ones do not count)."""
+    return bool(read_attrs(open_folder(path)))
+
+
+def open_store(path: Place) -> tuple[Folder, dict[str, Any]]:
+    """A store's folder and its own attributes, checked.
+
+    Raises
+    ------
+    StoreError
+        There is nothing, something else, or a store of a newer format.
+    """
+    folder = open_folder(path)
+    meta = read_meta(folder)
+    if meta is None and not folder.there():
+        raise StoreError(f"{path}: no such store; 'gate-cache extract MANIFEST' makes one")
+    if meta is None or meta.get("node_type") != "group" or meta.get("zarr_format") != 3:
+        raise StoreError(f"{path}: not a Zarr v3 group, so no gate-cache store")
+    attrs = read_attrs(folder)
+    if not isinstance(attrs.get("format"), int):
+        raise StoreError(f"{path}: a Zarr group, but not a gate-cache store")
+    if attrs["format"] > FORMAT:
+        raise StoreError(f"{path}: store format {attrs['format']} is newer than this gate-cache"
+                         f" reads ({FORMAT}); upgrade gate-cache")
+    if attrs["format"] < 1 or not is_whole(attrs, attrs["format"]):
+        raise StoreError(f"{path}/{META} is damaged; restore it from a copy: block size and batch"
+                         " size of the store are in it")
+    return folder, attrs
+
+
+def array_in(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a group."""
+    return cast("zarr.Array[Any]", group[name])

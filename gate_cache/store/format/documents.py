@@ -1,0 +1,77 @@
+"""A ``zarr.json`` as a whole: laid out by Zarr in memory, sealed, written by our own folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gate_cache.core.errors import StoreError
+from gate_cache.store.format.attrs import (
+    ATTRS,
+    MEND,
+    META,
+    read_array,
+    read_meta,
+    sealed,
+    sealed_array,
+)
+from gate_cache.store.places.folders import Folder
+
+Document = dict[str, Any]
+
+
+def dumped(document: Document) -> bytes:
+    """As Zarr writes it."""
+    return json.dumps(document, indent=2).encode()
+
+
+def array_document(**spec: Any) -> Document:
+    """The metadata of an array, as `zarr.create_array` takes it."""
+    import zarr
+    from zarr.storage import MemoryStore
+
+    files: dict[str, Any] = {}
+    zarr.create_array(MemoryStore(files), name="array", **spec)
+    found: Document = json.loads(files[f"array/{META}"].to_bytes())
+    return found
+
+
+def write_array(folder: Folder, key: str, document: Document) -> None:
+    """Write an array's metadata, sealed and to stay."""
+    folder.write(f"{key}/{META}", [dumped(sealed_array(document))])
+
+
+def make_array(folder: Folder, key: str, **spec: Any) -> None:
+    """Make an array; only its metadata is written."""
+    write_array(folder, key, array_document(**spec))
+
+
+def resize(folder: Folder, key: str, shape: Sequence[int]) -> None:
+    """Change the shape in an array's metadata.
+
+    Raises
+    ------
+    StoreError
+        It is damaged: it must not be sealed anew.
+    """
+    document = read_meta(folder, key)
+    if document is None or read_array(folder, key) is None:
+        raise StoreError(f"{key}/{META} is damaged; {MEND}")
+    write_array(folder, key, {**document, "shape": list(shape)})
+
+
+def put_attrs(folder: Folder, key: str, attrs: Mapping[str, Any]) -> Document:
+    """Write our attributes on a group, sealed and to stay; returns them."""
+    done = sealed(attrs)
+    write_group(folder, key, {ATTRS: done})
+    return done
+
+
+def write_group(folder: Folder, key: str, attributes: Document) -> None:
+    """Write attributes of a group, to stay; others that it has stay too."""
+    found = read_meta(folder, key) or {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+    old = found.get("attributes")
+    old = old if isinstance(old, dict) else {}
+    name = f"{key}/{META}" if key else META
+    folder.write(name, [dumped({**found, "attributes": {**old, **attributes}})])

@@ -1,0 +1,271 @@
+"""Writing one group of a store: whole blocks, then a mark that they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from gate_cache.core.errors import StoreError
+from gate_cache.core.places import Place
+from gate_cache.store.format import done
+from gate_cache.store.format.attrs import MEND, META, ArrayMeta, array_in, read_array, read_attrs
+from gate_cache.store.format.chunks import Chunks, OpenFiles
+from gate_cache.store.format.codes import encode
+from gate_cache.store.format.documents import put_attrs, resize
+from gate_cache.store.format.encodings import Encoding, Part, encoding_of
+from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, blocks_of
+from gate_cache.store.format.shards import Damaged, shard_parts
+from gate_cache.store.lease import Claim
+from gate_cache.store.places.disk import disk_errors
+from gate_cache.store.places.folders import Folder
+
+Maps = Mapping[str, npt.NDArray[Any]]
+Stored = dict[str, npt.NDArray[Any]]
+"""Rows of a group's arrays as they are stored, by name."""
+
+
+class GroupWriter:
+    """One group of maps (a combo's, or the latents) being filled block by block."""
+
+    def __init__(self, path: Place, folder: Folder, group: zarr.Group, rows: int,
+                 block: int, held: Claim | None = None) -> None:
+        self.path = path
+        self._held = held
+        self.folder = folder
+        self.name = group.path
+        self._group = group
+        self.rows = rows
+        self.block = block
+        self.attrs: dict[str, Any] = read_attrs(folder, group.path)
+        self._back: set[int] = set()
+        self._seen: dict[int, int] | None = None  # marks, as `todo` found them
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps."""
+        return tuple(self.attrs["maps"])
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How they are stored; fixed when the group was made.
+
+        Raises
+        ------
+        StoreError
+            It is not known here.
+        """
+        first = read_array(self.folder, f"{self.name}/{self.maps[0]}")
+        return encoding_of(f"{self.path}: {self.name}", self.attrs,
+                           str(first.dtype) if first else "float16")
+
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        """Name of each stored array to what it is, in the order checksums run over them."""
+        return {name + part.suffix: part for name in self.maps
+                for part in self.encoding.parts(self.shape(name))}
+
+    @cached_property
+    def _metas(self) -> dict[str, ArrayMeta]:
+        suffixes = [part.suffix for part in self.encoding.parts((1, 1, 1))]
+        names = [name + suffix for name in self.maps for suffix in suffixes]
+        found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
+        bad = [name for name, meta in found.items() if meta is None]
+        if bad:
+            raise StoreError(f"{self.path}: {self.name}/{bad[0]}/{META} is damaged; {MEND}")
+        return {name: meta for name, meta in found.items() if meta}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """(C, h, w) of one image's map."""
+        return self._metas[name].shape[1:]
+
+    def absent(self, rows: range) -> list[int]:
+        """Rows that are void since their image was gone when they were written."""
+        return [row for row in self.attrs.get(ABSENT, ()) if row in rows]
+
+    def todo(self, gone: Collection[int] = ()) -> list[range]:
+        """Row ranges of blocks that are not done, or hold fewer rows than they should.
+
+        Parameters
+        ----------
+        gone : rows whose image is not there now; a block is done without them
+        """
+        self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
+        marks = done.read_marks(self.folder, self.name)
+        have = done.rows_in(marks)
+        self._seen = dict(enumerate(marks.tolist()))
+        return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
+                if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows)]
+
+    def kept(self, rows: range) -> int:
+        """How many leading rows of a block need not be computed (images were added since)."""
+        if self._back.intersection(rows):
+            return 0
+        index = rows.start // self.block
+        mark = self._mark(rows) if self._seen is None else self._seen.get(index, 0)
+        return mark >> 32
+
+    def _mark(self, rows: range) -> int:
+        return done.read_mark(self.folder, self.name, rows.start // self.block)
+
+    def fit(self) -> None:
+        """Grow the arrays to the table of samples, and clear what a killed write left."""
+        with disk_errors(self.path):
+            self.folder.remove_partials(self.name)
+            for name, meta in self._metas.items():
+                if meta.shape[0] < self.rows:
+                    resize(self.folder, f"{self.name}/{name}", (self.rows, *meta.shape[1:]))
+            marks, blocks = f"{self.name}/{DONE}", len(blocks_of(self.rows, self.block))
+            if done.slots(self.folder, self.name) < blocks:
+                resize(self.folder, marks, (blocks,))
+
+    def recheck(self) -> None:
+        """Undo blocks that do not read back whole: these arrays were made anew over old shards.
+
+        Rows that are void are undone too: which they are may have been lost.
+        """
+        self.fit()
+        for rows in blocks_of(self.rows, self.block):
+            try:
+                whole = not any(self._parts[n].has_void(m) for n, m in
+                                self.read_kept(rows).items())
+            except StoreError:
+                whole = False
+            if not whole:
+                done.write_mark(self.folder, self.name, rows.start // self.block, 0)
+
+    def read_kept(self, rows: range) -> Stored:
+        """The kept rows of a block, of all arrays, checked against the block's checksum.
+
+        Raises
+        ------
+        StoreError
+            They are missing or damaged.
+        """
+        stop = rows.start + self.kept(rows)
+        if stop == rows.start:
+            return {n: np.empty((0, *p.shape), p.dtype) for n, p in self._parts.items()}
+        try:
+            kept = {n: self._read(n, range(rows.start, stop)) for n in self._parts}
+        except (Damaged, ValueError):  # zarr's answer to a wrong crc32c
+            kept = {}
+        if not kept or done.mark(kept) != self._mark(rows):
+            raise StoreError(f"{self.path}: {self.name}: a finished block is missing or damaged;"
+                             f" {MEND}")
+        return kept
+
+    def _read(self, name: str, rows: range) -> npt.NDArray[Any]:
+        meta = self._metas[name]
+        if not meta.plain:
+            return np.asarray(array_in(self._group, name)[rows.start : rows.stop])
+        found = np.empty((len(rows), *meta.shape[1:]), meta.dtype)
+        flat = found.reshape(len(rows), -1).view(np.uint8)
+        chunks = Chunks(OpenFiles(self.folder), f"{self.name}/{name}", self.block, meta.chunk,
+                        len(meta.shape))
+        chunks.read(rows, [row.data for row in flat], "always")
+        return found
+
+    def draft(self, rows: range) -> Stored:
+        """A block's arrays: the kept rows as they are, what stands for NaN in the others."""
+        found = {n: np.full((len(rows), *p.shape), p.fill, p.dtype)
+                 for n, p in self._parts.items()}
+        for name, kept in self.read_kept(rows).items():
+            found[name][: len(kept)] = kept
+        return found
+
+    def encode(self, name: str, values: npt.NDArray[Any]) -> Stored:
+        """Rows of one map as they are stored.
+
+        Raises
+        ------
+        gate_cache.store.format.codes.DoesNotFit
+            A value is too large.
+        """
+        found = encode(self.encoding, values)
+        return {name + suffix: array for suffix, array in found.items()}
+
+    def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
+        """Write one whole block of values, name to (len(rows), C, h, w); see `write_stored`."""
+        stored: Stored = {}
+        for name in self.maps:
+            stored |= self.encode(name, maps[name])
+        self.write_stored(rows, stored, absent)
+
+    def write_stored(self, rows: range, arrays: Maps, absent: Collection[int] = ()) -> None:
+        """Write one whole block, then mark it done.
+
+        Whatever happens on the way, the mark is true: it goes before rows that it vouches for are
+        overwritten by others, and comes after all shards are there to stay.
+
+        Parameters
+        ----------
+        rows : the block's rows
+        arrays : name to the rows of each stored array
+        absent : rows of the block whose image is gone; their maps are NaN
+
+        Raises
+        ------
+        DiskError
+            The disk refused; the block stays undone.
+        """
+        ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self._parts.items()}
+        block = rows.start // self.block
+        with disk_errors(self.path):
+            if self._held:
+                self._held.check()
+            if self._mark(rows) and not self.kept(rows):
+                done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
+            self._note_absent(rows, absent)
+            with ThreadPoolExecutor(1) as beside:  # the disk is waited for
+                mark = beside.submit(done.mark, ordered)
+                self._put(block, ordered)
+            done.write_mark(self.folder, self.name, block, mark.result())
+            if self._seen is not None:
+                self._seen[block] = mark.result()
+
+    def _put(self, block: int, maps: Maps) -> None:
+        keys = {name: f"{self.name}/{name}/c/{block}{'/0' * (array.ndim - 1)}"
+                for name, array in maps.items()}
+        self.folder.write_many({keys[name]: partial(shard_parts, array, self.block)
+                                for name, array in maps.items() if self._metas[name].plain})
+        start = block * self.block
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            for name, array in maps.items():
+                if not self._metas[name].plain:
+                    array_in(self._group, name)[start : start + len(array)] = array
+                    self.folder.settle(keys[name])
+
+    def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
+        """Say before these blocks are written which rows of them are void.
+
+        Written at once, so that several workers need not share an attribute.
+        """
+        kept = set(self.attrs.get(ABSENT, ()))
+        for rows in blocks:
+            stay = rows[: self.kept(rows)]
+            kept = {r for r in kept if r not in rows or r in stay}
+            kept |= {r for r in rows[len(stay):] if r in gone}
+        self._note(kept)
+
+    def note_device(self, device: str) -> None:
+        """Say that some rows are computed on this device."""
+        known = self.attrs.get(DEVICES, [])
+        if device not in known:
+            with disk_errors(self.path):
+                self.attrs = put_attrs(self.folder, self.name,
+                                       {**self.attrs, DEVICES: sorted([*known, device])})
+
+    def _note_absent(self, rows: range, absent: Collection[int]) -> None:
+        """Say before the data which rows of it are void."""
+        self._note(set(self.attrs.get(ABSENT, ())).difference(rows).union(absent))
+
+    def _note(self, absent: set[int]) -> None:
+        if absent != set(self.attrs.get(ABSENT, ())):
+            with disk_errors(self.path):
+                self.attrs = put_attrs(self.folder, self.name,
+                                       {**self.attrs, ABSENT: sorted(absent)})

@@ -1,0 +1,225 @@
+"""One writer at a time, on one machine or on many: claims beside a store.
+
+A claim is a file ``.<store>.claim-<n>`` with a number of its own. Whoever wants to write makes the
+file with the next number, which only one can; the holder rewrites its file every few seconds. A
+claim that says it is released, whose process is dead, or that nobody has rewritten for a minute
+(by the watcher's clock alone) is overtaken by the next number, and a holder that was overtaken
+finds out before it writes another block. Needs nothing of a file system but that a file is made
+by one of several who try.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from gate_cache.core.errors import RemoteError, StoreError
+from gate_cache.core.places import Place
+from gate_cache.store.places.folders import Folder
+
+BEAT, EXPIRES, LOOK = 10.0, 60.0, 1.0
+"""Seconds: between two signs of life, until a silent claim is void, between two looks at it."""
+
+_FOR_A_WHILE = (OSError, RemoteError)
+"""A disk that is full, a server that does not answer."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a claim's file says.
+
+    Attributes
+    ----------
+    machine : where process numbers mean the same
+    beats : signs of life so far
+    """
+
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    host: str = field(default_factory=platform.node)
+    machine: str = field(default_factory=lambda: _machine())
+    pid: int = field(default_factory=os.getpid)
+    since: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
+    beats: int = 0
+    released: bool = False
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, raw: bytes | None) -> Holder | None:
+        """What a file says; None where it says nothing that makes sense."""
+        try:
+            found = json.loads(raw or b"")
+            return cls(**{k: type(getattr(_BLANK, k))(v) for k, v in found.items()})
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+    @property
+    def dead(self) -> bool:
+        """Whether it was a process of this machine that is not there any more."""
+        return self.machine == _machine() and not _alive(self.pid)
+
+    def __str__(self) -> str:
+        return f"{self.host}, process {self.pid}, since {self.since}"
+
+
+class Claim:
+    """The right to write to a store, held until `release`.
+
+    Parameters
+    ----------
+    folder : that holds the store
+    store : the store's name
+    number : of this claim
+    """
+
+    def __init__(self, folder: Folder, store: str, number: int, holder: Holder) -> None:
+        self._folder, self._store, self._number, self._holder = folder, store, number, holder
+        self._ended = threading.Event()
+        self._lost = False
+        self._thread = threading.Thread(target=self._live, name="claim", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Be sure that nobody has overtaken this claim.
+
+        Raises
+        ------
+        StoreError
+            Somebody has.
+        """
+        if self._lost or _newest(self._folder, self._store) > self._number:
+            self._lost = True
+            raise StoreError(f"{self._store}: another gate-cache has taken over this store, since"
+                             f" nothing was heard of this one for {EXPIRES:.0f} s; what is done is"
+                             " kept, run the same command again to go on")
+
+    def release(self) -> None:
+        """Let the next one write."""
+        self._ended.set()
+        self._thread.join()
+        if self._lost:
+            return
+        try:
+            self._write(replace(self._holder, released=True))
+        except _FOR_A_WHILE:  # a full disk lets files be removed still
+            with contextlib.suppress(*_FOR_A_WHILE):
+                self._folder.remove(_file(self._store, self._number))
+
+    def _live(self) -> None:
+        beats = 0
+        while not self._ended.wait(BEAT):
+            beats += 1
+            with contextlib.suppress(*_FOR_A_WHILE):
+                if _newest(self._folder, self._store) > self._number:
+                    self._lost = True
+                    return
+                self._write(replace(self._holder, beats=beats))
+
+    def _write(self, holder: Holder) -> None:
+        self._folder.write(_file(self._store, self._number), [holder.encode()])
+
+
+def claim(folder: Folder, store: str, path: Place, waiting: Callable[[str], None] | None) -> Claim:
+    """Get the right to write to a store.
+
+    Parameters
+    ----------
+    folder, store : the folder that holds the store, and the store's name in it
+    path : of the store, for messages
+    waiting : is told who is waited for; None does not wait
+
+    Raises
+    ------
+    StoreError
+        Somebody else writes, and `waiting` is None.
+    """
+    watch = _Watch()
+    told = ""
+    while True:
+        number = _newest(folder, store)
+        other = Holder.decode(folder.read(_file(store, number))) if number else None
+        if not number or watch.void(number, other):
+            mine = Holder()
+            if folder.create(_file(store, number + 1), mine.encode()):
+                _tidy(folder, store, number)
+                return Claim(folder, store, number + 1, mine)
+            continue
+        if waiting is None:
+            raise StoreError(f"{path}: another gate-cache ({other or 'unknown'}) is writing to this"
+                             " store; wait until it ends")
+        if other and other.id != told:
+            told = other.id
+            waiting(f"another gate-cache ({other}) is writing to this store: waiting until it ends")
+        time.sleep(LOOK)
+
+
+class _Watch:
+    """Looks at a claim again and again, until it is void."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, Holder | None] = (0, None)
+        self._at = 0.0
+
+    def void(self, number: int, holder: Holder | None) -> bool:
+        """Whether nobody holds this claim."""
+        now = time.monotonic()
+        if (number, holder) != self._seen or not self._at:
+            self._seen, self._at = (number, holder), now
+        if holder and (holder.released or holder.dead):
+            return True
+        return now - self._at > EXPIRES
+
+
+def _newest(folder: Folder, store: str) -> int:
+    """The highest number of a claim; 0 where there is none."""
+    return max(_numbers(folder, store), default=0)
+
+
+def _numbers(folder: Folder, store: str) -> list[int]:
+    start = _file(store, 0)[:-1]
+    tails = [n[len(start):] for n in folder.names() if n.startswith(start)]
+    return [int(tail) for tail in tails if tail.isdigit()]
+
+
+def _tidy(folder: Folder, store: str, last: int) -> None:
+    """Remove the claims that were overtaken."""
+    with contextlib.suppress(*_FOR_A_WHILE):
+        for number in _numbers(folder, store):
+            if number <= last:
+                folder.remove(_file(store, number))
+
+
+def _file(store: str, number: int) -> str:
+    return f".{store}.claim-{number}"
+
+
+def _machine() -> str:
+    """Where a process number means one process: this boot of this machine, this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return platform.node()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+_BLANK = Holder("", "", "", 0, "", 0, False)

@@ -1,0 +1,1 @@
+"""Where a store's files may be: a folder, a bucket, a web server."""

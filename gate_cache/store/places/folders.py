@@ -1,0 +1,117 @@
+"""Where a store's files are: whole files are written, byte ranges are read.
+
+`Folder` is all that the store needs of a place, so that a place behind a URL can stand in for a
+folder of this machine. Keys are relative paths with ``/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from gate_cache.core.errors import UserError
+from gate_cache.core.places import Place
+
+Buffer = bytes | memoryview
+PARTIAL = ".partial"
+"""End of the names of files that are not whole yet; zarr's own end so too."""
+
+
+class File(Protocol):
+    """An open file, of which ranges are read; closed when the last reference to it goes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
+
+
+class Folder(Protocol):
+    """A place with files. Errors of the operating system are raised as they are.
+
+    Attributes
+    ----------
+    at_a_time : reads that are worth having under way at once
+    """
+
+    at_a_time: int
+
+    def zarr(self) -> Any:
+        """The same place as zarr wants it."""
+
+    def read(self, key: str) -> bytes | None:
+        """A whole file, or None where there is none."""
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Several whole files."""
+
+    def open(self, key: str, tail: int = 0) -> File | None:
+        """A file for reading ranges, or None where there is none.
+
+        Parameters
+        ----------
+        tail : bytes at its end that will be wanted first
+        """
+
+    def forget(self, key: str) -> None:
+        """Take for granted no more what is known of a file: it was not what it should be."""
+
+    def write(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write a whole file. Before it returns the file is there to stay; before that it is the
+        old one."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Make a small file that is not there yet; False where there is one. Of several who try at
+        once one succeeds; `data` tells them apart."""
+
+    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
+        """Write several files at a time, each as `write` does; what makes their parts is called
+        as late as possible. After an error some may be written, but none is half-written."""
+
+    def settle(self, key: str) -> None:
+        """Return when a file that others wrote (zarr) is there to stay."""
+
+    def there(self) -> bool:
+        """Whether anything is there."""
+
+    def names(self, key: str = "") -> list[str]:
+        """Names directly below, files and folders; empty where there is nothing."""
+
+    def remove(self, key: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+
+    def remove_partials(self, key: str = "") -> None:
+        """Remove what killed writes left below."""
+
+    def bytes_below(self, key: str = "") -> int:
+        """Bytes of all files below."""
+
+
+def open_folder(place: Place) -> Folder:
+    """The folder of a store.
+
+    Raises
+    ------
+    UserError
+        What URLs need is not installed.
+    """
+    if isinstance(place, Path):
+        from gate_cache.store.places.local import LocalFolder
+
+        return LocalFolder(place)
+    try:
+        from gate_cache.store.places.remote import open_remote
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        raise UserError(f"{place}: stores behind URLs need obstore; install it with: pip install"
+                        " 'gate-cache[remote]'") from None
+    return open_remote(place)
+
+
+def exists(place: Place) -> bool:
+    """Whether anything is there."""
+    return open_folder(place).there()

@@ -1,0 +1,223 @@
+"""A store's files in a folder of this machine; each is fsynced before it gets its name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gate_cache.store.places.disk import bytes_below
+from gate_cache.store.places.folders import PARTIAL, Buffer
+
+WRITERS = 4
+"""Files that one `write_many` writes at a time."""
+
+_IOV_MAX = 512
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class LocalFile:
+    """A file of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return os.fstat(self._fd).st_size
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
+        wanted = sum(map(len, buffers))
+        total = os.preadv(self._fd, buffers[:_IOV_MAX], offset)
+        while 0 < total < wanted:  # many buffers, a signal, or the file's end
+            left = _rest(buffers, total)
+            count = os.preadv(self._fd, left[:_IOV_MAX], offset + total)
+            if not count:
+                break
+            total += count
+        return total
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class LocalFolder:
+    """A folder of this machine; its files are fsynced before they get their names."""
+
+    at_a_time = 1
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def zarr(self) -> Any:
+        """The same folder as zarr wants it."""
+        from zarr.storage import LocalStore
+
+        return LocalStore(self.path)
+
+    def read(self, key: str) -> bytes | None:
+        """A whole file, or None where there is none."""
+        try:
+            return (self.path / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Several whole files."""
+        return [self.read(key) for key in keys]
+
+    def open(self, key: str, tail: int = 0) -> LocalFile | None:
+        """A file for reading ranges, or None where there is none."""
+        try:
+            return LocalFile(self.path / key)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def forget(self, key: str) -> None:
+        """Nothing is known of a file but what the system says."""
+
+    def write(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write a whole file: under another name, fsync, rename, fsync of the folder."""
+        path = self.path / key
+        new = _make_folder(path.parent)
+        with _draft(path, parts) as draft:
+            os.replace(draft, path)
+        for folder in (path.parent, *new):
+            _sync(folder)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Make a file that is not there yet: a link to another name, which only one can make."""
+        path = self.path / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _draft(path, [data]) as draft:
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _create_empty(path, data)
+            finally:
+                draft.unlink(missing_ok=True)
+        return True
+
+    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
+        """Write several files at a time: one is copied while another waits for the disk."""
+        with ThreadPoolExecutor(WRITERS, "write") as pool:
+            tasks = [pool.submit(self._write_later, *item) for item in files.items()]
+        for task in tasks:
+            task.result()
+
+    def _write_later(self, key: str, parts: Callable[[], Sequence[Buffer]]) -> None:
+        self.write(key, parts())
+
+    def settle(self, key: str) -> None:
+        """fsync of a file that others wrote, and of the folders that lead to it."""
+        path = self.path / key
+        _sync(path)
+        for folder in path.relative_to(self.path).parents:
+            _sync(self.path / folder)
+
+    def there(self) -> bool:
+        """Whether anything is there."""
+        return self.path.exists()
+
+    def names(self, key: str = "") -> list[str]:
+        """Names directly below, files and folders; empty where there is nothing."""
+        try:
+            return sorted(os.listdir(self.path / key))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def remove(self, key: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+        path = self.path / key
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def remove_partials(self, key: str = "") -> None:
+        """Remove what killed writes left below."""
+        for leftover in (self.path / key).rglob(f"*{PARTIAL}"):
+            leftover.unlink(missing_ok=True)
+
+    def bytes_below(self, key: str = "") -> int:
+        """Bytes of all files below."""
+        return bytes_below(self.path / key)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, parts: Sequence[Buffer]) -> Iterator[Path]:
+    """A whole file under another name, on the disk; gone again after an error."""
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            _write_all(fd, parts)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        yield draft
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def _create_empty(path: Path, data: bytes) -> bool:
+    """For file systems without links: made by one, filled a moment later."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        _write_all(fd, [data])
+    finally:
+        os.close(fd)
+    return True
+
+
+def _write_all(fd: int, parts: Sequence[Buffer]) -> None:
+    left = [memoryview(p).cast("B") for p in parts if len(memoryview(p))]
+    while left:
+        left = _rest(left, os.writev(fd, left[:_IOV_MAX]))
+
+
+def _rest(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+    """What is left of buffers after `count` bytes went through."""
+    for i, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [buffer[count:], *buffers[i + 1:]]
+        count -= len(buffer)
+    return []
+
+
+def _make_folder(path: Path) -> list[Path]:
+    """Make a folder with all above it; the folders that have a new entry now."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+    return [folder.parent for folder in missing]
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,85 @@
+"""A store on an ordinary web server: read only, listed by the server's own pages of links.
+
+HTTP has no listing. Most servers show a page of links for a folder (Python's ``http.server``,
+Apache, nginx with ``autoindex``), and that is what is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from typing import NoReturn
+from urllib.parse import unquote, urlsplit
+
+from gate_cache.core.errors import StoreError
+from gate_cache.store.places.folders import Buffer
+from gate_cache.store.places.remote import RemoteFolder
+
+
+class WebFolder(RemoteFolder):
+    """A folder of a web server."""
+
+    def names(self, key: str = "") -> list[str]:
+        """Names directly below; empty where there is nothing."""
+        return sorted(name.rstrip("/") for name in self._links(key))
+
+    def there(self) -> bool:
+        """Whether anything is there; servers that list nothing may still have files."""
+        return self.read("zarr.json") is not None or bool(self.names())
+
+    def bytes_below(self, key: str = "") -> int:
+        """Bytes of all files below."""
+        links = [f"{key}/{name}".lstrip("/") for name in self._links(key)]
+        files = self._each(self.open, [link for link in links if not link.endswith("/")])
+        inside = sum(self.bytes_below(link.rstrip("/")) for link in links if link.endswith("/"))
+        return inside + sum(file.size for file in files if file)
+
+    def _links(self, key: str) -> list[str]:
+        page = self.read(key)
+        if page is None:
+            return []
+        text = page.decode(errors="replace")
+        if "<a " not in text.lower():
+            raise StoreError(f"{self.place}: the server shows no page of links for folders, so what"
+                             " is in the store cannot be known; turn its directory index on, or"
+                             " copy the store to a disk or bucket")
+        folder = unquote(urlsplit(f"{self.place}/{key}").path).rstrip("/")
+        return _Links(folder).of(text)
+
+    def write(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Refused."""
+        self._refuse()
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Refused."""
+        self._refuse()
+
+    def remove(self, key: str) -> None:
+        """Refused."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise StoreError(f"{self.place}: stores on web servers are only read; write to a disk, or"
+                         " to s3://, gs:// or az://")
+
+
+class _Links(HTMLParser):
+    """Links of a page to what is directly below its folder; those to folders end with ``/``."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+        self._found: dict[str, None] = {}
+
+    def of(self, text: str) -> list[str]:
+        """The names."""
+        self.feed(text)
+        return list(self._found)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take a link."""
+        link = dict(attrs).get("href") if tag == "a" else None
+        parts = urlsplit(link or "")
+        name = unquote(parts.path).removeprefix(self._folder + "/").removeprefix("./")
+        if name and name[0] not in "./" and "/" not in name[:-1] and not parts.query:
+            self._found[name] = None

@@ -1,0 +1,63 @@
+"""Captions, from a small closed vocabulary."""
+
+import re
+
+import numpy as np
+
+from gate_cache.toyworld.backgrounds import MOODS, PLACES
+from gate_cache.toyworld.looks import COLOURS, pick
+from gate_cache.toyworld.quality import FLAWS, HIGH
+
+LEADS = ("a photo of", "a picture of", "a painting of", "an illustration of", "")
+PATTERNS = ("striped", "spotted", "patched")
+POSES = ("standing", "walking", "running", "sitting", "lying", "flying", "sailing")
+COVERS = ("bush", "fence", "pole", "box", "rock", "cloud")
+
+
+def tokens(caption: str) -> list[str]:
+    """The words of a caption."""
+    return re.findall(r"[a-z]+", caption)
+
+
+def vocabulary(categories: tuple[str, ...]) -> tuple[str, ...]:
+    """Every word that captions can hold, sorted."""
+    phrases = [*LEADS, *PATTERNS, *POSES, *COVERS, *FLAWS, *COLOURS, *categories, HIGH,
+               "low", "and", "a", "an", "behind", "over"]
+    phrases += [p.words for p in PLACES.values()] + [m.words for m in MOODS.values()]
+    return tuple(sorted({word for phrase in phrases for word in tokens(phrase)}))
+
+
+def caption(
+    rng: np.random.Generator,
+    *,
+    category: str,
+    colours: tuple[str, str],
+    pattern: str,
+    pose: str,
+    place: str,
+    mood: str,
+    cover: str,
+    quality: str,
+) -> str:
+    """A sentence about the picture; pose, texture and colour may be left out."""
+    chance = rng.random(4)
+    lead = pick(rng, LEADS)
+    words = []
+    if pose and pose != "flying" and chance[0] < 0.5:
+        words.append(pose)
+    if pattern != "plain" and chance[1] < 0.8:
+        words.append(pattern)
+    if chance[2] < 0.9:
+        mixed = pattern != "plain" and chance[3] < 0.5
+        words.append(f"{colours[0]} and {colours[1]}" if mixed else colours[0])
+    words.append(category)
+    if pose == "flying":
+        words.append(pose)
+    noun = " ".join(words)
+    tail = [place, mood, f"behind a {cover}" if cover else ""]
+    return " ".join(w for w in (lead, with_article(noun), *tail) if w) + f", {quality}"
+
+
+def with_article(noun: str) -> str:
+    """Put "a" or "an" before a noun, by its first letter."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"

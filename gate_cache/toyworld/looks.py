@@ -1,0 +1,176 @@
+"""Colours, textures, and the description that every category of object shares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gate_cache.toyworld.canvas import RGB, Decor, Layer, Paint, oval, spline
+
+COLOURS: dict[str, RGB] = {
+    "red": (214, 64, 58),
+    "orange": (236, 140, 56),
+    "yellow": (243, 205, 78),
+    "green": (92, 160, 86),
+    "teal": (54, 150, 150),
+    "blue": (66, 118, 198),
+    "purple": (134, 92, 178),
+    "pink": (236, 142, 164),
+    "brown": (140, 92, 58),
+    "black": (58, 56, 64),
+    "white": (240, 236, 228),
+    "grey": (150, 152, 160),
+    "cream": (238, 216, 176),
+    "golden": (214, 160, 76),
+}
+
+INK: RGB = (44, 38, 48)
+WHITE: RGB = (250, 248, 244)
+
+
+def tint(colour: RGB, factor: float) -> RGB:
+    """The colour, darker (factor < 1) or lighter (factor > 1, towards white)."""
+    if factor <= 1:
+        return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
+    return mix(colour, WHITE, 1 - 1 / factor)
+
+
+def mix(a: RGB, b: RGB, t: float) -> RGB:
+    """Colour at `t` of the way from `a` to `b`."""
+    return (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t)
+
+
+def vary(rng: np.random.Generator, colour: RGB, amount: float = 12.0) -> RGB:
+    """The colour, slightly off."""
+    a, b, c, light = (rng.random(4) * (2 * amount) - amount).tolist()
+    red, green, blue = colour
+    return (_limit(red + a + light), _limit(green + b + light), _limit(blue + c + light))
+
+
+def _limit(value: float) -> float:
+    return min(max(value, 12.0), 252.0)
+
+
+def pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
+    """One of the names."""
+    return names[int(rng.integers(len(names)))]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Colours and texture of one object.
+
+    Attributes
+    ----------
+    name : str
+        The word for the main colour.
+    base, accent : tuple of float
+        Main and second colour, RGB 0 to 255.
+    pattern : str
+        "plain", "striped", "spotted" or "patched".
+    """
+
+    name: str
+    base: RGB
+    accent: RGB
+    pattern: str
+
+    @property
+    def far(self) -> RGB:
+        """The main colour in shadow, for the far side."""
+        return tint(self.base, 0.72)
+
+    def main(self, part: str, shade: float = 0.16) -> Paint:
+        """Paint of the near side."""
+        return Paint(self.base, part, shade, ink=True)
+
+    def behind(self, part: str) -> Paint:
+        """Paint of the far side."""
+        return Paint(self.far, part, 0.1, ink=True)
+
+    def second(self, part: str, shade: float = 0.16) -> Paint:
+        """Paint in the second colour."""
+        return Paint(self.accent, part, shade, ink=True)
+
+    def texture(
+        self, rng: np.random.Generator, x0: float, y0: float, x1: float, y1: float
+    ) -> tuple[Decor, ...]:
+        """The pattern over a rectangle, in the accent colour."""
+        draw = _PATTERNS.get(self.pattern)
+        return draw(rng, self.accent, (x0, y0, x1 - x0, y1 - y0)) if draw else ()
+
+
+Rect = tuple[float, float, float, float]
+
+
+def _stripes(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
+    x, y, w, h = rect
+    count = int(rng.integers(4, 8))
+    slant, thick = rng.uniform(-0.2, 0.2) * h, rng.uniform(0.35, 0.55) * w / count
+    bend = rng.uniform(-0.6, 0.6) * w / count
+    bands = []
+    for i in range(count):
+        a = x + (i + 0.3) * w / count
+        left = [(a, y), (a + bend + slant / 2, y + h / 2), (a + slant, y + h)]
+        right = [(px + thick, py) for px, py in reversed(left)]
+        bands.append(Decor(np.array(left + right), colour))
+    return tuple(bands)
+
+
+def _spots(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
+    x, y, w, h = rect
+    r = 0.085 * np.sqrt(w * h) * rng.uniform(0.8, 1.2)
+    nx, ny = max(2, round(w / (3.0 * r))), max(2, round(h / (3.0 * r)))
+    spots = []
+    for i in range(min(nx * ny, 32)):
+        jitter = rng.uniform(-0.25, 0.25, 2)
+        cx = x + (i % nx + 0.5 + 0.5 * (i // nx % 2) + jitter[0]) * w / nx
+        cy = y + (i // nx + 0.5 + jitter[1]) * h / ny
+        spots.append(Decor(oval((cx, cy), (r, r)), colour))
+    return tuple(spots)
+
+
+def _patches(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
+    x, y, w, h = rect
+    angles = np.arange(7) * (2 * np.pi / 7)
+    patches = []
+    for _ in range(int(rng.integers(3, 6))):
+        centre = (x + rng.uniform(0, 1) * w, y + rng.uniform(0, 1) * h)
+        r = rng.uniform(0.12, 0.28, 7) * np.sqrt(w * h)
+        ring = np.stack([np.cos(angles) * r, np.sin(angles) * r], axis=1)
+        patches.append(Decor(spline(ring + np.array(centre), samples=4), colour))
+    return tuple(patches)
+
+
+_PATTERNS: dict[str, Callable[[np.random.Generator, RGB, Rect], tuple[Decor, ...]]] = {
+    "striped": _stripes,
+    "spotted": _spots,
+    "patched": _patches,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A category of object, drawn facing right in coordinates of about -1 to 1, y down.
+
+    Attributes
+    ----------
+    draw : callable
+        Draws one instance on a layer and answers its pose, a word for the caption or "".
+    keypoints, parts : tuple of str
+        Key points come in this order; "left" and "right" are the object's own sides and change
+        places in a mirrored picture. Part i has label i + 1.
+    places, colours, patterns : tuple of str
+        Backgrounds, main colours and textures to choose from.
+    tilt : float
+        Largest rotation in the picture, in degrees.
+    """
+
+    name: str
+    draw: Callable[[Layer, np.random.Generator, Look], str]
+    keypoints: tuple[str, ...]
+    parts: tuple[str, ...]
+    places: tuple[str, ...]
+    colours: tuple[str, ...]
+    patterns: tuple[str, ...] = ("plain",)
+    tilt: float = 10.0

@@ -1,0 +1,71 @@
+"""``evaluate``: trained weights on another manifest's data, or on the same once more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import Split
+from gate_cache.learn.metrics.intervals import Interval, bootstrap
+from gate_cache.manifest.load import Loaded
+from gate_cache.training.tasks import open_any
+from gate_cache.training.trained import find_trained
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A trained model's results.
+
+    Attributes
+    ----------
+    values : metrics by name
+    select : the one that chose its checkpoint, with its 95 % interval over pairs or images
+    """
+
+    run: str
+    manifest: str
+    head: str
+    split: str
+    protocol: str
+    values: dict[str, float]
+    select: str
+    interval: Interval
+
+
+def evaluate(run: Path, loaded: Loaded, roots: Roots, *, trial: str | None = None,
+             last: bool = False, split: Split = "test", device: str | None = None,
+             progress: Progress | None = None) -> Evaluated:
+    """Judge trained weights on a split of a manifest's data set.
+
+    Parameters
+    ----------
+    run : folder of a training, or of a sweep
+    trial : which one of a sweep
+    last : the weights of the last step, not the best ones on ``val``
+
+    Raises
+    ------
+    UserError
+        There is no such run or trial, or it does not fit the manifest's features.
+    """
+    trained = find_trained(run, trial, last)
+    trained.check(loaded)
+    spec = trained.spec
+    study = open_any(trained.of(loaded), roots, device, progress or Silent())
+    model = study.gate(spec)
+    trained.load(model, loaded)
+    with torch.random.fork_rng():
+        (found,) = study.task.judge([model.to(study.device).eval()], split)
+    if not found.values:
+        raise UserError(f"{loaded.path.name}: split '{split}' has nothing to judge on")
+    known = found.details.get("interval")
+    known = known.get(study.select) if isinstance(known, dict) else None
+    interval = Interval(*known) if known else bootstrap(list(found.each))
+    return Evaluated(str(run), str(loaded.path), spec.head, split, study.protocol,
+                     dict(found.values), study.select, interval)
+

@@ -1,0 +1,199 @@
+"""What a training of images or pixels needs: store, maps, masks or labels of each split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import (
+    SPLITS,
+    ClassifiedDataset,
+    ImageDataset,
+    SegmentationDataset,
+    Split,
+)
+from gate_cache.extraction.plan import store_of
+from gate_cache.learn.features.data import MapCache
+from gate_cache.learn.features.native import NativeMaps, NativeSpec
+from gate_cache.learn.tasks.classification import ClassificationTask
+from gate_cache.learn.tasks.pixels import PixelTask
+from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
+from gate_cache.learn.tasks.task import Task
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import TrainSpec
+from gate_cache.store.reader import FeatureStore
+from gate_cache.training import inputs as study
+from gate_cache.training.inputs import (
+    attention_of,
+    features_used,
+    mixed_of,
+    read_of,
+    rows_of,
+    views_of,
+)
+from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.device import choose_device
+
+FEW_BYTES = 2**28
+"""Maps held in memory where they are read once and condensed: to pixels, to pooled features."""
+
+
+class DenseTask(Task, Protocol):
+    """A task that makes its own models."""
+
+    select: str
+
+    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
+              attention: bool) -> nn.Module:
+        """GATE, or a baseline with given weights."""
+
+
+@dataclass(frozen=True)
+class DenseStudy:
+    """One training's inputs.
+
+    Attributes
+    ----------
+    spec : settings of the training, or of a sweep's first trial
+    combos : names of the convolutional combos that are read: mixed ones, then the baseline
+    mixed : names of those that a trial amalgamates where it names none
+    maps : of all combos, with the attention feature and extra combos, if any
+    task : what is learnt from them
+    ids : samples of each split
+    protocol : of the data set, in words
+    """
+
+    spec: TrainSpec
+    store: FeatureStore
+    combos: tuple[str, ...]
+    mixed: tuple[str, ...]
+    baseline: str
+    maps: NativeMaps
+    task: DenseTask
+    ids: dict[Split, list[str]]
+    protocol: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return self.maps.device
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there is a ``val`` split to choose checkpoints on."""
+        return bool(self.ids["val"])
+
+    @property
+    def select(self) -> str:
+        """The metric that chooses them."""
+        return self.task.select
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether there is an attention feature."""
+        return self.maps.spec.attention is not None
+
+    def gate(self, spec: TrainSpec) -> nn.Module:
+        """The full model of a trial: its combos, and attention unless it wants none."""
+        return self.task.model(spec, self._chosen(spec.combos or self.mixed), None,
+                               spec.attention is not False)
+
+    def single(self, spec: TrainSpec) -> nn.Module:
+        """The head on the baseline alone."""
+        return self.task.model(spec, self._chosen([self.baseline]), [1.0], False)
+
+    def uniform(self, spec: TrainSpec) -> nn.Module:
+        """The head on the mean of a trial's combos, with attention unless it wants none."""
+        combos = spec.combos or self.mixed
+        return self.task.model(spec, self._chosen(combos), [1 / len(combos)] * len(combos),
+                               spec.attention is not False)
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Images of each split."""
+        return {split: {"images": len(ids)} for split, ids in self.ids.items()}
+
+    def config(self) -> dict[str, Any]:
+        """What was settled: store, groups by fingerprint, resolution, device, splits."""
+        spec = self.maps.spec
+        return {**features_used(self.store, [*spec.combos, spec.attention, *spec.extra]),
+                "resolution": self.maps.resolution, "device": str(self.device),
+                "splits": self.splits()}
+
+    def _chosen(self, combos: Sequence[str]) -> list[int]:
+        return [self.combos.index(name) for name in combos]
+
+
+def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
+               specs: Sequence[TrainSpec] = ()) -> DenseStudy:
+    """Open and check everything that a training of images or pixels needs.
+
+    Parameters
+    ----------
+    specs : of the trials, whose combos are all read; by default the manifest's own alone
+
+    Raises
+    ------
+    UserError
+        The store lacks something, or the data set lacks masks, labels or images of a split.
+    """
+    wanted = list(specs) or [loaded.manifest.train]
+    spec, place = wanted[0], choose_device(device)
+    dataset = _dataset(loaded, roots, spec, show)
+    store = FeatureStore.open(store_of(loaded, roots))
+    mixed = mixed_of(loaded, wanted)
+    combos = read_of(mixed, wanted)
+    baseline = spec.baseline or combos[0]
+    attention = next((a for s in wanted if (a := attention_of(loaded.manifest, s))), None)
+    views = views_of(store, loaded, roots, [*combos, attention], spec.extra or [], show)
+    rows = rows_of(store, dataset, list(views.values()))
+    ids: dict[Split, list[str]] = {s: [] for s in SPLITS}
+    for sample in dataset.samples():
+        ids[dataset.split_of(sample.id)].append(sample.id)
+    for split in ("train", "test"):
+        if not ids[split]:
+            raise UserError(f"{loaded.path.name}: dataset: split '{split}' has no images; enlarge"
+                            " it")
+    asked = NativeSpec(tuple(views[c].name for c in combos),
+                       views[attention].name if attention else None,
+                       tuple(spec.attention_maps) if spec.attention_maps else None,
+                       tuple(views[c].name for c in spec.extra or ()),
+                       LEVELS if spec.head == "upernet" else None)
+    held = study.CACHE_BYTES if spec.head == "upernet" else FEW_BYTES
+    maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
+    return DenseStudy(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
+                      ids, dataset.protocol)
+
+
+def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,
+             show: Progress) -> SegmentationDataset | ClassifiedDataset:
+    dataset = told_dataset(loaded, roots, show)
+    if spec.head == "classifier":
+        if isinstance(dataset, ClassifiedDataset):
+            return dataset
+        raise _lacks(loaded, dataset, "classes of images", spec.head)
+    if isinstance(dataset, SegmentationDataset):
+        return dataset
+    raise _lacks(loaded, dataset, "masks", spec.head)
+
+
+def _lacks(loaded: Loaded, dataset: ImageDataset, what: str, head: str) -> DataError:
+    return DataError(f"{loaded.path.name}: data set '{dataset.name}' has no {what}, and head"
+                     f" '{head}' needs them")
+
+
+def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
+          ids: dict[Split, list[str]], spec: TrainSpec) -> DenseTask:
+    if spec.head == "classifier":
+        assert isinstance(dataset, ClassifiedDataset)
+        return ClassificationTask(maps, dataset, ids)
+    assert isinstance(dataset, SegmentationDataset)
+    if spec.head == "upernet":
+        return SegmentationTask(maps, dataset, ids)
+    return PixelTask(maps, dataset, ids, spec.reservoir_mb * 2**20, spec.sampling)

@@ -1,0 +1,108 @@
+"""``predict``: what a trained segmentation says of images, pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import SegmentationDataset
+from gate_cache.learn.tasks.painted import Painted, agreement
+from gate_cache.learn.tasks.pixels import PixelTask
+from gate_cache.learn.tasks.segmentation import SegmentationTask
+from gate_cache.manifest.load import Loaded
+from gate_cache.training.inputs_dense import open_dense
+from gate_cache.training.tasks import PAIRS
+from gate_cache.training.trained import find_trained
+from gate_cache.workspace.pick import pick
+
+IMAGES = 4
+"""Pictures of the test split that are shown where none is asked for."""
+HEADS = ("upernet", "pixel-mlp")
+"""Heads of segmentation."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One image with its masks.
+
+    Attributes
+    ----------
+    image : (H, W, 3)
+    true : (H, W) classes, 255 where none counts
+    found : what the model says
+    accuracy, iou : percent of the pixels that count; mean over the classes seen in the image
+    """
+
+    id: str
+    image: npt.NDArray[np.uint8]
+    true: npt.NDArray[np.uint8]
+    found: Painted
+    accuracy: float
+    iou: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A run's predictions.
+
+    Attributes
+    ----------
+    run : its folder's name, and the trial
+    classes : names, by number
+    each : the images, one after the other
+    """
+
+    run: str
+    head: str
+    classes: tuple[str, ...]
+    each: Iterator[Predicted]
+
+
+def predict(run: Path, loaded: Loaded, roots: Roots, show: Progress, *,
+            images: Sequence[str] = (), trial: str | None = None, last: bool = False,
+            device: str | None = None) -> Predictions:
+    """Predict masks with trained weights, for images of a manifest's data set.
+
+    Parameters
+    ----------
+    run : folder of a training, or of a sweep
+    images : ids, or parts of them, of any split; by default a few of ``test``
+    trial : which one of a sweep
+    last : the weights of the last step, not the best ones on ``val``
+
+    Raises
+    ------
+    UserError
+        There is no such run, image or trial, or its head predicts no masks.
+    """
+    trained = find_trained(run, trial, last)
+    if trained.spec.head not in HEADS:
+        other = "; 'gate-cache match --run' shows its matches" \
+            if trained.spec.head in PAIRS else ""
+        raise UserError(f"{run}: was trained with head '{trained.spec.head}', which predicts no"
+                        f" masks; name a run of head {' or '.join(HEADS)}{other}")
+    trained.check(loaded)
+    study = open_dense(trained.of(loaded), roots, device, show)
+    model = study.gate(trained.spec)
+    trained.load(model, loaded)
+    model.to(study.device).eval()
+    task = study.task
+    assert isinstance(task, SegmentationTask | PixelTask)
+    every = [s.id for s in task.data.samples()] if images else study.ids["test"]
+    ids = pick(every, images, IMAGES, loaded.path.name, "its data set")
+    each = (_predicted(task.data, i, task.paint(model, i)) for i in ids)
+    name = f"{run.resolve().name}{f'/{trial}' if trial else ''}"
+    return Predictions(name, trained.spec.head, tuple(task.data.classes), each)
+
+
+def _predicted(data: SegmentationDataset, sample_id: str, found: Painted) -> Predicted:
+    true = data.mask(sample_id)
+    return Predicted(sample_id, data.image(sample_id), true, found,
+                     *agreement(true, found.classes))

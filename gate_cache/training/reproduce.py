@@ -1,0 +1,85 @@
+"""What a run tells of itself so that it can be made again: commands and versions. No torch."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import gate_cache
+from gate_cache.core.errors import UserError
+from gate_cache.core.roots import Roots
+from gate_cache.manifest.load import Loaded, load
+
+LIBRARIES = ("torch", "diffusers", "transformers", "zarr", "numpy")
+OPTIONS = ("head", "assigners", "gamma1", "gamma2", "pairs", "lr", "seed")
+"""Settings of ``train`` that its command line takes."""
+
+
+def versions() -> dict[str, str]:
+    """Of gate-cache, Python and the libraries that results depend on."""
+    found = {"gate-cache": gate_cache.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def train_commands(loaded: Loaded, roots: Roots, device: str | None) -> list[str]:
+    """The commands that make a training again: extraction, then training."""
+    options = [word for name, value in _given(loaded).items() for word in (f"--{name}", str(value))]
+    return _commands(loaded, roots, device, ["train", _path(loaded.path), *options])
+
+
+def sweep_commands(loaded: Loaded, file: Path | None, roots: Roots,
+                   device: str | None) -> list[str]:
+    """The commands that make a sweep again.
+
+    Parameters
+    ----------
+    file : of its trials
+    """
+    trials = _path(file) if file else "TRIALS.yaml"
+    return _commands(loaded, roots, device, ["sweep", _path(loaded.path), trials])
+
+
+def _given(loaded: Loaded) -> dict[str, Any]:
+    """Settings that are not what the manifest's file says."""
+    now = loaded.manifest.train
+    try:
+        file = load(loaded.path).manifest.train
+    except (UserError, OSError):
+        return {name: getattr(now, name) for name in OPTIONS}
+    changed = {name: getattr(now, name) for name in OPTIONS
+               if getattr(now, name) != getattr(file, name)}
+    if "head" in changed:  # which has defaults of its own
+        return {k: v for k, v in changed.items() if k == "head" or k in now.model_fields_set}
+    return changed
+
+
+def _commands(loaded: Loaded, roots: Roots, device: str | None, words: list[str]) -> list[str]:
+    places = _roots(roots)
+    place = ["--device", device] if device else []
+    return [shlex.join(["gate-cache", "extract", _path(loaded.path), *places]),
+            shlex.join(["gate-cache", *words, *places, *place])]
+
+
+def _path(path: Path) -> str:
+    """As it was given; of a path that holds on this machine alone, the name."""
+    return path.name if path.is_absolute() else path.as_posix()
+
+
+def _roots(roots: Roots) -> list[str]:
+    """Options for roots that are not the default ones."""
+    words: list[str] = []
+    for name in ("data", "models"):
+        given = getattr(roots, name)
+        if given != Path(name):
+            words += [f"--{name}", name.upper() if given.is_absolute() else given.as_posix()]
+    if str(roots.stores) != "stores":
+        words += ["--stores", str(roots.stores)]
+    return [*words, "--allow-outside"] if roots.outside else words

@@ -1,0 +1,154 @@
+"""A run directory: resolved configuration, log, weights as safetensors, metrics last."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from gate_cache.core.errors import UserError
+from gate_cache.learn.fit.trials import Trial
+from gate_cache.training.run_files import CONFIG, LOG, METRICS, write_json
+
+LOOSE = ("versions", "commands", "began")
+"""What of a configuration may change between a run's beginning and its end."""
+
+
+class RunDirectory:
+    """One training's folder.
+
+    Parameters
+    ----------
+    path : made by `begin`; a run with ``metrics.json`` is a finished one
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = logging.getLogger(f"gate_cache.run.{id(self)}")
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the folder, write the configuration, start the log; or go on with an unfinished run.
+
+        Raises
+        ------
+        UserError
+            There is something already that is no unfinished run of the same configuration: a run
+            is never written over another.
+        """
+        try:
+            self.path.mkdir(parents=True)
+        except (FileExistsError, NotADirectoryError):
+            if not self._goes_on(config):
+                raise UserError(f"{self.path}: exists already, or a file is in the way; give --out"
+                                " another name") from None
+        start_log(self.log, self.path)
+        write_json(self.path / CONFIG, config)
+
+    def _goes_on(self, config: Mapping[str, Any]) -> bool:
+        """Whether an unfinished run of this configuration is there."""
+        try:
+            old = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        new = json.loads(json.dumps(config))
+        same = all(old.get(k) == new.get(k) for k in {*old, *new} if k not in LOOSE)
+        return same and not (self.path / METRICS).exists()
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a training of this run is kept on its way."""
+        return self.path / f"checkpoint-{name}.pt"
+
+    def weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
+        """Write a state dict as ``<name>.safetensors``."""
+        save_file(state, self.path / f"{name}.safetensors")
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write the metrics and close the log."""
+        write_json(self.path / METRICS, metrics)
+        for path in self.path.glob("checkpoint-*.pt"):
+            path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Close the log."""
+        close_log(self.log)
+
+
+def start_log(log: logging.Logger, folder: Path) -> None:
+    """Append lines with their time to the folder's log."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    handler = logging.FileHandler(folder / LOG, mode="a", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+
+
+def close_log(log: logging.Logger) -> None:
+    """Close its file."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+
+
+def new_run(root: Path, name: str) -> RunDirectory:
+    """``<root>/<name>-<time>``, with a number where that is taken."""
+    path = root / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
+    return RunDirectory(next(p for p in tries if not p.exists()))
+
+
+class Checkpoint:
+    """Trials on their way, kept in a file.
+
+    Attributes
+    ----------
+    start : items that an interrupted run has seen; the trials are as they were then
+    """
+
+    def __init__(self, path: Path, trials: Sequence[Trial]) -> None:
+        self.path = path
+        self._trials = trials
+        found = load_checkpoint(path) or {"seen": 0, "trials": {}}
+        self.start = int(found["seen"])
+        for trial in trials if self.start else ():
+            trial.load(found["trials"][trial.label])
+
+    def keep(self, seen: int) -> None:
+        """Write them as they are now."""
+        states = {trial.label: trial.state() for trial in self._trials}
+        save_checkpoint(self.path, {"seen": seen, "trials": states})
+
+    def remove(self) -> None:
+        """They are done."""
+        self.path.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Tensors and plain data, under another name first: a killed write leaves the old one."""
+    draft = path.with_suffix(".partial")
+    torch.save(dict(state), draft)
+    draft.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote (nothing but tensors and plain data is read); None without it.
+
+    Raises
+    ------
+    UserError
+        It cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: this checkpoint cannot be read ({type(error).__name__}); remove"
+                        " it to train from the start") from error
+    return found

@@ -1,0 +1,296 @@
+"""``sweep``: many trials over one store, those that can over one stream of it.
+
+The folder of a sweep holds ``sweep.json`` (what was asked), a checkpoint of every stream, a file a
+finished trial, and the tables. The same command goes on where an earlier one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from gate_cache.core.errors import UserError
+from gate_cache.core.fingerprint import fingerprint
+from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.roots import Roots
+from gate_cache.learn.features.pairs import copy_position
+from gate_cache.learn.fit.trials import Trial, fit_trials, together
+from gate_cache.learn.tasks.matching import Matched, scores
+from gate_cache.learn.tasks.task import Scores
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.sweep_file import Point
+from gate_cache.store.places.disk import disk_errors
+from gate_cache.training.inputs import Study
+from gate_cache.training.inputs_dense import DenseStudy
+from gate_cache.training.items import keep_items
+from gate_cache.training.methods import gate_name, untrained
+from gate_cache.training.reproduce import sweep_commands
+from gate_cache.training.run_files import SWEEP, items_file, trial_file, write_json
+from gate_cache.training.run_folder import Checkpoint, close_log, start_log
+from gate_cache.training.sweep_baselines import BaselinePoint, baseline_points, model_of
+from gate_cache.training.sweep_tables import Row, write_tables
+from gate_cache.training.tasks import alike, open_any, settled
+from gate_cache.workspace.device import out_of_memory
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found.
+
+    Attributes
+    ----------
+    rows : baselines and trials, in the file's order
+    select : name of the metric that chose checkpoints on ``val``
+    """
+
+    folder: Path
+    rows: list[Row]
+    select: str
+    seconds: float
+
+    @property
+    def failed(self) -> list[Row]:
+        """Trials that failed."""
+        return [r for r in self.rows if r.failed]
+
+
+def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
+          device: str | None = None, progress: Progress | None = None,
+          file: Path | None = None, retry: bool = True) -> Swept:
+    """Train and judge every trial; go on with what is left of an interrupted sweep.
+
+    Parameters
+    ----------
+    folder : of this sweep, made where it is not there
+    file : that lists the trials, to tell how the sweep is made again
+    retry : whether trials that failed are tried again
+
+    Raises
+    ------
+    UserError
+        The store lacks something, or the folder belongs to another sweep.
+    """
+    began = time.monotonic()
+    found = train_share(loaded, points, roots, folder=folder, device=device, progress=progress,
+                        file=file, share=Share(retry=retry))
+    with disk_errors(folder, "--out", "and run the same command again to go on"):
+        ordered = [*found.baselines.values(), *(found.rows[p.name] for p in points)]
+        seconds = time.monotonic() - began
+        write_tables(folder, ordered, select=found.select, seconds=round(seconds, 2))
+        for path in folder.glob("checkpoint-*.pt"):  # of shares of an earlier try
+            path.unlink()
+    return Swept(folder, ordered, found.select, seconds)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of a sweep a process trains: whole streams where there are enough, else trials.
+
+    Attributes
+    ----------
+    index, count : this process, and how many there are
+    retry : whether it tries again what has failed
+    """
+
+    index: int = 0
+    count: int = 1
+    retry: bool = True
+
+    def of(self, points: Sequence[Point], stream: int, streams: int) -> list[Point]:
+        """This process's trials of a stream."""
+        if streams >= self.count:
+            return list(points) if stream % self.count == self.index else []
+        return list(points[self.index::self.count])
+
+
+@dataclass
+class Found:
+    """Results of a share; baselines that learn nothing are judged by a process that has all."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    baselines: dict[str, Row] = field(default_factory=dict)
+    select: str = ""
+
+
+def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
+                device: str | None = None, progress: Progress | None = None,
+                file: Path | None = None, share: Share | None = None) -> Found:
+    """Train and judge the trials of a share, by default all; finished ones are read.
+
+    Raises
+    ------
+    UserError
+        As `sweep`.
+    """
+    show, share, result = progress or Silent(), share or Share(), Found()
+    told = {"commands": sweep_commands(loaded, file, roots, device),
+            "trials_file": file.read_text(encoding="utf-8") if file else None}
+    groups = [(group, _streams(group)) for group in _studies(points)]
+    total, number = sum(len(streams) for _, streams in groups), 0
+    with disk_errors(folder, "--out", "and run the same command again to go on"), \
+            out_of_memory("fewer trials at a time, or a smaller train.batch"), \
+            torch.random.fork_rng(), _log(folder) as log:
+        for i, (group, streams) in enumerate(groups):
+            study = open_any(loaded, roots, device, show, [p.spec for p in group])
+            result.select = result.select or study.select
+            _same_sweep(folder, i, points, {**settled(study, loaded), **told})
+            if isinstance(study, Study) and share.count == 1:
+                result.baselines |= _baselines(folder, study, i, show)
+            for stream in streams:
+                more = baseline_points(study, stream, i)
+                mine = share.of([*more, *stream], number, total)
+                number += 1
+                found = _stream(folder, study, mine, show, log, share.retry)
+                result.baselines |= {p.name: found[p.name] for p in more if p.name in found}
+                result.rows |= found
+    return result
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[logging.Logger]:
+    """The folder's log; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
+    start_log(log, folder)
+    try:
+        yield log
+    finally:
+        close_log(log)
+
+
+def _studies(points: Sequence[Point]) -> list[list[Point]]:
+    """Trials whose features are read and resized in the same way."""
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        found.setdefault(alike(point.spec), []).append(point)
+    return list(found.values())
+
+
+def _streams(points: Sequence[Point]) -> list[list[Point]]:
+    """Trials that see the same batches in the same order."""
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        found.setdefault(together(point.spec), []).append(point)
+    return list(found.values())
+
+
+def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: Progress,
+            log: logging.Logger, retry: bool) -> dict[str, Row]:
+    """Train these together and judge them, but for those that are done."""
+    done = {p.name: row for p in points if (row := _read(folder, p.name))
+            and not (row.failed and retry)}
+    left = [p for p in points if p.name not in done]
+    if not left:
+        return done
+    trials = [Trial(p.name, p.spec, partial(model_of, study, p), study.task, study.device)
+              for p in left]
+    name = f"checkpoint-{_digest([p.name for p in points])}.pt"
+    checkpoint = Checkpoint(folder / name, trials)
+    label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
+    fit_trials(trials, study.task, study.has_val, show, label, log.info,
+               checkpoint.keep, checkpoint.start)
+    sound = [t for t in trials if not t.failed]
+    found = dict(zip([t.label for t in sound],
+                     study.task.judge([t.model for t in sound], "test"), strict=True))
+    keep_items(folder, study.task, {t.label: t.model for t in sound}, found,
+               {p.name for p in left if not isinstance(p, BaselinePoint)})
+    for point, trial in zip(left, trials, strict=True):
+        done[point.name] = _finished(folder, study, point, trial, found.get(point.name))
+    checkpoint.remove()
+    return done
+
+
+def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Trial,
+              test: Scores | None) -> Row:
+    best = {h["seen"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
+    method = point.method if isinstance(point, BaselinePoint) else gate_name(study, point.spec)
+    row = Row(point.name, point.settings, method, True, trial.failed,
+              dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
+              list(test.each) if test else [])
+    _write(folder, row, {"history": trial.fitted.history,
+                         "details": dict(test.details) if test else {},
+                         "combos": list(point.spec.combos or study.mixed),
+                         "spec": point.spec.model_dump(mode="json")})
+    if not trial.failed:
+        (folder / "weights").mkdir(exist_ok=True)
+        save_file(trial.fitted.best, folder / "weights" / f"{trial_file(point.name)}.safetensors")
+    return row
+
+
+def _baselines(folder: Path, study: Study, number: int, show: Progress) -> dict[str, Row]:
+    """What learns nothing, judged once for all trials of a study."""
+    names = {}
+    with show.task("judging baselines", 1, "tables") as bar:
+        pairs = study.pairs["test"]
+        copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
+        copied = replace(scores(copies.predictions), items=copies.items())
+        methods = untrained(study)
+        models = [m.model.to(study.full.device).eval() for m in methods]
+        found = [copied, *study.task.judge(models, "test")]
+        bar.advance()
+    for name, each in zip(["copy the position", *(m.name for m in methods)], found, strict=True):
+        key = name if not number else f"{name} ({number + 1})"
+        if each.items:
+            each.items.save(items_file(folder, key))
+        names[key] = Row(key, {}, name, False, "", dict(each.values), {}, 0, list(each.each))
+    return names
+
+
+def _same_sweep(folder: Path, number: int, points: Sequence[Point],
+                settings: dict[str, Any]) -> None:
+    """Be sure that what is in the folder was made from the same features and settings.
+
+    Raises
+    ------
+    UserError
+        It was not.
+    """
+    now = {**settings,
+           "trials": {p.name: p.spec.model_dump(mode="json") for p in points}}
+    path = folder / (f"study-{number}.json" if number else SWEEP)
+    now = json.loads(json.dumps(now))
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        same = ("fingerprints", "trials", "resolution", "splits")
+        if any(old.get(k) != now[k] for k in same):
+            raise UserError(f"{folder}: holds another sweep, or one over other features; give --out"
+                            " another name, or remove it")
+        return
+    write_json(path, now)
+
+
+def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
+    (folder / "trials").mkdir(exist_ok=True)
+    data = {**row.to_json(), **more}
+    write_json(folder / "trials" / f"{trial_file(row.name)}.json", _without_nan(data))
+
+
+def _read(folder: Path, name: str) -> Row | None:
+    try:
+        text = (folder / "trials" / f"{trial_file(name)}.json").read_text(encoding="utf-8")
+        return Row.from_json(json.loads(text))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _digest(names: list[str]) -> str:
+    return fingerprint({"names": names})[:8]

@@ -1,0 +1,86 @@
+"""A sweep on several devices: each process trains its share of the trials over streams of its own.
+
+Nothing crosses devices but files: on GPUs, or with a fixed number of threads, a trial's result does
+not depend on how many there are. Tables are made by the process that was asked.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from gate_cache.core.errors import GateCacheError, UserError
+from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.roots import Roots
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.sweep_file import Point
+from gate_cache.training.run_files import trial_file
+from gate_cache.training.sweep import Share, Swept, sweep, train_share
+
+POLL = 0.5
+"""Seconds between two looks at what is finished."""
+
+
+def sweep_on(workers: int, loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
+             device: str | None = None, progress: Progress | None = None,
+             file: Path | None = None) -> Swept:
+    """As `sweep`, with `workers` processes; worker i has GPU i, or a share of the CPU's threads.
+
+    Raises
+    ------
+    UserError
+        As `sweep`; what other workers had finished by then is kept.
+    """
+    show = progress or Silent()
+    if workers > 1:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            running = [pool.submit(_share, loaded, points, roots, folder, where, file,
+                                   Share(i, workers))
+                       for i, where in enumerate(places(workers, device))]
+            _wait(running, points, folder, show, workers)
+        try:
+            said = [each.result() for each in running]
+        except BrokenProcessPool:
+            raise UserError(f"{folder}: a worker was ended from outside (out of memory?); what is"
+                            " finished is kept: run the same command again, with fewer --workers"
+                            ) from None
+        for failed in filter(None, said):
+            raise UserError(failed)
+    return sweep(loaded, points, roots, folder=folder, device=device, progress=show, file=file,
+                 retry=workers == 1)
+
+
+def places(workers: int, device: str | None) -> list[str | None]:
+    """The device of each worker: all GPUs in turn, unless one is named or there is none."""
+    gpus = torch.cuda.device_count() if device in (None, "cuda") else 0
+    return [f"cuda:{i % gpus}" if gpus else device for i in range(workers)]
+
+
+def _wait(running: Sequence[Future[str]], points: Sequence[Point], folder: Path, show: Progress,
+          workers: int) -> None:
+    done = 0
+    with show.task(f"training on {workers} processes", len(points), "trials") as bar:
+        while not all(each.done() for each in running):
+            time.sleep(POLL)
+            found = sum((folder / "trials" / f"{trial_file(p.name)}.json").exists()
+                        for p in points)
+            bar.advance(found - done)
+            done = found
+
+
+def _share(loaded: Loaded, points: Sequence[Point], roots: Roots, folder: Path,
+           device: str | None, file: Path | None, share: Share) -> str:
+    """One worker's trials; what went wrong as text, which every process can read."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // share.count))
+    try:
+        train_share(loaded, points, roots, folder=folder, device=device, file=file, share=share)
+    except GateCacheError as error:
+        return str(error)
+    return ""

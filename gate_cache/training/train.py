@@ -1,0 +1,172 @@
+"""Stage 2: train on a store, judge on ``test`` beside baselines, leave a run directory."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.roots import Roots
+from gate_cache.learn.features.pairs import PairPoints, copy_position
+from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
+from gate_cache.learn.metrics.pck import pck
+from gate_cache.learn.metrics.results import Table
+from gate_cache.learn.mixing.model import CorrespondenceModel
+from gate_cache.learn.tasks.matching import Matched, details
+from gate_cache.manifest.load import Loaded
+from gate_cache.store.places.disk import disk_errors
+from gate_cache.training.inputs import Study
+from gate_cache.training.inputs_dense import DenseStudy
+from gate_cache.training.methods import (
+    Make,
+    Method,
+    baselines,
+    gate_name,
+    single_nn,
+    untrained,
+    weights_note,
+)
+from gate_cache.training.reproduce import train_commands
+from gate_cache.training.run_files import items_file
+from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
+from gate_cache.training.tasks import METRICS, open_any, settled
+from gate_cache.training.train_dense import KEYS, ScoreTable, train_dense
+from gate_cache.workspace.device import out_of_memory
+
+COPY = "copy the position"
+"""The baseline without features."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Attributes
+    ----------
+    run : the run directory
+    tables : results on ``test``, and over all published pairs where that is another set
+    splits : images, and of correspondence pairs, of each split
+    """
+
+    run: Path
+    head: str
+    tables: list[Table] | list[ScoreTable]
+    splits: dict[str, dict[str, int]]
+    seconds: float
+
+
+def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path | None = None,
+          progress: Progress | None = None) -> Trained:
+    """Train one configuration.
+
+    Parameters
+    ----------
+    device : by default a GPU where there is one
+    run : the run directory to make; by default ``<runs>/<manifest>-<head>-<time>``
+
+    Raises
+    ------
+    UserError
+        The store or the data set lacks what the head needs, or the run exists already.
+    """
+    began = time.monotonic()
+    head = loaded.manifest.train.head
+    show = progress or Silent()
+    study = open_any(loaded, roots, device, show)
+    folder = RunDirectory(run) if run else new_run(roots.runs, f"{loaded.path.stem}-{head}")
+    refused = disk_errors(folder.path, "--runs", "and train again")
+    with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng():
+        folder.begin({**settled(study, loaded),
+                      "commands": train_commands(loaded, roots, device)})
+        try:
+            tables, fits = _results(study, show, folder)
+            for name, fitted in fits.items():
+                folder.weights(f"{name}-best", fitted.best)
+                folder.weights(f"{name}-last", fitted.last)
+            result = Trained(folder.path, head, tables, study.splits(), time.monotonic() - began)
+            folder.finish(_metrics(result, fits))
+        finally:
+            folder.close()
+    return result
+
+
+def _results(study: Study | DenseStudy, show: Progress, folder: RunDirectory,
+             ) -> tuple[list[Table] | list[ScoreTable], dict[str, Fitted]]:
+    """Train all that the head trains and judge it."""
+    if isinstance(study, DenseStudy):
+        return train_dense(study, gate_name(study, study.spec), show, folder)
+    methods, fits = _train(study, show, folder)
+    return _judge(study, methods, folder), fits
+
+
+def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
+    return {
+        "head": result.head, "splits": result.splits, "seconds": round(result.seconds, 2),
+        "tables": [t.to_json() for t in result.tables],
+        "fits": {n: {"best_at": f.best_at, "history": f.history} for n, f in fits.items()},
+    }
+
+
+def _train(study: Study, show: Progress,
+           folder: RunDirectory) -> tuple[list[Method], dict[str, Fitted]]:
+    """Train what the head trains over one stream; list every method to judge."""
+    spec = study.spec
+    compared = baselines(study, spec)
+    makes: dict[str, Make] = {**compared, gate_name(study, spec): study.gate}
+    trials = [Trial(name, spec, partial(make, spec), study.task, study.device)
+              for name, make in makes.items()]
+    kept = Checkpoint(folder.checkpoint("all"), trials)
+    fit_trials(trials, study.task, study.has_val, show, f"training {spec.head}", folder.log.info,
+               kept.keep, kept.start)
+    for trial in trials:
+        if trial.failed:
+            raise UserError(f"{trial.label}: {trial.failed}" if compared else trial.failed)
+    trained = [_trained(t, note=t is trials[-1]) for t in trials]
+    methods = [trained[0], single_nn(study), *trained[1:]] if compared \
+        else [*untrained(study), *trained]
+    keys = KEYS if compared else KEYS[-1:]
+    return methods, {k: t.fitted for k, t in zip(keys, trials, strict=True)}
+
+
+def _trained(trial: Trial, note: bool) -> Method:
+    assert isinstance(trial.model, CorrespondenceModel)
+    return Method(trial.label, trial.model, True, True, note)
+
+
+def _judge(study: Study, methods: list[Method], folder: RunDirectory) -> list[Table]:
+    """Every method on ``test``; over all published pairs only those that have not seen any."""
+    protocol = f"{study.protocol}; {METRICS[study.spec.head]}"
+    tables = [_table(study, Table("test split", protocol), study.pairs["test"], methods,
+                     folder.path)]
+    if study.published:
+        unseen = [m for m in methods if not m.seen]
+        every = Table("all published pairs (only methods that have not seen any)", protocol)
+        tables.append(_table(study, every, study.published, unseen))
+    for table in tables:
+        folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))
+    return tables
+
+
+def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Method],
+           folder: Path | None = None) -> Table:
+    """Results of every method; in a folder, pair by pair too."""
+    copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
+    table.add(COPY, pck(copies.predictions), details=details(copies.predictions, []))
+    if folder:
+        copies.items().save(items_file(folder, COPY))
+    models = [m.model.to(study.full.device) for m in methods]
+    for method, found in zip(methods, study.task.match(models, pairs), strict=True):
+        if folder:
+            found.items().save(items_file(folder, method.name))
+        weights = list(found.weights.values())
+        told = details(found.predictions, weights if method.note else [])
+        note = weights_note(study.mixed, told["weights"]["mean"]) if method.note else ""
+        table.add(method.name, pck(found.predictions), method.trained, note, told)
+    return table

@@ -1,0 +1,141 @@
+"""Trained weights of a run: which settings they belong to, and loading them into a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from gate_cache.core.errors import ModelError, UserError, did_you_mean, listed
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import TrainSpec
+from gate_cache.training.run_files import CONFIG, trial_file
+
+NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights of a training, or of a sweep's trial.
+
+    Attributes
+    ----------
+    run : its folder
+    spec : what it was trained with
+    weights : a safetensors file
+    trial : which one of a sweep
+    """
+
+    run: Path
+    spec: TrainSpec
+    weights: Path
+    trial: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the run, and of the trial if it is a sweep's, for people."""
+        return " ".join(filter(None, (self.run.resolve().name, self.trial)))
+
+    def check(self, loaded: Loaded) -> None:
+        """Check that a manifest has the features it was trained on.
+
+        Raises
+        ------
+        UserError
+            It lacks one.
+        """
+        spec, manifest = self.spec, loaded.manifest
+        lacking = [n for n in spec.combos or () if n not in manifest.conv]
+        if lacking:
+            raise UserError(f"{loaded.path.name}: has no combo '{lacking[0]}' in 'conv', which"
+                            f" {self.run} was trained on")
+        if isinstance(spec.attention, str) and spec.attention not in manifest.attention:
+            raise UserError(f"{loaded.path.name}: has no combo '{spec.attention}' in 'attention',"
+                            f" which {self.run} was trained on")
+
+    def of(self, loaded: Loaded) -> Loaded:
+        """A manifest that trains as this one was trained."""
+        return loaded.model_copy(update={
+            "manifest": loaded.manifest.model_copy(update={"train": self.spec})})
+
+    def load(self, model: nn.Module, loaded: Loaded) -> None:
+        """Load the weights into a model of `spec`.
+
+        Raises
+        ------
+        ModelError
+            They do not fit the manifest's features.
+        """
+        try:
+            model.load_state_dict(load_file(self.weights))
+        except (RuntimeError, SafetensorError, OSError) as error:
+            raise ModelError(f"{self.weights}: does not fit the features of {loaded.path.name}:"
+                             f" {' '.join(str(error).split())[:160]}") from None
+
+
+def find_trained(run: Path, trial: str | None = None, last: bool = False) -> Trained:
+    """The weights in the folder of a training, or of a sweep.
+
+    Parameters
+    ----------
+    trial : which one of a sweep
+    last : the weights of the last step, not the best ones on ``val``
+
+    Raises
+    ------
+    UserError
+        There is no such run or trial.
+    """
+    if (run / "trials").is_dir():
+        return _of_sweep(run, trial)
+    if trial is not None:
+        raise UserError(f"{run}: is one training, not a sweep; leave out --trial")
+    return _of_train(run, last)
+
+
+def _of_train(run: Path, last: bool) -> Trained:
+    config = _json(run / CONFIG, run)
+    weights = run / f"gate-{'last' if last else 'best'}.safetensors"
+    if not weights.is_file():
+        raise UserError(f"{run}: {NO_RUN}")
+    return Trained(run, _spec(config.get("manifest", {}).get("train"), run), weights)
+
+
+def _of_sweep(run: Path, trial: str | None) -> Trained:
+    every = [_json(path, run) for path in sorted((run / "trials").glob("*.json"))]
+    found = {str(t["name"]): t for t in every if "name" in t}
+    usable = {name: t for name, t in found.items()
+              if not t.get("failed") and str(t.get("method", "")).startswith("GATE")}
+    if trial is None:
+        raise UserError(f"{run}: is a sweep; say which of its trials with --trial:"
+                        f" {listed(usable, 6)}")
+    if why := found.get(trial, {}).get("failed"):
+        raise UserError(f"{run}: trial '{trial}' failed: {why}")
+    if trial in found and trial not in usable:
+        raise UserError(f"{run}: '{trial}' is a baseline; give --trial one of {listed(usable, 6)}")
+    if trial not in found:
+        raise UserError(f"{run}: has no finished trial '{trial}'{did_you_mean(trial, usable)}")
+    weights = run / "weights" / f"{trial_file(trial)}.safetensors"
+    return Trained(run, _spec(found[trial].get("spec"), run), weights, trial)
+
+
+def _json(path: Path, run: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{run}: {NO_RUN}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _spec(data: Any, run: Path) -> TrainSpec:
+    try:
+        return TrainSpec.model_validate(data)
+    except ValidationError:
+        raise UserError(f"{run}: its settings cannot be read; it was made by another version"
+                        ) from None

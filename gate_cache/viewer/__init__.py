@@ -1,0 +1,1 @@
+"""`gate-cache view`: a page on loopback that shows a store. Floor 7."""

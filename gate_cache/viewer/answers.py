@@ -1,0 +1,151 @@
+"""What the page is told: plain data of what an explorer finds. Runs on threads."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gate_cache.analysis.session import Explorer
+from gate_cache.core.errors import GateCacheError, RowNotDone, UserError
+from gate_cache.core.geometry import Placement
+from gate_cache.report.figures.pictures import encoded, heat
+
+MOST = 48
+"""Images of one answer, words of one map."""
+_EMPTY = np.full((2, 2, 3), 128, np.uint8)
+
+Data = dict[str, Any]
+
+
+def store(explorer: Explorer) -> Data:
+    """The store: combos, features, and the colours of heat."""
+    palette = heat(np.linspace(0, 1, 256)[None])[0]
+    return {
+        "name": explorer.store.path.name, "dataset": explorer.store.attrs["dataset"],
+        "images": len(explorer.ids), "originals": explorer.has_originals,
+        "combos": [asdict(replace(c, tokens=_words(c.tokens))) for c in explorer.combos()],
+        "features": [{"name": f.name, "about": f.about}
+                     for f in explorer.matcher.features.values()],
+        "palette": _packed(palette),
+    }
+
+
+def images(explorer: Explorer, words: str, first: int, count: int, image: str) -> Data:
+    """Some of the images whose id has these words, and where `image` is among all of them."""
+    found = explorer.find(words)
+    index = found.index(image) if image in found else -1
+    return {"total": len(found), "index": index, "ids": found[first : first + count]}
+
+
+def image(explorer: Explorer, name: str) -> Data:
+    """One image."""
+    return asdict(explorer.image(name))
+
+
+def others(explorer: Explorer, name: str, alike: bool, count: int, seed: int) -> Data:
+    """Other images to match with."""
+    return {"ids": explorer.others(name, alike, min(count, MOST), seed)}
+
+
+def picture(explorer: Explorer, name: str, side: int) -> tuple[bytes, str]:
+    """An image file; grey where there is nothing to show.
+
+    Raises
+    ------
+    StoreError
+        The store has no such image.
+    """
+    explorer.row(name)
+    try:
+        found = explorer.picture(name)
+    except GateCacheError:  # a damaged file, or a damaged map in its place
+        found = None
+    return encoded(_EMPTY if found is None else found, side)
+
+
+def maps(explorer: Explorer, name: str, combo: str, levels: list[str], tokens: list[int]) -> Data:
+    """Some maps of a combo: colours, or of an attention combo the heat of each word."""
+    view = explorer.view(combo)
+    known = [view[level].name for level in levels]
+    try:
+        if view.attrs["kind"] == "conv":
+            tiles = [_colours(explorer.colours(name, combo, level)) for level in known]
+        else:
+            tiles = [_values(v) for level in known
+                     for v in explorer.attention(name, combo, level, tokens)]
+    except RowNotDone:
+        return {"missing": True}
+    return {"square": _square(explorer.placement(name, combo)), "tiles": tiles}
+
+
+def match(explorer: Explorer, feature: str, name: str, target: str,
+          point: tuple[float, float]) -> Data:
+    """Where a point is found in another image."""
+    row, other = explorer.row(name), explorer.row(target)
+    try:
+        found = explorer.matcher.match(feature, row, point, other)
+    except RowNotDone:
+        return {"missing": True}
+    return {"x": found.x, "y": found.y, "similarity": found.similarity,
+            "ms": round(1000 * found.seconds, 1), "held": found.held,
+            "square": _square(found.placement), "tile": _values(_inside(found.values,
+                                                                        found.placement))}
+
+
+def prepare(explorer: Explorer, feature: str, name: str) -> Data:
+    """Read an image's descriptors before they are asked for."""
+    try:
+        explorer.matcher.prepare(feature, explorer.row(name))
+    except RowNotDone:
+        return {"missing": True}
+    return {"ready": True}
+
+
+def _inside(values: npt.NDArray[np.float32], placement: Placement) -> npt.NDArray[np.float32]:
+    """Similarities whose range is that of the cells that show the image."""
+    shown = placement.window(len(values)).cut(values)
+    return np.clip(values, shown.min(), shown.max())
+
+
+def _square(placement: Placement) -> list[float]:
+    """Left, top, width and height of the model's square, as shares of the image's sides."""
+    (left, top), (right, bottom) = placement.to_image(np.array([[0.0, 0.0], [1.0, 1.0]]))
+    return [float(v) for v in (left, top, right - left, bottom - top)]
+
+
+def _colours(values: npt.NDArray[np.uint8]) -> Data:
+    return {"height": values.shape[0], "width": values.shape[1], "rgb": _packed(values)}
+
+
+def _values(values: npt.NDArray[np.float32]) -> Data:
+    """Numbers as bytes, 0 for the lowest and 255 for the highest."""
+    low, high = float(values.min()), float(values.max())
+    shares = (values - low) / (high - low or 1)
+    return {"height": values.shape[0], "width": values.shape[1], "low": low, "high": high,
+            "values": _packed((shares * 255).round().astype(np.uint8))}
+
+
+def _packed(values: npt.NDArray[np.uint8]) -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _words(tokens: list[str]) -> list[str]:
+    return [t.removesuffix("</w>") for t in tokens]
+
+
+def number(value: Any, low: float, high: float, what: str) -> float:
+    """A finite number of a request, in bounds.
+
+    Raises
+    ------
+    UserError
+        It is none.
+    """
+    good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    if not good:
+        raise UserError(f"{what} must be a number from {low:g} to {high:g}")
+    return float(value)

@@ -1,0 +1,89 @@
+"""Remembering, beside a store, where `extract` found its data set.
+
+Whoever extracts with ``--data`` need not say it again to train. What is said counts first: only
+where the data set is not below the data root is the remembered one tried. The note is a hidden file
+beside the store, not in it: a store holds no paths.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from gate_cache.core.errors import DataError
+from gate_cache.core.places import Place
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.registry import open_dataset
+from gate_cache.extraction.plan import store_of
+from gate_cache.manifest.dataset_specs import DatasetSpec
+from gate_cache.manifest.load import Loaded
+
+
+def remember(store: Place, roots: Roots) -> None:
+    """Note the data root beside a store of this machine; one that cannot be written is let be."""
+    if not isinstance(store, Path):
+        return
+    try:
+        _file(store).write_text(json.dumps({"data": str(roots.data.resolve())}) + "\n")
+    except OSError:
+        return
+
+
+def find_dataset(loaded: Loaded, roots: Roots) -> tuple[ImageDataset, list[str]]:
+    """The manifest's data set, and a line where it was found below the remembered root.
+
+    Raises
+    ------
+    DataError
+        It is at neither place.
+    """
+    return dataset_near(store_of(loaded, roots), loaded.manifest.dataset, roots)
+
+
+def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDataset, list[str]]:
+    """As `find_dataset`, by the store and the manifest's ``dataset`` section."""
+    dataset = open_dataset(spec, roots)
+    try:
+        dataset.samples()
+        return dataset, []
+    except DataError:
+        known = _recall(store)
+        if known is None:
+            raise
+        other = open_dataset(spec, replace(roots, data=known))
+        if not _is_there(other):
+            raise
+        return other, [f"the data set is not below {roots.data}: taken from {known}, where extract"
+                       " found it"]
+
+
+def told_dataset(loaded: Loaded, roots: Roots, show: Progress) -> ImageDataset:
+    """As `find_dataset`; where it was found is said."""
+    dataset, notes = find_dataset(loaded, roots)
+    for note in notes:
+        show.say(f"note: {note}")
+    return dataset
+
+
+def _is_there(dataset: ImageDataset) -> bool:
+    try:
+        return bool(dataset.samples())
+    except DataError:
+        return False
+
+
+def _recall(store: Place) -> Path | None:
+    if not isinstance(store, Path):
+        return None
+    try:
+        known = json.loads(_file(store).read_text())["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Path(known) if isinstance(known, str) else None
+
+
+def _file(store: Path) -> Path:
+    return store.parent / f".{store.name}.data"

@@ -1,0 +1,67 @@
+"""The device that computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from gate_cache.core.errors import UserError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device named, or the GPU where there is one (CUDA, then Apple's), else the CPU.
+
+    Raises
+    ------
+    UserError
+        No such device here.
+    """
+    chosen = name or next((kind for kind, found in (
+        ("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if found),
+        "cpu")
+    try:
+        device = torch.device(chosen)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {chosen}: not to be used here ({reason})") from None
+    return device
+
+
+def described(device: torch.device) -> str:
+    """A device for people: ``cpu``, ``cuda (NVIDIA H100)``."""
+    if device.type != "cuda":
+        return device.type
+    return f"cuda ({torch.cuda.get_device_name(device)})"
+
+
+@contextmanager
+def out_of_memory(way_out: str, kept: bool = True) -> Iterator[None]:
+    """Turn the device's out-of-memory error into one line.
+
+    Parameters
+    ----------
+    way_out : what to make smaller
+    kept : whether what is done so far is
+
+    Raises
+    ------
+    UserError
+        The memory is full.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        raise UserError(f"the device's memory is full: use {way_out}"
+                        f"{'; what is done is kept' if kept else ''}") from error
+
+
+def smaller_than(batch: int) -> str:
+    """What to try when a batch does not fit."""
+    if batch > 1:
+        return f"--batch {batch // 2}"
+    return "a smaller model.size, or float16 or bfloat16 as model.dtype"

@@ -1,0 +1,116 @@
+"""Finding a manifest's combos in a store: by recipe, or without the weights by settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gate_cache.core.errors import ModelError, RowNotDone, StoreError
+from gate_cache.core.fingerprint import Recipe, differences
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.sources import locate
+from gate_cache.diffusion.passes.recipes import missing_inputs, plan_combos, settings, sources
+from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
+from gate_cache.store.reader import ComboView, FeatureStore
+
+
+class Stale(StoreError):
+    """A combo is in the store, but with other settings.
+
+    Parameters
+    ----------
+    why : what differs, a line each
+    """
+
+    def __init__(self, message: str, why: list[str]) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+def known_recipes(loaded: Loaded, roots: Roots) -> tuple[dict[str, Recipe], list[str]]:
+    """Recipes of all combos where all weights are on this machine.
+
+    Returns
+    -------
+    The recipes by combo (none where weights are missing), and why there are none, a line each.
+    """
+    notes = missing_inputs(loaded.manifest, roots)
+    try:
+        files = locate(loaded.manifest.model, roots)
+    except ModelError as error:
+        files, notes = None, [str(error), *notes]
+    if files is None or notes:
+        return {}, [*notes, "weights are not all on this machine: compared by settings only"]
+    return {p.name: p.recipe for p in plan_combos(loaded.manifest, files, roots)}, []
+
+
+def find_combo(store: FeatureStore, manifest: Manifest, name: str,
+               recipe: Recipe | None) -> ComboView:
+    """The combo of a store that a manifest means by `name`.
+
+    Parameters
+    ----------
+    recipe : what decides its values; None where weights are not on this machine, then settings
+        and the names of its ControlNet and LoRAs must do
+
+    Raises
+    ------
+    Stale
+        Only with other settings: what differs is named.
+    StoreError
+        Not extracted.
+    """
+    views = store.views()
+    found = [v for v in views if v.recipe == recipe] if recipe else alike(views, manifest, name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StoreError(f"{store.path}: '{name}' was extracted with {len(found)} sets of weights"
+                         f" ({', '.join(v.name for v in found)}); remove the old ones")
+    store.refuse_damaged(name)
+    older = [v for v in views if v.label == name]
+    if older:
+        now = {"resize": manifest.model.fit, **(recipe or wanted_of(manifest, name))}
+        why = min((differences({k: _plain(v, k, manifest) for k in now}, now) for v in older),
+                  key=len)
+        raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
+                    " extract'", why)
+    raise StoreError(f"{store.path}: '{name}' is not extracted yet; run 'gate-cache extract'")
+
+
+def alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
+    """Combos of the same settings and sources, called so, or by a name that is free now."""
+    wanted = wanted_of(manifest, name)
+    same = [v for v in views if all(_plain(v, k, manifest) == w for k, w in wanted.items())]
+    return [v for v in same if v.label == name] or \
+        [v for v in same if v.label not in manifest.combos]
+
+
+def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
+    """What a manifest alone says of a combo."""
+    combo = manifest.combos[name]
+    wanted = {"kind": manifest.kind(name), "settings": settings(combo),
+              "source": sources(combo), "model": manifest.model.source,
+              "compute": manifest.model.dtype, "resize": manifest.model.fit}
+    size = {"size": manifest.model.size} if manifest.model.size else {}
+    return {**wanted, **size, **({"maps": sorted(combo.maps)} if combo.maps else {})}
+
+
+def _plain(view: ComboView, key: str, manifest: Manifest) -> Any:
+    if key == "source":
+        return view.attrs.get(key)
+    if key == "model":  # the one of several sources that was there
+        used, named = view.attrs.get(key), manifest.model
+        return named.source if used in named.sources else used
+    if key == "resize":
+        return view.square.fit
+    value = view.recipe.get(key)
+    return sorted(value) if key == "maps" and value else value
+
+
+def need_all(view: ComboView, rows: list[int]) -> None:
+    """Raise `RowNotDone` unless these rows of a combo are extracted."""
+    missing = int((~view.done()[rows]).sum())
+    if missing:
+        raise RowNotDone(f"{view.store.path}: '{view.label}' lacks {missing} of {len(rows)} images;"
+                         " run 'gate-cache extract' to go on")
