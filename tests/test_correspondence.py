@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from gate_cache.learn.heads.conv import ConvHead
 from gate_cache.learn.heads.descriptor import Join
 from gate_cache.learn.heads.nn import NearestNeighbour
-from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, cells, match, sample
+from gate_cache.learn.tasks.correspondence import (
+    DENSE,
+    CorrespondenceLoss,
+    cells,
+    match,
+    nearest,
+    peaks,
+    sample,
+)
 
 SHAPES = pytest.mark.parametrize(("h", "w"), [(6, 6), (4, 9), (9, 4)])
 
@@ -71,6 +79,34 @@ def test_match_is_finer_than_a_cell() -> None:
     target[:, 4, 4] = F.normalize(torch.tensor([1.0, 0.0, 0.1]), dim=0)
     found = match(source, target, torch.tensor([[0.25, 0.25]]))[0]
     assert abs(found[0].item() * 8 - 4) < 0.5
+
+
+@SHAPES
+@pytest.mark.parametrize("channels", [3, 700])
+def test_dense_search_is_that_over_interpolated_descriptors(
+    h: int, w: int, channels: int,
+) -> None:
+    """As DIFT and GATE define it: enlarge the target, bring it to unit length, multiply."""
+    wanted, target = descriptors(h, w, channels).flatten(1).T, descriptors(h, w, channels, seed=1)
+    size = ((h - 1) * DENSE + 1, (w - 1) * DENSE + 1)
+    enlarged = F.interpolate(target[None], size, mode="bilinear", align_corners=True)[0]
+    found = peaks(torch.einsum("kd,dhw->khw", wanted, F.normalize(enlarged, dim=0)))
+    steps = found * torch.tensor([size[1], size[0]]) - 0.5
+    expected = (steps / DENSE + 0.5) / torch.tensor([w, h])
+    torch.testing.assert_close(nearest(wanted, target), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_dense_search_finds_what_lies_between_cells() -> None:
+    """A descriptor half way between two cells' is found between them; cells alone miss it."""
+    target = torch.zeros(3, 1, 8)
+    target[2] = 1
+    target[:, 0, 2], target[:, 0, 3] = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
+    target[:, 0, 6] = F.normalize(torch.tensor([0.76, 0.76, 0.2]), dim=0)  # not as like, but a cell
+    target[2, 0, 6] += 0.6
+    target[:, 0, 6] = F.normalize(target[:, 0, 6], dim=0)
+    wanted = F.normalize(torch.tensor([[1.0, 1.0, 0]]), dim=1)
+    assert nearest(wanted, target)[0, 0] * 8 == pytest.approx(3, abs=0.2)
+    assert nearest(wanted, target, "cells")[0, 0] * 8 == pytest.approx(6.5, abs=0.5)
 
 
 def test_match_stays_inside_the_picture() -> None:

@@ -116,7 +116,7 @@ class Matcher:
         there = self.prepare(feature, target)
         with _one_thread():
             found = similarity(descriptor(here, *point), there)
-            x, y, value = best(found, there.window)
+            x, y, value = best(found, there)
         return Match(x, y, value, found.cpu().numpy(), there.window.placement,
                      time.perf_counter() - began, made == self._made)
 

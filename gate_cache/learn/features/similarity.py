@@ -13,14 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from gate_cache.core.geometry import Window
-from gate_cache.learn.tasks.correspondence import peaks
-
-BLOCK = 2**18
-"""Values of a level that are worked on at once: they stay in a processor's cache."""
-_EPS = 1e-12
+from gate_cache.learn.features import interpolation
+from gate_cache.learn.tasks.correspondence import Matching, found_at
 
 Vectors = list[torch.Tensor]
 """A descriptor, level by level, each (C,)."""
@@ -33,25 +29,29 @@ class LevelDescriptors:
     Attributes
     ----------
     levels : each (C, h, w), of any float dtype, at its own resolution
-    lengths : (R, R) of the resized, concatenated levels at every position
+    products : (5, R + 1, R + 1) `neighbour_products` of the resized, concatenated levels
     window : the cells of the R × R positions that show the image
     """
 
     levels: Sequence[torch.Tensor]
-    lengths: torch.Tensor
+    products: torch.Tensor
     window: Window
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(R, R) lengths of the resized, concatenated levels at every position."""
+        return self.products[0, :-1, :-1].clamp_min(0).sqrt()
 
     @property
     def nbytes(self) -> int:
         """Memory it takes."""
-        return sum(t.nbytes for t in (*self.levels, self.lengths))
+        return sum(t.nbytes for t in (*self.levels, self.products))
 
 
 def describe(levels: Sequence[torch.Tensor], window: Window) -> LevelDescriptors:
     """Descriptors of an image at its window's resolution, ready to be compared."""
-    side = window.resolution
-    squares = torch.stack([_squares(level, side) for level in levels]).sum(0)
-    return LevelDescriptors(levels, squares.clamp_min(0).sqrt(), window)
+    products = [interpolation.neighbour_products(level, window.resolution) for level in levels]
+    return LevelDescriptors(levels, torch.stack(products).sum(0), window)
 
 
 def descriptor(image: LevelDescriptors, x: float, y: float) -> Vectors:
@@ -64,32 +64,47 @@ def descriptor(image: LevelDescriptors, x: float, y: float) -> Vectors:
     corners = list(_corners(image.window, x, y))
     found = [torch.zeros(len(level), device=level.device) for level in image.levels]
     for row, column, share in corners:
-        share /= max(float(image.lengths[row, column]), _EPS)
+        share /= max(float(image.lengths[row, column]), interpolation.EPS)
         for total, level in zip(found, image.levels, strict=True):
             total += share * _resized_at(level, row, column, image.window.resolution)
-    length = max(float(torch.cat(found).norm()), _EPS)
+    length = max(float(torch.cat(found).norm()), interpolation.EPS)
     return [vector / length for vector in found]
 
 
 def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
     """Cosine similarity of a descriptor to every position, (R, R), float32."""
     side = image.window.resolution
-    products = [_resized(_dot(vector, level), side)
+    products = [interpolation.resized(_dot(vector, level)[None], side, side)[0]
                 for vector, level in zip(wanted, image.levels, strict=True)]
-    return torch.stack(products).sum(0) / image.lengths.clamp_min(_EPS)
+    return torch.stack(products).sum(0) / image.lengths.clamp_min(interpolation.EPS)
 
 
-def best(found: torch.Tensor, window: Window) -> tuple[float, float, float]:
+def best(found: torch.Tensor, image: LevelDescriptors,
+         matching: Matching = "dense") -> tuple[float, float, float]:
     """Where (R, R) similarities are highest inside the image, and how high.
+
+    Parameters
+    ----------
+    matching : as `correspondence.nearest` has it
 
     Returns
     -------
-    x and y as shares of the image's sides, refined as `correspondence.peaks` says, and the
-    similarity of the best cell
+    x and y as shares of the image's sides, and the similarity of the best cell
     """
-    cut = window.cut(found)
-    there = window.leave(np.asarray(peaks(cut[None]).cpu().double()))[0]
+    cut = image.window.cut(found)
+    where = found_at(cut[None], _inside(image), matching)
+    there = image.window.leave(np.asarray(where.cpu().double()))[0]
     return float(there[0]), float(there[1]), float(cut.max())
+
+
+def _inside(image: LevelDescriptors) -> torch.Tensor:
+    """Products of the unit descriptors of the cells that show the image, for `found_at`.
+
+    Products with cells outside are of no consequence: at the window's border their share is 0.
+    """
+    rows, columns = image.window.rows, image.window.columns
+    return interpolation.as_unit(image.products)[
+        :, rows.start : rows.stop + 1, columns.start : columns.stop + 1]
 
 
 def _corners(window: Window, x: float, y: float) -> Iterator[tuple[int, int, float]]:
@@ -124,64 +139,6 @@ def _resized_at(level: torch.Tensor, row: int, column: int, side: int) -> torch.
 def _dot(vector: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     """(C,) with (C, h, w) to (h, w), a block of channels at a time."""
     found = torch.zeros(level[0].numel(), device=level.device)
-    for part in _parts(level):
+    for part in interpolation.channel_blocks(level):
         found += vector[part] @ level[part].flatten(1).float()
     return found.view(level.shape[1:])
-
-
-def _resized(values: torch.Tensor, side: int) -> torch.Tensor:
-    if values.shape == (side, side):
-        return values
-    return F.interpolate(values[None, None], (side, side), mode="bilinear",
-                         align_corners=False)[0, 0]
-
-
-def _squares(level: torch.Tensor, side: int) -> torch.Tensor:
-    """(side, side): squared lengths of a level as resized, without resizing it.
-
-    A resized vector is u·a + v·b + … of four neighbouring cells, its square u²·aa + 2uv·ab + …: the
-    products of neighbours are enough.
-    """
-    h, w = level.shape[1:]
-    if h == w == side:
-        return torch.stack([level[part].float().square().sum(0) for part in _parts(level)]).sum(0)
-    own, right, below, falling, rising = _neighbours(level)
-    top, v = _grid(h, side, level.device)
-    left, u = _grid(w, side, level.device)
-    v, u = v[:, None], u[None]
-
-    def at(products: torch.Tensor, down: int, along: int) -> torch.Tensor:
-        return products[top + down][:, left + along]
-
-    a, b, c, d = (1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u
-    return (a * a * at(own, 0, 0) + b * b * at(own, 0, 1) + c * c * at(own, 1, 0)
-            + d * d * at(own, 1, 1) + 2 * (a * b * at(right, 0, 0) + c * d * at(right, 1, 0)
-                                           + a * c * at(below, 0, 0) + b * d * at(below, 0, 1)
-                                           + a * d * at(falling, 0, 0) + b * c * at(rising, 0, 0)))
-
-
-def _neighbours(level: torch.Tensor) -> torch.Tensor:
-    """(5, h + 1, w + 1) dot products of cells with themselves, the one to the right, the one below,
-    and along both diagonals; the last row and column are repeated.
-    """
-    h, w = level.shape[1:]
-    found = torch.zeros(5, h + 1, w + 1, device=level.device)
-    for part in _parts(level):
-        x = F.pad(level[part].float()[None], (0, 1, 0, 1), mode="replicate")[0]
-        found[0] += (x * x).sum(0)
-        found[1, :, :-1] += (x[:, :, :-1] * x[:, :, 1:]).sum(0)
-        found[2, :-1] += (x[:, :-1] * x[:, 1:]).sum(0)
-        found[3, :-1, :-1] += (x[:, :-1, :-1] * x[:, 1:, 1:]).sum(0)
-        found[4, :-1, :-1] += (x[:, :-1, 1:] * x[:, 1:, :-1]).sum(0)
-    return found
-
-
-def _grid(length: int, side: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each of `side` cells the one of `length` before it, and the share of the next."""
-    at = ((torch.arange(side, device=device) + 0.5) * length / side - 0.5).clamp(0, length - 1)
-    return at.long(), at - at.long()
-
-
-def _parts(level: torch.Tensor) -> Iterator[slice]:
-    step = max(BLOCK // level[0].numel(), 1)
-    return (slice(i, i + step) for i in range(0, len(level), step))

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gate_cache.learn.features.interpolation import (
+    EPS,
+    between,
+    lengths_between,
+    neighbour_products,
+)
+
+Matching = Literal["dense", "cells"]
+DENSE = 4
+"""Steps of a dense search from a cell's centre to the next."""
 _MAX_SCALE = 100.0
 
 
@@ -29,29 +40,58 @@ def sample(descriptors: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     return F.normalize(found[0, :, 0].T, dim=1)
 
 
-def match(source: torch.Tensor, target: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Where each of the source's points is found in the target: cosine nearest neighbour.
+def match(source: torch.Tensor, target: torch.Tensor, points: torch.Tensor,
+          matching: Matching = "dense") -> torch.Tensor:
+    """Where each of the source's points is found in the target, by cosine similarity.
 
     Parameters
     ----------
     source, target : (D, h, w) unit descriptors
     points : (K, 2) in the source, shares of width and height
+    matching : as `nearest` has it
 
     Returns
     -------
-    (K, 2) in the target, shares of width and height: the centre of the most similar cell, moved
-    by less than half a cell to the peak of a parabola through its neighbours, along each axis
+    (K, 2) in the target, shares of width and height
     """
-    return nearest(sample(source, points), target)
+    return nearest(sample(source, points), target, matching)
 
 
-def nearest(wanted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Where (K, D) descriptors are found in a (D, h, w) target, as `match` says."""
-    return peaks(torch.einsum("kd,dhw->khw", wanted, target))
+def nearest(wanted: torch.Tensor, target: torch.Tensor,
+            matching: Matching = "dense") -> torch.Tensor:
+    """Where (K, D) descriptors are found in a (D, h, w) target of unit descriptors.
+
+    Parameters
+    ----------
+    matching : ``dense``: the target's descriptors are interpolated between cells, as DIFT and the
+        released code of GATE do, here at `DENSE` steps from a cell's centre to the next;
+        ``cells``: only centres are looked at. Either way a parabola through the best position's
+        neighbours moves it by less than half a step along each axis.
+    """
+    cosines = torch.einsum("kd,dhw->khw", wanted, target)
+    products = neighbour_products(target) if matching == "dense" else None
+    return found_at(cosines, products, matching)
+
+
+def found_at(cosines: torch.Tensor, products: torch.Tensor | None,
+             matching: Matching) -> torch.Tensor:
+    """Where (K, h, w) cosines of cells are highest, as `nearest` says.
+
+    Parameters
+    ----------
+    products : (5, h + 1, w + 1) `neighbour_products` of the unit descriptors, where it is ``dense``
+    """
+    if matching == "cells" or products is None:
+        return peaks(cosines)
+    lengths = lengths_between(products, DENSE).clamp_min(EPS)
+    found = between(cosines, DENSE) / lengths
+    sides = torch.tensor([cosines.shape[2], cosines.shape[1]], device=cosines.device)
+    steps = peaks(found) * torch.tensor([found.shape[2], found.shape[1]], device=found.device)
+    return ((steps - 0.5) / DENSE + 0.5) / sides
 
 
 def peaks(similarity: torch.Tensor) -> torch.Tensor:
-    """Where each of (K, h, w) similarity maps is highest, (K, 2), as `match` says."""
+    """Where each of (K, h, w) similarity maps is highest, (K, 2) shares: a parabola's peak."""
     h, w = similarity.shape[1:]
     best = similarity.flatten(1).argmax(1)
     y, x = best // w, best % w
