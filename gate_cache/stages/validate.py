@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
 from gate_cache.diffusion.sources import assumed, locate
+from gate_cache.diffusion.techniques.lora import lora_problems
 from gate_cache.errors import UserError
 from gate_cache.manifest import Loaded
 from gate_cache.roots import Roots
@@ -52,4 +53,5 @@ def validate(loaded: Loaded, roots: Roots) -> Validated:
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     combo_maps(manifest, layout, size, about_tokens)
     absent += missing_inputs(manifest, roots)
+    absent += lora_problems(manifest, files, roots)
     return Validated(loaded.path.name, len(manifest.combos), absent)
