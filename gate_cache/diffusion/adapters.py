@@ -158,6 +158,8 @@ def _insert(module: Any, name: str, placed: _Placed, tensors: Mapping[str, torch
         inject_adapter_in_model(config, module, name, low_cpu_mem_usage=True)
     for layer, place in placed:
         wrapped: Any = module.get_submodule(place.name)
+        if not isinstance(wrapped, PeftLayer):
+            continue  # which the check tells
         device = wrapped.get_base_layer().weight.device
         for factor, key in ((wrapped.lora_A[name], layer.down), (wrapped.lora_B[name], layer.up)):
             value = tensors[key].reshape(factor.weight.shape).to(device)

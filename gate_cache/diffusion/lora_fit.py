@@ -122,9 +122,11 @@ def model_layers(files: ModelFiles) -> Layers:
 def _text_weights(part: str, config: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
     """Those of a CLIP text encoder's layers."""
     width, inner = config.get("hidden_size", 512), config.get("intermediate_size", 2048)
-    shapes = {f"self_attn.{x}_proj": (width, width) for x in ("q", "k", "v", "out")}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"self_attn.{x}_proj": (width, width) for x in ("q", "k", "v", "out")}
     shapes |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
     found = [(f"encoder.layers.{i}.{name}", shape)
              for i in range(config.get("num_hidden_layers", 12)) for name, shape in shapes.items()]
-    projection = ("text_projection", (config.get("projection_dim", 512), width))
-    return [*found, projection] if part.endswith("_2") else found
+    if part.endswith("_2"):
+        found.append(("text_projection", (config.get("projection_dim", 512), width)))
+    return found

@@ -44,7 +44,7 @@ class Place(NamedTuple):
     part : ``unet``, ``text_encoder``, ``text_encoder_2``, or '' where the key does not say
     layer : in one spelling; original (sgm) names are still those, see `diffusers_name`
     side : ``down`` or ``up`` of a pair, or ``alpha``
-    dotted : the module as the file calls it, for patterns of its metadata; '' without dots
+    dotted : the module as the file calls it, for patterns of its metadata; '' in kohya's spelling
     """
 
     part: str
@@ -67,7 +67,8 @@ def place_of(key: str) -> Place | None:
     base = base.removeprefix(PEFT)
     prefix = max((p for p in _PREFIXES if base.startswith(p)), key=len, default="")
     part, module = _PREFIXES.get(prefix, ""), base.removeprefix(prefix)
-    return Place(part, plain_name(module), side, module if "." in module else "")
+    return Place(part, plain_name(module), side,
+                 "" if prefix.endswith("_") else module)
 
 
 def plain_name(module: str) -> str:
