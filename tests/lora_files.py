@@ -50,7 +50,8 @@ class Written:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> Path:
-        save_file({k: v.contiguous() for k, v in self.tensors.items()}, path, self.metadata)
+        save_file({k: v.contiguous() for k, v in self.tensors.items()}, path,
+                  self.metadata or None)
         return path
 
 

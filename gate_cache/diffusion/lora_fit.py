@@ -61,31 +61,33 @@ class Layers:
             of several parts.
         """
         found = [(layer, self.find(layer)) for layer in lora.layers]
-        self._refuse_misfits(lora.source, found)
-        seen: dict[Place, LoraLayer] = {}
         for layer, places in found:
             if len(places) > 1:
                 parts = " or ".join(place.part for place in places)
                 raise ModelError(f"{lora.source}: '{layer.down}' may be of {parts}, and does not"
-                                 " say so; let its keys begin with one of these and a dot")
+                                 " say of which; let its keys begin with that and a dot")
+        _refuse_misfits(lora.source, found)
+        seen: dict[Place, LoraLayer] = {}
+        for layer, places in found:
             if seen.setdefault(places[0], layer) is not layer:
                 raise ModelError(f"{lora.source}: '{seen[places[0]].down}' and '{layer.down}' are"
                                  " of one layer, which a file must have once; remove one of them")
         return [(layer, places[0]) for layer, places in found]
 
-    def _refuse_misfits(self, source: str, found: list[tuple[LoraLayer, list[Place]]]) -> None:
-        """Refuse layers of other shapes, and those that the model lacks."""
-        for layer, places in found:
-            for place in places:
-                if _changed(layer) != _plain(place.shape):
-                    raise ModelError(f"{source}: this LoRA does not fit the model: '{layer.down}'"
-                                     f" changes a weight of shape {_changed(layer)}, this model's"
-                                     f" is {_plain(place.shape)}; name one that was made for it")
-        lacks = [f"'{layer.down}'" for layer, places in found if not places]
-        if lacks:
-            raise ModelError(f"{source}: only {len(found) - len(lacks)} of its {len(found)} layers"
-                             f" fit this model; no such layer: {listed(lacks, 2)}; name a LoRA that"
-                             " was made for it")
+
+def _refuse_misfits(source: str, found: list[tuple[LoraLayer, list[Place]]]) -> None:
+    """Refuse layers of other shapes, and those that the model lacks."""
+    for layer, places in found:
+        for place in places:
+            if _changed(layer) != _plain(place.shape):
+                raise ModelError(f"{source}: this LoRA does not fit the model: '{layer.down}'"
+                                 f" changes a weight of shape {_changed(layer)}, this model's"
+                                 f" is {_plain(place.shape)}; name one that was made for it")
+    lacks = [f"'{layer.down}'" for layer, places in found if not places]
+    if lacks:
+        raise ModelError(f"{source}: only {len(found) - len(lacks)} of its {len(found)} layers"
+                         f" fit this model; no such layer: {listed(lacks, 2)}; name a LoRA that"
+                         " was made for it")
 
 
 def _changed(layer: LoraLayer) -> tuple[int, ...]:
