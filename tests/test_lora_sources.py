@@ -196,7 +196,7 @@ def test_a_folder_holds_one_lora_or_the_usual_one(tmp_path: Path) -> None:
     assert lora_path("many/a.safetensors", "c", roots) == tmp_path / "many/a.safetensors"
     for source, says in (("none", r"none: no \.safetensors file in it"),
                          ("x.ckpt", "pickled weights are not read"),
-                         ("tiny/moderat", r"no such LoRA file or folder \(did you mean 'tiny/mod")):
+                         ("tiny/moderat", r"no such LoRA file \(did you mean 'tiny/mod")):
         with pytest.raises(ModelError, match=says):
             lora_path(source, "c", roots)
 
@@ -222,7 +222,7 @@ def test_of_a_hub_repository_only_the_lora_is_fetched(tmp_path: Path,
     there += ["a.safetensors", "b.safetensors"]
     with pytest.raises(ModelError, match=r"name one, as in 'source: somebody/style/a\.safe"):
         lora_path("somebody/style", "c", roots, download=True)
-    with pytest.raises(ModelError, match="no such LoRA file or folder"):
+    with pytest.raises(ModelError, match="no such LoRA file"):
         lora_path("somebody/style/b.safetensors", "c", roots)
     found = lora_path("somebody/style/b.safetensors", "c", roots, download=True)
     assert (found, fetched) == (hub / "b.safetensors", ["b.safetensors"])

@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gate_cache.diffusion.backbone import Backbone
-from gate_cache.diffusion.lora_file import LoraFile, LoraLayer, Strength, read_lora
+from gate_cache.diffusion.lora_file import LoraFile, LoraLayer, read_lora
 from gate_cache.diffusion.lora_fit import Layers, Place
+from gate_cache.diffusion.lora_settings import Strength
 from gate_cache.errors import ModelError
 
 _Placed = list[tuple[LoraLayer, Place]]

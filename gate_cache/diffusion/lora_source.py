@@ -41,8 +41,8 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
         return path / _only([p.name for p in path.iterdir()], source, where)
     if found := _from_hub(source, where, download):
         return found
-    raise ModelError(f"{where}: {path}: no such LoRA file or folder{did_you_mean(source, LORAS)};"
-                     " put it there, or name the models root with --models")
+    raise ModelError(f"{where}: {path}: no such LoRA file{did_you_mean(source, LORAS)}; put"
+                     " it, or a folder with it, there, or name the models root with --models")
 
 
 def _from_hub(source: str, where: str, download: bool) -> Path | None:
