@@ -171,8 +171,10 @@ FOLDER = changed(changed(changed(
 
 
 def write_weights(path: Path, seed: int = 0) -> None:
+    """Any weights; as a LoRA's they are one pair."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"w": np.random.default_rng(seed).random((4, 4))}, path)
+    numbers = np.random.default_rng(seed).random((2, 4, 4))
+    save_file({f"x.lora_{side}.weight": w for side, w in zip("AB", numbers, strict=True)}, path)
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:

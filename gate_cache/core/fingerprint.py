@@ -51,6 +51,9 @@ def _changed(what: str, before: Any, after: Any) -> str:
     """One leaf; digests say nothing to people, so only what they are of is named."""
     if what in DIGESTS:
         return f"{DIGESTS[what]} changed"
+    if what == "weights.lora" and _files(before) == _files(after):
+        return ("lora: the same file, but other strengths of its layers: release 0.1 did not read"
+                " all of them from the file")
     if what.startswith("weights."):
         return f"weights of {what.removeprefix('weights.')} changed"
     if before is None:
@@ -58,6 +61,11 @@ def _changed(what: str, before: Any, after: Any) -> str:
     if after is None:
         return f"{what} removed: {_short(before)}"
     return f"{what} changed: {' → '.join(_pair(before, after))}"
+
+
+def _files(digests: Any) -> list[str]:
+    """The sha256 in digests of LoRAs (see `gate_cache.diffusion.techniques.lora.lora_digest`)."""
+    return [str(digest).split(":")[0] for digest in digests or ()]
 
 
 def _pair(before: Any, after: Any) -> tuple[str, str]:

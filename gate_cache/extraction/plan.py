@@ -17,6 +17,7 @@ from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.passes.recipes import combo_maps, missing_inputs
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
+from gate_cache.diffusion.techniques.lora import lora_problems
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.store.format.encodings import Encoding
@@ -104,6 +105,7 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
         notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
                      f" {assumed(manifest.model).title}; extract will fetch it")
     notes += files.notes if files else ()
+    notes += lora_problems(manifest, files, roots)
     layout = (files or assumed(manifest.model)).family
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     count = files.tokens.count if files else about_tokens
@@ -180,6 +182,7 @@ def need_files(loaded: Loaded, roots: Roots) -> ModelFiles:
         files = locate(loaded.manifest.model, roots, download=not problems)
     except UserError as error:
         problems = [str(error), *problems]
+    problems += lora_problems(loaded.manifest, files, roots)
     if problems or files is None:
         raise ModelError("\n".join(problems))
     return files

@@ -9,6 +9,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import assumed, locate
 from gate_cache.diffusion.passes.recipes import combo_maps, missing_inputs
+from gate_cache.diffusion.techniques.lora import lora_problems
 from gate_cache.extraction.plan import about_tokens
 from gate_cache.manifest.load import Loaded
 
@@ -52,4 +53,5 @@ def validate(loaded: Loaded, roots: Roots) -> Validated:
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     combo_maps(manifest, layout, size, about_tokens)
     absent += missing_inputs(manifest, roots)
+    absent += lora_problems(manifest, files, roots)
     return Validated(loaded.path.name, len(manifest.combos), absent)

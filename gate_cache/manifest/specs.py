@@ -63,7 +63,7 @@ class ControlNetSpec(Spec):
 
 
 class LoraSpec(Spec):
-    """A LoRA file in diffusers format below the models root, or a built-in ``tiny/…``."""
+    """A LoRA: a file or folder below the models root, a hub id, or a built-in ``tiny/…``."""
 
     source: str
     scale: float = 1.0

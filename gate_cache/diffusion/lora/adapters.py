@@ -1,56 +1,48 @@
-"""LoRA adapters beside a model: loaded once, switched on and off, never fused into the weights."""
+"""LoRA adapters beside a model: loaded once, switched on and off, never fused into the weights.
+
+peft computes the layers; which ones there are and how strong each is, is what the file says (see
+`gate_cache.diffusion.lora.file`), and is compared with it after loading.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers.loaders.lora_pipeline import (
-    StableDiffusionLoraLoaderMixin,
-    StableDiffusionXLLoraLoaderMixin,
-)
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer as PeftLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gate_cache.core.errors import ModelError, listed
+from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.lora.file import LoraFile, LoraLayer, read_lora
+from gate_cache.diffusion.lora.fit import Layers, Place
+from gate_cache.diffusion.lora.settings import Strength
 from gate_cache.diffusion.models.backbone import Backbone
 
-_PAIR = ("lora_A", "lora_B", "lora_down", "lora_up", "lora.down", "lora.up")
-
-_PREFIXES = ("unet.", "text_encoder.", "text_encoder_2.", "lora_unet_", "lora_te")
-
-
-class _Modules:
-    """Our modules, as diffusers' LoRA loaders want to find a pipeline's."""
-
-    hf_device_map = None
-
-    def __init__(self, backbone: Backbone) -> None:
-        self.components = {"unet": backbone.unet, **backbone.text_encoders}
-        for name, module in self.components.items():
-            setattr(self, name, module)
-
-
-class _Adapters(_Modules, StableDiffusionLoraLoaderMixin):
-    """diffusers' LoRA loader without a whole pipeline."""
-
-
-class _AdaptersXL(_Modules, StableDiffusionXLLoraLoaderMixin):
-    """The same for Stable Diffusion XL."""
+_Placed = list[tuple[LoraLayer, Place]]
+_At = tuple[str, str]
+"""Part and dotted name of a module."""
 
 
 class Loras:
     """The LoRAs of one extraction, by digest, beside a backbone."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
-        cls = _AdaptersXL if len(backbone.text_encoders) == 2 else _Adapters
-        self._adapters = cls(backbone)
+        self._parts: dict[str, Any] = {"unet": backbone.unet, **backbone.text_encoders}
+        self._dtype = backbone.dtype
+        kinds = torch.nn.Linear, torch.nn.Conv2d
+        weights = {part: [(name, tuple(m.weight.shape)) for name, m in module.named_modules()
+                          if isinstance(m, kinds)] for part, module in self._parts.items()}
+        self._layers = Layers(weights, backbone.unet.config)
         self._loaded: dict[str, str] = {}
-        self._touched = False
+        self._strengths: dict[str, dict[_At, Strength]] = {}
 
     def load(self, digest: str, source: str, path: Path) -> None:
         """Load one LoRA, inactive.
@@ -58,44 +50,58 @@ class Loras:
         Raises
         ------
         ModelError
-            Unreadable, for another model, or not fully applied.
+            Unreadable, not plain LoRA, for another model, or not applied as the file says.
         """
         if digest in self._loaded:
             return
-        state = read_safetensors(path)
-        _refuse_strange(source, state)
-        self._touched = True
-        name = f"lora_{len(self._loaded)}"
+        lora = read_lora(source, path)
+        placed, name = self._layers.placed(lora), f"lora_{len(self._strengths)}"
+        tensors = self._cast(lora, read_safetensors(path))
+        self._strengths[name] = {(p.part, p.name): layer.strength for layer, p in placed}
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._insert(state, path, name)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{source}: this LoRA does not fit the model: {reason}") from error
-        self._check(source, name, state)
+            for part, module in self._parts.items():
+                _insert(module, name, [pair for pair in placed if pair[1].part == part], tensors)
+            self._check(lora, name, placed, tensors)
+        finally:
+            self._switch({})
         self._loaded[digest] = name
-        self._off()
 
-    def _insert(self, state: Mapping[str, torch.Tensor], path: Path, name: str) -> None:
-        """Put the adapter's layers beside the model's; read from the file, alphas come along."""
-        if any(key.startswith(_PREFIXES) for key in state):
-            self._adapters.load_lora_weights(str(path), adapter_name=name)
-        else:  # as `unet.save_lora_adapter` writes it
-            self._backbone.unet.load_lora_adapter(str(path.parent), weight_name=path.name,
-                                                  prefix=None, adapter_name=name)
+    def _cast(self, lora: LoraFile, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The factors as the model computes."""
+        cast = {key: tensors[key].to(self._dtype)
+                for layer in lora.layers for key in (layer.down, layer.up)}
+        bad = next((key for key, value in cast.items() if not value.isfinite().all()), None)
+        if bad:
+            name = str(self._dtype).removeprefix("torch.")
+            raise ModelError(f"{lora.source}: '{bad}' holds NaN or infinity in {name}; get the file"
+                             " again, or try another model.dtype")
+        return cast
 
-    def _check(self, source: str, name: str, state: Mapping[str, torch.Tensor]) -> None:
-        """Refuse a file of which not every tensor is in use."""
-        wanted = [k for k in state if not k.endswith(".alpha")]
-        modules = self._adapters.components.values()
-        used = [k for m in modules for k, _ in m.named_parameters() if f".{name}." in k]
-        if len(used) != len(wanted):
-            strange = sorted({_layer(k) for k in wanted} - {_layer(k) for k in used})
-            which = f"; no such layer: {listed(strange, 3)}" if len(strange) < len(wanted) / 2 \
-                else ""
-            raise ModelError(f"{source}: only {len(used)} of its {len(wanted)} tensors fit this"
-                             f" model{which}; is it made for another one?")
+    def _check(self, lora: LoraFile, name: str, placed: _Placed,
+               tensors: Mapping[str, torch.Tensor]) -> None:
+        """Compare every layer's factors and strength with the file."""
+        self._switch({name: 1.0})
+        beside = {at: layer for at, layer in self._wrapped() if name in layer.lora_A}
+        if len(beside) != len(placed):
+            raise ModelError(f"{lora.source}: {len(beside)} layers were loaded, the file has"
+                             f" {len(placed)}; {_OURS}")
+        for layer, place in placed:
+            wrapped = beside[place.part, place.name]
+            factors = (wrapped.lora_A[name].weight, layer.down), (wrapped.lora_B[name].weight,
+                                                                  layer.up)
+            same = all(torch.equal(now.flatten().cpu(), tensors[key].flatten())
+                       for now, key in factors)
+            strength = layer.strength.alpha / layer.strength.divisor
+            if not same or not math.isclose(wrapped.scaling[name], strength):
+                raise ModelError(f"{lora.source}: '{layer.down}' was loaded with other values, or"
+                                 f" with a strength of {wrapped.scaling[name]} where the file says"
+                                 f" {strength}; {_OURS}")
+
+    def _wrapped(self) -> Iterator[tuple[_At, Any]]:
+        """Modules with layers beside them."""
+        for part, module in self._parts.items():
+            yield from (((part, name), found) for name, found in module.named_modules()
+                        if isinstance(found, PeftLayer))
 
     @contextmanager
     def active(self, wanted: Sequence[tuple[str, float]]) -> Iterator[None]:
@@ -103,25 +109,62 @@ class Loras:
         if not wanted:
             yield
             return
-        names, scales = [self._loaded[d] for d, _ in wanted], [s for _, s in wanted]
-        if len(set(names)) < len(names):
+        scales = {self._loaded[digest]: scale for digest, scale in wanted}
+        if len(scales) < len(wanted):
             raise ModelError("two LoRAs of one combo have the same weights; give one, with one"
                              " scale")
-        self._adapters.enable_lora()
-        self._adapters.set_adapters(names, scales)
+        self._switch(scales)
         try:
             yield
         finally:
-            self._off()
+            self._switch({})
 
-    def _off(self) -> None:
-        self._adapters.disable_lora()
+    def _switch(self, scales: Mapping[str, float]) -> None:
+        """Let these adapters work, each ``scale · alpha / divisor`` strong, and no others."""
+        for at, layer in self._wrapped():
+            names = [name for name in scales if name in layer.lora_A]
+            layer.enable_adapters(bool(names))
+            if names:
+                layer.set_adapter(names, inference_mode=True)
+            for name in names:
+                alpha, divisor = self._strengths[name][at]
+                layer.scaling[name] = scales[name] * alpha / divisor
 
     def close(self) -> None:
         """Take every adapter out again: the modules are what they were."""
-        if self._touched:
-            self._adapters.unload_lora_weights()
-            self._loaded.clear()
+        for (part, name), layer in list(self._wrapped()):
+            parent, _, child = name.rpartition(".")
+            setattr(self._parts[part].get_submodule(parent), child, layer.get_base_layer())
+        for module in self._parts.values():
+            vars(module).pop("peft_config", None)
+        self._loaded.clear()
+        self._strengths.clear()
+
+
+_OURS = "this is a fault of gate-cache or of its version of peft, please report it"
+
+
+def _insert(module: Any, name: str, placed: _Placed, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put an adapter's layers beside those of one part; nothing is drawn or guessed."""
+    if not placed:
+        return
+    ranks: dict[int, list[str]] = {}
+    for layer, place in placed:
+        ranks.setdefault(layer.rank, []).append(re.escape(place.name))
+    config = LoraConfig(
+        target_modules="|".join(p for names in ranks.values() for p in names), inference_mode=True,
+        rank_pattern={f"^(?:{'|'.join(names)})": rank for rank, names in ranks.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inject_adapter_in_model(config, module, name, low_cpu_mem_usage=True)
+    for layer, place in placed:
+        wrapped: Any = module.get_submodule(place.name)
+        if not isinstance(wrapped, PeftLayer):
+            continue  # which the check tells
+        device = wrapped.get_base_layer().weight.device
+        for factor, key in ((wrapped.lora_A[name], layer.down), (wrapped.lora_B[name], layer.up)):
+            value = tensors[key].reshape(factor.weight.shape).to(device)
+            factor.weight = torch.nn.Parameter(value, requires_grad=False)
 
 
 def read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
@@ -136,21 +179,3 @@ def read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a safetensors file ({error})") from None
-
-
-def _layer(key: str) -> str:
-    """A tensor's layer, spelt as kohya and diffusers both can: ``down_blocks_0_attentions_0_…``."""
-    end = min(key.find(p) for p in _PAIR if p in key)
-    for prefix in _PREFIXES:
-        key, end = (key[len(prefix):], end - len(prefix)) if key.startswith(prefix) else (key, end)
-    return key[:end].strip("._").replace(".", "_").replace("_processor", "")
-
-
-def _refuse_strange(source: str, state: Mapping[str, torch.Tensor]) -> None:
-    """Refuse kinds of adapters that would be dropped or misread."""
-    strange = [k for k in state if not k.endswith(".alpha") and not any(p in k for p in _PAIR)]
-    if strange:
-        raise ModelError(f"{source}: holds '{strange[0]}', which is not plain LoRA; only LoRA and"
-                         " LoCon (convolutions) are applied")
-
-

@@ -48,6 +48,42 @@ def controlnet_from_hub(repo: str, download: bool) -> Path | None:
                     partial(_is_whole, ["."], ["."]), download)
 
 
+def lora_from_hub(repo: str, choose: Callable[[Iterable[str]], str],
+                  download: bool) -> Path | None:
+    """A LoRA's file in a repository, or None where it is not on this machine.
+
+    Parameters
+    ----------
+    choose : of a repository's file names, that of the LoRA
+    download : fetch it (no other file) where it is not here
+
+    Raises
+    ------
+    ModelError
+        It cannot be fetched.
+    """
+    from huggingface_hub import list_repo_files
+
+    here = from_hub(repo, None, [], lambda snapshot: any(snapshot.rglob("*.safetensors")), False)
+    if here:
+        names = [p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file()]
+        if (here / choose(names)).is_file():
+            return here / choose(names)
+    if not download:
+        return None
+    try:
+        name = choose(list_repo_files(repo))
+    except ModelError:
+        raise
+    except Exception as error:
+        raise _unreachable(repo, error) from error
+    patterns = [name, "adapter_config.json"]
+    found = from_hub(repo, None, patterns, lambda snapshot: (snapshot / name).is_file(), True)
+    if found is None or not (found / name).is_file():
+        raise ModelError(f"{repo}: no '{name}' in this repository; name a file that it has")
+    return found / name
+
+
 def from_hub(repo: str, revision: str | None, patterns: list[str],
              whole: Callable[[Path], bool], download: bool) -> Path | None:
     """The local snapshot of a hub repository; with `download`, fetched where it is not here.
@@ -83,7 +119,10 @@ def from_hub(repo: str, revision: str | None, patterns: list[str],
     try:
         return fetch(local=False)
     except Exception as error:
-        raise ModelError(
-            f"{repo}: not on this machine and not to be had from the hub"
-            f" ({type(error).__name__}); put its files into <models root>/{repo}, or log in"
-            " with 'hf auth login'") from error
+        raise _unreachable(repo, error) from error
+
+
+def _unreachable(repo: str, error: Exception) -> ModelError:
+    return ModelError(f"{repo}: not on this machine and not to be had from the hub"
+                      f" ({type(error).__name__}); put its files into <models root>/{repo}, or log"
+                      " in with 'hf auth login'")

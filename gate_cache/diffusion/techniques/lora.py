@@ -6,12 +6,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.core.errors import ModelError, did_you_mean
+from gate_cache.core.errors import UserError
+from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.lora.file import read_lora
+from gate_cache.diffusion.lora.fit import Layers, model_layers
+from gate_cache.diffusion.lora.source import lora_path
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
-from gate_cache.diffusion.models.embedded import LORAS
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.base import Steering, Technique
-from gate_cache.manifest.specs import LoraSpec
+from gate_cache.manifest.specs import LoraSpec, Manifest
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.lora.adapters import Loras
@@ -32,10 +36,24 @@ class Lora(Technique[list[LoraSpec]]):
 
     def check(self, roots: Roots, download: bool = False) -> None:
         for lora in self.spec:
-            self._file(lora, roots)
+            read_lora(lora.source, self._path(lora, roots, download))
 
     def digests(self, roots: Roots) -> Any:
-        return [remembered_sha256(self._file(lora, roots)) for lora in self.spec]
+        return [lora_digest(lora.source, self._path(lora, roots)) for lora in self.spec]
+
+    def misfits(self, layers: Layers, roots: Roots) -> list[str]:
+        """A line for each of its LoRAs, of those that can be read, that does not fit a model."""
+        found = []
+        for lora in self.spec:
+            try:
+                read = read_lora(lora.source, self._path(lora, roots))
+            except UserError:
+                continue  # which `check` tells
+            try:
+                layers.placed(read)
+            except UserError as error:
+                found.append(f"{self.combo}.lora.source: {error}")
+        return found
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
         from gate_cache.diffusion.lora.adapters import Loras
@@ -43,22 +61,40 @@ class Lora(Technique[list[LoraSpec]]):
         loras: Loras = model.once("loras", lambda: Loras(model))
         digests = self.digests(roots)
         for lora, digest in zip(self.spec, digests, strict=True):
-            loras.load(digest, lora.source, self._file(lora, roots))
+            loras.load(digest, lora.source, self._path(lora, roots))
         return _Switched(loras, list(zip(digests, self.settings(), strict=True)))
 
-    def _file(self, lora: LoraSpec, roots: Roots) -> Path:
-        if lora.source in LORAS:
-            return LORAS[lora.source]
-        where = f"{self.combo}.lora.source"
-        path = roots.below("models", lora.source, where)
-        if not path.is_file():
-            raise ModelError(f"{where}: {path}: no such LoRA file"
-                             f"{did_you_mean(lora.source, LORAS)}; put it there, or name the models"
-                             " root with --models")
-        if path.suffix != ".safetensors":
-            raise ModelError(f"{where}: {path}: not a .safetensors file; pickled weights are not"
-                             " read")
-        return path
+    def _path(self, lora: LoraSpec, roots: Roots, download: bool = False) -> Path:
+        return lora_path(lora.source, f"{self.combo}.lora.source", roots, download)
+
+
+def lora_digest(source: str, path: Path) -> str:
+    """What tells a LoRA from others: its file's sha256, and what else decides its strength.
+
+    The sha256 alone stands for a file whose layers release 0.1 gave the strength that it says, so
+    that what was extracted with it stays valid.
+    """
+    sha256, lora = remembered_sha256(path), read_lora(source, path)
+    if lora.beside:
+        return f"{sha256}:{fingerprint(lora.settings)}"
+    return f"{sha256}:layers" if lora.uneven else sha256
+
+
+def lora_problems(manifest: Manifest, files: ModelFiles | None, roots: Roots) -> list[str]:
+    """A line for every LoRA of a manifest that is not for its model, by headers alone.
+
+    Parameters
+    ----------
+    files : the model's; None where it is not on this machine, then nothing is known
+    """
+    asked = [Lora(name, combo.lora) for name, combo in manifest.combos.items() if combo.lora]
+    if not asked or files is None or not files.kind.encoders:
+        return []
+    try:
+        layers = model_layers(files)
+    except UserError as error:
+        return [str(error)]
+    return [line for lora in asked for line in lora.misfits(layers, roots)]
 
 
 class _Switched(Steering):

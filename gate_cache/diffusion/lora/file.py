@@ -1,0 +1,220 @@
+"""What a LoRA file says: its layers, and how strong each is. Read off the header, without torch.
+
+The change of a layer's weight is ``strength · up @ down``. The strength is alpha / rank; alpha is
+the layer's own (a tensor ``….alpha``), or that of the adapter's settings (diffusers' metadata,
+peft's ``adapter_config.json``), or the rank where neither is given.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from gate_cache.core.errors import ModelError, listed
+from gate_cache.diffusion.lora.keys import Place, kind_of_key, place_of
+from gate_cache.diffusion.lora.settings import Strength, read_settings, strength_of
+
+_CODES = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b",
+          "U8": "B"}
+
+
+class _Raw(NamedTuple):
+    """A file with its header, by tensor."""
+
+    source: str
+    path: Path
+    header: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LoraLayer:
+    """One layer of a file.
+
+    Attributes
+    ----------
+    part, name, dotted : as `gate_cache.diffusion.lora.keys.Place` has them
+    down, up : keys of its two factors
+    shapes : of these, (rank, in, …) and (out, rank, …)
+    own_alpha : the layer's own, None without one
+    """
+
+    part: str
+    name: str
+    dotted: str
+    down: str
+    up: str
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    strength: Strength
+    own_alpha: float | None = None
+
+    @property
+    def rank(self) -> int:
+        """Rank of the change."""
+        return self.shapes[0][0]
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA file's layers, all of them plain LoRA.
+
+    Attributes
+    ----------
+    source : as the manifest names it, for messages
+    settings : the adapter's, by part, '' for a file of one part
+    beside : whether these are in a file beside it
+    """
+
+    source: str
+    path: Path
+    layers: tuple[LoraLayer, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+    beside: bool
+
+    @property
+    def uneven(self) -> bool:
+        """Whether release 0.1 gave a layer another strength than the file says.
+
+        It took the alphas that are tensors from kohya's files alone, and where a part has several
+        the commonest for most layers; it did not find settings beside the file, nor patterns of
+        layers that are called ``text_model.…``.
+        """
+        parts: dict[str, set[float | None]] = {}
+        for layer in self.layers:
+            parts.setdefault(layer.part, set()).add(layer.own_alpha)
+        dotted = any(x.dotted and x.own_alpha not in (None, x.rank) for x in self.layers)
+        patterns = [p for told in self.settings.values() for p in told.get("alpha_pattern") or {}]
+        return (self.beside or dotted or any(len(alphas) > 1 for alphas in parts.values())
+                or any("text_model" in p for p in patterns))
+
+
+def read_lora(source: str, path: Path) -> LoraFile:
+    """Read what a LoRA file holds, but for the factors themselves.
+
+    Raises
+    ------
+    ModelError
+        Not a safetensors file; another kind of adapter; half a pair; alphas of no layer; settings
+        that contradict the tensors.
+    """
+    header, metadata = _header(path)
+    places = {key: place for key in header if (place := place_of(key))}
+    _refuse_other_kinds(source, [key for key in header if key not in places])
+    sides = _by_layer(source, places)
+    _refuse_parts_of_layers(source, list(sides.values()))
+    settings, beside = read_settings(source, path, metadata, places)
+    raw = _Raw(source, path, header)
+    layers = (_layer(raw, places[keys["down"]], keys, settings) for keys in sides.values())
+    return LoraFile(source, path, tuple(layers), settings, beside)
+
+
+def _by_layer(source: str, places: Mapping[str, Place]) -> dict[tuple[str, str], dict[str, str]]:
+    """Part and layer to keys by side."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for key, place in places.items():
+        sides = found.setdefault((place.part, place.layer), {})
+        if place.side in sides:
+            raise ModelError(f"{source}: '{sides[place.side]}' and '{key}' are of one layer, which"
+                             " a file must have once; remove one of them")
+        sides[place.side] = key
+    return found
+
+
+def _layer(raw: _Raw, place: Place, keys: Mapping[str, str],
+           settings: Mapping[str, Mapping[str, Any]]) -> LoraLayer:
+    """A layer with both its factors."""
+    down, up = (_shape(raw.header, keys[side]) for side in ("down", "up"))
+    if min(len(down), len(up)) < 2 or down[0] != up[1] or not down[0]:
+        raise ModelError(f"{raw.source}: '{keys['down']}' {down} and '{keys['up']}' {up} are no"
+                         " pair: the first length of the one must be the second of the other; the"
+                         " file is damaged, get it again")
+    own = _alpha(raw, keys["alpha"]) if "alpha" in keys else None
+    told = settings.get(place.part, settings.get(""))
+    strength = strength_of(f"{raw.source}: '{keys['down']}'", place.dotted, down[0], own, told)
+    return LoraLayer(place.part, place.layer, place.dotted, keys["down"], keys["up"], (down, up),
+                     strength, own)
+
+
+def header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file's tensors.
+
+    Raises
+    ------
+    ModelError
+        Not such a file.
+    """
+    header, _ = _header(path)
+    return {key: _shape(header, key) for key in header}
+
+
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensor names to what a file's header says of them, and its metadata."""
+    try:
+        with safe_open(path, "np"), path.open("rb") as file:  # the library checks the whole header
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: not a safetensors file ({error})") from None
+    metadata = header.pop("__metadata__", {})
+    for entry in header.values():
+        entry["begin"] = 8 + length + entry["data_offsets"][0]
+    return header, metadata
+
+
+def _shape(header: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    return tuple(header[key]["shape"])
+
+
+def _alpha(raw: _Raw, key: str) -> float:
+    """The number in an alpha's tensor."""
+    dtype, count = raw.header[key]["dtype"], math.prod(_shape(raw.header, key))
+    if count != 1 or dtype not in (*_CODES, "BF16"):
+        raise ModelError(f"{raw.source}: '{key}' has {count} numbers of type {dtype}; an alpha is"
+                         " one number of an ordinary type")
+    with raw.path.open("rb") as file:
+        file.seek(raw.header[key]["begin"])
+        size = 2 if dtype == "BF16" else struct.calcsize(f"<{_CODES[dtype]}")
+        found = file.read(size)
+    found, code = (b"\0\0" + found, "f") if dtype == "BF16" else (found, _CODES[dtype])
+    value = float(struct.unpack(f"<{code}", found)[0])
+    if not math.isfinite(value):
+        raise ModelError(f"{raw.source}: '{key}' is {value}; an alpha is a number, get the file"
+                         " again")
+    return value
+
+
+def _refuse_other_kinds(source: str, keys: list[str]) -> None:
+    """Refuse kinds of adapters that would be dropped or misread."""
+    kinds: dict[str, list[str]] = {}
+    for key in keys:
+        kinds.setdefault(kind_of_key(key), []).append(key)
+    if kinds:
+        held = "; ".join(f"{kind}: {_keys(keys)}" for kind, keys in kinds.items())
+        raise ModelError(f"{source}: holds what is not plain LoRA ({held}); only LoRA and LoCon"
+                         " (convolutions) are applied: convert it, or merge it into the model with"
+                         " the tool that made it and name that as model.source")
+
+
+def _refuse_parts_of_layers(source: str, layers: list[dict[str, str]]) -> None:
+    """Refuse layers that lack a factor, and files without any."""
+    for lacks, has in (("up", "down"), ("down", "up")):
+        half = [sides[has] for sides in layers if has in sides and lacks not in sides]
+        if half:
+            raise ModelError(f"{source}: half a pair, no '{lacks}' beside {_keys(half)}; the file"
+                             " is damaged or cut, get it again")
+    alone = [sides["alpha"] for sides in layers if "down" not in sides]
+    if alone:
+        raise ModelError(f"{source}: alphas alone, no weights beside {_keys(alone)}; the file is"
+                         " damaged or cut, get it again")
+    if not layers:
+        raise ModelError(f"{source}: holds no tensors, so no LoRA; name another file")
+
+
+def _keys(keys: list[str]) -> str:
+    return listed([f"'{key}'" for key in keys], 2)

@@ -1,0 +1,134 @@
+"""Whether a LoRA fits a model: its layers are there, and of the right shapes. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from gate_cache.core.errors import ModelError, listed
+from gate_cache.diffusion.lora.file import LoraFile, LoraLayer, header_shapes
+from gate_cache.diffusion.lora.keys import diffusers_name, plain_name
+from gate_cache.diffusion.models.layouts import UNET
+from gate_cache.diffusion.models.sources import ModelFiles, weight_files
+
+_ORIGINAL_UNET = "model.diffusion_model."
+
+
+class Place(NamedTuple):
+    """A linear layer or convolution of a model: part, dotted name and the weight's shape."""
+
+    part: str
+    name: str
+    shape: tuple[int, ...]
+
+
+class Layers:
+    """The layers of a model that a LoRA can change.
+
+    Parameters
+    ----------
+    parts : ``unet`` and text encoders to names and shapes of weights (those with two or more
+        lengths count)
+    unet : its configuration
+    """
+
+    def __init__(self, parts: Mapping[str, Iterable[tuple[str, tuple[int, ...]]]],
+                 unet: Mapping[str, Any]) -> None:
+        count = unet.get("layers_per_block", 2)
+        self._per_block = count if isinstance(count, int) else max(count)
+        self._parts = {part: {self._name(part, plain_name(name)): (name, tuple(shape))
+                              for name, shape in weights if len(shape) > 1}
+                       for part, weights in parts.items()}
+
+    def _name(self, part: str, layer: str) -> str:
+        return diffusers_name(layer, self._per_block) if part == UNET else layer
+
+    def find(self, layer: LoraLayer) -> list[Place]:
+        """What a LoRA's layer may change: one weight, or none; where it names no part, several."""
+        found = []
+        for part in [layer.part] if layer.part else self._parts:
+            weight = self._parts.get(part, {}).get(self._name(part, layer.name))
+            found += [Place(part, *weight)] if weight else []
+        return found
+
+    def placed(self, lora: LoraFile) -> list[tuple[LoraLayer, Place]]:
+        """Every layer of a LoRA with the weight that it changes.
+
+        Raises
+        ------
+        ModelError
+            The model lacks a layer, or one is of another shape; a layer is there twice, or may be
+            of several parts.
+        """
+        found = [(layer, self.find(layer)) for layer in lora.layers]
+        for layer, places in found:
+            if len(places) > 1:
+                parts = " or ".join(place.part for place in places)
+                raise ModelError(f"{lora.source}: '{layer.down}' may be of {parts}, and does not"
+                                 " say of which; let its keys begin with that and a dot")
+        _refuse_misfits(lora.source, found)
+        seen: dict[Place, LoraLayer] = {}
+        for layer, places in found:
+            if seen.setdefault(places[0], layer) is not layer:
+                raise ModelError(f"{lora.source}: '{seen[places[0]].down}' and '{layer.down}' are"
+                                 " of one layer, which a file must have once; remove one of them")
+        return [(layer, places[0]) for layer, places in found]
+
+
+def _refuse_misfits(source: str, found: list[tuple[LoraLayer, list[Place]]]) -> None:
+    """Refuse layers of other shapes, and those that the model lacks."""
+    for layer, places in found:
+        for place in places:
+            if _changed(layer) != _plain(place.shape):
+                raise ModelError(f"{source}: this LoRA does not fit the model: '{layer.down}'"
+                                 f" changes a weight of shape {_changed(layer)}, this model's"
+                                 f" is {_plain(place.shape)}; name one that was made for it")
+    lacks = [f"'{layer.down}'" for layer, places in found if not places]
+    if lacks:
+        raise ModelError(f"{source}: only {len(found) - len(lacks)} of its {len(found)} layers"
+                         f" fit this model; no such layer: {listed(lacks, 2)}; name a LoRA that"
+                         " was made for it")
+
+
+def _changed(layer: LoraLayer) -> tuple[int, ...]:
+    """The shape (out, in, …) of the weight that a layer is for."""
+    down, up = layer.shapes
+    return _plain((up[0], *down[1:], *[n for n in up[2:] if n > 1]))
+
+
+def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution of 1×1 is a linear layer; files have it either way."""
+    return shape[:2] if set(shape[2:]) <= {1} else shape
+
+
+def model_layers(files: ModelFiles) -> Layers:
+    """The layers of a model, by its files' headers and its configurations.
+
+    Raises
+    ------
+    ModelError
+        No weights, or no safetensors file.
+    """
+    unet = files.config(UNET)
+    parts: dict[str, Iterable[tuple[str, tuple[int, ...]]]] = {
+        part: _text_weights(part, files.config(part)) for part in files.kind.encoders}
+    paths = [files.file] if files.file else weight_files(files.folder(UNET), files.variant)
+    prefix = _ORIGINAL_UNET if files.file else ""
+    weights = {key.removeprefix(prefix): shape for path in paths
+               for key, shape in header_shapes(path).items() if key.startswith(prefix)}
+    parts[UNET] = [(key.removesuffix(".weight"), shape) for key, shape in weights.items()
+                   if key.endswith(".weight")]
+    return Layers(parts, unet)
+
+
+def _text_weights(part: str, config: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    """Those of a CLIP text encoder's layers."""
+    width, inner = config.get("hidden_size", 512), config.get("intermediate_size", 2048)
+    shapes: dict[str, tuple[int, ...]] = {
+        f"self_attn.{x}_proj": (width, width) for x in ("q", "k", "v", "out")}
+    shapes |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
+    found = [(f"encoder.layers.{i}.{name}", shape)
+             for i in range(config.get("num_hidden_layers", 12)) for name, shape in shapes.items()]
+    if part.endswith("_2"):
+        found.append(("text_projection", (config.get("projection_dim", 512), width)))
+    return found
