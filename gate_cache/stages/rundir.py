@@ -109,6 +109,11 @@ class Checkpoint:
     Attributes
     ----------
     start : items that an interrupted run has seen; the trials are as they were then
+
+    Raises
+    ------
+    UserError
+        It cannot be read, or holds other trials.
     """
 
     def __init__(self, path: Path, trials: Sequence[Trial]) -> None:
@@ -116,6 +121,9 @@ class Checkpoint:
         self._trials = trials
         found = load_checkpoint(path) or {"seen": 0, "trials": {}}
         self.start = int(found["seen"])
+        if self.start and any(trial.label not in found["trials"] for trial in trials):
+            raise UserError(f"{path}: this checkpoint is of another version; remove it to train"
+                            " from the start")
         for trial in trials if self.start else ():
             trial.load(found["trials"][trial.label])
 

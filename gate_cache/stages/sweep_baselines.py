@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from gate_cache.learn.roles import Method
 from gate_cache.stages.methods import Make, baselines
 from gate_cache.stages.studies import PAIRS
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
-from gate_cache.stages.sweep_tables import SEEDS
-from gate_cache.sweep_file import Point
+from gate_cache.sweep_file import SEEDS, Point
 
 OF_STREAM = (*SEEDS, "pairs", "batch", "validate_every")
 """Settings that a baseline shares with the trials it stands beside."""
@@ -24,12 +25,32 @@ class BaselinePoint(Point):
 
     Attributes
     ----------
-    method : what a table calls it
+    method : what it is
     make : its model
+    number : of the study it stands in
     """
 
-    method: str
+    method: Method
     make: Make
+    number: int = 0
+
+    @property
+    def key(self) -> str:
+        """What its files are called after: no title, and no name that a trial has."""
+        return baseline_key(self.method, self.settings, self.number)
+
+
+def baseline_key(method: Method, settings: Mapping[str, Any], number: int) -> str:
+    """Unique in a sweep: no trial has a setting ``role``."""
+    parts = {"role": method.key, "head": method.head, "study": number, **settings}
+    return ",".join(f"{k}={v}" for k, v in parts.items())
+
+
+def baseline_name(method: Method, settings: Mapping[str, Any], number: int = 0) -> str:
+    """What tables call it, with the settings it shares with the trials beside it."""
+    head = f"head {method.head}, " if method.head in PAIRS and method.head != "nn" else ""
+    return f"{head}{method.title}" + f" ({number + 1})" * bool(number) + "".join(
+        f",{k}={v}" for k, v in settings.items())
 
 
 def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
@@ -49,12 +70,11 @@ def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
     found = []
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}
-        told = f" ({number + 1})" * bool(number) + "".join(
-            f",{k}={v}" for k, v in settings.items())
-        head = f"head {point.spec.head}, " if point.spec.head in PAIRS else ""
+        seedless = {k: v for k, v in settings.items() if k not in SEEDS}
         spec = point.spec.model_copy(update={"combos": None})
-        found += [BaselinePoint(f"{head}{name}{told}", settings, spec, name, make)
-                  for name, make in baselines(study, spec).items()]
+        found += [BaselinePoint(baseline_name(method, settings, number), settings, spec,
+                                baseline_name(method, seedless, number), method, make, number)
+                  for method, make in baselines(study, spec).items()]
     return found
 
 

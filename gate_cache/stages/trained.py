@@ -15,8 +15,10 @@ from torch import nn
 from gate_cache.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest import Loaded
 from gate_cache.specs import TrainSpec
+from gate_cache.stages.rows import key_of, method_of
 from gate_cache.stages.runfiles import CONFIG, trial_file
 
+OTHER_VERSION = "its settings cannot be read; it was made by another version"
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
 
 
@@ -111,7 +113,7 @@ def _of_sweep(run: Path, trial: str | None) -> Trained:
     every = [_json(path, run) for path in sorted((run / "trials").glob("*.json"))]
     found = {str(t["name"]): t for t in every if "name" in t}
     usable = {name: t for name, t in found.items()
-              if not t.get("failed") and str(t.get("method", "")).startswith("GATE")}
+              if not t.get("failed") and _is_gate(t, run)}
     if trial is None:
         raise UserError(f"{run}: is a sweep; say which of its trials with --trial:"
                         f" {listed(usable, 6)}")
@@ -121,8 +123,15 @@ def _of_sweep(run: Path, trial: str | None) -> Trained:
         raise UserError(f"{run}: '{trial}' is a baseline; give --trial one of {listed(usable, 6)}")
     if trial not in found:
         raise UserError(f"{run}: has no finished trial '{trial}'{did_you_mean(trial, usable)}")
-    weights = run / "weights" / f"{trial_file(trial)}.safetensors"
+    weights = run / "weights" / f"{trial_file(key_of(found[trial]))}.safetensors"
     return Trained(run, _spec(found[trial].get("spec"), run), weights, trial)
+
+
+def _is_gate(trial: dict[str, Any], run: Path) -> bool:
+    try:
+        return method_of(trial, trial.get("spec") or {}).role == "gate"
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{run}: {OTHER_VERSION}") from None
 
 
 def _json(path: Path, run: Path) -> dict[str, Any]:
@@ -137,5 +146,4 @@ def _spec(data: Any, run: Path) -> TrainSpec:
     try:
         return TrainSpec.model_validate(data)
     except ValidationError:
-        raise UserError(f"{run}: its settings cannot be read; it was made by another version"
-                        ) from None
+        raise UserError(f"{run}: {OTHER_VERSION}") from None

@@ -24,7 +24,7 @@ from gate_cache.report.html.page import (
 from gate_cache.report.html.record import Record, metric_name, number
 from gate_cache.report.html.results import SHOWN
 from gate_cache.report.html.tags import Html, join, tag
-from gate_cache.stages.sweep_tables import SEEDS
+from gate_cache.sweep_file import SEEDS
 
 GAMMAS = ("gamma1", "gamma2")
 GREEK = {"gamma1": "γ1 (sparsity)", "gamma2": "γ2 (diversity)"}
