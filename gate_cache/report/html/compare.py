@@ -119,8 +119,10 @@ def grouped(record: Record, results: Sequence[Result]) -> list[Group]:
     found: dict[tuple[bool, str], list[Result]] = {}
     for each in results:
         found.setdefault((each.trained, each.configuration), []).append(each)
-    return [Group(name, record.select, [r for r in group if not r.failed],
-                  [r for r in group if r.failed]) for (_, name), group in found.items()]
+    sweep = record.kind == "sweep"  # a training's rows are called by their titles
+    return [Group(name if sweep else group[0].name, record.select,
+                  [r for r in group if not r.failed], [r for r in group if r.failed])
+            for (_, name), group in found.items()]
 
 
 def verdict(record: Record) -> Verdict | None:

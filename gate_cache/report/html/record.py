@@ -163,7 +163,7 @@ def _method(folder: Path, row: dict[str, Any], config: dict[str, Any],
     test = {k: v for k, v in row.items()
             if isinstance(v, float) and (k.startswith("pck@") or "details" in row)}
     found = Result(folder, row["method"], method, row["trained"], test, key_of(row),
-                   row["method"], spec=spec, combos=method.combos, details=details)
+                   key_of(row), spec=spec, combos=method.combos, details=details)
     fit = metrics["fits"].get(WEIGHTS.get(found.role, "")) if found.trained else None
     if not fit:
         return found
