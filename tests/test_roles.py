@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_cli import gate  # noqa: F401
 from test_sweep import swept
 from test_tasks import home, trained  # noqa: F401
@@ -21,9 +22,11 @@ from gate_cache.report.html.compare import grouped, verdict
 from gate_cache.report.html.record import read_record
 from gate_cache.report.html.write import write_report
 from gate_cache.roots import Roots
+from gate_cache.stages.describe import of_store
 from gate_cache.stages.evaluate import evaluate
 from gate_cache.stages.sweep_tables import Row, over_seeds
 from gate_cache.stages.trained import find_trained
+from gate_cache.store.reader import FeatureStore
 from pipelines.recipe import figures_of, with_weights
 
 FIRST = Path(__file__).parent / "data" / "runs-format-1.zip"
@@ -221,6 +224,18 @@ def test_weights_of_the_first_release_are_judged_as_then(
     assert again.values == pytest.approx(dict(row.test), abs=1e-3)
 
 
+@pytest.mark.parametrize(("kind", "trial", "combos"), [
+    ("nn", None, ["noise-0", "good", "noise-1", "attn"]),
+    ("sweep", "b,seed=1", ["good", "noise-0"])])
+def test_features_of_the_first_release_are_found_in_their_store(
+        kind: str, trial: str | None, combos: list[str], first: Path, root: Path,  # noqa: F811
+        ) -> None:
+    store = FeatureStore.open(root / "stores" / "toy.zarr")
+    assert list(find_trained(first / kind, trial).views(store)) == combos
+    found = of_store(store, first / kind, trial, torch.device("cpu"))
+    assert found.describe(0, (64, 64)).levels[0].shape == (44 + 6 * (kind == "nn"), 16, 16)
+
+
 def test_a_report_of_the_first_release_is_written_anew(first: Path, root: Path,  # noqa: F811
                                                        tmp_path: Path) -> None:
     folder = Path(shutil.copytree(first / "sweep", tmp_path / "sweep"))
@@ -238,8 +253,6 @@ def test_a_row_that_is_neither_is_a_line(first: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_with_other_names_is_a_line(root: Path, tmp_path: Path,  # noqa: F811
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     """Not begun anew behind the user's back, and no KeyError."""
-    import torch
-
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 

@@ -23,10 +23,10 @@ from gate_cache.places import Place
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.stages.data_root import told_dataset
+from gate_cache.stages.describe import of_store, plain_features
 from gate_cache.stages.device import choose_device
-from gate_cache.stages.explore_match import Matcher, plain_features
+from gate_cache.stages.explore_match import Matcher
 from gate_cache.stages.explore_pictures import Colours
-from gate_cache.stages.explore_run import trained_feature
 from gate_cache.stages.plan import store_of
 from gate_cache.store.reader import ComboView, FeatureStore
 
@@ -245,7 +245,7 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
     if not any(view.done().any() for view in store.views()):
         raise RowNotDone(f"{store.path}: holds no extracted image yet; run 'gate-cache extract'")
     place = choose_device(device)
-    trained = [trained_feature(store, run, trial, place) for run in runs]
+    trained = [of_store(store, run, trial, place) for run in runs]
     return Explorer(store, dataset, Matcher(store, [*plain_features(store, place), *trained]))
 
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, ImageDataset, Pair
 from gate_cache.errors import StoreError
 from gate_cache.geometry import Points
-from gate_cache.learn.described import comes_back, match
 from gate_cache.learn.metrics import SELECT, correct, longer_side, pck
 from gate_cache.learn.pairs import PairPoints
+from gate_cache.learn.similarity import comes_back, match
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
@@ -105,7 +105,7 @@ def match_images(loaded: Loaded, roots: Roots, describer: Describer, images: tup
     here, there = describer(a), describer(b)
     found = match(here, there, shares)
     return Matches(
-        describer.name, a, b, (dataset.image(a), dataset.image(b)),
+        describer.feature.name, a, b, (dataset.image(a), dataset.image(b)),
         _pixels(shares, dataset.size(a)), _pixels(found.points, dataset.size(b)),
         found.similarity, comes_back(here, there, shares, WITHIN),
         _judge(pair, found.points) if pair else None, note)
