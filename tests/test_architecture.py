@@ -30,7 +30,7 @@ FLOORS = {  # room (a folder, or a module of the package itself) to floor
     "store": 2, "datasets": 2,
     "manifest": 1, "specs": 1, "features": 1, "yaml_source": 1, "problems": 1, "roots": 1,
     "fingerprint": 1, "geometry": 1, "dataset_specs": 1, "sweep_file": 1,
-    "errors": 0, "places": 0, "progress": 0, "__init__": 0,
+    "errors": 0, "places": 0, "progress": 0, "replacing": 0, "versions": 0, "__init__": 0,
 }
 ONE_ROOM = (0, 1)
 """Floors whose modules are one room and may import each other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,21 @@ from gate_cache.progress import Silent
 from gate_cache.report.pictures import Cell, Row, fitted, grid, heat, save
 from gate_cache.report.show import draw
 from gate_cache.roots import Roots
+from gate_cache.stages.explore import open_explorer
 from gate_cache.stages.show import Source, open_shown, show
 
 Toy = tuple[Loaded, Roots, Path]
+
+
+@pytest.mark.parametrize("name", ["T.YAML", "t.Yml"])
+def test_a_manifest_is_one_whatever_the_case_of_its_suffix(toy: Toy, tmp_path: Path,
+                                                           name: str) -> None:
+    """As for `verify`; so it is for `view`."""
+    loaded, roots, store = toy
+    path = Path(shutil.copy(loaded.path, tmp_path / name))
+    path.write_text(f"{path.read_text()}\n  path: {store.name}\n")
+    assert open_shown(path, roots, Silent()).dataset is not None
+    assert open_explorer(path, roots, Silent(), device="cpu").has_originals
 
 
 # ------------------------------------------------------------------------------------- colours

@@ -10,10 +10,9 @@ import numpy as np
 from gate_cache.errors import StoreError
 from gate_cache.fingerprint import Recipe, differences
 from gate_cache.manifest import load
-from gate_cache.places import Place
+from gate_cache.places import Place, is_manifest
 from gate_cache.roots import Roots
 from gate_cache.stages.lookup import known_recipes, wanted_of
-from gate_cache.stages.verify import is_manifest
 from gate_cache.store import done
 from gate_cache.store.reader import ComboView, FeatureStore
 

@@ -19,7 +19,7 @@ from gate_cache.datasets.base import ImageDataset
 from gate_cache.errors import DataError, RowNotDone, UserError, did_you_mean
 from gate_cache.geometry import Placement
 from gate_cache.manifest import load
-from gate_cache.places import Place
+from gate_cache.places import Place, is_manifest
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.stages.data_root import told_dataset
@@ -231,7 +231,7 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
         There is no store, it holds nothing, or a run does not fit it.
     """
     dataset: ImageDataset | None = None
-    if isinstance(target, Path) and target.suffix in (".yaml", ".yml"):
+    if is_manifest(target):
         loaded = load(target)
         store = FeatureStore.open(store_of(loaded, roots))
         try:

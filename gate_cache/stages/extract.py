@@ -23,11 +23,12 @@ from gate_cache.stages.block import Job, Work
 from gate_cache.stages.data_root import remember
 from gate_cache.stages.plan import encoding_asked, need_files, store_block, store_of
 from gate_cache.stages.register import register
-from gate_cache.stages.site import Order, open_engine, open_work, versions
+from gate_cache.stages.site import Order, open_engine, open_work
 from gate_cache.store.disk import need_space
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.layout import LATENTS, group_footprint
 from gate_cache.store.writer import StoreWriter, open_writer
+from gate_cache.versions import versions
 
 _ASKED = os.environ.get("OMP_NUM_THREADS", "")
 """As this process was started: dask sets the variable to 1 for its workers, and here as well."""

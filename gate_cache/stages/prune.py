@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from gate_cache.errors import StoreError, UserError
 from gate_cache.manifest import Loaded, load
-from gate_cache.places import Place
+from gate_cache.places import Place, is_manifest
 from gate_cache.roots import Roots
 from gate_cache.stages.lookup import alike, known_recipes
 from gate_cache.stages.plan import store_of
-from gate_cache.stages.verify import is_manifest
 from gate_cache.store.disk import disk_errors
 from gate_cache.store.folders import exists
 from gate_cache.store.reader import ComboView, FeatureStore

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from gate_cache.errors import UserError
 from gate_cache.learn.trials import Trial
+from gate_cache.replacing import replacing
 from gate_cache.stages.runfiles import CONFIG, LOG, METRICS, write_json
 
 LOOSE = ("versions", "commands", "began")
@@ -66,7 +67,8 @@ class RunDirectory:
 
     def weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
         """Write a state dict as ``<name>.safetensors``."""
-        save_file(state, self.path / f"{name}.safetensors")
+        with replacing(self.path / f"{name}.safetensors") as draft:
+            save_file(state, draft)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the metrics and close the log."""
@@ -138,10 +140,9 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Tensors and plain data, under another name first: a killed write leaves the old one."""
-    draft = path.with_suffix(".partial")
-    torch.save(dict(state), draft)
-    draft.replace(path)
+    """Write tensors and plain data; a killed write leaves the old ones."""
+    with replacing(path) as draft:
+        torch.save(dict(state), draft)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

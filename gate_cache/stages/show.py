@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from gate_cache.datasets.base import ImageDataset
 from gate_cache.errors import UserError, did_you_mean
 from gate_cache.learn.pca import ColourPCA
 from gate_cache.manifest import load
-from gate_cache.places import Place
+from gate_cache.places import Place, is_manifest
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.stages.data_root import told_dataset
@@ -65,7 +64,7 @@ def open_shown(target: Place, roots: Roots, show: Progress) -> Source:
     UserError
         There is none.
     """
-    if not isinstance(target, Path) or target.suffix not in (".yaml", ".yml"):
+    if not is_manifest(target):
         return Source(FeatureStore.open(target), None)
     loaded = load(target)
     dataset = told_dataset(loaded, roots, show)

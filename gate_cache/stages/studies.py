@@ -13,9 +13,9 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import TrainSpec
-from gate_cache.stages.reproduce import versions
 from gate_cache.stages.study import Study, open_study
 from gate_cache.stages.study_dense import DenseStudy, open_dense
+from gate_cache.versions import versions
 
 PAIRS = ("nn", "conv")
 """Heads of correspondence."""

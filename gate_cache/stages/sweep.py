@@ -29,6 +29,7 @@ from gate_cache.learn.task import Scores
 from gate_cache.learn.trials import Trial, fit_trials, together
 from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
+from gate_cache.replacing import replacing
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.items import keep_items
@@ -230,13 +231,13 @@ def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Tria
     row = Row(point.name, point.settings, method, True, trial.failed,
               dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
               list(test.each) if test else [], point.key, point.configuration)
+    if not trial.failed:  # before the trial's file, which says that it is done
+        with replacing(folder / "weights" / f"{trial_file(point.key)}.safetensors") as draft:
+            save_file(trial.fitted.best, draft)
     _write(folder, row, {"history": trial.fitted.history,
                          "details": dict(test.details) if test else {},
                          "combos": list(point.spec.combos or study.mixed),
                          "spec": point.spec.model_dump(mode="json")})
-    if not trial.failed:
-        (folder / "weights").mkdir(exist_ok=True)
-        save_file(trial.fitted.best, folder / "weights" / f"{trial_file(point.key)}.safetensors")
     return row
 
 
@@ -285,7 +286,6 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
 
 
 def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
-    (folder / "trials").mkdir(exist_ok=True)
     data = {**row.to_json(), **more}
     write_json(folder / "trials" / f"{trial_file(row.key)}.json", _without_nan(data))
 

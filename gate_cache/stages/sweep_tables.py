@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gate_cache.learn.roles import Method
+from gate_cache.replacing import replacing
 from gate_cache.stages.rows import configuration_of, key_of, method_of
 from gate_cache.stages.runfiles import RESULTS, write_json
 from gate_cache.sweep_file import SEEDS
@@ -102,8 +103,8 @@ def write_tables(folder: Path, rows: Sequence[Row], **more: Any) -> None:
     """``results.csv`` and ``results.json``; the latter with means over seeds, and with `more`."""
     settings = list(dict.fromkeys(k for r in rows for k in r.settings))
     metrics = list(dict.fromkeys(m for r in rows for m in r.test))
-    draft = folder / "results.csv.partial"
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with replacing(folder / "results.csv") as draft, \
+            draft.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["name", "role", *settings, "trained", "failed", "best_at",
                         *(f"test {m}" for m in metrics), *(f"val {m}" for m in metrics)])
@@ -111,7 +112,6 @@ def write_tables(folder: Path, rows: Sequence[Row], **more: Any) -> None:
             table.writerow([r.name, r.method.role, *(r.settings.get(k, "") for k in settings),
                             r.trained, r.failed, r.best_at, *(r.test.get(m, "") for m in metrics),
                             *(r.val.get(m, "") for m in metrics)])
-    draft.replace(folder / "results.csv")
     means = [{"name": m.name, "seeds": m.seeds, "failed": m.failed, "trained": m.trained,
               "test": {k: [a, None if math.isnan(s) else s] for k, (a, s) in m.test.items()}}
              for m in over_seeds(rows)]

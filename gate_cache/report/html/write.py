@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gate_cache.errors import GateCacheError
 from gate_cache.progress import Progress
+from gate_cache.replacing import replacing
 from gate_cache.report.html.compare import Verdict, verdict
 from gate_cache.report.html.examples import examples
 from gate_cache.report.html.page import Section, document
@@ -33,10 +34,9 @@ def write_report(folder: Path, roots: Roots) -> Path:
     """
     page = document_of(read_record(folder), roots)
     path = folder / REPORT
-    with disk_errors(folder, "RUN", "and write it again"):
-        draft = path.with_suffix(".partial")
+    with disk_errors(folder, "RUN", "and write it again"), replacing(path) as draft:
         draft.write_text(page, encoding="utf-8")
-        return draft.replace(path)
+    return path
 
 
 def try_report(folder: Path, roots: Roots, show: Progress) -> Path | None:
