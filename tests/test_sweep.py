@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,21 @@ def test_finished_trials_are_not_trained_again(root: Path, four: tuple[Swept, Pa
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trial, "step", lambda *_: pytest.fail("trained again"))
     assert trained(swept(root, four[1], GRID)) == trained(four[0])
+
+
+@pytest.mark.parametrize("change", [lambda d: "{", lambda d: "[]",
+                                    lambda d: json.dumps({k: d[k] for k in d if k != "val"})])
+def test_a_trial_that_cannot_be_read_is_not_written_over(
+        root: Path, four: tuple[Swept, Path], tmp_path: Path, change: Any,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(four[0].folder, tmp_path / "out")
+    path = tmp_path / "out" / "trials" / "gamma1=0.5,seed=0.json"
+    path.write_text(change(json.loads(path.read_text())))
+    before = path.read_bytes()
+    monkeypatch.setattr(Trial, "step", lambda *_: pytest.fail("trained again"))
+    with pytest.raises(UserError, match=r"gamma1=0\.5,seed=0\.json: cannot be read .* remove it"):
+        swept(root, tmp_path, GRID)
+    assert path.read_bytes() == before
 
 
 def test_a_failed_trial_takes_no_other_down(root: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -34,7 +34,7 @@ class Table:
         self.rows.append(Row(method, trained, found, note, details or {}))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """A table of ``metrics.json``."""
         return {"title": self.title, "protocol": self.protocol, "rows": [
             {**r.method.to_json(), "key": r.method.key, "trained": r.trained, "note": r.note,
              "pairs": r.pck.pairs, "points": r.pck.points, **r.details, **r.pck.to_json()}

@@ -67,13 +67,13 @@ class Method:
                 return f"GATE: {self.assigners} assigner{many}{attention}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, title included; `from_json` reads everything but the title."""
+        """What a row keeps of it; `from_json` reads everything but the title."""
         settings = {**asdict(self), "combos": list(self.combos)}
         return {"role": settings.pop("role"), "method": self.title, "model": settings}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Method:
-        """Back from a row's plain data.
+        """Back from a row of a run's files.
 
         Raises
         ------

@@ -73,7 +73,7 @@ class Swept:
         return [r for r in self.rows if r.failed]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """What ``sweep --json`` prints."""
         return {"folder": str(self.folder), "rows": [r.to_json() for r in self.rows],
                 "select": self.select, "seconds": self.seconds}
 
@@ -291,11 +291,21 @@ def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
 
 
 def _read(folder: Path, key: str) -> Row | None:
+    """A finished trial; None where there is none.
+
+    Raises
+    ------
+    UserError
+        Its file cannot be read: it may have taken hours, so it is not written over.
+    """
+    path = folder / "trials" / f"{trial_file(key)}.json"
     try:
-        text = (folder / "trials" / f"{trial_file(key)}.json").read_text(encoding="utf-8")
-        return Row.from_json(json.loads(text))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Row.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); remove it to"
+                        " train this trial again") from None
 
 
 def _without_nan(value: Any) -> Any:

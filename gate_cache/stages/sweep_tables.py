@@ -46,12 +46,18 @@ class Row:
     configuration: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """A row of ``results.json``, and the beginning of a trial's file."""
         return {**asdict(self), **self.method.to_json()}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Row:
-        """Back from plain data, the first release's too."""
+        """Back from `to_json`, the first release's too.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            It is no such row.
+        """
         plain: dict[str, Any] = {"method": method_of(data, data.get("spec") or {}),
                                  "key": key_of(data), "configuration": configuration_of(data)}
         return cls(**{name: plain[name] if name in plain else data[name]

@@ -27,7 +27,7 @@ class ScoreRow:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """A row of ``metrics.json``."""
         return {**self.method.to_json(), "key": self.method.key, "trained": True,
                 "note": self.note, **self.scores.values, "details": dict(self.scores.details)}
 
@@ -41,7 +41,7 @@ class ScoreTable:
     rows: list[ScoreRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """A table of ``metrics.json``."""
         return {"title": self.title, "protocol": self.protocol,
                 "rows": [row.to_json() for row in self.rows]}
 
