@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,6 @@ from safetensors.torch import save_file
 
 from gate_cache.errors import UserError
 from gate_cache.fingerprint import fingerprint
-from gate_cache.learn.matching import Matched, scores
-from gate_cache.learn.pairs import copy_position
-from gate_cache.learn.roles import Method
 from gate_cache.learn.task import Scores
 from gate_cache.learn.trials import Trial, fit_trials, together
 from gate_cache.manifest import Loaded
@@ -33,18 +30,17 @@ from gate_cache.replacing import replacing
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.items import keep_items
-from gate_cache.stages.methods import gate, untrained
+from gate_cache.stages.methods import gate
 from gate_cache.stages.reproduce import sweep_commands
 from gate_cache.stages.rundir import Checkpoint, close_log, start_log
-from gate_cache.stages.runfiles import SWEEP, items_file, trial_file, write_json
+from gate_cache.stages.runfiles import SWEEP, trial_file, write_json
 from gate_cache.stages.studies import alike, open_any, settled
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.sweep_baselines import (
     BaselinePoint,
-    baseline_key,
-    baseline_name,
     baseline_points,
+    judge_untrained,
     model_of,
 )
 from gate_cache.stages.sweep_tables import Row, write_tables
@@ -159,7 +155,7 @@ def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder
             result.select = result.select or study.select
             _same_sweep(folder, i, points, {**settled(study, loaded), **told})
             if isinstance(study, Study) and share.count == 1:
-                result.baselines |= _baselines(folder, study, i, show)
+                result.baselines |= judge_untrained(folder, study, i, show)
             for stream in streams:
                 more = baseline_points(study, stream, i)
                 mine = share.of([*more, *stream], number, total)
@@ -239,27 +235,6 @@ def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Tria
                          "combos": list(point.spec.combos or study.mixed),
                          "spec": point.spec.model_dump(mode="json")})
     return row
-
-
-def _baselines(folder: Path, study: Study, number: int, show: Progress) -> dict[str, Row]:
-    """What learns nothing, judged once for all trials of a study."""
-    rows = {}
-    with show.task("judging baselines", 1, "tables") as bar:
-        pairs = study.pairs["test"]
-        copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
-        copied = replace(scores(copies.predictions), items=copies.items())
-        candidates = untrained(study)
-        models = [c.model.to(study.full.device).eval() for c in candidates]
-        found = [copied, *study.task.judge(models, "test")]
-        bar.advance()
-    methods = [Method("floor"), *(c.method for c in candidates)]
-    for method, each in zip(methods, found, strict=True):
-        name, key = baseline_name(method, {}, number), baseline_key(method, {}, number)
-        if each.items:
-            each.items.save(items_file(folder, key))
-        rows[name] = Row(name, {}, method, False, "", dict(each.values), {}, 0, list(each.each),
-                         key, name)
-    return rows
 
 
 def _same_sweep(folder: Path, number: int, points: Sequence[Point],

@@ -1,18 +1,24 @@
-"""Baselines of a sweep whose head must be trained: they run in the stream of the trials."""
+"""Baselines of a sweep: trained ones run in the stream of the trials, others are only judged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from gate_cache.learn.matching import Matched, scores
+from gate_cache.learn.pairs import copy_position
 from gate_cache.learn.roles import Method
-from gate_cache.stages.methods import Make, baselines
+from gate_cache.progress import Progress
+from gate_cache.stages.methods import Make, baselines, untrained
+from gate_cache.stages.runfiles import items_file
 from gate_cache.stages.studies import PAIRS
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
+from gate_cache.stages.sweep_tables import Row
 from gate_cache.sweep_file import SEEDS, Point
 
 OF_STREAM = (*SEEDS, "pairs", "batch", "validate_every")
@@ -81,3 +87,25 @@ def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
 def model_of(study: Study | DenseStudy, point: Point) -> nn.Module:
     """The model of a trial, or of a baseline."""
     return point.make(point.spec) if isinstance(point, BaselinePoint) else study.gate(point.spec)
+
+
+def judge_untrained(folder: Path, study: Study, number: int,
+                    show: Progress) -> dict[str, Row]:
+    """What learns nothing, judged once for all trials of a study."""
+    rows = {}
+    with show.task("judging baselines", 1, "tables") as bar:
+        pairs = study.pairs["test"]
+        copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
+        copied = replace(scores(copies.predictions), items=copies.items())
+        candidates = untrained(study)
+        models = [c.model.to(study.full.device).eval() for c in candidates]
+        found = [copied, *study.task.judge(models, "test")]
+        bar.advance()
+    methods = [Method("floor"), *(c.method for c in candidates)]
+    for method, each in zip(methods, found, strict=True):
+        name, key = baseline_name(method, {}, number), baseline_key(method, {}, number)
+        if each.items:
+            each.items.save(items_file(folder, key))
+        rows[name] = Row(name, {}, method, False, "", dict(each.values), {}, 0, list(each.each),
+                         key, name)
+    return rows
