@@ -1,4 +1,4 @@
-"""One point of an image against all positions of another, fast enough for a click.
+"""Points of an image against all positions of another, fast enough for a click.
 
 A descriptor is an image's levels, resized (bilinear) to one resolution, concatenated, and brought
 to unit length. Dot products and bilinear resizing can be exchanged, so nothing is resized here but
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from gate_cache.core.geometry import Window
+from gate_cache.core.geometry import Points, Window
 from gate_cache.learn.tasks.correspondence import peaks
 
 BLOCK = 2**18
@@ -23,7 +25,20 @@ BLOCK = 2**18
 _EPS = 1e-12
 
 Vectors = list[torch.Tensor]
-"""A descriptor, level by level, each (C,)."""
+"""K descriptors, level by level, each (K, C)."""
+
+
+class Found(NamedTuple):
+    """Where points were found.
+
+    Attributes
+    ----------
+    points : (K, 2) x and y as shares of the image's sides, refined as `correspondence.peaks` says
+    similarity : (K,) cosine of the most similar cell
+    """
+
+    points: Points
+    similarity: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -54,13 +69,19 @@ def describe(levels: Sequence[torch.Tensor], window: Window) -> LevelDescriptors
     return LevelDescriptors(levels, squares.clamp_min(0).sqrt(), window)
 
 
-def descriptor(image: LevelDescriptors, x: float, y: float) -> Vectors:
-    """The descriptor at a point, as `correspondence.sample` reads it: of unit length.
+def descriptors(image: LevelDescriptors, points: Points) -> Vectors:
+    """Descriptors at points, as `correspondence.sample` reads them: of unit length.
 
     Parameters
     ----------
-    x, y : shares of the image's width and height
+    points : (K, 2) x and y as shares of the image's width and height
     """
+    each = [_descriptor(image, x, y) for x, y in points]
+    return [torch.stack(level) for level in zip(*each, strict=True)]
+
+
+def _descriptor(image: LevelDescriptors, x: float, y: float) -> list[torch.Tensor]:
+    """One, level by level, each (C,)."""
     corners = list(_corners(image.window, x, y))
     found = [torch.zeros(len(level), device=level.device) for level in image.levels]
     for row, column, share in corners:
@@ -72,24 +93,38 @@ def descriptor(image: LevelDescriptors, x: float, y: float) -> Vectors:
 
 
 def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
-    """Cosine similarity of a descriptor to every position, (R, R), float32."""
+    """Cosine similarity of descriptors to every position, (K, R, R), float32."""
     side = image.window.resolution
-    products = [_resized(_dot(vector, level), side)
-                for vector, level in zip(wanted, image.levels, strict=True)]
-    return torch.stack(products).sum(0) / image.lengths.clamp_min(_EPS)
+    total = torch.zeros(len(wanted[0]), side, side, device=image.lengths.device)
+    for vectors, level in zip(wanted, image.levels, strict=True):
+        total += _resized(_dot(vectors, level), side)
+    return total.div_(image.lengths.clamp_min(_EPS))
 
 
-def best(found: torch.Tensor, window: Window) -> tuple[float, float, float]:
-    """Where (R, R) similarities are highest inside the image, and how high.
-
-    Returns
-    -------
-    x and y as shares of the image's sides, refined as `correspondence.peaks` says, and the
-    similarity of the best cell
-    """
+def best(found: torch.Tensor, window: Window) -> Found:
+    """Where each of (K, R, R) similarities is highest inside the image, and how high."""
     cut = window.cut(found)
-    there = window.leave(np.asarray(peaks(cut[None]).cpu().double()))[0]
-    return float(there[0]), float(there[1]), float(cut.max())
+    there = window.leave(np.asarray(peaks(cut).cpu().double()))
+    return Found(there, np.asarray(cut.flatten(1).max(1).values.cpu().numpy()))
+
+
+def match(source: LevelDescriptors, target: LevelDescriptors, points: Points) -> Found:
+    """Where (K, 2) points of the source are found in the target: cosine nearest neighbour (C.1).
+    """
+    return best(similarity(descriptors(source, points), target), target.window)
+
+
+def comes_back(source: LevelDescriptors, target: LevelDescriptors, points: Points,
+               within: float) -> npt.NDArray[np.bool_]:
+    """(K,) whether a point's match in the target is matched to near the point itself.
+
+    Parameters
+    ----------
+    within : as a share of the source's sides
+    """
+    there = match(source, target, points).points
+    back = match(target, source, there).points
+    return np.asarray(np.hypot(*(back - points).T) <= within)
 
 
 def _corners(window: Window, x: float, y: float) -> Iterator[tuple[int, int, float]]:
@@ -121,19 +156,19 @@ def _resized_at(level: torch.Tensor, row: int, column: int, side: int) -> torch.
     return upper.lerp(lower, v)
 
 
-def _dot(vector: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-    """(C,) with (C, h, w) to (h, w), a block of channels at a time."""
-    found = torch.zeros(level[0].numel(), device=level.device)
+def _dot(vectors: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """(K, C) with (C, h, w) to (K, h, w), a block of channels at a time."""
+    found = torch.zeros(len(vectors), level[0].numel(), device=level.device)
     for part in _parts(level):
-        found += vector[part] @ level[part].flatten(1).float()
-    return found.view(level.shape[1:])
+        found += vectors[:, part] @ level[part].flatten(1).float()
+    return found.view(-1, *level.shape[1:])
 
 
 def _resized(values: torch.Tensor, side: int) -> torch.Tensor:
-    if values.shape == (side, side):
+    """(K, h, w) to (K, side, side): the cosines are resized, not the C times larger maps."""
+    if values.shape[1:] == (side, side):
         return values
-    return F.interpolate(values[None, None], (side, side), mode="bilinear",
-                         align_corners=False)[0, 0]
+    return F.interpolate(values[None], (side, side), mode="bilinear", align_corners=False)[0]
 
 
 def _squares(level: torch.Tensor, side: int) -> torch.Tensor:
