@@ -80,7 +80,7 @@ test: .venv/.ready  ## the tests, in JOBS processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: .venv/.ready  ## the tests that take minutes or gigabytes
-	$(BIN)/python -m pytest -q -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -m slow -o faulthandler_timeout=10800 $(ARGS)
 
 check: .venv/.ready  ## lint and types
 	$(BIN)/ruff check .

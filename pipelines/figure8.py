@@ -11,7 +11,8 @@ RECIPE = Recipe(
     "figure8", "Figure 8: each technique without amalgamation",
     "One feature each: none of the techniques, each alone, several at once. The paper's mIoU are"
     " part of a picture. Pictures of these features: gate-cache show.",
-    [Part("label-scarce segmentation", IOU, toy_pixels(TRIALS), horse_pixels(TRIALS))])
+    [Part("label-scarce segmentation", IOU, toy_pixels(TRIALS), horse_pixels(TRIALS),
+          full=("all three",))])
 
 if __name__ == "__main__":
     main(RECIPE)

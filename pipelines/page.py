@@ -61,7 +61,7 @@ def _table(outcome: Outcome) -> Html:
                *(Column(h, "paper") for h in heads if paper)]
     rows = [Row([f"{name}{times(mean)}", *(spread(mean, m) for m in outcome.part.columns),
                  *(figures_of(paper, mean).get(h, "") for h in heads if paper)],
-                strong=name.startswith(("GATE", "full", "all three", "all but")))
+                strong=mean.name in outcome.part.full)
             for name, mean in named(outcome)]
     return table(Grid(columns, rows, f"{outcome.part.title}: {outcome.setting}"))
 

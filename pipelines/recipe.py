@@ -22,12 +22,14 @@ import yaml
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import Extracted, extract
+from gate_cache.learn.metrics.roles import Role
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.html.write import try_report
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.training.run_files import trial_file
 from gate_cache.training.sweep import sweep
+from gate_cache.training.sweep_baselines import baseline_name
 from gate_cache.training.sweep_tables import Mean, Row, over_seeds
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
@@ -36,6 +38,7 @@ SIX = ["prompt-0", "prompt-1", "lora-0", "lora-1", "control-0", "control-1"]
 """What GATE mixes on SPair-71k, and on toyworld."""
 SEEDS = 3
 Trials = Sequence[Mapping[str, Any]]
+Figures = Mapping[str | tuple[Role, str], Mapping[str, str]]
 GATE: Mapping[str, Any] = {"name": "GATE", "combos": SIX}
 PCK = {"pck@0.10/radius=image/average=point": "PCK@0.1 img",
        "pck@0.10/radius=box/average=point": "PCK@0.1 bbox"}
@@ -78,14 +81,16 @@ class Part:
     ----------
     columns : metric to heading
     toy : None where it would be the one of the part before
-    paper : beginning of a row's name to the paper's figure of each heading
+    paper : the paper's figure of each heading, by a trial's name, or a baseline's role and head
+    full : names of trials that are GATE in full, which stand out
     """
 
     title: str
     columns: Mapping[str, str]
     toy: Source | None
     real: Source
-    paper: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    paper: Figures = field(default_factory=dict)
+    full: Sequence[str] = ("GATE",)
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ def _part(part: Part, folder: Path, options: Options) -> Outcome:
 
 def with_weights(row: Row, folder: Path) -> Row:
     """A row with its assigners' statistics among the metrics, means over assigners."""
-    path = folder / "trials" / f"{trial_file(row.name)}.json"
+    path = folder / "trials" / f"{trial_file(row.key)}.json"
     told = json.loads(path.read_text(encoding="utf-8"))["details"].get("weights") \
         if path.is_file() else None
     if not told:
@@ -267,14 +272,19 @@ def markdown(outcome: Outcome) -> str:
 def named(outcome: Outcome) -> list[tuple[str, Mean]]:
     """Rows by names that leave out how long a baseline was trained, where that makes no two equal.
     """
-    def short(name: str, *dropped: str) -> str:
-        return ", ".join(p.strip() for p in name.split(",") if not p.strip().startswith(dropped))
+    for left_out in (("pairs", "validate_every"), ("validate_every",), ()):
+        brief = [_brief(mean, left_out) for mean in outcome.means]
+        if len(set(brief)) == len(brief):
+            break
+    return list(zip(brief, outcome.means, strict=True))
 
-    means = outcome.means
-    brief = [short(m.name, "validate_every=", "pairs=") for m in means]
-    if len(set(brief)) < len(brief):
-        brief = [short(m.name, "validate_every=") for m in means]
-    return list(zip(brief, means, strict=True))
+
+def _brief(mean: Mean, left_out: Sequence[str]) -> str:
+    name = mean.name
+    if mean.trained and mean.method.role != "gate" and left_out:
+        name = baseline_name(mean.method, {k: v for k, v in mean.settings.items()
+                                           if k not in left_out})
+    return ", ".join(part.strip() for part in name.split(","))  # so that lines may break
 
 
 def times(mean: Mean) -> str:
@@ -282,16 +292,16 @@ def times(mean: Mean) -> str:
     return f" (n = {mean.seeds})" if mean.trained else ""
 
 
-def _cells(mean: Mean, part: Part, paper: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
+def _cells(mean: Mean, part: Part, paper: Figures) -> Iterable[str]:
     yield from (spread(mean, metric) for metric in part.columns)
     if paper:
         yield from (figures_of(paper, mean).get(head, "") for head in part.columns.values())
 
 
-def figures_of(paper: Mapping[str, Mapping[str, str]], mean: Mean) -> Mapping[str, str]:
-    """The paper's figures of a row: those of the longest name that it begins with."""
-    fits = [name for name in paper if mean.name.startswith(name)]
-    return paper[max(fits, key=len)] if fits else {}
+def figures_of(paper: Figures, mean: Mean) -> Mapping[str, str]:
+    """The paper's figures of a row."""
+    role = mean.method.role
+    return paper.get(mean.name if role == "gate" else (role, mean.method.head), {})
 
 
 def spread(mean: Mean, metric: str) -> str:

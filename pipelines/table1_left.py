@@ -16,10 +16,11 @@ RECIPE = Recipe(
         toy=Source(TOY, TOY_TRIALS, TOY_PAIRS),
         real=Source("spair.yaml", TRIALS, {"baseline": "plain-0"},
                     conv={"plain-0": {"prompt": "a photo"}}),
-        paper={"single feature": {"PCK@0.1 img": "61.15", "PCK@0.1 bbox": "51.66"},
+        paper={("baseline", "nn"): {"PCK@0.1 img": "61.15", "PCK@0.1 bbox": "51.66"},
                "GATE, head nn": {"PCK@0.1 img": "64.47", "PCK@0.1 bbox": "55.72"},
-               "head conv, single feature": {"PCK@0.1 img": "73.96", "PCK@0.1 bbox": "65.74"},
-               "GATE, head conv": {"PCK@0.1 img": "76.60", "PCK@0.1 bbox": "69.10"}})])
+               ("baseline", "conv"): {"PCK@0.1 img": "73.96", "PCK@0.1 bbox": "65.74"},
+               "GATE, head conv": {"PCK@0.1 img": "76.60", "PCK@0.1 bbox": "69.10"}},
+        full=("GATE, head nn", "GATE, head conv"))])
 
 if __name__ == "__main__":
     main(RECIPE)

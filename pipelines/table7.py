@@ -15,7 +15,7 @@ RECIPE = Recipe(
                  conv={"lora-0": {**ONE, "lora": {"source": "cifar-10-lora.safetensors"}},
                        "control-0": {**ONE, "controlnet":
                                      {"source": "lllyasviel/control_v11p_sd15_canny"}}}),
-          {"single feature": {"accuracy": "94.55"}, "GATE": {"accuracy": "95.21"}})])
+          {("baseline", "classifier"): {"accuracy": "94.55"}, "GATE": {"accuracy": "95.21"}})])
 
 if __name__ == "__main__":
     main(RECIPE)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,52 @@ TOY: dict[str, Any] = {
 }
 
 WriteManifest = Callable[..., Loaded]
+
+
+SECONDS = int(os.environ.get("GATE_CACHE_TEST_SECONDS", 300))
+"""That a test's set-up, the test itself, or what it cleans up may take; twelve times as long where
+it is marked slow."""
+
+
+@contextmanager
+def _limited(item: pytest.Item) -> Iterator[None]:
+    """Fail what takes longer: by an alarm, which ends what waits in Python.
+
+    What hangs inside a library does not hear it: pytest's own ``faulthandler_timeout`` ends that.
+    """
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seconds = SECONDS * (12 if item.get_closest_marker("slow") else 1)
+
+    def late(*_: object) -> None:
+        pytest.fail(f"{item.nodeid} takes longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    with _limited(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    with _limited(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    with _limited(item):
+        return (yield)
 
 
 def tiny_config(part: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
 from gate_cache.learn.features.decode import decode as decode_torch
 from gate_cache.learn.features.decode import part_dtype
+from gate_cache.learn.metrics.roles import Method
 from gate_cache.report.terminal.console import Lines
 from gate_cache.report.terminal.tables import show_plan, show_store
 from gate_cache.store.check.inspect import inspect
@@ -429,5 +430,5 @@ def test_training_runs(tmp_path: Path, encoding: Encoding) -> None:
     table = run(tmp_path, tmp_path / "r", pairs=8, validate_every=4).tables[0]
     config = json.loads((tmp_path / "r" / "run" / "config.json").read_text())
     assert set(config["encodings"].values()) == {str(encoding)}
-    best = next(r for r in table.rows if r.method == "best single on val: good")
+    best = next(r for r in table.rows if r.method == Method("best-single", "nn", ("good",)))
     assert best.pck.values[0.1, "box", "point"] > 50

@@ -464,7 +464,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(toyworld: Loaded, roots
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gate_cache.extraction.lora.tensors.os.fsync", full)
+    monkeypatch.setattr("gate_cache.core.replacing.os.fsync", full)
     with pytest.raises(DiskError, match="the disk is full; free some space and run the same"):
         train(toyworld, roots)
     assert list(roots.models.iterdir()) == []

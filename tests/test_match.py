@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from test_train import COUNTS, ELSEWHERE, Finished, manifest, nn_run, root, run  # noqa: F401
 
-from gate_cache.analysis.describe import Describer, of_combo, of_run
+from gate_cache.analysis.describe import Describer, TrainedFeature, of_combo, of_run
 from gate_cache.analysis.match import Matches, match_images
 from gate_cache.cli import main
 from gate_cache.core.geometry import Square
@@ -21,7 +21,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
-from gate_cache.learn.features.described import Described, comes_back, match
+from gate_cache.learn.features.similarity import comes_back, describe, match
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.manifest.load import load
 from gate_cache.report.figures.marks import BLUE, ORANGE, Canvas
@@ -71,11 +71,12 @@ def test_a_runs_matches_are_those_it_is_judged_by(root: Path, tmp_path: Path,  #
                                                   nn_run: Finished) -> None:  # noqa: F811
     loaded, roots = of(root, tmp_path, attention=None)
     describer = of_run(nn_run.trained.run, loaded, roots, Silent(), device="cpu")
+    assert isinstance(describer.feature, TrainedFeature)
     found = match_images(loaded, roots, describer, PAIR, Silent())
     study = open_study(loaded, roots, "cpu", Silent())
     pair = next(p for p in study.pairs["test"] if (p.pair.source, p.pair.target) == PAIR)
     assert isinstance(study.task, CorrespondenceTask)
-    (judged,) = study.task.match([describer.model], [pair])
+    (judged,) = study.task.match([describer.feature.model], [pair])
     assert np.allclose(judged.predictions[0].predicted, found.found, atol=1e-4)
 
 
@@ -100,9 +101,10 @@ def test_points_of_padded_images_are_shares_of_the_image() -> None:
     square = Square(16, "pad")
     wide, tall = square.place(8, 16).window(16), square.place(16, 8).window(16)
     values = torch.nn.functional.one_hot(torch.arange(128), 128).float().T
-    here = Described(wide.cut(values.reshape(128, 8, 16).new_zeros(128, 16, 16)), wide)
-    here.values[:] = values.reshape(128, 8, 16)
-    there = Described(values.reshape(128, 8, 16).transpose(1, 2), tall)
+    one, other = torch.zeros(2, 128, 16, 16)
+    wide.cut(one)[:] = values.reshape(128, 8, 16)
+    tall.cut(other)[:] = values.reshape(128, 8, 16).transpose(1, 2)
+    here, there = describe([one], wide), describe([other], tall)
     points = np.array([[0.5 / 16, 0.5 / 8], [15.5 / 16, 0.5 / 8]])
     found = match(here, there, points)
     assert np.allclose(found.points, points[:, ::-1])
@@ -119,7 +121,7 @@ def test_what_does_not_come_back_is_seen() -> None:
     b = a.clone()
     a[:, 0, 3] = a[:, 0, 0]
     points = np.array([[0.125, 0.125], [0.875, 0.125], [0.125, 0.875]])
-    assert comes_back(Described(a, window), Described(b, window), points, 0.1).tolist() == [
+    assert comes_back(describe([a], window), describe([b], window), points, 0.1).tolist() == [
         True, False, True]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from browser import browser, page  # noqa: F401
 from playwright.sync_api import Page
 
 from gate_cache.core.roots import Roots
+from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.training.sweep_tables import Mean
 from pipelines.page import write_page
@@ -20,6 +20,7 @@ from pipelines.paper import RECIPES, logged, recipe_of, results
 from pipelines.recipe import (
     MANIFESTS,
     TOY,
+    Figures,
     Options,
     Outcome,
     Part,
@@ -60,23 +61,28 @@ def test_every_part_is_a_sound_manifest_and_sweep(name: str, number: int, real: 
     assert manifest.store.path and (manifest.model.source == "tiny") != real
     if fold is not None:
         assert manifest.dataset.fold == fold  # type: ignore[union-attr]
-    rows = [Mean(p.name, 1, 0, True, {}) for p in points] + \
-        [Mean(f"{head}single feature: {points[0].spec.baseline}", 1, 0, True, {})
-         for head in ("", "head conv, ")]
+    rows = [mean(p.configuration, Method("gate", p.spec.head)) for p in points] + \
+        [mean("any", Method("baseline", p.spec.head)) for p in points]
     named = [figures_of({name: {"x": name}}, row) for name in part.paper for row in rows]
     if real:  # every figure of the paper stands beside some row
         assert sum(map(bool, named)) >= len(part.paper)
         assert {h for f in part.paper.values() for h in f} <= set(part.columns.values())
 
 
-def test_the_longest_name_has_the_figure() -> None:
-    paper = {"basic": {"mIoU": "1"}, "basic, prompt": {"mIoU": "2"}}
-    def mean(name: str) -> Mean:
-        return Mean(name, 3, 0, True, {})
+def mean(name: str, method: Method) -> Mean:
+    return Mean(name, 3, 0, True, {}, method, {})
 
-    assert figures_of(paper, mean("basic, prompt")) == {"mIoU": "2"}
-    assert figures_of(paper, mean("basic")) == {"mIoU": "1"}
-    assert figures_of(paper, mean("another")) == {}
+
+def test_a_figure_stands_beside_a_trial_or_a_role() -> None:
+    """Whatever a baseline's row is called."""
+    paper: Figures = {"basic": {"mIoU": "1"}, "basic, prompt": {"mIoU": "2"},
+                      ("baseline", "conv"): {"mIoU": "3"}}
+    gate, base = Method("gate", "conv"), Method("baseline", "conv")
+    assert figures_of(paper, mean("basic, prompt", gate)) == {"mIoU": "2"}
+    assert figures_of(paper, mean("basic", gate)) == {"mIoU": "1"}
+    assert figures_of(paper, mean("another", gate)) == {}
+    assert figures_of(paper, mean("basic", base)) == {"mIoU": "3"}
+    assert figures_of(paper, mean("basic", replace(base, head="nn"))) == {}
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +164,8 @@ def test_the_report_shows_tables_and_charts(grid: list[Outcome], statistics: lis
 
 
 def test_figures_of_the_paper_stand_beside_ours(grid: list[Outcome]) -> None:
-    paper: Mapping[str, Any] = {"GATE,gamma1=0.2": {"PCK@0.1 img": "64.47"}}
+    paper: Figures = {f"GATE,gamma1=0.2,gamma2={g}": {"PCK@0.1 img": "64.47"}
+                      for g in (0.0, 0.05, 0.2)}
     real = replace(grid[0], paper=True, part=replace(grid[0].part, paper=paper))
     lines = markdown(real).splitlines()
     assert "PCK@0.1 img (paper)" in lines[0]

@@ -29,6 +29,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.intervals import gain
 from gate_cache.learn.metrics.items import Items, extremes
 from gate_cache.learn.metrics.pck import SELECTED, share
+from gate_cache.learn.metrics.roles import Method, Role
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.examples import varied
 from gate_cache.report.html.page import Column, Grid, Row, document, section, table
@@ -225,7 +226,7 @@ def test_the_verdict_compares_on_the_same_pairs(made: dict[str, Made]) -> None:
     record = read_record(made["nn"].folder)
     found = verdict(record)
     assert found and found.gate.first.name == "GATE: 2 assigners + attention"
-    assert found.baselines["single"].name == "single feature: noise-0"
+    assert found.baselines["baseline"].name == "single feature: noise-0"
     assert found.baselines["uniform"].name == "the same + attention"
     ours = found.gate.results[0].test[SELECTED]
     for role, over in found.gains.items():
@@ -239,9 +240,9 @@ def test_the_verdict_compares_on_the_same_pairs(made: dict[str, Made]) -> None:
     assert f"interval {number(low)} to {number(high)}" in told
 
 
-def result(name: str, method: str, test: float, val: float | None = None,
-           trained: bool = True) -> Result:
-    return Result(Path("nowhere"), name, method, trained, {SELECTED: test},
+def result(name: str, test: float, val: float | None = None, role: Role = "gate") -> Result:
+    return Result(Path("nowhere"), name, Method(role, "nn", ("x",)), role == "gate",
+                  {SELECTED: test}, name, name.partition(",")[0],
                   {} if val is None else {SELECTED: val}, spec={"head": "nn"})
 
 
@@ -251,21 +252,18 @@ def record_of(results: Sequence[Result]) -> Record:
 
 def test_val_chooses_and_not_test() -> None:
     found = verdict(record_of([
-        result("a=1,seed=0", "GATE: 1 assigner", 90, 10),
-        result("a=1,seed=1", "GATE: 1 assigner", 80, 20),
-        result("a=2,seed=0", "GATE: 1 assigner", 50, 16),
-        result("single feature: x", "single feature: x", 40, trained=False)]))
+        result("a=1,seed=0", 90, 10), result("a=1,seed=1", 80, 20),
+        result("a=2,seed=0", 50, 16), result("single", 40, role="baseline")]))
     assert found and found.chosen and found.gate.name == "a=2"
     assert found.gate.mean() == 50 and math.isnan(found.gate.spread())
 
 
 def test_without_a_val_split_nothing_is_chosen() -> None:
-    found = verdict(record_of([result("a=1", "GATE: 1 assigner", 50),
-                               result("a=2", "GATE: 1 assigner", 90)]))
+    found = verdict(record_of([result("a=1", 50), result("a=2", 90)]))
     assert found and not found.chosen and found.gate.name == "a=1"
-    record = record_of([result("a=1", "GATE", 50), result("a=2", "GATE", 90)])
+    record = record_of([result("a=1", 50), result("a=2", 90)])
     assert "that comes first, since there is no val split" in lead(record, verdict(record))
-    failed = replace(result("a=1", "GATE: 1 assigner", 0), failed="diverged", test={})
+    failed = replace(result("a=1", 0), failed="diverged", test={})
     assert verdict(record_of([failed])) is None
 
 

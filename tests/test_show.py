@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import WriteManifest
 from PIL import Image
 
 from gate_cache import FeatureStore
+from gate_cache.analysis.session import open_explorer
 from gate_cache.analysis.show import Source, open_shown, show
 from gate_cache.cli import main
 from gate_cache.core.errors import UserError
@@ -21,6 +23,17 @@ from gate_cache.report.figures.pictures import Cell, Row, fitted, grid, heat, sa
 from gate_cache.report.figures.show import draw
 
 Toy = tuple[Loaded, Roots, Path]
+
+
+@pytest.mark.parametrize("name", ["T.YAML", "t.Yml"])
+def test_a_manifest_is_one_whatever_the_case_of_its_suffix(toy: Toy, tmp_path: Path,
+                                                           name: str) -> None:
+    """As for `verify`; so it is for `view`."""
+    loaded, roots, store = toy
+    path = Path(shutil.copy(loaded.path, tmp_path / name))
+    path.write_text(f"{path.read_text()}\n  path: {store.name}\n")
+    assert open_shown(path, roots, Silent()).dataset is not None
+    assert open_explorer(path, roots, Silent(), device="cpu").has_originals
 
 
 # ------------------------------------------------------------------------------------- colours

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.core.geometry import Square
-from gate_cache.learn.features.similarity import best, describe, descriptor, similarity
+from gate_cache.learn.features.similarity import best, describe, descriptors, similarity
 from gate_cache.learn.tasks.correspondence import nearest, sample
 
 SHAPES = [((12, 4, 4), (9, 8, 8), (6, 16, 16)), ((5, 1, 1), (3, 16, 16)), ((4, 24, 24),),
@@ -38,23 +38,22 @@ def test_as_with_whole_descriptors(shapes: tuple[tuple[int, int, int], ...], fit
     kept = [part.clone() for part in b]
     here, there = describe(a, window), describe(b, window)
     cut = window.cut(dense(b))
-    for x, y in POINTS:
-        at = torch.from_numpy(window.enter(np.array([[x, y]]))).float()
-        wanted = sample(window.cut(dense(a)), at)
-        vectors = descriptor(here, x, y)
-        torch.testing.assert_close(torch.cat(vectors), wanted[0], atol=1e-5, rtol=1e-4)
-        found = similarity(vectors, there)
-        torch.testing.assert_close(window.cut(found), torch.einsum("d,dhw->hw", wanted[0], cut),
-                                   atol=1e-5, rtol=1e-4)
-        u, v, value = best(found, there)
-        expected = window.leave(np.asarray(nearest(wanted, cut).double()))[0]
-        assert [u, v] == pytest.approx(list(expected), abs=1e-3)
-        assert value == pytest.approx(float((wanted @ cut.flatten(1)).max()), abs=1e-5)
+    points = np.array(POINTS)
+    wanted = sample(window.cut(dense(a)), torch.from_numpy(window.enter(points)).float())
+    vectors = descriptors(here, points)
+    torch.testing.assert_close(torch.cat(vectors, 1), wanted, atol=1e-5, rtol=1e-4)
+    found = similarity(vectors, there)
+    torch.testing.assert_close(window.cut(found), torch.einsum("kd,dhw->khw", wanted, cut),
+                               atol=1e-5, rtol=1e-4)
+    places, values = best(found, there)
+    expected = window.leave(np.asarray(nearest(wanted, cut).double()))
+    np.testing.assert_allclose(places, expected, atol=1e-3)
+    np.testing.assert_allclose(values, (wanted @ cut.flatten(1)).amax(1), atol=1e-5)
     assert all(torch.equal(x, y) for x, y in zip(kept, there.levels, strict=True))
 
 
 def test_a_map_of_zeros_is_like_nothing() -> None:
     window = Square(64, "squash").place(64, 64).window(8)
     empty = describe([torch.zeros(4, 8, 8)], window)
-    found = similarity(descriptor(empty, 0.4, 0.4), empty)
-    assert found.abs().max() == 0 and best(found, empty)[2] == 0
+    found = similarity(descriptors(empty, np.array([[0.4, 0.4]])), empty)
+    assert found.abs().max() == 0 and best(found, empty).similarity == 0

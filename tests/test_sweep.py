@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.learn.fit.trials import Trial, batches
 from gate_cache.learn.metrics.items import Items
+from gate_cache.learn.metrics.roles import Method
 from gate_cache.learn.tasks.task import Scores
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import Point, load_sweep
@@ -79,12 +81,12 @@ def test_a_trial_has_the_result_it_has_alone(root: Path, four: tuple[Swept, Path
 def test_train_is_the_sweep_of_one(root: Path, four: tuple[Swept, Path],  # noqa: F811
                                    tmp_path: Path) -> None:
     found = run(root, tmp_path, **SHORT, gamma1=0.5, seed=1)
-    gate = next(r for r in found.tables[0].rows if r.method.startswith("GATE"))
+    gate = next(r for r in found.tables[0].rows if r.method.role == "gate")
     row = trained(four[0])["gamma1=0.5,seed=1"]
     assert row.test == {k: v for k, v in gate.pck.to_json().items() if v is not None}
     assert same(load_file(found.run / "gate-best.safetensors"),
                 weights(four[1], "gamma1=0.5,seed=1"))
-    alone = {r.method: r.pck.to_json() for r in found.tables[0].rows if not r.trained}
+    alone = {r.method.title: r.pck.to_json() for r in found.tables[0].rows if not r.trained}
     assert alone == {r.name: r.test for r in four[0].rows if not r.trained}
 
 
@@ -106,7 +108,7 @@ def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:
     assert all(PCK in row.test and not row.failed for row in found.values())
     for i, (name, fields) in enumerate(zip(found, trials, strict=True)):
         alone = run(root, tmp_path / str(i), **{**SHORT, **fields})
-        gate = next(r for r in alone.tables[0].rows if r.method.startswith("GATE"))
+        gate = next(r for r in alone.tables[0].rows if r.method.role == "gate")
         assert found[name].test[PCK] == gate.pck.values[0.1, "box", "point"]
         assert found[name].method == gate.method
 
@@ -117,8 +119,8 @@ def test_conv_has_baselines_that_are_trained(root: Path, tmp_path: Path) -> None
     for seed in (0, 1):
         alone = run(root, tmp_path / str(seed), **SHORT, **fields, seed=seed)
         for row in alone.tables[0].rows:
-            if row.trained and not row.method.startswith("GATE"):
-                twin = rows[f"head conv, {row.method},seed={seed}"]
+            if row.trained and row.method.role != "gate":
+                twin = rows[f"head conv, {row.method.title},seed={seed}"]
                 assert twin.test[PCK] == row.pck.values[0.1, "box", "point"]
     assert len(rows) == 6
 
@@ -178,7 +180,7 @@ def test_processes_share_the_trials(root: Path, four: tuple[Swept, Path],  # noq
 
 
 def test_every_trial_is_in_one_share(tmp_path: Path) -> None:
-    points = [Point(str(i), {}, TrainSpec()) for i in range(7)]
+    points = [Point(str(i), {}, TrainSpec(), str(i)) for i in range(7)]
     for count in (1, 2, 3):
         for streams in ([points], [points[:3], points[3:5], points[5:]]):
             shares = [[p for k, stream in enumerate(streams)
@@ -277,6 +279,21 @@ def test_finished_trials_are_not_trained_again(root: Path, four: tuple[Swept, Pa
     assert trained(swept(root, four[1], GRID)) == trained(four[0])
 
 
+@pytest.mark.parametrize("change", [lambda d: "{", lambda d: "[]",
+                                    lambda d: json.dumps({k: d[k] for k in d if k != "val"})])
+def test_a_trial_that_cannot_be_read_is_not_written_over(
+        root: Path, four: tuple[Swept, Path], tmp_path: Path, change: Any,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(four[0].folder, tmp_path / "out")
+    path = tmp_path / "out" / "trials" / "gamma1=0.5,seed=0.json"
+    path.write_text(change(json.loads(path.read_text())))
+    before = path.read_bytes()
+    monkeypatch.setattr(Trial, "step", lambda *_: pytest.fail("trained again"))
+    with pytest.raises(UserError, match=r"gamma1=0\.5,seed=0\.json: cannot be read .* remove it"):
+        swept(root, tmp_path, GRID)
+    assert path.read_bytes() == before
+
+
 def test_a_failed_trial_takes_no_other_down(root: Path, tmp_path: Path) -> None:  # noqa: F811
     found = trained(swept(root, tmp_path, {"grid": {"lr": [1e30, 5e-4]}}))
     bad, good = found["lr=1e+30"], found["lr=0.0005"]
@@ -323,7 +340,8 @@ def test_tables_hold_every_trial(four: tuple[Swept, Path]) -> None:
 
 
 def row(name: str, value: float, failed: str = "", **settings: Any) -> Row:
-    return Row(name, settings, "m", True, failed, {} if failed else {"pck": value}, {})
+    return Row(name, settings, Method("gate"), True, failed, {} if failed else {"pck": value}, {},
+               configuration=name.partition(",")[0])
 
 
 def test_means_are_over_seeds_alone() -> None:
@@ -405,7 +423,7 @@ def evaluated(root: Path, to: Path, run_at: Path, trial: str | None = None,  # n
 
 def test_a_run_is_judged_again_as_it_was(root: Path, tmp_path: Path) -> None:  # noqa: F811
     found = run(root, tmp_path / "a", **SHORT, assigners=2, combos=["good", "noise-0"])
-    gate = next(r for r in found.tables[0].rows if r.method.startswith("GATE"))
+    gate = next(r for r in found.tables[0].rows if r.method.role == "gate")
     again = evaluated(root, tmp_path / "b", found.run)  # whatever this manifest's train says
     assert again.values == {k: v for k, v in gate.pck.to_json().items() if v is not None}
     low, high = again.interval

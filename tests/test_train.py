@@ -176,7 +176,7 @@ class Finished:
 
     @property
     def gate(self) -> dict[str, Any]:
-        return next(r for name, r in self.rows.items() if name.startswith("GATE"))
+        return next(r for r in self.rows.values() if r["role"] == "gate")
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
         return load_file(self.trained.run / f"{name}.safetensors")

@@ -1,88 +1,122 @@
-"""Descriptors of a store's images: of one combo, or of a trained run's amalgamated feature."""
+"""What images of a store can be compared by: combos as they are, or a trained run's feature."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import nn
 
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import StoreError, UserError
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.plan import store_of
-from gate_cache.learn.features.bucket import Buckets, BucketSpec, stack
-from gate_cache.learn.features.data import MapCache, Recent
-from gate_cache.learn.features.described import Described
-from gate_cache.learn.mixing.model import amalgamated, fixed
+from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, one_square, stack
+from gate_cache.learn.features.data import MapCache
+from gate_cache.learn.features.similarity import LevelDescriptors, describe
+from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated
 from gate_cache.manifest.load import Loaded
-from gate_cache.manifest.specs import TrainSpec
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.training.inputs import CACHE_BYTES, attention_of, mixed_of, views_of
+from gate_cache.training.inputs import attention_of, mixed_of, views_of
 from gate_cache.training.tasks import PAIRS
 from gate_cache.training.trained import Trained, find_trained
 from gate_cache.workspace.device import choose_device
-from gate_cache.workspace.lookup import need_all
 
-HELD_BYTES = 2**29
-"""Descriptors held at most."""
+MEAN = "mean"
+_READ_BYTES = 2**28
+"""Maps held to be amalgamated; what comes of them is held elsewhere."""
 
 
-@dataclass(frozen=True)
-class Describer:
-    """Describes images of a store, by id; what was described is held while memory lasts.
+class Feature(Protocol):
+    """What images can be compared by."""
 
-    Attributes
-    ----------
-    name : of the feature, for people
-    views : the combos it is made of
-    buckets : of these combos
-    model : from a bucket to descriptors
-    """
+    @property
+    def name(self) -> str:
+        """``combo NAME``, ``mean`` or ``run NAME``."""
 
-    store: FeatureStore
-    name: str
-    views: tuple[ComboView, ...]
-    buckets: Buckets
-    model: nn.Module
+    @property
+    def about(self) -> str:
+        """What it is, for a person."""
 
-    def __call__(self, sample_id: str) -> Described:
-        """An image's descriptors.
+    def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
+        """Descriptors of an image of this original (height, width).
 
         Raises
         ------
         RowNotDone
             Its maps are not extracted yet.
         """
-        return self._held(sample_id)
 
-    @cached_property
-    def _held(self) -> Recent[Described]:
-        return Recent(self._describe, lambda found: found.values.nbytes, HELD_BYTES)
+
+class PlainFeature:
+    """Combos as they are, or the mean of several: nothing is trained.
+
+    Parameters
+    ----------
+    views : with the same maps, of which `feature_maps` are read
+    """
+
+    def __init__(self, name: str, about: str, views: Sequence[ComboView],
+                 device: torch.device) -> None:
+        self.name, self.about = name, about
+        self._views = views
+        self._device = device
+        self._maps = feature_maps(views[0])
+        self._side = max(views[0][m].shape[-1] for m in self._maps)
+
+    def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
+        """Levels at their own resolutions, in the dtype they are read in."""
+        with one_thread():
+            levels = [self._level(name, row) for name in self._maps]
+            return describe(levels, self._views[0].square.place(*size).window(self._side))
+
+    def _level(self, name: str, row: int) -> torch.Tensor:
+        parts = [torch.from_numpy(view[name][row]).to(self._device) for view in self._views]
+        if len(parts) == 1:
+            return parts[0]
+        mean = parts[0].float()  # float16 sums would lose what the combos differ in
+        for part in parts[1:]:
+            mean = mean.add_(part)
+        return mean.div_(len(parts))
+
+
+@dataclass(frozen=True)
+class TrainedFeature:
+    """The amalgamated feature of a trained run (Eq. 4)."""
+
+    name: str
+    about: str
+    model: CorrespondenceModel
+    buckets: Buckets
 
     @torch.inference_mode()
-    def _describe(self, sample_id: str) -> Described:
+    def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
+        """One level of unit descriptors, all combos amalgamated."""
+        found = self.model(stack([self.buckets(row)])).values[0]
+        return describe([found], self.buckets.window(size))
+
+
+@dataclass(frozen=True)
+class Describer:
+    """One feature of a store's images, by id."""
+
+    store: FeatureStore
+    feature: Feature
+
+    def __call__(self, sample_id: str) -> LevelDescriptors:
+        """An image's descriptors.
+
+        Raises
+        ------
+        StoreError
+            The store has no such image, or (RowNotDone) not all of its maps.
+        """
         row = self.store.samples.row(sample_id)
-        for view in self.views:
-            need_all(view, [row])
-        window = self.buckets.window(self.size(sample_id))
-        values = self.model(stack([self.buckets.named(sample_id)])).values[0]
-        return Described(window.cut(values), window)
-
-    def size(self, sample_id: str) -> tuple[int, int]:
-        """(height, width) of an image in pixels."""
-        height, width = self.store.samples.sizes[self.store.samples.row(sample_id)]
-        return int(height), int(width)
-
-
-def of_view(view: ComboView, device: str | None = None) -> Describer:
-    """One combo's `feature_maps` as they are: resized, concatenated, of unit length (``nn``)."""
-    buckets = _buckets(view.store, BucketSpec((view.name,)), device)
-    model = fixed(TrainSpec(), buckets.channels, [1.0], attention=False)
-    return Describer(view.store, f"combo {view.label}", (view,), buckets,
-                     model.to(buckets.device).eval())
+        height, width = (int(v) for v in self.store.samples.sizes[row])
+        return self.feature.describe(row, (height, width))
 
 
 def of_combo(loaded: Loaded, roots: Roots, show: Progress, combo: str | None = None,
@@ -101,7 +135,9 @@ def of_combo(loaded: Loaded, roots: Roots, show: Progress, combo: str | None = N
 
         chosen_combos(loaded, [name])
     store = FeatureStore.open(store_of(loaded, roots))
-    return of_view(views_of(store, loaded, roots, [name], [], show)[name], device)
+    view = views_of(store, loaded, roots, [name], [], show)[name]
+    return Describer(store, PlainFeature(f"combo {view.label}", view.label, [view],
+                                         choose_device(device)))
 
 
 def of_run(run: Path, loaded: Loaded, roots: Roots, show: Progress, *, trial: str | None = None,
@@ -117,31 +153,81 @@ def of_run(run: Path, loaded: Loaded, roots: Roots, show: Progress, *, trial: st
     UserError
         There is no such run, its head is not one of correspondence, or the store lacks a combo.
     """
-    trained = find_trained(run, trial, last)
-    spec = trained.spec
-    if spec.head not in PAIRS:
-        raise UserError(f"{run}: was trained with head '{spec.head}', which describes no points to"
-                        f" match; name a run of head {' or '.join(PAIRS)}")
+    trained = _of_pairs(find_trained(run, trial, last))
     trained.check(loaded)
-    return _amalgamated(trained, trained.of(loaded), roots, show, device)
+    alike, spec = trained.of(loaded), trained.spec
+    store = FeatureStore.open(store_of(loaded, roots))
+    combos, attention = mixed_of(alike, [spec]), attention_of(alike.manifest, spec)
+    views = views_of(store, alike, roots, [*combos, attention], [], show)
+    return Describer(store, _amalgamated(trained, alike, views, choose_device(device)))
 
 
-def _amalgamated(trained: Trained, loaded: Loaded, roots: Roots, show: Progress,
-                 device: str | None) -> Describer:
-    spec, store = trained.spec, FeatureStore.open(store_of(loaded, roots))
-    combos, attention = mixed_of(loaded, [spec]), attention_of(loaded.manifest, spec)
-    views = views_of(store, loaded, roots, [*combos, attention], [], show)
-    maps = tuple(spec.attention_maps) if spec.attention_maps else None
-    asked = BucketSpec(tuple(views[name].name for name in combos),
-                       views[attention].name if attention else None, maps, spec.resolution)
-    buckets = _buckets(store, asked, device)
-    chosen = [combos.index(name) for name in spec.combos or combos]
-    model = amalgamated(spec, buckets.channels, chosen, spec.attention is not False)
+def of_store(store: FeatureStore, run: Path, trial: str | None,
+             device: torch.device) -> TrainedFeature:
+    """The amalgamated feature of a run on the store it was trained on; no manifest is needed.
+
+    Raises
+    ------
+    UserError
+        There is no such run, it has another head, or was trained on what the store does not hold.
+    """
+    trained = _of_pairs(find_trained(run, trial))
+    return _amalgamated(trained, trained.loaded, trained.views(store), device)
+
+
+def _of_pairs(trained: Trained) -> Trained:
+    if trained.spec.head not in PAIRS:
+        raise UserError(f"{trained.run}: was trained with head '{trained.spec.head}', which"
+                        f" describes no points to match; name a run of head {' or '.join(PAIRS)}")
+    return trained
+
+
+def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView],
+                 device: torch.device) -> TrainedFeature:
+    """A run's model over the combos of a store, convolutional ones in the order of its bucket."""
+    spec = trained.spec
+    conv = [v for v in views.values() if v.attrs["kind"] == "conv"]
+    attention = next((v for v in views.values() if v.attrs["kind"] == "attention"), None)
+    asked = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
+                       tuple(spec.attention_maps) if spec.attention_maps else None,
+                       spec.resolution)
+    store = conv[0].store
+    buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
+    model = amalgamated(spec, buckets.channels, attention=attention is not None)
     trained.load(model, loaded)
-    return Describer(store, f"run {trained.name}", tuple(views.values()), buckets,
-                     model.to(buckets.device).eval())
+    many = "s" if spec.assigners > 1 else ""
+    about = f"head {spec.head}, {spec.assigners} assigner{many}" + " + attention" * bool(attention)
+    return TrainedFeature(f"run {trained.name}", about, model.to(device).eval(), buckets)
 
 
-def _buckets(store: FeatureStore, spec: BucketSpec, device: str | None) -> Buckets:
-    rows = {name: row for row, name in enumerate(store.samples)}
-    return Buckets(store, spec, choose_device(device), MapCache(store, CACHE_BYTES), rows)
+def plain_features(store: FeatureStore, device: torch.device) -> list[Feature]:
+    """Every combo, and the mean of all convolutional ones where they can be amalgamated."""
+    views = dict(zip(store.combos, store.views(), strict=True))
+    conv = {n: v for n, v in views.items() if v.attrs["kind"] == "conv"}
+    rest = {n: v for n, v in views.items() if n not in conv}
+    found: list[Feature] = [PlainFeature(f"combo {n}", n, [v], device)
+                            for n, v in [*conv.items(), *rest.items()]]
+    if len(conv) > 1 and _amalgamable(store, list(conv.values())):
+        found.append(PlainFeature(MEAN, f"uniform mean of {len(conv)} combos",
+                                  list(conv.values()), device))
+    return found
+
+
+def _amalgamable(store: FeatureStore, views: Sequence[ComboView]) -> bool:
+    """Whether these have the same maps of images made square in the same way."""
+    try:
+        one_square(store, BucketSpec(tuple(v.name for v in views)))
+    except StoreError:
+        return False
+    return len({tuple((m, v[m].shape) for m in v.maps) for v in views}) == 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Little work, soon done: threads that wait for a busy processor would only delay it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -14,8 +14,8 @@ from gate_cache.core.geometry import Points
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Pair
-from gate_cache.learn.features.described import comes_back, match
 from gate_cache.learn.features.pairs import PairPoints
+from gate_cache.learn.features.similarity import comes_back, match
 from gate_cache.learn.metrics.pck import SELECT, correct, longer_side, pck
 from gate_cache.manifest.load import Loaded
 from gate_cache.workspace.data_root import told_dataset
@@ -105,7 +105,7 @@ def match_images(loaded: Loaded, roots: Roots, describer: Describer, images: tup
     here, there = describer(a), describer(b)
     found = match(here, there, shares)
     return Matches(
-        describer.name, a, b, (dataset.image(a), dataset.image(b)),
+        describer.feature.name, a, b, (dataset.image(a), dataset.image(b)),
         _pixels(shares, dataset.size(a)), _pixels(found.points, dataset.size(b)),
         found.similarity, comes_back(here, there, shares, WITHIN),
         _judge(pair, found.points) if pair else None, note)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.analysis.session_match import Matcher, plain_features
+from gate_cache.analysis.describe import of_store, plain_features
+from gate_cache.analysis.session_match import Matcher
 from gate_cache.analysis.session_pictures import Colours
-from gate_cache.analysis.session_run import trained_feature
 from gate_cache.core.errors import DataError, RowNotDone, UserError, did_you_mean
 from gate_cache.core.geometry import Placement
-from gate_cache.core.places import Place
+from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
@@ -231,7 +231,7 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
         There is no store, it holds nothing, or a run does not fit it.
     """
     dataset: ImageDataset | None = None
-    if isinstance(target, Path) and target.suffix in (".yaml", ".yml"):
+    if is_manifest(target):
         loaded = load(target)
         store = FeatureStore.open(store_of(loaded, roots))
         try:
@@ -245,7 +245,7 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
     if not any(view.done().any() for view in store.views()):
         raise RowNotDone(f"{store.path}: holds no extracted image yet; run 'gate-cache extract'")
     place = choose_device(device)
-    trained = [trained_feature(store, run, trial, place) for run in runs]
+    trained = [of_store(store, run, trial, place) for run in runs]
     return Explorer(store, dataset, Matcher(store, [*plain_features(store, place), *trained]))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import UserError, did_you_mean
-from gate_cache.core.places import Place
+from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
@@ -65,7 +64,7 @@ def open_shown(target: Place, roots: Roots, show: Progress) -> Source:
     UserError
         There is none.
     """
-    if not isinstance(target, Path) or target.suffix not in (".yaml", ".yml"):
+    if not is_manifest(target):
         return Source(FeatureStore.open(target), None)
     loaded = load(target)
     dataset = told_dataset(loaded, roots, show)

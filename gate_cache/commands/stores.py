@@ -74,8 +74,7 @@ def show(target: Annotated[str, typer.Argument(
 
 def _manifest_of(target: str) -> Path:
     """The manifest that running a model needs."""
-    from gate_cache.core.places import parse_place
-    from gate_cache.store.check.verify import is_manifest
+    from gate_cache.core.places import is_manifest, parse_place
 
     place = parse_place(target)
     if not is_manifest(place):
@@ -96,10 +95,10 @@ def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest fo
            data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
            outside: Outside = False, as_json: Json = False) -> None:
     """Check a store against its checksums. Exit code 1 where something is damaged."""
-    from gate_cache.core.places import parse_place
+    from gate_cache.core.places import is_manifest, parse_place
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.report.terminal.store_tables import show_recomputed, show_verified
-    from gate_cache.store.check.verify import is_manifest, store_at
+    from gate_cache.store.check.verify import store_at
     from gate_cache.store.check.verify import verify as stage
 
     place = parse_place(target)

@@ -81,7 +81,7 @@ def sweep(manifest: ManifestPath,
                          progress=console_progress(), file=trials)
         page = _reported(found.folder, roots)
     if as_json:
-        print_json(found, report=page)
+        print_json(found.to_json(), report=page)
     else:
         from gate_cache.report.terminal.trials import show_swept
 

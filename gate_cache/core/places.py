@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TypeGuard
 from urllib.parse import unquote
 
 from gate_cache.core.errors import UserError
@@ -103,6 +104,11 @@ def parse_place(text: str | Place) -> Place:
     if not isinstance(text, str):
         return text
     return Url(text) if is_url(text) else Path(text)
+
+
+def is_manifest(target: Place) -> TypeGuard[Path]:
+    """Whether a command's argument is a manifest, not a store."""
+    return isinstance(target, Path) and target.suffix.lower() in (".yaml", ".yml")
 
 
 def is_url(text: str) -> bool:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
 from gate_cache.diffusion.passes.recipes import PlannedCombo
-from gate_cache.diffusion.passes.schedule import Lane, Wanted, schedule
+from gate_cache.diffusion.passes.schedule import Lane
 from gate_cache.extraction.inputs import BlockInputs, Source
 from gate_cache.store.format.codes import DoesNotFit
 from gate_cache.store.format.groups import GroupWriter
@@ -88,8 +88,8 @@ class Block:
 
     def prepare(self) -> None:
         """Read images and find edges: all that the device is not needed for."""
-        self._lanes = schedule([(Wanted.of(p), self._drafts[p.name].left) for p in self._plans],
-                               self._work.source.count_tokens)
+        self._lanes = self._work.source.passes(
+            (plan, self._drafts[plan.name].left) for plan in self._plans)
         if self._latents.left:
             self._inputs.images(sorted(self._latents.left))
         for lane in self._lanes:

@@ -9,10 +9,9 @@ import numpy as np
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import Recipe, differences
-from gate_cache.core.places import Place
+from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.roots import Roots
 from gate_cache.manifest.load import load
-from gate_cache.store.check.verify import is_manifest
 from gate_cache.store.format import done
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.lookup import known_recipes, wanted_of

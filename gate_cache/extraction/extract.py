@@ -15,11 +15,12 @@ from gate_cache.core.errors import listed
 from gate_cache.core.places import Place
 from gate_cache.core.progress import Progress, Silent, Task
 from gate_cache.core.roots import Roots
+from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import plan_combos
 from gate_cache.extraction.block import Job, Work
-from gate_cache.extraction.job import Order, open_engine, open_work, versions
+from gate_cache.extraction.job import Order, open_engine, open_work
 from gate_cache.extraction.plan import encoding_asked, need_files, store_block, store_of
 from gate_cache.extraction.register import register
 from gate_cache.manifest.load import Loaded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,9 @@ from gate_cache.datasets.common.captions import read_captions
 from gate_cache.datasets.common.files import walk
 from gate_cache.datasets.common.images import read_rgb, to_square
 from gate_cache.datasets.folder import EXTENSIONS
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.passes.recipes import PlannedCombo
+from gate_cache.diffusion.passes.schedule import Lane, Wanted, schedule
 from gate_cache.diffusion.text.tokens import Tokens
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import CAPTION
@@ -57,6 +60,10 @@ class Source:
         """Length of that prompt's text."""
         return self.tokens.count(self.prompt(row, prompt))
 
+    def passes(self, wanted: Iterable[tuple[PlannedCombo, Collection[int]]]) -> list[Lane]:
+        """The passes that combos with their rows need, in an order that shares what can be."""
+        return schedule([(Wanted.of(plan), rows) for plan, rows in wanted], self.count_tokens)
+
     def image(self, row: int) -> Pixels:
         """(size, size, 3) uint8."""
         return to_square(self.dataset.image(self.samples[row]), self.square.size, self.square.fit)
@@ -85,6 +92,25 @@ class Source:
             self._folders[folder] = {str(Path(n).with_suffix("")): root / n
                                      for n in walk(root, EXTENSIONS)}
         return self._folders[folder]
+
+
+def open_source(loaded: Loaded, roots: Roots, dataset: ImageDataset, samples: Samples,
+                files: ModelFiles, gone: Collection[int] = ()) -> Source:
+    """Images and captions of a manifest's model.
+
+    Parameters
+    ----------
+    samples : of a store, or images of `dataset` that are in none
+    gone : rows that need no caption: their image is not there any more, or nobody asks for it
+
+    Raises
+    ------
+    DataError
+        Captions are missing.
+    """
+    model = loaded.manifest.model
+    return Source(dataset, samples, Square(files.size(model.size), model.fit), files.tokens, roots,
+                  captions_of(loaded, roots, samples, gone, files.tokens))
 
 
 def captions_of(loaded: Loaded, roots: Roots, samples: Samples, gone: Collection[int],

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gate_cache.core.geometry import Square
 from gate_cache.core.roots import Roots
+from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe, sources
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import Engine
-from gate_cache.extraction.inputs import Source, captions_of
+from gate_cache.extraction.inputs import open_source
 from gate_cache.extraction.plan import encoding_asked
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 from gate_cache.store.writer import StoreWriter
-
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "pillow",
-             "opencv-python-headless", "opencv-python")
 
 
 @dataclass(frozen=True)
@@ -65,9 +61,8 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
         names = {"source": sources(plan.combo), "tokens": list(words)}
         group = store.require(plan.name, plan.recipe, plan.shapes, asked, {**about, **names})
         jobs.append(Job(plan, group, group.todo(order.gone)))
-    captions = captions_of(order.loaded, order.roots, store.samples, order.gone, files.tokens)
-    source = Source(open_dataset(order.loaded.manifest.dataset, order.roots), store.samples,
-                    Square(size, model.fit), files.tokens, order.roots, captions)
+    dataset = open_dataset(order.loaded.manifest.dataset, order.roots)
+    source = open_source(order.loaded, order.roots, dataset, store.samples, files, order.gone)
     return Work(source, jobs, latents, order.gone)
 
 
@@ -80,14 +75,3 @@ def open_engine(order: Order, work: Work, files: ModelFiles) -> Engine:
     extractor = open_extractor(files, plans, order.roots, order.batch, choose_device(order.device),
                                order.loaded.manifest.model.dtype)
     return Engine(work, extractor, order.threads)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that values can depend on."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

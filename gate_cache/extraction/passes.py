@@ -10,15 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gate_cache.core.errors import UserError, did_you_mean
-from gate_cache.core.geometry import Square
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
 from gate_cache.diffusion.passes.recipes import plan_combos
-from gate_cache.diffusion.passes.schedule import Lane, Wanted, schedule
-from gate_cache.extraction.inputs import BlockInputs, Source, captions_of
+from gate_cache.diffusion.passes.schedule import Lane
+from gate_cache.extraction.inputs import BlockInputs, Source, open_source
 from gate_cache.extraction.plan import need_files
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Combo
@@ -88,12 +87,10 @@ def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDatas
     files = need_files(asked, roots)
     plans = tuple(plan_combos(asked.manifest, files, roots))
     model = asked.manifest.model
-    square = Square(files.size(model.size), model.fit)
     samples = Samples(ids, [dataset.sha256(i) for i in ids],
                       np.array([dataset.size(i) for i in ids], np.int32))
-    captions = captions_of(asked, roots, samples, (), files.tokens)
-    source = Source(dataset, samples, square, files.tokens, roots, captions)
-    lanes = schedule([(Wanted.of(p), range(len(ids))) for p in plans], source.count_tokens)
+    source = open_source(asked, roots, dataset, samples, files)
+    lanes = source.passes((plan, range(len(ids))) for plan in plans)
     most = max(len(lane.items) for lane in lanes)
     size = min(batch or asked.manifest.store.batch, most)
     place = choose_device(device)

@@ -7,12 +7,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from gate_cache.core.errors import StoreError, UserError
-from gate_cache.core.places import Place
+from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.store.check.removal import leftovers, remove_group
-from gate_cache.store.check.verify import is_manifest
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.folders import exists
 from gate_cache.store.reader import ComboView, FeatureStore

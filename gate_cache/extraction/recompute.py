@@ -15,16 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError, StoreError
-from gate_cache.core.geometry import Square
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
+from gate_cache.core.versions import versions
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe, plan_combos
-from gate_cache.diffusion.passes.schedule import Wanted, schedule
 from gate_cache.extraction.extract import own_threads
-from gate_cache.extraction.inputs import BlockInputs, Source, captions_of
-from gate_cache.extraction.job import versions
+from gate_cache.extraction.inputs import BlockInputs, Source, open_source
 from gate_cache.extraction.plan import need_files, store_of
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
@@ -186,13 +184,10 @@ class _Run:
     def __init__(self, loaded: Loaded, roots: Roots, store: FeatureStore, files: ModelFiles,
                  dataset: ImageDataset, extractor: Extractor, rows: list[int]) -> None:
         model = loaded.manifest.model
-        self._size = files.size(model.size)
         others = set(range(len(store.samples))).difference(rows)
-        captions = captions_of(loaded, roots, store.samples, others, files.tokens)
-        self._source = Source(dataset, store.samples, Square(self._size, model.fit), files.tokens,
-                              roots, captions)
+        self._source = open_source(loaded, roots, dataset, store.samples, files, others)
         self._store = store
-        self._latents = latents_recipe(files, self._size, model.dtype, model.fit)
+        self._latents = latents_recipe(files, files.size(model.size), model.dtype, model.fit)
         self._extractor = extractor
         self._rows = rows
 
@@ -215,9 +210,7 @@ class _Run:
         views = {plan.name: view for plan, view in found}
         combos = {name: Compared(name) for name in views}
         todo = {name: {r for r in self._rows if view.done()[r]} for name, view in views.items()}
-        lanes = schedule([(Wanted.of(plan), todo[plan.name]) for plan, _ in found],
-                         self._source.count_tokens)
-        for lane in lanes:
+        for lane in self._source.passes((plan, todo[plan.name]) for plan, _ in found):
             for piece in self._extractor.run(lane, inputs):
                 maps = {n: values.cpu().numpy() for n, values in piece.maps.items()}
                 for i, row in enumerate(piece.rows):

@@ -19,6 +19,8 @@ from gate_cache.manifest.yaml_source import dotted, read_yaml
 
 MOST = 10_000
 """Trials of one sweep."""
+SEEDS = ("seed", "shuffle")
+"""Settings in which trials of one configuration differ."""
 
 
 class SweepSpec(Spec):
@@ -40,11 +42,18 @@ class Point:
     ----------
     name : as the file has it, with the settings that differ between trials: ``gamma1=0.1,seed=2``
     settings : those settings, as the file has them
+    configuration : the name without seeds
     """
 
     name: str
     settings: dict[str, Any]
     spec: TrainSpec
+    configuration: str
+
+    @property
+    def key(self) -> str:
+        """What its files are called after."""
+        return self.name
 
 
 def load_sweep(path: Path, manifest: Loaded) -> list[Point]:
@@ -72,8 +81,9 @@ def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
     found: dict[str, Point] = {}
     problems: dict[str, None] = {}
     for given, settings in _settings(path, spec):
-        told = _told({k: settings[k] for k in spec.grid} if given else settings)
-        name = ",".join(filter(None, [given, told])) or "default"
+        shown = {k: settings[k] for k in spec.grid} if given else settings
+        name = _name(given, shown)
+        plain = _name(given, {k: v for k, v in shown.items() if k not in SEEDS})
         try:
             train = load(manifest.path, {**_given(manifest), **spec.train, **settings})
         except ManifestError as error:
@@ -81,7 +91,7 @@ def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
             continue
         if name in found and found[name].settings != settings:
             problems[f"{path.name}: two trials are called '{name}'; give one another name"] = None
-        found.setdefault(name, Point(name, settings, train.manifest.train))
+        found.setdefault(name, Point(name, settings, train.manifest.train, plain))
     if problems:
         raise ManifestError(list(problems))
     return list(found.values())
@@ -108,8 +118,9 @@ def _unnamed(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k != "name"}
 
 
-def _told(settings: dict[str, Any]) -> str:
-    return ",".join(f"{k}={_short(v)}" for k, v in settings.items())
+def _name(given: str, settings: dict[str, Any]) -> str:
+    parts = [given] * bool(given) + [f"{k}={_short(v)}" for k, v in settings.items()]
+    return ",".join(parts) or "default"
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from gate_cache.learn.metrics.roles import Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.training.inputs import Study
@@ -16,8 +17,8 @@ Make = Callable[[TrainSpec], nn.Module]
 
 
 @dataclass(frozen=True)
-class Method:
-    """One row of a table.
+class Candidate:
+    """A model that a table judges.
 
     Attributes
     ----------
@@ -25,52 +26,52 @@ class Method:
     note : whether to tell its mean weights
     """
 
-    name: str
+    method: Method
     model: CorrespondenceModel
     trained: bool = False
     seen: bool = False
     note: bool = False
 
 
-def gate_name(study: Study | DenseStudy, spec: TrainSpec) -> str:
-    """What a table calls it."""
-    n = spec.assigners
-    return f"GATE: {n} assigner{'s' if n > 1 else ''}{_with_attention(study, spec)}"
+def gate(study: Study | DenseStudy, spec: TrainSpec) -> Method:
+    """What is trained: the combos of a trial, mixed by its assigners."""
+    return Method("gate", spec.head, tuple(spec.combos or study.mixed), _attended(study, spec),
+                  spec.assigners)
 
 
-def _with_attention(study: Study | DenseStudy, spec: TrainSpec) -> str:
-    return " + attention" if study.has_attention and spec.attention is not False else ""
+def _attended(study: Study | DenseStudy, spec: TrainSpec) -> bool:
+    return study.has_attention and spec.attention is not False
 
 
-def baselines(study: Study | DenseStudy, spec: TrainSpec) -> dict[str, Make]:
+def baselines(study: Study | DenseStudy, spec: TrainSpec) -> dict[Method, Make]:
     """What GATE is compared with where the head learns: it, as long, on a fixed mixture."""
     if spec.head == "nn":
         return {}
-    return {f"single feature: {study.baseline}": study.single,
-            f"all features, uniform weights{_with_attention(study, spec)}": study.uniform}
+    mixed = tuple(spec.combos or study.mixed)
+    return {Method("baseline", spec.head, (study.baseline,)): study.single,
+            Method("uniform", spec.head, mixed, _attended(study, spec)): study.uniform}
 
 
-def single_nn(study: Study) -> Method:
+def single_nn(study: Study) -> Candidate:
     """The single feature as it is, for tables in which the trained one has no place."""
-    return Method(f"the same, head nn, untrained: {study.baseline}", study.single(_nn(study)))
+    return Candidate(Method("untrained", "nn", (study.baseline,)), study.single(_nn(study)))
 
 
-def untrained(study: Study) -> list[Method]:
+def untrained(study: Study) -> list[Candidate]:
     """Baselines that learn nothing: the single feature, the best one on ``val``, uniform."""
     spec = _nn(study)
-    found = [Method(f"single feature: {study.baseline}", study.single(spec)),
-             *_best_single(study, spec),
-             Method("all features, uniform weights", study.uniform(spec, attention=False))]
-    if study.has_attention:
-        found.append(Method("the same + attention", study.uniform(spec, attention=True)))
-    return found
+    attentions = (False, True) if study.has_attention else (False,)
+    return [Candidate(Method("baseline", "nn", (study.baseline,)), study.single(spec)),
+            *_best_single(study, spec),
+            *(Candidate(Method("uniform", "nn", study.mixed, attention),
+                        study.uniform(spec, attention)) for attention in attentions)]
 
 
 def _nn(study: Study) -> TrainSpec:
     return study.spec.model_copy(update={"head": "nn", "combos": None})
 
 
-def _best_single(study: Study, spec: TrainSpec) -> list[Method]:
+def _best_single(study: Study, spec: TrainSpec) -> list[Candidate]:
     """The single feature that is best on ``val``, where it is another than the baseline."""
     if not study.pairs["val"]:
         return []
@@ -79,7 +80,7 @@ def _best_single(study: Study, spec: TrainSpec) -> list[Method]:
     best = max(range(len(models)), key=lambda i: scores[i])
     if study.combos[best] == study.baseline:
         return []
-    return [Method(f"best single on val: {study.combos[best]}", models[best], seen=True)]
+    return [Candidate(Method("best-single", "nn", (study.combos[best],)), models[best], seen=True)]
 
 
 def weights_note(combos: Sequence[str], means: Sequence[Sequence[float]]) -> str:

@@ -1,32 +1,17 @@
-"""What a run tells of itself so that it can be made again: commands and versions. No torch."""
+"""What a run tells of itself so that it can be made again: commands. No torch."""
 
 from __future__ import annotations
 
-import platform
 import shlex
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import gate_cache
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.manifest.load import Loaded, load
 
-LIBRARIES = ("torch", "diffusers", "transformers", "zarr", "numpy")
 OPTIONS = ("head", "assigners", "gamma1", "gamma2", "pairs", "lr", "seed")
 """Settings of ``train`` that its command line takes."""
-
-
-def versions() -> dict[str, str]:
-    """Of gate-cache, Python and the libraries that results depend on."""
-    found = {"gate-cache": gate_cache.__version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def train_commands(loaded: Loaded, roots: Roots, device: str | None) -> list[str]:

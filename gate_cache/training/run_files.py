@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from gate_cache.core.fingerprint import fingerprint
+from gate_cache.core.replacing import replacing
 
 CONFIG, METRICS, LOG = "config.json", "metrics.json", "log.txt"
 SWEEP, RESULTS, TRIALS, WEIGHTS = "sweep.json", "results.json", "trials", "weights"
@@ -28,8 +28,7 @@ def items_file(folder: Path, name: str) -> Path:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON under another name, then rename: no reader sees half a file."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    """Write JSON; no reader sees half a file."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from gate_cache.core.errors import UserError
+from gate_cache.core.replacing import replacing
 from gate_cache.learn.fit.trials import Trial
 from gate_cache.training.run_files import CONFIG, LOG, METRICS, write_json
 
@@ -66,7 +67,8 @@ class RunDirectory:
 
     def weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
         """Write a state dict as ``<name>.safetensors``."""
-        save_file(state, self.path / f"{name}.safetensors")
+        with replacing(self.path / f"{name}.safetensors") as draft:
+            save_file(state, draft)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the metrics and close the log."""
@@ -109,6 +111,11 @@ class Checkpoint:
     Attributes
     ----------
     start : items that an interrupted run has seen; the trials are as they were then
+
+    Raises
+    ------
+    UserError
+        It cannot be read, or holds other trials.
     """
 
     def __init__(self, path: Path, trials: Sequence[Trial]) -> None:
@@ -116,6 +123,9 @@ class Checkpoint:
         self._trials = trials
         found = load_checkpoint(path) or {"seen": 0, "trials": {}}
         self.start = int(found["seen"])
+        if self.start and any(trial.label not in found["trials"] for trial in trials):
+            raise UserError(f"{path}: this checkpoint is of another version; remove it to train"
+                            " from the start")
         for trial in trials if self.start else ():
             trial.load(found["trials"][trial.label])
 
@@ -130,10 +140,9 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Tensors and plain data, under another name first: a killed write leaves the old one."""
-    draft = path.with_suffix(".partial")
-    torch.save(dict(state), draft)
-    draft.replace(path)
+    """Write tensors and plain data; a killed write leaves the old ones."""
+    with replacing(path) as draft:
+        torch.save(dict(state), draft)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from safetensors.torch import save_file
 from gate_cache.core.errors import UserError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.replacing import replacing
 from gate_cache.core.roots import Roots
-from gate_cache.learn.features.pairs import copy_position
 from gate_cache.learn.fit.trials import Trial, fit_trials, together
-from gate_cache.learn.tasks.matching import Matched, scores
 from gate_cache.learn.tasks.task import Scores
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.sweep_file import Point
@@ -34,11 +33,16 @@ from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.items import keep_items
-from gate_cache.training.methods import gate_name, untrained
+from gate_cache.training.methods import gate
 from gate_cache.training.reproduce import sweep_commands
-from gate_cache.training.run_files import SWEEP, items_file, trial_file, write_json
+from gate_cache.training.run_files import SWEEP, trial_file, write_json
 from gate_cache.training.run_folder import Checkpoint, close_log, start_log
-from gate_cache.training.sweep_baselines import BaselinePoint, baseline_points, model_of
+from gate_cache.training.sweep_baselines import (
+    BaselinePoint,
+    baseline_points,
+    judge_untrained,
+    model_of,
+)
 from gate_cache.training.sweep_tables import Row, write_tables
 from gate_cache.training.tasks import alike, open_any, settled
 from gate_cache.workspace.device import out_of_memory
@@ -63,6 +67,11 @@ class Swept:
     def failed(self) -> list[Row]:
         """Trials that failed."""
         return [r for r in self.rows if r.failed]
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``sweep --json`` prints."""
+        return {"folder": str(self.folder), "rows": [r.to_json() for r in self.rows],
+                "select": self.select, "seconds": self.seconds}
 
 
 def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
@@ -146,7 +155,7 @@ def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder
             result.select = result.select or study.select
             _same_sweep(folder, i, points, {**settled(study, loaded), **told})
             if isinstance(study, Study) and share.count == 1:
-                result.baselines |= _baselines(folder, study, i, show)
+                result.baselines |= judge_untrained(folder, study, i, show)
             for stream in streams:
                 more = baseline_points(study, stream, i)
                 mine = share.of([*more, *stream], number, total)
@@ -188,14 +197,14 @@ def _streams(points: Sequence[Point]) -> list[list[Point]]:
 def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: Progress,
             log: logging.Logger, retry: bool) -> dict[str, Row]:
     """Train these together and judge them, but for those that are done."""
-    done = {p.name: row for p in points if (row := _read(folder, p.name))
+    done = {p.name: row for p in points if (row := _read(folder, p.key))
             and not (row.failed and retry)}
     left = [p for p in points if p.name not in done]
     if not left:
         return done
-    trials = [Trial(p.name, p.spec, partial(model_of, study, p), study.task, study.device)
+    trials = [Trial(p.key, p.spec, partial(model_of, study, p), study.task, study.device)
               for p in left]
-    name = f"checkpoint-{_digest([p.name for p in points])}.pt"
+    name = f"checkpoint-{_digest([p.key for p in points])}.pt"
     checkpoint = Checkpoint(folder / name, trials)
     label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
     fit_trials(trials, study.task, study.has_val, show, label, log.info,
@@ -204,9 +213,9 @@ def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: 
     found = dict(zip([t.label for t in sound],
                      study.task.judge([t.model for t in sound], "test"), strict=True))
     keep_items(folder, study.task, {t.label: t.model for t in sound}, found,
-               {p.name for p in left if not isinstance(p, BaselinePoint)})
+               {p.key for p in left if not isinstance(p, BaselinePoint)})
     for point, trial in zip(left, trials, strict=True):
-        done[point.name] = _finished(folder, study, point, trial, found.get(point.name))
+        done[point.name] = _finished(folder, study, point, trial, found.get(point.key))
     checkpoint.remove()
     return done
 
@@ -214,37 +223,18 @@ def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: 
 def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Trial,
               test: Scores | None) -> Row:
     best = {h["seen"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
-    method = point.method if isinstance(point, BaselinePoint) else gate_name(study, point.spec)
+    method = point.method if isinstance(point, BaselinePoint) else gate(study, point.spec)
     row = Row(point.name, point.settings, method, True, trial.failed,
               dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
-              list(test.each) if test else [])
+              list(test.each) if test else [], point.key, point.configuration)
+    if not trial.failed:  # before the trial's file, which says that it is done
+        with replacing(folder / "weights" / f"{trial_file(point.key)}.safetensors") as draft:
+            save_file(trial.fitted.best, draft)
     _write(folder, row, {"history": trial.fitted.history,
                          "details": dict(test.details) if test else {},
                          "combos": list(point.spec.combos or study.mixed),
                          "spec": point.spec.model_dump(mode="json")})
-    if not trial.failed:
-        (folder / "weights").mkdir(exist_ok=True)
-        save_file(trial.fitted.best, folder / "weights" / f"{trial_file(point.name)}.safetensors")
     return row
-
-
-def _baselines(folder: Path, study: Study, number: int, show: Progress) -> dict[str, Row]:
-    """What learns nothing, judged once for all trials of a study."""
-    names = {}
-    with show.task("judging baselines", 1, "tables") as bar:
-        pairs = study.pairs["test"]
-        copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
-        copied = replace(scores(copies.predictions), items=copies.items())
-        methods = untrained(study)
-        models = [m.model.to(study.full.device).eval() for m in methods]
-        found = [copied, *study.task.judge(models, "test")]
-        bar.advance()
-    for name, each in zip(["copy the position", *(m.name for m in methods)], found, strict=True):
-        key = name if not number else f"{name} ({number + 1})"
-        if each.items:
-            each.items.save(items_file(folder, key))
-        names[key] = Row(key, {}, name, False, "", dict(each.values), {}, 0, list(each.each))
-    return names
 
 
 def _same_sweep(folder: Path, number: int, points: Sequence[Point],
@@ -271,17 +261,26 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
 
 
 def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
-    (folder / "trials").mkdir(exist_ok=True)
     data = {**row.to_json(), **more}
-    write_json(folder / "trials" / f"{trial_file(row.name)}.json", _without_nan(data))
+    write_json(folder / "trials" / f"{trial_file(row.key)}.json", _without_nan(data))
 
 
-def _read(folder: Path, name: str) -> Row | None:
+def _read(folder: Path, key: str) -> Row | None:
+    """A finished trial; None where there is none.
+
+    Raises
+    ------
+    UserError
+        Its file cannot be read: it may have taken hours, so it is not written over.
+    """
+    path = folder / "trials" / f"{trial_file(key)}.json"
     try:
-        text = (folder / "trials" / f"{trial_file(name)}.json").read_text(encoding="utf-8")
-        return Row.from_json(json.loads(text))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Row.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); remove it to"
+                        " train this trial again") from None
 
 
 def _without_nan(value: Any) -> Any:

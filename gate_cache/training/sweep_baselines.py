@@ -1,17 +1,24 @@
-"""Baselines of a sweep whose head must be trained: they run in the stream of the trials."""
+"""Baselines of a sweep: trained ones run in the stream of the trials, others are only judged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from gate_cache.manifest.sweep_file import Point
+from gate_cache.core.progress import Progress
+from gate_cache.learn.features.pairs import copy_position
+from gate_cache.learn.metrics.roles import Method
+from gate_cache.learn.tasks.matching import Matched, scores
+from gate_cache.manifest.sweep_file import SEEDS, Point
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
-from gate_cache.training.methods import Make, baselines
-from gate_cache.training.sweep_tables import SEEDS
+from gate_cache.training.methods import Make, baselines, untrained
+from gate_cache.training.run_files import items_file
+from gate_cache.training.sweep_tables import Row
 from gate_cache.training.tasks import PAIRS
 
 OF_STREAM = (*SEEDS, "pairs", "batch", "validate_every")
@@ -24,12 +31,32 @@ class BaselinePoint(Point):
 
     Attributes
     ----------
-    method : what a table calls it
+    method : what it is
     make : its model
+    number : of the study it stands in
     """
 
-    method: str
+    method: Method
     make: Make
+    number: int = 0
+
+    @property
+    def key(self) -> str:
+        """What its files are called after: no title, and no name that a trial has."""
+        return baseline_key(self.method, self.settings, self.number)
+
+
+def baseline_key(method: Method, settings: Mapping[str, Any], number: int) -> str:
+    """Unique in a sweep: no trial has a setting ``role``."""
+    parts = {"role": method.key, "head": method.head, "study": number, **settings}
+    return ",".join(f"{k}={v}" for k, v in parts.items())
+
+
+def baseline_name(method: Method, settings: Mapping[str, Any], number: int = 0) -> str:
+    """What tables call it, with the settings it shares with the trials beside it."""
+    head = f"head {method.head}, " if method.head in PAIRS and method.head != "nn" else ""
+    return f"{head}{method.title}" + f" ({number + 1})" * bool(number) + "".join(
+        f",{k}={v}" for k, v in settings.items())
 
 
 def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
@@ -49,15 +76,36 @@ def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
     found = []
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}
-        told = f" ({number + 1})" * bool(number) + "".join(
-            f",{k}={v}" for k, v in settings.items())
-        head = f"head {point.spec.head}, " if point.spec.head in PAIRS else ""
+        seedless = {k: v for k, v in settings.items() if k not in SEEDS}
         spec = point.spec.model_copy(update={"combos": None})
-        found += [BaselinePoint(f"{head}{name}{told}", settings, spec, name, make)
-                  for name, make in baselines(study, spec).items()]
+        found += [BaselinePoint(baseline_name(method, settings, number), settings, spec,
+                                baseline_name(method, seedless, number), method, make, number)
+                  for method, make in baselines(study, spec).items()]
     return found
 
 
 def model_of(study: Study | DenseStudy, point: Point) -> nn.Module:
     """The model of a trial, or of a baseline."""
     return point.make(point.spec) if isinstance(point, BaselinePoint) else study.gate(point.spec)
+
+
+def judge_untrained(folder: Path, study: Study, number: int,
+                    show: Progress) -> dict[str, Row]:
+    """What learns nothing, judged once for all trials of a study."""
+    rows = {}
+    with show.task("judging baselines", 1, "tables") as bar:
+        pairs = study.pairs["test"]
+        copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
+        copied = replace(scores(copies.predictions), items=copies.items())
+        candidates = untrained(study)
+        models = [c.model.to(study.full.device).eval() for c in candidates]
+        found = [copied, *study.task.judge(models, "test")]
+        bar.advance()
+    methods = [Method("floor"), *(c.method for c in candidates)]
+    for method, each in zip(methods, found, strict=True):
+        name, key = baseline_name(method, {}, number), baseline_key(method, {}, number)
+        if each.items:
+            each.items.save(items_file(folder, key))
+        rows[name] = Row(name, {}, method, False, "", dict(each.values), {}, 0, list(each.each),
+                         key, name)
+    return rows

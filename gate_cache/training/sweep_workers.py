@@ -69,7 +69,7 @@ def _wait(running: Sequence[Future[str]], points: Sequence[Point], folder: Path,
     with show.task(f"training on {workers} processes", len(points), "trials") as bar:
         while not all(each.done() for each in running):
             time.sleep(POLL)
-            found = sum((folder / "trials" / f"{trial_file(p.name)}.json").exists()
+            found = sum((folder / "trials" / f"{trial_file(p.key)}.json").exists()
                         for p in points)
             bar.advance(found - done)
             done = found

@@ -11,11 +11,11 @@ import torch
 import gate_cache
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
+from gate_cache.core.versions import versions
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.training.inputs import Study, open_study
 from gate_cache.training.inputs_dense import DenseStudy, open_dense
-from gate_cache.training.reproduce import versions
 
 PAIRS = ("nn", "conv")
 """Heads of correspondence."""

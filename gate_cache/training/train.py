@@ -18,6 +18,7 @@ from gate_cache.learn.features.pairs import PairPoints, copy_position
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.pck import pck
 from gate_cache.learn.metrics.results import Table
+from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import Matched, details
 from gate_cache.manifest.load import Loaded
@@ -25,10 +26,10 @@ from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.methods import (
+    Candidate,
     Make,
-    Method,
     baselines,
-    gate_name,
+    gate,
     single_nn,
     untrained,
     weights_note,
@@ -37,11 +38,8 @@ from gate_cache.training.reproduce import train_commands
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
 from gate_cache.training.tasks import METRICS, open_any, settled
-from gate_cache.training.train_dense import KEYS, ScoreTable, train_dense
+from gate_cache.training.train_dense import ScoreTable, train_dense
 from gate_cache.workspace.device import out_of_memory
-
-COPY = "copy the position"
-"""The baseline without features."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _results(study: Study | DenseStudy, show: Progress, folder: RunDirectory,
              ) -> tuple[list[Table] | list[ScoreTable], dict[str, Fitted]]:
     """Train all that the head trains and judge it."""
     if isinstance(study, DenseStudy):
-        return train_dense(study, gate_name(study, study.spec), show, folder)
+        return train_dense(study, show, folder)
     methods, fits = _train(study, show, folder)
     return _judge(study, methods, folder), fits
 
@@ -115,32 +113,31 @@ def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
 
 
 def _train(study: Study, show: Progress,
-           folder: RunDirectory) -> tuple[list[Method], dict[str, Fitted]]:
+           folder: RunDirectory) -> tuple[list[Candidate], dict[str, Fitted]]:
     """Train what the head trains over one stream; list every method to judge."""
     spec = study.spec
     compared = baselines(study, spec)
-    makes: dict[str, Make] = {**compared, gate_name(study, spec): study.gate}
-    trials = [Trial(name, spec, partial(make, spec), study.task, study.device)
-              for name, make in makes.items()]
+    makes: dict[Method, Make] = {**compared, gate(study, spec): study.gate}
+    trials = [Trial(method.key, spec, partial(make, spec), study.task, study.device)
+              for method, make in makes.items()]
     kept = Checkpoint(folder.checkpoint("all"), trials)
     fit_trials(trials, study.task, study.has_val, show, f"training {spec.head}", folder.log.info,
                kept.keep, kept.start)
-    for trial in trials:
+    for method, trial in zip(makes, trials, strict=True):
         if trial.failed:
-            raise UserError(f"{trial.label}: {trial.failed}" if compared else trial.failed)
-    trained = [_trained(t, note=t is trials[-1]) for t in trials]
+            raise UserError(f"{method.title}: {trial.failed}" if compared else trial.failed)
+    trained = [_trained(method, trial) for method, trial in zip(makes, trials, strict=True)]
     methods = [trained[0], single_nn(study), *trained[1:]] if compared \
         else [*untrained(study), *trained]
-    keys = KEYS if compared else KEYS[-1:]
-    return methods, {k: t.fitted for k, t in zip(keys, trials, strict=True)}
+    return methods, {WEIGHTS[m.role]: t.fitted for m, t in zip(makes, trials, strict=True)}
 
 
-def _trained(trial: Trial, note: bool) -> Method:
+def _trained(method: Method, trial: Trial) -> Candidate:
     assert isinstance(trial.model, CorrespondenceModel)
-    return Method(trial.label, trial.model, True, True, note)
+    return Candidate(method, trial.model, True, True, method.role == "gate")
 
 
-def _judge(study: Study, methods: list[Method], folder: RunDirectory) -> list[Table]:
+def _judge(study: Study, methods: list[Candidate], folder: RunDirectory) -> list[Table]:
     """Every method on ``test``; over all published pairs only those that have not seen any."""
     protocol = f"{study.protocol}; {METRICS[study.spec.head]}"
     tables = [_table(study, Table("test split", protocol), study.pairs["test"], methods,
@@ -154,19 +151,20 @@ def _judge(study: Study, methods: list[Method], folder: RunDirectory) -> list[Ta
     return tables
 
 
-def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Method],
+def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Candidate],
            folder: Path | None = None) -> Table:
     """Results of every method; in a folder, pair by pair too."""
     copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
-    table.add(COPY, pck(copies.predictions), details=details(copies.predictions, []))
+    floor = Method("floor")
+    table.add(floor, pck(copies.predictions), details=details(copies.predictions, []))
     if folder:
-        copies.items().save(items_file(folder, COPY))
+        copies.items().save(items_file(folder, floor.key))
     models = [m.model.to(study.full.device) for m in methods]
-    for method, found in zip(methods, study.task.match(models, pairs), strict=True):
+    for each, found in zip(methods, study.task.match(models, pairs), strict=True):
         if folder:
-            found.items().save(items_file(folder, method.name))
+            found.items().save(items_file(folder, each.method.key))
         weights = list(found.weights.values())
-        told = details(found.predictions, weights if method.note else [])
-        note = weights_note(study.mixed, told["weights"]["mean"]) if method.note else ""
-        table.add(method.name, pck(found.predictions), method.trained, note, told)
+        told = details(found.predictions, weights if each.note else [])
+        note = weights_note(each.method.combos, told["weights"]["mean"]) if each.note else ""
+        table.add(each.method, pck(found.predictions), each.trained, note, told)
     return table

@@ -9,29 +9,27 @@ from typing import Any
 from gate_cache.core.errors import UserError
 from gate_cache.core.progress import Progress
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
+from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.tasks.task import Scores
 from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.items import keep_items
-from gate_cache.training.methods import baselines, weights_note
+from gate_cache.training.methods import baselines, gate, weights_note
 from gate_cache.training.run_folder import Checkpoint, RunDirectory
 from gate_cache.training.tasks import METRICS
-
-KEYS = ("single", "uniform", "gate")
-"""What a run's files call the models."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
     """One line of a table."""
 
-    method: str
+    method: Method
     scores: Scores
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"method": self.method, "trained": True, "note": self.note,
-                **self.scores.values, "details": dict(self.scores.details)}
+        """A row of ``metrics.json``."""
+        return {**self.method.to_json(), "key": self.method.key, "trained": True,
+                "note": self.note, **self.scores.values, "details": dict(self.scores.details)}
 
 
 @dataclass
@@ -43,12 +41,12 @@ class ScoreTable:
     rows: list[ScoreRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """A table of ``metrics.json``."""
         return {"title": self.title, "protocol": self.protocol,
                 "rows": [row.to_json() for row in self.rows]}
 
 
-def train_dense(study: DenseStudy, gate_name: str, show: Progress,
+def train_dense(study: DenseStudy, show: Progress,
                 folder: RunDirectory) -> tuple[list[ScoreTable], dict[str, Fitted]]:
     """Train all methods over one stream, judge them on ``test``.
 
@@ -58,23 +56,24 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
         One of them failed.
     """
     spec = study.spec
-    makes = {**baselines(study, spec), gate_name: study.gate}
-    trials = [Trial(name, spec, lambda make=make: make(spec),  # type: ignore[misc]
-                    study.task, study.device) for name, make in makes.items()]
+    makes = {**baselines(study, spec), gate(study, spec): study.gate}
+    trials = [Trial(method.key, spec, lambda make=make: make(spec),  # type: ignore[misc]
+                    study.task, study.device) for method, make in makes.items()]
     kept = Checkpoint(folder.checkpoint("all"), trials)
     fit_trials(trials, study.task, study.has_val, show, "training", folder.log.info, kept.keep,
                kept.start)
-    for trial in trials:
+    for method, trial in zip(makes, trials, strict=True):
         if trial.failed:
-            raise UserError(f"{trial.label}: {trial.failed}")
+            raise UserError(f"{method.title}: {trial.failed}")
     found = study.task.judge([t.model for t in trials], "test")
     labels = [t.label for t in trials]
     keep_items(folder.path, study.task, {t.label: t.model for t in trials},
                dict(zip(labels, found, strict=True)), labels[-1:])
     table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
-    for trial, scores in zip(trials, found, strict=True):
-        note = weights_note(spec.combos or study.mixed, scores.details["weights"]["mean"]) \
-            if trial is trials[-1] else ""
-        table.rows.append(ScoreRow(trial.label, scores, note))
+    for method, scores in zip(makes, found, strict=True):
+        note = weights_note(method.combos, scores.details["weights"]["mean"]) \
+            if method.role == "gate" else ""
+        table.rows.append(ScoreRow(method, scores, note))
     folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))
-    return [table], {k: t.fitted for k, t in zip(KEYS, trials, strict=True)}
+    return [table], {
+        WEIGHTS[m.role]: t.fitted for m, t in zip(makes, trials, strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from torch import nn
 
 from gate_cache.core.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest.load import Loaded
-from gate_cache.manifest.specs import TrainSpec
-from gate_cache.training.run_files import CONFIG, trial_file
+from gate_cache.manifest.specs import Manifest, TrainSpec
+from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.training.inputs import attention_of, mixed_of
+from gate_cache.training.rows import key_of, method_of
+from gate_cache.training.run_files import CONFIG, SWEEP, trial_file
 
+OTHER_VERSION = "its settings cannot be read; it was made by another version"
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
 
 
@@ -30,17 +35,71 @@ class Trained:
     spec : what it was trained with
     weights : a safetensors file
     trial : which one of a sweep
+    mixed : combos that the trial says it amalgamated
     """
 
     run: Path
     spec: TrainSpec
     weights: Path
     trial: str | None = None
+    mixed: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Of the run, and of the trial if it is a sweep's, for people."""
         return " ".join(filter(None, (self.run.resolve().name, self.trial)))
+
+    @property
+    def loaded(self) -> Loaded:
+        """The manifest it was trained by, as it was then.
+
+        Raises
+        ------
+        UserError
+            The run's files cannot be read.
+        """
+        config = next(self._settled())
+        try:
+            manifest = Manifest.model_validate(config["manifest"])
+            return Loaded(path=Path(config["manifest_file"]), manifest=manifest)
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{self.run}: {OTHER_VERSION}") from None
+
+    def views(self, store: FeatureStore) -> dict[str, ComboView]:
+        """The combos it was trained on, by name, in the order of its bucket; attention last.
+
+        They are known by fingerprint: a store may hold another version of a combo, too.
+
+        Raises
+        ------
+        UserError
+            The run's files cannot be read, or the store lacks a combo.
+        """
+        loaded, digests = self.loaded, self._fingerprints()
+        conv = self.mixed or mixed_of(loaded, [self.spec])
+        attention = attention_of(loaded.manifest, self.spec)
+        known = {view.fingerprint: view for view in store.views()}
+        names = [*conv, *([attention] if attention else [])]
+        if lacking := [n for n in names if digests.get(n) not in known]:
+            raise UserError(f"{self.run}: was trained on '{lacking[0]}', which {store.path} does"
+                            " not hold")
+        return {name: known[digests[name]] for name in names}
+
+    def _fingerprints(self) -> dict[str, str]:
+        """Of every combo that the run has read, by its name."""
+        try:
+            return {str(config["labels"][group]): str(digest) for config in self._settled()
+                    for group, digest in config["fingerprints"].items()}
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{self.run}: {OTHER_VERSION}") from None
+
+    def _settled(self) -> Iterator[dict[str, Any]]:
+        """What was settled before the training, or before each of the sweep's studies."""
+        if self.trial is None:
+            yield _json(self.run / CONFIG, self.run)
+            return
+        yield _json(self.run / SWEEP, self.run)
+        yield from (_json(path, self.run) for path in sorted(self.run.glob("study-*.json")))
 
     def check(self, loaded: Loaded) -> None:
         """Check that a manifest has the features it was trained on.
@@ -111,7 +170,7 @@ def _of_sweep(run: Path, trial: str | None) -> Trained:
     every = [_json(path, run) for path in sorted((run / "trials").glob("*.json"))]
     found = {str(t["name"]): t for t in every if "name" in t}
     usable = {name: t for name, t in found.items()
-              if not t.get("failed") and str(t.get("method", "")).startswith("GATE")}
+              if not t.get("failed") and _is_gate(t, run)}
     if trial is None:
         raise UserError(f"{run}: is a sweep; say which of its trials with --trial:"
                         f" {listed(usable, 6)}")
@@ -121,8 +180,16 @@ def _of_sweep(run: Path, trial: str | None) -> Trained:
         raise UserError(f"{run}: '{trial}' is a baseline; give --trial one of {listed(usable, 6)}")
     if trial not in found:
         raise UserError(f"{run}: has no finished trial '{trial}'{did_you_mean(trial, usable)}")
-    weights = run / "weights" / f"{trial_file(trial)}.safetensors"
-    return Trained(run, _spec(found[trial].get("spec"), run), weights, trial)
+    weights = run / "weights" / f"{trial_file(key_of(found[trial]))}.safetensors"
+    return Trained(run, _spec(found[trial].get("spec"), run), weights, trial,
+                   tuple(found[trial].get("combos") or ()))
+
+
+def _is_gate(trial: dict[str, Any], run: Path) -> bool:
+    try:
+        return method_of(trial, trial.get("spec") or {}).role == "gate"
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{run}: {OTHER_VERSION}") from None
 
 
 def _json(path: Path, run: Path) -> dict[str, Any]:
@@ -137,5 +204,4 @@ def _spec(data: Any, run: Path) -> TrainSpec:
     try:
         return TrainSpec.model_validate(data)
     except ValidationError:
-        raise UserError(f"{run}: its settings cannot be read; it was made by another version"
-                        ) from None
+        raise UserError(f"{run}: {OTHER_VERSION}") from None

@@ -42,7 +42,7 @@ def images(explorer: Explorer, words: str, first: int, count: int, image: str) -
 
 
 def image(explorer: Explorer, name: str) -> Data:
-    """One image."""
+    """An image's size and category, and whether its picture is here."""
     return asdict(explorer.image(name))
 
 

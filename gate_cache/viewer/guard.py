@@ -139,7 +139,7 @@ class NotHere(Guarded):
     """Everything that is no route."""
 
     def get(self) -> None:
-        """Refuse."""
+        """404, with a way out."""
         raise HTTPError(404, reason="nothing here; open the address that gate-cache view printed")
 
     post = get

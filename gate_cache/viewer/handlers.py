@@ -48,7 +48,7 @@ class Asset(Guarded):
         self._data, self._kind = data, kind
 
     def get(self) -> None:
-        """The file."""
+        """Its content, as it was read when the server began."""
         self.set_header("Content-Type", f"{self._kind}; charset=utf-8")
         self.finish(self._data)
 
@@ -86,7 +86,7 @@ class Images(_Asking):
 
 
 class OneImage(_Asking):
-    """One image."""
+    """What is known of the image that is looked at."""
 
     async def get(self) -> None:
         """Its size and category."""
@@ -156,7 +156,7 @@ class Match(_Asking):
 
 
 class Prepare(_Asking):
-    """Reading ahead."""
+    """Descriptors made before a click asks for them."""
 
     async def post(self) -> None:
         """One image's descriptors."""

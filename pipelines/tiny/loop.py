@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from gate_cache.core.replacing import replacing
 from gate_cache.diffusion.passes import noise
 from gate_cache.report.terminal.console import console_progress
 
@@ -140,9 +140,8 @@ class _Run:
             adam = self._adam.state[parameter]
             state |= {f"{k}.{name}": adam[k] for k in ("exp_avg", "exp_avg_sq")}
         whole = {k: v.contiguous() for k, v in state.items()}
-        beside = self._file.with_suffix(".partial")
-        save_file(whole, beside, metadata={"step": str(self.step)})
-        os.replace(beside, self._file)
+        with replacing(self._file) as draft:
+            save_file(whole, draft, metadata={"step": str(self.step)})
 
     def _load(self) -> None:
         with safe_open(self._file, "pt") as file:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gate_cache.core.errors import DataError, did_you_mean
+from gate_cache.core.replacing import replacing
 
 EXPECTED = '{"id": sample, "sha256": of the image, "caption": text}'
 _FIELDS = ("id", "sha256", "caption")
@@ -135,10 +136,8 @@ def write_captions(path: Path, captions: Iterable[Caption]) -> None:
     captions = list(captions)
     if path.exists() and path.read_bytes() == _encoded(captions):
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    append_captions(partial, captions)
-    partial.replace(path)
+    with replacing(path) as draft:
+        draft.write_bytes(_encoded(captions))
 
 
 def _encoded(captions: Iterable[Caption]) -> bytes:

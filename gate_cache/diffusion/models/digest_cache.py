@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from gate_cache.core.fingerprint import file_sha256, fingerprint
+from gate_cache.core.replacing import replacing
 
 SMALL = 2**20
 
@@ -57,9 +57,7 @@ def _read() -> dict[str, list[int | str]]:
 def _write(memo: dict[str, list[int | str]]) -> None:
     """Replace the memo as a whole; a machine without a home forgets, and that is all."""
     try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=_file().parent, delete=False) as file:
-            json.dump(memo, file)
-        os.replace(file.name, _file())
+        with replacing(_file()) as draft:
+            draft.write_text(json.dumps(memo), encoding="utf-8")
     except OSError:
         return

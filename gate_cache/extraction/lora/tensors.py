@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from gate_cache.core.replacing import replacing
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor],
@@ -22,17 +23,9 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor],
     """
     data = memoryview(save(dict(tensors), dict(metadata)))
     end = 8 + int.from_bytes(data[:8], "little")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(_sorted_header(bytes(data[8:end])))
-            file.write(data[end:])
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as draft, draft.open("wb") as file:
+        file.write(_sorted_header(bytes(data[8:end])))
+        file.write(data[end:])
 
 
 def _sorted_header(header: bytes) -> bytes:

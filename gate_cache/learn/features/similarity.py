@@ -1,4 +1,4 @@
-"""One point of an image against all positions of another, fast enough for a click.
+"""Points of an image against all positions of another, fast enough for a click.
 
 A descriptor is an image's levels, resized (bilinear) to one resolution, concatenated, and brought
 to unit length. Dot products and bilinear resizing can be exchanged, so nothing is resized here but
@@ -10,16 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from gate_cache.core.geometry import Window
+from gate_cache.core.geometry import Points, Window
 from gate_cache.learn.features import interpolation
 from gate_cache.learn.tasks.correspondence import Matching, found_at
 
 Vectors = list[torch.Tensor]
-"""A descriptor, level by level, each (C,)."""
+"""K descriptors, level by level, each (K, C)."""
+
+
+class Found(NamedTuple):
+    """Where points were found.
+
+    Attributes
+    ----------
+    points : (K, 2) x and y as shares of the sides, searched as `correspondence.nearest`
+    similarity : (K,) cosine of the most similar cell
+    """
+
+    points: Points
+    similarity: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -54,17 +69,25 @@ def describe(levels: Sequence[torch.Tensor], window: Window) -> LevelDescriptors
     return LevelDescriptors(levels, torch.stack(products).sum(0), window)
 
 
-def descriptor(image: LevelDescriptors, x: float, y: float) -> Vectors:
-    """The descriptor at a point, as `correspondence.sample` reads it: of unit length.
+def descriptors(image: LevelDescriptors, points: Points) -> Vectors:
+    """Descriptors at points, as `correspondence.sample` reads them: of unit length.
 
     Parameters
     ----------
-    x, y : shares of the image's width and height
+    points : (K, 2) x and y as shares of the image's width and height
     """
+    lengths = image.lengths
+    each = [_descriptor(image, lengths, x, y) for x, y in points]
+    return [torch.stack(level) for level in zip(*each, strict=True)]
+
+
+def _descriptor(image: LevelDescriptors, lengths: torch.Tensor, x: float,
+                y: float) -> list[torch.Tensor]:
+    """One, level by level, each (C,)."""
     corners = list(_corners(image.window, x, y))
     found = [torch.zeros(len(level), device=level.device) for level in image.levels]
     for row, column, share in corners:
-        share /= max(float(image.lengths[row, column]), interpolation.EPS)
+        share /= max(float(lengths[row, column]), interpolation.EPS)
         for total, level in zip(found, image.levels, strict=True):
             total += share * _resized_at(level, row, column, image.window.resolution)
     length = max(float(torch.cat(found).norm()), interpolation.EPS)
@@ -72,29 +95,25 @@ def descriptor(image: LevelDescriptors, x: float, y: float) -> Vectors:
 
 
 def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
-    """Cosine similarity of a descriptor to every position, (R, R), float32."""
-    side = image.window.resolution
-    products = [interpolation.resized(_dot(vector, level)[None], side, side)[0]
-                for vector, level in zip(wanted, image.levels, strict=True)]
-    return torch.stack(products).sum(0) / image.lengths.clamp_min(interpolation.EPS)
+    """Cosine similarity of descriptors to every position, (K, R, R), float32."""
+    lengths, side = image.lengths.clamp_min(interpolation.EPS), image.window.resolution
+    total = torch.zeros(len(wanted[0]), side, side, device=lengths.device)
+    for vectors, level in zip(wanted, image.levels, strict=True):
+        total += interpolation.resized(_dot(vectors, level), side, side)
+    return total.div_(lengths)
 
 
-def best(found: torch.Tensor, image: LevelDescriptors,
-         matching: Matching = "dense") -> tuple[float, float, float]:
-    """Where (R, R) similarities are highest inside the image, and how high.
+def best(found: torch.Tensor, image: LevelDescriptors, matching: Matching = "dense") -> Found:
+    """Where each of (K, R, R) similarities is highest inside the image, and how high.
 
     Parameters
     ----------
     matching : as `correspondence.nearest` has it
-
-    Returns
-    -------
-    x and y as shares of the image's sides, and the similarity of the best cell
     """
     cut = image.window.cut(found)
-    where = found_at(cut[None], _inside(image), matching)
-    there = image.window.leave(np.asarray(where.cpu().double()))[0]
-    return float(there[0]), float(there[1]), float(cut.max())
+    there = found_at(cut, _inside(image), matching).cpu().double()
+    return Found(image.window.leave(np.asarray(there)),
+                 np.asarray(cut.flatten(1).max(1).values.cpu().numpy()))
 
 
 def _inside(image: LevelDescriptors) -> torch.Tensor:
@@ -105,6 +124,25 @@ def _inside(image: LevelDescriptors) -> torch.Tensor:
     rows, columns = image.window.rows, image.window.columns
     return interpolation.as_unit(image.products)[
         :, rows.start : rows.stop + 1, columns.start : columns.stop + 1]
+
+
+def match(source: LevelDescriptors, target: LevelDescriptors, points: Points) -> Found:
+    """Where (K, 2) points of the source are found in the target: cosine nearest neighbour (C.1).
+    """
+    return best(similarity(descriptors(source, points), target), target)
+
+
+def comes_back(source: LevelDescriptors, target: LevelDescriptors, points: Points,
+               within: float) -> npt.NDArray[np.bool_]:
+    """(K,) whether a point's match in the target is matched to near the point itself.
+
+    Parameters
+    ----------
+    within : as a share of the source's sides
+    """
+    there = match(source, target, points).points
+    back = match(target, source, there).points
+    return np.asarray(np.hypot(*(back - points).T) <= within)
 
 
 def _corners(window: Window, x: float, y: float) -> Iterator[tuple[int, int, float]]:
@@ -136,9 +174,9 @@ def _resized_at(level: torch.Tensor, row: int, column: int, side: int) -> torch.
     return upper.lerp(lower, v)
 
 
-def _dot(vector: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-    """(C,) with (C, h, w) to (h, w), a block of channels at a time."""
-    found = torch.zeros(level[0].numel(), device=level.device)
+def _dot(vectors: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """(K, C) with (C, h, w) to (K, h, w), a block of channels at a time."""
+    found = torch.zeros(len(vectors), level[0].numel(), device=level.device)
     for part in interpolation.channel_blocks(level):
-        found += vector[part] @ level[part].flatten(1).float()
-    return found.view(level.shape[1:])
+        found += vectors[:, part] @ level[part].flatten(1).float()
+    return found.view(-1, *level.shape[1:])

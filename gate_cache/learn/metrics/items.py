@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.core.replacing import replacing
+
 Array = npt.NDArray[Any]
 OWN = ("ids", "scores", "units", "masked")
 """Arrays of a file that are fields of `Items`; ``mask-0`` … are those of ``masked``, in order."""
@@ -35,16 +37,13 @@ class Items:
     masks: Mapping[str, Array] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write a compressed ``.npz`` of plain arrays, under another name first."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write a compressed ``.npz`` of plain arrays; a killed write leaves none."""
         arrays: dict[str, Array] = {
             "ids": self.ids, "scores": self.scores, "units": self.units, **self.more,
             "masked": np.array(list(self.masks), np.str_),
             **{f"mask-{i}": mask for i, mask in enumerate(self.masks.values())}}
-        draft = path.with_suffix(".partial")
-        with draft.open("wb") as file:
+        with replacing(path) as draft, draft.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-        draft.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Items:

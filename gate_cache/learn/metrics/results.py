@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gate_cache.learn.metrics.pck import PCK
+from gate_cache.learn.metrics.roles import Method
 
 
 @dataclass
 class Row:
     """One line of a table of results."""
 
-    method: str
+    method: Method
     trained: bool
     pck: PCK
     note: str = ""
@@ -27,13 +28,14 @@ class Table:
     protocol: str
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, method: str, found: PCK, trained: bool = False, note: str = "",
+    def add(self, method: Method, found: PCK, trained: bool = False, note: str = "",
             details: dict[str, Any] | None = None) -> None:
         """Append a line."""
         self.rows.append(Row(method, trained, found, note, details or {}))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """A table of ``metrics.json``."""
         return {"title": self.title, "protocol": self.protocol, "rows": [
-            {"method": r.method, "trained": r.trained, "note": r.note, "pairs": r.pck.pairs,
-             "points": r.pck.points, **r.details, **r.pck.to_json()} for r in self.rows]}
+            {**r.method.to_json(), "key": r.method.key, "trained": r.trained, "note": r.note,
+             "pairs": r.pck.pairs, "points": r.pck.points, **r.details, **r.pck.to_json()}
+            for r in self.rows]}

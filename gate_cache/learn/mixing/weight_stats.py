@@ -37,7 +37,7 @@ class WeightStats:
     histogram: dict[str, list[list[int]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """As run files keep it under ``weights``."""
         return asdict(self)
 
 

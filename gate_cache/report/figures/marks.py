@@ -73,7 +73,7 @@ class Canvas:
                         stroke_fill=PAPER)
 
     def done(self) -> Picture:
-        """The page."""
+        """(H, W, 3) of all that was drawn, brought down to its size."""
         return np.asarray(self._page.reduce(FINE))  # means: pictures come out as they were
 
     def _ellipse(self, at: At, radius: float, fill: Colour | None, outline: Colour | None,

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from gate_cache.core.replacing import replacing
+
 Picture = npt.NDArray[np.uint8]
 
 CELL, GAP, TEXT = 176, 6, 13
@@ -85,11 +87,10 @@ def grid(rows: Sequence[Row], title: str = "", cell: int = CELL) -> Picture:
 
 
 def save(picture: Picture, path: Path) -> Path:
-    """Write a PNG file, under another name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.partial")
-    Image.fromarray(picture).save(draft, "PNG", optimize=True)
-    return draft.replace(path)
+    """Write a PNG file."""
+    with replacing(path) as draft:
+        Image.fromarray(picture).save(draft, "PNG", optimize=True)
+    return path
 
 
 def data_uri(picture: Picture, side: int = 320, smooth: bool = True) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from gate_cache.analysis.score import Scored, Scores
+from gate_cache.core.replacing import replacing
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.report.figures.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
 from gate_cache.report.terminal.tables import console, grid, say
@@ -130,8 +131,7 @@ def saved(figure: Any, folder: Path, name: str) -> Path:
     raw = BytesIO()
     figure.savefig(raw, format="png")
     with disk_errors(folder, "--out", "and run the same command again"):
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.png"
-        draft = path.with_name(f"{path.name}.partial")
-        draft.write_bytes(raw.getvalue())
-        return draft.replace(path)
+        with replacing(path) as draft:
+            draft.write_bytes(raw.getvalue())
+    return path

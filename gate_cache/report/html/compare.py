@@ -15,7 +15,8 @@ import numpy.typing as npt
 from gate_cache.learn.metrics.dense import accuracy, mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.pck import share
-from gate_cache.report.html.record import Record, Result, Role
+from gate_cache.learn.metrics.roles import Role
+from gate_cache.report.html.record import Record, Result
 
 Metric = Callable[[npt.NDArray[np.float64]], float]
 PLACES = ("pairs", "batch", "validate_every")
@@ -117,9 +118,11 @@ def grouped(record: Record, results: Sequence[Result]) -> list[Group]:
     """Results by configuration, in their order."""
     found: dict[tuple[bool, str], list[Result]] = {}
     for each in results:
-        found.setdefault((each.trained, each.seedless), []).append(each)
-    return [Group(name, record.select, [r for r in group if not r.failed],
-                  [r for r in group if r.failed]) for (_, name), group in found.items()]
+        found.setdefault((each.trained, each.configuration), []).append(each)
+    sweep = record.kind == "sweep"  # a training's rows are called by their titles
+    return [Group(name if sweep else group[0].name, record.select,
+                  [r for r in group if not r.failed], [r for r in group if r.failed])
+            for (_, name), group in found.items()]
 
 
 def verdict(record: Record) -> Verdict | None:
@@ -130,7 +133,7 @@ def verdict(record: Record) -> Verdict | None:
     judged = [g for g in trials if g.values(record.select, "val")]
     best = max(judged, key=lambda g: g.mean(split="val")) if judged else trials[0]
     others = [g for g in grouped(record, record.results) if g.results and _beside(g, best)]
-    roles: tuple[Role, ...] = ("single", "uniform")
+    roles: tuple[Role, ...] = ("baseline", "uniform")
     found = {role: of_role[-1] for role in roles
              if (of_role := [g for g in others if g.first.role == role])}
     gains = {role: _gain(best, base) for role, base in found.items()
@@ -141,10 +144,9 @@ def verdict(record: Record) -> Verdict | None:
 def _beside(base: Group, gate: Group) -> bool:
     """Whether a baseline has GATE's head and schedule, and attention only where GATE has it."""
     ours, theirs = gate.first, base.first
-    head = theirs.spec.get("head", "nn") if theirs.trained else "nn"
-    if ours.spec.get("head", head) != head:
+    if ours.method.head != theirs.method.head:
         return False
-    if theirs.method.endswith("+ attention") and not ours.method.endswith("+ attention"):
+    if theirs.method.attention and not ours.method.attention:
         return False
     return all(theirs.spec.get(k) == ours.spec.get(k) for k in PLACES if theirs.trained)
 

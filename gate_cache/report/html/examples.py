@@ -51,7 +51,7 @@ def examples(record: Record, found: Verdict | None, roots: Roots) -> Section | N
 
 def _beside(found: Verdict, gate: Result) -> Result | None:
     """The single feature, of the same seed where there are several."""
-    base = found.baselines.get("single")
+    base = found.baselines.get("baseline")
     known = [r for r in (base.results if base else ()) if r.items]
     of_seed = [r for r in known if r.spec.get("seed") == gate.spec.get("seed")]
     return next(iter(of_seed or known), None)

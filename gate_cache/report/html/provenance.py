@@ -121,7 +121,7 @@ def _weights(record: Record, found: Verdict | None) -> list[Path]:
     if record.kind == "training":
         return sorted(record.folder.glob("*.safetensors"))
     shown: list[Result] = list(found.gate.results) if found else []
-    paths = [record.folder / WEIGHTS / f"{trial_file(r.name)}.safetensors" for r in shown]
+    paths = [record.folder / WEIGHTS / f"{trial_file(r.key)}.safetensors" for r in shown]
     return [p for p in paths if p.is_file()]
 
 

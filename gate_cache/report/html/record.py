@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from gate_cache.core.errors import UserError
 from gate_cache.learn.metrics.items import Items
+from gate_cache.learn.metrics.roles import WEIGHTS, Method, Role
+from gate_cache.training.rows import configuration_of, key_of, method_of
 from gate_cache.training.run_files import (
     CONFIG,
     METRICS,
@@ -21,14 +23,6 @@ from gate_cache.training.run_files import (
     items_file,
     trial_file,
 )
-from gate_cache.training.sweep_tables import seedless
-
-Role = Literal["gate", "single", "uniform", "other"]
-BEGINNINGS: tuple[tuple[str, Role], ...] = (
-    ("GATE", "gate"), ("single feature", "single"), ("all features, uniform weights", "uniform"),
-    ("the same + attention", "uniform"))
-"""What methods are called, and what they are."""
-KEYS = {"single": "single", "uniform": "uniform", "gate": "gate"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +31,10 @@ class Result:
 
     Attributes
     ----------
-    name : unique in the folder
-    method : what it is; of a training the same as `name`
+    name : for people; unique in the folder
+    method : its role, and what was judged
+    key : what its files are called after
+    configuration : those that share it are seeds of one configuration
     settings : of a trial, what differs between trials
     combos : names of the amalgamated combos
     history : one entry a validation
@@ -48,9 +44,11 @@ class Result:
 
     folder: Path
     name: str
-    method: str
+    method: Method
     trained: bool
     test: Mapping[str, float]
+    key: str
+    configuration: str
     val: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -63,12 +61,7 @@ class Result:
     @property
     def role(self) -> Role:
         """What it is in a comparison."""
-        return next((role for begin, role in BEGINNINGS if self.method.startswith(begin)), "other")
-
-    @property
-    def seedless(self) -> str:
-        """Its name without seeds: trials that share it are seeds of one configuration."""
-        return seedless(self.name, self.trained)
+        return self.method.role
 
     @property
     def weights(self) -> Mapping[str, Any]:
@@ -79,7 +72,7 @@ class Result:
     def items(self) -> Items | None:
         """Results item by item, where they were kept."""
         try:
-            return Items.load(items_file(self.folder, self.name))
+            return Items.load(items_file(self.folder, self.key))
         except (OSError, ValueError, KeyError):
             return None
 
@@ -165,17 +158,17 @@ def _method(folder: Path, row: dict[str, Any], config: dict[str, Any],
             metrics: dict[str, Any]) -> Result:
     details = {**row, **(row.get("details") or {})}
     spec = config["manifest"]["train"]
+    combos = spec.get("combos") or config.get("combos") or list(config["manifest"]["conv"])
+    method = method_of({"combos": combos, **row}, spec)
     test = {k: v for k, v in row.items()
             if isinstance(v, float) and (k.startswith("pck@") or "details" in row)}
-    found = Result(folder, row["method"], row["method"], row["trained"], test, spec=spec,
-                   combos=spec.get("combos") or config.get("combos") or list(
-                       config["manifest"]["conv"]), details=details)
-    fit = metrics["fits"].get(KEYS.get(found.role, "")) if found.trained else None
+    found = Result(folder, row["method"], method, row["trained"], test, key_of(row),
+                   key_of(row), spec=spec, combos=method.combos, details=details)
+    fit = metrics["fits"].get(WEIGHTS.get(found.role, "")) if found.trained else None
     if not fit:
         return found
     best = {h["seen"]: h.get("val") for h in fit["history"]}.get(fit["best_at"])
-    return Result(folder, found.name, found.method, True, test, best or {}, {}, spec, found.combos,
-                  fit["best_at"], fit["history"], details)
+    return replace(found, val=best or {}, best_at=fit["best_at"], history=fit["history"])
 
 
 def _sweep(folder: Path) -> Record:
@@ -188,12 +181,14 @@ def _sweep(folder: Path) -> Record:
 
 
 def _trial(folder: Path, row: dict[str, Any], config: dict[str, Any]) -> Result:
-    path = folder / TRIALS / f"{trial_file(row['name'])}.json"
+    path = folder / TRIALS / f"{trial_file(key_of(row))}.json"
     more = _read(path) if path.is_file() else {}
-    return Result(folder, row["name"], row["method"], row["trained"], row["test"], row["val"],
-                  row["settings"], more.get("spec") or {},
-                  more.get("combos") or config.get("combos") or [], row["best_at"],
-                  more.get("history") or [], more.get("details") or {}, row["failed"])
+    spec = more.get("spec") or {}
+    combos = more.get("combos") or config.get("combos") or []
+    return Result(folder, row["name"], method_of({"combos": combos, **row}, spec), row["trained"],
+                  row["test"], key_of(row), configuration_of(row), row["val"], row["settings"],
+                  spec, combos, row["best_at"], more.get("history") or [],
+                  more.get("details") or {}, row["failed"])
 
 
 def _likely(test: Mapping[str, float]) -> str:

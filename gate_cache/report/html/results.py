@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gate_cache.learn.metrics.roles import ROLES, Role
 from gate_cache.report.html.charts import Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of
 from gate_cache.report.html.page import (
@@ -23,13 +24,13 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, Role, metric_name, number
+from gate_cache.report.html.record import Record, Result, metric_name, number
 from gate_cache.report.html.svg import GATE, SERIES, SINGLE, UNIFORM
 from gate_cache.report.html.tags import Html, join, tag
 
-COLOURS: dict[Role, str] = {"gate": GATE, "single": SINGLE, "uniform": UNIFORM,
-                            "other": SERIES[6]}
-WORDS: dict[Role, str] = {"single": "the single feature", "uniform": "uniform weights"}
+COLOURS: dict[Role, str] = {**dict.fromkeys(ROLES, SERIES[6]), "gate": GATE, "baseline": SINGLE,
+                            "uniform": UNIFORM}
+WORDS: dict[Role, str] = {"baseline": "the single feature", "uniform": "uniform weights"}
 SHOWN = re.compile(r"pck@0\.(10/radius=\w+/average=(point|image)|05/radius=\w+/average=point)")
 """PCK's variants that have a place in the first table."""
 LEVEL = "95\u00a0%"
@@ -72,8 +73,9 @@ def signed(value: float) -> str:
 
 
 def _named(role: Role, base: Group) -> str:
-    detail = base.first.method.partition(": ")[2] if role == "single" else \
-        "with attention" if base.first.method.endswith("+ attention") else ""
+    method = base.first.method
+    detail = ", ".join(method.combos) if role == "baseline" else \
+        "with attention" if method.attention else ""
     return f"{WORDS[role]} ({', '.join(filter(None, [detail, percent(base.mean())]))})"
 
 
@@ -93,7 +95,8 @@ def overview(record: Record, found: Verdict | None) -> Html:
     groups = [g for g in grouped(record, record.results) if g.results]
     if record.kind == "sweep":
         groups = [g for g in groups if g.first.role != "gate" or (found and g is _same(g, found))]
-    marks = [Mark(_short(g, found), g.mean(), *g.interval, COLOURS[g.first.role]) for g in groups]
+    marks = [Mark(_short(record, g, found), g.mean(), *g.interval, COLOURS[g.first.role])
+             for g in groups]
     alt = "; ".join(f"{m.name}: {number(m.value)}" for m in marks)
     label = f"{metric_name(record.select)} on test, %"
     return figure(forest("overview", marks, label, f"{label}: {alt}"),
@@ -104,9 +107,9 @@ def _same(group: Group, found: Verdict) -> Group | None:
     return group if group.name == found.gate.name else None
 
 
-def _short(group: Group, found: Verdict | None) -> str:
+def _short(record: Record, group: Group, found: Verdict | None) -> str:
     chosen = found and group.name == found.gate.name and group.first.role == "gate"
-    name = f"GATE: {group.name}" if chosen and group.name != group.first.method else group.name
+    name = f"GATE: {group.name}" if chosen and record.kind == "sweep" else group.name
     return cut(name, 58)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gate_cache.manifest.sweep_file import SEEDS
 from gate_cache.report.html.charts import effect, heat_map
 from gate_cache.report.html.compare import Group, Verdict, grouped
 from gate_cache.report.html.page import (
@@ -24,7 +25,6 @@ from gate_cache.report.html.page import (
 from gate_cache.report.html.record import Record, metric_name, number
 from gate_cache.report.html.results import SHOWN
 from gate_cache.report.html.tags import Html, join, tag
-from gate_cache.training.sweep_tables import SEEDS
 
 GAMMAS = ("gamma1", "gamma2")
 GREEK = {"gamma1": "γ1 (sparsity)", "gamma2": "γ2 (diversity)"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gate_cache.core.errors import GateCacheError
 from gate_cache.core.progress import Progress
+from gate_cache.core.replacing import replacing
 from gate_cache.core.roots import Roots
 from gate_cache.report.html.compare import Verdict, verdict
 from gate_cache.report.html.examples import examples
@@ -33,10 +34,9 @@ def write_report(folder: Path, roots: Roots) -> Path:
     """
     page = document_of(read_record(folder), roots)
     path = folder / REPORT
-    with disk_errors(folder, "RUN", "and write it again"):
-        draft = path.with_suffix(".partial")
+    with disk_errors(folder, "RUN", "and write it again"), replacing(path) as draft:
         draft.write_text(page, encoding="utf-8")
-        return draft.replace(path)
+    return path
 
 
 def try_report(folder: Path, roots: Roots, show: Progress) -> Path | None:

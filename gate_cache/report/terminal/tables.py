@@ -203,12 +203,12 @@ def _show_results(out: Console, results: Results) -> None:
     table = grid("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
         values = [f"{row.pck.values[k]:.1f}" for k in keys]
-        table.add_row(escape(row.method), *values, style="bold" if row.trained else None)
+        table.add_row(escape(row.method.title), *values, style="bold" if row.trained else None)
     out.print(table)
     say(out, f"{results.protocol}; trained rows are bold", style="dim")
     for row in results.rows:
         if row.note and row.trained:
-            say(out, f"weights of {row.method}: {row.note}", style="dim")
+            say(out, f"weights of {row.method.title}: {row.note}", style="dim")
 
 
 def _show_scores(out: Console, results: ScoreTable) -> None:
@@ -217,7 +217,7 @@ def _show_scores(out: Console, results: ScoreTable) -> None:
     table = grid("%", *results.rows[0].scores.values)
     for row in results.rows:
         between = row.scores.details["interval"]
-        table.add_row(escape(row.method), *(
+        table.add_row(escape(row.method.title), *(
             f"{value:.1f}\n{between[name][0]:.1f}–{between[name][1]:.1f}"
             for name, value in row.scores.values.items()), style="bold" if row.note else None)
     out.print(table)
@@ -225,7 +225,7 @@ def _show_scores(out: Console, results: ScoreTable) -> None:
          style="dim")
     for row in results.rows:
         if row.note:
-            say(out, f"weights of {row.method}: {row.note}", style="dim")
+            say(out, f"weights of {row.method.title}: {row.note}", style="dim")
 
 
 def _share(alpha: float) -> str:

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeGuard
 
-from gate_cache.core.places import Place
+from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.plan import store_of
@@ -69,11 +67,6 @@ class Verified:
 def store_at(target: Place, roots: Roots) -> Place:
     """The store that a command's argument means: itself, or that of a manifest."""
     return store_of(load(target), roots) if is_manifest(target) else target
-
-
-def is_manifest(target: Place) -> TypeGuard[Path]:
-    """Whether a command's argument is a manifest, not a store."""
-    return isinstance(target, Path) and target.suffix.lower() in (".yaml", ".yml")
 
 
 def verify(path: Place, *, repair: bool = False, threads: int | None = None,

@@ -1,0 +1,43 @@
+"""No test can hang: it fails by its name, and the others go on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = """
+import time
+import pytest
+
+@pytest.fixture
+def waits():
+    time.sleep(30)
+
+def test_that_waits():
+    try:
+        time.sleep(30)
+    except Exception:
+        pass
+
+def test_whose_fixture_waits(waits):
+    pass
+
+def test_that_does_not():
+    pass
+"""
+
+
+def test_a_test_that_hangs_fails_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "test_them.py").write_text(TESTS)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                   "GATE_CACHE_TEST_SECONDS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider",
+         "test_them.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "1 passed" in done.stdout and "1 failed" in done.stdout and "1 error" in done.stdout
+    for name in ("test_that_waits", "test_whose_fixture_waits"):
+        assert f"test_them.py::{name} takes longer than 1 s" in done.stdout
