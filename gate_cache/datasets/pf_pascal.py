@@ -10,11 +10,12 @@ taken from the .mat files; rows of the training list that only repeat a pair fli
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from gate_cache.datasets.base import Keypoints, Pair, Split
-from gate_cache.datasets.files import read_csv, read_mat
+from gate_cache.datasets.files import read_mat
 from gate_cache.datasets.listed_pairs import ListedPairs
+from gate_cache.datasets.tables import read_csv, whole
 from gate_cache.errors import DataError
 
 EXPECTED = ("expected PF-dataset-PASCAL/ with JPEGImages, Annotations, trn_pairs.csv, val_pairs.csv"
@@ -66,18 +67,22 @@ class PFPascal(ListedPairs):
         """The numbered points of an image; Matlab's 1 is the centre of the first pixel."""
         import numpy as np
 
+        from gate_cache.datasets.points import check_box, within
+
         path = self.annotation(sample_id)
         xy, box = (read_mat(path, name, EXPECTED) - 0.5 for name in ("kps", "bbox"))
         if xy.ndim != 2 or xy.shape[1] != 2 or box.size != 4 or not np.isfinite(box).all():
             raise DataError(f"{path}: kps is {xy.shape} and bbox {box.shape}, expected (points, 2)"
                             " and 4 finite numbers")
-        return Keypoints(xy, np.isfinite(xy[:, 0] + xy[:, 1]), box.reshape(4), self.size(sample_id))
+        size = self.size(sample_id)
+        return Keypoints(xy, within(xy, size), check_box(path, box.reshape(4), size), size)
 
 
 def _pair(path: Path, number: int, row: dict[str, str]) -> Pair:
-    if row["class"] not in map(str, range(1, len(CLASSES) + 1)):
-        raise DataError(f"{path}:{number}: class '{row['class']}' is not 1 … {len(CLASSES)}")
-    name = CLASSES[int(row["class"]) - 1]
-    source, target = (f"{name}/{Path(row[end]).name}" for end in _COLUMNS[:2])
+    kind = whole(row["class"])
+    if kind not in map(str, range(1, len(CLASSES) + 1)):
+        raise DataError(f"{path}:{number}: class '{kind}' is not 1 … {len(CLASSES)}")
+    name = CLASSES[int(kind) - 1]
+    source, target = (f"{name}/{PureWindowsPath(row[end]).name}" for end in _COLUMNS[:2])
     return Pair(source, target, name)
 
