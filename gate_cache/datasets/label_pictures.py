@@ -34,7 +34,7 @@ def read_picture(path: Path, colours: bool = False) -> Labels:
             values = np.asarray(image if wide else image.convert("RGBA"), np.int64)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return read_labels(path)  # which says what is wrong with it
-    if wide or (values[..., 3] < 255).any() and not (values[..., 3] == values[..., 0]).all():
+    if wide or ((values[..., 3] < 255).any() and not (values[..., 3] == values[..., 0]).all()):
         raise DataError(f"{path}: cannot be read as labels (transparent, or over 8 bits a colour):"
                         " save it as 8-bit grey or with a palette")
     red, green, blue = (values[..., i] for i in range(3))

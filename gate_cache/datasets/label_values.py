@@ -46,9 +46,9 @@ class Values:
             A name is no class, or a label no number and no colour.
         """
         if self.given is None:
-            label = IGNORED if self.ignore is None else self.ignore
+            ignored = IGNORED if self.ignore is None else self.ignore
             table = {i: i for i in range(len(classes))}
-            return table if label == "none" else {**table, label: IGNORED}
+            return table if ignored == "none" else {**table, ignored: IGNORED}
         found = {} if self.ignore in (None, "none") else {self._number(self.ignore): IGNORED}
         for label, name in self.given.items():
             if name is not None and name not in classes:

@@ -23,6 +23,15 @@ class ListedPairs(ImageFiles):
         """The file with an image's key points."""
         raise NotImplementedError
 
+    def list_file(self, split: Split) -> Path:
+        """The published list of a split's pairs."""
+        raise NotImplementedError
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """All lists."""
+        return tuple(self.list_file(split) for split in SPLITS)
+
     def read_list(self, split: Split) -> list[Pair]:
         """The published pairs of a split, in their order."""
         raise NotImplementedError

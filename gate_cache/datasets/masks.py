@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -85,6 +86,9 @@ class Masks(LabelledImages):
 
     @cached_property
     def _pictures(self) -> Mapping[str, str]:
+        return self._walked()
+
+    def _walked(self) -> dict[str, str]:
         """Label pictures below their folder, by path without suffix; .png comes first."""
         found = walk(self.root / self.parts[1], frozenset(SUFFIXES))
         ranked = sorted(found, key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
@@ -93,7 +97,8 @@ class Masks(LabelledImages):
     def hint(self, sample_id: str) -> str:
         """Which files there are instead."""
         stem = PurePosixPath(sample_id).stem
-        there = [p.name for p in (self.root / self.parts[1]).rglob(f"{stem}[._-]*")]
+        below = self.root / self.parts[1] / PurePosixPath(sample_id).parent
+        there = [p.name for p in below.glob(f"{glob.escape(stem)}[._-]*")]
         if any(n.lower().endswith((".jpg", ".jpeg")) for n in there):
             return "JPEG does not keep labels as they were: save them as PNG; "
         return f"there is {listed(sorted(there), 2)}, which is called otherwise; " if there else ""
@@ -159,7 +164,8 @@ class Masks(LabelledImages):
             if twin != i:
                 raise DataError(f"{self.path(twin)}: '{i}' has the same name but for its suffix,"
                                 " and would share its label picture; rename or remove one")
-        return ids, [i for stem, i in stems.items() if stem not in self._pictures]
+        there = self._walked()
+        return ids, [i for stem, i in stems.items() if stem not in there]
 
     @cached_property
     def _splits(self) -> Mapping[str, Split]:

@@ -20,9 +20,9 @@ from gate_cache.datasets.point_table import (
     EXPECTED,
     Point,
     PointTable,
-    alike_names,
     raise_all,
     read_points,
+    refuse_alike,
 )
 from gate_cache.datasets.splits import Shares, Tree
 from gate_cache.datasets.tables import inside, read_csv
@@ -97,18 +97,14 @@ class Pairs(ImageFiles):
         found: dict[str, dict[str, None]] = defaultdict(dict)
         for i, points in self._points.items():
             found[self.category(i)] |= dict.fromkeys(points)
+        for category, names in found.items():
+            refuse_alike(self.tables[0], category, names)
         return {category: list(names) for category, names in found.items()}
 
     def notes(self) -> list[str]:
         """What of the table does not count, a line for each kind."""
         return [f"{self.tables[0].name}: {count} points {why}"
                 for why, count in sorted(self._table.odd.items()) if count]
-
-    def faults(self) -> list[str]:
-        """Names of points that are probably one."""
-        return [f"{self.tables[0]}: category '{category}' has the points {names}, which differ by"
-                " case alone; spell them alike" for category, points in self._names.items()
-                for names in alike_names(points)]
 
     def passed_over(self) -> dict[str, int]:
         """Files that the tables do not name, by suffix."""

@@ -56,10 +56,14 @@ class PFPascal(ListedPairs):
         """The file with an image's key points."""
         return (self.root / "Annotations" / sample_id).with_suffix(".mat")
 
+    def list_file(self, split: Split) -> Path:
+        """The list of a split's pairs, by either name."""
+        known = [self.root / name for name in _LISTS[split]]
+        return next((p for p in known if p.is_file()), known[0])
+
     def read_list(self, split: Split) -> list[Pair]:
         """The different pairs of a split's list."""
-        known = [self.root / name for name in _LISTS[split]]
-        path = next((p for p in known if p.is_file()), known[0])
+        path = self.list_file(split)
         rows = read_csv(path, _COLUMNS, EXPECTED)
         return list(dict.fromkeys(_pair(path, number, row) for number, row in rows))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ EXPECTED = ("expected <root>/points.csv with the columns image, point, x, y (and
             " being paths below <root>")
 _VISIBLE = {"true": "1", "yes": "1", "false": "0", "no": "0"}
 NO_PLACE = "without a place (empty, nan or -1, -1): not visible"
-ZERO = ("at 0, 0 without a word on visibility: taken as not annotated (a column 'visible' with 1 says"
+ZERO = ("at 0, 0 without a word on visibility: taken as not annotated (1 in a column 'visible' says"
         " that they are meant)")
 HIDDEN = "hidden, as COCO's visibility 1 beside 2 says: not visible"
 
@@ -82,12 +82,16 @@ def raise_all(wrong: Sequence[str]) -> None:
         raise DataError(f"{wrong[0]}{more}")
 
 
-def alike_names(names: Sequence[str]) -> list[str]:
-    """Names that differ by case alone, as ``'Nose', 'nose'``."""
+def refuse_alike(path: Path, category: str, names: Iterable[str]) -> None:
+    """Raise where names of a category's points differ by case alone."""
     groups = defaultdict[str, list[str]](list)
     for name in names:
         groups[name.casefold()].append(name)
-    return [listed(f"'{n}'" for n in sorted(g)) for g in groups.values() if len(g) > 1]
+    for group in groups.values():
+        if len(group) > 1:
+            shown = listed(f"'{n}'" for n in sorted(group))
+            raise DataError(f"{path}: category '{category}' has the points {shown}, which differ by"
+                            " case alone; spell them alike")
 
 
 def _point(place: str, row: Row, coco: bool, odd: Counter[str]) -> Point:
@@ -110,7 +114,7 @@ def _place(place: str, row: Row) -> tuple[float | None, float | None]:
     try:
         x, y = map(number, texts)
     except ValueError:
-        raise DataError(f"{place}: x = '{texts[0]}', y = '{texts[1]}' are no finite numbers"
+        raise DataError(f"{place}: x = '{texts[0]}', y = '{texts[1]}' are no numbers"
                         ) from None
     if (x is None) != (y is None):
         raise DataError(f"{place}: no '{'x' if x is None else 'y'}', and there is the other")

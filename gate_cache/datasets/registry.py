@@ -73,7 +73,8 @@ def _own(spec: OwnSpec, root: Path) -> ImageDataset:
         from gate_cache.datasets.folder import Folder
 
         return Folder(root, spec.shares, spec.split_seed, spec.split_folders)
-    from gate_cache.datasets.masks import Masks, Values
+    from gate_cache.datasets.label_values import Values
+    from gate_cache.datasets.masks import Masks
 
     return Masks(root, (spec.images, spec.masks), spec.classes, Values(spec.values, spec.ignore),
                  spec.shares, spec.split_seed, spec.split_folders)

@@ -56,9 +56,13 @@ class SPair(ListedPairs):
         """The file with an image's key points."""
         return (self.root / "ImageAnnotation" / sample_id).with_suffix(".json")
 
+    def list_file(self, split: Split) -> Path:
+        """The list of a split's pairs."""
+        return self.root / "Layout" / self.layout / f"{_LISTS[split]}.txt"
+
     def read_list(self, split: Split) -> list[Pair]:
         """The pairs of a split, in the published order."""
-        path = self.root / "Layout" / self.layout / f"{_LISTS[split]}.txt"
+        path = self.list_file(split)
         lines = read_text(path, EXPECTED).splitlines()
         return [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
@@ -89,17 +93,18 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
 
     from gate_cache.datasets.points import check_box, within
 
-    told = int(data["image_height"]), int(data["image_width"])
-    if told != size:
-        raise DataError(f"{path}: is of an image of {told[1]} × {told[0]}, and the file has"
-                        f" {size[1]} × {size[0]} (width × height): points and image do not fit")
     xy = np.full((POINTS, 2), np.nan)
     for number, point in data["kps"].items():
         if not 0 <= int(number) < POINTS:
             raise ValueError(f"key point {number} is not one of 0 … {POINTS - 1}")
         if point is not None:
             xy[int(number)] = _finite(point, 2)
-    return Keypoints(xy, within(xy, size), check_box(path, _finite(data["bndbox"], 4), size), size)
+    box = _finite(data["bndbox"], 4)
+    told = int(data["image_height"]), int(data["image_width"])
+    if told != size:
+        raise DataError(f"{path}: is of an image of {told[1]} × {told[0]}, and the file has"
+                        f" {size[1]} × {size[0]} (width × height): points and image do not fit")
+    return Keypoints(xy, within(xy, size), check_box(path, box, size), size)
 
 
 def _finite(numbers: Any, count: int) -> npt.NDArray[np.float64]:

@@ -48,8 +48,12 @@ def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
 
 def with_val(train: Sequence[str], test: Iterable[str], val: float,
              seed: int) -> dict[str, Split]:
-    """Published train and test images, with a share of the former as ``val``."""
-    return {**deal(train, {"val": val}, seed), **dict.fromkeys(test, "test")}
+    """Published train and test images, with a share of the former as ``val``: the first in order.
+
+    Published sets do not grow, so the share is exact.
+    """
+    chosen = set(sorted(train, key=lambda i: order(seed, i))[:round(val * len(train))])
+    return {**{i: "val" if i in chosen else "train" for i in train}, **dict.fromkeys(test, "test")}
 
 
 class Tree:
@@ -102,7 +106,7 @@ def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:
         for i, path in paths.items():
             name = path[depth] if depth < len(path) else i
             near_split = depth < len(path) and (split_named(name) or _unclear(name))
-            (near if near_split else other)[name] = i
+            (near if near_split else other).setdefault(name, i)
         if not near:
             continue
         unclear = {n: i for n, i in near.items() if not split_named(n)}

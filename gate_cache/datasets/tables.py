@@ -110,7 +110,7 @@ def inside(root: Path, named: str, place: str, links: Sequence[Path] | None = ()
     """
     text = named.replace("\\", "/")
     if os.path.isabs(text):
-        below = os.path.relpath(text, os.path.abspath(root))
+        below = os.path.relpath(text, root.absolute())
         text = below if links is None or not escapes(below) else text
     text = posixpath.normpath(text)
     if links is None:

@@ -21,6 +21,7 @@ from gate_cache.progress import Progress, Silent, Task
 from gate_cache.roots import Roots
 from gate_cache.stages.block import Job, Work
 from gate_cache.stages.data_root import remember
+from gate_cache.stages.data_summary import tell_data
 from gate_cache.stages.plan import encoding_asked, need_files, store_block, store_of
 from gate_cache.stages.register import register
 from gate_cache.stages.site import Order, open_engine, open_work, versions
@@ -81,6 +82,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     manifest = loaded.manifest
     dataset = open_dataset(manifest.dataset, roots)
     ids = [s.id for s in dataset.samples()]
+    tell_data(dataset, loaded, show)
     files = need_files(loaded, roots)
     plans = plan_combos(manifest, files, roots)
     block = store_block(manifest, [p.shapes for p in plans])

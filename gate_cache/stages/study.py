@@ -23,6 +23,7 @@ from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import Manifest, TrainSpec
 from gate_cache.stages.data_root import told_dataset
+from gate_cache.stages.data_summary import need_trainable, tell_data
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.lookup import find_combo, known_recipes, need_all
 from gate_cache.stages.plan import store_of
@@ -127,6 +128,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     """
     spec, place = specs[0] if specs else loaded.manifest.train, choose_device(device)
     dataset = _dataset(loaded, roots, show)
+    need_trainable(tell_data(dataset, loaded, show), loaded, spec.head)
     store = FeatureStore.open(store_of(loaded, roots))
     mixed = mixed_of(loaded, specs or [spec])
     combos = read_of(mixed, specs or [spec])

@@ -29,6 +29,7 @@ from gate_cache.roots import Roots
 from gate_cache.specs import TrainSpec
 from gate_cache.stages import study
 from gate_cache.stages.data_root import told_dataset
+from gate_cache.stages.data_summary import need_trainable, tell_data
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.plan import store_of
 from gate_cache.stages.study import (
@@ -146,6 +147,7 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     wanted = list(specs) or [loaded.manifest.train]
     spec, place = wanted[0], choose_device(device)
     dataset = _dataset(loaded, roots, spec, show)
+    need_trainable(tell_data(dataset, loaded, show), loaded, spec.head)
     store = FeatureStore.open(store_of(loaded, roots))
     mixed = mixed_of(loaded, wanted)
     combos = read_of(mixed, wanted)

@@ -9,7 +9,9 @@ from gate_cache.diffusion.recipes import combo_maps, missing_inputs
 from gate_cache.diffusion.sources import assumed, locate
 from gate_cache.errors import UserError
 from gate_cache.manifest import Loaded
+from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
+from gate_cache.stages.data_summary import check_data, short
 from gate_cache.stages.plan import about_tokens
 
 
@@ -20,27 +22,35 @@ class Validated:
     Attributes
     ----------
     absent : what it names that is not on this machine, a line each
+    data : what its data set holds, where it is there
     """
 
     manifest: str
     combos: int
     absent: list[str]
+    data: list[str]
 
 
-def validate(loaded: Loaded, roots: Roots) -> Validated:
+def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Validated:
     """Check a loaded manifest against the model's layout, and look for its files.
+
+    Of its data set all labels and points are read, once.
 
     Raises
     ------
     UserError
-        A field does not fit the model.
+        A field does not fit the model, or the data set has faults.
     """
     manifest = loaded.manifest
     absent: list[str] = []
+    told: list[str] = []
     try:
-        open_dataset(manifest.dataset, roots).samples()
+        dataset = open_dataset(manifest.dataset, roots)
+        dataset.samples()
     except UserError as error:
         absent.append(str(error))
+    else:
+        told = short(check_data(dataset, loaded, show or Silent()))
     try:
         files = locate(manifest.model, roots)
     except UserError as error:
@@ -52,4 +62,4 @@ def validate(loaded: Loaded, roots: Roots) -> Validated:
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     combo_maps(manifest, layout, size, about_tokens)
     absent += missing_inputs(manifest, roots)
-    return Validated(loaded.path.name, len(manifest.combos), absent)
+    return Validated(loaded.path.name, len(manifest.combos), absent, told)
