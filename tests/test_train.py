@@ -273,7 +273,7 @@ def mean_weights(model: CorrespondenceModel, found: Buckets, rows: range) -> tor
 @pytest.mark.parametrize("fixture", ["nn_run", "conv_run"])
 def test_run_directory_is_complete(fixture: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(fixture).trained.run
-    names = {"config.json", "metrics.json", "log.txt", "items", "gate-best.safetensors",
+    names = {"config.json", "metrics.json", "log.txt", "items", "splits.json", "gate-best.safetensors",
              "gate-last.safetensors"}
     compared = {f"{k}-{w}.safetensors" for k in ("single", "uniform") for w in ("best", "last")}
     assert {p.name for p in folder.iterdir()} == names | (compared if "conv" in fixture else set())

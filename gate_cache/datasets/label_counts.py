@@ -13,7 +13,6 @@ from gate_cache.datasets.summary import (
     Summary,
     each,
     grouped,
-    labelled_pixels,
     tell_classes,
 )
 from gate_cache.errors import listed
@@ -78,13 +77,17 @@ class LabelCounts:
 
     def _tell(self, masks: int, plain: int, thin: list[str]) -> None:
         found = self.found
-        pixels, ignored = labelled_pixels(found)
-        if ignored > MOSTLY * (pixels + ignored):
-            found.notes.append(f"{100 * ignored / (pixels + ignored):.1f} % of the pixels have no"
-                               " class: are the labels that are ignored a class?")
-        blank = sum(found.blank.values())
-        if blank:
-            found.notes.append(f"{blank} of {masks} masks have no pixel of any class")
+        for split in SPLITS:
+            ignored, all_of = found.ignored[split], found.images.get(split, 0)
+            pixels = ignored + sum(c[split] for c in found.pixels.values())
+            if ignored > MOSTLY * pixels:
+                share = f"{100 * ignored / pixels:.1f} %"
+                found.notes.append(f"{share} of the pixels of split '{split}' have no class,"
+                                   f" and {found.blank[split]} of its {all_of}"
+                                   " images have none at all: is the ignored label a class?")
+            elif found.blank[split]:
+                found.notes.append(f"{found.blank[split]} of the {all_of} images of split '{split}'"
+                                   " have no pixel of a class")
         if plain > MOSTLY * masks:
             found.notes.append(f"{plain} of {masks} masks show one class and what is ignored: is"
                                " the ignored label the object?")

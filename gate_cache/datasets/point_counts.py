@@ -51,6 +51,9 @@ class PointCounts:
                                       for p in pairs)
             for p in pairs:
                 members[p.category] |= {p.source: None, p.target: None}
+        if sum(found.pairs.values()) and not sum(found.shared.values()):
+            found.notes.append("no two images of a pair have a point of one name that is visible in"
+                               " both")
         if category := getattr(self.dataset, "category", None):
             for i in visible:
                 members[category(i)][i] = None

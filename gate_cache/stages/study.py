@@ -26,6 +26,7 @@ from gate_cache.stages.data_root import told_dataset
 from gate_cache.stages.data_summary import need_trainable, tell_data
 from gate_cache.stages.device import choose_device
 from gate_cache.stages.lookup import find_combo, known_recipes, need_all
+from gate_cache.stages.members import Members, members_of
 from gate_cache.stages.plan import store_of
 from gate_cache.store.reader import ComboView, FeatureStore
 
@@ -46,6 +47,7 @@ class Study:
     pairs : of each split
     published : the data set's whole protocol, where that is more than the splits' pairs
     protocol : of the data set, in words
+    members : every image by its split
     """
 
     spec: TrainSpec
@@ -58,6 +60,7 @@ class Study:
     pairs: dict[Split, list[PairPoints]]
     published: list[PairPoints]
     protocol: str
+    members: Members
 
     @property
     def device(self) -> torch.device:
@@ -148,7 +151,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
         spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,
         task=CorrespondenceTask(full, pairs), pairs=pairs,
         published=published if len(published) > sum(map(len, pairs.values())) else [],
-        protocol=dataset.protocol,
+        protocol=dataset.protocol, members=members_of(dataset, store, rows),
     )
 
 

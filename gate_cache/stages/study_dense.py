@@ -31,6 +31,7 @@ from gate_cache.stages import study
 from gate_cache.stages.data_root import told_dataset
 from gate_cache.stages.data_summary import need_trainable, tell_data
 from gate_cache.stages.device import choose_device
+from gate_cache.stages.members import Members, members_of
 from gate_cache.stages.plan import store_of
 from gate_cache.stages.study import (
     attention_of,
@@ -69,6 +70,7 @@ class DenseStudy:
     task : what is learnt from them
     ids : samples of each split
     protocol : of the data set, in words
+    members : every image by its split
     """
 
     spec: TrainSpec
@@ -80,6 +82,7 @@ class DenseStudy:
     task: DenseTask
     ids: dict[Split, list[str]]
     protocol: str
+    members: Members
 
     @property
     def device(self) -> torch.device:
@@ -170,7 +173,7 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     held = study.CACHE_BYTES if spec.head == "upernet" else FEW_BYTES
     maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
     return DenseStudy(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
-                      ids, dataset.protocol)
+                      ids, dataset.protocol, members_of(dataset, store, rows))
 
 
 def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,

@@ -31,6 +31,7 @@ from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
 from gate_cache.stages.items import keep_items
+from gate_cache.stages.members import keep_members
 from gate_cache.stages.methods import gate_name, untrained
 from gate_cache.stages.reproduce import sweep_commands
 from gate_cache.stages.rundir import Checkpoint, close_log, start_log
@@ -145,6 +146,7 @@ def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder
             study = open_any(loaded, roots, device, show, [p.spec for p in group])
             result.select = result.select or study.select
             _same_sweep(folder, i, points, {**settled(study, loaded), **told})
+            keep_members(folder, study.members)
             if isinstance(study, Study) and share.count == 1:
                 result.baselines |= _baselines(folder, study, i, show)
             for stream in streams:

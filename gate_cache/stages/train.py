@@ -22,6 +22,7 @@ from gate_cache.manifest import Loaded
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.device import out_of_memory
+from gate_cache.stages.members import keep_members
 from gate_cache.stages.methods import (
     Make,
     Method,
@@ -86,6 +87,7 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
         folder.begin({**settled(study, loaded),
                       "commands": train_commands(loaded, roots, device)})
         try:
+            keep_members(folder.path, study.members)
             tables, fits = _results(study, show, folder)
             for name, fitted in fits.items():
                 folder.weights(f"{name}-best", fitted.best)
