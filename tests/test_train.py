@@ -273,8 +273,8 @@ def mean_weights(model: CorrespondenceModel, found: Buckets, rows: range) -> tor
 @pytest.mark.parametrize("fixture", ["nn_run", "conv_run"])
 def test_run_directory_is_complete(fixture: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(fixture).trained.run
-    names = {"config.json", "metrics.json", "log.txt", "items", "splits.json", "gate-best.safetensors",
-             "gate-last.safetensors"}
+    names = {"config.json", "metrics.json", "log.txt", "items", "splits.json",
+             "gate-best.safetensors", "gate-last.safetensors"}
     compared = {f"{k}-{w}.safetensors" for k in ("single", "uniform") for w in ("best", "last")}
     assert {p.name for p in folder.iterdir()} == names | (compared if "conv" in fixture else set())
 
@@ -621,7 +621,8 @@ def test_a_failed_run_has_no_metrics(root: Path, tmp_path: Path,
     monkeypatch.setattr(train_module, "fit_trials", fail)
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path)
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.txt"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.txt",
+                                                                 "splits.json"}
 
 
 @pytest.mark.parametrize(("head", "at"), [("nn", 1), ("conv", 3), ("conv", 5)])

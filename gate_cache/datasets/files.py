@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+_SYSTEM = ("Thumbs.db", "desktop.ini")
+"""Files that systems leave in folders of images."""
+
 
 class ImageFiles:
     """Base of data sets whose samples are files below a root.
@@ -108,7 +111,8 @@ def passed_over(root: Path, known: Collection[str]) -> dict[str, int]:
         folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
         below = Path(folder).relative_to(root)
         found.update(os.path.splitext(n)[1].lower() or n for n in names
-                     if not n.startswith(".") and (below / n).as_posix() not in known)
+                     if not n.startswith(".") and n not in _SYSTEM
+                     and (below / n).as_posix() not in known)
     return dict(sorted(found.items()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 from gate_cache.datasets.base import SPLITS, SegmentationDataset
@@ -32,6 +32,7 @@ class LabelCounts:
     def __init__(self, dataset: SegmentationDataset, found: Summary) -> None:
         self.dataset, self.found = dataset, found
         self._raw: Counter[int] = Counter()
+        self._lock = Lock()
 
     def count(self, of_split: dict[str, str], show: Progress) -> None:
         """Read all masks: pixels of each class and split, and what is odd about them."""
@@ -39,8 +40,6 @@ class LabelCounts:
 
         found = self.found
         read, wrong = each(list(of_split), "reading labels", show, self._read)
-        for _, labels, _ in read.values():
-            self._raw.update(labels)
         found.faults += grouped(wrong)
         if isinstance(self.dataset, LabelledImages):
             found.faults += self.dataset.faults_of(self._raw)
@@ -48,7 +47,7 @@ class LabelCounts:
         found.classes, found.pixels = {n: _none() for n in names}, {n: _none() for n in names}
         found.ignored, found.blank = _none(), _none()
         thick, plain = np.zeros(256, np.int64), 0
-        for i, (pixels, _, inner) in read.items():
+        for i, (pixels, inner) in read.items():
             split = of_split[i]
             thick += inner
             for number, name in enumerate(names):
@@ -61,8 +60,8 @@ class LabelCounts:
         tell_classes(found)
         self._tell(len(read), plain, [n for k, n in enumerate(names) if not thick[k]])
 
-    def _read(self, sample_id: str) -> tuple[Any, Sequence[int], Any]:
-        """(256,) pixels of each class, the file's labels, and (256,) pixels inside their class."""
+    def _read(self, sample_id: str) -> tuple[Any, Any]:
+        """(256,) pixels of each class, and (256,) those of them inside their class."""
         import numpy as np
 
         from gate_cache.datasets.label_pictures import thick
@@ -70,10 +69,12 @@ class LabelCounts:
 
         if isinstance(self.dataset, LabelledImages):
             labels = self.dataset.labels(sample_id)
-            mask, raw = self.dataset.to_mask(sample_id, labels), distinct(labels)
+            with self._lock:
+                self._raw.update(distinct(labels))
+            mask = self.dataset.to_mask(sample_id, labels)
         else:
-            mask, raw = self.dataset.mask(sample_id), []
-        return np.bincount(mask.flat, minlength=256), raw, thick(mask)
+            mask = self.dataset.mask(sample_id)
+        return np.bincount(mask.flat, minlength=256), thick(mask)
 
     def _tell(self, masks: int, plain: int, thin: list[str]) -> None:
         found = self.found
@@ -82,10 +83,9 @@ class LabelCounts:
             pixels = ignored + sum(c[split] for c in found.pixels.values())
             if ignored > MOSTLY * pixels:
                 share = f"{100 * ignored / pixels:.1f} %"
-                found.notes.append(f"{share} of the pixels of split '{split}' have no class,"
-                                   f" and {found.blank[split]} of its {all_of}"
-                                   " images have none at all: is the ignored label a class?")
-            elif found.blank[split]:
+                found.notes.append(f"{share} of the pixels of split '{split}' have no class: is the"
+                                   " ignored label one?")
+            if found.blank[split]:
                 found.notes.append(f"{found.blank[split]} of the {all_of} images of split '{split}'"
                                    " have no pixel of a class")
         if plain > MOSTLY * masks:

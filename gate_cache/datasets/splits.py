@@ -123,6 +123,6 @@ def _unclear(name: str) -> bool:
 def _refusal(root: Path, near: Mapping[str, str], other: Mapping[str, str]) -> str:
     names = listed((f"'{n}'" for n in sorted(near)), 3)
     beside = listed((f"'{i}'" for i in other.values()), 3)
-    return (f"{root}: the folder {names} is called like a split, and {beside} is in no folder"
-            " called train, val or test there; put every image into one of these, or say"
-            " dataset.split_folders: false, and folders are no splits")
+    return (f"{root}: folders are called like splits ({names}), and {beside} is in none that is"
+            " called train, val or test; put every image into one of these, or say"
+            " dataset.split_folders: false, and no folder is a split")

@@ -96,11 +96,13 @@ def tell_classes(found: Summary) -> None:
     if nowhere:
         found.notes.append(f"{len(nowhere)} of {len(found.classes)} classes never occur:"
                            f" {listed(nowhere)}")
-    for name, counts in found.classes.items():
-        elsewhere = {s: n for s, n in counts.items() if n and s != "train"}
-        if elsewhere and not counts.get("train"):
-            found.notes.append(f"class '{name}' is in no training image, so it cannot be learnt"
-                               f" ({', '.join(f'{n} in {s}' for s, n in elsewhere.items())})")
+    unseen = {name: {s: n for s, n in counts.items() if n} for name, counts in
+              found.classes.items() if any(counts.values()) and not counts.get("train")}
+    if 0 < len(unseen) < len(found.classes) - len(nowhere):
+        told = (f"{name} ({', '.join(f'{n} in {s}' for s, n in counts.items())})"
+                for name, counts in unseen.items())
+        found.notes.append("in no training image, so they cannot be learnt: classes"
+                           f" {listed(told, 8)}")
 
 
 def labelled_pixels(found: Summary) -> tuple[int, int]:

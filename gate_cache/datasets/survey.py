@@ -50,6 +50,9 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
         _classes(dataset, of_split, found)
     if isinstance(dataset, CorrespondenceDataset):
         PointCounts(dataset, found).count(ids, show)
+    if found.classes or found.pairs:
+        found.notes += [f"split '{s}' has no images" for s in ("train", "test")
+                        if not found.images[s]]
     if not isinstance(dataset, ClassifiedDataset):
         _turned(dataset, ids, found)
     found.passed_over = dataset.passed_over() if hasattr(dataset, "passed_over") else {}

@@ -10,6 +10,7 @@ from gate_cache.datasets.base import SPLITS
 from gate_cache.datasets.summary import Counts, Summary, labelled_pixels
 from gate_cache.errors import listed
 from gate_cache.report.tables import console, grid, say
+from gate_cache.stages.data_summary import counted, passed_over
 
 MOST = 60
 """Classes, or categories, that are listed one by one."""
@@ -32,8 +33,7 @@ def show_data(found: Summary) -> None:
     if found.categories:
         _show_points(out, found)
     if found.passed_over:
-        say(out, "files passed over: "
-            + listed((f"{n} {suffix}" for suffix, n in found.passed_over.items()), 8))
+        say(out, passed_over(found))
     for kind, lines in (("note", [*found.notes, *found.unclassed]), ("fault", found.faults)):
         for line in lines:
             say(out, f"{kind}: {line}")
@@ -49,7 +49,7 @@ def _show_classes(out: Console, found: Summary) -> None:
     pixels, ignored = labelled_pixels(found)
     say(out, "")
     share = ["pixels"] if found.pixels else []
-    table = grid(f"{len(found.classes)} classes", *SPLITS, *share)
+    table = grid(counted(len(found.classes), "class", "classes"), *SPLITS, *share)
     for name, counts in list(found.classes.items())[:MOST]:
         cells = [str(counts.get(s, 0)) for s in SPLITS]
         if found.pixels:
@@ -65,7 +65,8 @@ def _show_classes(out: Console, found: Summary) -> None:
 
 def _show_points(out: Console, found: Summary) -> None:
     say(out, "")
-    table = grid(f"{len(found.categories)} categories", "points", "images", left=2)
+    title = counted(len(found.categories), "category", "categories")
+    table = grid(title, "points", "images", left=2)
     for name, images in list(found.categories.items())[:MOST]:
         table.add_row(escape(name), escape(listed(found.point_names.get(name, ()), 12)),
                       str(images))

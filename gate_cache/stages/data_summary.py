@@ -63,16 +63,29 @@ def short(found: Summary) -> list[str]:
     """A line of counts, and the notes."""
     parts = [", ".join(f"{n} {split}" for split, n in found.images.items())]
     if found.classes:
-        parts.append(f"{len(found.classes)} classes")
+        parts.append(counted(len(found.classes), "class", "classes"))
     pixels, ignored = labelled_pixels(found)
     if pixels + ignored:
         parts.append(f"{100 * pixels / (pixels + ignored):.1f} % of pixels labelled")
     if found.pairs:
-        parts.append(f"{len(found.categories)} categories, {sum(found.pairs.values())} pairs")
+        parts += [counted(len(found.categories), "category", "categories"),
+                  f"{sum(found.pairs.values())} pairs"]
     if found.passed_over:
-        parts.append(f"{sum(found.passed_over.values())} files passed over")
-    return [f"data: {sum(found.images.values())} images ({parts[0]})"
-            f"{''.join(f'; {p}' for p in parts[1:])}", *(f"note: {n}" for n in found.notes)]
+        parts.append(passed_over(found))
+    odd = [*found.notes, *(found.unclassed if found.classes else ())]
+    return [f"data: {counted(sum(found.images.values()), 'image', 'images')} ({parts[0]})"
+            f"{''.join(f'; {p}' for p in parts[1:])}", *(f"note: {n}" for n in odd)]
+
+
+def passed_over(found: Summary) -> str:
+    """Files that are not read, by suffix."""
+    kinds = (f"{n} {suffix}" for suffix, n in found.passed_over.items())
+    return f"files passed over: {listed(kinds, 8)}"
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """``1 class``, ``2 classes``."""
+    return f"{number} {one if number == 1 else several}"
 
 
 def need_trainable(found: Summary, loaded: Loaded, head: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.recipes import combo_maps, missing_inputs
@@ -44,10 +45,12 @@ def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Vali
     manifest = loaded.manifest
     absent: list[str] = []
     told: list[str] = []
+    dataset = open_dataset(manifest.dataset, roots)
     try:
-        dataset = open_dataset(manifest.dataset, roots)
         dataset.samples()
     except UserError as error:
+        if Path(getattr(dataset, "root", "")).is_dir():
+            raise  # it is there, and something is wrong with it
         absent.append(str(error))
     else:
         told = short(check_data(dataset, loaded, show or Silent()))
