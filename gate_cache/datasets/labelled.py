@@ -26,11 +26,13 @@ class LabelledImages(ImageFiles):
     classes : names of the classes, by number
     expected : how the tree should look and where to get it
     parts : folders that must be there below the root
+    colours : whether labels are colours, as 0xRRGGBB
     """
 
     classes: tuple[str, ...]
     expected: str
     parts: tuple[str, ...]
+    colours = False
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, and those among them that have no label file."""
@@ -70,7 +72,7 @@ class LabelledImages(ImageFiles):
         if labels.shape != size:
             raise DataError(f"{path}: {labels.shape[0]} × {labels.shape[1]} labels for an image of"
                             f" {size[0]} × {size[1]} (height × width)")
-        return to_classes(path, labels, self.table(sample_id))
+        return to_classes(path, labels, self.table(sample_id), self.colours)
 
     def faults_of(self, labels: Mapping[int, int]) -> list[str]:
         """What is wrong with all images' labels together.
@@ -124,11 +126,16 @@ def plain_table(classes: int, ignored: int = IGNORED) -> dict[int, int]:
 
 
 def to_classes(path: Path, labels: npt.NDArray[np.int64],
-               table: Mapping[int, int]) -> npt.NDArray[np.uint8]:
-    """Translate labels; one that is not in `table` is a `DataError`."""
+               table: Mapping[int, int], colours: bool = False) -> npt.NDArray[np.uint8]:
+    """Translate labels; one that is not in `table` is a `DataError`.
+
+    Parameters
+    ----------
+    colours : whether they are colours, as 0xRRGGBB
+    """
     import numpy as np
 
-    highest = max(_HIGHEST, *table)
+    highest = 0xFFFFFF if colours else _HIGHEST
     known = np.full(highest + 1, _UNKNOWN, np.uint16)
     known[list(table)] = list(table.values())
     found = known[np.clip(labels, 0, highest)]
@@ -136,9 +143,9 @@ def to_classes(path: Path, labels: npt.NDArray[np.int64],
     if strange.any():
         y, x = np.argwhere(strange)[0]
         label = labels[y, x]
-        what = f"colour #{label:06x}" if highest > _HIGHEST else f"label {label}"
-        known_ones = "those given" if highest > _HIGHEST else _spans(sorted(table))
-        raise DataError(f"{path}: {what} at x = {x}, y = {y} is not one of {known_ones}")
+        what = f"colour #{label:06x}" if colours else f"label {label}"
+        there = ", ".join(f"#{n:06x}" for n in table) if colours else _spans(sorted(table))
+        raise DataError(f"{path}: {what} at x = {x}, y = {y} is not one of {there}")
     return found.astype(np.uint8)
 
 

@@ -57,6 +57,7 @@ class Masks(LabelledImages):
         self.parts = folders
         self.named = classes
         self.values = values or Values()
+        self.colours = self.values.colours
         self.shares = shares or {}
         self.split_seed = split_seed
         self.split_folders = split_folders
@@ -107,7 +108,7 @@ class Masks(LabelledImages):
         """(h, w) labels as the file has them; with colours as values, 0xRRGGBB."""
         from gate_cache.datasets.label_pictures import read_picture
 
-        return read_picture(self.label_file(sample_id), self.values.colours)
+        return read_picture(self.label_file(sample_id), self.colours)
 
     def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel; a label of none is named, with what it may mean."""

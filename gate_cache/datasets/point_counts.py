@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +17,7 @@ class PointCounts:
 
     def __init__(self, dataset: CorrespondenceDataset, found: Summary) -> None:
         self.dataset, self.found = dataset, found
+        self._of: Counter[str] = Counter()
 
     def count(self, ids: Sequence[str], show: Progress) -> None:
         """Read all key points; count pairs that share one."""
@@ -49,6 +50,7 @@ class PointCounts:
             found.pairs[split] = len(pairs)
             found.shared[split] = sum(bool((visible[p.source] & visible[p.target]).any())
                                       for p in pairs)
+            self._of.update(p.category for p in pairs)
             for p in pairs:
                 members[p.category] |= {p.source: None, p.target: None}
         if sum(found.pairs.values()) and not sum(found.shared.values()):
@@ -58,6 +60,7 @@ class PointCounts:
             for i in visible:
                 members[category(i)][i] = None
         found.categories = {name: len(of) for name, of in sorted(members.items())}
+        found.category_pairs = dict(self._of)
         names = getattr(self.dataset, "point_names", None)
         found.point_names = names() if names else {
             name: [str(k) for k in range(len(visible[next(iter(of))]))

@@ -30,6 +30,7 @@ class Summary:
     ignored : pixels of each split that have no class
     blank : images of each split without a pixel of a class
     categories : category to its images; key points mean the same inside one
+    category_pairs : category to its pairs, over all splits
     point_names : category to the names or the number of its points
     points : how many are ``visible`` and ``outside`` their picture
     boxless : images whose box has no extent, so that there is no PCK of the box
@@ -48,6 +49,7 @@ class Summary:
     ignored: Counts = field(default_factory=dict)
     blank: Counts = field(default_factory=dict)
     categories: Counts = field(default_factory=dict)
+    category_pairs: Counts = field(default_factory=dict)
     point_names: dict[str, list[str]] = field(default_factory=dict)
     points: Counts = field(default_factory=dict)
     boxless: int = 0

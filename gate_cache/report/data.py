@@ -66,10 +66,10 @@ def _show_classes(out: Console, found: Summary) -> None:
 def _show_points(out: Console, found: Summary) -> None:
     say(out, "")
     title = counted(len(found.categories), "category", "categories")
-    table = grid(title, "points", "images", left=2)
+    table = grid(title, "points", "images", "pairs", left=2)
     for name, images in list(found.categories.items())[:MOST]:
         table.add_row(escape(name), escape(listed(found.point_names.get(name, ()), 12)),
-                      str(images))
+                      str(images), str(found.category_pairs.get(name, 0)))
     out.print(table)
     if len(found.categories) > MOST:
         say(out, f"… and {len(found.categories) - MOST} more (--json has all)")

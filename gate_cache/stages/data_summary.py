@@ -20,7 +20,7 @@ from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.stages.data_root import told_dataset
 
-VERSION = 1
+VERSION = 2
 """Of what is read and told: another one reads anew."""
 PAIRS, CLASSES = ("nn", "conv"), ("classifier",)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, ImageDataset, Split
+from gate_cache.datasets.points import has_extent
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError, ManifestError, StoreError, UserError, listed
 from gate_cache.fingerprint import Recipe
@@ -142,6 +143,9 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     rows = rows_of(store, dataset, list(views.values()))
     pairs = {split: load_pairs(dataset, split) for split in SPLITS}
     _need_pairs(loaded, pairs)
+    if pairs["val"] and not any(has_extent(p.target.box) for p in pairs["val"]):
+        show.say("note: no target of 'val' has a box with an extent, so nothing there chooses a"
+                 " checkpoint: the last step's weights are taken")
     published = load_pairs(dataset, None)
     groups = tuple(views[name].name for name in combos)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
