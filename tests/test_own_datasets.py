@@ -242,7 +242,8 @@ def test_values_say_what_labels_and_colours_mean(tmp_path: Path) -> None:
                            ({"red": "ground"}, "'red' is no label"),
                            ({0: "thin"}, r"'thin' is none .*did you mean 'thing'")):
         with pytest.raises(DataError, match=reason):
-            one_mask(tmp_path, coloured, values=values).mask("00.jpg")
+            wrong = one_mask(tmp_path, coloured, values=values)
+            wrong.mask(ids(wrong)[0])
 
 
 @pytest.mark.parametrize(("pixels", "section", "hint"), [

@@ -57,10 +57,10 @@ def turned(path: Path) -> bool:
 
 
 def thick(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """(256,) how many pixels of each class have four neighbours of it too."""
-    inner = mask[1:-1, 1:-1]
-    same = np.ones(inner.shape, bool)
+    """(256,) how many pixels of each class have no neighbour above, below or beside of another."""
+    wide = np.pad(mask, 1, mode="edge")
+    same = np.ones(mask.shape, bool)
     for rows, columns in ((slice(0, -2), slice(1, -1)), (slice(2, None), slice(1, -1)),
                           (slice(1, -1), slice(0, -2)), (slice(1, -1), slice(2, None))):
-        same &= mask[rows, columns] == inner
-    return np.bincount(inner[same], minlength=256)
+        same &= wide[rows, columns] == mask
+    return np.bincount(mask[same], minlength=256)

@@ -158,6 +158,7 @@ class Masks(LabelledImages):
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, and those without labels."""
+        self.values.table(self.classes)  # which names the first value that is no class
         ids = [s.id for s in images_below(self.root / self.parts[0])]
         stems: dict[str, str] = {}
         for i in ids:
