@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from gate_cache.datasets.base import Split
+from gate_cache.datasets.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.recipes import settings, sources
 from gate_cache.errors import RowNotDone, StoreError, UserError
@@ -244,6 +244,30 @@ def scripted_run(root: Path) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trial, "step", step)
         return finished(root, root / "scripted", **fields)
+
+
+def flat(world: ToyWorld, sample_id: str) -> Keypoints:
+    """The key points, and a box without extent."""
+    known = DRAWN(world, sample_id)
+    return replace(known, box=np.repeat(known.xy[:1], 2, 0).ravel())
+
+
+DRAWN = ToyWorld.keypoints
+
+
+def test_boxes_without_extent_choose_no_checkpoint(root: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyWorld, "keypoints", flat)
+    found = finished(root, tmp_path, **SHORT, combos=["good"], attention="attn")
+    entry = found.metrics["fits"]["gate"]
+    assert entry["best_at"] == SHORT["pairs"] and len(entry["history"]) == 2
+    assert {k.split("/")[1] for k in entry["history"][0]["val"]} == {"radius=image"}
+    for name, tensor in found.weights("gate-best").items():
+        torch.testing.assert_close(tensor, found.weights("gate-last")[name])
+    row = found.gate
+    assert row["pairs_without_box"] == row["pairs"] > 0 and row[SCORE] is None
+    assert row["pck@0.10/radius=image/average=point"] is not None
+    assert "interval" not in row
 
 
 @pytest.fixture(scope="module")
