@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -15,7 +16,7 @@ from gate_cache.datasets.summary import (
     grouped,
     tell_classes,
 )
-from gate_cache.errors import listed
+from gate_cache.errors import DataError, listed
 from gate_cache.progress import Progress
 
 MOSTLY = 0.5
@@ -39,6 +40,9 @@ class LabelCounts:
         import numpy as np
 
         found = self.found
+        if isinstance(self.dataset, LabelledImages):
+            with suppress(DataError):  # which every image will raise
+                self.dataset.table(next(iter(of_split)))  # once, not in every thread
         read, wrong = each(list(of_split), "reading labels", show, self._read)
         found.faults += grouped(wrong)
         if isinstance(self.dataset, LabelledImages):
