@@ -36,4 +36,5 @@ class Table:
         """Plain data."""
         return {"title": self.title, "protocol": self.protocol, "rows": [
             {"method": r.method, "trained": r.trained, "note": r.note, "pairs": r.pck.pairs,
-             "points": r.pck.points, **r.details, **r.pck.to_json()} for r in self.rows]}
+             "points": r.pck.points, "pairs_without_box": r.pck.boxless, **r.details,
+             **r.pck.to_json()} for r in self.rows]}
