@@ -18,9 +18,9 @@ app = typer.Typer(
     help="Cache diffusion features once, train on them many times (GATE, NeurIPS 2024).",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (plans.validate, plans.plan, extraction.extract, plans.status, stores.inspect,
-                 stores.show, stores.verify, stores.diff, stores.prune, plans.layers,
-                 training.train, training.sweep, training.evaluate, training.report,
+for _command in (plans.validate, plans.data, plans.plan, extraction.extract, plans.status,
+                 stores.inspect, stores.show, stores.verify, stores.diff, stores.prune,
+                 plans.layers, training.train, training.sweep, training.evaluate, training.report,
                  extraction.lora, extraction.caption, pictures.match, pictures.predict,
                  pictures.score, pictures.guideline, viewer.view):
     app.command()(_command)

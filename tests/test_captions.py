@@ -58,6 +58,12 @@ def test_captions_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert first == {"id": "x/1.png", "sha256": A, "caption": 'a horse, "running"'}
 
 
+def test_ids_are_taken_as_paths(tmp_path: Path) -> None:
+    lines = [{"id": i, "sha256": A, "caption": "x"} for i in ("./x/1.png", "x\\2.png", "x//3.png")]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert list(read_captions(tmp_path / "c.jsonl")) == ["x/1.png", "x/2.png", "x/3.png"]
+
+
 def test_a_caption_is_checked_against_its_image(tmp_path: Path) -> None:
     write_captions(tmp_path / "c.jsonl", LINES)
     found = read_captions(tmp_path / "c.jsonl")

@@ -109,6 +109,27 @@ def test_radius_of_the_box_is_its_longer_side() -> None:
     assert only(found, "box") == pytest.approx(200 / 3)
 
 
+@pytest.mark.parametrize("box", [(5, 5, 5, 5), (math.nan,) * 4, (9, 9, 3, 4)])
+def test_a_box_without_extent_is_in_no_pck_of_the_box(
+    box: tuple[float, float, float, float],
+) -> None:
+    """Two pairs: one whose single point is found to the pixel, one of whose two points one is."""
+    flat = prediction([(5, 5)], [(5, 5)], box=box, category="flat")
+    other = prediction([(10, 10), (90, 90)], [(10, 11), (50, 50)], category="other")
+    found = pck([flat, other])
+    values = {k: found.values[0.1, *k] for k in (("image", "point"), ("image", "image"),
+                                                 ("box", "point"), ("box", "image"),
+                                                 ("box", "category"))}
+    assert values == {("image", "point"): pytest.approx(200 / 3), ("image", "image"): 75,
+                      ("box", "point"): 50, ("box", "image"): 50, ("box", "category"): 50}
+    assert (found.pairs, found.points, found.boxless) == (2, 3, 1)
+    assert by_category([flat, other], 0.1, "box") == {"other": 50}
+    alone = pck([flat])
+    assert math.isnan(alone.values[0.1, "box", "point"])
+    assert alone.values[0.1, "image", "point"] == 100
+    assert alone.to_json()["pck@0.10/radius=box/average=point"] is None
+
+
 def test_each_pair_has_its_own_target_size() -> None:
     found = pck([prediction([(15, 0)], [(0, 0)], size=(100, 100)),
                  prediction([(15, 0)], [(0, 0)], size=(100, 200))])

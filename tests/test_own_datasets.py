@@ -21,6 +21,7 @@ from gate_cache.datasets.common.base import (
     Pair,
     SegmentationDataset,
 )
+from gate_cache.datasets.common.splits import deal
 from gate_cache.datasets.folder import Folder
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.pairs import load_pairs
@@ -66,18 +67,20 @@ def test_folder_after_the_split_is_the_class(tmp_path: Path) -> None:
 
 def test_folder_without_split_folders_is_train_unless_shares_are_given(tmp_path: Path) -> None:
     root = touch(tmp_path / "own", *(f"{c}/{i}.png" for c in ("cat", "test") for i in range(10)))
-    assert by_split(Folder(root)) == {"train": 20}
-    data = opened(tmp_path, name="folder", root="own", val=0.2, test=0.3)
-    found = Counter((i.split("/")[0], data.split_of(i)) for i in ids(data))
-    shares = {"train": 5, "val": 2, "test": 3}
-    assert found == {(c, s): n for c in ("cat", "test") for s, n in shares.items()}
+    assert by_split(Folder(root, split_folders=False)) == {"train": 20}
+    data = opened(tmp_path, name="folder", root="own", val=0.2, test=0.3, split_folders=False)
+    assert data.classes == ("cat", "test")
+    assert {i: data.split_of(i) for i in ids(data)} == deal(ids(data), {"val": 0.2, "test": 0.3}, 0)
+    assert set(by_split(data)) == {"train", "val", "test"}
 
 
 def test_folder_takes_shares_for_missing_split_folders_only(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"train/cat/{i}.png" for i in range(10)), "test/cat/x.png")
     data = Folder(root, {"val": 0.2, "test": 0.5})
-    assert by_split(data) == {"train": 8, "val": 2, "test": 1}
-    assert data.split_of("test/cat/x.png") == "test"
+    train = [f"train/cat/{i}.png" for i in range(10)]
+    expected = {**deal(train, {"val": 0.2}, 0), "test/cat/x.png": "test"}
+    assert {i: data.split_of(i) for i in ids(data)} == expected
+    assert by_split(data) == {"train": 9, "val": 1, "test": 1}
 
 
 def test_folder_share_of_an_image_does_not_depend_on_other_classes(tmp_path: Path) -> None:
@@ -124,7 +127,8 @@ def test_real_images_as_class_folders(tmp_path: Path) -> None:
         names = [n for n in archive.namelist() if n.endswith(("0001.jpg", "0002.jpg"))]
         archive.extractall(tmp_path / "cifar", names)
     data = opened(tmp_path, name="folder", root="cifar", val=0.5)
-    assert len(data.classes) == 10 and by_split(data) == {"train": 10, "val": 10, "test": 20}
+    assert len(data.classes) == 10 and by_split(data)["test"] == 20
+    assert set(by_split(data)) == set(SPLITS)
     assert {data.image(i).shape for i in ids(data)} == {(32, 32, 3)}
 
 
@@ -146,7 +150,7 @@ def test_masks_are_read_with_their_classes(tmp_path: Path) -> None:
     data = opened(tmp_path, name="masks", root="beach")
     assert isinstance(data, SegmentationDataset)
     assert data.classes == ("sky", "sea", "sand")
-    assert by_split(data) == {"train": 7, "val": 1, "test": 2}
+    assert {i: data.split_of(i) for i in ids(data)} == deal(ids(data), {"val": 0.1, "test": 0.2}, 0)
     np.testing.assert_array_equal(data.mask("day/03.jpg"), labels(2, 3))
     assert opened(tmp_path, name="masks", root="beach", classes=["a", "b", "c"]).classes[0] == "a"
 
@@ -180,6 +184,94 @@ def test_masks_that_are_missing_or_out_of_range_are_named(tmp_path: Path) -> Non
         data.samples()
     (root / "masks").rename(root / "labels")
     with pytest.raises(DataError, match=r"masks: folder not found; expected <root>/images/"):
+        data.samples()
+
+
+OBJECT = np.zeros((8, 8), np.uint8)
+OBJECT[2:6, 3:7] = 1
+RED, BLUE = (np.array(c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
+
+
+def one_mask(data: Path, pixels: Any, *others: Any, name: str = "00.png", **section: Any) -> Any:
+    """A data set of masks of two classes, of which the first has these pixels."""
+    for i, labelled in enumerate((pixels, *others)):
+        save(data / "beach" / "images" / f"{i:02d}.jpg", picture(i))
+        save(data / "beach" / "masks" / (name if not i else f"{i:02d}.png"), labelled)
+    return opened(data, name="masks", root="beach", **{"classes": ["ground", "thing"], **section})
+
+
+@pytest.mark.parametrize("pixels", [
+    OBJECT, OBJECT * 255, OBJECT.astype(bool), np.stack([OBJECT] * 3, -1),
+    np.stack([OBJECT * 255] * 3, -1), np.stack([OBJECT * 255] * 4, -1),
+    np.stack([OBJECT, OBJECT * 0 + 255], -1), OBJECT.astype(np.uint16)])
+def test_the_object_is_the_object_however_it_is_saved(tmp_path: Path, pixels: Any) -> None:
+    data = one_mask(tmp_path, pixels)
+    np.testing.assert_array_equal(data.mask("00.jpg"), OBJECT)
+
+
+@pytest.mark.parametrize("name", ["00.PNG", "00.tif", "00.bmp"])
+def test_label_pictures_may_have_any_lossless_suffix(tmp_path: Path, name: str) -> None:
+    np.testing.assert_array_equal(one_mask(tmp_path, OBJECT, name=name).mask("00.jpg"), OBJECT)
+
+
+def test_255_does_not_count_where_other_labels_do(tmp_path: Path) -> None:
+    data = one_mask(tmp_path, OBJECT * 255, OBJECT)
+    assert set(np.unique(data.mask("00.jpg"))) == {0, IGNORED}
+    data = one_mask(tmp_path / "b", OBJECT * 255, ignore=255)
+    assert set(np.unique(data.mask("00.jpg"))) == {0, IGNORED}
+
+
+def test_black_and_white_for_three_classes_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    data = one_mask(tmp_path, OBJECT * 255, OBJECT * 255, classes=["a", "b", "c"])
+    with pytest.raises(DataError, match=r"dataset\.values: \{0: background, 255: object\}"):
+        data.mask("00.jpg")
+    values = {0: "a", 255: "c"}
+    data = one_mask(tmp_path, OBJECT * 255, classes=["a", "b", "c"], values=values)
+    np.testing.assert_array_equal(data.mask("00.jpg"), OBJECT * 2)
+
+
+def test_values_say_what_labels_and_colours_mean(tmp_path: Path) -> None:
+    data = one_mask(tmp_path, OBJECT * 18 + 4, values={4: "ground", 22: "thing"})
+    np.testing.assert_array_equal(data.mask("00.jpg"), OBJECT)
+    coloured = np.where(OBJECT[..., None] == 1, RED, BLUE)
+    given = {"#0000ff": None, "#ff0000": "thing"}
+    data = one_mask(tmp_path, coloured, values=given, classes=None)
+    assert data.classes == ("thing",)
+    np.testing.assert_array_equal(data.mask("00.jpg"), np.where(OBJECT == 1, 0, IGNORED))
+    for values, reason in (({"#0000ff": "ground"}, "colour #ff0000 at x = 3, y = 2 .*'#ff0000'"),
+                           ({"red": "ground"}, "'red' is no label"),
+                           ({0: "thin"}, r"'thin' is none .*did you mean 'thing'")):
+        with pytest.raises(DataError, match=reason):
+            wrong = one_mask(tmp_path, coloured, values=values)
+            wrong.mask(ids(wrong)[0])
+
+
+@pytest.mark.parametrize(("pixels", "section", "hint"), [
+    (OBJECT * 2, {}, "label 2 at x = 3, y = 2 .*try dataset.ignore: 2, or classes: 3 names"),
+    (OBJECT + 1, {}, r"dataset.values: \{1: …, 2: …\}"),
+    (OBJECT * 200, {}, "which class each label is in dataset.values"),
+    (OBJECT * 255, {"ignore": "none"}, "dataset.ignore: 255 if it does not count"),
+    (OBJECT[:6], {}, "6 × 8 labels for an image of 8 × 8"),
+    (np.where(OBJECT[..., None] == 1, RED, BLUE), {}, r"dataset.values, as in \{'#ff0000': car"),
+])
+def test_labels_of_no_class_are_named_with_the_way_out(tmp_path: Path, pixels: Any,
+                                                       section: Any, hint: str) -> None:
+    with pytest.raises(DataError, match=hint) as caught:
+        one_mask(tmp_path, pixels, OBJECT, **section).mask("00.jpg")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "hint"), [
+    ("00.jpg", "JPEG does not keep labels"), ("00_mask.png", "there is 00_mask.png, which is")])
+def test_missing_label_pictures_say_what_is_there(tmp_path: Path, name: str, hint: str) -> None:
+    with pytest.raises(DataError, match=f"has no labels, .*{hint}"):
+        one_mask(tmp_path, OBJECT, name=name).samples()
+
+
+def test_two_images_cannot_share_a_label_picture(tmp_path: Path) -> None:
+    data = one_mask(tmp_path, OBJECT)
+    save(tmp_path / "beach" / "images" / "00.png", picture(5))
+    with pytest.raises(DataError, match=r"'00\.png' has the same name but for its suffix"):
         data.samples()
 
 
@@ -239,7 +331,7 @@ def test_listed_pairs_across_splits_are_in_none(tmp_path: Path) -> None:
     ("image,point,x\n", r"no column 'y'; expected image, point, x, y"),
     (HEAD, "no points; expected"),
     (HEAD + "cat/a.png,nose,one,2\n", r":2: x = 'one', y = '2' are no numbers"),
-    (HEAD + "cat/a.png,nose,nan,2\n", ":2: .*not finite"),
+    (HEAD + "cat/a.png,nose,nan,2\n", ":2: no 'x', and there is the other"),
     (HEAD + "cat/a.png,nose,1\n", ":2: no 'y'"),
     (HEAD + "cat/a.png,nose,1,2\ncat/a.png,nose,1,2\n", ":3: .*has a point 'nose' already"),
     (HEAD + "cat/z.png,nose,1,2\n", r"z\.png: image not found, and points\.csv has points"),

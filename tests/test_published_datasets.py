@@ -1,5 +1,6 @@
 """Published layouts: what is read from a sound tree, and the line that a wrong one gets."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from published_trees import IMAGES, TREES, cifar, cityscapes, labels, picture, save, write
 from pydantic import TypeAdapter
+from scipy.io import savemat
 
 from gate_cache.core.errors import DataError
 from gate_cache.core.roots import Roots
@@ -192,6 +194,69 @@ def test_spair_annotation_that_makes_no_sense_is_named(
     write(data.annotation("cat/a.jpg"), text)
     with pytest.raises(DataError, match=rf"a\.json: no key points can be read \(.*{reason}"):
         data.keypoints("cat/a.jpg")
+
+
+def spair_annotation(data: Any, **fields: Any) -> Any:
+    """Change an image's file; its picture is 6 × 8 (height × width)."""
+    path = data.annotation("cat/a.jpg")
+    write(path, json.dumps({**json.loads(path.read_text()), **fields}))
+    return data.keypoints("cat/a.jpg")
+
+
+def test_spair_points_outside_the_picture_are_not_visible(tmp_path: Path) -> None:
+    kps = {"0": [400, 2], "1": [-1, -1], "2": [8, 6], "3": [0, 0], "4": [3, 6.5]}
+    found = spair_annotation(made("spair", tmp_path), kps=kps)
+    assert found.visible.nonzero()[0].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(("fields", "reason"), [
+    ({"image_width": 16, "image_height": 12}, "is of an image of 16 × 12, and the file has 8 × 6"),
+    ({"bndbox": [7, 5, 1, 1]}, "the box 7, 5, 1, 1 is not x0, y0, x1, y1 in a picture of 8 × 6"),
+    ({"bndbox": [1, 1, 70, 5]}, "the box 1, 1, 70, 5 is not"),
+])
+def test_spair_annotation_of_another_picture_is_refused(tmp_path: Path, fields: Any,
+                                                        reason: str) -> None:
+    with pytest.raises(DataError, match=f"a.json: {reason}"):
+        spair_annotation(made("spair", tmp_path), **fields)
+
+
+def test_a_name_in_a_list_cannot_climb_out(tmp_path: Path) -> None:
+    path = TREES["spair"](tmp_path) / "Layout" / "large" / "val.txt"
+    for line in ("000001-../../x-a:cat", "000001-a-b:..", "000001-a-b:cat/.."):
+        write(path, f"{line}\n")
+        with pytest.raises(DataError, match=r"val\.txt:1: .* is no pair"):
+            opened(tmp_path, name="spair").samples()
+
+
+def test_pf_pascal_reads_what_pandas_and_matlab_write(tmp_path: Path) -> None:
+    data = made("pf-pascal", tmp_path)
+    kps = np.array([[1, 2], [-1, -1], [9, 4], [8, 8]])
+    savemat(data.annotation("aeroplane/a.jpg"), {"kps": kps, "bbox": [[1, 2, 7, 8]]})
+    assert data.keypoints("aeroplane/a.jpg").visible.tolist() == [True, False, False, True]
+    path = data.list_file("val")
+    text = path.read_text()
+    before = data.pairs("val")
+    write(path, "\n".join([text.splitlines()[0], *(line.replace(",1,", ",1.0,")
+                                                   for line in text.splitlines()[1:])]))
+    assert opened(tmp_path, name="pf-pascal").pairs("val") == before
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png"])
+def test_ade20k_images_of_other_suffixes_have_their_labels(tmp_path: Path, suffix: str) -> None:
+    data = made("ade20k", tmp_path)
+    first = data.path(ids(data)[0])
+    save(first.with_suffix(suffix), picture(1))
+    first.unlink()
+    again = opened(tmp_path, name="ade20k")
+    assert len(ids(again)) == 24 and again.mask(ids(again)[0]).shape == (8, 8)
+
+
+def test_missing_labels_are_counted(tmp_path: Path) -> None:
+    data = made("ade20k", tmp_path)
+    for i in ids(data)[3:8]:
+        data.label_file(i).unlink()
+    with pytest.raises(DataError, match=r"\(5 of 24 images have none\)"):
+        data.samples()
 
 
 @pytest.mark.parametrize("name", CORRESPONDENCE)

@@ -426,8 +426,29 @@ def test_a_run_is_judged_again_as_it_was(root: Path, tmp_path: Path) -> None:  #
     gate = next(r for r in found.tables[0].rows if r.method.role == "gate")
     again = evaluated(root, tmp_path / "b", found.run)  # whatever this manifest's train says
     assert again.values == {k: v for k, v in gate.pck.to_json().items() if v is not None}
+    assert again.notes == ()
     low, high = again.interval
     assert low < high and low - 1 <= again.values[again.select] + 15 and again.head == "nn"
+
+
+def test_images_that_a_run_has_seen_are_told(root: Path, tmp_path: Path) -> None:  # noqa: F811
+    found = run(root, tmp_path / "a", **SHORT, combos=["good", "noise-0"])
+    path = found.run / "splits.json"
+    kept = json.loads(path.read_text())
+    moved = sorted(kept["test"])[:2]
+    digest = kept["test"].pop(moved[0])  # another name, the same content
+    kept["train"] |= {"renamed": digest, moved[1]: kept["test"].pop(moved[1])}
+    path.write_text(json.dumps(kept))
+    (note,) = evaluated(root, tmp_path / "b", found.run).notes
+    images = len(kept["test"]) + 2
+    assert f"trained on 2 of the {images} images that are in 'test' now" in note
+    assert all(name in note for name in moved)
+    path.unlink()
+    (note,) = evaluated(root, tmp_path / "c", found.run).notes
+    assert "keeps no list of its images" in note
+    path.write_text('{"train": 3}')
+    with pytest.raises(UserError, match=r"splits\.json: cannot be read"):
+        evaluated(root, tmp_path / "d", found.run)
 
 
 def test_a_trial_is_judged_again_as_it_was(root: Path, four: tuple[Swept, Path],  # noqa: F811

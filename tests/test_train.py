@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from gate_cache.core.errors import RowNotDone, StoreError, UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
-from gate_cache.datasets.common.base import Split
+from gate_cache.datasets.common.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.passes.recipes import settings, sources
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, stack
@@ -246,6 +246,30 @@ def scripted_run(root: Path) -> Finished:
         return finished(root, root / "scripted", **fields)
 
 
+def flat(world: ToyWorld, sample_id: str) -> Keypoints:
+    """The key points, and a box without extent."""
+    known = DRAWN(world, sample_id)
+    return replace(known, box=np.repeat(known.xy[:1], 2, 0).ravel())
+
+
+DRAWN = ToyWorld.keypoints
+
+
+def test_boxes_without_extent_choose_no_checkpoint(root: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyWorld, "keypoints", flat)
+    found = finished(root, tmp_path, **SHORT, combos=["good"], attention="attn")
+    entry = found.metrics["fits"]["gate"]
+    assert entry["best_at"] == SHORT["pairs"] and len(entry["history"]) == 2
+    assert {k.split("/")[1] for k in entry["history"][0]["val"]} == {"radius=image"}
+    for name, tensor in found.weights("gate-best").items():
+        torch.testing.assert_close(tensor, found.weights("gate-last")[name])
+    row = found.gate
+    assert row["pairs_without_box"] == row["pairs"] > 0 and row[SCORE] is None
+    assert row["pck@0.10/radius=image/average=point"] is not None
+    assert "interval" not in row
+
+
 @pytest.fixture(scope="module")
 def every(store: FeatureStore) -> Buckets:
     """Buckets of all convolutional combos, read once."""
@@ -273,8 +297,8 @@ def mean_weights(model: CorrespondenceModel, found: Buckets, rows: range) -> tor
 @pytest.mark.parametrize("fixture", ["nn_run", "conv_run"])
 def test_run_directory_is_complete(fixture: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(fixture).trained.run
-    names = {"config.json", "metrics.json", "log.txt", "items", "gate-best.safetensors",
-             "gate-last.safetensors"}
+    names = {"config.json", "metrics.json", "log.txt", "items", "splits.json",
+             "gate-best.safetensors", "gate-last.safetensors"}
     compared = {f"{k}-{w}.safetensors" for k in ("single", "uniform") for w in ("best", "last")}
     assert {p.name for p in folder.iterdir()} == names | (compared if "conv" in fixture else set())
 
@@ -621,7 +645,8 @@ def test_a_failed_run_has_no_metrics(root: Path, tmp_path: Path,
     monkeypatch.setattr(train_module, "fit_trials", fail)
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path)
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.txt"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.txt",
+                                                                 "splits.json"}
 
 
 @pytest.mark.parametrize(("head", "at"), [("nn", 1), ("conv", 3), ("conv", 5)])

@@ -138,6 +138,8 @@ def _categories(dataset: CorrespondenceDataset) -> dict[str, str]:
 def _judge(pair: PairPoints, shares: Points) -> Judged:
     alpha, radius, average = SELECT
     prediction = pair.judge(shares)
+    if not longer_side(pair.target, radius) > 0:
+        radius = "image"  # a box without extent gives none
     values = pck([prediction], [alpha]).values
     return Judged(prediction.true, correct(prediction, alpha, radius),
                   alpha * longer_side(prediction.target, radius),

@@ -23,14 +23,39 @@ def validate(manifest: ManifestPath, data: Data = None, models: Models = None,
     """Check a manifest: all problems at once, and which of its files are not here."""
     from gate_cache.extraction.validate import validate as stage
     from gate_cache.manifest.load import load
+    from gate_cache.report.terminal.console import console_progress
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    found = stage(load(manifest), roots)
+    found = stage(load(manifest), roots, console_progress())
     if as_json:
         return print_json(found)
     typer.echo(f"{found.manifest}: sound, {found.combos} combos")
+    for line in found.data:
+        typer.echo(line)
     for line in found.absent:
         typer.echo(f"note: {line}")
+
+
+def data(manifest: ManifestPath, data: Data = None, stores: Stores = None,
+         outside: Outside = False, as_json: Json = False) -> None:
+    """Show what the data set holds: splits, classes, labels, points; and what is wrong with it.
+
+    Exit code 2 where something is.
+    """
+    from gate_cache.manifest.load import load
+    from gate_cache.report.terminal.console import console_progress
+    from gate_cache.workspace.data_summary import data as stage
+
+    roots = Roots.resolve(outside, data=data, stores=stores)
+    found = stage(load(manifest), roots, console_progress())
+    if as_json:
+        print_json(found)
+    else:
+        from gate_cache.report.terminal.data import show_data
+
+        show_data(found)
+    if found.faults:
+        raise typer.Exit(2)
 
 
 def plan(manifest: ManifestPath, data: Data = None, models: Models = None, stores: Stores = None,

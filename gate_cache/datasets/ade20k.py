@@ -35,6 +35,7 @@ tent, bag, minibike, cradle, oven, ball, food, step, tank, trade name, microwave
 bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic light, tray,
 ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock, flag
 """.replace("\n", " ").strip().split(", "))
+_IMAGES = frozenset({".jpg", ".jpeg", ".png"})
 _FOLDERS = ("training", "validation")
 
 
@@ -73,12 +74,19 @@ class ADE20K(LabelledImages):
         """1 … 150 are the classes, 0 is not counted."""
         return {0: IGNORED, **{i + 1: i for i in range(len(CLASSES))}}
 
+    def faults_of(self, labels: Mapping[int, int]) -> list[str]:
+        """Labels from which 1 was taken already, so that 255 is what does not count."""
+        if IGNORED not in labels:
+            return []
+        return [f"{self.root / 'annotations'}: {labels[IGNORED]} label pictures have 255, so 1 was"
+                " taken from their labels already; take the published ones"]
+
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, and those without labels."""
         ids = [f"{folder}/{name}" for folder in _FOLDERS
-               for name in walk(self.root / "images" / folder, frozenset({".jpg"}))]
+               for name in walk(self.root / "images" / folder, _IMAGES)]
         there = set(walk(self.root / "annotations", frozenset({".png"})))
-        return ids, [i for i in ids if i.removesuffix(".jpg") + ".png" not in there]
+        return ids, [i for i in ids if Path(i).with_suffix(".png").as_posix() not in there]
 
     @cached_property
     def _splits(self) -> Mapping[str, Split]:

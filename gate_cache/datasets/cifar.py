@@ -80,6 +80,12 @@ class CIFAR10:
             raise DataError(f"{path}: record of '{sample_id}' is damaged; {EXPECTED}")
         return record
 
+    def sources(self, sample_id: str) -> tuple[Path, ...]:
+        """The batch that holds the image and its class."""
+        half, _, number = sample_id.partition("/")
+        file = max(k for k, start in enumerate(self._starts[half][:-1]) if start <= int(number))
+        return (self.root / _FILES[half][file],)
+
     def sha256(self, sample_id: str) -> str:
         """sha256 (hex) of the image's bytes, without its label."""
         return hashlib.sha256(self._record(sample_id)[1:]).hexdigest()

@@ -11,16 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import walk
 from gate_cache.datasets.common.labelled import LabelledImages, plain_table
 from gate_cache.datasets.common.splits import with_val
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 EXPECTED = ("expected cityscapes/ with leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and"
             " gtFine/{train,val}/<city>/*_gtFine_labelIds.png; get leftImg8bit_trainvaltest.zip and"
@@ -70,11 +65,19 @@ class Cityscapes(LabelledImages):
         ids, classes = (stem.with_name(stem.name + end) for end in (_LABELS, _CLASSES))
         return classes if classes.is_file() and not ids.is_file() else ids
 
-    def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
-        """(H, W) class of every pixel, `IGNORED` where none counts."""
-        path = self.label_file(sample_id)
-        return self.read_mask(sample_id, path, LABELS if path.name.endswith(_LABELS) else
-                              plain_table(len(CLASSES)))
+    def table(self, sample_id: str) -> Mapping[int, int]:
+        """Of label ids, or of train ids where there are only these."""
+        ids = self.label_file(sample_id).name.endswith(_LABELS)
+        return LABELS if ids else plain_table(len(CLASSES))
+
+    def faults_of(self, labels: Mapping[int, int]) -> list[str]:
+        """Train ids in files of label ids: no label is above 18, where sky is 23 and car is 26."""
+        if not any(self.label_file(s.id).name.endswith(_LABELS) for s in self.samples()) or \
+                max((n for n in labels if n != IGNORED), default=99) >= len(CLASSES):
+            return []
+        return [f"{self.root / 'gtFine'}: the files {_LABELS} hold no label above"
+                f" {len(CLASSES) - 1}, so these are train ids; call the files {_CLASSES}, or unpack"
+                " gtFine_trainvaltest.zip again"]
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images of both splits, and those without labels."""

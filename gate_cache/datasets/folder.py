@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Sample, Split
-from gate_cache.datasets.common.files import ImageFiles, need_folder, walk
+from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over, walk
 from gate_cache.datasets.common.splits import Shares, Tree
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -22,15 +22,18 @@ class Folder(ImageFiles):
     root : Path
     shares : of images that become ``val`` and ``test`` where no folder is called so
     split_seed : another value, another split
+    split_folders : whether folders called after splits are the splits
     """
 
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
-                " called train, val or test, else a seeded share of each class")
+                " called train, val or test, else a seeded share")
 
-    def __init__(self, root: Path, shares: Shares | None = None, split_seed: int = 0) -> None:
+    def __init__(self, root: Path, shares: Shares | None = None, split_seed: int = 0,
+                 split_folders: bool = True) -> None:
         super().__init__("folder", root)
         self.shares = shares or {}
         self.split_seed = split_seed
+        self.split_folders = split_folders
 
     def samples(self) -> Sequence[Sample]:
         """All images, sorted by path."""
@@ -40,12 +43,25 @@ class Folder(ImageFiles):
 
     @cached_property
     def _tree(self) -> Tree:
-        return Tree([s.id for s in self.samples()], self.shares, self.split_seed)
+        return Tree(self.root, [s.id for s in self.samples()], self.shares, self.split_seed,
+                    self.split_folders)
+
+    @cached_property
+    def _class_of(self) -> dict[str, str | None]:
+        """The folder after the split, or else the first one, where there is one."""
+        folders, split = self._tree.folders, self._tree.depth or 0
+        before = {tuple(path[:split]) for path in folders.values()}
+        after = any(len(path) > split for path in folders.values())
+        if len(before) > 1 and after:
+            raise DataError(f"{self.root}: classes lie both above the folders train, val and test"
+                            " and below them; put all images into <split>/<class>/")
+        at = split if len(before) == 1 and after else max(split - 1, 0)
+        return {i: path[at] if len(path) > at else None for i, path in folders.items()}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the class folders, sorted."""
-        return tuple(sorted({name for name in self._tree.class_of.values() if name}))
+        return tuple(sorted({name for name in self._class_of.values() if name}))
 
     def label(self, sample_id: str) -> int:
         """The class of an image.
@@ -55,7 +71,7 @@ class Folder(ImageFiles):
         DataError
             It lies in no class folder.
         """
-        name = self._tree.class_of[sample_id]
+        name = self._class_of[sample_id]
         if name is None:
             raise DataError(f"{self.path(sample_id)}: is in no class folder; move it to"
                             " <class>/, or to train/<class>/, test/<class>/ …")
@@ -64,6 +80,10 @@ class Folder(ImageFiles):
     def split_of(self, sample_id: str) -> Split:
         """By folder or by share; ``train`` where neither is given."""
         return self._tree.split_of[sample_id]
+
+    def passed_over(self) -> dict[str, int]:
+        """Files that are no images, by suffix."""
+        return passed_over(self.root, {s.id for s in self.samples()})
 
 
 def images_below(root: Path) -> list[Sample]:

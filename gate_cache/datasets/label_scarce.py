@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import walk
-from gate_cache.datasets.common.labelled import LabelledImages, plain_table, to_classes
+from gate_cache.datasets.common.labelled import LabelledImages, plain_table
 from gate_cache.datasets.common.scarce_names import CLASSES
 from gate_cache.datasets.common.splits import with_val
 from gate_cache.manifest.dataset_specs import ScarceName
@@ -76,14 +76,12 @@ class LabelScarce(LabelledImages):
             return {0: IGNORED, IGNORED: IGNORED, **{i + 1: i for i in range(len(self.classes))}}
         return plain_table(len(self.classes))
 
-    def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
-        """(H, W) class of every pixel of the image; labels of another size are resized to it."""
+    def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
+        """(H, W) labels; those of another size than the image are resized to it."""
         from gate_cache.datasets.common.images import read_array, resize_labels
 
-        path, size = self.label_file(sample_id), self.size(sample_id)
-        labels = read_array(path)
-        found = labels if labels.shape == size else resize_labels(labels, size)
-        return to_classes(path, found, self.classes_by_label())
+        size, labels = self.size(sample_id), read_array(self.label_file(sample_id))
+        return labels if labels.shape == size else resize_labels(labels, size)
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, those of ``train`` first, and those without labels."""

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
 
-from gate_cache.core.errors import DataError
-from gate_cache.datasets.common.base import Split
-from gate_cache.datasets.common.files import read_text, walk
-from gate_cache.datasets.common.labelled import LabelledImages, plain_table
+from gate_cache.core.errors import DataError, listed
+from gate_cache.datasets.common.base import IGNORED, Split
+from gate_cache.datasets.common.files import passed_over, read_text, walk
+from gate_cache.datasets.common.label_values import Values, hint_for, means_object
+from gate_cache.datasets.common.labelled import LabelledImages, distinct
 from gate_cache.datasets.common.splits import Shares, Tree
 from gate_cache.datasets.folder import images_below
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+"""Of label pictures: formats that keep labels as they are."""
 EXPECTED = ("expected <root>/images/ and <root>/masks/ with a .png of the same name for every"
             " image, and the names of the classes in the manifest (dataset.classes) or in"
             " <root>/classes.txt, one a line")
@@ -29,9 +39,10 @@ class Masks(LabelledImages):
     root : Path
     folders : names of the folders of images and of label pictures below it
     classes : their names, by label; None for those of ``classes.txt``
-    ignore : the label that does not count
+    values : which label is which class, and which does not count
     shares : of images that become ``val`` and ``test`` where no folder is called so
     split_seed : another value, another split
+    split_folders : whether folders called after splits are the splits
     """
 
     protocol = ("masks: IoU over all pixels of a split's images; a split is a folder called train,"
@@ -39,18 +50,23 @@ class Masks(LabelledImages):
     expected = EXPECTED
 
     def __init__(self, root: Path, folders: tuple[str, str] = ("images", "masks"),
-                 classes: Sequence[str] | None = None, ignore: int = 255,
-                 shares: Shares | None = None, split_seed: int = 0) -> None:
+                 classes: Sequence[str] | None = None, values: Values | None = None,
+                 shares: Shares | None = None, split_seed: int = 0,
+                 split_folders: bool = True) -> None:
         super().__init__("masks", root)
         self.parts = folders
         self.named = classes
-        self.ignore = ignore
+        self.values = values or Values()
+        self.colours = self.values.colours
         self.shares = shares or {}
         self.split_seed = split_seed
+        self.split_folders = split_folders
 
     @cached_property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of the classes, by label."""
+        if self.named is None and self.values.classes:
+            return self.values.classes
         return tuple(self.named) if self.named is not None else self._listed_classes()
 
     def _listed_classes(self) -> tuple[str, ...]:
@@ -66,18 +82,94 @@ class Masks(LabelledImages):
 
     def label_file(self, sample_id: str) -> Path:
         """The label picture of a sample."""
-        return (self.root / self.parts[1] / sample_id).with_suffix(".png")
+        stem = PurePosixPath(sample_id).with_suffix("")
+        return self.root / self.parts[1] / self._pictures.get(str(stem), f"{stem}.png")
+
+    @cached_property
+    def _pictures(self) -> Mapping[str, str]:
+        return self._walked()
+
+    def _walked(self) -> dict[str, str]:
+        """Label pictures below their folder, by path without suffix; .png comes first."""
+        found = walk(self.root / self.parts[1], frozenset(SUFFIXES))
+        ranked = sorted(found, key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
+        return {os.path.splitext(n)[0]: n for n in ranked}
+
+    def hint(self, sample_id: str) -> str:
+        """Which files there are instead."""
+        stem = PurePosixPath(sample_id).stem
+        below = self.root / self.parts[1] / PurePosixPath(sample_id).parent
+        there = [p.name for p in below.glob(f"{glob.escape(stem)}[._-]*")]
+        if any(n.lower().endswith((".jpg", ".jpeg")) for n in there):
+            return "JPEG does not keep labels as they were: save them as PNG; "
+        return f"there is {listed(sorted(there), 2)}, which is called otherwise; " if there else ""
+
+    def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
+        """(h, w) labels as the file has them; with colours as values, 0xRRGGBB."""
+        from gate_cache.datasets.common.label_pictures import read_picture
+
+        return read_picture(self.label_file(sample_id), self.colours)
+
+    def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """(H, W) class of every pixel; a label of none is named, with what it may mean."""
+        if self._binary == "unclear":
+            raise DataError(f"{self.root / self.parts[1]}: no label picture has another label than"
+                            " 0 and 255, and 255 does not count unless you say: dataset.values:"
+                            " {0: background, 255: object} (or ignore: 255)")
+        try:
+            return super().to_mask(sample_id, labels)
+        except DataError as error:
+            found = distinct(labels)
+            strange = [n for n in found if n not in self._table]
+            hint = hint_for(found, strange, len(self.classes), self.values) if strange else ""
+            raise DataError(f"{error}{hint}") from None
+
+    def notes(self) -> list[str]:
+        """How 255 is read, and label pictures without an image."""
+        lone = len(set(self._pictures) - {os.path.splitext(s.id)[0] for s in self.samples()})
+        return [*([f"all label pictures are black and white: 255 is read as '{self.classes[1]}'"]
+                  if self._binary == "object" else []),
+                *([f"{lone} label pictures have no image"] if lone else [])]
+
+    def passed_over(self) -> dict[str, int]:
+        """Files among the images that are none, by suffix."""
+        return passed_over(self.root / self.parts[0], {s.id for s in self.samples()})
 
     def classes_by_label(self) -> Mapping[int, int]:
-        """Labels are classes, but for the one that does not count."""
-        return plain_table(len(self.classes), self.ignore)
+        """Labels are classes, but for the one that does not count; or as `values` says."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> Mapping[int, int]:
+        table = self.values.table(self.classes)
+        return {**table, IGNORED: 1} if self._binary == "object" else table
+
+    @cached_property
+    def _binary(self) -> Literal["object", "unclear"] | None:
+        """What 255 is where no picture of the set has another label but 0, and nothing is said."""
+        if self.values.given or self.values.ignore is not None:
+            return None
+        found: set[int] = set()
+        for sample in self.samples():
+            found.update(distinct(self.labels(sample.id)))
+            if not means_object(found):
+                return None
+        return None if IGNORED not in found else "object" if len(self.classes) == 2 else "unclear"
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, and those without labels."""
+        self.values.table(self.classes)  # which names the first value that is no class
         ids = [s.id for s in images_below(self.root / self.parts[0])]
-        there = set(walk(self.root / self.parts[1], frozenset({".png"})))
-        return ids, [i for i in ids if Path(i).with_suffix(".png").as_posix() not in there]
+        stems: dict[str, str] = {}
+        for i in ids:
+            twin = stems.setdefault(os.path.splitext(i)[0], i)
+            if twin != i:
+                raise DataError(f"{self.path(twin)}: '{i}' has the same name but for its suffix,"
+                                " and would share its label picture; rename or remove one")
+        there = self._walked()
+        return ids, [i for stem, i in stems.items() if stem not in there]
 
     @cached_property
     def _splits(self) -> Mapping[str, Split]:
-        return Tree([s.id for s in self.samples()], self.shares, self.split_seed).split_of
+        return Tree(self.root / self.parts[0], [s.id for s in self.samples()], self.shares,
+                    self.split_seed, self.split_folders).split_of

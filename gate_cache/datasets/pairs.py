@@ -2,38 +2,31 @@
 
 ``points.csv`` has a line for every point that an image has: ``image,point,x,y`` and, if you like,
 ``visible``. Images are paths below the root; a point means the same in all images of a category,
-which is the image's folder (after train, val or test, where there are such folders). Without a
-table of pairs (``source,target``), all ordered pairs of a category and split are taken.
+which is the image's own folder (train, val or test apart). Without a table of pairs
+(``source,target``), all ordered pairs of a category and split are taken.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 
 from gate_cache.core.errors import DataError, did_you_mean
 from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
-from gate_cache.datasets.common.files import ImageFiles, need_folder, read_csv
+from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
+from gate_cache.datasets.common.point_table import (
+    EXPECTED,
+    Point,
+    PointTable,
+    raise_all,
+    read_points,
+    refuse_alike,
+)
 from gate_cache.datasets.common.splits import Shares, Tree
-
-EXPECTED = ("expected <root>/points.csv with the columns image, point, x, y (and visible), images"
-            " being paths below <root>")
-_VISIBLE = {"": True, "1": True, "true": True, "yes": True, "0": False, "false": False,
-            "no": False}
-
-
-@dataclass(frozen=True)
-class Point:
-    """One line of the table of points."""
-
-    x: float
-    y: float
-    visible: bool
+from gate_cache.datasets.common.tables import inside, read_csv
 
 
 class Pairs(ImageFiles):
@@ -45,14 +38,20 @@ class Pairs(ImageFiles):
     points, pairs : names of the tables below it; without one of pairs, all are taken
     shares : of images that become ``val`` and ``test`` where no folder is called so
     split_seed : another value, another split
+    split_folders : whether folders called after splits are the splits
+    links : folders that an image may lie in by a link, beside the root; None where it may lie
+        anywhere
     """
 
     protocol = ("pairs: ordered pairs inside a category and split, or as listed; points visible in"
                 " both; box = tight box of the visible key points")
 
     def __init__(self, root: Path, points: str = "points.csv", pairs: str | None = None,
-                 shares: Shares | None = None, split_seed: int = 0) -> None:
+                 shares: Shares | None = None, split_seed: int = 0, split_folders: bool = True,
+                 links: Sequence[Path] | None = ()) -> None:
         super().__init__("pairs", root)
+        self.split_folders = split_folders
+        self.links = links
         self.tables = root / points, root / pairs if pairs else None
         self.shares = shares or {}
         self.split_seed = split_seed
@@ -60,53 +59,73 @@ class Pairs(ImageFiles):
     def samples(self) -> Sequence[Sample]:
         """All images of the table, sorted by path."""
         need_folder(self.root, "data set 'pairs'", EXPECTED)
-        for i in self._points:
-            if not self.path(i).is_file():
-                raise DataError(f"{self.path(i)}: image not found, and {self.tables[0].name} has"
-                                " points of it")
+        lacking = [i for i in self._points if not self.path(i).is_file()]
+        if lacking:
+            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+            raise DataError(f"{self.path(lacking[0])}: image not found{more}, and"
+                            f" {self.tables[0].name} has points of it; images are paths below"
+                            f" {self.root}")
         return [Sample(i) for i in self._points]
 
     @cached_property
+    def _table(self) -> PointTable:
+        return read_points(self.tables[0], self._id)
+
+    def _id(self, named: str, place: str) -> str:
+        return inside(self.root, named, place, self.links)
+
+    @property
     def _points(self) -> dict[str, dict[str, Point]]:
         """Points of every image by name, images sorted."""
-        path = self.tables[0]
-        found: dict[str, dict[str, Point]] = defaultdict(dict)
-        for number, row in read_csv(path, ("image", "point", "x", "y"), EXPECTED):
-            if row["point"] in found[row["image"]]:
-                raise DataError(f"{path}:{number}: '{row['image']}' has a point '{row['point']}'"
-                                " already")
-            found[row["image"]][row["point"]] = _point(path, number, row)
-        if not found:
-            raise DataError(f"{path}: no points; {EXPECTED}")
-        return {i: found[i] for i in sorted(found)}
+        return self._table.points
 
     @cached_property
     def _tree(self) -> Tree:
-        return Tree([s.id for s in self.samples()], self.shares, self.split_seed)
+        return Tree(self.root, [s.id for s in self.samples()], self.shares, self.split_seed,
+                    self.split_folders)
 
     def category(self, sample_id: str) -> str:
         """The folder of an image that says what its points mean."""
-        return self._tree.class_of[sample_id] or "all"
+        return next(iter(self._tree.folders[sample_id][::-1]), "all")
+
+    def point_names(self) -> dict[str, list[str]]:
+        """Names of a category's points, in the order of their first lines."""
+        return self._names
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        """Names of a category's points, in the order of their first lines."""
         found: dict[str, dict[str, None]] = defaultdict(dict)
         for i, points in self._points.items():
             found[self.category(i)] |= dict.fromkeys(points)
+        for category, names in found.items():
+            refuse_alike(self.tables[0], category, names)
         return {category: list(names) for category, names in found.items()}
 
+    def notes(self) -> list[str]:
+        """What of the table does not count, a line for each kind."""
+        return [f"{self.tables[0].name}: {count} points {why}"
+                for why, count in sorted(self._table.odd.items()) if count]
+
+    def passed_over(self) -> dict[str, int]:
+        """Files that the tables do not name, by suffix."""
+        own = {t.relative_to(self.root).as_posix() for t in self.tables if t}
+        return passed_over(self.root, {*self._points, *own})
+
     def keypoints(self, sample_id: str) -> Keypoints:
-        """The points of an image; those of its category that it lacks are not visible."""
+        """The points of an image; those of its category that it lacks are not visible.
+
+        Nor are those outside the picture.
+        """
         import numpy as np
+
+        from gate_cache.datasets.common.points import tight_box, within
 
         points = self._points[sample_id]
         row = [points.get(name) for name in self._names[self.category(sample_id)]]
         xy = np.array([(p.x, p.y) if p else (np.nan, np.nan) for p in row])
-        visible = np.array([p is not None and p.visible for p in row])
-        shown = xy[visible] if visible.any() else np.full((1, 2), np.nan)
-        return Keypoints(xy, visible, np.concatenate([shown.min(0), shown.max(0)]),
-                         self.size(sample_id))
+        size = self.size(sample_id)
+        visible = np.array([p is not None and p.visible for p in row]) & within(xy, size)
+        return Keypoints(xy, visible, tight_box(xy, visible), size)
 
     def split_of(self, sample_id: str) -> Split:
         """The split of an image."""
@@ -129,12 +148,17 @@ class Pairs(ImageFiles):
 
     @cached_property
     def _listed(self) -> list[Pair]:
-        assert self.tables[1] is not None
-        return [self._pair(number, row["source"], row["target"]) for number, row in
-                read_csv(self.tables[1], ("source", "target"), EXPECTED)]
+        path, found, wrong = self.tables[1], list[Pair](), list[str]()
+        for number, row in read_csv(path, ("source", "target"), EXPECTED) if path else ():
+            try:
+                found.append(self._pair(f"{path}:{number}", row["source"], row["target"]))
+            except DataError as error:
+                wrong.append(str(error))
+        raise_all(wrong)
+        return found
 
-    def _pair(self, number: int, source: str, target: str) -> Pair:
-        place = f"{self.tables[1]}:{number}"
+    def _pair(self, place: str, *ends: str) -> Pair:
+        source, target = (self._id(named, place) for named in ends)
         for i in (source, target):
             if i not in self._points:
                 raise DataError(f"{place}: '{i}' has no points in {self.tables[0].name}"
@@ -143,17 +167,3 @@ class Pairs(ImageFiles):
             raise DataError(f"{place}: '{source}' and '{target}' are of two categories, whose"
                             " points mean different things")
         return Pair(source, target, self.category(source))
-
-
-def _point(path: Path, number: int, row: dict[str, str]) -> Point:
-    try:
-        x, y = float(row["x"]), float(row["y"])
-        visible = _VISIBLE[row.get("visible", "").lower()]
-    except ValueError:
-        raise DataError(f"{path}:{number}: x = '{row['x']}', y = '{row['y']}' are no numbers"
-                        ) from None
-    except KeyError as error:
-        raise DataError(f"{path}:{number}: visible is {error}, expected 1 or 0") from None
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise DataError(f"{path}:{number}: x = {x}, y = {y} are not finite")
-    return Point(x, y, visible)

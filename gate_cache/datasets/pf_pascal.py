@@ -10,12 +10,13 @@ taken from the .mat files; rows of the training list that only repeat a pair fli
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Keypoints, Pair, Split
-from gate_cache.datasets.common.files import read_csv, read_mat
+from gate_cache.datasets.common.files import read_mat
 from gate_cache.datasets.common.listed_pairs import ListedPairs
+from gate_cache.datasets.common.tables import read_csv, whole
 
 EXPECTED = ("expected PF-dataset-PASCAL/ with JPEGImages, Annotations, trn_pairs.csv, val_pairs.csv"
             " and test_pairs.csv; get PF-dataset-PASCAL.zip from"
@@ -55,10 +56,14 @@ class PFPascal(ListedPairs):
         """The file with an image's key points."""
         return (self.root / "Annotations" / sample_id).with_suffix(".mat")
 
+    def list_file(self, split: Split) -> Path:
+        """The list of a split's pairs, by either name."""
+        known = [self.root / name for name in _LISTS[split]]
+        return next((p for p in known if p.is_file()), known[0])
+
     def read_list(self, split: Split) -> list[Pair]:
         """The different pairs of a split's list."""
-        known = [self.root / name for name in _LISTS[split]]
-        path = next((p for p in known if p.is_file()), known[0])
+        path = self.list_file(split)
         rows = read_csv(path, _COLUMNS, EXPECTED)
         return list(dict.fromkeys(_pair(path, number, row) for number, row in rows))
 
@@ -66,18 +71,22 @@ class PFPascal(ListedPairs):
         """The numbered points of an image; Matlab's 1 is the centre of the first pixel."""
         import numpy as np
 
+        from gate_cache.datasets.common.points import check_box, within
+
         path = self.annotation(sample_id)
         xy, box = (read_mat(path, name, EXPECTED) - 0.5 for name in ("kps", "bbox"))
         if xy.ndim != 2 or xy.shape[1] != 2 or box.size != 4 or not np.isfinite(box).all():
             raise DataError(f"{path}: kps is {xy.shape} and bbox {box.shape}, expected (points, 2)"
                             " and 4 finite numbers")
-        return Keypoints(xy, np.isfinite(xy[:, 0] + xy[:, 1]), box.reshape(4), self.size(sample_id))
+        size = self.size(sample_id)
+        return Keypoints(xy, within(xy, size), check_box(path, box.reshape(4), size), size)
 
 
 def _pair(path: Path, number: int, row: dict[str, str]) -> Pair:
-    if row["class"] not in map(str, range(1, len(CLASSES) + 1)):
-        raise DataError(f"{path}:{number}: class '{row['class']}' is not 1 … {len(CLASSES)}")
-    name = CLASSES[int(row["class"]) - 1]
-    source, target = (f"{name}/{Path(row[end]).name}" for end in _COLUMNS[:2])
+    kind = whole(row["class"])
+    if kind not in map(str, range(1, len(CLASSES) + 1)):
+        raise DataError(f"{path}:{number}: class '{kind}' is not 1 … {len(CLASSES)}")
+    name = CLASSES[int(kind) - 1]
+    source, target = (f"{name}/{PureWindowsPath(row[end]).name}" for end in _COLUMNS[:2])
     return Pair(source, target, name)
 

@@ -60,12 +60,16 @@ class PFWillow(ImageFiles):
         return found
 
     def keypoints(self, sample_id: str) -> Keypoints:
-        """The 10 key points; all are visible, the box is their tight box."""
-        import numpy as np
+        """The 10 key points; those in the picture are visible, the box is their tight box."""
+        from gate_cache.datasets.common.points import tight_box, within
 
-        xy = _points(self.path(sample_id).with_suffix(".mat"))
-        box = np.concatenate([xy.min(0), xy.max(0)])
-        return Keypoints(xy, np.ones(len(xy), bool), box, self.size(sample_id))
+        xy, size = _points(self.path(sample_id).with_suffix(".mat")), self.size(sample_id)
+        visible = within(xy, size)
+        return Keypoints(xy, visible, tight_box(xy, visible), size)
+
+    def sources(self, sample_id: str) -> tuple[Path, ...]:
+        """The image and its file of key points."""
+        return self.path(sample_id), self.path(sample_id).with_suffix(".mat")
 
     @cached_property
     def _splits(self) -> dict[str, Split]:

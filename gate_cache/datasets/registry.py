@@ -19,8 +19,11 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
         return _toyworld(spec)
     named = spec.folder if isinstance(spec, specs.ScarceSpec) else spec.root
     root = roots.below("data", named, "dataset.root")
+    for field in ("points", "pairs", "images", "masks"):
+        if path := getattr(spec, field, None):
+            roots.below("data", path, f"dataset.{field}")
     if isinstance(spec, KeypointSpec):
-        return _keypoints(spec, root)
+        return _keypoints(spec, root, None if roots.outside else (roots.data,))
     if isinstance(spec, SceneSpec):
         return _scenes(spec, root)
     if isinstance(spec, OwnSpec):
@@ -35,7 +38,8 @@ def _toyworld(spec: specs.ToyWorldSpec) -> ImageDataset:
                     spec.style, spec.masks)
 
 
-def _keypoints(spec: KeypointSpec, root: Path) -> ImageDataset:
+def _keypoints(spec: KeypointSpec, root: Path,
+               links: tuple[Path, ...] | None) -> ImageDataset:
     if isinstance(spec, specs.PFWillowSpec):
         from gate_cache.datasets.pf_willow import PFWillow
 
@@ -50,7 +54,8 @@ def _keypoints(spec: KeypointSpec, root: Path) -> ImageDataset:
         return SPair(root, spec.layout)
     from gate_cache.datasets.pairs import Pairs
 
-    return Pairs(root, spec.points, spec.pairs, spec.shares, spec.split_seed)
+    return Pairs(root, spec.points, spec.pairs, spec.shares, spec.split_seed, spec.split_folders,
+                 links)
 
 
 def _scenes(spec: SceneSpec, root: Path) -> ImageDataset:
@@ -67,11 +72,12 @@ def _own(spec: OwnSpec, root: Path) -> ImageDataset:
     if isinstance(spec, specs.FolderSpec):
         from gate_cache.datasets.folder import Folder
 
-        return Folder(root, spec.shares, spec.split_seed)
+        return Folder(root, spec.shares, spec.split_seed, spec.split_folders)
+    from gate_cache.datasets.common.label_values import Values
     from gate_cache.datasets.masks import Masks
 
-    return Masks(root, (spec.images, spec.masks), spec.classes, spec.ignore, spec.shares,
-                 spec.split_seed)
+    return Masks(root, (spec.images, spec.masks), spec.classes, Values(spec.values, spec.ignore),
+                 spec.shares, spec.split_seed, spec.split_folders)
 
 
 def _scarce(spec: specs.ScarceSpec, root: Path) -> ImageDataset:

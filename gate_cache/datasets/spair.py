@@ -28,7 +28,7 @@ EXPECTED = ("expected SPair-71k/ with JPEGImages, ImageAnnotation and Layout; ge
 POINTS = 30
 """Key points are numbered up to this in every category; most have fewer."""
 _LISTS = {"train": "trn", "val": "val", "test": "test"}
-_PAIR = re.compile(r"\d+-(?P<source>[^-:]+)-(?P<target>[^-:]+):(?P<category>[^:/]+)")
+_PAIR = re.compile(r"\d+-(?P<source>[^-:/\\]+)-(?P<target>[^-:/\\]+):(?P<category>[^:/\\.]+)")
 
 
 class SPair(ListedPairs):
@@ -56,18 +56,24 @@ class SPair(ListedPairs):
         """The file with an image's key points."""
         return (self.root / "ImageAnnotation" / sample_id).with_suffix(".json")
 
+    def list_file(self, split: Split) -> Path:
+        """The list of a split's pairs."""
+        return self.root / "Layout" / self.layout / f"{_LISTS[split]}.txt"
+
     def read_list(self, split: Split) -> list[Pair]:
         """The pairs of a split, in the published order."""
-        path = self.root / "Layout" / self.layout / f"{_LISTS[split]}.txt"
+        path = self.list_file(split)
         lines = read_text(path, EXPECTED).splitlines()
         return [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
     def keypoints(self, sample_id: str) -> Keypoints:
-        """The numbered points of an image; those that are ``null`` in its file are not visible."""
+        """The numbered points of an image; ``null`` ones, and those outside it, are not visible."""
         path = self.annotation(sample_id)
         text = read_text(path, EXPECTED)
         try:
-            return _keypoints(json.loads(text))
+            return _keypoints(path, json.loads(text), self.size(sample_id))
+        except DataError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{path}: no key points can be read ({reason}); {EXPECTED}") from None
@@ -82,8 +88,10 @@ def _pair(path: Path, number: int, line: str) -> Pair:
     return Pair(f"{category}/{found['source']}.jpg", f"{category}/{found['target']}.jpg", category)
 
 
-def _keypoints(data: dict[str, Any]) -> Keypoints:
+def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypoints:
     import numpy as np
+
+    from gate_cache.datasets.common.points import check_box, within
 
     xy = np.full((POINTS, 2), np.nan)
     for number, point in data["kps"].items():
@@ -91,9 +99,12 @@ def _keypoints(data: dict[str, Any]) -> Keypoints:
             raise ValueError(f"key point {number} is not one of 0 … {POINTS - 1}")
         if point is not None:
             xy[int(number)] = _finite(point, 2)
-    visible = np.isfinite(xy).all(1)
-    size = int(data["image_height"]), int(data["image_width"])
-    return Keypoints(xy, visible, _finite(data["bndbox"], 4), size)
+    box = _finite(data["bndbox"], 4)
+    told = int(data["image_height"]), int(data["image_width"])
+    if told != size:
+        raise DataError(f"{path}: is of an image of {told[1]} × {told[0]}, and the file has"
+                        f" {size[1]} × {size[0]} (width × height): points and image do not fit")
+    return Keypoints(xy, within(xy, size), check_box(path, box, size), size)
 
 
 def _finite(numbers: Any, count: int) -> npt.NDArray[np.float64]:

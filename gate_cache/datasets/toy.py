@@ -81,6 +81,12 @@ class ToyWorld:
         return Keypoints(scene.keypoints.astype(np.float64) + 0.5, scene.visible,
                          scene.box.astype(np.float64) + 0.5, self.size(sample_id))
 
+    def point_names(self) -> dict[str, list[str]]:
+        """Names of every category's key points."""
+        from gate_cache.toyworld import KEYPOINTS
+
+        return {category: list(KEYPOINTS[category]) for category in CATEGORIES}
+
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of what `mask` tells apart, by number: categories or their parts, background last.

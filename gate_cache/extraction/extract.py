@@ -29,6 +29,7 @@ from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
+from gate_cache.workspace.data_summary import tell_data
 
 _ASKED = os.environ.get("OMP_NUM_THREADS", "")
 """As this process was started: dask sets the variable to 1 for its workers, and here as well."""
@@ -82,6 +83,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     manifest = loaded.manifest
     dataset = open_dataset(manifest.dataset, roots)
     ids = [s.id for s in dataset.samples()]
+    tell_data(dataset, loaded, show)
     files = need_files(loaded, roots)
     plans = plan_combos(manifest, files, roots)
     block = store_block(manifest, [p.shapes for p in plans])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gate_cache.core.errors import UserError
+from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import assumed, locate
@@ -12,6 +14,7 @@ from gate_cache.diffusion.passes.recipes import combo_maps, missing_inputs
 from gate_cache.diffusion.techniques.lora import lora_problems
 from gate_cache.extraction.plan import about_tokens
 from gate_cache.manifest.load import Loaded
+from gate_cache.workspace.data_summary import check_data, short
 
 
 @dataclass(frozen=True)
@@ -21,27 +24,37 @@ class Validated:
     Attributes
     ----------
     absent : what it names that is not on this machine, a line each
+    data : what its data set holds, where it is there
     """
 
     manifest: str
     combos: int
     absent: list[str]
+    data: list[str]
 
 
-def validate(loaded: Loaded, roots: Roots) -> Validated:
+def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Validated:
     """Check a loaded manifest against the model's layout, and look for its files.
+
+    Of its data set all labels and points are read, once.
 
     Raises
     ------
     UserError
-        A field does not fit the model.
+        A field does not fit the model, or the data set has faults.
     """
     manifest = loaded.manifest
     absent: list[str] = []
+    told: list[str] = []
+    dataset = open_dataset(manifest.dataset, roots)
     try:
-        open_dataset(manifest.dataset, roots).samples()
+        dataset.samples()
     except UserError as error:
+        if Path(getattr(dataset, "root", "")).is_dir():
+            raise  # it is there, and something is wrong with it
         absent.append(str(error))
+    else:
+        told = short(check_data(dataset, loaded, show or Silent()))
     try:
         files = locate(manifest.model, roots)
     except UserError as error:
@@ -54,4 +67,4 @@ def validate(loaded: Loaded, roots: Roots) -> Validated:
     combo_maps(manifest, layout, size, about_tokens)
     absent += missing_inputs(manifest, roots)
     absent += lora_problems(manifest, files, roots)
-    return Validated(loaded.path.name, len(manifest.combos), absent)
+    return Validated(loaded.path.name, len(manifest.combos), absent, told)

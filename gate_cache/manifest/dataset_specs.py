@@ -115,7 +115,13 @@ class CIFAR10Spec(HeldOut):
     val: Share = 0.1
 
 
-class FolderSpec(Shared):
+class OwnTree(Shared):
+    """Base of trees of one's own images: folders called after splits may be the splits."""
+
+    split_folders: bool = True
+
+
+class FolderSpec(OwnTree):
     """Any tree of images, with classes by folder."""
 
     name: Literal["folder"]
@@ -124,7 +130,7 @@ class FolderSpec(Shared):
     test: Share = 0.0
 
 
-class MasksSpec(Shared):
+class MasksSpec(OwnTree):
     """Images and label pictures of the same names."""
 
     name: Literal["masks"]
@@ -132,10 +138,11 @@ class MasksSpec(Shared):
     images: str = "images"
     masks: str = "masks"
     classes: list[str] | None = Field(None, min_length=1, max_length=255)
-    ignore: int = Field(255, ge=0, le=65535)
+    values: dict[int | str, str | None] | None = Field(None, min_length=1)
+    ignore: Annotated[int, Field(ge=0, le=65535)] | Literal["none"] | None = None
 
 
-class PairsSpec(Shared):
+class PairsSpec(OwnTree):
     """Images with key points in a table, and perhaps a table of pairs."""
 
     name: Literal["pairs"]

@@ -13,6 +13,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import Split
 from gate_cache.learn.metrics.intervals import Interval, bootstrap
 from gate_cache.manifest.load import Loaded
+from gate_cache.training.members import seen_before
 from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
 
@@ -25,6 +26,7 @@ class Evaluated:
     ----------
     values : metrics by name
     select : the one that chose its checkpoint, with its 95 % interval over pairs or images
+    notes : what to know of them, a line each: images that the run has seen, say
     """
 
     run: str
@@ -35,6 +37,7 @@ class Evaluated:
     values: dict[str, float]
     select: str
     interval: Interval
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(run: Path, loaded: Loaded, roots: Roots, *, trial: str | None = None,
@@ -67,5 +70,6 @@ def evaluate(run: Path, loaded: Loaded, roots: Roots, *, trial: str | None = Non
     known = known.get(study.select) if isinstance(known, dict) else None
     interval = Interval(*known) if known else bootstrap(list(found.each))
     return Evaluated(str(run), str(loaded.path), spec.head, split, study.protocol,
-                     dict(found.values), study.select, interval)
+                     dict(found.values), study.select, interval,
+                     tuple(seen_before(run, study.members, split)))
 

@@ -13,6 +13,7 @@ from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Split
+from gate_cache.datasets.common.points import has_extent
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.plan import store_of
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
@@ -24,7 +25,9 @@ from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest, TrainSpec
 from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.data_summary import need_trainable, tell_data
 from gate_cache.workspace.device import choose_device
 from gate_cache.workspace.lookup import find_combo, known_recipes, need_all
 
@@ -45,6 +48,7 @@ class Study:
     pairs : of each split
     published : the data set's whole protocol, where that is more than the splits' pairs
     protocol : of the data set, in words
+    members : every image by its split
     """
 
     spec: TrainSpec
@@ -57,6 +61,7 @@ class Study:
     pairs: dict[Split, list[PairPoints]]
     published: list[PairPoints]
     protocol: str
+    members: Members
 
     @property
     def device(self) -> torch.device:
@@ -127,6 +132,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     """
     spec, place = specs[0] if specs else loaded.manifest.train, choose_device(device)
     dataset = _dataset(loaded, roots, show)
+    need_trainable(tell_data(dataset, loaded, show), loaded, spec.head)
     store = FeatureStore.open(store_of(loaded, roots))
     mixed = mixed_of(loaded, specs or [spec])
     combos = read_of(mixed, specs or [spec])
@@ -137,6 +143,9 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     rows = rows_of(store, dataset, list(views.values()))
     pairs = {split: load_pairs(dataset, split) for split in SPLITS}
     _need_pairs(loaded, pairs)
+    if pairs["val"] and not any(has_extent(p.target.box) for p in pairs["val"]):
+        show.say("note: no target of 'val' has a box with an extent, so nothing there chooses a"
+                 " checkpoint: the last step's weights are taken")
     published = load_pairs(dataset, None)
     groups = tuple(views[name].name for name in combos)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
@@ -146,7 +155,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
         spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,
         task=CorrespondenceTask(full, pairs), pairs=pairs,
         published=published if len(published) > sum(map(len, pairs.values())) else [],
-        protocol=dataset.protocol,
+        protocol=dataset.protocol, members=members_of(dataset, store, rows),
     )
 
 

@@ -38,7 +38,9 @@ from gate_cache.training.inputs import (
     rows_of,
     views_of,
 )
+from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.data_summary import need_trainable, tell_data
 from gate_cache.workspace.device import choose_device
 
 FEW_BYTES = 2**28
@@ -68,6 +70,7 @@ class DenseStudy:
     task : what is learnt from them
     ids : samples of each split
     protocol : of the data set, in words
+    members : every image by its split
     """
 
     spec: TrainSpec
@@ -79,6 +82,7 @@ class DenseStudy:
     task: DenseTask
     ids: dict[Split, list[str]]
     protocol: str
+    members: Members
 
     @property
     def device(self) -> torch.device:
@@ -146,6 +150,7 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     wanted = list(specs) or [loaded.manifest.train]
     spec, place = wanted[0], choose_device(device)
     dataset = _dataset(loaded, roots, spec, show)
+    need_trainable(tell_data(dataset, loaded, show), loaded, spec.head)
     store = FeatureStore.open(store_of(loaded, roots))
     mixed = mixed_of(loaded, wanted)
     combos = read_of(mixed, wanted)
@@ -168,7 +173,7 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     held = study.CACHE_BYTES if spec.head == "upernet" else FEW_BYTES
     maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
     return DenseStudy(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
-                      ids, dataset.protocol)
+                      ids, dataset.protocol, members_of(dataset, store, rows))
 
 
 def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,

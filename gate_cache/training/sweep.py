@@ -33,6 +33,7 @@ from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.items import keep_items
+from gate_cache.training.members import keep_members
 from gate_cache.training.methods import gate
 from gate_cache.training.reproduce import sweep_commands
 from gate_cache.training.run_files import SWEEP, trial_file, write_json
@@ -154,6 +155,7 @@ def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder
             study = open_any(loaded, roots, device, show, [p.spec for p in group])
             result.select = result.select or study.select
             _same_sweep(folder, i, points, {**settled(study, loaded), **told})
+            keep_members(folder, study.members)
             if isinstance(study, Study) and share.count == 1:
                 result.baselines |= judge_untrained(folder, study, i, show)
             for stream in streams:

@@ -25,6 +25,7 @@ from gate_cache.manifest.load import Loaded
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
+from gate_cache.training.members import keep_members
 from gate_cache.training.methods import (
     Candidate,
     Make,
@@ -84,6 +85,7 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
         folder.begin({**settled(study, loaded),
                       "commands": train_commands(loaded, roots, device)})
         try:
+            keep_members(folder.path, study.members)
             tables, fits = _results(study, show, folder)
             for name, fitted in fits.items():
                 folder.weights(f"{name}-best", fitted.best)

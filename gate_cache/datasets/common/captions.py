@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ class Caption:
 
     Attributes
     ----------
-    id : of the sample
+    id : of the sample, as a path with ``/`` between parts and no ``.``
     sha256 : hex digest of the image's content when it was captioned
     """
 
@@ -119,7 +120,7 @@ def _caption(line: bytes) -> Caption:
             raise ValueError(f"'{field}' is missing or not a string")
     if not _DIGEST.fullmatch(data["sha256"]):
         raise ValueError("'sha256' is not 64 hex digits")
-    return Caption(**data)
+    return Caption(**{**data, "id": posixpath.normpath(data["id"].replace("\\", "/"))})
 
 
 def append_captions(path: Path, captions: Iterable[Caption]) -> None:

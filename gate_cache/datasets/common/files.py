@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import io
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from gate_cache.core.fingerprint import file_sha256
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+_SYSTEM = ("Thumbs.db", "desktop.ini")
+"""Files that systems leave in folders of images."""
 
 
 class ImageFiles:
@@ -41,6 +45,10 @@ class ImageFiles:
         except OSError as error:
             raise DataError(f"{self.path(sample_id)}: cannot be read: {error.strerror}") from None
 
+    def sources(self, sample_id: str) -> tuple[Path, ...]:
+        """Every file that decides a sample: the image, and what is known of it."""
+        return (self.path(sample_id),)
+
     def size(self, sample_id: str) -> tuple[int, int]:
         """(height, width) in pixels, from the file's header."""
         from gate_cache.datasets.common.images import size_of
@@ -61,7 +69,7 @@ def need_folder(root: Path, what: str, expected: str) -> None:
 
 
 def read_text(path: Path, expected: str) -> str:
-    """The text of a file in UTF-8 (a byte order mark is dropped).
+    """The text of a file in UTF-8, or in UTF-16 with its byte order mark; marks are dropped.
 
     Raises
     ------
@@ -69,42 +77,15 @@ def read_text(path: Path, expected: str) -> str:
         Missing or not UTF-8; `expected` is the way out.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        return io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None).read()
     except FileNotFoundError:
         raise DataError(f"{path}: not found; {expected}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text; {expected}") from None
-
-
-def read_csv(path: Path, columns: Sequence[str], expected: str) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a table with a header, each with its line number; blank lines are skipped.
-
-    Raises
-    ------
-    DataError
-        As `read_text`, or one of `columns` is missing in the header or in a row.
-    """
-    text = io.StringIO(read_text(path, expected), newline="")
-    try:
-        return _rows(path, csv.DictReader(text, restval="", strict=True), columns)
-    except csv.Error as error:
-        raise DataError(f"{path}: not a table of comma-separated values ({error})") from None
-
-
-def _rows(path: Path, reader: csv.DictReader[str],
-          columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    lacking = [c for c in columns if c not in (reader.fieldnames or ())]
-    if lacking:
-        raise DataError(f"{path}: no column '{lacking[0]}'; expected {', '.join(columns)}")
-    rows = []
-    for row in reader:
-        empty = [c for c in columns if not row[c].strip()]
-        if empty:
-            raise DataError(f"{path}:{reader.line_num}: no '{empty[0]}'")
-        rows.append((reader.line_num, {k: v.strip() for k, v in row.items() if k and v}))
-    return rows
 
 
 def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64]:
@@ -116,6 +97,23 @@ def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64
         return np.asarray(loadmat(path)[variable], dtype=np.float64)
     except Exception as error:  # a damaged file makes loadmat raise almost anything
         raise DataError(f"{path}: no key points can be read ({error}); {expected}") from None
+
+
+def passed_over(root: Path, known: Collection[str]) -> dict[str, int]:
+    """How many files below a folder are not `known`, by suffix; hidden ones are not counted.
+
+    Parameters
+    ----------
+    known : paths below the root, with ``/`` between parts
+    """
+    found: Counter[str] = Counter()
+    for folder, folders, names in os.walk(root):
+        folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
+        below = Path(folder).relative_to(root)
+        found.update(os.path.splitext(n)[1].lower() or n for n in names
+                     if not n.startswith(".") and n not in _SYSTEM
+                     and (below / n).as_posix() not in known)
+    return dict(sorted(found.items()))
 
 
 def walk(root: Path, extensions: frozenset[str]) -> list[str]:

@@ -26,11 +26,13 @@ class LabelledImages(ImageFiles):
     classes : names of the classes, by number
     expected : how the tree should look and where to get it
     parts : folders that must be there below the root
+    colours : whether labels are colours, as 0xRRGGBB
     """
 
     classes: tuple[str, ...]
     expected: str
     parts: tuple[str, ...]
+    colours = False
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, and those among them that have no label file."""
@@ -39,6 +41,47 @@ class LabelledImages(ImageFiles):
     def label_file(self, sample_id: str) -> Path:
         """The file with an image's labels."""
         raise NotImplementedError
+
+    def hint(self, sample_id: str) -> str:
+        """What may be the matter with an image's labels that were not found."""
+        return ""
+
+    def sources(self, sample_id: str) -> tuple[Path, ...]:
+        """The image and its label file."""
+        return self.path(sample_id), self.label_file(sample_id)
+
+    def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
+        """(h, w) labels as the file has them."""
+        from gate_cache.datasets.common.label_pictures import read_picture
+
+        return read_picture(self.label_file(sample_id))
+
+    def table(self, sample_id: str) -> Mapping[int, int]:
+        """Every label that may occur in an image's file, and its class or `IGNORED`."""
+        return self.classes_by_label()
+
+    def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """(H, W) class of every pixel, from an image's labels.
+
+        Raises
+        ------
+        DataError
+            They have another size than the image, or do not exist.
+        """
+        path, size = self.label_file(sample_id), self.size(sample_id)
+        if labels.shape != size:
+            raise DataError(f"{path}: {labels.shape[0]} × {labels.shape[1]} labels for an image of"
+                            f" {size[0]} × {size[1]} (height × width)")
+        return to_classes(path, labels, self.table(sample_id), self.colours)
+
+    def faults_of(self, labels: Mapping[int, int]) -> list[str]:
+        """What is wrong with all images' labels together.
+
+        Parameters
+        ----------
+        labels : how many images have each
+        """
+        return []
 
     def classes_by_label(self) -> Mapping[int, int]:
         """Every label that may occur, and its class or `IGNORED`."""
@@ -57,8 +100,9 @@ class LabelledImages(ImageFiles):
         if not ids:
             raise DataError(f"{self.root}: no images; {self.expected}")
         if lone:
+            more = f" ({len(lone)} of {len(ids)} images have none)" if len(lone) > 1 else ""
             raise DataError(f"{self.path(lone[0])}: has no labels, {self.label_file(lone[0])} not"
-                            f" found; {self.expected}")
+                            f" found{more}; {self.hint(lone[0])}{self.expected}")
         return [Sample(i) for i in ids]
 
     def split_of(self, sample_id: str) -> Split:
@@ -73,18 +117,7 @@ class LabelledImages(ImageFiles):
         DataError
             Missing or damaged, of another size than the image, or with labels that do not exist.
         """
-        return self.read_mask(sample_id, self.label_file(sample_id), self.classes_by_label())
-
-    def read_mask(self, sample_id: str, path: Path,
-                  table: Mapping[int, int]) -> npt.NDArray[np.uint8]:
-        """The mask in a label picture, by a table from label to class."""
-        from gate_cache.datasets.common.images import read_labels
-
-        labels, size = read_labels(path), self.size(sample_id)
-        if labels.shape != size:
-            raise DataError(f"{path}: {labels.shape[0]} × {labels.shape[1]} labels for an image of"
-                            f" {size[0]} × {size[1]} (height × width)")
-        return to_classes(path, labels, table)
+        return self.to_mask(sample_id, self.labels(sample_id))
 
 
 def plain_table(classes: int, ignored: int = IGNORED) -> dict[int, int]:
@@ -93,19 +126,34 @@ def plain_table(classes: int, ignored: int = IGNORED) -> dict[int, int]:
 
 
 def to_classes(path: Path, labels: npt.NDArray[np.int64],
-               table: Mapping[int, int]) -> npt.NDArray[np.uint8]:
-    """Translate labels; one that is not in `table` is a `DataError`."""
+               table: Mapping[int, int], colours: bool = False) -> npt.NDArray[np.uint8]:
+    """Translate labels; one that is not in `table` is a `DataError`.
+
+    Parameters
+    ----------
+    colours : whether they are colours, as 0xRRGGBB
+    """
     import numpy as np
 
-    known = np.full(_HIGHEST + 1, _UNKNOWN, np.uint16)
+    highest = 0xFFFFFF if colours else _HIGHEST
+    known = np.full(highest + 1, _UNKNOWN, np.uint16)
     known[list(table)] = list(table.values())
-    found = known[np.clip(labels, 0, _HIGHEST)]
-    strange = (found == _UNKNOWN) | (labels < 0) | (labels > _HIGHEST)
+    found = known[np.clip(labels, 0, highest)]
+    strange = (found == _UNKNOWN) | (labels < 0) | (labels > highest)
     if strange.any():
         y, x = np.argwhere(strange)[0]
-        raise DataError(f"{path}: label {labels[y, x]} at x = {x}, y = {y} is not one of"
-                        f" {_spans(sorted(table))}")
+        label = labels[y, x]
+        what = f"colour #{label:06x}" if colours else f"label {label}"
+        there = ", ".join(f"#{n:06x}" for n in table) if colours else _spans(sorted(table))
+        raise DataError(f"{path}: {what} at x = {x}, y = {y} is not one of {there}")
     return found.astype(np.uint8)
+
+
+def distinct(labels: npt.NDArray[np.int64]) -> list[int]:
+    """Which labels occur, sorted."""
+    import numpy as np
+
+    return [int(n) for n in np.unique(labels)]
 
 
 def _spans(numbers: list[int]) -> str:

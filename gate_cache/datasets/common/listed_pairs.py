@@ -23,6 +23,15 @@ class ListedPairs(ImageFiles):
         """The file with an image's key points."""
         raise NotImplementedError
 
+    def list_file(self, split: Split) -> Path:
+        """The published list of a split's pairs."""
+        raise NotImplementedError
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """All lists."""
+        return tuple(self.list_file(split) for split in SPLITS)
+
     def read_list(self, split: Split) -> list[Pair]:
         """The published pairs of a split, in their order."""
         raise NotImplementedError
@@ -42,11 +51,17 @@ class ListedPairs(ImageFiles):
         ids = sorted(self._splits)
         if not ids:
             raise DataError(f"{self.root}: the lists name no pair; {self.expected}")
-        for path, what in [(self.path(i), "image") for i in ids] + [
-                (self.annotation(i), "file of key points") for i in ids]:
-            if not path.is_file():
-                raise DataError(f"{path}: {what} not found; {self.expected}")
+        for paths, what in ((map(self.path, ids), "image"),
+                            (map(self.annotation, ids), "file of key points")):
+            lacking = [p for p in dict.fromkeys(paths) if not p.is_file()]
+            if lacking:
+                more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+                raise DataError(f"{lacking[0]}: {what} not found{more}; {self.expected}")
         return [Sample(i) for i in ids]
+
+    def sources(self, sample_id: str) -> tuple[Path, ...]:
+        """The image and its file of key points."""
+        return self.path(sample_id), self.annotation(sample_id)
 
     def split_of(self, sample_id: str) -> Split:
         """The split whose list names the image."""

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Literal, cast
 
-from gate_cache.datasets.common.base import SPLITS, Split
+from gate_cache.core.errors import DataError, listed
+from gate_cache.datasets.common.base import Split
 
 Shares = Mapping[Literal["val", "test"], float]
+_WHAT = r"(?:images?|imgs?|data|set|split|photos?)"
+_NAMED = re.compile(
+    rf"(?:{_WHAT}[ _.-]+)?(?:(?P<train>train(?:ing)?|trn)|(?P<val>val(?:id(?:ation)?)?|dev)"
+    rf"|(?P<test>test(?:ing)?|tst))(?:[ _.-]*{_WHAT})?(?:[ _.-]*\d+)?")
+_UNCLEAR = re.compile(r"(?:train[ _.-]*val|eval(?:uation)?|hold[ _.-]*out|mini[ _.-]*val)\d*")
+"""Names that mean a split, but not which."""
 
 
 def order(seed: int, key: str) -> str:
@@ -17,56 +25,104 @@ def order(seed: int, key: str) -> str:
     return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
 
 
-def deal(groups: Iterable[Sequence[str]], shares: Shares, seed: int) -> dict[str, Split]:
-    """Split every group of ids: its shares of ``test`` and ``val``, the rest is ``train``."""
+def split_named(folder: str) -> Split | None:
+    """The split that a folder is called after: ``train``, ``Validation``, ``test2017`` …"""
+    found = _NAMED.fullmatch(folder.casefold())
+    return cast(Split, found.lastgroup) if found else None
+
+
+def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
+    """Split ids by seeded shares: each by itself, so that none moves when others come or go.
+
+    The sha256 of ``<seed>/<id>``, as a number from 0 to 1, is below the share of ``test``, or below
+    that of ``test`` and ``val`` together; else the id is in ``train``.
+    """
+    test = shares.get("test", 0)
+    both = test + shares.get("val", 0)
     found: dict[str, Split] = {}
-    for ids in groups:
-        ranked = sorted(ids, key=lambda i: order(seed, i))
-        test, val = (round(shares.get(s, 0) * len(ranked)) for s in ("test", "val"))
-        found |= dict.fromkeys(ranked, "train")
-        found |= dict.fromkeys(ranked[:test], "test")
-        found |= dict.fromkeys(ranked[test:test + val], "val")
+    for i in ids:
+        place = int(order(seed, i)[:13], 16) / 16**13  # 52 bits: exact as a float
+        found[i] = "test" if place < test else "val" if place < both else "train"
     return found
 
 
 def with_val(train: Sequence[str], test: Iterable[str], val: float,
              seed: int) -> dict[str, Split]:
-    """Published train and test images, with a share of the former as ``val``."""
-    return {**deal([train], {"val": val}, seed), **dict.fromkeys(test, "test")}
+    """Published train and test images, with a share of the former as ``val``: the first in order.
+
+    Published sets do not grow, so the share is exact.
+    """
+    chosen = set(sorted(train, key=lambda i: order(seed, i))[:round(val * len(train))])
+    return {**{i: "val" if i in chosen else "train" for i in train}, **dict.fromkeys(test, "test")}
 
 
 class Tree:
-    """What the paths of a tree of images say: the split and the class of each.
+    """What the paths of a tree of images say: the split and the folders of each.
 
-    Where there is a folder ``train``, the first folder of a path is its split; the folder after
-    that, or the first one, is its class. A split without a folder is a seeded share of the images
-    of ``train``, class by class.
+    Where all images lie in folders called after splits (`split_named`), at one depth, these are the
+    splits: ``train/cat/1.jpg`` or ``cat/train/1.jpg``. A split without a folder is a seeded share
+    of the images of ``train``.
 
     Parameters
     ----------
+    root : what messages name
     ids : paths with ``/`` between parts
+    by_folder : whether folders may be splits
+
+    Attributes
+    ----------
+    folders : of each image, without the one that is its split
+    depth : of the folders that are splits; None where none are
+
+    Raises
+    ------
+    DataError
+        Some folders are called after splits, and others beside them are not.
     """
 
-    def __init__(self, ids: Sequence[str], shares: Shares, seed: int) -> None:
-        named = {i.split("/")[0] for i in ids if "/" in i}
-        self._folders = named & set(SPLITS) if "train" in named else set()
-        self.class_of = {i: self._class(i) for i in ids}
-        self.split_of = self._splits({s: n for s, n in shares.items() if s not in self._folders},
-                                     seed)
+    def __init__(self, root: Path, ids: Sequence[str], shares: Shares, seed: int,
+                 by_folder: bool = True) -> None:
+        paths = {i: i.split("/")[:-1] for i in ids}
+        self.depth = _depth(root, paths) if by_folder else None
+        self.folders = {i: [f for d, f in enumerate(p) if d != self.depth]
+                        for i, p in paths.items()}
+        self.split_of: dict[str, Split] = self._fixed(paths)
+        there = set(self.split_of.values())
+        open_shares: Shares = {s: n for s, n in shares.items() if s not in there}
+        self.split_of |= deal([i for i in ids if self.split_of.get(i, "train") == "train"],
+                              open_shares, seed)
 
-    def _class(self, sample_id: str) -> str | None:
-        folders = sample_id.split("/")[:-1]
-        if folders and folders[0] in self._folders:
-            del folders[0]
-        return folders[0] if folders else None
+    def _fixed(self, paths: Mapping[str, list[str]]) -> dict[str, Split]:
+        if self.depth is None:
+            return {}
+        found = {i: split_named(p[self.depth]) for i, p in paths.items()}
+        return {i: split for i, split in found.items() if split}
 
-    def _splits(self, shares: Shares, seed: int) -> dict[str, Split]:
-        fixed: dict[str, Split] = {}
-        groups: dict[str | None, list[str]] = defaultdict(list)
-        for i, name in self.class_of.items():
-            split = next((s for s in self._folders if i.startswith(f"{s}/")), "train")
-            if split == "train":
-                groups[name].append(i)
-            else:
-                fixed[i] = "val" if split == "val" else "test"
-        return {**deal(groups.values(), shares, seed), **fixed}
+
+def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:
+    """How deep the folders are that all images' splits are called after."""
+    for depth in range(max(map(len, paths.values()), default=0)):
+        near, other = dict[str, str](), dict[str, str]()
+        for i, path in paths.items():
+            name = path[depth] if depth < len(path) else i
+            near_split = depth < len(path) and (split_named(name) or _unclear(name))
+            (near if near_split else other).setdefault(name, i)
+        if not near:
+            continue
+        unclear = {n: i for n, i in near.items() if not split_named(n)}
+        if not other and not unclear:
+            return depth
+        raise DataError(_refusal(root, near, other or unclear))
+    return None
+
+
+def _unclear(name: str) -> bool:
+    return bool(_UNCLEAR.fullmatch(name.casefold()))
+
+
+def _refusal(root: Path, near: Mapping[str, str], other: Mapping[str, str]) -> str:
+    names = listed((f"'{n}'" for n in sorted(near)), 3)
+    beside = listed((f"'{i}'" for i in other.values()), 3)
+    return (f"{root}: folders are called like splits ({names}), and {beside} is in none that is"
+            " called train, val or test; put every image into one of these, or say"
+            " dataset.split_folders: false, and no folder is a split")

@@ -38,12 +38,22 @@ def tree_sha256(folder: Path) -> str:
     return fingerprint({p.relative_to(folder).as_posix(): remembered_sha256(p) for p in files})
 
 
-def _file() -> Path:
-    """Where the memo is; below no folder at all where there is no home."""
+def cache_folder() -> Path:
+    """Where things are remembered between runs.
+
+    Raises
+    ------
+    OSError
+        There is no home to remember in.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(base):
         raise OSError(f"no home to remember in: {base}")
-    return Path(base) / "gate-cache" / "sha256.json"
+    return Path(base) / "gate-cache"
+
+
+def _file() -> Path:
+    return cache_folder() / "sha256.json"
 
 
 def _read() -> dict[str, list[int | str]]:

@@ -102,21 +102,24 @@ class Trial:
         """Note mean loss and scores on ``val``; keep the weights if they are the best so far."""
         entry: dict[str, Any] = {"seen": seen, "loss": float(np.mean(self._losses))}
         self._losses = []
-        score = -math.inf
+        score = math.nan
         if scores:
             entry["val"] = dict(scores.values)
             score = scores.select
         self.fitted.history.append(entry)
-        self._stale += 1
-        if score > self._best or not self.fitted.best:
+        self._stale += not math.isnan(score)  # what cannot be judged stops no training
+        if score > self._best:
             self._best, self._stale = score, 0
             self.fitted.best, self.fitted.best_at = state_of(self.model), seen
         return entry
 
     def finish(self, seen: int, validated: bool) -> None:
-        """Leave the model with its best weights on ``val``, or its last ones without a ``val``."""
+        """Leave the model with its best weights on ``val``.
+
+        With its last ones where there is no ``val``, or nothing there by which to choose.
+        """
         self.fitted.last = state_of(self.model)
-        if validated:
+        if validated and self.fitted.best:
             self.model.load_state_dict(self.fitted.best)
         else:
             self.fitted.best, self.fitted.best_at = self.fitted.last, seen
@@ -173,7 +176,8 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progres
     """
     spec = trials[0].spec
     if not task.items():
-        raise ValueError("nothing to train on")
+        raise UserError(f"no {task.unit} to train on: the split 'train' holds none that count;"
+                        " 'gate-cache data' shows what it holds")
     seen = start
     with show.task(label, spec.pairs - start, task.unit) as bar:
         for seen, items, inputs in _ahead(task, spec, start):

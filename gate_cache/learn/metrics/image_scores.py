@@ -100,7 +100,7 @@ class Tally:
             details["interval"] = {name: list(bootstrap(units, metrics[name])) for name in values}
         if self._weights:
             details["weights"] = weight_stats(torch.cat(self._weights)).to_json()
-        return Scores(values, values.get(select, -math.inf),
+        return Scores(values, values.get(select, math.nan),
                       [v for v in each if not math.isnan(v)], details,
                       self._items(ids, each) if ids else None)
 

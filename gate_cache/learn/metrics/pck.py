@@ -4,7 +4,8 @@ A predicted point is correct when its distance to the true one, in the target's 
 is at most α times the longer side of the target image (``image``) or of its object's box
 (``box``). Correct points are averaged over all points (``point``), or first over each pair's points
 and then over pairs (``image``), or first over all points of a category and then over categories
-(``category``).
+(``category``). A pair whose target has no box, or one without extent (of a single point, say), has
+no radius by it and is in no PCK of the box.
 """
 
 from __future__ import annotations
@@ -52,11 +53,13 @@ class PCK:
     ----------
     values : percent by (α, radius, average)
     pairs, points : how many were judged
+    boxless : how many of these pairs have no box, so that they are in no PCK of the box
     """
 
     values: dict[tuple[float, str, str], float]
     pairs: int
     points: int
+    boxless: int = 0
 
     def to_json(self) -> dict[str, float | None]:
         """Flat names such as ``pck@0.10/radius=box/average=point``; NaN becomes None."""
@@ -85,23 +88,33 @@ def pck(predictions: Sequence[Prediction], alphas: Sequence[float] = ALPHAS) -> 
     values = {}
     for alpha in alphas:
         for radius in RADII:
-            hits = [correct(p, alpha, radius) for p in judged]
+            counted = with_radius(judged, radius)
+            hits = [correct(p, alpha, radius) for p in counted]
             values[alpha, radius, "point"] = _percent(hits)
             values[alpha, radius, "image"] = _percent([[h.mean()] for h in hits])
             values[alpha, radius, "category"] = _percent(
-                [[h.mean()] for h in _by_category(judged, hits).values()])
-    return PCK(values, len(judged), sum(len(p.true) for p in judged))
+                [[h.mean()] for h in _by_category(counted, hits).values()])
+    return PCK(values, len(judged), sum(len(p.true) for p in judged),
+               len(judged) - len(with_radius(judged, "box")))
+
+
+def with_radius(predictions: Sequence[Prediction], radius: str) -> list[Prediction]:
+    """Those that have points and a radius."""
+    return [p for p in predictions if len(p.true) and longer_side(p.target, radius) > 0]
 
 
 def correct(prediction: Prediction, alpha: float, radius: str) -> npt.NDArray[np.bool_]:
-    """(K,) bool: which predicted points lie within the radius (the border counts)."""
+    """(K,) bool: which predicted points lie within the radius (the border counts).
+
+    None does where there is no radius: leave such predictions out (`with_radius`).
+    """
     distance = np.hypot(*(prediction.predicted - prediction.true).T)
     return np.asarray(distance <= alpha * longer_side(prediction.target, radius))
 
 
 def by_category(predictions: Sequence[Prediction], alpha: float, radius: str) -> dict[str, float]:
     """Percent of each category's points that are correct."""
-    judged = [p for p in predictions if len(p.true)]
+    judged = with_radius(predictions, radius)
     hits = [correct(p, alpha, radius) for p in judged]
     return {name: _percent([h]) for name, h in sorted(_by_category(judged, hits).items())}
 
@@ -115,11 +128,12 @@ def _by_category(judged: Sequence[Prediction], hits: Sequence[npt.NDArray[np.boo
 
 
 def longer_side(target: Keypoints, radius: str) -> float:
-    """The longer side, in pixels, of the image or of the box."""
+    """The longer side, in pixels, of the image or of the box; NaN for a box without extent."""
     if radius == "image":
         return float(max(target.size))
     x0, y0, x1, y1 = target.box
-    return float(max(x1 - x0, y1 - y0))
+    side = float(max(x1 - x0, y1 - y0))
+    return side if side > 0 else math.nan
 
 
 def _percent(parts: Sequence[npt.ArrayLike]) -> float:

@@ -37,5 +37,5 @@ class Table:
         """A table of ``metrics.json``."""
         return {"title": self.title, "protocol": self.protocol, "rows": [
             {**r.method.to_json(), "key": r.method.key, "trained": r.trained, "note": r.note,
-             "pairs": r.pck.pairs, "points": r.pck.points, **r.details, **r.pck.to_json()}
-            for r in self.rows]}
+             "pairs": r.pck.pairs, "points": r.pck.points, "pairs_without_box": r.pck.boxless,
+             **r.details, **r.pck.to_json()} for r in self.rows]}

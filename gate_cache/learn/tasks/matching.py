@@ -27,6 +27,7 @@ from gate_cache.learn.metrics.pck import (
     correct,
     pck,
     share,
+    with_radius,
 )
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, nearest, sample
@@ -138,13 +139,18 @@ class Matched:
         return [pair.judge(points) for pair, points in self.by_pair.items()]
 
     def items(self) -> Items:
-        """Pair by pair: right points of all, predicted points in the target's pixels, category."""
+        """Pair by pair: right points of all that count, predicted points in the target's pixels.
+
+        Of a pair whose target has no box none counts, and its score is NaN.
+        """
         told, pairs = self.predictions, list(self.by_pair)
         units = _units(told)
         points = [p.predicted for p in told] or [np.zeros((0, 2))]
+        known = np.where(units[:, 1] > 0, units[:, 1].astype(np.float64), np.nan)
         return Items(np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_),
-                     100 * units[:, 0] / np.maximum(units[:, 1], 1), units,
+                     100 * units[:, 0] / known, units,
                      {"points": np.concatenate(points).astype(np.float32),
+                      "counts": np.array([len(p.true) for p in told], np.int64),
                       "category": np.array([p.pair.category for p in pairs], np.str_)})
 
 
@@ -167,8 +173,8 @@ def scores(predictions: Sequence[Prediction],
     """
     found = pck(predictions)
     told = details(predictions if draw else [], list(weights.values()) if weights else [])
-    each = [100 * float(correct(p, SELECT[0], SELECT[1]).mean()) for p in predictions
-            if len(p.true)]
+    each = [100 * float(correct(p, SELECT[0], SELECT[1]).mean())
+            for p in with_radius(predictions, SELECT[1])]
     return Scores({k: v for k, v in found.to_json().items() if v is not None},
                   found.values[SELECT], each,
                   {"pairs": found.pairs, "points": found.points,
@@ -179,17 +185,20 @@ def details(predictions: Sequence[Prediction],
             weights: Sequence[torch.Tensor]) -> dict[str, Any]:
     """Interval over pairs of the PCK that chooses; statistics of (n, b) weights by image."""
     found: dict[str, Any] = {}
-    if predictions:
-        found["interval"] = {SELECTED: list(bootstrap(_units(predictions), share))}
+    units = _units(predictions)
+    if units.any():
+        found["interval"] = {SELECTED: list(bootstrap(units, share))}
     if weights:
         found["weights"] = weight_stats(weights).to_json()
     return found
 
 
 def _units(predictions: Sequence[Prediction]) -> npt.NDArray[np.int64]:
-    """(N, 2) right points and all points of each pair, by the PCK that chooses."""
+    """(N, 2) right points and all that count of each pair, by the PCK that chooses."""
     hits = [correct(p, SELECT[0], SELECT[1]) for p in predictions]
-    return np.array([[int(h.sum()), len(h)] for h in hits], np.int64).reshape(-1, 2)
+    counted = [len(with_radius([p], SELECT[1])) for p in predictions]
+    return np.array([[int(h.sum()), n * len(h)] for h, n in zip(hits, counted, strict=True)],
+                    np.int64).reshape(-1, 2)
 
 
 class _PairsLoss(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ def verdict(found: Matches) -> str:
     if found.judged is None:
         return f"{int(found.back.sum())} of {count} grid points come back"
     values = found.judged.pck
+    if math.isnan(values["box"]):
+        return (f"PCK@0.1 {values['image']:.1f} % of {count} points (radius from the image; the box"
+                " has no extent)")
     return (f"PCK@0.1 {values['box']:.1f} % of {count} points (radius from the box),"
             f" {values['image']:.1f} % (from the image)")
 

@@ -34,12 +34,13 @@ class Matches:
         self.methods = {"GATE": items, **({"single feature": cast(Items, other)} if same else {})}
         self.ids = [(str(a), str(b)) for a, b in items.ids]
         self.categories = items.more["category"]
-        self._ends = np.cumsum(items.units[:, 1])
+        self._counts = items.more.get("counts", items.units[:, 1])  # the latter of older runs
+        self._ends = np.cumsum(self._counts)
 
     def predicted(self, method: str, number: int) -> Points:
         """(K, 2) in the target's pixels."""
         end = int(self._ends[number])
-        start = end - int(self.methods[method].units[number, 1])
+        start = end - int(self._counts[number])
         return np.asarray(self.methods[method].more["points"][start:end], np.float64)
 
 

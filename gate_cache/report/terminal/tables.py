@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -202,9 +203,12 @@ def _show_results(out: Console, results: Results) -> None:
     names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
     table = grid("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
-        values = [f"{row.pck.values[k]:.1f}" for k in keys]
+        values = ["–" if math.isnan(v := row.pck.values[k]) else f"{v:.1f}" for k in keys]
         table.add_row(escape(row.method.title), *values, style="bold" if row.trained else None)
     out.print(table)
+    if first.boxless:
+        say(out, f"{first.boxless} pairs whose target has no box with an extent are in no PCK of"
+                 " the box", style="dim")
     say(out, f"{results.protocol}; trained rows are bold", style="dim")
     for row in results.rows:
         if row.note and row.trained:

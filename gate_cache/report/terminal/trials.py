@@ -61,3 +61,5 @@ def show_evaluated(found: Evaluated) -> None:
         table.add_row(escape(name), f"{value:.2f}", shown)
     out.print(table)
     say(out, found.protocol)
+    for note in found.notes:
+        say(out, f"note: {note}")

@@ -1,0 +1,102 @@
+"""Counting the labels of all masks, and what is odd about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from threading import Lock
+from typing import Any
+
+from gate_cache.core.errors import DataError, listed
+from gate_cache.core.progress import Progress
+from gate_cache.datasets.common.base import SPLITS, SegmentationDataset
+from gate_cache.datasets.common.labelled import LabelledImages
+from gate_cache.datasets.summary.summary import (
+    Counts,
+    Summary,
+    each,
+    grouped,
+    tell_classes,
+)
+
+MOSTLY = 0.5
+"""A share above which labels are mostly ignored."""
+
+
+def _none() -> Counts:
+    return {str(split): 0 for split in SPLITS}
+
+
+class LabelCounts:
+    """Counts the pixels of a data set's masks into a summary."""
+
+    def __init__(self, dataset: SegmentationDataset, found: Summary) -> None:
+        self.dataset, self.found = dataset, found
+        self._raw: Counter[int] = Counter()
+        self._lock = Lock()
+
+    def count(self, of_split: dict[str, str], show: Progress) -> None:
+        """Read all masks: pixels of each class and split, and what is odd about them."""
+        import numpy as np
+
+        found = self.found
+        if isinstance(self.dataset, LabelledImages):
+            with suppress(DataError):  # which every image will raise
+                self.dataset.table(next(iter(of_split)))  # once, not in every thread
+        read, wrong = each(list(of_split), "reading labels", show, self._read)
+        found.faults += grouped(wrong)
+        if isinstance(self.dataset, LabelledImages):
+            found.faults += self.dataset.faults_of(self._raw)
+        names = self.dataset.classes if read else ()
+        found.classes, found.pixels = {n: _none() for n in names}, {n: _none() for n in names}
+        found.ignored, found.blank = _none(), _none()
+        thick, plain = np.zeros(256, np.int64), 0
+        for i, (pixels, inner) in read.items():
+            split = of_split[i]
+            thick += inner
+            for number, name in enumerate(names):
+                found.classes[name][split] += bool(pixels[number])
+                found.pixels[name][split] += int(pixels[number])
+            found.ignored[split] += int(pixels[255])
+            shown = int((pixels[:255] > 0).sum())
+            found.blank[split] += not shown
+            plain += shown == 1 and bool(pixels[255])
+        tell_classes(found)
+        self._tell(len(read), plain, [n for k, n in enumerate(names) if not thick[k]])
+
+    def _read(self, sample_id: str) -> tuple[Any, Any]:
+        """(256,) pixels of each class, and (256,) those of them inside their class."""
+        import numpy as np
+
+        from gate_cache.datasets.common.label_pictures import thick
+        from gate_cache.datasets.common.labelled import distinct
+
+        if isinstance(self.dataset, LabelledImages):
+            labels = self.dataset.labels(sample_id)
+            with self._lock:
+                self._raw.update(distinct(labels))
+            mask = self.dataset.to_mask(sample_id, labels)
+        else:
+            mask = self.dataset.mask(sample_id)
+        return np.bincount(mask.flat, minlength=256), thick(mask)
+
+    def _tell(self, masks: int, plain: int, thin: list[str]) -> None:
+        found = self.found
+        for split in SPLITS:
+            ignored, all_of = found.ignored[split], found.images.get(split, 0)
+            pixels = ignored + sum(c[split] for c in found.pixels.values())
+            if ignored > MOSTLY * pixels:
+                share = f"{100 * ignored / pixels:.1f} %"
+                found.notes.append(f"{share} of the pixels of split '{split}' have no class: is the"
+                                   " ignored label one?")
+            if found.blank[split]:
+                found.notes.append(f"{found.blank[split]} of the {all_of} images of split '{split}'"
+                                   " have no pixel of a class")
+        if plain > MOSTLY * masks:
+            found.notes.append(f"{plain} of {masks} masks show one class and what is ignored: is"
+                               " the ignored label the object?")
+        small = [n for n in thin if sum(found.pixels[n].values()) >= masks]
+        if small and len(found.pixels) > 2:
+            found.notes.append(f"class {listed(map(repr, small))} is nowhere wider than two"
+                               " pixels: thin lines, or masks that were resized with smoothing"
+                               " (take the nearest neighbour)")

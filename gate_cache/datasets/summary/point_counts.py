@@ -1,0 +1,67 @@
+"""Counting key points, and the pairs that share them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from gate_cache.core.errors import listed
+from gate_cache.core.progress import Progress
+from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset
+from gate_cache.datasets.summary.summary import Summary, each, grouped
+
+
+class PointCounts:
+    """Counts a data set's key points and pairs into a summary."""
+
+    def __init__(self, dataset: CorrespondenceDataset, found: Summary) -> None:
+        self.dataset, self.found = dataset, found
+        self._of: Counter[str] = Counter()
+
+    def count(self, ids: Sequence[str], show: Progress) -> None:
+        """Read all key points; count pairs that share one."""
+        import numpy as np
+
+        from gate_cache.datasets.common.points import has_extent, within
+
+        found = self.found
+        read, wrong = each(ids, "reading key points", show, self.dataset.keypoints)
+        found.faults += grouped(wrong)
+        outside = {i: int((np.isfinite(k.xy).all(1) & ~within(k.xy, k.size)).sum())
+                   for i, k in read.items()}
+        odd = [i for i, n in outside.items() if n]
+        found.points = {"visible": int(sum(k.visible.sum() for k in read.values())),
+                        "outside": sum(outside.values())}
+        if odd:
+            found.notes.append(f"{found.points['outside']} points lie outside their picture and"
+                               f" are not visible (of {listed(odd, 3)})")
+        found.boxless = sum(not has_extent(k.box) for k in read.values())
+        if found.boxless:
+            found.notes.append(f"{found.boxless} of {len(read)} images have a box without extent:"
+                               " there is no PCK of the box for them as targets")
+        if not wrong:
+            self._pairs({i: k.visible for i, k in read.items()})
+
+    def _pairs(self, visible: dict[str, Any]) -> None:
+        found, members = self.found, defaultdict[str, dict[str, None]](dict)
+        for split in SPLITS:
+            pairs = self.dataset.pairs(split)
+            found.pairs[split] = len(pairs)
+            found.shared[split] = sum(bool((visible[p.source] & visible[p.target]).any())
+                                      for p in pairs)
+            self._of.update(p.category for p in pairs)
+            for p in pairs:
+                members[p.category] |= {p.source: None, p.target: None}
+        if sum(found.pairs.values()) and not sum(found.shared.values()):
+            found.notes.append("no two images of a pair have a point of one name that is visible in"
+                               " both")
+        if category := getattr(self.dataset, "category", None):
+            for i in visible:
+                members[category(i)][i] = None
+        found.categories = {name: len(of) for name, of in sorted(members.items())}
+        found.category_pairs = dict(self._of)
+        names = getattr(self.dataset, "point_names", None)
+        found.point_names = names() if names else {
+            name: [str(k) for k in range(len(visible[next(iter(of))]))
+                   if any(visible[i][k] for i in of)] for name, of in sorted(members.items())}

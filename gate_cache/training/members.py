@@ -1,0 +1,93 @@
+"""Which images a run trained on and was judged on: a list in its folder, and what it is for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gate_cache.core.errors import UserError, listed
+from gate_cache.datasets.common.base import SPLITS, Split
+from gate_cache.store.reader import FeatureStore
+from gate_cache.training.run_files import write_json
+
+MEMBERS = "splits.json"
+Members = dict[str, dict[str, str]]
+"""Of each split, id to the first digits of the sha256 of the image."""
+_DIGITS = 16
+
+
+def members_of(dataset: Any, store: FeatureStore, rows: Mapping[str, int]) -> Members:
+    """Every image of a data set by its split.
+
+    Parameters
+    ----------
+    rows : of the store, by id
+    """
+    found: Members = {split: {} for split in SPLITS}
+    for sample_id, row in rows.items():
+        found[dataset.split_of(sample_id)][sample_id] = store.samples.sha256[row][:_DIGITS]
+    return found
+
+
+def keep_members(folder: Path, members: Members) -> None:
+    """Write the list into a run's folder, or compare it with the one that is there.
+
+    Raises
+    ------
+    UserError
+        The run was begun with other splits.
+    """
+    known = read_members(folder)
+    if known is not None and known != members:
+        moved = [i for s in SPLITS for i in members[s] if i not in known[s]]
+        raise UserError(f"{folder}: was begun with other splits ({listed(moved, 3)} moved or came);"
+                        " give --out another name")
+    if known is None:
+        write_json(folder / MEMBERS, members)
+
+
+def read_members(folder: Path) -> Members | None:
+    """The list of a run; None for a run of an earlier version, which has none.
+
+    Raises
+    ------
+    UserError
+        It cannot be read.
+    """
+    path = folder / MEMBERS
+    try:
+        found: Members = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(v, str) for s in SPLITS for v in found[s].values()):
+            raise ValueError("not a list of images")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); it lists the run's images") from None
+    return found
+
+
+def seen_before(folder: Path, members: Members, split: Split) -> list[str]:
+    """What to say where a run has seen images that it is judged on now.
+
+    Parameters
+    ----------
+    folder : of the run
+    members : of the data set now
+    split : that is judged
+    """
+    known = read_members(folder)
+    if known is None:
+        return [f"{folder} keeps no list of its images (an earlier version made it), so nothing is"
+                " known of images that it has seen"]
+    notes = []
+    for old in ("train", "val"):
+        ids, contents = set(known[old]), set(known[old].values())
+        again = [i for i, digest in members[split].items()
+                 if i not in known[split] and (i in ids or digest in contents)]
+        if old != split and again:
+            did = "trained on" if old == "train" else "chose its checkpoint on"
+            notes.append(f"{folder} {did} {len(again)} of the {len(members[split])} images that are"
+                         f" in '{split}' now ({listed(again, 3)}): these figures are too good")
+    return notes

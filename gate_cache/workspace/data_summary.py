@@ -1,0 +1,190 @@
+"""``data``: what a manifest's data set holds, before anything is paid; and its short form."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gate_cache.core.errors import DataError, UserError, listed
+from gate_cache.core.fingerprint import fingerprint
+from gate_cache.core.progress import Progress
+from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.summary.summary import Summary, labelled_pixels
+from gate_cache.datasets.summary.survey import summarise
+from gate_cache.diffusion.models.digest_cache import cache_folder
+from gate_cache.manifest.load import Loaded
+from gate_cache.workspace.data_root import told_dataset
+
+VERSION = 2
+"""Of what is read and told: another one reads anew."""
+PAIRS, CLASSES = ("nn", "conv"), ("classifier",)
+
+
+def data(loaded: Loaded, roots: Roots, show: Progress) -> Summary:
+    """Read all of a manifest's data set.
+
+    Raises
+    ------
+    DataError
+        It is not there, or cannot be listed.
+    """
+    return remembered(told_dataset(loaded, roots, show), loaded, show)
+
+
+def check_data(dataset: ImageDataset, loaded: Loaded, show: Progress) -> Summary:
+    """Read a data set; those without files are not drawn for it.
+
+    Raises
+    ------
+    DataError
+        With a line for every kind of fault.
+    """
+    found = remembered(dataset, loaded, show) if hasattr(dataset, "sources") else \
+        summarise(dataset, show, read=False)
+    if found.faults:
+        raise DataError("\n".join(found.faults))
+    return found
+
+
+def tell_data(dataset: ImageDataset, loaded: Loaded, show: Progress) -> Summary:
+    """As `check_data`, and say the short form."""
+    found = check_data(dataset, loaded, show)
+    for line in short(found):
+        show.say(line)
+    return found
+
+
+def short(found: Summary) -> list[str]:
+    """A line of counts, and the notes."""
+    parts = [", ".join(f"{n} {split}" for split, n in found.images.items())]
+    if found.classes:
+        parts.append(counted(len(found.classes), "class", "classes"))
+    pixels, ignored = labelled_pixels(found)
+    if pixels + ignored:
+        parts.append(f"{100 * pixels / (pixels + ignored):.1f} % of pixels labelled")
+    if found.pairs:
+        parts += [counted(len(found.categories), "category", "categories"),
+                  f"{sum(found.pairs.values())} pairs"]
+    if found.passed_over:
+        parts.append(passed_over(found))
+    odd = [*found.notes, *(found.unclassed if found.classes else ())]
+    return [f"data: {counted(sum(found.images.values()), 'image', 'images')} ({parts[0]})"
+            f"{''.join(f'; {p}' for p in parts[1:])}", *(f"note: {n}" for n in odd)]
+
+
+def passed_over(found: Summary) -> str:
+    """Files that are not read, by suffix."""
+    kinds = (f"{n} {suffix}" for suffix, n in found.passed_over.items())
+    return f"files passed over: {listed(kinds, 8)}"
+
+
+def counted(number: int, one: str, several: str) -> str:
+    """``1 class``, ``2 classes``."""
+    return f"{number} {one if number == 1 else several}"
+
+
+def need_trainable(found: Summary, loaded: Loaded, head: str) -> None:
+    """Refuse to train where there is nothing to learn or to judge.
+
+    Raises
+    ------
+    UserError
+        One line that says why.
+    """
+    problem = None
+    if found.read:
+        problem = _pairs(found) if head in PAIRS else _classes(found) if head in CLASSES \
+            else _pixels(found)
+    if problem:
+        raise UserError(f"{loaded.path.name}: dataset: {problem}")
+
+
+def _pairs(found: Summary) -> str | None:
+    for split in ("train", "test"):
+        if found.pairs.get(split) and not found.shared.get(split):
+            return (f"split '{split}' has {found.pairs[split]} pairs of images, and no two have a"
+                    " point of one name that is visible in both")
+    return None
+
+
+def _classes(found: Summary) -> str | None:
+    if found.unclassed:
+        return "; ".join(found.unclassed)
+    return _two_classes(found)
+
+
+def _pixels(found: Summary) -> str | None:
+    for split in ("train", "test"):
+        if found.images.get(split) and not sum(c[split] for c in found.pixels.values()):
+            return (f"none of the {found.images[split]} images of split '{split}' has a pixel of a"
+                    " class: all are ignored")
+    return _two_classes(found)
+
+
+def _two_classes(found: Summary) -> str | None:
+    shown = [name for name, counts in found.classes.items() if counts.get("train")]
+    if len(shown) > 1 or not found.images.get("train"):
+        return None
+    return (f"split 'train' shows the class {listed(map(repr, shown))} alone, and there is nothing"
+            " to tell apart: give it images of at least two")
+
+
+def remembered(dataset: ImageDataset, loaded: Loaded, show: Progress) -> Summary:
+    """A summary, read anew where a file has changed since it was read last."""
+    path = _file(dataset, loaded)
+    known = _load(path) if path else None
+    if known is None:
+        known = summarise(dataset, show)
+        if path:
+            _keep(path, known)
+    return known
+
+
+def _file(dataset: ImageDataset, loaded: Loaded) -> Path | None:
+    """Where it is remembered: by the manifest's section and all files' sizes and times."""
+    sources = getattr(dataset, "sources", None)
+    if sources is None:
+        return None
+    ids = [s.id for s in dataset.samples()]
+    files = {str(p): p for i in ids for p in sources(i)}
+    files |= {str(p): p for p in getattr(dataset, "tables", ()) if p}
+    told: dict[str, Any] = {
+        "version": VERSION, "dataset": loaded.manifest.dataset.model_dump(mode="json")}
+    try:
+        told["files"] = {name: _stamp(path) for name, path in files.items()}
+        told["splits"] = [dataset.split_of(i) for i in ids] if hasattr(dataset, "split_of") else []
+        told["classes"] = list(getattr(dataset, "classes", ()))
+        told["other"] = dataset.passed_over() if hasattr(dataset, "passed_over") else {}
+        return cache_folder() / "data" / f"{fingerprint(told)}.json"
+    except (OSError, DataError):
+        return None
+
+
+def _stamp(path: Path) -> list[int]:
+    info = path.stat()
+    return [info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns]
+
+
+def _load(path: Path) -> Summary | None:
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        return Summary(**found)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(path: Path, found: Summary) -> None:
+    """Write it as a whole; a machine without a home reads again, and that is all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False,
+                                         encoding="utf-8") as file:
+            json.dump(asdict(found), file)
+        os.replace(file.name, path)
+    except OSError:
+        return
