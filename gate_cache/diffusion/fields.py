@@ -45,7 +45,7 @@ _ASKS: dict[str, tuple[tuple[Any, ...], str]] = {
     "encoder_hid_dim_type": ((None,), _OTHER_INPUT),
     "addition_embed_type": ((None, "text_time"), _OTHER_INPUT),
 }
-_NOTHING = (None, False, "", 0, [], {})
+_NOTHING: tuple[Any, ...] = (None, False, "", 0, [], {})
 _NET = _names(
     "in_channels flip_sin_to_cos freq_shift down_block_types mid_block_type block_out_channels",
     "layers_per_block downsample_padding mid_block_scale_factor act_fn norm_num_groups norm_eps",
@@ -62,11 +62,12 @@ _DDPM = _names(
 UNET = Fields("UNet2DConditionModel", _NET | _names(
     "sample_size out_channels center_input_sample up_block_types dropout",
     "reverse_transformer_layers_per_block resnet_skip_time_act resnet_out_scale_factor",
-    "time_embedding_type time_embedding_dim time_embedding_act_fn timestep_post_act conv_in_kernel",
+    "time_embedding_dim time_embedding_act_fn timestep_post_act conv_in_kernel",
     "conv_out_kernel mid_block_only_cross_attention cross_attention_norm"), {
         **_ASKS,
         "only_cross_attention": ((False, None), "attention that is not read"),
         "dual_cross_attention": ((False, None), "two kinds of text"),
+        "time_embedding_type": (("positional", None), "noise levels instead of timesteps"),
         "time_cond_proj_dim": ((None,), "the guidance scale with each pass (a distilled model such"
                                " as LCM; its LoRA on the base model is read)"),
         "attention_type": (("default", None), "boxes or other places (GLIGEN)"),

@@ -112,6 +112,8 @@ def _encoder(place: str, config: Config) -> Iterator[str]:
         what = ", ".join(config.get("architectures") or [str(kind)])
         yield f"{place}: a {what} as text encoder, which is not read; CLIP's are"
         return
+    if config.get("quantization_config"):
+        yield f"{place}: quantization_config: quantised weights are not read"
     if config.get("use_attention_mask"):
         yield f"{place}: use_attention_mask asks for masks of padding, which are not given"
     positions = text_config(config).get("max_position_embeddings", TOKENS_PER_PIECE)
@@ -167,6 +169,8 @@ def _strange(files: ModelFiles, component: str,
     if files.file:
         place, what = files.file, files.title
         strange = foreign_tensors(shapes, files.published) if component == UNET else []
+        if component == VAE and not any(k.startswith("first_stage_model.") for k in shapes):
+            yield f"{place}: no autoencoder in it (first_stage_model.…); take a whole file"
     if strange:
         yield (f"{place}: {len(strange)} tensors are no part of {what}: {listed(strange, 3)}; take"
                " the right file, and merge an adapter or name it in the combo")

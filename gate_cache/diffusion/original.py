@@ -30,6 +30,8 @@ State = dict[str, torch.Tensor]
 _UNET, _VAE = ("model.diffusion_model.", "model_ema."), ("first_stage_model.",)
 _CLIP = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
 _OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.1.model.")
+_OF_XL = {f"add_embedding.linear_{i + 1}.{what}": f"label_emb.0.{2 * i}.{what}"
+          for i in range(2) for what in ("weight", "bias")}
 _COPIED = ("in_proj_weight", "in_proj_bias", "text_projection")
 """OpenCLIP's tensors that are cut up or turned; the others lie where they were read."""
 
@@ -109,7 +111,10 @@ def _converted_controlnet(file: Path, _module: Any, config: dict[str, Any]) -> t
     source = _tensors(file, ("",))
     if any(k.startswith(CONTROL) for k in source):  # the model it was trained beside may be there
         source = {k: v for k, v in source.items() if not k.startswith(BESIDE)}
-    return source, convert_controlnet_checkpoint(source, {"layers_per_block": 2, **config})
+    found = convert_controlnet_checkpoint(source, {"layers_per_block": 2, **config})
+    plain = {k.removeprefix(CONTROL): v for k, v in source.items()}
+    return source, found | {ours: plain[theirs] for ours, theirs in _OF_XL.items()
+                            if theirs in plain}  # which diffusers' table lacks
 
 
 def _converted_text(file: Path, module: Any, _config: dict[str, Any]) -> tuple[State, State]:

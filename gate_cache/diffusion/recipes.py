@@ -138,15 +138,13 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
 
 
 def _marks(manifest: Manifest, combo: Combo, files: ModelFiles, roots: Roots) -> list[str]:
-    """Padding tokens, such as 2.x's '!', that this combo's texts have as words.
+    """Begin, end and padding tokens (2.x's is '!') that are written out in this combo's texts.
 
     The first release took them for other words; its rows of such combos are not these.
     """
-    marks = {t.marks for t in files.tokenizers} - {""}
-    if not marks:
-        return []
+    marks = {mark for tokens in files.tokenizers for mark in tokens.marks}
     text = combo.prompt + (combo.guidance.negative if combo.guidance else "")
-    if combo.captioned:
+    if marks and combo.captioned:
         text += roots.below("data", str(manifest.captions), "captions").read_text(encoding="utf-8")
     return sorted(mark for mark in marks if mark in text)
 

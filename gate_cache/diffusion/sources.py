@@ -230,7 +230,7 @@ def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
 def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> ModelFiles | None:
     if source == TINY:
         return ModelFiles(TINY, HOME)
-    if Path(source).suffix in (SUFFIX, *PICKLED):
+    if Path(source).suffix.lower() in (SUFFIX, *PICKLED):
         return _single_file(source, spec, roots)
     folder = find_folder(source, roots, "model.source") or model_from_hub(
         source, spec.revision, spec.variant, download)
@@ -245,7 +245,7 @@ def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> Mode
 
 def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
     file = roots.below("models", source, "model.source")
-    if file.suffix != SUFFIX:
+    if file.suffix.lower() != SUFFIX:
         raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
                          " .safetensors, or to diffusers layout")
     if not file.is_file():

@@ -94,11 +94,14 @@ class NoTokens:
 class ClipTokens:
     """CLIP's byte-pair tokenizer over a vocabulary and its merges.
 
+    Begin, end and padding tokens written out in a text are those tokens, as in transformers: of
+    2.x and XL, which pad with '!', so is every '!'.
+
     Parameters
     ----------
     vocab : dict from token to id
     merges : pairs of tokens, in order of priority
-    pad : the token that fills a piece up; one of its own, as 2.x has, is found in texts too
+    pad : the token that fills a piece up
     added : tokens beside the vocabulary, found in a text before it is split
     rules : sections of a ``tokenizer.json`` that differ from CLIP's, by name
     """
@@ -117,17 +120,13 @@ class ClipTokens:
         self._pad = every[pad]
         self._words = {a.content for a in self.added}
         self._tokenizer = _ruled(_clip(vocab, merges), self.rules)
-        self._add([*self.added, *([Added(pad, self._pad, normalized=False)] if self.marks else [])])
-
-    @property
-    def marks(self) -> str:
-        """The padding token where it is found in texts as a token of its own."""
-        return "" if self.pad in (BOS, EOS, *self._words) else self.pad
+        self.marks = {BOS, EOS, pad} - self._words
+        self._add([*self.added, *(Added(m, vocab[m], normalized=False) for m in self.marks)])
 
     @property
     def highest(self) -> int:
         """The highest id there is."""
-        return max(*self.vocab.values(), *(a.id for a in self.added))
+        return max([*self.vocab.values(), *(a.id for a in self.added)])
 
     @property
     def splits(self) -> tuple[Any, ...]:

@@ -11,7 +11,8 @@ from gate_cache.errors import ModelError, listed
 HARMLESS = re.compile(
     r"(.*\.)?position_ids"  # a buffer: 0, 1, 2, …
     r"|(.*\.)?logit_scale"  # of CLIP's loss
-    r"|num_batches_tracked")
+    r"|(.*\.)?(rotary_emb\.inv_freq|embed_positions\.weights)"  # sines and cosines
+    r"|(.*\.)?attn\.masked_bias")
 """Tensors of any part that are no weights of what is run."""
 ONE_HALF_OF_CLIP = {
     "CLIPTextModel": re.compile(r"vision_model\..*|(visual|text)_projection\.weight"),

@@ -60,7 +60,7 @@ class IPAdapter(Technique[IPAdapterSpec]):
         where = f"{self.combo}.ip_adapter"
         file = roots.below("models", self.spec.source, f"{where}.source")
         encoder = roots.below("models", self.spec.image_encoder, f"{where}.image_encoder")
-        if file.suffix != ".safetensors" or not file.is_file():
+        if file.suffix.lower() != ".safetensors" or not file.is_file():
             kind = ModelError if file.is_file() else NotThere
             raise kind(f"{where}.source: {file}: no such .safetensors file; put the adapter"
                        " there (pickled ones are not read)")
@@ -182,13 +182,12 @@ def _adapter_problem(shapes: Mapping[str, tuple[int, ...]], unet: Mapping[str, A
     if got != wanted:
         return (f"only {fit} of its {len(got)} tensors fit this model, which has {len(wanted)}"
                 f" such; is it made for another one?")
-    given = {_PLAIN: lambda s: s[0] // 4 if s[0] % 4 == 0 else s[0], _FULL: lambda s: s[0]}
-    for name, of in given.items():
-        shape = shapes.get(f"image_proj.{name}")
-        if shape and of(shape) != width:
-            return f"its image tokens have width {of(shape)}, the UNet's text {width}"
-    out = shapes.get("image_proj.proj_out.weight", (width,))[0]
-    return None if out == width else f"its image tokens have width {out}, the UNet's text {width}"
+    outputs = {_PLAIN: 4, "proj_out.weight": 1, _FULL: 1}  # by layer, how many tokens it gives
+    for name, tokens in outputs.items():
+        out = shapes.get(f"image_proj.{name}", (tokens * width,))[0]
+        if out != tokens * width:
+            return f"its image tokens have width {out / tokens:g}, the UNet's text {width}"
+    return None
 
 
 def _encoder_problem(shapes: Mapping[str, tuple[int, ...]],
