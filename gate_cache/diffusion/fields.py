@@ -98,7 +98,7 @@ def field_problems(place: str, config: Mapping[str, Any], known: Fields) -> Iter
     """
     name = config.get("_class_name", known.name)
     if name != known.name:
-        yield f"{place}: a {name}, which is not read; a {known.name} is"
+        yield f"{place}: its class is {name}; only {known.name} is read here"
         return
     for key, (allowed, asks) in known.only.items():
         if key in config and _plain(config[key]) not in allowed:
