@@ -180,8 +180,8 @@ def _adapter_problem(shapes: Mapping[str, tuple[int, ...]], unet: Mapping[str, A
     got = {k: v for k, v in shapes.items() if k.startswith("ip_adapter.")}
     fit = sum(wanted.get(k) == v for k, v in got.items())
     if got != wanted:
-        return (f"only {fit} of its {len(got)} tensors fit this model, which has {len(wanted)}"
-                f" such; is it made for another one?")
+        return (f"{fit} of its {len(got)} tensors fit this model, which takes {len(wanted)}"
+                "; is it made for another one?")
     outputs = {_PLAIN: 4, "proj_out.weight": 1, _FULL: 1}  # by layer, how many tokens it gives
     for name, tokens in outputs.items():
         out = shapes.get(f"image_proj.{name}", (tokens * width,))[0]
