@@ -17,11 +17,12 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
 from gate_cache.diffusion import memo
-from gate_cache.diffusion.embedded import HOME
+from gate_cache.diffusion.embedded import CONTROLNET, HOME
 from gate_cache.diffusion.memo import remembered_sha256
 from gate_cache.diffusion.recipes import latents_recipe, missing_inputs, plan_combos
-from gate_cache.diffusion.sources import ModelFiles, locate, weight_files
+from gate_cache.diffusion.sources import ModelFiles, locate
 from gate_cache.diffusion.tokens import read_tokens
+from gate_cache.diffusion.weights import shapes_in, weight_files
 from gate_cache.errors import ModelError
 from gate_cache.fingerprint import differences, file_sha256, fingerprint
 from gate_cache.manifest import load
@@ -171,8 +172,14 @@ FOLDER = changed(changed(changed(
 
 
 def write_weights(path: Path, seed: int = 0) -> None:
+    """Tensors that could be of the part; a ControlNet has the shapes of tiny's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"w": np.random.default_rng(seed).random((4, 4))}, path)
+    shapes: dict[str, tuple[int, ...]] = {
+        {"unet": "conv_out.w", "vae": "encoder.w"}.get(path.parent.name, "w"): (4, 4)}
+    if path.parent.name == "canny":
+        shapes = shapes_in([CONTROLNET / "diffusion_pytorch_model.safetensors"])
+    rng = np.random.default_rng(seed)
+    save_file({name: np.asarray(rng.random(shape)) for name, shape in shapes.items()}, path)
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
