@@ -267,9 +267,14 @@ def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
     try:
         module, info = cls.from_pretrained(
             place, variant=variant, use_safetensors=True, local_files_only=True,
-            output_loading_info=True)
+            ignore_mismatched_sizes=True, output_loading_info=True)  # the next line refuses them
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{place}: cannot be loaded as {cls.__name__}: {reason}") from error
+    if info["mismatched_keys"]:
+        name, got, wanted = sorted(info["mismatched_keys"])[0]
+        raise ModelError(f"{place}: {len(info['mismatched_keys'])} weights are not of the shapes"
+                         f" that the configuration of {cls.__name__} says: '{name}' is"
+                         f" {'×'.join(map(str, got))}, not {'×'.join(map(str, wanted))}")
     check_read(place, cls.__name__, info["missing_keys"], info["unexpected_keys"])
     return module

@@ -197,9 +197,8 @@ def _encoder_problem(shapes: Mapping[str, tuple[int, ...]],
         return f"a {config['model_type']} as image encoder, which is not read; CLIP's are"
     vision = text_config(config, "vision_config")
     if f"image_proj.{_PLAIN}" in shapes:
-        got, wanted = config.get("projection_dim", vision.get("projection_dim", 512)), \
-            shapes[f"image_proj.{_PLAIN}"][1]
-        what = "projection_dim"
+        got, what = vision.get("projection_dim", 512), "projection_dim"
+        wanted = shapes[f"image_proj.{_PLAIN}"][1]
     else:
         got, what = vision.get("hidden_size", 768), "hidden_size"
         wanted = shapes.get("image_proj.proj_in.weight", shapes.get("image_proj.proj.0.weight",
