@@ -21,8 +21,9 @@ from gate_cache.core.fingerprint import differences, file_sha256, fingerprint
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models import digest_cache as memo
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
-from gate_cache.diffusion.models.embedded import HOME
-from gate_cache.diffusion.models.sources import ModelFiles, locate, weight_files
+from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
+from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.models.weights import shapes_in, weight_files
 from gate_cache.diffusion.passes.recipes import latents_recipe, missing_inputs, plan_combos
 from gate_cache.diffusion.text.tokens import read_tokens
 from gate_cache.manifest.load import load
@@ -171,8 +172,14 @@ FOLDER = changed(changed(changed(
 
 
 def write_weights(path: Path, seed: int = 0) -> None:
+    """Tensors that could be of the part; a ControlNet has the shapes of tiny's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"w": np.random.default_rng(seed).random((4, 4))}, path)
+    shapes: dict[str, tuple[int, ...]] = {
+        {"unet": "conv_out.w", "vae": "encoder.w"}.get(path.parent.name, "w"): (4, 4)}
+    if path.parent.name == "canny":
+        shapes = shapes_in([CONTROLNET / "diffusion_pytorch_model.safetensors"])
+    rng = np.random.default_rng(seed)
+    save_file({name: np.asarray(rng.random(shape)) for name, shape in shapes.items()}, path)
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:

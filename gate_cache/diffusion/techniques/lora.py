@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.core.errors import ModelError, did_you_mean
+from gate_cache.core.errors import ModelError, NotThere, did_you_mean
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
 from gate_cache.diffusion.models.embedded import LORAS
@@ -52,9 +52,9 @@ class Lora(Technique[list[LoraSpec]]):
         where = f"{self.combo}.lora.source"
         path = roots.below("models", lora.source, where)
         if not path.is_file():
-            raise ModelError(f"{where}: {path}: no such LoRA file"
-                             f"{did_you_mean(lora.source, LORAS)}; put it there, or name the models"
-                             " root with --models")
+            raise NotThere(f"{where}: {path}: no such LoRA file"
+                           f"{did_you_mean(lora.source, LORAS)}; put it there, or name the models"
+                           " root with --models")
         if path.suffix != ".safetensors":
             raise ModelError(f"{where}: {path}: not a .safetensors file; pickled weights are not"
                              " read")
