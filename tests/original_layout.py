@@ -46,6 +46,19 @@ def unet_key(key: str, config: dict[str, Any]) -> str:
     return f"{block}.0.{swapped(rest, _RESNET)}" if what == "resnets" else f"{block}.1.{rest}"
 
 
+def controlnet_key(key: str, config: dict[str, Any]) -> str:
+    """A ControlNet's; its condition is shrunk 8 times, as in all that are published so."""
+    parts = key.split(".")
+    if parts[0] == "controlnet_down_blocks":
+        return f"zero_convs.{parts[1]}.0.{parts[2]}"
+    if parts[0] == "controlnet_mid_block":
+        return f"middle_block_out.0.{parts[1]}"
+    if parts[0] == "controlnet_cond_embedding":
+        place = {"conv_in": 0, "conv_out": 14}.get(parts[1])
+        return f"input_hint_block.{2 * int(parts[2]) + 2 if place is None else place}.{parts[-1]}"
+    return unet_key(key, config)
+
+
 def vae_key(key: str, levels: int) -> str:
     parts = key.split(".")
     if "attentions" in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import PROMPT, WriteManifest
 
 from gate_cache import cli
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.embedded import CONTROLNET
 from gate_cache.manifest.load import Loaded
 
 Toy = tuple[Loaded, Roots, Path]
@@ -84,6 +86,25 @@ def test_validate_says_what_is_not_here(gate: Run, roots: Roots, manifest: Write
     assert "toy.yaml: sound, 1 combos" in found.out
     for word in ("PF-WILLOW not found", "x.safetensors", "org/sd"):
         assert word in found.out
+
+
+def test_validate_of_what_cannot_run_says_not_ready(gate: Run, roots: Roots,
+                                                    manifest: WriteManifest) -> None:
+    net = roots.models / "union"
+    net.mkdir(parents=True)
+    (net / "config.json").write_text('{"_class_name": "ControlNetUnionModel"}')
+    shutil.copy(CONTROLNET / "diffusion_pytorch_model.safetensors", net)
+    loaded = manifest(conv={"a": {**PROMPT, "controlnet": {"source": "union"}},
+                            "b": {**PROMPT, "lora": {"source": "x.safetensors"}}}, attention={})
+    for words in (("validate",), ("validate", "--json")):
+        found = gate(*words, loaded.path, *places(roots, "data", "models"))
+        assert found.code == 2 and "sound" not in found.out + found.err
+        wrong, absent = found.err.splitlines()
+        assert wrong.startswith("error: toy.yaml: not ready: ")
+        assert wrong.endswith("config.json: its class is ControlNetUnionModel; only"
+                              " ControlNetModel is read here")
+        assert absent.startswith("error: toy.yaml: not here yet: b.lora.source: ")
+    assert gate("plan", loaded.path, *places(roots, "data", "models")).code == 2
 
 
 def test_plan_as_a_table_and_as_json(gate: Run, toy: Toy) -> None:

@@ -305,7 +305,9 @@ def test_a_ddim_step_is_that_of_diffusers(models: Path, name: str, prediction: s
     scheduler.set_timesteps(100)
     x, text = torch.randn(1, model.unet.config.in_channels, 16, 16), model.embed("")
     expected = scheduler.step(model.predict(x, 60, text), 60, x, eta=0.0).prev_sample
-    found = ddim(x, [60, 50], model.alphas_cumprod, lambda x, t: model.epsilon(x, t, text))
+    found = ddim(x, [60, 50], model.alphas_cumprod, lambda x, t: (
+        model.as_clean(model.predict(x, t, text), x, t),
+        model.as_epsilon(model.predict(x, t, text), x, t)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -330,7 +332,7 @@ def test_a_ddpm_that_learned_variances_gives_the_mean(tmp_path: Path) -> None:
     write_ddpm(tmp_path / "ddpm", out_channels=6)
     model = opened(tmp_path, "ddpm")
     x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(model.epsilon(x, 50, model.embed("")), model.unet(x, 50).sample[:, :3])
+    assert torch.equal(model.predict(x, 50, model.embed("")), model.unet(x, 50).sample[:, :3])
 
 
 def test_the_vae_of_xl_is_not_computed_in_half_precision(models: Path, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from gate_cache.core.fingerprint import differences, file_sha256, fingerprint
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models import digest_cache as memo
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
-from gate_cache.diffusion.models.embedded import HOME
-from gate_cache.diffusion.models.sources import ModelFiles, locate, weight_files
+from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
+from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.models.weights import shapes_in, weight_files
 from gate_cache.diffusion.passes.recipes import latents_recipe, missing_inputs, plan_combos
 from gate_cache.diffusion.text.tokens import read_tokens
 from gate_cache.manifest.load import load
@@ -171,10 +172,15 @@ FOLDER = changed(changed(changed(
 
 
 def write_weights(path: Path, seed: int = 0) -> None:
-    """Any weights; as a LoRA's they are one pair."""
+    """Tensors that could be of the part; a ControlNet has the shapes of tiny's, a LoRA a pair."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    numbers = np.random.default_rng(seed).random((2, 4, 4))
-    save_file({f"x.lora_{side}.weight": w for side, w in zip("AB", numbers, strict=True)}, path)
+    names = {"unet": ["conv_out.weight"], "vae": ["encoder.w"], "text_encoder": ["w"]}.get(
+        path.parent.name, [f"unet.conv_out.lora_{side}.weight" for side in "AB"])
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (4, 4))
+    if path.parent.name == "canny":
+        shapes = shapes_in([CONTROLNET / "diffusion_pytorch_model.safetensors"])
+    rng = np.random.default_rng(seed)
+    save_file({name: np.asarray(rng.random(shape)) for name, shape in shapes.items()}, path)
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from gate_cache import FeatureStore
 from gate_cache.core.errors import ModelError
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.backbone import load
+from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.published import published
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.extraction.extract import extract
@@ -125,7 +126,7 @@ def test_tokenizers_alone_are_enough_for_a_published_architecture(
     files = found(name, home)
     assert files.config("unet") == published(known)["unet"]
     assert files.schedule() == published(known)["scheduler"]
-    with pytest.raises(ModelError, match=r"safetensors: (\d+ weights of|cannot be loaded as)"):
+    with pytest.raises(ModelError, match="is 32×4×3×3, its configuration says 320×4"):
         load(files, torch.device("cpu"), torch.float32)
 
 
@@ -160,3 +161,87 @@ def test_a_file_that_lacks_a_weight_is_refused(home: Roots) -> None:
     save_file({k: v for k, v in load_file(path).items() if k != key}, path)
     with pytest.raises(ModelError, match="1 weights of UNet2DConditionModel are not in the file"):
         load(found("sd1", home), torch.device("cpu"), torch.float32)
+
+
+# --------------------------------------------------------------------- what a file says of itself
+
+
+def remade(home: Roots, name: str, more: dict[str, torch.Tensor],
+           metadata: dict[str, str] | None = None) -> None:
+    path = home.models / f"{name}.safetensors"
+    save_file({**load_file(path), **more}, path, metadata=metadata)
+
+
+V_PRED, ZTSNR = {"v_pred": torch.zeros(0)}, {"ztsnr": torch.zeros(0)}
+
+
+@pytest.mark.parametrize(("more", "metadata", "predicts", "zero"), [
+    ({}, None, "epsilon", False), (V_PRED, None, "v_prediction", False),
+    ({**V_PRED, **ZTSNR}, None, "v_prediction", True), (ZTSNR, None, "epsilon", True),
+    ({}, {"modelspec.prediction_type": "v"}, "v_prediction", False),
+    (V_PRED, {"modelspec.prediction_type": "epsilon"}, "v_prediction", False)])
+def test_markers_of_a_file_decide_the_schedule(
+        home: Roots, more: dict[str, torch.Tensor], metadata: dict[str, str] | None, predicts: str,
+        zero: bool) -> None:
+    shutil.rmtree(home.models / "sdxl-config/scheduler")
+    remade(home, "sdxl", more, metadata)
+    model = load(found("sdxl", home), torch.device("cpu"), torch.float32)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    root = (1 - betas).cumprod(0).sqrt()
+    if zero:  # Lin et al. 2024, algorithm 1
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    assert model.prediction_type == predicts
+    torch.testing.assert_close(model.alphas_cumprod, root**2, rtol=1e-4, atol=1e-6)
+    assert (model.alphas_cumprod[-1] == 0) == zero
+
+
+def test_a_marker_and_a_configuration_that_disagree_are_refused(home: Roots) -> None:
+    remade(home, "sd1", V_PRED)
+    with pytest.raises(ModelError, match=r"the file itself says prediction_type: v_prediction .*"
+                                         r"model\.config says epsilon"):
+        found("sd1", home).schedule()
+    path = home.models / "sd1-config/scheduler/scheduler_config.json"
+    path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
+    assert found("sd1", home).schedule()["prediction_type"] == "v_prediction"
+
+
+def test_a_file_of_2_that_says_what_it_predicts_needs_no_scheduler(home: Roots) -> None:
+    shutil.rmtree(home.models / "sd2-config/scheduler")
+    for said, predicts in (("epsilon", "epsilon"), ("v", "v_prediction")):
+        remade(home, "sd2", {}, {"modelspec.prediction_type": said})
+        assert found("sd2", home).schedule()["prediction_type"] == predicts
+
+
+@pytest.mark.parametrize(("name", "key"), [
+    ("sd1", "model.diffusion_model.input_blocks.1.0.gate.weight"),
+    ("sd1", "model.diffusion_model.time_embed.7.weight"), ("sd1", "control_model.x.weight"),
+    ("sd1", "first_stage_model.encoder.head.weight"), ("sdxl", "edm_vpred.sigma_max"),
+    ("sd1", "cond_stage_model.transformer.text_model.encoder.layers.9.mlp.fc1.weight"),
+    ("sd2", "cond_stage_model.model.transformer.resblocks.9.mlp.c_fc.weight"),
+    ("sdxl", "conditioner.embedders.1.model.adapter.weight")])
+def test_a_tensor_of_a_file_that_nobody_takes_is_refused(home: Roots, name: str, key: str) -> None:
+    remade(home, name, {key: torch.ones(2)})
+    with pytest.raises(ModelError, match=r"safetensors: 1 tensors are (not read by|no part of) "):
+        load(found(name, home), torch.device("cpu"), torch.float32)
+
+
+def test_buffers_and_copies_that_files_carry_are_let_be(home: Roots) -> None:
+    names = ("betas", "sqrt_one_minus_alphas_cumprod", "posterior_mean_coef1", "model_ema.decay",
+             "model_ema.num_updates", "first_stage_model.loss.discriminator.main.0.weight",
+             "cond_stage_model.transformer.text_model.embeddings.position_ids",
+             "cond_stage_model.transformer.text_projection.weight", "alphas_cumprod_prev")
+    remade(home, "sd1", {name: torch.ones(3) for name in names})
+    load(found("sd1", home), torch.device("cpu"), torch.float32)
+
+
+def test_a_file_without_an_autoencoder_is_refused_early(home: Roots) -> None:
+    path = home.models / "sd1.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if "first_stage" not in k}, path)
+    with pytest.raises(ModelError, match="no autoencoder in it"):
+        check_parts(found("sd1", home))
+
+
+def test_a_suffix_in_capitals_is_a_file_too(home: Roots, manifest: WriteManifest) -> None:
+    (home.models / "sd1.safetensors").rename(home.models / "SD1.SAFETENSORS")
+    loaded = manifest(model={"source": "SD1.SAFETENSORS", "config": "sd1-config"})
+    assert locate(loaded.manifest.model, home) is not None

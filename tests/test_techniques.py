@@ -171,9 +171,10 @@ def test_guidance_pushes_the_steps_away_from_the_negative_prompt(
     with torch.inference_mode():
         x = add_noise(x0, noise(0, name, x0.shape[1:])[None], 200, net.alphas_cumprod)
 
-        def guided(x: torch.Tensor, t: int) -> torch.Tensor:
-            a, b = net.epsilon(x, t, text), net.epsilon(x, t, away)
-            return b + 4 * (a - b)
+        def guided(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+            a, b = net.predict(x, t, text), net.predict(x, t, away)
+            eps, abar = b + 4 * (a - b), net.alphas_cumprod[t]
+            return (x - (1 - abar).sqrt() * eps) / abar.sqrt(), eps
 
         x = ddim(x, Walk(200, 50, 2).timesteps(), net.alphas_cumprod, guided)
         with tapped(net.unet, [s for s in ModelFiles("tiny", HOME).family.maps
@@ -312,7 +313,7 @@ def test_an_ip_adapter_that_does_not_fit_is_refused(extracted: Extract, roots: R
         extracted(conv=combos)
     state = write_ip_adapter(roots.models)
     save_file({"w": torch.ones(1)}, roots.models / "ip.safetensors")
-    with pytest.raises(ModelError, match="not an IP-Adapter of the plain or the Plus variant"):
+    with pytest.raises(ModelError, match="not an IP-Adapter of the plain, the Plus or the Full"):
         extracted(conv=combos)
     save_file({**state, "ip_adapter.99.to_k_ip.weight": torch.ones(2, 2)},
               roots.models / "ip.safetensors")

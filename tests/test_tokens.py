@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
@@ -41,10 +41,19 @@ def test_tokens_are_those_of_transformers(text: str) -> None:
     assert inner(OURS.encode(text)) == theirs(text)
 
 
+@pytest.mark.parametrize("text", [f"a {EOS} horse{BOS}", f"a{EOS}b", "wow! a cat!! ok"])
+@pytest.mark.parametrize("pad", [EOS, "!"])
+def test_special_tokens_written_out_are_those_of_transformers(text: str, pad: str) -> None:
+    """Of 2.x and XL, which pad with '!', every '!' is that token."""
+    ours = ClipTokens(OURS.vocab, OURS.merges, pad)
+    other = CLIPTokenizer(vocab=OURS.vocab, merges=OURS.merges, pad_token=pad)
+    expected = list(other(text, add_special_tokens=False).input_ids)
+    assert list(ours.encode(text).ids[0][1 : 1 + len(expected)]) == expected
+
+
 @given(st.text(max_size=60))
 @settings(max_examples=200, deadline=None, database=None)
 def test_any_text_gives_the_tokens_of_transformers(text: str) -> None:
-    assume(BOS not in text and EOS not in text)  # written out in a prompt, they are text here
     assert inner(OURS.encode(text)) == theirs(text)
 
 
@@ -145,3 +154,66 @@ def test_damaged_tokenizer_json_is_a_model_error(tmp_path: Path, content: str) -
 def test_folder_without_a_tokenizer_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no tokenizer here .*; expected vocab\.json"):
         read_tokens(tmp_path)
+
+
+# ------------------------------------------------------------------------------ added tokens
+
+WORDS = ["<my-cat>", "<my-cat>_1", "<my-cat>_2", "Sks1"]
+
+
+def taught(folder: Path, words: list[str] = WORDS) -> CLIPTokenizer:
+    found = CLIPTokenizer(vocab=OURS.vocab, merges=OURS.merges)
+    found.add_tokens(words)
+    found.save_pretrained(folder)
+    return found
+
+
+@pytest.mark.parametrize("text", ["a photo of sks1", "Sks1, SKS1!", "a<my-cat>b", "my-cat"])
+def test_added_tokens_are_those_of_transformers(tmp_path: Path, text: str) -> None:
+    other = taught(tmp_path, ["<my-cat>", "Sks1"])
+    expected = list(other(text, add_special_tokens=False).input_ids)
+    prompt = read_tokens(tmp_path).encode(text)
+    assert list(prompt.ids[0][1 : 1 + len(expected)]) == expected
+
+
+def test_a_word_of_several_vectors_is_written_out(tmp_path: Path) -> None:
+    """As diffusers does before it tokenizes (`maybe_convert_prompt`)."""
+    taught(tmp_path)
+    prompt, first = read_tokens(tmp_path).encode("a <my-cat>"), len(OURS.vocab)
+    assert prompt.ids[0][2:5] == (first, first + 1, first + 2)
+    assert prompt.words[1:6] == ("a", "<my-cat>", "<my-cat>_1", "<my-cat>_2", EOS)
+
+
+def test_added_tokens_of_older_releases_are_read(saved: Path) -> None:
+    (saved / "added_tokens.json").write_text(json.dumps({"<my-cat>": len(OURS.vocab)}))
+    assert read_tokens(saved).encode("a <my-cat>").ids[0][2] == len(OURS.vocab)
+    entry = {"content": "sks1", "lstrip": False, "rstrip": False, "normalized": True}
+    (saved / "tokenizer_config.json").write_text(json.dumps({
+        "added_tokens_decoder": {str(len(OURS.vocab) + 1): entry}}))
+    found = read_tokens(saved)
+    assert found.encode("a <my-cat> sks1").ids[0][2:4] == (found.highest - 1, found.highest)
+
+
+@pytest.mark.parametrize(("name", "content", "says"), [
+    ("added_tokens.json", {"<x>": 5000}, "added token '<x>' has id 5000, where the next one is"),
+    ("added_tokens.json", {"horse</w>": 5000}, "give the token 'horse</w>' several ids"),
+    ("tokenizer_config.json", {"model_max_length": 64}, "its model_max_length is 64"),
+    ("tokenizer.json", {"model": {"vocab": {"a": 1}, "merges": []}}, "different vocabularies")])
+def test_a_tokenizer_that_contradicts_itself_is_refused(saved: Path, name: str, content: Any,
+                                                        says: str) -> None:
+    (saved / name).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=says):
+        read_tokens(saved)
+
+
+def test_another_normaliser_is_honoured(tmp_path: Path) -> None:
+    other = CLIPTokenizer(vocab=OURS.vocab, merges=OURS.merges)
+    other.save_pretrained(tmp_path)
+    assert read_tokens(tmp_path).rules == {}
+    path = tmp_path / "tokenizer.json"
+    data = json.loads(path.read_text())
+    data["normalizer"] = {"type": "Replace", "pattern": {"String": "dog"}, "content": "horse"}
+    path.write_text(json.dumps(data))
+    found = read_tokens(tmp_path)
+    assert found.rules == {"normalizer": data["normalizer"]}
+    assert found.encode("a dog").ids == OURS.encode("a horse").ids

@@ -21,12 +21,19 @@ from gate_cache.core.roots import Roots
 def validate(manifest: ManifestPath, data: Data = None, models: Models = None,
              stores: Stores = None, outside: Outside = False, as_json: Json = False) -> None:
     """Check a manifest: all problems at once, and which of its files are not here."""
+    from gate_cache.core.errors import ManifestError
+    from gate_cache.extraction.validate import NotReady
     from gate_cache.extraction.validate import validate as stage
     from gate_cache.manifest.load import load
     from gate_cache.report.terminal.console import console_progress
 
     roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    found = stage(load(manifest), roots, console_progress())
+    try:
+        found = stage(load(manifest), roots, console_progress())
+    except NotReady as error:
+        raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
+                              *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
+                              ]) from None
     if as_json:
         return print_json(found)
     typer.echo(f"{found.manifest}: sound, {found.combos} combos")

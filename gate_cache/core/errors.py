@@ -46,6 +46,10 @@ class ModelError(UserError):
     """Model weights (backbone, ControlNet, LoRA) are missing or do not fit."""
 
 
+class NotThere(ModelError):
+    """A model's file or folder that is not on this machine, or not yet."""
+
+
 class StoreError(UserError):
     """A store is missing, damaged, locked, or cannot be written."""
 

@@ -14,10 +14,14 @@ from gate_cache.core.places import Place
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
-from gate_cache.diffusion.passes.recipes import combo_maps, missing_inputs
+from gate_cache.diffusion.passes.recipes import (
+    check_fit,
+    combo_maps,
+    input_problems,
+    missing_inputs,
+)
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
-from gate_cache.diffusion.techniques.lora import lora_problems
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.store.format.encodings import Encoding
@@ -95,21 +99,23 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     Raises
     ------
     UserError
-        Data set or model folder missing, or a manifest that does not fit the model.
+        Data set or model folder missing, or parts or a manifest that do not fit the model.
     """
     manifest = loaded.manifest
     ids = [s.id for s in open_dataset(manifest.dataset, roots).samples()]
-    notes = missing_inputs(manifest, roots)
+    notes, wrong = input_problems(manifest, roots)
+    if wrong:
+        raise ModelError("\n".join(wrong))
     files = locate(manifest.model, roots)
     if files is None:
         notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
                      f" {assumed(manifest.model).title}; extract will fetch it")
     notes += files.notes if files else ()
-    notes += lora_problems(manifest, files, roots)
-    layout = (files or assumed(manifest.model)).family
-    size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
+    model = files or assumed(manifest.model)
+    check_fit(manifest, model, roots)
+    layout, size = model.family, model.size(manifest.model.size)
     count = files.tokens.count if files else about_tokens
-    maps = combo_maps(manifest, layout, size, count)
+    maps = combo_maps(manifest, model, size, count)
     shapes = {name: m.shapes for name, m in maps.items()}
     lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
                       for name, m in maps.items()], lambda prompt, _row: count(prompt))
@@ -182,7 +188,6 @@ def need_files(loaded: Loaded, roots: Roots) -> ModelFiles:
         files = locate(loaded.manifest.model, roots, download=not problems)
     except UserError as error:
         problems = [str(error), *problems]
-    problems += lora_problems(loaded.manifest, files, roots)
     if problems or files is None:
         raise ModelError("\n".join(problems))
     return files

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import ManifestError, NotThere, UserError
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.models.sources import assumed, locate
-from gate_cache.diffusion.passes.recipes import combo_maps, missing_inputs
-from gate_cache.diffusion.techniques.lora import lora_problems
+from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
+from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems
 from gate_cache.extraction.plan import about_tokens
 from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
 from gate_cache.workspace.data_summary import check_data, short
 
 
@@ -33,38 +33,59 @@ class Validated:
     data: list[str]
 
 
+class NotReady(ManifestError):
+    """A manifest that cannot run.
+
+    Parameters
+    ----------
+    problems : why, a line each
+    absent : what it names that is not on this machine, beside that
+    """
+
+    def __init__(self, problems: list[str], absent: list[str]) -> None:
+        super().__init__(problems)
+        self.absent = absent
+
+
 def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Validated:
     """Check a loaded manifest against the model's layout, and look for its files.
 
-    Of its data set all labels and points are read, once.
+    No model is loaded; its parts and what techniques put beside it are compared by their
+    configurations and the headers of their files. Of its data set all labels and points are read,
+    once.
 
     Raises
     ------
-    UserError
-        A field does not fit the model, or the data set has faults.
+    NotReady
+        With a line for everything that keeps it from running.
     """
     manifest = loaded.manifest
-    absent: list[str] = []
-    told: list[str] = []
+    absent, wrong = input_problems(manifest, roots)
+    files, told = None, list[str]()
     dataset = open_dataset(manifest.dataset, roots)
     try:
         dataset.samples()
     except UserError as error:
-        if Path(getattr(dataset, "root", "")).is_dir():
-            raise  # it is there, and something is wrong with it
-        absent.append(str(error))
+        there = Path(getattr(dataset, "root", "")).is_dir()
+        (wrong if there else absent).insert(0, str(error))
     else:
         told = short(check_data(dataset, loaded, show or Silent()))
     try:
         files = locate(manifest.model, roots)
-    except UserError as error:
-        absent.append(str(error))
-        files = None
-    else:
         absent += files.notes if files else [f"{manifest.model.source}: not on this machine yet"]
-    layout = (files or assumed(manifest.model)).family
-    size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
-    combo_maps(manifest, layout, size, about_tokens)
-    absent += missing_inputs(manifest, roots)
-    absent += lora_problems(manifest, files, roots)
+    except NotThere as error:
+        absent.append(str(error))
+    except UserError as error:
+        wrong.append(str(error))
+    for check in (check_fit, _maps):
+        try:
+            check(manifest, files or assumed(manifest.model), roots)
+        except UserError as error:
+            wrong += str(error).splitlines()
+    if wrong:
+        raise NotReady(list(dict.fromkeys(wrong)), absent)
     return Validated(loaded.path.name, len(manifest.combos), absent, told)
+
+
+def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:
+    combo_maps(manifest, files, files.size(manifest.model.size), about_tokens)

@@ -110,8 +110,8 @@ def _check(manifest: Manifest) -> list[Problem]:
                               " named at the top; 'gate-cache caption' writes one"))
         found += _check_twins(section, combos)
     data = manifest.dataset
-    if manifest.model.config and not any(s.endswith(SINGLE_FILE)
-                                             for s in manifest.model.sources):
+    if manifest.model.config and not any(s.lower().endswith(SINGLE_FILE)
+                                         for s in manifest.model.sources):
         found.append((("model", "config"), f"is for a single {SINGLE_FILE} file, and 'source' names"
                       " none"))
     if isinstance(data, Shared) and data.val + data.test >= 1:

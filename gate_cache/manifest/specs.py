@@ -56,6 +56,9 @@ class ControlNetSpec(Spec):
     """ControlNet on the Canny edges of the input itself (paper, A.2), or on given images."""
 
     source: str
+    config: str | None = Field(None, description="of a single file: the folder of its config.json")
+    revision: str | None = None
+    variant: str | None = None
     scale: float = 1.0
     low: int = Field(100, ge=0, le=10_000)
     high: int = Field(200, ge=0, le=10_000)
@@ -74,6 +77,7 @@ class IPAdapterSpec(Spec):
 
     source: str
     image_encoder: str
+    variant: str | None = Field(None, description="of the image encoder's weights, such as fp16")
     scale: float = 1.0
 
 

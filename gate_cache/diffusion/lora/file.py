@@ -141,18 +141,6 @@ def _layer(raw: _Raw, place: Place, keys: Mapping[str, str],
                      strength, own)
 
 
-def header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a safetensors file's tensors.
-
-    Raises
-    ------
-    ModelError
-        Not such a file.
-    """
-    header, _ = _header(path)
-    return {key: _shape(header, key) for key in header}
-
-
 def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Tensor names to what a file's header says of them, and its metadata."""
     try:

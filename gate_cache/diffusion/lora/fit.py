@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gate_cache.core.errors import ModelError, listed
-from gate_cache.diffusion.lora.file import LoraFile, LoraLayer, header_shapes
+from gate_cache.diffusion.lora.file import LoraFile, LoraLayer
 from gate_cache.diffusion.lora.keys import diffusers_name, plain_name
 from gate_cache.diffusion.models.layouts import UNET
-from gate_cache.diffusion.models.sources import ModelFiles, weight_files
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.weights import shapes_in, weight_files
 
 _ORIGINAL_UNET = "model.diffusion_model."
 
@@ -114,8 +115,8 @@ def model_layers(files: ModelFiles) -> Layers:
         part: _text_weights(part, files.config(part)) for part in files.kind.encoders}
     paths = [files.file] if files.file else weight_files(files.folder(UNET), files.variant)
     prefix = _ORIGINAL_UNET if files.file else ""
-    weights = {key.removeprefix(prefix): shape for path in paths
-               for key, shape in header_shapes(path).items() if key.startswith(prefix)}
+    weights = {key.removeprefix(prefix): shape for key, shape in shapes_in(paths).items()
+               if key.startswith(prefix)}
     parts[UNET] = [(key.removesuffix(".weight"), shape) for key, shape in weights.items()
                    if key.endswith(".weight")]
     return Layers(parts, unet)

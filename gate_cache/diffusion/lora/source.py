@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from gate_cache.core.errors import ModelError, did_you_mean, listed
+from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import LORAS, TINY
 from gate_cache.diffusion.models.hub import lora_from_hub
@@ -27,8 +27,10 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
 
     Raises
     ------
+    NotThere
+        No such file or folder.
     ModelError
-        Not there, or not one file.
+        Not one safetensors file.
     """
     if source in LORAS:
         return LORAS[source]
@@ -41,7 +43,7 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
         return path / _only([p.name for p in path.iterdir()], source, where)
     if found := _from_hub(source, where, download):
         return found
-    raise ModelError(f"{where}: {path}: no such LoRA file{did_you_mean(source, LORAS)}; put"
+    raise NotThere(f"{where}: {path}: no such LoRA file{did_you_mean(source, LORAS)}; put"
                      " it, or a folder with it, there, or name the models root with --models")
 
 

@@ -20,13 +20,14 @@ from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.original import read_original
 from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.unread import check_read
 from gate_cache.diffusion.techniques.base import Call, Extra
 from gate_cache.diffusion.text.tokens import Tokens
 
 T = TypeVar("T")
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Backbone:
         return {"text_encoder": self.text_encoder}
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Latents x_0: the posterior's mean, times the scaling factor.
+        """Latents x_0: the posterior's mean, shifted and scaled as the configuration says.
 
         Parameters
         ----------
@@ -95,7 +96,18 @@ class Backbone:
         (B, 4, h, w) float32 tensor
         """
         posterior = self.vae.encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
-        return torch.as_tensor(posterior.mode().float() * float(self.vae.config.scaling_factor))
+        shift, scale = self._latent_scale()
+        return torch.as_tensor((posterior.mode().float() - shift) * scale)
+
+    def _latent_scale(self) -> tuple[Any, Any]:
+        """What x_0 is shifted and multiplied by: numbers, or (1, 4, 1, 1) tensors by channel."""
+        config = self.vae.config
+        shift, scale = float(config.shift_factor or 0), float(config.scaling_factor)
+        if config.latents_mean is None:
+            return shift, scale
+        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1)
+                     for v in (config.latents_mean, config.latents_std))
+        return mean + shift, scale / std
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures of latents: what `encode` came from, as far as the autoencoder keeps it.
@@ -108,7 +120,8 @@ class Backbone:
         -------
         (B, H, W, 3) uint8 tensor
         """
-        unscaled = latents.to(self.device) / float(self.vae.config.scaling_factor)
+        shift, scale = self._latent_scale()
+        unscaled = latents.to(self.device) / scale + shift
         return self.pixels(self.vae.decode(unscaled.to(self.vae.dtype)).sample)
 
     @staticmethod
@@ -148,10 +161,6 @@ class Backbone:
             call.x, call.t, encoder_hidden_states=call.text.states, return_dict=False,
             added_cond_kwargs=added or None, **more)[0])
 
-    def epsilon(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
-        """The noise that one UNet pass predicts, (B, 4, h, w) float32."""
-        return self.as_epsilon(self.predict(x, t, text, *extras), x, t)
-
     def as_epsilon(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
         """What the UNet predicted at (B, 4, h, w) `x`, as noise in float32."""
         found, alpha = predicted.float(), self.alphas_cumprod[t]
@@ -162,9 +171,17 @@ class Backbone:
         return found
 
     def as_clean(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
-        """The same as x_0, (B, 4, h, w) float32: `x` without the noise that is predicted in it."""
-        alpha = self.alphas_cumprod[t]
-        return (x.float() - (1 - alpha).sqrt() * self.as_epsilon(predicted, x, t)) / alpha.sqrt()
+        """The same as x_0, (B, 4, h, w) float32: `x` without the noise that is predicted in it.
+
+        No division where v or x_0 is predicted, so that ᾱ may be 0 (zero terminal SNR, Lin et al.
+        2024, section 3.2).
+        """
+        found, alpha = predicted.float(), self.alphas_cumprod[t]
+        if self.prediction_type == "v_prediction":
+            return alpha.sqrt() * x.float() - (1 - alpha).sqrt() * found
+        if self.prediction_type == "sample":
+            return found
+        return (x.float() - (1 - alpha).sqrt() * found) / alpha.sqrt()
 
     def once(self, key: object, make: Callable[[], T]) -> T:
         """What several techniques share, made on first use; closed with the model."""
@@ -191,6 +208,7 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     from gate_cache.diffusion.models.families import FAMILIES
 
     _hush()
+    check_parts(files)
     family = FAMILIES[files.kind]
     parts = family.parts(files)
     vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
@@ -207,20 +225,20 @@ def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
         scheduler: Any = DDIMScheduler(**files.schedule())
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ModelError(f"{files.source}: a schedule that is not read ({error})") from None
-    predicted = str(scheduler.config.prediction_type)
-    if predicted not in PREDICTIONS:
-        raise ModelError(f"{files.source}: its UNet predicts '{predicted}'; known are"
-                         f" {', '.join(PREDICTIONS)}")
-    return {"alphas_cumprod": scheduler.alphas_cumprod.to(device), "prediction_type": predicted}
+    return {"alphas_cumprod": scheduler.alphas_cumprod.to(device),
+            "prediction_type": str(scheduler.config.prediction_type)}
 
 
-def load_controlnet(folder: Path, backbone: Backbone) -> Any:
-    """Load a ControlNet beside a backbone."""
-    net = pretrained(ControlNetModel, folder, None, None)
-    wanted, got = backbone.unet.config.cross_attention_dim, net.config.cross_attention_dim
-    if wanted != got:
-        raise ModelError(f"{folder}: this ControlNet is for another model (text width"
-                         f" {got}, the UNet's is {wanted})")
+def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | None = None,
+                    variant: str | None = None) -> Any:
+    """Load a ControlNet beside a backbone.
+
+    Parameters
+    ----------
+    place : its folder in diffusers layout, or a single file, which needs `config`
+    """
+    net = read_original(ControlNetModel, place, "controlnet", config or {}) if place.is_file() \
+        else pretrained(ControlNetModel, place, variant)
     return net.to(device=backbone.device, dtype=backbone.dtype).requires_grad_(False).eval()
 
 
@@ -235,21 +253,28 @@ def component(cls: Any, files: ModelFiles, name: str) -> Any:
     """Load one module of a model."""
     if files.file:
         return read_original(cls, files.file, name, files.config(name))
-    return pretrained(cls, files.folder(name), None, files.variant)
+    return pretrained(cls, files.folder(name), files.variant)
 
 
-def pretrained(cls: Any, path: Path, subfolder: str | None, variant: str | None) -> Any:
-    """Load one module; a weight that the file lacks is refused, never drawn at random."""
-    place = path / subfolder if subfolder else path
+def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
+    """Load one module from its folder: every tensor is read, and none is drawn at random.
+
+    Raises
+    ------
+    ModelError
+        It cannot be loaded, or file and model do not hold the same tensors.
+    """
     try:
         module, info = cls.from_pretrained(
-            path, subfolder=subfolder or "", variant=variant, use_safetensors=True,
-            local_files_only=True, output_loading_info=True)
+            place, variant=variant, use_safetensors=True, local_files_only=True,
+            ignore_mismatched_sizes=True, output_loading_info=True)  # the next line refuses them
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{place}: cannot be loaded as {cls.__name__}: {reason}") from error
-    missing = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
-    if missing:
-        raise ModelError(f"{place}: {len(missing)} weights of {cls.__name__} are not in the file,"
-                         f" first '{missing[0]}'; replace the file")
+    if info["mismatched_keys"]:
+        name, got, wanted = sorted(info["mismatched_keys"])[0]
+        raise ModelError(f"{place}: {len(info['mismatched_keys'])} weights are not of the shapes"
+                         f" that the configuration of {cls.__name__} says: '{name}' is"
+                         f" {'×'.join(map(str, got))}, not {'×'.join(map(str, wanted))}")
+    check_read(place, cls.__name__, info["missing_keys"], info["unexpected_keys"])
     return module

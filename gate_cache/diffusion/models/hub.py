@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.layouts import KINDS, guessed_kind, is_bare
+from gate_cache.diffusion.models.weights import variant_of
 
 _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
 
@@ -15,37 +16,46 @@ _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
 def model_from_hub(repo: str, revision: str | None, variant: str | None,
                    download: bool) -> Path | None:
     """The local snapshot of a model's repository, as `from_hub`."""
-    return from_hub(repo, revision, _patterns(variant), _is_whole_model, download)
+    return from_hub(repo, revision, _patterns(variant), partial(_is_whole_model, variant), download)
 
 
 def _patterns(variant: str | None) -> list[str]:
     """Files of a hub repository to fetch: configurations, and one variant of the weights."""
-    names = ["model", "diffusion_pytorch_model"]
-    weights = [f"{n}.{variant}*.safetensors" if variant else f"{n}{shard}.safetensors"
-               for n in names for shard in ("", "-*-of-*")]
+    weights = [*_weights("model", variant), *_weights("diffusion_pytorch_model", variant)]
     wanted = ["*.json", "*.txt", *dict.fromkeys(weights)]
     folders = dict.fromkeys(folder for kind in KINDS for folder in kind.components)
     bare = ["model_index.json", "config.json", "scheduler_config.json", *weights[-2:]]
     return [*bare, *(f"{folder}/{pattern}" for folder in folders for pattern in wanted)]
 
 
-def _is_whole_model(snapshot: Path) -> bool:
+def _weights(name: str, variant: str | None) -> list[str]:
+    return [f"{name}.{variant}*.safetensors" if variant else f"{name}{shard}.safetensors"
+            for shard in ("", "-*-of-*")]
+
+
+def _is_whole_model(variant: str | None, snapshot: Path) -> bool:
     """Whether a snapshot has all components (another tool may have fetched a part)."""
     if is_bare(snapshot):
-        return _is_whole(["."], [], snapshot)
+        return _is_whole(["."], [], variant, snapshot)
     kind = guessed_kind(snapshot)
-    return _is_whole(kind.modules, kind.components, snapshot)
+    return _is_whole(kind.modules, kind.components, variant, snapshot)
 
 
-def _is_whole(weights: Iterable[str], configs: Iterable[str], snapshot: Path) -> bool:
+def _is_whole(weights: Iterable[str], configs: Iterable[str], variant: str | None,
+              snapshot: Path) -> bool:
+    """Whether these folders have weights of this variant, and those configurations."""
     return all(any((snapshot / folder).glob("*.json")) for folder in configs) and all(
-        any((snapshot / folder).glob("*.safetensors")) for folder in weights)
+        any(variant_of(path.name) == (variant or "")
+            for path in (snapshot / folder).glob("*.safetensors"))
+        for folder in weights)
 
 
-def controlnet_from_hub(repo: str, download: bool) -> Path | None:
+def controlnet_from_hub(repo: str, revision: str | None, variant: str | None,
+                        download: bool) -> Path | None:
     """The local snapshot of a ControlNet's repository, as `from_hub`."""
-    return from_hub(repo, None, ["config.json", "diffusion_pytorch_model.safetensors"],
-                    partial(_is_whole, ["."], ["."]), download)
+    patterns = ["config.json", "*.safetensors.index*.json",
+                *_weights("diffusion_pytorch_model", variant)]
+    return from_hub(repo, revision, patterns, partial(_is_whole, ["."], ["."], variant), download)
 
 
 def lora_from_hub(repo: str, choose: Callable[[Iterable[str]], str],

@@ -11,6 +11,11 @@ from typing import Any
 from gate_cache.core.errors import ModelError
 
 UNET, VAE, SCHEDULER = "unet", "vae", "scheduler"
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_OTHER_NOISE = {"use_flow_sigmas": True, "timestep_type": "continuous",
+                "_class_name": "FlowMatchEulerDiscreteScheduler"}
+"""What a scheduler of flow matching, or of noise levels without steps, says of itself."""
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
                   "trained_betas", "prediction_type", "rescale_betas_zero_snr")
 
@@ -99,7 +104,37 @@ def schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
     if not {"beta_schedule", "trained_betas"} & found.keys():
         raise ModelError(f"{source}: its scheduler ({scheduler.get('_class_name')}) has no betas:"
                          " not a diffusion model in discrete steps, which alone are read")
+    other = [k for k, v in _OTHER_NOISE.items() if scheduler.get(k) == v]
+    other += ["snr_shift_scale"] if scheduler.get("snr_shift_scale", 1) not in (None, 1) else []
+    if other:
+        raise ModelError(f"{source}: its scheduler has {other[0]}: {scheduler[other[0]]}; only"
+                         " diffusion models in discrete steps are read")
+    return checked_schedule(source, found)
+
+
+def checked_schedule(source: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a schedule or a prediction that is not known.
+
+    Raises
+    ------
+    ModelError
+        It is none of those that are read.
+    """
+    betas = found.get("beta_schedule", _BETAS[0])
+    predicted = found.get("prediction_type", PREDICTIONS[0])
+    if "trained_betas" not in found and betas not in _BETAS:
+        raise ModelError(f"{source}: a schedule that is not read ({betas}); known are"
+                         f" {', '.join(_BETAS)}")
+    if predicted not in PREDICTIONS:
+        raise ModelError(f"{source}: its UNet predicts '{predicted}'; known are"
+                         f" {', '.join(PREDICTIONS)}")
     return found
+
+
+def steps_of(schedule: Mapping[str, Any]) -> int:
+    """How many timesteps a schedule has."""
+    betas = schedule.get("trained_betas")
+    return len(betas) if betas else int(schedule.get("num_train_timesteps", 1000))
 
 
 def is_bare(folder: Path) -> bool:

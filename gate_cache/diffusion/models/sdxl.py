@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextModelWithProjection
 
+from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.backbone import Backbone, Text, component
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.text.tokens import Tokens
@@ -39,6 +40,9 @@ class SDXLBackbone(Backbone):
         """Encode one prompt; pieces joined (A.1), pooled is the first piece."""
         first = self._encoded(self.text_encoder, self.tokens, prompt)
         second = self._encoded(self.text_encoder_2, self.tokens_2, prompt)
+        if len(first.last_hidden_state) != len(second.last_hidden_state):
+            raise ModelError(f"'{prompt[:60]}…' is longer than 75 tokens for one of XL's tokenizers"
+                             " and not for the other (which takes every '!' for one); shorten it")
         states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
         pooled = second.text_embeds[:1].to(self.dtype)
         return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype),

@@ -6,36 +6,26 @@ Read off the file's header, the names of its tensors. The weights are read by
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.models.headers import read_header
 from gate_cache.diffusion.models.layouts import SCHEDULER, SD, SDXL
 from gate_cache.diffusion.models.published import SD_1_5, SD_2_1, SDXL_BASE
+from gate_cache.diffusion.models.unread import SINGLE_FILE
 
 SUFFIX = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _UNET = "model.diffusion_model."
 _KNOWN_BY = {SDXL_BASE: "conditioner.embedders.1.model.", SD_2_1: "cond_stage_model.model.",
              SD_1_5: "cond_stage_model.transformer."}
-_LARGEST_HEADER = 100 * 2**20
-
-
-def tensor_names(path: Path) -> list[str]:
-    """Names of a safetensors file's tensors.
-
-    Raises
-    ------
-    ModelError
-        Not such a file.
-    """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, _LARGEST_HEADER)))
-        return [name for name in header if name != "__metadata__"]
-    except (OSError, ValueError, TypeError) as error:
-        raise ModelError(f"{path}: not a safetensors file ({type(error).__name__})") from None
+_PARTS = {SD_1_5: ("cond_stage_model.transformer.",), SD_2_1: ("cond_stage_model.model.",),
+          SDXL_BASE: ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")}
+_PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon",
+                "sample": "sample"}
+_MODELSPEC = "modelspec.prediction_type"
 
 
 def identified(path: Path) -> str:
@@ -46,7 +36,7 @@ def identified(path: Path) -> str:
     ModelError
         None that is read.
     """
-    names = tensor_names(path)
+    names = read_header(path).shapes
     for model, prefix in _KNOWN_BY.items():
         if any(n.startswith(prefix) for n in names) and any(n.startswith(_UNET) for n in names):
             return model
@@ -66,7 +56,52 @@ def check_single_file(file: Path, config: Path, model: str) -> None:
         if not (config / name).is_dir():
             raise ModelError(f"model.config: {config}: no '{name}' in it; {file.name} has no"
                              f" tokenizer: put its vocab.json and merges.txt into {config / name}")
-    if model == SD_2_1 and not (config / SCHEDULER).is_dir():
+    known = "prediction_type" in dict(_markers(file))
+    if model == SD_2_1 and not known and not (config / SCHEDULER).is_dir():
         raise ModelError(f"model.config: {config}: no '{SCHEDULER}' in it; a Stable Diffusion 2.x"
                          " file does not say what it predicts: put its scheduler_config.json into"
                          f" {config / SCHEDULER}")
+
+
+def foreign_tensors(names: Iterable[str], model: str) -> list[str]:
+    """Those of a file's tensors that no part of a published model is made of."""
+    parts = (_UNET, "first_stage_model.", *_PARTS[model])
+    return [n for n in names if ".lora_" in n or
+            not (n.startswith(parts) or SINGLE_FILE.fullmatch(n))]
+
+
+def _markers(file: Path) -> Iterator[tuple[str, Any]]:
+    """What a file says of its schedule: empty tensors as markers, or ModelSpec metadata."""
+    header = read_header(file)
+    said = header.metadata.get(_MODELSPEC)
+    if said:
+        yield "prediction_type", _PREDICTIONS.get(said.strip().lower(), said)
+    if "v_pred" in header.shapes:
+        yield "prediction_type", "v_prediction"
+    if "ztsnr" in header.shapes:
+        yield "rescale_betas_zero_snr", True
+
+
+def marked_schedule(file: Path, schedule: dict[str, Any], own: bool) -> dict[str, Any]:
+    """The schedule of a single file: a configuration's, and what the file itself says.
+
+    Parameters
+    ----------
+    own : whether the schedule is from a configuration beside the file, not a published stand-in
+
+    Raises
+    ------
+    ModelError
+        Both say something, and not the same.
+    """
+    found = dict(schedule)
+    for key, value in dict(_markers(file)).items():
+        given = found.get(key) if own else None
+        if given is not None and value == "epsilon":  # which tools write unasked
+            continue
+        if given not in (None, value):
+            raise ModelError(f"{file}: the file itself says {key}: {value} (by a marker such as"
+                             f" 'v_pred' or 'ztsnr', or its metadata), scheduler_config.json of"
+                             f" model.config says {given}; correct scheduler_config.json")
+        found[key] = value
+    return found

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gate_cache.core.errors import ModelError, did_you_mean, listed
+from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
 from gate_cache.core.features import Family, family
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots, escapes
-from gate_cache.diffusion.models.digest_cache import remembered_sha256
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.models.hub import model_from_hub
 from gate_cache.diffusion.models.layouts import (
@@ -21,6 +20,7 @@ from gate_cache.diffusion.models.layouts import (
     UNET,
     VAE,
     Kind,
+    checked_schedule,
     guessed_kind,
     is_bare,
     kind_of,
@@ -29,7 +29,14 @@ from gate_cache.diffusion.models.layouts import (
 )
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published, published_name
-from gate_cache.diffusion.models.single_file import PICKLED, SUFFIX, check_single_file, identified
+from gate_cache.diffusion.models.single_file import (
+    PICKLED,
+    SUFFIX,
+    check_single_file,
+    identified,
+    marked_schedule,
+)
+from gate_cache.diffusion.models.weights import digest, folder_digest, shapes_in, weight_files
 from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
 from gate_cache.manifest.specs import ModelSpec
 
@@ -47,6 +54,7 @@ class ModelFiles:
     variant : such as ``fp16``: which weight files of the folder
     published : a well-known model whose configurations stand in for those the folder lacks
     file : with all weights, in the original layout
+    sure : whether it is what the source names, not a stand-in for plans
     notes : other sources that were passed over, and why
     """
 
@@ -55,6 +63,7 @@ class ModelFiles:
     variant: str | None = None
     published: str = ""
     file: Path | None = None
+    sure: bool = True
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def folder(self, component: str) -> Path:
@@ -112,9 +121,9 @@ class ModelFiles:
             They split prompts differently.
         """
         found = [read_tokens(self.path / name) for name in self.kind.tokenizers]
-        if any((t.vocab, t.merges) != (found[0].vocab, found[0].merges) for t in found):
+        if any(t.splits != found[0].splits for t in found):
             raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
-                             " have CLIP's vocabulary and merges")
+                             " have CLIP's vocabulary and merges, and the same added tokens")
         return found
 
     def size(self, wanted: int | None) -> int:
@@ -122,13 +131,28 @@ class ModelFiles:
         return self.family.check_size(wanted or self.family.default_size, "model.size")
 
     def schedule(self) -> dict[str, Any]:
-        """What of the scheduler's configuration decides the noise levels."""
-        return schedule_of(self.source, self.config(SCHEDULER))
+        """What of the scheduler's configuration, or of a single file's markers, decides ᾱ.
+
+        Raises
+        ------
+        ModelError
+            They disagree, or it is not a diffusion model in discrete steps.
+        """
+        found = schedule_of(self.source, self.config(SCHEDULER))
+        if not self.file:
+            return found
+        own = (self.folder(SCHEDULER) / "scheduler_config.json").is_file()
+        return checked_schedule(self.source, marked_schedule(self.file, found, own))
+
+    def shapes(self, component: str) -> dict[str, tuple[int, ...]]:
+        """Tensor name to shape in a component's files; of a single file, all of it."""
+        return shapes_in([self.file] if self.file else
+                         weight_files(self.folder(component), self.variant))
 
     def digest(self, component: str) -> str:
         """sha256 over a component's weights and configuration; a single file's weights are all."""
         if self.file:
-            return _digest(self.config(component), [self.file])
+            return digest(self.config(component), [self.file])
         return folder_digest(self.folder(component), self.variant)
 
     @cached_property
@@ -147,12 +171,10 @@ class ModelFiles:
 
 
 def _tokenizer_digest(tokens: ClipTokens) -> str:
-    """sha256 over vocabulary, merges and padding."""
-    return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad})
-
-
-class _NotThere(ModelError):
-    """A source that is not on this machine."""
+    """sha256 over vocabulary, merges and padding, and what else decides ids where there is any."""
+    more = {"added": [asdict(a) for a in tokens.added], "rules": tokens.rules}
+    return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad,
+                        **{k: v for k, v in more.items() if v}})
 
 
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
@@ -185,13 +207,15 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
             if files:
                 return replace(files, notes=tuple(
                     f"model.source: '{name}' is passed over: {error}"
-                    for name, error in passed.items() if not isinstance(error, _NotThere)))
+                    for name, error in passed.items() if not isinstance(error, NotThere)))
     if len(passed) < len(set(spec.sources)):
         return None
     if len(passed) == 1:
         raise passed[spec.sources[0]]
     reasons = "; ".join(f"({i}) {error}" for i, error in enumerate(passed.values(), 1))
-    raise ModelError(f"model.source: none of {listed(passed)} can be used: {reasons}")
+    absent = all(isinstance(error, NotThere) for error in passed.values())
+    raise (NotThere if absent else ModelError)(
+        f"model.source: none of {listed(passed)} can be used: {reasons}")
 
 
 def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
@@ -206,7 +230,7 @@ def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
 def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> ModelFiles | None:
     if source == TINY:
         return ModelFiles(TINY, HOME)
-    if Path(source).suffix in (SUFFIX, *PICKLED):
+    if Path(source).suffix.lower() in (SUFFIX, *PICKLED):
         return _single_file(source, spec, roots)
     folder = find_folder(source, roots, "model.source") or model_from_hub(
         source, spec.revision, spec.variant, download)
@@ -221,11 +245,11 @@ def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> Mode
 
 def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
     file = roots.below("models", source, "model.source")
-    if file.suffix != SUFFIX:
+    if file.suffix.lower() != SUFFIX:
         raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
                          " .safetensors, or to diffusers layout")
     if not file.is_file():
-        raise _NotThere(f"model.source: {file}: no such file; put it there, or name the models"
+        raise NotThere(f"model.source: {file}: no such file; put it there, or name the models"
                          " root with --models")
     if spec.config is None:
         raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
@@ -241,7 +265,7 @@ def assumed(spec: ModelSpec) -> ModelFiles:
     The one that the hub id is known to hold, else Stable Diffusion 1.5; without weights.
     """
     known = [name for name in map(published_name, spec.sources) if name]
-    return ModelFiles(spec.source, PUBLISHED, None, (known or [SD_1_5])[0])
+    return ModelFiles(spec.source, PUBLISHED, None, (known or [SD_1_5])[0], sure=bool(known))
 
 
 def find_folder(source: str, roots: Roots, place: str) -> Path | None:
@@ -259,35 +283,6 @@ def find_folder(source: str, roots: Roots, place: str) -> Path | None:
     if _HUB_ID.fullmatch(source) and not escapes(source):
         return None
     roots.below("models", source, place)
-    raise _NotThere(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
+    raise NotThere(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
                      f" ({roots.models}), nor a hub id like 'organisation/name'"
                      f"{did_you_mean(source, [TINY])}")
-
-
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The safetensors files of a component.
-
-    Raises
-    ------
-    ModelError
-        None there; pickled weights are not read.
-    """
-    middle = rf"\.{re.escape(variant)}" if variant else ""
-    name = re.compile(rf"[^.]+{middle}(-\d+-of-\d+)?\.safetensors")
-    found = sorted(p for p in folder.glob("*.safetensors") if name.fullmatch(p.name))
-    if not found:
-        pickled = any(folder.glob("*.bin"))
-        why = "only pickled weights (.bin), which are not read" if pickled else "no weights"
-        also = f" of variant '{variant}'" if variant else ""
-        raise ModelError(f"{folder}: {why}{also}; put *.safetensors there")
-    return found
-
-
-def folder_digest(folder: Path, variant: str | None) -> str:
-    """sha256 over configuration and weights of one component's folder."""
-    return _digest(read_config(folder / "config.json"), weight_files(folder, variant))
-
-
-def _digest(config: dict[str, Any], files: list[Path]) -> str:
-    plain = {k: v for k, v in config.items() if not k.startswith("_")}
-    return fingerprint({"config": plain, "weights": [remembered_sha256(p) for p in files]})

@@ -1,18 +1,23 @@
-"""Whether each combo suits the model: one without text has no prompts, and no attention to them."""
+"""Whether each combo suits the model: one without text has no prompts, and no attention to them.
+
+No t is beyond the schedule, and none is denoised from where nothing of the image can be predicted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gate_cache.core.errors import ManifestError
 from gate_cache.core.features import Family
+from gate_cache.diffusion.models.layouts import steps_of
 from gate_cache.manifest.specs import Combo, Manifest
 
 _OF_TEXT_MODELS = ("controlnet", "lora", "ip_adapter", "guidance")
 
 
-def check_combos(manifest: Manifest, layout: Family) -> None:
-    """Check all combos of a manifest against the model's layout.
+def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any]) -> None:
+    """Check all combos of a manifest against the model's layout and schedule.
 
     Raises
     ------
@@ -21,7 +26,7 @@ def check_combos(manifest: Manifest, layout: Family) -> None:
     """
     check = _with_text if layout.text else _without_text
     problems = [f"{manifest.kind(name)}.{name}{line}" for name, combo in manifest.combos.items()
-                for line in check(manifest.kind(name), combo)]
+                for line in (*check(manifest.kind(name), combo), *_steps(combo, schedule))]
     if problems:
         raise ManifestError(problems)
 
@@ -40,3 +45,16 @@ def _without_text(kind: str, combo: Combo) -> Iterator[str]:
     for field in _OF_TEXT_MODELS:
         if getattr(combo, field):
             yield f".{field}: this model is an unconditional one, which has none; leave it out"
+
+
+def _steps(combo: Combo, schedule: Mapping[str, Any]) -> Iterator[str]:
+    last = steps_of(schedule) - 1
+    times = {".t": combo.t} | ({".denoise.from": combo.denoise.start} if combo.denoise else {})
+    for field, t in times.items():
+        if t > last:
+            yield f"{field}: {t} is beyond the model's schedule, whose last timestep is {last}"
+    silent = schedule.get("rescale_betas_zero_snr") and \
+        schedule.get("prediction_type", "epsilon") == "epsilon"
+    if silent and times.get(".denoise.from") == last:
+        yield (f".denoise.from: at {last} this schedule (zero terminal SNR) leaves nothing of the"
+               " image, and a UNet that predicts noise cannot say what it was; start below")

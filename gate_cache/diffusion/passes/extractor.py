@@ -143,16 +143,16 @@ class Extractor:
         walk = lane.common.walk
         if not walk.steps:
             return x
-        negative = self._negative(walk, len(x), lane.common.uses)
+        negative, model = self._negative(walk, len(x), lane.common.uses), self.model
 
-        def epsilon(x: torch.Tensor, t: int) -> torch.Tensor:
-            found = self.model.epsilon(x, t, text, *extras)
-            if negative is None:
-                return found
-            away = self.model.epsilon(x, t, negative, *extras)
-            return away + walk.guidance * (found - away)
+        def predict(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+            found = model.predict(x, t, text, *extras).float()
+            if negative is not None:  # x_0 and noise are affine in it: guided as they would be
+                away = model.predict(x, t, negative, *extras).float()
+                found = away + walk.guidance * (found - away)
+            return model.as_clean(found, x, t), model.as_epsilon(found, x, t)
 
-        return ddim(x, walk.timesteps(), self.model.alphas_cumprod, epsilon)
+        return ddim(x, walk.timesteps(), model.alphas_cumprod, predict)
 
     def _negative(self, walk: Walk, count: int, uses: tuple[Use, ...]) -> Text | None:
         return Text.joined([self._text(walk.negative, uses)] * count) if walk.guided else None

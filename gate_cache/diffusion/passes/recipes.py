@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gate_cache.core.errors import DataError, UserError
-from gate_cache.core.features import Family, MapSpec
+from gate_cache.core.errors import DataError, ModelError, NotThere, UserError
+from gate_cache.core.features import MapSpec
 from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import PREPROCESSING
+from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.models.suits import check_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
@@ -61,7 +62,7 @@ class ComboMaps:
     shapes: dict[str, tuple[int, ...]]
 
 
-def combo_maps(manifest: Manifest, layout: Family, size: int,
+def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
                count_tokens: Callable[[str], int]) -> dict[str, ComboMaps]:
     """Combo name to its maps, for all combos of a manifest.
 
@@ -72,7 +73,8 @@ def combo_maps(manifest: Manifest, layout: Family, size: int,
     ModelError
         A map the model lacks.
     """
-    check_combos(manifest, layout)
+    layout = files.family
+    check_combos(manifest, layout, files.schedule())
     found = {}
     for name, combo in manifest.combos.items():
         specs = layout.select(manifest.kind(name), combo.maps)
@@ -91,8 +93,10 @@ def _coder(files: ModelFiles) -> Recipe:
     """What makes latents of pixels; without a VAE they are the pixels themselves."""
     if not files.kind.vae:
         return {"pixels": [-1, 1]}
-    scaling = files.config("vae").get("scaling_factor", 0.18215)
-    return {"vae": files.weights["vae"], "scaling_factor": scaling}
+    config = files.config("vae")
+    scaling = config.get("scaling_factor", 0.18215)
+    more = {k: config[k] for k in ("shift_factor", "latents_mean", "latents_std") if config.get(k)}
+    return {"vae": files.weights["vae"], "scaling_factor": scaling, **more}
 
 
 def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[PlannedCombo]:
@@ -101,13 +105,14 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     Raises
     ------
     ModelError
-        A map the model lacks, or a missing ControlNet or LoRA.
+        A map the model lacks, or a missing ControlNet or LoRA, or parts that do not fit together.
     """
+    check_fit(manifest, files, roots)
     model, size = manifest.model, files.size(manifest.model.size)
     captions = _captions_digest(manifest, roots)
     latents = fingerprint(latents_recipe(files, size, model.dtype, model.fit))
     found = []
-    for name, maps in combo_maps(manifest, files.family, size, files.tokens.count).items():
+    for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
         combo = manifest.combos[name]
         used = [(t, t.digests(roots)) for t in techniques(name, combo)]
         recipe = {
@@ -122,11 +127,48 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
         }
         if combo.captioned:
             recipe["captions"] = captions
+        marks = _marks(manifest, combo, files, roots)
+        if marks:
+            recipe["marks"] = marks
         if model.fit != "squash":  # which is what a recipe that does not say means
             recipe["resize"] = model.fit
         found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe,
                                   {Use.of(t, digests): t for t, digests in used}))
     return found
+
+
+def _marks(manifest: Manifest, combo: Combo, files: ModelFiles, roots: Roots) -> list[str]:
+    """Begin, end and padding tokens (2.x's is '!') that are written out in this combo's texts.
+
+    The first release took them for other words; its rows of such combos are not these.
+    """
+    marks = {mark for tokens in files.tokenizers for mark in tokens.marks}
+    text = combo.prompt + (combo.guidance.negative if combo.guidance else "")
+    if marks and combo.captioned:
+        text += roots.below("data", str(manifest.captions), "captions").read_text(encoding="utf-8")
+    return sorted(mark for mark in marks if mark in text)
+
+
+def check_fit(manifest: Manifest, files: ModelFiles, roots: Roots) -> None:
+    """Check that the model's parts, and what its techniques put beside it, fit together.
+
+    Raises
+    ------
+    ModelError
+        With a line for everything that does not fit. What is not on this machine is passed over.
+    """
+    check_parts(files)
+    problems: list[str] = []
+    every = [t for name, combo in manifest.combos.items() for t in techniques(name, combo)]
+    for technique in every if files.sure and files.family.text else ():
+        try:
+            technique.fits(files, roots)
+        except NotThere:
+            continue
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise ModelError("\n".join(dict.fromkeys(problems)))
 
 
 def _captions_digest(manifest: Manifest, roots: Roots) -> str:
@@ -151,15 +193,24 @@ def missing_inputs(manifest: Manifest, roots: Roots, download: bool = False) -> 
     ----------
     download : fetch what is named by hub id
     """
-    problems: list[str] = []
+    absent, wrong = input_problems(manifest, roots, download)
+    return absent + wrong
+
+
+def input_problems(manifest: Manifest, roots: Roots,
+                   download: bool = False) -> tuple[list[str], list[str]]:
+    """As `missing_inputs`: what is not there (yet), and what is there and cannot be used."""
+    absent: dict[str, None] = {}
+    wrong: dict[str, None] = {}
     try:
         _captions_digest(manifest, roots)
     except UserError as error:
-        problems.append(str(error))
-    for name, combo in manifest.combos.items():
-        for technique in techniques(name, combo):
-            try:
-                technique.check(roots, download)
-            except UserError as error:
-                problems.append(str(error))
-    return list(dict.fromkeys(problems))
+        absent[str(error)] = None
+    for technique in (t for name, c in manifest.combos.items() for t in techniques(name, c)):
+        try:
+            technique.check(roots, download)
+        except NotThere as error:
+            absent[str(error)] = None
+        except UserError as error:
+            wrong[str(error)] = None
+    return list(absent), list(wrong)

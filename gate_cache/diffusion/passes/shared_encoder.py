@@ -20,7 +20,8 @@ def shared_half(unet: Any) -> Iterator[None]:
     """
     found: dict[int, Any] = {}
     with ExitStack() as undo:
-        for i, block in enumerate([*unet.down_blocks, unet.mid_block]):
+        mid = [] if unet.mid_block is None else [unet.mid_block]  # distilled ones have none
+        for i, block in enumerate([*unet.down_blocks, *mid]):
             undo.enter_context(_remembered(block, i, found))
         yield
 

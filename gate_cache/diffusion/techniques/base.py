@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from gate_cache.diffusion.models.backbone import Backbone, Text
+    from gate_cache.diffusion.models.sources import ModelFiles
 
     Images = npt.NDArray[np.uint8]
     Floats = npt.NDArray[np.float32]
@@ -130,7 +131,17 @@ class Technique(ABC, Generic[Spec]):
         Raises
         ------
         ModelError
-            A file is missing.
+            A file cannot be used; `gate_cache.core.errors.NotThere` where it is only missing.
+        """
+
+    def fits(self, files: ModelFiles, roots: Roots) -> None:
+        """Check its files against the model's, by configurations and headers alone; no torch.
+
+        Raises
+        ------
+        ModelError
+            They do not fit, with the place and the way out; `gate_cache.core.errors.NotThere` where
+            a file is missing.
         """
 
     def digests(self, roots: Roots) -> Any:

@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gate_cache.core.errors import ModelError
+from gate_cache.core.errors import ModelError, NotThere
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.control_file import inferred_config, plain_names, shape_problems
 from gate_cache.diffusion.models.digest_cache import tree_sha256
 from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
+from gate_cache.diffusion.models.fitting import controlnet_problems
 from gate_cache.diffusion.models.hub import controlnet_from_hub
-from gate_cache.diffusion.models.sources import find_folder, folder_digest
+from gate_cache.diffusion.models.layouts import UNET, read_config
+from gate_cache.diffusion.models.single_file import PICKLED, SUFFIX
+from gate_cache.diffusion.models.sources import find_folder
+from gate_cache.diffusion.models.weights import digest, folder_digest, shapes_in, weight_files
 from gate_cache.diffusion.techniques.base import Call, Extra, Inputs, Steering, Technique
 from gate_cache.manifest.specs import ControlNetSpec
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.techniques.base import Images
 
 
@@ -37,40 +43,92 @@ class ControlNet(Technique[ControlNetSpec]):
         return self.spec.source
 
     def check(self, roots: Roots, download: bool = False) -> None:
-        self._folder(roots, download)
+        self._net(roots, download)
         self._images(roots)
 
+    def fits(self, files: ModelFiles, roots: Roots) -> None:
+        place = self._net(roots)
+        paths = [place] if place.is_file() else self._weights(place)
+        shapes, unet = plain_names(shapes_in(paths)), files.config(UNET)
+        config = self._config(place, roots) or inferred_config(shapes, unet)
+        name = str(place if place.is_file() else place / "config.json")
+        problems = [*controlnet_problems(name, config, files)] or [
+            *shape_problems(str(place), shapes, unet)]
+        if problems:
+            raise ModelError("\n".join(problems))
+
     def digests(self, roots: Roots) -> Any:
-        net, images = folder_digest(self._folder(roots), None), self._images(roots)
+        place, images = self._net(roots), self._images(roots)
+        net = digest(self._config(place, roots), [place]) if place.is_file() else \
+            folder_digest(place, self.spec.variant, self._field("variant"))
         return {"net": net, "images": tree_sha256(images)} if images else net
+
+    def _field(self, name: str) -> str:
+        return f"{self.combo}.controlnet.{name}"
+
+    def _weights(self, folder: Path) -> list[Path]:
+        return weight_files(folder, self.spec.variant, self._field("variant"))
+
+    def _config(self, place: Path, roots: Roots) -> dict[str, Any]:
+        """A folder's configuration, or that given for a single file; empty where none is."""
+        if place.is_dir():
+            return read_config(place / "config.json")
+        if self.spec.config is None:
+            return {}
+        return read_config(roots.below("models", self.spec.config, self._field("config"))
+                           / "config.json")
 
     def _images(self, roots: Roots) -> Path | None:
         """The folder of control images, where they are not found by Canny."""
         if not self.spec.images:
             return None
-        where = f"{self.combo}.controlnet.images"
+        where = self._field("images")
         folder = roots.below("data", self.spec.images, where)
         if not folder.is_dir():
-            raise ModelError(f"{where}: {folder}: no such folder; put the control images there,"
+            raise NotThere(f"{where}: {folder}: no such folder; put the control images there,"
                              " called as the data set's own")
         return folder
 
-    def _folder(self, roots: Roots, download: bool = False) -> Path:
-        """The network in diffusers layout."""
-        source, where = self.spec.source, f"{self.combo}.controlnet.source"
+    def _net(self, roots: Roots, download: bool = False) -> Path:
+        """The network: a folder in diffusers layout, or a single file."""
+        source, where = self.spec.source, self._field("source")
         if source == TINY:
             return CONTROLNET
-        folder = find_folder(source, roots, where) or controlnet_from_hub(source, download)
+        if Path(source).suffix.lower() in (SUFFIX, *PICKLED):
+            return self._file(roots.below("models", source, where))
+        if self.spec.config:
+            raise ModelError(f"{self._field('config')}: is for a single {SUFFIX} file, and 'source'"
+                             " names none")
+        folder = find_folder(source, roots, where) or controlnet_from_hub(
+            source, self.spec.revision, self.spec.variant, download)
         if folder is None:
-            raise ModelError(f"{where}: '{source}' is not on this machine; put its config.json and"
-                             f" safetensors into {roots.models / source}")
+            raise NotThere(f"{where}: '{source}' is not on this machine; put its config.json and"
+                           f" safetensors into {roots.models / source}")
         return folder
+
+    def _file(self, path: Path) -> Path:
+        where = self._field("source")
+        if path.suffix.lower() != SUFFIX:
+            raise ModelError(f"{where}: {path}: pickled weights are not read; convert it to"
+                             f" {SUFFIX}")
+        if not path.is_file():
+            raise NotThere(f"{where}: {path}: no such file; put it there, or name the models root"
+                           " with --models")
+        if "shuffle" in path.stem.lower() and not self.spec.config:
+            raise ModelError(f"{where}: {path}: a ControlNet on shuffled images averages what it"
+                             " adds (global_pool_conditions), which only a configuration says;"
+                             f" give {self._field('config')}, the folder of its config.json")
+        return path
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
         from gate_cache.diffusion.models.backbone import load_controlnet
 
-        folder = self._folder(roots)
-        net = model.once(("controlnet", folder), lambda: load_controlnet(folder, model))
+        place, variant = self._net(roots), self.spec.variant
+        config = self._config(place, roots)
+        if place.is_file() and not config:
+            config = inferred_config(plain_names(shapes_in([place])), model.unet.config)
+        net = model.once(("controlnet", place, variant, self.spec.config),
+                         lambda: load_controlnet(place, model, config, variant))
         return Control(model, net, self.spec)
 
 

@@ -62,21 +62,21 @@ class Walk:
 
 
 def ddim(x: torch.Tensor, times: list[int], alphas_cumprod: torch.Tensor,
-         predict: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
+         predict: Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]],
+         ) -> torch.Tensor:
     """Deterministic DDIM steps (η = 0) along `times`, in float32.
 
     Parameters
     ----------
     x : (B, 4, h, w) float32, x at ``times[0]``
-    predict : (x, t) to the predicted noise, the same shape
+    predict : (x, t) to what is predicted, as x_0 and as noise, of the same shape
 
     Returns
     -------
     (B, 4, h, w) float32, x at ``times[-1]``
     """
     for now, then in pairwise(times):
-        eps = predict(x, now).float()
-        a, b = alphas_cumprod[now], alphas_cumprod[then]
-        clean = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        clean, eps = predict(x, now)
+        b = alphas_cumprod[then]
         x = b.sqrt() * clean + (1 - b).sqrt() * eps
     return x

@@ -1,23 +1,28 @@
-"""IP-Adapter: the input image itself as a prompt (Ye et al. 2023), plain or Plus."""
+"""IP-Adapter: the input image itself as a prompt (Ye et al. 2023), plain, Plus or Full."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.core.errors import ModelError
+from gate_cache.core.errors import ModelError, NotThere
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
-from gate_cache.diffusion.models.sources import folder_digest
+from gate_cache.diffusion.models.fitting import cross_attentions, text_config
+from gate_cache.diffusion.models.headers import read_header
+from gate_cache.diffusion.models.layouts import UNET, read_config
+from gate_cache.diffusion.models.weights import folder_digest, weight_files
 from gate_cache.diffusion.techniques.base import Extra, Inputs, Steering, Technique
 from gate_cache.manifest.specs import IPAdapterSpec
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.diffusion.models.sources import ModelFiles
 
-_PLAIN, _PLUS = "proj.weight", "latents"
+_PLAIN, _PLUS, _FULL = "proj.weight", "latents", "proj.3.weight"
+_VISION_TYPES = (None, "clip_vision_model", "clip")
 
 
 class IPAdapter(Technique[IPAdapterSpec]):
@@ -35,41 +40,55 @@ class IPAdapter(Technique[IPAdapterSpec]):
     def check(self, roots: Roots, download: bool = False) -> None:
         self._files(roots)
 
+    def fits(self, files: ModelFiles, roots: Roots) -> None:
+        file, encoder = self._files(roots)
+        weight_files(encoder, self.spec.variant, f"{self.combo}.ip_adapter.variant")
+        problem = _adapter_problem(read_header(file).shapes, files.config(UNET))
+        if problem:
+            raise ModelError(f"{file}: {problem}")
+        problem = _encoder_problem(read_header(file).shapes, read_config(encoder / "config.json"))
+        if problem:
+            raise ModelError(f"{encoder}: {problem}")
+
     def digests(self, roots: Roots) -> Any:
         file, encoder = self._files(roots)
-        return [remembered_sha256(file), folder_digest(encoder, None)]
+        return [remembered_sha256(file), folder_digest(
+            encoder, self.spec.variant, f"{self.combo}.ip_adapter.variant")]
 
     def _files(self, roots: Roots) -> tuple[Path, Path]:
         """The adapter's file and its image encoder's folder."""
         where = f"{self.combo}.ip_adapter"
         file = roots.below("models", self.spec.source, f"{where}.source")
         encoder = roots.below("models", self.spec.image_encoder, f"{where}.image_encoder")
-        if file.suffix != ".safetensors" or not file.is_file():
-            raise ModelError(f"{where}.source: {file}: no such .safetensors file; put the adapter"
-                             " there (pickled ones are not read)")
+        if file.suffix.lower() != ".safetensors" or not file.is_file():
+            kind = ModelError if file.is_file() else NotThere
+            raise kind(f"{where}.source: {file}: no such .safetensors file; put the adapter"
+                       " there (pickled ones are not read)")
         if not encoder.is_dir():
-            raise ModelError(f"{where}.image_encoder: {encoder}: no such folder; put config.json"
-                             " and safetensors of its CLIP image encoder there")
+            raise NotThere(f"{where}.image_encoder: {encoder}: no such folder; put config.json"
+                           " and safetensors of its CLIP image encoder there")
         return file, encoder
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
         files = self._files(roots)
-        loaded = model.once(("ip_adapter", *files), lambda: _Loaded(model, *files))
+        variant = self.spec.variant
+        loaded = model.once(("ip_adapter", *files, variant),
+                            lambda: _Loaded(model, *files, variant))
         return _Prompted(model, loaded, self.spec.scale)
 
 
 class _Loaded:
     """An adapter's attention processors and image projection beside a UNet that is not changed."""
 
-    def __init__(self, model: Backbone, file: Path, encoder: Path) -> None:
+    def __init__(self, model: Backbone, file: Path, encoder: Path, variant: str | None) -> None:
         from transformers import CLIPVisionModelWithProjection
 
         from gate_cache.diffusion.lora.adapters import read_safetensors
         from gate_cache.diffusion.models.backbone import pretrained
 
         state = _grouped(file, read_safetensors(file))
-        self.plus = _PLUS in state["image_proj"]
-        net = pretrained(CLIPVisionModelWithProjection, encoder, None, None)
+        self.patches = _PLAIN not in state["image_proj"]
+        net = pretrained(CLIPVisionModelWithProjection, encoder, variant)
         self.encoder = net.to(model.device, model.dtype).requires_grad_(False).eval()
         with _restored(model.unet):
             try:
@@ -112,7 +131,7 @@ class _Prompted(Steering):
         return lambda _call: {"added_cond_kwargs": {"image_embeds": [embeds]}}
 
     def _embeds(self, images: Any) -> Any:
-        """(B, 1, D) embeddings of (B, H, W, 3) images, for Plus (B, 1, T, D) of the patches."""
+        """(B, 1, D) embeddings of (B, H, W, 3) images; (B, 1, T, D) of their patches if asked."""
         import torch
         from torch.nn.functional import interpolate
         from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -124,8 +143,8 @@ class _Prompted(Steering):
         mean, std = (torch.tensor(v, device=place).view(1, 3, 1, 1)
                      for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         out = net(((pixels - mean) / std).to(self._model.dtype),
-                  output_hidden_states=self._loaded.plus)
-        return (out.hidden_states[-2] if self._loaded.plus else out.image_embeds)[:, None]
+                  output_hidden_states=self._loaded.patches)
+        return (out.hidden_states[-2] if self._loaded.patches else out.image_embeds)[:, None]
 
 
 def _grouped(file: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -134,10 +153,58 @@ def _grouped(file: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for key, value in state.items():
         part, _, rest = key.partition(".")
         found.setdefault(part, {})[rest] = value
-    kind = found["image_proj"].keys() & {_PLAIN, _PLUS}
-    if len(found) > 2 or not kind or any("lora" in k for k in found["ip_adapter"]):
-        raise ModelError(f"{file}: not an IP-Adapter of the plain or the Plus variant")
+    if not _is_known(state):
+        raise ModelError(f"{file}: {_OTHER}")
     return found
+
+
+_OTHER = ("not an IP-Adapter of the plain, the Plus or the Full variant (FaceID needs a face's"
+          " embedding, which is not made here)")
+
+
+def _is_known(names: Iterable[str]) -> bool:
+    names = list(names)
+    kinds = {f"image_proj.{k}" for k in (_PLAIN, _PLUS, _FULL)}
+    return bool(kinds.intersection(names)) and not any(
+        "lora" in k or k.split(".")[0] not in ("image_proj", "ip_adapter") or "perceiver" in k
+        for k in names)
+
+
+def _adapter_problem(shapes: Mapping[str, tuple[int, ...]], unet: Mapping[str, Any]) -> str | None:
+    """Why an adapter's tensors do not fit a UNet, by its cross-attention layers in order."""
+    if not _is_known(shapes):
+        return _OTHER
+    width = unet.get("cross_attention_dim", 1280)
+    wanted = {f"ip_adapter.{2 * i + 1}.to_{part}_ip.weight": (channels, width)
+              for i, channels in enumerate(cross_attentions(unet)) for part in "kv"}
+    got = {k: v for k, v in shapes.items() if k.startswith("ip_adapter.")}
+    fit = sum(wanted.get(k) == v for k, v in got.items())
+    if got != wanted:
+        return (f"{fit} of its {len(got)} tensors fit this model, which takes {len(wanted)}"
+                "; is it made for another one?")
+    outputs = {_PLAIN: 4, "proj_out.weight": 1, _FULL: 1}  # by layer, how many tokens it gives
+    for name, tokens in outputs.items():
+        out = shapes.get(f"image_proj.{name}", (tokens * width,))[0]
+        if out != tokens * width:
+            return f"its image tokens have width {out / tokens:g}, the UNet's text {width}"
+    return None
+
+
+def _encoder_problem(shapes: Mapping[str, tuple[int, ...]],
+                     config: Mapping[str, Any]) -> str | None:
+    """Why an image encoder does not suit an adapter."""
+    if config.get("model_type") not in _VISION_TYPES:
+        return f"a {config['model_type']} as image encoder, which is not read; CLIP's are"
+    vision = text_config(config, "vision_config")
+    if f"image_proj.{_PLAIN}" in shapes:
+        got, what = vision.get("projection_dim", 512), "projection_dim"
+        wanted = shapes[f"image_proj.{_PLAIN}"][1]
+    else:
+        got, what = vision.get("hidden_size", 768), "hidden_size"
+        wanted = shapes.get("image_proj.proj_in.weight", shapes.get("image_proj.proj.0.weight",
+                                                                    (0, 0)))[1]
+    return None if got == wanted else (f"its {what} is {got}, the adapter takes {wanted}: the image"
+                                       " encoder of another IP-Adapter")
 
 
 def _is_adapted(processor: Any) -> bool:

@@ -6,16 +6,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.lora.file import read_lora
-from gate_cache.diffusion.lora.fit import Layers, model_layers
+from gate_cache.diffusion.lora.fit import model_layers
 from gate_cache.diffusion.lora.source import lora_path
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.base import Steering, Technique
-from gate_cache.manifest.specs import LoraSpec, Manifest
+from gate_cache.manifest.specs import LoraSpec
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.lora.adapters import Loras
@@ -41,19 +41,16 @@ class Lora(Technique[list[LoraSpec]]):
     def digests(self, roots: Roots) -> Any:
         return [lora_digest(lora.source, self._path(lora, roots)) for lora in self.spec]
 
-    def misfits(self, layers: Layers, roots: Roots) -> list[str]:
-        """A line for each of its LoRAs, of those that can be read, that does not fit a model."""
-        found = []
+    def fits(self, files: ModelFiles, roots: Roots) -> None:
+        layers, wrong = model_layers(files), []
         for lora in self.spec:
-            try:
-                read = read_lora(lora.source, self._path(lora, roots))
-            except UserError:
-                continue  # which `check` tells
+            read = read_lora(lora.source, self._path(lora, roots))
             try:
                 layers.placed(read)
             except UserError as error:
-                found.append(f"{self.combo}.lora.source: {error}")
-        return found
+                wrong.append(f"{self.combo}.lora.source: {error}")
+        if wrong:
+            raise ModelError("\n".join(wrong))
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
         from gate_cache.diffusion.lora.adapters import Loras
@@ -78,23 +75,6 @@ def lora_digest(source: str, path: Path) -> str:
     if lora.beside:
         return f"{sha256}:{fingerprint(lora.settings)}"
     return f"{sha256}:layers" if lora.uneven else sha256
-
-
-def lora_problems(manifest: Manifest, files: ModelFiles | None, roots: Roots) -> list[str]:
-    """A line for every LoRA of a manifest that is not for its model, by headers alone.
-
-    Parameters
-    ----------
-    files : the model's; None where it is not on this machine, then nothing is known
-    """
-    asked = [Lora(name, combo.lora) for name, combo in manifest.combos.items() if combo.lora]
-    if not asked or files is None or not files.kind.encoders:
-        return []
-    try:
-        layers = model_layers(files)
-    except UserError as error:
-        return [str(error)]
-    return [line for lora in asked for line in lora.misfits(layers, roots)]
 
 
 class _Switched(Steering):

@@ -15,7 +15,8 @@ from transformers.utils import logging as transformers_logging
 from gate_cache.core.errors import ModelError
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.hub import from_hub
-from gate_cache.diffusion.models.sources import weight_files
+from gate_cache.diffusion.models.unread import check_read
+from gate_cache.diffusion.models.weights import weight_files
 
 REVISIONS = {"Salesforce/blip-image-captioning-base": "refs/pr/38"}
 """Where a hub repository's main branch has pickled weights only, a revision with safetensors."""
@@ -125,10 +126,7 @@ def open_captioner(source: str, folder: Path, device: torch.device) -> Captioner
     except Exception as error:
         raise ModelError(f"{folder}: cannot be loaded as a captioner ({_short(error)});"
                          f" {EXPECTED}") from error
-    missing = sorted(k for k in info["missing_keys"] if not k.endswith("position_ids"))
-    if missing:
-        raise ModelError(f"{folder}: {len(missing)} weights are not in its safetensors, first"
-                         f" '{missing[0]}'; replace the file")
+    check_read(folder, type(model).__name__, info["missing_keys"], info["unexpected_keys"])
     return Captioner(source, model.to(device).eval(), processor, device)
 
 

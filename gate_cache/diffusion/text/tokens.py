@@ -7,11 +7,12 @@ along the token axis after encoding (paper, A.1): nothing is cut off.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from tokenizers import Regex, Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFC, Lowercase, Replace, Strip
 from tokenizers.normalizers import Sequence as Normalizers
@@ -23,6 +24,16 @@ from gate_cache.core.features import TOKENS_PER_PIECE
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_SPECIAL = r"<\|startoftext\|>|<\|endoftext\|>|"
+_SPACES = ["Replace", "{'Regex': '\\\\s+'}", " "]
+_KNOWN: dict[str, list[list[list[str]]]] = {
+    "normalizer": [[["NFC"], _SPACES, *strip, ["Lowercase"]] for strip in ([], [["Strip"]])],
+    "pre_tokenizer": [[["Split", str({"Regex": words}), "Removed", "True"], ["ByteLevel", "False"]]
+                      for words in (_WORDS, _SPECIAL + _WORDS)]}
+"""CLIP's own, as the tokenizers library writes them."""
+_MODEL = {"dropout": None, "unk_token": EOS, "continuing_subword_prefix": "",
+          "end_of_word_suffix": "</w>", "fuse_unk": False, "byte_fallback": False,
+          "ignore_merges": False}
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,25 @@ class Prompt:
 
     ids: tuple[tuple[int, ...], ...]
     words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Added:
+    """A token beside the vocabulary, such as a learnt word (textual inversion, Gal et al. 2022).
+
+    Attributes
+    ----------
+    id : its row of the text encoder's embedding
+    single_word, lstrip, rstrip, normalized : where it is found in a text, as the tokenizers
+        library has it
+    """
+
+    content: str
+    id: int
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = True
 
 
 class Tokens(Protocol):
@@ -64,47 +94,107 @@ class NoTokens:
 class ClipTokens:
     """CLIP's byte-pair tokenizer over a vocabulary and its merges.
 
+    Begin, end and padding tokens written out in a text are those tokens, as in transformers: of
+    2.x and XL, which pad with '!', so is every '!'.
+
     Parameters
     ----------
     vocab : dict from token to id
     merges : pairs of tokens, in order of priority
     pad : the token that fills a piece up
+    added : tokens beside the vocabulary, found in a text before it is split
+    rules : sections of a ``tokenizer.json`` that differ from CLIP's, by name
     """
 
-    def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], pad: str = EOS):
-        lacking = {BOS, EOS, pad} - vocab.keys()
+    def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], pad: str = EOS,
+                 added: Sequence[Added] = (), rules: dict[str, Any] | None = None):
+        every = {**vocab, **{a.content: a.id for a in added}}
+        lacking = {BOS, EOS, pad} - every.keys()
         if lacking:
             raise ValueError(f"the vocabulary lacks {sorted(lacking)}")
         self.vocab = vocab
         self.merges = merges
         self.pad = pad
-        model = BPE(vocab=vocab, merges=merges, unk_token=EOS, end_of_word_suffix="</w>",
-                    continuing_subword_prefix="", fuse_unk=False)
-        self._tokenizer = Tokenizer(model)
-        self._tokenizer.normalizer = Normalizers(
-            [NFC(), Replace(Regex(r"\s+"), " "), Strip(), Lowercase()])
-        self._tokenizer.pre_tokenizer = PreTokenizers([
-            Split(Regex(_WORDS), behavior="removed", invert=True),
-            ByteLevel(add_prefix_space=False, use_regex=False),
-        ])
+        self.added = tuple(sorted(added, key=lambda a: a.id))
+        self.rules = rules or {}
+        self._pad = every[pad]
+        self._words = {a.content for a in self.added}
+        self._tokenizer = _ruled(_clip(vocab, merges), self.rules)
+        self.marks = {BOS, EOS, pad} - self._words
+        self._add([*self.added, *(Added(m, vocab[m], normalized=False) for m in self.marks)])
+
+    @property
+    def highest(self) -> int:
+        """The highest id there is."""
+        return max([*self.vocab.values(), *(a.id for a in self.added)])
+
+    @property
+    def splits(self) -> tuple[Any, ...]:
+        """What decides where a text is split."""
+        return self.vocab, self.merges, self.added, self.rules
+
+    def _add(self, tokens: Sequence[Added]) -> None:
+        for token in tokens:
+            about = asdict(token)
+            about.pop("id")
+            self._tokenizer.add_tokens([AddedToken(**about)])
+            if self._tokenizer.token_to_id(token.content) != token.id:
+                raise ValueError(f"added token '{token.content}' has id {token.id}, where the next"
+                                 f" one is {self._tokenizer.token_to_id(token.content)}")
 
     def encode(self, text: str) -> Prompt:
         """Split a prompt into pieces of 77 tokens, begin and end included."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._tokenizer.encode(self._whole(text), add_special_tokens=False)
         room = TOKENS_PER_PIECE - 2
         ids: list[tuple[int, ...]] = []
         words: list[str] = []
         for start in range(0, max(len(encoding.ids), 1), room):
             piece = encoding.ids[start : start + room]
             fill = room - len(piece)
-            ids.append((self.vocab[BOS], *piece, self.vocab[EOS], *[self.vocab[self.pad]] * fill))
+            ids.append((self.vocab[BOS], *piece, self.vocab[EOS], *[self._pad] * fill))
             tokens = encoding.tokens[start : start + room]
             words += [BOS, *(t.removesuffix("</w>") for t in tokens), EOS, *[self.pad] * fill]
         return Prompt(tuple(ids), tuple(words))
 
+    def _whole(self, text: str) -> str:
+        """A learnt word of several vectors, ``<x>``, ``<x>_1`` …, written out as diffusers does."""
+        more = [w for w in self._words if f"{w}_1" in self._words]
+        if not more:
+            return text
+        there = set(self._tokenizer.encode(text, add_special_tokens=False).tokens)
+        for word in there.intersection(more):
+            parts, number = [word], 1
+            while f"{word}_{number}" in self._words:
+                parts.append(f"{word}_{number}")
+                number += 1
+            text = text.replace(word, " ".join(parts))
+        return text
+
     def count(self, text: str) -> int:
         """Tokens of a prompt over all its pieces: a multiple of 77."""
         return TOKENS_PER_PIECE * len(self.encode(text).ids)
+
+
+def _clip(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
+    found = Tokenizer(BPE(vocab=vocab, merges=merges, unk_token=EOS, end_of_word_suffix="</w>",
+                          continuing_subword_prefix="", fuse_unk=False))
+    found.normalizer = Normalizers(
+        [NFC(), Replace(Regex(r"\s+"), " "), Strip(), Lowercase()])
+    found.pre_tokenizer = PreTokenizers([
+        Split(Regex(_WORDS), behavior="removed", invert=True),
+        ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    return found
+
+
+def _ruled(tokenizer: Tokenizer, rules: dict[str, Any]) -> Tokenizer:
+    """The tokenizer with some of its sections as a ``tokenizer.json`` has them."""
+    if not rules:
+        return tokenizer
+    whole = json.loads(tokenizer.to_str())
+    whole["model"] |= rules.get("model", {})
+    return Tokenizer.from_str(json.dumps(
+        {**whole, **{k: v for k, v in rules.items() if k != "model"}}))
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
@@ -116,25 +206,79 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 def read_tokens(folder: Path) -> ClipTokens:
     """Read a CLIP tokenizer from ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``.
 
+    Added tokens are read from ``tokenizer.json``, ``tokenizer_config.json`` and
+    ``added_tokens.json``.
+
     Raises
     ------
     ModelError
-        Files missing or not CLIP's.
+        Files missing or not CLIP's, or not of one tokenizer.
     """
     try:
+        whole = _json(folder / "tokenizer.json")
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
             vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
             merges: list[Any] = list(_read_merges(folder / "merges.txt"))
         else:
             model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
             vocab, merges = model["vocab"], [_pair(m) for m in model["merges"]]
+        if whole.get("model", {}).get("vocab", vocab) != vocab:
+            raise ValueError("its files have different vocabularies")
         pairs = [(str(a), str(b)) for a, b in merges]
-        return ClipTokens({str(k): int(v) for k, v in vocab.items()}, pairs, _pad(folder))
+        words = {str(k): int(v) for k, v in vocab.items()}
+        _check_length(folder)
+        return ClipTokens(words, pairs, _pad(folder), _added(folder, whole, words), _rules(whole))
     except OSError as error:
         raise ModelError(f"{folder}: no tokenizer here ({error.strerror}); expected vocab.json and"
                          " merges.txt, or tokenizer.json") from None
     except Exception as error:  # tokenizers raises bare exceptions
         raise ModelError(f"{folder}: not a CLIP tokenizer ({error})") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def _added(folder: Path, whole: dict[str, Any], vocab: dict[str, int]) -> list[Added]:
+    """Added tokens of all files; those of the vocabulary (begin, end, padding) are none."""
+    special = {str(t["content"]): bool(t.get("special")) for t in whole.get("added_tokens", ())}
+    listed = [(int(t["id"]), t) for t in whole.get("added_tokens", ())]
+    config = _json(folder / "tokenizer_config.json")
+    listed += [(int(i), t) for i, t in config.get("added_tokens_decoder", {}).items()]
+    listed += [(int(i), {"content": c, "normalized": not special.get(c)})
+               for c, i in _json(folder / "added_tokens.json").items()]
+    found: dict[str, Added] = {}
+    for i, token in listed:
+        content, flags = str(token["content"]), ("single_word", "lstrip", "rstrip", "normalized")
+        first = found.setdefault(content, Added(content, i, **{
+            k: bool(token[k]) for k in flags if k in token}))
+        if first.id != i or vocab.get(content, i) != i:
+            raise ValueError(f"its files give the token '{content}' several ids")
+    return [a for a in found.values() if a.content not in vocab]
+
+
+def _rules(whole: dict[str, Any]) -> dict[str, Any]:
+    """Sections of a ``tokenizer.json`` that split otherwise than CLIP's."""
+    found = {k: whole[k] for k in ("normalizer", "pre_tokenizer")
+             if whole.get(k) and _bare(whole[k]) not in _KNOWN[k]}
+    model = {k: v for k, v in whole.get("model", {}).items()
+             if k not in ("type", "vocab", "merges") and v != _MODEL.get(k, v)}
+    return {**found, **({"model": model} if model else {})}
+
+
+def _bare(section: dict[str, Any]) -> list[Any]:
+    """A section's steps as kinds and what decides the split, for comparison."""
+    steps = section.get("normalizers") or section.get("pretokenizers") or [section]
+    return [[s["type"], *(str(s[k]) for k in ("pattern", "content", "behavior", "invert",
+                                              "add_prefix_space") if k in s)] for s in steps]
+
+
+def _check_length(folder: Path) -> None:
+    length = _json(folder / "tokenizer_config.json").get("model_max_length")
+    if length is not None and length < TOKENS_PER_PIECE:
+        raise ValueError(f"its model_max_length is {length}, and prompts are encoded in pieces of"
+                         f" {TOKENS_PER_PIECE}")
 
 
 def _pair(merge: Any) -> Any:

@@ -1,0 +1,228 @@
+"""Do the parts of a model fit together? By configurations and headers: no weights, no torch.
+
+What would otherwise end in a traceback in the middle of a pass, or in other numbers without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gate_cache.core.errors import ModelError, listed
+from gate_cache.core.features import TOKENS_PER_PIECE
+from gate_cache.diffusion.models import fields
+from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
+from gate_cache.diffusion.models.single_file import foreign_tensors
+from gate_cache.diffusion.models.sources import ModelFiles
+
+Config = Mapping[str, Any]
+_CLIP_VOCABULARY, _CLIP_WIDTH = 49408, 512
+_TEXT_TYPES = (None, "clip_text_model", "clip")
+_TOP = {UNET: ("conv_in", "time_embedding", "time_proj", "add_embedding", "down_blocks",
+               "mid_block", "up_blocks", "conv_norm_out", "conv_out"),
+        VAE: ("encoder", "decoder", "quant_conv", "post_quant_conv")}
+"""Modules of a UNet and of an autoencoder: what else their files hold is not read."""
+_BLOCKS = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+           "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+
+
+def check_parts(files: ModelFiles) -> None:
+    """Check a model's configurations, tokenizers and headers against each other.
+
+    Raises
+    ------
+    ModelError
+        With a line for everything that does not fit.
+    """
+    problems = [*_fields(files), *_text(files)]
+    if not files.absent:
+        problems += [*_tokens(files), *_weights(files)]
+    files.schedule()
+    if problems:
+        raise ModelError("\n".join(problems))
+
+
+def place_of(files: ModelFiles, component: str) -> str:
+    """A configuration's file, for messages."""
+    name = "scheduler_config.json" if component == SCHEDULER else "config.json"
+    return str(files.folder(component) / name)
+
+
+def _fields(files: ModelFiles) -> Iterator[str]:
+    unet = files.config(UNET)
+    known = fields.DDPM if files.kind is DDPM else fields.UNET
+    yield from fields.field_problems(place_of(files, UNET), unet, known)
+    if files.kind is DDPM:
+        return
+    for field, read in _BLOCKS.items():
+        strange = [b for b in unet.get(field, ()) if b not in read]
+        if strange:
+            yield f"{place_of(files, UNET)}: {field}: {strange[0]} is not read, only" \
+                  f" {' and '.join(read)}"
+    vae = files.config(VAE)
+    yield from fields.field_problems(place_of(files, VAE), vae, fields.VAE)
+    yield from _statistics(place_of(files, VAE), vae)
+
+
+def _statistics(place: str, vae: Config) -> Iterator[str]:
+    """Means and deviations of latents: one of each for every channel, or none at all."""
+    mean, std = vae.get("latents_mean"), vae.get("latents_std")
+    if mean is None and std is None:
+        return
+    channels = vae.get("latent_channels", 4)
+    if not all(isinstance(v, list) and len(v) == channels for v in (mean, std)):
+        yield f"{place}: latents_mean and latents_std should both have {channels} numbers"
+    elif not all(value > 0 for value in std or ()):
+        yield f"{place}: latents_std: {std} are not all above 0"
+
+
+def text_config(config: Config, half: str = "text_config") -> Config:
+    """The configuration of CLIP's one half, given alone or in a whole CLIP's."""
+    inner: Config = config.get(half, config)
+    return inner
+
+
+def _text(files: ModelFiles) -> Iterator[str]:
+    """What the text encoders give against what the UNet takes."""
+    unet, encoders = files.config(UNET), files.kind.encoders
+    if not encoders:
+        return
+    configs = {name: files.config(name) for name in encoders}
+    for name, config in configs.items():
+        yield from _encoder(place_of(files, name), config)
+    widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in configs.values()]
+    taken = _alike(unet.get("cross_attention_dim", 1280))
+    if taken != sum(widths):
+        yield (f"{place_of(files, UNET)}: cross_attention_dim: {taken}, but its text encoders"
+               f" ({', '.join(encoders)}) give {' + '.join(map(str, widths))}: parts of different"
+               " models")
+    if files.kind is SDXL:
+        pooled = text_config(configs[encoders[1]]).get("projection_dim", 512)
+        given = pooled + 6 * (unet.get("addition_time_embed_dim") or 0)
+        taken = unet.get("projection_class_embeddings_input_dim")
+        if taken != given:
+            yield (f"{place_of(files, UNET)}: projection_class_embeddings_input_dim: {taken}, but"
+                   f" {encoders[1]} and six time ids give {given}: parts of different models")
+
+
+def _encoder(place: str, config: Config) -> Iterator[str]:
+    kind = config.get("model_type")
+    if kind not in _TEXT_TYPES or not all(
+            a.startswith("CLIP") for a in config.get("architectures") or ()):
+        what = ", ".join(config.get("architectures") or [str(kind)])
+        yield f"{place}: a {what} as text encoder, which is not read; CLIP's are"
+        return
+    if config.get("quantization_config"):
+        yield f"{place}: quantization_config: quantised weights are not read"
+    if config.get("use_attention_mask"):
+        yield f"{place}: use_attention_mask asks for masks of padding, which are not given"
+    positions = text_config(config).get("max_position_embeddings", TOKENS_PER_PIECE)
+    if positions != TOKENS_PER_PIECE:
+        yield (f"{place}: max_position_embeddings: {positions}, but prompts are encoded in pieces"
+               f" of {TOKENS_PER_PIECE}")
+
+
+def _alike(value: Any) -> Any:
+    """One number of a list of the same ones."""
+    several = isinstance(value, list) and value and len(set(value)) == 1
+    return value[0] if several else value
+
+
+def _tokens(files: ModelFiles) -> Iterator[str]:
+    """Every id of a tokenizer has a row of its encoder's embedding."""
+    for tokens, encoder in zip(files.tokenizers, files.kind.encoders, strict=True):
+        rows = text_config(files.config(encoder)).get("vocab_size", _CLIP_VOCABULARY)
+        if tokens.highest >= rows:
+            words = ", ".join(a.content for a in tokens.added if a.id >= rows)
+            yield (f"{place_of(files, encoder)}: vocab_size: {rows}, but its tokenizer has ids up"
+                   f" to {tokens.highest}{f' ({words})' if words else ''}; put the text encoder"
+                   " there whose embedding was enlarged for them")
+
+
+def _weights(files: ModelFiles) -> Iterator[str]:
+    """A few telling shapes of the weights against the configurations."""
+    for component in files.kind.modules:
+        shapes = files.shapes(component)
+        yield from _strange(files, component, shapes)
+        config, place = files.config(component), files.file or files.folder(component)
+        if component == UNET:
+            name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
+                "conv_in.weight"
+            wanted = (config["block_out_channels"][0], config.get("in_channels", 4))
+        elif component in files.kind.encoders and not files.file:
+            name = next((n for n in shapes if n.endswith("token_embedding.weight")), "")
+            inner = text_config(config)
+            wanted = (inner.get("vocab_size", _CLIP_VOCABULARY),
+                      inner.get("hidden_size", _CLIP_WIDTH))
+        else:
+            continue
+        if name in shapes and shapes[name][:2] != wanted:
+            yield (f"{place}: '{name}' is {_by(shapes[name])}, its configuration says"
+                   f" {_by(wanted)}: weights of another model ({component})")
+
+
+def _strange(files: ModelFiles, component: str,
+             shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Tensors that are plainly of something else; the others are compared when they are loaded."""
+    top, place, what = _TOP.get(component), files.folder(component), f"its {component}"
+    strange = [k for k in shapes if ".lora_" in k or (top and k.split(".")[0] not in top)]
+    if files.file:
+        place, what = files.file, files.title
+        strange = foreign_tensors(shapes, files.published) if component == UNET else []
+        if component == VAE and not any(k.startswith("first_stage_model.") for k in shapes):
+            yield f"{place}: no autoencoder in it (first_stage_model.…); take a whole file"
+    if strange:
+        yield (f"{place}: {len(strange)} tensors are no part of {what}: {listed(strange, 3)}; take"
+               " the right file, and merge an adapter or name it in the combo")
+
+
+def _by(shape: Sequence[Any]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _every(value: Any, count: int) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * count
+
+
+def cross_attentions(unet: Config) -> list[int]:
+    """Channels of a UNet's cross-attention layers, in its own order: down, up, mid."""
+    down, up = unet["down_block_types"], unet["up_block_types"]
+    channels, count = list(unet["block_out_channels"]), len(down)
+    layers = _every(unet.get("layers_per_block", 2), count)
+    deep = _every(unet.get("transformer_layers_per_block", 1), count)
+    deep_up = unet.get("reverse_transformer_layers_per_block") or deep[::-1]
+    found: list[int] = []
+    for block, width, n, transformers in zip(down, channels, layers, deep, strict=True):
+        found += [width] * (sum(_every(transformers, n)) if "CrossAttn" in block else 0)
+    for block, width, n, transformers in zip(up, channels[::-1], layers[::-1], deep_up,
+                                             strict=True):
+        found += [width] * (sum(_every(transformers, n + 1)) if "CrossAttn" in block else 0)
+    if "CrossAttn" in (unet.get("mid_block_type", "UNetMidBlock2DCrossAttn") or ""):
+        found += [channels[-1]] * _every(deep[-1], 1)[0]
+    return found
+
+
+def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[str]:
+    """One line for everything in which a ControlNet does not suit a model."""
+    asked = list(fields.field_problems(place, net, fields.CONTROLNET))
+    if asked:
+        yield from asked
+        return
+    unet, count = files.config(UNET), len(net["down_block_types"])
+    text = any("CrossAttn" in b for b in [*net["down_block_types"], net.get("mid_block_type", "")])
+    pairs = [("text width", *(_alike(c.get("cross_attention_dim", 1280)) if text else 0
+                              for c in (net, unet))),
+             ("channels", *(list(c["block_out_channels"]) for c in (net, unet))),
+             ("layers per block", *(_every(c.get("layers_per_block", 2), count)
+                                    for c in (net, unet))),
+             ("latent channels", *(c.get("in_channels", 4) for c in (net, unet))),
+             ("condition's stride", 2 ** (len(net.get("conditioning_embedding_out_channels")
+                                              or "....") - 1), files.family.latent_stride)]
+    if net.get("addition_embed_type"):
+        pairs.append(("added embedding", *(c.get("projection_class_embeddings_input_dim")
+                                           for c in (net, unet))))
+    for what, got, wanted in pairs:
+        if got != wanted:
+            yield (f"{place}: this ControlNet is for another model ({what} {got}, the UNet's is"
+                   f" {wanted})")
+            return

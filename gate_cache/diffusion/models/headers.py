@@ -1,0 +1,58 @@
+"""Headers of safetensors files: what tensors are in them, read without torch or the tensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from gate_cache.core.errors import ModelError
+
+_LARGEST = 100 * 2**20
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file holds.
+
+    Attributes
+    ----------
+    shapes : tensor name to shape
+    metadata : free texts by name, such as those of the ModelSpec standard
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of one file.
+
+    Raises
+    ------
+    ModelError
+        Not such a file, or a part of one.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.read(8)
+            if first + file.read(len(_LFS) - 8) == _LFS:
+                raise ModelError(f"{path}: a git-lfs pointer, not the weights; fetch them with"
+                                 " 'git lfs pull'")
+            file.seek(8)
+            length, size = int.from_bytes(first, "little"), path.stat().st_size
+            if size < 8 + length <= 8 + _LARGEST and file.read(1) == b"{":
+                raise ModelError(f"{path}: cut off within its header; fetch it again")
+            file.seek(8)
+            data = json.loads(file.read(min(length, _LARGEST)))
+        metadata = data.pop("__metadata__", {})
+        shapes = {str(name): tuple(map(int, t["shape"])) for name, t in data.items()}
+        end = 8 + length + max((int(t["data_offsets"][1]) for t in data.values()), default=0)
+    except ModelError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path}: not a safetensors file ({type(error).__name__})") from None
+    if size < end:
+        raise ModelError(f"{path}: cut off: {size} of {end} bytes; fetch it again")
+    return Header(shapes, {str(k): str(v) for k, v in dict(metadata or {}).items()})

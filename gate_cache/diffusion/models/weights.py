@@ -1,0 +1,83 @@
+"""Weight files of a component's folder: which ones, whether all are there, and their digest."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gate_cache.core.errors import ModelError, listed
+from gate_cache.core.fingerprint import fingerprint
+from gate_cache.diffusion.models.digest_cache import remembered_sha256
+from gate_cache.diffusion.models.headers import read_header
+from gate_cache.diffusion.models.layouts import read_config
+
+_NAME = re.compile(r"[^.]+?(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.safetensors")
+
+
+def variant_of(name: str) -> str | None:
+    """The variant that a weight file's name says, such as ``fp16``; empty for none of them."""
+    found = _NAME.fullmatch(name)
+    return (found["variant"] or "") if found else None
+
+
+def weight_files(folder: Path, variant: str | None, field: str = "model.variant") -> list[Path]:
+    """The safetensors files of a component.
+
+    Parameters
+    ----------
+    field : of the manifest, in which a variant is asked for
+
+    Raises
+    ------
+    ModelError
+        None there; pickled weights are not read.
+    """
+    there = {p: variant_of(p.name) for p in sorted(folder.glob("*.safetensors"))}
+    found = [p for p, of in there.items() if of == (variant or "")]
+    if found:
+        _check_shards(folder, found, variant)
+        return found
+    others = sorted({of for of in there.values() if of})
+    if others:
+        raise ModelError(f"{folder}: only weights of variant {listed(others)}; say '{field}:"
+                         f" {others[0]}'")
+    if "" in there.values():
+        raise ModelError(f"{folder}: no weights of variant '{variant}', only some without a"
+                         f" variant; leave '{field}' out")
+    pickled = any(folder.glob("*.bin"))
+    why = "only pickled weights (.bin), which are not read" if pickled else "no weights"
+    also = f" of variant '{variant}'" if variant else ""
+    raise ModelError(f"{folder}: {why}{also}; put *.safetensors there")
+
+
+def _check_shards(folder: Path, found: list[Path], variant: str | None) -> None:
+    """Refuse a folder without some of the files that its index names."""
+    end = f".index.{variant}.json" if variant else ".index.json"
+    for index in folder.glob(f"*.safetensors{end}"):
+        try:
+            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            raise ModelError(f"{index}: not an index of weight files; fetch it again") from None
+        lacking = sorted(wanted - {p.name for p in found})
+        if lacking:
+            raise ModelError(f"{folder}: {len(lacking)} of its {len(wanted)} weight files are"
+                             f" missing: {listed(lacking, 2)}; fetch them again")
+
+
+def shapes_in(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Tensor name to shape, over all files."""
+    return {name: shape for path in files for name, shape in read_header(path).shapes.items()}
+
+
+def folder_digest(folder: Path, variant: str | None, field: str = "model.variant") -> str:
+    """sha256 over configuration and weights of one component's folder."""
+    return digest(read_config(folder / "config.json"), weight_files(folder, variant, field))
+
+
+def digest(config: dict[str, Any], files: list[Path]) -> str:
+    """sha256 over a configuration and the files of its weights."""
+    plain = {k: v for k, v in config.items() if not k.startswith("_")}
+    return fingerprint({"config": plain, "weights": [remembered_sha256(p) for p in files]})
