@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.synthetic import SD15
 from gate_cache.geometry import Placement, Square
-from gate_cache.learn.heads.pixel_mlp import PixelMLPs
+from gate_cache.learn.modules.pixel_mlp import PixelMLPs
 from gate_cache.learn.native import Native, NativeMaps
 from gate_cache.learn.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.vectors import VectorAmalgamator, VectorModel, Vectors

@@ -23,8 +23,8 @@ from gate_cache.errors import GateCacheError, UserError
 from gate_cache.geometry import Square
 from gate_cache.learn.classification import ClassificationTask
 from gate_cache.learn.data import MapCache
-from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
-from gate_cache.learn.heads.upernet import UPerNet
+from gate_cache.learn.modules.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
+from gate_cache.learn.modules.upernet import UPerNet
 from gate_cache.learn.native import NativeMaps, NativeSpec
 from gate_cache.learn.pixel_grid import centres, read_at
 from gate_cache.learn.pixels import PixelTask

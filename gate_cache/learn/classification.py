@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from gate_cache.datasets.base import ClassifiedDataset, Split
+from gate_cache.heads import Sizes, head_of
 from gate_cache.learn.amalgamator import FixedWeights
 from gate_cache.learn.data import Recent
-from gate_cache.learn.heads.classifier import Classifier
 from gate_cache.learn.native import NativeMaps
 from gate_cache.learn.pixel_grid import tiles
 from gate_cache.learn.tally import Tally
@@ -71,8 +71,9 @@ class ClassificationTask:
         n, channels = 1 if weights else spec.assigners, self.maps.channels
         mixer: nn.Module = FixedWeights(weights) if weights else \
             VectorAmalgamator(channels, n, spec.hidden, spec.dropout)
-        head = Classifier(n * channels, self.maps.tokens if attention else 0, len(self._classes),
-                          spec.classifier_hidden)
+        sizes = Sizes(n, channels, tokens=self.maps.tokens if attention else 0,
+                      classes=len(self._classes))
+        head = head_of(spec.head.name).build(spec.head, sizes)
         return VectorModel(mixer, head, chosen, attention)
 
     @torch.inference_mode()

@@ -12,6 +12,7 @@ from gate_cache.datasets.base import SPLITS, CorrespondenceDataset, ImageDataset
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.errors import DataError, ManifestError, StoreError, UserError, listed
 from gate_cache.fingerprint import Recipe
+from gate_cache.heads import CorrespondenceSpec, PixelSpec
 from gate_cache.learn.bucket import Buckets, BucketSpec
 from gate_cache.learn.data import MapCache
 from gate_cache.learn.matching import CorrespondenceTask
@@ -140,7 +141,8 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     published = load_pairs(dataset, None)
     groups = tuple(views[name].name for name in combos)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
-    asked = BucketSpec(groups, views[attention].name if attention else None, maps, spec.resolution)
+    asked = BucketSpec(groups, views[attention].name if attention else None, maps,
+                       resolution_of(spec))
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
     return Study(
         spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,
@@ -154,7 +156,7 @@ def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceData
     named = open_dataset(loaded.manifest.dataset, roots)
     if not isinstance(named, CorrespondenceDataset):
         raise DataError(f"{loaded.path.name}: data set '{named.name}' has no key points, and head"
-                        f" '{loaded.manifest.train.head}' needs them")
+                        f" '{loaded.manifest.train.head.name}' needs them")
     dataset = told_dataset(loaded, roots, show)
     assert isinstance(dataset, CorrespondenceDataset)
     return dataset
@@ -163,13 +165,23 @@ def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceData
 def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
     """Combos that any trial amalgamates, in the manifest's order."""
     conv = loaded.manifest.conv
-    extra = {name for s in specs for name in s.extra or ()}
+    extra = {name for s in specs for name in extra_of(s)}
     wanted = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
     if len(specs) == 1 and specs[0].combos:
         return tuple(specs[0].combos)
     if not wanted:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
     return tuple(name for name in conv if name in wanted)
+
+
+def resolution_of(spec: TrainSpec) -> int | None:
+    """Side to which maps are resized, where a head of correspondence says it."""
+    return spec.head.resolution if isinstance(spec.head, CorrespondenceSpec) else None
+
+
+def extra_of(spec: TrainSpec) -> list[str]:
+    """Combos that a head concatenates as they are."""
+    return list(spec.head.extra or ()) if isinstance(spec.head, PixelSpec) else []
 
 
 def read_of(mixed: Sequence[str], specs: Sequence[TrainSpec]) -> tuple[str, ...]:
@@ -202,9 +214,9 @@ def _labelled(store: FeatureStore, name: str) -> ComboView:
     if len(found) == 1:
         return found[0]
     if found:
-        raise StoreError(f"{store.path}: train.extra: {len(found)} combos are called '{name}'"
+        raise StoreError(f"{store.path}: train.head.extra: {len(found)} combos are called '{name}'"
                          f" ({', '.join(v.name for v in found)}); remove the old ones")
-    raise StoreError(f"{store.path}: train.extra: '{name}' is neither a combo of this manifest nor"
+    raise StoreError(f"{store.path}: train.head.extra: '{name}' is neither a combo of this manifest nor"
                      " in the store; extract it from a manifest of its model with the same"
                      " store.path")
 

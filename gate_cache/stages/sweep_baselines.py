@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from gate_cache.first_release import COUNTS
+from gate_cache.heads import head_of
 from gate_cache.stages.methods import Make, baselines
-from gate_cache.stages.studies import PAIRS
+from gate_cache.stages.studies import matches
 from gate_cache.stages.study import Study
 from gate_cache.stages.study_dense import DenseStudy
 from gate_cache.stages.sweep_tables import SEEDS
 from gate_cache.sweep_file import Point
 
-OF_STREAM = (*SEEDS, "pairs", "batch", "validate_every")
+OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
 """Settings that a baseline shares with the trials it stands beside."""
 
 
@@ -36,7 +38,7 @@ def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
                     number: int = 0) -> list[BaselinePoint]:
     """Baselines of each seed of a stream, with the settings of the first trial of that seed.
 
-    Those that learn nothing are judged elsewhere: head ``nn`` has none here.
+    Those that learn nothing are judged elsewhere: a head that learns nothing has none here.
 
     Parameters
     ----------
@@ -44,14 +46,14 @@ def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
     """
     first: dict[int, Point] = {}
     for point in stream:
-        if point.spec.head != "nn":
+        if head_of(point.spec.head.name).learns:
             first.setdefault(point.spec.seed, point)
     found = []
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}
         told = f" ({number + 1})" * bool(number) + "".join(
             f",{k}={v}" for k, v in settings.items())
-        head = f"head {point.spec.head}, " if point.spec.head in PAIRS else ""
+        head = f"head {point.spec.head.name}, " if matches(point.spec) else ""
         spec = point.spec.model_copy(update={"combos": None})
         found += [BaselinePoint(f"{head}{name}{told}", settings, spec, name, make)
                   for name, make in baselines(study, spec).items()]

@@ -13,7 +13,7 @@ from gate_cache.progress import Progress
 from gate_cache.stages.items import keep_items
 from gate_cache.stages.methods import baselines, weights_note
 from gate_cache.stages.rundir import Checkpoint, RunDirectory
-from gate_cache.stages.studies import METRICS
+from gate_cache.stages.studies import measured
 from gate_cache.stages.study_dense import DenseStudy
 
 KEYS = ("single", "uniform", "gate")
@@ -71,7 +71,7 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
     labels = [t.label for t in trials]
     keep_items(folder.path, study.task, {t.label: t.model for t in trials},
                dict(zip(labels, found, strict=True)), labels[-1:])
-    table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
+    table = ScoreTable("test split", measured(study))
     for trial, scores in zip(trials, found, strict=True):
         note = weights_note(spec.combos or study.mixed, scores.details["weights"]["mean"]) \
             if trial is trials[-1] else ""

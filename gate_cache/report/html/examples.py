@@ -23,7 +23,7 @@ from gate_cache.report.html.page import Section, paragraph, section
 from gate_cache.report.html.record import Record, Result
 from gate_cache.report.html.tags import Child, tag
 from gate_cache.roots import Roots
-from gate_cache.specs import Manifest
+from gate_cache.specs import OF_A_RUN, Manifest
 from gate_cache.stages.data_root import dataset_near
 
 EACH, MOST = 2, 200
@@ -38,7 +38,7 @@ def examples(record: Record, found: Verdict | None, roots: Roots) -> Section | N
                                              " an earlier version.")) if found else None
     single = _beside(found, gate)
     try:
-        spec = Manifest.model_validate(dict(record.manifest)).dataset
+        spec = Manifest.model_validate(dict(record.manifest), context=OF_A_RUN).dataset
         data, _ = dataset_near(parse_place(str(record.config.get("store", ""))), spec, roots)
         shown = _shown(data, gate, single)
     except (GateCacheError, ValueError, OSError, KeyError, LookupError) as error:
