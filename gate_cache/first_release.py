@@ -72,7 +72,7 @@ def told(train: dict[str, Any]) -> dict[str, str]:
 def head_name(train: dict[str, Any]) -> str:
     """The head of a section that need not be sound."""
     head = train.get("head", HEAD)
-    return str(head.get("name") if isinstance(head, dict) else head)
+    return str(head.get("name", "") if isinstance(head, dict) else head)
 
 
 def _batch(train: dict[str, Any]) -> int:

@@ -96,9 +96,9 @@ def overridden(train: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     if not options and not ("head" in given or "head" in train):
         return {**base, **rest}
     head = given.get("head", train.get("head"))
-    plain = head is None or isinstance(head, str | dict)
-    return {**base, **rest, "head": ({"name": new, **options} if options else new) if plain
-            else head}
+    if new and (head is None or isinstance(head, str | dict)):  # else it is refused as it is
+        head = {"name": new, **options} if options else new
+    return {**base, **rest, "head": head}
 
 
 def _tell_old(path: Path, lines: dict[Place, int], train: dict[str, Any],
