@@ -98,7 +98,7 @@ def measure(path: Path, options: argparse.Namespace) -> None:
     held = task.reservoir
     say(f"reservoir: {len(held)} pixels of {pixel_bytes(maps)} bytes,"
         f" {held.nbytes / 2**30:.2f} GiB", began)
-    train = TrainSpec(head="pixel-mlp", pairs=64 * options.steps)
+    train = TrainSpec(head="pixel-mlp", steps=options.steps)
     trial = Trial("gate", train, partial(task.model, train, range(options.combos), None, True),
                   task, maps.device)
     began = time.monotonic()

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gate_cache.dataset_specs import Shared
 from gate_cache.errors import ManifestError, OldSpelling, did_you_mean
 from gate_cache.features import MANTISSA_BITS
-from gate_cache.first_release import COUNTS, FLAT, head_name, options_in_head, told
+from gate_cache.first_release import COUNTS, FLAT, head_name, told
 from gate_cache.heads import PixelSpec, option_names
 from gate_cache.problems import explain
 from gate_cache.specs import CAPTION, SINGLE_FILE, Combo, Manifest, StoreSpec
@@ -60,9 +60,9 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Loaded:
     data = {k: v for k, v in data.items() if not str(k).startswith("x-")}
     places = parsed.lines
     if isinstance(data.get("train") or {}, dict) and (overrides or data.get("train")):
-        data["train"] = overridden(data.get("train") or {}, overrides or {})
-        _tell_old(path, places, data["train"], overrides or {})
-        data["train"] = options_in_head(data["train"])
+        file, given = data.get("train") or {}, overrides or {}
+        _tell_old(path, places, {**file, **given}, given)
+        data["train"] = overridden(file, given)
         places = {**{_moved(place): line for place, line in places.items()}, **places}
     manifest, found = _validated(data)
     lines = parsed.problems + [_line(path, places, place, text) for place, text in found]
@@ -81,24 +81,24 @@ def overridden(train: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     given : fields of ``train``; ``head.option`` is one option of the head
     """
     old, new = head_name(train), head_name({**train, **given})
-    base = {k: v for k, v in train.items() if new == old or k not in FLAT
-            or k in option_names(new) or k not in option_names(old)}
+    own, file = option_names(new), train.get("head")
+    base = {k: v for k, v in train.items() if new == old or k not in FLAT or k in own
+            or k not in option_names(old)}
     for pair in COUNTS.items():  # two spellings of one setting
         if given.keys() & set(pair):
             base = {k: v for k, v in base.items() if k not in pair}
-    inside = {k.removeprefix("head."): v for k, v in given.items() if k.startswith("head.")}
-    flat = {k: v for k, v in given.items() if k in FLAT and k in option_names(new)}
-    heads = [h for h in ((train.get("head") if new == old else None), given.get("head"))
-             if isinstance(h, dict)]
-    options = {k: v for head in (*heads, flat, inside) for k, v in head.items() if k != "name"}
-    base = {k: v for k, v in base.items() if k not in flat}
-    rest = {k: v for k, v in given.items() if k not in flat and not k.startswith("head.")}
-    if not options and not ("head" in given or "head" in train):
-        return {**base, **rest}
-    head = given.get("head", train.get("head"))
+    heads = [h for h in (file if new == old else None, given.get("head")) if isinstance(h, dict)]
+    twice = file if isinstance(file, dict) else ()  # in the file: refused
+    parts = [{k: v for k, v in base.items() if k in FLAT and k in own and k not in twice}, *heads,
+             {k: v for k, v in given.items() if k in FLAT and k in own},
+             {k.removeprefix("head."): v for k, v in given.items() if k.startswith("head.")}]
+    options = {k: v for part in parts for k, v in part.items() if k != "name"}
+    rest = {k: v for k, v in {**base, **given}.items()
+            if k not in parts[0] and k not in parts[-2] and not k.startswith("head.")}
+    head = rest.get("head")
     if new and (head is None or isinstance(head, str | dict)):  # else it is refused as it is
-        head = {"name": new, **options} if options else new
-    return {**base, **rest, "head": head}
+        head = {"name": new, **options} if options else head and new
+    return {**rest, "head": head} if head is not None else rest
 
 
 def _tell_old(path: Path, lines: dict[Place, int], train: dict[str, Any],

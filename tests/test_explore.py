@@ -32,7 +32,7 @@ from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import open_writer
 from gate_cache.sweep_file import load_sweep
 
-QUICK: dict[str, Any] = {"pairs": 4, "batch": 2, "validate_every": 4, "assigners": 2}
+QUICK: dict[str, Any] = {"steps": 2, "batch": 2, "validate_steps": 2, "assigners": 2}
 CHOSEN = ["good", "noise-0"]
 LATE = 24
 """Rows of noise-1 that are extracted."""

@@ -127,7 +127,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     roots = Roots(stores=folder / "stores", runs=folder)
     for head in HEADS:
         path = folder / f"{head}.yaml"
-        fields: dict[str, Any] = {**FAST[head], "pairs": 4, "batch": 2, "members": 2, "head": head}
+        fields: dict[str, Any] = {**FAST[head], "steps": 2, "batch": 2, "head": head}
+        if head == "pixel-mlp":
+            fields["members"] = 2
         path.write_text(yaml.safe_dump({
             "dataset": {"name": "toyworld", "train": 4, "val": 0, "test": 8},
             "model": {"source": "tiny"}, "store": {"path": "toy.zarr"}, "train": fields,
