@@ -1,8 +1,8 @@
 """Heads of stage 2 as a manifest knows them: a name, options of their own, a task. No torch.
 
-A head is one object, a `Head`. Ours are the files of ``gate_cache/learn/heads/``, others are named by
-packages with an entry point of the group ``gate_cache.heads``. Either is imported by its name, when a
-manifest asks for it: so this room needs none above it, and a new head changes no other file.
+A head is one object, a `Head`. Ours are the files of ``gate_cache/learn/heads/``, others are named
+by packages with an entry point of the group ``gate_cache.heads``. Either is imported by its name,
+when a manifest asks for it: so this room needs none above it, and a new head changes no other file.
 """
 
 from __future__ import annotations

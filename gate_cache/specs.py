@@ -214,7 +214,8 @@ class TrainSpec(Spec):
             if count := getattr(self, items):
                 number = -(-count // self.batch)
                 if steps in self.model_fields_set and getattr(self, steps) != number:
-                    raise PydanticCustomError(TOLD, f"gives {items} and {steps}; give {steps} alone")
+                    raise PydanticCustomError(
+                        TOLD, f"gives {items} and {steps}; give {steps} alone")
                 self.__dict__[steps] = number
         return self
 

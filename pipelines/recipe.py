@@ -225,7 +225,7 @@ def write_manifest(source: Source, to: Path, options: Options, fold: int | None)
     train = overridden(data.get("train", {}), dict(source.train))
     conv = {**data.get("conv", {}), **source.conv}
     wanted = {name for trial in source.trials for name in trial.get("combos", ())}
-    wanted |= set(extra_of(TrainSpec.model_validate(train))) | {train.get("baseline", next(iter(conv)))}
+    wanted |= {*extra_of(TrainSpec.model_validate(train)), train.get("baseline", next(iter(conv)))}
     data["conv"] = {name: combo for name, combo in conv.items() if name in wanted}
     off = train.get("attention") is False and all("attention" not in t for t in source.trials)
     data["attention"] = {} if off else {**data.get("attention", {}), **source.attention}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from test_train import COUNTS, WORDS, build, manifest, one_thread, run  # noqa: 
 
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.errors import RowNotDone, StoreError, UserError
+from gate_cache.heads import parse_head
 from gate_cache.learn.model import fixed
 from gate_cache.manifest import Loaded, load
 from gate_cache.progress import Silent
@@ -172,7 +174,7 @@ def test_features_are_those_that_training_compares(home: Path, explorer: Explore
     assert isinstance(study, Study)
     gate = study.gate(study.spec)
     find_trained(home / "nn" / "run").load(gate, loaded)
-    nn = study.spec.model_copy(update={"head": "nn"})
+    nn = study.spec.model_copy(update={"head": parse_head("nn")})
     single = fixed(nn, study.full.channels, [1.0], [0], False)
     for name, model in {"run run": gate, "combo good": single}.items():
         pairs = study.pairs["test"][:3]
@@ -244,7 +246,8 @@ def test_runs_that_do_not_fit_are_named(home: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(home / "nn" / "run", other)
     config = (other / "config.json").read_text()
-    (other / "config.json").write_text(config.replace('"head": "nn"', '"head": "upernet"'))
+    (other / "config.json").write_text(re.sub(r'"head": {\s*"name": "nn",\s*"resolution": null',
+                                              '"head": {"name": "upernet"', config))
     with pytest.raises(UserError, match="has head 'upernet'"):
         opened(home, runs=[other])
     print_ = FeatureStore.open(home / "stores" / "toy.zarr")["good"].fingerprint

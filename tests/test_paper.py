@@ -13,6 +13,7 @@ from browser import browser, page  # noqa: F401
 from playwright.sync_api import Page
 
 from gate_cache.roots import Roots
+from gate_cache.stages.study import extra_of
 from gate_cache.stages.sweep_tables import Mean
 from gate_cache.sweep_file import load_sweep
 from pipelines.page import write_page
@@ -55,7 +56,7 @@ def test_every_part_is_a_sound_manifest_and_sweep(name: str, number: int, real: 
     points = load_sweep(write_sweep(source, tmp_path / "sweep.yaml", 2), loaded)
     manifest = loaded.manifest
     asked = {c for p in points for c in p.spec.combos or ()} | {points[0].spec.baseline}
-    assert set(manifest.conv) == asked | set(points[0].spec.extra or ())
+    assert set(manifest.conv) == asked | set(extra_of(points[0].spec))
     assert len(points) == 2 * len({p.name.rpartition(",seed=")[0] for p in points})
     assert manifest.store.path and (manifest.model.source == "tiny") != real
     if fold is not None:

@@ -120,7 +120,7 @@ def test_a_sheet_has_all_images_and_names() -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of each head of segmentation on a small store of toyworld."""
-    from gate_cache.manifest import load
+    from gate_cache.manifest import load, overridden
     from gate_cache.stages.extract import extract
 
     folder = tmp_path_factory.mktemp("masks")
@@ -132,7 +132,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             fields["members"] = 2
         path.write_text(yaml.safe_dump({
             "dataset": {"name": "toyworld", "train": 4, "val": 0, "test": 8},
-            "model": {"source": "tiny"}, "store": {"path": "toy.zarr"}, "train": fields,
+            "model": {"source": "tiny"}, "store": {"path": "toy.zarr"}, "train": overridden(fields, {}),
             "conv": {"a": {"prompt": "a photo"}, "b": {"prompt": "a cat"}}}))
         extract(load(path), roots, device="cpu")
         train(load(path), roots, device="cpu", run=folder / head)

@@ -101,7 +101,8 @@ def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:
               {"attention": "attn"}, {"batch": 2}]
     found = trained(swept(root, tmp_path, {"trials": trials}))
     assert [n for n in found if not n.startswith("head conv, ")] == [
-        "head=conv+conv_channels=16,assigners=1", "combos=good+noise-0", "attention=attn", "batch=2"]
+        "head=conv+conv_channels=16,assigners=1", "combos=good+noise-0", "attention=attn",
+        "batch=2"]
     found = {n: r for n, r in found.items() if not n.startswith("head conv, ")}
     assert all(PCK in row.test and not row.failed for row in found.values())
     for i, (name, fields) in enumerate(zip(found, trials, strict=True)):

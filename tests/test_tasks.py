@@ -423,7 +423,8 @@ def manifest(folder: Path, name: str = "toy", dataset: dict[str, Any] | None = N
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({
         "dataset": dataset or SMALL, "model": ELSEWHERE, "conv": CONV, "attention": ATTENTION,
-        "store": {"path": "toy.zarr"}, "train": overridden({"hidden": 8}, fields)}, sort_keys=False))
+        "store": {"path": "toy.zarr"}, "train": overridden({"hidden": 8}, fields)},
+        sort_keys=False))
     return load(path)
 
 
@@ -534,7 +535,7 @@ def test_an_extra_combo_that_is_nowhere_is_named(home: Path, tmp_path: Path) -> 
 
 
 def test_extra_is_for_pixels_only(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="head 'nn' has no such option; it is one of head 'pixel-mlp'"):
+    with pytest.raises(UserError, match="'nn' has no such option; it is one of head 'pixel-mlp'"):
         manifest(tmp_path, head="nn", extra=["ddpm"])
 
 

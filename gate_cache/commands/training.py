@@ -25,7 +25,7 @@ from gate_cache.roots import Roots
 
 def train(manifest: ManifestPath,
           head: Annotated[str | None, typer.Option(
-              help="By name, such as nn or upernet (docs/heads.md); with its own defaults.")] = None,
+              help="By name, such as nn or upernet (docs/heads.md).")] = None,
           assigners: Annotated[int | None, typer.Option(min=1, help="Weight assigners.")] = None,
           gamma1: Annotated[float | None, typer.Option(help="Weight of sparsity (Eq. 5).")] = None,
           gamma2: Annotated[float | None, typer.Option(help="Weight of diversity.")] = None,

@@ -16,8 +16,8 @@ from gate_cache.datasets.base import IGNORED, SegmentationDataset, Split
 from gate_cache.geometry import Placement
 from gate_cache.heads import Sizes, head_of
 from gate_cache.learn.amalgamator import Amalgamator, FixedWeights, mix
-from gate_cache.learn.modules.upernet import Decoded
 from gate_cache.learn.mixed_model import MixedModel
+from gate_cache.learn.modules.upernet import Decoded
 from gate_cache.learn.native import Native, NativeMaps
 from gate_cache.learn.painted import Painted
 from gate_cache.learn.pixel_grid import centres, read_at, tiles

@@ -55,7 +55,8 @@ class RunDirectory:
         """Whether an unfinished run of this configuration is there."""
         try:
             old = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-            old["manifest"]["train"] = in_todays_words(old["manifest"]["train"])
+            if "manifest" in old:
+                old["manifest"]["train"] = in_todays_words(old["manifest"]["train"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
         new = json.loads(json.dumps(config))

@@ -216,8 +216,8 @@ def _labelled(store: FeatureStore, name: str) -> ComboView:
     if found:
         raise StoreError(f"{store.path}: train.head.extra: {len(found)} combos are called '{name}'"
                          f" ({', '.join(v.name for v in found)}); remove the old ones")
-    raise StoreError(f"{store.path}: train.head.extra: '{name}' is neither a combo of this manifest nor"
-                     " in the store; extract it from a manifest of its model with the same"
+    raise StoreError(f"{store.path}: train.head.extra: '{name}' is neither a combo of this manifest"
+                     " nor in the store; extract it from a manifest of its model with the same"
                      " store.path")
 
 

@@ -177,7 +177,7 @@ def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,
     dataset, task = told_dataset(loaded, roots, show), task_of(spec)
     wanted = ClassifiedDataset if task == "classification" else SegmentationDataset
     if isinstance(dataset, wanted):
-        return cast(SegmentationDataset | ClassifiedDataset, dataset)
+        return dataset
     raise DataError(f"{loaded.path.name}: data set '{dataset.name}' has no {TASKS[task].needs},"
                     f" and head '{spec.head.name}' needs them")
 

@@ -123,8 +123,8 @@ def _train(study: Study, show: Progress,
     trials = [Trial(name, spec, partial(make, spec), study.task, study.device)
               for name, make in makes.items()]
     kept = Checkpoint(folder.checkpoint("all"), trials)
-    fit_trials(trials, study.task, study.has_val, show, f"training {spec.head.name}", folder.log.info,
-               kept.keep, kept.start)
+    fit_trials(trials, study.task, study.has_val, show, f"training {spec.head.name}",
+               folder.log.info, kept.keep, kept.start)
     for trial in trials:
         if trial.failed:
             raise UserError(f"{trial.label}: {trial.failed}" if compared else trial.failed)

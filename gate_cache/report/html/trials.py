@@ -191,7 +191,8 @@ def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
                          Cell(number(val), "" if val is None else val), *values, trial.best_at],
                         strong=bool(found and trial in found.gate.results)))
     columns = [Column("Trial"), *(Column(k) for k in [*changed, *seeds]),
-               Column("val", "chooses"), *_columns(metrics), Column("best at", counted(record.results))]
+               Column("val", "chooses"), *_columns(metrics),
+               Column("best at", counted(record.results))]
     return table(Grid(columns, rows, "Every trial; percent", sortable=True))
 
 
