@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from gate_cache.dataset_specs import GROUP, installed_spec
 from gate_cache.errors import did_you_mean
+from gate_cache.plugins import installed
 from gate_cache.yaml_source import Place
 
 TOLD = "told"
@@ -57,7 +59,7 @@ def _text(item: dict[str, Any], place: Place, holder: Any, there: Any) -> str:
         near = did_you_mean(str(item.get("input")), re.findall(r"'([^']*)'", choices))
         return f"expected {choices}, got {got}{near}"
     if kind == "union_tag_invalid":
-        tags = str(ctx.get("expected_tags", "")).replace("'", "")
+        tags = ", ".join([str(ctx.get("expected_tags", "")).replace("'", ""), *installed(GROUP)])
         near = did_you_mean(str(ctx.get("tag", "")), tags.split(", "))
         return f"unknown name '{ctx.get('tag')}'{near}; known: {tags}"
     if kind == "union_tag_not_found":
@@ -156,4 +158,6 @@ def _bare(kind: Any, data: Any) -> Any:
             if tag and get_origin(tag.annotation) is Literal \
                     and data.get("name") in get_args(tag.annotation):
                 return member
+        if other := installed_spec(data.get("name")):  # no union but that of data sets has names
+            return other
     return members[0] if len(members) == 1 else kind

@@ -132,7 +132,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             fields["members"] = 2
         path.write_text(yaml.safe_dump({
             "dataset": {"name": "toyworld", "train": 4, "val": 0, "test": 8},
-            "model": {"source": "tiny"}, "store": {"path": "toy.zarr"}, "train": overridden(fields, {}),
+            "model": {"source": "tiny"}, "store": {"path": "toy.zarr"},
+            "train": overridden(fields, {}),
             "conv": {"a": {"prompt": "a photo"}, "b": {"prompt": "a cat"}}}))
         extract(load(path), roots, device="cpu")
         train(load(path), roots, device="cpu", run=folder / head)

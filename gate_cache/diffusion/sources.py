@@ -28,7 +28,7 @@ from gate_cache.diffusion.published import SD_1_5, published, published_name
 from gate_cache.diffusion.single_file import PICKLED, SUFFIX, check_single_file, identified
 from gate_cache.diffusion.tokens import ClipTokens, NoTokens, Tokens, read_tokens
 from gate_cache.errors import ModelError, did_you_mean, listed
-from gate_cache.features import Family, family
+from gate_cache.features import Family
 from gate_cache.fingerprint import fingerprint
 from gate_cache.roots import Roots, escapes
 from gate_cache.specs import ModelSpec
@@ -95,7 +95,7 @@ class ModelFiles:
     @cached_property
     def family(self) -> Family:
         """The layout of the model's maps."""
-        return family(self.config(UNET), self.config(VAE) if self.kind.vae else None)
+        return self.kind.family(self.config(UNET), self.config(VAE) if self.kind.vae else None)
 
     @cached_property
     def tokens(self) -> Tokens:
