@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gate_cache.errors import UserError
+from gate_cache.errors import TOLD, UserError
 from gate_cache.plugins import installed, load_plugin
 
 GROUP = "gate_cache.datasets"
@@ -192,7 +192,7 @@ def _any_dataset(value: Any, ours: ValidatorFunctionWrapHandler) -> Any:
     try:
         found = None if name is None or name in _NAMES else installed_spec(name)
     except UserError as error:
-        raise PydanticCustomError("told", "{text}", {"text": str(error)}) from None
+        raise PydanticCustomError(TOLD, "{text}", {"text": str(error)}) from None
     return ours(value) if found is None else found.model_validate(value)
 
 

@@ -64,6 +64,10 @@ class RemoteError(GateCacheError, OSError):
     exit_code = 2
 
 
+TOLD = "told"
+"""Type of pydantic's errors whose text is for people as it is."""
+
+
 class OldSpelling(FutureWarning):
     """Something is written as an earlier release wanted it, and is still taken."""
 

@@ -19,9 +19,8 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from gate_cache.dataset_specs import Spec
-from gate_cache.errors import UserError, did_you_mean
+from gate_cache.errors import TOLD, UserError, did_you_mean
 from gate_cache.plugins import installed, load_plugin
-from gate_cache.problems import TOLD
 
 GROUP = "gate_cache.heads"
 _OURS = "gate_cache.learn.heads"

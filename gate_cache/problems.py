@@ -9,12 +9,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from gate_cache.dataset_specs import GROUP, installed_spec
-from gate_cache.errors import did_you_mean
+from gate_cache.errors import TOLD, did_you_mean
 from gate_cache.plugins import installed
 from gate_cache.yaml_source import Place
 
-TOLD = "told"
-"""Type of errors whose text is for people as it is."""
 _TEXTS = {
     "missing": "required, but not given",
     "model_type": "expected a mapping, got {got}",

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gate_cache.dataset_specs import DatasetSpec, Spec
-from gate_cache.errors import did_you_mean
+from gate_cache.errors import TOLD, did_you_mean
 from gate_cache.first_release import (
     BATCH,
     COUNTS,
@@ -31,7 +31,6 @@ from gate_cache.first_release import (
     without_others,
 )
 from gate_cache.heads import HeadSpec, head_of, option_names, parse_head, whose
-from gate_cache.problems import TOLD
 
 T_MAX = 999
 CAPTION = "{caption}"

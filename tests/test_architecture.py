@@ -62,7 +62,7 @@ FENCES = {  # library to the rooms and files that may import it
     "yaml": ("yaml_source.py",),
     "pydantic": ("manifest.py", "specs.py", "dataset_specs.py", "problems.py", "sweep_file.py",
                  "heads.py", "learn/heads/", "stages/trained.py"),
-    "pydantic_core": ("heads.py", "specs.py"),
+    "pydantic_core": ("heads.py", "specs.py", "dataset_specs.py"),
     "typer": ("cli.py", "commands/"),
     "rich": ("report/",),
     "numpy": ("",),

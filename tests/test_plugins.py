@@ -1,4 +1,4 @@
-"""Heads and data sets of other packages, by entry point; the how-tos are followed by test_docs.py."""
+"""Heads and data sets of other packages by entry point; test_docs.py follows the how-tos."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def pixels(options, sizes):
 
 
 POINTS = Head("points", "correspondence", Scaled, points, metric="by points")
+BARE = Head("bare", "correspondence", Scaled, points)
 PIXELS = Head("pixels", "pixels", PixelSpec, pixels, {"batch": 16, "steps": 3})
 OTHER_NAME = Head("another", "pixels", PixelSpec, pixels)
 STRANGE = Head("strange", "pixels", PixelSpec, pixels, {"epochs": 3})
@@ -85,6 +86,7 @@ name = "others"
 version = "1"
 [project.entry-points."gate_cache.heads"]
 points = "others:POINTS"
+bare = "others:BARE"
 pixels = "others:PIXELS"
 misnamed = "others:OTHER_NAME"
 strange = "others:STRANGE"
@@ -112,7 +114,7 @@ def others(tmp_path_factory: pytest.TempPathFactory,
 def test_all_heads_are_found_with_their_tasks() -> None:
     ours = ["classifier", "conv", "nn", "pixel-mlp", "upernet"]
     assert head_names()[:5] == ours and {"points", "pixels"} <= set(head_names())
-    assert heads_of("correspondence") == ["conv", "nn", "points"]
+    assert heads_of("correspondence") == ["conv", "nn", "points", "bare"]
     assert heads_of("segmentation", "pixels") == ["pixel-mlp", "upernet", "pixels", "strange"]
     assert [head_of(name).learns for name in ours] == [True, True, False, True, True]
 
@@ -162,6 +164,18 @@ def test_a_head_of_points_goes_through_all(root: Path, tmp_path: Path) -> None: 
     assert rows["head.scale=1.0"].test != again.values or \
         rows["head.scale=1.0"].val != rows["head.scale=2.0"].val
     assert "points" in write_report(tmp_path / "sweep", roots).read_text()
+
+
+def test_each_head_of_a_sweep_has_baselines(root: Path, tmp_path: Path) -> None:  # noqa: F811
+    loaded = manifest(tmp_path, steps=1, validate_steps=1, assigners=1)
+    heads = [{"name": "conv", "conv_channels": 4}, "bare", "nn"]
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({"grid": {"head": heads}}))
+    found = sweep(loaded, load_sweep(tmp_path / "s.yaml", loaded), Roots(stores=root / "stores"),
+                  device="cpu", folder=tmp_path / "sweep")
+    names = [r.name for r in found.rows if r.trained]
+    assert names == [f"head {head}, {name}" for head in ("conv", "bare") for name in (
+        "single feature: noise-0", "all features, uniform weights")] + [
+        "head=conv+conv_channels=4", "head=bare", "head=nn"]
 
 
 def test_a_head_of_pixels_predicts(masks: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -36,7 +36,7 @@ class BaselinePoint(Point):
 
 def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
                     number: int = 0) -> list[BaselinePoint]:
-    """Baselines of each seed of a stream, with the settings of the first trial of that seed.
+    """Baselines of each head and seed of a stream, with the settings of the first such trial.
 
     Those that learn nothing are judged elsewhere: a head that learns nothing has none here.
 
@@ -44,16 +44,16 @@ def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
     ----------
     number : of the study; those of later ones say it
     """
-    first: dict[int, Point] = {}
+    first: dict[tuple[str, int], Point] = {}
     for point in stream:
         if head_of(point.spec.head.name).learns:
-            first.setdefault(point.spec.seed, point)
-    found = []
+            first.setdefault((point.spec.head.name, point.spec.seed), point)
+    found, several = [], len({head for head, _ in first}) > 1
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}
         told = f" ({number + 1})" * bool(number) + "".join(
             f",{k}={v}" for k, v in settings.items())
-        head = f"head {point.spec.head.name}, " if matches(point.spec) else ""
+        head = f"head {point.spec.head.name}, " if several or matches(point.spec) else ""
         spec = point.spec.model_copy(update={"combos": None})
         found += [BaselinePoint(f"{head}{name}{told}", settings, spec, name, make)
                   for name, make in baselines(study, spec).items()]
