@@ -116,5 +116,6 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(_short, value))
     if isinstance(value, dict):  # a head with its options
-        return "+".join(f"{k}={_short(v)}" if k != "name" else _short(v) for k, v in value.items())
+        options = [f"{k}={_short(v)}" for k, v in value.items() if k != "name"]
+        return "+".join([_short(value.get("name", "")), *options])
     return value if isinstance(value, str) else json.dumps(value, default=str)
