@@ -22,10 +22,12 @@ import yaml
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import Extracted, extract
-from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.load import Loaded, load, overridden
+from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.html.write import try_report
 from gate_cache.report.terminal.console import console_progress
+from gate_cache.training.inputs import extra_of
 from gate_cache.training.run_files import trial_file
 from gate_cache.training.sweep import sweep
 from gate_cache.training.sweep_tables import Mean, Row, over_seeds
@@ -220,10 +222,10 @@ def write_manifest(source: Source, to: Path, options: Options, fold: int | None)
     data["model"] |= {k: v for k, v in (("source", options.model), ("dtype", options.dtype)) if v}
     store = data.setdefault("store", {})
     store.setdefault("path", f"{path.stem}.zarr")
-    train = data.get("train", {}) | dict(source.train)
+    train = overridden(data.get("train", {}), dict(source.train))
     conv = {**data.get("conv", {}), **source.conv}
     wanted = {name for trial in source.trials for name in trial.get("combos", ())}
-    wanted |= set(train.get("extra") or ()) | {train.get("baseline", next(iter(conv)))}
+    wanted |= {*extra_of(TrainSpec.model_validate(train)), train.get("baseline", next(iter(conv)))}
     data["conv"] = {name: combo for name, combo in conv.items() if name in wanted}
     off = train.get("attention") is False and all("attention" not in t for t in source.trials)
     data["attention"] = {} if off else {**data.get("attention", {}), **source.attention}
@@ -271,9 +273,9 @@ def named(outcome: Outcome) -> list[tuple[str, Mean]]:
         return ", ".join(p.strip() for p in name.split(",") if not p.strip().startswith(dropped))
 
     means = outcome.means
-    brief = [short(m.name, "validate_every=", "pairs=") for m in means]
+    brief = [short(m.name, "validate_steps=", "steps=") for m in means]
     if len(set(brief)) < len(brief):
-        brief = [short(m.name, "validate_every=") for m in means]
+        brief = [short(m.name, "validate_steps=") for m in means]
     return list(zip(brief, means, strict=True))
 
 

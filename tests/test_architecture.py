@@ -29,7 +29,8 @@ FLOORS = {  # room (a folder, or a module of the package itself) to floor
     "diffusion": 3, "learn": 3,
     "store": 2, "datasets": 2,
     "manifest": 1, "specs": 1, "features": 1, "yaml_source": 1, "problems": 1, "roots": 1,
-    "fingerprint": 1, "geometry": 1, "dataset_specs": 1, "sweep_file": 1,
+    "fingerprint": 1, "geometry": 1, "dataset_specs": 1, "sweep_file": 1, "heads": 1,
+    "first_release": 1, "plugins": 1,
     "errors": 0, "places": 0, "progress": 0, "__init__": 0,
 }
 ONE_ROOM = (0, 1)
@@ -46,7 +47,7 @@ FENCES = {  # library to the rooms and files that may import it
     "dask": ("store/", "stages/"),
     "distributed": ("extraction/cluster.py",),
     "diffusers": ("diffusion/",),
-    "transformers": ("diffusion/", "learn/heads/upernet.py"),
+    "transformers": ("diffusion/", "learn/modules/upernet.py"),
     "peft": ("diffusion/",),
     "tokenizers": ("diffusion/",),
     "huggingface_hub": ("diffusion/",),
@@ -60,7 +61,8 @@ FENCES = {  # library to the rooms and files that may import it
     "tornado": ("report/",),
     "yaml": ("yaml_source.py",),
     "pydantic": ("manifest.py", "specs.py", "dataset_specs.py", "problems.py", "sweep_file.py",
-                 "training/trained.py"),
+                 "heads.py", "learn/heads/", "training/trained.py"),
+    "pydantic_core": ("heads.py", "specs.py", "dataset_specs.py"),
     "typer": ("cli.py", "commands/"),
     "rich": ("report/",),
     "numpy": ("",),

@@ -17,11 +17,12 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec, stack
 from gate_cache.learn.features.data import MapCache, Recent
 from gate_cache.learn.features.described import Described
 from gate_cache.learn.mixing.model import amalgamated, fixed
+from gate_cache.manifest.heads import heads_of
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.training.inputs import CACHE_BYTES, attention_of, mixed_of, views_of
-from gate_cache.training.tasks import PAIRS
+from gate_cache.training.inputs import CACHE_BYTES, attention_of, mixed_of, resolution_of, views_of
+from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
 from gate_cache.workspace.device import choose_device
 from gate_cache.workspace.lookup import need_all
@@ -119,9 +120,10 @@ def of_run(run: Path, loaded: Loaded, roots: Roots, show: Progress, *, trial: st
     """
     trained = find_trained(run, trial, last)
     spec = trained.spec
-    if spec.head not in PAIRS:
-        raise UserError(f"{run}: was trained with head '{spec.head}', which describes no points to"
-                        f" match; name a run of head {' or '.join(PAIRS)}")
+    if not matches(spec):
+        raise UserError(f"{run}: was trained with head '{spec.head.name}', which describes no"
+                        " points to match; name a run of head"
+                        f" {' or '.join(heads_of('correspondence'))}")
     trained.check(loaded)
     return _amalgamated(trained, trained.of(loaded), roots, show, device)
 
@@ -133,7 +135,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, roots: Roots, show: Progress,
     views = views_of(store, loaded, roots, [*combos, attention], [], show)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
     asked = BucketSpec(tuple(views[name].name for name in combos),
-                       views[attention].name if attention else None, maps, spec.resolution)
+                       views[attention].name if attention else None, maps, resolution_of(spec))
     buckets = _buckets(store, asked, device)
     chosen = [combos.index(name) for name in spec.combos or combos]
     model = amalgamated(spec, buckets.channels, chosen, spec.attention is not False)

@@ -18,12 +18,13 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec, stack
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated
+from gate_cache.manifest.heads import heads_of
 from gate_cache.manifest.load import Loaded
-from gate_cache.manifest.specs import Manifest, TrainSpec
+from gate_cache.manifest.specs import OF_A_RUN, Manifest, TrainSpec
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.inputs import mixed_of
 from gate_cache.training.run_files import CONFIG, SWEEP, TRIALS
-from gate_cache.training.tasks import PAIRS, alike
+from gate_cache.training.tasks import alike, matches
 from gate_cache.training.trained import NO_RUN, find_trained
 
 OTHER_VERSION = "its settings cannot be read; it was made by another version"
@@ -57,9 +58,9 @@ def trained_feature(store: FeatureStore, run: Path, trial: str | None,
     """
     trained = find_trained(run, trial)
     spec = trained.spec
-    if spec.head not in PAIRS:
-        raise UserError(f"{run}: has head '{spec.head}', and points are matched by"
-                        f" {' or '.join(PAIRS)}; name a run with one of these")
+    if not matches(spec):
+        raise UserError(f"{run}: has head '{spec.head.name}', and points are matched by"
+                        f" {' or '.join(heads_of('correspondence'))}; name a run with one of these")
     config, specs = _settled(run, spec)
     conv, attention = _groups(store, run, config)
     mixed = _mixed(run, spec, config, specs)
@@ -70,7 +71,7 @@ def trained_feature(store: FeatureStore, run: Path, trial: str | None,
     model = amalgamated(spec, buckets.channels, attention=spec.attention is not False)
     trained.load(model, Loaded(path=Path(config["manifest_file"]), manifest=_manifest(run, config)))
     many = "s" if spec.assigners > 1 else ""
-    about = f"head {spec.head}, {spec.assigners} assigner{many}" + (
+    about = f"head {spec.head.name}, {spec.assigners} assigner{many}" + (
         " + attention" if attention and spec.attention is not False else "")
     return TrainedFeature(f"run {trained.name}", about, model.to(device).eval(), buckets)
 
@@ -119,7 +120,7 @@ def _settlements(run: Path) -> Iterator[Path]:
 
 def _studied(config: dict[str, Any], number: int) -> list[TrainSpec]:
     """The trials of the sweep's n-th study."""
-    specs = [TrainSpec.model_validate(s) for s in config["trials"].values()]
+    specs = [TrainSpec.model_validate(s, context=OF_A_RUN) for s in config["trials"].values()]
     kind = list(dict.fromkeys(alike(s) for s in specs))[number]
     return [s for s in specs if alike(s) == kind]
 
@@ -133,6 +134,6 @@ def _mixed(run: Path, spec: TrainSpec, config: dict[str, Any],
 
 def _manifest(run: Path, config: dict[str, Any]) -> Manifest:
     try:
-        return Manifest.model_validate(config["manifest"])
+        return Manifest.model_validate(config["manifest"], context=OF_A_RUN)
     except ValueError:
         raise UserError(f"{run}: {OTHER_VERSION}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
@@ -19,6 +20,8 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
         return _toyworld(spec)
     named = spec.folder if isinstance(spec, specs.ScarceSpec) else spec.root
     root = roots.below("data", named, "dataset.root")
+    if isinstance(spec, specs.InstalledSpec):
+        return cast(ImageDataset, spec.open(root))
     if isinstance(spec, KeypointSpec):
         return _keypoints(spec, root)
     if isinstance(spec, SceneSpec):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from gate_cache.learn.mixing.model import CorrespondenceModel
+from gate_cache.manifest.heads import head_of, parse_head
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
@@ -44,7 +45,7 @@ def _with_attention(study: Study | DenseStudy, spec: TrainSpec) -> str:
 
 def baselines(study: Study | DenseStudy, spec: TrainSpec) -> dict[str, Make]:
     """What GATE is compared with where the head learns: it, as long, on a fixed mixture."""
-    if spec.head == "nn":
+    if not head_of(spec.head.name).learns:
         return {}
     return {f"single feature: {study.baseline}": study.single,
             f"all features, uniform weights{_with_attention(study, spec)}": study.uniform}
@@ -67,7 +68,7 @@ def untrained(study: Study) -> list[Method]:
 
 
 def _nn(study: Study) -> TrainSpec:
-    return study.spec.model_copy(update={"head": "nn", "combos": None})
+    return study.spec.model_copy(update={"head": parse_head("nn"), "combos": None})
 
 
 def _best_single(study: Study, spec: TrainSpec) -> list[Method]:

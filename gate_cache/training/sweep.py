@@ -25,10 +25,11 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.learn.features.pairs import copy_position
-from gate_cache.learn.fit.trials import Trial, fit_trials, together
+from gate_cache.learn.fit.trials import Trial, fit_trials, in_steps, together
 from gate_cache.learn.tasks.matching import Matched, scores
 from gate_cache.learn.tasks.task import Scores
 from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
 from gate_cache.manifest.sweep_file import Point
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import Study
@@ -213,7 +214,7 @@ def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: 
 
 def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Trial,
               test: Scores | None) -> Row:
-    best = {h["seen"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
+    best = {h["step"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
     method = point.method if isinstance(point, BaselinePoint) else gate_name(study, point.spec)
     row = Row(point.name, point.settings, method, True, trial.failed,
               dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
@@ -262,6 +263,7 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
     now = json.loads(json.dumps(now))
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
+        old["trials"] = {k: in_todays_words(v) for k, v in old.get("trials", {}).items()}
         same = ("fingerprints", "trials", "resolution", "splits")
         if any(old.get(k) != now[k] for k in same):
             raise UserError(f"{folder}: holds another sweep, or one over other features; give --out"
@@ -279,7 +281,9 @@ def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
 def _read(folder: Path, name: str) -> Row | None:
     try:
         text = (folder / "trials" / f"{trial_file(name)}.json").read_text(encoding="utf-8")
-        return Row.from_json(json.loads(text))
+        data = json.loads(text)
+        best, _ = in_steps(data, TrainSpec.model_validate(data["spec"], context=OF_A_RUN))
+        return Row.from_json({**data, "best_at": best})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -24,7 +24,7 @@ class Row:
     settings : what differs between the trials
     failed : why it has no results; empty where it has
     test, val : metrics by name; on ``val`` those of the best checkpoint
-    best_at : items seen at the best checkpoint
+    best_at : step of the best checkpoint
     each : the metric that chooses, for every unit of ``test`` (pair, image)
     """
 

@@ -14,7 +14,7 @@ from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.items import keep_items
 from gate_cache.training.methods import baselines, weights_note
 from gate_cache.training.run_folder import Checkpoint, RunDirectory
-from gate_cache.training.tasks import METRICS
+from gate_cache.training.tasks import measured
 
 KEYS = ("single", "uniform", "gate")
 """What a run's files call the models."""
@@ -71,7 +71,7 @@ def train_dense(study: DenseStudy, gate_name: str, show: Progress,
     labels = [t.label for t in trials]
     keep_items(folder.path, study.task, {t.label: t.model for t in trials},
                dict(zip(labels, found, strict=True)), labels[-1:])
-    table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
+    table = ScoreTable("test split", measured(study))
     for trial, scores in zip(trials, found, strict=True):
         note = weights_note(spec.combos or study.mixed, scores.details["weights"]["mean"]) \
             if trial is trials[-1] else ""

@@ -14,7 +14,7 @@ from torch import nn
 
 from gate_cache.core.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest.load import Loaded
-from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.specs import OF_A_RUN, TrainSpec
 from gate_cache.training.run_files import CONFIG, trial_file
 
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
@@ -135,7 +135,7 @@ def _json(path: Path, run: Path) -> dict[str, Any]:
 
 def _spec(data: Any, run: Path) -> TrainSpec:
     try:
-        return TrainSpec.model_validate(data)
+        return TrainSpec.model_validate(data, context=OF_A_RUN)
     except ValidationError:
         raise UserError(f"{run}: its settings cannot be read; it was made by another version"
                         ) from None

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from gate_cache.learn.metrics.dense import accuracy, mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.pck import share
+from gate_cache.manifest.first_release import COUNTS, HEAD, head_name
 from gate_cache.report.html.record import Record, Result, Role
 
 Metric = Callable[[npt.NDArray[np.float64]], float]
-PLACES = ("pairs", "batch", "validate_every")
+PLACES = ("steps", "batch", "validate_steps", *COUNTS)
 """Settings of a sweep that a trained baseline shares with the trials beside it."""
 
 
@@ -141,8 +142,8 @@ def verdict(record: Record) -> Verdict | None:
 def _beside(base: Group, gate: Group) -> bool:
     """Whether a baseline has GATE's head and schedule, and attention only where GATE has it."""
     ours, theirs = gate.first, base.first
-    head = theirs.spec.get("head", "nn") if theirs.trained else "nn"
-    if ours.spec.get("head", head) != head:
+    head = head_name(dict(theirs.spec)) if theirs.trained else HEAD
+    if ours.spec and head_name(dict(ours.spec)) != head:
         return False
     if theirs.method.endswith("+ attention") and not ours.method.endswith("+ attention"):
         return False
