@@ -219,7 +219,7 @@ def manifest(test: int, store: dict[str, Any]) -> Loaded:
         "model": {"source": "tiny"}, "store": {"block": 32, **store},
         "conv": {"prompt": of, "lora": {**of, "lora": {"source": "tiny/moderate"}},
                  "control": {**of, "controlnet": {"source": "tiny", "scale": 0.5}}},
-        "train": {"attention": False, "hidden": 32, "pairs": 160, "validate_every": 160}}))
+        "train": {"attention": False, "hidden": 32, "steps": 40, "validate_steps": 40}}))
 
 
 def judged(roots: Roots, truth: FeatureStore, encoding: Encoding, test: int, seeds: int) -> Row:

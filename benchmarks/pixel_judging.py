@@ -20,8 +20,8 @@ from benchmarks.synthetic import SD15
 from gate_cache.core.geometry import Placement, Square
 from gate_cache.learn.features.native import Native, NativeMaps
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
-from gate_cache.learn.heads.pixel_mlp import PixelMLPs
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
+from gate_cache.learn.modules.pixel_mlp import PixelMLPs
 from gate_cache.learn.tasks.whole_image import WholeImage
 
 TINY = {"up0": (128, 4, 4), "up1": (96, 8, 8), "up2": (64, 16, 16), "up3": (32, 16, 16)}

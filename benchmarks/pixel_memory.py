@@ -98,12 +98,14 @@ def measure(path: Path, options: argparse.Namespace) -> None:
     held = task.reservoir
     say(f"reservoir: {len(held)} pixels of {pixel_bytes(maps)} bytes,"
         f" {held.nbytes / 2**30:.2f} GiB", began)
-    train = TrainSpec(head="pixel-mlp", pairs=64 * options.steps)
+    members = 10
+    train = TrainSpec.model_validate({"head": {"name": "pixel-mlp", "members": members},
+                                      "steps": options.steps})
     trial = Trial("gate", train, partial(task.model, train, range(options.combos), None, True),
                   task, maps.device)
     began = time.monotonic()
     fit_trials([trial], task, False, Silent(), "")
-    say(f"{options.steps} steps of 64 pixels, {train.members} members", began)
+    say(f"{options.steps} steps of 64 pixels, {members} members", began)
     began = time.monotonic()
     task.judge([trial.model], "test")
     say(f"{options.judged} images judged", began)

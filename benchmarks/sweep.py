@@ -1,7 +1,7 @@
 """A sweep of 16 trials over one stream against 16 runs of their own.
 
     gate-cache extract manifests/toyworld.yaml
-    python -m benchmarks.sweep --pairs 100
+    python -m benchmarks.sweep --steps 25
 
 Whole processes are timed, imports and baselines included. Of the separate runs a few are measured
 and their mean counted 16 times.
@@ -34,19 +34,19 @@ def seconds(*command: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--runs", type=int, default=3, help="separate runs that are measured")
     parser.add_argument("--stores", default="stores")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         path = Path(home, "sweep.yaml")
         path.write_text(yaml.safe_dump({"grid": GRID, "train": {
-            "pairs": given.pairs, "validate_every": given.pairs}}))
+            "steps": given.steps, "validate_steps": given.steps}}))
         whole = seconds("sweep", MANIFEST, str(path), "--stores", given.stores, "--out",
                         f"{home}/sweep")
         manifest = Path(home, "toyworld.yaml")
         data = yaml.safe_load(Path(MANIFEST).read_text())
-        data["train"] |= {"pairs": given.pairs, "validate_every": given.pairs}
+        data["train"] |= {"steps": given.steps, "validate_steps": given.steps}
         manifest.write_text(yaml.safe_dump(data))
         alone = [seconds("train", str(manifest), "--stores", given.stores, "--gamma1",
                          str(GRID["gamma1"][i]), "--out", f"{home}/run-{i}")

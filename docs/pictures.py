@@ -20,8 +20,8 @@ HERE = Path(__file__).parent
 TOY, MASKS = "manifests/toyworld.yaml", "manifests/toyworld-segmentation.yaml"
 COLUMNS, SIZE, GAP = 10, 96, 4
 RUNS = {
-    "docs-conv": (TOY, "--head", "conv", "--pairs", "800"),
-    "docs-pixel-mlp": (MASKS, "--head", "pixel-mlp", "--pairs", "64000"),
+    "docs-conv": (TOY, "--head", "conv", "--steps", "200"),
+    "docs-pixel-mlp": (MASKS, "--head", "pixel-mlp", "--steps", "1000"),
 }
 PICTURES = {
     "show.png": ("show", TOY, "--image", "test/horse/00007", "--combo", "prompt-0", "--combo",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we have none
 
 import typer
 
 from gate_cache.commands import extraction, pictures, plans, stores, training, viewer
-from gate_cache.core.errors import GateCacheError
+from gate_cache.core.errors import GateCacheError, OldSpelling
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -35,9 +37,20 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of ours are lines, not tracebacks."""
+    """Run the command line; errors and warnings of ours are lines, not tracebacks."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, OldSpelling):
+            typer.echo(f"note: {message}", err=True)
+        else:
+            usual(message, category, *place, **more)
+
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", OldSpelling)
+            warnings.showwarning = show
+            app()
     except GateCacheError as error:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)

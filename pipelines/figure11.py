@@ -11,7 +11,7 @@ RECIPE = Recipe(
     "figure11", "Figure 11: the weights of both regularisers",
     "A grid over γ1 (sparsity) and γ2 (diversity), head nn. The paper's figures are a"
     " picture; it finds that both help, and need tuning.",
-    [Part("correspondence", PCK, Source(TOY, TRIALS, {**TOY_PAIRS, "pairs": 200}, TOYS),
+    [Part("correspondence", PCK, Source(TOY, TRIALS, {**TOY_PAIRS, "steps": 50}, TOYS),
           Source("spair.yaml", TRIALS, {}, REAL))])
 
 if __name__ == "__main__":

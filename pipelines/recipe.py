@@ -23,10 +23,12 @@ from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import Extracted, extract
 from gate_cache.learn.metrics.roles import Role
-from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.load import Loaded, load, overridden
+from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.html.write import try_report
 from gate_cache.report.terminal.console import console_progress
+from gate_cache.training.inputs import extra_of
 from gate_cache.training.run_files import trial_file
 from gate_cache.training.sweep import sweep
 from gate_cache.training.sweep_baselines import baseline_name
@@ -225,10 +227,10 @@ def write_manifest(source: Source, to: Path, options: Options, fold: int | None)
     data["model"] |= {k: v for k, v in (("source", options.model), ("dtype", options.dtype)) if v}
     store = data.setdefault("store", {})
     store.setdefault("path", f"{path.stem}.zarr")
-    train = data.get("train", {}) | dict(source.train)
+    train = overridden(data.get("train", {}), dict(source.train))
     conv = {**data.get("conv", {}), **source.conv}
     wanted = {name for trial in source.trials for name in trial.get("combos", ())}
-    wanted |= set(train.get("extra") or ()) | {train.get("baseline", next(iter(conv)))}
+    wanted |= {*extra_of(TrainSpec.model_validate(train)), train.get("baseline", next(iter(conv)))}
     data["conv"] = {name: combo for name, combo in conv.items() if name in wanted}
     off = train.get("attention") is False and all("attention" not in t for t in source.trials)
     data["attention"] = {} if off else {**data.get("attention", {}), **source.attention}
@@ -272,7 +274,7 @@ def markdown(outcome: Outcome) -> str:
 def named(outcome: Outcome) -> list[tuple[str, Mean]]:
     """Rows by names that leave out how long a baseline was trained, where that makes no two equal.
     """
-    for left_out in (("pairs", "validate_every"), ("validate_every",), ()):
+    for left_out in (("steps", "validate_steps"), ("validate_steps",), ()):
         brief = [_brief(mean, left_out) for mean in outcome.means]
         if len(set(brief)) == len(brief):
             break

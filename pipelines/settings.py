@@ -9,14 +9,14 @@ from pipelines.recipe import TOY, Source, Trials
 
 NARROW = {"hidden": 32}
 """Assigners a quarter as wide as the paper's: tiny's features have a tenth of the channels."""
-TOY_PAIRS: Mapping[str, Any] = {**NARROW, "head": "nn", "pairs": 400, "validate_every": 100}
+TOY_PAIRS: Mapping[str, Any] = {**NARROW, "head": "nn", "steps": 100, "validate_steps": 25}
 TOY_PIXELS: Mapping[str, Any] = {
-    **NARROW, "head": "pixel-mlp", "members": 3, "pairs": 24_000, "validate_every": 24_000}
+    **NARROW, "head": {"name": "pixel-mlp", "members": 3}, "steps": 375, "validate_steps": 375}
 TOY_MASKS: Mapping[str, Any] = {
-    **NARROW, "head": "upernet", "attention": False, "lr": 0.001, "decoder_channels": 64,
-    "pairs": 600, "validate_every": 200}
+    **NARROW, "head": {"name": "upernet", "decoder_channels": 64}, "attention": False, "lr": 0.001,
+    "steps": 150, "validate_steps": 50}
 TOY_CLASSES: Mapping[str, Any] = {
-    **NARROW, "head": "classifier", "attention": False, "pairs": 10_000, "validate_every": 1_000}
+    **NARROW, "head": "classifier", "attention": False, "steps": 157, "validate_steps": 16}
 PARTS = {"masks": "parts"}
 FOLDS = (0, 1, 2, 3, 4)
 HORSE = "horse-21-techniques.yaml"

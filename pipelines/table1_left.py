@@ -6,7 +6,7 @@ from pipelines.settings import TOY_PAIRS
 
 TRIALS: Trials = [{"name": "GATE, head nn", "combos": SIX},
           {"name": "GATE, head conv", "combos": SIX, "head": "conv"}]
-TOY_TRIALS: Trials = [TRIALS[0], {**TRIALS[1], "pairs": 1200, "validate_every": 400}]
+TOY_TRIALS: Trials = [TRIALS[0], {**TRIALS[1], "steps": 300, "validate_steps": 100}]
 RECIPE = Recipe(
     "table1-left", "Table 1, left: semantic correspondence",
     "A single feature without techniques against GATE, heads nn and conv. By point, on all pairs of"

@@ -12,7 +12,7 @@ PIXELS = {"head": "pixel-mlp", "baseline": "plain-0"}
 RECIPE = Recipe(
     "table1-right", "Table 1, right: label-scarce segmentation",
     "Ten pixel MLPs on a few labelled images, mean over five splits. The paper's rows, DDPM and"
-    " GATE, both have features of an unconditional DDPM: a manifest with train.extra adds them"
+    " GATE, both have features of an unconditional DDPM: a manifest with `extra` combos adds them"
     " (docs/datasets.md).",
     [Part("label-scarce segmentation", IOU, TOYS,
           Source("horse-21.yaml", HORSES, PIXELS, conv={"plain-0": {"prompt": "a horse"}},

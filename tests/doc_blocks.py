@@ -14,15 +14,19 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 import typer
 
 from gate_cache.cli import app
+from gate_cache.core import plugins
+from gate_cache.manifest import heads
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -176,9 +180,9 @@ def check_python(block: Block) -> None:
 class Reader:
     """A reader who follows one page: a folder to work in, Python's names, the environment."""
 
-    def __init__(self, home: Path, setenv: Callable[[str, str], None]) -> None:
+    def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
         self.home = home
-        self.setenv = setenv
+        self.setenv, self._patch = patch.setenv, patch
         self.names: dict[str, Any] = {"__name__": "__main__"}
 
     def follow(self, block: Block) -> None:
@@ -186,18 +190,22 @@ class Reader:
         reason = block.mark("not run")
         if reason is not None and len(reason) < 8:
             raise Bad(f"{block.place}: is not run, without a reason")
-        for kind, mode in (("file", "w"), ("added to", "a")):
-            if target := block.mark(kind):
-                (self.home / target).parent.mkdir(parents=True, exist_ok=True)
-                with (self.home / target).open(mode, encoding="utf-8") as file:
-                    file.write(block.smaller())
-        if block.language == "python":
+        self.write(block)
+        if block.language == "python" and not block.mark("file"):
             check_python(block) if reason else self._python(block)
         elif block.language == "bash":
             for line in commands(block.smaller()):
                 check_command(line, block.place)
                 if reason is None and not line.startswith(SERVES):
                     self._command(line, block.place)
+
+    def write(self, block: Block) -> None:
+        """Write or add to the file that a block is meant for."""
+        for kind, mode in (("file", "w"), ("added to", "a")):
+            if target := block.mark(kind):
+                (self.home / target).parent.mkdir(parents=True, exist_ok=True)
+                with (self.home / target).open(mode, encoding="utf-8") as file:
+                    file.write(block.smaller())
 
     def _python(self, block: Block) -> None:
         text = "\n" * (block.line - 1) + block.smaller()
@@ -207,6 +215,8 @@ class Reader:
         words = [self._expanded(w) for w in _words(line)]
         if words[0] == "gate-cache":
             self._ours(words[1:], place)
+        elif words[:3] == ["pip", "install", "--editable"]:
+            install(self.home / words[3], self._patch)
         elif words[0] == "export":
             for word in words[1:]:
                 self.setenv(*word.split("=", 1))
@@ -230,6 +240,28 @@ class Reader:
             raise Bad(f"{place}: gate-cache {' '.join(words)}: {error}") from error
         if code:
             raise Bad(f"{place}: gate-cache {' '.join(words)} ends with exit code {code}")
+
+
+def install(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """What ``pip install --editable`` does to a package without dependencies, for this process."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    about = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\n"
+                                    f"Version: {project['version']}\n", encoding="utf-8")
+    groups = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items())
+              for group, points in project["entry-points"].items()]
+    (about / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
+    patch.syspath_prepend(folder)
+    for name in [p.stem for p in folder.glob("*.py")]:
+        patch.delitem(sys.modules, name, raising=False)
+    forget_plugins()
+
+
+def forget_plugins() -> None:
+    """Entry points are looked for anew."""
+    plugins.installed.cache_clear()
+    heads.head_of.cache_clear()
 
 
 def clean_environment() -> Mapping[str, str]:

@@ -175,7 +175,7 @@ def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_pa
     where = places(roots, "stores")
     assert gate("extract", loaded.path, *where).code == 0
     out = tmp_path / "my-run"
-    found = gate("train", loaded.path, *where, "--out", out, "--pairs", 4, "--head", "nn")
+    found = gate("train", loaded.path, *where, "--out", out, "--steps", 1, "--head", "nn")
     assert found.code == 0
     for word in ("copy the position", "single feature: a", "GATE: 2 assigners", "split by image",
                  "original-image pixels", str(out)):

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gate_cache.learn.heads.conv import ConvHead
-from gate_cache.learn.heads.descriptor import Join
-from gate_cache.learn.heads.nn import NearestNeighbour
+from gate_cache.learn.modules.conv import ConvHead
+from gate_cache.learn.modules.descriptor import Join
+from gate_cache.learn.modules.nn import NearestNeighbour
 from gate_cache.learn.tasks.correspondence import (
     DENSE,
     CorrespondenceLoss,

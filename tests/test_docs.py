@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from doc_blocks import (
     Reader,
     blocks,
     clean_environment,
+    forget_plugins,
+    install,
 )
 from PIL import Image
 
@@ -36,8 +39,8 @@ from gate_cache.toyworld import draw
 
 NAMES = [p.relative_to(ROOT).as_posix() for p in PAGES]
 FEW = {"train": 10, "val": 0, "test": 9}
-BRIEF = {"pairs": 4, "validate_every": 4, "decoder_channels": 8, "conv_channels": 8,
-         "resolution": 8}
+BRIEF = {"steps": 1, "validate_steps": 1}
+NARROW = {"upernet": {"decoder_channels": 8}}
 BASE: dict[str, Any] = {
     "dataset": {"name": "toyworld"}, "model": {"source": "tiny"}, "conv": {"a": {"prompt": "b"}},
     "attention": {}, "train": {}}
@@ -64,12 +67,22 @@ def shorten(path: Path) -> None:
     """The same manifest of toyworld with fewer pictures and less to train; a smaller grid."""
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     if "grid" in found:
-        found["train"].update(pairs=4, validate_every=4)
+        found["train"].update(BRIEF)
         found["grid"] = {k: v[:1] for k, v in found["grid"].items()}
     elif found["dataset"]["name"] == "toyworld":
         found["dataset"].update(FEW)
         found["train"] = {**found.get("train", {}), **BRIEF}
+        head = found["train"].get("head")
+        if isinstance(head, dict):
+            found["train"]["head"] = {**head, **NARROW.get(head["name"], {})}
     path.write_text(yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_others() -> Iterator[None]:
+    """What a page installs is gone afterwards."""
+    yield
+    forget_plugins()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,7 +93,7 @@ def test_a_page_can_be_followed(name: str, world: Path, tmp_path: Path,
     home = tmp_path / "home"
     shutil.copytree(world, home)
     monkeypatch.chdir(home)
-    reader = Reader(home, monkeypatch.setenv)
+    reader = Reader(home, monkeypatch)
     for block in blocks(ROOT / name):
         reader.follow(block)
 
@@ -95,9 +108,14 @@ def test_blocks_say_what_they_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_yaml_blocks_are_sound(name: str, tmp_path: Path) -> None:
+def test_yaml_blocks_are_sound(name: str, tmp_path: Path,
+                               monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as they are sections of a manifest, or of a sweep."""
+    reader = Reader(tmp_path, monkeypatch)
     for block in blocks(ROOT / name):
+        reader.write(block)
+        if block.text.startswith("pip install --editable my"):
+            install(tmp_path / block.text.split()[-1], monkeypatch)
         found = yaml.safe_load(block.text) if block.language == "yaml" else None
         if found and found.keys() <= BASE.keys() | {"captions", "store"}:
             manifest(tmp_path, {**BASE, **found})
@@ -130,7 +148,7 @@ def test_a_block_that_is_not_run_must_still_be_right(
 ) -> None:
     block = Block("page.md", 3, language, text, (("not run", "needs a GPU"),))
     with pytest.raises(Bad, match=says):
-        Reader(tmp_path, monkeypatch.setenv).follow(block)
+        Reader(tmp_path, monkeypatch).follow(block)
 
 
 @pytest.mark.parametrize(("language", "text", "marks", "says"), [
@@ -144,7 +162,7 @@ def test_a_block_must_work_or_say_why_it_is_not_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises((Bad, ZeroDivisionError), match=says):
-        Reader(tmp_path, monkeypatch.setenv).follow(Block("page.md", 3, language, text, marks))
+        Reader(tmp_path, monkeypatch).follow(Block("page.md", 3, language, text, marks))
 
 
 def test_marks_are_read_with_their_block(tmp_path: Path) -> None:
@@ -183,7 +201,7 @@ def test_the_site_has_every_command_with_its_options(site: Path) -> None:
     for name, command in group.commands.items():
         assert f"gate-cache {name} " in text
         assert all(option in text for p in command.params for option in p.opts
-                   if option.startswith("--"))
+                   if option.startswith("--") and not getattr(p, "hidden", False))
 
 
 def test_every_page_is_reached_from_the_first(site: Path) -> None:

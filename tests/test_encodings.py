@@ -427,7 +427,7 @@ def test_extract_stores_as_the_manifest_says_and_tells_it(
 def test_training_runs(tmp_path: Path, encoding: Encoding) -> None:
     build(tmp_path / "stores", train_manifest(tmp_path), encoding=encoding)
     assert FeatureStore.open(tmp_path / "stores" / "toy.zarr")["good"].encoding == encoding
-    table = run(tmp_path, tmp_path / "r", pairs=8, validate_every=4).tables[0]
+    table = run(tmp_path, tmp_path / "r", steps=4, validate_steps=2).tables[0]
     config = json.loads((tmp_path / "r" / "run" / "config.json").read_text())
     assert set(config["encodings"].values()) == {str(encoding)}
     best = next(r for r in table.rows if r.method == Method("best-single", "nn", ("good",)))

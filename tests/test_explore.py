@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.learn.mixing.model import fixed
+from gate_cache.manifest.heads import parse_head
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.store.format.samples import NewSample
@@ -32,7 +34,7 @@ from gate_cache.training.sweep import sweep
 from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
 
-QUICK: dict[str, Any] = {"pairs": 4, "batch": 2, "validate_every": 4, "assigners": 2}
+QUICK: dict[str, Any] = {"steps": 2, "batch": 2, "validate_steps": 2, "assigners": 2}
 CHOSEN = ["good", "noise-0"]
 LATE = 24
 """Rows of noise-1 that are extracted."""
@@ -172,7 +174,7 @@ def test_features_are_those_that_training_compares(home: Path, explorer: Explore
     assert isinstance(study, Study)
     gate = study.gate(study.spec)
     find_trained(home / "nn" / "run").load(gate, loaded)
-    nn = study.spec.model_copy(update={"head": "nn"})
+    nn = study.spec.model_copy(update={"head": parse_head("nn")})
     single = fixed(nn, study.full.channels, [1.0], [0], False)
     for name, model in {"run run": gate, "combo good": single}.items():
         pairs = study.pairs["test"][:3]
@@ -244,7 +246,8 @@ def test_runs_that_do_not_fit_are_named(home: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(home / "nn" / "run", other)
     config = (other / "config.json").read_text()
-    (other / "config.json").write_text(config.replace('"head": "nn"', '"head": "upernet"'))
+    (other / "config.json").write_text(re.sub(r'"head": {\s*"name": "nn",\s*"resolution": null',
+                                              '"head": {"name": "upernet"', config))
     with pytest.raises(UserError, match="was trained with head 'upernet'"):
         opened(home, runs=[other])
     print_ = FeatureStore.open(home / "stores" / "toy.zarr")["good"].fingerprint

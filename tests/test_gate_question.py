@@ -24,7 +24,7 @@ CONV = {
     "prompt-0": {"prompt": "a photo of a horse", "seed": 0},
 }
 SECTIONS = {"conv": CONV, "attention": {"attn": {**PHOTO}}, "train": {
-    "combos": ["prompt-0", "plain-0"], "baseline": "prompt-0", "pairs": 4, "validate_every": 4}}
+    "combos": ["prompt-0", "plain-0"], "baseline": "prompt-0", "steps": 1, "validate_steps": 1}}
 
 
 @pytest.fixture

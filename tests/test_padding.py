@@ -167,7 +167,7 @@ def test_matches_follow_the_geometry_that_the_store_says(store: FeatureStore, co
 def test_predictions_stay_inside_the_image(store: FeatureStore, resolution: int) -> None:
     """Whatever a head has learnt: here, nothing."""
     torch.manual_seed(0)
-    model = amalgamated(TrainSpec(head="conv", conv_channels=4), POINTS + 1)
+    model = amalgamated(TrainSpec(head={"name": "conv", "conv_channels": 4}), POINTS + 1)
     task = CorrespondenceTask(buckets(store, "padded", resolution=resolution), {})
     (matched,) = task.match([model], all_pairs())
     found = np.concatenate(list(matched.by_pair.values()))
@@ -190,8 +190,8 @@ def test_the_loss_does_not_see_the_padding(store: FeatureStore) -> None:
 
 def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:
     torch.manual_seed(0)
-    spec = TrainSpec(head="conv", pairs=120, batch=4, lr=1e-2, conv_channels=16, hidden=8,
-                     validate_every=120, assigners=1)
+    spec = TrainSpec(head={"name": "conv", "conv_channels": 16}, steps=30, batch=4,
+                     lr=1e-2, hidden=8, validate_steps=30, assigners=1)
     model, found = amalgamated(spec, POINTS + 1), buckets(store, "padded")
     fit(model, spec, found, all_pairs(), all_pairs(), Silent(), "")
     score = judge(model, found, all_pairs()).values[SCORE]

@@ -14,6 +14,7 @@ from playwright.sync_api import Page
 from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.training.inputs import extra_of
 from gate_cache.training.sweep_tables import Mean
 from pipelines.page import write_page
 from pipelines.paper import RECIPES, logged, recipe_of, results
@@ -56,7 +57,7 @@ def test_every_part_is_a_sound_manifest_and_sweep(name: str, number: int, real: 
     points = load_sweep(write_sweep(source, tmp_path / "sweep.yaml", 2), loaded)
     manifest = loaded.manifest
     asked = {c for p in points for c in p.spec.combos or ()} | {points[0].spec.baseline}
-    assert set(manifest.conv) == asked | set(points[0].spec.extra or ())
+    assert set(manifest.conv) == asked | set(extra_of(points[0].spec))
     assert len(points) == 2 * len({p.name.rpartition(",seed=")[0] for p in points})
     assert manifest.store.path and (manifest.model.source == "tiny") != real
     if fold is not None:
@@ -100,7 +101,7 @@ def shorter(recipe: Recipe, **fields: Any) -> Recipe:
     """With less to train."""
     def cut(part: Part) -> Part:
         assert part.toy
-        trials = [{k: v for k, v in t.items() if k not in ("pairs", "validate_every")}
+        trials = [{k: v for k, v in t.items() if k not in ("steps", "validate_steps")}
                   for t in part.toy.trials]
         return replace(part, toy=replace(part.toy, trials=trials,
                                          train={**part.toy.train, **fields}))
@@ -110,12 +111,12 @@ def shorter(recipe: Recipe, **fields: Any) -> Recipe:
 
 @pytest.fixture(scope="module")
 def grid(small: Options) -> list[Outcome]:
-    return run(shorter(recipe_of("figure11"), pairs=8, validate_every=8, hidden=4), small)
+    return run(shorter(recipe_of("figure11"), steps=2, validate_steps=2, hidden=4), small)
 
 
 @pytest.fixture(scope="module")
 def statistics(small: Options, grid: list[Outcome]) -> list[Outcome]:
-    return run(shorter(recipe_of("figure12"), pairs=8, validate_every=8, hidden=4), small)
+    return run(shorter(recipe_of("figure12"), steps=2, validate_steps=2, hidden=4), small)
 
 
 def test_a_recipe_has_every_row_with_every_seed(grid: list[Outcome]) -> None:
@@ -147,7 +148,7 @@ def test_a_finished_recipe_is_not_trained_again(small: Options, grid: list[Outco
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gate_cache.learn.fit.trials.Trial.step",
                         lambda *_: pytest.fail("trained again"))
-    (again,) = run(shorter(recipe_of("figure11"), pairs=8, validate_every=8, hidden=4), small)
+    (again,) = run(shorter(recipe_of("figure11"), steps=2, validate_steps=2, hidden=4), small)
     assert markdown(again) == markdown(grid[0])
 
 
@@ -182,7 +183,7 @@ def test_what_went_wrong_is_one_line(small: Options, tmp_path: Path) -> None:
 def test_one_part_alone(small: Options) -> None:
     from gate_cache.core.errors import UserError
 
-    recipe = shorter(recipe_of("figure3"), pairs=8, validate_every=8, hidden=4)
+    recipe = shorter(recipe_of("figure3"), steps=2, validate_steps=2, hidden=4)
     (found,) = run(recipe, replace(small, part="classification", seeds=1))
     assert found.part.title == "classification" and "accuracy" in markdown(found)
     with pytest.raises(UserError, match="no part 'nothing', but segmentation, classification"):
@@ -203,7 +204,7 @@ def test_results_are_one_page_of_markdown(grid: list[Outcome]) -> None:
 def test_a_failed_trial_stops_the_recipe(small: Options) -> None:
     from gate_cache.core.errors import UserError
 
-    broken = shorter(recipe_of("figure12"), pairs=8, validate_every=8, hidden=4, lr=1e30)
+    broken = shorter(recipe_of("figure12"), steps=2, validate_steps=2, hidden=4, lr=1e30)
     with pytest.raises(UserError, match="diverged"):
         run(replace(broken, name="broken"), small)
 

@@ -129,16 +129,19 @@ def test_a_sheet_has_all_images_and_names() -> None:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of each head of segmentation on a small store of toyworld."""
     from gate_cache.extraction.extract import extract
-    from gate_cache.manifest.load import load
+    from gate_cache.manifest.load import load, overridden
 
     folder = tmp_path_factory.mktemp("masks")
     roots = Roots(stores=folder / "stores", runs=folder)
     for head in HEADS:
         path = folder / f"{head}.yaml"
-        fields: dict[str, Any] = {**FAST[head], "pairs": 4, "batch": 2, "members": 2, "head": head}
+        fields: dict[str, Any] = {**FAST[head], "steps": 2, "batch": 2, "head": head}
+        if head == "pixel-mlp":
+            fields["members"] = 2
         path.write_text(yaml.safe_dump({
             "dataset": {"name": "toyworld", "train": 4, "val": 0, "test": 8},
-            "model": {"source": "tiny"}, "store": {"path": "toy.zarr"}, "train": fields,
+            "model": {"source": "tiny"}, "store": {"path": "toy.zarr"},
+            "train": overridden(fields, {}),
             "conv": {"a": {"prompt": "a photo"}, "b": {"prompt": "a cat"}}}))
         extract(load(path), roots, device="cpu")
         train(load(path), roots, device="cpu", run=folder / head)

@@ -41,7 +41,7 @@ from gate_cache.training.reproduce import sweep_commands, train_commands
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import RunDirectory
 
-SHORT: dict[str, Any] = {"pairs": 12, "batch": 2, "validate_every": 4}
+SHORT: dict[str, Any] = {"steps": 6, "batch": 2, "validate_steps": 2}
 EVIL = "<script>window.hacked = 1</script>"
 GRID = {"grid": {"gamma1": [0.0, 0.5], "gamma2": [0.0, 0.25], "seed": [0, 1]}}
 NAMED = {"trials": [{"name": "plain"}, {"name": EVIL, "gamma1": 0.3},

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_train import SHORT, manifest, one_thread, root, run  # noqa: F401
+from test_train import CONV_HEAD, SHORT, manifest, one_thread, root, run  # noqa: F401
 
 from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
@@ -99,11 +99,12 @@ def test_trials_differ(four: tuple[Swept, Path]) -> None:
 
 
 def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:  # noqa: F811
-    trials = [{"head": "conv", "assigners": 1}, {"combos": ["good", "noise-0"]},
+    trials = [{"head": CONV_HEAD, "assigners": 1}, {"combos": ["good", "noise-0"]},
               {"attention": "attn"}, {"batch": 2}]
     found = trained(swept(root, tmp_path, {"trials": trials}))
     assert [n for n in found if not n.startswith("head conv, ")] == [
-        "head=conv,assigners=1", "combos=good+noise-0", "attention=attn", "batch=2"]
+        "head=conv+conv_channels=16,assigners=1", "combos=good+noise-0", "attention=attn",
+        "batch=2"]
     found = {n: r for n, r in found.items() if not n.startswith("head conv, ")}
     assert all(PCK in row.test and not row.failed for row in found.values())
     for i, (name, fields) in enumerate(zip(found, trials, strict=True)):
@@ -114,7 +115,7 @@ def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:
 
 
 def test_conv_has_baselines_that_are_trained(root: Path, tmp_path: Path) -> None:  # noqa: F811
-    fields = {"head": "conv", "assigners": 1}
+    fields = {"head": CONV_HEAD, "assigners": 1}
     rows = trained(swept(root, tmp_path / "s", {"grid": {"seed": [0, 1]}}, **fields))
     for seed in (0, 1):
         alone = run(root, tmp_path / str(seed), **SHORT, **fields, seed=seed)
@@ -318,8 +319,8 @@ def test_patience_ends_a_trial_alone(root: Path, tmp_path: Path,  # noqa: F811
         self._losses.append(0.0)
 
     monkeypatch.setattr(Trial, "step", count)  # nothing is learnt: no validation is better
-    swept(root, tmp_path, {"trials": [{"patience": 2}, {"gamma1": 0.3}]}, pairs=24,
-          validate_every=4)
+    swept(root, tmp_path, {"trials": [{"patience": 2}, {"gamma1": 0.3}]}, steps=6,
+          validate_steps=1)
     assert steps == {"patience=2": 3, "gamma1=0.3": 6}
 
 
@@ -354,7 +355,7 @@ def test_means_are_over_seeds_alone() -> None:
 
 
 def test_one_order_for_several_seeds() -> None:
-    orders = [[b for _, b in batches(range(9), TrainSpec(seed=seed, shuffle=shuffle, pairs=20))]
+    orders = [[b for _, b in batches(range(9), TrainSpec(seed=seed, shuffle=shuffle, steps=5))]
               for seed, shuffle in ((0, None), (1, None), (0, 7), (1, 7))]
     assert orders[0] != orders[1] and orders[2] == orders[3]
 
@@ -460,7 +461,7 @@ def test_a_trial_is_judged_again_as_it_was(root: Path, four: tuple[Swept, Path],
 
 def test_a_trial_that_has_no_weights_is_not_offered(root: Path,  # noqa: F811
                                                     tmp_path: Path) -> None:
-    folder = swept(root, tmp_path, {"grid": {"lr": [1e30, 5e-4]}}, head="conv").folder
+    folder = swept(root, tmp_path, {"grid": {"lr": [1e30, 5e-4]}}, head=CONV_HEAD).folder
     with pytest.raises(UserError, match=r"with --trial: lr=0\.0005$"):
         find_trained(folder)
     with pytest.raises(UserError, match=r"trial 'lr=1e\+30' failed: .*diverged"):

@@ -28,14 +28,14 @@ from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pixel_grid import centres, read_at
 from gate_cache.learn.features.reservoir import fill, pixel_bytes, sample_pixels, share_out
 from gate_cache.learn.fit.trials import Trial, fit_trials
-from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
-from gate_cache.learn.heads.upernet import UPerNet
 from gate_cache.learn.mixing.vectors import RowNorm
+from gate_cache.learn.modules.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
+from gate_cache.learn.modules.upernet import UPerNet
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import SegmentationTask, mask_loss, to_pixels
 from gate_cache.learn.tasks.whole_image import WholeImage
-from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.store.format.layout import blocks_of
@@ -53,9 +53,9 @@ CONV = {"noise": {"prompt": "noise"}, "good": {"prompt": "good"}}
 ATTENTION = {"attn": {"prompt": "attention"}}
 HEADS = ("upernet", "pixel-mlp", "classifier")
 FAST: dict[str, dict[str, Any]] = {
-    "upernet": {"pairs": 160, "batch": 8, "lr": 3e-3, "decoder_channels": 16, "hidden": 8},
-    "pixel-mlp": {"pairs": 12_800, "batch": 128, "lr": 1e-2, "hidden": 8, "members": 3},
-    "classifier": {"pairs": 320, "batch": 8, "lr": 3e-2, "hidden": 8},
+    "upernet": {"steps": 20, "batch": 8, "lr": 3e-3, "decoder_channels": 16, "hidden": 8},
+    "pixel-mlp": {"steps": 100, "batch": 128, "lr": 1e-2, "hidden": 8, "members": 3},
+    "classifier": {"steps": 40, "batch": 8, "lr": 3e-2, "hidden": 8},
 }
 
 
@@ -191,9 +191,9 @@ def test_eight_samples_are_learnt(head: str, maps: NativeMaps) -> None:
 
 
 SHORT: dict[str, dict[str, Any]] = {
-    "upernet": {"pairs": 6, "batch": 2, "validate_every": 2},
-    "pixel-mlp": {"pairs": 96, "batch": 32, "validate_every": 32},
-    "classifier": {"pairs": 12, "batch": 4, "validate_every": 4},
+    "upernet": {"steps": 3, "batch": 2, "validate_steps": 1},
+    "pixel-mlp": {"steps": 3, "batch": 32, "validate_steps": 1},
+    "classifier": {"steps": 3, "batch": 4, "validate_steps": 1},
 }
 
 
@@ -237,7 +237,7 @@ def test_another_seed_gives_another_model(head: str, maps: NativeMaps) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_a_batch_of_one_can_be_learnt(head: str, maps: NativeMaps) -> None:
     task = task_of(head, maps)
-    (found,) = fit([trial(head, task, pairs=1, batch=1)], task)
+    (found,) = fit([trial(head, task, steps=1, batch=1)], task)
     assert not found.failed
 
 
@@ -423,15 +423,16 @@ def manifest(folder: Path, name: str = "toy", dataset: dict[str, Any] | None = N
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({
         "dataset": dataset or SMALL, "model": ELSEWHERE, "conv": CONV, "attention": ATTENTION,
-        "store": {"path": "toy.zarr"}, "train": {"hidden": 8, **fields}}, sort_keys=False))
+        "store": {"path": "toy.zarr"}, "train": overridden({"hidden": 8}, fields)},
+        sort_keys=False))
     return load(path)
 
 
 SMALL = {**DATASET, "train": 8, "val": 8, "test": 8}
 WIRED: dict[str, dict[str, Any]] = {
-    "upernet": {"pairs": 4, "batch": 2, "decoder_channels": 8},
-    "pixel-mlp": {"pairs": 64, "batch": 32, "members": 2, "reservoir_mb": 1, "extra": ["ddpm"]},
-    "classifier": {"pairs": 160, "batch": 8, "lr": 3e-2},
+    "upernet": {"steps": 2, "batch": 2, "decoder_channels": 8},
+    "pixel-mlp": {"steps": 2, "batch": 32, "members": 2, "reservoir_mb": 1, "extra": ["ddpm"]},
+    "classifier": {"steps": 20, "batch": 8, "lr": 3e-2},
 }
 
 
@@ -529,12 +530,12 @@ def test_a_data_set_that_lacks_what_a_head_needs_is_refused(
 
 
 def test_an_extra_combo_that_is_nowhere_is_named(home: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.extra: 'gone' is neither"):
+    with pytest.raises(UserError, match=r"train\.head\.extra: 'gone' is neither"):
         trained(home, tmp_path, "pixel-mlp", extra=["gone"])
 
 
 def test_extra_is_for_pixels_only(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="only head 'pixel-mlp' concatenates"):
+    with pytest.raises(UserError, match="'nn' has no such option; it is one of head 'pixel-mlp'"):
         manifest(tmp_path, head="nn", extra=["ddpm"])
 
 

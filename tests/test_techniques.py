@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from conftest import WriteManifest
 from diffusers import StableDiffusionPipeline
+from doc_blocks import DOCS, Reader, blocks, forget_plugins, install
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -27,7 +26,6 @@ from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.noise import add_noise, noise
-from gate_cache.diffusion.techniques import registry
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
@@ -324,24 +322,26 @@ def test_an_ip_adapter_that_does_not_fit_is_refused(extracted: Extract, roots: R
 # ------------------------------------------------------------------- of other packages
 
 
+HOW_TO = DOCS / "how-to" / "add-a-technique.md"
+
+
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of docs/techniques.md as an installed package."""
-    text = (Path(__file__).parents[1] / "docs" / "techniques.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
-    assert len(code.splitlines()) <= 40
-    (tmp_path / "freeu_example.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    points = {"freeu": EntryPoint("freeu", "freeu_example:FreeU", registry.GROUP),
-              "broken": EntryPoint("broken", "no_such_module:X", registry.GROUP)}
-    monkeypatch.setattr(registry, "_entry_points", lambda: points)
+def freeu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The example of the how-to as an installed package, and one that cannot be imported."""
+    reader = Reader(tmp_path, monkeypatch)
+    for block in blocks(HOW_TO):
+        reader.write(block)
+    project = tmp_path / "my-freeu" / "pyproject.toml"
+    project.write_text(project.read_text() + 'broken = "no_such_module:X"\n')
+    install(project.parent, monkeypatch)
+    yield
+    forget_plugins()
 
 
 FREEU = {"s1": 0.9, "s2": 0.2, "b1": 1.4, "b2": 1.6}
 
 
-def test_a_technique_of_another_package(installed: None, extracted: Extract) -> None:
+def test_a_technique_of_another_package(freeu: None, extracted: Extract) -> None:
     store = extracted(conv={
         "plain": PHOTO, "freeu": {**PHOTO, "extra": {"freeu": FREEU}},
         "last": {**PHOTO, "seed": 1}})
@@ -354,7 +354,7 @@ def test_a_technique_of_another_package(installed: None, extracted: Extract) -> 
     ({"freeu": {"s1": 1}}, r"freeu\.extra\.freeu: needs s1, s2, b1, b2"),
     ({"freu": FREEU}, r"no technique 'freu' \(did you mean 'freeu'\?\); installed: freeu, broken"),
     ({"broken": {}}, r"extra\.broken: no_such_module:X cannot be imported")])
-def test_a_technique_that_is_not_there_is_named(installed: None, extracted: Extract,
+def test_a_technique_that_is_not_there_is_named(freeu: None, extracted: Extract,
                                                 extra: dict[str, Any], says: str) -> None:
     with pytest.raises(ManifestError, match=says):
         extracted(conv={"freeu": {**PHOTO, "extra": extra}})

@@ -28,7 +28,7 @@ from gate_cache.learn.fit.fit import fit
 from gate_cache.learn.fit.trials import Trial
 from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
-from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import blocks_of
@@ -55,9 +55,10 @@ CONV: dict[str, Any] = {
 }
 ATTENTION: dict[str, Any] = {"attn": {"prompt": "attention"}}
 TRAIN: dict[str, Any] = {
-    "attention": False, "pairs": 100, "batch": 2, "validate_every": 50, "lr": 3e-2, "hidden": 8,
-    "conv_channels": 16, "dropout": 0.0,
+    "attention": False, "steps": 50, "batch": 2, "validate_steps": 25, "lr": 3e-2, "hidden": 8,
+    "dropout": 0.0,
 }
+CONV_HEAD = {"name": "conv", "conv_channels": 16}
 Array = npt.NDArray[np.float64]
 
 
@@ -80,7 +81,7 @@ def manifest(folder: Path, name: str = "toy", *, dataset: dict[str, Any] | None 
     path = folder / f"{name}.yaml"
     data = {
         "dataset": dataset or DATASET, "model": model or ELSEWHERE, "conv": conv or CONV,
-        "attention": ATTENTION, "store": {"path": "toy.zarr"}, "train": {**TRAIN, **fields}}
+        "attention": ATTENTION, "store": {"path": "toy.zarr"}, "train": overridden(TRAIN, fields)}
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return load(path)
 
@@ -204,10 +205,10 @@ def plain_run(root: Path) -> Finished:
 
 @pytest.fixture(scope="module")
 def conv_run(root: Path) -> Finished:
-    return finished(root, root / "conv", head="conv", combos=["good", "noise-0"])
+    return finished(root, root / "conv", head=CONV_HEAD, combos=["good", "noise-0"])
 
 
-SHORT: dict[str, Any] = {"pairs": 8, "batch": 4, "validate_every": 4, "dropout": 0.3}
+SHORT: dict[str, Any] = {"steps": 2, "batch": 4, "validate_steps": 1, "dropout": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ def conv_twins(root: Path) -> list[Finished]:
     found = []
     for i in range(2):
         torch.manual_seed(100 + i)
-        found.append(finished(root, root / f"twin-{i}", head="conv", **SHORT))
+        found.append(finished(root, root / f"twin-{i}", head=CONV_HEAD, **SHORT))
     return found
 
 
@@ -239,8 +240,8 @@ def scripted_run(root: Path) -> Finished:
         model.head.join.attention_scale.data.fill_(next(shares))
         trial._losses.append(0.0)
 
-    fields = {"combos": ["good"], "attention": "attn", "pairs": len(SCRIPT), "batch": 1,
-              "validate_every": 1}
+    fields = {"combos": ["good"], "attention": "attn", "steps": len(SCRIPT), "batch": 1,
+              "validate_steps": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trial, "step", step)
         return finished(root, root / "scripted", **fields)
@@ -377,7 +378,7 @@ def test_nn_chooses_the_good_combo(fixture: str, every: Buckets,
 
 def weights_after(every: Buckets, store: FeatureStore, **fields: Any) -> torch.Tensor:
     """Mean weights (n, b) after a short fit; no regulariser unless `fields` say so."""
-    spec = TrainSpec(**{**TRAIN, "pairs": 40, "gamma1": 0.0, "gamma2": 0.0, **fields})
+    spec = TrainSpec(**{**TRAIN, "steps": 20, "gamma1": 0.0, "gamma2": 0.0, **fields})
     torch.manual_seed(0)
     model = amalgamated(spec, every.channels)
     fit(model, spec, every, pairs("train")[:2], [], Silent(), "")
@@ -395,7 +396,7 @@ def test_diversity_is_weighed_by_gamma2(every: Buckets, store: FeatureStore) -> 
 
 
 def test_conv_learns_a_handful_of_pairs(store: FeatureStore, every: Buckets) -> None:
-    spec = TrainSpec(head="conv", **{**TRAIN, "pairs": 120})
+    spec = TrainSpec(head=CONV_HEAD, **{**TRAIN, "steps": 60})
     few = pairs("train")[:4]
     torch.manual_seed(0)
     model = amalgamated(spec, every.channels)
@@ -497,19 +498,19 @@ def test_without_val_the_last_checkpoint_is_reported(root: Path, tmp_path: Path)
     found = finished(root, tmp_path, dataset={**DATASET, "val": 0}, **SHORT)
     best, last = found.weights("gate-best"), found.weights("gate-last")
     assert all(torch.equal(best[k], last[k]) for k in last)
-    assert found.metrics["fits"]["gate"]["best_at"] == SHORT["pairs"]
+    assert found.metrics["fits"]["gate"]["best_at"] == SHORT["steps"]
 
 
 def test_exactly_the_asked_number_of_pairs_is_seen(store: FeatureStore, every: Buckets) -> None:
-    spec = TrainSpec(**{**TRAIN, "pairs": 10, "batch": 4, "validate_every": 4})
+    spec = TrainSpec(**{**TRAIN, "steps": 3, "batch": 4, "validate_steps": 1})
     model = amalgamated(spec, every.channels)
     found = fit(model, spec, every, pairs("train")[:3], [], Silent(), "")
-    assert [e["seen"] for e in found.history] == [4, 8, 10]
+    assert [e["seen"] for e in found.history] == [4, 8, 12]
 
 
 def test_every_step_is_taken_in_training_mode(store: FeatureStore, every: Buckets) -> None:
     """Batch norm counts its batches in training mode only; validation lies between the steps."""
-    spec = TrainSpec(**{**TRAIN, "pairs": 3, "batch": 1, "validate_every": 1})
+    spec = TrainSpec(**{**TRAIN, "steps": 3, "batch": 1, "validate_steps": 1})
     model = amalgamated(spec, every.channels)
     found = fit(model, spec, every, pairs("train")[:3], pairs("val")[:1], Silent(),
                 "")

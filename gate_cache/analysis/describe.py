@@ -18,10 +18,11 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, 
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated
+from gate_cache.manifest.heads import heads_of
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.training.inputs import attention_of, mixed_of, views_of
-from gate_cache.training.tasks import PAIRS
+from gate_cache.training.inputs import attention_of, mixed_of, resolution_of, views_of
+from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
 from gate_cache.workspace.device import choose_device
 
@@ -176,9 +177,10 @@ def of_store(store: FeatureStore, run: Path, trial: str | None,
 
 
 def _of_pairs(trained: Trained) -> Trained:
-    if trained.spec.head not in PAIRS:
-        raise UserError(f"{trained.run}: was trained with head '{trained.spec.head}', which"
-                        f" describes no points to match; name a run of head {' or '.join(PAIRS)}")
+    if not matches(trained.spec):
+        raise UserError(f"{trained.run}: was trained with head '{trained.spec.head.name}', which"
+                        " describes no points to match; name a run of head"
+                        f" {' or '.join(heads_of('correspondence'))}")
     return trained
 
 
@@ -190,13 +192,14 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     attention = next((v for v in views.values() if v.attrs["kind"] == "attention"), None)
     asked = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
                        tuple(spec.attention_maps) if spec.attention_maps else None,
-                       spec.resolution)
+                       resolution_of(spec))
     store = conv[0].store
     buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
     model = amalgamated(spec, buckets.channels, attention=attention is not None)
     trained.load(model, loaded)
     many = "s" if spec.assigners > 1 else ""
-    about = f"head {spec.head}, {spec.assigners} assigner{many}" + " + attention" * bool(attention)
+    with_attention = " + attention" * bool(attention)
+    about = f"head {spec.head.name}, {spec.assigners} assigner{many}{with_attention}"
     return TrainedFeature(f"run {trained.name}", about, model.to(device).eval(), buckets)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.techniques.registry import techniques
 from gate_cache.manifest.specs import Combo
 
 PROMPT = "a photo"
@@ -31,13 +32,7 @@ def plain(files: ModelFiles, prompt: str | None, seed: int = 0, t: int = 0) -> C
 
 def techniques_of(combo: Combo) -> str:
     """A combo's techniques in a few words; its prompt is not among them."""
-    found = []
-    if combo.controlnet:
-        found.append(f"ControlNet {combo.controlnet.scale:g}")
-    found += [f"LoRA {lora.source.rsplit('/', 1)[-1].removesuffix('.safetensors')}"
-              f" {lora.scale:g}" for lora in combo.lora]
-    if combo.ip_adapter:
-        found.append(f"IP-Adapter {combo.ip_adapter.scale:g}")
+    found = [technique.title() for technique in techniques("", combo)]
     if combo.guidance:
         found.append(f"guidance {combo.guidance.scale:g}")
-    return ", ".join([*found, *combo.extra]) or "prompt"
+    return ", ".join(found) or "prompt"

@@ -25,12 +25,13 @@ from gate_cache.core.roots import Roots
 
 def train(manifest: ManifestPath,
           head: Annotated[str | None, typer.Option(
-              help="nn, conv, upernet, pixel-mlp or classifier.")] = None,
+              help="By name, such as nn or upernet (docs/heads.md).")] = None,
           assigners: Annotated[int | None, typer.Option(min=1, help="Weight assigners.")] = None,
           gamma1: Annotated[float | None, typer.Option(help="Weight of sparsity (Eq. 5).")] = None,
           gamma2: Annotated[float | None, typer.Option(help="Weight of diversity.")] = None,
+          steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser.")] = None,
           pairs: Annotated[int | None, typer.Option(
-              min=1, help="Training items seen: pairs, images, pixels.")] = None,
+              min=1, hidden=True, help="As the first release counted: items, not steps.")] = None,
           lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
           seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
           out: Annotated[Path | None, typer.Option(help="The run directory to make.")] = None,
@@ -41,7 +42,7 @@ def train(manifest: ManifestPath,
     from gate_cache.report.terminal.console import console_progress
 
     given = {"head": head, "assigners": assigners, "gamma1": gamma1, "gamma2": gamma2,
-             "pairs": pairs, "lr": lr, "seed": seed}
+             "steps": steps, "pairs": pairs, "lr": lr, "seed": seed}
     loaded = load(manifest, {k: v for k, v in given.items() if v is not None})
     roots = Roots.resolve(outside, data=data, models=models, stores=stores, runs=runs)
     with interruptible("the same command with --out and the run's folder goes on"):

@@ -68,6 +68,14 @@ class RemoteError(GateCacheError, OSError):
     exit_code = 2
 
 
+TOLD = "told"
+"""Type of pydantic's errors whose text is for people as it is."""
+
+
+class OldSpelling(FutureWarning):
+    """Something is written as an earlier release wanted it, and is still taken."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest choice, else an empty string."""
     near = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
@@ -22,6 +23,8 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
     for field in ("points", "pairs", "images", "masks"):
         if path := getattr(spec, field, None):
             roots.below("data", path, f"dataset.{field}")
+    if isinstance(spec, specs.InstalledSpec):
+        return cast(ImageDataset, spec.open(root))
     if isinstance(spec, KeypointSpec):
         return _keypoints(spec, root, None if roots.outside else (roots.data,))
     if isinstance(spec, SceneSpec):

@@ -5,9 +5,24 @@ No torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+from gate_cache.core.errors import TOLD, UserError
+from gate_cache.core.plugins import installed, load_plugin
+
+GROUP = "gate_cache.datasets"
+"""Entry points that name sections of other packages' data sets."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 """A share of a split's images, from 0 up to but not including 1."""
@@ -151,7 +166,46 @@ class PairsSpec(OwnTree):
     pairs: str | None = None
 
 
-DatasetSpec = Annotated[
-    ToyWorldSpec | PFWillowSpec | PFPascalSpec | SPairSpec | ScarceSpec | ADE20KSpec
-    | CityscapesSpec | CIFAR10Spec | FolderSpec | MasksSpec | PairsSpec,
-    Field(discriminator="name")]
+class InstalledSpec(Spec):
+    """Base of data sets of other packages, named by entry points of the group `GROUP`.
+
+    Attributes
+    ----------
+    name : the entry point's
+    root : its folder, below the data root
+    """
+
+    name: str
+    root: str
+
+    def open(self, root: Path) -> Any:
+        """The data set (`gate_cache.datasets.common.base.ImageDataset`); reads no file.
+
+        Parameters
+        ----------
+        root : the folder
+        """
+        raise NotImplementedError(f"data set '{self.name}' has no open()")
+
+
+def installed_spec(name: Any) -> type[InstalledSpec] | None:
+    """The section of another package's data set; None where there is none of that name."""
+    return load_plugin(GROUP, name) if isinstance(name, str) and name in installed(GROUP) else None
+
+
+def _any_dataset(value: Any, ours: ValidatorFunctionWrapHandler) -> Any:
+    """Of ours by its name, else of another package."""
+    name = value.get("name") if isinstance(value, dict) else None
+    try:
+        found = None if name is None or name in _NAMES else installed_spec(name)
+    except UserError as error:
+        raise PydanticCustomError(TOLD, "{text}", {"text": str(error)}) from None
+    return ours(value) if found is None else found.model_validate(value)
+
+
+_Ours = (ToyWorldSpec | PFWillowSpec | PFPascalSpec | SPairSpec | ScarceSpec | ADE20KSpec
+         | CityscapesSpec | CIFAR10Spec | FolderSpec | MasksSpec | PairsSpec)
+_NAMES = {name for spec in get_args(_Ours)
+          for name in get_args(spec.model_fields["name"].annotation)}
+DatasetSpec = Annotated[_Ours, Field(discriminator="name"), WrapValidator(_any_dataset),
+                        SerializeAsAny()]

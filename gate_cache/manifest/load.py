@@ -7,14 +7,17 @@ All problems are reported at once (`gate_cache.manifest.problems`), each with it
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gate_cache.core.errors import ManifestError, did_you_mean
+from gate_cache.core.errors import ManifestError, OldSpelling, did_you_mean
 from gate_cache.core.features import MANTISSA_BITS
 from gate_cache.manifest.dataset_specs import Shared
+from gate_cache.manifest.first_release import COUNTS, FLAT, head_name, told
+from gate_cache.manifest.heads import PixelSpec, option_names
 from gate_cache.manifest.problems import explain
 from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest, StoreSpec
 from gate_cache.manifest.yaml_source import Place, dotted, read_yaml
@@ -55,13 +58,63 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Loaded:
     if not isinstance(data, dict):
         raise ManifestError([f"{path.name}: expected a mapping with dataset, model, conv …"])
     data = {k: v for k, v in data.items() if not str(k).startswith("x-")}
-    if overrides and isinstance(data.get("train") or {}, dict):
-        data["train"] = {**(data.get("train") or {}), **overrides}
+    places = parsed.lines
+    if isinstance(data.get("train") or {}, dict) and (overrides or data.get("train")):
+        file, given = data.get("train") or {}, overrides or {}
+        _tell_old(path, places, {**file, **given}, given)
+        data["train"] = overridden(file, given)
+        places = {**{_moved(place): line for place, line in places.items()}, **places}
     manifest, found = _validated(data)
-    lines = parsed.problems + [_line(path, parsed.lines, place, text) for place, text in found]
+    lines = parsed.problems + [_line(path, places, place, text) for place, text in found]
     if lines or manifest is None:
         raise ManifestError(lines)
     return Loaded(path=path, manifest=manifest)
+
+
+def overridden(train: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A ``train`` section with what a command line or a sweep says.
+
+    Another head brings its own options: those of the section's head go with it.
+
+    Parameters
+    ----------
+    given : fields of ``train``; ``head.option`` is one option of the head
+    """
+    old, new = head_name(train), head_name({**train, **given})
+    own, file = option_names(new), train.get("head")
+    base = {k: v for k, v in train.items() if new == old or k not in FLAT or k in own
+            or k not in option_names(old)}
+    for pair in COUNTS.items():  # two spellings of one setting
+        if given.keys() & set(pair):
+            base = {k: v for k, v in base.items() if k not in pair}
+    heads = [h for h in (file if new == old else None, given.get("head")) if isinstance(h, dict)]
+    twice = file if isinstance(file, dict) else ()  # in the file: refused
+    parts = [{k: v for k, v in base.items() if k in FLAT and k in own and k not in twice}, *heads,
+             {k: v for k, v in given.items() if k in FLAT and k in own},
+             {k.removeprefix("head."): v for k, v in given.items() if k.startswith("head.")}]
+    options = {k: v for part in parts for k, v in part.items() if k != "name"}
+    rest = {k: v for k, v in {**base, **given}.items()
+            if k not in parts[0] and k not in parts[-2] and not k.startswith("head.")}
+    head = rest.get("head")
+    if new and (head is None or isinstance(head, str | dict)):  # else it is refused as it is
+        head = {"name": new, **options} if options else head and new
+    return {**rest, "head": head} if head is not None else rest
+
+
+def _tell_old(path: Path, lines: dict[Place, int], train: dict[str, Any],
+              given: dict[str, Any]) -> None:
+    """Warn of each spelling of the first release, in the file or `given`; once a process."""
+    for field, text in told(train).items():
+        place: Place = ("train", field)
+        line = f"{dotted(place)}: {text}" if field in given else _line(path, lines, place, text)
+        warnings.warn(line, OldSpelling, stacklevel=1)
+
+
+def _moved(place: Place) -> Place:
+    """Where a field of the first release is now."""
+    if len(place) > 1 and place[0] == "train" and place[1] in FLAT:
+        return ("train", "head", *place[1:])
+    return place
 
 
 def _validated(data: dict[str, Any]) -> tuple[Manifest | None, list[Problem]]:
@@ -172,11 +225,9 @@ def _check_train(manifest: Manifest) -> list[Problem]:
                           f"{did_you_mean(name, manifest.conv)}"))
     if train.combos and len(set(train.combos)) < len(train.combos):
         found.append((("train", "combos"), "a combo is named twice"))
-    if train.extra and train.head != "pixel-mlp":
-        found.append((("train", "extra"), f"only head 'pixel-mlp' concatenates further combos, and"
-                      f" this is '{train.head}'"))
-    found += [(("train", "extra", i), f"'{name}' is among train.combos: a combo is amalgamated or"
-               " concatenated") for i, name in enumerate(train.extra or ())
+    extra = train.head.extra if isinstance(train.head, PixelSpec) else None
+    found += [(("train", "head", "extra", i), f"'{name}' is among train.combos: a combo is"
+               " amalgamated or concatenated") for i, name in enumerate(extra or ())
               if name in (train.combos or ())]
     if isinstance(train.attention, str) and train.attention not in manifest.attention:
         found.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"

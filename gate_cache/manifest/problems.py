@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from gate_cache.core.errors import did_you_mean
+from gate_cache.core.errors import TOLD, did_you_mean
+from gate_cache.core.plugins import installed
+from gate_cache.manifest.dataset_specs import GROUP, installed_spec
 from gate_cache.manifest.yaml_source import Place
 
 _TEXTS = {
@@ -34,22 +36,28 @@ def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[t
     """List every problem as (place in the document, message)."""
     found: dict[Place, str] = {}
     for item in error.errors(include_url=False):
-        place, fields = _place(item["loc"], model, data)
-        found.setdefault(place, _text(dict(item), place, fields))
+        place, holder, there = _place(item["loc"], model, data)
+        found.setdefault(place, _text(dict(item), place, holder, there))
     return list(found.items())
 
 
-def _text(item: dict[str, Any], place: Place, fields: list[str]) -> str:
+def _text(item: dict[str, Any], place: Place, holder: Any, there: Any) -> str:
     kind, got = item["type"], _shown(item.get("input"))
     ctx = item.get("ctx") or {}
+    if kind == TOLD:
+        return str(item["msg"])
     if kind == "extra_forbidden":
-        return f"unknown field{did_you_mean(str(place[-1]), fields)}; known: {', '.join(fields)}"
+        field, fields = str(place[-1]), _field_names(holder)
+        about = getattr(holder, "why_unknown", None)
+        why = about(field, there) if about else ""
+        near = "" if why else did_you_mean(field, fields)
+        return f"unknown field{near}{why}; known: {', '.join(fields)}"
     if kind == "literal_error":
         choices = str(ctx.get("expected", ""))
         near = did_you_mean(str(item.get("input")), re.findall(r"'([^']*)'", choices))
         return f"expected {choices}, got {got}{near}"
     if kind == "union_tag_invalid":
-        tags = str(ctx.get("expected_tags", "")).replace("'", "")
+        tags = ", ".join([str(ctx.get("expected_tags", "")).replace("'", ""), *installed(GROUP)])
         near = did_you_mean(str(ctx.get("tag", "")), tags.split(", "))
         return f"unknown name '{ctx.get('tag')}'{near}; known: {tags}"
     if kind == "union_tag_not_found":
@@ -68,11 +76,11 @@ def _shown(value: Any) -> str:
     return repr(value) if len(repr(value)) <= 40 else repr(value)[:37] + "…'"
 
 
-def _place(loc: tuple[Any, ...], model: Any, data: Any) -> tuple[Place, list[str]]:
-    """Drop what pydantic adds to a place (union tags), and list the fields known there."""
+def _place(loc: tuple[Any, ...], model: Any, data: Any) -> tuple[Place, Any, Any]:
+    """Drop what pydantic adds to a place (union tags); the type that holds it, and its data."""
     place: list[str | int] = []
     kind: Any = model
-    holder: Any = model
+    holder, there = model, data
     for part in loc:
         tag = _tagged(kind) and isinstance(data, dict) and part == data.get("name")
         kind = _bare(kind, data)
@@ -87,8 +95,8 @@ def _place(loc: tuple[Any, ...], model: Any, data: Any) -> tuple[Place, list[str
                 isinstance(data, list) and not isinstance(part, int)):
             break  # a scalar has no parts: what follows names a union's branch
         place.append(part if isinstance(data, list) else str(part))
-        holder, kind, data = kind, _inner(kind, part), _item(data, part)
-    return tuple(place), _field_names(holder)
+        holder, there, kind, data = kind, data, _inner(kind, part), _item(data, part)
+    return tuple(place), holder, there
 
 
 def _item(data: Any, part: Any) -> Any:
@@ -105,7 +113,8 @@ def _field_names(kind: Any) -> list[str]:
     for member in members:
         if isinstance(member, type) and issubclass(member, BaseModel):
             for name, field in member.model_fields.items():
-                names[field.alias or name] = None
+                if field.repr:  # not those of an earlier release
+                    names[field.alias or name] = None
     return list(names)
 
 
@@ -136,6 +145,8 @@ def _bare(kind: Any, data: Any) -> Any:
     """Strip Annotated and Optional; choose a tagged union's member by the data's tag."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
+    if hasattr(kind, "of_data"):  # options of a head, which its name chooses
+        return kind.of_data(data)
     if get_origin(kind) not in (Union, types.UnionType):
         return kind
     members = [m for m in get_args(kind) if m is not type(None)]
@@ -145,4 +156,6 @@ def _bare(kind: Any, data: Any) -> Any:
             if tag and get_origin(tag.annotation) is Literal \
                     and data.get("name") in get_args(tag.annotation):
                 return member
+        if other := installed_spec(data.get("name")):  # no union but that of data sets has names
+            return other
     return members[0] if len(members) == 1 else kind

@@ -5,11 +5,32 @@ No torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from gate_cache.core.errors import TOLD, did_you_mean
 from gate_cache.manifest.dataset_specs import DatasetSpec, Spec
+from gate_cache.manifest.first_release import (
+    BATCH,
+    COUNTS,
+    HEAD,
+    head_name,
+    in_steps,
+    options_in_head,
+    without_others,
+)
+from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
 
 T_MAX = 999
 CAPTION = "{caption}"
@@ -131,22 +152,19 @@ class StoreSpec(Spec):
     batch: int = Field(8, ge=1)
 
 
-HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "upernet": {"lr": 1e-4},
-    "pixel-mlp": {"pairs": 640_000, "batch": 64, "lr": 1e-3, "weight_decay": 0.0,
-                  "validate_every": 64_000},
-    "classifier": {"pairs": 100_000, "batch": 64, "validate_every": 10_000},
-}
-"""Defaults of ``train`` that differ by head."""
+OF_A_RUN = "of a run"
+"""Validation context of settings that a run's files hold, be it one of the first release."""
 
 
 class TrainSpec(Spec):
     """Stage 2: amalgamator, head and optimisation (paper, A.4 and C.1).
 
-    What `HEAD_DEFAULTS` says of a head counts where the manifest says nothing.
+    What a head's own defaults say counts where the manifest says nothing. Options of a head are in
+    `head`. A step is one of the optimiser, on one batch.
     """
 
-    head: Literal["nn", "conv", "upernet", "pixel-mlp", "classifier"] = "nn"
+    head: SerializeAsAny[Annotated[HeadSpec, BeforeValidator(parse_head)]] = Field(
+        default_factory=lambda: cast(HeadSpec, parse_head(HEAD)))
     combos: list[str] | None = Field(None, min_length=1)
     attention: str | Literal[False] | None = None
     attention_maps: list[str] | None = Field(None, min_length=1)
@@ -154,37 +172,80 @@ class TrainSpec(Spec):
     assigners: int = Field(2, ge=1)
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
-    pairs: int = Field(10_000, ge=1, description="items that training sees, repeats included: pairs"
-                       " (nn, conv), images (upernet, classifier) or pixels (pixel-mlp)")
-    batch: int = Field(4, ge=1)
+    steps: int = Field(2500, ge=1, description="of the optimiser")
+    batch: int = Field(BATCH, ge=1, description="pairs, images or pixels of a step")
     lr: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     hidden: int = Field(128, ge=1)
-    conv_channels: int = Field(384, ge=1)
-    decoder_channels: int = Field(512, ge=2, description="upernet's width; its auxiliary head has"
-                                  " half of it")
-    classifier_hidden: int = Field(0, ge=0, description="classifier's hidden layer; 0: none")
-    members: int = Field(10, ge=1, description="MLPs of pixel-mlp's ensemble")
-    extra: list[str] | None = Field(None, min_length=1, description="combos that pixel-mlp"
-                                    " concatenates as they are, of any model in the store")
-    sampling: Literal["uniform", "balanced"] = Field(
-        "uniform", description="pixels of an image for pixel-mlp: as they come, or as many of each"
-        " class")
-    reservoir_mb: int = Field(1024, ge=1, description="memory for pixel-mlp's training pixels")
-    resolution: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
     shuffle: int | None = Field(None, ge=0, lt=2**63,
                                 description="seed of the order alone [seed]")
-    validate_every: int = Field(500, ge=1, description="in items, as pairs")
+    validate_steps: int = Field(125, ge=1, description="between validations")
     patience: int | None = Field(None, ge=1, description="validations without gain before it stops")
     amp: bool = Field(False, description="bfloat16 autocast where there is a GPU")
+    pairs: int | None = Field(None, ge=1, repr=False, description="first release: in items")
+    validate_every: int | None = Field(None, ge=1, repr=False,
+                                       description="first release: in items")
+
+    @property
+    def items(self) -> int:
+        """Items that training sees, repeats included."""
+        return self.pairs or self.steps * self.batch
+
+    @property
+    def validate_items(self) -> int:
+        """Items between validations."""
+        return self.validate_every or self.validate_steps * self.batch
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelling(cls, data: Any, info: ValidationInfo) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return in_steps(options_in_head(without_others(data) if info.context == OF_A_RUN else data))
 
     @model_validator(mode="after")
     def _of_head(self) -> Self:
-        given = HEAD_DEFAULTS.get(self.head, {})
-        self.__dict__.update({k: v for k, v in given.items() if k not in self.model_fields_set})
+        given = {k: v for k, v in head_of(self.head.name).defaults.items()
+                 if k not in self.model_fields_set}
+        if strange := given.keys() - type(self).model_fields.keys():
+            raise PydanticCustomError(TOLD, f"head '{self.head.name}' has a default for"
+                                      f" '{min(strange)}', which is no field of train")
+        self.__dict__.update(given)
+        for items, steps in COUNTS.items():
+            if count := getattr(self, items):
+                number = -(-count // self.batch)
+                if steps in self.model_fields_set and getattr(self, steps) != number:
+                    raise PydanticCustomError(
+                        TOLD, f"gives {items} and {steps}; give {steps} alone")
+                self.__dict__[steps] = number
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_old(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in plain(self).items() if v is not None or k not in COUNTS}
+
+    @classmethod
+    def why_unknown(cls, field: str, data: Any) -> str:
+        """Where a field that is none belongs; for messages."""
+        name = head_name(data) if isinstance(data, dict) else HEAD
+        if field in option_names(name):
+            return f"; it is an option of the head: write head: {{name: {name}, {field}: …}}"
+        near = did_you_mean(field, option_names(name))
+        owners = whose(field)
+        return f"; head '{name}' has no such option{near}{owners}" if near or owners else ""
+
+
+def in_todays_words(train: Any) -> Any:
+    """The plain data of ``train`` in a run's files, whatever release wrote them.
+
+    Raises
+    ------
+    ValueError
+        It is no such section.
+    """
+    return TrainSpec.model_validate(train, context=OF_A_RUN).model_dump(mode="json")
 
 
 class Manifest(Spec):

@@ -126,4 +126,7 @@ def _name(given: str, settings: dict[str, Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(_short, value))
+    if isinstance(value, dict):  # a head with its options
+        options = [f"{k}={_short(v)}" for k, v in value.items() if k != "name"]
+        return "+".join([_short(value.get("name", "")), *options])
     return value if isinstance(value, str) else json.dumps(value, default=str)

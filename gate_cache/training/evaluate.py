@@ -69,7 +69,7 @@ def evaluate(run: Path, loaded: Loaded, roots: Roots, *, trial: str | None = Non
     known = found.details.get("interval")
     known = known.get(study.select) if isinstance(known, dict) else None
     interval = Interval(*known) if known else bootstrap(list(found.each))
-    return Evaluated(str(run), str(loaded.path), spec.head, split, study.protocol,
+    return Evaluated(str(run), str(loaded.path), spec.head.name, split, study.protocol,
                      dict(found.values), study.select, interval,
                      tuple(seen_before(run, study.members, split)))
 

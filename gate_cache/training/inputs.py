@@ -22,6 +22,7 @@ from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.metrics.pck import SELECTED
 from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.tasks.matching import CorrespondenceTask
+from gate_cache.manifest.heads import CorrespondenceSpec, PixelSpec
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest, TrainSpec
 from gate_cache.store.reader import ComboView, FeatureStore
@@ -132,7 +133,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     """
     spec, place = specs[0] if specs else loaded.manifest.train, choose_device(device)
     dataset = _dataset(loaded, roots, show)
-    need_trainable(tell_data(dataset, loaded, show), loaded, spec.head)
+    need_trainable(tell_data(dataset, loaded, show), loaded, "correspondence")
     store = FeatureStore.open(store_of(loaded, roots))
     mixed = mixed_of(loaded, specs or [spec])
     combos = read_of(mixed, specs or [spec])
@@ -149,7 +150,8 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     published = load_pairs(dataset, None)
     groups = tuple(views[name].name for name in combos)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
-    asked = BucketSpec(groups, views[attention].name if attention else None, maps, spec.resolution)
+    asked = BucketSpec(groups, views[attention].name if attention else None, maps,
+                       resolution_of(spec))
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
     return Study(
         spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,
@@ -163,7 +165,7 @@ def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceData
     named = open_dataset(loaded.manifest.dataset, roots)
     if not isinstance(named, CorrespondenceDataset):
         raise DataError(f"{loaded.path.name}: data set '{named.name}' has no key points, and head"
-                        f" '{loaded.manifest.train.head}' needs them")
+                        f" '{loaded.manifest.train.head.name}' needs them")
     dataset = told_dataset(loaded, roots, show)
     assert isinstance(dataset, CorrespondenceDataset)
     return dataset
@@ -172,13 +174,23 @@ def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceData
 def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
     """Combos that any trial amalgamates, in the manifest's order."""
     conv = loaded.manifest.conv
-    extra = {name for s in specs for name in s.extra or ()}
+    extra = {name for s in specs for name in extra_of(s)}
     wanted = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
     if len(specs) == 1 and specs[0].combos:
         return tuple(specs[0].combos)
     if not wanted:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
     return tuple(name for name in conv if name in wanted)
+
+
+def resolution_of(spec: TrainSpec) -> int | None:
+    """Side to which maps are resized, where a head of correspondence says it."""
+    return spec.head.resolution if isinstance(spec.head, CorrespondenceSpec) else None
+
+
+def extra_of(spec: TrainSpec) -> list[str]:
+    """Combos that a head concatenates as they are."""
+    return list(spec.head.extra or ()) if isinstance(spec.head, PixelSpec) else []
 
 
 def read_of(mixed: Sequence[str], specs: Sequence[TrainSpec]) -> tuple[str, ...]:
@@ -211,10 +223,10 @@ def _labelled(store: FeatureStore, name: str) -> ComboView:
     if len(found) == 1:
         return found[0]
     if found:
-        raise StoreError(f"{store.path}: train.extra: {len(found)} combos are called '{name}'"
+        raise StoreError(f"{store.path}: train.head.extra: {len(found)} combos are called '{name}'"
                          f" ({', '.join(v.name for v in found)}); remove the old ones")
-    raise StoreError(f"{store.path}: train.extra: '{name}' is neither a combo of this manifest nor"
-                     " in the store; extract it from a manifest of its model with the same"
+    raise StoreError(f"{store.path}: train.head.extra: '{name}' is neither a combo of this manifest"
+                     " nor in the store; extract it from a manifest of its model with the same"
                      " store.path")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,6 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import (
     SPLITS,
     ClassifiedDataset,
-    ImageDataset,
     SegmentationDataset,
     Split,
 )
@@ -26,12 +25,14 @@ from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.learn.tasks.task import Task
+from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.store.reader import FeatureStore
 from gate_cache.training import inputs as study
 from gate_cache.training.inputs import (
     attention_of,
+    extra_of,
     features_used,
     mixed_of,
     read_of,
@@ -150,13 +151,13 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     wanted = list(specs) or [loaded.manifest.train]
     spec, place = wanted[0], choose_device(device)
     dataset = _dataset(loaded, roots, spec, show)
-    need_trainable(tell_data(dataset, loaded, show), loaded, spec.head)
+    need_trainable(tell_data(dataset, loaded, show), loaded, task_of(spec))
     store = FeatureStore.open(store_of(loaded, roots))
     mixed = mixed_of(loaded, wanted)
     combos = read_of(mixed, wanted)
     baseline = spec.baseline or combos[0]
     attention = next((a for s in wanted if (a := attention_of(loaded.manifest, s))), None)
-    views = views_of(store, loaded, roots, [*combos, attention], spec.extra or [], show)
+    views = views_of(store, loaded, roots, [*combos, attention], extra_of(spec), show)
     rows = rows_of(store, dataset, list(views.values()))
     ids: dict[Split, list[str]] = {s: [] for s in SPLITS}
     for sample in dataset.samples():
@@ -168,9 +169,9 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     asked = NativeSpec(tuple(views[c].name for c in combos),
                        views[attention].name if attention else None,
                        tuple(spec.attention_maps) if spec.attention_maps else None,
-                       tuple(views[c].name for c in spec.extra or ()),
-                       LEVELS if spec.head == "upernet" else None)
-    held = study.CACHE_BYTES if spec.head == "upernet" else FEW_BYTES
+                       tuple(views[c].name for c in extra_of(spec)),
+                       LEVELS if task_of(spec) == "segmentation" else None)
+    held = study.CACHE_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
     maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
     return DenseStudy(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
                       ids, dataset.protocol, members_of(dataset, store, rows))
@@ -178,27 +179,24 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
 
 def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,
              show: Progress) -> SegmentationDataset | ClassifiedDataset:
-    dataset = told_dataset(loaded, roots, show)
-    if spec.head == "classifier":
-        if isinstance(dataset, ClassifiedDataset):
-            return dataset
-        raise _lacks(loaded, dataset, "classes of images", spec.head)
-    if isinstance(dataset, SegmentationDataset):
+    dataset, task = told_dataset(loaded, roots, show), task_of(spec)
+    wanted = ClassifiedDataset if task == "classification" else SegmentationDataset
+    if isinstance(dataset, wanted):
         return dataset
-    raise _lacks(loaded, dataset, "masks", spec.head)
+    raise DataError(f"{loaded.path.name}: data set '{dataset.name}' has no {TASKS[task].needs},"
+                    f" and head '{spec.head.name}' needs them")
 
 
-def _lacks(loaded: Loaded, dataset: ImageDataset, what: str, head: str) -> DataError:
-    return DataError(f"{loaded.path.name}: data set '{dataset.name}' has no {what}, and head"
-                     f" '{head}' needs them")
+def task_of(spec: TrainSpec) -> str:
+    """The task of a training's head."""
+    return head_of(spec.head.name).task
 
 
 def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
           ids: dict[Split, list[str]], spec: TrainSpec) -> DenseTask:
-    if spec.head == "classifier":
-        assert isinstance(dataset, ClassifiedDataset)
-        return ClassificationTask(maps, dataset, ids)
-    assert isinstance(dataset, SegmentationDataset)
-    if spec.head == "upernet":
-        return SegmentationTask(maps, dataset, ids)
-    return PixelTask(maps, dataset, ids, spec.reservoir_mb * 2**20, spec.sampling)
+    if task_of(spec) == "classification":
+        return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids)
+    masks = cast(SegmentationDataset, dataset)
+    if isinstance(spec.head, PixelSpec):
+        return PixelTask(maps, masks, ids, spec.head.reservoir_mb * 2**20, spec.head.sampling)
+    return SegmentationTask(maps, masks, ids)

@@ -9,6 +9,7 @@ from torch import nn
 
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
+from gate_cache.manifest.heads import head_of, parse_head
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
@@ -35,7 +36,7 @@ class Candidate:
 
 def gate(study: Study | DenseStudy, spec: TrainSpec) -> Method:
     """What is trained: the combos of a trial, mixed by its assigners."""
-    return Method("gate", spec.head, tuple(spec.combos or study.mixed), _attended(study, spec),
+    return Method("gate", spec.head.name, tuple(spec.combos or study.mixed), _attended(study, spec),
                   spec.assigners)
 
 
@@ -45,11 +46,11 @@ def _attended(study: Study | DenseStudy, spec: TrainSpec) -> bool:
 
 def baselines(study: Study | DenseStudy, spec: TrainSpec) -> dict[Method, Make]:
     """What GATE is compared with where the head learns: it, as long, on a fixed mixture."""
-    if spec.head == "nn":
+    if not head_of(spec.head.name).learns:
         return {}
     mixed = tuple(spec.combos or study.mixed)
-    return {Method("baseline", spec.head, (study.baseline,)): study.single,
-            Method("uniform", spec.head, mixed, _attended(study, spec)): study.uniform}
+    return {Method("baseline", spec.head.name, (study.baseline,)): study.single,
+            Method("uniform", spec.head.name, mixed, _attended(study, spec)): study.uniform}
 
 
 def single_nn(study: Study) -> Candidate:
@@ -68,7 +69,7 @@ def untrained(study: Study) -> list[Candidate]:
 
 
 def _nn(study: Study) -> TrainSpec:
-    return study.spec.model_copy(update={"head": "nn", "combos": None})
+    return study.spec.model_copy(update={"head": parse_head("nn"), "combos": None})
 
 
 def _best_single(study: Study, spec: TrainSpec) -> list[Candidate]:

@@ -16,16 +16,15 @@ from gate_cache.datasets.common.base import SegmentationDataset
 from gate_cache.learn.tasks.painted import Painted, agreement
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import SegmentationTask
+from gate_cache.manifest.heads import heads_of
 from gate_cache.manifest.load import Loaded
-from gate_cache.training.inputs_dense import open_dense
-from gate_cache.training.tasks import PAIRS
+from gate_cache.training.inputs_dense import open_dense, task_of
+from gate_cache.training.tasks import matches
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.pick import pick
 
 IMAGES = 4
 """Pictures of the test split that are shown where none is asked for."""
-HEADS = ("upernet", "pixel-mlp")
-"""Heads of segmentation."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,11 @@ def predict(run: Path, loaded: Loaded, roots: Roots, show: Progress, *,
         There is no such run, image or trial, or its head predicts no masks.
     """
     trained = find_trained(run, trial, last)
-    if trained.spec.head not in HEADS:
-        other = "; 'gate-cache match --run' shows its matches" \
-            if trained.spec.head in PAIRS else ""
-        raise UserError(f"{run}: was trained with head '{trained.spec.head}', which predicts no"
-                        f" masks; name a run of head {' or '.join(HEADS)}{other}")
+    name = trained.spec.head.name
+    if task_of(trained.spec) not in ("segmentation", "pixels"):
+        other = "; 'gate-cache match --run' shows its matches" if matches(trained.spec) else ""
+        raise UserError(f"{run}: was trained with head '{name}', which predicts no masks; name a"
+                        f" run of head {' or '.join(heads_of('segmentation', 'pixels'))}{other}")
     trained.check(loaded)
     study = open_dense(trained.of(loaded), roots, device, show)
     model = study.gate(trained.spec)
@@ -98,8 +97,8 @@ def predict(run: Path, loaded: Loaded, roots: Roots, show: Progress, *,
     every = [s.id for s in task.data.samples()] if images else study.ids["test"]
     ids = pick(every, images, IMAGES, loaded.path.name, "its data set")
     each = (_predicted(task.data, i, task.paint(model, i)) for i in ids)
-    name = f"{run.resolve().name}{f'/{trial}' if trial else ''}"
-    return Predictions(name, trained.spec.head, tuple(task.data.classes), each)
+    title = f"{run.resolve().name}{f'/{trial}' if trial else ''}"
+    return Predictions(title, name, tuple(task.data.classes), each)
 
 
 def _predicted(data: SegmentationDataset, sample_id: str, found: Painted) -> Predicted:

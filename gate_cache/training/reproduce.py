@@ -9,8 +9,9 @@ from typing import Any
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.specs import TrainSpec
 
-OPTIONS = ("head", "assigners", "gamma1", "gamma2", "pairs", "lr", "seed")
+OPTIONS = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "lr", "seed")
 """Settings of ``train`` that its command line takes."""
 
 
@@ -38,12 +39,18 @@ def _given(loaded: Loaded) -> dict[str, Any]:
     try:
         file = load(loaded.path).manifest.train
     except (UserError, OSError):
-        return {name: getattr(now, name) for name in OPTIONS}
-    changed = {name: getattr(now, name) for name in OPTIONS
-               if getattr(now, name) != getattr(file, name)}
+        return _options(now)
+    changed = {k: v for k, v in _options(now).items() if v != _options(file).get(k)}
     if "head" in changed:  # which has defaults of its own
         return {k: v for k, v in changed.items() if k == "head" or k in now.model_fields_set}
     return changed
+
+
+def _options(spec: TrainSpec) -> dict[str, Any]:
+    """As the command line takes them; items only where they are no whole number of steps."""
+    found = {name: getattr(spec, name) for name in OPTIONS}
+    del found["steps" if spec.pairs else "pairs"]
+    return {**found, "head": spec.head.name}
 
 
 def _commands(loaded: Loaded, roots: Roots, device: str | None, words: list[str]) -> list[str]:

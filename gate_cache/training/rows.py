@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gate_cache.learn.metrics.roles import Method, Role
+from gate_cache.manifest.first_release import head_name
 from gate_cache.manifest.sweep_file import SEEDS
 
 _FIRST_TITLES: tuple[tuple[str, Role], ...] = (
@@ -40,7 +41,7 @@ def _of_first_title(row: Mapping[str, Any], spec: Mapping[str, Any]) -> Method:
     if role is None:
         raise ValueError(f"no row of a table is called '{title}'")
     learnt = bool(row.get("trained", True))
-    head = "" if role == "floor" else str(spec.get("head", "nn")) if learnt else "nn"
+    head = "" if role == "floor" else head_name(dict(spec)) if learnt else "nn"
     names = [title.partition(": ")[2]] if role in ("baseline", "untrained", "best-single") else \
         row.get("combos") or spec.get("combos") or ()
     return Method(role, head, tuple(names), title.endswith("+ attention"),

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from gate_cache.core.errors import UserError
 from gate_cache.core.replacing import replacing
 from gate_cache.learn.fit.trials import Trial
+from gate_cache.manifest.specs import in_todays_words
 from gate_cache.training.run_files import CONFIG, LOG, METRICS, write_json
 
 LOOSE = ("versions", "commands", "began")
@@ -55,7 +56,9 @@ class RunDirectory:
         """Whether an unfinished run of this configuration is there."""
         try:
             old = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            if "manifest" in old:
+                old["manifest"]["train"] = in_todays_words(old["manifest"]["train"])
+        except (OSError, ValueError, KeyError, TypeError):
             return False
         new = json.loads(json.dumps(config))
         same = all(old.get(k) == new.get(k) for k in {*old, *new} if k not in LOOSE)

@@ -25,9 +25,10 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.replacing import replacing
 from gate_cache.core.roots import Roots
-from gate_cache.learn.fit.trials import Trial, fit_trials, together
+from gate_cache.learn.fit.trials import Trial, fit_trials, in_steps, together
 from gate_cache.learn.tasks.task import Scores
 from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
 from gate_cache.manifest.sweep_file import Point
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import Study
@@ -224,7 +225,7 @@ def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: 
 
 def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Trial,
               test: Scores | None) -> Row:
-    best = {h["seen"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
+    best = {h["step"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
     method = point.method if isinstance(point, BaselinePoint) else gate(study, point.spec)
     row = Row(point.name, point.settings, method, True, trial.failed,
               dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
@@ -254,6 +255,7 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
     now = json.loads(json.dumps(now))
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
+        old["trials"] = {k: in_todays_words(v) for k, v in old.get("trials", {}).items()}
         same = ("fingerprints", "trials", "resolution", "splits")
         if any(old.get(k) != now[k] for k in same):
             raise UserError(f"{folder}: holds another sweep, or one over other features; give --out"
@@ -277,7 +279,9 @@ def _read(folder: Path, key: str) -> Row | None:
     """
     path = folder / "trials" / f"{trial_file(key)}.json"
     try:
-        return Row.from_json(json.loads(path.read_text(encoding="utf-8")))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        best, _ = in_steps(data, TrainSpec.model_validate(data["spec"], context=OF_A_RUN))
+        return Row.from_json({**data, "best_at": best})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -13,15 +13,16 @@ from gate_cache.core.progress import Progress
 from gate_cache.learn.features.pairs import copy_position
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.learn.tasks.matching import Matched, scores
+from gate_cache.manifest.first_release import COUNTS
+from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.sweep_file import SEEDS, Point
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.methods import Make, baselines, untrained
 from gate_cache.training.run_files import items_file
 from gate_cache.training.sweep_tables import Row
-from gate_cache.training.tasks import PAIRS
 
-OF_STREAM = (*SEEDS, "pairs", "batch", "validate_every")
+OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
 """Settings that a baseline shares with the trials it stands beside."""
 
 
@@ -54,25 +55,25 @@ def baseline_key(method: Method, settings: Mapping[str, Any], number: int) -> st
 
 def baseline_name(method: Method, settings: Mapping[str, Any], number: int = 0) -> str:
     """What tables call it, with the settings it shares with the trials beside it."""
-    head = f"head {method.head}, " if method.head in PAIRS and method.head != "nn" else ""
+    head = f"head {method.head}, " if method.head and head_of(method.head).learns else ""
     return f"{head}{method.title}" + f" ({number + 1})" * bool(number) + "".join(
         f",{k}={v}" for k, v in settings.items())
 
 
 def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
                     number: int = 0) -> list[BaselinePoint]:
-    """Baselines of each seed of a stream, with the settings of the first trial of that seed.
+    """Baselines of each head and seed of a stream, with the settings of the first such trial.
 
-    Those that learn nothing are judged elsewhere: head ``nn`` has none here.
+    Those that learn nothing are judged elsewhere: a head that learns nothing has none here.
 
     Parameters
     ----------
     number : of the study; those of later ones say it
     """
-    first: dict[int, Point] = {}
+    first: dict[tuple[str, int], Point] = {}
     for point in stream:
-        if point.spec.head != "nn":
-            first.setdefault(point.spec.seed, point)
+        if head_of(point.spec.head.name).learns:
+            first.setdefault((point.spec.head.name, point.spec.seed), point)
     found = []
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}

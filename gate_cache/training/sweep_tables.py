@@ -27,7 +27,7 @@ class Row:
     method : its role, and what was judged
     failed : why it has no results; empty where it has
     test, val : metrics by name; on ``val`` those of the best checkpoint
-    best_at : items seen at the best checkpoint
+    best_at : step of the best checkpoint
     each : the metric that chooses, for every unit of ``test`` (pair, image)
     key : what its files are called after
     configuration : trials that share it differ in their seeds alone

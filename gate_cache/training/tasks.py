@@ -12,39 +12,38 @@ import gate_cache
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
+from gate_cache.manifest.heads import TASKS, head_of
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.training.inputs import Study, open_study
-from gate_cache.training.inputs_dense import DenseStudy, open_dense
-
-PAIRS = ("nn", "conv")
-"""Heads of correspondence."""
-_PCK = "PCK in original-image pixels; radius = α × longer side of image or box"
-_IOU = ("IoU and accuracy in original pixels, one confusion matrix over all of a split; classes in"
-        " neither truth nor predictions are left out")
-METRICS = {"nn": _PCK, "conv": _PCK, "upernet": _IOU,
-           "pixel-mlp": f"{_IOU}; majority of the ensemble",
-           "classifier": "top-1 accuracy; class accuracy is the mean over classes"}
-"""What is measured, by head."""
+from gate_cache.training.inputs_dense import DenseStudy, open_dense, task_of
 
 
 def open_any(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
              specs: Sequence[TrainSpec] = ()) -> Study | DenseStudy:
     """Open what the head of these trials needs; by default of the manifest's own."""
-    head = (specs[0] if specs else loaded.manifest.train).head
-    opening = open_study if head in PAIRS else open_dense
+    spec = specs[0] if specs else loaded.manifest.train
+    opening = open_study if matches(spec) else open_dense
     return opening(loaded, roots, device, show, specs)
+
+
+def matches(spec: TrainSpec) -> bool:
+    """Whether a training's head matches points."""
+    return task_of(spec) == "correspondence"
+
+
+def measured(study: Study | DenseStudy) -> str:
+    """What is measured, and how, in words."""
+    return f"{study.protocol}; {head_of(study.spec.head.name).measured}"
 
 
 def alike(spec: TrainSpec) -> tuple[Any, ...]:
     """What trials of one study agree in."""
     attention = spec.attention if isinstance(spec.attention, str) else None
-    shared = (attention, tuple(spec.attention_maps or ()), spec.resolution, spec.baseline)
-    if spec.head in PAIRS:
-        return ("pairs", *shared)
-    own = (tuple(spec.extra or ()), spec.sampling, spec.reservoir_mb) \
-        if spec.head == "pixel-mlp" else ()
-    return (spec.head, *shared, *own)
+    head = head_of(spec.head.name)
+    own = {name: getattr(spec.head, name) for name in TASKS[head.task].shared}
+    return (head.task, head.metric, attention, tuple(spec.attention_maps or ()), spec.baseline,
+            str(own))
 
 
 def settled(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
@@ -54,6 +53,6 @@ def settled(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
         "versions": versions(), "began": time.strftime("%Y-%m-%d %H:%M"),
         "manifest_file": loaded.path.name, **study.config(),
         "combos": list(study.combos), "baseline": study.baseline, "select": study.select,
-        "protocol": f"{study.protocol}; {METRICS[study.spec.head]}",
+        "protocol": measured(study),
         "manifest": loaded.manifest.model_dump(mode="json", by_alias=True),
     }

@@ -38,7 +38,7 @@ from gate_cache.training.methods import (
 from gate_cache.training.reproduce import train_commands
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
-from gate_cache.training.tasks import METRICS, open_any, settled
+from gate_cache.training.tasks import measured, open_any, settled
 from gate_cache.training.train_dense import ScoreTable, train_dense
 from gate_cache.workspace.device import out_of_memory
 
@@ -76,7 +76,7 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
         The store or the data set lacks what the head needs, or the run exists already.
     """
     began = time.monotonic()
-    head = loaded.manifest.train.head
+    head = loaded.manifest.train.head.name
     show = progress or Silent()
     study = open_any(loaded, roots, device, show)
     folder = RunDirectory(run) if run else new_run(roots.runs, f"{loaded.path.stem}-{head}")
@@ -123,8 +123,8 @@ def _train(study: Study, show: Progress,
     trials = [Trial(method.key, spec, partial(make, spec), study.task, study.device)
               for method, make in makes.items()]
     kept = Checkpoint(folder.checkpoint("all"), trials)
-    fit_trials(trials, study.task, study.has_val, show, f"training {spec.head}", folder.log.info,
-               kept.keep, kept.start)
+    fit_trials(trials, study.task, study.has_val, show, f"training {spec.head.name}",
+               folder.log.info, kept.keep, kept.start)
     for method, trial in zip(makes, trials, strict=True):
         if trial.failed:
             raise UserError(f"{method.title}: {trial.failed}" if compared else trial.failed)
@@ -141,7 +141,7 @@ def _trained(method: Method, trial: Trial) -> Candidate:
 
 def _judge(study: Study, methods: list[Candidate], folder: RunDirectory) -> list[Table]:
     """Every method on ``test``; over all published pairs only those that have not seen any."""
-    protocol = f"{study.protocol}; {METRICS[study.spec.head]}"
+    protocol = measured(study)
     tables = [_table(study, Table("test split", protocol), study.pairs["test"], methods,
                      folder.path)]
     if study.published:

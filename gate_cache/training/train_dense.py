@@ -15,7 +15,7 @@ from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.items import keep_items
 from gate_cache.training.methods import baselines, gate, weights_note
 from gate_cache.training.run_folder import Checkpoint, RunDirectory
-from gate_cache.training.tasks import METRICS
+from gate_cache.training.tasks import measured
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def train_dense(study: DenseStudy, show: Progress,
     labels = [t.label for t in trials]
     keep_items(folder.path, study.task, {t.label: t.model for t in trials},
                dict(zip(labels, found, strict=True)), labels[-1:])
-    table = ScoreTable("test split", f"{study.protocol}; {METRICS[spec.head]}")
+    table = ScoreTable("test split", measured(study))
     for method, scores in zip(makes, found, strict=True):
         note = weights_note(method.combos, scores.details["weights"]["mean"]) \
             if method.role == "gate" else ""

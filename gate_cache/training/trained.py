@@ -15,7 +15,7 @@ from torch import nn
 
 from gate_cache.core.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest.load import Loaded
-from gate_cache.manifest.specs import Manifest, TrainSpec
+from gate_cache.manifest.specs import OF_A_RUN, Manifest, TrainSpec
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.inputs import attention_of, mixed_of
 from gate_cache.training.rows import key_of, method_of
@@ -60,7 +60,7 @@ class Trained:
         """
         config = next(self._settled())
         try:
-            manifest = Manifest.model_validate(config["manifest"])
+            manifest = Manifest.model_validate(config["manifest"], context=OF_A_RUN)
             return Loaded(path=Path(config["manifest_file"]), manifest=manifest)
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{self.run}: {OTHER_VERSION}") from None
@@ -202,6 +202,6 @@ def _json(path: Path, run: Path) -> dict[str, Any]:
 
 def _spec(data: Any, run: Path) -> TrainSpec:
     try:
-        return TrainSpec.model_validate(data)
+        return TrainSpec.model_validate(data, context=OF_A_RUN)
     except ValidationError:
         raise UserError(f"{run}: {OTHER_VERSION}") from None

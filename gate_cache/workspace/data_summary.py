@@ -22,7 +22,6 @@ from gate_cache.workspace.data_root import told_dataset
 
 VERSION = 2
 """Of what is read and told: another one reads anew."""
-PAIRS, CLASSES = ("nn", "conv"), ("classifier",)
 
 
 def data(loaded: Loaded, roots: Roots, show: Progress) -> Summary:
@@ -88,7 +87,7 @@ def counted(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
-def need_trainable(found: Summary, loaded: Loaded, head: str) -> None:
+def need_trainable(found: Summary, loaded: Loaded, task: str) -> None:
     """Refuse to train where there is nothing to learn or to judge.
 
     Raises
@@ -98,8 +97,8 @@ def need_trainable(found: Summary, loaded: Loaded, head: str) -> None:
     """
     problem = None
     if found.read:
-        problem = _pairs(found) if head in PAIRS else _classes(found) if head in CLASSES \
-            else _pixels(found)
+        checks = {"correspondence": _pairs, "classification": _classes}
+        problem = checks.get(task, _pixels)(found)
     if problem:
         raise UserError(f"{loaded.path.name}: dataset: {problem}")
 

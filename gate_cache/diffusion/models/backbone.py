@@ -209,13 +209,14 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
 
     _hush()
     check_parts(files)
-    family = FAMILIES[files.kind]
+    kind = files.kind
+    family = kind.backbone() if kind.backbone else FAMILIES[kind]
     parts = family.parts(files)
     vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
     for name, module in parts.items():
         if isinstance(module, torch.nn.Module):
-            kind = vae_dtype if name == "vae" else dtype
-            module.to(device=device, dtype=kind).requires_grad_(False).eval()
+            wanted = vae_dtype if name == "vae" else dtype
+            module.to(device=device, dtype=wanted).requires_grad_(False).eval()
     return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
 
 

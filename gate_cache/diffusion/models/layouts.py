@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError
+from gate_cache.core.features import Family, family
+from gate_cache.core.plugins import installed, load_plugin
 
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.backbone import Backbone
+
+GROUP = "gate_cache.backbones"
+"""Entry points that name the `Kind` of other packages' models."""
 UNET, VAE, SCHEDULER = "unet", "vae", "scheduler"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -28,11 +35,18 @@ class Kind:
     ----------
     encoders : its text encoders' folders; each has a tokenizer of the same number
     vae : whether it works on an autoencoder's latents; else on pixels
+    knows : of another package's kind: whether a UNet of this configuration is of it
+    backbone : of another package's kind: imports and returns its `Backbone`
+    family : from configurations of UNet and VAE to its maps, where they are not those of a
+        diffusers UNet with ``up_block_types``
     """
 
     name: str
     encoders: tuple[str, ...]
     vae: bool
+    knows: Callable[[Mapping[str, Any]], bool] | None = None
+    backbone: Callable[[], type[Backbone]] | None = None
+    family: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Family] = family
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -70,6 +84,10 @@ def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
     ModelError
         One that is not read.
     """
+    for other in installed(GROUP):
+        kind: Kind = load_plugin(GROUP, other)
+        if kind.knows and kind.knows(unet):
+            return kind
     name, added = unet.get("_class_name"), unet.get("addition_embed_type")
     if unet.get("class_embed_type") or unet.get("num_class_embeds"):
         raise ModelError(f"{source}: its UNet wants a class label with each image; only text"

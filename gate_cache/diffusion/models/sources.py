@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
-from gate_cache.core.features import Family, family
+from gate_cache.core.features import Family
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots, escapes
 from gate_cache.diffusion.models.embedded import HOME, TINY
@@ -104,7 +104,7 @@ class ModelFiles:
     @cached_property
     def family(self) -> Family:
         """The layout of the model's maps."""
-        return family(self.config(UNET), self.config(VAE) if self.kind.vae else None)
+        return self.kind.family(self.config(UNET), self.config(VAE) if self.kind.vae else None)
 
     @cached_property
     def tokens(self) -> Tokens:

@@ -11,9 +11,8 @@ from typing import Any
 from gate_cache.core.errors import ManifestError
 from gate_cache.core.features import Family
 from gate_cache.diffusion.models.layouts import steps_of
+from gate_cache.diffusion.techniques.registry import techniques
 from gate_cache.manifest.specs import Combo, Manifest
-
-_OF_TEXT_MODELS = ("controlnet", "lora", "ip_adapter", "guidance")
 
 
 def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any]) -> None:
@@ -42,9 +41,9 @@ def _without_text(kind: str, combo: Combo) -> Iterator[str]:
         return
     if combo.prompt:
         yield ".prompt: this model takes no text; leave the prompt out"
-    for field in _OF_TEXT_MODELS:
-        if getattr(combo, field):
-            yield f".{field}: this model is an unconditional one, which has none; leave it out"
+    refused = [t.name for t in techniques("", combo) if t.needs_text]
+    for field in [*refused, *(["guidance"] if combo.guidance else [])]:
+        yield f".{field}: this model is an unconditional one, which has none; leave it out"
 
 
 def _steps(combo: Combo, schedule: Mapping[str, Any]) -> Iterator[str]:

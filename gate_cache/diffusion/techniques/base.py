@@ -98,6 +98,7 @@ class Technique(ABC, Generic[Spec]):
     ----------
     name : its field in a combo, or below ``extra``
     place : what it changes
+    needs_text : whether only models that take prompts have what it changes
 
     Parameters
     ----------
@@ -108,6 +109,7 @@ class Technique(ABC, Generic[Spec]):
 
     name: ClassVar[str]
     place: ClassVar[Place]
+    needs_text: ClassVar[bool] = False
 
     def __init__(self, combo: str, spec: Spec) -> None:
         self.combo = combo
@@ -116,6 +118,10 @@ class Technique(ABC, Generic[Spec]):
     @abstractmethod
     def settings(self) -> Any:
         """What decides values and is in the manifest, as plain JSON; part of the fingerprint."""
+
+    def title(self) -> str:
+        """What it is in a few words, for tables; by default its name."""
+        return self.name
 
     def sources(self) -> Any:
         """Names of its files, for people and for a plan without them; not in the fingerprint."""

@@ -31,6 +31,10 @@ class ControlNet(Technique[ControlNetSpec]):
 
     name = "controlnet"
     place = "tail"
+    needs_text = True
+
+    def title(self) -> str:
+        return f"ControlNet {self.spec.scale:g}"
 
     def settings(self) -> Any:
         if self.spec.images:

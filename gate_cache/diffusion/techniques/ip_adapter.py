@@ -30,6 +30,10 @@ class IPAdapter(Technique[IPAdapterSpec]):
 
     name = "ip_adapter"
     place = "model"
+    needs_text = True
+
+    def title(self) -> str:
+        return f"IP-Adapter {self.spec.scale:g}"
 
     def settings(self) -> Any:
         return {"scale": self.spec.scale}

@@ -27,6 +27,12 @@ class Lora(Technique[list[LoraSpec]]):
 
     name = "lora"
     place = "model"
+    needs_text = True
+
+    def title(self) -> str:
+        names = [lora.source.rsplit("/", 1)[-1].removesuffix(".safetensors") for lora in self.spec]
+        return ", ".join(f"LoRA {name} {lora.scale:g}"
+                         for name, lora in zip(names, self.spec, strict=True))
 
     def settings(self) -> Any:
         return [lora.scale for lora in self.spec]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from gate_cache.core.errors import ManifestError, did_you_mean
+from gate_cache.core.errors import ManifestError, UserError, did_you_mean
+from gate_cache.core.plugins import installed, load_plugin
 from gate_cache.diffusion.techniques.base import Technique
 from gate_cache.diffusion.techniques.controlnet import ControlNet
 from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
@@ -31,19 +30,13 @@ def techniques(name: str, combo: Combo) -> list[Technique[Any]]:
 
 
 def _installed(combo: str, name: str) -> type[Technique[Any]]:
-    known = _entry_points()
+    known = installed(GROUP)
     if name not in known:
         have = f"installed: {', '.join(known)}" if known else "none is installed"
         raise ManifestError([f"{combo}.extra: no technique '{name}'{did_you_mean(name, known)};"
                              f" {have} (entry points '{GROUP}')"])
     try:
-        found: type[Technique[Any]] = known[name].load()
-    except Exception as error:
-        raise ManifestError([f"{combo}.extra.{name}: {known[name].value} cannot be imported"
-                             f" ({error})"]) from error
+        found: type[Technique[Any]] = load_plugin(GROUP, name)
+    except UserError as error:
+        raise ManifestError([f"{combo}.extra.{name}: {error}"]) from error
     return found
-
-
-@cache
-def _entry_points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +34,8 @@ class Fitted:
     Attributes
     ----------
     best, last : weights of the best checkpoint on ``val``, and of the last step
-    history : one entry a validation: items seen, mean loss, scores on ``val``
+    best_at : the step of the best checkpoint
+    history : one entry a validation: step, items seen, mean loss, scores on ``val``
     """
 
     best: State = field(default_factory=dict)
@@ -100,7 +101,8 @@ class Trial:
 
     def note(self, seen: int, scores: Scores | None) -> dict[str, Any]:
         """Note mean loss and scores on ``val``; keep the weights if they are the best so far."""
-        entry: dict[str, Any] = {"seen": seen, "loss": float(np.mean(self._losses))}
+        step = step_of(seen, self.spec)
+        entry: dict[str, Any] = {"step": step, "seen": seen, "loss": float(np.mean(self._losses))}
         self._losses = []
         score = math.nan
         if scores:
@@ -110,7 +112,7 @@ class Trial:
         self._stale += not math.isnan(score)  # what cannot be judged stops no training
         if score > self._best:
             self._best, self._stale = score, 0
-            self.fitted.best, self.fitted.best_at = state_of(self.model), seen
+            self.fitted.best, self.fitted.best_at = state_of(self.model), step
         return entry
 
     def finish(self, seen: int, validated: bool) -> None:
@@ -122,7 +124,7 @@ class Trial:
         if validated and self.fitted.best:
             self.model.load_state_dict(self.fitted.best)
         else:
-            self.fitted.best, self.fitted.best_at = self.fitted.last, seen
+            self.fitted.best, self.fitted.best_at = self.fitted.last, step_of(seen, self.spec)
         self.model.eval()
 
     def state(self) -> dict[str, Any]:
@@ -139,7 +141,7 @@ class Trial:
         self._criterion.load_state_dict(state["criterion"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._rng = state["rng"]
-        self.fitted = Fitted(state["best"], {}, state["best_at"], state["history"])
+        self.fitted = Fitted(state["best"], {}, *in_steps(state, self.spec))
         self._best, self._stale = state["score"], state["stale"]
         self._losses, self.failed = state["losses"], state["failed"]
 
@@ -167,7 +169,7 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progres
 
     Parameters
     ----------
-    trials : that agree in ``batch``, ``pairs``, ``validate_every`` and order
+    trials : that agree in `together`
     has_val : whether there is a ``val`` split to choose checkpoints on
     label : what progress calls this training
     log : called with a line at every validation
@@ -179,7 +181,7 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progres
         raise UserError(f"no {task.unit} to train on: the split 'train' holds none that count;"
                         " 'gate-cache data' shows what it holds")
     seen = start
-    with show.task(label, spec.pairs - start, task.unit) as bar:
+    with show.task(label, spec.items - start, task.unit) as bar:
         for seen, items, inputs in _ahead(task, spec, start):
             for trial in [t for t in trials if t.active]:
                 _step(trial, inputs, items)
@@ -228,22 +230,35 @@ def _ahead(task: Task, spec: TrainSpec, start: int) -> Iterator[tuple[int, list[
 
 
 def _due(seen: int, size: int, spec: TrainSpec) -> bool:
-    before = (seen - size) // spec.validate_every
-    return seen // spec.validate_every > before or seen >= spec.pairs
+    before = (seen - size) // spec.validate_items
+    return seen // spec.validate_items > before or seen >= spec.items
 
 
 def batches(items: Sequence[Any], spec: TrainSpec) -> Iterator[tuple[int, list[Any]]]:
-    """Batches until `spec.pairs` items were seen; every epoch in a new order of the same seed."""
+    """Batches, one a step, until `spec.items` were seen; every epoch in an order of its own."""
     generator = torch.Generator().manual_seed(order_seed(spec))
     queue: list[int] = []
     seen = 0
-    while seen < spec.pairs:
-        size = min(spec.batch, spec.pairs - seen)
+    while seen < spec.items:
+        size = min(spec.batch, spec.items - seen)
         while len(queue) < size:
             queue += torch.randperm(len(items), generator=generator).tolist()
         batch, queue = queue[:size], queue[size:]
         seen += size
         yield seen, [items[i] for i in batch]
+
+
+def step_of(seen: int, spec: TrainSpec) -> int:
+    """The number of steps that have seen so many items."""
+    return -(-seen // spec.batch)
+
+
+def in_steps(state: Mapping[str, Any], spec: TrainSpec) -> tuple[int, list[dict[str, Any]]]:
+    """The best step and the history of a state; the first release counted items, not steps."""
+    best, history = int(state["best_at"]), list(state["history"])
+    if all("step" in entry for entry in history):
+        return best, history
+    return step_of(best, spec), [{"step": step_of(h["seen"], spec), **h} for h in history]
 
 
 def order_seed(spec: TrainSpec) -> int:
@@ -253,7 +268,7 @@ def order_seed(spec: TrainSpec) -> int:
 
 def together(spec: TrainSpec) -> tuple[Any, ...]:
     """What trials of one stream agree in."""
-    return spec.pairs, spec.batch, spec.validate_every, order_seed(spec)
+    return spec.items, spec.batch, spec.validate_items, order_seed(spec)
 
 
 def state_of(model: nn.Module) -> State:

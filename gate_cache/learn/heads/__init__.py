@@ -1,1 +1,1 @@
-"""Task heads, one a file."""
+"""Task heads, one a file: a name, options, a task (`manifest.heads`). No torch at the top."""

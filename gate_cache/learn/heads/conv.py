@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
-from gate_cache.learn.heads.descriptor import Join
+from pydantic import Field
+
+from gate_cache.manifest.heads import CorrespondenceSpec, Head, Sizes
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class ConvHead(nn.Module):
-    """A convolution of its own for each of the n sums, concatenated, then attention.
+class ConvSpec(CorrespondenceSpec):
+    """Options of ``conv``."""
 
-    Parameters
-    ----------
-    channels : C of a feature map
-    assigners : n
-    out_channels : of each convolution
-    """
+    conv_channels: int = Field(384, ge=1, description="of each convolution")
 
-    def __init__(self, channels: int, assigners: int, out_channels: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(channels, out_channels, 3, padding=1) for _ in range(assigners))
-        self.join = Join()
 
-    def forward(self, maps: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
-        """(B, n, C, h, w) and (B, T, h, w) or None to unit descriptors (B, D, h, w)."""
-        parts = [conv(maps[:, j]) for j, conv in enumerate(self.convs)]
-        return torch.as_tensor(self.join(torch.cat(parts, 1), attention))
+def _build(options: ConvSpec, sizes: Sizes) -> nn.Module:
+    from gate_cache.learn.modules.conv import ConvHead
+
+    return ConvHead(sizes.channels, sizes.assigners, options.conv_channels)
+
+
+HEAD = Head("conv", "correspondence", ConvSpec, _build)

@@ -1,20 +1,19 @@
-"""``nn``: the amalgamated map itself is the descriptor; matching is cosine nearest neighbour."""
+"""``nn``: nearest neighbour on the amalgamated map itself (paper, C.1)."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
-from gate_cache.learn.heads.descriptor import Join
+from gate_cache.manifest.heads import CorrespondenceSpec, Head, Sizes
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class NearestNeighbour(nn.Module):
-    """Concatenate the n sums (Eq. 4), then the attention feature. Nothing else is learnt."""
+def _build(options: CorrespondenceSpec, sizes: Sizes) -> nn.Module:
+    from gate_cache.learn.modules.nn import NearestNeighbour
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.join = Join()
+    return NearestNeighbour()
 
-    def forward(self, maps: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
-        """(B, n, C, h, w) and (B, T, h, w) or None to unit descriptors (B, n·C + T, h, w)."""
-        return torch.as_tensor(self.join(maps.flatten(1, 2), attention))
+
+HEAD = Head("nn", "correspondence", CorrespondenceSpec, _build, learns=False)

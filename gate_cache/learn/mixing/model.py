@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from torch import nn
 
 from gate_cache.learn.features.bucket import Bucket
-from gate_cache.learn.heads.conv import ConvHead
-from gate_cache.learn.heads.nn import NearestNeighbour
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights
 from gate_cache.learn.mixing.mixed_model import MixedModel
 from gate_cache.learn.tasks.task import Output
+from gate_cache.manifest.heads import Sizes, head_of
 from gate_cache.manifest.specs import TrainSpec
 
 
@@ -39,6 +38,5 @@ def fixed(spec: TrainSpec, channels: int, weights: list[float],
 
 
 def _head(spec: TrainSpec, channels: int, assigners: int) -> nn.Module:
-    if spec.head == "conv":
-        return ConvHead(channels, assigners, spec.conv_channels)
-    return NearestNeighbour()
+    made: nn.Module = head_of(spec.head.name).build(spec.head, Sizes(assigners, channels))
+    return made

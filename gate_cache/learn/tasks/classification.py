@@ -13,11 +13,11 @@ from gate_cache.datasets.common.base import ClassifiedDataset, Split
 from gate_cache.learn.features.data import Recent
 from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.features.pixel_grid import tiles
-from gate_cache.learn.heads.classifier import Classifier
 from gate_cache.learn.metrics.image_scores import Tally
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors
 from gate_cache.learn.tasks.task import Scores
+from gate_cache.manifest.heads import Sizes, head_of
 from gate_cache.manifest.specs import TrainSpec
 
 POOLED_BYTES = 2**29
@@ -71,8 +71,9 @@ class ClassificationTask:
         n, channels = 1 if weights else spec.assigners, self.maps.channels
         mixer: nn.Module = FixedWeights(weights) if weights else \
             VectorAmalgamator(channels, n, spec.hidden, spec.dropout)
-        head = Classifier(n * channels, self.maps.tokens if attention else 0, len(self._classes),
-                          spec.classifier_hidden)
+        sizes = Sizes(n, channels, tokens=self.maps.tokens if attention else 0,
+                      classes=len(self._classes))
+        head = head_of(spec.head.name).build(spec.head, sizes)
         return VectorModel(mixer, head, chosen, attention)
 
     @torch.inference_mode()

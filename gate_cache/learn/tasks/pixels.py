@@ -17,13 +17,14 @@ from gate_cache.datasets.common.base import SegmentationDataset, Split
 from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Reservoir, Sampling, fill
-from gate_cache.learn.heads.pixel_mlp import PixelMLPs, disagreement, entropy, vote
 from gate_cache.learn.metrics.image_scores import Tally
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
+from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
 from gate_cache.learn.tasks.painted import Painted
 from gate_cache.learn.tasks.task import Output, Scores
 from gate_cache.learn.tasks.whole_image import WholeImage
+from gate_cache.manifest.heads import PixelSpec, Sizes, head_of
 from gate_cache.manifest.specs import TrainSpec
 
 WEIGHED = 16
@@ -75,12 +76,12 @@ class PixelTask:
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
         """GATE, or a baseline with given weights."""
-        n, maps = 1 if weights else spec.assigners, self.maps
+        n, maps, own = 1 if weights else spec.assigners, self.maps, cast(PixelSpec, spec.head)
         mixer: nn.Module = FixedWeights(weights) if weights else VectorAmalgamator(
-            maps.channels, n, spec.hidden, spec.dropout, spec.members)
-        head = PixelMLPs(n * maps.channels + maps.extra_channels, maps.tokens if attention else 0,
-                         len(self.data.classes), spec.members)
-        return VectorModel(mixer, head, chosen, attention)
+            maps.channels, n, spec.hidden, spec.dropout, own.members)
+        sizes = Sizes(n, maps.channels, tokens=maps.tokens if attention else 0,
+                      extra=maps.extra_channels, classes=len(self.data.classes))
+        return VectorModel(mixer, head_of(own.name).build(own, sizes), chosen, attention)
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; features are read once for all of them."""

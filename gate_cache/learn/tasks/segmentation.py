@@ -16,12 +16,13 @@ from gate_cache.core.geometry import Placement
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset, Split
 from gate_cache.learn.features.native import Native, NativeMaps
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
-from gate_cache.learn.heads.upernet import Decoded, UPerNet
 from gate_cache.learn.metrics.image_scores import Tally
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, mix
 from gate_cache.learn.mixing.mixed_model import MixedModel
+from gate_cache.learn.modules.upernet import Decoded
 from gate_cache.learn.tasks.painted import Painted
 from gate_cache.learn.tasks.task import Output, Scores
+from gate_cache.manifest.heads import Sizes, head_of
 from gate_cache.manifest.specs import TrainSpec
 
 LEVELS = 3
@@ -50,7 +51,7 @@ class Levels(NamedTuple):
 class LevelsModel(MixedModel):
     """Weigh a bucket by its concatenated maps, mix every level by these weights, decode.
 
-    Its head, `UPerNet`, is made for the attention maps that it takes.
+    Its head is made for the attention maps that it takes.
     """
 
     mixer: Amalgamator | FixedWeights
@@ -103,10 +104,10 @@ class SegmentationTask:
         n = 1 if weights else spec.assigners
         mixer = FixedWeights(weights) if weights else \
             Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout)
-        tokens = self._tokens() if attention else ()
-        head = UPerNet([n * c for c in self.maps.level_channels], len(self.data.classes),
-                       spec.decoder_channels, tokens)
-        return LevelsModel(mixer, head, chosen)
+        tokens = self._tokens() if attention else []
+        sizes = Sizes(n, self.maps.channels, self.maps.level_channels, sum(tokens), tuple(tokens),
+                      classes=len(self.data.classes))
+        return LevelsModel(mixer, head_of(spec.head.name).build(spec.head, sizes), chosen)
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; an image is read once for all of them."""

@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from gate_cache.core.geometry import Placement, Points
 from gate_cache.learn.features.native import Native, NativeMaps
 from gate_cache.learn.features.pixel_grid import centres, tiles
-from gate_cache.learn.heads.pixel_mlp import FirstLayer, PixelMLPs
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel
+from gate_cache.learn.modules.pixel_mlp import FirstLayer, PixelMLPs
 from gate_cache.learn.tasks.task import Output
 
 TILE_BYTES = 2**25
 """Hidden units of pixels, in float32, that are held at once."""
+PIXELS = 4096
+"""Of which features are read at once."""
 Levels = Sequence[torch.Tensor]
 """One combo's maps, (C_l, h_l, w_l) each."""
 
@@ -98,6 +100,7 @@ class WholeImage:
 
     def __init__(self, maps: NativeMaps, sample_id: str, size: tuple[int, int]) -> None:
         self._native: Native = maps(sample_id)
+        self._maps, self._id = maps, sample_id
         self._size, self._device = size, maps.device
         self._place = maps.place(sample_id)
         self._extra_places = maps.extra_places(sample_id)
@@ -105,7 +108,10 @@ class WholeImage:
     @torch.inference_mode()
     def outputs(self, model: VectorModel, pixels: slice) -> Iterator[Output]:
         """Values (M, P, K) and weights (M, P, n, b) of some pixels, by tiles."""
-        points, head = centres(self._size, pixels), cast(PixelMLPs, model.head)
+        points, head = centres(self._size, pixels), model.head
+        if not isinstance(head, PixelMLPs):
+            yield from self._one_by_one(model, points)
+            return
         mixed = self._mixed(model, points)
         n = mixed.shares.shape[2]
         first = head.first_layer(n * sum(map(len, mixed.combos[0])))
@@ -122,6 +128,12 @@ class WholeImage:
                 found = at.of(part).read(table).view(-1, len(first.bias), first.units)
                 hidden = hidden + found.transpose(0, 1)
             yield Output(head.after_first(hidden), mixed.told[:, part])
+
+    def _one_by_one(self, model: VectorModel, points: Points) -> Iterator[Output]:
+        """The same for any head: features are read at every pixel."""
+        for part in tiles(len(points), PIXELS):
+            found = model(self._maps.at(self._native, self._id, points[part]))
+            yield Output(found.values, found.weights.unflatten(0, (-1, len(points[part]))))
 
     def _taps(self, levels: Levels, points: Points, place: Placement | None = None) -> Taps:
         return taps(place or self._place, [m.shape[-1] for m in levels], points, self._device)

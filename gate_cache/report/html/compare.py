@@ -16,10 +16,11 @@ from gate_cache.learn.metrics.dense import accuracy, mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.pck import share
 from gate_cache.learn.metrics.roles import Role
+from gate_cache.manifest.first_release import COUNTS
 from gate_cache.report.html.record import Record, Result
 
 Metric = Callable[[npt.NDArray[np.float64]], float]
-PLACES = ("pairs", "batch", "validate_every")
+PLACES = ("steps", "batch", "validate_steps", *COUNTS)
 """Settings of a sweep that a trained baseline shares with the trials beside it."""
 
 

@@ -16,7 +16,7 @@ from gate_cache.datasets.common.base import (
     SegmentationDataset,
 )
 from gate_cache.learn.metrics.items import Items
-from gate_cache.manifest.specs import Manifest
+from gate_cache.manifest.specs import OF_A_RUN, Manifest
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.example_classes import confusions, tiles
 from gate_cache.report.html.example_masks import masks
@@ -38,7 +38,7 @@ def examples(record: Record, found: Verdict | None, roots: Roots) -> Section | N
                                              " an earlier version.")) if found else None
     single = _beside(found, gate)
     try:
-        spec = Manifest.model_validate(dict(record.manifest)).dataset
+        spec = Manifest.model_validate(dict(record.manifest), context=OF_A_RUN).dataset
         data, _ = dataset_near(parse_place(str(record.config.get("store", ""))), spec, roots)
         shown = _shown(data, gate, single)
     except (GateCacheError, ValueError, OSError, KeyError, LookupError) as error:

@@ -27,7 +27,7 @@ from gate_cache.report.html.trials import shown
 from gate_cache.report.terminal.console import clock
 from gate_cache.training.run_files import WEIGHTS, trial_file
 
-FIRST = ("head", "assigners", "gamma1", "gamma2", "pairs", "batch", "lr", "seed")
+FIRST = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "batch", "lr", "seed")
 """Settings that are always shown; all are in a fold."""
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gate_cache.core.errors import UserError
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.roles import WEIGHTS, Method, Role
+from gate_cache.manifest.first_release import head_name
 from gate_cache.training.rows import configuration_of, key_of, method_of
 from gate_cache.training.run_files import (
     CONFIG,
@@ -167,14 +168,14 @@ def _method(folder: Path, row: dict[str, Any], config: dict[str, Any],
     fit = metrics["fits"].get(WEIGHTS.get(found.role, "")) if found.trained else None
     if not fit:
         return found
-    best = {h["seen"]: h.get("val") for h in fit["history"]}.get(fit["best_at"])
+    best = {at(h): h.get("val") for h in fit["history"]}.get(fit["best_at"])
     return replace(found, val=best or {}, best_at=fit["best_at"], history=fit["history"])
 
 
 def _sweep(folder: Path) -> Record:
     config, found = _read(folder / SWEEP), _read(folder / RESULTS)
     results = [_trial(folder, row, config) for row in found["rows"]]
-    heads = {r.spec.get("head") for r in results if r.spec}
+    heads = {head_name(dict(r.spec)) for r in results if r.spec}
     select = found.get("select") or _likely(next((r.test for r in results if r.test), {}))
     return Record(folder, "sweep", config, " and ".join(sorted(filter(None, heads))), select,
                   str(config.get("protocol", "")), results, [], float(found.get("seconds") or 0))
@@ -189,6 +190,16 @@ def _trial(folder: Path, row: dict[str, Any], config: dict[str, Any]) -> Result:
                   row["test"], key_of(row), configuration_of(row), row["val"], row["settings"],
                   spec, combos, row["best_at"], more.get("history") or [],
                   more.get("details") or {}, row["failed"])
+
+
+def at(validation: Mapping[str, Any]) -> int:
+    """Where in training: the step, or the items seen where the first release counted them."""
+    return int(validation.get("step", validation["seen"]))
+
+
+def counted(results: Sequence[Result]) -> str:
+    """What `at` counts."""
+    return "steps" if all("step" in h for r in results for h in r.history) else "items seen"
 
 
 def _likely(test: Mapping[str, float]) -> str:

@@ -19,13 +19,12 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, metric_name, number
+from gate_cache.report.html.record import Record, Result, at, counted, metric_name, number
 from gate_cache.report.html.results import COLOURS
 from gate_cache.report.html.svg import DASHES, SERIES, STROKES
 from gate_cache.report.html.tags import Html, tag
 from gate_cache.report.html.trials import broken
 
-UNITS = {"nn": "pairs", "conv": "pairs", "pixel-mlp": "pixels"}
 FEW = 4
 """Lines that get colours of their own."""
 
@@ -35,16 +34,16 @@ def training(record: Record, found: Verdict | None) -> Section:
     fitted = [r for r in record.results if r.history]
     if not fitted:
         return section("Training", paragraph("The folder tells nothing of the course of training."))
-    unit = UNITS.get(record.head, "images" if " and " not in record.head else "items")
+    unit = counted(fitted)
     shown = {r.name: _look(r, fitted, found) for r in fitted}
     losses = [_curve(r, "loss", *shown[r.name]) for r in fitted]
     scores = [c for r in fitted if (c := _curve(r, record.select, *shown[r.name]))]
     known = [c for c in losses if c]
-    made = [figure(curves("loss", known, "Loss", f"{unit} seen", _alt("loss", known)),
+    made = [figure(curves("loss", known, "Loss", unit, _alt("loss", known)),
                    "Mean loss of the task since the last validation.")]
     name = metric_name(record.select)
     if scores:
-        made.append(figure(curves("validation", scores, f"{name} on val, %", f"{unit} seen",
+        made.append(figure(curves("validation", scores, f"{name} on val, %", unit,
                                   _alt(name, scores), least=2),
                            "The ring marks the checkpoint that was kept: the best one on val."))
     else:
@@ -78,7 +77,7 @@ def _look(result: Result, fitted: Sequence[Result], found: Verdict | None) -> tu
 
 
 def _curve(result: Result, what: str, colour: str, faint: bool) -> Curve | None:
-    points = [(h["seen"], h["loss"] if what == "loss" else (h.get("val") or {}).get(what))
+    points = [(at(h), h["loss"] if what == "loss" else (h.get("val") or {}).get(what))
               for h in result.history]
     known = [(x, y) for x, y in points if y is not None]
     if not known:
@@ -95,11 +94,11 @@ def _alt(what: str, lines: Sequence[Curve]) -> str:
 
 
 def _history(record: Record, fitted: Sequence[Result], unit: str) -> Html:
-    rows = [Row([broken(r.name), h["seen"], number(h["loss"], 4),
+    rows = [Row([broken(r.name), at(h), number(h["loss"], 4),
                  number((h.get("val") or {}).get(record.select), 2),
-                 "kept" if h["seen"] == r.best_at else ""])
+                 "kept" if at(h) == r.best_at else ""])
             for r in fitted[:24] for h in r.history]
-    columns = [Column("Training"), Column(f"{unit} seen"), Column("loss"),
+    columns = [Column("Training"), Column(unit), Column("loss"),
                Column("val", metric_name(record.select)), Column("checkpoint", words=True)]
     return fold("Every validation as a table", table(Grid(columns, rows, "Validations")))
 

@@ -22,7 +22,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, metric_name, number
+from gate_cache.report.html.record import Record, counted, metric_name, number
 from gate_cache.report.html.results import SHOWN
 from gate_cache.report.html.tags import Html, join, tag
 
@@ -123,6 +123,8 @@ def shown(value: Any) -> str:
     """A setting's value for people."""
     if isinstance(value, list):
         return "+".join(map(shown, value))
+    if isinstance(value, dict):  # a head with its options
+        return ", ".join(f"{k} {shown(v)}" if k != "name" else shown(v) for k, v in value.items())
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
@@ -189,7 +191,8 @@ def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
                          Cell(number(val), "" if val is None else val), *values, trial.best_at],
                         strong=bool(found and trial in found.gate.results)))
     columns = [Column("Trial"), *(Column(k) for k in [*changed, *seeds]),
-               Column("val", "chooses"), *_columns(metrics), Column("best at", "items seen")]
+               Column("val", "chooses"), *_columns(metrics),
+               Column("best at", counted(record.results))]
     return table(Grid(columns, rows, "Every trial; percent", sortable=True))
 
 

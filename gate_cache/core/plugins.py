@@ -1,0 +1,34 @@
+"""What other packages add, by entry point. Nothing of theirs is imported before it is asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from gate_cache.core.errors import UserError
+
+
+@cache
+def installed(group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group, by name; looked for once, which takes some milliseconds."""
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def load_plugin(group: str, name: str) -> Any:
+    """Import what an installed package names.
+
+    Parameters
+    ----------
+    group, name : of the entry point; `name` is one of `installed`
+
+    Raises
+    ------
+    UserError
+        It cannot be imported, or refuses by itself.
+    """
+    point = installed(group)[name]
+    try:
+        return point.load()
+    except Exception as error:
+        raise UserError(f"{point.value} cannot be imported ({error})") from error
