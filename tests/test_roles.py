@@ -32,9 +32,9 @@ from pipelines.recipe import figures_of, with_weights
 FIRST = Path(__file__).parent / "data" / "runs-format-1.zip"
 """Two trainings of correspondence, one of classes and a sweep, made by gate-cache 0.1.0."""
 KINDS = ("nn", "conv", "sweep", "classifier")
-SHORT: dict[str, Any] = {"pairs": 12, "batch": 2, "validate_every": 4, "hidden": 4}
+SHORT: dict[str, Any] = {"steps": 6, "batch": 2, "validate_steps": 2, "hidden": 4}
 TRIALS = [{"name": "a"}, {"name": "b", "combos": ["good", "noise-0"], "attention": False},
-          {"name": "c", "head": "conv", "conv_channels": 4}]
+          {"name": "c", "head": {"name": "conv", "conv_channels": 4}}]
 
 
 def told(folder: Path) -> dict[str, Any]:

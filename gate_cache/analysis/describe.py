@@ -18,10 +18,11 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, 
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated
+from gate_cache.learn.tasks.correspondence import Matching
 from gate_cache.manifest.heads import heads_of
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.training.inputs import attention_of, mixed_of, resolution_of, views_of
+from gate_cache.training.inputs import attention_of, matching_of, mixed_of, resolution_of, views_of
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
 from gate_cache.workspace.device import choose_device
@@ -92,12 +93,13 @@ class TrainedFeature:
     about: str
     model: CorrespondenceModel
     buckets: Buckets
+    matching: Matching
 
     @torch.inference_mode()
     def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
         """One level of unit descriptors, all combos amalgamated."""
         found = self.model(stack([self.buckets(row)])).values[0]
-        return describe([found], self.buckets.window(size))
+        return describe([found], self.buckets.window(size), self.matching)
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     many = "s" if spec.assigners > 1 else ""
     with_attention = " + attention" * bool(attention)
     about = f"head {spec.head.name}, {spec.assigners} assigner{many}{with_attention}"
-    return TrainedFeature(f"run {trained.name}", about, model.to(device).eval(), buckets)
+    return TrainedFeature(f"run {trained.name}", about, model.to(device).eval(), buckets,
+                          matching_of(spec))
 
 
 def plain_features(store: FeatureStore, device: torch.device) -> list[Feature]:

@@ -36,10 +36,17 @@ def options_in_head(train: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "head": {**flat, **inside}}
 
 
-def without_others(train: dict[str, Any]) -> dict[str, Any]:
-    """A section as runs of the first release hold it, without the options of all other heads."""
-    own = option_names(head_name(train))
-    return {k: v for k, v in train.items() if k not in FLAT or k in own}
+def of_a_run(train: dict[str, Any]) -> dict[str, Any]:
+    """A section as runs of the first release hold it, without the options of all other heads.
+
+    That release searched matches at cells' centres, and its figures stay so.
+    """
+    own, head = option_names(head_name(train)), train.get("head", HEAD)
+    found = {k: v for k, v in train.items() if k not in FLAT or k in own}
+    inside = head if isinstance(head, dict) else {"name": head}
+    if "matching" in own and "matching" not in inside:
+        found["head"] = {**inside, "matching": "cells"}
+    return found
 
 
 def in_steps(train: dict[str, Any]) -> dict[str, Any]:

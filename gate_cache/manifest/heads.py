@@ -50,6 +50,8 @@ class CorrespondenceSpec(HeadSpec):
     """Options of heads that match points."""
 
     resolution: int | None = Field(None, ge=1, description="side to which maps are resized")
+    matching: Literal["dense", "cells"] = Field(
+        "dense", description="where matches are searched: between cells too, or at their centres")
 
 
 class PixelSpec(HeadSpec):
@@ -87,7 +89,7 @@ _IOU = ("IoU and accuracy in original pixels, one confusion matrix over all of a
 TASKS: dict[str, Task] = {
     "correspondence": Task(
         "key points", "pairs", "PCK in original-image pixels; radius = α × longer side of image or"
-        " box", CorrespondenceSpec, ("resolution",)),
+        " box", CorrespondenceSpec, ("resolution", "matching")),
     "segmentation": Task("masks", "images", _IOU, HeadSpec),
     "pixels": Task("masks", "pixels", _IOU, PixelSpec, ("extra", "sampling", "reservoir_mb")),
     "classification": Task(
@@ -164,7 +166,7 @@ def head_names() -> list[str]:
 
 
 def _ours() -> list[str]:
-    folder = Path(__file__).parent / "learn" / "heads"
+    folder = Path(__file__).parents[1] / "learn" / "heads"
     return [found.name.replace("_", "-") for found in pkgutil.iter_modules([str(folder)])]
 
 

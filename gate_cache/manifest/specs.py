@@ -27,8 +27,8 @@ from gate_cache.manifest.first_release import (
     HEAD,
     head_name,
     in_steps,
+    of_a_run,
     options_in_head,
-    without_others,
 )
 from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
 
@@ -203,7 +203,7 @@ class TrainSpec(Spec):
     def _spelling(cls, data: Any, info: ValidationInfo) -> Any:
         if not isinstance(data, dict):
             return data
-        return in_steps(options_in_head(without_others(data) if info.context == OF_A_RUN else data))
+        return in_steps(options_in_head(of_a_run(data) if info.context == OF_A_RUN else data))
 
     @model_validator(mode="after")
     def _of_head(self) -> Self:

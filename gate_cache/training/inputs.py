@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -155,7 +155,7 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
     return Study(
         spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,
-        task=CorrespondenceTask(full, pairs), pairs=pairs,
+        task=CorrespondenceTask(full, pairs, matching_of(spec)), pairs=pairs,
         published=published if len(published) > sum(map(len, pairs.values())) else [],
         protocol=dataset.protocol, members=members_of(dataset, store, rows),
     )
@@ -186,6 +186,11 @@ def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
 def resolution_of(spec: TrainSpec) -> int | None:
     """Side to which maps are resized, where a head of correspondence says it."""
     return spec.head.resolution if isinstance(spec.head, CorrespondenceSpec) else None
+
+
+def matching_of(spec: TrainSpec) -> Literal["dense", "cells"]:
+    """Where a head of correspondence searches matches."""
+    return spec.head.matching if isinstance(spec.head, CorrespondenceSpec) else "dense"
 
 
 def extra_of(spec: TrainSpec) -> list[str]:

@@ -47,8 +47,8 @@ class RunDirectory:
             self.path.mkdir(parents=True)
         except (FileExistsError, NotADirectoryError):
             if not self._goes_on(config):
-                raise UserError(f"{self.path}: exists already, or a file is in the way; give --out"
-                                " another name") from None
+                raise UserError(f"{self.path}: exists already, and is no unfinished run with these"
+                                " settings; give --out another name") from None
         start_log(self.log, self.path)
         write_json(self.path / CONFIG, config)
 

@@ -46,11 +46,13 @@ class LevelDescriptors:
     levels : each (C, h, w), of any float dtype, at its own resolution
     products : (5, R + 1, R + 1) `neighbour_products` of the resized, concatenated levels
     window : the cells of the R × R positions that show the image
+    matching : how this image is searched, as `correspondence.nearest` has it
     """
 
     levels: Sequence[torch.Tensor]
     products: torch.Tensor
     window: Window
+    matching: Matching = "dense"
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -63,10 +65,11 @@ class LevelDescriptors:
         return sum(t.nbytes for t in (*self.levels, self.products))
 
 
-def describe(levels: Sequence[torch.Tensor], window: Window) -> LevelDescriptors:
+def describe(levels: Sequence[torch.Tensor], window: Window,
+             matching: Matching = "dense") -> LevelDescriptors:
     """Descriptors of an image at its window's resolution, ready to be compared."""
     products = [interpolation.neighbour_products(level, window.resolution) for level in levels]
-    return LevelDescriptors(levels, torch.stack(products).sum(0), window)
+    return LevelDescriptors(levels, torch.stack(products).sum(0), window, matching)
 
 
 def descriptors(image: LevelDescriptors, points: Points) -> Vectors:
@@ -103,15 +106,10 @@ def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
     return total.div_(lengths)
 
 
-def best(found: torch.Tensor, image: LevelDescriptors, matching: Matching = "dense") -> Found:
-    """Where each of (K, R, R) similarities is highest inside the image, and how high.
-
-    Parameters
-    ----------
-    matching : as `correspondence.nearest` has it
-    """
+def best(found: torch.Tensor, image: LevelDescriptors) -> Found:
+    """Where each of (K, R, R) similarities is highest inside the image, and how high."""
     cut = image.window.cut(found)
-    there = found_at(cut, _inside(image), matching).cpu().double()
+    there = found_at(cut, _inside(image), image.matching).cpu().double()
     return Found(image.window.leave(np.asarray(there)),
                  np.asarray(cut.flatten(1).max(1).values.cpu().numpy()))
 

@@ -30,7 +30,7 @@ from gate_cache.learn.metrics.pck import (
     with_radius,
 )
 from gate_cache.learn.mixing.weight_stats import weight_stats
-from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, nearest, sample
+from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
 from gate_cache.learn.tasks.task import Scores
 
 
@@ -41,12 +41,15 @@ class CorrespondenceTask:
     ----------
     buckets : of all features that any trial uses
     pairs : of each split
+    matching : where matches are searched, as `correspondence.nearest` has it; never of the loss
     """
 
     unit = "pairs"
 
-    def __init__(self, buckets: Buckets, pairs: dict[Split, list[PairPoints]]) -> None:
+    def __init__(self, buckets: Buckets, pairs: dict[Split, list[PairPoints]],
+                 matching: Matching = "dense") -> None:
         self.buckets = buckets
+        self.matching: Matching = matching
         self._pairs = pairs
 
     def items(self) -> Sequence[PairPoints]:
@@ -103,7 +106,7 @@ class CorrespondenceTask:
             for maps, points, each in zip(described, wanted, found, strict=True):
                 cut = window.cut(maps)
                 for pair in of_target:
-                    there = nearest(points[pair], cut).cpu().double()
+                    there = nearest(points[pair], cut, self.matching).cpu().double()
                     each.by_pair[pair] = window.leave(np.asarray(there))
 
     def _described(self, models: Sequence[nn.Module], sample_id: str,
