@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidatorFunctionWrapHandler,
@@ -20,18 +18,13 @@ from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, UserError
 from gate_cache.core.plugins import installed, load_plugin
+from gate_cache.manifest.base import Spec
 
 GROUP = "gate_cache.datasets"
 """Entry points that name sections of other packages' data sets."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 """A share of a split's images, from 0 up to but not including 1."""
-
-
-class Spec(BaseModel):
-    """Base of every section: unknown fields refused, values not coerced, instances frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Shared(Spec):

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, UserError, did_you_mean
 from gate_cache.core.plugins import installed, load_plugin
-from gate_cache.manifest.dataset_specs import Spec
+from gate_cache.manifest.base import Spec
 
 GROUP = "gate_cache.heads"
 _OURS = "gate_cache.learn.heads"

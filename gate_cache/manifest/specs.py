@@ -20,7 +20,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, did_you_mean
-from gate_cache.manifest.dataset_specs import DatasetSpec, Spec
+from gate_cache.manifest.base import Spec
+from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.first_release import (
     BATCH,
     COUNTS,

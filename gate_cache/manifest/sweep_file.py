@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from gate_cache.core.errors import ManifestError
-from gate_cache.manifest.dataset_specs import Spec
+from gate_cache.manifest.base import Spec
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.problems import explain
 from gate_cache.manifest.specs import TrainSpec
