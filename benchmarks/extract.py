@@ -23,7 +23,6 @@ from benchmarks.usual_way import UsualWay
 from gate_cache.core.places import Place
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.models import backbone as backbones
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
@@ -92,7 +91,7 @@ class Forwards:
 def watched() -> Iterator[Forwards]:
     """Time all passes of models that are loaded inside."""
     found, loaders = Forwards(), ("load", "load_controlnet")
-    before = [getattr(backbones, name) for name in loaders]
+    before = [getattr(loading, name) for name in loaders]
 
     def watching(load: Any) -> Any:
         def loaded(*args: Any) -> Any:
@@ -101,12 +100,12 @@ def watched() -> Iterator[Forwards]:
             return model
         return loaded
     for name, load in zip(loaders, before, strict=True):
-        setattr(backbones, name, watching(load))
+        setattr(loading, name, watching(load))
     try:
         yield found
     finally:
         for name, load in zip(loaders, before, strict=True):
-            setattr(backbones, name, load)
+            setattr(loading, name, load)
 
 
 def images(folder: Path, count: int) -> dict[str, Path]:

@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.lora.adapters import Loras
-from gate_cache.diffusion.models.backbone import Backbone, Text, load, load_controlnet
+from gate_cache.diffusion.models.backbone import Backbone
+from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME, LORAS
+from gate_cache.diffusion.models.loading import load, load_controlnet
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.noise import add_noise, noise
 from gate_cache.diffusion.passes.shared_encoder import shared_half
-from gate_cache.diffusion.techniques.base import Call
 from gate_cache.diffusion.techniques.controlnet import Control, canny
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 from gate_cache.manifest.specs import ControlNetSpec

@@ -34,12 +34,13 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.lora.training import LoraSettings
-from gate_cache.diffusion.models.backbone import Backbone, Text, load
+from gate_cache.diffusion.models.backbone import Backbone
+from gate_cache.diffusion.models.conditioning import Call, Text
+from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.diffusion.passes.extractor import Extractor
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.recipes import latents_recipe, plan_combos
-from gate_cache.diffusion.techniques.base import Call
 from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.extract import extract

@@ -30,8 +30,9 @@ from small_models import write_sdxl
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.lora.file import read_lora
-from gate_cache.diffusion.models.backbone import Backbone, load
+from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles
 
 CPU = torch.device("cpu")

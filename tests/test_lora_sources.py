@@ -24,9 +24,10 @@ from gate_cache.core.roots import Roots
 from gate_cache.diffusion.lora.file import read_lora
 from gate_cache.diffusion.lora.fit import model_layers
 from gate_cache.diffusion.lora.source import lora_path
-from gate_cache.diffusion.models.backbone import Backbone, load
+from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
 from gate_cache.diffusion.models.embedded import HOME, LORAS
+from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.diffusion.techniques.lora import lora_digest
 from gate_cache.extraction.extract import extract
@@ -157,7 +158,7 @@ def test_what_does_not_fit_is_told_before_anything_is_loaded(
     for looks in (validate, plan):
         with pytest.raises(UserError, match=says):
             looks(sections, roots)
-    monkeypatch.setattr("gate_cache.diffusion.models.backbone.load", None)
+    monkeypatch.setattr("gate_cache.diffusion.models.loading.load", None)
     with pytest.raises(ModelError, match=says):
         extract(sections, roots, device="cpu")
 

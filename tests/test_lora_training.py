@@ -27,8 +27,9 @@ from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.lora.adapter import NAME, Adapter
 from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.lora.training import LoraSettings, LoraTrainer
-from gate_cache.diffusion.models.backbone import Backbone, load
+from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.lora import train as stage

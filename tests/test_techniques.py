@@ -21,8 +21,9 @@ from gate_cache.core.errors import DataError, ManifestError, ModelError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.captions import Caption, write_captions
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.models.backbone import Backbone, load
+from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.embedded import HOME
+from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.noise import add_noise, noise

@@ -1,58 +1,26 @@
-"""A loaded model: the modules an extraction needs, on one device.
-
-Here for Stable Diffusion 1.x and 2.x; other kinds are in `gate_cache.diffusion.families`.
-"""
+"""A loaded model: the modules an extraction needs, on one device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextModel
-from transformers.utils import logging as transformers_logging
 
-from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.models.fitting import check_parts
-from gate_cache.diffusion.models.original import read_original
-from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.models.unread import check_read
-from gate_cache.diffusion.techniques.base import Call, Extra
-from gate_cache.diffusion.text.tokens import Tokens
+from gate_cache.diffusion.models.conditioning import Call, Extra, Text
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.diffusion.text.tokens import Tokens
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Text:
-    """Prompts as the UNet takes them.
-
-    Attributes
-    ----------
-    states : (B, T, D) text encoder states
-    added : more of them by name, each (B, …), for ``added_cond_kwargs``
-    """
-
-    states: torch.Tensor
-    added: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def joined(cls, texts: Sequence[Text]) -> Text:
-        """Several batches as one."""
-        added = {k: torch.cat([text.added[k] for text in texts]) for k in texts[0].added}
-        return cls(torch.cat([text.states for text in texts]), added)
-
-
 @dataclass(kw_only=True)
-class Backbone:
-    """Modules and constants of one diffusion model, a Stable Diffusion 1.x or 2.x.
+class Backbone(ABC):
+    """Modules and constants of one diffusion model: a class after it loads and runs each kind.
 
     Attributes
     ----------
@@ -72,57 +40,26 @@ class Backbone:
     _shared: dict[object, Any] = field(default_factory=dict)
 
     @classmethod
+    @abstractmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
         """Modules and tokenizers by field, as loaded."""
-        return {"unet": component(UNet2DConditionModel, files, "unet"),
-                "vae": component(AutoencoderKL, files, "vae"),
-                "text_encoder": component(CLIPTextModel, files, "text_encoder"),
-                "tokens": files.tokens}
 
     @property
     def text_encoders(self) -> dict[str, Any]:
-        """Its text encoders by the names that LoRA files use."""
-        return {"text_encoder": self.text_encoder}
+        """Its text encoders by the names that LoRA files use; none by default."""
+        return {}
 
+    @abstractmethod
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Latents x_0: the posterior's mean, shifted and scaled as the configuration says.
+        """(B, H, W, 3) uint8 pixels as x_0, (B, C, h, w) float32."""
 
-        Parameters
-        ----------
-        pixels : (B, H, W, 3) uint8 tensor
-
-        Returns
-        -------
-        (B, 4, h, w) float32 tensor
-        """
-        posterior = self.vae.encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
-        shift, scale = self._latent_scale()
-        return torch.as_tensor((posterior.mode().float() - shift) * scale)
-
-    def _latent_scale(self) -> tuple[Any, Any]:
-        """What x_0 is shifted and multiplied by: numbers, or (1, 4, 1, 1) tensors by channel."""
-        config = self.vae.config
-        shift, scale = float(config.shift_factor or 0), float(config.scaling_factor)
-        if config.latents_mean is None:
-            return shift, scale
-        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1)
-                     for v in (config.latents_mean, config.latents_std))
-        return mean + shift, scale / std
-
+    @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures of latents: what `encode` came from, as far as the autoencoder keeps it.
+        """(B, C, h, w) float32 x_0 as (B, H, W, 3) uint8 pixels."""
 
-        Parameters
-        ----------
-        latents : (B, 4, h, w) float32 tensor
-
-        Returns
-        -------
-        (B, H, W, 3) uint8 tensor
-        """
-        shift, scale = self._latent_scale()
-        unscaled = latents.to(self.device) / scale + shift
-        return self.pixels(self.vae.decode(unscaled.to(self.vae.dtype)).sample)
+    @abstractmethod
+    def embed(self, prompt: str) -> Text:
+        """Encode one prompt."""
 
     @staticmethod
     def pixels(values: torch.Tensor) -> torch.Tensor:
@@ -133,12 +70,6 @@ class Backbone:
     def scaled(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 pixels as (B, 3, H, W) float32 from −1 to 1, on the device."""
         return pixels.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-    def embed(self, prompt: str) -> Text:
-        """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
-        pieces = torch.tensor(self.tokens.encode(prompt).ids, device=self.device)
-        states = self.text_encoder(pieces)[0]
-        return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype))
 
     def predict(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
         """One UNet pass: what it predicts at (B, 4, h, w) `x`."""
@@ -195,87 +126,3 @@ class Backbone:
             if hasattr(shared, "close"):
                 shared.close()
         self._shared.clear()
-
-
-def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """Load a model's modules, in evaluation mode.
-
-    Raises
-    ------
-    ModelError
-        Weights missing or not fitting the configuration.
-    """
-    from gate_cache.diffusion.models.families import FAMILIES
-
-    _hush()
-    check_parts(files)
-    kind = files.kind
-    family = kind.backbone() if kind.backbone else FAMILIES[kind]
-    parts = family.parts(files)
-    vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
-    for name, module in parts.items():
-        if isinstance(module, torch.nn.Module):
-            wanted = vae_dtype if name == "vae" else dtype
-            module.to(device=device, dtype=wanted).requires_grad_(False).eval()
-    return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
-
-
-def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
-    """ᾱ and what is predicted."""
-    try:
-        scheduler: Any = DDIMScheduler(**files.schedule())
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ModelError(f"{files.source}: a schedule that is not read ({error})") from None
-    return {"alphas_cumprod": scheduler.alphas_cumprod.to(device),
-            "prediction_type": str(scheduler.config.prediction_type)}
-
-
-def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | None = None,
-                    variant: str | None = None) -> Any:
-    """Load a ControlNet beside a backbone.
-
-    Parameters
-    ----------
-    place : its folder in diffusers layout, or a single file, which needs `config`
-    """
-    net = read_original(ControlNetModel, place, "controlnet", config or {}) if place.is_file() \
-        else pretrained(ControlNetModel, place, variant)
-    return net.to(device=backbone.device, dtype=backbone.dtype).requires_grad_(False).eval()
-
-
-def _hush() -> None:
-    """Keep the libraries' advice and their own progress bars off the screen."""
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-
-def component(cls: Any, files: ModelFiles, name: str) -> Any:
-    """Load one module of a model."""
-    if files.file:
-        return read_original(cls, files.file, name, files.config(name))
-    return pretrained(cls, files.folder(name), files.variant)
-
-
-def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
-    """Load one module from its folder: every tensor is read, and none is drawn at random.
-
-    Raises
-    ------
-    ModelError
-        It cannot be loaded, or file and model do not hold the same tensors.
-    """
-    try:
-        module, info = cls.from_pretrained(
-            place, variant=variant, use_safetensors=True, local_files_only=True,
-            ignore_mismatched_sizes=True, output_loading_info=True)  # the next line refuses them
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{place}: cannot be loaded as {cls.__name__}: {reason}") from error
-    if info["mismatched_keys"]:
-        name, got, wanted = sorted(info["mismatched_keys"])[0]
-        raise ModelError(f"{place}: {len(info['mismatched_keys'])} weights are not of the shapes"
-                         f" that the configuration of {cls.__name__} says: '{name}' is"
-                         f" {'×'.join(map(str, got))}, not {'×'.join(map(str, wanted))}")
-    check_read(place, cls.__name__, info["missing_keys"], info["unexpected_keys"])
-    return module

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from gate_cache.diffusion.models.backbone import Backbone, Text, component
+from gate_cache.diffusion.models.backbone import Backbone
+from gate_cache.diffusion.models.conditioning import Call, Text
+from gate_cache.diffusion.models.modules import component
 from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.techniques.base import Call
 
 
 @dataclass(kw_only=True)

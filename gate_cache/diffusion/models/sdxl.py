@@ -13,13 +13,15 @@ import torch
 from transformers import CLIPTextModelWithProjection
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.models.backbone import Backbone, Text, component
+from gate_cache.diffusion.models.conditioning import Text
+from gate_cache.diffusion.models.modules import component
 from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
 from gate_cache.diffusion.text.tokens import Tokens
 
 
 @dataclass(kw_only=True)
-class SDXLBackbone(Backbone):
+class StableDiffusionXL(StableDiffusion):
     """A loaded Stable Diffusion XL (base)."""
 
     text_encoder_2: Any

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.models import backbone as backbones
-from gate_cache.diffusion.models.backbone import Backbone, Text
+from gate_cache.diffusion.models import loading
+from gate_cache.diffusion.models.backbone import Backbone
+from gate_cache.diffusion.models.conditioning import Extra, Text
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.noise import add_noise, noise
 from gate_cache.diffusion.passes.recipes import PlannedCombo
 from gate_cache.diffusion.passes.schedule import Item, Lane, Tail
 from gate_cache.diffusion.passes.shared_encoder import shared_half
-from gate_cache.diffusion.techniques.base import Extra, Inputs, Steering, Use
+from gate_cache.diffusion.techniques.base import Inputs, Steering, Use
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
     ModelError
         Something is missing or does not fit.
     """
-    model = backbones.load(files, device, getattr(torch, dtype))
+    model = loading.load(files, device, getattr(torch, dtype))
     steering: dict[Use, Steering] = {}
     for plan in plans:
         for use, technique in plan.techniques.items():

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from gate_cache.core.roots import Roots
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import torch
 
-    from gate_cache.diffusion.models.backbone import Backbone, Text
+    from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.diffusion.models.conditioning import Extra
     from gate_cache.diffusion.models.sources import ModelFiles
 
     Images = npt.NDArray[np.uint8]
@@ -57,23 +57,6 @@ class Inputs(Protocol):
         """Arrays that `make` yields for rows, (N, …), made once a row whoever asks."""
 
 
-class Call(NamedTuple):
-    """One pass that is about to run.
-
-    Attributes
-    ----------
-    x : (B, 4, h, w) tensor, the noised latents
-    t : () tensor, the timestep
-    text : the prompts' embeddings
-    """
-
-    x: torch.Tensor
-    t: torch.Tensor
-    text: Text
-
-
-Extra = Callable[[Call], Mapping[str, Any]]
-"""From a pass to more keyword arguments of the UNet; those of ``added_cond_kwargs`` are joined."""
 
 
 class Steering:

@@ -17,11 +17,12 @@ from gate_cache.diffusion.models.layouts import UNET, read_config
 from gate_cache.diffusion.models.single_file import PICKLED, SUFFIX
 from gate_cache.diffusion.models.sources import find_folder
 from gate_cache.diffusion.models.weights import digest, folder_digest, shapes_in, weight_files
-from gate_cache.diffusion.techniques.base import Call, Extra, Inputs, Steering, Technique
+from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import ControlNetSpec
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.diffusion.models.conditioning import Call, Extra
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.techniques.base import Images
 
@@ -125,7 +126,7 @@ class ControlNet(Technique[ControlNetSpec]):
         return path
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
-        from gate_cache.diffusion.models.backbone import load_controlnet
+        from gate_cache.diffusion.models.loading import load_controlnet
 
         place, variant = self._net(roots), self.spec.variant
         config = self._config(place, roots)

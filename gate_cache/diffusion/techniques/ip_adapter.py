@@ -14,11 +14,12 @@ from gate_cache.diffusion.models.fitting import cross_attentions, text_config
 from gate_cache.diffusion.models.headers import read_header
 from gate_cache.diffusion.models.layouts import UNET, read_config
 from gate_cache.diffusion.models.weights import folder_digest, weight_files
-from gate_cache.diffusion.techniques.base import Extra, Inputs, Steering, Technique
+from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import IPAdapterSpec
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.diffusion.models.conditioning import Extra
     from gate_cache.diffusion.models.sources import ModelFiles
 
 _PLAIN, _PLUS, _FULL = "proj.weight", "latents", "proj.3.weight"
@@ -88,7 +89,7 @@ class _Loaded:
         from transformers import CLIPVisionModelWithProjection
 
         from gate_cache.diffusion.lora.adapters import read_safetensors
-        from gate_cache.diffusion.models.backbone import pretrained
+        from gate_cache.diffusion.models.modules import pretrained
 
         state = _grouped(file, read_safetensors(file))
         self.patches = _PLAIN not in state["image_proj"]

@@ -17,7 +17,7 @@ from gate_cache.datasets.common.captions import Captions, read_captions
 from gate_cache.datasets.common.images import Pixels, to_square
 from gate_cache.diffusion.lora.adapter import Adapter
 from gate_cache.diffusion.lora.training import LoraSettings, LoraTrainer
-from gate_cache.diffusion.models import backbone as backbones
+from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.layouts import SD
 from gate_cache.diffusion.models.sources import ModelFiles, locate
@@ -86,7 +86,7 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
     then = "and run the same command again; the last checkpoint is kept"
     with disk_errors(outputs[steps], "--out", then), out_of_memory("a smaller --batch or --rank"):
         show.say(f"loading {model.source}")
-        backbone = backbones.load(model, choose_device(device), torch.float32)
+        backbone = loading.load(model, choose_device(device), torch.float32)
         square = partial(to_square, size=model.size(spec.size), fit=spec.fit)
         latents = _latents(backbone, lambda i: square(dataset.image(i)), chosen, show)
         tokens = _tokens(backbone, chosen, show)

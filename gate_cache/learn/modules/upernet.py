@@ -25,7 +25,7 @@ class Decoded(NamedTuple):
 class UPerNet(nn.Module):
     """Pyramid pooling on the coarsest level, a feature pyramid over all, and an auxiliary FCN.
 
-    The auxiliary head sees the second coarsest level, as with the four levels of other backbones.
+    The auxiliary head sees the second coarsest level, as with the four levels of other loading.
 
     Parameters
     ----------

@@ -1,0 +1,77 @@
+"""Loading a model: which class runs which kind, and its modules on a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.models.backbone import Backbone
+from gate_cache.diffusion.models.ddpm import DDPMBackbone
+from gate_cache.diffusion.models.fitting import check_parts
+from gate_cache.diffusion.models.layouts import DDPM, SD, SDXL, Kind
+from gate_cache.diffusion.models.modules import pretrained
+from gate_cache.diffusion.models.original import read_original
+from gate_cache.diffusion.models.sdxl import StableDiffusionXL
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
+
+FAMILIES: dict[Kind, type[Backbone]] = {
+    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone}
+
+
+def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """Load a model's modules, in evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        Weights missing or not fitting the configuration.
+    """
+    _hush()
+    check_parts(files)
+    kind = files.kind
+    family = kind.backbone() if kind.backbone else FAMILIES[kind]
+    parts = family.parts(files)
+    vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
+    for name, module in parts.items():
+        if isinstance(module, torch.nn.Module):
+            wanted = vae_dtype if name == "vae" else dtype
+            module.to(device=device, dtype=wanted).requires_grad_(False).eval()
+    return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
+
+
+def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
+    """ᾱ and what is predicted."""
+    try:
+        scheduler: Any = DDIMScheduler(**files.schedule())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ModelError(f"{files.source}: a schedule that is not read ({error})") from None
+    return {"alphas_cumprod": scheduler.alphas_cumprod.to(device),
+            "prediction_type": str(scheduler.config.prediction_type)}
+
+
+def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | None = None,
+                    variant: str | None = None) -> Any:
+    """Load a ControlNet beside a backbone.
+
+    Parameters
+    ----------
+    place : its folder in diffusers layout, or a single file, which needs `config`
+    """
+    net = read_original(ControlNetModel, place, "controlnet", config or {}) if place.is_file() \
+        else pretrained(ControlNetModel, place, variant)
+    return net.to(device=backbone.device, dtype=backbone.dtype).requires_grad_(False).eval()
+
+
+def _hush() -> None:
+    """Keep the libraries' advice and their own progress bars off the screen."""
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

@@ -1,0 +1,44 @@
+"""Modules of diffusers and transformers from files: every tensor is read, none drawn at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.models.original import read_original
+from gate_cache.diffusion.models.unread import check_read
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
+
+
+def component(cls: Any, files: ModelFiles, name: str) -> Any:
+    """Load one module of a model."""
+    if files.file:
+        return read_original(cls, files.file, name, files.config(name))
+    return pretrained(cls, files.folder(name), files.variant)
+
+
+def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
+    """Load one module from its folder: every tensor is read, and none is drawn at random.
+
+    Raises
+    ------
+    ModelError
+        It cannot be loaded, or file and model do not hold the same tensors.
+    """
+    try:
+        module, info = cls.from_pretrained(
+            place, variant=variant, use_safetensors=True, local_files_only=True,
+            ignore_mismatched_sizes=True, output_loading_info=True)  # the next line refuses them
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{place}: cannot be loaded as {cls.__name__}: {reason}") from error
+    if info["mismatched_keys"]:
+        name, got, wanted = sorted(info["mismatched_keys"])[0]
+        raise ModelError(f"{place}: {len(info['mismatched_keys'])} weights are not of the shapes"
+                         f" that the configuration of {cls.__name__} says: '{name}' is"
+                         f" {'×'.join(map(str, got))}, not {'×'.join(map(str, wanted))}")
+    check_read(place, cls.__name__, info["missing_keys"], info["unexpected_keys"])
+    return module

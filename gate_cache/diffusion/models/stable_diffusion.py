@@ -1,0 +1,88 @@
+"""Stable Diffusion 1.x and 2.x (Rombach et al., CVPR 2022): one text encoder, 4-channel latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from gate_cache.diffusion.models.backbone import Backbone
+from gate_cache.diffusion.models.conditioning import Text
+from gate_cache.diffusion.models.modules import component
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
+
+
+@dataclass(kw_only=True)
+class StableDiffusion(Backbone):
+    """A loaded Stable Diffusion 1.x or 2.x."""
+
+    @classmethod
+    def parts(cls, files: ModelFiles) -> dict[str, Any]:
+        """Modules and tokenizers by field, as loaded."""
+        return {"unet": component(UNet2DConditionModel, files, "unet"),
+                "vae": component(AutoencoderKL, files, "vae"),
+                "text_encoder": component(CLIPTextModel, files, "text_encoder"),
+                "tokens": files.tokens}
+
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """Its text encoders by the names that LoRA files use."""
+        return {"text_encoder": self.text_encoder}
+
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Latents x_0: the posterior's mean, shifted and scaled as the configuration says.
+
+        Parameters
+        ----------
+        pixels : (B, H, W, 3) uint8 tensor
+
+        Returns
+        -------
+        (B, 4, h, w) float32 tensor
+        """
+        posterior = self.vae.encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
+        shift, scale = self._latent_scale()
+        return torch.as_tensor((posterior.mode().float() - shift) * scale)
+
+
+    def _latent_scale(self) -> tuple[Any, Any]:
+        """What x_0 is shifted and multiplied by: numbers, or (1, 4, 1, 1) tensors by channel."""
+        config = self.vae.config
+        shift, scale = float(config.shift_factor or 0), float(config.scaling_factor)
+        if config.latents_mean is None:
+            return shift, scale
+        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1)
+                     for v in (config.latents_mean, config.latents_std))
+        return mean + shift, scale / std
+
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures of latents: what `encode` came from, as far as the autoencoder keeps it.
+
+        Parameters
+        ----------
+        latents : (B, 4, h, w) float32 tensor
+
+        Returns
+        -------
+        (B, H, W, 3) uint8 tensor
+        """
+        shift, scale = self._latent_scale()
+        unscaled = latents.to(self.device) / scale + shift
+        return self.pixels(self.vae.decode(unscaled.to(self.vae.dtype)).sample)
+
+
+    def embed(self, prompt: str) -> Text:
+        """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
+        pieces = torch.tensor(self.tokens.encode(prompt).ids, device=self.device)
+        states = self.text_encoder(pieces)[0]
+        return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype))
+
