@@ -23,6 +23,7 @@ from benchmarks.usual_way import UsualWay
 from gate_cache.core.places import Place
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models import loading
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
