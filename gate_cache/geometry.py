@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.specs import Fit
+from gate_cache.preprocessing import Fit
 
 Points = npt.NDArray[np.float64]
 

@@ -29,7 +29,7 @@ FLOORS = {  # room (a folder, or a module of the package itself) to floor
     "diffusion": 3, "learn": 3,
     "store": 2, "datasets": 2,
     "manifest": 1, "specs": 1, "features": 1, "yaml_source": 1, "problems": 1, "roots": 1,
-    "fingerprint": 1, "geometry": 1, "dataset_specs": 1, "sweep_file": 1,
+    "fingerprint": 1, "geometry": 1, "preprocessing": 1, "dataset_specs": 1, "sweep_file": 1,
     "errors": 0, "places": 0, "progress": 0, "__init__": 0,
 }
 ONE_ROOM = (0, 1)
@@ -53,7 +53,7 @@ FENCES = {  # library to the rooms and files that may import it
     "torch": ("diffusion/", "learn/", "stages/"),
     "safetensors": ("diffusion/", "stages/"),
     "cv2": ("datasets/", "diffusion/techniques/controlnet.py"),
-    "PIL": ("datasets/", "report/pictures.py", "report/marks.py"),
+    "PIL": ("datasets/", "preprocessing.py", "report/pictures.py", "report/marks.py"),
     "scipy": ("datasets/",),
     "sklearn": ("learn/", "report/"),
     "matplotlib": ("report/",),

@@ -7,11 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 from gate_cache.datasets.base import Sample, Split
-from gate_cache.datasets.files import ImageFiles, need_folder, walk
+from gate_cache.datasets.files import ImageFiles, need_folder, passed_over
+from gate_cache.datasets.pictures import passed_over_line, pictures
 from gate_cache.datasets.splits import Shares, Tree
 from gate_cache.errors import DataError
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 
 class Folder(ImageFiles):
@@ -65,10 +64,16 @@ class Folder(ImageFiles):
         """By folder or by share; ``train`` where neither is given."""
         return self._tree.split_of[sample_id]
 
+    def passed_over(self) -> dict[str, int]:
+        """Files that are no images, by suffix."""
+        return passed_over(self.root, {s.id for s in self.samples()})
+
 
 def images_below(root: Path) -> list[Sample]:
     """All images below a folder, sorted by path; a `DataError` where there are none."""
-    found = [Sample(name) for name in walk(root, EXTENSIONS)]
+    found = [Sample(name) for name in pictures(root)]
     if not found:
-        raise DataError(f"{root}: no images ({', '.join(sorted(EXTENSIONS))}) below it")
+        other = passed_over(root, ())
+        raise DataError(f"{root}: no images below it"
+                        + (f" that can be read ({passed_over_line(other)})" if other else ""))
     return found

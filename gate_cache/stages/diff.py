@@ -11,13 +11,15 @@ from gate_cache.errors import StoreError
 from gate_cache.fingerprint import Recipe, differences
 from gate_cache.manifest import load
 from gate_cache.places import Place
+from gate_cache.preprocessing import FIRST_SETTINGS
 from gate_cache.roots import Roots
 from gate_cache.stages.lookup import known_recipes, wanted_of
 from gate_cache.stages.verify import is_manifest
 from gate_cache.store import done
 from gate_cache.store.reader import ComboView, FeatureStore
 
-SHARED = ("kind", "settings", "maps", "size", "compute", "resize")
+SHARED = ("kind", "settings", "maps", "size", "compute", "resize", "resample",
+          "background")
 """What of a recipe is known without weights."""
 
 
@@ -125,6 +127,7 @@ def _pairs(a: Side, b: Side) -> dict[str, str]:
 def _changed(old: Recipe, new: Recipe, partial: bool) -> list[str]:
     if not partial:
         return differences(old, new)
+    old, new = ({"resize": "squash", **FIRST_SETTINGS, **side} for side in (old, new))
     keys = [k for k in SHARED if k in old and k in new]
     return differences({k: _plain(old[k]) for k in keys}, {k: _plain(new[k]) for k in keys})
 

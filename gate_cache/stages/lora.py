@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from gate_cache.datasets.captions import Captions, read_captions
-from gate_cache.datasets.images import Pixels, to_square
+from gate_cache.datasets.images import Pixels, model_input
 from gate_cache.diffusion import backbone as backbones
 from gate_cache.diffusion.backbone import Backbone
 from gate_cache.diffusion.layouts import SD
@@ -20,6 +19,7 @@ from gate_cache.diffusion.sources import ModelFiles, locate
 from gate_cache.errors import ModelError
 from gate_cache.fingerprint import Recipe
 from gate_cache.manifest import Loaded
+from gate_cache.preprocessing import Preprocessing
 from gate_cache.progress import Progress, Silent
 from gate_cache.roots import Roots
 from gate_cache.stages.caption import captions_path
@@ -87,8 +87,8 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
     with disk_errors(outputs[steps], "--out", then), out_of_memory("a smaller --batch or --rank"):
         show.say(f"loading {model.source}")
         backbone = backbones.load(model, choose_device(device), torch.float32)
-        square = partial(to_square, size=model.size(spec.size), fit=spec.fit)
-        latents = _latents(backbone, lambda i: square(dataset.image(i)), chosen, show)
+        preprocessing = Preprocessing.of(spec, model.size(spec.size))
+        latents = _latents(backbone, lambda i: model_input(dataset, i, preprocessing), chosen, show)
         tokens = _tokens(backbone, chosen, show)
         backbone = _cast(backbone, _compute(loaded))
         adapter = Adapter(backbone, settings.rank, settings.alpha, settings.seed,
@@ -123,6 +123,7 @@ def _recipe(files: ModelFiles, loaded: Loaded, settings: LoraSettings,
     return {
         "kind": "lora", "weights": files.weights, "schedule": files.schedule(),
         "size": files.size(spec.size), "fit": spec.fit, "settings": asdict(settings),
+        **Preprocessing.of(spec, 0).recipe,
         "compute": str(_compute(loaded)).removeprefix("torch."),
         "images": {i.id: {"sha256": i.sha256, "sentence": i.sentence} for i in chosen},
     }

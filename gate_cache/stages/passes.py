@@ -15,8 +15,8 @@ from gate_cache.diffusion.recipes import plan_combos
 from gate_cache.diffusion.schedule import Lane, Wanted, schedule
 from gate_cache.diffusion.sources import ModelFiles
 from gate_cache.errors import UserError, did_you_mean
-from gate_cache.geometry import Square
 from gate_cache.manifest import Loaded
+from gate_cache.preprocessing import Preprocessing
 from gate_cache.progress import Progress
 from gate_cache.roots import Roots
 from gate_cache.specs import Combo
@@ -88,11 +88,11 @@ def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDatas
     files = need_files(asked, roots)
     plans = tuple(plan_combos(asked.manifest, files, roots))
     model = asked.manifest.model
-    square = Square(files.size(model.size), model.fit)
+    preprocessing = Preprocessing.of(model, files.size(model.size))
     samples = Samples(ids, [dataset.sha256(i) for i in ids],
                       np.array([dataset.size(i) for i in ids], np.int32))
     captions = captions_of(asked, roots, samples, (), files.tokens)
-    source = Source(dataset, samples, square, files.tokens, roots, captions)
+    source = Source(dataset, samples, preprocessing, files.tokens, roots, captions)
     lanes = schedule([(Wanted.of(p), range(len(ids))) for p in plans], source.count_tokens)
     most = max(len(lane.items) for lane in lanes)
     size = min(batch or asked.manifest.store.batch, most)

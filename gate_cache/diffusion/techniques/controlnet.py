@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from gate_cache.datasets.pictures import by_stem
 from gate_cache.diffusion.embedded import CONTROLNET, TINY
 from gate_cache.diffusion.hub import controlnet_from_hub
 from gate_cache.diffusion.memo import tree_sha256
@@ -53,6 +54,7 @@ class ControlNet(Technique[ControlNetSpec]):
         if not folder.is_dir():
             raise ModelError(f"{where}: {folder}: no such folder; put the control images there,"
                              " called as the data set's own")
+        by_stem(folder)  # which refuses two files for one sample
         return folder
 
     def _folder(self, roots: Roots, download: bool = False) -> Path:
