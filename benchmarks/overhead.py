@@ -26,6 +26,7 @@ from gate_cache.datasets.toyworld import draw
 from gate_cache.diffusion.recipes import latents_recipe, plan_combos
 from gate_cache.fingerprint import file_sha256
 from gate_cache.manifest import Loaded, load
+from gate_cache.preprocessing import Preprocessing
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
 from gate_cache.stages.inspect import inspect
@@ -69,7 +70,7 @@ def fill(loaded: Loaded, roots: Roots) -> None:
         store.append(new)
         size, model = files.size(None), manifest.model
         latents = {LATENT_MAP: files.family.latent_shape(size)}
-        recipe = latents_recipe(files, size, model.dtype, model.fit)
+        recipe = latents_recipe(files, Preprocessing.of(model, size), model.dtype)
         mark(store.require(LATENTS, recipe, latents, "float32", {}))
         plans = plan_combos(manifest, files, roots)
         for plan in plans:

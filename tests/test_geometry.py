@@ -7,7 +7,7 @@ import torch
 from gate_cache.datasets.images import to_square
 from gate_cache.geometry import Placement, Square, Window
 from gate_cache.learn.correspondence import cells
-from gate_cache.specs import Fit
+from gate_cache.preprocessing import Fit
 
 SIZES = [(40, 40), (30, 60), (225, 300), (300, 153), (7, 1000), (1, 1), (513, 512)]
 ALL_SIZES = pytest.mark.parametrize(("height", "width"), SIZES)

@@ -26,9 +26,10 @@ from gate_cache.learn.fit import fit
 from gate_cache.learn.matching import CorrespondenceTask, judge, pair_loss
 from gate_cache.learn.model import amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints
+from gate_cache.preprocessing import Fit, Preprocessing
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
-from gate_cache.specs import ControlNetSpec, Fit, TrainSpec
+from gate_cache.specs import ControlNetSpec, TrainSpec
 from gate_cache.stages.extract import extract
 from gate_cache.stages.inputs import BlockInputs, Source
 from gate_cache.stages.inspect import inspect
@@ -80,7 +81,8 @@ def test_the_padding_has_no_edges() -> None:
     image[:, ::12] = image[:, 1::12] = 255
     square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image)
     samples = Samples(["bars"], ["x"], np.array([[30, 60]], np.int32))
-    source: Any = Source(pixels, samples, square, None, Roots(), {})  # type: ignore[arg-type]
+    source: Any = Source(pixels, samples, Preprocessing(64, "pad"),  # type: ignore[arg-type]
+                         None, Roots(), {})  # type: ignore[arg-type]
     control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as readers:
         edges = control.images(BlockInputs(source, 0, readers), [0])[0, 0]
