@@ -25,6 +25,7 @@ from gate_cache.roots import Roots
 from gate_cache.specs import ModelSpec
 from gate_cache.stages.canary import recompute
 from gate_cache.stages.extract import extract
+from gate_cache.stages.prune import prune
 from gate_cache.stages.status import status
 from gate_cache.stages.validate import validate
 from gate_cache.store.reader import FeatureStore
@@ -302,3 +303,5 @@ def test_a_store_of_the_first_release_stays_valid_under_its_own_filter(
     old, new = FeatureStore.open(path).latents()
     assert [c.state for m in (first, now) for c in status(m, roots).combos] == ["done", "done"]
     assert not np.array_equal(old["x0"][0], new["x0"][0])
+    assert {g.why for g in prune([first.path], roots)[0].groups} == {
+        "no manifest given names it, unless one says 'resample: bicubic'"}

@@ -123,7 +123,7 @@ def maps_of(name: str) -> np.ndarray:
 def recipe(prompt: str, fit: Fit, **more: Any) -> dict[str, Any]:
     said = {"resize": "pad"} if fit == "pad" else {}
     return {"kind": "conv", "settings": {"prompt": prompt, "seed": 0, "t": 50}, "maps": ["up0"],
-            "compute": "float32", "size": 64, **said, **more}
+            "compute": "float32", "size": 64, **Preprocessing(64).recipe, **said, **more}
 
 
 STORED: dict[str, tuple[Fit, int]] = {

@@ -27,6 +27,7 @@ from gate_cache.learn.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.pairs import PairPoints, load_pairs
 from gate_cache.learn.trials import Trial
 from gate_cache.manifest import Loaded, load
+from gate_cache.preprocessing import Preprocessing
 from gate_cache.progress import Silent
 from gate_cache.roots import Roots
 from gate_cache.specs import TrainSpec
@@ -109,7 +110,8 @@ def features(world: ToyWorld, name: str, kind: str, row: int, sample_id: str) ->
 def recipe(loaded: Loaded, name: str, maps: Sequence[str], weights: str) -> dict[str, Any]:
     spec = loaded.manifest
     return {"kind": spec.kind(name), "settings": settings(spec.combos[name]), "maps": list(maps),
-            "size": 64, "compute": spec.model.dtype, "weights": weights}
+            "size": 64, "compute": spec.model.dtype, "weights": weights,
+            **Preprocessing.of(spec.model, 64).recipe}
 
 
 def build(stores: Path, loaded: Loaded, rows: dict[str, int] | None = None,

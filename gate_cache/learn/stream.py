@@ -200,7 +200,7 @@ class _Slot:
 
 def _copies_so_far() -> _Copies:
     """The point up to which each GPU in use has been given work, by this thread's streams."""
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None
     devices = [d for d in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(d)]
     return [torch.cuda.current_stream(d).record_event() for d in devices]
