@@ -98,7 +98,8 @@ class Ways:
         store = FeatureStore.open(self.store, check)
 
         def read(rows: list[int]) -> Iterator[object]:
-            return iter(FeatureStream(store, COMBOS, rows, order="sequential", threads=threads))
+            return iter(FeatureStream(store, COMBOS, rows, order="sequential", threads=threads,
+                                      reuse=True))
         return read
 
     def zarr(self, rows: list[int]) -> Iterator[object]:

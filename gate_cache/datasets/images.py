@@ -74,10 +74,6 @@ def _laid_on(image: Image.Image, background: Color) -> Image.Image:
     return Image.alpha_composite(below, image.convert("RGBA"))
 
 
-SEVERAL = frozenset({".apng", ".avif", ".avifs", ".gif", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes of files that may hold several pictures."""
-
-
 def holds_several(path: Path) -> bool:
     """Whether a file is an animation, or has several pages; a photograph's previews do not count.
 
@@ -86,8 +82,6 @@ def holds_several(path: Path) -> bool:
     DataError
         As `read_rgb`.
     """
-    if path.suffix.lower() not in SEVERAL:
-        return False
     try:
         with Image.open(path) as image:
             return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
