@@ -29,7 +29,7 @@ def validate(manifest: ManifestPath, data: Data = None, models: Models = None,
     if as_json:
         return print_json(found)
     typer.echo(f"{found.manifest}: sound, {found.combos} combos")
-    for line in found.absent:
+    for line in (*found.notes, *found.absent):
         typer.echo(f"note: {line}")
 
 

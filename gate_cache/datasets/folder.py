@@ -8,10 +8,9 @@ from pathlib import Path
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Sample, Split
-from gate_cache.datasets.common.files import ImageFiles, need_folder, walk
+from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
+from gate_cache.datasets.common.pictures import passed_over_line, pictures
 from gate_cache.datasets.common.splits import Shares, Tree
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 
 class Folder(ImageFiles):
@@ -65,10 +64,16 @@ class Folder(ImageFiles):
         """By folder or by share; ``train`` where neither is given."""
         return self._tree.split_of[sample_id]
 
+    def passed_over(self) -> dict[str, int]:
+        """Files that are no images, by suffix."""
+        return passed_over(self.root, {s.id for s in self.samples()})
+
 
 def images_below(root: Path) -> list[Sample]:
     """All images below a folder, sorted by path; a `DataError` where there are none."""
-    found = [Sample(name) for name in walk(root, EXTENSIONS)]
+    found = [Sample(name) for name in pictures(root)]
     if not found:
-        raise DataError(f"{root}: no images ({', '.join(sorted(EXTENSIONS))}) below it")
+        other = passed_over(root, ())
+        raise DataError(f"{root}: no images below it"
+                        + (f" that can be read ({passed_over_line(other)})" if other else ""))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Split
-from gate_cache.datasets.common.files import read_text, walk
+from gate_cache.datasets.common.files import passed_over, read_text, walk
 from gate_cache.datasets.common.labelled import LabelledImages, plain_table
 from gate_cache.datasets.common.splits import Shares, Tree
 from gate_cache.datasets.folder import images_below
@@ -67,6 +67,10 @@ class Masks(LabelledImages):
     def label_file(self, sample_id: str) -> Path:
         """The label picture of a sample."""
         return (self.root / self.parts[1] / sample_id).with_suffix(".png")
+
+    def passed_over(self) -> dict[str, int]:
+        """Files among the images that are none, by suffix."""
+        return passed_over(self.root / self.parts[0], {s.id for s in self.samples()})
 
     def classes_by_label(self) -> Mapping[int, int]:
         """Labels are classes, but for the one that does not count."""

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gate_cache.core.geometry import Square
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles
@@ -53,10 +53,10 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
         Captions are missing.
     """
     model, asked = order.loaded.manifest.model, encoding_asked(order.loaded.manifest)
-    size = files.size(model.size)
+    preprocessing = Preprocessing.of(model, files.size(model.size))
     about = {"model": files.source, "versions": versions()}
-    shape = {LATENT_MAP: files.family.latent_shape(size)}
-    latents = store.require(LATENTS, latents_recipe(files, size, model.dtype, model.fit), shape,
+    shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
+    latents = store.require(LATENTS, latents_recipe(files, preprocessing, model.dtype), shape,
                             "float32", about)
     jobs = []
     for plan in plans:
@@ -67,7 +67,7 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
         jobs.append(Job(plan, group, group.todo(order.gone)))
     captions = captions_of(order.loaded, order.roots, store.samples, order.gone, files.tokens)
     source = Source(open_dataset(order.loaded.manifest.dataset, order.roots), store.samples,
-                    Square(size, model.fit), files.tokens, order.roots, captions)
+                    preprocessing, files.tokens, order.roots, captions)
     return Work(source, jobs, latents, order.gone)
 
 

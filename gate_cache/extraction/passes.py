@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gate_cache.core.errors import UserError, did_you_mean
-from gate_cache.core.geometry import Square
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
@@ -88,11 +88,11 @@ def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDatas
     files = need_files(asked, roots)
     plans = tuple(plan_combos(asked.manifest, files, roots))
     model = asked.manifest.model
-    square = Square(files.size(model.size), model.fit)
+    preprocessing = Preprocessing.of(model, files.size(model.size))
     samples = Samples(ids, [dataset.sha256(i) for i in ids],
                       np.array([dataset.size(i) for i in ids], np.int32))
     captions = captions_of(asked, roots, samples, (), files.tokens)
-    source = Source(dataset, samples, square, files.tokens, roots, captions)
+    source = Source(dataset, samples, preprocessing, files.tokens, roots, captions)
     lanes = schedule([(Wanted.of(p), range(len(ids))) for p in plans], source.count_tokens)
     most = max(len(lane.items) for lane in lanes)
     size = min(batch or asked.manifest.store.batch, most)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError, StoreError
-from gate_cache.core.geometry import Square
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
@@ -186,13 +186,12 @@ class _Run:
     def __init__(self, loaded: Loaded, roots: Roots, store: FeatureStore, files: ModelFiles,
                  dataset: ImageDataset, extractor: Extractor, rows: list[int]) -> None:
         model = loaded.manifest.model
-        self._size = files.size(model.size)
+        preprocessing = Preprocessing.of(model, files.size(model.size))
         others = set(range(len(store.samples))).difference(rows)
         captions = captions_of(loaded, roots, store.samples, others, files.tokens)
-        self._source = Source(dataset, store.samples, Square(self._size, model.fit), files.tokens,
-                              roots, captions)
+        self._source = Source(dataset, store.samples, preprocessing, files.tokens, roots, captions)
         self._store = store
-        self._latents = latents_recipe(files, self._size, model.dtype, model.fit)
+        self._latents = latents_recipe(files, preprocessing, model.dtype)
         self._extractor = extractor
         self._rows = rows
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.pictures import passed_over_notes
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import assumed, locate
 from gate_cache.diffusion.passes.recipes import combo_maps, missing_inputs
@@ -20,11 +21,13 @@ class Validated:
     Attributes
     ----------
     absent : what it names that is not on this machine, a line each
+    notes : what else to know, a line each
     """
 
     manifest: str
     combos: int
     absent: list[str]
+    notes: list[str]
 
 
 def validate(loaded: Loaded, roots: Roots) -> Validated:
@@ -37,8 +40,11 @@ def validate(loaded: Loaded, roots: Roots) -> Validated:
     """
     manifest = loaded.manifest
     absent: list[str] = []
+    notes: list[str] = []
     try:
-        open_dataset(manifest.dataset, roots).samples()
+        dataset = open_dataset(manifest.dataset, roots)
+        dataset.samples()
+        notes = passed_over_notes(dataset)
     except UserError as error:
         absent.append(str(error))
     try:
@@ -52,4 +58,4 @@ def validate(loaded: Loaded, roots: Roots) -> Validated:
     size = layout.check_size(manifest.model.size or layout.default_size, "model.size")
     combo_maps(manifest, layout, size, about_tokens)
     absent += missing_inputs(manifest, roots)
-    return Validated(loaded.path.name, len(manifest.combos), absent)
+    return Validated(loaded.path.name, len(manifest.combos), absent, notes)

@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
+from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.dataset_specs import DatasetSpec, Spec
 
 T_MAX = 999
 CAPTION = "{caption}"
 SINGLE_FILE = ".safetensors"
-Fit = Literal["squash", "pad"]
-"""How an image is brought into the model's square (see `gate_cache.core.geometry`)."""
 
 
 def _listed(value: Any) -> Any:
@@ -40,6 +39,9 @@ class ModelSpec(Spec):
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
     fit: Fit = "squash"
+    resample: Resample = "bicubic"
+    background: Annotated[str, BeforeValidator(parse_color)] = Field(
+        "", description="colour below transparent pixels [white]")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     @property

@@ -36,12 +36,21 @@ from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.items import keep_items
 from gate_cache.training.methods import gate_name, untrained
 from gate_cache.training.reproduce import sweep_commands
-from gate_cache.training.run_files import SWEEP, items_file, trial_file, write_json
+from gate_cache.training.run_files import (
+    SWEEP,
+    items_file,
+    read_json,
+    trial_file,
+    unreadable,
+    write_json,
+)
 from gate_cache.training.run_folder import Checkpoint, close_log, start_log
 from gate_cache.training.sweep_baselines import BaselinePoint, baseline_points, model_of
 from gate_cache.training.sweep_tables import Row, write_tables
 from gate_cache.training.tasks import alike, open_any, settled
 from gate_cache.workspace.device import out_of_memory
+
+AGAIN = "delete it to train this trial again"
 
 
 @dataclass(frozen=True)
@@ -218,13 +227,13 @@ def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Tria
     row = Row(point.name, point.settings, method, True, trial.failed,
               dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
               list(test.each) if test else [])
+    if not trial.failed:  # before the result, which says that the trial is done
+        (folder / "weights").mkdir(exist_ok=True)
+        save_file(trial.fitted.best, folder / "weights" / f"{trial_file(point.name)}.safetensors")
     _write(folder, row, {"history": trial.fitted.history,
                          "details": dict(test.details) if test else {},
                          "combos": list(point.spec.combos or study.mixed),
                          "spec": point.spec.model_dump(mode="json")})
-    if not trial.failed:
-        (folder / "weights").mkdir(exist_ok=True)
-        save_file(trial.fitted.best, folder / "weights" / f"{trial_file(point.name)}.safetensors")
     return row
 
 
@@ -260,8 +269,8 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
            "trials": {p.name: p.spec.model_dump(mode="json") for p in points}}
     path = folder / (f"study-{number}.json" if number else SWEEP)
     now = json.loads(json.dumps(now))
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
+    old = read_json(path, "give --out another name, or remove the folder to begin anew")
+    if old is not None:
         same = ("fingerprints", "trials", "resolution", "splits")
         if any(old.get(k) != now[k] for k in same):
             raise UserError(f"{folder}: holds another sweep, or one over other features; give --out"
@@ -277,11 +286,13 @@ def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
 
 
 def _read(folder: Path, name: str) -> Row | None:
+    """A trial's result; None where it has none yet."""
+    path = folder / "trials" / f"{trial_file(name)}.json"
+    found = read_json(path, AGAIN)
     try:
-        text = (folder / "trials" / f"{trial_file(name)}.json").read_text(encoding="utf-8")
-        return Row.from_json(json.loads(text))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return Row.from_json(found) if found is not None else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unreadable(path, error, AGAIN) from None
 
 
 def _without_nan(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import nn
 from gate_cache.core.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import TrainSpec
-from gate_cache.training.run_files import CONFIG, trial_file
+from gate_cache.training.run_files import CONFIG, read_json, trial_file
 
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
 
@@ -126,11 +125,10 @@ def _of_sweep(run: Path, trial: str | None) -> Trained:
 
 
 def _json(path: Path, run: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{run}: {NO_RUN}") from None
-    return found if isinstance(found, dict) else {}
+    found = read_json(path, "train again, or name another run")
+    if found is None:
+        raise UserError(f"{run}: {NO_RUN}")
+    return found
 
 
 def _spec(data: Any, run: Path) -> TrainSpec:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
 from gate_cache.core.fingerprint import file_sha256
+from gate_cache.core.preprocessing import WHITE, Color
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,11 +49,18 @@ class ImageFiles:
 
         return size_of(self.path(sample_id))
 
-    def image(self, sample_id: str) -> npt.NDArray[np.uint8]:
-        """The image as (height, width, 3) RGB."""
+    def image(self, sample_id: str,
+              background: Color | None = WHITE) -> npt.NDArray[np.uint8]:
+        """The image as (height, width, 3) RGB; see `images.read_rgb` for the background."""
         from gate_cache.datasets.common.images import read_rgb
 
-        return read_rgb(self.path(sample_id))
+        return read_rgb(self.path(sample_id), background)
+
+    def holds_several(self, sample_id: str) -> bool:
+        """Whether the file has further pictures behind the first, which alone is read."""
+        from gate_cache.datasets.common.images import holds_several
+
+        return holds_several(self.path(sample_id))
 
 
 def need_folder(root: Path, what: str, expected: str) -> None:
@@ -116,6 +125,22 @@ def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64
         return np.asarray(loadmat(path)[variable], dtype=np.float64)
     except Exception as error:  # a damaged file makes loadmat raise almost anything
         raise DataError(f"{path}: no key points can be read ({error}); {expected}") from None
+
+
+def passed_over(root: Path, known: Collection[str]) -> dict[str, int]:
+    """How many files below a folder are not `known`, by suffix; hidden ones are not counted.
+
+    Parameters
+    ----------
+    known : paths below the root, with ``/`` between parts
+    """
+    found: Counter[str] = Counter()
+    for folder, folders, names in os.walk(root):
+        folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
+        below = Path(folder).relative_to(root)
+        found.update(os.path.splitext(n)[1].lower() or n for n in names
+                     if not n.startswith(".") and (below / n).as_posix() not in known)
+    return dict(sorted(found.items()))
 
 
 def walk(root: Path, extensions: frozenset[str]) -> list[str]:

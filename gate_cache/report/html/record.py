@@ -20,6 +20,7 @@ from gate_cache.training.run_files import (
     TRIALS,
     items_file,
     trial_file,
+    unreadable,
 )
 from gate_cache.training.sweep_tables import seedless
 
@@ -78,10 +79,13 @@ class Result:
     @cached_property
     def items(self) -> Items | None:
         """Results item by item, where they were kept."""
+        path = items_file(self.folder, self.name)
         try:
-            return Items.load(items_file(self.folder, self.name))
-        except (OSError, ValueError, KeyError):
+            return Items.load(path)
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError, KeyError) as error:
+            raise unreadable(path, error, "delete it to leave these results out") from None
 
 
 @dataclass(frozen=True)
