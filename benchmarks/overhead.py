@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 
 from gate_cache.core.fingerprint import file_sha256
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.passes.recipes import latents_recipe, plan_combos
@@ -69,7 +70,7 @@ def fill(loaded: Loaded, roots: Roots) -> None:
         store.append(new)
         size, model = files.size(None), manifest.model
         latents = {LATENT_MAP: files.family.latent_shape(size)}
-        recipe = latents_recipe(files, size, model.dtype, model.fit)
+        recipe = latents_recipe(files, Preprocessing.of(model, size), model.dtype)
         mark(store.require(LATENTS, recipe, latents, "float32", {}))
         plans = plan_combos(manifest, files, roots)
         for plan in plans:

@@ -93,12 +93,13 @@ class Ways:
                 np.copyto(buffer, whole[row])
             yield ring[i % RING]
 
-    def stream(self, check: Check, threads: int) -> Way:
+    def stream(self, check: Check, threads: int, reuse: bool = True) -> Way:
         """Ours."""
         store = FeatureStore.open(self.store, check)
 
         def read(rows: list[int]) -> Iterator[object]:
-            return iter(FeatureStream(store, COMBOS, rows, order="sequential", threads=threads))
+            return iter(FeatureStream(store, COMBOS, rows, order="sequential", threads=threads,
+                                      reuse=reuse))
         return read
 
     def zarr(self, rows: list[int]) -> Iterator[object]:
@@ -154,7 +155,9 @@ def measure(home: Path, images: int, rounds: int, loose: bool) -> dict[str, Any]
     compared: dict[str, Way] = {
         "ours, unchecked": ways.stream("never", 2), "ours, checked": ways.stream("always", 2),
         "ours, checked once": ways.stream("first", 2),
-        "ours, unchecked, no thread": ways.stream("never", 0), "zarr-python": ways.zarr}
+        "ours, unchecked, no thread": ways.stream("never", 0),
+        "ours, unchecked, memory of its own": ways.stream("never", 2, reuse=False),
+        "zarr-python": ways.zarr}
     if loose:
         compared |= {".pt, 2 workers": ways.pt, "np.load, 2 workers": ways.npy}
     size = len(COMBOS) * sum(2 * int(np.prod(s)) for s in SD15.values())
@@ -170,7 +173,7 @@ def measure(home: Path, images: int, rounds: int, loose: bool) -> dict[str, Any]
             limit = rate(ways.memmap, rows)
             warm[name].append(rate(way, rows) / limit)
             base.append(limit * size / 1e9)
-    for name, way in list(compared.items())[:5]:
+    for name, way in list(compared.items())[:6]:
         for _ in range(rounds):
             rows = generator.permutation(images).tolist()
             forget(home)

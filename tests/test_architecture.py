@@ -59,7 +59,7 @@ FENCES = {  # library to the rooms and files that may import it
               "analysis/"),
     "safetensors": ("diffusion/", "extraction/", "training/"),
     "cv2": ("datasets/", "toyworld/", "diffusion/techniques/controlnet.py"),
-    "PIL": ("datasets/", "toyworld/", "report/figures/"),
+    "PIL": ("datasets/", "toyworld/", "core/preprocessing.py", "report/figures/"),
     "scipy": ("datasets/",),
     "sklearn": ("learn/", "report/"),
     "matplotlib": ("report/",),
@@ -226,6 +226,38 @@ def test_init_files_are_thin(path: str) -> None:
     assert not [text for text in runs if "(" in text]
     light = {"__future__", "typing", "gate_cache.toyworld.names"}
     assert {s.module for s in body if isinstance(s, ast.ImportFrom)} <= light
+
+
+# ------------------------------------------------------------------------------ assertions
+
+STORE_CHECKS = ("store/format/attrs.py", "store/format/samples.py", "store/places/cache.py")
+"""Whose assertions check data still."""
+
+
+def narrows(test: ast.expr) -> bool:
+    """Whether an assertion only tells the type checker a type."""
+    if isinstance(test, ast.BoolOp):
+        return isinstance(test.op, ast.And) and all(map(narrows, test.values))
+    if isinstance(test, ast.Compare):
+        return isinstance(test.ops[0], ast.IsNot) and ast.unparse(test.comparators[0]) == "None"
+    return isinstance(test, ast.Call) and ast.unparse(test.func) == "isinstance"
+
+
+def assertions(source: str) -> list[str]:
+    """Assertions that check more than a type: ``python -O`` would leave them out."""
+    return [ast.unparse(node) for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Assert) and not narrows(node.test)]
+
+
+def test_assertions_that_check_data_are_found() -> None:
+    source = ("assert isinstance(x, int)\nassert x is not None and isinstance(x, str)\n"
+              "def f():\n    assert x\nassert x is not None or y\nassert len(x) == 3\n")
+    assert assertions(source) == ["assert x is not None or y", "assert len(x) == 3", "assert x"]
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p not in STORE_CHECKS])
+def test_no_assertion_checks_data(path: str) -> None:
+    assert not assertions(SOURCES[path])
 
 
 # ------------------------------------------------------------------------------ light starts

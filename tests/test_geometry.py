@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from gate_cache.core.geometry import Placement, Square, Window
+from gate_cache.core.preprocessing import Fit
 from gate_cache.datasets.common.images import to_square
 from gate_cache.learn.tasks.correspondence import cells
-from gate_cache.manifest.specs import Fit
 
 SIZES = [(40, 40), (30, 60), (225, 300), (300, 153), (7, 1000), (1, 1), (513, 512)]
 ALL_SIZES = pytest.mark.parametrize(("height", "width"), SIZES)

@@ -16,6 +16,7 @@ from conftest import CONTROL, PROMPT, WriteManifest
 from gate_cache import FeatureStore
 from gate_cache.core.errors import StoreError
 from gate_cache.core.geometry import Square
+from gate_cache.core.preprocessing import Fit, Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import Keypoints, Pair
@@ -31,7 +32,7 @@ from gate_cache.learn.fit.fit import fit
 from gate_cache.learn.mixing.model import amalgamated, fixed
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge, pair_loss
-from gate_cache.manifest.specs import ControlNetSpec, Fit, TrainSpec
+from gate_cache.manifest.specs import ControlNetSpec, TrainSpec
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format.samples import NewSample, Samples
 from gate_cache.store.writer import open_writer
@@ -80,7 +81,8 @@ def test_the_padding_has_no_edges() -> None:
     image[:, ::12] = image[:, 1::12] = 255
     square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image)
     samples = Samples(["bars"], ["x"], np.array([[30, 60]], np.int32))
-    source: Any = Source(pixels, samples, square, None, Roots(), {})  # type: ignore[arg-type]
+    source: Any = Source(pixels, samples, Preprocessing(64, "pad"),  # type: ignore[arg-type]
+                         None, Roots(), {})  # type: ignore[arg-type]
     control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as readers:
         edges = control.images(BlockInputs(source, 0, readers), [0])[0, 0]
@@ -121,7 +123,7 @@ def maps_of(name: str) -> np.ndarray:
 def recipe(prompt: str, fit: Fit, **more: Any) -> dict[str, Any]:
     said = {"resize": "pad"} if fit == "pad" else {}
     return {"kind": "conv", "settings": {"prompt": prompt, "seed": 0, "t": 50}, "maps": ["up0"],
-            "compute": "float32", "size": 64, **said, **more}
+            "compute": "float32", "size": 64, **Preprocessing(64).recipe, **said, **more}
 
 
 STORED: dict[str, tuple[Fit, int]] = {

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import differences, file_sha256, fingerprint
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models import digest_cache as memo
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
@@ -132,19 +133,22 @@ def test_fingerprint_keeps_when_combos_are_added_before_it(roots: Roots) -> None
     changed(BASE, "model", "dtype", to="bfloat16"),
     changed(BASE, "model", "size", to=128),
     changed(BASE, "model", "fit", to="pad"),
+    changed(BASE, "model", "resample", to="opencv"),
+    changed(BASE, "model", "resample", to="lanczos"),
+    changed(BASE, "model", "background", to="black"),
     changed(changed(BASE, "conv", to={}), "attention", to=BASE["conv"]),
 ])
 def test_fingerprint_changes_when_values_do(manifest: dict[str, Any], roots: Roots) -> None:
     assert fingerprints(manifest, roots) != fingerprints(BASE, roots)
 
 
-def test_recipes_of_squashed_images_are_those_of_before_there_was_a_choice(roots: Roots) -> None:
+def test_recipes_of_the_first_filter_are_those_of_before_there_was_a_choice(roots: Roots) -> None:
     """Also in the order of their keys: the store's bytes are the same."""
-    (recipe,) = recipes(BASE, roots)
+    (recipe,) = recipes(changed(BASE, "model", "resample", to="opencv"), roots)
     assert list(recipe) == ["kind", "settings", "maps", "size", "latents", "weights", "schedule",
                             "compute"]
     files = ModelFiles("tiny", HOME)
-    latents = latents_recipe(files, 64, "float32", "squash")
+    latents = latents_recipe(files, Preprocessing(64, "squash", "opencv", None), "float32")
     assert latents == {
         "kind": "latents", "vae": files.weights["vae"], "size": 64, "resize": "squash",
         "scaling_factor": tiny_config("vae")["scaling_factor"], "preprocessing": 1,
@@ -152,6 +156,19 @@ def test_recipes_of_squashed_images_are_those_of_before_there_was_a_choice(roots
     assert list(latents) == ["kind", "vae", "scaling_factor", "size", "resize", "preprocessing",
                              "compute"]
     assert recipe["latents"] == fingerprint(latents)
+
+
+@pytest.mark.parametrize(("model", "said"), [
+    ({}, {"resample": "bicubic", "background": "#ffffff"}),
+    ({"background": "white"}, {"resample": "bicubic", "background": "#ffffff"}),
+    ({"resample": "lanczos", "background": [1, 2, 255]},
+     {"resample": "lanczos", "background": "#0102ff"}),
+    ({"resample": "opencv", "background": "#FFF"}, {"background": "#ffffff"}),
+])
+def test_recipes_say_the_filter_and_the_background(roots: Roots, model: dict[str, Any],
+                                                   said: dict[str, str]) -> None:
+    (recipe,) = recipes({**BASE, "model": {**BASE["model"], **model}}, roots)
+    assert {k: recipe[k] for k in ("resample", "background") if k in recipe} == said
 
 
 def test_recipe_is_plain_json_that_reads_back_the_same(roots: Roots) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from gate_cache.training import sweep_workers
 from gate_cache.training.evaluate import Evaluated, evaluate
 from gate_cache.training.items import keep_items
 from gate_cache.training.run_files import items_file
+from gate_cache.training.run_folder import Checkpoint
 from gate_cache.training.sweep import Share, Swept, sweep
 from gate_cache.training.sweep_tables import Row, over_seeds
 from gate_cache.training.sweep_workers import places, sweep_on
@@ -280,19 +282,48 @@ def test_finished_trials_are_not_trained_again(root: Path, four: tuple[Swept, Pa
     assert trained(swept(root, four[1], GRID)) == trained(four[0])
 
 
-@pytest.mark.parametrize("change", [lambda d: "{", lambda d: "[]",
-                                    lambda d: json.dumps({k: d[k] for k in d if k != "val"})])
-def test_a_trial_that_cannot_be_read_is_not_written_over(
-        root: Path, four: tuple[Swept, Path], tmp_path: Path, change: Any,  # noqa: F811
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(four[0].folder, tmp_path / "out")
-    path = tmp_path / "out" / "trials" / "gamma1=0.5,seed=0.json"
-    path.write_text(change(json.loads(path.read_text())))
-    before = path.read_bytes()
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda text: text[: len(text) // 2], r"cannot be read \("),
+    (lambda text: text.replace('"best_at"', '"best"'), r"cannot be read \(no 'best_at'\)"),
+    (lambda text: "[]", r"cannot be read \(no JSON object\)"), (None, r"cannot be read \(Is a dir"),
+], ids=["torn", "a key", "a list", "a folder"])
+def test_a_result_that_cannot_be_read_is_not_trained_again(
+        root: Path, four: tuple[Swept, Path], tmp_path: Path, damage: Any,  # noqa: F811
+        said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(four[1] / "out", tmp_path / "out")
+    path = sorted((tmp_path / "out" / "trials").glob("*seed*.json"))[0]
+    if damage:
+        path.write_text(damage(path.read_text()))
+        before = path.read_bytes()
+    else:
+        path.unlink()
+        path.mkdir()
     monkeypatch.setattr(Trial, "step", lambda *_: pytest.fail("trained again"))
-    with pytest.raises(UserError, match=r"gamma1=0\.5,seed=0\.json: cannot be read .* remove it"):
+    with pytest.raises(UserError, match=said + r".*delete it to train this trial again$") as error:
         swept(root, tmp_path, GRID)
-    assert path.read_bytes() == before
+    assert str(error.value).startswith(f"{path}: ")
+    assert path.read_bytes() == before if damage else path.is_dir()
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", {"trials": {}}, {"seen": 4, "trials": {}}])
+def test_a_checkpoint_that_cannot_be_read_is_not_begun_anew(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "checkpoint-x.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    trial: Any = SimpleNamespace(label="a", load=dict)
+    with pytest.raises(UserError, match=r"checkpoint-x\.pt: cannot be read \(.*; remove this"):
+        Checkpoint(path, [trial])
+    assert path.exists() and Checkpoint(tmp_path / "none.pt", [trial]).start == 0
+
+
+def test_a_run_that_cannot_be_read_is_not_called_unfinished(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no finished training"):
+        find_trained(tmp_path)
+    (tmp_path / "config.json").write_text('{"manifest": ')
+    with pytest.raises(UserError, match=r"config\.json: cannot be read \(Expecting value"):
+        find_trained(tmp_path)
 
 
 def test_a_failed_trial_takes_no_other_down(root: Path, tmp_path: Path) -> None:  # noqa: F811

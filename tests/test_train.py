@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from gate_cache.core.errors import RowNotDone, StoreError, UserError
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import Keypoints, Split
@@ -110,7 +111,8 @@ def features(world: ToyWorld, name: str, kind: str, row: int, sample_id: str) ->
 def recipe(loaded: Loaded, name: str, maps: Sequence[str], weights: str) -> dict[str, Any]:
     spec = loaded.manifest
     return {"kind": spec.kind(name), "settings": settings(spec.combos[name]), "maps": list(maps),
-            "size": 64, "compute": spec.model.dtype, "weights": weights}
+            "size": 64, "compute": spec.model.dtype, "weights": weights,
+            **Preprocessing.of(spec.model, 64).recipe}
 
 
 def build(stores: Path, loaded: Loaded, rows: dict[str, int] | None = None,

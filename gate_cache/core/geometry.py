@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.manifest.specs import Fit
+from gate_cache.core.preprocessing import Fit
 
 Points = npt.NDArray[np.float64]
 

@@ -120,8 +120,10 @@ class CIFAR10:
 def _records(path: Path) -> int:
     try:
         size = path.stat().st_size
-    except OSError:
+    except FileNotFoundError:
         raise DataError(f"{path}: not found; {EXPECTED}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     if not size or size % _RECORD:
         raise DataError(f"{path}: {size} bytes are not whole records of {_RECORD}; {EXPECTED}")
     return size // _RECORD

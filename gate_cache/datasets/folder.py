@@ -8,10 +8,9 @@ from pathlib import Path
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Sample, Split
-from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over, walk
+from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
+from gate_cache.datasets.common.pictures import passed_over_line, pictures
 from gate_cache.datasets.common.splits import Shares, Tree
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 
 class Folder(ImageFiles):
@@ -88,7 +87,9 @@ class Folder(ImageFiles):
 
 def images_below(root: Path) -> list[Sample]:
     """All images below a folder, sorted by path; a `DataError` where there are none."""
-    found = [Sample(name) for name in walk(root, EXTENSIONS)]
+    found = [Sample(name) for name in pictures(root)]
     if not found:
-        raise DataError(f"{root}: no images ({', '.join(sorted(EXTENSIONS))}) below it")
+        other = passed_over(root, ())
+        raise DataError(f"{root}: no images below it"
+                        + (f" that can be read ({passed_over_line(other)})" if other else ""))
     return found

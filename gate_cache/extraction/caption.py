@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
@@ -18,6 +20,7 @@ from gate_cache.datasets.common.captions import (
     read_captions,
     write_captions,
 )
+from gate_cache.datasets.common.images import Pixels, image_on
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.workspace.data_root import told_dataset
@@ -77,8 +80,10 @@ def caption(loaded: Loaded, roots: Roots, *, model: str, revision: str | None = 
         known = _begun(path, digests)
         todo = [i for i in digests if i not in known]
         if todo:
+            read = partial(image_on, dataset,
+                           background=Preprocessing.of(loaded.manifest.model, 0).background)
             with _opened(model, revision, roots, device, show) as captioner:
-                _caption_all(captioner, dataset, digests, todo, path, batch, show)
+                _caption_all(captioner, read, digests, todo, path, batch, show)
             _in_order(path, digests)
     return Captioned(path, len(digests), len(todo))
 
@@ -121,13 +126,13 @@ def _opened(model: str, revision: str | None, roots: Roots, device: str | None,
         yield open_captioner(model, folder, place)
 
 
-def _caption_all(captioner: Captioner, dataset: ImageDataset, digests: Mapping[str, str],
+def _caption_all(captioner: Captioner, read: Callable[[str], Pixels], digests: Mapping[str, str],
                  todo: Sequence[str], path: Path, batch: int, show: Progress) -> None:
     """Caption batch by batch; each is in the file before the next begins."""
     with show.task("captioning", len(todo), "images") as task:
         for start in range(0, len(todo), batch):
             ids = todo[start : start + batch]
-            texts = captioner.captions([dataset.image(i) for i in ids])
+            texts = captioner.captions([read(i) for i in ids])
             append_captions(path, [Caption(i, digests[i], t)
                                    for i, t in zip(ids, texts, strict=True)])
             task.advance(len(ids))

@@ -10,13 +10,15 @@ import numpy as np
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import Recipe, differences
 from gate_cache.core.places import Place, is_manifest
+from gate_cache.core.preprocessing import FIRST_SETTINGS
 from gate_cache.core.roots import Roots
 from gate_cache.manifest.load import load
 from gate_cache.store.format import done
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.lookup import known_recipes, wanted_of
 
-SHARED = ("kind", "settings", "maps", "size", "compute", "resize")
+SHARED = ("kind", "settings", "maps", "size", "compute", "resize", "resample",
+          "background")
 """What of a recipe is known without weights."""
 
 
@@ -124,6 +126,7 @@ def _pairs(a: Side, b: Side) -> dict[str, str]:
 def _changed(old: Recipe, new: Recipe, partial: bool) -> list[str]:
     if not partial:
         return differences(old, new)
+    old, new = ({"resize": "squash", **FIRST_SETTINGS, **side} for side in (old, new))
     keys = [k for k in SHARED if k in old and k in new]
     return differences({k: _plain(old[k]) for k in keys}, {k: _plain(new[k]) for k in keys})
 

@@ -7,29 +7,35 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from gate_cache.core.errors import listed
+from gate_cache.core.errors import StoreError, listed
 from gate_cache.core.places import Place
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Progress, Silent, Task
 from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.passes.recipes import plan_combos
+from gate_cache.diffusion.passes.recipes import PlannedCombo, plan_combos
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.job import Order, open_engine, open_work
 from gate_cache.extraction.plan import encoding_asked, need_files, store_block, store_of
 from gate_cache.extraction.register import register
 from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
+from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
 from gate_cache.workspace.data_summary import tell_data
+from gate_cache.workspace.lookup import Stale, find_combo
 
 _ASKED = os.environ.get("OMP_NUM_THREADS", "")
 """As this process was started: dask sets the variable to 1 for its workers, and here as well."""
@@ -84,6 +90,8 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     dataset = open_dataset(manifest.dataset, roots)
     ids = [s.id for s in dataset.samples()]
     tell_data(dataset, loaded, show)
+    for line in _notes(dataset, manifest):
+        show.say(f"note: {line}")
     files = need_files(loaded, roots)
     plans = plan_combos(manifest, files, roots)
     block = store_block(manifest, [p.shapes for p in plans])
@@ -92,6 +100,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
                      threads or own_threads(spread), show.say if wait else None) as store:
         new, gone = register(store, dataset, ids, show)
         remember(path, roots)
+        _tell_anew(path, plans, loaded, show)
         order = Order(loaded, roots.absolute() if spread else roots, device, batch or store.batch,
                       threads or store.threads or own_threads(spread), frozenset(gone))
         work = open_work(order, store, files, plans)
@@ -120,6 +129,29 @@ def own_threads(spread: Spread | None) -> int:
         return int(_ASKED)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max((cores or 1) // (spread.workers if spread and spread.workers else 1), 1)
+
+
+def _notes(dataset: ImageDataset, manifest: Manifest) -> list[str]:
+    """What to know of a data set's files before they are read."""
+    if isinstance(dataset, ImageFiles) and Preprocessing.of(manifest.model, 0).background is None:
+        return ["'resample: opencv' without a 'background' drops alpha, as the first release did:"
+                " transparent pictures show what lies under it"]
+    return []
+
+
+def _tell_anew(path: Place, plans: Sequence[PlannedCombo], loaded: Loaded, show: Progress) -> None:
+    """Say which combos are in the store already, but with other settings."""
+    store, why = FeatureStore.open(path), dict[str, str]()
+    for plan in plans:
+        try:
+            find_combo(store, loaded.manifest, plan.name, plan.recipe)
+        except Stale as error:
+            why[plan.name] = "; ".join(error.why)
+        except StoreError:
+            continue
+    if why:
+        show.say(f"note: {listed(why)}: extracted anew, beside what the store holds with other"
+                 f" settings ({next(iter(why.values()))})")
 
 
 def _tell_kept(store: StoreWriter, jobs: list[Job], loaded: Loaded, show: Progress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ import numpy.typing as npt
 from gate_cache.core.errors import DataError
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.geometry import Square
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.captions import read_captions
-from gate_cache.datasets.common.files import walk
-from gate_cache.datasets.common.images import read_rgb, to_square
-from gate_cache.datasets.folder import EXTENSIONS
+from gate_cache.datasets.common.images import file_input, model_input
+from gate_cache.datasets.common.pictures import by_stem, stem_of
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import PlannedCombo
 from gate_cache.diffusion.passes.schedule import Lane, Wanted, schedule
@@ -38,17 +38,22 @@ class Source:
 
     Attributes
     ----------
-    square : the model's input
+    preprocessing : how images become the model's input
     captions : by sample id
     """
 
     dataset: ImageDataset
     samples: Samples
-    square: Square
+    preprocessing: Preprocessing
     tokens: Tokens
     roots: Roots
     captions: Mapping[str, str]
     _folders: dict[str, Mapping[str, Path]] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def square(self) -> Square:
+        """Where images lie in the model's input."""
+        return self.preprocessing.square
 
     def prompt(self, row: int, prompt: str) -> str:
         """A combo's prompt for one image: its caption filled in."""
@@ -66,7 +71,7 @@ class Source:
 
     def image(self, row: int) -> Pixels:
         """(size, size, 3) uint8."""
-        return to_square(self.dataset.image(self.samples[row]), self.square.size, self.square.fit)
+        return model_input(self.dataset, self.samples[row], self.preprocessing)
 
     def mask(self, row: int, resolution: int | None = None) -> npt.NDArray[np.bool_]:
         """(resolution, resolution) bool: the cells that show any of the image, not padding alone.
@@ -80,17 +85,16 @@ class Source:
 
     def from_folder(self, folder: str, row: int) -> Pixels:
         """As `image`, of the file of a folder that is called as the sample is."""
-        path = self._folder(folder).get(str(Path(self.samples[row]).with_suffix("")))
+        path = self._folder(folder).get(stem_of(self.samples[row]))
         if path is None:
             raise DataError(f"{folder}: no control image for '{self.samples[row]}'; put one there,"
                             " with the same name and any image suffix")
-        return to_square(read_rgb(path), self.square.size, self.square.fit)
+        return file_input(path, self.preprocessing)
 
     def _folder(self, folder: str) -> Mapping[str, Path]:
         if folder not in self._folders:
             root = self.roots.below("data", folder, "controlnet.images")
-            self._folders[folder] = {str(Path(n).with_suffix("")): root / n
-                                     for n in walk(root, EXTENSIONS)}
+            self._folders[folder] = by_stem(root)
         return self._folders[folder]
 
 
@@ -109,8 +113,8 @@ def open_source(loaded: Loaded, roots: Roots, dataset: ImageDataset, samples: Sa
         Captions are missing.
     """
     model = loaded.manifest.model
-    return Source(dataset, samples, Square(files.size(model.size), model.fit), files.tokens, roots,
-                  captions_of(loaded, roots, samples, gone, files.tokens))
+    return Source(dataset, samples, Preprocessing.of(model, files.size(model.size)), files.tokens,
+                  roots, captions_of(loaded, roots, samples, gone, files.tokens))
 
 
 def captions_of(loaded: Loaded, roots: Roots, samples: Samples, gone: Collection[int],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
@@ -49,10 +50,10 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
         Captions are missing.
     """
     model, asked = order.loaded.manifest.model, encoding_asked(order.loaded.manifest)
-    size = files.size(model.size)
+    preprocessing = Preprocessing.of(model, files.size(model.size))
     about = {"model": files.source, "versions": versions()}
-    shape = {LATENT_MAP: files.family.latent_shape(size)}
-    latents = store.require(LATENTS, latents_recipe(files, size, model.dtype, model.fit), shape,
+    shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
+    latents = store.require(LATENTS, latents_recipe(files, preprocessing, model.dtype), shape,
                             "float32", about)
     jobs = []
     for plan in plans:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from gate_cache.core.errors import StoreError, UserError
 from gate_cache.core.places import Place, is_manifest
+from gate_cache.core.preprocessing import FIRST
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.store.check.removal import leftovers, remove_group
+from gate_cache.store.format.layout import LATENTS
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.folders import exists
 from gate_cache.store.reader import ComboView, FeatureStore
@@ -86,13 +88,22 @@ def _prune(path: Place, manifests: list[Loaded], roots: Roots, yes: bool) -> Pru
         notes += [f"{n} is damaged and left alone; 'gate-cache verify' says more"
                   for n in store.damaged]
         views = [*store.latents(), *store.views()]
-        found = {v.name: "no manifest given names it" for v in views if v.name not in needed}
+        found = {v.name: _why(v, manifests) for v in views if v.name not in needed}
         found |= dict.fromkeys(leftovers(store.folder, store.attrs["format"]),
                                "left by what was cut off")
         groups = [Group(n, why, store.folder.bytes_below(n)) for n, why in found.items()]
         for name in found if yes else ():
             remove_group(store.folder, name)
     return Pruned(str(path), groups, [v.name for v in views if v.name in needed], notes, yes)
+
+
+def _why(view: ComboView, manifests: list[Loaded]) -> str:
+    """Why a group is not needed; another filter is told, for one line in a manifest names it."""
+    filters = {m.manifest.model.resample for m in manifests
+               if view.label in (LATENTS, *m.manifest.combos)}
+    own = view.recipe.get("resample", FIRST)
+    more = f", unless one says 'resample: {own}'" if filters and own not in filters else ""
+    return f"no manifest given names it{more}"
 
 
 def _needed(store: FeatureStore, manifests: list[Loaded],

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError, StoreError
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
@@ -187,7 +188,8 @@ class _Run:
         others = set(range(len(store.samples))).difference(rows)
         self._source = open_source(loaded, roots, dataset, store.samples, files, others)
         self._store = store
-        self._latents = latents_recipe(files, files.size(model.size), model.dtype, model.fit)
+        self._latents = latents_recipe(files, Preprocessing.of(model, files.size(model.size)),
+                                       model.dtype)
         self._extractor = extractor
         self._rows = rows
 

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from gate_cache.core.errors import DataError
+from gate_cache.core.errors import DataError, listed
 from gate_cache.core.progress import Progress
 from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import StoreWriter
 
@@ -35,9 +36,20 @@ def register(store: StoreWriter, dataset: ImageDataset, ids: list[str],
     bad = [c for c in checked if isinstance(c, DataError)]
     if bad:
         raise DataError("\n".join(str(e) for e in bad))
+    _tell_several(dataset, [i for i, _ in new], show)
     store.append([NewSample(i, d, *size) for (i, d), size in zip(new, checked, strict=True)
                   if isinstance(size, tuple)])
     return len(new), gone
+
+
+def _tell_several(dataset: ImageDataset, ids: list[str], show: Progress) -> None:
+    """Say which files hold several pictures."""
+    if not isinstance(dataset, ImageFiles):
+        return
+    found = [i for i in ids if dataset.holds_several(i)]
+    if found:
+        show.say(f"note: {len(found)} new files hold several pictures ({listed(found, 3)}): the"
+                 " first of each is read")
 
 
 def _each(show: Progress, label: str, work: Callable[[str], Value], ids: list[str]) -> list[Value]:

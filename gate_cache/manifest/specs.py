@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, did_you_mean
+from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.first_release import (
@@ -36,8 +37,6 @@ from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_hea
 T_MAX = 999
 CAPTION = "{caption}"
 SINGLE_FILE = ".safetensors"
-Fit = Literal["squash", "pad"]
-"""How an image is brought into the model's square (see `gate_cache.core.geometry`)."""
 
 
 def _listed(value: Any) -> Any:
@@ -62,6 +61,9 @@ class ModelSpec(Spec):
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
     fit: Fit = "squash"
+    resample: Resample = "bicubic"
+    background: Annotated[str, BeforeValidator(parse_color)] = Field(
+        "", description="colour below transparent pixels [white]")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     @property

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gate_cache.core.errors import UserError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
 
@@ -25,6 +26,36 @@ def trial_file(name: str) -> str:
 def items_file(folder: Path, name: str) -> Path:
     """Where a method's or a trial's results item by item are."""
     return folder / ITEMS / f"{trial_file(name)}.npz"
+
+
+def read_json(path: Path, way_out: str) -> dict[str, Any] | None:
+    """A JSON object; None where there is no such file, which is not the same as an unreadable one.
+
+    Parameters
+    ----------
+    way_out : for the message
+
+    Raises
+    ------
+    UserError
+        The file is there and cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error, way_out) from None
+    return found
+
+
+def unreadable(path: Path, error: Exception, way_out: str) -> UserError:
+    """What to raise for a file that is there and cannot be read."""
+    reason = getattr(error, "strerror", None) or (
+        f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160])
+    return UserError(f"{path}: cannot be read ({reason}); {way_out}")
 
 
 def write_json(path: Path, data: Any) -> None:

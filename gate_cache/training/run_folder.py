@@ -16,8 +16,9 @@ from gate_cache.core.errors import UserError
 from gate_cache.core.replacing import replacing
 from gate_cache.learn.fit.trials import Trial
 from gate_cache.manifest.specs import in_todays_words
-from gate_cache.training.run_files import CONFIG, LOG, METRICS, write_json
+from gate_cache.training.run_files import CONFIG, LOG, METRICS, unreadable, write_json
 
+ANEW = "remove this checkpoint to train from the start"
 LOOSE = ("versions", "commands", "began")
 """What of a configuration may change between a run's beginning and its end."""
 
@@ -125,12 +126,12 @@ class Checkpoint:
         self.path = path
         self._trials = trials
         found = load_checkpoint(path) or {"seen": 0, "trials": {}}
-        self.start = int(found["seen"])
-        if self.start and any(trial.label not in found["trials"] for trial in trials):
-            raise UserError(f"{path}: this checkpoint is of another version; remove it to train"
-                            " from the start")
-        for trial in trials if self.start else ():
-            trial.load(found["trials"][trial.label])
+        try:
+            self.start = int(found["seen"])
+            for trial in trials if self.start else ():
+                trial.load(found["trials"][trial.label])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise unreadable(path, error, ANEW) from error
 
     def keep(self, seen: int) -> None:
         """Write them as they are now."""
@@ -156,11 +157,10 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     UserError
         It cannot be read.
     """
-    if not path.exists():
-        return None
     try:
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
     except Exception as error:
-        raise UserError(f"{path}: this checkpoint cannot be read ({type(error).__name__}); remove"
-                        " it to train from the start") from error
+        raise unreadable(path, error, ANEW) from error
     return found

@@ -37,7 +37,7 @@ from gate_cache.training.items import keep_items
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import gate
 from gate_cache.training.reproduce import sweep_commands
-from gate_cache.training.run_files import SWEEP, trial_file, write_json
+from gate_cache.training.run_files import SWEEP, read_json, trial_file, unreadable, write_json
 from gate_cache.training.run_folder import Checkpoint, close_log, start_log
 from gate_cache.training.sweep_baselines import (
     BaselinePoint,
@@ -48,6 +48,8 @@ from gate_cache.training.sweep_baselines import (
 from gate_cache.training.sweep_tables import Row, write_tables
 from gate_cache.training.tasks import alike, open_any, settled
 from gate_cache.workspace.device import out_of_memory
+
+AGAIN = "delete it to train this trial again"
 
 
 @dataclass(frozen=True)
@@ -253,8 +255,8 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
            "trials": {p.name: p.spec.model_dump(mode="json") for p in points}}
     path = folder / (f"study-{number}.json" if number else SWEEP)
     now = json.loads(json.dumps(now))
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
+    old = read_json(path, "give --out another name, or remove the folder to begin anew")
+    if old is not None:
         old["trials"] = {k: in_todays_words(v) for k, v in old.get("trials", {}).items()}
         same = ("fingerprints", "trials", "resolution", "splits")
         if any(old.get(k) != now[k] for k in same):
@@ -270,7 +272,7 @@ def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
 
 
 def _read(folder: Path, key: str) -> Row | None:
-    """A finished trial; None where there is none.
+    """A finished trial; None where it has none yet.
 
     Raises
     ------
@@ -278,15 +280,14 @@ def _read(folder: Path, key: str) -> Row | None:
         Its file cannot be read: it may have taken hours, so it is not written over.
     """
     path = folder / "trials" / f"{trial_file(key)}.json"
+    found = read_json(path, AGAIN)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        best, _ = in_steps(data, TrainSpec.model_validate(data["spec"], context=OF_A_RUN))
-        return Row.from_json({**data, "best_at": best})
-    except FileNotFoundError:
-        return None
+        if found is None:
+            return None
+        best, _ = in_steps(found, TrainSpec.model_validate(found["spec"], context=OF_A_RUN))
+        return Row.from_json({**found, "best_at": best})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); remove it to"
-                        " train this trial again") from None
+        raise unreadable(path, error, AGAIN) from None
 
 
 def _without_nan(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from gate_cache.manifest.specs import OF_A_RUN, Manifest, TrainSpec
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.inputs import attention_of, mixed_of
 from gate_cache.training.rows import key_of, method_of
-from gate_cache.training.run_files import CONFIG, SWEEP, trial_file
+from gate_cache.training.run_files import CONFIG, SWEEP, read_json, trial_file
 
 OTHER_VERSION = "its settings cannot be read; it was made by another version"
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
@@ -193,11 +192,10 @@ def _is_gate(trial: dict[str, Any], run: Path) -> bool:
 
 
 def _json(path: Path, run: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{run}: {NO_RUN}") from None
-    return found if isinstance(found, dict) else {}
+    found = read_json(path, "train again, or name another run")
+    if found is None:
+        raise UserError(f"{run}: {NO_RUN}")
+    return found
 
 
 def _spec(data: Any, run: Path) -> TrainSpec:

@@ -50,7 +50,7 @@ def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDa
         dataset.samples()
         return dataset, []
     except DataError:
-        known = _recall(store)
+        known = None if _has_root(dataset) else _recall(store)
         if known is None:
             raise
         other = open_dataset(spec, replace(roots, data=known))
@@ -66,6 +66,12 @@ def told_dataset(loaded: Loaded, roots: Roots, show: Progress) -> ImageDataset:
     for note in notes:
         show.say(f"note: {note}")
     return dataset
+
+
+def _has_root(dataset: ImageDataset) -> bool:
+    """Whether its folder is there: then something else is wrong with it."""
+    root = getattr(dataset, "root", None)
+    return isinstance(root, Path) and root.exists()
 
 
 def _is_there(dataset: ImageDataset) -> bool:

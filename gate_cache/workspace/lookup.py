@@ -6,6 +6,7 @@ from typing import Any
 
 from gate_cache.core.errors import ModelError, RowNotDone, StoreError
 from gate_cache.core.fingerprint import Recipe, differences
+from gate_cache.core.preprocessing import FIRST_SETTINGS, Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.sources import locate
 from gate_cache.diffusion.passes.recipes import missing_inputs, plan_combos, settings, sources
@@ -70,12 +71,26 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     store.refuse_damaged(name)
     older = [v for v in views if v.label == name]
     if older:
-        now = {"resize": manifest.model.fit, **(recipe or wanted_of(manifest, name))}
-        why = min((differences({k: _plain(v, k, manifest) for k in now}, now) for v in older),
-                  key=len)
+        now = {**_preprocessing(manifest), **(recipe or wanted_of(manifest, name))}
+        why = min((_differences(v, now, manifest) for v in older), key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
     raise StoreError(f"{store.path}: '{name}' is not extracted yet; run 'gate-cache extract'")
+
+
+def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
+    old = {key: _plain(view, key, manifest) for key in now}
+    changed = [key for key in _preprocessing(manifest) if old[key] != now[key]]
+    if changed:  # they are what latents differ by
+        old["latents"] = now.get("latents")
+    keep = [f"'resample: {old['resample']}' in 'model' keeps what is stored"] \
+        if "resample" in changed else []
+    return differences(old, now) + keep
+
+
+def _preprocessing(manifest: Manifest) -> dict[str, Any]:
+    """How images become the model's input, all of it said."""
+    return {"resize": manifest.model.fit, **Preprocessing.of(manifest.model, 0).settings}
 
 
 def alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
@@ -91,7 +106,7 @@ def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
     combo = manifest.combos[name]
     wanted = {"kind": manifest.kind(name), "settings": settings(combo),
               "source": sources(combo), "model": manifest.model.source,
-              "compute": manifest.model.dtype, "resize": manifest.model.fit}
+              "compute": manifest.model.dtype, **_preprocessing(manifest)}
     size = {"size": manifest.model.size} if manifest.model.size else {}
     return {**wanted, **size, **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
@@ -104,7 +119,7 @@ def _plain(view: ComboView, key: str, manifest: Manifest) -> Any:
         return named.source if used in named.sources else used
     if key == "resize":
         return view.square.fit
-    value = view.recipe.get(key)
+    value = view.recipe.get(key, FIRST_SETTINGS.get(key))
     return sorted(value) if key == "maps" and value else value
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
 from gate_cache.core.fingerprint import file_sha256
+from gate_cache.core.preprocessing import WHITE, Color
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,11 +56,18 @@ class ImageFiles:
 
         return size_of(self.path(sample_id))
 
-    def image(self, sample_id: str) -> npt.NDArray[np.uint8]:
-        """The image as (height, width, 3) RGB."""
+    def image(self, sample_id: str,
+              background: Color | None = WHITE) -> npt.NDArray[np.uint8]:
+        """The image as (height, width, 3) RGB; see `images.read_rgb` for the background."""
         from gate_cache.datasets.common.images import read_rgb
 
-        return read_rgb(self.path(sample_id))
+        return read_rgb(self.path(sample_id), background)
+
+    def holds_several(self, sample_id: str) -> bool:
+        """Whether the file has further pictures behind the first, which alone is read."""
+        from gate_cache.datasets.common.images import holds_several
+
+        return holds_several(self.path(sample_id))
 
 
 def need_folder(root: Path, what: str, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading images from files. Pillow decodes (it refuses truncated files), cv2 resizes."""
+"""Reading images from files, and bringing them into the model's square. Pillow does both."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gate_cache.core.errors import DataError
 from gate_cache.core.geometry import Placement, Square
-from gate_cache.manifest.specs import Fit
+from gate_cache.core.preprocessing import WHITE, Color, Fit, Preprocessing, Resample
+from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.common.files import ImageFiles
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 
-def read_rgb(path: Path) -> Pixels:
-    """Read an image as (h, w, 3) RGB, upright as its EXIF orientation says.
+def read_rgb(path: Path, background: Color | None = WHITE) -> Pixels:
+    """Read an image as (h, w, 3) RGB, upright as its EXIF orientation says; of several the first.
+
+    Parameters
+    ----------
+    background : what transparent pixels are laid on; None: their alpha is dropped
 
     Raises
     ------
@@ -27,24 +33,78 @@ def read_rgb(path: Path) -> Pixels:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(_eight_bit(upright).convert("RGB"))
+            upright = _eight_bit(ImageOps.exif_transpose(image))
+            if background is not None and upright.has_transparency_data:
+                upright = _laid_on(upright, background)
+            return np.asarray(upright.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"{path}: image not found") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError,
-            Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{path}: cannot be read as an image ({reason});"
-                        " replace the file or move it out of the data set") from None
+    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = "not an image" if isinstance(error, UnidentifiedImageError) else \
+        " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{path}: cannot be read as an image ({reason});"
+                     " replace the file or move it out of the data set")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip it to white."""
     if image.mode in ("I", "F"):
         raise ValueError(f"32 bits a pixel, mode '{image.mode}'; convert it to 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image
+    if not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.info.get("transparency") is not None:  # of 16 bits: other values share its high byte
+        clear = values == image.info["transparency"]
+        grey.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _laid_on(image: Image.Image, background: Color) -> Image.Image:
+    """Compose a picture with alpha, or with a transparent colour, on a plain one."""
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        raise ValueError("16 bits a channel and a transparent colour, of which 8 bits would be"
+                         " compared; save it with an alpha channel")
+    below = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(below, image.convert("RGBA"))
+
+
+def holds_several(path: Path) -> bool:
+    """Whether a file is an animation, or has several pages; a photograph's previews do not count.
+
+    Raises
+    ------
+    DataError
+        As `read_rgb`.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    except Exception as error:
+        raise _unreadable(path, error) from None
+
+
+def image_on(dataset: ImageDataset, sample_id: str, background: Color | None) -> Pixels:
+    """An image of any data set; transparent files are laid on a background (see `read_rgb`)."""
+    if isinstance(dataset, ImageFiles):
+        return dataset.image(sample_id, background)
+    return dataset.image(sample_id)
+
+
+def model_input(dataset: ImageDataset, sample_id: str, how: Preprocessing) -> Pixels:
+    """An image as the model takes it, (size, size, 3)."""
+    image = image_on(dataset, sample_id, how.background)
+    return to_square(image, how.size, how.fit, how.resample)
+
+
+def file_input(path: Path, how: Preprocessing) -> Pixels:
+    """As `model_input`, of a file that belongs to no data set."""
+    return to_square(read_rgb(path, how.background), how.size, how.fit, how.resample)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -60,9 +120,8 @@ def size_of(path: Path) -> tuple[int, int]:
             width, height = image.size
             # Pillow reports a TIFF upright already.
             turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error});"
-                        " replace the file or move it out of the data set") from None
+    except Exception as error:
+        raise _unreadable(path, error) from None
     return (width, height) if turned else (height, width)
 
 
@@ -124,14 +183,15 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
     return np.asarray(found, dtype=np.int64)
 
 
-def to_square(image: Pixels, size: int, fit: Fit = "squash") -> Pixels:
-    """Bring an image to (size, size, 3): area averaging when shrinking, cubic when growing.
+def to_square(image: Pixels, size: int, fit: Fit = "squash",
+              resample: Resample = "bicubic") -> Pixels:
+    """Bring an image to (size, size, 3).
 
     ``squash`` does not keep the aspect, as in the peers' code; ``pad`` does, and continues the
     image's border into the rest of the square: any fixed colour would draw a frame.
     """
     place = Square(size, fit).place(*image.shape[:2])
-    inner = _resized(image, place)
+    inner = _resized(image, place, resample)
     below, right = size - place.top - place.height, size - place.left - place.width
     if not (place.top or place.left or below or right):
         return inner
@@ -139,9 +199,11 @@ def to_square(image: Pixels, size: int, fit: Fit = "squash") -> Pixels:
                                          cv2.BORDER_REPLICATE), dtype=np.uint8)
 
 
-def _resized(image: Pixels, place: Placement) -> Pixels:
+def _resized(image: Pixels, place: Placement, resample: Resample) -> Pixels:
     if image.shape[:2] == (place.height, place.width):
         return image
-    method = cv2.INTER_AREA if max(image.shape[:2]) > place.size else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (place.width, place.height), interpolation=method),
-                      dtype=np.uint8)
+    size = (place.width, place.height)
+    if resample == "opencv":
+        method = cv2.INTER_AREA if max(image.shape[:2]) > place.size else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(image, size, interpolation=method), dtype=np.uint8)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling[resample.upper()]))

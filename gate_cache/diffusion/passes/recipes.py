@@ -9,6 +9,7 @@ from typing import Any
 from gate_cache.core.errors import DataError, ModelError, NotThere, UserError
 from gate_cache.core.features import MapSpec
 from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.fitting import check_parts
@@ -16,7 +17,7 @@ from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.models.suits import check_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import techniques
-from gate_cache.manifest.specs import Combo, Fit, Manifest
+from gate_cache.manifest.specs import Combo, Manifest
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,11 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
     return found
 
 
-def latents_recipe(files: ModelFiles, size: int, dtype: str, fit: Fit) -> Recipe:
+def latents_recipe(files: ModelFiles, preprocessing: Preprocessing, dtype: str) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
-    return {"kind": "latents", **_coder(files), "size": size, "resize": fit,
-            "preprocessing": PREPROCESSING, "compute": files.latents_dtype(dtype)}
+    return {"kind": "latents", **_coder(files), "size": preprocessing.size,
+            "resize": preprocessing.fit, "preprocessing": PREPROCESSING,
+            "compute": files.latents_dtype(dtype), **preprocessing.recipe}
 
 
 def _coder(files: ModelFiles) -> Recipe:
@@ -110,7 +112,8 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     check_fit(manifest, files, roots)
     model, size = manifest.model, files.size(manifest.model.size)
     captions = _captions_digest(manifest, roots)
-    latents = fingerprint(latents_recipe(files, size, model.dtype, model.fit))
+    preprocessing = Preprocessing.of(model, size)
+    latents = fingerprint(latents_recipe(files, preprocessing, model.dtype))
     found = []
     for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
         combo = manifest.combos[name]
@@ -132,6 +135,7 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
             recipe["marks"] = marks
         if model.fit != "squash":  # which is what a recipe that does not say means
             recipe["resize"] = model.fit
+        recipe |= preprocessing.recipe
         found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe,
                                   {Use.of(t, digests): t for t, digests in used}))
     return found

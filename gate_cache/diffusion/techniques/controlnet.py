@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gate_cache.core.errors import ModelError, NotThere
 from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.pictures import by_stem
 from gate_cache.diffusion.models.control_file import inferred_config, plain_names, shape_problems
 from gate_cache.diffusion.models.digest_cache import tree_sha256
 from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
@@ -92,6 +93,7 @@ class ControlNet(Technique[ControlNetSpec]):
         if not folder.is_dir():
             raise NotThere(f"{where}: {folder}: no such folder; put the control images there,"
                              " called as the data set's own")
+        by_stem(folder)  # which refuses two files for one sample
         return folder
 
     def _net(self, roots: Roots, download: bool = False) -> Path:

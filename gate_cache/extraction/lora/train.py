@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import Recipe
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.captions import Captions, read_captions
-from gate_cache.datasets.common.images import Pixels, to_square
+from gate_cache.datasets.common.images import Pixels, model_input
 from gate_cache.diffusion.lora.adapter import Adapter
 from gate_cache.diffusion.lora.training import LoraSettings, LoraTrainer
 from gate_cache.diffusion.models import loading
@@ -87,8 +87,8 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
     with disk_errors(outputs[steps], "--out", then), out_of_memory("a smaller --batch or --rank"):
         show.say(f"loading {model.source}")
         backbone = loading.load(model, choose_device(device), torch.float32)
-        square = partial(to_square, size=model.size(spec.size), fit=spec.fit)
-        latents = _latents(backbone, lambda i: square(dataset.image(i)), chosen, show)
+        preprocessing = Preprocessing.of(spec, model.size(spec.size))
+        latents = _latents(backbone, lambda i: model_input(dataset, i, preprocessing), chosen, show)
         tokens = _tokens(backbone, chosen, show)
         backbone = _cast(backbone, _compute(loaded))
         adapter = Adapter(backbone, settings.rank, settings.alpha, settings.seed,
@@ -123,6 +123,7 @@ def _recipe(files: ModelFiles, loaded: Loaded, settings: LoraSettings,
     return {
         "kind": "lora", "weights": files.weights, "schedule": files.schedule(),
         "size": files.size(spec.size), "fit": spec.fit, "settings": asdict(settings),
+        **Preprocessing.of(spec, 0).recipe,
         "compute": str(_compute(loaded)).removeprefix("torch."),
         "images": {i.id: {"sha256": i.sha256, "sentence": i.sentence} for i in chosen},
     }

@@ -1,8 +1,9 @@
 """Whole samples of a store as a torch data set, streamed at the speed of memory.
 
-Threads of this process read ranges of shards straight into a ring of reused buffers (pinned where
-there is a GPU): fresh memory costs more than reading does, and a DataLoader's worker processes copy
-every sample through shared memory. In such a worker it works all the same, with memory of its own.
+Threads of this process read ranges of shards straight into memory (pinned where there is a GPU): a
+DataLoader's worker processes, in which it works all the same, copy every sample through shared
+memory. Fresh memory costs more than reading does, so a loop that is done with a sample before it
+takes the next may ask for a ring of buffers that are used again (``reuse``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ from gate_cache.store.reader import FeatureStore
 Maps = dict[str, dict[str, torch.Tensor]]
 """Combo name to map name to one image's map, (C, h, w)."""
 
+_Copies = Sequence[torch.cuda.Event] | None
 _ALIGN = 64
 _SMALL = 2**19
 _TASK_BYTES = 4 * 2**20
@@ -36,7 +39,7 @@ class Sample(NamedTuple):
     Attributes
     ----------
     row : of the store; its id is ``store.samples[row]``
-    maps : in the stored dtype, views of a buffer that is used again
+    maps : in the stored dtype; memory of the sample's own, unless the stream is to use it again
     """
 
     row: int
@@ -57,8 +60,10 @@ class FeatureStream(IterableDataset[Sample]):
     threads : that read ahead; 0 reads when a sample is asked for; by default 2, and 0 for samples
         of less than half a megabyte, where handing over costs more than reading
     ahead : samples read ahead
-    keep : samples that stay valid: a sample's memory is used again once `keep` later ones were
-        taken. Clone what has to live longer, or take batches of at most `keep`
+    reuse : use memory again, for speed: a sample is valid until `keep` later ones were taken; clone
+        what has to live longer. Copies to a GPU that were asked for by then, on the current stream
+        of the thread that iterates, are waited for
+    keep : samples that stay valid under `reuse`, at least 1
     pin : page-locked memory; by default where there is a CUDA device
 
     Raises
@@ -80,8 +85,8 @@ class FeatureStream(IterableDataset[Sample]):
     def __init__(self, store: FeatureStore,
                  combos: Sequence[str] | Mapping[str, Sequence[str] | None],
                  rows: Sequence[int] | None = None, *, order: Order = "window", window: int = 8,
-                 seed: int = 0, threads: int | None = None, ahead: int = 4, keep: int = 1,
-                 pin: bool | None = None) -> None:
+                 seed: int = 0, threads: int | None = None, ahead: int = 4, reuse: bool = False,
+                 keep: int = 1, pin: bool | None = None) -> None:
         wanted = combos if isinstance(combos, Mapping) else dict.fromkeys(combos)
         self.store = store
         self.rows = range(len(store.samples)) if rows is None else rows
@@ -91,7 +96,8 @@ class FeatureStream(IterableDataset[Sample]):
         self._window, self._seed, self._epoch = window, seed, 0
         small = _Slot.bytes(self._views) < _SMALL
         self._threads = threads if threads is not None else 0 if small else 2
-        self._ahead, self._keep, self._pin = ahead, keep, pin
+        self._ahead, self._pin = ahead, pin
+        self._reuse, self._keep = reuse, keep
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
@@ -111,21 +117,16 @@ class FeatureStream(IterableDataset[Sample]):
             views[0].combo.check(np.asarray(rows, np.int64))
         worker = get_worker_info()
         if worker is not None:  # a DataLoader takes from its workers in turn: the order stays
-            return self._alone(rows[worker.id :: worker.num_workers])
-        return self._read_ahead(rows) if self._threads else self._at_once(rows)
+            return self._at_once(rows[worker.id :: worker.num_workers], iter(self._own, None))
+        if self._threads:
+            return self._read_ahead(rows)
+        ring = [self._slot() for _ in range(min(self._keep, len(rows)))] if self._reuse else []
+        return self._at_once(rows, cycle(ring) if ring else iter(self._slot, None))
 
-    def _alone(self, rows: list[int]) -> Iterator[Sample]:
-        """Each in memory of its own: a DataLoader's queue takes it away later."""
+    def _at_once(self, rows: list[int], slots: Iterator[_Slot]) -> Iterator[Sample]:
         for row in rows:
-            slot = _Slot(self._views, pin=False)
-            slot.fill(row)
-            yield Sample(row, slot.maps)
-
-    def _at_once(self, rows: list[int]) -> Iterator[Sample]:
-        ring = [_Slot(self._views, self._pinned()) for _ in range(min(self._keep, len(rows)))]
-        for i, row in enumerate(rows):
-            slot = ring[i % len(ring)]
-            slot.fill(row)
+            slot = next(slots)
+            _fill([slot], [row], _copies_so_far() if self._reuse else None)
             yield Sample(row, slot.maps)
 
     def _read_ahead(self, rows: list[int]) -> Iterator[Sample]:
@@ -134,20 +135,34 @@ class FeatureStream(IterableDataset[Sample]):
         tasks = [rows[i : i + group] for i in range(0, len(rows), group)]
         waiting = max(-(-self._ahead // group), self._threads)
         held = -(-self._keep // group)
-        ring = [[_Slot(self._views, self._pinned()) for _ in range(group)]
-                for _ in range(min(waiting + held + 1, len(tasks)))]
+        count = min(waiting + held + 1, len(tasks)) if self._reuse else 0
+        ring = [[self._slot() for _ in range(group)] for _ in range(count)]
         with ThreadPoolExecutor(self._threads, "feature-stream") as pool:
-            under_way: deque[Future[None]] = deque()
+            under_way: deque[Future[list[_Slot]]] = deque()
             try:
                 for i, task in enumerate(tasks):
                     while len(under_way) + i < min(i + waiting, len(tasks)):
                         n = i + len(under_way)
-                        under_way.append(pool.submit(_fill, ring[n % len(ring)], tasks[n]))
-                    under_way.popleft().result()
-                    for slot, row in zip(ring[i % len(ring)], task, strict=False):
+                        again = (ring[n % count], _copies_so_far()) if ring else (None, None)
+                        under_way.append(pool.submit(self._filled, tasks[n], *again))
+                    for slot, row in zip(under_way.popleft().result(), task, strict=False):
                         yield Sample(row, slot.maps)
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _filled(self, rows: Sequence[int], slots: list[_Slot] | None,
+                copies: _Copies) -> list[_Slot]:
+        """Read rows into a ring's slots, or into memory of their own."""
+        slots = slots or [self._slot() for _ in rows]
+        _fill(slots, rows, copies)
+        return slots
+
+    def _slot(self) -> _Slot:
+        return _Slot(self._views, self._pinned())
+
+    def _own(self) -> _Slot:
+        """For a worker process: its queue takes the memory away later, and no GPU sees it."""
+        return _Slot(self._views, pin=False)
 
     def _pinned(self) -> bool:
         return torch.cuda.is_available() if self._pin is None else self._pin
@@ -167,7 +182,9 @@ class _Slot:
                 flat = self._memory[start : start + _bytes(view)]
                 array = flat.numpy().view(view.dtype).reshape(1, *view.shape[1:])
                 self._reads.append((view, array, memoryview(flat.numpy().data)))
-                self.maps[name][view.name] = torch.from_numpy(array[0])
+                # A view of the pinned memory itself: torch then knows what a copy still reads.
+                dtype = torch.from_numpy(array[0, :0]).dtype
+                self.maps[name][view.name] = flat.view(dtype).view(view.shape[1:])
                 start += -(-_bytes(view) // _ALIGN) * _ALIGN
 
     @staticmethod
@@ -181,7 +198,18 @@ class _Slot:
             view.read_row(row, array, buffer)
 
 
-def _fill(slots: Sequence[_Slot], rows: Sequence[int]) -> None:
+def _copies_so_far() -> _Copies:
+    """The point up to which each GPU in use has been given work, by this thread's streams."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    devices = [d for d in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(d)]
+    return [torch.cuda.current_stream(d).record_event() for d in devices]
+
+
+def _fill(slots: Sequence[_Slot], rows: Sequence[int], copies: _Copies) -> None:
+    """Read rows, once the copies that may still read the memory are done."""
+    for event in copies or ():
+        event.synchronize()
     for slot, row in zip(slots, rows, strict=False):
         slot.fill(row)
 

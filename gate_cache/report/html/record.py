@@ -23,6 +23,7 @@ from gate_cache.training.run_files import (
     TRIALS,
     items_file,
     trial_file,
+    unreadable,
 )
 
 
@@ -72,10 +73,13 @@ class Result:
     @cached_property
     def items(self) -> Items | None:
         """Results item by item, where they were kept."""
+        path = items_file(self.folder, self.key)
         try:
-            return Items.load(items_file(self.folder, self.key))
-        except (OSError, ValueError, KeyError):
+            return Items.load(path)
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError, KeyError) as error:
+            raise unreadable(path, error, "delete it to leave these results out") from None
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,8 @@ def _group(view: ComboView) -> GroupReport:
     attrs, recipe = view.attrs, view.recipe
     done = view.done()
     maps = {name: (list(view[name].shape), str(view.encoding)) for name in view.maps}
-    settings = recipe.get("settings") or {"size": recipe.get("size")}
-    if "resize" in recipe:
-        settings = {**settings, "resize": recipe["resize"]}
+    settings = {**(recipe.get("settings") or {"size": recipe.get("size")})}
+    settings |= {k: recipe[k] for k in ("resize", "resample", "background") if k in recipe}
     return GroupReport(
         view.name, view.label, attrs["kind"], view.fingerprint, settings,
         attrs.get("source", {}), attrs.get("model", ""), recipe.get("compute", ""), maps,

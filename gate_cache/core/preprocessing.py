@@ -1,0 +1,99 @@
+"""How an image becomes the model's input: fit, resampling filter and background. No numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Square
+    from gate_cache.manifest.specs import ModelSpec
+
+Fit = Literal["squash", "pad"]
+"""How an image is brought into the model's square (see `gate_cache.core.geometry`)."""
+Resample = Literal["bicubic", "lanczos", "bilinear", "opencv"]
+"""Filter of enlarging and of shrinking: Pillow's of that name, which are antialiased, or the first
+release's ``opencv``: area averages where the longer side shrinks, else cubic without antialiasing.
+"""
+FIRST: Resample = "opencv"
+"""What a recipe means that names no filter."""
+Color = tuple[int, int, int]
+WHITE: Color = (255, 255, 255)
+
+
+def parse_color(value: Any) -> str:
+    """A colour as ``#rrggbb``: of a name or code that CSS knows, or of three numbers; ``""`` stays.
+
+    Raises
+    ------
+    ValueError
+        It is none, or is transparent itself.
+    """
+    from PIL import ImageColor
+
+    if value == "":  # not given, as a run's configuration has it
+        return ""
+    if isinstance(value, str):
+        try:
+            value = ImageColor.getrgb(value)
+        except ValueError:
+            value = ()
+    if not _is_rgb(value):
+        raise ValueError("expected a colour: a name such as white, '#rrggbb' in quotes (else YAML"
+                         " takes it for a comment), or three numbers of 0 … 255")
+    return "#{:02x}{:02x}{:02x}".format(*value)
+
+
+def _is_rgb(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 3 and all(
+        isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the model's input.
+
+    Attributes
+    ----------
+    size : side of the model's square in pixels
+    fit : how an image lies in it
+    resample : filter
+    background : what transparent pixels are laid on; None: alpha is dropped, so that they show
+        what lies under it, as in the first release
+    """
+
+    size: int
+    fit: Fit = "squash"
+    resample: Resample = "bicubic"
+    background: Color | None = WHITE
+
+    @classmethod
+    def of(cls, model: ModelSpec, size: int) -> Preprocessing:
+        """What a manifest says; the first release's filter alone means its alpha, too."""
+        background = None if model.resample == FIRST else WHITE
+        if model.background:
+            red, green, blue = bytes.fromhex(model.background[1:])
+            background = (red, green, blue)
+        return cls(size, model.fit, model.resample, background)
+
+    @property
+    def square(self) -> Square:
+        """Where images lie in the model's input."""
+        from gate_cache.core.geometry import Square
+
+        return Square(self.size, self.fit)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Filter and background, as recipes name them."""
+        code = "#{:02x}{:02x}{:02x}".format(*self.background) if self.background else None
+        return {"resample": self.resample, "background": code}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Of `settings` what differs from the first release's, whose recipes say nothing."""
+        return {k: v for k, v in self.settings.items() if v != FIRST_SETTINGS[k]}
+
+
+FIRST_SETTINGS: dict[str, Any] = {"resample": FIRST, "background": None}
