@@ -30,7 +30,7 @@ import zarr
 
 from gate_cache import FeatureStore
 from gate_cache.places import parse_place
-from gate_cache.store.folders import open_folder
+from gate_cache.store.opening import open_folder
 from gate_cache.store.samples import NewSample
 from gate_cache.store.writer import open_writer
 

@@ -37,7 +37,7 @@ from gate_cache.stages.inspect import inspect
 from gate_cache.stages.status import status
 from gate_cache.store import remote
 from gate_cache.store.cache import Cache
-from gate_cache.store.folders import open_folder
+from gate_cache.store.opening import open_folder
 from gate_cache.store.groups import GroupWriter
 from gate_cache.store.local import LocalFolder
 from gate_cache.store.samples import NewSample

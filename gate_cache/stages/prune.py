@@ -14,7 +14,7 @@ from gate_cache.stages.lookup import alike, known_recipes
 from gate_cache.stages.plan import store_of
 from gate_cache.stages.verify import is_manifest
 from gate_cache.store.disk import disk_errors
-from gate_cache.store.folders import exists
+from gate_cache.store.opening import exists
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.store.removal import leftovers, remove_group
 from gate_cache.store.writer import alone

@@ -11,7 +11,7 @@ from gate_cache.roots import Roots
 from gate_cache.stages.data_root import find_dataset
 from gate_cache.stages.lookup import Stale, find_combo, known_recipes
 from gate_cache.stages.plan import store_of
-from gate_cache.store.folders import exists
+from gate_cache.store.opening import exists
 from gate_cache.store.reader import FeatureStore
 
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from gate_cache.errors import StoreError
 from gate_cache.places import Place
-from gate_cache.store import done
-from gate_cache.store.attrs import MEND, META, ArrayMeta, array_in, read_array, read_attrs
+from gate_cache.store import done, sums
+from gate_cache.store.attrs import MEND, META, ArrayMeta, read_array, read_attrs
+from gate_cache.store.checksums import Sums, row_sums
 from gate_cache.store.chunks import Chunks, OpenFiles
-from gate_cache.store.claims import Claim
 from gate_cache.store.codes import encode
 from gate_cache.store.disk import disk_errors
-from gate_cache.store.documents import put_attrs, resize
+from gate_cache.store.documents import put_attrs, resize, write_array
 from gate_cache.store.encodings import Encoding, Part, encoding_of
 from gate_cache.store.folders import Folder
-from gate_cache.store.layout import ABSENT, DEVICES, DONE, blocks_of
+from gate_cache.store.layout import ABSENT, DEVICES, DONE, SUMS, blocks_of
+from gate_cache.store.openshard import shard_file
 from gate_cache.store.shards import Damaged, shard_parts
 
 Maps = Mapping[str, npt.NDArray[Any]]
@@ -31,20 +32,37 @@ Stored = dict[str, npt.NDArray[Any]]
 
 
 class GroupWriter:
-    """One group of maps (a combo's, or the latents) being filled block by block."""
+    """One group of maps (a combo's, or the latents) being filled block by block.
 
-    def __init__(self, path: Place, folder: Folder, group: zarr.Group, rows: int,
-                 block: int, held: Claim | None = None) -> None:
+    Parameters
+    ----------
+    rows : of the table of samples
+    block : rows of a block
+    may_write : raises where this process may not, or the store is not there any more
+    """
+
+    def __init__(self, path: Place, folder: Folder, name: str, rows: int, block: int,
+                 may_write: Callable[[], None]) -> None:
         self.path = path
-        self._held = held
         self.folder = folder
-        self.name = group.path
-        self._group = group
+        self.name = name
         self.rows = rows
         self.block = block
-        self.attrs: dict[str, Any] = read_attrs(folder, group.path)
+        self.attrs: dict[str, Any] = read_attrs(folder, name)
+        self._may_write = may_write
         self._back: set[int] = set()
         self._seen: dict[int, int] | None = None  # marks, as `todo` found them
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What is written within is written to this store, or refused in one line."""
+        with disk_errors(self.path):
+            self._may_write()
+            try:
+                yield
+            except OSError:
+                self._may_write()  # perhaps it went meanwhile, which is what there is to say
+                raise
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -75,7 +93,8 @@ class GroupWriter:
         suffixes = [part.suffix for part in self.encoding.parts((1, 1, 1))]
         names = [name + suffix for name in self.maps for suffix in suffixes]
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
-        bad = [name for name, meta in found.items() if meta is None]
+        bad = [name for name, meta in found.items() if meta is None
+               or meta.packing == "other" or meta.block != self.block]
         if bad:
             raise StoreError(f"{self.path}: {self.name}/{bad[0]}/{META} is damaged; {MEND}")
         return {name: meta for name, meta in found.items() if meta}
@@ -96,7 +115,7 @@ class GroupWriter:
         gone : rows whose image is not there now; a block is done without them
         """
         self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
-        marks = done.read_marks(self.folder, self.name)
+        marks = done.read_marks(self.folder, self.name, len(blocks_of(self.rows, self.block)))
         have = done.rows_in(marks)
         self._seen = dict(enumerate(marks.tolist()))
         return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
@@ -108,21 +127,25 @@ class GroupWriter:
             return 0
         index = rows.start // self.block
         mark = self._mark(rows) if self._seen is None else self._seen.get(index, 0)
-        return mark >> 32
+        return min(mark >> 32, len(rows))
 
     def _mark(self, rows: range) -> int:
         return done.read_mark(self.folder, self.name, rows.start // self.block)
 
     def fit(self) -> None:
         """Grow the arrays to the table of samples, and clear what a killed write left."""
-        with disk_errors(self.path):
+        blocks = len(blocks_of(self.rows, self.block))
+        with self._writing():
             self.folder.remove_partials(self.name)
             for name, meta in self._metas.items():
-                if meta.shape[0] < self.rows:
-                    resize(self.folder, f"{self.name}/{name}", (self.rows, *meta.shape[1:]))
-            marks, blocks = f"{self.name}/{DONE}", len(blocks_of(self.rows, self.block))
-            if done.slots(self.folder, self.name) < blocks:
-                resize(self.folder, marks, (blocks,))
+                self._grow(name, self.rows, *meta.shape[1:])
+            self._grow(DONE, blocks)
+            self._grow(SUMS, blocks * len(self._parts) * self.block)
+
+    def _grow(self, array: str, *shape: int) -> None:
+        meta = read_array(self.folder, f"{self.name}/{array}")
+        if meta is None or meta.shape[0] < shape[0]:
+            resize(self.folder, f"{self.name}/{array}", shape)
 
     def recheck(self) -> None:
         """Undo blocks that do not read back whole: these arrays were made anew over old shards.
@@ -139,6 +162,42 @@ class GroupWriter:
             if not whole:
                 done.write_mark(self.folder, self.name, rows.start // self.block, 0)
 
+    def bind(self) -> None:
+        """Write the tables of row checksums that a release without them has left out.
+
+        They are taken from the shards where these are what was marked done; else there is none,
+        and `verify` says why.
+        """
+        blocks = blocks_of(self.rows, self.block)
+        if not blocks or not self.folder.names(f"{self.name}/{DONE}/c"):
+            return
+        have = set(self.folder.names(f"{self.name}/{SUMS}/c"))
+        with suppress(StoreError):  # damaged metadata or marks: said where they are used
+            marks = enumerate(done.read_marks(self.folder, self.name, len(blocks)).tolist())
+            missing = [(i, m) for i, m in marks if m and str(i) not in have]
+            if missing and read_array(self.folder, f"{self.name}/{SUMS}") is None:
+                write_array(self.folder, f"{self.name}/{SUMS}",
+                            sums.document(len(blocks), len(self._parts), self.block))
+            for block, mark in missing:
+                self._bind(block, mark)
+
+    def _bind(self, block: int, mark: int) -> None:
+        rows = mark >> 32
+        with suppress(Damaged):
+            found = sums.of_shards(self.folder, self.name, self._metas, block, rows) \
+                if 0 < rows <= self.block else None
+            if found is not None and mark == done.mark_of(found, self._lengths):
+                self._write_sums(block, found)
+
+    @property
+    def _lengths(self) -> list[int]:
+        """Bytes of a row of each array."""
+        return [self._metas[name].chunk for name in self._parts]
+
+    def _write_sums(self, block: int, found: Sums) -> None:
+        salts = sums.salts(self.attrs["fingerprint"], self._parts, block)
+        self.folder.write(sums.key(self.name, block), [sums.encode(found, self.block, salts)])
+
     def read_kept(self, rows: range) -> Stored:
         """The kept rows of a block, of all arrays, checked against the block's checksum.
 
@@ -152,7 +211,7 @@ class GroupWriter:
             return {n: np.empty((0, *p.shape), p.dtype) for n, p in self._parts.items()}
         try:
             kept = {n: self._read(n, range(rows.start, stop)) for n in self._parts}
-        except (Damaged, ValueError):  # zarr's answer to a wrong crc32c
+        except Damaged:
             kept = {}
         if not kept or done.mark(kept) != self._mark(rows):
             raise StoreError(f"{self.path}: {self.name}: a finished block is missing or damaged;"
@@ -161,12 +220,9 @@ class GroupWriter:
 
     def _read(self, name: str, rows: range) -> npt.NDArray[Any]:
         meta = self._metas[name]
-        if not meta.plain:
-            return np.asarray(array_in(self._group, name)[rows.start : rows.stop])
         found = np.empty((len(rows), *meta.shape[1:]), meta.dtype)
         flat = found.reshape(len(rows), -1).view(np.uint8)
-        chunks = Chunks(OpenFiles(self.folder), f"{self.name}/{name}", self.block, meta.chunk,
-                        len(meta.shape))
+        chunks = Chunks(OpenFiles(self.folder), f"{self.name}/{name}", meta)
         chunks.read(rows, [row.data for row in flat], "always")
         return found
 
@@ -215,30 +271,24 @@ class GroupWriter:
         """
         ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self._parts.items()}
         block = rows.start // self.block
-        with disk_errors(self.path):
-            if self._held:
-                self._held.check()
+        with self._writing():
             if self._mark(rows) and not self.kept(rows):
                 done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
             self._note_absent(rows, absent)
             with ThreadPoolExecutor(1) as beside:  # the disk is waited for
-                mark = beside.submit(done.mark, ordered)
+                checksums = beside.submit(row_sums, ordered)
                 self._put(block, ordered)
-            done.write_mark(self.folder, self.name, block, mark.result())
+            self._write_sums(block, checksums.result())
+            mark = done.mark_of(checksums.result(), self._lengths)
+            done.write_mark(self.folder, self.name, block, mark)
             if self._seen is not None:
-                self._seen[block] = mark.result()
+                self._seen[block] = mark
 
     def _put(self, block: int, maps: Maps) -> None:
-        keys = {name: f"{self.name}/{name}/c/{block}{'/0' * (array.ndim - 1)}"
-                for name, array in maps.items()}
-        self.folder.write_many({keys[name]: partial(shard_parts, array, self.block)
-                                for name, array in maps.items() if self._metas[name].plain})
-        start = block * self.block
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for name, array in maps.items():
-                if not self._metas[name].plain:
-                    array_in(self._group, name)[start : start + len(array)] = array
-                    self.folder.settle(keys[name])
+        self.folder.write_many({
+            shard_file(f"{self.name}/{name}", block, meta):
+                partial(shard_parts, maps[name], self.block, meta.packing)
+            for name, meta in self._metas.items()})
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.
@@ -256,7 +306,7 @@ class GroupWriter:
         """Say that some rows are computed on this device."""
         known = self.attrs.get(DEVICES, [])
         if device not in known:
-            with disk_errors(self.path):
+            with self._writing():
                 self.attrs = put_attrs(self.folder, self.name,
                                        {**self.attrs, DEVICES: sorted([*known, device])})
 
@@ -266,6 +316,6 @@ class GroupWriter:
 
     def _note(self, absent: set[int]) -> None:
         if absent != set(self.attrs.get(ABSENT, ())):
-            with disk_errors(self.path):
+            with self._writing():
                 self.attrs = put_attrs(self.folder, self.name,
                                        {**self.attrs, ABSENT: sorted(absent)})
