@@ -20,6 +20,9 @@ from gate_cache.store.removal import leftovers, remove_group
 from gate_cache.store.writer import alone
 
 
+_THEN = "and run the same command again; without --yes nothing is removed"
+
+
 @dataclass(frozen=True)
 class Group:
     """A group that is not needed.
@@ -81,7 +84,7 @@ def prune(targets: Sequence[Place], roots: Roots, *, yes: bool = False) -> list[
 def _prune(path: Place, manifests: list[Loaded], roots: Roots, yes: bool) -> Pruned:
     if not exists(path):
         raise StoreError(f"{path}: no such store; there is nothing to prune")
-    with alone(path) if yes else nullcontext(), disk_errors(path):
+    with alone(path, _THEN) if yes else nullcontext(), disk_errors(path, then=_THEN):
         store = FeatureStore.open(path)
         needed, notes = _needed(store, manifests, roots)
         notes += [f"{n} is damaged and left alone; 'gate-cache verify' says more"

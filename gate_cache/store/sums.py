@@ -11,6 +11,7 @@ against its done mark, which is the checksum of all its rows together.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import crc32c
@@ -32,10 +33,15 @@ _KEPT = 64
 
 def document(blocks: int, arrays: int, block: int) -> Document:
     """The metadata of the tables of a group."""
+    return {**_empty(arrays * block), "shape": [blocks * arrays * block]}
+
+
+@lru_cache
+def _empty(width: int) -> Document:
     from zarr.codecs import Crc32cCodec
 
-    return array_document(shape=(blocks * arrays * block,), chunks=(arrays * block,),
-                          dtype="uint32", compressors=[Crc32cCodec()], fill_value=0)
+    return array_document(shape=(0,), chunks=(width,), dtype="uint32",
+                          compressors=[Crc32cCodec()], fill_value=0)
 
 
 def key(group: str, block: int) -> str:

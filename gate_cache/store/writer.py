@@ -86,6 +86,10 @@ class StoreWriter:
         """
         if self._held:
             self._held.check()
+        self.need_there()
+
+    def need_there(self) -> None:
+        """Raise `StoreError` where the store, or a group in use, was removed or replaced."""
         metas = [META, *(f"{name}/{META}" for name in sorted(self._used))]
         if self.folder.identity() != self._identity or None in self.folder.read_many(metas):
             raise StoreError(f"{self.path}: was removed or replaced while this run wrote to it; run"
@@ -335,8 +339,7 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
                              f" '{dataset}'; give store.path another name")
         writer.upgrade()
         yield writer
-        if not isinstance(held, ReadOnly):
-            writer.check()
+        writer.need_there()
     finally:
         held.release()
 
