@@ -156,6 +156,7 @@ def cut_off(old: Path, path: Path, scene: Callable[[GroupWriter], None], broken:
         broken.install(patch)
         with contextlib.suppress(OSError, Killed):
             scene(group)
+        patch.undo()
     return broken.calls
 
 

@@ -150,7 +150,7 @@ class Chunks:
             shard, slot = divmod(rows[run.start], self.block)
             self._again(self._run, shard, slot, buffers[run.start : run.stop], check)
 
-        parts = runs(rows, self.block)
+        parts = runs(rows, self.block) if rows else []
         self._files.each(fill, parts, self, (rows[run.start] // self.block for run in parts))
 
     def read_row(self, row: int, buffer: memoryview, check: Check) -> None:

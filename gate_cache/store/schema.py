@@ -78,8 +78,7 @@ class _Recipe(_Model):
     settings: dict[str, Any] | None = None
     size: Side | None = None
     resize: Fit | None = None
-    latents: Digest | None = None
-    weights: dict[Text, Any] | None = None
+    latents: Text | None = None
     compute: Name | None = None
 
 
@@ -91,7 +90,6 @@ class GroupAttrs(_Model):
     fingerprint: Digest
     maps: Annotated[list[MapName], Field(min_length=1, max_length=1000)]
     recipe: dict[str, Any]
-    encoding: dict[str, Any] | None = None
     absent: list[Row] = []
     devices: list[Text] = []
     tokens: list[str] = []
