@@ -19,7 +19,6 @@ from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.store.removal import leftovers, remove_group
 from gate_cache.store.writer import alone
 
-
 _THEN = "and run the same command again; without --yes nothing is removed"
 
 

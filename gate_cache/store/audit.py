@@ -91,9 +91,10 @@ class Audit:
 
     def _column(self, table: Samples, name: str) -> Iterator[Finding]:
         key, wanted = f"{SAMPLES}/{name}", column_document(name, len(table))
-        shape = (read_meta(self.folder, key) or {}).get("shape") or [0]
-        longer = isinstance(shape[0], int) and shape[0] > len(table)
-        yield from self._known(key, {**wanted, "shape": [shape[0], *wanted["shape"][1:]]}
+        meta = read_array(self.folder, key)
+        rows = meta.shape[0] if meta else 0
+        longer = rows > len(table)
+        yield from self._known(key, {**wanted, "shape": [rows, *wanted["shape"][1:]]}
                                if longer else wanted, wanted)
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
@@ -234,7 +235,7 @@ class Audit:
         for i, rows in enumerate(blocks):
             raw = marks.get(i, bytes(done.BYTES))
             have = int.from_bytes(raw[: done.BYTES], "little") >> 32
-            if any(raw) and not self._is_mark(i, raw) or len(raw) != done.BYTES:
+            if (any(raw) and not self._is_mark(i, raw)) or len(raw) != done.BYTES:
                 yield self._bad_mark(group, i)
             missing += len(rows) - min(have, len(rows))
         if missing:

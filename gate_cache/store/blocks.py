@@ -82,7 +82,8 @@ class Block:
         raw = self.folder.read(sums.key(self.group, self.index))
         salts = sums.salts(self.fingerprint, self.maps, self.index)
         table = sums.decode(raw or b"", self.slots, salts)
-        return raw is None or (table is not None and bool((table[:, : rows.shape[1]] == rows).all()))
+        return raw is None or (table is not None
+                               and bool((table[:, : rows.shape[1]] == rows).all()))
 
     def _rows(self, name: str, meta: ArrayMeta, rows: int) -> list[int]:
         """The checksums of a map's rows, each compared with its bytes."""

@@ -66,7 +66,7 @@ def disk_error(path: Place, error: OSError, option: str = "--stores",
 def _said(path: Place, error: OSError) -> str:
     """The system's own words, with the file they are about."""
     words = os.strerror(error.errno or 0)
-    file = str(error.filename or "")
+    file = str(getattr(error, "filename2", None) or error.filename or "")
     where = file.removeprefix(f"{path}/")
     named = f" ({where[:200]})" if where and file != str(path) else ""
     return f"{words[:1].lower()}{words[1:]}{named}; mend that"

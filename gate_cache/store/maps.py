@@ -160,7 +160,7 @@ class _Array:
         try:
             read(rows, into, store.check)
         except Damaged as error:
-            raise StoreError(f"{store.path}: {self._combo.name}/{self._name}: the data of a finished"
-                             f" block is missing or damaged ({error}); {MEND}") from None
+            raise StoreError(f"{store.path}: {self._combo.name}/{self._name}: the data of a"
+                             f" finished block is missing or damaged ({error}); {MEND}") from None
         except OSError as error:
             raise disk_error(store.path, error) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -53,7 +55,7 @@ class FeatureStore(OpenStore):
             The server does not answer, or refuses.
         """
         place = parse_place(path)
-        with disk_errors(place):
+        with disk_errors(place) if isinstance(place, Path) else nullcontext():
             return cls(place, *open_store(place), check)
 
     @property

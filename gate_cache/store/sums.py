@@ -20,11 +20,11 @@ import numpy as np
 from gate_cache.store import done
 from gate_cache.store.attrs import ArrayMeta, read_array
 from gate_cache.store.checksums import Sums, joined
-from gate_cache.store.openshard import open_shard, row_sum
 from gate_cache.store.documents import Document, array_document
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import SUMS
 from gate_cache.store.local import LocalFolder
+from gate_cache.store.openshard import open_shard, row_sum
 from gate_cache.store.shards import CRC, Damaged, matches
 
 _KEPT = 64

@@ -1,4 +1,4 @@
-"""Opening a folder behind a URL: through obstore, with a cache of this machine where one is wanted."""
+"""Opening a folder behind a URL through obstore, with a cache of this machine if asked for."""
 
 from __future__ import annotations
 
