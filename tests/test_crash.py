@@ -25,7 +25,7 @@ from gate_cache.errors import DiskError, RowNotDone
 from gate_cache.roots import Roots
 from gate_cache.stages.extract import extract
 from gate_cache.stages.verify import verify
-from gate_cache.store import local, writer
+from gate_cache.store import holding, local
 from gate_cache.store.groups import GroupWriter
 
 CALLS = ("open", "writev", "fsync", "replace")
@@ -129,7 +129,7 @@ def test_a_write_that_is_cut_off_at_any_call_leaves_the_truth(
         tmp_path: Path, scene: Callable[[GroupWriter], None], error: Callable[[], BaseException],
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # counted all the same, but slow
-    monkeypatch.setattr(writer, "claim", lambda *_: Unclaimed())  # a dead process holds none
+    monkeypatch.setattr(holding, "claim", lambda *_: Unclaimed())  # a dead process holds none
     base(tmp_path / "base.zarr", scene)
     rows, path = 12 if scene is grown else 10, tmp_path / "toy.zarr"
     calls = cut_off(tmp_path / "base.zarr", path, scene, Broken(10**9, error))

@@ -112,6 +112,12 @@ def build(path: Path, loaded: Loaded, roots: Roots, encoding: Encoding) -> None:
                 group.write(rows, {n: rng.random((len(rows), *s)) for n, s in shapes.items()})
 
 
+@pytest.fixture(autouse=True)
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power is cut here, and waiting for the disk is most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home(tmp_path_factory.mktemp("hostile"))

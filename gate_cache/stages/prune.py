@@ -14,10 +14,10 @@ from gate_cache.stages.lookup import alike, known_recipes
 from gate_cache.stages.plan import store_of
 from gate_cache.stages.verify import is_manifest
 from gate_cache.store.disk import disk_errors
+from gate_cache.store.holding import alone
 from gate_cache.store.opening import exists
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.store.removal import leftovers, remove_group
-from gate_cache.store.writer import alone
 
 _THEN = "and run the same command again; without --yes nothing is removed"
 

@@ -20,7 +20,7 @@ from gate_cache.store.audit import Audit
 from gate_cache.store.blocks import Block
 from gate_cache.store.disk import disk_errors
 from gate_cache.store.findings import Finding
-from gate_cache.store.writer import alone
+from gate_cache.store.holding import alone
 
 _THEN = "and run the same command again; without --repair nothing is written"
 AT_A_TIME = 1024

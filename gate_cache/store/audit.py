@@ -23,7 +23,7 @@ from gate_cache.store.attrs import (
     sealed_array,
 )
 from gate_cache.store.blocks import Block
-from gate_cache.store.documents import Document, array_document, dumped, write_array
+from gate_cache.store.documents import Document, dumped, map_document, write_array
 from gate_cache.store.encodings import encoding_of
 from gate_cache.store.findings import Finding, Mend, note
 from gate_cache.store.folders import PARTIAL, Folder, is_number
@@ -168,7 +168,6 @@ class Audit:
                                       for n in (have, blocks)))
 
     def _indexes(self) -> range:
-        """Of all blocks."""
         return range(-(-len(self.samples or ()) // self.attrs["block"]))
 
     def _arrays(self, name: str, attrs: dict[str, Any]) -> list[str]:
@@ -291,16 +290,6 @@ class Audit:
                 yield note(f"{key}/{name}", STRAY)
 
 
-def map_document(shape: tuple[int, ...], block: int, dtype: str) -> Document:
-    """The metadata of a map in a store of format 1."""
-    from zarr.codecs import Crc32cCodec
-
-    return array_document(
-        shape=shape, chunks=(1, *shape[1:]), shards=(block, *shape[1:]), dtype=dtype,
-        compressors=[Crc32cCodec()], fill_value=float("nan"),
-        dimension_names=("sample", "channel", "y", "x"))
-
-
 def _group_document(attributes: Document) -> Document:
     return {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
 
@@ -308,5 +297,4 @@ def _group_document(attributes: Document) -> Document:
 def _sensible(document: Document | None, attrs: dict[str, Any]) -> bool:
     """Whether a group's metadata is one of ours, its recipe being what its fingerprint says."""
     rest = {k: v for k, v in (document or {}).items() if k != "consolidated_metadata"}
-    return ({**rest, "attributes": None} == _group_document({}) | {"attributes": None}
-            and bool(attrs))
+    return bool(attrs) and {**rest, "attributes": {}} == _group_document({})

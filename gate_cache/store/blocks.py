@@ -9,6 +9,7 @@ import numpy as np
 
 from gate_cache.store import done, sums
 from gate_cache.store.attrs import ArrayMeta
+from gate_cache.store.checksums import Sums
 from gate_cache.store.findings import Finding, Mend, note
 from gate_cache.store.folders import Folder
 from gate_cache.store.openshard import OpenShard, open_shard, row_sum, shard_file, wrong
@@ -76,7 +77,7 @@ class Block:
             yield "its data are those of another block or combo, or its table of checksums is" \
                 " damaged"
 
-    def _bound(self, rows: sums.Sums) -> bool:
+    def _bound(self, rows: Sums) -> bool:
         """Whether the table of row checksums, where there is one, says that these rows belong
         here."""
         raw = self.folder.read(sums.key(self.group, self.index))

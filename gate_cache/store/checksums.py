@@ -48,7 +48,7 @@ def joined(sums: Sums, lengths: Iterable[int]) -> int:
         for checksum in row:
             value = (a[value & 255] ^ b[value >> 8 & 255] ^ c[value >> 16 & 255] ^ d[value >> 24]
                      ^ checksum)
-    return value
+    return int(value)
 
 
 @lru_cache(maxsize=64)

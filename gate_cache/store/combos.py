@@ -17,6 +17,9 @@ from gate_cache.store.opened import OpenGroup, OpenStore
 class ComboView(OpenGroup):
     """One combo's maps. ``view["up2"][row]`` reads."""
 
+    store: Any
+    """The `FeatureStore` that it is of, whose module imports this one."""
+
     def __init__(self, store: OpenStore, name: str, attrs: dict[str, Any]) -> None:
         super().__init__(store, name, attrs)
         self._maps: dict[str, MapView] = {}

@@ -32,7 +32,7 @@ def mark(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
 
 def mark_of(sums: Sums, lengths: Sequence[int]) -> int:
     """The done mark of rows with these checksums and lengths."""
-    return sums.shape[1] << 32 | joined(sums, lengths)
+    return int(sums.shape[1]) << 32 | joined(sums, lengths)
 
 
 def document(blocks: int) -> Document:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from gate_cache.store.checksums import Sums, row_sums
 from gate_cache.store.chunks import Chunks, OpenFiles
 from gate_cache.store.codes import encode
 from gate_cache.store.disk import disk_errors
-from gate_cache.store.documents import put_attrs, resize, write_array
+from gate_cache.store.documents import put_attrs, resize
 from gate_cache.store.encodings import Encoding, Part, encoding_of
 from gate_cache.store.folders import Folder
 from gate_cache.store.layout import ABSENT, DEVICES, DONE, SUMS, blocks_of
@@ -55,7 +55,7 @@ class GroupWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What is written within is written to this store, or refused in one line."""
+        """What is written within is written to this store, or refused in a line."""
         with disk_errors(self.path):
             self._may_write()
             try:
@@ -83,25 +83,32 @@ class GroupWriter:
                            str(first.dtype) if first else "float16")
 
     @cached_property
-    def _parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, Part]:
         """Name of each stored array to what it is, in the order checksums run over them."""
         return {name + part.suffix: part for name in self.maps
                 for part in self.encoding.parts(self.shape(name))}
 
     @cached_property
-    def _metas(self) -> dict[str, ArrayMeta]:
-        suffixes = [part.suffix for part in self.encoding.parts((1, 1, 1))]
-        names = [name + suffix for name in self.maps for suffix in suffixes]
+    def metas(self) -> dict[str, ArrayMeta]:
+        """Of each stored array, in the same order.
+
+        Raises
+        ------
+        StoreError
+            One is missing or damaged.
+        """
+        names = [name + part.suffix for name in self.maps
+                 for part in self.encoding.parts((1, 1, 1))]
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
-        bad = [name for name, meta in found.items() if meta is None
-               or meta.packing == "other" or meta.block != self.block]
-        if bad:
-            raise StoreError(f"{self.path}: {self.name}/{bad[0]}/{META} is damaged; {MEND}")
-        return {name: meta for name, meta in found.items() if meta}
+        good = {name: meta for name, meta in found.items() if meta
+                and meta.packing != "other" and meta.block == self.block}
+        for name in found.keys() - good.keys():
+            raise StoreError(f"{self.path}: {self.name}/{name}/{META} is damaged; {MEND}")
+        return good
 
     def shape(self, name: str) -> tuple[int, ...]:
         """(C, h, w) of one image's map."""
-        return self._metas[name].shape[1:]
+        return self.metas[name].shape[1:]
 
     def absent(self, rows: range) -> list[int]:
         """Rows that are void since their image was gone when they were written."""
@@ -125,8 +132,8 @@ class GroupWriter:
         """How many leading rows of a block need not be computed (images were added since)."""
         if self._back.intersection(rows):
             return 0
-        index = rows.start // self.block
-        mark = self._mark(rows) if self._seen is None else self._seen.get(index, 0)
+        seen = self._seen
+        mark = self._mark(rows) if seen is None else seen.get(rows.start // self.block, 0)
         return min(mark >> 32, len(rows))
 
     def _mark(self, rows: range) -> int:
@@ -137,10 +144,10 @@ class GroupWriter:
         blocks = len(blocks_of(self.rows, self.block))
         with self._writing():
             self.folder.remove_partials(self.name)
-            for name, meta in self._metas.items():
+            for name, meta in self.metas.items():
                 self._grow(name, self.rows, *meta.shape[1:])
             self._grow(DONE, blocks)
-            self._grow(SUMS, blocks * len(self._parts) * self.block)
+            self._grow(SUMS, blocks * len(self.parts) * self.block)
 
     def _grow(self, array: str, *shape: int) -> None:
         meta = read_array(self.folder, f"{self.name}/{array}")
@@ -155,47 +162,21 @@ class GroupWriter:
         self.fit()
         for rows in blocks_of(self.rows, self.block):
             try:
-                whole = not any(self._parts[n].has_void(m) for n, m in
+                whole = not any(self.parts[n].has_void(m) for n, m in
                                 self.read_kept(rows).items())
             except StoreError:
                 whole = False
             if not whole:
                 done.write_mark(self.folder, self.name, rows.start // self.block, 0)
 
-    def bind(self) -> None:
-        """Write the tables of row checksums that a release without them has left out.
-
-        They are taken from the shards where these are what was marked done; else there is none,
-        and `verify` says why.
-        """
-        blocks = blocks_of(self.rows, self.block)
-        if not blocks or not self.folder.names(f"{self.name}/{DONE}/c"):
-            return
-        have = set(self.folder.names(f"{self.name}/{SUMS}/c"))
-        with suppress(StoreError):  # damaged metadata or marks: said where they are used
-            marks = enumerate(done.read_marks(self.folder, self.name, len(blocks)).tolist())
-            missing = [(i, m) for i, m in marks if m and str(i) not in have]
-            if missing and read_array(self.folder, f"{self.name}/{SUMS}") is None:
-                write_array(self.folder, f"{self.name}/{SUMS}",
-                            sums.document(len(blocks), len(self._parts), self.block))
-            for block, mark in missing:
-                self._bind(block, mark)
-
-    def _bind(self, block: int, mark: int) -> None:
-        rows = mark >> 32
-        with suppress(Damaged):
-            found = sums.of_shards(self.folder, self.name, self._metas, block, rows) \
-                if 0 < rows <= self.block else None
-            if found is not None and mark == done.mark_of(found, self._lengths):
-                self._write_sums(block, found)
-
     @property
-    def _lengths(self) -> list[int]:
+    def lengths(self) -> list[int]:
         """Bytes of a row of each array."""
-        return [self._metas[name].chunk for name in self._parts]
+        return [self.metas[name].chunk for name in self.parts]
 
-    def _write_sums(self, block: int, found: Sums) -> None:
-        salts = sums.salts(self.attrs["fingerprint"], self._parts, block)
+    def write_sums(self, block: int, found: Sums) -> None:
+        """Write a block's table of row checksums."""
+        salts = sums.salts(self.attrs["fingerprint"], self.parts, block)
         self.folder.write(sums.key(self.name, block), [sums.encode(found, self.block, salts)])
 
     def read_kept(self, rows: range) -> Stored:
@@ -208,28 +189,28 @@ class GroupWriter:
         """
         stop = rows.start + self.kept(rows)
         if stop == rows.start:
-            return {n: np.empty((0, *p.shape), p.dtype) for n, p in self._parts.items()}
+            return {n: np.empty((0, *p.shape), p.dtype) for n, p in self.parts.items()}
         try:
-            kept = {n: self._read(n, range(rows.start, stop)) for n in self._parts}
+            kept = {n: self._read(n, range(rows.start, stop)) for n in self.parts}
+            whole = done.mark(kept) == self._mark(rows)
         except Damaged:
-            kept = {}
-        if not kept or done.mark(kept) != self._mark(rows):
+            whole = False
+        if not whole:
             raise StoreError(f"{self.path}: {self.name}: a finished block is missing or damaged;"
                              f" {MEND}")
         return kept
 
     def _read(self, name: str, rows: range) -> npt.NDArray[Any]:
-        meta = self._metas[name]
+        meta = self.metas[name]
         found = np.empty((len(rows), *meta.shape[1:]), meta.dtype)
-        flat = found.reshape(len(rows), -1).view(np.uint8)
-        chunks = Chunks(OpenFiles(self.folder), f"{self.name}/{name}", meta)
-        chunks.read(rows, [row.data for row in flat], "always")
+        flat = [row.data for row in found.reshape(len(rows), -1).view(np.uint8)]
+        Chunks(OpenFiles(self.folder), f"{self.name}/{name}", meta).read(rows, flat, "always")
         return found
 
     def draft(self, rows: range) -> Stored:
         """A block's arrays: the kept rows as they are, what stands for NaN in the others."""
         found = {n: np.full((len(rows), *p.shape), p.fill, p.dtype)
-                 for n, p in self._parts.items()}
+                 for n, p in self.parts.items()}
         for name, kept in self.read_kept(rows).items():
             found[name][: len(kept)] = kept
         return found
@@ -242,8 +223,7 @@ class GroupWriter:
         gate_cache.store.codes.DoesNotFit
             A value is too large.
         """
-        found = encode(self.encoding, values)
-        return {name + suffix: array for suffix, array in found.items()}
+        return {name + suffix: array for suffix, array in encode(self.encoding, values).items()}
 
     def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
         """Write one whole block of values, name to (len(rows), C, h, w); see `write_stored`."""
@@ -269,7 +249,7 @@ class GroupWriter:
         DiskError
             The disk refused; the block stays undone.
         """
-        ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self._parts.items()}
+        ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self.parts.items()}
         block = rows.start // self.block
         with self._writing():
             if self._mark(rows) and not self.kept(rows):
@@ -278,8 +258,8 @@ class GroupWriter:
             with ThreadPoolExecutor(1) as beside:  # the disk is waited for
                 checksums = beside.submit(row_sums, ordered)
                 self._put(block, ordered)
-            self._write_sums(block, checksums.result())
-            mark = done.mark_of(checksums.result(), self._lengths)
+            self.write_sums(block, checksums.result())
+            mark = done.mark_of(checksums.result(), self.lengths)
             done.write_mark(self.folder, self.name, block, mark)
             if self._seen is not None:
                 self._seen[block] = mark
@@ -288,7 +268,7 @@ class GroupWriter:
         self.folder.write_many({
             shard_file(f"{self.name}/{name}", block, meta):
                 partial(shard_parts, maps[name], self.block, meta.packing)
-            for name, meta in self._metas.items()})
+            for name, meta in self.metas.items()})
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.
@@ -306,9 +286,7 @@ class GroupWriter:
         """Say that some rows are computed on this device."""
         known = self.attrs.get(DEVICES, [])
         if device not in known:
-            with self._writing():
-                self.attrs = put_attrs(self.folder, self.name,
-                                       {**self.attrs, DEVICES: sorted([*known, device])})
+            self._put_attrs({DEVICES: sorted([*known, device])})
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""
@@ -316,6 +294,8 @@ class GroupWriter:
 
     def _note(self, absent: set[int]) -> None:
         if absent != set(self.attrs.get(ABSENT, ())):
-            with self._writing():
-                self.attrs = put_attrs(self.folder, self.name,
-                                       {**self.attrs, ABSENT: sorted(absent)})
+            self._put_attrs({ABSENT: sorted(absent)})
+
+    def _put_attrs(self, changed: Mapping[str, Any]) -> None:
+        with self._writing():
+            self.attrs = put_attrs(self.folder, self.name, {**self.attrs, **changed})

@@ -70,6 +70,26 @@ class LocalFile:
             os.close(self._fd)
 
 
+class _Directory:
+    """A folder that is held open: its number on the disk is given to no other one meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(self._fd)
+        self._number = found.st_dev, found.st_ino
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Directory) and self._number == other._number
+
+    def __hash__(self) -> int:
+        return hash(self._number)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
 class LocalFolder:
     """A folder of this machine; its files are fsynced before they get their names."""
 
@@ -79,14 +99,13 @@ class LocalFolder:
         self.path = path
 
     def identity(self) -> object:
-        """The folder's number on its disk."""
+        """The folder, held open for as long as it is compared."""
         try:
-            found = os.stat(self.path)
+            return _Directory(self.path)
         except OSError as error:
             if error.errno in _NOTHING:
                 return None
             raise
-        return found.st_dev, found.st_ino
 
     def read(self, key: str) -> bytes | None:
         """A whole file, or None where there is none; empty where it can be no file of a store."""

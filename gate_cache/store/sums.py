@@ -138,10 +138,7 @@ class RowSums:
         known = {n: m for n, m in metas.items() if m is not None and m.packing == "raw"}
         if len(known) < len(metas) or not 0 < mark >> 32 <= self._slots:
             return None
-        try:
-            found = of_shards(self._folder, self._group, known, block, mark >> 32)
-        except Damaged:  # whatever else is whole can still be read
-            return None
+        found = of_shards(self._folder, self._group, known, block, mark >> 32)
         if joined(found, [m.chunk for m in known.values()]) != mark & 0xFFFFFFFF:
             raise Damaged(f"block {block} has shards of another block or combo, or older ones")
         return np.pad(found, ((0, 0), (0, self._slots - found.shape[1])))

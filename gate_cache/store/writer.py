@@ -6,16 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from zarr.codecs import Crc32cCodec, ZstdCodec
-
-from gate_cache.errors import DiskError, StoreError
+from gate_cache.errors import StoreError
 from gate_cache.fingerprint import SHORT, Recipe, fingerprint
-from gate_cache.places import Place, Url
+from gate_cache.places import Place
 from gate_cache.store import done, sums
 from gate_cache.store.attrs import (
-    ATTRS,
     MEND,
     META,
     is_store,
@@ -25,12 +22,13 @@ from gate_cache.store.attrs import (
     read_attrs,
     read_meta,
 )
-from gate_cache.store.claims import Claim, claim, identified
-from gate_cache.store.disk import READ_ONLY, disk_errors
-from gate_cache.store.documents import make_array, put_attrs, write_array
+from gate_cache.store.binding import bind
+from gate_cache.store.disk import disk_errors
+from gate_cache.store.documents import make_part, put_attrs, write_array
 from gate_cache.store.encodings import ENCODING, Encoding, Part
 from gate_cache.store.folders import PARTIAL, Folder
 from gate_cache.store.groups import GroupWriter
+from gate_cache.store.holding import Held, ReadOnly, hold_or_look
 from gate_cache.store.layout import DONE, FORMAT, SAMPLES, SUMS, blocks_of
 from gate_cache.store.opening import open_folder
 from gate_cache.store.samples import (
@@ -42,17 +40,6 @@ from gate_cache.store.samples import (
     read_samples,
     seal_samples,
 )
-from gate_cache.store.shards import ZSTD_LEVEL
-
-
-class Held(Protocol):
-    """The right to write, or what stands for it."""
-
-    def check(self) -> None:
-        """Raise where it is no more, or never was."""
-
-    def release(self) -> None:
-        """Let the next one write."""
 
 
 class StoreWriter:
@@ -216,7 +203,7 @@ class StoreWriter:
             if self.attrs["format"] < FORMAT:
                 self._seal(groups)
             for name in groups:
-                self._writer(name).bind()
+                bind(self._writer(name))
 
     def _seal(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
         """Add checksums of metadata, which format 1 had not."""
@@ -230,21 +217,6 @@ class StoreWriter:
         self.attrs = put_attrs(self.folder, "", {**self.attrs, "format": FORMAT})
 
 
-def make_part(folder: Folder, key: str, part: Part, block: int, codec: str | None) -> None:
-    """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum."""
-    make_array(
-        folder, key,
-        shape=(0, *part.shape),
-        chunks=(1, *part.shape),
-        shards=(block, *part.shape),
-        dtype=part.dtype,
-        compressors=[*([ZstdCodec(level=ZSTD_LEVEL)] if codec else ()), Crc32cCodec()],
-        fill_value=part.fill,
-        dimension_names=("sample", "channel", "y", "x")[: 1 + len(part.shape)],
-        attributes={ATTRS: {"decode": part.decode}} if part.decode else None,
-    )
-
-
 def join_writer(path: Place) -> StoreWriter:
     """Write to a store beside the process that has opened it with `open_writer`, and asks for it.
 
@@ -252,54 +224,6 @@ def join_writer(path: Place) -> StoreWriter:
     """
     with disk_errors(path):
         return StoreWriter(path)
-
-
-class ReadOnly:
-    """Stands for a claim on a disk that is only read: looking is allowed, writing refused.
-
-    Parameters
-    ----------
-    error : what the disk said to the claim
-    """
-
-    def __init__(self, error: DiskError) -> None:
-        self._error = error
-
-    def check(self) -> None:
-        """Refuse."""
-        raise self._error
-
-    def release(self) -> None:
-        """Nothing is held."""
-
-
-def _claim(path: Place, waiting: Callable[[str], None] | None, then: str | None = None) -> Claim:
-    if isinstance(path, Url) and path.web:
-        raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
-                         " s3://, gs:// or az://")
-    with disk_errors(path, **({"then": then} if then else {})):
-        own = identified(path)
-        return claim(open_folder(own.parent), own.name, path, waiting)
-
-
-@contextmanager
-def alone(path: Place, then: str) -> Iterator[Claim]:
-    """Keep other processes from writing to a store.
-
-    Parameters
-    ----------
-    then : what to do after a disk has refused
-
-    Raises
-    ------
-    StoreError
-        Another one does, or the place is only read.
-    """
-    held = _claim(path, None, then)
-    try:
-        yield held
-    finally:
-        held.release()
 
 
 @contextmanager
@@ -322,12 +246,7 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
         Another process writes to it and is not waited for, it belongs to another data set,
         or is no store.
     """
-    try:
-        held: Held = _claim(path, waiting)
-    except DiskError as error:
-        if error.errno not in READ_ONLY or not is_store(path):
-            raise
-        held = ReadOnly(error)
+    held = hold_or_look(path, waiting)
     try:
         with disk_errors(path):
             if not is_store(path):
