@@ -227,10 +227,8 @@ class GroupWriter:
 
     def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
         """Write one whole block of values, name to (len(rows), C, h, w); see `write_stored`."""
-        stored: Stored = {}
-        for name in self.maps:
-            stored |= self.encode(name, maps[name])
-        self.write_stored(rows, stored, absent)
+        stored = [self.encode(name, maps[name]) for name in self.maps]
+        self.write_stored(rows, {n: a for part in stored for n, a in part.items()}, absent)
 
     def write_stored(self, rows: range, arrays: Maps, absent: Collection[int] = ()) -> None:
         """Write one whole block, then mark it done.
