@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -130,9 +131,13 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Tensors and plain data, under another name first: a killed write leaves the old one."""
+    """Tensors and plain data, under another name first: a killed write leaves the old one, and a
+    power cut too, since the bytes are on the disk before they get their name."""
     draft = path.with_suffix(".partial")
-    torch.save(dict(state), draft)
+    with draft.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 
