@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import zarr
+from zarr.storage import ObjectStore
 
 from gate_cache import FeatureStore
 from gate_cache.core.places import parse_place
 from gate_cache.store.format.samples import NewSample
-from gate_cache.store.places.folders import open_folder
+from gate_cache.store.places.opening import open_folder
 from gate_cache.store.writer import open_writer
 
 SHAPES = {"up0": (1280, 16, 16), "up1": (1280, 32, 32), "up2": (640, 64, 64), "up3": (320, 64, 64)}
@@ -115,7 +117,8 @@ def ours(store: FeatureStore) -> Callable[[int], object]:
 
 def plain(store: FeatureStore) -> Callable[[int], object]:
     """zarr-python over its own ObjectStore."""
-    group: Any = zarr.open_group(store.folder.zarr(), mode="r")
+    made: Any = obstore.store.from_url(str(store.path), client_options={"allow_http": True})
+    group: Any = zarr.open_group(ObjectStore(made), mode="r")
     arrays = [group[f"{store['c'].name}/{name}"] for name in SHAPES]
     return lambda row: [array[row] for array in arrays]
 

@@ -55,6 +55,10 @@ def main() -> None:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # what the system refuses is no fault of the program
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {place}{error.strerror or error}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

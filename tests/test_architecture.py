@@ -65,7 +65,7 @@ FENCES = {  # library to the rooms and files that may import it
     "matplotlib": ("report/",),
     "tornado": ("viewer/",),
     "yaml": ("manifest/yaml_source.py",),
-    "pydantic": ("manifest/", "learn/heads/", "training/trained.py"),
+    "pydantic": ("manifest/", "learn/heads/", "training/trained.py", "store/"),
     "pydantic_core": ("manifest/",),
     "typer": ("cli.py", "commands/"),
     "rich": ("report/",),

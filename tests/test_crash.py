@@ -24,7 +24,7 @@ from gate_cache import FeatureStore
 from gate_cache.core.errors import DiskError, RowNotDone
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
-from gate_cache.store import writer
+from gate_cache.store import holding
 from gate_cache.store.check.verify import verify
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.places import local
@@ -130,7 +130,7 @@ def test_a_write_that_is_cut_off_at_any_call_leaves_the_truth(
         tmp_path: Path, scene: Callable[[GroupWriter], None], error: Callable[[], BaseException],
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # counted all the same, but slow
-    monkeypatch.setattr(writer, "claim", lambda *_: Unclaimed())  # a dead process holds none
+    monkeypatch.setattr(holding, "claim", lambda *_: Unclaimed())  # a dead process holds none
     base(tmp_path / "base.zarr", scene)
     rows, path = 12 if scene is grown else 10, tmp_path / "toy.zarr"
     calls = cut_off(tmp_path / "base.zarr", path, scene, Broken(10**9, error))
@@ -157,6 +157,7 @@ def cut_off(old: Path, path: Path, scene: Callable[[GroupWriter], None], broken:
         broken.install(patch)
         with contextlib.suppress(OSError, Killed):
             scene(group)
+        patch.undo()
     return broken.calls
 
 

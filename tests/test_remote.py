@@ -27,6 +27,7 @@ from conftest import PROMPT, WriteManifest
 
 pytest.importorskip("obstore")
 from object_server import ObjectServer
+from zarr.storage import ObjectStore
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import RemoteError, RowNotDone, StoreError, UserError
@@ -37,10 +38,10 @@ from gate_cache.extraction.status import status
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.samples import NewSample
-from gate_cache.store.places import remote
+from gate_cache.store.places import remote, urls
 from gate_cache.store.places.cache import Cache
-from gate_cache.store.places.folders import open_folder
 from gate_cache.store.places.local import LocalFolder
+from gate_cache.store.places.opening import open_folder
 from gate_cache.store.writer import StoreWriter, open_writer
 
 SHAPES = {"up0": (3, 8, 8), "up1": (2, 16, 16)}
@@ -65,11 +66,11 @@ def bucket(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET,
                         "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": server.url}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "RETRY", {
+    monkeypatch.setattr(urls, "RETRY", {
         "max_retries": 4, "retry_timeout": timedelta(seconds=10),
         "backoff": {"init_backoff": timedelta(milliseconds=10),
                     "max_backoff": timedelta(milliseconds=50)}})
-    monkeypatch.setattr(remote, "CLIENT", {"connect_timeout": "1s", "read_timeout": "5s",
+    monkeypatch.setattr(urls, "CLIENT", {"connect_timeout": "1s", "read_timeout": "5s",
                                            "timeout": "30s"})
     server.requests.clear()
     return server.bucket(f"b{uuid.uuid4().hex[:12]}")
@@ -78,7 +79,7 @@ def bucket(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def impatient(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits for less time than the server's slow answers take."""
-    monkeypatch.setattr(remote, "CLIENT", {**remote.CLIENT, "read_timeout": "400ms"})
+    monkeypatch.setattr(urls, "CLIENT", {**urls.CLIENT, "read_timeout": "400ms"})
 
 
 @pytest.fixture
@@ -228,7 +229,7 @@ def test_what_is_written_is_read_and_is_what_a_disk_would_hold(path: Place, tmp_
 
 def test_plain_zarr_reads_it(path: Place) -> None:
     store = put(path)
-    group = zarr.open_group(store.folder.zarr(), mode="r")
+    group = zarr.open_group(ObjectStore(store.folder._store), mode="r")
     array = group[f"{store['plain'].name}/up1"]
     np.testing.assert_array_equal(array[:], maps(range(ROWS))["up1"])  # type: ignore[index]
 
@@ -252,12 +253,12 @@ def test_a_read_is_one_request_and_an_index_is_read_once(path: Place, server: Ob
     view.combo.check(np.arange(ROWS))
     server.requests.clear()
     view[1:4]
-    assert server.count() == 2  # the shard's index, the rows
+    assert server.count() == 3  # the shard's index, what its rows must be, the rows
     view[0]
     view[[0, 2, 3]]
-    assert server.count() == 5
+    assert server.count() == 6
     assert view[[0, 2, 5, 9, 7]].shape[0] == 5
-    assert server.count() == 5 + 2 + 5  # two more indexes, five runs
+    assert server.count() == 6 + 2 + 2 + 5  # two more indexes and tables, five runs
 
 
 def test_a_large_object_is_put_in_parts(path: Place, server: ObjectServer,
@@ -506,8 +507,10 @@ def test_a_changed_object_is_fetched_again(path: Place, cache: Path) -> None:
     other = store["plain"].name + "/up0/c/1/0/0/0"
     twice.write(key, [store.folder.read(other) or b""])
     assert bytes(changed) != store.folder.read(key)
-    assert FeatureStore.open(path)["plain"]["up0"][0].max() == 4.5
+    assert FeatureStore.open(path, "never")["plain"]["up0"][0].max() == 4.5
     assert len(kept(cache)) == 6
+    with pytest.raises(StoreError, match="row 0 is not the one that was written there"):
+        FeatureStore.open(path)["plain"]["up0"][0]
 
 
 def test_a_new_row_of_a_kept_shard_is_seen(path: Place, cache: Path) -> None:

@@ -162,7 +162,8 @@ def _alike(a: FeatureStore, b: FeatureStore) -> bool:
 
 def _blocks(a: ComboView, b: ComboView, rows: list[tuple[int, int]]) -> int:
     """Rows in blocks whose marks, which hold a checksum, differ."""
-    ours, theirs = (done.read_marks(v.store.folder, v.name) for v in (a, b))
+    blocks = -(-len(a.store.samples) // a.store.block)
+    ours, theirs = (done.read_marks(v.store.folder, v.name, blocks) for v in (a, b))
     return sum(bool(ours[row // a.store.block] != theirs[row // a.store.block])
                for row, _ in rows)
 

@@ -14,11 +14,13 @@ from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.store.check.removal import leftovers, remove_group
 from gate_cache.store.format.layout import LATENTS
+from gate_cache.store.holding import alone
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.store.places.folders import exists
+from gate_cache.store.places.opening import exists
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.store.writer import alone
 from gate_cache.workspace.lookup import alike, known_recipes
+
+_THEN = "and run the same command again; without --yes nothing is removed"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def prune(targets: Sequence[Place], roots: Roots, *, yes: bool = False) -> list[
 def _prune(path: Place, manifests: list[Loaded], roots: Roots, yes: bool) -> Pruned:
     if not exists(path):
         raise StoreError(f"{path}: no such store; there is nothing to prune")
-    with alone(path) if yes else nullcontext(), disk_errors(path):
+    with alone(path, _THEN) if yes else nullcontext(), disk_errors(path, then=_THEN):
         store = FeatureStore.open(path)
         needed, notes = _needed(store, manifests, roots)
         notes += [f"{n} is damaged and left alone; 'gate-cache verify' says more"

@@ -18,12 +18,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from gate_cache.core.errors import RemoteError, StoreError
 from gate_cache.core.places import Place
-from gate_cache.store.places.folders import Folder
+from gate_cache.store.format.schema import parse
+from gate_cache.store.places.folders import Folder, is_number
 
 BEAT, EXPIRES, LOOK = 10.0, 60.0, 1.0
 """Seconds: between two signs of life, until a silent claim is void, between two looks at it."""
@@ -57,11 +58,12 @@ class Holder:
     @classmethod
     def decode(cls, raw: bytes | None) -> Holder | None:
         """What a file says; None where it says nothing that makes sense."""
-        try:
-            found = json.loads(raw or b"")
-            return cls(**{k: type(getattr(_BLANK, k))(v) for k, v in found.items()})
-        except (ValueError, TypeError, AttributeError):
+        found = parse(raw) or {}
+        kinds = {f.name: type(getattr(_BLANK, f.name)) for f in fields(cls)}
+        if found.keys() != kinds.keys() or any(type(v) is not kinds[k] for k, v in found.items()):
             return None
+        shown = all(v.isprintable() for v in found.values() if isinstance(v, str))
+        return cls(**found) if shown and 0 < found["pid"] < 2**31 else None
 
     @property
     def dead(self) -> bool:
@@ -163,6 +165,21 @@ def claim(folder: Folder, store: str, path: Place, waiting: Callable[[str], None
         time.sleep(LOOK)
 
 
+def identified(path: Place) -> Place:
+    """A store's path as it is on the disk, whatever links, ``..`` and other spelling lead to it.
+
+    One store has one claim, so all who want to write to it must look at the same place.
+    """
+    if not isinstance(path, Path):
+        return path
+    own = path.resolve()
+    if own.exists() and own.name not in os.listdir(own.parent):  # the disk minds no case
+        twins = [entry.name for entry in os.scandir(own.parent)
+                 if entry.name.casefold() == own.name.casefold()]
+        return own.with_name(next((n for n in twins if own.with_name(n).samefile(own)), own.name))
+    return own
+
+
 class _Watch:
     """Looks at a claim again and again, until it is void."""
 
@@ -188,7 +205,7 @@ def _newest(folder: Folder, store: str) -> int:
 def _numbers(folder: Folder, store: str) -> list[int]:
     start = _file(store, 0)[:-1]
     tails = [n[len(start):] for n in folder.names() if n.startswith(start)]
-    return [int(tail) for tail in tails if tail.isdigit()]
+    return [int(tail) for tail in tails if is_number(tail)]
 
 
 def _tidy(folder: Folder, store: str, last: int) -> None:

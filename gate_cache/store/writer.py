@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
-
-import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from typing import Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT, Recipe, fingerprint
-from gate_cache.core.places import Place, Url
-from gate_cache.store.format import done
+from gate_cache.core.places import Place
+from gate_cache.store.binding import bind
+from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import (
-    ATTRS,
     MEND,
     META,
     is_store,
@@ -25,10 +23,10 @@ from gate_cache.store.format.attrs import (
     read_attrs,
     read_meta,
 )
-from gate_cache.store.format.documents import make_array, put_attrs, write_array
+from gate_cache.store.format.documents import make_part, put_attrs, write_array
 from gate_cache.store.format.encodings import ENCODING, Encoding, Part
 from gate_cache.store.format.groups import GroupWriter
-from gate_cache.store.format.layout import DONE, FORMAT, SAMPLES
+from gate_cache.store.format.layout import DONE, FORMAT, SAMPLES, SUMS, blocks_of
 from gate_cache.store.format.samples import (
     COLUMNS,
     NewSample,
@@ -38,12 +36,10 @@ from gate_cache.store.format.samples import (
     read_samples,
     seal_samples,
 )
-from gate_cache.store.lease import Claim, claim
+from gate_cache.store.holding import Held, ReadOnly, hold_or_look
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.store.places.folders import PARTIAL, Folder, open_folder
-
-ZSTD_LEVEL = 1
-"""Higher ones take longer and hardly make maps smaller."""
+from gate_cache.store.places.folders import PARTIAL, Folder
+from gate_cache.store.places.opening import open_folder
 
 
 class StoreWriter:
@@ -54,15 +50,37 @@ class StoreWriter:
     held : the right to write; None beside the process that has it
     """
 
-    def __init__(self, path: Place, held: Claim | None = None) -> None:
+    def __init__(self, path: Place, held: Held | None = None) -> None:
         self.path = path
         self._held = held
         self.folder, self.attrs = open_store(path)
-        self._group = zarr.open_group(self.folder.zarr(), mode="r+", zarr_format=3)
+        self._identity = self.folder.identity()
+        self._used: set[str] = set()  # groups that are written to
         try:
             self.samples = read_samples(self.folder, checked=self.attrs["format"] > 1)
         except StoreError as error:
             raise StoreError(f"{path}: {error}") from None
+
+    def check(self) -> None:
+        """Be sure that this process may write, and to the store that it has opened.
+
+        Raises
+        ------
+        StoreError
+            Another process has taken over, or the store was removed or replaced.
+        DiskError
+            The disk is only read.
+        """
+        if self._held:
+            self._held.check()
+        self.need_there()
+
+    def need_there(self) -> None:
+        """Raise `StoreError` where the store, or a group in use, was removed or replaced."""
+        metas = [META, *(f"{name}/{META}" for name in sorted(self._used))]
+        if self.folder.identity() != self._identity or None in self.folder.read_many(metas):
+            raise StoreError(f"{self.path}: was removed or replaced while this run wrote to it; run"
+                             " the same command again to make what is missing")
 
     @property
     def block(self) -> int:
@@ -82,6 +100,7 @@ class StoreWriter:
     def append(self, new: Sequence[NewSample]) -> Samples:
         """Append rows to the table; they count once the group's attribute says so."""
         with disk_errors(self.path):
+            self.check()
             append_samples(self.folder, new)
         self.samples = read_samples(self.folder)
         return self.samples
@@ -99,7 +118,7 @@ class StoreWriter:
             attrs = read_attrs(self.folder, name)
             if attrs.get("fingerprint") == wanted or name.endswith(f"-{wanted[:SHORT]}"):
                 if is_whole(attrs, self.attrs["format"]):
-                    return self._writer(cast("zarr.Group", self._group[name]))
+                    return self._writer(name)
                 self._refuse_damaged(name)
         return None
 
@@ -107,9 +126,8 @@ class StoreWriter:
         if self.folder.read(f"{key}/{META}") is not None:
             raise StoreError(f"{self.path}: {key}/{META} is damaged; {MEND}")
 
-    def _writer(self, group: zarr.Group) -> GroupWriter:
-        return GroupWriter(self.path, self.folder, group, len(self.samples), self.block,
-                           self._held)
+    def _writer(self, name: str) -> GroupWriter:
+        return GroupWriter(self.path, self.folder, name, len(self.samples), self.block, self.check)
 
     def require(
         self,
@@ -130,22 +148,32 @@ class StoreWriter:
         about : further attributes (tokens, versions, weights)
         """
         with disk_errors(self.path):
-            found = self.find(recipe)
-            asked = Encoding.of(encoding)
-            group = found._group if found else self._make(
+            found, asked = self.find(recipe), Encoding.of(encoding)
+            name = found.name if found else self._make(
                 label, recipe, shapes, {**about, ENCODING: asked.to_json()})
             used = found.encoding if found else asked
-            parts = {name + part.suffix: part for name, shape in shapes.items()
+            parts = {map_ + part.suffix: part for map_, shape in shapes.items()
                      for part in used.parts(shape)}
-            lost = [name for name in parts if self._lacks(f"{group.path}/{name}")]
-            for name in lost:
-                make_part(self.folder, f"{group.path}/{name}", parts[name], self.block, used.codec)
-            if self._lacks(f"{group.path}/{DONE}"):
-                write_array(self.folder, f"{group.path}/{DONE}", done.document(0))
-            writer = self._writer(group)
-            if (lost or not found) and done.read_marks(self.folder, group.path).any():
+            lost = self._complete(name, parts, used.codec)
+            self._used.add(name)
+            writer = self._writer(name)
+            blocks = len(blocks_of(writer.rows, self.block))
+            if (lost or not found) and done.read_marks(self.folder, name, blocks).any():
                 writer.recheck()
         return writer
+
+    def _complete(self, group: str, parts: Mapping[str, Part], codec: str | None) -> bool:
+        """Make the arrays that a group lacks; whether any of its maps was among them."""
+        lost = [name for name in parts if self._lacks(f"{group}/{name}")]
+        others = {DONE: done.document(0), SUMS: sums.document(0, len(parts), self.block)}
+        missing = [name for name in others if self._lacks(f"{group}/{name}")]
+        if lost or missing:
+            self.check()
+        for name in lost:
+            make_part(self.folder, f"{group}/{name}", parts[name], self.block, codec)
+        for name in missing:
+            write_array(self.folder, f"{group}/{name}", others[name])
+        return bool(lost)
 
     def _lacks(self, key: str) -> bool:
         """Whether an array is to be made."""
@@ -155,45 +183,38 @@ class StoreWriter:
         return True
 
     def _make(self, label: str, recipe: Recipe, shapes: Mapping[str, tuple[int, ...]],
-              about: Mapping[str, Any]) -> zarr.Group:
+              about: Mapping[str, Any]) -> str:
+        self.check()
         digest = fingerprint(recipe)
         attrs = {"combo": label, "kind": recipe["kind"], "fingerprint": digest,
                  "maps": list(shapes), "recipe": recipe, **about}
         old = [n for n in self.folder.names() if n.endswith(f"-{digest[:SHORT]}")]
         name = old[0] if old else f"{label}-{digest[:SHORT]}"  # one that lost its metadata
         put_attrs(self.folder, name, attrs)
-        return cast("zarr.Group", self._group[name])
-
+        return name
 
     def upgrade(self) -> None:
-        """Bring a store of an older format up to this one: what is there keeps its bytes."""
-        if self.attrs["format"] == FORMAT:
+        """Bring up what an older release has written: all that is there keeps its bytes."""
+        if isinstance(self._held, ReadOnly):
             return
         with disk_errors(self.path):
-            for name in self.folder.names():
-                attrs = read_attrs(self.folder, name)
-                for array in self.folder.names(name) if attrs or name == SAMPLES else ():
-                    if document := read_meta(self.folder, f"{name}/{array}"):
-                        write_array(self.folder, f"{name}/{array}", document)
-                if attrs:
-                    put_attrs(self.folder, name, attrs)
-            seal_samples(self.folder, self.samples)
-            self.attrs = put_attrs(self.folder, "", {**self.attrs, "format": FORMAT})
+            groups = {name: attrs for name in self.folder.names()
+                      if is_whole(attrs := read_attrs(self.folder, name), self.attrs["format"])}
+            if self.attrs["format"] < FORMAT:
+                self._seal(groups)
+            for name in groups:
+                bind(self._writer(name))
 
-
-def make_part(folder: Folder, key: str, part: Part, block: int, codec: str | None) -> None:
-    """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum."""
-    make_array(
-        folder, key,
-        shape=(0, *part.shape),
-        chunks=(1, *part.shape),
-        shards=(block, *part.shape),
-        dtype=part.dtype,
-        compressors=[*([ZstdCodec(level=ZSTD_LEVEL)] if codec else ()), Crc32cCodec()],
-        fill_value=part.fill,
-        dimension_names=("sample", "channel", "y", "x")[: 1 + len(part.shape)],
-        attributes={ATTRS: {"decode": part.decode}} if part.decode else None,
-    )
+    def _seal(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add checksums of metadata, which format 1 had not."""
+        for name in (*groups, SAMPLES):
+            for array in self.folder.names(name):
+                if document := read_meta(self.folder, f"{name}/{array}"):
+                    write_array(self.folder, f"{name}/{array}", document)
+        for name, attrs in groups.items():
+            put_attrs(self.folder, name, attrs)
+        seal_samples(self.folder, self.samples)
+        self.attrs = put_attrs(self.folder, "", {**self.attrs, "format": FORMAT})
 
 
 def join_writer(path: Place) -> StoreWriter:
@@ -203,26 +224,6 @@ def join_writer(path: Place) -> StoreWriter:
     """
     with disk_errors(path):
         return StoreWriter(path)
-
-
-@contextmanager
-def alone(path: Place, waiting: Callable[[str], None] | None = None) -> Iterator[Claim]:
-    """Keep other processes from writing to a store.
-
-    Raises
-    ------
-    StoreError
-        Another one does and is not waited for, or the place is only read.
-    """
-    if isinstance(path, Url) and path.web:
-        raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
-                         " s3://, gs:// or az://")
-    with disk_errors(path):
-        held = claim(open_folder(path.parent), path.name, path, waiting)
-    try:
-        yield held
-    finally:
-        held.release()
 
 
 @contextmanager
@@ -245,7 +246,8 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
         Another process writes to it and is not waited for, it belongs to another data set,
         or is no store.
     """
-    with alone(path, waiting) as held:
+    held = hold_or_look(path, waiting)
+    try:
         with disk_errors(path):
             if not is_store(path):
                 _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
@@ -256,6 +258,9 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
                              f" '{dataset}'; give store.path another name")
         writer.upgrade()
         yield writer
+        writer.need_there()
+    finally:
+        held.release()
 
 
 def _create(path: Place, attrs: Any) -> None:
@@ -263,7 +268,9 @@ def _create(path: Place, attrs: Any) -> None:
     folder = open_folder(path)
     if folder.there() and not _half_made(path, folder):
         raise StoreError(f"{path}: exists and is no store; give store.path another name")
-    zarr.open_group(folder.zarr(), mode="w", zarr_format=3)
+    if isinstance(path, Path):
+        path.mkdir(parents=True, exist_ok=True)
+    folder.remove(SAMPLES)
     create_samples(folder)
     put_attrs(folder, "", attrs)
 
@@ -272,6 +279,7 @@ def _half_made(path: Place, folder: Folder) -> bool:
     """Empty, or what a creation that was cut off leaves: nothing of anybody else's."""
     if isinstance(path, Path) and not path.is_dir():
         return False
-    inside = [*folder.names(), *folder.names(SAMPLES)]
+    inside = [*(os.listdir(path) if isinstance(path, Path) else folder.names()),
+              *folder.names(SAMPLES)]
     whole = {name for name in inside if not name.endswith(PARTIAL)}
     return whole <= {"zarr.json", SAMPLES, *COLUMNS}

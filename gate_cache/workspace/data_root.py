@@ -8,6 +8,7 @@ beside the store, not in it: a store holds no paths.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.load import Loaded
+from gate_cache.store.format.schema import parse
+from gate_cache.store.places.opening import open_folder
 
 
 def remember(store: Place, roots: Roots) -> None:
@@ -84,11 +87,10 @@ def _is_there(dataset: ImageDataset) -> bool:
 def _recall(store: Place) -> Path | None:
     if not isinstance(store, Path):
         return None
-    try:
-        known = json.loads(_file(store).read_text())["data"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return Path(known) if isinstance(known, str) else None
+    with suppress(OSError):
+        known = (parse(open_folder(store.parent).read(_file(store).name)) or {}).get("data")
+        return Path(known) if isinstance(known, str) else None
+    return None
 
 
 def _file(store: Path) -> Path:

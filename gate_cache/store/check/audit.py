@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from gate_cache.core.errors import StoreError
-from gate_cache.core.fingerprint import SHORT, fingerprint
+from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import Block
 from gate_cache.store.check.findings import Finding, Mend, note
-from gate_cache.store.format import done
+from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import (
     ATTRS,
     CHECKSUM,
@@ -24,9 +24,9 @@ from gate_cache.store.format.attrs import (
     read_meta,
     sealed_array,
 )
-from gate_cache.store.format.documents import Document, array_document, dumped, write_array
+from gate_cache.store.format.documents import Document, dumped, map_document, write_array
 from gate_cache.store.format.encodings import encoding_of
-from gate_cache.store.format.layout import DONE, SAMPLES, blocks_of
+from gate_cache.store.format.layout import DONE, SAMPLES, SUMS, blocks_of
 from gate_cache.store.format.samples import (
     COLUMNS,
     COUNT,
@@ -35,7 +35,7 @@ from gate_cache.store.format.samples import (
     column_document,
     read_samples,
 )
-from gate_cache.store.places.folders import PARTIAL, Folder
+from gate_cache.store.places.folders import PARTIAL, Folder, is_number
 
 COPY = "restore the store from a copy"
 STRAY = "no part of the store"
@@ -91,9 +91,10 @@ class Audit:
 
     def _column(self, table: Samples, name: str) -> Iterator[Finding]:
         key, wanted = f"{SAMPLES}/{name}", column_document(name, len(table))
-        shape = (read_meta(self.folder, key) or {}).get("shape") or [0]
-        longer = isinstance(shape[0], int) and shape[0] > len(table)
-        yield from self._known(key, {**wanted, "shape": [shape[0], *wanted["shape"][1:]]}
+        meta = read_array(self.folder, key)
+        rows = meta.shape[0] if meta else 0
+        longer = rows > len(table)
+        yield from self._known(key, {**wanted, "shape": [rows, *wanted["shape"][1:]]}
                                if longer else wanted, wanted)
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
@@ -138,13 +139,40 @@ class Audit:
         for array in arrays:
             maps[array] = yield from self._map(name, array, bool(marked))
         yield from self._marks(name, marks, bool(marked))
-        yield from self._strays(name, {META, DONE, *arrays})
-        self.blocks += [Block(self.folder, name, maps, i, self.attrs["block"])
-                        for i, raw in marked.items() if len(raw) == done.BYTES]
+        yield from self._sums(name, len(arrays), set(marked))
+        yield from self._strays(name, {META, DONE, SUMS, *arrays})
+        self.blocks += [Block(self.folder, name, attrs["fingerprint"], maps, i,
+                              self.attrs["block"])
+                        for i, raw in marked.items() if self._is_mark(i, raw)]
+
+    def _sums(self, group: str, arrays: int, marked: set[int]) -> Iterator[Finding]:
+        """The tables of row checksums; a release before this one wrote none."""
+        if self.samples is None:
+            return
+        key = f"{group}/{SUMS}"
+        names = self.folder.names(f"{key}/c")
+        missing = marked.difference(int(name) for name in names if is_number(name))
+        if missing:
+            yield note(group, f"{len(missing)} of {len(marked)} blocks have no table of row"
+                       " checksums, which tells whose rows they are; the next extract adds it")
+        if names or self.folder.read(f"{key}/{META}") is not None:
+            yield from self._known_sums(key, arrays)
+            yield from self._strays(key, {META, "c"})
+            yield from self._strays(f"{key}/c", set(map(str, self._indexes())))
+
+    def _known_sums(self, key: str, arrays: int) -> Iterator[Finding]:
+        meta, blocks = read_array(self.folder, key), len(self._indexes())
+        width = arrays * self.attrs["block"]
+        have = min(meta.shape[0] // width, blocks) if meta else blocks
+        yield from self._known(key, *(sums.document(n, arrays, self.attrs["block"])
+                                      for n in (have, blocks)))
+
+    def _indexes(self) -> range:
+        return range(-(-len(self.samples or ()) // self.attrs["block"]))
 
     def _arrays(self, name: str, attrs: dict[str, Any]) -> list[str]:
         """All arrays of a group, in the order checksums run over them."""
-        first = read_array(self.folder, f"{name}/{attrs['maps'][0]}") if attrs["maps"] else None
+        first = read_array(self.folder, f"{name}/{attrs['maps'][0]}")
         encoding = encoding_of(name, attrs, str(first.dtype) if first else "float16")
         return [array + part.suffix for array in attrs["maps"]
                 for part in encoding.parts((1, 1, 1))]
@@ -167,7 +195,8 @@ class Audit:
         elif not there:
             yield Finding(f"{key}/{META}", "is missing",
                           way_out="'gate-cache extract' makes it anew, and checks the rows")
-        elif document is None or meta is None or not self._sound(document, meta):
+        elif document is None or meta is None or not self._sound(document, meta) \
+                or meta.packing == "other" or meta.block != self.attrs["block"]:
             yield Finding(f"{key}/{META}", "is damaged", Mend(
                 f"{key}/{META} is removed; extract makes it anew, and checks the rows",
                 partial(self.folder.remove, f"{key}/{META}")))
@@ -181,13 +210,14 @@ class Audit:
     def _sound(self, document: Document, meta: ArrayMeta) -> bool:
         if self.attrs["format"] > 1 or CHECKSUM in own_attrs(document):
             return is_sound_array(document)
-        return bool(document == map_document(meta.shape, self.attrs["block"], str(meta.dtype)))
+        return len(meta.shape) == 4 and \
+            document == map_document(meta.shape, self.attrs["block"], str(meta.dtype))
 
     # ------------------------------------------------------------------------------ marks
 
     def _marks_of(self, group: str) -> dict[int, bytes]:
         """All marks as they are on disk."""
-        names = [n for n in self.folder.names(f"{group}/{DONE}/c") if n.isdigit()]
+        names = [n for n in self.folder.names(f"{group}/{DONE}/c") if is_number(n)]
         found = self.folder.read_many([f"{group}/{DONE}/c/{n}" for n in names])
         return {int(n): raw for n, raw in zip(names, found, strict=True) if raw is not None}
 
@@ -203,14 +233,20 @@ class Audit:
         missing = 0
         for i, rows in enumerate(blocks):
             raw = marks.get(i, bytes(done.BYTES))
-            have = int.from_bytes(raw, "little") >> 32
-            if (any(raw) and not 1 <= have <= len(rows)) or len(raw) != done.BYTES:
+            have = int.from_bytes(raw[: done.BYTES], "little") >> 32
+            if (any(raw) and not self._is_mark(i, raw)) or len(raw) != done.BYTES:
                 yield self._bad_mark(group, i)
             missing += len(rows) - min(have, len(rows))
         if missing:
             yield note(group, f"{missing} of {len(self.samples)} rows are not extracted")
         yield from self._strays(key, {META, "c"})
         yield from self._strays(f"{key}/c", set(map(str, range(len(blocks)))))
+
+    def _is_mark(self, block: int, raw: bytes) -> bool:
+        """Whether a mark says of a block that it has as many rows as it can have."""
+        rows = min(len(self.samples or ()) - block * self.attrs["block"], self.attrs["block"])
+        most = rows if self.samples is not None else self.attrs["block"]
+        return len(raw) == done.BYTES and 1 <= int.from_bytes(raw, "little") >> 32 <= most
 
     def _bad_mark(self, group: str, block: int) -> Finding:
         return Finding(f"{group}/{DONE}/c/{block}", "the mark of a finished block is damaged",
@@ -250,18 +286,8 @@ class Audit:
         for name in self.folder.names(key):
             if name.endswith(PARTIAL):
                 yield note(f"{key}/{name}", LEFT)
-            elif name not in known if known is not None else not name.isdigit():
+            elif name not in known if known is not None else not is_number(name):
                 yield note(f"{key}/{name}", STRAY)
-
-
-def map_document(shape: tuple[int, ...], block: int, dtype: str) -> Document:
-    """The metadata of a map in a store of format 1."""
-    from zarr.codecs import Crc32cCodec
-
-    return array_document(
-        shape=shape, chunks=(1, *shape[1:]), shards=(block, *shape[1:]), dtype=dtype,
-        compressors=[Crc32cCodec()], fill_value=float("nan"),
-        dimension_names=("sample", "channel", "y", "x"))
 
 
 def _group_document(attributes: Document) -> Document:
@@ -271,6 +297,4 @@ def _group_document(attributes: Document) -> Document:
 def _sensible(document: Document | None, attrs: dict[str, Any]) -> bool:
     """Whether a group's metadata is one of ours, its recipe being what its fingerprint says."""
     rest = {k: v for k, v in (document or {}).items() if k != "consolidated_metadata"}
-    return ({**rest, "attributes": None} == _group_document({}) | {"attributes": None}
-            and isinstance(attrs.get("maps"), list) and isinstance(attrs.get("recipe"), dict)
-            and attrs.get("fingerprint") == fingerprint(attrs["recipe"]))
+    return bool(attrs) and {**rest, "attributes": {}} == _group_document({})

@@ -1,17 +1,17 @@
-"""Checking the data of a block: index, every row's checksum, and the done mark over all maps."""
+"""Checking the data of a block: index, every row's checksum, the done mark, whose rows they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import crc32c
 import numpy as np
 
 from gate_cache.store.check.findings import Finding, Mend, note
-from gate_cache.store.format import done
+from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import ArrayMeta
-from gate_cache.store.format.chunks import OpenShard, open_shard
+from gate_cache.store.format.checksums import Sums
+from gate_cache.store.format.openshard import OpenShard, open_shard, row_sum, shard_file, wrong
 from gate_cache.store.format.shards import CRC, Damaged, index_bytes, matches
 from gate_cache.store.places.folders import Folder
 
@@ -25,6 +25,7 @@ class Block:
 
     Attributes
     ----------
+    fingerprint : of its group
     maps : of its group, in order; None where an array's metadata is damaged
     index : which block of the group
     slots : rows of a full block
@@ -32,6 +33,7 @@ class Block:
 
     folder: Folder
     group: str
+    fingerprint: str
     maps: dict[str, ArrayMeta | None]
     index: int
     slots: int
@@ -59,52 +61,48 @@ class Block:
         done.write_mark(self.folder, self.group, self.index, 0)
 
     def _wrong(self, mark: int) -> Iterator[str]:
-        value, whole = 0, True
+        found: dict[str, list[int]] = {}
         for name, meta in self.maps.items():
             try:
-                value = self._shard(name, meta, mark >> 32, value) if meta else value
-                whole = whole and meta is not None
+                if meta is not None:
+                    found[name] = self._rows(name, meta, mark >> 32)
             except Damaged as error:
                 yield str(error)
-                whole = False
-        if whole and value != mark & 0xFFFFFFFF:
+        if len(found) < len(self.maps):
+            return
+        whole = np.array(list(found.values()), np.uint32)
+        if done.mark_of(whole, [m.chunk for m in self.maps.values() if m]) != mark:
             yield "its data are not what was marked done"
+        elif not self._bound(whole):
+            yield "its data are those of another block or combo, or its table of checksums is" \
+                " damaged"
 
-    def _shard(self, name: str, meta: ArrayMeta, rows: int, value: int) -> int:
-        """The checksum of a map's rows, going on from that of the maps before it."""
-        if not meta.plain:
-            return self._decoded(name, meta, rows, value)
-        key = self._key(name, meta)
-        shard = open_shard(self.folder, key, self.slots, meta.chunk)
+    def _bound(self, rows: Sums) -> bool:
+        """Whether the table of row checksums, where there is one, says that these rows belong
+        here."""
+        raw = self.folder.read(sums.key(self.group, self.index))
+        salts = sums.salts(self.fingerprint, self.maps, self.index)
+        table = sums.decode(raw or b"", self.slots, salts)
+        return raw is None or (table is not None
+                               and bool((table[:, : rows.shape[1]] == rows).all()))
+
+    def _rows(self, name: str, meta: ArrayMeta, rows: int) -> list[int]:
+        """The checksums of a map's rows, each compared with its bytes."""
+        shard = open_shard(self.folder, f"{self.group}/{name}", self.index, meta)
         there = [slot for slot, offset in enumerate(shard.offsets) if offset >= 0]
         if there[:rows] != list(range(min(rows, self.slots + 1))):
-            raise Damaged(f"{key} lacks rows")
-        if shard.file.size != len(there) * (meta.chunk + CRC) + index_bytes(self.slots):
-            raise Damaged(f"{key} has not the length that its index says")
-        for slots in _runs(shard, there, meta.chunk + CRC):
-            value = _read(key, shard, slots, meta.chunk, rows, value)
-        return value
-
-    def _decoded(self, name: str, meta: ArrayMeta, rows: int, value: int) -> int:
-        """As `_shard`, through Zarr."""
-        import zarr
-
-        array = zarr.open_array(self.folder.zarr(), path=f"{self.group}/{name}", mode="r")
-        start = self.index * self.slots
-        try:
-            if self.folder.open(self._key(name, meta)) is None:
-                raise Damaged("it is missing")
-            found = np.asarray(array[start : start + rows])
-        except Exception as error:  # whatever a codec says of bytes that are not its own
-            raise Damaged(f"{self._key(name, meta)}: {error}") from None
-        return done.checksum({name: found}, value)
-
-    def _key(self, name: str, meta: ArrayMeta) -> str:
-        return f"{self.group}/{name}/c/{self.index}{'/0' * (len(meta.shape) - 1)}"
+            raise Damaged(f"{shard.key} lacks rows")
+        if shard.file.size != sum(shard.lengths[s] for s in there) + index_bytes(self.slots):
+            raise Damaged(f"{shard.key} has not the length that its index says")
+        if meta.packing != "raw":
+            return [row_sum(shard, slot, meta) for slot in there][:rows]
+        return [found for slots in _runs(shard, there, meta.chunk + CRC)
+                for found in _read(shard, slots, meta.chunk)][:rows]
 
     def _strays(self) -> Iterator[str]:
         for name, meta in self.maps.items():
-            parent, _, own = self._key(name, meta).rpartition("/") if meta else ("", "", "")
+            file = shard_file(f"{self.group}/{name}", self.index, meta) if meta else ""
+            parent, _, own = file.rpartition("/")
             yield from (f"{parent}/{n} is no part of the store"
                         for n in (self.folder.names(parent) if meta else ()) if n != own)
 
@@ -122,14 +120,14 @@ def _runs(shard: OpenShard, slots: list[int], step: int) -> Iterator[list[int]]:
         yield run
 
 
-def _read(key: str, shard: OpenShard, slots: list[int], chunk: int, rows: int, value: int) -> int:
+def _read(shard: OpenShard, slots: list[int], chunk: int) -> Iterator[int]:
+    """The checksums of raw rows that follow each other."""
     step = chunk + CRC
     data = memoryview(bytearray(len(slots) * step))
     if shard.file.read_into(shard.offsets[slots[0]], [data]) != len(data):
-        raise Damaged(f"{key} is cut off")
+        raise Damaged(f"{shard.key} is cut off")
     for i, slot in enumerate(slots):
-        row = data[i * step : i * step + chunk]
-        if not matches(row, data[i * step + chunk : (i + 1) * step]):
-            raise Damaged(f"{key}: row {slot} of the shard has a wrong checksum")
-        value = crc32c.crc32c(row, value) if slot < rows else value
-    return int(value)
+        checksum = data[i * step + chunk : (i + 1) * step]
+        if not matches(data[i * step : i * step + chunk], checksum):
+            raise wrong(shard.key, slot)
+        yield int.from_bytes(checksum, "little")

@@ -17,9 +17,10 @@ from gate_cache.store.check.audit import Audit
 from gate_cache.store.check.blocks import Block
 from gate_cache.store.check.findings import Finding
 from gate_cache.store.format.attrs import open_store
+from gate_cache.store.holding import alone
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.store.writer import alone
 
+_THEN = "and run the same command again; without --repair nothing is written"
 AT_A_TIME = 1024
 """Blocks handed to the threads at a time."""
 
@@ -86,7 +87,7 @@ def verify(path: Place, *, repair: bool = False, threads: int | None = None,
     """
     folder, attrs = open_store(path)
     audit = Audit(folder, attrs)
-    with alone(path) if repair else nullcontext(), disk_errors(path):
+    with alone(path, _THEN) if repair else nullcontext(), disk_errors(path, then=_THEN):
         found = list(audit.metadata())
         found += _data(audit.blocks, threads or min(os.cpu_count() or 1, 8), progress or Silent())
         problems = [_problem(f, repair) for f in found if not f.note]

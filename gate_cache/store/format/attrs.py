@@ -6,22 +6,21 @@ checksum of themselves, and those of an array one of all its metadata.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.places import Place
 from gate_cache.store.format.layout import FORMAT
-from gate_cache.store.format.shards import is_plain
-from gate_cache.store.places.folders import Folder, open_folder
-
-if TYPE_CHECKING:
-    import zarr
+from gate_cache.store.format.schema import ArrayDocument, GroupAttrs, StoreAttrs, fits, parse
+from gate_cache.store.format.shards import Packing, packing_of
+from gate_cache.store.places.folders import Folder
+from gate_cache.store.places.opening import open_folder
 
 ATTRS = "gate_cache"
 CHECKSUM = "checksum"
@@ -37,13 +36,13 @@ class ArrayMeta:
     ----------
     shape : (N, …)
     block : rows of a shard (of a chunk, where it has no shards)
-    plain : uncompressed shards, which `gate_cache.store.format.chunks` reads
+    packing : of its shards; ``other`` where it has none
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     block: int
-    plain: bool
+    packing: Packing
 
     @property
     def chunk(self) -> int:
@@ -53,12 +52,7 @@ class ArrayMeta:
 
 def read_meta(folder: Folder, key: str = "") -> dict[str, Any] | None:
     """The metadata of a group or array; None where there is none, or it is no JSON object."""
-    raw = folder.read(f"{key}/{META}" if key else META)
-    try:
-        found = json.loads(raw) if raw is not None else None
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+    return parse(folder.read(f"{key}/{META}" if key else META))
 
 
 def own_attrs(meta: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -76,14 +70,15 @@ def read_attrs(folder: Folder, key: str = "") -> dict[str, Any]:
 def read_array(folder: Folder, key: str) -> ArrayMeta | None:
     """The metadata of an array; None where there is none, or it is damaged."""
     meta = read_meta(folder, key)
-    try:
-        assert meta and (CHECKSUM not in own_attrs(meta) or is_sound_array(meta))
-        grid = meta["chunk_grid"]["configuration"]["chunk_shape"]
-        dtype = "T" if meta["data_type"] == "string" else meta["data_type"]
-        return ArrayMeta(tuple(map(int, meta["shape"])), np.dtype(dtype),
-                         int(grid[0]), is_plain(meta["codecs"]))
-    except (AssertionError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+    if meta is None or (CHECKSUM in own_attrs(meta) and not is_sound_array(meta)):
         return None
+    try:
+        found = ArrayDocument.model_validate(meta)
+    except ValidationError:
+        return None
+    dtype = "T" if found.data_type == "string" else found.data_type
+    return ArrayMeta(tuple(found.shape), np.dtype(dtype), found.chunks[0],
+                     packing_of(found.codecs, found.shape[1:]))
 
 
 def sealed(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +108,11 @@ def is_sound_array(document: Mapping[str, Any]) -> bool:
 
 
 def is_whole(attrs: Mapping[str, Any], store_format: int) -> bool:
-    """Whether attributes can be trusted; those of format 1 have no checksum."""
+    """Whether a group's attributes are what was sealed, and make sense; format 1 seals nothing."""
+    return _sealed(attrs, store_format) and fits(GroupAttrs, attrs)
+
+
+def _sealed(attrs: Mapping[str, Any], store_format: int) -> bool:
     return is_sound(attrs) or (store_format == 1 and bool(attrs) and CHECKSUM not in attrs)
 
 
@@ -137,17 +136,12 @@ def open_store(path: Place) -> tuple[Folder, dict[str, Any]]:
     if meta is None or meta.get("node_type") != "group" or meta.get("zarr_format") != 3:
         raise StoreError(f"{path}: not a Zarr v3 group, so no gate-cache store")
     attrs = read_attrs(folder)
-    if not isinstance(attrs.get("format"), int):
+    if type(attrs.get("format")) is not int:
         raise StoreError(f"{path}: a Zarr group, but not a gate-cache store")
     if attrs["format"] > FORMAT:
         raise StoreError(f"{path}: store format {attrs['format']} is newer than this gate-cache"
                          f" reads ({FORMAT}); upgrade gate-cache")
-    if attrs["format"] < 1 or not is_whole(attrs, attrs["format"]):
+    if not _sealed(attrs, attrs["format"]) or not fits(StoreAttrs, attrs):
         raise StoreError(f"{path}/{META} is damaged; restore it from a copy: block size and batch"
                          " size of the store are in it")
     return folder, attrs
-
-
-def array_in(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    """An array of a group."""
-    return cast("zarr.Array[Any]", group[name])

@@ -1,4 +1,4 @@
-"""Rows of uncompressed shards, read straight into the caller's memory.
+"""Rows of shards, read straight into the caller's memory.
 
 A shard's file is opened and its index read once; a row is one ``preadv``, a run of rows too. Zarr's
 own way costs a third of a millisecond a row and several copies.
@@ -6,16 +6,20 @@ own way costs a third of a millisecond a row and several copies.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from gate_cache.store.format.shards import CRC, EMPTY, Damaged, index_bytes, matches, read_index
-from gate_cache.store.places.folders import File, Folder
+import crc32c
+
+from gate_cache.store.format.attrs import ArrayMeta
+from gate_cache.store.format.openshard import OpenShard, open_shard, shard_file, wrong
+from gate_cache.store.format.shards import CRC, Damaged, matches, unpack
+from gate_cache.store.places.folders import Folder
 from gate_cache.store.places.local import LocalFile
 
 Check = Literal["first", "always", "never"]
@@ -24,21 +28,6 @@ OPEN_FILES = 400
 """Shards held open at most; many systems allow 1,024 files a process."""
 
 _Key = tuple[str, int]
-
-
-@dataclass
-class OpenShard:
-    """A shard's file with its index.
-
-    Attributes
-    ----------
-    offsets : of each slot's chunk, -1 where there is none
-    checked : slots whose checksum was compared
-    """
-
-    file: File
-    offsets: list[int]
-    checked: set[int]
 
 
 class OpenFiles:
@@ -73,12 +62,24 @@ class OpenFiles:
         with gate:  # of several threads one opens it
             if found := self._held(key):
                 return found
-            opened = open_shard(self._folder, array.file(shard), array.block, array.chunk)
+            opened = self._opened(array, shard)
             with self._lock:
                 self._open[key] = opened
                 self._gates.pop(key, None)
                 if len(self._open) > self._most:
                     self._open.popitem(last=False)  # closed when the last reader lets go of it
+        return opened
+
+    def _opened(self, array: Chunks, shard: int) -> OpenShard:
+        try:
+            opened = open_shard(self._folder, array.key, shard, array.meta)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            with self._lock:  # somebody else needs many files: hold fewer
+                self._open.clear()
+            opened = open_shard(self._folder, array.key, shard, array.meta)
+        opened.sums = array.sums(shard)
         return opened
 
     def _held(self, key: _Key) -> OpenShard | None:
@@ -112,7 +113,7 @@ class OpenFiles:
         """Open this shard anew when it is wanted next: it may have been written again."""
         with self._lock:
             self._open.pop((array.key, shard), None)
-        self._folder.forget(array.file(shard))
+        self._folder.forget(shard_file(array.key, shard, array.meta))
 
 
 class Chunks:
@@ -121,19 +122,17 @@ class Chunks:
     Parameters
     ----------
     key : the array's folder
-    block : rows of a shard
-    chunk : bytes of a row
-    ndim : of the array, which the names of its files depend on
+    sums : what the rows of a shard must be, see `gate_cache.store.format.sums`
+    forget : is told of a shard that was not what it should be
     """
 
-    def __init__(self, files: OpenFiles, key: str, block: int, chunk: int, ndim: int = 4) -> None:
-        self.key, self.block, self.chunk = key, block, chunk
-        self._files = files
-        self._tail = "/0" * (ndim - 1)
-
-    def file(self, shard: int) -> str:
-        """The key of a shard's file."""
-        return f"{self.key}/c/{shard}{self._tail}"
+    def __init__(self, files: OpenFiles, key: str, meta: ArrayMeta,
+                 sums: Callable[[int], list[int] | None] = lambda _: None,
+                 forget: Callable[[int], None] = lambda _: None) -> None:
+        self.key, self.meta, self.sums = key, meta, sums
+        self.block, self.chunk = meta.block, meta.chunk
+        self._files, self._forget = files, forget
+        self._one = self._packed if meta.packing == "zstd" else self._raw
 
     def read(self, rows: Sequence[int], buffers: Sequence[memoryview], check: Check) -> None:
         """Fill one buffer for each row; rows that follow each other are one system call.
@@ -151,7 +150,7 @@ class Chunks:
             shard, slot = divmod(rows[run.start], self.block)
             self._again(self._run, shard, slot, buffers[run.start : run.stop], check)
 
-        parts = runs(rows, self.block)
+        parts = runs(rows, self.block) if rows else []
         self._files.each(fill, parts, self, (rows[run.start] // self.block for run in parts))
 
     def read_row(self, row: int, buffer: memoryview, check: Check) -> None:
@@ -165,45 +164,56 @@ class Chunks:
         try:
             read(shard, slot, into, check)
         except Damaged:
+            self._forget(shard)
             self._files.drop(self, shard)
             read(shard, slot, into, check)
 
-    def _one(self, shard: int, slot: int, buffer: memoryview, check: Check) -> None:
+    def _raw(self, shard: int, slot: int, buffer: memoryview, check: Check) -> None:
         opened = self._files.get(self, shard)
         offset = opened.offsets[slot]
         if offset < 0:
-            raise Damaged(f"{self.file(shard)} lacks row {slot} of the shard")
+            raise Damaged(f"{opened.key} lacks row {slot} of the shard")
         if check == "never" or (check == "first" and slot in opened.checked):
             if opened.file.read_into(offset, (buffer,)) != self.chunk:
-                raise Damaged(f"{self.file(shard)} is cut off")
+                raise Damaged(f"{opened.key} is cut off")
             return
         checksum = bytearray(CRC)
         if opened.file.read_into(offset, (buffer, memoryview(checksum))) != self.chunk + CRC:
-            raise Damaged(f"{self.file(shard)} is cut off")
-        if not matches(buffer, checksum):
-            raise Damaged(f"{self.file(shard)}: row {slot} of the shard has a wrong checksum")
-        opened.checked.add(slot)
+            raise Damaged(f"{opened.key} is cut off")
+        _check(opened, slot, buffer, checksum)
+
+    def _packed(self, shard: int, slot: int, buffer: memoryview, check: Check) -> None:
+        opened = self._files.get(self, shard)
+        unpack(opened.chunk(slot)[:-CRC], buffer)
+        if opened.sums and (check == "always" or (check == "first" and slot not in opened.checked)):
+            opened.is_row(slot, crc32c.crc32c(buffer))
+            opened.checked.add(slot)
 
     def _run(self, shard: int, first: int, buffers: Sequence[memoryview], check: Check) -> None:
         """Rows that follow each other, in one call where they lie so in the file."""
         opened = self._files.get(self, shard)
         slots = range(first, first + len(buffers))
         offsets, step = opened.offsets[first : slots.stop], self.chunk + CRC
-        if len(slots) == 1 or offsets != list(range(offsets[0], offsets[0] + len(slots) * step,
-                                                    step)):
+        if len(slots) == 1 or self.meta.packing != "raw" or offsets != list(
+                range(offsets[0], offsets[0] + len(slots) * step, step)):
             for slot, buffer in zip(slots, buffers, strict=True):
                 self._one(shard, slot, buffer, check)
             return
         sums = [bytearray(CRC) for _ in slots]
         parts = [p for b, s in zip(buffers, sums, strict=True) for p in (b, memoryview(s))]
         if opened.file.read_into(offsets[0], parts) != len(slots) * step:
-            raise Damaged(f"{self.file(shard)} is cut off")
+            raise Damaged(f"{opened.key} is cut off")
         if check == "always" or (check == "first" and not opened.checked.issuperset(slots)):
             for slot, buffer, checksum in zip(slots, buffers, sums, strict=True):
-                if not matches(buffer, checksum):
-                    raise Damaged(f"{self.file(shard)}: row {slot} of the shard has a wrong"
-                                  " checksum")
-            opened.checked.update(slots)
+                _check(opened, slot, buffer, checksum)
+
+
+def _check(shard: OpenShard, slot: int, row: memoryview, checksum: bytearray) -> None:
+    """Compare a raw row with its checksum, and that with the row's place."""
+    if not matches(row, checksum):
+        raise wrong(shard.key, slot)
+    shard.is_row(slot, int.from_bytes(checksum, "little"))
+    shard.checked.add(slot)
 
 
 def runs(rows: Sequence[int], block: int) -> list[range]:
@@ -211,26 +221,3 @@ def runs(rows: Sequence[int], block: int) -> list[range]:
     starts = [i for i, row in enumerate(rows)
               if not i or row != rows[i - 1] + 1 or row % block == 0]
     return [range(a, b) for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)]
-
-
-def open_shard(folder: Folder, key: str, slots: int, chunk: int) -> OpenShard:
-    """A shard's file with its index.
-
-    Raises
-    ------
-    Damaged
-        It is not there, or its index is damaged.
-    """
-    length = index_bytes(slots)
-    file = folder.open(key, length)
-    if file is None:
-        raise Damaged(f"{key} is missing")
-    size = file.size
-    raw = bytearray(length)
-    if size < length or file.read_into(size - length, [memoryview(raw)]) != length:
-        raise Damaged(f"{key} is cut off")
-    try:
-        index = read_index(raw, slots, size, chunk)
-    except Damaged as error:
-        raise Damaged(f"{key}: {error}") from None
-    return OpenShard(file, [-1 if o == EMPTY else o for o in index[:, 0].tolist()], set())

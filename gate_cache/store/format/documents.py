@@ -16,6 +16,8 @@ from gate_cache.store.format.attrs import (
     sealed,
     sealed_array,
 )
+from gate_cache.store.format.encodings import Part
+from gate_cache.store.format.shards import ZSTD_LEVEL
 from gate_cache.store.places.folders import Folder
 
 Document = dict[str, Any]
@@ -37,6 +39,16 @@ def array_document(**spec: Any) -> Document:
     return found
 
 
+def map_document(shape: tuple[int, ...], block: int, dtype: str) -> Document:
+    """The metadata of a map in a store of format 1."""
+    from zarr.codecs import Crc32cCodec
+
+    return array_document(
+        shape=shape, chunks=(1, *shape[1:]), shards=(block, *shape[1:]), dtype=dtype,
+        compressors=[Crc32cCodec()], fill_value=float("nan"),
+        dimension_names=("sample", "channel", "y", "x"))
+
+
 def write_array(folder: Folder, key: str, document: Document) -> None:
     """Write an array's metadata, sealed and to stay."""
     folder.write(f"{key}/{META}", [dumped(sealed_array(document))])
@@ -45,6 +57,23 @@ def write_array(folder: Folder, key: str, document: Document) -> None:
 def make_array(folder: Folder, key: str, **spec: Any) -> None:
     """Make an array; only its metadata is written."""
     write_array(folder, key, array_document(**spec))
+
+
+def make_part(folder: Folder, key: str, part: Part, block: int, codec: str | None) -> None:
+    """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    make_array(
+        folder, key,
+        shape=(0, *part.shape),
+        chunks=(1, *part.shape),
+        shards=(block, *part.shape),
+        dtype=part.dtype,
+        compressors=[*([ZstdCodec(level=ZSTD_LEVEL)] if codec else ()), Crc32cCodec()],
+        fill_value=part.fill,
+        dimension_names=("sample", "channel", "y", "x")[: 1 + len(part.shape)],
+        attributes={ATTRS: {"decode": part.decode}} if part.decode else None,
+    )
 
 
 def resize(folder: Folder, key: str, shape: Sequence[int]) -> None:

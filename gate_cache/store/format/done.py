@@ -7,19 +7,19 @@ in the low 32 bits crc32c over the raw bytes of each map's rows, map after map i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import crc32c
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format.attrs import read_array
+from gate_cache.store.format.checksums import Sums, joined, row_sums
 from gate_cache.store.format.documents import Document, array_document
 from gate_cache.store.format.layout import DONE
-from gate_cache.store.places.folders import Folder
+from gate_cache.store.places.folders import Folder, is_number
 
 Marks = npt.NDArray[np.uint64]
 BYTES = 8
@@ -27,18 +27,12 @@ BYTES = 8
 
 def mark(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
     """The done mark of a block's maps, each (rows, C, h, w)."""
-    rows = {len(a) for a in arrays.values()}
-    if len(rows) != 1:
-        raise ValueError(f"maps of one block have different numbers of rows: {sorted(rows)}")
-    return rows.pop() << 32 | checksum(arrays)
+    return mark_of(row_sums(arrays), [a[:1].nbytes for a in arrays.values()])
 
 
-def checksum(arrays: Mapping[str, npt.NDArray[Any]], value: int = 0) -> int:
-    """crc32c over the little-endian bytes of all maps, in order, going on from `value`."""
-    for array in arrays.values():
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        value = crc32c.crc32c(little.reshape(-1).view(np.uint8).data, value)
-    return int(value)
+def mark_of(sums: Sums, lengths: Sequence[int]) -> int:
+    """The done mark of rows with these checksums and lengths."""
+    return int(sums.shape[1]) << 32 | joined(sums, lengths)
 
 
 def document(blocks: int) -> Document:
@@ -57,15 +51,15 @@ def slots(folder: Folder, group: str) -> int:
     return meta.shape[0] if meta else 0
 
 
-def read_marks(folder: Folder, group: str) -> Marks:
-    """All marks of a group, up to the last block that has one.
+def read_marks(folder: Folder, group: str, blocks: int) -> Marks:
+    """The marks of a group's first blocks, up to the last one that has one.
 
     Raises
     ------
     StoreError
         One of them is damaged.
     """
-    names = [n for n in folder.names(f"{group}/{DONE}/c") if n.isdigit()]
+    names = [n for n in folder.names(f"{group}/{DONE}/c") if is_number(n) and int(n) < blocks]
     marks = np.zeros(max(map(int, names), default=-1) + 1, np.uint64)
     keys = [f"{group}/{DONE}/c/{name}" for name in names]
     for name, key, raw in zip(names, keys, folder.read_many(keys), strict=True):

@@ -74,17 +74,18 @@ class Encoding:
     def parse(cls, data: Any) -> Encoding:
         """Read ``{"name", "configuration"}``; a ValueError says what is not known of it."""
         if not isinstance(data, Mapping):
-            raise ValueError(data)
+            raise ValueError(repr(data)[:40])
         name, settings = data.get("name"), data.get("configuration", {})
         if not isinstance(name, str) or name not in _PARTS or not isinstance(settings, Mapping):
-            raise ValueError(name)
+            raise ValueError(repr(name)[:40])
         keep, codec = settings.get("keep_bits"), settings.get("codec")
-        if keep is not None and keep not in range(MANTISSA_BITS.get(name, 0)):
-            raise ValueError(f"keep_bits: {keep}")
+        if keep is not None and (type(keep) is not int or
+                                 keep not in range(MANTISSA_BITS.get(name, 0))):
+            raise ValueError(f"keep_bits: {keep!r:.40}")
         if codec is not None and codec not in CODECS:
-            raise ValueError(f"codec: {codec}")
+            raise ValueError(f"codec: {codec!r:.40}")
         if unknown := set(settings) - {"keep_bits", "codec"}:
-            raise ValueError(", ".join(sorted(unknown)))
+            raise ValueError(repr(sorted(unknown)[0])[:40])
         return cls(name, keep, codec)
 
     def to_json(self) -> dict[str, Any]:

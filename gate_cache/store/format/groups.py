@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.places import Place
-from gate_cache.store.format import done
-from gate_cache.store.format.attrs import MEND, META, ArrayMeta, array_in, read_array, read_attrs
+from gate_cache.store.format import done, sums
+from gate_cache.store.format.attrs import MEND, META, ArrayMeta, read_array, read_attrs
+from gate_cache.store.format.checksums import Sums, row_sums
 from gate_cache.store.format.chunks import Chunks, OpenFiles
 from gate_cache.store.format.codes import encode
 from gate_cache.store.format.documents import put_attrs, resize
 from gate_cache.store.format.encodings import Encoding, Part, encoding_of
-from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, blocks_of
+from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, blocks_of
+from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.shards import Damaged, shard_parts
-from gate_cache.store.lease import Claim
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.folders import Folder
 
@@ -31,20 +32,37 @@ Stored = dict[str, npt.NDArray[Any]]
 
 
 class GroupWriter:
-    """One group of maps (a combo's, or the latents) being filled block by block."""
+    """One group of maps (a combo's, or the latents) being filled block by block.
 
-    def __init__(self, path: Place, folder: Folder, group: zarr.Group, rows: int,
-                 block: int, held: Claim | None = None) -> None:
+    Parameters
+    ----------
+    rows : of the table of samples
+    block : rows of a block
+    may_write : raises where this process may not, or the store is not there any more
+    """
+
+    def __init__(self, path: Place, folder: Folder, name: str, rows: int, block: int,
+                 may_write: Callable[[], None]) -> None:
         self.path = path
-        self._held = held
         self.folder = folder
-        self.name = group.path
-        self._group = group
+        self.name = name
         self.rows = rows
         self.block = block
-        self.attrs: dict[str, Any] = read_attrs(folder, group.path)
+        self.attrs: dict[str, Any] = read_attrs(folder, name)
+        self._may_write = may_write
         self._back: set[int] = set()
         self._seen: dict[int, int] | None = None  # marks, as `todo` found them
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What is written within is written to this store, or refused in a line."""
+        with disk_errors(self.path):
+            self._may_write()
+            try:
+                yield
+            except OSError:
+                self._may_write()  # perhaps it went meanwhile, which is what there is to say
+                raise
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -65,24 +83,32 @@ class GroupWriter:
                            str(first.dtype) if first else "float16")
 
     @cached_property
-    def _parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, Part]:
         """Name of each stored array to what it is, in the order checksums run over them."""
         return {name + part.suffix: part for name in self.maps
                 for part in self.encoding.parts(self.shape(name))}
 
     @cached_property
-    def _metas(self) -> dict[str, ArrayMeta]:
-        suffixes = [part.suffix for part in self.encoding.parts((1, 1, 1))]
-        names = [name + suffix for name in self.maps for suffix in suffixes]
+    def metas(self) -> dict[str, ArrayMeta]:
+        """Of each stored array, in the same order.
+
+        Raises
+        ------
+        StoreError
+            One is missing or damaged.
+        """
+        names = [name + part.suffix for name in self.maps
+                 for part in self.encoding.parts((1, 1, 1))]
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
-        bad = [name for name, meta in found.items() if meta is None]
-        if bad:
-            raise StoreError(f"{self.path}: {self.name}/{bad[0]}/{META} is damaged; {MEND}")
-        return {name: meta for name, meta in found.items() if meta}
+        good = {name: meta for name, meta in found.items() if meta
+                and meta.packing != "other" and meta.block == self.block}
+        for name in found.keys() - good.keys():
+            raise StoreError(f"{self.path}: {self.name}/{name}/{META} is damaged; {MEND}")
+        return good
 
     def shape(self, name: str) -> tuple[int, ...]:
         """(C, h, w) of one image's map."""
-        return self._metas[name].shape[1:]
+        return self.metas[name].shape[1:]
 
     def absent(self, rows: range) -> list[int]:
         """Rows that are void since their image was gone when they were written."""
@@ -96,7 +122,7 @@ class GroupWriter:
         gone : rows whose image is not there now; a block is done without them
         """
         self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
-        marks = done.read_marks(self.folder, self.name)
+        marks = done.read_marks(self.folder, self.name, len(blocks_of(self.rows, self.block)))
         have = done.rows_in(marks)
         self._seen = dict(enumerate(marks.tolist()))
         return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
@@ -106,23 +132,27 @@ class GroupWriter:
         """How many leading rows of a block need not be computed (images were added since)."""
         if self._back.intersection(rows):
             return 0
-        index = rows.start // self.block
-        mark = self._mark(rows) if self._seen is None else self._seen.get(index, 0)
-        return mark >> 32
+        seen = self._seen
+        mark = self._mark(rows) if seen is None else seen.get(rows.start // self.block, 0)
+        return min(mark >> 32, len(rows))
 
     def _mark(self, rows: range) -> int:
         return done.read_mark(self.folder, self.name, rows.start // self.block)
 
     def fit(self) -> None:
         """Grow the arrays to the table of samples, and clear what a killed write left."""
-        with disk_errors(self.path):
+        blocks = len(blocks_of(self.rows, self.block))
+        with self._writing():
             self.folder.remove_partials(self.name)
-            for name, meta in self._metas.items():
-                if meta.shape[0] < self.rows:
-                    resize(self.folder, f"{self.name}/{name}", (self.rows, *meta.shape[1:]))
-            marks, blocks = f"{self.name}/{DONE}", len(blocks_of(self.rows, self.block))
-            if done.slots(self.folder, self.name) < blocks:
-                resize(self.folder, marks, (blocks,))
+            for name, meta in self.metas.items():
+                self._grow(name, self.rows, *meta.shape[1:])
+            self._grow(DONE, blocks)
+            self._grow(SUMS, blocks * len(self.parts) * self.block)
+
+    def _grow(self, array: str, *shape: int) -> None:
+        meta = read_array(self.folder, f"{self.name}/{array}")
+        if meta is None or meta.shape[0] < shape[0]:
+            resize(self.folder, f"{self.name}/{array}", shape)
 
     def recheck(self) -> None:
         """Undo blocks that do not read back whole: these arrays were made anew over old shards.
@@ -132,12 +162,22 @@ class GroupWriter:
         self.fit()
         for rows in blocks_of(self.rows, self.block):
             try:
-                whole = not any(self._parts[n].has_void(m) for n, m in
+                whole = not any(self.parts[n].has_void(m) for n, m in
                                 self.read_kept(rows).items())
             except StoreError:
                 whole = False
             if not whole:
                 done.write_mark(self.folder, self.name, rows.start // self.block, 0)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Bytes of a row of each array."""
+        return [self.metas[name].chunk for name in self.parts]
+
+    def write_sums(self, block: int, found: Sums) -> None:
+        """Write a block's table of row checksums."""
+        salts = sums.salts(self.attrs["fingerprint"], self.parts, block)
+        self.folder.write(sums.key(self.name, block), [sums.encode(found, self.block, salts)])
 
     def read_kept(self, rows: range) -> Stored:
         """The kept rows of a block, of all arrays, checked against the block's checksum.
@@ -149,31 +189,28 @@ class GroupWriter:
         """
         stop = rows.start + self.kept(rows)
         if stop == rows.start:
-            return {n: np.empty((0, *p.shape), p.dtype) for n, p in self._parts.items()}
+            return {n: np.empty((0, *p.shape), p.dtype) for n, p in self.parts.items()}
         try:
-            kept = {n: self._read(n, range(rows.start, stop)) for n in self._parts}
-        except (Damaged, ValueError):  # zarr's answer to a wrong crc32c
-            kept = {}
-        if not kept or done.mark(kept) != self._mark(rows):
+            kept = {n: self._read(n, range(rows.start, stop)) for n in self.parts}
+            whole = done.mark(kept) == self._mark(rows)
+        except Damaged:
+            whole = False
+        if not whole:
             raise StoreError(f"{self.path}: {self.name}: a finished block is missing or damaged;"
                              f" {MEND}")
         return kept
 
     def _read(self, name: str, rows: range) -> npt.NDArray[Any]:
-        meta = self._metas[name]
-        if not meta.plain:
-            return np.asarray(array_in(self._group, name)[rows.start : rows.stop])
+        meta = self.metas[name]
         found = np.empty((len(rows), *meta.shape[1:]), meta.dtype)
-        flat = found.reshape(len(rows), -1).view(np.uint8)
-        chunks = Chunks(OpenFiles(self.folder), f"{self.name}/{name}", self.block, meta.chunk,
-                        len(meta.shape))
-        chunks.read(rows, [row.data for row in flat], "always")
+        flat = [row.data for row in found.reshape(len(rows), -1).view(np.uint8)]
+        Chunks(OpenFiles(self.folder), f"{self.name}/{name}", meta).read(rows, flat, "always")
         return found
 
     def draft(self, rows: range) -> Stored:
         """A block's arrays: the kept rows as they are, what stands for NaN in the others."""
         found = {n: np.full((len(rows), *p.shape), p.fill, p.dtype)
-                 for n, p in self._parts.items()}
+                 for n, p in self.parts.items()}
         for name, kept in self.read_kept(rows).items():
             found[name][: len(kept)] = kept
         return found
@@ -186,15 +223,12 @@ class GroupWriter:
         gate_cache.store.format.codes.DoesNotFit
             A value is too large.
         """
-        found = encode(self.encoding, values)
-        return {name + suffix: array for suffix, array in found.items()}
+        return {name + suffix: array for suffix, array in encode(self.encoding, values).items()}
 
     def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
         """Write one whole block of values, name to (len(rows), C, h, w); see `write_stored`."""
-        stored: Stored = {}
-        for name in self.maps:
-            stored |= self.encode(name, maps[name])
-        self.write_stored(rows, stored, absent)
+        stored = [self.encode(name, maps[name]) for name in self.maps]
+        self.write_stored(rows, {n: a for part in stored for n, a in part.items()}, absent)
 
     def write_stored(self, rows: range, arrays: Maps, absent: Collection[int] = ()) -> None:
         """Write one whole block, then mark it done.
@@ -213,32 +247,26 @@ class GroupWriter:
         DiskError
             The disk refused; the block stays undone.
         """
-        ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self._parts.items()}
+        ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self.parts.items()}
         block = rows.start // self.block
-        with disk_errors(self.path):
-            if self._held:
-                self._held.check()
+        with self._writing():
             if self._mark(rows) and not self.kept(rows):
                 done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
             self._note_absent(rows, absent)
             with ThreadPoolExecutor(1) as beside:  # the disk is waited for
-                mark = beside.submit(done.mark, ordered)
+                checksums = beside.submit(row_sums, ordered)
                 self._put(block, ordered)
-            done.write_mark(self.folder, self.name, block, mark.result())
+            self.write_sums(block, checksums.result())
+            mark = done.mark_of(checksums.result(), self.lengths)
+            done.write_mark(self.folder, self.name, block, mark)
             if self._seen is not None:
-                self._seen[block] = mark.result()
+                self._seen[block] = mark
 
     def _put(self, block: int, maps: Maps) -> None:
-        keys = {name: f"{self.name}/{name}/c/{block}{'/0' * (array.ndim - 1)}"
-                for name, array in maps.items()}
-        self.folder.write_many({keys[name]: partial(shard_parts, array, self.block)
-                                for name, array in maps.items() if self._metas[name].plain})
-        start = block * self.block
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for name, array in maps.items():
-                if not self._metas[name].plain:
-                    array_in(self._group, name)[start : start + len(array)] = array
-                    self.folder.settle(keys[name])
+        self.folder.write_many({
+            shard_file(f"{self.name}/{name}", block, meta):
+                partial(shard_parts, maps[name], self.block, meta.packing)
+            for name, meta in self.metas.items()})
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.
@@ -256,9 +284,7 @@ class GroupWriter:
         """Say that some rows are computed on this device."""
         known = self.attrs.get(DEVICES, [])
         if device not in known:
-            with disk_errors(self.path):
-                self.attrs = put_attrs(self.folder, self.name,
-                                       {**self.attrs, DEVICES: sorted([*known, device])})
+            self._put_attrs({DEVICES: sorted([*known, device])})
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""
@@ -266,6 +292,8 @@ class GroupWriter:
 
     def _note(self, absent: set[int]) -> None:
         if absent != set(self.attrs.get(ABSENT, ())):
-            with disk_errors(self.path):
-                self.attrs = put_attrs(self.folder, self.name,
-                                       {**self.attrs, ABSENT: sorted(absent)})
+            self._put_attrs({ABSENT: sorted(absent)})
+
+    def _put_attrs(self, changed: Mapping[str, Any]) -> None:
+        with self._writing():
+            self.attrs = put_attrs(self.folder, self.name, {**self.attrs, **changed})

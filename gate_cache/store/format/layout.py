@@ -14,12 +14,15 @@ SAMPLES = "samples"
 LATENTS = "latents"
 LATENT_MAP = "x0"
 DONE = "done"
+SUMS = "sums"
+"""Array of a group: the checksums of its rows, bound to the group, the map and the block."""
 ABSENT = "absent"
 """Attribute of a group: rows of finished blocks whose image was gone; they hold NaN."""
 DEVICES = "devices"
 """Attribute of a group: what its rows were computed on, as far as that is known."""
 BLOCK_BYTES = 96 * 2**20
 BLOCK_ROWS = (8, 1024)
+BLOCK_MOST = 2**16
 SAMPLE_CHUNK = 1024
 
 _CRC = 4
@@ -61,8 +64,9 @@ def group_footprint(shapes: Shapes, encoding: Encoding | str, rows: int, block: 
     parts = [part for shape in shapes.values() for part in asked.parts(shape)]
     data = sum(rows * (_most(part.nbytes, asked.codec) + _CRC) for part in parts)
     index = len(parts) * blocks * (block * _INDEX_ENTRY + _CRC)
-    meta = _GROUP_META + (len(parts) + 1) * _ARRAY_META
-    return Footprint(data + index + meta + blocks * 8, (len(parts) + 1) * (blocks + 1) + 1,
+    meta = _GROUP_META + (len(parts) + 2) * _ARRAY_META
+    marks = blocks * (8 + len(parts) * block * _CRC + _CRC)
+    return Footprint(data + index + meta + marks, (len(parts) + 2) * (blocks + 1) + 1,
                      asked.codec is not None)
 
 

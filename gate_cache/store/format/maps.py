@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from operator import getitem
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
-from gate_cache.store.format.attrs import ArrayMeta
-from gate_cache.store.format.chunks import Chunks
+from gate_cache.store.format.attrs import MEND, ArrayMeta
+from gate_cache.store.format.chunks import Check
 from gate_cache.store.format.codes import decode
 from gate_cache.store.format.encodings import Encoding, Part
+from gate_cache.store.format.opened import OpenGroup
 from gate_cache.store.format.shards import Damaged
-from gate_cache.store.places.disk import disk_errors
-
-if TYPE_CHECKING:
-    from gate_cache.store.reader import ComboView
+from gate_cache.store.places.disk import disk_error
 
 _SCRATCH = 4 * 2**20
 """Bytes of stored rows that are decoded at once, about: they stay in a processor's cache."""
@@ -40,7 +40,7 @@ class MapView:
         On reading a row that is missing or damaged.
     """
 
-    def __init__(self, combo: ComboView, name: str, shape: tuple[int, ...],
+    def __init__(self, combo: OpenGroup, name: str, shape: tuple[int, ...],
                  metas: Mapping[str, ArrayMeta]) -> None:
         self.combo = combo
         self.name = name
@@ -51,7 +51,7 @@ class MapView:
         self._direct = self._arrays[""] if combo.encoding.direct else None
 
     def __reduce__(self) -> Any:
-        return _again, (self.combo, self.name)
+        return getitem, (self.combo, self.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -135,25 +135,15 @@ class MapView:
 class _Array:
     """One stored array; its rows are not checked to be done."""
 
-    def __init__(self, combo: ComboView, name: str, meta: ArrayMeta) -> None:
+    def __init__(self, combo: OpenGroup, name: str, meta: ArrayMeta) -> None:
         self._combo = combo
         self._name = name
-        self._chunks = Chunks(combo.store.files, f"{combo.name}/{name}", meta.block, meta.chunk,
-                              len(meta.shape)) if meta.plain else None
+        self._chunks = combo.chunks(name, meta)
 
     def read_into(self, rows: Sequence[int], out: npt.NDArray[Any]) -> None:
         """Read rows into contiguous memory."""
-        store = self._combo.store
-        try:
-            if self._chunks and len(rows):
-                flat = out.reshape(len(rows), -1).view(np.uint8)
-                self._chunks.read(rows, [row.data for row in flat], store.check)
-            else:
-                with disk_errors(store.path):
-                    for i, row in enumerate(rows):  # a list of rows at once takes ten times as long
-                        out[i] = self._zarr[int(row)]
-        except (Damaged, ValueError) as error:  # zarr's answer to a wrong crc32c is a ValueError
-            raise self._damaged(error) from None
+        flat = out.reshape(len(rows), math.prod(out.shape[1:])).view(np.uint8)
+        self._read(self._chunks.read, rows, [row.data for row in flat])
 
     def read_row(self, row: int, out: npt.NDArray[Any], buffer: memoryview) -> None:
         """Read a row that is known to be done.
@@ -163,26 +153,14 @@ class _Array:
         out : (1, …) and contiguous
         buffer : its bytes
         """
-        if not self._chunks:
-            self.read_into([row], out)
-            return
+        self._read(self._chunks.read_row, row, buffer)
+
+    def _read(self, read: Callable[[Any, Any, Check], None], rows: Any, into: Any) -> None:
+        store = self._combo.store
         try:
-            self._chunks.read_row(row, buffer, self._combo.store.check)
+            read(rows, into, store.check)
         except Damaged as error:
-            raise self._damaged(error) from None
-
-    def _damaged(self, error: Exception) -> StoreError:
-        return StoreError(f"{self._combo.store.path}: {self._combo.name}/{self._name}: the data of"
-                          f" a finished block is missing or damaged ({error}); run 'gate-cache"
-                          " verify --repair', then 'gate-cache extract'")
-
-    @cached_property
-    def _zarr(self) -> Any:
-        import zarr
-
-        path = f"{self._combo.name}/{self._name}"
-        return zarr.open_array(self._combo.store.folder.zarr(), path=path, mode="r")
-
-
-def _again(combo: ComboView, name: str) -> MapView:
-    return combo[name]
+            raise StoreError(f"{store.path}: {self._combo.name}/{self._name}: the data of a"
+                             f" finished block is missing or damaged ({error}); {MEND}") from None
+        except OSError as error:
+            raise disk_error(store.path, error) from error

@@ -22,6 +22,8 @@ from gate_cache.store.format.documents import (
     write_group,
 )
 from gate_cache.store.format.layout import SAMPLE_CHUNK, SAMPLES
+from gate_cache.store.format.schema import TableAttrs, is_sample
+from gate_cache.store.format.shards import Damaged
 from gate_cache.store.places.folders import Folder
 
 _COLUMNS: tuple[tuple[str, Any, tuple[int, ...]], ...] = (
@@ -32,6 +34,8 @@ _COLUMNS: tuple[tuple[str, Any, tuple[int, ...]], ...] = (
 )
 COLUMNS = tuple(name for name, _, _ in _COLUMNS)
 COUNT = "count"
+_AT_ONCE = 256
+"""Chunks of a column read at once."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,16 @@ def _empty_column(name: str, chunk: int) -> Document:
 
 
 def append_samples(folder: Folder, new: Sequence[NewSample]) -> None:
-    """Append rows; they count once the table's attribute says so, which comes last."""
+    """Append rows; they count once the table's attribute says so, which comes last.
+
+    Raises
+    ------
+    StoreError
+        An id that is no path below a data set's root.
+    """
+    if bad := [s.id for s in new if not is_sample(s.id)]:
+        raise StoreError(f"{bad[0]!r}: no id for an image: a path below the data set, without line"
+                         " breaks; rename the file")
     old = read_samples(folder)
     sizes = np.array([[s.height, s.width] for s in new], np.int32).reshape(-1, 2)
     whole = Samples([*old.ids, *(s.id for s in new)], [*old.sha256, *(s.sha256 for s in new)],
@@ -161,20 +174,29 @@ def read_samples(folder: Folder, checked: bool = True) -> Samples:
         It is missing or damaged.
     """
     attrs = (read_meta(folder, SAMPLES) or {}).get("attributes")
-    attrs = attrs if isinstance(attrs, dict) else {}
-    count, wanted = attrs.get(COUNT), attrs.get(CHECKSUM)
     try:
-        assert isinstance(count, int)
-        ids = _strings(folder, count)
-        digests = [row.tobytes().hex() for row in _numbers(folder, "sha256", count, "u1", 32)]
-        sizes = np.concatenate([_numbers(folder, name, count, "<i4", 1)
-                                for name in ("height", "width")], axis=1)
-        table = Samples(ids, digests, sizes.astype(np.int32))
-        assert not (checked or wanted) or table.checksum() == wanted
-    except (AssertionError, ValueError, struct.error, UnicodeDecodeError):
-        raise StoreError("the table of samples (samples/) is damaged; restore it from a copy: what"
-                         " is in the rows cannot be told without it") from None
+        found = TableAttrs.model_validate(attrs)
+        table = _table(folder, found.count)
+    except (Damaged, ValueError, struct.error):
+        raise _damaged() from None
+    if (checked or found.checksum) and table.checksum() != found.checksum:
+        raise _damaged()
     return table
+
+
+def _damaged() -> StoreError:
+    return StoreError("the table of samples (samples/) is damaged; restore it from a copy: what is"
+                      " in the rows cannot be told without it")
+
+
+def _table(folder: Folder, count: int) -> Samples:
+    ids = _strings(folder, count)
+    digests = [row.tobytes().hex() for row in _numbers(folder, "sha256", count, "u1", 32)]
+    sizes = np.concatenate([_numbers(folder, name, count, "<i4", 1)
+                            for name in ("height", "width")], axis=1)
+    if not all(map(is_sample, ids)) or (sizes < 1).any():
+        raise Damaged("an id that is no path below a data set, or an image without pixels")
+    return Samples(ids, digests, sizes.astype(np.int32))
 
 
 def _chunk(name: str, chunk: int, ndim: int = 1) -> str:
@@ -196,15 +218,20 @@ def _strings(folder: Folder, count: int) -> list[str]:
         (number,), at = struct.unpack_from("<I", raw), 4
         for _ in range(number):
             (length,) = struct.unpack_from("<I", raw, at)
-            assert at + 4 + length <= len(raw)
+            if at + 4 + length > len(raw):
+                raise Damaged("a chunk of ids is cut off")
             found.append(raw[at + 4 : at + 4 + length].decode())
             at += 4 + length
-    assert len(found) >= count
+    if len(found) < count:
+        raise Damaged("there are fewer ids than rows")
     return found[:count]
 
 
-def _chunks(folder: Folder, name: str, count: int, ndim: int) -> list[bytes]:
-    keys = [_chunk(name, i, ndim) for i in range(-(-count // SAMPLE_CHUNK))]
-    found = folder.read_many(keys)
-    assert all(raw is not None for raw in found)
-    return [raw for raw in found if raw is not None]
+def _chunks(folder: Folder, name: str, count: int, ndim: int) -> Iterator[bytes]:
+    """All chunks of a column, some at a time: how many there should be is only said."""
+    for start in range(0, -(-count // SAMPLE_CHUNK), _AT_ONCE):
+        stop = min(start + _AT_ONCE, -(-count // SAMPLE_CHUNK))
+        for raw in folder.read_many([_chunk(name, i, ndim) for i in range(start, stop)]):
+            if raw is None:
+                raise Damaged(f"a chunk of {name} is missing")
+            yield raw

@@ -1,22 +1,28 @@
-"""The bytes of an uncompressed Zarr v3 shard: chunks with their crc32c, then an index with its own.
+"""The bytes of a Zarr v3 shard: chunks with their crc32c, then an index with its own.
 
-Zarr's ``sharding_indexed`` with inner codecs ``bytes`` and ``crc32c`` and the index at the end: any
-Zarr reader reads what is written here. A chunk is one row; the index holds offset and length of
-every slot, all ones where there is no row.
+Zarr's ``sharding_indexed`` with inner codecs ``bytes``, ``crc32c`` and between them ``zstd`` where
+maps are compressed, and the index at the end: any Zarr reader reads what is written here. A chunk
+is one row; the index holds offset and length of every slot, all ones where there is no row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import crc32c
 import numpy as np
 import numpy.typing as npt
+from numcodecs import zstd
 
 CRC = 4
 ENTRY = 16
 EMPTY = 2**64 - 1
+ZSTD_LEVEL = 1
+"""Higher ones take longer and hardly make maps smaller."""
+
+Packing = Literal["raw", "zstd", "other"]
+"""How chunks are laid out: as they are, compressed, or in a way that is not written here."""
 
 Index = npt.NDArray[np.uint64]
 """(slots, 2): offset and length of each chunk, its checksum included."""
@@ -26,8 +32,9 @@ class Damaged(ValueError):
     """Bytes are not what was written."""
 
 
-def shard_parts(rows: npt.NDArray[Any], slots: int) -> list[bytes | memoryview]:
-    """A whole shard, as buffers to be written one after the other; rows are not copied.
+def shard_parts(rows: npt.NDArray[Any], slots: int,
+                packing: Packing = "raw") -> list[bytes | memoryview]:
+    """A whole shard, as buffers to be written one after the other; raw rows are not copied.
 
     Parameters
     ----------
@@ -36,14 +43,14 @@ def shard_parts(rows: npt.NDArray[Any], slots: int) -> list[bytes | memoryview]:
     """
     if len(rows) > slots or not rows.flags.c_contiguous or not _little(rows.dtype):
         raise ValueError(f"not the rows of one shard: {rows.shape} {rows.dtype} for {slots} slots")
-    size = (rows[0].nbytes if len(rows) else 0) + CRC
     parts: list[bytes | memoryview] = []
-    for row in rows:
-        chunk = memoryview(row.reshape(-1).view(np.uint8))
+    index, at = np.full((slots, 2), EMPTY, "<u8"), 0
+    for slot, row in enumerate(rows):
+        chunk: bytes | memoryview = memoryview(row.reshape(-1).view(np.uint8))
+        chunk = zstd.compress(chunk, ZSTD_LEVEL) if packing == "zstd" else chunk
         parts += [chunk, _sum(chunk)]
-    index = np.full((slots, 2), EMPTY, "<u8")
-    index[: len(rows), 0] = np.arange(len(rows), dtype=np.uint64) * np.uint64(size)
-    index[: len(rows), 1] = size
+        index[slot] = at, len(chunk) + CRC
+        at += len(chunk) + CRC
     raw = index.tobytes()
     return [*parts, raw, _sum(raw)]
 
@@ -53,14 +60,22 @@ def index_bytes(slots: int) -> int:
     return slots * ENTRY + CRC
 
 
-def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int, chunk: int) -> Index:
+def range_of(packing: Packing, chunk: int) -> tuple[int, int]:
+    """The least and the most that a row of so many bytes takes in a shard."""
+    if packing == "raw":
+        return chunk + CRC, chunk + CRC
+    return 1 + CRC, chunk + chunk // 256 + 64 + CRC
+
+
+def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int,
+               lengths: tuple[int, int]) -> Index:
     """The index of a shard.
 
     Parameters
     ----------
     raw : the shard's last `index_bytes`
     size : bytes of the whole shard
-    chunk : bytes of one row
+    lengths : of a chunk with its checksum, at least and at most
 
     Raises
     ------
@@ -72,11 +87,39 @@ def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int, chunk
         raise Damaged("its index is damaged")
     index = np.frombuffer(bytes(body), "<u8").reshape(slots, 2).astype(np.uint64)
     there = index[:, 0] != EMPTY
-    wrong = (index[there, 1] != chunk + CRC) | \
-        (index[there, 0] > np.uint64(max(size - index_bytes(slots) - chunk - CRC, 0)))
+    offset, length = index[there].T
+    room = np.uint64(max(size - index_bytes(slots), 0))
+    wrong = (length < lengths[0]) | (length > lengths[1]) | (length > room) | \
+        (offset > room - np.minimum(length, room))
     if size < index_bytes(slots) or wrong.any() or (index[~there, 1] != EMPTY).any():
         raise Damaged("its index does not fit its length")
     return index
+
+
+def unpack(chunk: memoryview, buffer: memoryview) -> None:
+    """Decompress a chunk into memory of a row's length.
+
+    Raises
+    ------
+    Damaged
+        It is none, or has another length: looked at before anything is decompressed.
+    """
+    if _content(chunk) not in (None, len(buffer)):
+        raise Damaged("a row has another length than the others")
+    try:
+        zstd.decompress(chunk, buffer)
+    except (RuntimeError, ValueError) as error:
+        raise Damaged(f"a row cannot be decompressed ({error})") from None
+
+
+def _content(frame: memoryview) -> int | None:
+    """Bytes that a zstd frame says it holds (RFC 8878, section 3.1.1.1); None where it does not."""
+    flags = frame[4] if len(frame) > 4 else 0
+    one_segment = flags >> 5 & 1
+    size = (one_segment, 2, 4, 8)[flags >> 6]
+    start = 6 - one_segment + (0, 1, 2, 4)[flags & 3]
+    value = int.from_bytes(frame[start : start + size], "little")
+    return value + 256 * (size == 2) if size else None
 
 
 def matches(chunk: Any, checksum: bytes | bytearray | memoryview) -> bool:
@@ -84,22 +127,28 @@ def matches(chunk: Any, checksum: bytes | bytearray | memoryview) -> bool:
     return crc32c.crc32c(chunk) == int.from_bytes(checksum, "little")
 
 
-def is_plain(codecs: Sequence[Any]) -> bool:
-    """Whether an array's codecs, as its metadata has them, write what this module reads."""
-    if len(codecs) != 1 or codecs[0].get("name") != "sharding_indexed":
-        return False
-    inside = codecs[0].get("configuration", {})
-    return (inside.get("index_location", "end") == "end"
-            and _bytes_crc(inside.get("codecs")) and _bytes_crc(inside.get("index_codecs")))
+def packing_of(codecs: Sequence[Any], row: Sequence[int]) -> Packing:
+    """How an array's codecs, as its metadata has them, lay out chunks of one row of this shape."""
+    inside = _settings(codecs[0]) if _chain(codecs) == ["sharding_indexed"] else {}
+    if inside.get("chunk_shape") != [1, *row] or inside.get("index_location", "end") != "end" \
+            or _chain(inside.get("index_codecs")) != ["bytes", "crc32c"]:
+        return "other"
+    chain = _chain(inside.get("codecs"))
+    return "raw" if chain == ["bytes", "crc32c"] else \
+        "zstd" if chain == ["bytes", "zstd", "crc32c"] else "other"
 
 
-def _bytes_crc(codecs: Any) -> bool:
-    return [_name(c) for c in codecs or ()] == ["bytes", "crc32c"] and \
-        codecs[0].get("configuration", {}).get("endian", "little") == "little"
+def _chain(codecs: Any) -> list[str]:
+    """Names of codecs one after the other; empty where there are none, or bytes in our order."""
+    if not isinstance(codecs, list) or not codecs \
+            or _settings(codecs[0]).get("endian", "little") != "little":
+        return []
+    return [str(c.get("name")) if isinstance(c, dict) else str(c) for c in codecs]
 
 
-def _name(codec: Any) -> str:
-    return str(codec.get("name")) if isinstance(codec, dict) else str(codec)
+def _settings(codec: Any) -> dict[str, Any]:
+    found = codec.get("configuration", {}) if isinstance(codec, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _sum(data: bytes | memoryview) -> bytes:

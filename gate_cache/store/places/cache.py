@@ -17,14 +17,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
 import filelock
 
 from gate_cache.core.errors import UserError
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.store.places.folders import PARTIAL, Buffer, Folder
+from gate_cache.store.places.folders import PARTIAL, Buffer, Folder, plain_key
 from gate_cache.store.places.local import LocalFile
 from gate_cache.store.places.remote import RemoteFolder
 
@@ -107,7 +106,7 @@ class CachedFolder:
             return self._take(key)
 
     def _take(self, key: str) -> LocalFile | None:
-        home = self._home / key
+        home = self._home / plain_key(key)
         home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / _LOCK):
             path, file = self._kept(home)
@@ -164,9 +163,9 @@ class CachedFolder:
         self._known = {k: p for k, p in self._known.items() if k != key and
                        not k.startswith(f"{key}/")}
 
-    def zarr(self) -> Any:
-        """The same place as zarr wants it."""
-        return self._inner.zarr()
+    def identity(self) -> object:
+        """The URL."""
+        return self._inner.identity()
 
     def read(self, key: str) -> bytes | None:
         """A whole file, from the server."""
@@ -179,9 +178,6 @@ class CachedFolder:
     def create(self, key: str, data: bytes) -> bool:
         """Put a small file unless there is one; whether it was put."""
         return self._inner.create(key, data)
-
-    def settle(self, key: str) -> None:
-        """What was put is there to stay."""
 
     def there(self) -> bool:
         """Whether anything is there."""

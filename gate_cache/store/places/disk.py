@@ -6,21 +6,24 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from gate_cache.core.errors import DiskError
+from gate_cache.core.errors import DiskError, GateCacheError
 from gate_cache.core.places import Place, Url
 
-_WAYS_OUT = {
+_HINTS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
     errno.EROFS: "the disk is read-only; choose another place with {option}",
     errno.EACCES: "permission denied; mend the permissions or choose another place with {option}",
     errno.EPERM: "not permitted; mend the permissions or choose another place with {option}",
     errno.EFBIG: "the file grew beyond the allowed size; raise the limit (ulimit -f)",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
+"""Where the system's own words leave the way out to be guessed; all others are said as they are."""
 _STORE = "and run the same command again; what is done so far is kept"
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -42,10 +45,40 @@ def disk_errors(path: Place, option: str = "--stores", then: str = _STORE) -> It
     try:
         yield
     except OSError as error:
-        if isinstance(error, DiskError) or error.errno not in _WAYS_OUT:
+        if isinstance(error, GateCacheError) or error.errno is None:
             raise
-        way_out = _WAYS_OUT[error.errno].format(option=option)
-        raise DiskError(f"{path}: {way_out} {then}") from error
+        raise disk_error(path, error, option, then) from error
+
+
+def disk_error(path: Place, error: OSError, option: str = "--stores",
+               then: str = _STORE) -> DiskError | OSError:
+    """What the operating system refused as one line; what others said is left as it is."""
+    if isinstance(error, GateCacheError) or error.errno is None:
+        return error
+    reason = _HINTS.get(error.errno, "").format(option=option) or _said(path, error)
+    if error.errno == errno.ENOSPC and _no_inodes(path):
+        reason = "the disk has room, but no inodes for more files; remove some files"
+    found = DiskError(f"{path}: {reason} {then}")
+    found.errno = error.errno
+    return found
+
+
+def _said(path: Place, error: OSError) -> str:
+    """The system's own words, with the file they are about."""
+    words = os.strerror(error.errno or 0)
+    file = str(getattr(error, "filename2", None) or error.filename or "")
+    where = file.removeprefix(f"{path}/")
+    named = f" ({where[:200]})" if where and file != str(path) else ""
+    return f"{words[:1].lower()}{words[1:]}{named}; mend that"
+
+
+def _no_inodes(path: Place) -> bool:
+    """Whether a disk that is full has bytes left, but no place for more files."""
+    folder = Path(str(path))
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    found = os.statvfs(folder)
+    return bool(found.f_files and not found.f_favail and found.f_bavail)
 
 
 def need_space(path: Place, needed: int) -> None:
@@ -71,6 +104,10 @@ def human(size: float) -> str:
 
 
 def bytes_below(path: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(os.lstat(os.path.join(folder, name)).st_size
-               for folder, _, names in os.walk(path) for name in names)
+    """Bytes of all files below a folder; one that goes meanwhile counts no more."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total

@@ -1,4 +1,4 @@
-"""Where a store's files are: whole files are written, byte ranges are read.
+"""What the store needs of a place: whole files are written, byte ranges are read.
 
 `Folder` is all that the store needs of a place, so that a place behind a URL can stand in for a
 folder of this machine. Keys are relative paths with ``/``.
@@ -7,15 +7,15 @@ folder of this machine. Keys are relative paths with ``/``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from gate_cache.core.errors import UserError
-from gate_cache.core.places import Place
+from gate_cache.core.errors import StoreError
 
 Buffer = bytes | memoryview
 PARTIAL = ".partial"
 """End of the names of files that are not whole yet; zarr's own end so too."""
+MOST = 64 * 2**20
+"""Bytes of a file that is read whole, at most: a larger one is none of ours."""
 
 
 class File(Protocol):
@@ -39,11 +39,15 @@ class Folder(Protocol):
 
     at_a_time: int
 
-    def zarr(self) -> Any:
-        """The same place as zarr wants it."""
+    def identity(self) -> object:
+        """What tells this folder from another one that takes its place; None where nothing is."""
 
     def read(self, key: str) -> bytes | None:
-        """A whole file, or None where there is none."""
+        """A whole file, or None where there is none.
+
+        What no file of a store can be (a folder, a pipe, a device, more than `MOST` bytes) is
+        not opened, and read as empty: nothing of a store is.
+        """
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several whole files."""
@@ -71,14 +75,12 @@ class Folder(Protocol):
         """Write several files at a time, each as `write` does; what makes their parts is called
         as late as possible. After an error some may be written, but none is half-written."""
 
-    def settle(self, key: str) -> None:
-        """Return when a file that others wrote (zarr) is there to stay."""
-
     def there(self) -> bool:
         """Whether anything is there."""
 
     def names(self, key: str = "") -> list[str]:
-        """Names directly below, files and folders; empty where there is nothing."""
+        """Names directly below, files and folders; empty where there is nothing. Those that cannot
+        be printed are left out: they are nobody's here."""
 
     def remove(self, key: str) -> None:
         """Remove a file, or a folder with all that is in it."""
@@ -90,28 +92,19 @@ class Folder(Protocol):
         """Bytes of all files below."""
 
 
-def open_folder(place: Place) -> Folder:
-    """The folder of a store.
+def plain_key(key: str) -> str:
+    """The key, if it stays below its folder.
 
     Raises
     ------
-    UserError
-        What URLs need is not installed.
+    StoreError
+        It climbs, or starts anew.
     """
-    if isinstance(place, Path):
-        from gate_cache.store.places.local import LocalFolder
-
-        return LocalFolder(place)
-    try:
-        from gate_cache.store.places.remote import open_remote
-    except ModuleNotFoundError as error:
-        if error.name != "obstore":
-            raise
-        raise UserError(f"{place}: stores behind URLs need obstore; install it with: pip install"
-                        " 'gate-cache[remote]'") from None
-    return open_remote(place)
+    if key.startswith("/") or "\0" in key or ".." in key.split("/"):
+        raise StoreError(f"{key[:80]!r} leads out of the store; it is not followed")
+    return key
 
 
-def exists(place: Place) -> bool:
-    """Whether anything is there."""
-    return open_folder(place).there()
+def is_number(name: str) -> bool:
+    """Whether a name is that of a chunk or a claim: a number as Zarr writes it."""
+    return name.isascii() and name.isdecimal() and len(name) < 16 and str(int(name)) == name

@@ -6,28 +6,47 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from gate_cache.core.errors import StoreError
 from gate_cache.store.places.disk import bytes_below
-from gate_cache.store.places.folders import PARTIAL, Buffer
+from gate_cache.store.places.folders import MOST, PARTIAL, Buffer, plain_key
 
 WRITERS = 4
 """Files that one `write_many` writes at a time."""
 
 _IOV_MAX = 512
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NOTHING = (errno.ENOENT, errno.ENOTDIR)
+
+
+class NoFile(OSError):
+    """What is in a file's place is none: a folder, a pipe, a device, links in a circle."""
 
 
 class LocalFile:
-    """A file of this machine."""
+    """A file of this machine; anything else in its place is not opened.
+
+    Raises
+    ------
+    NoFile
+        It is no file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._fd = -1
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise NoFile(errno.EINVAL, "is no file", str(path))
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NoFile(errno.ELOOP, "is no file", str(path)) from None
+            raise
 
     @property
     def size(self) -> int:
@@ -51,6 +70,26 @@ class LocalFile:
             os.close(self._fd)
 
 
+class _Directory:
+    """A folder that is held open: its number on the disk is given to no other one meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(self._fd)
+        self._number = found.st_dev, found.st_ino
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Directory) and self._number == other._number
+
+    def __hash__(self) -> int:
+        return hash(self._number)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
 class LocalFolder:
     """A folder of this machine; its files are fsynced before they get their names."""
 
@@ -59,37 +98,67 @@ class LocalFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def zarr(self) -> Any:
-        """The same folder as zarr wants it."""
-        from zarr.storage import LocalStore
-
-        return LocalStore(self.path)
+    def identity(self) -> object:
+        """The folder, held open for as long as it is compared."""
+        try:
+            return _Directory(self.path)
+        except OSError as error:
+            if error.errno in _NOTHING:
+                return None
+            raise
 
     def read(self, key: str) -> bytes | None:
-        """A whole file, or None where there is none."""
+        """A whole file, or None where there is none; empty where it can be no file of a store."""
         try:
-            return (self.path / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            file = self.open(key)
+        except NoFile:
+            return b""
+        if file is None or file.size > MOST:
+            return b"" if file else None
+        data = memoryview(bytearray(file.size))
+        return bytes(data[: file.read_into(0, [data])])
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several whole files."""
         return [self.read(key) for key in keys]
 
     def open(self, key: str, tail: int = 0) -> LocalFile | None:
-        """A file for reading ranges, or None where there is none."""
+        """A file for reading ranges, or None where there is none.
+
+        Raises
+        ------
+        NoFile
+            It is something else.
+        """
         try:
-            return LocalFile(self.path / key)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            return LocalFile(self.path / plain_key(key))
+        except OSError as error:
+            if error.errno in _NOTHING:
+                return None
+            raise
+
+    def _own(self, key: str) -> Path:
+        """Where to write or remove: never through a link that leads out of the folder.
+
+        Raises
+        ------
+        StoreError
+            It would be somewhere else.
+        """
+        path = self.path / plain_key(key)
+        home, parent = os.path.realpath(self.path), os.path.realpath(path.parent)
+        if key and os.path.commonpath((home, parent)) != home:
+            raise StoreError(f"{path}: a link leads out of the store; nothing is written or removed"
+                             " there: put the folder itself in its place")
+        return path
 
     def forget(self, key: str) -> None:
         """Nothing is known of a file but what the system says."""
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file: under another name, fsync, rename, fsync of the folder."""
-        path = self.path / key
-        new = _make_folder(path.parent)
+        path = self._own(key)
+        new = _make_folder(path.parent, self.path)
         with _draft(path, parts) as draft:
             os.replace(draft, path)
         for folder in (path.parent, *new):
@@ -97,7 +166,7 @@ class LocalFolder:
 
     def create(self, key: str, data: bytes) -> bool:
         """Make a file that is not there yet: a link to another name, which only one can make."""
-        path = self.path / key
+        path = self._own(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _draft(path, [data]) as draft:
             try:
@@ -122,27 +191,22 @@ class LocalFolder:
     def _write_later(self, key: str, parts: Callable[[], Sequence[Buffer]]) -> None:
         self.write(key, parts())
 
-    def settle(self, key: str) -> None:
-        """fsync of a file that others wrote, and of the folders that lead to it."""
-        path = self.path / key
-        _sync(path)
-        for folder in path.relative_to(self.path).parents:
-            _sync(self.path / folder)
-
     def there(self) -> bool:
         """Whether anything is there."""
         return self.path.exists()
 
     def names(self, key: str = "") -> list[str]:
-        """Names directly below, files and folders; empty where there is nothing."""
+        """Names directly below that can be printed; empty where there is nothing."""
         try:
-            return sorted(os.listdir(self.path / key))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+            return sorted(filter(str.isprintable, os.listdir(self.path / plain_key(key))))
+        except OSError as error:
+            if error.errno in (*_NOTHING, errno.ELOOP):
+                return []
+            raise
 
     def remove(self, key: str) -> None:
-        """Remove a file, or a folder with all that is in it."""
-        path = self.path / key
+        """Remove a file, or a folder with all that is in it; of a link the link."""
+        path = self._own(key)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -150,12 +214,15 @@ class LocalFolder:
 
     def remove_partials(self, key: str = "") -> None:
         """Remove what killed writes left below."""
-        for leftover in (self.path / key).rglob(f"*{PARTIAL}"):
-            leftover.unlink(missing_ok=True)
+        for folder, _, names in os.walk(self._own(f"{key}/{PARTIAL}").parent):
+            for name in names:
+                if name.endswith(PARTIAL):
+                    Path(folder, name).unlink(missing_ok=True)
 
     def bytes_below(self, key: str = "") -> int:
-        """Bytes of all files below."""
-        return bytes_below(self.path / key)
+        """Bytes of all files below; links are not followed."""
+        path = self.path / plain_key(key)
+        return 0 if key and path.is_symlink() else bytes_below(path)
 
 
 @contextlib.contextmanager
@@ -204,10 +271,11 @@ def _rest(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
     return []
 
 
-def _make_folder(path: Path) -> list[Path]:
-    """Make a folder with all above it; the folders that have a new entry now."""
+def _make_folder(path: Path, home: Path) -> list[Path]:
+    """Make a folder with all above it, up to a home that must be there; the folders that have a new
+    entry now."""
     missing = []
-    while not path.is_dir():
+    while path != home and not path.is_dir():
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):

@@ -7,12 +7,11 @@ becomes one line (`gate_cache.store.places.refusals`).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,18 +29,14 @@ from obstore.exceptions import (
 from gate_cache.core.errors import RemoteError
 from gate_cache.core.places import Url
 from gate_cache.store.format.shards import Damaged
-from gate_cache.store.places.folders import Buffer, Folder
-from gate_cache.store.places.refusals import need_threads, remote_errors, said, unreachable
+from gate_cache.store.places.folders import MOST, Buffer, plain_key
+from gate_cache.store.places.refusals import remote_errors, unreachable
 
 AT_A_TIME = 16
 """Requests of one call under way at once."""
 PART = 8 * 2**20
 """Larger objects are put in parts of so many bytes."""
 CREATE_TRIES = 3
-CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15m"}
-RETRY: dict[str, Any] = {
-    "max_retries": 10, "retry_timeout": timedelta(seconds=120),
-    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=8)}}
 
 _ETAG, _TIME = "e:", "t:"
 In = TypeVar("In")
@@ -94,18 +89,16 @@ class RemoteFolder:
         self.place = place
         self._store = store
 
-    def zarr(self) -> Any:
-        """The same place as zarr wants it."""
-        from zarr.storage import ObjectStore
-
-        need_threads(self.place)
-        return ObjectStore(self._store)
+    def identity(self) -> object:
+        """The URL: a prefix is no thing that can be replaced."""
+        return str(self.place)
 
     def read(self, key: str) -> bytes | None:
         """A whole object, or None where there is none."""
         with remote_errors(self.place):
             try:
-                return bytes(obstore.get(self._store, key).bytes())
+                found = obstore.get(self._store, plain_key(key))
+                return bytes(found.bytes()) if found.meta["size"] <= MOST else b""
             except FileNotFoundError:
                 return None
 
@@ -117,7 +110,7 @@ class RemoteFolder:
         """An object for reading ranges: one request for its size and its end."""
         with remote_errors(self.place):
             try:
-                return self._open(key, tail)
+                return self._open(plain_key(key), tail)
             except FileNotFoundError:
                 return None
 
@@ -195,6 +188,7 @@ class RemoteFolder:
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Put a whole object; before that it is the old one."""
         size = sum(memoryview(p).nbytes for p in parts)
+        key = plain_key(key)
         with remote_errors(self.place):
             if size <= PART:
                 obstore.put(self._store, key, b"".join(parts), use_multipart=False)
@@ -205,9 +199,6 @@ class RemoteFolder:
         """Put several objects at a time."""
         self._each(lambda item: self.write(item[0], item[1]()), list(files.items()))
 
-    def settle(self, key: str) -> None:
-        """What was put is there to stay."""
-
     def there(self) -> bool:
         """Whether anything is there."""
         return bool(self.names())
@@ -215,14 +206,15 @@ class RemoteFolder:
     def names(self, key: str = "") -> list[str]:
         """Names directly below; empty where there is nothing."""
         with remote_errors(self.place):
-            found = obstore.list_with_delimiter(self._store, key or None)
+            found = obstore.list_with_delimiter(self._store, plain_key(key) or None)
         paths = [*found["common_prefixes"], *(o["path"] for o in found["objects"])]
-        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
+        names = {path.rstrip("/").rpartition("/")[2] for path in paths}
+        return sorted(filter(str.isprintable, names))
 
     def remove(self, key: str) -> None:
         """Remove an object, or all that is below a prefix."""
         with remote_errors(self.place):
-            for batch in obstore.list(self._store, key):
+            for batch in obstore.list(self._store, plain_key(key)):
                 obstore.delete(self._store, [o["path"] for o in batch])
             with suppress(FileNotFoundError):  # S3 does not mind
                 obstore.delete(self._store, key)
@@ -240,28 +232,6 @@ class RemoteFolder:
             return [work(part) for part in parts]
         with ThreadPoolExecutor(min(self.at_a_time, len(parts))) as pool:
             return list(pool.map(work, parts))
-
-
-def open_remote(place: Url) -> Folder:
-    """The folder behind a URL, with a cache of this machine where one is wanted."""
-    from gate_cache.store.places.cache import cached
-    from gate_cache.store.places.web import WebFolder
-
-    made: Any = obstore.store.HTTPStore if place.web else obstore.store
-    options = {**CLIENT, "allow_http": _plain_http(place)}
-    try:
-        store = made.from_url(str(place), client_options=options, retry_config=RETRY)
-    except (BaseError, ValueError) as error:
-        raise RemoteError(said(place, str(error))) from None
-    return cached((WebFolder if place.web else RemoteFolder)(place, store))
-
-
-def _plain_http(place: Url) -> bool:
-    """Whether the user's own endpoint is without TLS."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT",
-             "AZURE_STORAGE_ENDPOINT")
-    return place.scheme == "http" or any(
-        os.environ.get(name, "").startswith("http://") for name in names)
 
 
 def version_of(meta: Any) -> str:

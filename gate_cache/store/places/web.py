@@ -21,7 +21,8 @@ class WebFolder(RemoteFolder):
 
     def names(self, key: str = "") -> list[str]:
         """Names directly below; empty where there is nothing."""
-        return sorted(name.rstrip("/") for name in self._links(key))
+        names = (name.rstrip("/") for name in self._links(key))
+        return sorted(filter(str.isprintable, names))
 
     def there(self) -> bool:
         """Whether anything is there; servers that list nothing may still have files."""

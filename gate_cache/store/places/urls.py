@@ -1,0 +1,42 @@
+"""Opening a folder behind a URL through obstore, with a cache of this machine if asked for."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError
+
+from gate_cache.core.errors import RemoteError
+from gate_cache.core.places import Url
+from gate_cache.store.places.cache import cached
+from gate_cache.store.places.folders import Folder
+from gate_cache.store.places.refusals import said
+from gate_cache.store.places.remote import RemoteFolder
+from gate_cache.store.places.web import WebFolder
+
+CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15m"}
+RETRY: dict[str, Any] = {
+    "max_retries": 10, "retry_timeout": timedelta(seconds=120),
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=8)}}
+
+
+def open_remote(place: Url) -> Folder:
+    """The folder behind a URL, with a cache of this machine where one is wanted."""
+    made: Any = obstore.store.HTTPStore if place.web else obstore.store
+    options = {**CLIENT, "allow_http": _plain_http(place)}
+    try:
+        store = made.from_url(str(place), client_options=options, retry_config=RETRY)
+    except (BaseError, ValueError) as error:
+        raise RemoteError(said(place, str(error))) from None
+    return cached((WebFolder if place.web else RemoteFolder)(place, store))
+
+
+def _plain_http(place: Url) -> bool:
+    """Whether the user's own endpoint is without TLS."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT",
+             "AZURE_STORAGE_ENDPOINT")
+    return place.scheme == "http" or any(
+        os.environ.get(name, "").startswith("http://") for name in names)
