@@ -23,7 +23,7 @@ from benchmarks.usual_way import UsualWay
 from gate_cache.core.places import Place
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.models import loading
+from gate_cache.diffusion.models import loading, modules
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
@@ -91,8 +91,8 @@ class Forwards:
 @contextmanager
 def watched() -> Iterator[Forwards]:
     """Time all passes of models that are loaded inside."""
-    found, loaders = Forwards(), ("load", "load_controlnet")
-    before = [getattr(loading, name) for name in loaders]
+    found, loaders = Forwards(), ((loading, "load"), (modules, "load_controlnet"))
+    before = [getattr(module, name) for module, name in loaders]
 
     def watching(load: Any) -> Any:
         def loaded(*args: Any) -> Any:
@@ -100,13 +100,13 @@ def watched() -> Iterator[Forwards]:
             found.watch(getattr(model, "unet", model))
             return model
         return loaded
-    for name, load in zip(loaders, before, strict=True):
-        setattr(loading, name, watching(load))
+    for (module, name), load in zip(loaders, before, strict=True):
+        setattr(module, name, watching(load))
     try:
         yield found
     finally:
-        for name, load in zip(loaders, before, strict=True):
-            setattr(loading, name, load)
+        for (module, name), load in zip(loaders, before, strict=True):
+            setattr(module, name, load)
 
 
 def images(folder: Path, count: int) -> dict[str, Path]:

@@ -33,7 +33,7 @@ from zarr.storage import ObjectStore
 from gate_cache import FeatureStore
 from gate_cache.core.places import parse_place
 from gate_cache.store.format.samples import NewSample
-from gate_cache.store.places.opening import open_folder
+from gate_cache.store.opening import open_folder
 from gate_cache.store.writer import open_writer
 
 SHAPES = {"up0": (1280, 16, 16), "up1": (1280, 32, 32), "up2": (640, 64, 64), "up3": (320, 64, 64)}

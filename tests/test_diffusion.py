@@ -20,7 +20,8 @@ from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME, LORAS
-from gate_cache.diffusion.models.loading import load, load_controlnet
+from gate_cache.diffusion.models.loading import load
+from gate_cache.diffusion.models.modules import load_controlnet
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.noise import add_noise, noise

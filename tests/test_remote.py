@@ -38,10 +38,10 @@ from gate_cache.extraction.status import status
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.samples import NewSample
+from gate_cache.store.opening import open_folder
 from gate_cache.store.places import remote, urls
 from gate_cache.store.places.cache import Cache
 from gate_cache.store.places.local import LocalFolder
-from gate_cache.store.places.opening import open_folder
 from gate_cache.store.writer import StoreWriter, open_writer
 
 SHAPES = {"up0": (3, 8, 8), "up1": (2, 16, 16)}

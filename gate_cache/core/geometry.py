@@ -8,12 +8,13 @@ every conversion here is the identity, to the bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.preprocessing import Fit
+if TYPE_CHECKING:
+    from gate_cache.core.preprocessing import Fit
 
 Points = npt.NDArray[np.float64]
 

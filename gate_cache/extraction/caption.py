@@ -20,7 +20,8 @@ from gate_cache.datasets.common.captions import (
     read_captions,
     write_captions,
 )
-from gate_cache.datasets.common.images import Pixels, image_on
+from gate_cache.datasets.common.images import Pixels
+from gate_cache.datasets.common.model_input import image_on
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.workspace.data_root import told_dataset

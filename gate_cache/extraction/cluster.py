@@ -65,7 +65,7 @@ class Site(WorkerPlugin):
     def _open(self) -> Engine:
         from gate_cache.diffusion.passes.recipes import plan_combos
         from gate_cache.extraction.plan import need_files
-        from gate_cache.store.places.opening import exists
+        from gate_cache.store.opening import exists
         from gate_cache.store.writer import join_writer
 
         order = replace(self._order, device=_own_device(self._order.device, self._name))

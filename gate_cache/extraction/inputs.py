@@ -19,7 +19,8 @@ from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.captions import read_captions
-from gate_cache.datasets.common.images import file_input, model_input
+from gate_cache.datasets.common.images import file_input
+from gate_cache.datasets.common.model_input import model_input
 from gate_cache.datasets.common.pictures import by_stem, stem_of
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import PlannedCombo

@@ -15,8 +15,8 @@ from gate_cache.manifest.load import Loaded, load
 from gate_cache.store.check.removal import leftovers, remove_group
 from gate_cache.store.format.layout import LATENTS
 from gate_cache.store.holding import alone
+from gate_cache.store.opening import exists
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.store.places.opening import exists
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.lookup import alike, known_recipes
 

@@ -9,7 +9,7 @@ from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.load import Loaded
-from gate_cache.store.places.opening import exists
+from gate_cache.store.opening import exists
 from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.data_root import find_dataset
 from gate_cache.workspace.lookup import Stale, find_combo, known_recipes

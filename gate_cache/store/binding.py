@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import read_array
 from gate_cache.store.format.documents import write_array
-from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import DONE, SUMS, blocks_of
 from gate_cache.store.format.shards import Damaged
+
+if TYPE_CHECKING:
+    from gate_cache.store.format.groups import GroupWriter
 
 
 def bind(group: GroupWriter) -> None:

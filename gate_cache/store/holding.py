@@ -8,10 +8,9 @@ from typing import Protocol
 
 from gate_cache.core.errors import DiskError, StoreError
 from gate_cache.core.places import Place, Url
-from gate_cache.store.format.attrs import is_store
 from gate_cache.store.lease import Claim, claim, identified
+from gate_cache.store.opening import is_store, open_folder
 from gate_cache.store.places.disk import READ_ONLY, disk_errors
-from gate_cache.store.places.opening import open_folder
 
 
 class Held(Protocol):

@@ -20,11 +20,14 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import RemoteError, StoreError
-from gate_cache.core.places import Place
 from gate_cache.store.format.schema import parse
 from gate_cache.store.places.folders import Folder, is_number
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
 
 BEAT, EXPIRES, LOOK = 10.0, 60.0, 1.0
 """Seconds: between two signs of life, until a silent claim is void, between two looks at it."""

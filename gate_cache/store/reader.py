@@ -11,15 +11,17 @@ import numpy as np
 
 from gate_cache.core.errors import StoreError, did_you_mean, listed
 from gate_cache.core.places import Place, parse_place
-from gate_cache.store.format.attrs import META, is_whole, open_store, read_attrs
-from gate_cache.store.format.chunks import Check
+from gate_cache.store.format.attrs import META, is_whole, read_attrs
 from gate_cache.store.format.combos import ComboView
 from gate_cache.store.format.layout import DONE, LATENTS, SAMPLES
 from gate_cache.store.format.opened import OpenStore
+from gate_cache.store.opening import open_store
 from gate_cache.store.places.disk import disk_errors
 
 if TYPE_CHECKING:
     import dask.array as da
+
+    from gate_cache.store.format.chunks import Check
 
 __all__ = ["ComboView", "FeatureStore"]
 

@@ -6,23 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT, Recipe, fingerprint
-from gate_cache.core.places import Place
 from gate_cache.store.binding import bind
 from gate_cache.store.format import done, sums
-from gate_cache.store.format.attrs import (
-    MEND,
-    META,
-    is_store,
-    is_whole,
-    open_store,
-    read_array,
-    read_attrs,
-    read_meta,
-)
+from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read_attrs, read_meta
 from gate_cache.store.format.documents import make_part, put_attrs, write_array
 from gate_cache.store.format.encodings import ENCODING, Encoding, Part
 from gate_cache.store.format.groups import GroupWriter
@@ -37,9 +27,12 @@ from gate_cache.store.format.samples import (
     seal_samples,
 )
 from gate_cache.store.holding import Held, ReadOnly, hold_or_look
+from gate_cache.store.opening import is_store, open_folder, open_store
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.folders import PARTIAL, Folder
-from gate_cache.store.places.opening import open_folder
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
 
 
 class StoreWriter:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.analysis.session import Explorer
 from gate_cache.core.errors import GateCacheError, RowNotDone, UserError
-from gate_cache.core.geometry import Placement
 from gate_cache.report.figures.pictures import encoded, heat
+
+if TYPE_CHECKING:
+    from gate_cache.analysis.session import Explorer
+    from gate_cache.core.geometry import Placement
 
 MOST = 48
 """Images of one answer, words of one map."""

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tornado.web import HTTPError
 
-from gate_cache.analysis.session import Explorer
 from gate_cache.core.errors import GateCacheError
 from gate_cache.viewer import answers
 from gate_cache.viewer.guard import Gate, Guarded, NotHere
+
+if TYPE_CHECKING:
+    from gate_cache.analysis.session import Explorer
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript",

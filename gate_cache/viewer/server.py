@@ -17,15 +17,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from gate_cache.analysis.session import Explorer
 from gate_cache.core.errors import UserError
 from gate_cache.viewer.guard import MAX_BODY, Gate, NotHere
 from gate_cache.viewer.handlers import Desk, routes
+
+if TYPE_CHECKING:
+    from gate_cache.analysis.session import Explorer
 
 LOOPBACK = "127.0.0.1"
 PICTURES, MATCHES = "viewer-pictures", "viewer-matches"

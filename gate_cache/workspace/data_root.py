@@ -22,7 +22,7 @@ from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.format.schema import parse
-from gate_cache.store.places.opening import open_folder
+from gate_cache.store.opening import open_folder
 
 
 def remember(store: Place, roots: Roots) -> None:

@@ -12,8 +12,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from gate_cache.core.errors import DataError
 from gate_cache.core.geometry import Placement, Square
 from gate_cache.core.preprocessing import WHITE, Color, Fit, Preprocessing, Resample
-from gate_cache.datasets.common.base import ImageDataset
-from gate_cache.datasets.common.files import ImageFiles
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -89,21 +87,8 @@ def holds_several(path: Path) -> bool:
         raise _unreadable(path, error) from None
 
 
-def image_on(dataset: ImageDataset, sample_id: str, background: Color | None) -> Pixels:
-    """An image of any data set; transparent files are laid on a background (see `read_rgb`)."""
-    if isinstance(dataset, ImageFiles):
-        return dataset.image(sample_id, background)
-    return dataset.image(sample_id)
-
-
-def model_input(dataset: ImageDataset, sample_id: str, how: Preprocessing) -> Pixels:
-    """An image as the model takes it, (size, size, 3)."""
-    image = image_on(dataset, sample_id, how.background)
-    return to_square(image, how.size, how.fit, how.resample)
-
-
 def file_input(path: Path, how: Preprocessing) -> Pixels:
-    """As `model_input`, of a file that belongs to no data set."""
+    """A file as the model takes it, (size, size, 3)."""
     return to_square(read_rgb(path, how.background), how.size, how.fit, how.resample)
 
 

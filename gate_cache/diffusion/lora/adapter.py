@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
 
-from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.passes.noise import generator
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.backbone import Backbone
 
 NAME = "locon"
 UNET = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",

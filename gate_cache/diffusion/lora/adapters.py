@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -23,8 +23,10 @@ from safetensors.torch import load_file
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.lora.file import LoraFile, LoraLayer, read_lora
 from gate_cache.diffusion.lora.fit import Layers, Place
-from gate_cache.diffusion.lora.settings import Strength
-from gate_cache.diffusion.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.lora.settings import Strength
+    from gate_cache.diffusion.models.backbone import Backbone
 
 _Placed = list[tuple[LoraLayer, Place]]
 _At = tuple[str, str]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gate_cache.core.errors import ModelError, listed
-from gate_cache.diffusion.lora.file import LoraFile, LoraLayer
 from gate_cache.diffusion.lora.keys import diffusers_name, plain_name
 from gate_cache.diffusion.models.layouts import UNET
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.models.weights import shapes_in, weight_files
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.lora.file import LoraFile, LoraLayer
+    from gate_cache.diffusion.models.sources import ModelFiles
 
 _ORIGINAL_UNET = "model.diffusion_model."
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
-from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import LORAS, TINY
 from gate_cache.diffusion.models.hub import lora_from_hub
 from gate_cache.diffusion.models.single_file import PICKLED, SUFFIX
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
 
 _USUAL = "pytorch_lora_weights.safetensors"
 """What diffusers calls a LoRA's file."""

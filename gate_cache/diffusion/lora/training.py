@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.lora.adapter import Adapter
-from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.passes.noise import add_noise, generator
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.lora.adapter import Adapter
+    from gate_cache.diffusion.models.backbone import Backbone
 
 CLIP = 1.0
 """Largest norm of all gradients together."""

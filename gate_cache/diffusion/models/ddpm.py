@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -11,7 +11,9 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.modules import component
-from gate_cache.diffusion.models.sources import ModelFiles
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
 
 
 @dataclass(kw_only=True)

@@ -6,14 +6,16 @@ What would otherwise end in a traceback in the middle of a pass, or in other num
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
 from gate_cache.diffusion.models.single_file import foreign_tensors
-from gate_cache.diffusion.models.sources import ModelFiles
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
 
 Config = Mapping[str, Any]
 _CLIP_VOCABULARY, _CLIP_WIDTH = 49408, 512

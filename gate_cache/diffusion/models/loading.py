@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.ddpm import DDPMBackbone
 from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.layouts import DDPM, SD, SDXL, Kind
-from gate_cache.diffusion.models.modules import pretrained
-from gate_cache.diffusion.models.original import read_original
 from gate_cache.diffusion.models.sdxl import StableDiffusionXL
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.diffusion.models.sources import ModelFiles
 
 FAMILIES: dict[Kind, type[Backbone]] = {
     SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone}
@@ -55,19 +53,6 @@ def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
         raise ModelError(f"{files.source}: a schedule that is not read ({error})") from None
     return {"alphas_cumprod": scheduler.alphas_cumprod.to(device),
             "prediction_type": str(scheduler.config.prediction_type)}
-
-
-def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | None = None,
-                    variant: str | None = None) -> Any:
-    """Load a ControlNet beside a backbone.
-
-    Parameters
-    ----------
-    place : its folder in diffusers layout, or a single file, which needs `config`
-    """
-    net = read_original(ControlNetModel, place, "controlnet", config or {}) if place.is_file() \
-        else pretrained(ControlNetModel, place, variant)
-    return net.to(device=backbone.device, dtype=backbone.dtype).requires_grad_(False).eval()
 
 
 def _hush() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffusers.models.controlnets.controlnet import ControlNetModel
+
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.original import read_original
 from gate_cache.diffusion.models.unread import check_read
 
 if TYPE_CHECKING:
+    from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
 
 
@@ -42,3 +45,16 @@ def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
                          f" {'×'.join(map(str, got))}, not {'×'.join(map(str, wanted))}")
     check_read(place, cls.__name__, info["missing_keys"], info["unexpected_keys"])
     return module
+
+
+def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | None = None,
+                    variant: str | None = None) -> Any:
+    """Load a ControlNet beside a backbone.
+
+    Parameters
+    ----------
+    place : its folder in diffusers layout, or a single file, which needs `config`
+    """
+    net = read_original(ControlNetModel, place, "controlnet", config or {}) if place.is_file() \
+        else pretrained(ControlNetModel, place, variant)
+    return net.to(device=backbone.device, dtype=backbone.dtype).requires_grad_(False).eval()

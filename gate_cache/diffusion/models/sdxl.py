@@ -7,7 +7,7 @@ second's (Podell et al. 2023, section 2).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import CLIPTextModelWithProjection
@@ -15,9 +15,11 @@ from transformers import CLIPTextModelWithProjection
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.conditioning import Text
 from gate_cache.diffusion.models.modules import component
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
-from gate_cache.diffusion.text.tokens import Tokens
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.diffusion.text.tokens import Tokens
 
 
 @dataclass(kw_only=True)

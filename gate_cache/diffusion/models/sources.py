@@ -6,10 +6,9 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
-from gate_cache.core.features import Family
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots, escapes
 from gate_cache.diffusion.models.embedded import HOME, TINY
@@ -38,7 +37,10 @@ from gate_cache.diffusion.models.single_file import (
 )
 from gate_cache.diffusion.models.weights import digest, folder_digest, shapes_in, weight_files
 from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
-from gate_cache.manifest.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from gate_cache.core.features import Family
+    from gate_cache.manifest.specs import ModelSpec
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

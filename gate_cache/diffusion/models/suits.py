@@ -5,44 +5,52 @@ No t is beyond the schedule, and none is denoised from where nothing of the imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ManifestError
-from gate_cache.core.features import Family
 from gate_cache.diffusion.models.layouts import steps_of
-from gate_cache.diffusion.techniques.registry import techniques
-from gate_cache.manifest.specs import Combo, Manifest
+
+if TYPE_CHECKING:
+    from gate_cache.core.features import Family
+    from gate_cache.manifest.specs import Combo, Manifest
 
 
-def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any]) -> None:
+def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any],
+                 of_text: Callable[[Combo], Sequence[str]]) -> None:
     """Check all combos of a manifest against the model's layout and schedule.
+
+    Parameters
+    ----------
+    of_text : the fields of a combo that only a model with text has
 
     Raises
     ------
     ManifestError
         With a line for every combo that does not suit the model.
     """
-    check = _with_text if layout.text else _without_text
+    def check(kind: str, combo: Combo) -> Iterator[str]:
+        yield from _with_text(combo) if layout.text else _without_text(kind, combo, of_text(combo))
+        yield from _steps(combo, schedule)
+
     problems = [f"{manifest.kind(name)}.{name}{line}" for name, combo in manifest.combos.items()
-                for line in (*check(manifest.kind(name), combo), *_steps(combo, schedule))]
+                for line in check(manifest.kind(name), combo)]
     if problems:
         raise ManifestError(problems)
 
 
-def _with_text(_kind: str, combo: Combo) -> Iterator[str]:
+def _with_text(combo: Combo) -> Iterator[str]:
     if not combo.prompted:
         yield ".prompt: required, but not given ('' is an empty one)"
 
 
-def _without_text(kind: str, combo: Combo) -> Iterator[str]:
+def _without_text(kind: str, combo: Combo, of_text: Sequence[str]) -> Iterator[str]:
     if kind == "attention":
         yield ": this model takes no text, so it has no attention to it; only 'conv' combos"
         return
     if combo.prompt:
         yield ".prompt: this model takes no text; leave the prompt out"
-    refused = [t.name for t in techniques("", combo) if t.needs_text]
-    for field in [*refused, *(["guidance"] if combo.guidance else [])]:
+    for field in of_text:
         yield f".{field}: this model is an unconditional one, which has none; leave it out"
 
 

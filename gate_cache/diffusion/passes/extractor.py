@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models import loading
-from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Extra, Text
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.noise import add_noise, noise
-from gate_cache.diffusion.passes.recipes import PlannedCombo
-from gate_cache.diffusion.passes.schedule import Item, Lane, Tail
 from gate_cache.diffusion.passes.shared_encoder import shared_half
-from gate_cache.diffusion.techniques.base import Inputs, Steering, Use
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 
 if TYPE_CHECKING:
-    from gate_cache.diffusion.techniques.base import Floats, Images
+    from gate_cache.core.roots import Roots
+    from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.diffusion.passes.recipes import PlannedCombo
+    from gate_cache.diffusion.passes.schedule import Item, Lane, Tail
+    from gate_cache.diffusion.techniques.base import Floats, Images, Inputs, Steering, Use
 
 KEPT_PROMPTS = 256
 """Embeddings kept at most; with a caption for each image there is no end of them."""

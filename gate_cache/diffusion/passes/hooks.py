@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import MapSpec
+
+if TYPE_CHECKING:
+    from gate_cache.core.features import MapSpec
 
 
 class _AllSeen(Exception):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import DataError, ModelError, NotThere, UserError
-from gate_cache.core.features import MapSpec
 from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.fitting import check_parts
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.models.suits import check_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import techniques
-from gate_cache.manifest.specs import Combo, Manifest
+
+if TYPE_CHECKING:
+    from gate_cache.core.features import MapSpec
+    from gate_cache.core.roots import Roots
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.manifest.specs import Combo, Manifest
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
         A map the model lacks.
     """
     layout = files.family
-    check_combos(manifest, layout, files.schedule())
+    check_combos(manifest, layout, files.schedule(), _of_text)
     found = {}
     for name, combo in manifest.combos.items():
         specs = layout.select(manifest.kind(name), combo.maps)
@@ -151,6 +153,12 @@ def _marks(manifest: Manifest, combo: Combo, files: ModelFiles, roots: Roots) ->
     if marks and combo.captioned:
         text += roots.below("data", str(manifest.captions), "captions").read_text(encoding="utf-8")
     return sorted(mark for mark in marks if mark in text)
+
+
+def _of_text(combo: Combo) -> list[str]:
+    """The fields of a combo that only a model with text has."""
+    named = [t.name for t in techniques("", combo) if t.needs_text]
+    return [*named, *(["guidance"] if combo.guidance else [])]
 
 
 def check_fit(manifest: Manifest, files: ModelFiles, roots: Roots) -> None:

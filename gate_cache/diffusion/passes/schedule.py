@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from gate_cache.core.features import MapSpec
-from gate_cache.diffusion.passes.recipes import PlannedCombo
 from gate_cache.diffusion.techniques.base import Use
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.diffusion.techniques.registry import techniques
-from gate_cache.manifest.specs import Combo
+
+if TYPE_CHECKING:
+    from gate_cache.core.features import MapSpec
+    from gate_cache.diffusion.passes.recipes import PlannedCombo
+    from gate_cache.manifest.specs import Combo
 
 Tail = tuple[Use, ...]
 """What is added behind the mid block; empty for nothing."""

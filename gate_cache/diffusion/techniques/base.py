@@ -14,12 +14,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from gate_cache.core.roots import Roots
-
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.conditioning import Extra
     from gate_cache.diffusion.models.sources import ModelFiles

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gate_cache.core.errors import ModelError, NotThere
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.pictures import by_stem
 from gate_cache.diffusion.models.control_file import inferred_config, plain_names, shape_problems
 from gate_cache.diffusion.models.digest_cache import tree_sha256
@@ -22,6 +21,7 @@ from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import ControlNetSpec
 
 if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.conditioning import Call, Extra
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -128,7 +128,7 @@ class ControlNet(Technique[ControlNetSpec]):
         return path
 
     def open(self, model: Backbone, roots: Roots) -> Steering:
-        from gate_cache.diffusion.models.loading import load_controlnet
+        from gate_cache.diffusion.models.modules import load_controlnet
 
         place, variant = self._net(roots), self.spec.variant
         config = self._config(place, roots)

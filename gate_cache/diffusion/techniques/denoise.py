@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from gate_cache.manifest.specs import Combo
-
 if TYPE_CHECKING:
     import torch
+
+    from gate_cache.manifest.specs import Combo
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere
-from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.digest_cache import remembered_sha256
 from gate_cache.diffusion.models.fitting import cross_attentions, text_config
 from gate_cache.diffusion.models.headers import read_header
@@ -18,6 +17,7 @@ from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import IPAdapterSpec
 
 if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.conditioning import Extra
     from gate_cache.diffusion.models.sources import ModelFiles

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ManifestError, UserError, did_you_mean
 from gate_cache.core.plugins import installed, load_plugin
-from gate_cache.diffusion.techniques.base import Technique
 from gate_cache.diffusion.techniques.controlnet import ControlNet
 from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
 from gate_cache.diffusion.techniques.lora import Lora
-from gate_cache.manifest.specs import Combo
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.techniques.base import Technique
+    from gate_cache.manifest.specs import Combo
 
 GROUP = "gate_cache.techniques"
 BUILT_IN: tuple[type[Technique[Any]], ...] = (ControlNet, Lora, IPAdapter)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.hub import from_hub
 from gate_cache.diffusion.models.unread import check_read
 from gate_cache.diffusion.models.weights import weight_files
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
 
 REVISIONS = {"Salesforce/blip-image-captioning-base": "refs/pr/38"}
 """Where a hub repository's main branch has pickled weights only, a revision with safetensors."""

@@ -14,7 +14,8 @@ from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.captions import Captions, read_captions
-from gate_cache.datasets.common.images import Pixels, model_input
+from gate_cache.datasets.common.images import Pixels
+from gate_cache.datasets.common.model_input import model_input
 from gate_cache.diffusion.lora.adapter import Adapter
 from gate_cache.diffusion.lora.training import LoraSettings, LoraTrainer
 from gate_cache.diffusion.models import loading

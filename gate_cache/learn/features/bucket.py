@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
-from gate_cache.core.geometry import Square, Window
 from gate_cache.learn.features.data import MapCache, Recent
-from gate_cache.store.reader import ComboView, FeatureStore
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Square, Window
+    from gate_cache.store.reader import ComboView, FeatureStore
 
 BUCKET_BYTES = 2**30
 """Resized buckets held at most, on the training device."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import Dataset
 
-from gate_cache.store.reader import FeatureStore
+if TYPE_CHECKING:
+    from gate_cache.store.reader import FeatureStore
 
 Value = TypeVar("Value")
 Maps = dict[str, dict[str, torch.Tensor]]

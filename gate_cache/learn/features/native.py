@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from gate_cache.core.errors import StoreError
-from gate_cache.core.geometry import Placement, Points
 from gate_cache.learn.features.bucket import BucketSpec, feature_maps, one_square
-from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.pixel_grid import read_at
 from gate_cache.learn.mixing.vectors import Vectors
-from gate_cache.store.reader import FeatureStore
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Placement, Points
+    from gate_cache.learn.features.data import MapCache
+    from gate_cache.store.reader import FeatureStore
 
 
 class Native(NamedTuple):

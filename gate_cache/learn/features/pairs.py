@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.datasets.common.base import CorrespondenceDataset, Keypoints, Pair, Split
 from gate_cache.learn.metrics.pck import PCK, Points, Prediction, pck
+
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import CorrespondenceDataset, Keypoints, Pair, Split
 
 
 @dataclass(frozen=True, eq=False)

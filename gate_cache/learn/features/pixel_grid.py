@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gate_cache.core.geometry import Placement, Points
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Placement, Points
 
 
 def centres(size: tuple[int, int], pixels: slice | np.ndarray = slice(None)) -> Points:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset
-from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.features.pixel_grid import centres, tiles
 from gate_cache.learn.mixing.vectors import Vectors
+
+if TYPE_CHECKING:
+    from gate_cache.learn.features.native import NativeMaps
 
 Sampling = Literal["uniform", "balanced"]
 TILE_BYTES = 2**23

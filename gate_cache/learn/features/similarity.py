@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.core.geometry import Points, Window
 from gate_cache.learn.features import interpolation
 from gate_cache.learn.tasks.correspondence import Matching, found_at
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Points, Window
 
 Vectors = list[torch.Tensor]
 """K descriptors, level by level, each (K, C)."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,10 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from gate_cache.learn.features.order import Order, epoch_order
-from gate_cache.store.format.maps import MapView
-from gate_cache.store.reader import FeatureStore
+
+if TYPE_CHECKING:
+    from gate_cache.store.format.maps import MapView
+    from gate_cache.store.reader import FeatureStore
 
 Maps = dict[str, dict[str, torch.Tensor]]
 """Combo name to map name to one image's map, (C, h, w)."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress
-from gate_cache.learn.features.bucket import Buckets
-from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
-from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import CorrespondenceTask
-from gate_cache.manifest.specs import TrainSpec
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.learn.features.bucket import Buckets
+    from gate_cache.learn.features.pairs import PairPoints
+    from gate_cache.learn.mixing.model import CorrespondenceModel
+    from gate_cache.manifest.specs import TrainSpec
 
 
 def fit(model: CorrespondenceModel, spec: TrainSpec, buckets: Buckets,

@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress
 from gate_cache.learn.mixing.amalgamator import diversity, sparsity
-from gate_cache.learn.tasks.task import Scores, Task
-from gate_cache.manifest.specs import TrainSpec
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.learn.tasks.task import Scores, Task
+    from gate_cache.manifest.specs import TrainSpec
 
 State = dict[str, torch.Tensor]
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.datasets.common.base import Keypoints
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import Keypoints
 
 ALPHAS = (0.01, 0.05, 0.1, 0.15)
 RADII = ("image", "box")

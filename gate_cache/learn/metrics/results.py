@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gate_cache.learn.metrics.pck import PCK
-from gate_cache.learn.metrics.roles import Method
+if TYPE_CHECKING:
+    from gate_cache.learn.metrics.pck import PCK
+    from gate_cache.learn.metrics.roles import Method
 
 
 @dataclass

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from gate_cache.learn.features.bucket import Bucket
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights
 from gate_cache.learn.mixing.mixed_model import MixedModel
 from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
-from gate_cache.manifest.specs import TrainSpec
+
+if TYPE_CHECKING:
+    from gate_cache.learn.features.bucket import Bucket
+    from gate_cache.manifest.specs import TrainSpec
 
 
 class CorrespondenceModel(MixedModel):

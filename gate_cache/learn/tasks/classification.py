@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.datasets.common.base import ClassifiedDataset, Split
 from gate_cache.learn.features.data import Recent
-from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.metrics.image_scores import Tally
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors
-from gate_cache.learn.tasks.task import Scores
 from gate_cache.manifest.heads import Sizes, head_of
-from gate_cache.manifest.specs import TrainSpec
+
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import ClassifiedDataset, Split
+    from gate_cache.learn.features.native import NativeMaps
+    from gate_cache.learn.tasks.task import Scores
+    from gate_cache.manifest.specs import TrainSpec
 
 POOLED_BYTES = 2**29
 """Pooled features held at most."""

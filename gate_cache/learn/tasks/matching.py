@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from gate_cache.core.geometry import Window
-from gate_cache.datasets.common.base import Split
 from gate_cache.learn.features.bucket import Bucket, Buckets, stack
-from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import (
@@ -32,6 +29,11 @@ from gate_cache.learn.metrics.pck import (
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
 from gate_cache.learn.tasks.task import Scores
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Window
+    from gate_cache.datasets.common.base import Split
+    from gate_cache.learn.features.pairs import PairPoints
 
 
 class CorrespondenceTask:

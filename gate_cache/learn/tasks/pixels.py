@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.datasets.common.base import SegmentationDataset, Split
-from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Reservoir, Sampling, fill
 from gate_cache.learn.metrics.image_scores import Tally
@@ -22,10 +20,14 @@ from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
 from gate_cache.learn.tasks.painted import Painted
-from gate_cache.learn.tasks.task import Output, Scores
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.heads import PixelSpec, Sizes, head_of
-from gate_cache.manifest.specs import TrainSpec
+
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import SegmentationDataset, Split
+    from gate_cache.learn.features.native import NativeMaps
+    from gate_cache.learn.tasks.task import Output, Scores
+    from gate_cache.manifest.specs import TrainSpec
 
 WEIGHED = 16
 """Pixels of a tile whose weights are kept for statistics."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.core.geometry import Placement
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset, Split
-from gate_cache.learn.features.native import Native, NativeMaps
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.metrics.image_scores import Tally
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, mix
 from gate_cache.learn.mixing.mixed_model import MixedModel
-from gate_cache.learn.modules.upernet import Decoded
 from gate_cache.learn.tasks.painted import Painted
 from gate_cache.learn.tasks.task import Output, Scores
 from gate_cache.manifest.heads import Sizes, head_of
-from gate_cache.manifest.specs import TrainSpec
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Placement
+    from gate_cache.learn.features.native import Native, NativeMaps
+    from gate_cache.learn.modules.upernet import Decoded
+    from gate_cache.manifest.specs import TrainSpec
 
 LEVELS = 3
 """The three coarsest maps: up0, up1 and up2."""

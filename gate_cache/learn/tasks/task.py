@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
-from gate_cache.datasets.common.base import Split
-from gate_cache.learn.metrics.items import Items
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import Split
+    from gate_cache.learn.metrics.items import Items
 
 
 class Output(NamedTuple):

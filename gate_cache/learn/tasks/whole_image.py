@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gate_cache.core.geometry import Placement, Points
-from gate_cache.learn.features.native import Native, NativeMaps
 from gate_cache.learn.features.pixel_grid import centres, tiles
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel
 from gate_cache.learn.modules.pixel_mlp import FirstLayer, PixelMLPs
 from gate_cache.learn.tasks.task import Output
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Placement, Points
+    from gate_cache.learn.features.native import Native, NativeMaps
 
 TILE_BYTES = 2**25
 """Hidden units of pixels, in float32, that are held at once."""

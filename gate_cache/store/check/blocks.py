@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gate_cache.store.check.findings import Finding, Mend, note
 from gate_cache.store.format import done, sums
-from gate_cache.store.format.attrs import ArrayMeta
-from gate_cache.store.format.checksums import Sums
 from gate_cache.store.format.openshard import OpenShard, open_shard, row_sum, shard_file, wrong
 from gate_cache.store.format.shards import CRC, Damaged, index_bytes, matches
-from gate_cache.store.places.folders import Folder
+
+if TYPE_CHECKING:
+    from gate_cache.store.format.attrs import ArrayMeta
+    from gate_cache.store.format.checksums import Sums
+    from gate_cache.store.places.folders import Folder
 
 READ_BYTES = 2**24
 """Read at a time, at most, where a row is not larger."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gate_cache.core.places import Place
 from gate_cache.store.reader import ComboView, FeatureStore
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
 
 
 @dataclass(frozen=True)

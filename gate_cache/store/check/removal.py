@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.format.attrs import META, is_whole, read_attrs
 from gate_cache.store.format.layout import DONE, SAMPLES
-from gate_cache.store.places.folders import Folder
+
+if TYPE_CHECKING:
+    from gate_cache.store.places.folders import Folder
 
 _GROUP = re.compile(rf".+-[0-9a-f]{{{SHORT}}}")
 

@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress, Silent
-from gate_cache.core.roots import Roots
 from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.load import load
 from gate_cache.store.check.audit import Audit
 from gate_cache.store.check.blocks import Block
-from gate_cache.store.check.findings import Finding
-from gate_cache.store.format.attrs import open_store
 from gate_cache.store.holding import alone
+from gate_cache.store.opening import open_store
 from gate_cache.store.places.disk import disk_errors
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
+    from gate_cache.store.check.findings import Finding
 
 _THEN = "and run the same command again; without --repair nothing is written"
 AT_A_TIME = 1024

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.core.places import Place
-from gate_cache.store.format.layout import FORMAT
-from gate_cache.store.format.schema import ArrayDocument, GroupAttrs, StoreAttrs, fits, parse
+from gate_cache.store.format.schema import ArrayDocument, GroupAttrs, fits, parse
 from gate_cache.store.format.shards import Packing, packing_of
-from gate_cache.store.places.folders import Folder
-from gate_cache.store.places.opening import open_folder
+
+if TYPE_CHECKING:
+    from gate_cache.store.places.folders import Folder
 
 ATTRS = "gate_cache"
 CHECKSUM = "checksum"
@@ -109,39 +107,9 @@ def is_sound_array(document: Mapping[str, Any]) -> bool:
 
 def is_whole(attrs: Mapping[str, Any], store_format: int) -> bool:
     """Whether a group's attributes are what was sealed, and make sense; format 1 seals nothing."""
-    return _sealed(attrs, store_format) and fits(GroupAttrs, attrs)
+    return was_sealed(attrs, store_format) and fits(GroupAttrs, attrs)
 
 
-def _sealed(attrs: Mapping[str, Any], store_format: int) -> bool:
+def was_sealed(attrs: Mapping[str, Any], store_format: int) -> bool:
+    """Whether attributes carry their checksum; format 1 has none."""
     return is_sound(attrs) or (store_format == 1 and bool(attrs) and CHECKSUM not in attrs)
-
-
-def is_store(path: Place) -> bool:
-    """Whether a store was begun here (half-made ones do not count)."""
-    return bool(read_attrs(open_folder(path)))
-
-
-def open_store(path: Place) -> tuple[Folder, dict[str, Any]]:
-    """A store's folder and its own attributes, checked.
-
-    Raises
-    ------
-    StoreError
-        There is nothing, something else, or a store of a newer format.
-    """
-    folder = open_folder(path)
-    meta = read_meta(folder)
-    if meta is None and not folder.there():
-        raise StoreError(f"{path}: no such store; 'gate-cache extract MANIFEST' makes one")
-    if meta is None or meta.get("node_type") != "group" or meta.get("zarr_format") != 3:
-        raise StoreError(f"{path}: not a Zarr v3 group, so no gate-cache store")
-    attrs = read_attrs(folder)
-    if type(attrs.get("format")) is not int:
-        raise StoreError(f"{path}: a Zarr group, but not a gate-cache store")
-    if attrs["format"] > FORMAT:
-        raise StoreError(f"{path}: store format {attrs['format']} is newer than this gate-cache"
-                         f" reads ({FORMAT}); upgrade gate-cache")
-    if not _sealed(attrs, attrs["format"]) or not fits(StoreAttrs, attrs):
-        raise StoreError(f"{path}/{META} is damaged; restore it from a copy: block size and batch"
-                         " size of the store are in it")
-    return folder, attrs

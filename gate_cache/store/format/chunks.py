@@ -12,15 +12,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import crc32c
 
-from gate_cache.store.format.attrs import ArrayMeta
 from gate_cache.store.format.openshard import OpenShard, open_shard, shard_file, wrong
 from gate_cache.store.format.shards import CRC, Damaged, matches, unpack
-from gate_cache.store.places.folders import Folder
 from gate_cache.store.places.local import LocalFile
+
+if TYPE_CHECKING:
+    from gate_cache.store.format.attrs import ArrayMeta
+    from gate_cache.store.places.folders import Folder
 
 Check = Literal["first", "always", "never"]
 """When a row's checksum is compared: when it is first read, at every reading, or not."""

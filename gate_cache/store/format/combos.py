@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import methodcaller
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError, did_you_mean
-from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.geometry import Square
 from gate_cache.store.format.attrs import META
 from gate_cache.store.format.maps import MapView
 from gate_cache.store.format.opened import OpenGroup, OpenStore
+
+if TYPE_CHECKING:
+    from gate_cache.core.fingerprint import Recipe
 
 
 class ComboView(OpenGroup):

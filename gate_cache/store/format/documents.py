@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format.attrs import (
@@ -16,9 +16,11 @@ from gate_cache.store.format.attrs import (
     sealed,
     sealed_array,
 )
-from gate_cache.store.format.encodings import Part
 from gate_cache.store.format.shards import ZSTD_LEVEL
-from gate_cache.store.places.folders import Folder
+
+if TYPE_CHECKING:
+    from gate_cache.store.format.encodings import Part
+    from gate_cache.store.places.folders import Folder
 
 Document = dict[str, Any]
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
-from gate_cache.core.places import Place
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, read_array, read_attrs
 from gate_cache.store.format.checksums import Sums, row_sums
@@ -24,7 +23,10 @@ from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, blocks_o
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.shards import Damaged, shard_parts
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.store.places.folders import Folder
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
+    from gate_cache.store.places.folders import Folder
 
 Maps = Mapping[str, npt.NDArray[Any]]
 Stored = dict[str, npt.NDArray[Any]]

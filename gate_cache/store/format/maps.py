@@ -6,19 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from operator import getitem
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format.attrs import MEND, ArrayMeta
-from gate_cache.store.format.chunks import Check
 from gate_cache.store.format.codes import decode
-from gate_cache.store.format.encodings import Encoding, Part
-from gate_cache.store.format.opened import OpenGroup
 from gate_cache.store.format.shards import Damaged
 from gate_cache.store.places.disk import disk_error
+
+if TYPE_CHECKING:
+    from gate_cache.store.format.chunks import Check
+    from gate_cache.store.format.encodings import Encoding, Part
+    from gate_cache.store.format.opened import OpenGroup
 
 _SCRATCH = 4 * 2**20
 """Bytes of stored rows that are decoded at once, about: they stay in a processor's cache."""

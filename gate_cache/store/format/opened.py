@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import RowNotDone, StoreError
-from gate_cache.core.places import Place
 from gate_cache.store.format import done
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, is_whole, read_array, read_attrs
 from gate_cache.store.format.chunks import Check, Chunks, OpenFiles
@@ -17,7 +16,10 @@ from gate_cache.store.format.encodings import Encoding, Part, encoding_of
 from gate_cache.store.format.layout import ABSENT, blocks_of
 from gate_cache.store.format.samples import Samples, read_samples
 from gate_cache.store.format.sums import RowSums
-from gate_cache.store.places.folders import Folder
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
+    from gate_cache.store.places.folders import Folder
 
 
 class OpenStore:

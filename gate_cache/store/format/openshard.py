@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import crc32c
 
-from gate_cache.store.format.attrs import ArrayMeta
 from gate_cache.store.format.shards import (
     CRC,
     EMPTY,
@@ -17,8 +17,11 @@ from gate_cache.store.format.shards import (
     read_index,
     unpack,
 )
-from gate_cache.store.places.folders import File, Folder
 from gate_cache.store.places.local import NoFile
+
+if TYPE_CHECKING:
+    from gate_cache.store.format.attrs import ArrayMeta
+    from gate_cache.store.places.folders import File, Folder
 
 
 @dataclass

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,9 @@ from gate_cache.store.format.documents import (
 from gate_cache.store.format.layout import SAMPLE_CHUNK, SAMPLES
 from gate_cache.store.format.schema import TableAttrs, is_sample
 from gate_cache.store.format.shards import Damaged
-from gate_cache.store.places.folders import Folder
+
+if TYPE_CHECKING:
+    from gate_cache.store.places.folders import Folder
 
 _COLUMNS: tuple[tuple[str, Any, tuple[int, ...]], ...] = (
     ("id", "string", ()),

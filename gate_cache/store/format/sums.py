@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import crc32c
 import numpy as np
@@ -24,8 +24,10 @@ from gate_cache.store.format.documents import Document, array_document
 from gate_cache.store.format.layout import SUMS
 from gate_cache.store.format.openshard import open_shard, row_sum
 from gate_cache.store.format.shards import CRC, Damaged, matches
-from gate_cache.store.places.folders import Folder
 from gate_cache.store.places.local import LocalFolder
+
+if TYPE_CHECKING:
+    from gate_cache.store.places.folders import Folder
 
 _KEPT = 64
 """Tables of blocks held at most."""

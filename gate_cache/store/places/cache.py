@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 import filelock
@@ -25,7 +26,9 @@ from gate_cache.core.errors import UserError
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.folders import PARTIAL, Buffer, Folder, plain_key
 from gate_cache.store.places.local import LocalFile
-from gate_cache.store.places.remote import RemoteFolder
+
+if TYPE_CHECKING:
+    from gate_cache.store.places.remote import RemoteFolder
 
 FOLDER, BYTES = "GATE_CACHE_CACHE", "GATE_CACHE_CACHE_BYTES"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

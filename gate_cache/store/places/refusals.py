@@ -6,11 +6,14 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
 from gate_cache.core.errors import RemoteError
-from gate_cache.core.places import Url
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Url
 
 _NO_BUCKET = "there is no such bucket; make it, or look at the name"
 _started: int | None = None

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -27,10 +27,12 @@ from obstore.exceptions import (
 )
 
 from gate_cache.core.errors import RemoteError
-from gate_cache.core.places import Url
 from gate_cache.store.format.shards import Damaged
 from gate_cache.store.places.folders import MOST, Buffer, plain_key
 from gate_cache.store.places.refusals import remote_errors, unreachable
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Url
 
 AT_A_TIME = 16
 """Requests of one call under way at once."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError
 
 from gate_cache.core.errors import RemoteError
-from gate_cache.core.places import Url
 from gate_cache.store.places.cache import cached
-from gate_cache.store.places.folders import Folder
 from gate_cache.store.places.refusals import said
 from gate_cache.store.places.remote import RemoteFolder
 from gate_cache.store.places.web import WebFolder
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Url
+    from gate_cache.store.places.folders import Folder
 
 CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15m"}
 RETRY: dict[str, Any] = {

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html.parser import HTMLParser
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from gate_cache.core.errors import StoreError
-from gate_cache.store.places.folders import Buffer
 from gate_cache.store.places.remote import RemoteFolder
+
+if TYPE_CHECKING:
+    from gate_cache.store.places.folders import Buffer
 
 
 class WebFolder(RemoteFolder):
