@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer as PeftLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.lora.file import LoraFile, LoraLayer, read_lora
 from gate_cache.diffusion.lora.fit import Layers, Place
+from gate_cache.diffusion.models.tensors import read_safetensors
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.lora.settings import Strength
@@ -167,17 +166,3 @@ def _insert(module: Any, name: str, placed: _Placed, tensors: Mapping[str, torch
         for factor, key in ((wrapped.lora_A[name], layer.down), (wrapped.lora_B[name], layer.up)):
             value = tensors[key].reshape(factor.weight.shape).to(device)
             factor.weight = torch.nn.Parameter(value, requires_grad=False)
-
-
-def read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
-    """All tensors of a file.
-
-    Raises
-    ------
-    ModelError
-        Not a safetensors file.
-    """
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not a safetensors file ({error})") from None

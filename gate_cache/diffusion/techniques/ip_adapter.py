@@ -88,8 +88,8 @@ class _Loaded:
     def __init__(self, model: Backbone, file: Path, encoder: Path, variant: str | None) -> None:
         from transformers import CLIPVisionModelWithProjection
 
-        from gate_cache.diffusion.lora.adapters import read_safetensors
         from gate_cache.diffusion.models.modules import pretrained
+        from gate_cache.diffusion.models.tensors import read_safetensors
 
         state = _grouped(file, read_safetensors(file))
         self.patches = _PLAIN not in state["image_proj"]
