@@ -19,6 +19,7 @@ from gate_cache.diffusion.models.published import (
     published_name,
 )
 from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import BLOCK_ROWS, block_rows
 
 SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5, as published
@@ -227,19 +228,22 @@ def test_nbytes(shape: tuple[int, ...], dtype: str, expected: int) -> None:
     assert nbytes(shape, dtype) == expected
 
 
+HALF = Encoding("float16")
+
+
 @pytest.mark.parametrize(("dtype", "rows"), [("float16", 16), ("float32", 8)])
 def test_block_of_stable_diffusion_1_5_at_512(dtype: str, rows: int) -> None:
     shapes = [*conv_shapes(SD15, 512).values(), *attention_shapes(SD15, 512, 77).values()]
-    assert block_rows(shapes, dtype) == rows
+    assert block_rows(shapes, Encoding(dtype)) == rows
 
 
 @pytest.mark.parametrize("side", [1, 3, 8, 17, 64, 200, 1000, 10_000])
 def test_block_is_a_power_of_two_within_its_bounds(side: int) -> None:
-    rows = block_rows([(4, 1, 1), (320, side, side)], "float16")
+    rows = block_rows([(4, 1, 1), (320, side, side)], HALF)
     assert BLOCK_ROWS == (8, 1024) and 8 <= rows <= 1024 and rows.bit_count() == 1
 
 
 def test_block_is_set_by_the_largest_map() -> None:
     small, large = (4, 8, 8), (640, 64, 64)
-    assert block_rows([small, large], "float16") == block_rows([large], "float16") \
-        < block_rows([small], "float16")
+    assert block_rows([small, large], HALF) == block_rows([large], HALF) \
+        < block_rows([small], HALF)

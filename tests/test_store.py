@@ -19,6 +19,7 @@ import zarr
 from gate_cache import FeatureStore
 from gate_cache.core.errors import DiskError, RowNotDone, StoreError
 from gate_cache.store.format.documents import resize
+from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import group_footprint, samples_footprint
 from gate_cache.store.format.samples import NewSample
@@ -386,7 +387,7 @@ def test_a_renamed_combo_is_found_by_its_recipe(path: Path, full: FeatureStore) 
 
 def test_footprints_are_what_lands_on_disk(full: FeatureStore) -> None:
     group = full.path / full["plain"].name
-    said = group_footprint(SHAPES, "float16", ROWS, BLOCK)
+    said = group_footprint(SHAPES, Encoding("float16"), ROWS, BLOCK)
     files = [p for p in group.rglob("*") if p.is_file()]
     assert said.files == len(files)
     # All but metadata is exact; these maps are as small as their metadata.

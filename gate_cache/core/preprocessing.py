@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from gate_cache.core.geometry import Square
-    from gate_cache.manifest.specs import ModelSpec
+from typing import Any, Literal, Protocol
 
 Fit = Literal["squash", "pad"]
 """How an image is brought into the model's square (see `gate_cache.core.geometry`)."""
@@ -20,6 +16,22 @@ FIRST: Resample = "opencv"
 """What a recipe means that names no filter."""
 Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
+
+
+class Asked(Protocol):
+    """What a manifest's ``model`` section says of it."""
+
+    @property
+    def fit(self) -> Fit:
+        """As `Preprocessing`."""
+
+    @property
+    def resample(self) -> Resample:
+        """As `Preprocessing`."""
+
+    @property
+    def background(self) -> str:
+        """``#rrggbb``, or empty where none is given."""
 
 
 def parse_color(value: Any) -> str:
@@ -69,20 +81,13 @@ class Preprocessing:
     background: Color | None = WHITE
 
     @classmethod
-    def of(cls, model: ModelSpec, size: int) -> Preprocessing:
+    def of(cls, model: Asked, size: int) -> Preprocessing:
         """What a manifest says; the first release's filter alone means its alpha, too."""
         background = None if model.resample == FIRST else WHITE
         if model.background:
             red, green, blue = bytes.fromhex(model.background[1:])
             background = (red, green, blue)
         return cls(size, model.fit, model.resample, background)
-
-    @property
-    def square(self) -> Square:
-        """Where images lie in the model's input."""
-        from gate_cache.core.geometry import Square
-
-        return Square(self.size, self.fit)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Source:
     @cached_property
     def square(self) -> Square:
         """Where images lie in the model's input."""
-        return self.preprocessing.square
+        return Square(self.preprocessing.size, self.preprocessing.fit)
 
     def prompt(self, row: int, prompt: str) -> str:
         """A combo's prompt for one image: its caption filled in."""

@@ -157,7 +157,8 @@ def _table(ids: list[str]) -> Line:
 
 def _latents(shape: tuple[int, ...], images: int, block: int) -> Line:
     shapes: dict[str, tuple[int, ...]] = {LATENT_MAP: shape}
-    return _line("latents", "latents", shapes, group_footprint(shapes, "float32", images, block))
+    return _line("latents", "latents", shapes, group_footprint(
+        shapes, Encoding("float32"), images, block))
 
 
 def _combo(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], images: int,

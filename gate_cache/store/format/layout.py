@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from gate_cache.store.format.encodings import Encoding
+if TYPE_CHECKING:
+    from gate_cache.store.format.encodings import Encoding
 
 FORMAT = 2
 """1: as 2, but without checksums of attributes and of the table of samples."""
@@ -34,12 +36,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Map name to the shape of one image's map."""
 
 
-def block_rows(shapes: Iterable[tuple[int, ...]], encoding: Encoding | str) -> int:
+def block_rows(shapes: Iterable[tuple[int, ...]], encoding: Encoding) -> int:
     """Rows of a block: about 96 MB of the largest map, between 8 and 1,024, a power of two.
 
     16 for SD v1.5 at 512 pixels (5.2 MB a row in its largest map, float16).
     """
-    largest = max(Encoding.of(encoding).nbytes(shape) for shape in shapes)
+    largest = max(encoding.nbytes(shape) for shape in shapes)
     low, high = BLOCK_ROWS
     return 1 << round(math.log2(min(max(BLOCK_BYTES / largest, low), high)))
 
@@ -58,16 +60,16 @@ class Footprint:
     at_most: bool = False
 
 
-def group_footprint(shapes: Shapes, encoding: Encoding | str, rows: int, block: int) -> Footprint:
+def group_footprint(shapes: Shapes, encoding: Encoding, rows: int, block: int) -> Footprint:
     """What a finished group of `rows` images takes: shards, their indexes, metadata, done."""
-    blocks, asked = math.ceil(rows / block), Encoding.of(encoding)
-    parts = [part for shape in shapes.values() for part in asked.parts(shape)]
-    data = sum(rows * (_most(part.nbytes, asked.codec) + _CRC) for part in parts)
+    blocks = math.ceil(rows / block)
+    parts = [part for shape in shapes.values() for part in encoding.parts(shape)]
+    data = sum(rows * (_most(part.nbytes, encoding.codec) + _CRC) for part in parts)
     index = len(parts) * blocks * (block * _INDEX_ENTRY + _CRC)
     meta = _GROUP_META + (len(parts) + 2) * _ARRAY_META
     marks = blocks * (8 + len(parts) * block * _CRC + _CRC)
     return Footprint(data + index + meta + marks, (len(parts) + 2) * (blocks + 1) + 1,
-                     asked.codec is not None)
+                     encoding.codec is not None)
 
 
 def _most(size: int, codec: str | None) -> int:
