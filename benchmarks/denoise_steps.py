@@ -20,6 +20,7 @@ from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.training.inputs import open_study
+from gate_cache.workspace.workspace import Workspace
 
 STEPS, MANY = (1, 2, 5, 10), 30
 TEXT = "a photo of aeroplane, bird, boat, bottle, car, cat, chair, horse"
@@ -48,8 +49,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temp:
         roots = Roots(stores=Path(temp))
         loaded = Loaded(path=Path("steps.yaml"), manifest=manifest(args.images, args.start))
-        extract(loaded, roots, progress=show)
-        study = open_study(loaded, roots, None, show)
+        extract(Workspace(loaded, roots, progress=show))
+        study = open_study(Workspace(loaded, roots, progress=show))
         names = list(loaded.manifest.attention)
         best, found = study.store[names[-1]], {}
         for name in names:

@@ -44,6 +44,7 @@ from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.store.writer import open_writer
 from gate_cache.toyworld.names import CATEGORIES
 from gate_cache.training.inputs import Study, open_study
+from gate_cache.workspace.workspace import Workspace
 
 ENCODINGS = [
     Encoding("float16"), Encoding("float32"), Encoding("bfloat16"), Encoding("int8"),
@@ -230,7 +231,7 @@ def judged(roots: Roots, truth: FeatureStore, encoding: Encoding, test: int, see
         k: v for k, v in dataclasses.asdict(encoding).items() if v}})
     rms, most = errors(truth, store)
     found = {"store": str(encoding), "bytes": shard_bytes(store), "rms": 100 * rms,
-             "max": 100 * most, **pck(open_study(again, roots, "cpu", Silent()), seeds),
+             "max": 100 * most, **pck(open_study(Workspace(again, roots, "cpu")), seeds),
              "miou": probe(store["prompt"])}
     print(json.dumps(found), file=sys.stderr)
     return found
@@ -248,7 +249,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temp:
         roots = Roots(stores=Path(temp))
         exact = manifest(args.images, {"path": "exact.zarr", "dtype": "float32"})
-        truth = FeatureStore.open(extract(exact, roots, progress=console_progress()).store)
+        work = Workspace(exact, roots, progress=console_progress())
+        truth = FeatureStore.open(extract(work).store)
         rows = [judged(roots, truth, e, args.images, args.seeds) for e in ENCODINGS]
     with tempfile.TemporaryDirectory() as temp:
         took = speeds(Path(temp), args.rows, args.rounds)

@@ -29,6 +29,7 @@ from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.store.reader import FeatureStore
 from gate_cache.toyworld import draw
+from gate_cache.workspace.workspace import Workspace
 
 CLASSES = ("aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, dog, horse,"
            " motorbike, person, potted plant, sheep, train, tv monitor")
@@ -153,9 +154,9 @@ def main() -> None:
         files = images(roots.data / "images", args.images)
         manifest = spair(args.size, args.steps, args.dtype)
         clock = Clock()
+        loaded = Loaded(path=home / "m.yaml", manifest=manifest)
         with watched() as forwards:
-            store = extract(Loaded(path=home / "m.yaml", manifest=manifest), roots,
-                            progress=clock).store
+            store = extract(Workspace(loaded, roots, progress=clock)).store
         ours = clock.seconds
         usual = UsualWay(args.models, manifest)
         theirs = {}

@@ -25,11 +25,9 @@ from gate_cache.core.fingerprint import file_sha256
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.passes.recipes import latents_recipe, plan_combos
+from gate_cache.diffusion.passes.recipes import latents_recipe
 from gate_cache.extraction.extract import extract
-from gate_cache.extraction.plan import need_files, store_of
 from gate_cache.extraction.status import status
-from gate_cache.manifest.load import Loaded, load
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format.done import write_mark
 from gate_cache.store.format.groups import GroupWriter
@@ -37,11 +35,12 @@ from gate_cache.store.format.layout import LATENT_MAP, LATENTS, blocks_of
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
 from gate_cache.toyworld import draw
+from gate_cache.workspace.workspace import Workspace
 
 BLOCK, ARRAYS, COMBOS = 16, 400, 7
 
 
-def make(home: Path, images: int) -> tuple[Loaded, Roots]:
+def make(home: Path, images: int) -> Workspace:
     """Photographs, a manifest, and the store that an extraction of it would leave."""
     photos = home / "data" / "images"
     photos.mkdir(parents=True)
@@ -54,25 +53,25 @@ def make(home: Path, images: int) -> tuple[Loaded, Roots]:
         "dataset": {"name": "folder", "root": "images"}, "model": {"source": "tiny"},
         "conv": {f"combo-{i}": {"prompt": "a photo", "seed": i} for i in range(COMBOS)},
         "store": {"block": BLOCK}}))
-    loaded, roots = load(home / "big.yaml"), Roots(
-        home / "data", home / "models", home / "stores", home / "runs")
-    fill(loaded, roots)
-    return loaded, roots
+    roots = Roots(home / "data", home / "models", home / "stores", home / "runs")
+    work = Workspace.open(home / "big.yaml", roots, "cpu")
+    fill(work)
+    return work
 
 
-def fill(loaded: Loaded, roots: Roots) -> None:
+def fill(work: Workspace) -> None:
     """A store with every block marked done, and more groups beside the manifest's."""
-    manifest, files = loaded.manifest, need_files(loaded, roots)
-    dataset = open_dataset(manifest.dataset, roots)
+    manifest, files = work.manifest, work.model()
+    dataset = open_dataset(manifest.dataset, work.roots)
     ids = [s.id for s in dataset.samples()]
-    new = [NewSample(i, file_sha256(roots.data / "images" / i), 360, 480) for i in ids]
-    with open_writer(store_of(loaded, roots), dataset.name, BLOCK, 8, {}, 2) as store:
+    new = [NewSample(i, file_sha256(work.roots.data / "images" / i), 360, 480) for i in ids]
+    with open_writer(work.store_path, dataset.name, BLOCK, 8, {}, 2) as store:
         store.append(new)
         size, model = files.size(None), manifest.model
         latents = {LATENT_MAP: files.family.latent_shape(size)}
         recipe = latents_recipe(files, Preprocessing.of(model, size), model.dtype)
         mark(store.require(LATENTS, recipe, latents, "float32", {}))
-        plans = plan_combos(manifest, files, roots)
+        plans = work.plans(files)
         for plan in plans:
             mark(store.require(plan.name, plan.recipe, plan.shapes, "float16", {"source": {}}))
         more = ARRAYS // (len(plans[0].shapes) + 1) - COMBOS
@@ -103,16 +102,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1800)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        loaded, roots = make(Path(home), given.images)
-        path = store_of(loaded, roots)
+        work = make(Path(home), given.images)
+        path = work.store_path
         arrays = sum(1 for p in Path(str(path)).glob("*/*/zarr.json"))
-        done = extract(loaded, roots, device="cpu")
+        done = extract(work)
         assert not any(done.rows.values()), done.rows
         print(json.dumps({
             "images": given.images, "combos": COMBOS, "arrays": arrays,
             "inspect_s": seconds(lambda: inspect(path)),
-            "status_s": seconds(lambda: status(loaded, roots)),
-            "extract_nothing_s": seconds(lambda: extract(loaded, roots, device="cpu"))}, indent=2))
+            "status_s": seconds(lambda: status(work)),
+            "extract_nothing_s": seconds(lambda: extract(work))}, indent=2))
 
 
 if __name__ == "__main__":

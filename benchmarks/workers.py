@@ -19,6 +19,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import Spread, extract
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
+from gate_cache.workspace.workspace import Workspace
 
 WARM = 0.25
 """Share of the rows that are not timed: models are loaded meanwhile."""
@@ -69,8 +70,8 @@ def main() -> None:
                                       ("workers", 1, Spread(workers=args.workers))):
             clock = Clock(6 * args.images)
             roots = Roots(stores=Path(temp) / name)
-            extract(Loaded(path=Path("m.yaml"), manifest=asked), roots, device="cpu",
-                    threads=threads, spread=spread, progress=clock)
+            extract(Workspace(Loaded(path=Path("m.yaml"), manifest=asked), roots, "cpu", clock),
+                    threads=threads, spread=spread)
             rates[name] = round(clock.rate, 1)
     print(json.dumps({"images": args.images, "workers": args.workers, "rows_per_s": rates,
                       "ratio": round(rates["workers"] / rates["one process"], 2)}))

@@ -12,6 +12,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we 
 import typer
 
 from gate_cache.commands import extraction, pictures, plans, stores, training, viewer
+from gate_cache.commands.options import with_options
 from gate_cache.core.errors import GateCacheError, OldSpelling
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ for _command in (plans.validate, plans.data, plans.plan, extraction.extract, pla
                  plans.layers, training.train, training.sweep, training.evaluate, training.report,
                  extraction.lora, extraction.caption, pictures.match, pictures.predict,
                  pictures.score, pictures.guideline, viewer.view):
-    app.command()(_command)
+    app.command()(with_options(_command))
 
 
 @app.command()

@@ -37,6 +37,7 @@ from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.store.reader import ComboView
 from gate_cache.training.inputs import Study, open_study
+from gate_cache.workspace.workspace import Workspace
 
 KEYS = ((0.1, "image", "point"), (0.1, "box", "point"))
 REFERENCE, PLAIN = "reference", "plain"
@@ -87,9 +88,8 @@ class Question:
     def __init__(self, loaded: Loaded, roots: Roots, seeds: int) -> None:
         spec = loaded.manifest.train
         every = spec.model_copy(update={"combos": list(loaded.manifest.conv)})
-        manifest = loaded.manifest.model_copy(update={"train": every})
-        self._study: Study = open_study(loaded.model_copy(update={"manifest": manifest}), roots,
-                                        None, SHOW)
+        work = Workspace(loaded, roots, progress=SHOW).with_manifest(train=every)
+        self._study: Study = open_study(work)
         self._spec, self._seeds = spec, seeds
         full = self._study.full.spec
         self._groups = dict(zip(self._study.combos, full.combos, strict=True))
@@ -202,7 +202,7 @@ def main() -> None:
     args = parser.parse_args()
     loaded = asked(load(args.manifest), args.model, args.style, args.only)
     roots = Roots(args.data, args.models, args.stores, args.runs)
-    extract(loaded, roots, progress=SHOW)
+    extract(Workspace(loaded, roots, progress=SHOW))
     question = Question(loaded, roots, args.seeds)
     found = {"score": question.scores(), "pck": question.pck()}
     print(f"\n{report(found)}")

@@ -33,6 +33,7 @@ from gate_cache.training.run_files import trial_file
 from gate_cache.training.sweep import sweep
 from gate_cache.training.sweep_baselines import baseline_name
 from gate_cache.training.sweep_tables import Mean, Row, over_seeds
+from gate_cache.workspace.workspace import Workspace
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 TOY = "toyworld-techniques.yaml"
@@ -186,13 +187,13 @@ def _part(part: Part, folder: Path, options: Options) -> Outcome:
         home = folder if fold is None else folder / f"fold-{fold}"
         home.mkdir(exist_ok=True)
         loaded = write_manifest(source, home / "manifest.yaml", options, fold)
+        work = Workspace(loaded, options.roots, options.device, show)
         seeds = 1 if source.folds else options.seeds
         points = load_sweep(write_sweep(source, home / "sweep.yaml", seeds), loaded)
         if made is None:
-            made = extract(loaded, options.roots, device=options.device, progress=show)
+            made = extract(work)
             show.say(reused(made))
-        swept = sweep(loaded, points, options.roots, folder=home, device=options.device,
-                      progress=show, file=home / "sweep.yaml")
+        swept = sweep(work, points, home, file=home / "sweep.yaml")
         try_report(home, options.roots, show)
         if swept.failed:
             raise UserError(f"{home}: {swept.failed[0].name}: {swept.failed[0].failed}")

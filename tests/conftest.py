@@ -17,6 +17,7 @@ import yaml
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.manifest.load import Loaded, load
+from gate_cache.workspace.workspace import Workspace
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -126,7 +127,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Roots, Path]:
     home = tmp_path_factory.mktemp("toy")
     roots = Roots(*(home / name for name in ("data", "models", "stores", "runs")))
     loaded = write(home / "toy.yaml")
-    return loaded, roots, extract(loaded, roots, device="cpu").store
+    return loaded, roots, extract(Workspace(loaded, roots, "cpu")).store
 
 
 @pytest.fixture

@@ -13,15 +13,14 @@ from gate_cache import FeatureStore
 from gate_cache.analysis.activations import activations
 from gate_cache.cli import main
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.passes.activations import watched
 from gate_cache.extraction.passes import chosen_combos, open_passes
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.manifest.load import Loaded
 from gate_cache.report.figures.activations import page
-from gate_cache.workspace.data_root import told_dataset
 from gate_cache.workspace.pick import one, pick
+from gate_cache.workspace.workspace import Workspace
 
 Toy = tuple[Loaded, Roots, Path]
 LEVELS = {"down0": (32, 8, 8), "down1": (64, 4, 4), "down2": (96, 2, 2), "down3": (128, 2, 2),
@@ -31,7 +30,7 @@ LEVELS = {"down0": (32, 8, 8), "down1": (64, 4, 4), "down2": (96, 2, 2), "down3"
 
 def test_levels_come_in_the_order_of_the_pass(toy: Toy) -> None:
     loaded, roots, _ = toy
-    (found,) = activations(loaded, roots, Silent(), combos=["control"])
+    (found,) = activations(Workspace(loaded, roots), combos=["control"])
     assert {n: level.shape for n, level in found.levels.items()} == LEVELS
     assert list(found.levels) == list(LEVELS)
     assert (found.t, found.combo) == (50, "control")
@@ -41,7 +40,7 @@ def test_levels_come_in_the_order_of_the_pass(toy: Toy) -> None:
 def test_up_levels_are_the_maps_of_the_store(toy: Toy) -> None:
     """The pass that is shown is the one that extract reads."""
     loaded, roots, path = toy
-    (found,) = activations(loaded, roots, Silent(), combos=["control"])
+    (found,) = activations(Workspace(loaded, roots), combos=["control"])
     store = FeatureStore.open(path)
     row = store.samples.row(found.id)
     for name in ("up0", "up2"):
@@ -53,7 +52,7 @@ def test_up_levels_are_the_maps_of_the_store(toy: Toy) -> None:
 def test_the_image_is_seen_through_the_noise(toy: Toy) -> None:
     """Of one pass at a small t, the denoised picture is nearer to the image than the noised one."""
     loaded, roots, _ = toy
-    (found,) = activations(loaded, roots, Silent())
+    (found,) = activations(Workspace(loaded, roots))
     noised, clean = (np.square(p.astype(float) - found.image).mean()
                      for p in (found.noised, found.clean))
     assert clean < noised < 3000
@@ -61,10 +60,9 @@ def test_the_image_is_seen_through_the_noise(toy: Toy) -> None:
 
 def test_the_model_is_restored(toy: Toy) -> None:
     loaded, roots, _ = toy
-    dataset = told_dataset(loaded, roots, Silent())
-    combos = chosen_combos(loaded, ["plain"])
-    with open_passes(loaded, combos, dataset, [dataset.samples()[0].id], roots,
-                     Silent()) as passes:
+    work = Workspace(loaded, roots)
+    dataset, combos = work.dataset(), chosen_combos(work, ["plain"])
+    with open_passes(work, combos, dataset, [dataset.samples()[0].id]) as passes:
         unet = passes.extractor.model.unet
         with pytest.raises(RuntimeError, match="stop"), watched(unet) as seen:
             unet(torch.zeros(1, 4, 16, 16), 50, encoder_hidden_states=torch.zeros(1, 77, 64))
@@ -75,8 +73,8 @@ def test_the_model_is_restored(toy: Toy) -> None:
 
 def test_every_image_and_combo_has_a_page(toy: Toy) -> None:
     loaded, roots, _ = toy
-    ids = [s.id for s in told_dataset(loaded, roots, Silent()).samples()][:2]
-    found = list(activations(loaded, roots, Silent(), ids, ["plain", "lora", "attn"]))
+    ids = [s.id for s in Workspace(loaded, roots).dataset().samples()][:2]
+    found = list(activations(Workspace(loaded, roots), ids, ["plain", "lora", "attn"]))
     assert {(f.id, f.combo) for f in found} == {(i, c) for i in ids
                                                 for c in ("plain", "lora", "attn")}
     assert page(found[0]).shape[1] > 900

@@ -22,6 +22,7 @@ from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
 from gate_cache.diffusion.text.tokens import read_tokens
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
+from gate_cache.workspace.workspace import Workspace
 
 CONV = {"plain": PROMPT, "control": {"prompt": "a photo", "controlnet": {"source": "nets/canny"}}}
 
@@ -48,7 +49,7 @@ def sections(source: str = "org/model") -> dict[str, object]:
 
 def test_a_folder_gives_the_same_maps_as_the_modules_it_was_saved_from(
         own: Roots, manifest: WriteManifest, toy: tuple[object, object, Path]) -> None:
-    result = extract(manifest(**sections()), own, device="cpu")
+    result = extract(Workspace(manifest(**sections()), own, "cpu"))
     found, built_in = FeatureStore.open(result.store), FeatureStore.open(toy[2])
     for combo in CONV:
         for name in found[combo]:
@@ -58,28 +59,28 @@ def test_a_folder_gives_the_same_maps_as_the_modules_it_was_saved_from(
 
 def test_moving_the_models_recomputes_nothing(own: Roots, manifest: WriteManifest,
                                               tmp_path: Path) -> None:
-    extract(manifest(**sections()), own, device="cpu")
+    extract(Workspace(manifest(**sections()), own, "cpu"))
     moved = Roots(own.data, tmp_path / "elsewhere", own.stores, own.runs)
     shutil.move(own.models, moved.models)
-    assert not any(extract(manifest(**sections()), moved, device="cpu").rows.values())
+    assert not any(extract(Workspace(manifest(**sections()), moved, "cpu")).rows.values())
 
 
 def test_other_weights_are_another_combo(own: Roots, manifest: WriteManifest) -> None:
-    extract(manifest(**sections()), own, device="cpu")
+    extract(Workspace(manifest(**sections()), own, "cpu"))
     file = own.models / "org/model/unet/diffusion_pytorch_model.safetensors"
     state = load_file(file)
     state["conv_out.bias"] = state["conv_out.bias"] + 1
     save_file(state, file)
-    rows = extract(manifest(**sections()), own, device="cpu").rows
+    rows = extract(Workspace(manifest(**sections()), own, "cpu")).rows
     assert rows == {"latents": 0, "plain": 7, "control": 7}
 
 
 def test_bfloat16_is_another_combo_and_close(own: Roots, manifest: WriteManifest) -> None:
-    first = extract(manifest(**sections()), own, device="cpu").store
+    first = extract(Workspace(manifest(**sections()), own, "cpu")).store
     model = {"source": "org/model", "size": 64, "dtype": "bfloat16"}
     loaded = manifest(**{**sections(), "model": model, "store": {"path": "bf16.zarr", "block": 3,
                                                                 "batch": 2}})
-    second = extract(loaded, own, device="cpu").store
+    second = extract(Workspace(loaded, own, "cpu")).store
     a = FeatureStore.open(first)["plain"]["up2"][:].astype(np.float32)
     b = FeatureStore.open(second)["plain"]["up2"][:].astype(np.float32)
     assert 0 < np.abs(a - b).mean() < 0.05 * np.abs(a).mean() + 0.02
@@ -113,7 +114,7 @@ def test_a_damaged_model_is_refused(own: Roots, manifest: WriteManifest, damage:
         (folder / "config.json").write_text(json.dumps(
             {**config, "addition_embed_type": "image"}))
     with pytest.raises(ModelError, match=message) as caught:
-        extract(manifest(**sections()), own, device="cpu")
+        extract(Workspace(manifest(**sections()), own, "cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -122,7 +123,7 @@ def test_a_controlnet_of_another_model_is_refused(own: Roots, manifest: WriteMan
     net = ControlNetModel.from_config(config)
     net.save_pretrained(own.models / "nets" / "canny")
     with pytest.raises(ModelError, match="this ControlNet is for another model"):
-        extract(manifest(**sections()), own, device="cpu")
+        extract(Workspace(manifest(**sections()), own, "cpu"))
 
 
 @pytest.mark.parametrize("source", ["no/such-model", "sd15", "../outside", "/abs/path"])
@@ -130,21 +131,21 @@ def test_a_model_that_is_nowhere_is_named(roots: Roots, manifest: WriteManifest,
                                           source: str) -> None:
     alone = {**sections(source), "conv": {"plain": PROMPT}}
     with pytest.raises(ModelError, match=re.escape(source)) as caught:
-        extract(manifest(**alone), roots, device="cpu")
+        extract(Workspace(manifest(**alone), roots, "cpu"))
     assert "\n" not in str(caught.value)
 
 
 def test_model_and_controlnet_that_are_nowhere_are_named_together(
         roots: Roots, manifest: WriteManifest) -> None:
     with pytest.raises(ModelError) as caught:
-        extract(manifest(**sections("sd15")), roots, device="cpu")
+        extract(Workspace(manifest(**sections("sd15")), roots, "cpu"))
     assert [line.split("'")[1] if "'sd15'" in line else line.split(":")[0]
             for line in str(caught.value).splitlines()] == ["sd15", "nets/canny"]
 
 
 def test_a_plan_without_the_model_assumes_stable_diffusion(roots: Roots,
                                                            manifest: WriteManifest) -> None:
-    said = plan(manifest(model={"source": "org/sd-1-5"}, conv={"plain": PROMPT}), roots)
+    said = plan(Workspace(manifest(model={"source": "org/sd-1-5"}, conv={"plain": PROMPT}), roots))
     shapes = next(line.shapes for line in said.lines if line.name == "plain")
     assert shapes == {"up0": (1280, 16, 16), "up1": (1280, 32, 32), "up2": (640, 64, 64),
                       "up3": (320, 64, 64)}
@@ -176,7 +177,7 @@ def test_the_real_architecture_at_512_pixels(roots: Roots, manifest: WriteManife
         dataset={"name": "toyworld", "train": 1, "val": 0, "test": 1, "image_size": 512},
         model={"source": "sd15", "dtype": "bfloat16"}, conv={"plain": PROMPT},
         attention={"attn": {"prompt": "a photo"}}, store={"batch": 1})
-    result = extract(loaded, roots, device="cpu")
+    result = extract(Workspace(loaded, roots, "cpu"))
     store = FeatureStore.open(result.store)
     assert [store["plain"][n].shape[1:] for n in store["plain"]] == [
         (1280, 16, 16), (1280, 32, 32), (640, 64, 64), (320, 64, 64)]

@@ -39,6 +39,7 @@ from gate_cache.diffusion.text.captioner import Captioner, find_captioner, open_
 from gate_cache.extraction.caption import caption
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded
+from gate_cache.workspace.workspace import Workspace
 
 A, B = "a" * 64, "b" * 64
 CPU = torch.device("cpu")
@@ -271,7 +272,7 @@ class Stops(Silent):
 
 def run(loaded: Loaded, models: Path, roots: Roots, **more: Any) -> Any:
     places = Roots(roots.data, models, roots.stores, roots.runs)
-    return caption(loaded, places, model="blip", batch=2, device="cpu", **more)
+    return caption(Workspace(loaded, places, "cpu"), model="blip", batch=2, **more)
 
 
 def test_every_image_gets_a_caption(manifest: WriteManifest, models: Path, roots: Roots) -> None:
@@ -294,7 +295,7 @@ def test_captions_go_where_the_manifest_looks_for_them(
     loaded = manifest(captions="mine.jsonl", attention={}, conv={
         "a": {"prompt": "{caption}, high quality", "maps": ["up0"]}})
     assert run(loaded, models, roots).path == roots.data / "mine.jsonl"
-    assert extract(loaded, roots, device="cpu").rows["a"] == 7
+    assert extract(Workspace(loaded, roots, "cpu")).rows["a"] == 7
     assert run(loaded, models, roots, out="other.jsonl").path == roots.data / "other.jsonl"
 
 
@@ -355,5 +356,5 @@ def test_full_memory_is_one_line(manifest: WriteManifest, models: Path, roots: R
 def test_a_captioner_that_is_not_found_leaves_no_file(manifest: WriteManifest,
                                                       roots: Roots) -> None:
     with pytest.raises(ModelError):
-        caption(manifest(), roots, model="org/none", device="cpu")
+        caption(Workspace(manifest(), roots, "cpu"), model="org/none")
     assert not roots.data.exists()

@@ -22,6 +22,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.extraction.cluster import local, own_environment, run
 from gate_cache.extraction.extract import Spread, extract, own_threads
 from gate_cache.extraction.status import status
+from gate_cache.workspace.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +52,11 @@ def test_only_the_start_of_this_process_decides_its_threads(
 
 def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) -> None:
     spread = Spread(scheduler=cluster.scheduler_address)
-    result = extract(toy[0], roots, device="cpu", spread=spread)
+    result = extract(Workspace(toy[0], roots, "cpu"), spread=spread)
     assert result.rows == {"latents": 7, "plain": 7, "seed-1": 7, "lora": 7, "control": 7,
                            "attn": 7}
     assert_same(result.store, toy[2])
-    assert not any(extract(toy[0], roots, device="cpu", spread=spread).rows.values())
+    assert not any(extract(Workspace(toy[0], roots, "cpu"), spread=spread).rows.values())
 
 
 def test_a_lost_workers_block_is_done_by_another(toy: Toy, roots: Roots, cluster: Any) -> None:
@@ -69,12 +70,12 @@ def test_a_lost_workers_block_is_done_by_another(toy: Toy, roots: Roots, cluster
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    result = extract(toy[0], roots, device="cpu",
+    result = extract(Workspace(toy[0], roots, "cpu"),
                      spread=Spread(scheduler=cluster.scheduler_address))
     killer.join(timeout=60)
     assert not killer.is_alive()
     assert_same(result.store, toy[2])
-    assert all(c.state == "done" for c in status(toy[0], roots).combos)
+    assert all(c.state == "done" for c in status(Workspace(toy[0], roots)).combos)
 
 
 def test_an_image_that_cannot_be_read_is_one_line(manifest: WriteManifest, roots: Roots,
@@ -84,7 +85,8 @@ def test_an_image_that_cannot_be_read_is_one_line(manifest: WriteManifest, roots
     (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     loaded = manifest(dataset={"name": "folder", "root": "images"})
     with pytest.raises((UserError, DataError), match=r"a\.png: cannot be read") as caught:
-        extract(loaded, roots, device="cpu", spread=Spread(scheduler=cluster.scheduler_address))
+        extract(Workspace(loaded, roots, "cpu"),
+                spread=Spread(scheduler=cluster.scheduler_address))
     assert "\n" not in str(caught.value)
 
 
@@ -92,7 +94,7 @@ def test_a_scheduler_that_does_not_answer_is_named(toy: Toy, roots: Roots,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gate_cache.extraction.cluster.TIMEOUT", "0.2s")
     with pytest.raises(UserError, match=r"tcp://127\.0\.0\.1:9: no dask scheduler answers there"):
-        extract(toy[0], roots, device="cpu", spread=Spread(scheduler="tcp://127.0.0.1:9"))
+        extract(Workspace(toy[0], roots, "cpu"), spread=Spread(scheduler="tcp://127.0.0.1:9"))
 
 
 class Fails(WorkerPlugin):

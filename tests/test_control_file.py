@@ -30,6 +30,7 @@ from gate_cache.diffusion.techniques.controlnet import ControlNet
 from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.specs import ControlNetSpec, IPAdapterSpec
+from gate_cache.workspace.workspace import Workspace
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 HORSE = {"prompt": "a horse"}
@@ -117,7 +118,7 @@ def test_a_single_file_is_what_its_folder_is(home: Roots, name: str,
         dataset={"name": "toyworld", "train": 1, "val": 0, "test": 0}, attention={},
         model={"source": name, "size": 64}, store={"dtype": "float32", "batch": 1},
         conv={**{k: {**HORSE, "controlnet": v} for k, v in nets.items()}, "plain": HORSE})
-    store = FeatureStore.open(extract(loaded, home, device="cpu").store)
+    store = FeatureStore.open(extract(Workspace(loaded, home, "cpu")).store)
     for m in store["plain"]:
         assert np.array_equal(store["folder"][m][:], store["file"][m][:])
     assert not np.array_equal(store["plain"]["up1"][:], store["file"]["up1"][:])

@@ -28,6 +28,7 @@ from gate_cache.store import holding
 from gate_cache.store.check.verify import verify
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.places import local
+from gate_cache.workspace.workspace import Workspace
 
 CALLS = ("open", "writev", "fsync", "replace")
 
@@ -214,7 +215,7 @@ def test_a_hundred_random_kills_change_no_byte(tmp_path: Path, manifest: WriteMa
                       conv={"a": PROMPT, "b": {**PROMPT, "seed": 1}}, attention={},
                       store={"block": 2, "batch": 2})
     roots = [Roots(stores=tmp_path / name) for name in ("straight", "killed")]
-    expected = files(extract(loaded, roots[0], device="cpu").store)
+    expected = files(extract(Workspace(loaded, roots[0], "cpu")).store)
     store, rng = roots[1].stores / "toy.zarr", random.Random(0)
     kills = further = ends = 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -27,6 +27,7 @@ from gate_cache.manifest.load import Loaded, load
 from gate_cache.training.train import train
 from gate_cache.workspace import data_summary
 from gate_cache.workspace.data_summary import data, need_trainable, short
+from gate_cache.workspace.workspace import Workspace
 
 THING = np.zeros((8, 8), np.uint8)
 THING[2:6, 2:6] = 1  # 16 of 64 pixels
@@ -48,7 +49,7 @@ def roots(home: Path) -> Roots:
 
 
 def counted(home: Path, dataset: dict[str, Any]) -> Summary:
-    return data(manifest(home, dataset), roots(home), Silent())
+    return data(Workspace(manifest(home, dataset), roots(home)))
 
 
 def masks(home: Path, **of_split: list[Any]) -> Path:
@@ -225,10 +226,10 @@ def test_reduced_labels_are_a_fault(tmp_path: Path) -> None:
 def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
     home = table(tmp_path, "cat/a.png,nose,one,1")
     with pytest.raises(DataError, match="are no numbers"):
-        validate(manifest(home, PAIRS), roots(home))
+        validate(Workspace(manifest(home, PAIRS), roots(home)))
     home = tmp_path / "other"
     home.mkdir()
-    assert "not found" in validate(manifest(home, PAIRS), roots(home)).absent[0]
+    assert "not found" in validate(Workspace(manifest(home, PAIRS), roots(home))).absent[0]
 
 
 @pytest.mark.parametrize(("make", "dataset", "head", "line"), [
@@ -252,10 +253,10 @@ def test_what_cannot_be_trained_on_is_one_line(tmp_path: Path, make: Any, datase
                                                line: str) -> None:
     loaded = manifest(make(tmp_path), dataset, head)
     with pytest.raises(UserError, match=f"m.yaml: dataset: .*{line}") as caught:
-        need_trainable(data(loaded, roots(tmp_path), Silent()), loaded, head)
+        need_trainable(data(Workspace(loaded, roots(tmp_path))), loaded, head)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=line):
-        train(loaded, roots(tmp_path))
+        train(Workspace(loaded, roots(tmp_path)))
 
 
 # -------------------------------------------------------------------------------- remembering

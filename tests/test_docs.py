@@ -36,6 +36,7 @@ from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.toyworld import draw
+from gate_cache.workspace.workspace import Workspace
 
 NAMES = [p.relative_to(ROOT).as_posix() for p in PAGES]
 FEW = {"train": 10, "val": 0, "test": 9}
@@ -58,8 +59,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = home / "data" / "images" / scene.category / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene.image).save(path)
-    extract(load(home / "manifests" / "toyworld.yaml"),
-            Roots(*(home / n for n in ("data", "models", "stores", "runs"))), device="cpu")
+    roots = Roots(*(home / n for n in ("data", "models", "stores", "runs")))
+    extract(Workspace.open(home / "manifests" / "toyworld.yaml", roots, "cpu"))
     return home
 
 

@@ -41,6 +41,7 @@ from gate_cache.store.format.layout import group_footprint
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import StoreWriter, open_writer
+from gate_cache.workspace.workspace import Workspace
 
 ENCODINGS = (
     Encoding("float16"), Encoding("float32"), Encoding("bfloat16"), Encoding("int8"),
@@ -397,13 +398,13 @@ def test_extract_stores_as_the_manifest_says_and_tells_it(
     own = {"conv": {"plain": PROMPT}, "attention": {}}
     few = {"name": "toyworld", "train": 4, "val": 0, "test": 0}
     loaded = manifest(**own, dataset=few, store=section(encoding))
-    planned = plan(loaded, roots)
+    planned = plan(Workspace(loaded, roots))
     show_plan(planned)
     out = capsys.readouterr().out
     assert f"maps as {encoding}" in out and ("≤" in out) == bool(encoding.codec)
-    path = extract(loaded, roots, device="cpu").store
-    exact = extract(manifest("exact.yaml", **own, dataset=few, store={
-        **section(Encoding("float32")), "path": "exact.zarr"}), roots, device="cpu").store
+    path = extract(Workspace(loaded, roots, "cpu")).store
+    exact = extract(Workspace(manifest("exact.yaml", **own, dataset=few, store={
+        **section(Encoding("float32")), "path": "exact.zarr"}), roots, "cpu")).store
     view, truth = (FeatureStore.open(p)["plain"] for p in (path, exact))
     assert view.fingerprint == truth.fingerprint
     for name in view:
@@ -415,7 +416,7 @@ def test_extract_stores_as_the_manifest_says_and_tells_it(
     before = {n: view[n][:] for n in view}
     later = manifest(**own, store={"block": 3, "batch": 2, "path": "toy.zarr"},
                      dataset={**few, "train": 5})
-    assert extract(later, roots, device="cpu", progress=Lines()).rows["plain"] == 1
+    assert extract(Workspace(later, roots, "cpu", Lines())).rows["plain"] == 1
     assert f"plain in {encoding}" in capsys.readouterr().err
     again = FeatureStore.open(path)["plain"]
     for name, values in before.items():

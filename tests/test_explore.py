@@ -33,6 +33,7 @@ from gate_cache.training.inputs import Study
 from gate_cache.training.sweep import sweep
 from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
+from gate_cache.workspace.workspace import Workspace
 
 QUICK: dict[str, Any] = {"steps": 2, "batch": 2, "validate_steps": 2, "assigners": 2}
 CHOSEN = ["good", "noise-0"]
@@ -172,7 +173,7 @@ def test_a_point_is_found_where_the_feature_knows_it(explorer: Explorer) -> None
 def test_features_are_those_that_training_compares(home: Path, explorer: Explorer) -> None:
     """Every feature's matches are those of the model that `train` judges with."""
     loaded = manifest(home, **QUICK, attention="attn", combos=CHOSEN)
-    study = open_any(loaded, Roots(stores=home / "stores"), "cpu", Silent())
+    study = open_any(Workspace(loaded, Roots(stores=home / "stores"), "cpu"))
     assert isinstance(study, Study)
     gate = study.gate(study.spec)
     find_trained(home / "nn" / "run").load(gate, loaded)
@@ -194,8 +195,8 @@ def test_match_means_the_same_by_a_combo(toy: tuple[Loaded, Roots, Path]) -> Non
     a, b = explorer.ids[:2]
     assert len(explorer.view("attn").maps) > 2
     for name in loaded.manifest.combos:
-        describer = of_combo(loaded, roots, Silent(), name, "cpu")
-        matched = match_images(loaded, roots, describer, (a, b), Silent(), grid=4)
+        describer = of_combo(Workspace(loaded, roots, "cpu"), name)
+        matched = match_images(Workspace(loaded, roots), describer, (a, b), grid=4)
         shares = matched.points / explorer.image(a).size[::-1]
         seen = [explorer.matcher.match(matched.feature, explorer.row(a), (x, y), explorer.row(b))
                 for x, y in shares]
@@ -231,12 +232,12 @@ def test_a_sweeps_trial_is_found_with_its_combos(home: Path, tmp_path: Path) -> 
     loaded = manifest(tmp_path, **QUICK, combos=["noise-0", "good"], attention=False)
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"trials": [
         {"name": "both"}, {"name": "one", "combos": ["noise-0"]}]}))
-    sweep(loaded, load_sweep(tmp_path / "s.yaml", loaded), Roots(stores=home / "stores"),
-          folder=tmp_path / "out", device="cpu")
+    sweep(Workspace(loaded, Roots(stores=home / "stores"), "cpu"),
+          load_sweep(tmp_path / "s.yaml", loaded), tmp_path / "out")
     explorer = opened(home, runs=[tmp_path / "out"], trial="one")
     one = explorer.matcher.match("run out one", 0, (0.3, 0.4), 8)
-    described = of_run(tmp_path / "out", loaded, Roots(stores=home / "stores"), Silent(),
-                       trial="one", device="cpu")
+    described = of_run(Workspace(loaded, Roots(stores=home / "stores"), "cpu"), tmp_path / "out",
+                       trial="one")
     assert described.feature.name == "run out one"
     noise = explorer.matcher.match("combo noise-0", 0, (0.3, 0.4), 8)
     np.testing.assert_allclose(one.values, noise.values, atol=1e-4)

@@ -45,6 +45,7 @@ from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.places.disk import bytes_below
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.workspace.device import out_of_memory
+from gate_cache.workspace.workspace import Workspace
 
 Toy = tuple[Loaded, Roots, Path]
 FOLDER: dict[str, Any] = {
@@ -122,7 +123,7 @@ def test_combos_differ_and_seeds_differ(toy: Toy) -> None:
 
 def test_the_plan_is_what_lands_on_disk(toy: Toy) -> None:
     loaded, roots, path = toy
-    said = plan(loaded, roots)
+    said = plan(Workspace(loaded, roots))
     assert said.files == sum(len(files) for _, _, files in os.walk(path))
     assert abs(said.bytes / bytes_below(path) - 1) < 0.02
     assert said.images == 7
@@ -135,14 +136,14 @@ def test_what_combos_share_changes_no_byte(roots: Roots, manifest: WriteManifest
     conv = {"plain": {"prompt": "a photo"}, "seed-1": {"prompt": "a photo", "seed": 1},
             "horse": PROMPT, "control": CONTROL}
     sections: dict[str, dict[str, Any]] = {"conv": conv, "attention": {"attn": CONTROL}}
-    together = extract(manifest("all.yaml", **sections), roots, device="cpu").store
-    said = plan(manifest("all.yaml", **sections), roots)
+    together = extract(Workspace(manifest("all.yaml", **sections), roots, "cpu")).store
+    said = plan(Workspace(manifest("all.yaml", **sections), roots))
     assert (said.unet_passes, said.pieces.halves) == (7 * 4, 3)
     whole = {k: v for k, v in arrays(together).items() if not k.startswith("samples/")}
     for section, combos in sections.items():
         for name, combo in combos.items():
             one = {"conv": {}, "attention": {}, section: {name: combo}}
-            alone = arrays(extract(manifest(f"{name}.yaml", **one), roots, device="cpu").store)
+            alone = arrays(extract(Workspace(manifest(f"{name}.yaml", **one), roots, "cpu")).store)
             for key, value in alone.items():
                 if not key.startswith("samples/"):
                     np.testing.assert_array_equal(value, whole.pop(key, value), err_msg=key)
@@ -152,7 +153,7 @@ def test_what_combos_share_changes_no_byte(roots: Roots, manifest: WriteManifest
 def test_a_second_run_does_nothing(toy: Toy) -> None:
     loaded, roots, path = toy
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
-    again = extract(loaded, roots, device="cpu")
+    again = extract(Workspace(loaded, roots, "cpu"))
     assert again.new_images == 0
     assert not any(again.rows.values())
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()} == before
@@ -160,9 +161,9 @@ def test_a_second_run_does_nothing(toy: Toy) -> None:
 
 def assert_goes_on(toy: Toy, roots: Roots) -> None:
     """A part is done, in whole blocks; the rest and no more is computed, to the same bytes."""
-    done = {c.name: c.done for c in status(toy[0], roots).combos}
+    done = {c.name: c.done for c in status(Workspace(toy[0], roots)).combos}
     assert 0 < sum(done.values()) < 5 * 7 and set(done.values()) <= {0, 1, 3, 4, 6, 7}, done
-    result = extract(toy[0], roots, device="cpu")
+    result = extract(Workspace(toy[0], roots, "cpu"))
     assert {k: 7 - v for k, v in done.items()} == {k: result.rows[k] for k in done}
     assert_same(result.store, toy[2])
 
@@ -178,7 +179,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots,
 
     monkeypatch.setattr(GroupWriter, "write_stored", stop_at_fifth)
     with pytest.raises(KeyboardInterrupt):
-        extract(toy[0], roots, device="cpu")
+        extract(Workspace(toy[0], roots, "cpu"))
     monkeypatch.undo()
     assert_goes_on(toy, roots)
 
@@ -193,13 +194,13 @@ def test_a_killed_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not status(toy[0], roots).complete
-    assert_same(extract(toy[0], roots, device="cpu").store, toy[2])
+    assert not status(Workspace(toy[0], roots)).complete
+    assert_same(extract(Workspace(toy[0], roots, "cpu")).store, toy[2])
 
 
 def test_two_at_once_share_the_work(toy: Toy, roots: Roots) -> None:
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: extract(toy[0], roots, device="cpu"), range(2)))
+        both = list(pool.map(lambda _: extract(Workspace(toy[0], roots, "cpu")), range(2)))
     assert sorted(sum(b.rows.values()) for b in both) == [0, 42]
     assert_same(both[0].store, toy[2])
 
@@ -208,16 +209,16 @@ def test_new_combos_and_order_change_no_byte(toy: Toy, roots: Roots,
                                              manifest: WriteManifest) -> None:
     """One combo today, the others tomorrow, in another order."""
     combos = TOY["conv"]
-    extract(manifest(conv={"control": combos["control"]}, attention={}), roots, device="cpu")
+    extract(Workspace(manifest(conv={"control": combos["control"]}, attention={}), roots, "cpu"))
     reordered = {name: combos[name] for name in reversed(combos)}
-    result = extract(manifest(conv=reordered), roots, device="cpu")
+    result = extract(Workspace(manifest(conv=reordered), roots, "cpu"))
     assert result.rows["control"] == 0
     assert result.rows["latents"] == 0
     assert_same(result.store, toy[2])
 
 
 def test_the_batch_size_changes_values_within_rounding(toy: Toy, roots: Roots) -> None:
-    other = extract(toy[0], roots, device="cpu", batch=3).store
+    other = extract(Workspace(toy[0], roots, "cpu"), batch=3).store
     for name, value in arrays(toy[2]).items():
         if "/up" in name:
             found = arrays(other)[name].astype(np.float32)
@@ -228,10 +229,10 @@ def test_an_edited_prompt_is_another_combo_and_status_says_why(
         toy: Toy, roots: Roots, manifest: WriteManifest) -> None:
     shutil.copytree(toy[1].stores, roots.stores)
     edited = manifest(conv={**TOY["conv"], "plain": {"prompt": "a boat"}})
-    (found,) = [c for c in status(edited, roots).combos if c.state != "done"]
+    (found,) = [c for c in status(Workspace(edited, roots)).combos if c.state != "done"]
     assert (found.name, found.state) == ("plain", "stale")
     assert found.why == ['prompt changed: "a photo of a horse, high quality" → "a boat"']
-    assert extract(edited, roots, device="cpu").rows == {
+    assert extract(Workspace(edited, roots, "cpu")).rows == {
         "latents": 0, "plain": 7, "seed-1": 0, "lora": 0, "control": 0, "attn": 0}
 
 
@@ -239,10 +240,10 @@ def test_images_added_later_are_all_that_is_computed(roots: Roots,
                                                      manifest: WriteManifest) -> None:
     loaded = manifest(**FOLDER)
     photos(roots, 4)
-    extract(loaded, roots, device="cpu")
+    extract(Workspace(loaded, roots, "cpu"))
     old = FeatureStore.open(roots.stores / "toy.zarr")["plain"]["up2"][:]
     photos(roots, 8)
-    result = extract(loaded, roots, device="cpu")
+    result = extract(Workspace(loaded, roots, "cpu"))
     assert (result.new_images, result.rows) == (4, {"latents": 4, "plain": 4})
     store = FeatureStore.open(result.store)
     np.testing.assert_array_equal(store["plain"]["up2"][:4], old)
@@ -252,9 +253,9 @@ def test_images_added_later_are_all_that_is_computed(roots: Roots,
 def test_a_changed_image_gets_a_new_row(roots: Roots, manifest: WriteManifest) -> None:
     loaded = manifest(**FOLDER)
     folder = photos(roots, 3)
-    extract(loaded, roots, device="cpu")
+    extract(Workspace(loaded, roots, "cpu"))
     shutil.copy(folder / "00.png", folder / "02.png")
-    result = extract(loaded, roots, device="cpu")
+    result = extract(Workspace(loaded, roots, "cpu"))
     assert (result.new_images, result.rows["plain"]) == (1, 1)
     store = FeatureStore.open(result.store)
     assert store.samples.ids.count("duck/02.png") == 2
@@ -264,26 +265,26 @@ def test_a_changed_image_gets_a_new_row(roots: Roots, manifest: WriteManifest) -
 def test_where_the_data_was_is_remembered_beside_the_store(roots: Roots, tmp_path: Path,
                                                           manifest: WriteManifest) -> None:
     photos(roots, 3)
-    extract(manifest(**FOLDER), roots, device="cpu")
+    extract(Workspace(manifest(**FOLDER), roots, "cpu"))
     elsewhere = Roots(tmp_path / "nothing", roots.models, roots.stores, roots.runs)
-    found = status(manifest(**FOLDER), elsewhere)
+    found = status(Workspace(manifest(**FOLDER), elsewhere))
     assert found.complete
     assert f"taken from {roots.data}, where extract found it" in found.notes[0]
     shutil.rmtree(roots.data)
     with pytest.raises(DataError, match=f"{elsewhere.data}/photos: image folder not found"):
-        status(manifest(**FOLDER), elsewhere)
+        status(Workspace(manifest(**FOLDER), elsewhere))
 
 
 def test_touching_and_moving_files_recomputes_nothing(roots: Roots, tmp_path: Path,
                                                      manifest: WriteManifest) -> None:
     folder = photos(roots, 3)
-    extract(manifest(**FOLDER), roots, device="cpu")
+    extract(Workspace(manifest(**FOLDER), roots, "cpu"))
     os.utime(folder / "00.png", (1, 1))
     moved = Roots(tmp_path / "data2", roots.models, tmp_path / "stores2", roots.runs)
     shutil.move(roots.data, moved.data)
     shutil.move(roots.stores, moved.stores)
     again = manifest("renamed.yaml", **FOLDER, store={**TOY["store"], "path": "toy.zarr"})
-    assert not any(extract(again, moved, device="cpu").rows.values())
+    assert not any(extract(Workspace(again, moved, "cpu")).rows.values())
 
 
 def more(manifest: WriteManifest) -> Loaded:
@@ -294,10 +295,10 @@ def test_a_new_combo_leaves_out_rows_whose_image_is_gone(roots: Roots,
                                                         manifest: WriteManifest) -> None:
     """Neither are they computed from another content, nor do they stop the others."""
     folder = photos(roots, 5)
-    extract(manifest(**FOLDER), roots, device="cpu")
+    extract(Workspace(manifest(**FOLDER), roots, "cpu"))
     shutil.copy(folder / "00.png", folder / "02.png")
     (folder / "04.png").unlink()
-    result = extract(more(manifest), roots, device="cpu")
+    result = extract(Workspace(more(manifest), roots, "cpu"))
     assert result.rows == {"latents": 1, "plain": 1, "control": 4}
     store = FeatureStore.open(result.store)
     assert store["plain"].done().all()
@@ -305,20 +306,20 @@ def test_a_new_combo_leaves_out_rows_whose_image_is_gone(roots: Roots,
     for row in (2, 4):
         with pytest.raises(RowNotDone, match="its image was gone or changed"):
             store["control"]["up1"][row]
-    assert not any(extract(more(manifest), roots, device="cpu").rows.values())
+    assert not any(extract(Workspace(more(manifest), roots, "cpu")).rows.values())
 
 
 def test_an_image_that_comes_back_is_computed_then(roots: Roots, manifest: WriteManifest,
                                                    tmp_path: Path) -> None:
     folder = photos(roots, 5)
-    extract(manifest(**FOLDER), roots, device="cpu")
+    extract(Workspace(manifest(**FOLDER), roots, "cpu"))
     shutil.move(folder / "04.png", tmp_path / "04.png")
-    extract(more(manifest), roots, device="cpu")
+    extract(Workspace(more(manifest), roots, "cpu"))
     shutil.move(tmp_path / "04.png", folder / "04.png")
-    result = extract(more(manifest), roots, device="cpu")
+    result = extract(Workspace(more(manifest), roots, "cpu"))
     assert result.rows == {"latents": 0, "plain": 0, "control": 2}  # its block of rows 3 and 4
     other = Roots(roots.data, roots.models, tmp_path / "fresh", roots.runs)
-    straight = FeatureStore.open(extract(more(manifest), other, device="cpu").store)
+    straight = FeatureStore.open(extract(Workspace(more(manifest), other, "cpu")).store)
     again = FeatureStore.open(result.store)
     for name in again["control"]:
         np.testing.assert_array_equal(again["control"][name][:], straight["control"][name][:])
@@ -329,17 +330,17 @@ def test_fewer_images_in_the_manifest_leave_the_store_usable(
     shutil.copytree(toy[1].stores, roots.stores)
     fewer = manifest(dataset={"name": "toyworld", "train": 2, "val": 0, "test": 3},
                      conv={"new": {"prompt": "a boat"}}, attention={})
-    assert extract(fewer, roots, device="cpu").rows == {"latents": 0, "new": 5}
+    assert extract(Workspace(fewer, roots, "cpu")).rows == {"latents": 0, "new": 5}
 
 
 def test_damaged_kept_rows_are_refused_not_marked_done_again(
         roots: Roots, manifest: WriteManifest) -> None:
     photos(roots, 4)
-    store = extract(manifest(**FOLDER), roots, device="cpu").store
+    store = extract(Workspace(manifest(**FOLDER), roots, "cpu")).store
     next(store.glob("plain-*/up1/c/1/0/0/0")).unlink()
     photos(roots, 5)
     with pytest.raises(StoreError, match="a finished block is missing or damaged"):
-        extract(manifest(**FOLDER), roots, device="cpu")
+        extract(Workspace(manifest(**FOLDER), roots, "cpu"))
 
 
 def test_what_a_store_keeps_to_is_said(toy: Toy, capsys: pytest.CaptureFixture[str],
@@ -347,7 +348,7 @@ def test_what_a_store_keeps_to_is_said(toy: Toy, capsys: pytest.CaptureFixture[s
     from gate_cache.report.terminal.console import Lines
 
     changed = manifest(store={"block": 5, "batch": 4, "dtype": "float32", "path": "toy.zarr"})
-    assert not any(extract(changed, toy[1], device="cpu", progress=Lines()).rows.values())
+    assert not any(extract(Workspace(changed, toy[1], "cpu", Lines())).rows.values())
     said = capsys.readouterr().err
     for words in ("blocks of 3", "batches of 2", "plain in float16"):
         assert words in said
@@ -360,7 +361,7 @@ def test_all_damaged_images_are_named_before_anything_is_stored(
     (folder / "01.png").write_bytes(whole[: len(whole) // 2])
     (folder / "03.png").write_text("no picture")
     with pytest.raises(DataError) as caught:
-        extract(manifest(**FOLDER), roots, device="cpu")
+        extract(Workspace(manifest(**FOLDER), roots, "cpu"))
     lines = str(caught.value).splitlines()
     assert [("01.png" in line, "03.png" in line) for line in lines] == [(True, False),
                                                                        (False, True)]
@@ -369,7 +370,7 @@ def test_all_damaged_images_are_named_before_anything_is_stored(
 
 def test_a_missing_data_set_is_named(roots: Roots, manifest: WriteManifest) -> None:
     with pytest.raises(DataError, match="photos: image folder not found"):
-        extract(manifest(**FOLDER), roots, device="cpu")
+        extract(Workspace(manifest(**FOLDER), roots, "cpu"))
     assert not roots.stores.exists()
 
 
@@ -377,7 +378,7 @@ def test_every_missing_weight_is_named_at_once(roots: Roots, manifest: WriteMani
     combos = {"a": {"prompt": "a", "lora": {"source": "styles/dusk.safetensors"}},
               "b": {"prompt": "b", "controlnet": {"source": "nets/depth"}}}
     with pytest.raises(ModelError) as caught:
-        extract(manifest(conv=combos), roots, device="cpu")
+        extract(Workspace(manifest(conv=combos), roots, "cpu"))
     assert "styles/dusk.safetensors: no such LoRA file" in str(caught.value)
     assert "nets/depth" in str(caught.value)
     assert not roots.stores.exists()
@@ -388,7 +389,7 @@ def test_a_lora_file_below_the_models_root_is_used(roots: Roots, manifest: Write
     (roots.models / "styles").mkdir(parents=True)
     shutil.copy(LORAS["tiny/moderate"], roots.models / "styles/moderate.safetensors")
     combos = {"lora": {"prompt": "a photo", "lora": {"source": "styles/moderate.safetensors"}}}
-    result = extract(manifest(conv=combos, attention={}), roots, device="cpu")
+    result = extract(Workspace(manifest(conv=combos, attention={}), roots, "cpu"))
     np.testing.assert_array_equal(FeatureStore.open(result.store)["lora"]["up1"][:],
                                   FeatureStore.open(toy[2])["lora"]["up1"][:])
 
@@ -404,7 +405,7 @@ def test_a_full_disk_keeps_what_is_done(toy: Toy, roots: Roots,
 
     monkeypatch.setattr(LocalFolder, "write", fill_up)
     with pytest.raises(DiskError, match=r"toy\.zarr: the disk is full"):
-        extract(toy[0], roots, device="cpu")
+        extract(Workspace(toy[0], roots, "cpu"))
     monkeypatch.undo()
     assert_goes_on(toy, roots)
 
@@ -414,7 +415,7 @@ def test_too_small_a_disk_is_refused_before_the_model_is_loaded(
     usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)  # type: ignore[attr-defined]
     monkeypatch.setattr("gate_cache.store.places.disk.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DiskError, match=r"needs .* but only 1\.0 kB are free"):
-        extract(toy[0], roots, device="cpu")
+        extract(Workspace(toy[0], roots, "cpu"))
 
 
 def test_values_beyond_float16_are_refused(toy: Toy, roots: Roots,
@@ -429,24 +430,24 @@ def test_values_beyond_float16_are_refused(toy: Toy, roots: Roots,
 
     monkeypatch.setattr(Extractor, "run", large)
     with pytest.raises(StoreError, match=r"not finite; try float32 as store\.dtype"):
-        extract(toy[0], roots, device="cpu")
+        extract(Workspace(toy[0], roots, "cpu"))
 
 
 def test_a_device_that_is_not_there_is_named(toy: Toy, roots: Roots) -> None:
     with pytest.raises(UserError, match="--device nowhere: not to be used here"):
-        extract(toy[0], roots, device="nowhere")
+        extract(Workspace(toy[0], roots, "nowhere"))
 
 
 def test_a_map_the_model_lacks_is_named(roots: Roots, manifest: WriteManifest) -> None:
     combos = {"a": {"prompt": "a", "maps": ["up2", "up7"]}}
     with pytest.raises(ModelError, match="no map 'up7'"):
-        extract(manifest(conv=combos), roots, device="cpu")
+        extract(Workspace(manifest(conv=combos), roots, "cpu"))
 
 
 def test_only_the_maps_that_are_wanted_are_stored(roots: Roots, manifest: WriteManifest,
                                                  toy: Toy) -> None:
     combos = {"plain": {**PROMPT, "maps": ["up2"]}}
-    result = extract(manifest(conv=combos, attention={}), roots, device="cpu")
+    result = extract(Workspace(manifest(conv=combos, attention={}), roots, "cpu"))
     view = FeatureStore.open(result.store)["plain"]
     assert view.maps == ("up2",)
     np.testing.assert_array_equal(view["up2"][:], FeatureStore.open(toy[2])["plain"]["up2"][:])
@@ -466,7 +467,7 @@ def test_memory_that_is_full_is_one_line(toy: Toy, roots: Roots, monkeypatch: py
 
     monkeypatch.setattr(Extractor, "encode", full)
     with pytest.raises(UserError, match=re.escape(says)):
-        extract(toy[0], roots, device="cpu", batch=batch)
+        extract(Workspace(toy[0], roots, "cpu"), batch=batch)
 
 
 def test_other_errors_are_not_taken_for_a_full_memory() -> None:

@@ -45,10 +45,12 @@ from gate_cache.diffusion.passes.recipes import latents_recipe, plan_combos
 from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.extract import extract
+from gate_cache.extraction.lora.files import LoraOutput
 from gate_cache.extraction.lora.train import train_lora
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate
 from gate_cache.manifest.specs import ModelSpec
+from gate_cache.workspace.workspace import Workspace
 
 CPU = torch.device("cpu")
 TEXT, PIXELS = ("sd1", "sd2", "sdxl"), ("ddpm", "bare")
@@ -128,8 +130,8 @@ def test_extract_resumes_and_yields_the_plan(name: str, home: Roots, manifest: W
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after a block and run again; the modules are then what they were."""
     loaded, digests = manifest(**sections(name)), [state_digest(opened(home.models, name))]
-    assert validate(loaded, home).absent == []
-    planned = plan(loaded, home)
+    assert validate(Workspace(loaded, home)).absent == []
+    planned = plan(Workspace(loaded, home))
 
     run, close = Engine.run, Extractor.close
 
@@ -144,10 +146,10 @@ def test_extract_resumes_and_yields_the_plan(name: str, home: Roots, manifest: W
     monkeypatch.setattr(Extractor, "close", closed)
     with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
         cut.setattr(Engine, "run", first_block_only)
-        extract(loaded, home, device="cpu")
-    rows = extract(loaded, home, device="cpu").rows
+        extract(Workspace(loaded, home, "cpu"))
+    rows = extract(Workspace(loaded, home, "cpu")).rows
     assert rows == {"latents": 1, **dict.fromkeys(loaded.manifest.combos, 1)}
-    assert not any(extract(loaded, home, device="cpu").rows.values())
+    assert not any(extract(Workspace(loaded, home, "cpu")).rows.values())
     store = FeatureStore.open(planned.store)
     for line in planned.lines[2:]:
         assert line.shapes == {m: store[line.name][m].shape[1:] for m in store[line.name]}
@@ -169,7 +171,7 @@ def state_digest(model: Backbone) -> str:
 
 
 def test_techniques_of_xl_change_the_maps(home: Roots, manifest: WriteManifest) -> None:
-    store = FeatureStore.open(extract(manifest(**sections("sdxl")), home, device="cpu").store)
+    store = FeatureStore.open(extract(Workspace(manifest(**sections("sdxl")), home, "cpu")).store)
     maps = {name: store[name]["up1"][:] for name in ("plain", "control", "lora", "long")}
     names = list(maps)
     assert not [(a, b) for a in names for b in names if a < b and np.array_equal(maps[a], maps[b])]
@@ -186,7 +188,7 @@ def test_guidance_and_ip_adapter_work_with_xl(home: Roots, models: Path, tmp_pat
     conv = {"steps": steps, "guided": {**steps, "guidance": {"scale": 4.0, "negative": LONG[:9]}},
             "ip": {**steps, "ip_adapter": ADAPTER}}
     loaded = manifest(**{**sections("sdxl"), "conv": conv, "attention": {}})
-    store = FeatureStore.open(extract(loaded, own, device="cpu").store)
+    store = FeatureStore.open(extract(Workspace(loaded, own, "cpu")).store)
     maps = [store[name]["up2"][:].astype(np.float32) for name in conv]
     assert np.isfinite(maps).all()
     assert not np.array_equal(maps[0], maps[1]) and not np.array_equal(maps[0], maps[2])
@@ -407,7 +409,7 @@ def test_a_ddpm_refuses_what_needs_text(home: Roots, manifest: WriteManifest, sa
     named = {"conv": {}, "attention": {}, section: {"a": combo}}
     loaded = manifest(dataset=DATA, model={"source": "ddpm", "size": 32}, **named)
     with pytest.raises(ManifestError) as caught:
-        plan(loaded, home)
+        plan(Workspace(loaded, home))
     assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
 
 
@@ -415,7 +417,7 @@ def test_a_text_model_needs_a_prompt_be_it_empty(home: Roots, manifest: WriteMan
     loaded = manifest(dataset=DATA, conv={"a": {"t": 20}, "b": {"prompt": ""}},
                       attention={"c": {"t": 10}})
     with pytest.raises(ManifestError) as caught:
-        validate(loaded, home)
+        validate(Workspace(loaded, home))
     assert [line.split(":")[0] for line in caught.value.problems] == [
         "conv.a.prompt", "attention.c.prompt"]
 
@@ -457,22 +459,22 @@ def test_a_lora_of_another_kind_is_refused(home: Roots, manifest: WriteManifest,
     conv = {"a": {"prompt": "x", "lora": {"source": lora}}}
     loaded = manifest(**{**sections("sdxl"), "conv": conv, "attention": {}})
     with pytest.raises(ModelError, match=lora):
-        extract(loaded, home, device="cpu")
+        extract(Workspace(loaded, home, "cpu"))
 
 
 @pytest.mark.parametrize("name", ["sdxl", "ddpm"])
 def test_training_a_lora_is_for_other_kinds(home: Roots, manifest: WriteManifest,
                                             name: str) -> None:
     with pytest.raises(ModelError, match=f"^{name}: .*for Stable Diffusion 1.x and 2.x only"):
-        train_lora(manifest(**sections(name)), home, LoraSettings(), images=2, steps=1,
-                   device="cpu")
+        train_lora(Workspace(manifest(**sections(name)), home, "cpu"), LoraSettings(),
+                   LoraOutput(1), images=2)
 
 
 def test_a_controlnet_of_another_kind_is_refused(home: Roots, manifest: WriteManifest) -> None:
     conv = {"a": {"prompt": "x", "controlnet": {"source": "sd2-net"}}}
     loaded = manifest(**{**sections("sdxl"), "conv": conv, "attention": {}})
     with pytest.raises(ModelError, match="this ControlNet is for another model"):
-        extract(loaded, home, device="cpu")
+        extract(Workspace(loaded, home, "cpu"))
 
 
 def test_the_time_ids_are_the_inputs_size(models: Path) -> None:

@@ -22,7 +22,6 @@ from test_train import build, one_thread  # noqa: F401
 from gate_cache.analysis.describe import of_run
 from gate_cache.cli import main
 from gate_cache.core.errors import ManifestError, OldSpelling, UserError
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.manifest.load import Loaded, load
@@ -34,6 +33,7 @@ from gate_cache.training.evaluate import evaluate
 from gate_cache.training.predict import predict
 from gate_cache.training.sweep import sweep
 from gate_cache.training.train import train
+from gate_cache.workspace.workspace import Workspace
 
 RUNS = Path(__file__).parent / "data" / "first-release-runs.zip"
 PCK = "pck@0.10/radius=box/average=point"
@@ -77,7 +77,7 @@ def folder_of(home: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", ["nn", "conv", "upernet", "pixel-mlp", "classifier"])
 def test_a_run_is_judged_as_it_was(name: str, home: Path) -> None:
     folder, run = folder_of(home, name), home / "runs" / name
-    found = evaluate(run, load(folder / f"{name}.yaml"), roots(folder), device="cpu")
+    found = evaluate(Workspace.open(folder / f"{name}.yaml", roots(folder), "cpu"), run)
     assert found.head == name
     known = {k: v for k, v in gate(run).items() if k in found.values}
     assert found.values == pytest.approx(known) and found.select in known
@@ -86,7 +86,7 @@ def test_a_run_is_judged_as_it_was(name: str, home: Path) -> None:
 def test_a_trial_is_judged_as_it_was(home: Path) -> None:
     run = home / "runs" / "sweep"
     trial = "gamma1=0.5,seed=1"
-    found = evaluate(run, load(home / "sweep.yaml"), roots(home), trial=trial, device="cpu")
+    found = evaluate(Workspace.open(home / "sweep.yaml", roots(home), "cpu"), run, trial=trial)
     known = json.loads((run / "trials" / f"{trial}.json").read_text())["test"]
     assert found.values == pytest.approx(known)
 
@@ -94,13 +94,13 @@ def test_a_trial_is_judged_as_it_was(home: Path) -> None:
 @pytest.mark.parametrize("name", ["upernet", "pixel-mlp"])
 def test_a_run_predicts(name: str, home: Path) -> None:
     folder = home / "masks"
-    found = predict(home / "runs" / name, load(folder / f"{name}.yaml"), roots(folder), Silent(),
-                    device="cpu")
+    found = predict(Workspace.open(folder / f"{name}.yaml", roots(folder), "cpu"),
+                    home / "runs" / name)
     assert found.head == name and len(list(found.each)) == 4
 
 
 def test_a_run_describes_points(home: Path) -> None:
-    described = of_run(home / "runs" / "conv", load(home / "conv.yaml"), roots(home), Silent())
+    described = of_run(Workspace.open(home / "conv.yaml", roots(home)), home / "runs" / "conv")
     store = FeatureStore.open(home / "stores" / "toy.zarr")
     assert described(store.samples.ids[0]).lengths.shape == (8, 8)  # train.resolution
 
@@ -119,12 +119,12 @@ def test_what_is_unfinished_is_refused_and_left(home: Path) -> None:
     half = home / "runs" / "half"
     before = {p: p.read_bytes() for p in half.rglob("*") if p.is_file()}
     with pytest.raises(UserError, match="no unfinished run with these settings; give --out"):
-        train(load(home / "nn.yaml"), roots(home), device="cpu", run=half)
+        train(Workspace.open(home / "nn.yaml", roots(home), "cpu"), run=half)
     assert {p: p.read_bytes() for p in half.rglob("*") if p.is_file()} == before
     loaded = load(home / "sweep.yaml")
     with pytest.raises(UserError, match="holds another sweep, or one over other features"):
-        sweep(loaded, load_sweep(home / "trials.yaml", loaded), roots(home),
-              folder=home / "runs" / "half-sweep", device="cpu")
+        sweep(Workspace(loaded, roots(home), "cpu"), load_sweep(home / "trials.yaml", loaded),
+              home / "runs" / "half-sweep")
 
 
 @pytest.mark.parametrize("name", ["nn", "conv", "upernet", "pixel-mlp", "classifier"])
@@ -136,7 +136,7 @@ def test_the_same_training_has_the_same_result(name: str, home: Path, tmp_path: 
         manifest.manifest.train.model_dump(mode="json") | {"head": _searched_in_cells(manifest)})
     manifest = manifest.model_copy(update={"manifest": manifest.manifest.model_copy(
         update={"train": spec})})
-    found = train(manifest, roots(folder), device="cpu", run=tmp_path / "r")
+    found = train(Workspace(manifest, roots(folder), "cpu"), run=tmp_path / "r")
     then = gate(whole)
     assert {k: v for k, v in gate(found.run).items() if k in then} == then
 

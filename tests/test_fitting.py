@@ -29,6 +29,7 @@ from gate_cache.diffusion.models.weights import variant_of
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate
+from gate_cache.workspace.workspace import Workspace
 
 CPU = torch.device("cpu")
 DATA = {"name": "toyworld", "train": 2, "val": 0, "test": 0}
@@ -78,7 +79,7 @@ def sections(name: str = "sd1", **conv: Any) -> dict[str, Any]:
 def refused(home: Roots, manifest: WriteManifest, **given: Any) -> str:
     """What validate, plan and extract alike refuse a manifest with."""
     said = []
-    for run in (validate, plan, lambda m, r: extract(m, r, device="cpu")):
+    for run in (validate, plan, lambda m, r: extract(Workspace(m, r, "cpu"))):
         with pytest.raises(UserError) as caught:
             run(manifest(**given), home)
         said.append(str(caught.value))
@@ -252,7 +253,7 @@ def test_another_variant_is_named_with_the_field_that_asks_for_it(
     said = refused(home, manifest, **given)
     assert said.endswith("net: only weights of variant fp16; say 'a.controlnet.variant: fp16'")
     given["conv"]["a"]["controlnet"]["variant"] = "fp16"
-    assert extract(manifest(**given), home, device="cpu").rows["a"] == 2
+    assert extract(Workspace(manifest(**given), home, "cpu")).rows["a"] == 2
     given["model"]["variant"] = "fp61"
     assert "only weights of variant fp16" in refused(home, manifest, **given)
 
@@ -364,7 +365,8 @@ def test_v_and_x0_need_no_division_at_the_end_of_a_zero_snr_schedule(
     assert torch.equal(model.as_clean(v, x, 999), v) and torch.equal(
         model.as_epsilon(v, x, 999), x)
     steps = {**HORSE, "denoise": {"from": 999, "steps": 3}}
-    extract(manifest(**sections("sd2", a=steps)), home, device="cpu")  # refuses what is not finite
+    loaded = manifest(**sections("sd2", a=steps))
+    extract(Workspace(loaded, home, "cpu"))  # refuses what is not finite
 
 
 def test_noise_cannot_be_predicted_from_noise_alone(home: Roots, manifest: WriteManifest) -> None:
@@ -384,10 +386,10 @@ def test_a_unet_without_a_mid_block(home: Roots, manifest: WriteManifest) -> Non
         {**small_unet("sd-1.5"), "mid_block_type": None}).save_pretrained(folder)
     net = {**HORSE, "controlnet": {"source": "net"}}
     given = {**sections(plain=HORSE, control=net), "attention": {"attn": HORSE}}
-    both = FeatureStore.open(extract(manifest(**given), home, device="cpu").store)
+    both = FeatureStore.open(extract(Workspace(manifest(**given), home, "cpu")).store)
     given = sections(control=net)
     given["store"]["path"] = "alone.zarr"
-    alone = FeatureStore.open(extract(manifest(**given), home, device="cpu").store)
+    alone = FeatureStore.open(extract(Workspace(manifest(**given), home, "cpu")).store)
     assert all((both["control"][m][:] == alone["control"][m][:]).all() for m in alone["control"])
     assert (both["control"]["up3"][:] != both["plain"]["up3"][:]).any()
     assert abs(both["attn"]["attn1"][:].sum(1) - 1).max() < 1e-4

@@ -18,6 +18,7 @@ from gate_cache.extraction.status import status
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.store.check.verify import verify
 from gate_cache.store.format.layout import FORMAT
+from gate_cache.workspace.workspace import Workspace
 
 FROZEN = Path(__file__).parent / "data"
 MANIFEST = """
@@ -87,9 +88,9 @@ def test_verify_checks_what_can_be_checked(frozen: Path) -> None:
 
 def test_extract_brings_it_up_and_changes_no_data(frozen: Path, loaded: Loaded,
                                                   roots: Roots) -> None:
-    assert status(loaded, roots).complete
+    assert status(Workspace(loaded, roots)).complete
     before = data(frozen)
-    result = extract(loaded, roots, device="cpu")
+    result = extract(Workspace(loaded, roots, "cpu"))
     assert result.new_images == 0 and not any(result.rows.values())
     assert FeatureStore.open(frozen).attrs["format"] == FORMAT
     assert data(frozen) == before
@@ -100,7 +101,7 @@ def test_extract_brings_it_up_and_changes_no_data(frozen: Path, loaded: Loaded,
 def test_what_is_brought_up_equals_what_is_made_now(frozen: Path, loaded: Loaded, roots: Roots,
                                                     tmp_path: Path) -> None:
     """All but the bytes of the shards, which other machines round differently."""
-    now = extract(loaded, Roots(stores=tmp_path / "now"), device="cpu").store
+    now = extract(Workspace(loaded, Roots(stores=tmp_path / "now"), "cpu")).store
     assert data(now).keys() == data(frozen).keys()
     ours, theirs = FeatureStore.open(now), FeatureStore.open(frozen)
     assert ours.samples.checksum() == theirs.samples.checksum()

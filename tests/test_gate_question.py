@@ -12,6 +12,7 @@ from gate_cache.core.errors import ManifestError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded
+from gate_cache.workspace.workspace import Workspace
 from pipelines.gate_question import Question, asked, main, technique
 
 PHOTO = {"prompt": "a photo"}
@@ -38,7 +39,7 @@ def test_techniques_are_named_before_their_seed() -> None:
 
 
 def test_scores_and_pck_of_every_technique(loaded: Loaded, roots: Roots) -> None:
-    extract(loaded, roots)
+    extract(Workspace(loaded, roots))
     question = Question(loaded, roots, seeds=2)
     scores, rows = question.scores(), question.pck()
     assert {k: len(v) for k, v in scores.items()} == {"early": 2, "prompt": 1}

@@ -16,8 +16,8 @@ from PIL import Image
 from small_models import write_ddpm
 
 from gate_cache.analysis.guideline import Guideline, Img2Img, distinct, guideline
+from gate_cache.analysis.reference import Selection
 from gate_cache.cli import main
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.passes.noise import noise
@@ -25,15 +25,15 @@ from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Combo
 from gate_cache.report.figures.guideline import page
-from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.workspace import Workspace
 
 Toy = tuple[Loaded, Roots, Path]
 IMAGE = "train/bird/00001"
 
 
 def run(toy: Toy, how: Img2Img, combos: list[str], loaded: Loaded | None = None) -> Guideline:
-    return guideline(loaded or toy[0], toy[1], Silent(), how, combos=combos, images=[IMAGE],
-                     device="cpu")
+    return guideline(Workspace(loaded or toy[0], toy[1], "cpu"), how,
+                     Selection(combos=combos, images=[IMAGE]))
 
 
 # ------------------------------------------------------------------------------------ similarity
@@ -183,7 +183,7 @@ def test_the_command(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert command(monkeypatch, toy[1], *asked, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [r["name"] for r in found["rows"]] == ["reference", "control"]
-    ids = [s.id for s in told_dataset(toy[0], toy[1], Silent()).samples()]
+    ids = [s.id for s in Workspace(toy[0], toy[1]).dataset().samples()]
     assert len(found["images"]) == 2 and set(found["images"]) <= set(ids)
 
 

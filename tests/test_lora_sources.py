@@ -34,6 +34,7 @@ from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate
 from gate_cache.manifest.specs import ModelSpec
+from gate_cache.workspace.workspace import Workspace
 
 Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 PLAIN = {f"{Q}.lora_down.weight": torch.ones(4, 32), f"{Q}.lora_up.weight": torch.ones(32, 4)}
@@ -160,7 +161,7 @@ def test_what_does_not_fit_is_told_before_anything_is_loaded(
             looks(sections, roots)
     monkeypatch.setattr("gate_cache.diffusion.models.loading.load", None)
     with pytest.raises(ModelError, match=says):
-        extract(sections, roots, device="cpu")
+        extract(Workspace(sections, roots, "cpu"))
 
 
 def test_a_layer_that_may_be_of_either_text_encoder_is_refused(models: Path, tmp_path: Path

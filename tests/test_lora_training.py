@@ -33,12 +33,13 @@ from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.lora import train as stage
-from gate_cache.extraction.lora.files import parse_steps
+from gate_cache.extraction.lora.files import LoraOutput, parse_steps
 from gate_cache.extraction.lora.images import tags, training_images
 from gate_cache.extraction.lora.tensors import read_metadata, write_tensors
 from gate_cache.extraction.lora.train import TrainedLora, train_lora
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.reader import FeatureStore
+from gate_cache.workspace.workspace import Workspace
 
 TINY = ModelFiles("tiny", HOME)
 CPU = torch.device("cpu")
@@ -73,8 +74,9 @@ def model(**changes: Any) -> Backbone:
 
 def train(loaded: Loaded, roots: Roots, settings: LoraSettings = SMALL, steps: int = 2,
           **more: Any) -> TrainedLora:
-    return train_lora(loaded, roots, settings, images=more.pop("images", 3), steps=steps,
-                      device="cpu", **more)
+    work = Workspace(loaded, roots, "cpu", more.pop("progress", Silent()))
+    asked = {name: more.pop(name) for name in ("images", "captions") if name in more}
+    return train_lora(work, settings, LoraOutput(steps, **more), **{"images": 3, **asked})
 
 
 @pytest.fixture
@@ -338,7 +340,7 @@ def test_the_lora_is_used_by_extract(toyworld: Loaded, roots: Roots) -> None:
     assert (found.source, found.images) == ("toy-lora.safetensors", 3)
     assert found.paths == {3: roots.models / "toy-lora.safetensors"}
     assert {p.name for p in roots.models.iterdir()} == {"toy-lora.safetensors"}
-    store = FeatureStore.open(extract(toyworld, roots, device="cpu").store)
+    store = FeatureStore.open(extract(Workspace(toyworld, roots, "cpu")).store)
     assert not np.allclose(store["mine"]["up1"][:], store["plain"]["up1"][:], atol=1e-2)
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
-from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.yaml_source import MAX_BYTES, MAX_NODES, parse_yaml
+from gate_cache.workspace.workspace import Workspace
 
 MANIFESTS = sorted((Path(__file__).parents[1] / "manifests").glob("*.yaml"))
 HEAD = "dataset: {name: toyworld}\nmodel: {source: tiny}\n"
@@ -302,9 +302,9 @@ def test_paths_stay_below_their_root(path: str, reason: str) -> None:
 
 @pytest.mark.parametrize(("path", "reason"), LEAVING)
 def test_store_path_stays_below_its_root(tmp_path: Path, path: str, reason: str) -> None:
-    loaded = read(tmp_path, f"{BASE}store: {{path: '{path}'}}\n")
+    work = Workspace(read(tmp_path, f"{BASE}store: {{path: '{path}'}}\n"), Roots())
     with pytest.raises(UserError, match=f"^store.path: .*{reason}.*--allow-outside"):
-        store_of(loaded, Roots())
+        _ = work.store_path
 
 
 @pytest.mark.parametrize("path", ["/abs", "../x"])
@@ -314,7 +314,7 @@ def test_paths_may_leave_their_root_when_allowed(path: str) -> None:
 
 def test_store_path_may_leave_its_root_when_allowed(tmp_path: Path) -> None:
     loaded = read(tmp_path, f"{BASE}store: {{path: {tmp_path / 'x.zarr'}}}\n")
-    assert store_of(loaded, Roots(outside=True)) == tmp_path / "x.zarr"
+    assert Workspace(loaded, Roots(outside=True)).store_path == tmp_path / "x.zarr"
 
 
 def test_roots_come_from_option_then_environment_then_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,16 +17,15 @@ from gate_cache.analysis.describe import Describer, TrainedFeature, of_combo, of
 from gate_cache.analysis.match import Matches, match_images
 from gate_cache.cli import main
 from gate_cache.core.geometry import Square
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.similarity import comes_back, describe, match
 from gate_cache.learn.tasks.matching import CorrespondenceTask
-from gate_cache.manifest.load import load
 from gate_cache.report.figures.marks import BLUE, ORANGE, Canvas
 from gate_cache.report.figures.match import page
 from gate_cache.training.inputs import open_study
+from gate_cache.workspace.workspace import Workspace
 
 PAIR = ("test/aeroplane/00000", "test/aeroplane/00008")
 
@@ -40,8 +39,8 @@ def matched(root: Path, to: Path, describer: Describer | str = "good",  # noqa: 
             pair: tuple[str, str] = PAIR, grid: int | None = None) -> Matches:
     loaded, roots = of(root, to)
     if isinstance(describer, str):
-        describer = of_combo(loaded, roots, Silent(), describer, "cpu")
-    return match_images(loaded, roots, describer, pair, Silent(), grid)
+        describer = of_combo(Workspace(loaded, roots, "cpu"), describer)
+    return match_images(Workspace(loaded, roots), describer, pair, grid)
 
 
 # ------------------------------------------------------------------------------------- matching
@@ -70,10 +69,10 @@ def test_right_is_what_the_radius_says(root: Path, tmp_path: Path) -> None:  # n
 def test_a_runs_matches_are_those_it_is_judged_by(root: Path, tmp_path: Path,  # noqa: F811
                                                   nn_run: Finished) -> None:  # noqa: F811
     loaded, roots = of(root, tmp_path, attention=None)
-    describer = of_run(nn_run.trained.run, loaded, roots, Silent(), device="cpu")
+    describer = of_run(Workspace(loaded, roots, "cpu"), nn_run.trained.run)
     assert isinstance(describer.feature, TrainedFeature)
-    found = match_images(loaded, roots, describer, PAIR, Silent())
-    study = open_study(loaded, roots, "cpu", Silent())
+    found = match_images(Workspace(loaded, roots), describer, PAIR)
+    study = open_study(Workspace(loaded, roots, "cpu"))
     pair = next(p for p in study.pairs["test"] if (p.pair.source, p.pair.target) == PAIR)
     assert isinstance(study.task, CorrespondenceTask)
     (judged,) = study.task.match([describer.feature.model], [pair])
@@ -245,7 +244,7 @@ def test_your_own_images_are_matched(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "dataset": {"name": "folder", "root": "images"}, "model": {"source": "tiny"},
         "conv": {"plain": {"prompt": "a photo", "maps": ["up1", "up2"]}}}))
     roots = Roots(tmp_path / "data", tmp_path, tmp_path / "stores", tmp_path)
-    extract(load(tmp_path / "own.yaml"), roots, device="cpu")
+    extract(Workspace.open(tmp_path / "own.yaml", roots, "cpu"))
     assert command(monkeypatch, tmp_path / "own.yaml", "a", "b", "--stores", roots.stores,
                    "--grid", 5) == 0  # the data set is where extract found it
     said, path = capsys.readouterr().out.strip().splitlines()

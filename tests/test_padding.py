@@ -37,6 +37,7 @@ from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format.samples import NewSample, Samples
 from gate_cache.store.writer import open_writer
 from gate_cache.workspace.lookup import Stale, find_combo
+from gate_cache.workspace.workspace import Workspace
 
 PAD = {"source": "tiny", "fit": "pad"}
 PHOTOS = {"square": (64, 64), "tall": (80, 40), "wide": (40, 80)}
@@ -58,12 +59,12 @@ def test_squashed_and_padded_features_live_in_one_store(roots: Roots,
                                                         manifest: WriteManifest) -> None:
     photos(roots)
     squashed, padded = manifest(**FOLDER), manifest(**FOLDER, model=PAD)
-    path = extract(squashed, roots, device="cpu").store
-    for combo in status(padded, roots).combos:
+    path = extract(Workspace(squashed, roots, "cpu")).store
+    for combo in status(Workspace(padded, roots)).combos:
         assert combo.state == "stale"
         assert 'resize changed: "squash" → "pad"' in combo.why
-    assert set(extract(padded, roots, device="cpu").rows.values()) == {3}
-    assert [c.state for c in status(squashed, roots).combos] == ["done", "done"]
+    assert set(extract(Workspace(padded, roots, "cpu")).rows.values()) == {3}
+    assert [c.state for c in status(Workspace(squashed, roots)).combos] == ["done", "done"]
     store = FeatureStore.open(path)
     latents = {v.square.fit: v["x0"][:] for v in store.latents()}
     for label in ("plain", "control"):

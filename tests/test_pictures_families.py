@@ -11,17 +11,18 @@ from test_families import PIXELS, TEXT, home, models, no_grad, sections  # noqa:
 
 from gate_cache.analysis.activations import activations
 from gate_cache.analysis.guideline import Img2Img, guideline
+from gate_cache.analysis.reference import Selection
 from gate_cache.analysis.score import score_combos
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.report.figures import activations as activations_page
 from gate_cache.report.figures import guideline as guideline_page
+from gate_cache.workspace.workspace import Workspace
 
 
 @pytest.mark.parametrize("name", (*TEXT, *PIXELS))
 def test_a_pass_is_watched(name: str, home: Roots, manifest: WriteManifest) -> None:  # noqa: F811
     loaded = manifest(**sections(name))
-    (found,) = activations(loaded, home, Silent(), device="cpu")
+    (found,) = activations(Workspace(loaded, home, "cpu"))
     assert {"down0", "mid", "up0", "up1"} <= set(found.levels)
     assert found.image.shape == found.noised.shape == found.clean.shape
     assert found.latents.shape == found.noise.shape
@@ -34,7 +35,7 @@ def test_a_pass_is_watched(name: str, home: Roots, manifest: WriteManifest) -> N
 @pytest.mark.parametrize("name", TEXT)
 def test_img2img_is_made(name: str, home: Roots, manifest: WriteManifest) -> None:  # noqa: F811
     loaded = manifest(**sections(name))
-    found = guideline(loaded, home, Silent(), Img2Img(0.5, 2, 1), count=1, device="cpu")
+    found = guideline(Workspace(loaded, home, "cpu"), Img2Img(0.5, 2, 1), Selection(count=1))
     assert [r.name for r in found.rows] == ["reference", "plain", "control", "lora", "long"]
     assert len({p.tobytes() for r in found.rows for p in r.pictures.values()}) == 5
     assert all(np.isfinite(v.mean) for r in found.rows for v in r.mean.values())
@@ -45,7 +46,7 @@ def test_img2img_is_made(name: str, home: Roots, manifest: WriteManifest) -> Non
 def test_content_shift_is_measured(name: str, home: Roots,  # noqa: F811
                                    manifest: WriteManifest) -> None:
     loaded = manifest(**sections(name))
-    found = score_combos(loaded, home, Silent(), count=2, anchor_t=600, device="cpu")
+    found = score_combos(Workspace(loaded, home, "cpu"), Selection(count=2), anchor_t=600)
     assert len(found.rows) == len(loaded.manifest.conv) + len(
         {c.t for c in loaded.manifest.conv.values()})
     assert all(np.isfinite(r.score.mean) for r in found.rows)
@@ -58,7 +59,6 @@ def test_padding_is_not_compared(home: Roots, tmp_path: Path,  # noqa: F811
 
     from gate_cache.analysis.guideline import _Judge
     from gate_cache.extraction.passes import open_passes
-    from gate_cache.workspace.data_root import told_dataset
 
     (home.data / "images").mkdir(parents=True)
     wide = np.random.default_rng(0).integers(0, 255, (16, 64, 3), np.uint8)
@@ -66,8 +66,8 @@ def test_padding_is_not_compared(home: Roots, tmp_path: Path,  # noqa: F811
     loaded = manifest(**{**sections("sd1"), "dataset": {"name": "folder", "root": "images"},
                          "model": {"source": "sd1", "size": 64, "fit": "pad"}})
     combos = {"plain": loaded.manifest.conv["plain"]}
-    dataset = told_dataset(loaded, home, Silent())
-    with open_passes(loaded, combos, dataset, ["a.png"], home, Silent(), device="cpu") as passes:
+    work = Workspace(loaded, home, "cpu")
+    with open_passes(work, combos, work.dataset(), ["a.png"]) as passes:
         judge = _Judge(passes)
     changed = judge.inputs["a.png"].copy()
     changed[:20] = 255

@@ -19,7 +19,6 @@ from test_train import manifest, one_thread, root  # noqa: F401
 
 from gate_cache.analysis.describe import of_run
 from gate_cache.core.errors import ManifestError, UserError
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.learn.features.pixel_grid import centres
 from gate_cache.learn.tasks.whole_image import WholeImage
@@ -32,6 +31,7 @@ from gate_cache.training.evaluate import evaluate
 from gate_cache.training.predict import predict
 from gate_cache.training.sweep import sweep
 from gate_cache.training.train import train
+from gate_cache.workspace.workspace import Workspace
 
 CODE = '''
 from pydantic import Field
@@ -148,17 +148,17 @@ def test_what_is_wrong_with_a_head_is_a_line(tmp_path: Path, head: Any, says: st
 def test_a_head_of_points_goes_through_all(root: Path, tmp_path: Path) -> None:  # noqa: F811
     fields = {"head": {"name": "points", "scale": 2}, "steps": 2, "validate_steps": 1}
     loaded, roots = manifest(tmp_path, **fields), Roots(stores=root / "stores", runs=tmp_path)
-    found = train(loaded, roots, device="cpu", run=tmp_path / "run")
+    found = train(Workspace(loaded, roots, "cpu"), run=tmp_path / "run")
     assert [r.trained for r in found.tables[0].rows] == [False, True, False, True, True]  # type: ignore[union-attr]
     assert found.tables[0].protocol.endswith("; by points")
-    again = evaluate(found.run, loaded, roots, device="cpu")
+    again = evaluate(Workspace(loaded, roots, "cpu"), found.run)
     assert again.head == "points"
     gate = found.tables[0].rows[-1].pck.to_json()  # type: ignore[union-attr]
     assert again.values == pytest.approx({k: v for k, v in gate.items() if v is not None})
-    of_run(found.run, loaded, roots, Silent(), device="cpu")
+    of_run(Workspace(loaded, roots, "cpu"), found.run)
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"grid": {"head.scale": [1.0, 2.0]}}))
-    swept = sweep(loaded, load_sweep(tmp_path / "s.yaml", loaded), roots, device="cpu",
-                  folder=tmp_path / "sweep")
+    swept = sweep(Workspace(loaded, roots, "cpu"), load_sweep(tmp_path / "s.yaml", loaded),
+                  tmp_path / "sweep")
     rows = {r.name: r for r in swept.rows}
     assert rows["head.scale=2.0"].test == again.values
     assert rows["head.scale=1.0"].test != again.values or \
@@ -170,8 +170,8 @@ def test_each_head_of_a_sweep_has_baselines(root: Path, tmp_path: Path) -> None:
     loaded = manifest(tmp_path, steps=1, validate_steps=1, assigners=1)
     heads = [{"name": "conv", "conv_channels": 4}, "bare", "nn"]
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"grid": {"head": heads}}))
-    found = sweep(loaded, load_sweep(tmp_path / "s.yaml", loaded), Roots(stores=root / "stores"),
-                  device="cpu", folder=tmp_path / "sweep")
+    found = sweep(Workspace(loaded, Roots(stores=root / "stores"), "cpu"),
+                  load_sweep(tmp_path / "s.yaml", loaded), tmp_path / "sweep")
     names = [r.name for r in found.rows if r.trained]
     assert names == [f"head {head}, {name}" for head in ("conv", "bare") for name in (
         "single feature: noise-0", "all features, uniform weights")] + [
@@ -182,11 +182,11 @@ def test_a_head_of_pixels_predicts(masks: Path, tmp_path: Path) -> None:  # noqa
     loaded = mask_manifest(tmp_path, head={"name": "pixels", "extra": ["ddpm"]})
     assert (loaded.manifest.train.batch, loaded.manifest.train.items) == (16, 48)
     roots = Roots(stores=masks / "stores", runs=tmp_path)
-    found = train(loaded, roots, device="cpu", run=tmp_path / "run")
-    again = evaluate(found.run, loaded, roots, device="cpu")
+    found = train(Workspace(loaded, roots, "cpu"), run=tmp_path / "run")
+    again = evaluate(Workspace(loaded, roots, "cpu"), found.run)
     row: Any = found.tables[0].rows[-1]
     assert again.values == pytest.approx(row.scores.values)
-    made = predict(found.run, loaded, roots, Silent(), device="cpu")
+    made = predict(Workspace(loaded, roots, "cpu"), found.run)
     assert {p.found.classes.shape for p in made.each} == {(64, 64)} and SMALL["test"] == 8
 
 

@@ -32,6 +32,7 @@ from gate_cache.report.figures.masks import (
 from gate_cache.report.figures.predict import sheet
 from gate_cache.training.predict import Predicted, Predictions
 from gate_cache.training.train import train
+from gate_cache.workspace.workspace import Workspace
 
 HEADS = ("upernet", "pixel-mlp")
 
@@ -129,7 +130,7 @@ def test_a_sheet_has_all_images_and_names() -> None:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of each head of segmentation on a small store of toyworld."""
     from gate_cache.extraction.extract import extract
-    from gate_cache.manifest.load import load, overridden
+    from gate_cache.manifest.load import overridden
 
     folder = tmp_path_factory.mktemp("masks")
     roots = Roots(stores=folder / "stores", runs=folder)
@@ -143,8 +144,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model": {"source": "tiny"}, "store": {"path": "toy.zarr"},
             "train": overridden(fields, {}),
             "conv": {"a": {"prompt": "a photo"}, "b": {"prompt": "a cat"}}}))
-        extract(load(path), roots, device="cpu")
-        train(load(path), roots, device="cpu", run=folder / head)
+        extract(Workspace.open(path, roots, "cpu"))
+        train(Workspace.open(path, roots, "cpu"), run=folder / head)
     return folder
 
 

@@ -22,6 +22,7 @@ from gate_cache.manifest.load import Loaded
 from gate_cache.store.check.verify import verify
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import join_writer, open_writer
+from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["gate"]
 Toy = tuple[Loaded, Roots, Path]
@@ -56,7 +57,7 @@ def test_what_no_manifest_names_is_shown_then_removed(
     assert FeatureStore.open(copy).combos == ("plain",)
     assert len(FeatureStore.open(copy).latents()) == 1
     np.testing.assert_array_equal(FeatureStore.open(copy)["plain"]["up1"][:], plain)
-    assert not any(extract(fewer, roots, device="cpu").rows.values())
+    assert not any(extract(Workspace(fewer, roots, "cpu")).rows.values())
     assert verify(copy).notes == []
 
 
@@ -73,7 +74,7 @@ def test_stale_groups_and_their_latents_go(copy: Path, roots: Roots,
                                            manifest: WriteManifest) -> None:
     edited = manifest(conv={"plain": {"prompt": "a boat"}}, attention={},
                       model={"source": "tiny", "size": 32})
-    extract(edited, roots, device="cpu")
+    extract(Workspace(edited, roots, "cpu"))
     assert labels(pruned(edited, roots)) == {"plain", "seed-1", "lora", "control", "attn",
                                              "latents"}
 
@@ -129,7 +130,7 @@ def test_a_removal_that_is_cut_off_anywhere_is_finished_later(
     (group / "zarr.json").unlink()
     assert labels(pruned(copy, roots, yes=True)) == {"plain"}
     assert not group.exists()
-    assert extract(manifest(**FEWER), roots, device="cpu").rows["plain"] == 7
+    assert extract(Workspace(manifest(**FEWER), roots, "cpu")).rows["plain"] == 7
     np.testing.assert_array_equal(FeatureStore.open(copy)["plain"]["up1"][:],
                                   FeatureStore.open(toy[2])["plain"]["up1"][:])
 
@@ -212,7 +213,8 @@ def test_stores_are_compared_row_by_row(toy: Toy, copy: Path, roots: Roots) -> N
 
 def test_stores_with_other_blocks_are_compared_by_values(toy: Toy, roots: Roots,
                                                          manifest: WriteManifest) -> None:
-    other = extract(manifest(**FEWER, store={"block": 4, "batch": 2}), roots, device="cpu").store
+    loaded = manifest(**FEWER, store={"block": 4, "batch": 2})
+    other = extract(Workspace(loaded, roots, "cpu")).store
     found = diff(toy[2], other, roots)
     assert "maps are compared with --values" in found.notes[0]
     found = diff(toy[2], other, roots, values=True)

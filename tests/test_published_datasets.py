@@ -34,6 +34,7 @@ from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.load import load
+from gate_cache.workspace.workspace import Workspace
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 CORRESPONDENCE = ("spair", "pf-pascal")
@@ -70,8 +71,8 @@ def test_manifest_is_sound_and_counts_the_images_of_a_small_tree(
     TREES[name](tmp_path)
     loaded, roots = load(MANIFESTS / f"{name}.yaml"), Roots(
         tmp_path, tmp_path / "models", tmp_path / "stores", tmp_path / "runs")
-    assert not [n for n in validate(loaded, roots).absent if "expected" in n]
-    found = plan(loaded, roots)
+    assert not [n for n in validate(Workspace(loaded, roots)).absent if "expected" in n]
+    found = plan(Workspace(loaded, roots))
     assert found.images == IMAGES[name]
     assert any("counted as Stable Diffusion 1.5" in n for n in found.notes)
     first = next(line for line in found.lines if line.kind == "conv")

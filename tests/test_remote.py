@@ -43,6 +43,7 @@ from gate_cache.store.places import remote, urls
 from gate_cache.store.places.cache import Cache
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import StoreWriter, open_writer
+from gate_cache.workspace.workspace import Workspace
 
 SHAPES = {"up0": (3, 8, 8), "up1": (2, 16, 16)}
 RECIPE = {"kind": "conv", "settings": {"prompt": "a"}, "size": 64}
@@ -354,14 +355,14 @@ def test_extract_to_a_bucket_and_look(bucket: str, tmp_path: Path,
                       conv={"plain": PROMPT}, attention={}, store={"block": 2, "batch": 2})
     near = Roots(*(tmp_path / name for name in ("data", "models", "stores", "runs")))
     far = Roots(near.data, near.models, Url(f"{bucket}/stores"), near.runs)
-    assert not status(loaded, far).exists
-    done = extract(loaded, far, device="cpu")
+    assert not status(Workspace(loaded, far)).exists
+    done = extract(Workspace(loaded, far, "cpu"))
     assert str(done.store) == f"{bucket}/stores/toy.zarr"
-    local = extract(loaded, near, device="cpu").store
+    local = extract(Workspace(loaded, near, "cpu")).store
     assert files_of(done.store) == files_of(local)
-    assert status(loaded, far).complete
+    assert status(Workspace(loaded, far)).complete
     assert inspect(str(done.store)).bytes == inspect(local).bytes
-    assert not any(extract(loaded, far, device="cpu").rows.values())
+    assert not any(extract(Workspace(loaded, far, "cpu")).rows.values())
 
 
 def test_the_command_line_takes_urls(path: Place, capsys: pytest.CaptureFixture[str],

@@ -40,6 +40,7 @@ from gate_cache.report.html.write import sections, try_report, write_report
 from gate_cache.training.reproduce import sweep_commands, train_commands
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import RunDirectory
+from gate_cache.workspace.workspace import Workspace
 
 SHORT: dict[str, Any] = {"steps": 6, "batch": 2, "validate_steps": 2}
 EVIL = "<script>window.hacked = 1</script>"
@@ -494,11 +495,11 @@ def test_commands_hold_what_was_given_and_no_place_of_this_machine(tmp_path: Pat
     changed = loaded.model_copy(update={
         "manifest": loaded.manifest.model_copy(update={"train": spec})})
     roots = Roots(Path("/secret/data"), Path("my models"), Path("stores"))
-    extract, train = train_commands(changed, roots, "cuda:1")
+    extract, train = train_commands(Workspace(changed, roots, "cuda:1"))
     assert extract == "gate-cache extract toy.yaml --data DATA --models 'my models'"
     assert train == ("gate-cache train toy.yaml --gamma1 0.3 --seed 4 --data DATA --models"
                      " 'my models' --device cuda:1")
-    assert sweep_commands(loaded, Path("sweeps/a b.yaml"), Roots(), None)[1] == (
+    assert sweep_commands(Workspace(loaded, Roots()), Path("sweeps/a b.yaml"))[1] == (
         "gate-cache sweep toy.yaml 'sweeps/a b.yaml'")
 
 

@@ -27,6 +27,7 @@ from gate_cache.store.reader import FeatureStore
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.sweep_tables import Row, over_seeds
 from gate_cache.training.trained import find_trained
+from gate_cache.workspace.workspace import Workspace
 from pipelines.recipe import figures_of, with_weights
 
 FIRST = Path(__file__).parent / "data" / "runs-format-1.zip"
@@ -130,7 +131,7 @@ def test_evaluate_does_not_hang_on_titles(
         kind: str, trial: str | None, made: dict[str, list[Path]], root: Path,  # noqa: F811
         tmp_path: Path) -> None:
     loaded, roots = manifest(tmp_path, attention="attn"), Roots(stores=root / "stores")
-    plain, reworded = (evaluate(folder, loaded, roots, trial=trial, device="cpu").values
+    plain, reworded = (evaluate(Workspace(loaded, roots, "cpu"), folder, trial=trial).values
                        for folder in made[kind])
     assert plain == reworded and len(plain) > 3
 
@@ -217,8 +218,8 @@ def test_weights_of_the_first_release_are_judged_as_then(
         kind: str, trial: str | None, first: Path, root: Path,  # noqa: F811
         tmp_path: Path) -> None:
     loaded = manifest(tmp_path, attention="attn")
-    again = evaluate(first / kind, loaded, Roots(stores=root / "stores"), trial=trial,
-                     device="cpu")
+    again = evaluate(Workspace(loaded, Roots(stores=root / "stores"), "cpu"), first / kind,
+                     trial=trial)
     row = next(r for r in read_record(first / kind).results if r.name == trial or
                (trial is None and r.role == "gate"))
     assert again.values == pytest.approx(dict(row.test), abs=1e-3)

@@ -13,7 +13,7 @@ from conftest import WriteManifest
 from PIL import Image
 
 from gate_cache import FeatureStore
-from gate_cache.analysis.reference import techniques_of
+from gate_cache.analysis.reference import Selection, techniques_of
 from gate_cache.analysis.score import (
     ANCHOR,
     REFERENCE,
@@ -24,12 +24,12 @@ from gate_cache.analysis.score import (
 )
 from gate_cache.cli import main
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.metrics.shift import edge_strength, score, shift
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Combo
+from gate_cache.workspace.workspace import Workspace
 
 Toy = tuple[Loaded, Roots, Path]
 COMBOS = ["plain", "seed-1", "control"]
@@ -38,8 +38,8 @@ COMBOS = ["plain", "seed-1", "control"]
 @pytest.fixture(scope="module")
 def scores(toy: Toy) -> Scores:
     loaded, roots, _ = toy
-    return score_combos(loaded, roots, Silent(), combos=COMBOS, count=99, anchor_t=300,
-                        device="cpu")
+    return score_combos(Workspace(loaded, roots, "cpu"), Selection(combos=COMBOS, count=99),
+                        anchor_t=300)
 
 
 def rows(found: Scores) -> dict[str, Scored]:
@@ -54,7 +54,7 @@ def test_scores_are_those_of_a_stores_features(scores: Scores, toy: Toy, manifes
         "reference": {"prompt": "a photo", "t": 0}, "anchor": {"prompt": "a photo", "t": 300},
         "without": {"prompt": "a photo", "t": 50}, "control": {**control, "t": 50}}
     loaded = manifest(conv=conv, attention={}, store={"dtype": "float32"})
-    store = FeatureStore.open(extract(loaded, roots, device="cpu").store)
+    store = FeatureStore.open(extract(Workspace(loaded, roots, "cpu")).store)
     maps = store["reference"].maps
 
     def read(combo: str, name: str) -> torch.Tensor:
@@ -87,8 +87,8 @@ def test_padding_does_not_count(manifest: WriteManifest, roots: Roots) -> None:
             "control": control}
     common: dict[str, Any] = {"dataset": {"name": "folder", "root": "photos"}, "attention": {},
                               "model": {"source": "tiny", "fit": "pad"}}
-    store = FeatureStore.open(extract(manifest(conv=conv, **common, store={"dtype": "float32"}),
-                                      roots, device="cpu").store)
+    loaded = manifest(conv=conv, **common, store={"dtype": "float32"})
+    store = FeatureStore.open(extract(Workspace(loaded, roots, "cpu")).store)
 
     def expected(whole: bool) -> float:
         found = []
@@ -103,16 +103,16 @@ def test_padding_does_not_count(manifest: WriteManifest, roots: Roots) -> None:
                 found.append((worst - np.abs(first - control)[shown].sum()) / worst)
         return float(np.mean(found))
 
-    found = score_combos(manifest(conv={"control": control}, **common), roots, Silent(),
-                         anchor_t=300, device="cpu")
+    found = score_combos(Workspace(manifest(conv={"control": control}, **common), roots, "cpu"),
+                         Selection(), anchor_t=300)
     assert rows(found)["control"].score.mean == pytest.approx(expected(whole=False), abs=1e-3)
     assert abs(expected(whole=True) - expected(whole=False)) > 0.02
 
 
 def test_what_is_without_techniques_gains_nothing(toy: Toy, manifest: WriteManifest) -> None:
     conv = {"photo": {"prompt": "a photo", "t": 80}, "later": {"prompt": "a photo", "t": 200}}
-    found = rows(score_combos(manifest(conv=conv, attention={}), toy[1], Silent(), count=3,
-                              device="cpu"))
+    found = rows(score_combos(Workspace(manifest(conv=conv, attention={}), toy[1], "cpu"),
+                              Selection(count=3)))
     photo, later = found["photo"].gain, found["later"].gain
     assert photo is not None and photo.mean == 0 and photo.interval == (0, 0)
     assert later is not None and later.mean == 0
@@ -123,7 +123,7 @@ def test_a_combos_own_reference_is_the_combo(toy: Toy, manifest: WriteManifest) 
     """At t = 0 with the reference's noise a combo is its own reference: a perfect Score."""
     conv = {"control": {"prompt": "a horse", "controlnet": {"source": "tiny"}, "t": 0}}
     loaded = manifest(conv=conv, attention={})
-    one, other = (score_combos(loaded, toy[1], Silent(), count=2, own=own, device="cpu")
+    one, other = (score_combos(Workspace(loaded, toy[1], "cpu"), Selection(count=2), own=own)
                   for own in (True, False))
     assert rows(one)["control"].score.mean == pytest.approx(1, abs=1e-4)
     assert rows(other)["control"].score.mean < 0.99
@@ -212,4 +212,4 @@ def test_a_full_memory_is_a_line(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Extractor, "encode", full)
     with pytest.raises(UserError, match=r"memory is full: use --batch 4$"):
-        score_combos(toy[0], toy[1], Silent(), batch=8, device="cpu")
+        score_combos(Workspace(toy[0], toy[1], "cpu"), Selection(batch=8))

@@ -23,6 +23,7 @@ from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.layers import layers
 from gate_cache.manifest.specs import ModelSpec
+from gate_cache.workspace.workspace import Workspace
 
 KINDS = ("sd1", "sd2", "sdxl")
 CONFIGS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
@@ -77,8 +78,8 @@ def test_extract_yields_the_folders_maps(home: Roots, manifest: WriteManifest) -
     sections: dict[str, Any] = {
         "dataset": {"name": "toyworld", "train": 2, "val": 0, "test": 0}, "attention": {},
         "conv": {"a": {"prompt": "a horse"}}}
-    stores = [FeatureStore.open(extract(manifest(f"{i}.yaml", model=model, **sections), home,
-                                        device="cpu").store)
+    stores = [FeatureStore.open(extract(Workspace(
+                  manifest(f"{i}.yaml", model=model, **sections), home, "cpu")).store)
               for i, model in enumerate((spec("sd1").model_dump(exclude_none=True, by_alias=True),
                                          {"source": "sd1", "size": 64}))]
     assert stores[0]["a"].attrs["model"] == "sd1.safetensors"

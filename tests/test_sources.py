@@ -20,6 +20,7 @@ from gate_cache.extraction.plan import plan
 from gate_cache.extraction.status import status
 from gate_cache.extraction.validate import validate
 from gate_cache.manifest.specs import ModelSpec
+from gate_cache.workspace.workspace import Workspace
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SECTIONS: dict[str, Any] = {"conv": {"plain": PROMPT}, "attention": {},
@@ -87,14 +88,14 @@ def test_none_at_all_is_one_line_that_says_what_to_put_where(home: Roots) -> Non
 def test_the_store_says_which_one_was_used(home: Roots, manifest: WriteManifest) -> None:
     model = {"source": ["b", "a"], "digest": digest(home, "a"), "size": 64}
     loaded = manifest(model=model, **SECTIONS)
-    assert "'b' is passed over" in validate(loaded, home).absent[0]
-    planned = plan(loaded, home)
+    assert "'b' is passed over" in validate(Workspace(loaded, home)).absent[0]
+    planned = plan(Workspace(loaded, home))
     assert planned.model == "a" and "'b' is passed over" in planned.notes[0]
-    store = extract(loaded, home, device="cpu").store
+    store = extract(Workspace(loaded, home, "cpu")).store
     assert FeatureStore.open(store)["plain"].attrs["model"] == "a"
-    assert status(loaded, home).complete
+    assert status(Workspace(loaded, home)).complete
     shutil.rmtree(home.models)
-    assert status(loaded, home).complete  # by settings and names alone
+    assert status(Workspace(loaded, home)).complete  # by settings and names alone
 
 
 @pytest.mark.parametrize(("model", "says"), [

@@ -36,6 +36,7 @@ from gate_cache.training.sweep import Share, Swept, sweep
 from gate_cache.training.sweep_tables import Row, over_seeds
 from gate_cache.training.sweep_workers import places, sweep_on
 from gate_cache.training.trained import find_trained
+from gate_cache.workspace.workspace import Workspace
 
 PCK = "pck@0.10/radius=box/average=point"
 
@@ -45,8 +46,8 @@ def swept(root: Path, to: Path, sweep_file: dict[str, Any],  # noqa: F811
     to.mkdir(parents=True, exist_ok=True)
     loaded = manifest(to, **{**SHORT, **fields})
     (to / "sweep.yaml").write_text(yaml.safe_dump(sweep_file, sort_keys=False))
-    return sweep(loaded, load_sweep(to / "sweep.yaml", loaded),
-                 Roots(stores=root / "stores", runs=to), folder=to / "out", device="cpu")
+    return sweep(Workspace(loaded, Roots(stores=root / "stores", runs=to), "cpu"),
+                 load_sweep(to / "sweep.yaml", loaded), to / "out")
 
 
 def trained(found: Swept) -> dict[str, Row]:
@@ -172,8 +173,8 @@ def test_processes_share_the_trials(root: Path, four: tuple[Swept, Path],  # noq
     loaded = manifest(tmp_path, **SHORT)
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(file))
     points = load_sweep(tmp_path / "sweep.yaml", loaded)
-    found = sweep_on(2, loaded, points, Roots(stores=root / "stores", runs=tmp_path),
-                     folder=tmp_path / "out", device="cpu")
+    found = sweep_on(Workspace(loaded, Roots(stores=root / "stores", runs=tmp_path), "cpu"),
+                     points, tmp_path / "out", 2)
     names = [p.name if "seed" in p.name else f"{p.name},seed=0" for p in points]
     assert [r.test for r in found.rows if r.trained] == [trained(four[0])[n].test for n in names]
     assert [r.name for r in found.rows if not r.trained] == [
@@ -198,8 +199,8 @@ def test_what_goes_wrong_in_a_process_is_told(root: Path, tmp_path: Path) -> Non
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GRID))
     points = load_sweep(tmp_path / "sweep.yaml", loaded)
     with pytest.raises(UserError, match=r"nowhere.*toy\.zarr"):
-        sweep_on(2, loaded, points, Roots(stores=tmp_path / "nowhere", runs=tmp_path),
-                 folder=tmp_path / "out", device="cpu")
+        sweep_on(Workspace(loaded, Roots(stores=tmp_path / "nowhere", runs=tmp_path), "cpu"),
+                 points, tmp_path / "out", 2)
 
 
 def die(*_: Any) -> str:
@@ -213,7 +214,7 @@ def test_a_worker_that_is_killed_is_a_line(root: Path, tmp_path: Path,  # noqa: 
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GRID))
     points = load_sweep(tmp_path / "sweep.yaml", loaded)
     with pytest.raises(UserError, match="ended from outside"):
-        sweep_on(2, loaded, points, Roots(stores=root / "stores"), folder=tmp_path / "out")
+        sweep_on(Workspace(loaded, Roots(stores=root / "stores")), points, tmp_path / "out", 2)
 
 
 def test_what_failed_in_a_process_is_not_tried_again(root: Path, tmp_path: Path,  # noqa: F811
@@ -224,8 +225,8 @@ def test_what_failed_in_a_process_is_not_tried_again(root: Path, tmp_path: Path,
     monkeypatch.setattr(Trial, "step", lambda *_: pytest.fail("trained by who asked"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "checkpoint-of-another-number-of-workers.pt").write_bytes(b"")
-    found = sweep_on(2, loaded, points, Roots(stores=root / "stores", runs=tmp_path),
-                     folder=tmp_path / "out", device="cpu")
+    found = sweep_on(Workspace(loaded, Roots(stores=root / "stores", runs=tmp_path), "cpu"),
+                     points, tmp_path / "out", 2)
     assert [r.name for r in found.failed] == ["lr=1e+30"]
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
@@ -449,8 +450,8 @@ def test_every_sweep_that_is_shipped_is_sound() -> None:
 def evaluated(root: Path, to: Path, run_at: Path, trial: str | None = None,  # noqa: F811
               **fields: Any) -> Evaluated:
     to.mkdir(parents=True, exist_ok=True)
-    return evaluate(run_at, manifest(to, **fields), Roots(stores=root / "stores"), trial=trial,
-                    device="cpu")
+    return evaluate(Workspace(manifest(to, **fields), Roots(stores=root / "stores"), "cpu"),
+                    run_at, trial=trial)
 
 
 def test_a_run_is_judged_again_as_it_was(root: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -520,8 +521,8 @@ def test_what_is_no_run_or_does_not_fit_is_named(root: Path, tmp_path: Path) -> 
     found = run(root, tmp_path / "a", **SHORT, combos=["good", "noise-0"])
     with pytest.raises(UserError, match=r"has no combo 'noise-0' in 'conv'"):
         (tmp_path / "b").mkdir()
-        evaluate(found.run, manifest(tmp_path / "b", conv={"good": {"prompt": "good"}}),
-                 Roots(stores=root / "stores"), device="cpu")
+        loaded = manifest(tmp_path / "b", conv={"good": {"prompt": "good"}})
+        evaluate(Workspace(loaded, Roots(stores=root / "stores"), "cpu"), found.run)
     weights = load_file(found.run / "gate-best.safetensors")
     save_file({k: v[:1].clone() if v.ndim else v for k, v in weights.items()},
               found.run / "gate-best.safetensors")

@@ -44,6 +44,7 @@ from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
 from gate_cache.training.sweep import sweep
 from gate_cache.training.train import Trained, train
+from gate_cache.workspace.workspace import Workspace
 
 Array = npt.NDArray[Any]
 CLASSES = ("left", "right", "sky")
@@ -466,7 +467,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(home: Path, to: Path, head: str, **fields: Any) -> Trained:
     loaded = manifest(to, **{"head": head, **WIRED[head], **fields})
-    return train(loaded, Roots(stores=home / "stores", runs=to), device="cpu", run=to / "run")
+    return train(Workspace(loaded, Roots(stores=home / "stores", runs=to), "cpu"), run=to / "run")
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -491,9 +492,8 @@ def test_train_compares_single_uniform_and_gate(head: str, home: Path, tmp_path:
 def test_sweep_has_what_train_has(head: str, home: Path, tmp_path: Path) -> None:
     loaded = manifest(tmp_path, head=head, **WIRED[head])
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"grid": {"seed": [0, 1]}}))
-    found = sweep(loaded, load_sweep(tmp_path / "s.yaml", loaded),
-                  Roots(stores=home / "stores", runs=tmp_path), folder=tmp_path / "out",
-                  device="cpu")
+    found = sweep(Workspace(loaded, Roots(stores=home / "stores", runs=tmp_path), "cpu"),
+                  load_sweep(tmp_path / "s.yaml", loaded), tmp_path / "out")
     assert [r.name for r in found.rows][-2:] == ["seed=0", "seed=1"]
     assert len(found.rows) == 6 and not found.failed
     assert found.select == ("accuracy" if head == "classifier" else "mIoU")
@@ -523,8 +523,7 @@ def test_a_data_set_that_lacks_what_a_head_needs_is_refused(
     class Bare:
         name: str = "bare"
 
-    monkeypatch.setattr("gate_cache.training.inputs_dense.told_dataset",
-                        lambda *_: Bare())
+    monkeypatch.setattr(Workspace, "dataset", lambda _: Bare())
     with pytest.raises(GateCacheError, match=text):
         trained(home, tmp_path, head)
 

@@ -36,6 +36,7 @@ from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.load import load as load_manifest
 from gate_cache.manifest.specs import IPAdapterSpec
 from gate_cache.store.reader import FeatureStore
+from gate_cache.workspace.workspace import Workspace
 
 DATA = {"name": "toyworld", "train": 3, "val": 0, "test": 0}
 PHOTO = {"prompt": "a photo"}
@@ -47,7 +48,7 @@ def extracted(manifest: WriteManifest, roots: Roots) -> Extract:
     """Extract some combos of three pictures."""
     def run(name: str = "m.yaml", attention: Any = None, **sections: Any) -> FeatureStore:
         loaded = manifest(name, dataset=DATA, attention=attention or {}, **sections)
-        return FeatureStore.open(extract(loaded, roots, device="cpu").store)
+        return FeatureStore.open(extract(Workspace(loaded, roots, "cpu")).store)
     return run
 
 
@@ -199,7 +200,8 @@ def test_guidance_of_one_is_none(extracted: Extract) -> None:
 
 def test_guidance_takes_two_passes_a_step(manifest: WriteManifest, roots: Roots) -> None:
     combo = {"prompt": "a", "denoise": {"from": 60, "steps": 3}, "guidance": {"scale": 2.0}}
-    assert plan(manifest(dataset=DATA, conv={"g": combo}, attention={}), roots).unet_passes == 21
+    loaded = manifest(dataset=DATA, conv={"g": combo}, attention={})
+    assert plan(Workspace(loaded, roots)).unet_passes == 21
 
 
 def test_guidance_without_steps_is_refused(manifest: WriteManifest) -> None:

@@ -41,6 +41,7 @@ from gate_cache.training.inputs import Study
 from gate_cache.training.run_folder import RunDirectory, new_run
 from gate_cache.training.train import Trained, train
 from gate_cache.workspace.lookup import find_combo
+from gate_cache.workspace.workspace import Workspace
 
 COUNTS: dict[Split, int] = {"train": 16, "val": 12, "test": 12}
 CHANNELS, TOKENS, BLOCK = 11, 3, 8
@@ -154,7 +155,7 @@ def store(root: Path) -> FeatureStore:
 
 def run(root: Path, to: Path, **fields: Any) -> Trained:
     to.mkdir(parents=True, exist_ok=True)
-    return train(manifest(to, **fields), Roots(stores=root / "stores", runs=to), device="cpu",
+    return train(Workspace(manifest(to, **fields), Roots(stores=root / "stores", runs=to), "cpu"),
                  run=to / "run")
 
 

@@ -26,6 +26,7 @@ from gate_cache.store.format import samples as samples_module
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import StoreWriter, join_writer, open_writer
+from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["gate"]
 Toy = tuple[Loaded, Roots, Path]
@@ -363,12 +364,12 @@ def test_the_report_is_plain_data(path: Path) -> None:
 
 def test_rows_computed_again_are_equal(toy: Toy) -> None:
     loaded, roots, _ = toy
-    found = recompute(loaded, roots, 3, seed=1, device="cpu")
+    found = recompute(Workspace(loaded, roots, "cpu"), 3, seed=1)
     assert found.equal and len(found.rows) == 3
     assert {c.name: c.rows for c in found.combos} == {
         "latents": 3, **dict.fromkeys(loaded.manifest.combos, 3)}
     assert found.changed == [] and found.notes == []
-    assert found.rows != recompute(loaded, roots, 3, seed=2, device="cpu").rows
+    assert found.rows != recompute(Workspace(loaded, roots, "cpu"), 3, seed=2).rows
 
 
 def test_what_differs_is_measured_and_explained(toy: Toy, tmp_path: Path) -> None:
@@ -383,7 +384,7 @@ def test_what_differs_is_measured_and_explained(toy: Toy, tmp_path: Path) -> Non
     group.write(range(3), {n: m * np.float16(1.01) for n, m in kept.items()})
     put_attrs(group.folder, group.name, {**group.attrs, "versions": {"torch": "1.0"},
                                          "devices": ["cuda (Old)"]})
-    found = recompute(loaded, roots, 7, device="cpu")
+    found = recompute(Workspace(loaded, roots, "cpu"), 7)
     plain = next(c for c in found.combos if c.name == "plain")
     assert (plain.rows, plain.equal) == (7, 4)
     assert 0.005 < plain.relative < 0.02
@@ -394,10 +395,10 @@ def test_what_differs_is_measured_and_explained(toy: Toy, tmp_path: Path) -> Non
 
 def test_nothing_to_recompute_is_one_line(toy: Toy, manifest: WriteManifest, roots: Roots) -> None:
     with pytest.raises(StoreError, match="no such store"):
-        recompute(toy[0], roots, device="cpu")
+        recompute(Workspace(toy[0], roots, "cpu"))
     edited = manifest(conv={"plain": {"prompt": "a boat"}}, attention={})
     with pytest.raises(StoreError, match="no combo of this manifest is in it"):
-        recompute(edited, toy[1], device="cpu")
+        recompute(Workspace(edited, toy[1], "cpu"))
 
 
 # ------------------------------------------------------------------- with extract, commands
@@ -411,7 +412,7 @@ def test_extract_fills_what_repair_undid(toy: Toy, roots: Roots) -> None:
         shard = next(path.glob(name))
         shard.write_bytes(flip(shard.read_bytes(), 500))
     assert len(verify(path, repair=True).problems) == 2
-    result = extract(toy[0], roots, device="cpu")
+    result = extract(Workspace(toy[0], roots, "cpu"))
     assert {k: v for k, v in result.rows.items() if v} == {"latents": 3, "attn": 3}
     assert files(path) == before
 
@@ -425,7 +426,7 @@ def test_metadata_of_all_kinds_comes_back_by_extract(toy: Toy, roots: Roots) -> 
         meta = next(path.glob(name))
         meta.write_bytes(flip(meta.read_bytes(), 300))
     mended(path)
-    assert not any(extract(toy[0], roots, device="cpu").rows.values())
+    assert not any(extract(Workspace(toy[0], roots, "cpu")).rows.values())
     after = files(path)
     assert {n for n in before if before[n] != after[n]} <= {
         n for n in before if n.count("/") == 1 and n.endswith("zarr.json")}

@@ -9,14 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.diffusion.passes.activations import watched
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes
 from gate_cache.learn.features.pca import ColourPCA
-from gate_cache.manifest.load import Loaded
-from gate_cache.workspace.data_root import told_dataset
 from gate_cache.workspace.pick import pick
+from gate_cache.workspace.workspace import Workspace
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -66,8 +63,8 @@ class Activations:
     levels: Mapping[str, Level]
 
 
-def activations(loaded: Loaded, roots: Roots, show: Progress, images: Sequence[str] = (),
-                combos: Sequence[str] = (), device: str | None = None) -> Iterator[Activations]:
+def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[str] = (),
+                ) -> Iterator[Activations]:
     """Run one pass for each image and combo, and keep what every level gives.
 
     Parameters
@@ -80,11 +77,11 @@ def activations(loaded: Loaded, roots: Roots, show: Progress, images: Sequence[s
     UserError
         No such image or combo, or something of the model is missing.
     """
-    every = chosen_combos(loaded, combos)
+    every = chosen_combos(work, combos)
     wanted = every if combos else dict([next(iter(every.items()))])
-    dataset = told_dataset(loaded, roots, show)
-    ids = pick([s.id for s in dataset.samples()], images, 1, loaded.path.name, "its data set")
-    with open_passes(loaded, wanted, dataset, ids, roots, show, device=device, batch=1) as passes:
+    dataset = work.dataset()
+    ids = pick([s.id for s in dataset.samples()], images, 1, work.name, "its data set")
+    with open_passes(work, wanted, dataset, ids, batch=1) as passes:
         yield from _each(passes)
 
 

@@ -11,9 +11,6 @@ from typing import Protocol
 import torch
 
 from gate_cache.core.errors import StoreError, UserError
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
-from gate_cache.extraction.plan import store_of
 from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, one_square, stack
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
@@ -25,7 +22,7 @@ from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.inputs import attention_of, matching_of, mixed_of, resolution_of, views_of
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
-from gate_cache.workspace.device import choose_device
+from gate_cache.workspace.workspace import Workspace
 
 MEAN = "mean"
 _READ_BYTES = 2**28
@@ -122,8 +119,7 @@ class Describer:
         return self.feature.describe(row, (height, width))
 
 
-def of_combo(loaded: Loaded, roots: Roots, show: Progress, combo: str | None = None,
-             device: str | None = None) -> Describer:
+def of_combo(work: Workspace, combo: str | None = None) -> Describer:
     """One combo of a manifest; by default the one that trainings are compared with.
 
     Raises
@@ -131,20 +127,20 @@ def of_combo(loaded: Loaded, roots: Roots, show: Progress, combo: str | None = N
     UserError
         There is no such combo, or it is not extracted.
     """
-    manifest = loaded.manifest
+    manifest = work.manifest
     name = combo or manifest.train.baseline or next(iter(manifest.combos), "")
     if name not in manifest.combos:
         from gate_cache.extraction.passes import chosen_combos
 
-        chosen_combos(loaded, [name])
-    store = FeatureStore.open(store_of(loaded, roots))
-    view = views_of(store, loaded, roots, [name], [], show)[name]
+        chosen_combos(work, [name])
+    store = work.store()
+    view = views_of(work, store, [name])[name]
     return Describer(store, PlainFeature(f"combo {view.label}", view.label, [view],
-                                         choose_device(device)))
+                                         work.torch_device()))
 
 
-def of_run(run: Path, loaded: Loaded, roots: Roots, show: Progress, *, trial: str | None = None,
-           last: bool = False, device: str | None = None) -> Describer:
+def of_run(work: Workspace, run: Path, *, trial: str | None = None,
+           last: bool = False) -> Describer:
     """The amalgamated feature of a trained run (Eq. 4), on the store of any manifest like its own.
 
     Parameters
@@ -157,12 +153,12 @@ def of_run(run: Path, loaded: Loaded, roots: Roots, show: Progress, *, trial: st
         There is no such run, its head is not one of correspondence, or the store lacks a combo.
     """
     trained = _of_pairs(find_trained(run, trial, last))
-    trained.check(loaded)
-    alike, spec = trained.of(loaded), trained.spec
-    store = FeatureStore.open(store_of(loaded, roots))
-    combos, attention = mixed_of(alike, [spec]), attention_of(alike.manifest, spec)
-    views = views_of(store, alike, roots, [*combos, attention], [], show)
-    return Describer(store, _amalgamated(trained, alike, views, choose_device(device)))
+    trained.check(work)
+    alike, spec = work.with_manifest(train=trained.spec), trained.spec
+    store = work.store()
+    combos, attention = mixed_of(alike.loaded, [spec]), attention_of(alike.manifest, spec)
+    views = views_of(alike, store, [*combos, attention])
+    return Describer(store, _amalgamated(trained, alike.loaded, views, work.torch_device()))
 
 
 def of_store(store: FeatureStore, run: Path, trial: str | None,
@@ -198,7 +194,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     store = conv[0].store
     buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
     model = amalgamated(spec, buckets.channels, attention=attention is not None)
-    trained.load(model, loaded)
+    trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""
     with_attention = " + attention" * bool(attention)
     about = f"head {spec.head.name}, {spec.assigners} assigner{many}{with_attention}"

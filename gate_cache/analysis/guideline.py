@@ -14,19 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.analysis.reference import PROMPT, plain, techniques_of
+from gate_cache.analysis.reference import PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
 from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.extraction.passes import Passes, chosen_combos, model_of, open_passes
 from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
 from gate_cache.learn.metrics.intervals import Spread
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import T_MAX, Combo, DenoiseSpec
-from gate_cache.workspace.data_root import told_dataset
 from gate_cache.workspace.pick import pick
+from gate_cache.workspace.workspace import Workspace
 
 STRENGTH, STEPS, SEEDS, IMAGES = 0.7, 20, 3, 4
 """Where nothing else is asked for."""
@@ -121,43 +119,38 @@ class Img2Img:
         return combo.model_copy(update={"t": 0, "seed": seed, "denoise": walk, "maps": None})
 
 
-def guideline(loaded: Loaded, roots: Roots, show: Progress, how: Img2Img, *,
-              combos: Sequence[str] = (), images: Sequence[str] = (), count: int = IMAGES,
-              prompt: str | None = None, device: str | None = None,
-              batch: int | None = None) -> Guideline:
+def guideline(work: Workspace, how: Img2Img, asked: Selection) -> Guideline:
     """Make images anew without and with every technique, and compare them with the input.
 
     Parameters
     ----------
-    combos : names; by default all of ``conv``. Those that differ in seed, t or maps alone are one
-        technique
-    images, count : ids, or how many to draw from the data set
-    prompt : of the reference
+    asked : combos that differ in seed, t or maps alone are one technique
 
     Raises
     ------
     UserError
         No such image or combo, something of the model is missing, or it takes no technique.
     """
-    chosen = distinct(chosen_combos(loaded, combos))
+    chosen = distinct(chosen_combos(work, asked.combos))
     if how.steps > how.start:
         raise UserError(f"--steps {how.steps}: more than the {how.start} times of --strength"
                         f" {how.strength:g}")
-    files = model_of(loaded, chosen, roots)
+    files = model_of(work, chosen)
     _need_text(files)
-    dataset = told_dataset(loaded, roots, show)
-    ids = pick([s.id for s in dataset.samples()], images, count, loaded.path.name, "its data set")
-    wanted = {f"@{REFERENCE}": plain(files, prompt), **chosen}
+    dataset = work.dataset()
+    ids = pick([s.id for s in dataset.samples()], asked.images, asked.count or IMAGES, work.name,
+               "its data set")
+    wanted = {f"@{REFERENCE}": plain(files, asked.prompt), **chosen}
     every = {f"{name} {seed}": how.of(c, seed) for name, c in wanted.items()
              for seed in range(how.seeds)}
-    with open_passes(loaded, every, dataset, ids, roots, show, device=device,
-                     batch=batch) as passes:
-        kept, results = _decoded(passes), _made(passes, show)
+    with open_passes(work, every, dataset, ids, asked.batch) as passes:
+        kept, results = _decoded(passes), _made(passes, work.progress)
         judge = _Judge(passes)
     bound = _means(judge.each([kept]))
     rows = _rows(judge, results, wanted, how.seeds)
-    return Guideline(str(loaded.path), files.source, PROMPT if prompt is None else prompt,
-                     how.strength, how.start, how.steps, how.seeds, judge.inputs, bound, rows)
+    return Guideline(str(work.loaded.path), files.source,
+                     PROMPT if asked.prompt is None else asked.prompt, how.strength, how.start,
+                     how.steps, how.seeds, judge.inputs, bound, rows)
 
 
 def distinct(combos: Mapping[str, Combo]) -> dict[str, Combo]:

@@ -11,15 +11,12 @@ import numpy.typing as npt
 from gate_cache.analysis.describe import Describer
 from gate_cache.core.errors import StoreError
 from gate_cache.core.geometry import Points
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Pair
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.features.similarity import comes_back, match
 from gate_cache.learn.metrics.pck import SELECT, correct, longer_side, pck
-from gate_cache.manifest.load import Loaded
-from gate_cache.workspace.data_root import told_dataset
 from gate_cache.workspace.pick import one
+from gate_cache.workspace.workspace import Workspace
 
 GRID = 6
 """Points along each side where there are no key points."""
@@ -81,8 +78,8 @@ class Matches:
                 "similarity": self.similarity.tolist(), "comes_back": self.back.tolist(), **known}
 
 
-def match_images(loaded: Loaded, roots: Roots, describer: Describer, images: tuple[str, str],
-                 show: Progress, grid: int | None = None) -> Matches:
+def match_images(work: Workspace, describer: Describer, images: tuple[str, str],
+                 grid: int | None = None) -> Matches:
     """Match two images of a manifest's data set.
 
     Parameters
@@ -95,9 +92,9 @@ def match_images(loaded: Loaded, roots: Roots, describer: Describer, images: tup
     UserError
         No such image, or it is not in the store as it is now.
     """
-    dataset = told_dataset(loaded, roots, show)
+    dataset = work.dataset()
     ids = [s.id for s in dataset.samples()]
-    a, b = (one(ids, image, loaded.path.name, "its data set") for image in images)
+    a, b = (one(ids, image, work.name, "its data set") for image in images)
     for sample_id in (a, b):
         _need_same(describer, dataset, sample_id)
     pair, note = (None, "") if grid else _key_points(dataset, a, b)

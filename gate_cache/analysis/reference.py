@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.registry import techniques
@@ -9,6 +12,26 @@ from gate_cache.manifest.specs import Combo
 
 PROMPT = "a photo"
 """Of the reference, unless it is given: it says nothing of what the image shows."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is measured, and on which images.
+
+    Attributes
+    ----------
+    combos : names; by default all of ``conv``
+    images : ids, or parts of them; by default some are drawn from the data set
+    count : how many are drawn; None for the usual number
+    prompt : of the reference, which has no technique; None for `PROMPT`
+    batch : images per pass; None for what the manifest says
+    """
+
+    combos: Sequence[str] = ()
+    images: Sequence[str] = ()
+    count: int | None = None
+    prompt: str | None = None
+    batch: int | None = None
 
 
 def plain(files: ModelFiles, prompt: str | None, seed: int = 0, t: int = 0) -> Combo:

@@ -14,18 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.analysis.reference import PROMPT, plain, techniques_of
+from gate_cache.analysis.reference import PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
 from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.extraction.inputs import Source
 from gate_cache.extraction.passes import Passes, chosen_combos, model_of, open_passes
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.learn.metrics.shift import apart, edge_strength, score
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import T_MAX, Combo
-from gate_cache.workspace.data_root import told_dataset
 from gate_cache.workspace.pick import pick
+from gate_cache.workspace.workspace import Workspace
 
 ANCHOR_T, IMAGES = 500, 32
 """Time of the anchor, and images, where nothing else is asked for."""
@@ -76,19 +74,14 @@ class Scores:
     rows: list[Scored]
 
 
-def score_combos(loaded: Loaded, roots: Roots, show: Progress, *, combos: Sequence[str] = (),
-                 images: Sequence[str] = (), count: int = IMAGES, anchor_t: int = ANCHOR_T,
-                 prompt: str | None = None, own: bool = False, device: str | None = None,
-                 batch: int | None = None) -> Scores:
+def score_combos(work: Workspace, asked: Selection, *, anchor_t: int = ANCHOR_T,
+                 own: bool = False) -> Scores:
     """Measure every combo's content shift.
 
     Parameters
     ----------
-    combos : names; by default all of ``conv``. Of attention combos, too, convolutional maps are
-        measured
-    images, count : ids, or how many to draw from the data set
+    asked : of attention combos, too, convolutional maps are measured
     anchor_t : time of the anchor, a feature without techniques that has shifted a lot
-    prompt : of the feature without techniques
     own : compare each combo with itself at t = 0, so that what its technique changes in all
         features, be they noised or not, is no shift
 
@@ -97,21 +90,22 @@ def score_combos(loaded: Loaded, roots: Roots, show: Progress, *, combos: Sequen
     UserError
         No such image or combo, something of the model is missing, or nothing can be measured.
     """
-    chosen = chosen_combos(loaded, combos)
-    files = model_of(loaded, chosen, roots)
-    dataset = told_dataset(loaded, roots, show)
-    ids = pick([s.id for s in dataset.samples()], images, count, loaded.path.name, "its data set")
+    chosen = chosen_combos(work, asked.combos)
+    files = model_of(work, chosen)
+    dataset = work.dataset()
+    ids = pick([s.id for s in dataset.samples()], asked.images, asked.count or IMAGES, work.name,
+               "its data set")
+    prompt = asked.prompt
     times = {(c.t, c.seed): _plain_name(c) for c in chosen.values()}
     _check_anchor(anchor_t, [t for t, _ in times])
     every = {REFERENCE: plain(files, prompt), ANCHOR: plain(files, prompt, t=anchor_t),
              **{name: plain(files, prompt, seed, t) for (t, seed), name in times.items()},
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
              **({_own(name): _clean(c) for name, c in chosen.items()} if own else {})}
-    with open_passes(loaded, every, dataset, ids, roots, show, device=device,
-                     batch=batch) as passes:
-        edges = _edges(passes, show)
+    with open_passes(work, every, dataset, ids, asked.batch) as passes:
+        edges = _edges(passes, work.progress)
     table = _Table(edges)
-    return Scores(str(loaded.path), files.source, PROMPT if prompt is None else prompt, own,
+    return Scores(str(work.loaded.path), files.source, PROMPT if prompt is None else prompt, own,
                   anchor_t, ids, [i for i, kept in zip(ids, table.kept, strict=True) if not kept],
                   [*table.plain(times), *table.combos(chosen)])
 

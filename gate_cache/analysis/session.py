@@ -24,11 +24,8 @@ from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
-from gate_cache.extraction.plan import store_of
-from gate_cache.manifest.load import load
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.workspace.data_root import told_dataset
-from gate_cache.workspace.device import choose_device
+from gate_cache.workspace.workspace import Workspace
 
 Picture = npt.NDArray[np.uint8]
 
@@ -232,10 +229,10 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
     """
     dataset: ImageDataset | None = None
     if is_manifest(target):
-        loaded = load(target)
-        store = FeatureStore.open(store_of(loaded, roots))
+        work = Workspace.open(target, roots, progress=show)
+        store = work.store()
         try:
-            dataset = told_dataset(loaded, roots, show)
+            dataset = work.dataset()
         except DataError as error:
             show.say(f"note: shown without the pictures themselves: {error}")
     else:
@@ -244,7 +241,7 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
                  " store to see them")
     if not any(view.done().any() for view in store.views()):
         raise RowNotDone(f"{store.path}: holds no extracted image yet; run 'gate-cache extract'")
-    place = choose_device(device)
+    place = work.torch_device()
     trained = [of_store(store, run, trial, place) for run in runs]
     return Explorer(store, dataset, Matcher(store, [*plain_features(store, place), *trained]))
 

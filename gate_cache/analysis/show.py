@@ -15,12 +15,10 @@ from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
-from gate_cache.extraction.plan import store_of
 from gate_cache.learn.features.pca import ColourPCA
-from gate_cache.manifest.load import load
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.workspace.data_root import told_dataset
 from gate_cache.workspace.pick import one
+from gate_cache.workspace.workspace import Workspace
 
 IMAGES, TOKENS = 4, 8
 """Pictures and words shown where nothing else is asked for."""
@@ -66,9 +64,9 @@ def open_shown(target: Place, roots: Roots, show: Progress) -> Source:
     """
     if not is_manifest(target):
         return Source(FeatureStore.open(target), None)
-    loaded = load(target)
-    dataset = told_dataset(loaded, roots, show)
-    return Source(FeatureStore.open(store_of(loaded, roots)), dataset)
+    work = Workspace.open(target, roots, progress=show)
+    dataset = work.dataset()
+    return Source(work.store(), dataset)
 
 
 def show(source: Source, images: Sequence[str] = (),

@@ -7,23 +7,17 @@ from typing import Annotated
 import typer
 
 from gate_cache.commands.options import (
-    Data,
-    Device,
+    HERE,
+    Computes,
     Json,
     ManifestPath,
-    Models,
-    Outside,
-    Stores,
     interruptible,
     print_json,
 )
 from gate_cache.core.errors import UserError
-from gate_cache.core.roots import Roots
 
 
-def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
-            stores: Stores = None, device: Device = None,
-            batch: Annotated[int | None, typer.Option(
+def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
                 min=1, help="Images per pass for this run [what the store was begun with].",
             )] = None, threads: Annotated[int | None, typer.Option(
                 min=1, help="CPU threads of a pass [what the store was begun with].",
@@ -31,13 +25,10 @@ def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
                 min=0, help="Dask workers on this machine, one a GPU where there are GPUs [none].",
             )] = 0, scheduler: Annotated[str, typer.Option(
                 help="Address of a running dask scheduler, such as tcp://host:8786.",
-            )] = "", outside: Outside = False, as_json: Json = False) -> None:
+            )] = "", on: Computes = HERE, as_json: Json = False) -> None:
     """Stage 1: run the diffusion model for all that is missing. Goes on where it stopped."""
-    from gate_cache.manifest.load import load
-    from gate_cache.report.terminal.console import console_progress
 
-    loaded = load(manifest)
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    work = on.open(manifest)
     with interruptible("finished blocks are kept, run the same command again to go on"):
         from gate_cache.extraction.extract import Spread
         from gate_cache.extraction.extract import extract as stage
@@ -45,8 +36,7 @@ def extract(manifest: ManifestPath, data: Data = None, models: Models = None,
         if workers and scheduler:
             raise UserError("--workers starts workers, --scheduler has them: give one of the two")
         spread = Spread(workers, scheduler) if workers or scheduler else None
-        done = stage(loaded, roots, device=device, batch=batch, threads=threads, spread=spread,
-                     progress=console_progress())
+        done = stage(work, batch=batch, threads=threads, spread=spread)
     if as_json:
         return print_json(done)
     from gate_cache.report.terminal.tables import show_extracted
@@ -72,23 +62,18 @@ def lora(manifest: ManifestPath,
              help="Captions, below the data root [as caption writes them, if there].")] = None,
          force: Annotated[bool, typer.Option(
              "--force", help="Write over files that exist.")] = False,
-         data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
-         outside: Outside = False, as_json: Json = False) -> None:
+         on: Computes = HERE, as_json: Json = False) -> None:
     """Train a LoRA on random training images. Goes on where it stopped."""
-    from gate_cache.manifest.load import load
-    from gate_cache.report.terminal.console import console_progress
 
-    loaded = load(manifest)
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    work = on.open(manifest)
     with interruptible("run the same command again to go on from the last checkpoint"):
         from gate_cache.diffusion.lora.training import LoraSettings
-        from gate_cache.extraction.lora.files import parse_steps
+        from gate_cache.extraction.lora.files import LoraOutput, parse_steps
         from gate_cache.extraction.lora.train import train_lora
 
-        found = train_lora(
-            loaded, roots, LoraSettings(rank, alpha, lr, text_lr, batch, seed), images=images,
-            steps=steps, save_at=parse_steps(save_at), out=out, captions=captions, device=device,
-            force=force, progress=console_progress())
+        found = train_lora(work, LoraSettings(rank, alpha, lr, text_lr, batch, seed),
+                           LoraOutput(steps, parse_steps(save_at), out, force), images=images,
+                           captions=captions)
     if as_json:
         return print_json(found)
     for step, path in found.paths.items():
@@ -105,18 +90,13 @@ def caption(manifest: ManifestPath,
             out: Annotated[str | None, typer.Option(
                 help="The file, below the data root [captions/<manifest>.jsonl].")] = None,
             batch: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 8,
-            data: Data = None, models: Models = None, stores: Stores = None,
-            device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+            on: Computes = HERE, as_json: Json = False) -> None:
     """Write a caption for every image, by a captioner. Goes on where it stopped."""
     from gate_cache.extraction.caption import caption as stage
-    from gate_cache.manifest.load import load
-    from gate_cache.report.terminal.console import console_progress
 
-    loaded = load(manifest)
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    work = on.open(manifest)
     with interruptible("captions so far are kept, run the same command again to go on"):
-        found = stage(loaded, roots, model=model, revision=revision, out=out, device=device,
-                      batch=batch, progress=console_progress())
+        found = stage(work, model=model, revision=revision, out=out, batch=batch)
     if as_json:
         return print_json(found)
     typer.echo(f"{found.path}: {found.images} images, {found.new} captioned now"

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
 from gate_cache.core.errors import Interrupted
+from gate_cache.core.roots import Roots
+
+if TYPE_CHECKING:
+    from gate_cache.workspace.workspace import Workspace
 
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
 Data = Annotated[Path | None, typer.Option(
@@ -28,6 +34,61 @@ Outside = Annotated[bool, typer.Option(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 Device = Annotated[str | None, typer.Option(
     help="cpu, cuda, cuda:1 … [a GPU where there is one].")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where things are and what computes; the annotation of a command's parameter names options."""
+
+    data: Data = None
+    models: Models = None
+    stores: Stores = None
+    runs: Runs = None
+    device: Device = None
+    outside: Outside = False
+
+    @property
+    def roots(self) -> Roots:
+        """The folders that these options mean."""
+        return Roots.resolve(self.outside, data=self.data, models=self.models, stores=self.stores,
+                             runs=self.runs)
+
+    def open(self, manifest: Path, train: dict[str, Any] | None = None) -> Workspace:
+        """A manifest on this machine, with progress that is seen."""
+        from gate_cache.report.terminal.console import console_progress
+        from gate_cache.workspace.workspace import Workspace
+
+        return Workspace.open(manifest, self.roots, self.device, console_progress(), train)
+
+
+HERE = Machine()
+Reads = Annotated[Machine, "data", "models", "stores", "outside"]
+Computes = Annotated[Machine, "data", "models", "stores", "device", "outside"]
+Trains = Annotated[Machine, "data", "models", "stores", "runs", "device", "outside"]
+Pictures = Annotated[Machine, "data", "stores", "outside"]
+
+
+def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command as typer takes it: options in the place of its parameter of type `Machine`."""
+    hints = get_type_hints(command, include_extras=True)
+    where = next((n for n, h in hints.items() if get_origin(h) is Annotated
+                  and h.__origin__ is Machine), None)
+    if where is None:
+        return command
+    own, names = get_type_hints(Machine, include_extras=True), hints[where].__metadata__
+    parameters: list[inspect.Parameter] = []
+    for given in inspect.signature(command).parameters.values():
+        parameters += [given.replace(name=n, default=getattr(Machine, n), annotation=own[n])
+                       for n in names] if given.name == where else \
+            [given.replace(annotation=hints[given.name])]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> Any:
+        machine = Machine(**{name: values.pop(name) for name in names})
+        return command(**values, **{where: machine})
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
 
 @contextmanager

@@ -8,18 +8,14 @@ from typing import Annotated
 import typer
 
 from gate_cache.commands.options import (
-    Data,
-    Device,
+    HERE,
+    Computes,
     Json,
     ManifestPath,
-    Models,
-    Outside,
-    Stores,
     interruptible,
     print_json,
 )
 from gate_cache.core.errors import UserError
-from gate_cache.core.roots import Roots
 
 Trial = Annotated[str | None, typer.Option(help="Of a sweep: which trial.")]
 Last = Annotated[bool, typer.Option(
@@ -39,27 +35,22 @@ def match(manifest: ManifestPath,
           trial: Trial = None, last: Last = False,
           grid: Annotated[int | None, typer.Option(
               min=1, max=40, help="Match a grid of so many points a side, not key points.")] = None,
-          out: Out = None, data: Data = None, models: Models = None, stores: Stores = None,
-          device: Device = None, outside: Outside = False, as_json: Json = False) -> None:
+          out: Out = None,
+          on: Computes = HERE, as_json: Json = False) -> None:
     """Find one image's points in another; a PNG file with right and wrong matches."""
     from gate_cache.analysis.describe import of_combo, of_run
     from gate_cache.analysis.match import match_images
-    from gate_cache.extraction.plan import store_of
-    from gate_cache.manifest.load import load
     from gate_cache.report.figures.match import draw_match, show_match
     from gate_cache.report.figures.show import beside
-    from gate_cache.report.terminal.console import console_progress
 
     if run and combo:
         raise UserError("--combo and --run: a run brings its own combos; give one of the two")
     if (trial or last) and not run:
         raise UserError("--trial and --last say which weights of --run RUN")
-    loaded, show = load(manifest), console_progress()
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    describer = of_run(run, loaded, roots, show, trial=trial, last=last, device=device) if run \
-        else of_combo(loaded, roots, show, combo, device)
-    found = match_images(loaded, roots, describer, (a, b), show, grid)
-    path = draw_match(found, out or beside(store_of(loaded, roots)))
+    work = on.open(manifest)
+    describer = of_run(work, run, trial=trial, last=last) if run else of_combo(work, combo)
+    found = match_images(work, describer, (a, b), grid)
+    path = draw_match(found, out or beside(work.store_path))
     if as_json:
         return print_json(found.to_json(), picture=str(path))
     show_match(found)
@@ -73,17 +64,12 @@ def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a swee
             trial: Trial = None, last: Last = False,
             out: Annotated[Path | None, typer.Option(
                 help="Folder for the PNG files [pictures/ in the run].")] = None,
-            data: Data = None, models: Models = None, stores: Stores = None,
-            device: Device = None, outside: Outside = False) -> None:
+            on: Computes = HERE) -> None:
     """Masks that a trained upernet or pixel-mlp predicts, the truth beside, and its uncertainty."""
-    from gate_cache.manifest.load import load
     from gate_cache.report.figures.predict import draw_predictions
-    from gate_cache.report.terminal.console import console_progress
     from gate_cache.training.predict import predict as stage
 
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    found = stage(run, load(manifest), roots, console_progress(), images=image or [], trial=trial,
-                  last=last, device=device)
+    found = stage(on.open(manifest), run, images=image or [], trial=trial, last=last)
     for path in draw_predictions(found, out or run / "pictures"):
         typer.echo(str(path))
 
@@ -104,24 +90,19 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
           own: Annotated[bool, typer.Option(
               "--own-reference", help="Compare each combo with itself at t = 0, not with the"
               " feature without techniques.")] = False,
-          prompt: Prompt = None, batch: Batch = None, out: Out = None, data: Data = None,
-          models: Models = None, stores: Stores = None, device: Device = None,
-          outside: Outside = False, as_json: Json = False) -> None:
+          prompt: Prompt = None, batch: Batch = None, out: Out = None,
+          on: Computes = HERE, as_json: Json = False) -> None:
     """Content shift of each combo, as a table and a plot (Equations 1, 2). Writes into no store."""
+    from gate_cache.analysis.reference import Selection
     from gate_cache.analysis.score import score_combos
-    from gate_cache.extraction.plan import store_of
-    from gate_cache.manifest.load import load
     from gate_cache.report.figures.score import draw_scores, show_scores
     from gate_cache.report.figures.show import beside
-    from gate_cache.report.terminal.console import console_progress
 
-    loaded = load(manifest)
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    work = on.open(manifest)
     with interruptible("nothing was written"):
-        found = score_combos(loaded, roots, console_progress(), combos=combo or [],
-                             images=image or [], count=images, anchor_t=anchor_t, prompt=prompt,
-                             own=own, device=device, batch=batch)
-    path = draw_scores(found, out or beside(store_of(loaded, roots)))
+        found = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
+                             anchor_t=anchor_t, own=own)
+    path = draw_scores(found, out or beside(work.store_path))
     if as_json:
         return print_json(found, picture=str(path))
     show_scores(found)
@@ -134,25 +115,20 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
                   min=0.01, max=1.0, help="Share of the times that are denoised.")] = 0.7,
               steps: Annotated[int, typer.Option(min=1, help="Of denoising.")] = 20,
               seeds: Annotated[int, typer.Option(min=1, help="Results of each image.")] = 3,
-              prompt: Prompt = None, batch: Batch = None, out: Out = None, data: Data = None,
-              models: Models = None, stores: Stores = None, device: Device = None,
-              outside: Outside = False, as_json: Json = False) -> None:
+              prompt: Prompt = None, batch: Batch = None, out: Out = None,
+              on: Computes = HERE, as_json: Json = False) -> None:
     """GATE's guideline: Img2Img with each technique beside the reference; before extracting."""
     from gate_cache.analysis.guideline import Img2Img
     from gate_cache.analysis.guideline import guideline as stage
-    from gate_cache.extraction.plan import store_of
-    from gate_cache.manifest.load import load
+    from gate_cache.analysis.reference import Selection
     from gate_cache.report.figures.guideline import draw_guideline, show_guideline
     from gate_cache.report.figures.show import beside
-    from gate_cache.report.terminal.console import console_progress
 
-    loaded = load(manifest)
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
+    work = on.open(manifest)
     with interruptible("nothing was written"):
-        found = stage(loaded, roots, console_progress(), Img2Img(strength, steps, seeds),
-                      combos=combo or [], images=image or [], count=images, prompt=prompt,
-                      device=device, batch=batch)
-    path = draw_guideline(found, out or beside(store_of(loaded, roots)))
+        found = stage(work, Img2Img(strength, steps, seeds),
+                      Selection(combo or [], image or [], images, prompt, batch))
+    path = draw_guideline(found, out or beside(work.store_path))
     if as_json:
         return print_json(found.to_json(), picture=str(path))
     show_guideline(found)

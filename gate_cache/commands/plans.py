@@ -7,29 +7,26 @@ from typing import Annotated
 import typer
 
 from gate_cache.commands.options import (
-    Data,
+    HERE,
     Json,
     ManifestPath,
     Models,
     Outside,
-    Stores,
+    Pictures,
+    Reads,
     print_json,
 )
 from gate_cache.core.roots import Roots
 
 
-def validate(manifest: ManifestPath, data: Data = None, models: Models = None,
-             stores: Stores = None, outside: Outside = False, as_json: Json = False) -> None:
+def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
     """Check a manifest: all problems at once, and which of its files are not here."""
     from gate_cache.core.errors import ManifestError
     from gate_cache.extraction.validate import NotReady
     from gate_cache.extraction.validate import validate as stage
-    from gate_cache.manifest.load import load
-    from gate_cache.report.terminal.console import console_progress
 
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     try:
-        found = stage(load(manifest), roots, console_progress())
+        found = stage(on.open(manifest))
     except NotReady as error:
         raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
                               *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
@@ -43,18 +40,14 @@ def validate(manifest: ManifestPath, data: Data = None, models: Models = None,
         typer.echo(f"note: {line}")
 
 
-def data(manifest: ManifestPath, data: Data = None, stores: Stores = None,
-         outside: Outside = False, as_json: Json = False) -> None:
+def data(manifest: ManifestPath, on: Pictures = HERE, as_json: Json = False) -> None:
     """Show what the data set holds: splits, classes, labels, points; and what is wrong with it.
 
     Exit code 2 where something is.
     """
-    from gate_cache.manifest.load import load
-    from gate_cache.report.terminal.console import console_progress
     from gate_cache.workspace.data_summary import data as stage
 
-    roots = Roots.resolve(outside, data=data, stores=stores)
-    found = stage(load(manifest), roots, console_progress())
+    found = stage(on.open(manifest))
     if as_json:
         print_json(found)
     else:
@@ -65,14 +58,11 @@ def data(manifest: ManifestPath, data: Data = None, stores: Stores = None,
         raise typer.Exit(2)
 
 
-def plan(manifest: ManifestPath, data: Data = None, models: Models = None, stores: Stores = None,
-         outside: Outside = False, as_json: Json = False) -> None:
+def plan(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
     """Show what extracting will cost: combos, UNet passes, bytes, files. Runs nothing."""
     from gate_cache.extraction.plan import plan as stage
-    from gate_cache.manifest.load import load
 
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    found = stage(load(manifest), roots)
+    found = stage(on.open(manifest))
     if as_json:
         return print_json(found, unet_passes=found.unet_passes, bytes=found.bytes,
                            files=found.files)
@@ -81,14 +71,11 @@ def plan(manifest: ManifestPath, data: Data = None, models: Models = None, store
     show_plan(found)
 
 
-def status(manifest: ManifestPath, data: Data = None, models: Models = None, stores: Stores = None,
-           outside: Outside = False, as_json: Json = False) -> None:
+def status(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
     """Show per combo what is done, missing, or stale and why."""
     from gate_cache.extraction.status import status as stage
-    from gate_cache.manifest.load import load
 
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    found = stage(load(manifest), roots)
+    found = stage(on.open(manifest))
     if as_json:
         return print_json(found, complete=found.complete)
     from gate_cache.report.terminal.tables import show_status

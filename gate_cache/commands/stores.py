@@ -8,17 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gate_cache.commands.options import (
-    Data,
-    Device,
-    Json,
-    Models,
-    Outside,
-    Stores,
-    print_json,
-)
+from gate_cache.commands.options import HERE, Computes, Json, Reads, print_json
 from gate_cache.core.errors import UserError
-from gate_cache.core.roots import Roots
 
 
 def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder, or a URL.")],
@@ -47,27 +38,23 @@ def show(target: Annotated[str, typer.Argument(
              " along one pass.")] = False,
          out: Annotated[Path | None, typer.Option(
              help="Folder for the PNG files [<store>-pictures beside the store].")] = None,
-         data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
-         outside: Outside = False) -> None:
+         on: Computes = HERE) -> None:
     """Pictures of feature maps: PCA as colours, attention by word; a PNG file an image."""
     from gate_cache.analysis.show import open_shown
     from gate_cache.core.places import parse_place
     from gate_cache.report.figures.show import draw
     from gate_cache.report.terminal.console import console_progress
 
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     if activations:
-        from gate_cache.manifest.load import load
         from gate_cache.report.figures.activations import draw_activations
 
         if token:
             raise UserError("--token is for attention maps, which --activations does not show")
-        loaded = load(_manifest_of(target))
-        for path in draw_activations(loaded, roots, console_progress(), image or [], combo or [],
-                                     out, device):
+        work = on.open(_manifest_of(target))
+        for path in draw_activations(work, image or [], combo or [], out):
             typer.echo(str(path))
         return
-    found = open_shown(parse_place(target), roots, console_progress())
+    found = open_shown(parse_place(target), on.roots, console_progress())
     for path in draw(found, image or [], combo or [], token or [], out):
         typer.echo(str(path))
 
@@ -92,28 +79,24 @@ def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest fo
            seed: Annotated[int, typer.Option(min=0, help="Of the choice of these rows.")] = 0,
            threads: Annotated[int | None, typer.Option(
                min=1, help="That read [one a core, at most 8].")] = None,
-           data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
-           outside: Outside = False, as_json: Json = False) -> None:
+           on: Computes = HERE, as_json: Json = False) -> None:
     """Check a store against its checksums. Exit code 1 where something is damaged."""
     from gate_cache.core.places import is_manifest, parse_place
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.report.terminal.store_tables import show_recomputed, show_verified
-    from gate_cache.store.check.verify import store_at
     from gate_cache.store.check.verify import verify as stage
+    from gate_cache.workspace.workspace import store_at
 
     place = parse_place(target)
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
     if recompute:
-        from gate_cache.extraction.recompute import recompute as canary
-        from gate_cache.manifest.load import load
+        from gate_cache.extraction.recompute import recompute as compare
 
         if repair or not is_manifest(place):
             raise UserError("--recompute needs the manifest, and goes without --repair:"
                             " gate-cache verify MANIFEST --recompute 8")
-        again = canary(load(place), roots, recompute, seed=seed, device=device,
-                       progress=console_progress())
+        again = compare(on.open(place), recompute, seed=seed)
         return print_json(again, equal=again.equal) if as_json else show_recomputed(again)
-    found = stage(store_at(place, roots), repair=repair, threads=threads,
+    found = stage(store_at(place, on.roots), repair=repair, threads=threads,
                   progress=console_progress())
     print_json(found, sound=found.sound) if as_json else show_verified(found)
     if not found.sound:
@@ -124,15 +107,13 @@ def diff(a: Annotated[str, typer.Argument(help="A manifest or a store.")],
          b: Annotated[str, typer.Argument(help="Another one.")],
          values: Annotated[bool, typer.Option(
              "--values", help="Of two stores, read and compare all maps.")] = False,
-         data: Data = None, models: Models = None, stores: Stores = None,
-         outside: Outside = False, as_json: Json = False) -> None:
+         on: Reads = HERE, as_json: Json = False) -> None:
     """Show what differs between manifests and stores. Exit code 1 where something does."""
     from gate_cache.core.places import parse_place
     from gate_cache.extraction.diff import diff as stage
     from gate_cache.report.terminal.store_tables import show_diff
 
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    found = stage(parse_place(a), parse_place(b), roots, values)
+    found = stage(parse_place(a), parse_place(b), on.roots, values)
     print_json(found, same=found.same) if as_json else show_diff(found)
     if not found.same:
         raise typer.Exit(1)
@@ -141,15 +122,13 @@ def diff(a: Annotated[str, typer.Argument(help="A manifest or a store.")],
 def prune(targets: Annotated[list[str], typer.Argument(
               help="Manifests whose combos to keep; stores, to clear what was cut off.")],
           yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
-          data: Data = None, models: Models = None, stores: Stores = None,
-          outside: Outside = False, as_json: Json = False) -> None:
+          on: Reads = HERE, as_json: Json = False) -> None:
     """Show what of a store no manifest given names, and with --yes remove it."""
     from gate_cache.core.places import parse_place
     from gate_cache.extraction.prune import prune as stage
     from gate_cache.report.terminal.store_tables import show_pruned
 
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    found = stage([parse_place(t) for t in targets], roots, yes=yes)
+    found = stage([parse_place(t) for t in targets], on.roots, yes=yes)
     if as_json:
         return print_json({"stores": [dataclasses.asdict(f) for f in found]})
     show_pruned(found)

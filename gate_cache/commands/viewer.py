@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gate_cache.commands.options import Data, Device, Models, Outside, Stores
-from gate_cache.core.roots import Roots
+from gate_cache.commands.options import HERE, Computes
 
 
 def view(target: Annotated[str, typer.Argument(
@@ -21,15 +20,13 @@ def view(target: Annotated[str, typer.Argument(
              min=0, max=65535, help="Of the server; 0 for any that is free.")] = 0,
          browser: Annotated[bool, typer.Option(
              "--browser/--no-browser", help="Open the page, or only print its address.")] = True,
-         data: Data = None, models: Models = None, stores: Stores = None, device: Device = None,
-         outside: Outside = False) -> None:
+         on: Computes = HERE) -> None:
     """Look into a store with a browser: maps, attention, matches by click. Ctrl-C ends it."""
     from gate_cache.analysis.session import open_explorer
     from gate_cache.core.places import parse_place
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.viewer.server import serve
 
-    roots = Roots.resolve(outside, data=data, models=models, stores=stores)
-    explorer = open_explorer(parse_place(target), roots, console_progress(), runs=run or (),
-                             trial=trial, device=device)
+    explorer = open_explorer(parse_place(target), on.roots, console_progress(), runs=run or (),
+                             trial=trial, device=on.device)
     serve(explorer, port, browser, typer.echo)

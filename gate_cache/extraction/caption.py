@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.progress import Progress, Silent
-from gate_cache.core.roots import Roots
+from gate_cache.core.progress import Progress
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.captions import (
     Caption,
@@ -22,9 +21,8 @@ from gate_cache.datasets.common.captions import (
 )
 from gate_cache.datasets.common.images import Pixels
 from gate_cache.datasets.common.model_input import image_on
-from gate_cache.manifest.load import Loaded
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,16 +46,15 @@ class Captioned:
     new: int
 
 
-def captions_path(loaded: Loaded, roots: Roots, given: str | None, place: str) -> Path:
+def captions_path(work: Workspace, given: str | None, place: str) -> Path:
     """The captions file, below the data root: as given, as the manifest says, or by its name."""
-    if not given and loaded.manifest.captions:
-        given, place = loaded.manifest.captions, "captions"
-    return roots.below("data", given or f"captions/{loaded.path.stem}.jsonl", place)
+    if not given and work.manifest.captions:
+        given, place = work.manifest.captions, "captions"
+    return work.roots.below("data", given or f"captions/{work.loaded.path.stem}.jsonl", place)
 
 
-def caption(loaded: Loaded, roots: Roots, *, model: str, revision: str | None = None,
-            out: str | None = None, device: str | None = None, batch: int = 8,
-            progress: Progress | None = None) -> Captioned:
+def caption(work: Workspace, *, model: str, revision: str | None = None,
+            out: str | None = None, batch: int = 8) -> Captioned:
     """Caption all images that have no caption yet, or have changed since.
 
     Parameters
@@ -73,17 +70,17 @@ def caption(loaded: Loaded, roots: Roots, *, model: str, revision: str | None = 
     UserError
         Data set, captioner or a place on disk is missing; the captions so far are kept.
     """
-    show = progress or Silent()
-    path = captions_path(loaded, roots, out, "--out")
-    dataset = told_dataset(loaded, roots, show)
+    show = work.progress
+    path = captions_path(work, out, "--out")
+    dataset = work.dataset()
     digests = _digests(dataset, show)
     with disk_errors(path, "--out", "and run the same command again; the captions so far are kept"):
         known = _begun(path, digests)
         todo = [i for i in digests if i not in known]
         if todo:
             read = partial(image_on, dataset,
-                           background=Preprocessing.of(loaded.manifest.model, 0).background)
-            with _opened(model, revision, roots, device, show) as captioner:
+                           background=Preprocessing.of(work.manifest.model, 0).background)
+            with _opened(work, model, revision) as captioner:
                 _caption_all(captioner, read, digests, todo, path, batch, show)
             _in_order(path, digests)
     return Captioned(path, len(digests), len(todo))
@@ -114,15 +111,14 @@ def _lines(found: Captions) -> list[Caption]:
 
 
 @contextmanager
-def _opened(model: str, revision: str | None, roots: Roots, device: str | None,
-            show: Progress) -> Iterator[Captioner]:
+def _opened(work: Workspace, model: str, revision: str | None) -> Iterator[Captioner]:
     """The captioner, on its device."""
     from gate_cache.diffusion.text.captioner import find_captioner, open_captioner
-    from gate_cache.workspace.device import choose_device, out_of_memory
+    from gate_cache.workspace.device import out_of_memory
 
-    place = choose_device(device)
-    show.say(f"loading {model}")
-    folder = find_captioner(model, revision, roots)
+    place = work.torch_device()
+    work.progress.say(f"loading {model}")
+    folder = find_captioner(model, revision, work.roots)
     with out_of_memory("a smaller --batch"):
         yield open_captioner(model, folder, place)
 

@@ -63,18 +63,17 @@ class Site(WorkerPlugin):
         return heard.counts
 
     def _open(self) -> Engine:
-        from gate_cache.diffusion.passes.recipes import plan_combos
-        from gate_cache.extraction.plan import need_files
         from gate_cache.store.opening import exists
         from gate_cache.store.writer import join_writer
 
-        order = replace(self._order, device=_own_device(self._order.device, self._name))
+        here = self._order.workspace
+        here = replace(here, device=_own_device(here.device, self._name))
+        order = replace(self._order, workspace=here)
         if not exists(self._store):
             raise UserError(f"{self._store}: not to be seen from worker {self._name}; all workers"
                             " need the same folders under the same paths")
-        files = need_files(order.loaded, order.roots)
-        plans = plan_combos(order.loaded.manifest, files, order.roots)
-        work = open_work(order, join_writer(self._store), files, plans)
+        files = here.model()
+        work = open_work(order, join_writer(self._store), files, here.plans(files))
         return open_engine(order, work, files)
 
     def teardown(self, worker: Any) -> None:

@@ -12,10 +12,10 @@ from gate_cache.core.fingerprint import Recipe, differences
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.preprocessing import FIRST_SETTINGS
 from gate_cache.core.roots import Roots
-from gate_cache.manifest.load import load
 from gate_cache.store.format import done
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.workspace.lookup import known_recipes, wanted_of
+from gate_cache.workspace.lookup import wanted_of
+from gate_cache.workspace.workspace import Workspace
 
 SHARED = ("kind", "settings", "maps", "size", "compute", "resize", "resample",
           "background")
@@ -101,11 +101,11 @@ def _side(path: Place, roots: Roots) -> Side:
         store = FeatureStore.open(path)
         notes = [f"{path}: {name} is damaged and left out" for name in store.damaged]
         return Side({n: store[n].recipe for n in store.combos}, store, notes)
-    loaded = load(path)
-    recipes, notes = known_recipes(loaded, roots)
+    work = Workspace.open(path, roots)
+    recipes, notes = work.recipes()
     if recipes:
         return Side(recipes)
-    return Side({n: wanted_of(loaded.manifest, n) for n in loaded.manifest.combos},
+    return Side({n: wanted_of(work.manifest, n) for n in work.manifest.combos},
                 notes=[f"{path.name}: {line}" for line in notes], partial=True)
 
 

@@ -9,33 +9,31 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gate_cache.core.errors import StoreError, listed
 from gate_cache.core.places import Place
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.progress import Progress, Silent, Task
-from gate_cache.core.roots import Roots
+from gate_cache.core.progress import Silent, Task
 from gate_cache.core.versions import versions
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.passes.recipes import PlannedCombo, plan_combos
+from gate_cache.diffusion.passes.recipes import PlannedCombo
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.job import Order, open_engine, open_work
-from gate_cache.extraction.plan import encoding_asked, need_files, store_block, store_of
 from gate_cache.extraction.register import register
-from gate_cache.manifest.load import Loaded
+from gate_cache.extraction.storing import encoding_asked, store_block
 from gate_cache.manifest.specs import Manifest
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
-from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
 from gate_cache.workspace.data_summary import tell_data
 from gate_cache.workspace.lookup import Stale, find_combo
+from gate_cache.workspace.workspace import Workspace
 
 _ASKED = os.environ.get("OMP_NUM_THREADS", "")
 """As this process was started: dask sets the variable to 1 for its workers, and here as well."""
@@ -66,15 +64,13 @@ class Extracted:
     rows: dict[str, int] = field(default_factory=dict)
 
 
-def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: int | None = None,
-            threads: int | None = None, spread: Spread | None = None, wait: bool = True,
-            progress: Progress | None = None) -> Extracted:
+def extract(work: Workspace, *, batch: int | None = None, threads: int | None = None,
+            spread: Spread | None = None, wait: bool = True) -> Extracted:
     """Extract all that is missing.
 
     Parameters
     ----------
-    loaded : the manifest
-    device : ``cpu``, ``cuda``, ``cuda:1`` …; by default a GPU where there is one
+    work : the manifest on this machine
     batch : images per pass for this run; by default what the store was begun with
     threads : of the CPU in a pass; by default what the store was begun with
     spread : compute on several workers
@@ -85,42 +81,45 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     UserError
         Something is missing, damaged or full; what was done is kept.
     """
-    show = progress or Silent()
-    manifest = loaded.manifest
-    dataset = open_dataset(manifest.dataset, roots)
+    show, manifest, path = work.progress, work.manifest, work.store_path
+    dataset = open_dataset(manifest.dataset, work.roots)
     ids = [s.id for s in dataset.samples()]
-    tell_data(dataset, loaded, show)
+    tell_data(work, dataset)
     for line in _notes(dataset, manifest):
         show.say(f"note: {line}")
-    files = need_files(loaded, roots)
-    plans = plan_combos(manifest, files, roots)
+    files = work.model()
+    plans = work.plans(files)
     block = store_block(manifest, [p.shapes for p in plans])
-    path = store_of(loaded, roots)
     with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
                      threads or own_threads(spread), show.say if wait else None) as store:
         new, gone = register(store, dataset, ids, show)
-        remember(path, roots)
-        _tell_anew(path, plans, loaded, show)
-        order = Order(loaded, roots.absolute() if spread else roots, device, batch or store.batch,
+        remember(path, work.roots)
+        _tell_anew(work, plans)
+        order = Order(_for_others(work) if spread else work, batch or store.batch,
                       threads or store.threads or own_threads(spread), frozenset(gone))
-        work = open_work(order, store, files, plans)
+        left = open_work(order, store, files, plans)
         result = Extracted(path, len(ids), new, dict.fromkeys([LATENTS, *manifest.combos], 0))
-        _tell_kept(store, work.jobs, loaded, show)
-        if any(todo for _, todo in _todo(work)):
-            need_space(path, _space(work, store.block))
-            for group, todo in _todo(work):
+        _tell_kept(work, store, left.jobs)
+        if any(todo for _, todo in _todo(left)):
+            need_space(path, _space(left, store.block))
+            for group, todo in _todo(left):
                 if todo:
                     group.fit()
                     group.note_absent(todo, order.gone)
             for note in files.notes:
                 show.say(f"note: {note}")
             show.say(f"loading {files.source}")
-            with _place(order, work, files, path, spread) as run:
-                total = sum(len(work.fresh(j.group, r)) for j in work.jobs for r in j.todo)
-                blocks = sorted({(r.start, r.stop) for _, todo in _todo(work) for r in todo})
+            with _place(order, left, files, path, spread) as run:
+                total = sum(len(left.fresh(j.group, r)) for j in left.jobs for r in j.todo)
+                blocks = sorted({(r.start, r.stop) for _, todo in _todo(left) for r in todo})
                 with show.task("extracting", total, "rows") as task:
                     run([range(*block) for block in blocks], _Heard(result, task))
     return result
+
+
+def _for_others(work: Workspace) -> Workspace:
+    """For processes that work in other folders, and show nothing."""
+    return replace(work, roots=work.roots.absolute(), progress=Silent())
 
 
 def own_threads(spread: Spread | None) -> int:
@@ -139,34 +138,34 @@ def _notes(dataset: ImageDataset, manifest: Manifest) -> list[str]:
     return []
 
 
-def _tell_anew(path: Place, plans: Sequence[PlannedCombo], loaded: Loaded, show: Progress) -> None:
+def _tell_anew(work: Workspace, plans: Sequence[PlannedCombo]) -> None:
     """Say which combos are in the store already, but with other settings."""
-    store, why = FeatureStore.open(path), dict[str, str]()
+    store, why = work.store(), dict[str, str]()
     for plan in plans:
         try:
-            find_combo(store, loaded.manifest, plan.name, plan.recipe)
+            find_combo(store, work.manifest, plan.name, plan.recipe)
         except Stale as error:
             why[plan.name] = "; ".join(error.why)
         except StoreError:
             continue
     if why:
-        show.say(f"note: {listed(why)}: extracted anew, beside what the store holds with other"
-                 f" settings ({next(iter(why.values()))})")
+        work.progress.say(f"note: {listed(why)}: extracted anew, beside what the store holds with"
+                          f" other settings ({next(iter(why.values()))})")
 
 
-def _tell_kept(store: StoreWriter, jobs: list[Job], loaded: Loaded, show: Progress) -> None:
+def _tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
     """Say where a store keeps to what it was begun with, whatever the manifest says now."""
-    now, said = loaded.manifest.store, []
+    now, said = work.manifest.store, []
     if now.block and now.block != store.block:
         said.append(f"blocks of {store.block}")
     if now.batch != store.batch:
         said.append(f"batches of {store.batch}")
-    asked = encoding_asked(loaded.manifest)
+    asked = encoding_asked(work.manifest)
     said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
              if job.group.encoding != asked]
     if said:
-        show.say(f"note: this store was begun with {listed(said)}, and keeps it; give store.path"
-                 " another name to change that")
+        work.progress.say(f"note: this store was begun with {listed(said)}, and keeps it; give"
+                          " store.path another name to change that")
 
 
 def _todo(work: Work) -> Iterator[tuple[GroupWriter, list[range]]]:

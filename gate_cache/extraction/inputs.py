@@ -26,9 +26,9 @@ from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import PlannedCombo
 from gate_cache.diffusion.passes.schedule import Lane, Wanted, schedule
 from gate_cache.diffusion.text.tokens import Tokens
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import CAPTION
 from gate_cache.store.format.samples import Samples
+from gate_cache.workspace.workspace import Workspace
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -99,7 +99,7 @@ class Source:
         return self._folders[folder]
 
 
-def open_source(loaded: Loaded, roots: Roots, dataset: ImageDataset, samples: Samples,
+def open_source(work: Workspace, dataset: ImageDataset, samples: Samples,
                 files: ModelFiles, gone: Collection[int] = ()) -> Source:
     """Images and captions of a manifest's model.
 
@@ -113,12 +113,12 @@ def open_source(loaded: Loaded, roots: Roots, dataset: ImageDataset, samples: Sa
     DataError
         Captions are missing.
     """
-    model = loaded.manifest.model
+    model = work.manifest.model
     return Source(dataset, samples, Preprocessing.of(model, files.size(model.size)), files.tokens,
-                  roots, captions_of(loaded, roots, samples, gone, files.tokens))
+                  work.roots, captions_of(work, samples, gone, files.tokens))
 
 
-def captions_of(loaded: Loaded, roots: Roots, samples: Samples, gone: Collection[int],
+def captions_of(work: Workspace, samples: Samples, gone: Collection[int],
                 tokens: Tokens) -> dict[str, str]:
     """Captions by sample id, where a combo of the manifest asks for them.
 
@@ -128,10 +128,10 @@ def captions_of(loaded: Loaded, roots: Roots, samples: Samples, gone: Collection
         An image has none, or has changed since, or its caption is too long for an attention combo,
         whose maps have one channel a token.
     """
-    manifest = loaded.manifest
+    manifest = work.manifest
     if not manifest.captions or not any(c.captioned for c in manifest.combos.values()):
         return {}
-    found = read_captions(roots.below("data", manifest.captions, "captions"))
+    found = read_captions(work.roots.below("data", manifest.captions, "captions"))
     wanted = {name: found.check(name, samples.sha256[row]) for row, name in enumerate(samples)
               if row not in gone}
     for combo, spec in manifest.attention.items():

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles
@@ -14,10 +13,10 @@ from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe, so
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.inputs import open_source
-from gate_cache.extraction.plan import encoding_asked
-from gate_cache.manifest.load import Loaded
+from gate_cache.extraction.storing import encoding_asked
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 from gate_cache.store.writer import StoreWriter
+from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,13 @@ class Order:
 
     Attributes
     ----------
-    device : as the user named it
+    workspace : for another process, with absolute folders
     batch : images per pass
     threads : of the CPU in a pass
     gone : rows whose image is not in the data set any more
     """
 
-    loaded: Loaded
-    roots: Roots
-    device: str | None
+    workspace: Workspace
     batch: int
     threads: int
     gone: frozenset[int]
@@ -49,7 +46,8 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
     DataError
         Captions are missing.
     """
-    model, asked = order.loaded.manifest.model, encoding_asked(order.loaded.manifest)
+    workspace, manifest = order.workspace, order.workspace.manifest
+    model, asked = manifest.model, encoding_asked(manifest)
     preprocessing = Preprocessing.of(model, files.size(model.size))
     about = {"model": files.source, "versions": versions()}
     shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
@@ -62,17 +60,17 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
         names = {"source": sources(plan.combo), "tokens": list(words)}
         group = store.require(plan.name, plan.recipe, plan.shapes, asked, {**about, **names})
         jobs.append(Job(plan, group, group.todo(order.gone)))
-    dataset = open_dataset(order.loaded.manifest.dataset, order.roots)
-    source = open_source(order.loaded, order.roots, dataset, store.samples, files, order.gone)
+    dataset = open_dataset(manifest.dataset, workspace.roots)
+    source = open_source(workspace, dataset, store.samples, files, order.gone)
     return Work(source, jobs, latents, order.gone)
 
 
 def open_engine(order: Order, work: Work, files: ModelFiles) -> Engine:
     """The model with what the jobs that are not done need."""
     from gate_cache.diffusion.passes.extractor import open_extractor
-    from gate_cache.workspace.device import choose_device
 
     plans = [job.plan for job in work.jobs if job.todo]
-    extractor = open_extractor(files, plans, order.roots, order.batch, choose_device(order.device),
-                               order.loaded.manifest.model.dtype)
+    place = order.workspace
+    extractor = open_extractor(files, plans, place.roots, order.batch, place.torch_device(),
+                               place.manifest.model.dtype)
     return Engine(work, extractor, order.threads)

@@ -10,19 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from gate_cache.core.errors import UserError, did_you_mean
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
-from gate_cache.diffusion.passes.recipes import plan_combos
 from gate_cache.diffusion.passes.schedule import Lane
 from gate_cache.extraction.inputs import BlockInputs, Source, open_source
-from gate_cache.extraction.plan import need_files
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Combo
 from gate_cache.store.format.samples import Samples
-from gate_cache.workspace.device import choose_device, out_of_memory, smaller_than
+from gate_cache.workspace.device import out_of_memory, smaller_than
+from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Passes:
     inputs: BlockInputs
 
 
-def chosen_combos(loaded: Loaded, names: Sequence[str]) -> dict[str, Combo]:
+def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
     """The combos that are asked for; by default all of ``conv``.
 
     Raises
@@ -50,26 +46,25 @@ def chosen_combos(loaded: Loaded, names: Sequence[str]) -> dict[str, Combo]:
     UserError
         The manifest has no such combo, or none at all.
     """
-    known = loaded.manifest.combos
+    known = work.manifest.combos
     for name in names:
         if name not in known:
-            raise UserError(f"{loaded.path.name}: has no combo '{name}'"
+            raise UserError(f"{work.name}: has no combo '{name}'"
                             f"{did_you_mean(name, known)}")
-    found = {name: known[name] for name in names} or loaded.manifest.conv or known
+    found = {name: known[name] for name in names} or work.manifest.conv or known
     if not found:
-        raise UserError(f"{loaded.path.name}: has no combos")
+        raise UserError(f"{work.name}: has no combos")
     return dict(found)
 
 
-def model_of(loaded: Loaded, combos: Mapping[str, Combo], roots: Roots) -> ModelFiles:
+def model_of(work: Workspace, combos: Mapping[str, Combo]) -> ModelFiles:
     """The manifest's model, with all that these combos need, on this machine or fetched."""
-    return need_files(_with(loaded, combos), roots)
+    return _with(work, combos).model()
 
 
 @contextmanager
-def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDataset,
-                ids: Sequence[str], roots: Roots, show: Progress, *, device: str | None = None,
-                batch: int | None = None) -> Iterator[Passes]:
+def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageDataset,
+                ids: Sequence[str], batch: int | None = None) -> Iterator[Passes]:
     """Load the model with what these combos need, and encode the images.
 
     Parameters
@@ -83,20 +78,20 @@ def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDatas
     UserError
         Weights, captions or images are missing, or a combo does not suit the model.
     """
-    asked = _with(loaded, combos)
-    files = need_files(asked, roots)
-    plans = tuple(plan_combos(asked.manifest, files, roots))
+    asked = _with(work, combos)
+    files = asked.model()
+    plans = tuple(asked.plans(files))
     model = asked.manifest.model
     samples = Samples(ids, [dataset.sha256(i) for i in ids],
                       np.array([dataset.size(i) for i in ids], np.int32))
-    source = open_source(asked, roots, dataset, samples, files)
+    source = open_source(asked, dataset, samples, files)
     lanes = source.passes((plan, range(len(ids))) for plan in plans)
     most = max(len(lane.items) for lane in lanes)
     size = min(batch or asked.manifest.store.batch, most)
-    place = choose_device(device)
-    show.say(f"loading {files.source}")
+    place = work.torch_device()
+    work.progress.say(f"loading {files.source}")
     with out_of_memory(smaller_than(size), kept=False):
-        extractor = open_extractor(files, plans, roots, size, place, model.dtype)
+        extractor = open_extractor(files, plans, work.roots, size, place, model.dtype)
         try:
             with ThreadPoolExecutor(2) as readers:
                 inputs = BlockInputs(source, 0, readers)
@@ -106,9 +101,8 @@ def open_passes(loaded: Loaded, combos: Mapping[str, Combo], dataset: ImageDatas
             extractor.close()
 
 
-def _with(loaded: Loaded, combos: Mapping[str, Combo]) -> Loaded:
+def _with(work: Workspace, combos: Mapping[str, Combo]) -> Workspace:
     """The manifest with these combos alone, their convolutional maps to be read."""
-    read = {name: c if name in loaded.manifest.conv else c.model_copy(update={"maps": None})
+    read = {name: c if name in work.manifest.conv else c.model_copy(update={"maps": None})
             for name, c in combos.items()}
-    return loaded.model_copy(update={"manifest": loaded.manifest.model_copy(
-        update={"conv": read, "attention": {}})})
+    return work.with_manifest(conv=read, attention={})

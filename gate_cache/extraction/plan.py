@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gate_cache.core.errors import ModelError, UserError
+from gate_cache.core.errors import ModelError
 from gate_cache.core.features import TOKENS_PER_PIECE
-from gate_cache.core.places import Place
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
+from gate_cache.diffusion.models.sources import assumed, locate
 from gate_cache.diffusion.passes.recipes import (
     check_fit,
     combo_maps,
     input_problems,
-    missing_inputs,
 )
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
-from gate_cache.manifest.load import Loaded
+from gate_cache.extraction.storing import encoding_asked, store_block
 from gate_cache.manifest.specs import Manifest
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import (
     LATENT_MAP,
     Footprint,
-    Shapes,
-    block_rows,
     group_footprint,
     samples_footprint,
 )
+from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class Plan:
         return sum(line.files for line in self.lines) + 1
 
 
-def plan(loaded: Loaded, roots: Roots) -> Plan:
+def plan(work: Workspace) -> Plan:
     """Count images, passes, bytes and files.
 
     Raises
@@ -101,7 +96,7 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     UserError
         Data set or model folder missing, or parts or a manifest that do not fit the model.
     """
-    manifest = loaded.manifest
+    manifest, roots = work.manifest, work.roots
     ids = [s.id for s in open_dataset(manifest.dataset, roots).samples()]
     notes, wrong = input_problems(manifest, roots)
     if wrong:
@@ -122,26 +117,12 @@ def plan(loaded: Loaded, roots: Roots) -> Plan:
     block = store_block(manifest, shapes.values())
     lines = [_table(ids), _latents(layout.latent_shape(size), len(ids), block)]
     lines += [_combo(manifest, n, s, len(ids), block) for n, s in shapes.items()]
-    store = store_of(loaded, roots)
+    store = work.store_path
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     source = files.source if files else manifest.model.source
     return Plan(str(store), source, size, len(ids), block, str(encoding_asked(manifest)), lines,
                 notes, Pieces.of(lanes))
-
-
-def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
-    """Rows of a block in a new store: as the manifest says, or by the largest map."""
-    if manifest.store.block:
-        return manifest.store.block
-    every = [s for maps in shapes for s in maps.values()]
-    return block_rows(every, encoding_asked(manifest))
-
-
-def encoding_asked(manifest: Manifest) -> Encoding:
-    """How a manifest wants the maps of new groups to be stored."""
-    asked = manifest.store
-    return Encoding(asked.dtype, asked.keep_bits, asked.codec)
 
 
 def about_tokens(text: str) -> int:
@@ -173,27 +154,3 @@ def _line(name: str, kind: str, shapes: dict[str, tuple[int, ...]], size: Footpr
           passes: int = 0, controlled: bool = False) -> Line:
     return Line(name, kind, shapes, passes, passes if controlled else 0, size.bytes, size.files,
                 size.at_most)
-
-
-def need_files(loaded: Loaded, roots: Roots) -> ModelFiles:
-    """The model of a manifest with its ControlNets and LoRAs, all on this machine or fetched.
-
-    Raises
-    ------
-    ModelError
-        With a line for everything that is missing.
-    """
-    problems = missing_inputs(loaded.manifest, roots, download=True)
-    files = None
-    try:
-        files = locate(loaded.manifest.model, roots, download=not problems)
-    except UserError as error:
-        problems = [str(error), *problems]
-    if problems or files is None:
-        raise ModelError("\n".join(problems))
-    return files
-
-
-def store_of(loaded: Loaded, roots: Roots) -> Place:
-    """Where the store is."""
-    return roots.store(loaded.store_path, "store.path")

@@ -10,15 +10,14 @@ from gate_cache.core.errors import StoreError, UserError
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.preprocessing import FIRST
 from gate_cache.core.roots import Roots
-from gate_cache.extraction.plan import store_of
-from gate_cache.manifest.load import Loaded, load
 from gate_cache.store.check.removal import leftovers, remove_group
 from gate_cache.store.format.layout import LATENTS
 from gate_cache.store.holding import alone
 from gate_cache.store.opening import exists
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.workspace.lookup import alike, known_recipes
+from gate_cache.workspace.lookup import alike
+from gate_cache.workspace.workspace import Workspace
 
 _THEN = "and run the same command again; without --yes nothing is removed"
 
@@ -72,21 +71,21 @@ def prune(targets: Sequence[Place], roots: Roots, *, yes: bool = False) -> list[
     UserError
         A store or a manifest is not there, or another process writes to a store.
     """
-    stores: dict[Place, list[Loaded]] = {}
+    stores: dict[Place, list[Workspace]] = {}
     for target in targets:
-        loaded = [load(target)] if is_manifest(target) else []
-        stores.setdefault(store_of(loaded[0], roots) if loaded else target, []).extend(loaded)
+        named = [Workspace.open(target, roots)] if is_manifest(target) else []
+        stores.setdefault(named[0].store_path if named else target, []).extend(named)
     if len({path.resolve() for path in stores}) < len(stores):
         raise UserError("one store is given under two names; give it once")
-    return [_prune(path, manifests, roots, yes) for path, manifests in stores.items()]
+    return [_prune(path, manifests, yes) for path, manifests in stores.items()]
 
 
-def _prune(path: Place, manifests: list[Loaded], roots: Roots, yes: bool) -> Pruned:
+def _prune(path: Place, manifests: list[Workspace], yes: bool) -> Pruned:
     if not exists(path):
         raise StoreError(f"{path}: no such store; there is nothing to prune")
     with alone(path, _THEN) if yes else nullcontext(), disk_errors(path, then=_THEN):
         store = FeatureStore.open(path)
-        needed, notes = _needed(store, manifests, roots)
+        needed, notes = _needed(store, manifests)
         notes += [f"{n} is damaged and left alone; 'gate-cache verify' says more"
                   for n in store.damaged]
         views = [*store.latents(), *store.views()]
@@ -99,7 +98,7 @@ def _prune(path: Place, manifests: list[Loaded], roots: Roots, yes: bool) -> Pru
     return Pruned(str(path), groups, [v.name for v in views if v.name in needed], notes, yes)
 
 
-def _why(view: ComboView, manifests: list[Loaded]) -> str:
+def _why(view: ComboView, manifests: list[Workspace]) -> str:
     """Why a group is not needed; another filter is told, for one line in a manifest names it."""
     filters = {m.manifest.model.resample for m in manifests
                if view.label in (LATENTS, *m.manifest.combos)}
@@ -108,25 +107,24 @@ def _why(view: ComboView, manifests: list[Loaded]) -> str:
     return f"no manifest given names it{more}"
 
 
-def _needed(store: FeatureStore, manifests: list[Loaded],
-            roots: Roots) -> tuple[set[str], list[str]]:
+def _needed(store: FeatureStore, manifests: list[Workspace]) -> tuple[set[str], list[str]]:
     """Groups to keep: those that a manifest names, and the latents that they are made from."""
     views, notes = store.views(), list[str]()
     if not manifests:
         return {v.name for v in (*views, *store.latents())}, notes
     kept: list[ComboView] = []
-    for loaded in manifests:
-        recipes, said = known_recipes(loaded, roots)
-        notes += [f"{loaded.path.name}: {line}" for line in said]
-        for name in loaded.manifest.combos:
+    for work in manifests:
+        recipes, said = work.recipes()
+        notes += [f"{work.name}: {line}" for line in said]
+        for name in work.manifest.combos:
             recipe = recipes.get(name)
             kept += [v for v in views if v.recipe == recipe] if recipe else \
-                _maybe(views, loaded, name)
+                _maybe(views, work, name)
     latents = {v.recipe.get("latents") for v in kept}
     return {v.name for v in kept} | {v.name for v in store.latents()
                                      if v.fingerprint in latents}, notes
 
 
-def _maybe(views: list[ComboView], loaded: Loaded, name: str) -> list[ComboView]:
+def _maybe(views: list[ComboView], work: Workspace, name: str) -> list[ComboView]:
     """Without the weights: all that may be meant."""
-    return [v for v in views if v.label == name] + alike(views, loaded.manifest, name)
+    return [v for v in views if v.label == name] + alike(views, work.manifest, name)

@@ -16,19 +16,16 @@ import numpy.typing as npt
 
 from gate_cache.core.errors import DataError, StoreError
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.progress import Progress, Silent
-from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe, plan_combos
+from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.extraction.extract import own_threads
 from gate_cache.extraction.inputs import BlockInputs, Source, open_source
-from gate_cache.extraction.plan import need_files, store_of
-from gate_cache.manifest.load import Loaded
 from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
 from gate_cache.store.reader import ComboView, FeatureStore
-from gate_cache.workspace.data_root import find_dataset
+from gate_cache.workspace.data_root import dataset_near
+from gate_cache.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.passes.extractor import Extractor
@@ -90,14 +87,12 @@ class Recomputed:
         return all(c.rows == c.equal for c in self.combos)
 
 
-def recompute(loaded: Loaded, roots: Roots, count: int = 8, *, seed: int = 0,
-              device: str | None = None, progress: Progress | None = None) -> Recomputed:
+def recompute(work: Workspace, count: int = 8, *, seed: int = 0) -> Recomputed:
     """Extract some rows of a store again, of all combos that have them.
 
     Parameters
     ----------
     count, seed : of rows, chosen at random among those that are done
-    device : as for `extract`
 
     Raises
     ------
@@ -105,24 +100,24 @@ def recompute(loaded: Loaded, roots: Roots, count: int = 8, *, seed: int = 0,
         Nothing of the manifest is in its store, or something that extracting needs is missing.
     """
     from gate_cache.diffusion.passes.extractor import open_extractor
-    from gate_cache.workspace.device import choose_device, described
+    from gate_cache.workspace.device import described
 
-    store = FeatureStore.open(store_of(loaded, roots))
-    files = need_files(loaded, roots)
-    found = _views(store, plan_combos(loaded.manifest, files, roots))
-    dataset, notes = find_dataset(loaded, roots)
+    store = work.store()
+    files = work.model()
+    found = _views(store, work.plans(files))
+    dataset, notes = dataset_near(work.store_path, work.manifest.dataset, work.roots)
     rows = _choose(store, dataset, [view for _, view in found], count, seed)
-    model = loaded.manifest.model
-    extractor = open_extractor(files, [plan for plan, _ in found], roots,
-                               int(store.attrs["batch"]), choose_device(device), model.dtype)
+    model = work.manifest.model
+    extractor = open_extractor(files, [plan for plan, _ in found], work.roots,
+                               int(store.attrs["batch"]), work.torch_device(), model.dtype)
     try:
-        with (progress or Silent()).task("computing again", len(rows) * len(found), "rows") as task:
-            run = _Run(loaded, roots, store, files, dataset, extractor, rows)
+        with work.progress.task("computing again", len(rows) * len(found), "rows") as task:
+            run = _Run(work, store, files, dataset, extractor, rows)
             combos = run.compare(found, task.advance)
     finally:
         extractor.close()
     here = described(extractor.model.device)
-    left = len(loaded.manifest.combos) - len(found)
+    left = len(work.manifest.combos) - len(found)
     notes += [f"{left} combos of the manifest are not in the store"] if left else []
     changed = list(dict.fromkeys(line for _, v in found for line in _changed(v, here)))
     return Recomputed(str(store.path), rows, here, combos, changed, notes)
@@ -182,11 +177,11 @@ class _Scattered(BlockInputs):
 class _Run:
     """Rows through the model, as `Block` does it."""
 
-    def __init__(self, loaded: Loaded, roots: Roots, store: FeatureStore, files: ModelFiles,
+    def __init__(self, work: Workspace, store: FeatureStore, files: ModelFiles,
                  dataset: ImageDataset, extractor: Extractor, rows: list[int]) -> None:
-        model = loaded.manifest.model
+        model = work.manifest.model
         others = set(range(len(store.samples))).difference(rows)
-        self._source = open_source(loaded, roots, dataset, store.samples, files, others)
+        self._source = open_source(work, dataset, store.samples, files, others)
         self._store = store
         self._latents = latents_recipe(files, Preprocessing.of(model, files.size(model.size)),
                                        model.dtype)

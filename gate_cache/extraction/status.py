@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import Recipe
-from gate_cache.core.roots import Roots
-from gate_cache.extraction.plan import store_of
-from gate_cache.manifest.load import Loaded
+from gate_cache.manifest.specs import Manifest
 from gate_cache.store.opening import exists
 from gate_cache.store.reader import FeatureStore
-from gate_cache.workspace.data_root import find_dataset
-from gate_cache.workspace.lookup import Stale, find_combo, known_recipes
+from gate_cache.workspace.data_root import dataset_near
+from gate_cache.workspace.lookup import Stale, find_combo
+from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Status:
         return all(c.state == "done" for c in self.combos)
 
 
-def status(loaded: Loaded, roots: Roots) -> Status:
+def status(work: Workspace) -> Status:
     """Compare a manifest with its store.
 
     Raises
@@ -64,18 +63,18 @@ def status(loaded: Loaded, roots: Roots) -> Status:
     UserError
         Data set missing, or the store is none.
     """
-    manifest = loaded.manifest
-    dataset, found = find_dataset(loaded, roots)
+    manifest = work.manifest
+    path = work.store_path
+    dataset, found = dataset_near(path, manifest.dataset, work.roots)
     ids = [s.id for s in dataset.samples()]
-    path = store_of(loaded, roots)
     if not exists(path):
         missing = [ComboStatus(n, "missing", 0, len(ids)) for n in manifest.combos]
         return Status(str(path), False, missing, [], found)
-    store = FeatureStore.open(path)
-    recipes, notes = known_recipes(loaded, roots)
+    store = work.store()
+    recipes, notes = work.recipes()
     known = set(store.samples.ids)
     rows = [store.samples.row(i) for i in ids if i in known]
-    combos = [_combo(store, loaded, name, recipes.get(name), rows, len(ids))
+    combos = [_combo(store, manifest, name, recipes.get(name), rows, len(ids))
               for name in manifest.combos]
     named = {c.group for c in combos}
     extra = [v.name for v in store.views() if v.name not in named]
@@ -84,11 +83,11 @@ def status(loaded: Loaded, roots: Roots) -> Status:
     return Status(str(path), True, combos, extra, [*found, *notes, *damaged])
 
 
-def _combo(store: FeatureStore, loaded: Loaded, name: str, recipe: Recipe | None,
+def _combo(store: FeatureStore, manifest: Manifest, name: str, recipe: Recipe | None,
            rows: list[int], total: int) -> ComboStatus:
     """`rows` are those of the data set's images that the store knows, of `total` images."""
     try:
-        view = find_combo(store, loaded.manifest, name, recipe)
+        view = find_combo(store, manifest, name, recipe)
     except Stale as error:
         return ComboStatus(name, "stale", 0, total, why=error.why)
     except StoreError:

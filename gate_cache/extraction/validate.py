@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gate_cache.core.errors import ManifestError, NotThere, UserError
-from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems
 from gate_cache.extraction.plan import about_tokens
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.workspace.data_summary import check_data, short
+from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class NotReady(ManifestError):
         self.absent = absent
 
 
-def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Validated:
+def validate(work: Workspace) -> Validated:
     """Check a loaded manifest against the model's layout, and look for its files.
 
     No model is loaded; its parts and what techniques put beside it are compared by their
@@ -59,7 +58,7 @@ def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Vali
     NotReady
         With a line for everything that keeps it from running.
     """
-    manifest = loaded.manifest
+    manifest, roots = work.manifest, work.roots
     absent, wrong = input_problems(manifest, roots)
     files, told = None, list[str]()
     dataset = open_dataset(manifest.dataset, roots)
@@ -69,7 +68,7 @@ def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Vali
         there = Path(getattr(dataset, "root", "")).is_dir()
         (wrong if there else absent).insert(0, str(error))
     else:
-        told = short(check_data(dataset, loaded, show or Silent()))
+        told = short(check_data(work, dataset))
     try:
         files = locate(manifest.model, roots)
         absent += files.notes if files else [f"{manifest.model.source}: not on this machine yet"]
@@ -84,7 +83,7 @@ def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Vali
             wrong += str(error).splitlines()
     if wrong:
         raise NotReady(list(dict.fromkeys(wrong)), absent)
-    return Validated(loaded.path.name, len(manifest.combos), absent, told)
+    return Validated(work.name, len(manifest.combos), absent, told)
 
 
 def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:

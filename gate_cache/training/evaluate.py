@@ -8,14 +8,12 @@ from pathlib import Path
 import torch
 
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress, Silent
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import Split
 from gate_cache.learn.metrics.intervals import Interval, bootstrap
-from gate_cache.manifest.load import Loaded
 from gate_cache.training.members import seen_before
 from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
+from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,8 @@ class Evaluated:
     notes: tuple[str, ...] = ()
 
 
-def evaluate(run: Path, loaded: Loaded, roots: Roots, *, trial: str | None = None,
-             last: bool = False, split: Split = "test", device: str | None = None,
-             progress: Progress | None = None) -> Evaluated:
+def evaluate(work: Workspace, run: Path, *, trial: str | None = None, last: bool = False,
+             split: Split = "test") -> Evaluated:
     """Judge trained weights on a split of a manifest's data set.
 
     Parameters
@@ -57,19 +54,19 @@ def evaluate(run: Path, loaded: Loaded, roots: Roots, *, trial: str | None = Non
         There is no such run or trial, or it does not fit the manifest's features.
     """
     trained = find_trained(run, trial, last)
-    trained.check(loaded)
+    trained.check(work)
     spec = trained.spec
-    study = open_any(trained.of(loaded), roots, device, progress or Silent())
+    study = open_any(work.with_manifest(train=spec))
     model = study.gate(spec)
-    trained.load(model, loaded)
+    trained.load(model, work.name)
     with torch.random.fork_rng():
         (found,) = study.task.judge([model.to(study.device).eval()], split)
     if not found.values:
-        raise UserError(f"{loaded.path.name}: split '{split}' has nothing to judge on")
+        raise UserError(f"{work.name}: split '{split}' has nothing to judge on")
     known = found.details.get("interval")
     known = known.get(study.select) if isinstance(known, dict) else None
     interval = Interval(*known) if known else bootstrap(list(found.each))
-    return Evaluated(str(run), str(loaded.path), spec.head.name, split, study.protocol,
+    return Evaluated(str(run), str(work.loaded.path), spec.head.name, split, study.protocol,
                      dict(found.values), study.select, interval,
                      tuple(seen_before(run, study.members, split)))
 

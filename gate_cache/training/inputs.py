@@ -10,12 +10,9 @@ import torch
 
 from gate_cache.core.errors import DataError, ManifestError, StoreError, UserError, listed
 from gate_cache.core.fingerprint import Recipe
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Split
 from gate_cache.datasets.common.points import has_extent
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.extraction.plan import store_of
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
@@ -27,10 +24,9 @@ from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest, TrainSpec
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.members import Members, members_of
-from gate_cache.workspace.data_root import told_dataset
 from gate_cache.workspace.data_summary import need_trainable, tell_data
-from gate_cache.workspace.device import choose_device
-from gate_cache.workspace.lookup import find_combo, known_recipes, need_all
+from gate_cache.workspace.lookup import find_combo, need_all
+from gate_cache.workspace.workspace import Workspace
 
 CACHE_BYTES = 2 * 2**30
 """Maps held in memory at most."""
@@ -118,8 +114,7 @@ class Study:
                 "splits": self.splits()}
 
 
-def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
-               specs: Sequence[TrainSpec] = ()) -> Study:
+def open_study(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
     """Open and check everything that a manifest's training needs.
 
     Parameters
@@ -131,22 +126,22 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     UserError
         The store lacks something, or the data set has no key points or too few pairs.
     """
-    spec, place = specs[0] if specs else loaded.manifest.train, choose_device(device)
-    dataset = _dataset(loaded, roots, show)
-    need_trainable(tell_data(dataset, loaded, show), loaded, "correspondence")
-    store = FeatureStore.open(store_of(loaded, roots))
-    mixed = mixed_of(loaded, specs or [spec])
+    spec, place = specs[0] if specs else work.manifest.train, work.torch_device()
+    dataset = _dataset(work)
+    need_trainable(work, tell_data(work, dataset), "correspondence")
+    store = work.store()
+    mixed = mixed_of(work.loaded, specs or [spec])
     combos = read_of(mixed, specs or [spec])
-    attention = attention_of(loaded.manifest, next(
+    attention = attention_of(work.manifest, next(
         (s for s in specs if s.attention is not False), spec))
     baseline = spec.baseline or combos[0]
-    views = views_of(store, loaded, roots, [*combos, baseline, attention], [], show)
+    views = views_of(work, store, [*combos, baseline, attention])
     rows = rows_of(store, dataset, list(views.values()))
     pairs = {split: load_pairs(dataset, split) for split in SPLITS}
-    _need_pairs(loaded, pairs)
+    _need_pairs(work, pairs)
     if pairs["val"] and not any(has_extent(p.target.box) for p in pairs["val"]):
-        show.say("note: no target of 'val' has a box with an extent, so nothing there chooses a"
-                 " checkpoint: the last step's weights are taken")
+        work.progress.say("note: no target of 'val' has a box with an extent, so nothing there"
+                          " chooses a checkpoint: the last step's weights are taken")
     published = load_pairs(dataset, None)
     groups = tuple(views[name].name for name in combos)
     maps = tuple(spec.attention_maps) if spec.attention_maps else None
@@ -161,12 +156,12 @@ def open_study(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     )
 
 
-def _dataset(loaded: Loaded, roots: Roots, show: Progress) -> CorrespondenceDataset:
-    named = open_dataset(loaded.manifest.dataset, roots)
+def _dataset(work: Workspace) -> CorrespondenceDataset:
+    named = open_dataset(work.manifest.dataset, work.roots)
     if not isinstance(named, CorrespondenceDataset):
-        raise DataError(f"{loaded.path.name}: data set '{named.name}' has no key points, and head"
-                        f" '{loaded.manifest.train.head.name}' needs them")
-    dataset = told_dataset(loaded, roots, show)
+        raise DataError(f"{work.name}: data set '{named.name}' has no key points, and head"
+                        f" '{work.manifest.train.head.name}' needs them")
+    dataset = work.dataset()
     assert isinstance(dataset, CorrespondenceDataset)
     return dataset
 
@@ -203,8 +198,8 @@ def read_of(mixed: Sequence[str], specs: Sequence[TrainSpec]) -> tuple[str, ...]
     return tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
 
 
-def views_of(store: FeatureStore, loaded: Loaded, roots: Roots, names: Sequence[str | None],
-             extra: Sequence[str], show: Progress) -> dict[str, ComboView]:
+def views_of(work: Workspace, store: FeatureStore, names: Sequence[str | None],
+             extra: Sequence[str] = ()) -> dict[str, ComboView]:
     """The combos of a store that a manifest means; `extra` ones may be another manifest's.
 
     Raises
@@ -212,13 +207,13 @@ def views_of(store: FeatureStore, loaded: Loaded, roots: Roots, names: Sequence[
     StoreError
         One is not extracted, or stale.
     """
-    recipes, notes = known_recipes(loaded, roots)
+    recipes, notes = work.recipes()
     for note in notes:
-        show.say(f"note: {note}")
-    found = {n: find_combo(store, loaded.manifest, n, recipes.get(n)) for n in names if n}
+        work.progress.say(f"note: {note}")
+    found = {n: find_combo(store, work.manifest, n, recipes.get(n)) for n in names if n}
     for name in extra:
-        found[name] = find_combo(store, loaded.manifest, name, recipes.get(name)) \
-            if name in loaded.manifest.combos else _labelled(store, name)
+        found[name] = find_combo(store, work.manifest, name, recipes.get(name)) \
+            if name in work.manifest.combos else _labelled(store, name)
     return found
 
 
@@ -279,9 +274,9 @@ def rows_of(store: FeatureStore, dataset: ImageDataset,
     return found
 
 
-def _need_pairs(loaded: Loaded, pairs: dict[Split, list[PairPoints]]) -> None:
+def _need_pairs(work: Workspace, pairs: dict[Split, list[PairPoints]]) -> None:
     needed: tuple[Split, ...] = ("train", "test")
     for split in needed:
         if not pairs[split]:
-            raise UserError(f"{loaded.path.name}: dataset: split '{split}' has no pairs of images"
+            raise UserError(f"{work.name}: dataset: split '{split}' has no pairs of images"
                             " of one category; enlarge it")

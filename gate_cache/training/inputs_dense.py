@@ -10,15 +10,12 @@ import torch
 from torch import nn
 
 from gate_cache.core.errors import DataError, UserError
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import (
     SPLITS,
     ClassifiedDataset,
     SegmentationDataset,
     Split,
 )
-from gate_cache.extraction.plan import store_of
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.tasks.classification import ClassificationTask
@@ -26,7 +23,6 @@ from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.learn.tasks.task import Task
 from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.store.reader import FeatureStore
 from gate_cache.training import inputs as study
@@ -40,9 +36,8 @@ from gate_cache.training.inputs import (
     views_of,
 )
 from gate_cache.training.members import Members, members_of
-from gate_cache.workspace.data_root import told_dataset
 from gate_cache.workspace.data_summary import need_trainable, tell_data
-from gate_cache.workspace.device import choose_device
+from gate_cache.workspace.workspace import Workspace
 
 FEW_BYTES = 2**28
 """Maps held in memory where they are read once and condensed: to pixels, to pooled features."""
@@ -135,8 +130,7 @@ class DenseStudy:
         return [self.combos.index(name) for name in combos]
 
 
-def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
-               specs: Sequence[TrainSpec] = ()) -> DenseStudy:
+def open_dense(work: Workspace, specs: Sequence[TrainSpec] = ()) -> DenseStudy:
     """Open and check everything that a training of images or pixels needs.
 
     Parameters
@@ -148,23 +142,23 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
     UserError
         The store lacks something, or the data set lacks masks, labels or images of a split.
     """
-    wanted = list(specs) or [loaded.manifest.train]
-    spec, place = wanted[0], choose_device(device)
-    dataset = _dataset(loaded, roots, spec, show)
-    need_trainable(tell_data(dataset, loaded, show), loaded, task_of(spec))
-    store = FeatureStore.open(store_of(loaded, roots))
-    mixed = mixed_of(loaded, wanted)
+    wanted = list(specs) or [work.manifest.train]
+    spec, place = wanted[0], work.torch_device()
+    dataset = _dataset(work, spec)
+    need_trainable(work, tell_data(work, dataset), task_of(spec))
+    store = work.store()
+    mixed = mixed_of(work.loaded, wanted)
     combos = read_of(mixed, wanted)
     baseline = spec.baseline or combos[0]
-    attention = next((a for s in wanted if (a := attention_of(loaded.manifest, s))), None)
-    views = views_of(store, loaded, roots, [*combos, attention], extra_of(spec), show)
+    attention = next((a for s in wanted if (a := attention_of(work.manifest, s))), None)
+    views = views_of(work, store, [*combos, attention], extra_of(spec))
     rows = rows_of(store, dataset, list(views.values()))
     ids: dict[Split, list[str]] = {s: [] for s in SPLITS}
     for sample in dataset.samples():
         ids[dataset.split_of(sample.id)].append(sample.id)
     for split in ("train", "test"):
         if not ids[split]:
-            raise UserError(f"{loaded.path.name}: dataset: split '{split}' has no images; enlarge"
+            raise UserError(f"{work.name}: dataset: split '{split}' has no images; enlarge"
                             " it")
     asked = NativeSpec(tuple(views[c].name for c in combos),
                        views[attention].name if attention else None,
@@ -177,13 +171,12 @@ def open_dense(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
                       ids, dataset.protocol, members_of(dataset, store, rows))
 
 
-def _dataset(loaded: Loaded, roots: Roots, spec: TrainSpec,
-             show: Progress) -> SegmentationDataset | ClassifiedDataset:
-    dataset, task = told_dataset(loaded, roots, show), task_of(spec)
+def _dataset(work: Workspace, spec: TrainSpec) -> SegmentationDataset | ClassifiedDataset:
+    dataset, task = work.dataset(), task_of(spec)
     wanted = ClassifiedDataset if task == "classification" else SegmentationDataset
     if isinstance(dataset, wanted):
         return dataset
-    raise DataError(f"{loaded.path.name}: data set '{dataset.name}' has no {TASKS[task].needs},"
+    raise DataError(f"{work.name}: data set '{dataset.name}' has no {TASKS[task].needs},"
                     f" and head '{spec.head.name}' needs them")
 
 

@@ -10,18 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import SegmentationDataset
 from gate_cache.learn.tasks.painted import Painted, agreement
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import SegmentationTask
 from gate_cache.manifest.heads import heads_of
-from gate_cache.manifest.load import Loaded
 from gate_cache.training.inputs_dense import open_dense, task_of
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.pick import pick
+from gate_cache.workspace.workspace import Workspace
 
 IMAGES = 4
 """Pictures of the test split that are shown where none is asked for."""
@@ -64,9 +62,8 @@ class Predictions:
     each: Iterator[Predicted]
 
 
-def predict(run: Path, loaded: Loaded, roots: Roots, show: Progress, *,
-            images: Sequence[str] = (), trial: str | None = None, last: bool = False,
-            device: str | None = None) -> Predictions:
+def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: str | None = None,
+            last: bool = False) -> Predictions:
     """Predict masks with trained weights, for images of a manifest's data set.
 
     Parameters
@@ -87,15 +84,15 @@ def predict(run: Path, loaded: Loaded, roots: Roots, show: Progress, *,
         other = "; 'gate-cache match --run' shows its matches" if matches(trained.spec) else ""
         raise UserError(f"{run}: was trained with head '{name}', which predicts no masks; name a"
                         f" run of head {' or '.join(heads_of('segmentation', 'pixels'))}{other}")
-    trained.check(loaded)
-    study = open_dense(trained.of(loaded), roots, device, show)
+    trained.check(work)
+    study = open_dense(work.with_manifest(train=trained.spec))
     model = study.gate(trained.spec)
-    trained.load(model, loaded)
+    trained.load(model, work.name)
     model.to(study.device).eval()
     task = study.task
     assert isinstance(task, SegmentationTask | PixelTask)
     every = [s.id for s in task.data.samples()] if images else study.ids["test"]
-    ids = pick(every, images, IMAGES, loaded.path.name, "its data set")
+    ids = pick(every, images, IMAGES, work.name, "its data set")
     each = (_predicted(task.data, i, task.paint(model, i)) for i in ids)
     title = f"{run.resolve().name}{f'/{trial}' if trial else ''}"
     return Predictions(title, name, tuple(task.data.classes), each)

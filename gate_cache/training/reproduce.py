@@ -8,21 +8,21 @@ from typing import Any
 
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
-from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.load import load
 from gate_cache.manifest.specs import TrainSpec
+from gate_cache.workspace.workspace import Workspace
 
 OPTIONS = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "lr", "seed")
 """Settings of ``train`` that its command line takes."""
 
 
-def train_commands(loaded: Loaded, roots: Roots, device: str | None) -> list[str]:
+def train_commands(work: Workspace) -> list[str]:
     """The commands that make a training again: extraction, then training."""
-    options = [word for name, value in _given(loaded).items() for word in (f"--{name}", str(value))]
-    return _commands(loaded, roots, device, ["train", _path(loaded.path), *options])
+    options = [word for name, value in _given(work).items() for word in (f"--{name}", str(value))]
+    return _commands(work, ["train", _path(work.loaded.path), *options])
 
 
-def sweep_commands(loaded: Loaded, file: Path | None, roots: Roots,
-                   device: str | None) -> list[str]:
+def sweep_commands(work: Workspace, file: Path | None) -> list[str]:
     """The commands that make a sweep again.
 
     Parameters
@@ -30,14 +30,14 @@ def sweep_commands(loaded: Loaded, file: Path | None, roots: Roots,
     file : of its trials
     """
     trials = _path(file) if file else "TRIALS.yaml"
-    return _commands(loaded, roots, device, ["sweep", _path(loaded.path), trials])
+    return _commands(work, ["sweep", _path(work.loaded.path), trials])
 
 
-def _given(loaded: Loaded) -> dict[str, Any]:
+def _given(work: Workspace) -> dict[str, Any]:
     """Settings that are not what the manifest's file says."""
-    now = loaded.manifest.train
+    now = work.manifest.train
     try:
-        file = load(loaded.path).manifest.train
+        file = load(work.loaded.path).manifest.train
     except (UserError, OSError):
         return _options(now)
     changed = {k: v for k, v in _options(now).items() if v != _options(file).get(k)}
@@ -53,10 +53,10 @@ def _options(spec: TrainSpec) -> dict[str, Any]:
     return {**found, "head": spec.head.name}
 
 
-def _commands(loaded: Loaded, roots: Roots, device: str | None, words: list[str]) -> list[str]:
-    places = _roots(roots)
-    place = ["--device", device] if device else []
-    return [shlex.join(["gate-cache", "extract", _path(loaded.path), *places]),
+def _commands(work: Workspace, words: list[str]) -> list[str]:
+    places = _roots(work.roots)
+    place = ["--device", work.device] if work.device else []
+    return [shlex.join(["gate-cache", "extract", _path(work.loaded.path), *places]),
             shlex.join(["gate-cache", *words, *places, *place])]
 
 

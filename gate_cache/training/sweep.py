@@ -22,12 +22,10 @@ from safetensors.torch import save_file
 
 from gate_cache.core.errors import UserError
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.core.progress import Progress, Silent
+from gate_cache.core.progress import Progress
 from gate_cache.core.replacing import replacing
-from gate_cache.core.roots import Roots
 from gate_cache.learn.fit.trials import Trial, fit_trials, in_steps, together
 from gate_cache.learn.tasks.task import Scores
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
 from gate_cache.manifest.sweep_file import Point
 from gate_cache.store.places.disk import disk_errors
@@ -48,6 +46,7 @@ from gate_cache.training.sweep_baselines import (
 from gate_cache.training.sweep_tables import Row, write_tables
 from gate_cache.training.tasks import alike, open_any, settled
 from gate_cache.workspace.device import out_of_memory
+from gate_cache.workspace.workspace import Workspace
 
 AGAIN = "delete it to train this trial again"
 
@@ -78,9 +77,8 @@ class Swept:
                 "select": self.select, "seconds": self.seconds}
 
 
-def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
-          device: str | None = None, progress: Progress | None = None,
-          file: Path | None = None, retry: bool = True) -> Swept:
+def sweep(work: Workspace, points: Sequence[Point], folder: Path, *, file: Path | None = None,
+          retry: bool = True) -> Swept:
     """Train and judge every trial; go on with what is left of an interrupted sweep.
 
     Parameters
@@ -95,8 +93,7 @@ def sweep(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path
         The store lacks something, or the folder belongs to another sweep.
     """
     began = time.monotonic()
-    found = train_share(loaded, points, roots, folder=folder, device=device, progress=progress,
-                        file=file, share=Share(retry=retry))
+    found = train_share(work, points, folder, Share(retry=retry), file)
     with disk_errors(folder, "--out", "and run the same command again to go on"):
         ordered = [*found.baselines.values(), *(found.rows[p.name] for p in points)]
         seconds = time.monotonic() - began
@@ -136,18 +133,17 @@ class Found:
     select: str = ""
 
 
-def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
-                device: str | None = None, progress: Progress | None = None,
-                file: Path | None = None, share: Share | None = None) -> Found:
-    """Train and judge the trials of a share, by default all; finished ones are read.
+def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: Share,
+                file: Path | None = None) -> Found:
+    """Train and judge the trials of a share; finished ones are read.
 
     Raises
     ------
     UserError
         As `sweep`.
     """
-    show, share, result = progress or Silent(), share or Share(), Found()
-    told = {"commands": sweep_commands(loaded, file, roots, device),
+    show, result = work.progress, Found()
+    told = {"commands": sweep_commands(work, file),
             "trials_file": file.read_text(encoding="utf-8") if file else None}
     groups = [(group, _streams(group)) for group in _studies(points)]
     total, number = sum(len(streams) for _, streams in groups), 0
@@ -155,9 +151,9 @@ def train_share(loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder
             out_of_memory("fewer trials at a time, or a smaller train.batch"), \
             torch.random.fork_rng(), _log(folder) as log:
         for i, (group, streams) in enumerate(groups):
-            study = open_any(loaded, roots, device, show, [p.spec for p in group])
+            study = open_any(work, [p.spec for p in group])
             result.select = result.select or study.select
-            _same_sweep(folder, i, points, {**settled(study, loaded), **told})
+            _same_sweep(folder, i, points, {**settled(work, study), **told})
             keep_members(folder, study.members)
             if isinstance(study, Study) and share.count == 1:
                 result.baselines |= judge_untrained(folder, study, i, show)

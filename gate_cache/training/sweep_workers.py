@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,18 +19,16 @@ import torch
 
 from gate_cache.core.errors import GateCacheError, UserError
 from gate_cache.core.progress import Progress, Silent
-from gate_cache.core.roots import Roots
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.sweep_file import Point
 from gate_cache.training.run_files import trial_file
 from gate_cache.training.sweep import Share, Swept, sweep, train_share
+from gate_cache.workspace.workspace import Workspace
 
 POLL = 0.5
 """Seconds between two looks at what is finished."""
 
 
-def sweep_on(workers: int, loaded: Loaded, points: Sequence[Point], roots: Roots, *, folder: Path,
-             device: str | None = None, progress: Progress | None = None,
+def sweep_on(work: Workspace, points: Sequence[Point], folder: Path, workers: int, *,
              file: Path | None = None) -> Swept:
     """As `sweep`, with `workers` processes; worker i has GPU i, or a share of the CPU's threads.
 
@@ -38,13 +37,12 @@ def sweep_on(workers: int, loaded: Loaded, points: Sequence[Point], roots: Roots
     UserError
         As `sweep`; what other workers had finished by then is kept.
     """
-    show = progress or Silent()
     if workers > 1:
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            running = [pool.submit(_share, loaded, points, roots, folder, where, file,
-                                   Share(i, workers))
-                       for i, where in enumerate(places(workers, device))]
-            _wait(running, points, folder, show, workers)
+            running = [pool.submit(_share, replace(work, device=where, progress=Silent()), points,
+                                   folder, Share(i, workers), file)
+                       for i, where in enumerate(places(workers, work.device))]
+            _wait(running, points, folder, work.progress, workers)
         try:
             said = [each.result() for each in running]
         except BrokenProcessPool:
@@ -53,8 +51,7 @@ def sweep_on(workers: int, loaded: Loaded, points: Sequence[Point], roots: Roots
                             ) from None
         for failed in filter(None, said):
             raise UserError(failed)
-    return sweep(loaded, points, roots, folder=folder, device=device, progress=show, file=file,
-                 retry=workers == 1)
+    return sweep(work, points, folder, file=file, retry=workers == 1)
 
 
 def places(workers: int, device: str | None) -> list[str | None]:
@@ -75,12 +72,12 @@ def _wait(running: Sequence[Future[str]], points: Sequence[Point], folder: Path,
             done = found
 
 
-def _share(loaded: Loaded, points: Sequence[Point], roots: Roots, folder: Path,
-           device: str | None, file: Path | None, share: Share) -> str:
+def _share(work: Workspace, points: Sequence[Point], folder: Path, share: Share,
+           file: Path | None) -> str:
     """One worker's trials; what went wrong as text, which every process can read."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // share.count))
     try:
-        train_share(loaded, points, roots, folder=folder, device=device, file=file, share=share)
+        train_share(work, points, folder, share, file)
     except GateCacheError as error:
         return str(error)
     return ""

@@ -9,22 +9,19 @@ from typing import Any
 import torch
 
 import gate_cache
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
 from gate_cache.manifest.heads import TASKS, head_of
-from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.training.inputs import Study, open_study
 from gate_cache.training.inputs_dense import DenseStudy, open_dense, task_of
+from gate_cache.workspace.workspace import Workspace
 
 
-def open_any(loaded: Loaded, roots: Roots, device: str | None, show: Progress,
-             specs: Sequence[TrainSpec] = ()) -> Study | DenseStudy:
+def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study | DenseStudy:
     """Open what the head of these trials needs; by default of the manifest's own."""
-    spec = specs[0] if specs else loaded.manifest.train
+    spec = specs[0] if specs else work.manifest.train
     opening = open_study if matches(spec) else open_dense
-    return opening(loaded, roots, device, show, specs)
+    return opening(work, specs)
 
 
 def matches(spec: TrainSpec) -> bool:
@@ -46,13 +43,13 @@ def alike(spec: TrainSpec) -> tuple[Any, ...]:
             str(own))
 
 
-def settled(study: Study | DenseStudy, loaded: Loaded) -> dict[str, Any]:
+def settled(work: Workspace, study: Study | DenseStudy) -> dict[str, Any]:
     """Everything that is settled before a training begins."""
     return {
         "gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
         "versions": versions(), "began": time.strftime("%Y-%m-%d %H:%M"),
-        "manifest_file": loaded.path.name, **study.config(),
+        "manifest_file": work.name, **study.config(),
         "combos": list(study.combos), "baseline": study.baseline, "select": study.select,
         "protocol": measured(study),
-        "manifest": loaded.manifest.model_dump(mode="json", by_alias=True),
+        "manifest": work.manifest.model_dump(mode="json", by_alias=True),
     }

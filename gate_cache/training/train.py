@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress, Silent
-from gate_cache.core.roots import Roots
+from gate_cache.core.progress import Progress
 from gate_cache.learn.features.pairs import PairPoints, copy_position
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.pck import pck
@@ -21,7 +20,6 @@ from gate_cache.learn.metrics.results import Table
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import Matched, details
-from gate_cache.manifest.load import Loaded
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
@@ -41,6 +39,7 @@ from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
 from gate_cache.training.tasks import measured, open_any, settled
 from gate_cache.training.train_dense import ScoreTable, train_dense
 from gate_cache.workspace.device import out_of_memory
+from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,12 @@ class Trained:
     seconds: float
 
 
-def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path | None = None,
-          progress: Progress | None = None) -> Trained:
+def train(work: Workspace, run: Path | None = None) -> Trained:
     """Train one configuration.
 
     Parameters
     ----------
-    device : by default a GPU where there is one
+    work : the manifest on this machine, with the settings of ``train``
     run : the run directory to make; by default ``<runs>/<manifest>-<head>-<time>``
 
     Raises
@@ -76,17 +74,16 @@ def train(loaded: Loaded, roots: Roots, *, device: str | None = None, run: Path 
         The store or the data set lacks what the head needs, or the run exists already.
     """
     began = time.monotonic()
-    head = loaded.manifest.train.head.name
-    show = progress or Silent()
-    study = open_any(loaded, roots, device, show)
-    folder = RunDirectory(run) if run else new_run(roots.runs, f"{loaded.path.stem}-{head}")
+    head = work.manifest.train.head.name
+    study = open_any(work)
+    folder = RunDirectory(run) if run else \
+        new_run(work.roots.runs, f"{work.loaded.path.stem}-{head}")
     refused = disk_errors(folder.path, "--runs", "and train again")
     with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng():
-        folder.begin({**settled(study, loaded),
-                      "commands": train_commands(loaded, roots, device)})
+        folder.begin({**settled(work, study), "commands": train_commands(work)})
         try:
             keep_members(folder.path, study.members)
-            tables, fits = _results(study, show, folder)
+            tables, fits = _results(study, work.progress, folder)
             for name, fitted in fits.items():
                 folder.weights(f"{name}-best", fitted.best)
                 folder.weights(f"{name}-last", fitted.last)

@@ -19,6 +19,7 @@ from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.inputs import attention_of, mixed_of
 from gate_cache.training.rows import key_of, method_of
 from gate_cache.training.run_files import CONFIG, SWEEP, read_json, trial_file
+from gate_cache.workspace.workspace import Workspace
 
 OTHER_VERSION = "its settings cannot be read; it was made by another version"
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"
@@ -100,7 +101,7 @@ class Trained:
         yield _json(self.run / SWEEP, self.run)
         yield from (_json(path, self.run) for path in sorted(self.run.glob("study-*.json")))
 
-    def check(self, loaded: Loaded) -> None:
+    def check(self, work: Workspace) -> None:
         """Check that a manifest has the features it was trained on.
 
         Raises
@@ -108,22 +109,21 @@ class Trained:
         UserError
             It lacks one.
         """
-        spec, manifest = self.spec, loaded.manifest
+        spec, manifest = self.spec, work.manifest
         lacking = [n for n in spec.combos or () if n not in manifest.conv]
         if lacking:
-            raise UserError(f"{loaded.path.name}: has no combo '{lacking[0]}' in 'conv', which"
+            raise UserError(f"{work.name}: has no combo '{lacking[0]}' in 'conv', which"
                             f" {self.run} was trained on")
         if isinstance(spec.attention, str) and spec.attention not in manifest.attention:
-            raise UserError(f"{loaded.path.name}: has no combo '{spec.attention}' in 'attention',"
+            raise UserError(f"{work.name}: has no combo '{spec.attention}' in 'attention',"
                             f" which {self.run} was trained on")
 
-    def of(self, loaded: Loaded) -> Loaded:
-        """A manifest that trains as this one was trained."""
-        return loaded.model_copy(update={
-            "manifest": loaded.manifest.model_copy(update={"train": self.spec})})
-
-    def load(self, model: nn.Module, loaded: Loaded) -> None:
+    def load(self, model: nn.Module, name: str) -> None:
         """Load the weights into a model of `spec`.
+
+        Parameters
+        ----------
+        name : of the manifest whose features it reads, for a message
 
         Raises
         ------
@@ -133,7 +133,7 @@ class Trained:
         try:
             model.load_state_dict(load_file(self.weights))
         except (RuntimeError, SafetensorError, OSError) as error:
-            raise ModelError(f"{self.weights}: does not fit the features of {loaded.path.name}:"
+            raise ModelError(f"{self.weights}: does not fit the features of {name}:"
                              f" {' '.join(str(error).split())[:160]}") from None
 
 

@@ -14,13 +14,10 @@ from pathlib import Path
 
 from gate_cache.core.errors import DataError
 from gate_cache.core.places import Place
-from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.extraction.plan import store_of
 from gate_cache.manifest.dataset_specs import DatasetSpec
-from gate_cache.manifest.load import Loaded
 from gate_cache.store.format.schema import parse
 from gate_cache.store.opening import open_folder
 
@@ -35,19 +32,14 @@ def remember(store: Place, roots: Roots) -> None:
         return
 
 
-def find_dataset(loaded: Loaded, roots: Roots) -> tuple[ImageDataset, list[str]]:
-    """The manifest's data set, and a line where it was found below the remembered root.
+def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDataset, list[str]]:
+    """A data set, and a line where it was found below the root remembered beside a store.
 
     Raises
     ------
     DataError
         It is at neither place.
     """
-    return dataset_near(store_of(loaded, roots), loaded.manifest.dataset, roots)
-
-
-def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDataset, list[str]]:
-    """As `find_dataset`, by the store and the manifest's ``dataset`` section."""
     dataset = open_dataset(spec, roots)
     try:
         dataset.samples()
@@ -61,14 +53,6 @@ def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDa
             raise
         return other, [f"the data set is not below {roots.data}: taken from {known}, where extract"
                        " found it"]
-
-
-def told_dataset(loaded: Loaded, roots: Roots, show: Progress) -> ImageDataset:
-    """As `find_dataset`; where it was found is said."""
-    dataset, notes = find_dataset(loaded, roots)
-    for note in notes:
-        show.say(f"note: {note}")
-    return dataset
 
 
 def _has_root(dataset: ImageDataset) -> bool:

@@ -11,20 +11,17 @@ from typing import Any
 
 from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.diffusion.models.digest_cache import cache_folder
-from gate_cache.manifest.load import Loaded
-from gate_cache.workspace.data_root import told_dataset
+from gate_cache.workspace.workspace import Workspace
 
 VERSION = 2
 """Of what is read and told: another one reads anew."""
 
 
-def data(loaded: Loaded, roots: Roots, show: Progress) -> Summary:
+def data(work: Workspace) -> Summary:
     """Read all of a manifest's data set.
 
     Raises
@@ -32,10 +29,10 @@ def data(loaded: Loaded, roots: Roots, show: Progress) -> Summary:
     DataError
         It is not there, or cannot be listed.
     """
-    return remembered(told_dataset(loaded, roots, show), loaded, show)
+    return remembered(work, work.dataset())
 
 
-def check_data(dataset: ImageDataset, loaded: Loaded, show: Progress) -> Summary:
+def check_data(work: Workspace, dataset: ImageDataset) -> Summary:
     """Read a data set; those without files are not drawn for it.
 
     Raises
@@ -43,18 +40,18 @@ def check_data(dataset: ImageDataset, loaded: Loaded, show: Progress) -> Summary
     DataError
         With a line for every kind of fault.
     """
-    found = remembered(dataset, loaded, show) if hasattr(dataset, "sources") else \
-        summarise(dataset, show, read=False)
+    found = remembered(work, dataset) if hasattr(dataset, "sources") else \
+        summarise(dataset, work.progress, read=False)
     if found.faults:
         raise DataError("\n".join(found.faults))
     return found
 
 
-def tell_data(dataset: ImageDataset, loaded: Loaded, show: Progress) -> Summary:
+def tell_data(work: Workspace, dataset: ImageDataset) -> Summary:
     """As `check_data`, and say the short form."""
-    found = check_data(dataset, loaded, show)
+    found = check_data(work, dataset)
     for line in short(found):
-        show.say(line)
+        work.progress.say(line)
     return found
 
 
@@ -87,7 +84,7 @@ def counted(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
-def need_trainable(found: Summary, loaded: Loaded, task: str) -> None:
+def need_trainable(work: Workspace, found: Summary, task: str) -> None:
     """Refuse to train where there is nothing to learn or to judge.
 
     Raises
@@ -100,7 +97,7 @@ def need_trainable(found: Summary, loaded: Loaded, task: str) -> None:
         checks = {"correspondence": _pairs, "classification": _classes}
         problem = checks.get(task, _pixels)(found)
     if problem:
-        raise UserError(f"{loaded.path.name}: dataset: {problem}")
+        raise UserError(f"{work.name}: dataset: {problem}")
 
 
 def _pairs(found: Summary) -> str | None:
@@ -133,18 +130,18 @@ def _two_classes(found: Summary) -> str | None:
             " to tell apart: give it images of at least two")
 
 
-def remembered(dataset: ImageDataset, loaded: Loaded, show: Progress) -> Summary:
+def remembered(work: Workspace, dataset: ImageDataset) -> Summary:
     """A summary, read anew where a file has changed since it was read last."""
-    path = _file(dataset, loaded)
+    path = _file(work, dataset)
     known = _load(path) if path else None
     if known is None:
-        known = summarise(dataset, show)
+        known = summarise(dataset, work.progress)
         if path:
             _keep(path, known)
     return known
 
 
-def _file(dataset: ImageDataset, loaded: Loaded) -> Path | None:
+def _file(work: Workspace, dataset: ImageDataset) -> Path | None:
     """Where it is remembered: by the manifest's section and all files' sizes and times."""
     sources = getattr(dataset, "sources", None)
     if sources is None:
@@ -153,7 +150,7 @@ def _file(dataset: ImageDataset, loaded: Loaded) -> Path | None:
     files = {str(p): p for i in ids for p in sources(i)}
     files |= {str(p): p for p in getattr(dataset, "tables", ()) if p}
     told: dict[str, Any] = {
-        "version": VERSION, "dataset": loaded.manifest.dataset.model_dump(mode="json")}
+        "version": VERSION, "dataset": work.manifest.dataset.model_dump(mode="json")}
     try:
         told["files"] = {name: _stamp(path) for name, path in files.items()}
         told["splits"] = [dataset.split_of(i) for i in ids] if hasattr(dataset, "split_of") else []

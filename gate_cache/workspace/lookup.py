@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gate_cache.core.errors import ModelError, RowNotDone, StoreError
+from gate_cache.core.errors import RowNotDone, StoreError
 from gate_cache.core.fingerprint import Recipe, differences
 from gate_cache.core.preprocessing import FIRST_SETTINGS, Preprocessing
-from gate_cache.core.roots import Roots
-from gate_cache.diffusion.models.sources import locate
-from gate_cache.diffusion.passes.recipes import missing_inputs, plan_combos, settings, sources
-from gate_cache.manifest.load import Loaded
+from gate_cache.diffusion.passes.recipes import settings, sources
 from gate_cache.manifest.specs import Manifest
 from gate_cache.store.reader import ComboView, FeatureStore
 
@@ -26,23 +23,6 @@ class Stale(StoreError):
     def __init__(self, message: str, why: list[str]) -> None:
         super().__init__(message)
         self.why = why
-
-
-def known_recipes(loaded: Loaded, roots: Roots) -> tuple[dict[str, Recipe], list[str]]:
-    """Recipes of all combos where all weights are on this machine.
-
-    Returns
-    -------
-    The recipes by combo (none where weights are missing), and why there are none, a line each.
-    """
-    notes = missing_inputs(loaded.manifest, roots)
-    try:
-        files = locate(loaded.manifest.model, roots)
-    except ModelError as error:
-        files, notes = None, [str(error), *notes]
-    if files is None or notes:
-        return {}, [*notes, "weights are not all on this machine: compared by settings only"]
-    return {p.name: p.recipe for p in plan_combos(loaded.manifest, files, roots)}, []
 
 
 def find_combo(store: FeatureStore, manifest: Manifest, name: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -33,21 +34,40 @@ def parse_steps(text: str | None) -> list[int]:
                         ) from None
 
 
-def output_files(last: Path, steps: int, save_at: Sequence[int]) -> dict[int, Path]:
-    """Steps to the files that are written after them, ascending.
+@dataclass(frozen=True)
+class LoraOutput:
+    """What a training is to leave.
 
-    Raises
-    ------
-    UserError
-        A wrong ending, or a step that is not before the last.
+    Attributes
+    ----------
+    steps : of the whole training
+    save_at : earlier steps whose LoRAs are wanted too, as ``<out>-<step>.safetensors``
+    out : the file, below the models root; by default ``<manifest>-lora.safetensors``
+    force : write over files that exist
     """
-    if last.suffix != ".safetensors":
-        raise UserError(f"--out {last.name}: give the file the ending .safetensors")
-    wrong = [s for s in save_at if not 0 < s < steps]
-    if wrong:
-        raise UserError(f"--save-at {wrong[0]}: expected a step before the last, which is {steps}")
-    early = {s: last.with_name(f"{last.stem}-{s:06}.safetensors") for s in sorted(set(save_at))}
-    return {**early, steps: last}
+
+    steps: int = 1000
+    save_at: Sequence[int] = ()
+    out: str | None = None
+    force: bool = False
+
+    def files(self, last: Path) -> dict[int, Path]:
+        """Steps to the files that are written after them, ascending.
+
+        Raises
+        ------
+        UserError
+            A wrong ending, or a step that is not before the last.
+        """
+        if last.suffix != ".safetensors":
+            raise UserError(f"--out {last.name}: give the file the ending .safetensors")
+        wrong = [s for s in self.save_at if not 0 < s < self.steps]
+        if wrong:
+            raise UserError(f"--save-at {wrong[0]}: expected a step before the last, which is"
+                            f" {self.steps}")
+        early = {s: last.with_name(f"{last.stem}-{s:06}.safetensors")
+                 for s in sorted(set(self.save_at))}
+        return {**early, self.steps: last}
 
 
 def refuse_existing(path: Path) -> None:
@@ -62,7 +82,7 @@ class LoraFiles:
 
     Parameters
     ----------
-    outputs : as `output_files` gives them
+    outputs : as `LoraOutput.files` gives them
     recipe : all that decides the weights but the number of steps
     """
 

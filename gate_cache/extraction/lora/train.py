@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,8 +11,7 @@ import torch
 from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.progress import Progress, Silent
-from gate_cache.core.roots import Roots
+from gate_cache.core.progress import Progress
 from gate_cache.datasets.common.captions import Captions, read_captions
 from gate_cache.datasets.common.images import Pixels
 from gate_cache.datasets.common.model_input import model_input
@@ -23,12 +22,11 @@ from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.layouts import SD
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.extraction.caption import captions_path
-from gate_cache.extraction.lora.files import LoraFiles, output_files, refuse_existing
+from gate_cache.extraction.lora.files import LoraFiles, LoraOutput, refuse_existing
 from gate_cache.extraction.lora.images import TrainingImage, training_images
-from gate_cache.manifest.load import Loaded
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.workspace.data_root import told_dataset
-from gate_cache.workspace.device import choose_device, out_of_memory
+from gate_cache.workspace.device import out_of_memory
+from gate_cache.workspace.workspace import Workspace
 
 SAY_EVERY = 50
 CHECKPOINT_EVERY = 100
@@ -52,46 +50,44 @@ class TrainedLora:
     loss: float | None
 
 
-def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: int = 30,
-               steps: int = 1000, save_at: Sequence[int] = (), out: str | None = None,
-               captions: str | None = None, device: str | None = None, force: bool = False,
-               progress: Progress | None = None) -> TrainedLora:
+def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, images: int = 30,
+               captions: str | None = None) -> TrainedLora:
     """Train a LoRA, or go on where a training was interrupted: the result is the same.
 
     Parameters
     ----------
+    settings : all that decides the weights, but the images and the number of steps
+    output : how many steps, and the files they leave
     images : of the training split, chosen at random
-    save_at : earlier steps whose LoRAs are wanted too, as ``<out>-<step>.safetensors``
-    out : the file, below the models root; by default ``<manifest>-lora.safetensors``
     captions : the captions file, below the data root; by default the manifest's, else that of
         `caption`, if it is there
-    force : write over files that exist
 
     Raises
     ------
     UserError
         Something is missing, in the way or full; the last checkpoint is kept.
     """
-    show = progress or Silent()
-    source = out or f"{loaded.path.stem}-lora.safetensors"
-    outputs = output_files(roots.below("models", source, "--out"), steps, save_at)
+    show, force = work.progress, output.force
+    source = output.out or f"{work.loaded.path.stem}-lora.safetensors"
+    outputs = output.files(work.roots.below("models", source, "--out"))
+    last = outputs[output.steps]
     if not force:
-        refuse_existing(outputs[steps])
-    dataset = told_dataset(loaded, roots, show)
-    known = _captions(loaded, roots, captions)
+        refuse_existing(last)
+    dataset = work.dataset()
+    known = _captions(work, captions)
     chosen = training_images(dataset, images, settings.seed, known, show)
-    model, spec = _need_model(loaded, roots), loaded.manifest.model
-    files = LoraFiles(outputs, _recipe(model, loaded, settings, chosen))
+    model, spec = _need_model(work), work.manifest.model
+    files = LoraFiles(outputs, _recipe(model, work, settings, chosen))
     if not force:
         files.refuse_strange()
     then = "and run the same command again; the last checkpoint is kept"
-    with disk_errors(outputs[steps], "--out", then), out_of_memory("a smaller --batch or --rank"):
+    with disk_errors(last, "--out", then), out_of_memory("a smaller --batch or --rank"):
         show.say(f"loading {model.source}")
-        backbone = loading.load(model, choose_device(device), torch.float32)
+        backbone = loading.load(model, work.torch_device(), torch.float32)
         preprocessing = Preprocessing.of(spec, model.size(spec.size))
         latents = _latents(backbone, lambda i: model_input(dataset, i, preprocessing), chosen, show)
         tokens = _tokens(backbone, chosen, show)
-        backbone = _cast(backbone, _compute(loaded))
+        backbone = _cast(backbone, _compute(work))
         adapter = Adapter(backbone, settings.rank, settings.alpha, settings.seed,
                           settings.text_lr > 0)
         trainer = LoraTrainer(backbone, adapter, latents, tokens, settings)
@@ -100,17 +96,17 @@ def train_lora(loaded: Loaded, roots: Roots, settings: LoraSettings, *, images: 
     return TrainedLora(outputs, source, len(chosen), loss)
 
 
-def _captions(loaded: Loaded, roots: Roots, given: str | None) -> Captions | None:
-    path = captions_path(loaded, roots, given, "--captions")
-    asked = given or loaded.manifest.captions
+def _captions(work: Workspace, given: str | None) -> Captions | None:
+    path = captions_path(work, given, "--captions")
+    asked = given or work.manifest.captions
     return read_captions(path) if asked or path.exists() else None
 
 
-def _need_model(loaded: Loaded, roots: Roots) -> ModelFiles:
+def _need_model(work: Workspace) -> ModelFiles:
     """The model alone: the manifest's combos may use the very LoRA that is to be trained."""
-    files = locate(loaded.manifest.model, roots, download=True)
+    files = locate(work.manifest.model, work.roots, download=True)
     if files is None:
-        raise ModelError(f"{loaded.manifest.model.source}: not on this machine")
+        raise ModelError(f"{work.manifest.model.source}: not on this machine")
     if files.kind is not SD:
         raise ModelError(f"{files.source}: a {files.title}; LoRAs are trained here for Stable"
                          " Diffusion 1.x and 2.x only; extract can use one that was trained"
@@ -118,21 +114,21 @@ def _need_model(loaded: Loaded, roots: Roots) -> ModelFiles:
     return files
 
 
-def _recipe(files: ModelFiles, loaded: Loaded, settings: LoraSettings,
+def _recipe(files: ModelFiles, work: Workspace, settings: LoraSettings,
             chosen: list[TrainingImage]) -> Recipe:
-    spec = loaded.manifest.model
+    spec = work.manifest.model
     return {
         "kind": "lora", "weights": files.weights, "schedule": files.schedule(),
         "size": files.size(spec.size), "fit": spec.fit, "settings": asdict(settings),
         **Preprocessing.of(spec, 0).recipe,
-        "compute": str(_compute(loaded)).removeprefix("torch."),
+        "compute": str(_compute(work)).removeprefix("torch."),
         "images": {i.id: {"sha256": i.sha256, "sentence": i.sentence} for i in chosen},
     }
 
 
-def _compute(loaded: Loaded) -> torch.dtype:
+def _compute(work: Workspace) -> torch.dtype:
     """What the frozen weights compute in; in float16 gradients would vanish."""
-    return torch.float32 if loaded.manifest.model.dtype == "float32" else torch.bfloat16
+    return torch.float32 if work.manifest.model.dtype == "float32" else torch.bfloat16
 
 
 @torch.no_grad()

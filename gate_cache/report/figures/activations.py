@@ -6,20 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gate_cache.analysis.activations import Activations, Level, activations
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
-from gate_cache.extraction.plan import store_of
-from gate_cache.manifest.load import Loaded
 from gate_cache.report.figures.pictures import Cell, Picture, Row, fitted, grid
 from gate_cache.report.figures.show import beside, file_name, written
+from gate_cache.workspace.workspace import Workspace
 
 STAGES = {"down, mid": ("down", "mid"), "up": ("up",)}
 """Rows between what goes in and what comes out, with what the names of their levels begin with."""
 
 
-def draw_activations(loaded: Loaded, roots: Roots, show: Progress, images: Sequence[str],
-                     combos: Sequence[str], out: Path | None, device: str | None
-                     ) -> Iterator[Path]:
+def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[str],
+                     out: Path | None) -> Iterator[Path]:
     """Write one PNG file for each image and combo; yields their paths.
 
     Raises
@@ -27,8 +23,8 @@ def draw_activations(loaded: Loaded, roots: Roots, show: Progress, images: Seque
     UserError
         No such image or combo, or the folder cannot be written.
     """
-    folder = out or beside(store_of(loaded, roots))
-    for found in activations(loaded, roots, show, images, combos, device):
+    folder = out or beside(work.store_path)
+    for found in activations(work, images, combos):
         name = f"{file_name(found.id)}-{found.combo}-activations"
         yield written(page(found), folder, name)
 

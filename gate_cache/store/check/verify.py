@@ -9,10 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress, Silent
-from gate_cache.extraction.plan import store_of
-from gate_cache.manifest.load import load
 from gate_cache.store.check.audit import Audit
 from gate_cache.store.check.blocks import Block
 from gate_cache.store.holding import alone
@@ -20,7 +17,7 @@ from gate_cache.store.opening import open_store
 from gate_cache.store.places.disk import disk_errors
 
 if TYPE_CHECKING:
-    from gate_cache.core.roots import Roots
+    from gate_cache.core.places import Place
     from gate_cache.store.check.findings import Finding
 
 _THEN = "and run the same command again; without --repair nothing is written"
@@ -66,11 +63,6 @@ class Verified:
     def sound(self) -> bool:
         """Whether everything is as it was written, or is mended."""
         return all(problem.mended for problem in self.problems)
-
-
-def store_at(target: Place, roots: Roots) -> Place:
-    """The store that a command's argument means: itself, or that of a manifest."""
-    return store_of(load(target), roots) if is_manifest(target) else target
 
 
 def verify(path: Place, *, repair: bool = False, threads: int | None = None,

@@ -1,0 +1,23 @@
+"""How a manifest wants its maps to be stored. No torch, no zarr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gate_cache.manifest.specs import Manifest
+from gate_cache.store.format.encodings import Encoding
+from gate_cache.store.format.layout import Shapes, block_rows
+
+
+def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
+    """Rows of a block in a new store: as the manifest says, or by the largest map."""
+    if manifest.store.block:
+        return manifest.store.block
+    every = [s for maps in shapes for s in maps.values()]
+    return block_rows(every, encoding_asked(manifest))
+
+
+def encoding_asked(manifest: Manifest) -> Encoding:
+    """How a manifest wants the maps of new groups to be stored."""
+    asked = manifest.store
+    return Encoding(asked.dtype, asked.keep_bits, asked.codec)
