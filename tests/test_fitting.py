@@ -19,13 +19,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.files.headers import read_header
+from gate_cache.diffusion.files.weights import variant_of
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.fitting import check_parts, cross_attentions
-from gate_cache.diffusion.models.headers import read_header
 from gate_cache.diffusion.models.layouts import schedule_of
 from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.models.weights import variant_of
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate

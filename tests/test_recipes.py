@@ -20,11 +20,11 @@ from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import differences, file_sha256, fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.models import digest_cache as memo
-from gate_cache.diffusion.models.digest_cache import remembered_sha256
+from gate_cache.diffusion.files import digest_cache as memo
+from gate_cache.diffusion.files.digest_cache import remembered_sha256
+from gate_cache.diffusion.files.weights import shapes_in, weight_files
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
 from gate_cache.diffusion.models.sources import ModelFiles, locate
-from gate_cache.diffusion.models.weights import shapes_in, weight_files
 from gate_cache.diffusion.passes.recipes import latents_recipe, missing_inputs, plan_combos
 from gate_cache.diffusion.text.tokens import read_tokens
 from gate_cache.manifest.load import load

@@ -18,8 +18,6 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.manifest.dataset_specs import DatasetSpec
-from gate_cache.store.format.schema import parse
-from gate_cache.store.opening import open_folder
 
 
 def remember(store: Place, roots: Roots) -> None:
@@ -71,6 +69,9 @@ def _is_there(dataset: ImageDataset) -> bool:
 def _recall(store: Place) -> Path | None:
     if not isinstance(store, Path):
         return None
+    from gate_cache.store.format.schema import parse  # with numpy, which a plan starts without
+    from gate_cache.store.opening import open_folder
+
     with suppress(OSError):
         known = (parse(open_folder(store.parent).read(_file(store).name)) or {}).get("data")
         return Path(known) if isinstance(known, str) else None

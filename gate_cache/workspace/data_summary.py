@@ -14,7 +14,7 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
-from gate_cache.diffusion.models.digest_cache import cache_folder
+from gate_cache.diffusion.files.digest_cache import cache_folder
 from gate_cache.workspace.workspace import Workspace
 
 VERSION = 2

@@ -19,9 +19,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer as PeftLayer
 
 from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.files.tensors import read_safetensors
 from gate_cache.diffusion.lora.file import LoraFile, LoraLayer, read_lora
 from gate_cache.diffusion.lora.fit import Layers, Place
-from gate_cache.diffusion.models.tensors import read_safetensors
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.lora.settings import Strength

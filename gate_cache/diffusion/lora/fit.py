@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gate_cache.core.errors import ModelError, listed
+from gate_cache.diffusion.files.weights import shapes_in, weight_files
 from gate_cache.diffusion.lora.keys import diffusers_name, plain_name
 from gate_cache.diffusion.models.layouts import UNET
-from gate_cache.diffusion.models.weights import shapes_in, weight_files
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.lora.file import LoraFile, LoraLayer

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
+from gate_cache.diffusion.files.hub import lora_from_hub
+from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
 from gate_cache.diffusion.models.embedded import LORAS, TINY
-from gate_cache.diffusion.models.hub import lora_from_hub
-from gate_cache.diffusion.models.single_file import PICKLED, SUFFIX
 
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots

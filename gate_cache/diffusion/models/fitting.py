@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
+from gate_cache.diffusion.files.single_file import foreign_tensors
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
-from gate_cache.diffusion.models.single_file import foreign_tensors
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles

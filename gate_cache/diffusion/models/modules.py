@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from diffusers.models.controlnets.controlnet import ControlNetModel
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.models.original import read_original
-from gate_cache.diffusion.models.unread import check_read
+from gate_cache.diffusion.files.original import read_original
+from gate_cache.diffusion.files.unread import check_read
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone

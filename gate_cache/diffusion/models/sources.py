@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots, escapes
+from gate_cache.diffusion.files.hub import model_from_hub
+from gate_cache.diffusion.files.single_file import (
+    PICKLED,
+    SUFFIX,
+    check_single_file,
+    identified,
+    marked_schedule,
+)
+from gate_cache.diffusion.files.weights import digest, folder_digest, shapes_in, weight_files
 from gate_cache.diffusion.models.embedded import HOME, TINY
-from gate_cache.diffusion.models.hub import model_from_hub
 from gate_cache.diffusion.models.layouts import (
     SCHEDULER,
     SDXL,
@@ -28,14 +36,6 @@ from gate_cache.diffusion.models.layouts import (
 )
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published, published_name
-from gate_cache.diffusion.models.single_file import (
-    PICKLED,
-    SUFFIX,
-    check_single_file,
-    identified,
-    marked_schedule,
-)
-from gate_cache.diffusion.models.weights import digest, folder_digest, shapes_in, weight_files
 from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
 
 if TYPE_CHECKING:

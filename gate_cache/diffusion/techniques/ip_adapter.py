@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere
-from gate_cache.diffusion.models.digest_cache import remembered_sha256
+from gate_cache.diffusion.files.digest_cache import remembered_sha256
+from gate_cache.diffusion.files.headers import read_header
+from gate_cache.diffusion.files.weights import folder_digest, weight_files
 from gate_cache.diffusion.models.fitting import cross_attentions, text_config
-from gate_cache.diffusion.models.headers import read_header
 from gate_cache.diffusion.models.layouts import UNET, read_config
-from gate_cache.diffusion.models.weights import folder_digest, weight_files
 from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import IPAdapterSpec
 
@@ -88,8 +88,8 @@ class _Loaded:
     def __init__(self, model: Backbone, file: Path, encoder: Path, variant: str | None) -> None:
         from transformers import CLIPVisionModelWithProjection
 
+        from gate_cache.diffusion.files.tensors import read_safetensors
         from gate_cache.diffusion.models.modules import pretrained
-        from gate_cache.diffusion.models.tensors import read_safetensors
 
         state = _grouped(file, read_safetensors(file))
         self.patches = _PLAIN not in state["image_proj"]

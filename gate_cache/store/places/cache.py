@@ -126,7 +126,7 @@ class CachedFolder:
                     draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
-        assert path and file
+        assert path is not None and file is not None
         self._known[key] = path
         self._cache.make_room()
         return file

@@ -1,7 +1,7 @@
 """A whole Stable Diffusion in one .safetensors file of the original layout: which one it is.
 
 Read off the file's header, the names of its tensors. The weights are read by
-`gate_cache.diffusion.models.original`. No torch.
+`gate_cache.diffusion.files.original`. No torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.models.headers import read_header
+from gate_cache.diffusion.files.headers import read_header
+from gate_cache.diffusion.files.unread import SINGLE_FILE
 from gate_cache.diffusion.models.layouts import SCHEDULER, SD, SDXL
 from gate_cache.diffusion.models.published import SD_1_5, SD_2_1, SDXL_BASE
-from gate_cache.diffusion.models.unread import SINGLE_FILE
 
 SUFFIX = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")

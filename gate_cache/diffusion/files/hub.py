@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.files.weights import variant_of
 from gate_cache.diffusion.models.layouts import KINDS, guessed_kind, is_bare
-from gate_cache.diffusion.models.weights import variant_of
 
 _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
 

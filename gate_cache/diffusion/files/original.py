@@ -23,8 +23,8 @@ from diffusers.loaders.single_file_utils import (
 from safetensors import SafetensorError, safe_open
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.models.control_file import BESIDE, CONTROL
-from gate_cache.diffusion.models.unread import SINGLE_FILE, check_read
+from gate_cache.diffusion.files.control_file import BESIDE, CONTROL
+from gate_cache.diffusion.files.unread import SINGLE_FILE, check_read
 
 State = dict[str, torch.Tensor]
 _UNET, _VAE = ("model.diffusion_model.", "model_ema."), ("first_stage_model.",)

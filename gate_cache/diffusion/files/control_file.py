@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gate_cache.core.errors import listed
+from gate_cache.diffusion.files.unread import SINGLE_FILE
 from gate_cache.diffusion.models import fields
-from gate_cache.diffusion.models.unread import SINGLE_FILE
 
 CONTROL = "control_model."
 BESIDE = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.",

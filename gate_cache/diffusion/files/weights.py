@@ -10,8 +10,8 @@ from typing import Any
 
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.diffusion.models.digest_cache import remembered_sha256
-from gate_cache.diffusion.models.headers import read_header
+from gate_cache.diffusion.files.digest_cache import remembered_sha256
+from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.models.layouts import read_config
 
 _NAME = re.compile(r"[^.]+?(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.safetensors")

@@ -1,0 +1,1 @@
+"""Files of models: finding and fetching them, their headers, digests and layouts."""
