@@ -14,7 +14,7 @@ from published_trees import TREES, labels, picture, save, write
 from typer.testing import CliRunner
 
 from gate_cache.cli import app
-from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.errors import UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
@@ -23,6 +23,7 @@ from gate_cache.datasets.summary.survey import summarise
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.validate import validate
+from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.training.train import train
 from gate_cache.workspace import data_summary
@@ -201,8 +202,8 @@ def test_all_faults_come_together_with_counts(tmp_path: Path) -> None:
 def test_faults_are_told_before_anything_is_paid(tmp_path: Path, stage: str) -> None:
     loaded = manifest(masks(tmp_path, train=[THING], test=[THING * 9, THING[:6]]), MASKS)
     run: Any = {"validate": validate, "extract": extract, "train": train}[stage]
-    with pytest.raises(DataError, match="label 9") as caught:
-        run(loaded, roots(tmp_path))
+    with pytest.raises(UserError, match="label 9") as caught:
+        run(Workspace(loaded, roots(tmp_path), "cpu"))
     assert len(str(caught.value).splitlines()) == 2
     assert not (tmp_path / "stores").exists() and not (tmp_path / "runs").exists()
 
@@ -225,7 +226,7 @@ def test_reduced_labels_are_a_fault(tmp_path: Path) -> None:
 
 def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
     home = table(tmp_path, "cat/a.png,nose,one,1")
-    with pytest.raises(DataError, match="are no numbers"):
+    with pytest.raises(UserError, match="are no numbers"):
         validate(Workspace(manifest(home, PAIRS), roots(home)))
     home = tmp_path / "other"
     home.mkdir()
@@ -253,7 +254,8 @@ def test_what_cannot_be_trained_on_is_one_line(tmp_path: Path, make: Any, datase
                                                line: str) -> None:
     loaded = manifest(make(tmp_path), dataset, head)
     with pytest.raises(UserError, match=f"m.yaml: dataset: .*{line}") as caught:
-        need_trainable(data(Workspace(loaded, roots(tmp_path))), loaded, head)
+        work = Workspace(loaded, roots(tmp_path))
+        need_trainable(work, data(work), head_of(head).task)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=line):
         train(Workspace(loaded, roots(tmp_path)))

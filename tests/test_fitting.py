@@ -79,9 +79,9 @@ def sections(name: str = "sd1", **conv: Any) -> dict[str, Any]:
 def refused(home: Roots, manifest: WriteManifest, **given: Any) -> str:
     """What validate, plan and extract alike refuse a manifest with."""
     said = []
-    for run in (validate, plan, lambda m, r: extract(Workspace(m, r, "cpu"))):
+    for run in (validate, plan, extract):
         with pytest.raises(UserError) as caught:
-            run(manifest(**given), home)
+            run(Workspace(manifest(**given), home, "cpu"))
         said.append(str(caught.value))
     assert len(set(said)) == 1 and "\n" not in said[0]
     return said[0]
@@ -174,11 +174,12 @@ def test_latents_are_shifted_and_scaled_as_the_autoencoder_says(home: Roots) -> 
 
 def test_statistics_of_latents_are_in_the_fingerprint(home: Roots,
                                                       manifest: WriteManifest) -> None:
+    from gate_cache.core.preprocessing import Preprocessing
     from gate_cache.diffusion.passes.recipes import latents_recipe
 
-    before = latents_recipe(files(home), 64, "float32", "squash")
+    before = latents_recipe(files(home), Preprocessing(64), "float32")
     change(home.models / "sd1/vae", latents_mean=[0.5] * 4, latents_std=[2.0] * 4)
-    after = latents_recipe(files(home), 64, "float32", "squash")
+    after = latents_recipe(files(home), Preprocessing(64), "float32")
     assert after.keys() - before.keys() == {"latents_mean", "latents_std"}
 
 

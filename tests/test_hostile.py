@@ -26,6 +26,7 @@ from gate_cache import FeatureStore
 from gate_cache.analysis.session import open_explorer
 from gate_cache.core.errors import GateCacheError, UserError
 from gate_cache.core.fingerprint import fingerprint
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
@@ -44,6 +45,7 @@ from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
 from gate_cache.training.tasks import open_any
+from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["gate"]
 SECONDS = 2.0
@@ -103,7 +105,7 @@ def build(path: Path, loaded: Loaded, roots: Roots, encoding: Encoding) -> None:
     with open_writer(path, "toyworld", 3, 2, {"torch": "1"}) as writer:
         writer.append([NewSample(i, data.sha256(i), *data.size(i)) for i in ids])
         wanted = [(p.name, p.recipe, p.shapes) for p in plan_combos(loaded.manifest, files, roots)]
-        latents = latents_recipe(files, 64, "float32", "squash")
+        latents = latents_recipe(files, Preprocessing(64), "float32")
         for name, recipe, shapes in [*wanted, ("latents", latents, {"x0": (4, 16, 16)})]:
             group = writer.require(name, recipe, shapes, "float32" if name == "latents"
                                    else encoding, {"model": "tiny", "source": {}, "tokens": ["a"]})
@@ -258,9 +260,9 @@ def stages(home: Home) -> dict[str, Callable[[], object]]:
 
     return {
         "inspect": lambda: inspect(home.path),
-        "status": lambda: status(home.loaded, home.roots),
+        "status": lambda: status(Workspace(home.loaded, home.roots)),
         "read": read, "stream": stream,
-        "train": lambda: open_any(home.loaded, home.roots, "cpu", Silent()),
+        "train": lambda: open_any(Workspace(home.loaded, home.roots, "cpu")),
         "view": lambda: open_explorer(home.path, home.roots, Silent()).combos(),
         "verify": lambda: verify(home.path, threads=1),
         "diff": lambda: diff(home.path, home.folder / "whole.zarr", home.roots, values=True),

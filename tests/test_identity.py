@@ -37,6 +37,7 @@ from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import open_writer
 from gate_cache.training import run_folder as rundir
 from gate_cache.training.tasks import open_any
+from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["gate"]
 Toy = tuple[Loaded, Roots, Path]
@@ -264,7 +265,7 @@ def test_extract_of_a_store_that_is_removed_fails(toy: Toy, roots: Roots,
 
     monkeypatch.setattr(GroupWriter, "write_stored", write)
     with pytest.raises(StoreError, match="was removed or replaced"):
-        extract(toy[0], roots, device="cpu")
+        extract(Workspace(toy[0], roots, "cpu"))
     assert not (roots.stores / "toy.zarr").exists()
 
 
@@ -345,7 +346,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch, code: int = errno.EROFS) -> None:
 def test_extract_with_nothing_to_do_needs_no_writing(toy: Toy, code: int,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     read_only(monkeypatch, code)
-    done = extract(toy[0], toy[1], device="cpu")
+    done = extract(Workspace(toy[0], toy[1], "cpu"))
     assert done.images == 7 and not any(done.rows.values())
 
 
@@ -355,7 +356,7 @@ def test_extract_with_something_to_do_says_that_it_cannot(
     next(roots.stores.glob("toy.zarr/plain-*/done/c/1")).unlink()
     read_only(monkeypatch)
     with pytest.raises(DiskError, match=r"toy\.zarr: the disk is read-only; choose another place"):
-        extract(toy[0], roots, device="cpu")
+        extract(Workspace(toy[0], roots, "cpu"))
 
 
 def test_looking_at_a_disk_that_is_only_read(gate: Run, toy: Toy,

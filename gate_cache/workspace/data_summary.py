@@ -67,16 +67,10 @@ def short(found: Summary) -> list[str]:
         parts += [counted(len(found.categories), "category", "categories"),
                   f"{sum(found.pairs.values())} pairs"]
     if found.passed_over:
-        parts.append(passed_over(found))
+        parts.append(passed_over_line(found.passed_over))
     odd = [*found.notes, *(found.unclassed if found.classes else ())]
     return [f"data: {counted(sum(found.images.values()), 'image', 'images')} ({parts[0]})"
             f"{''.join(f'; {p}' for p in parts[1:])}", *(f"note: {n}" for n in odd)]
-
-
-def passed_over(found: Summary) -> str:
-    """Files that are not read, by suffix."""
-    kinds = (f"{n} {suffix}" for suffix, n in found.passed_over.items())
-    return f"files passed over: {listed(kinds, 8)}"
 
 
 def counted(number: int, one: str, several: str) -> str:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.lora.adapters import Loras
     from gate_cache.diffusion.models.backbone import Backbone
-    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.diffusion.models.layouts import UNET
+from gate_cache.diffusion.models.sources import ModelFiles
 
 
 class Lora(Technique[list[LoraSpec]]):
@@ -48,6 +49,8 @@ class Lora(Technique[list[LoraSpec]]):
         return [lora_digest(lora.source, self._path(lora, roots)) for lora in self.spec]
 
     def fits(self, files: ModelFiles, roots: Roots) -> None:
+        if not files.file and not any(files.folder(UNET).glob("*.safetensors")):
+            return  # a model that is assumed: its layers are not known
         layers, wrong = model_layers(files), []
         for lora in self.spec:
             read = read_lora(lora.source, self._path(lora, roots))

@@ -8,9 +8,10 @@ from rich.table import Table
 
 from gate_cache.core.errors import listed
 from gate_cache.datasets.common.base import SPLITS
+from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Counts, Summary, labelled_pixels
 from gate_cache.report.terminal.tables import console, grid, say
-from gate_cache.workspace.data_summary import counted, passed_over
+from gate_cache.workspace.data_summary import counted
 
 MOST = 60
 """Classes, or categories, that are listed one by one."""
@@ -33,7 +34,7 @@ def show_data(found: Summary) -> None:
     if found.categories:
         _show_points(out, found)
     if found.passed_over:
-        say(out, passed_over(found))
+        say(out, passed_over_line(found.passed_over))
     for kind, lines in (("note", [*found.notes, *found.unclassed]), ("fault", found.faults)):
         for line in lines:
             say(out, f"{kind}: {line}")
