@@ -202,7 +202,7 @@ def test_faults_are_told_before_anything_is_paid(tmp_path: Path, stage: str) -> 
     loaded = manifest(masks(tmp_path, train=[THING], test=[THING * 9, THING[:6]]), MASKS)
     run: Any = {"validate": validate, "extract": extract, "train": train}[stage]
     with pytest.raises(DataError, match="label 9") as caught:
-        run(loaded, roots(tmp_path))
+        run(Workspace(loaded, roots(tmp_path)))
     assert len(str(caught.value).splitlines()) == 2
     assert not (tmp_path / "stores").exists() and not (tmp_path / "runs").exists()
 
@@ -251,12 +251,12 @@ def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
 ])
 def test_what_cannot_be_trained_on_is_one_line(tmp_path: Path, make: Any, dataset: Any, head: str,
                                                line: str) -> None:
-    loaded = manifest(make(tmp_path), dataset, head)
+    work = Workspace(manifest(make(tmp_path), dataset, head), roots(tmp_path))
     with pytest.raises(UserError, match=f"m.yaml: dataset: .*{line}") as caught:
-        need_trainable(data(Workspace(loaded, roots(tmp_path))), loaded, head)
+        need_trainable(work, data(work), head)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=line):
-        train(Workspace(loaded, roots(tmp_path)))
+        train(work)
 
 
 # -------------------------------------------------------------------------------- remembering
