@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gate_cache.extraction.extract import extract
     from gate_cache.store.reader import FeatureStore
+    from gate_cache.training.sweep import sweep
+    from gate_cache.training.train import train
+    from gate_cache.workspace.workspace import Workspace
 
 __version__ = "0.1.0"
-__all__ = ["FeatureStore", "__version__"]
+__all__ = ["FeatureStore", "Workspace", "__version__", "extract", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `FeatureStore` on first use: importing the package must stay instant."""
-    if name == "FeatureStore":
-        from gate_cache.store.reader import FeatureStore
+    """Import a name on first use: importing the package must stay instant."""
+    from importlib import import_module
 
-        return FeatureStore
+    rooms = {"FeatureStore": "store.reader", "Workspace": "workspace.workspace",
+             "extract": "extraction.extract", "sweep": "training.sweep", "train": "training.train"}
+    if name in rooms:
+        return getattr(import_module(f"gate_cache.{rooms[name]}"), name)
     raise AttributeError(f"module 'gate_cache' has no attribute '{name}'")

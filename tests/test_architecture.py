@@ -39,9 +39,10 @@ LONGEST_CHAIN = 16
 LARGEST_ROOM = 0.15
 """Of the package's lines."""
 FILES_OF_A_FOLDER = 20
-UPWARD = {
-    ("__init__.py", "gate_cache.store.reader"),  # `gate_cache.FeatureStore`, on first use
-}
+UPWARD = {  # names of `gate_cache` itself, imported on first use
+    ("__init__.py", f"gate_cache.{name}") for name in (
+        "extraction.extract", "store.reader", "training.sweep", "training.train",
+        "workspace.workspace")}
 FENCES = {  # library to the rooms and files that may import it
     "zarr": ("store/",),
     "numcodecs": ("store/",),
@@ -55,8 +56,7 @@ FENCES = {  # library to the rooms and files that may import it
     "peft": ("diffusion/",),
     "tokenizers": ("diffusion/",),
     "huggingface_hub": ("diffusion/",),
-    "torch": ("diffusion/", "learn/", "workspace/", "extraction/", "training/",
-              "analysis/"),
+    "torch": ("diffusion/", "learn/", "workspace/", "extraction/", "training/", "analysis/"),
     "safetensors": ("diffusion/", "extraction/", "training/"),
     "cv2": ("datasets/", "toyworld/", "diffusion/techniques/controlnet.py"),
     "PIL": ("datasets/", "toyworld/", "core/preprocessing.py", "report/figures/"),

@@ -272,7 +272,8 @@ class Stops(Silent):
 
 def run(loaded: Loaded, models: Path, roots: Roots, **more: Any) -> Any:
     places = Roots(roots.data, models, roots.stores, roots.runs)
-    return caption(Workspace(loaded, places, "cpu"), model="blip", batch=2, **more)
+    work = Workspace(loaded, places, "cpu", more.pop("progress", Silent()))
+    return caption(work, model="blip", batch=2, **more)
 
 
 def test_every_image_gets_a_caption(manifest: WriteManifest, models: Path, roots: Roots) -> None:

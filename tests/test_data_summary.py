@@ -252,13 +252,12 @@ def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
 ])
 def test_what_cannot_be_trained_on_is_one_line(tmp_path: Path, make: Any, dataset: Any, head: str,
                                                line: str) -> None:
-    loaded = manifest(make(tmp_path), dataset, head)
+    work = Workspace(manifest(make(tmp_path), dataset, head), roots(tmp_path))
     with pytest.raises(UserError, match=f"m.yaml: dataset: .*{line}") as caught:
-        work = Workspace(loaded, roots(tmp_path))
         need_trainable(work, data(work), head_of(head).task)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=line):
-        train(Workspace(loaded, roots(tmp_path)))
+        train(work)
 
 
 # -------------------------------------------------------------------------------- remembering

@@ -19,7 +19,7 @@ from gate_cache.core.errors import UserError
 from gate_cache.core.progress import Progress
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.controlnet import canny
-from gate_cache.extraction.passes import Passes, chosen_combos, model_of, open_passes
+from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
 from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.manifest.specs import T_MAX, Combo, DenoiseSpec
@@ -135,7 +135,7 @@ def guideline(work: Workspace, how: Img2Img, asked: Selection) -> Guideline:
     if how.steps > how.start:
         raise UserError(f"--steps {how.steps}: more than the {how.start} times of --strength"
                         f" {how.strength:g}")
-    files = model_of(work, chosen)
+    files = with_combos(work, chosen).model()
     _need_text(files)
     dataset = work.dataset()
     ids = pick([s.id for s in dataset.samples()], asked.images, asked.count or IMAGES, work.name,

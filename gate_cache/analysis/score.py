@@ -18,7 +18,7 @@ from gate_cache.analysis.reference import PROMPT, Selection, plain, techniques_o
 from gate_cache.core.errors import UserError
 from gate_cache.core.progress import Progress
 from gate_cache.extraction.inputs import Source
-from gate_cache.extraction.passes import Passes, chosen_combos, model_of, open_passes
+from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.learn.metrics.shift import apart, edge_strength, score
 from gate_cache.manifest.specs import T_MAX, Combo
@@ -91,7 +91,7 @@ def score_combos(work: Workspace, asked: Selection, *, anchor_t: int = ANCHOR_T,
         No such image or combo, something of the model is missing, or nothing can be measured.
     """
     chosen = chosen_combos(work, asked.combos)
-    files = model_of(work, chosen)
+    files = with_combos(work, chosen).model()
     dataset = work.dataset()
     ids = pick([s.id for s in dataset.samples()], asked.images, asked.count or IMAGES, work.name,
                "its data set")

@@ -25,6 +25,7 @@ from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.workspace.device import choose_device
 from gate_cache.workspace.workspace import Workspace
 
 Picture = npt.NDArray[np.uint8]
@@ -229,7 +230,7 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
     """
     dataset: ImageDataset | None = None
     if is_manifest(target):
-        work = Workspace.open(target, roots, progress=show)
+        work = Workspace.open(target, roots, device, show)
         store = work.store()
         try:
             dataset = work.dataset()
@@ -241,7 +242,7 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
                  " store to see them")
     if not any(view.done().any() for view in store.views()):
         raise RowNotDone(f"{store.path}: holds no extracted image yet; run 'gate-cache extract'")
-    place = work.torch_device()
+    place = choose_device(device)
     trained = [of_store(store, run, trial, place) for run in runs]
     return Explorer(store, dataset, Matcher(store, [*plain_features(store, place), *trained]))
 

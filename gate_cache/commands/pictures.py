@@ -11,15 +11,14 @@ from gate_cache.commands.options import (
     HERE,
     Computes,
     Json,
+    Last,
     ManifestPath,
+    Trial,
     interruptible,
     print_json,
 )
 from gate_cache.core.errors import UserError
 
-Trial = Annotated[str | None, typer.Option(help="Of a sweep: which trial.")]
-Last = Annotated[bool, typer.Option(
-    "--last", help="The last step's weights, not the best ones on val.")]
 Out = Annotated[Path | None, typer.Option(
     help="Folder for the PNG files [<store>-pictures beside the store].")]
 
@@ -35,8 +34,8 @@ def match(manifest: ManifestPath,
           trial: Trial = None, last: Last = False,
           grid: Annotated[int | None, typer.Option(
               min=1, max=40, help="Match a grid of so many points a side, not key points.")] = None,
-          out: Out = None,
-          on: Computes = HERE, as_json: Json = False) -> None:
+          out: Out = None, on: Computes = HERE,
+          as_json: Json = False) -> None:
     """Find one image's points in another; a PNG file with right and wrong matches."""
     from gate_cache.analysis.describe import of_combo, of_run
     from gate_cache.analysis.match import match_images
@@ -90,8 +89,8 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
           own: Annotated[bool, typer.Option(
               "--own-reference", help="Compare each combo with itself at t = 0, not with the"
               " feature without techniques.")] = False,
-          prompt: Prompt = None, batch: Batch = None, out: Out = None,
-          on: Computes = HERE, as_json: Json = False) -> None:
+          prompt: Prompt = None, batch: Batch = None, out: Out = None, on: Computes = HERE,
+          as_json: Json = False) -> None:
     """Content shift of each combo, as a table and a plot (Equations 1, 2). Writes into no store."""
     from gate_cache.analysis.reference import Selection
     from gate_cache.analysis.score import score_combos

@@ -11,9 +11,11 @@ from gate_cache.commands.options import (
     HERE,
     Computes,
     Json,
+    Last,
     ManifestPath,
     Pictures,
     Trains,
+    Trial,
     interruptible,
     print_json,
 )
@@ -92,9 +94,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep
 
 def evaluate(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
              manifest: Annotated[Path, typer.Option("--manifest", help="Whose data to judge on.")],
-             trial: Annotated[str | None, typer.Option(help="Of a sweep: which trial.")] = None,
-             last: Annotated[bool, typer.Option(
-                 "--last", help="The last step's weights, not the best ones on val.")] = False,
+             trial: Trial = None, last: Last = False,
              val: Annotated[bool, typer.Option("--val", help="On val, not on test.")] = False,
              on: Computes = HERE, as_json: Json = False) -> None:
     """Judge trained weights, on their own manifest's test split or on another's."""

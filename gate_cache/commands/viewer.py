@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gate_cache.commands.options import HERE, Computes
+from gate_cache.commands.options import HERE, Computes, Trial
 
 
 def view(target: Annotated[str, typer.Argument(
@@ -15,7 +15,7 @@ def view(target: Annotated[str, typer.Argument(
          run: Annotated[list[Path] | None, typer.Option(
              help="A training of head nn or conv, to match by its feature; may be repeated.",
          )] = None,
-         trial: Annotated[str | None, typer.Option(help="Of a sweep: which trial.")] = None,
+         trial: Trial = None,
          port: Annotated[int, typer.Option(
              min=0, max=65535, help="Of the server; 0 for any that is free.")] = 0,
          browser: Annotated[bool, typer.Option(

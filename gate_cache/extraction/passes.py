@@ -11,7 +11,6 @@ import numpy as np
 
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.datasets.common.base import ImageDataset
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
 from gate_cache.diffusion.passes.schedule import Lane
 from gate_cache.extraction.inputs import BlockInputs, Source, open_source
@@ -57,9 +56,11 @@ def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
     return dict(found)
 
 
-def model_of(work: Workspace, combos: Mapping[str, Combo]) -> ModelFiles:
-    """The manifest's model, with all that these combos need, on this machine or fetched."""
-    return _with(work, combos).model()
+def with_combos(work: Workspace, combos: Mapping[str, Combo]) -> Workspace:
+    """The manifest with these combos alone, their convolutional maps to be read."""
+    read = {name: c if name in work.manifest.conv else c.model_copy(update={"maps": None})
+            for name, c in combos.items()}
+    return work.with_manifest(conv=read, attention={})
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
     UserError
         Weights, captions or images are missing, or a combo does not suit the model.
     """
-    asked = _with(work, combos)
+    asked = with_combos(work, combos)
     files = asked.model()
     plans = tuple(asked.plans(files))
     model = asked.manifest.model
@@ -99,10 +100,3 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
                 yield Passes(extractor, tuple(lanes), source, inputs)
         finally:
             extractor.close()
-
-
-def _with(work: Workspace, combos: Mapping[str, Combo]) -> Workspace:
-    """The manifest with these combos alone, their convolutional maps to be read."""
-    read = {name: c if name in work.manifest.conv else c.model_copy(update={"maps": None})
-            for name, c in combos.items()}
-    return work.with_manifest(conv=read, attention={})

@@ -12,6 +12,7 @@ from typing import Any
 from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.diffusion.files.digest_cache import cache_folder

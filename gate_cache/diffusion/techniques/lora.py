@@ -12,6 +12,7 @@ from gate_cache.diffusion.files.digest_cache import remembered_sha256
 from gate_cache.diffusion.lora.file import read_lora
 from gate_cache.diffusion.lora.fit import model_layers
 from gate_cache.diffusion.lora.source import lora_path
+from gate_cache.diffusion.models.layouts import UNET
 from gate_cache.diffusion.techniques.base import Steering, Technique
 from gate_cache.manifest.specs import LoraSpec
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.lora.adapters import Loras
     from gate_cache.diffusion.models.backbone import Backbone
-    from gate_cache.diffusion.models.layouts import UNET
-from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.diffusion.models.sources import ModelFiles
 
 
 class Lora(Technique[list[LoraSpec]]):
