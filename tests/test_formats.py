@@ -23,7 +23,7 @@ from gate_cache.workspace.workspace import Workspace
 FROZEN = Path(__file__).parent / "data"
 MANIFEST = """
 dataset: {name: toyworld, train: 3, val: 0, test: 2}
-model: {source: tiny}
+model: {source: tiny, resample: opencv}
 conv:
   plain: {prompt: "a photo of a horse", maps: [up0]}
   seed-1: {prompt: "a photo of a horse", seed: 1, maps: [up0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,9 @@ from gate_cache.diffusion.passes.activations import watched
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.workspace.pick import pick
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.workspace.workspace import Workspace
 
 Pixels = npt.NDArray[np.uint8]
 

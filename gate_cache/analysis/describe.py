@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -15,14 +15,16 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, 
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated
-from gate_cache.learn.tasks.correspondence import Matching
 from gate_cache.manifest.heads import heads_of
-from gate_cache.manifest.load import Loaded
-from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.inputs import attention_of, matching_of, mixed_of, resolution_of, views_of
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.learn.tasks.correspondence import Matching
+    from gate_cache.manifest.load import Loaded
+    from gate_cache.store.reader import ComboView, FeatureStore
+    from gate_cache.workspace.workspace import Workspace
 
 MEAN = "mean"
 _READ_BYTES = 2**28

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,17 @@ import torch
 
 from gate_cache.analysis.reference import PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
 from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.manifest.specs import T_MAX, Combo, DenoiseSpec
 from gate_cache.workspace.pick import pick
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.workspace.workspace import Workspace
 
 STRENGTH, STEPS, SEEDS, IMAGES = 0.7, 20, 3, 4
 """Where nothing else is asked for."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.analysis.describe import Describer
 from gate_cache.core.errors import StoreError
-from gate_cache.core.geometry import Points
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Pair
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.features.similarity import comes_back, match
 from gate_cache.learn.metrics.pck import SELECT, correct, longer_side, pck
 from gate_cache.workspace.pick import one
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.analysis.describe import Describer
+    from gate_cache.core.geometry import Points
+    from gate_cache.workspace.workspace import Workspace
 
 GRID = 6
 """Points along each side where there are no key points."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import UserError
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.registry import techniques
 from gate_cache.manifest.specs import Combo
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
 
 PROMPT = "a photo"
 """Of the reference, unless it is given: it says nothing of what the image shows."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,16 @@ import torch
 
 from gate_cache.analysis.reference import PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress
-from gate_cache.extraction.inputs import Source
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.learn.metrics.shift import apart, edge_strength, score
 from gate_cache.manifest.specs import T_MAX, Combo
 from gate_cache.workspace.pick import pick
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.extraction.inputs import Source
+    from gate_cache.workspace.workspace import Workspace
 
 ANCHOR_T, IMAGES = 500, 32
 """Time of the anchor, and images, where nothing else is asked for."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,16 @@ from gate_cache.analysis.describe import of_store, plain_features
 from gate_cache.analysis.session_match import Matcher
 from gate_cache.analysis.session_pictures import Colours
 from gate_cache.core.errors import DataError, RowNotDone, UserError, did_you_mean
-from gate_cache.core.geometry import Placement
 from gate_cache.core.places import Place, is_manifest
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.device import choose_device
 from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Placement
+    from gate_cache.core.progress import Progress
+    from gate_cache.core.roots import Roots
+    from gate_cache.datasets.common.base import ImageDataset
 
 Picture = npt.NDArray[np.uint8]
 

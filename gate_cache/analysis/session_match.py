@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,12 @@ import torch
 
 from gate_cache.analysis.describe import Feature, one_thread
 from gate_cache.core.errors import UserError, did_you_mean
-from gate_cache.core.geometry import Placement
 from gate_cache.learn.features.data import Recent
 from gate_cache.learn.features.similarity import LevelDescriptors, best, descriptors, similarity
-from gate_cache.store.reader import FeatureStore
+
+if TYPE_CHECKING:
+    from gate_cache.core.geometry import Placement
+    from gate_cache.store.reader import FeatureStore
 
 HELD_BYTES = 2 * 2**30
 """Descriptors held at most."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.learn.features.pca import ColourPCA
-from gate_cache.store.reader import ComboView
+
+if TYPE_CHECKING:
+    from gate_cache.store.reader import ComboView
 
 MAPS, POSITIONS = 24, 1024
 """Maps that the components of one level are found from, and positions of all of them."""

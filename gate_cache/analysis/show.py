@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.core.places import Place, is_manifest
-from gate_cache.core.progress import Progress
-from gate_cache.core.roots import Roots
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.pick import one
 from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.core.roots import Roots
+    from gate_cache.datasets.common.base import ImageDataset
 
 IMAGES, TOKENS = 4, 8
 """Pictures and words shown where nothing else is asked for."""

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
-from gate_cache.diffusion.passes.recipes import PlannedCombo
-from gate_cache.diffusion.passes.schedule import Lane
 from gate_cache.extraction.inputs import BlockInputs, Source
 from gate_cache.store.format.codes import DoesNotFit
-from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.passes.extractor import Extractor, Piece
+    from gate_cache.diffusion.passes.recipes import PlannedCombo
+    from gate_cache.diffusion.passes.schedule import Lane
+    from gate_cache.store.format.groups import GroupWriter
 
 Maps = dict[str, npt.NDArray[Any]]
 BEHIND = 4

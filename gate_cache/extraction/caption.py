@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.progress import Progress
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.captions import (
     Caption,
     Captions,
@@ -19,15 +17,17 @@ from gate_cache.datasets.common.captions import (
     read_captions,
     write_captions,
 )
-from gate_cache.datasets.common.images import Pixels
 from gate_cache.datasets.common.model_input import image_on
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gate_cache.core.progress import Progress
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.datasets.common.images import Pixels
     from gate_cache.diffusion.text.captioner import Captioner
+    from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

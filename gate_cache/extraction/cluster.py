@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
@@ -21,9 +21,11 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 
 from gate_cache.core.errors import GateCacheError, UserError
-from gate_cache.core.places import Place
-from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.job import Order, open_engine, open_work
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
+    from gate_cache.extraction.engine import Engine
 
 AT_A_TIME = 2
 """Blocks that a worker has under way: one on the device, one read ahead or written behind."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,11 +11,13 @@ from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import Recipe, differences
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.preprocessing import FIRST_SETTINGS
-from gate_cache.core.roots import Roots
 from gate_cache.store.format import done
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.lookup import wanted_of
 from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
 
 SHARED = ("kind", "settings", "maps", "size", "compute", "resize", "resample",
           "background")

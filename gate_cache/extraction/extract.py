@@ -10,30 +10,33 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import StoreError, listed
-from gate_cache.core.places import Place
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent, Task
 from gate_cache.core.versions import versions
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.passes.recipes import PlannedCombo
-from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.job import Order, open_engine, open_work
 from gate_cache.extraction.register import register
 from gate_cache.extraction.storing import encoding_asked, store_block
-from gate_cache.manifest.specs import Manifest
-from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
 from gate_cache.workspace.data_summary import tell_data
 from gate_cache.workspace.lookup import Stale, find_combo
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.diffusion.passes.recipes import PlannedCombo
+    from gate_cache.extraction.block import Job, Work
+    from gate_cache.manifest.specs import Manifest
+    from gate_cache.store.format.groups import GroupWriter
+    from gate_cache.workspace.workspace import Workspace
 
 _ASKED = os.environ.get("OMP_NUM_THREADS", "")
 """As this process was started: dask sets the variable to 1 for its workers, and here as well."""

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +16,21 @@ from gate_cache.core.errors import DataError
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.geometry import Square
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.roots import Roots
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.captions import read_captions
 from gate_cache.datasets.common.images import file_input
 from gate_cache.datasets.common.model_input import model_input
 from gate_cache.datasets.common.pictures import by_stem, stem_of
-from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.passes.recipes import PlannedCombo
 from gate_cache.diffusion.passes.schedule import Lane, Wanted, schedule
-from gate_cache.diffusion.text.tokens import Tokens
 from gate_cache.manifest.specs import CAPTION
-from gate_cache.store.format.samples import Samples
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.diffusion.passes.recipes import PlannedCombo
+    from gate_cache.diffusion.text.tokens import Tokens
+    from gate_cache.store.format.samples import Samples
+    from gate_cache.workspace.workspace import Workspace
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe, sources
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.inputs import open_source
 from gate_cache.extraction.storing import encoding_asked
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
-from gate_cache.store.writer import StoreWriter
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.store.writer import StoreWriter
+    from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.features import TOKENS_PER_PIECE, MapSpec
-from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.published import published_name
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
-from gate_cache.manifest.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
+    from gate_cache.manifest.specs import ModelSpec
 
 
 @dataclass(frozen=True)

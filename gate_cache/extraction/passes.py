@@ -6,18 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gate_cache.core.errors import UserError, did_you_mean
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
-from gate_cache.diffusion.passes.schedule import Lane
 from gate_cache.extraction.inputs import BlockInputs, Source, open_source
-from gate_cache.manifest.specs import Combo
 from gate_cache.store.format.samples import Samples
 from gate_cache.workspace.device import out_of_memory, smaller_than
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.diffusion.passes.schedule import Lane
+    from gate_cache.manifest.specs import Combo
+    from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

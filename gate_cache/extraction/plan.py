@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.features import TOKENS_PER_PIECE
@@ -19,7 +20,6 @@ from gate_cache.diffusion.passes.recipes import (
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.extraction.storing import encoding_asked, store_block
-from gate_cache.manifest.specs import Manifest
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import (
     LATENT_MAP,
@@ -27,7 +27,10 @@ from gate_cache.store.format.layout import (
     group_footprint,
     samples_footprint,
 )
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.manifest.specs import Manifest
+    from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

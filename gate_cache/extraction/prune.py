@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import StoreError, UserError
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.preprocessing import FIRST
-from gate_cache.core.roots import Roots
 from gate_cache.store.check.removal import leftovers, remove_group
 from gate_cache.store.format.layout import LATENTS
 from gate_cache.store.holding import alone
@@ -18,6 +18,9 @@ from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.lookup import alike
 from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
 
 _THEN = "and run the same command again; without --yes nothing is removed"
 
@@ -102,7 +105,7 @@ def _why(view: ComboView, manifests: list[Workspace]) -> str:
     """Why a group is not needed; another filter is told, for one line in a manifest names it."""
     filters = {m.manifest.model.resample for m in manifests
                if view.label in (LATENTS, *m.manifest.combos)}
-    own = view.recipe.get("resample", FIRST)
+    own = str(view.recipe.get("resample", FIRST))
     more = f", unless one says 'resample: {own}'" if filters and own not in filters else ""
     return f"no manifest given names it{more}"
 

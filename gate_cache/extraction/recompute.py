@@ -17,18 +17,18 @@ import numpy.typing as npt
 from gate_cache.core.errors import DataError, StoreError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
-from gate_cache.datasets.common.base import ImageDataset
-from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.extraction.extract import own_threads
 from gate_cache.extraction.inputs import BlockInputs, Source, open_source
 from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
-from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.data_root import dataset_near
-from gate_cache.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.extractor import Extractor
+    from gate_cache.store.reader import ComboView, FeatureStore
+    from gate_cache.workspace.workspace import Workspace
 
 Maps = dict[str, npt.NDArray[Any]]
 

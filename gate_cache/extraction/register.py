@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gate_cache.core.errors import DataError, listed
-from gate_cache.core.progress import Progress
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.store.format.samples import NewSample
-from gate_cache.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.store.writer import StoreWriter
 
 Value = TypeVar("Value")
 

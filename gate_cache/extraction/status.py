@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import StoreError
-from gate_cache.core.fingerprint import Recipe
-from gate_cache.manifest.specs import Manifest
 from gate_cache.store.opening import exists
-from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.data_root import dataset_near
 from gate_cache.workspace.lookup import Stale, find_combo
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.fingerprint import Recipe
+    from gate_cache.manifest.specs import Manifest
+    from gate_cache.store.reader import FeatureStore
+    from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from gate_cache.manifest.specs import Manifest
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import Shapes, block_rows
+
+if TYPE_CHECKING:
+    from gate_cache.manifest.specs import Manifest
 
 
 def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ManifestError, NotThere, UserError
-from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems
 from gate_cache.extraction.plan import about_tokens
-from gate_cache.manifest.specs import Manifest
 from gate_cache.workspace.data_summary import check_data, short
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
+    from gate_cache.manifest.specs import Manifest
+    from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

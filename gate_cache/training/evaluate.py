@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from gate_cache.core.errors import UserError
-from gate_cache.datasets.common.base import Split
 from gate_cache.learn.metrics.intervals import Interval, bootstrap
 from gate_cache.training.members import seen_before
 from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import Split
+    from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from gate_cache.core.errors import DataError, ManifestError, StoreError, UserError, listed
-from gate_cache.core.fingerprint import Recipe
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Split
 from gate_cache.datasets.common.points import has_extent
 from gate_cache.datasets.registry import open_dataset
@@ -20,13 +19,16 @@ from gate_cache.learn.metrics.pck import SELECTED
 from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated, fixed
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.manifest.heads import CorrespondenceSpec, PixelSpec
-from gate_cache.manifest.load import Loaded
-from gate_cache.manifest.specs import Manifest, TrainSpec
-from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 from gate_cache.workspace.lookup import find_combo, need_all
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.fingerprint import Recipe
+    from gate_cache.manifest.load import Loaded
+    from gate_cache.manifest.specs import Manifest, TrainSpec
+    from gate_cache.store.reader import ComboView, FeatureStore
+    from gate_cache.workspace.workspace import Workspace
 
 CACHE_BYTES = 2 * 2**30
 """Maps held in memory at most."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -23,8 +23,6 @@ from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.learn.tasks.task import Task
 from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
-from gate_cache.manifest.specs import TrainSpec
-from gate_cache.store.reader import FeatureStore
 from gate_cache.training import inputs as study
 from gate_cache.training.inputs import (
     attention_of,
@@ -37,7 +35,11 @@ from gate_cache.training.inputs import (
 )
 from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.data_summary import need_trainable, tell_data
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.store.reader import FeatureStore
+    from gate_cache.workspace.workspace import Workspace
 
 FEW_BYTES = 2**28
 """Maps held in memory where they are read once and condensed: to pixels, to pooled features."""

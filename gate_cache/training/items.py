@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from gate_cache.learn.metrics.items import Items, extremes
-from gate_cache.learn.tasks.task import Scores
 from gate_cache.training.run_files import items_file
+
+if TYPE_CHECKING:
+    from gate_cache.learn.tasks.task import Scores
 
 PICTURED = 4
 """Images of either end, the best and the worst ones, whose predicted masks are kept."""

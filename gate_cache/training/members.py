@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import UserError, listed
 from gate_cache.datasets.common.base import SPLITS, Split
-from gate_cache.store.reader import FeatureStore
 from gate_cache.training.run_files import write_json
+
+if TYPE_CHECKING:
+    from gate_cache.store.reader import FeatureStore
 
 MEMBERS = "splits.json"
 Members = dict[str, dict[str, str]]

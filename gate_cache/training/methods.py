@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from gate_cache.learn.metrics.roles import Method
-from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.manifest.heads import head_of, parse_head
 from gate_cache.manifest.specs import TrainSpec
-from gate_cache.training.inputs import Study
-from gate_cache.training.inputs_dense import DenseStudy
+
+if TYPE_CHECKING:
+    from gate_cache.learn.mixing.model import CorrespondenceModel
+    from gate_cache.training.inputs import Study
+    from gate_cache.training.inputs_dense import DenseStudy
 
 Make = Callable[[TrainSpec], nn.Module]
 

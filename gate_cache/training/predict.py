@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import UserError
-from gate_cache.datasets.common.base import SegmentationDataset
 from gate_cache.learn.tasks.painted import Painted, agreement
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import SegmentationTask
@@ -19,7 +19,10 @@ from gate_cache.training.inputs_dense import open_dense, task_of
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.pick import pick
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import SegmentationDataset
+    from gate_cache.workspace.workspace import Workspace
 
 IMAGES = 4
 """Pictures of the test split that are shown where none is asked for."""

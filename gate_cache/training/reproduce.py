@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import UserError
-from gate_cache.core.roots import Roots
 from gate_cache.manifest.load import load
-from gate_cache.manifest.specs import TrainSpec
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.roots import Roots
+    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.workspace.workspace import Workspace
 
 OPTIONS = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "lr", "seed")
 """Settings of ``train`` that its command line takes."""

@@ -7,16 +7,18 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 
 from gate_cache.core.errors import UserError
 from gate_cache.core.replacing import replacing
-from gate_cache.learn.fit.trials import Trial
 from gate_cache.manifest.specs import in_todays_words
 from gate_cache.training.run_files import CONFIG, LOG, METRICS, unreadable, write_json
+
+if TYPE_CHECKING:
+    from gate_cache.learn.fit.trials import Trial
 
 ANEW = "remove this checkpoint to train from the start"
 LOOSE = ("versions", "commands", "began")

@@ -15,22 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 
 from gate_cache.core.errors import UserError
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.core.progress import Progress
 from gate_cache.core.replacing import replacing
 from gate_cache.learn.fit.trials import Trial, fit_trials, in_steps, together
-from gate_cache.learn.tasks.task import Scores
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
-from gate_cache.manifest.sweep_file import Point
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import Study
-from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.items import keep_items
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import gate
@@ -46,7 +42,13 @@ from gate_cache.training.sweep_baselines import (
 from gate_cache.training.sweep_tables import Row, write_tables
 from gate_cache.training.tasks import alike, open_any, settled
 from gate_cache.workspace.device import out_of_memory
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.learn.tasks.task import Scores
+    from gate_cache.manifest.sweep_file import Point
+    from gate_cache.training.inputs_dense import DenseStudy
+    from gate_cache.workspace.workspace import Workspace
 
 AGAIN = "delete it to train this trial again"
 

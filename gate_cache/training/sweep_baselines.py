@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from gate_cache.core.progress import Progress
 from gate_cache.learn.features.pairs import copy_position
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.learn.tasks.matching import Matched, scores
 from gate_cache.manifest.first_release import COUNTS
 from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.sweep_file import SEEDS, Point
-from gate_cache.training.inputs import Study
-from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.methods import Make, baselines, untrained
 from gate_cache.training.run_files import items_file
 from gate_cache.training.sweep_tables import Row
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.training.inputs import Study
+    from gate_cache.training.inputs_dense import DenseStudy
 
 OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
 """Settings that a baseline shares with the trials it stands beside."""

@@ -8,13 +8,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.replacing import replacing
-from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.sweep_file import SEEDS
 from gate_cache.training.rows import configuration_of, key_of, method_of
 from gate_cache.training.run_files import RESULTS, write_json
+
+if TYPE_CHECKING:
+    from gate_cache.learn.metrics.roles import Method
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,18 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from gate_cache.core.errors import GateCacheError, UserError
 from gate_cache.core.progress import Progress, Silent
-from gate_cache.manifest.sweep_file import Point
 from gate_cache.training.run_files import trial_file
 from gate_cache.training.sweep import Share, Swept, sweep, train_share
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.manifest.sweep_file import Point
+    from gate_cache.workspace.workspace import Workspace
 
 POLL = 0.5
 """Seconds between two looks at what is finished."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import gate_cache
 from gate_cache.core.versions import versions
 from gate_cache.manifest.heads import TASKS, head_of
-from gate_cache.manifest.specs import TrainSpec
 from gate_cache.training.inputs import Study, open_study
 from gate_cache.training.inputs_dense import DenseStudy, open_dense, task_of
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.workspace.workspace import Workspace
 
 
 def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study | DenseStudy:

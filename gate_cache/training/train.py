@@ -7,12 +7,11 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress
 from gate_cache.learn.features.pairs import PairPoints, copy_position
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.pck import pck
@@ -21,7 +20,6 @@ from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import Matched, details
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.training.inputs import Study
 from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import (
@@ -39,7 +37,11 @@ from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
 from gate_cache.training.tasks import measured, open_any, settled
 from gate_cache.training.train_dense import ScoreTable, train_dense
 from gate_cache.workspace.device import out_of_memory
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.training.inputs import Study
+    from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import UserError
-from gate_cache.core.progress import Progress
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
-from gate_cache.learn.tasks.task import Scores
-from gate_cache.training.inputs_dense import DenseStudy
 from gate_cache.training.items import keep_items
 from gate_cache.training.methods import baselines, gate, weights_note
 from gate_cache.training.run_folder import Checkpoint, RunDirectory
 from gate_cache.training.tasks import measured
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.learn.tasks.task import Scores
+    from gate_cache.training.inputs_dense import DenseStudy
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -15,11 +15,13 @@ from torch import nn
 from gate_cache.core.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import OF_A_RUN, Manifest, TrainSpec
-from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.training.inputs import attention_of, mixed_of
 from gate_cache.training.rows import key_of, method_of
 from gate_cache.training.run_files import CONFIG, SWEEP, read_json, trial_file
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.store.reader import ComboView, FeatureStore
+    from gate_cache.workspace.workspace import Workspace
 
 OTHER_VERSION = "its settings cannot be read; it was made by another version"
 NO_RUN = "holds no finished training; name the folder that 'gate-cache train' or 'sweep' made"

@@ -11,13 +11,16 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.places import Place
-from gate_cache.core.roots import Roots
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.manifest.dataset_specs import DatasetSpec
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
+    from gate_cache.core.roots import Roots
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.manifest.dataset_specs import DatasetSpec
 
 
 def remember(store: Place, roots: Roots) -> None:

@@ -7,16 +7,18 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.diffusion.files.digest_cache import cache_folder
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.workspace.workspace import Workspace
 
 VERSION = 2
 """Of what is read and told: another one reads anew."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import RowNotDone, StoreError
 from gate_cache.core.fingerprint import Recipe, differences
 from gate_cache.core.preprocessing import FIRST_SETTINGS, Preprocessing
 from gate_cache.diffusion.passes.recipes import settings, sources
-from gate_cache.manifest.specs import Manifest
-from gate_cache.store.reader import ComboView, FeatureStore
+
+if TYPE_CHECKING:
+    from gate_cache.manifest.specs import Manifest
+    from gate_cache.store.reader import ComboView, FeatureStore
 
 
 class Stale(StoreError):

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, UserError
-from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
-from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.diffusion.passes.recipes import PlannedCombo, missing_inputs, plan_combos
 from gate_cache.manifest.load import Loaded, load
-from gate_cache.manifest.specs import Manifest
 from gate_cache.workspace.data_root import dataset_near
 
 if TYPE_CHECKING:
     import torch
 
+    from gate_cache.core.fingerprint import Recipe
+    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.manifest.specs import Manifest
     from gate_cache.store.reader import FeatureStore
 
 

@@ -6,14 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
 from gate_cache.core.errors import UserError
 from gate_cache.core.fingerprint import Recipe, differences
-from gate_cache.diffusion.lora.adapter import Adapter
-from gate_cache.diffusion.lora.training import LoraTrainer
 from gate_cache.extraction.lora.tensors import read_metadata, write_tensors
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.lora.adapter import Adapter
+    from gate_cache.diffusion.lora.training import LoraTrainer
 
 TOLD = "gate_cache"
 """Key of our own metadata in a LoRA's file: how it was trained, and for how many steps."""

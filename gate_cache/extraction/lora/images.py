@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.progress import Progress
 from gate_cache.datasets.common.base import CorrespondenceDataset, ImageDataset
-from gate_cache.datasets.common.captions import Captions
 from gate_cache.toyworld.captions import with_article
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.datasets.common.captions import Captions
 
 _SMALL_WORDS = frozenset({
     "a", "an", "and", "are", "at", "by", "for", "from", "her", "his", "in", "is", "its", "of", "on",

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.progress import Progress
 from gate_cache.datasets.common.captions import Captions, read_captions
-from gate_cache.datasets.common.images import Pixels
 from gate_cache.datasets.common.model_input import model_input
 from gate_cache.diffusion.lora.adapter import Adapter
 from gate_cache.diffusion.lora.training import LoraSettings, LoraTrainer
 from gate_cache.diffusion.models import loading
-from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.layouts import SD
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.extraction.caption import captions_path
@@ -26,7 +23,13 @@ from gate_cache.extraction.lora.files import LoraFiles, LoraOutput, refuse_exist
 from gate_cache.extraction.lora.images import TrainingImage, training_images
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.workspace.device import out_of_memory
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.core.fingerprint import Recipe
+    from gate_cache.core.progress import Progress
+    from gate_cache.datasets.common.images import Pixels
+    from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.workspace.workspace import Workspace
 
 SAY_EVERY = 50
 CHECKPOINT_EVERY = 100

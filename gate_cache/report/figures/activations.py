@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gate_cache.analysis.activations import Activations, Level, activations
 from gate_cache.report.figures.pictures import Cell, Picture, Row, fitted, grid
 from gate_cache.report.figures.show import beside, file_name, written
-from gate_cache.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gate_cache.workspace.workspace import Workspace
 
 STAGES = {"down, mid": ("down", "mid"), "up": ("up",)}
 """Rows between what goes in and what comes out, with what the names of their levels begin with."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from gate_cache.analysis.guideline import MEASURES, Guideline, Technique
-from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.report.figures.marks import Canvas, cut, wrapped
 from gate_cache.report.figures.pictures import Picture, fitted
 from gate_cache.report.figures.show import written
 from gate_cache.report.terminal.tables import console, grid, say
+
+if TYPE_CHECKING:
+    from gate_cache.learn.metrics.intervals import Spread
 
 SIDE, GAP, EDGE, LINE, ROWS = 128, 14, 12, 17, 8
 """Side of a picture, space between, margin, height of a line, images shown at most; pixels."""

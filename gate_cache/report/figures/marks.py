@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gate_cache.report.figures.pictures import Picture
+if TYPE_CHECKING:
+    from gate_cache.report.figures.pictures import Picture
 
 Colour = tuple[int, int, int]
 At = tuple[float, float]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gate_cache.analysis.match import Matches
 from gate_cache.report.figures.marks import (
     BLUE,
     INK,
@@ -26,6 +25,9 @@ from gate_cache.report.figures.pictures import Picture, fitted
 from gate_cache.report.figures.show import file_name, written
 from gate_cache.report.terminal.tables import console, say
 from gate_cache.training.run_files import trial_file
+
+if TYPE_CHECKING:
+    from gate_cache.analysis.match import Matches
 
 SIDE, BETWEEN, EDGE, LINE = 380, 36, 12, 20
 """Longer side of a picture, space between both, the page's margin, height of a line; pixels."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from gate_cache.report.figures.marks import Canvas, cut, width_of
 from gate_cache.report.figures.masks import Legend, Style, areas, painted, scale, styles
 from gate_cache.report.figures.pictures import Picture, fitted, heat
 from gate_cache.report.figures.show import written
-from gate_cache.training.predict import Predicted, Predictions
+
+if TYPE_CHECKING:
+    from gate_cache.training.predict import Predicted, Predictions
 
 ROWS, SIDE, GAP, EDGE, LINE = 6, 196, 10, 12, 20
 """Images a sheet, longer side of a picture, space between, margin, height of a line; pixels."""

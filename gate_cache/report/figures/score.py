@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from gate_cache.analysis.score import Scored, Scores
 from gate_cache.core.replacing import replacing
-from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.report.figures.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
 from gate_cache.report.terminal.tables import console, grid, say
 from gate_cache.store.places.disk import disk_errors
@@ -18,6 +16,9 @@ from gate_cache.store.places.disk import disk_errors
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
+
+    from gate_cache.analysis.score import Scored, Scores
+    from gate_cache.learn.metrics.intervals import Spread
 
 MARKERS = "svD^<>ph"
 COLOURS = (SKY, AMBER, GREEN, PINK)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gate_cache.analysis.show import Shown, Source, show
 from gate_cache.core.errors import UserError
-from gate_cache.core.places import Place
 from gate_cache.report.figures.pictures import Cell, Picture, Row, fitted, grid, heat, save
 from gate_cache.store.places.disk import disk_errors
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
 
 
 def draw(source: Source, images: Sequence[str], combos: Sequence[str], tokens: Sequence[str],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +25,9 @@ from gate_cache.report.html.svg import (
     Chart,
     ticked,
 )
-from gate_cache.report.html.tags import Html
+
+if TYPE_CHECKING:
+    from gate_cache.report.html.tags import Html
 
 WIDTH = 380
 """Of a panel, in pixels: on a telephone too, letters are as large as the page's."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gate_cache.datasets.common.base import ClassifiedDataset
-from gate_cache.learn.metrics.items import Items
 from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.page import Cell, Column, Grid, Row, paragraph, table
 from gate_cache.report.html.tags import Html, join, tag
+
+if TYPE_CHECKING:
+    from gate_cache.datasets.common.base import ClassifiedDataset
+    from gate_cache.learn.metrics.items import Items
 
 SHOWN, MANY = 12, 20
 """Images of wrong answers; classes that a table of confusions has at most."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset
-from gate_cache.learn.metrics.items import Items
 from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.record import number
 from gate_cache.report.html.tags import Child, Html, tag
+
+if TYPE_CHECKING:
+    from gate_cache.learn.metrics.items import Items
 
 COLOURS = ("#4a5160", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
            "#9c9c9c", "#882255", "#44aa99", "#ddcc77", "#332288", "#117733", "#aa4499", "#661100")

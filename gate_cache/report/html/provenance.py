@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.fingerprint import file_sha256
-from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Column,
     Grid,
@@ -26,6 +25,9 @@ from gate_cache.report.html.tags import Child, Html, tag
 from gate_cache.report.html.trials import shown
 from gate_cache.report.terminal.console import clock
 from gate_cache.training.run_files import WEIGHTS, trial_file
+
+if TYPE_CHECKING:
+    from gate_cache.report.html.compare import Verdict
 
 FIRST = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "batch", "lr", "seed")
 """Settings that are always shown; all are in a fold."""

@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gate_cache.core.progress import Progress, Task
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress, Task
 
 EVERY_SECONDS = 10.0
 
