@@ -20,8 +20,9 @@ from test_extract import Toy, assert_same
 from gate_cache.core.errors import DataError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.cluster import local, own_environment, run
-from gate_cache.extraction.extract import Spread, extract, own_threads
+from gate_cache.extraction.extract import Spread, extract
 from gate_cache.extraction.status import status
+from gate_cache.extraction.threads import own_threads
 from gate_cache.workspace.workspace import Workspace
 
 

@@ -20,7 +20,6 @@ from test_verify import BLOCK, ROWS, SHAPES, fill, group_of, maps, writing
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import DiskError, RowNotDone, StoreError
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.stream import FeatureStream
@@ -151,7 +150,7 @@ def test_the_trainer_refuses_too(toy: Toy, roots: Roots, manifest: WriteManifest
     shutil.copy(other, one)
     loaded = manifest(train={"head": "classifier", "combos": ["plain", "seed-1"], "pairs": 4})
     with pytest.raises(StoreError, match=r"plain-.*row \d+ is not the one.*verify --repair"):
-        study = open_any(loaded, roots, "cpu", Silent())
+        study = open_any(Workspace(loaded, roots, "cpu"))
         stream = FeatureStream(FeatureStore.open(store), ["plain", "seed-1"])
         assert study and [sample.row for sample in stream]
 
@@ -273,7 +272,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = os.fsync
-    monkeypatch.setattr(rundir.os, "fsync", lambda fd: (calls.append("fsync"), real(fd)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real(fd)))
     monkeypatch.setattr(Path, "replace", lambda *_: calls.append("rename"))
     rundir.save_checkpoint(tmp_path / "checkpoint-a.pt", {"seen": 1})
     assert calls == ["fsync", "rename"]

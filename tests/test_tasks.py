@@ -129,7 +129,7 @@ def write(path: Path, fit: str, data: Any, ids: Sequence[str], manifest: Loaded 
             kept = {"kind": "conv", "combo": name, "size": 64, "resize": fit}
             about: dict[str, Any] = {}
             if manifest and name != "ddpm":
-                from gate_cache.diffusion.passes.recipes import sources
+                from gate_cache.diffusion.techniques.registry import sources
 
                 kept = {**recipe(manifest, name, list(shapes), "w"), "resize": "squash"}
                 about = {"source": sources(manifest.manifest.combos[name]),

@@ -21,7 +21,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.diffusion.passes.recipes import settings, sources
+from gate_cache.diffusion.techniques.registry import settings, sources
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, stack
 from gate_cache.learn.features.data import FeatureDataset, MapCache, Recent
 from gate_cache.learn.features.pairs import PairPoints, load_pairs

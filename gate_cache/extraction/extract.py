@@ -5,7 +5,6 @@ Wiring only: what is missing is found in the store, computed by `diffusion`, wri
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.job import Order, open_engine, open_work
 from gate_cache.extraction.register import register
 from gate_cache.extraction.storing import encoding_asked, store_block
+from gate_cache.extraction.threads import own_threads
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
 from gate_cache.store.writer import StoreWriter, open_writer
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
 
-_ASKED = os.environ.get("OMP_NUM_THREADS", "")
-"""As this process was started: dask sets the variable to 1 for its workers, and here as well."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +121,6 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
 def _for_others(work: Workspace) -> Workspace:
     """For processes that work in other folders, and show nothing."""
     return replace(work, roots=work.roots.absolute(), progress=Silent())
-
-
-def own_threads(spread: Spread | None) -> int:
-    """CPU threads of a pass in a new store: ``OMP_NUM_THREADS``, or an equal share of the cores."""
-    if _ASKED.isdigit() and int(_ASKED):
-        return int(_ASKED)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max((cores or 1) // (spread.workers if spread and spread.workers else 1), 1)
 
 
 def _notes(dataset: ImageDataset, manifest: Manifest) -> list[str]:

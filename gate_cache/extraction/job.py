@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe, sources
+from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
+from gate_cache.diffusion.techniques.registry import sources
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.inputs import open_source

@@ -18,8 +18,8 @@ from gate_cache.core.errors import DataError, StoreError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
-from gate_cache.extraction.extract import own_threads
 from gate_cache.extraction.inputs import BlockInputs, Source, open_source
+from gate_cache.extraction.threads import own_threads
 from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
 from gate_cache.workspace.data_root import dataset_near
 

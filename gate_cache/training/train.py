@@ -15,7 +15,7 @@ from gate_cache.core.errors import UserError
 from gate_cache.learn.features.pairs import PairPoints, copy_position
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.pck import pck
-from gate_cache.learn.metrics.results import Table
+from gate_cache.learn.metrics.results import ScoreTable, Table
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import Matched, details
@@ -35,7 +35,7 @@ from gate_cache.training.reproduce import train_commands
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
 from gate_cache.training.tasks import measured, open_any, settled
-from gate_cache.training.train_dense import ScoreTable, train_dense
+from gate_cache.training.train_dense import train_dense
 from gate_cache.workspace.device import out_of_memory
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import UserError
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
-from gate_cache.learn.metrics.roles import WEIGHTS, Method
+from gate_cache.learn.metrics.results import ScoreRow, ScoreTable
+from gate_cache.learn.metrics.roles import WEIGHTS
 from gate_cache.training.items import keep_items
 from gate_cache.training.methods import baselines, gate, weights_note
 from gate_cache.training.run_folder import Checkpoint, RunDirectory
@@ -16,36 +16,7 @@ from gate_cache.training.tasks import measured
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.learn.tasks.task import Scores
     from gate_cache.training.inputs_dense import DenseStudy
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One line of a table."""
-
-    method: Method
-    scores: Scores
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """A row of ``metrics.json``."""
-        return {**self.method.to_json(), "key": self.method.key, "trained": True,
-                "note": self.note, **self.scores.values, "details": dict(self.scores.details)}
-
-
-@dataclass
-class ScoreTable:
-    """Results over one split, with its protocol."""
-
-    title: str
-    protocol: str
-    rows: list[ScoreRow] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """A table of ``metrics.json``."""
-        return {"title": self.title, "protocol": self.protocol,
-                "rows": [row.to_json() for row in self.rows]}
 
 
 def train_dense(study: DenseStudy, show: Progress,

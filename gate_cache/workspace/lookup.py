@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import RowNotDone, StoreError
 from gate_cache.core.fingerprint import Recipe, differences
 from gate_cache.core.preprocessing import FIRST_SETTINGS, Preprocessing
-from gate_cache.diffusion.passes.recipes import settings, sources
+from gate_cache.diffusion.techniques.registry import settings, sources
 
 if TYPE_CHECKING:
     from gate_cache.manifest.specs import Manifest

@@ -1,10 +1,11 @@
-"""Headers of safetensors files: what tensors are in them, read without torch or the tensors."""
+"""Headers of safetensors files, read without torch or the tensors; and configurations."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gate_cache.core.errors import ModelError
 
@@ -56,3 +57,21 @@ def read_header(path: Path) -> Header:
     if size < end:
         raise ModelError(f"{path}: cut off: {size} of {end} bytes; fetch it again")
     return Header(shapes, {str(k): str(v) for k, v in dict(metadata or {}).items()})
+
+
+def read_config(path: Path, expected: str = "expected diffusers layout") -> dict[str, Any]:
+    """Read a JSON configuration.
+
+    Raises
+    ------
+    ModelError
+        Missing or not a JSON object; `expected` says what should be there.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not JSON"
+        raise ModelError(f"{path}: cannot be read ({reason}); {expected}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not a JSON object; {expected}")
+    return config

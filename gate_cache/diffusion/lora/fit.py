@@ -6,15 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gate_cache.core.errors import ModelError, listed
-from gate_cache.diffusion.files.weights import shapes_in, weight_files
 from gate_cache.diffusion.lora.keys import diffusers_name, plain_name
 from gate_cache.diffusion.models.layouts import UNET
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.lora.file import LoraFile, LoraLayer
-    from gate_cache.diffusion.models.sources import ModelFiles
-
-_ORIGINAL_UNET = "model.diffusion_model."
 
 
 class Place(NamedTuple):
@@ -102,36 +98,3 @@ def _changed(layer: LoraLayer) -> tuple[int, ...]:
 def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A convolution of 1×1 is a linear layer; files have it either way."""
     return shape[:2] if set(shape[2:]) <= {1} else shape
-
-
-def model_layers(files: ModelFiles) -> Layers:
-    """The layers of a model, by its files' headers and its configurations.
-
-    Raises
-    ------
-    ModelError
-        No weights, or no safetensors file.
-    """
-    unet = files.config(UNET)
-    parts: dict[str, Iterable[tuple[str, tuple[int, ...]]]] = {
-        part: _text_weights(part, files.config(part)) for part in files.kind.encoders}
-    paths = [files.file] if files.file else weight_files(files.folder(UNET), files.variant)
-    prefix = _ORIGINAL_UNET if files.file else ""
-    weights = {key.removeprefix(prefix): shape for key, shape in shapes_in(paths).items()
-               if key.startswith(prefix)}
-    parts[UNET] = [(key.removesuffix(".weight"), shape) for key, shape in weights.items()
-                   if key.endswith(".weight")]
-    return Layers(parts, unet)
-
-
-def _text_weights(part: str, config: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
-    """Those of a CLIP text encoder's layers."""
-    width, inner = config.get("hidden_size", 512), config.get("intermediate_size", 2048)
-    shapes: dict[str, tuple[int, ...]] = {
-        f"self_attn.{x}_proj": (width, width) for x in ("q", "k", "v", "out")}
-    shapes |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
-    found = [(f"encoder.layers.{i}.{name}", shape)
-             for i in range(config.get("num_hidden_layers", 12)) for name, shape in shapes.items()]
-    if part.endswith("_2"):
-        found.append(("text_projection", (config.get("projection_dim", 512), width)))
-    return found

@@ -168,21 +168,3 @@ def guessed_kind(folder: Path) -> Kind:
         except (OSError, ValueError, AttributeError):  # ModelError is a ValueError
             continue
     return SD
-
-
-def read_config(path: Path, expected: str = "expected diffusers layout") -> dict[str, Any]:
-    """Read a JSON configuration.
-
-    Raises
-    ------
-    ModelError
-        Missing or not a JSON object; `expected` says what should be there.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not JSON"
-        raise ModelError(f"{path}: cannot be read ({reason}); {expected}") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: not a JSON object; {expected}")
-    return config

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots, escapes
+from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
 from gate_cache.diffusion.files.single_file import (
     PICKLED,
@@ -31,7 +32,6 @@ from gate_cache.diffusion.models.layouts import (
     guessed_kind,
     is_bare,
     kind_of,
-    read_config,
     schedule_of,
 )
 from gate_cache.diffusion.models.published import HOME as PUBLISHED

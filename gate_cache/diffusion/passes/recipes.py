@@ -13,7 +13,7 @@ from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.suits import check_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
-from gate_cache.diffusion.techniques.registry import techniques
+from gate_cache.diffusion.techniques.registry import settings, techniques
 
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
@@ -39,22 +39,6 @@ class PlannedCombo:
     shapes: dict[str, tuple[int, ...]]
     recipe: Recipe
     techniques: dict[Use, Technique[Any]]
-
-
-def settings(combo: Combo) -> dict[str, Any]:
-    """What of a combo the manifest alone decides (no weights); part of its recipe."""
-    found: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
-    found |= {t.name: t.settings() for t in techniques("", combo)}
-    if combo.denoise:
-        found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
-    if combo.guidance:
-        found["guidance"] = combo.guidance.model_dump()
-    return found
-
-
-def sources(combo: Combo) -> dict[str, Any]:
-    """Names of what a combo uses: for people; the recipe has the digests."""
-    return {t.name: t.sources() for t in techniques("", combo)}
 
 
 @dataclass(frozen=True)

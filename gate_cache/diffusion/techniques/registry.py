@@ -42,3 +42,19 @@ def _installed(combo: str, name: str) -> type[Technique[Any]]:
     except UserError as error:
         raise ManifestError([f"{combo}.extra.{name}: {error}"]) from error
     return found
+
+
+def settings(combo: Combo) -> dict[str, Any]:
+    """What of a combo the manifest alone decides (no weights); part of its recipe."""
+    found: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
+    found |= {t.name: t.settings() for t in techniques("", combo)}
+    if combo.denoise:
+        found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
+    if combo.guidance:
+        found["guidance"] = combo.guidance.model_dump()
+    return found
+
+
+def sources(combo: Combo) -> dict[str, Any]:
+    """Names of what a combo uses: for people; the recipe has the digests."""
+    return {t.name: t.sources() for t in techniques("", combo)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gate_cache.learn.metrics.pck import PCK
     from gate_cache.learn.metrics.roles import Method
+    from gate_cache.learn.tasks.task import Scores
 
 
 @dataclass
@@ -40,3 +41,31 @@ class Table:
             {**r.method.to_json(), "key": r.method.key, "trained": r.trained, "note": r.note,
              "pairs": r.pck.pairs, "points": r.pck.points, "pairs_without_box": r.pck.boxless,
              **r.details, **r.pck.to_json()} for r in self.rows]}
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of a table."""
+
+    method: Method
+    scores: Scores
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A row of ``metrics.json``."""
+        return {**self.method.to_json(), "key": self.method.key, "trained": True,
+                "note": self.note, **self.scores.values, "details": dict(self.scores.details)}
+
+
+@dataclass
+class ScoreTable:
+    """Results over one split, with its protocol."""
+
+    title: str
+    protocol: str
+    rows: list[ScoreRow] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """A table of ``metrics.json``."""
+        return {"title": self.title, "protocol": self.protocol,
+                "rows": [row.to_json() for row in self.rows]}

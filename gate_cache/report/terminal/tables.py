@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from gate_cache.extraction.layers import Layers
     from gate_cache.extraction.plan import Line, Plan
     from gate_cache.extraction.status import Status
+    from gate_cache.learn.metrics.results import ScoreTable
     from gate_cache.learn.metrics.results import Table as Results
     from gate_cache.store.check.inspect import GroupReport, StoreReport
     from gate_cache.training.train import Trained
-    from gate_cache.training.train_dense import ScoreTable
 
 PLAIN_WIDTH = 110
 SHOWN = (0.05, 0.1)
@@ -177,7 +177,7 @@ def show_layers(found: Layers) -> None:
 
 def show_trained(trained: Trained, page: Path | None = None) -> None:
     """Tables of results with their protocol, and where the run and its report are."""
-    from gate_cache.training.train_dense import ScoreTable
+    from gate_cache.learn.metrics.results import ScoreTable
 
     out = console()
     splits = ", ".join(f"{n}: " + ", ".join(f"{count} {unit}" for unit, count in s.items())
