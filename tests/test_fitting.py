@@ -18,6 +18,7 @@ from small_models import WRITERS, small_unet, write_controlnet
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from gate_cache.core.errors import ModelError, UserError
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.fitting import check_parts, cross_attentions
@@ -112,6 +113,20 @@ def test_the_tables_have_every_field_of_the_classes(known: fields.Fields, cls: A
     ("vae", {"latents_mean": [0.1] * 4}, "latents_mean and latents_std should both have 4"),
     ("vae", {"latents_mean": [0.1] * 3, "latents_std": [1.0] * 3}, "should both have 4 numbers"),
     ("vae", {"latents_mean": [0.1] * 4, "latents_std": [1.0, 0.0, 1.0, 1.0]}, "all above 0"),
+    ("vae", {"latents_mean": ["a"] * 4, "latents_std": [1.0] * 4}, "should both have 4 numbers"),
+    ("vae", {"scaling_factor": None}, "scaling_factor: None is not a number"),
+    ("vae", {"scaling_factor": "0.18215"}, "scaling_factor: '0.18215' is not a number"),
+    ("vae", {"scaling_factor": 0}, "scaling_factor: 0 is not a number that latents"),
+    ("vae", {"latent_channels": "4"}, "latent_channels: '4' is not a number"),
+    ("unet", {"block_out_channels": None}, "block_out_channels: None is not a list of numbers"),
+    ("unet", {"block_out_channels": [32, 64]}, "down_block_types: .* has another length than"),
+    ("unet", {"layers_per_block": "1"}, "layers_per_block: '1' is not a number, nor a list"),
+    ("unet", {"mid_block_type": None}, "weights have 1 mid_block, its configuration says 0"),
+    ("text_encoder", {"num_hidden_layers": 2}, "weights have 3 layers, its configuration says 2"),
+    ("text_encoder", {"hidden_size": "32"}, "hidden_size: '32' is not a number"),
+    ("scheduler", {"num_train_timesteps": "500"}, "num_train_timesteps: '500', not a number of"),
+    ("scheduler", {"beta_end": "x"}, "its scheduler has beta_end: 'x', not of 0 … 1"),
+    ("scheduler", {"trained_betas": [0.1, "x"]}, "its scheduler has trained_betas: "),
     ("text_encoder", {"architectures": ["T5EncoderModel"], "model_type": "t5"},
      "a T5EncoderModel as text encoder, which is not read"),
     ("text_encoder", {"use_attention_mask": True}, "use_attention_mask asks for masks"),
@@ -175,9 +190,9 @@ def test_statistics_of_latents_are_in_the_fingerprint(home: Roots,
                                                       manifest: WriteManifest) -> None:
     from gate_cache.diffusion.passes.recipes import latents_recipe
 
-    before = latents_recipe(files(home), 64, "float32", "squash")
+    before = latents_recipe(files(home), Preprocessing(64), "float32")
     change(home.models / "sd1/vae", latents_mean=[0.5] * 4, latents_std=[2.0] * 4)
-    after = latents_recipe(files(home), 64, "float32", "squash")
+    after = latents_recipe(files(home), Preprocessing(64), "float32")
     assert after.keys() - before.keys() == {"latents_mean", "latents_std"}
 
 
@@ -257,6 +272,15 @@ def test_another_variant_is_named_with_the_field_that_asks_for_it(
     assert "only weights of variant fp16" in refused(home, manifest, **given)
 
 
+def test_quantised_weights_are_refused(home: Roots) -> None:
+    path = home.models / "sd1/unet/diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state["conv_in.weight"] = (state["conv_in.weight"] * 100).to(torch.int8)
+    rewrite(path, state)
+    with pytest.raises(ModelError, match=r"unet: 1 weights are whole numbers \(conv_in\.weight"):
+        check_parts(files(home))
+
+
 def test_a_variant_that_only_others_have_is_refused(home: Roots) -> None:
     with pytest.raises(ModelError, match="variant 'fp16', only some without a variant; leave"):
         ModelFiles("sd1", home.models / "sd1", "fp16").digest("unet")
@@ -270,7 +294,7 @@ def test_a_missing_shard_is_named(home: Roots) -> None:
     check_parts(files(home))
     gone = sorted(folder.glob("*-00002-of-*"))[0]
     gone.unlink()
-    with pytest.raises(ModelError, match=f"1 of its . weight files are missing: {gone.name}"):
+    with pytest.raises(ModelError, match=f"1 of its . weight files not there: {gone.name}"):
         check_parts(files(home))
 
 
