@@ -14,6 +14,7 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.progress import Progress
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import ImageDataset
+from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.diffusion.models.digest_cache import cache_folder
@@ -78,8 +79,7 @@ def short(found: Summary) -> list[str]:
 
 def passed_over(found: Summary) -> str:
     """Files that are not read, by suffix."""
-    kinds = (f"{n} {suffix}" for suffix, n in found.passed_over.items())
-    return f"files passed over: {listed(kinds, 8)}"
+    return passed_over_line(found.passed_over)
 
 
 def counted(number: int, one: str, several: str) -> str:

@@ -130,6 +130,10 @@ def _malformed(config: Mapping[str, Any], known: Fields) -> Iterator[str]:
             yield f"{key}: {value!r} is not a list of {'numbers' if kind is int else 'names'}"
         elif len(value) != len(config.get("block_out_channels") or ()):
             yield f"{key}: {value!r} has another length than block_out_channels"
+    hints = config.get("conditioning_embedding_out_channels")
+    if hints is not None and not (isinstance(hints, list | tuple) and hints and all(
+            type(v) is int for v in hints)):
+        yield f"conditioning_embedding_out_channels: {hints!r} is not a list of numbers"
     for key in _EACH:
         value = config.get(key)
         entries = value if isinstance(value, list | tuple) else [value]
