@@ -23,6 +23,7 @@ from gate_cache.datasets.summary.survey import summarise
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.validate import validate
+from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.training.train import train
 from gate_cache.workspace import data_summary
@@ -224,7 +225,7 @@ def test_reduced_labels_are_a_fault(tmp_path: Path) -> None:
 
 def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
     home = table(tmp_path, "cat/a.png,nose,one,1")
-    with pytest.raises(DataError, match="are no numbers"):
+    with pytest.raises(UserError, match="are no numbers"):
         validate(manifest(home, PAIRS), roots(home))
     home = tmp_path / "other"
     home.mkdir()
@@ -252,7 +253,7 @@ def test_what_cannot_be_trained_on_is_one_line(tmp_path: Path, make: Any, datase
                                                line: str) -> None:
     loaded = manifest(make(tmp_path), dataset, head)
     with pytest.raises(UserError, match=f"m.yaml: dataset: .*{line}") as caught:
-        need_trainable(data(loaded, roots(tmp_path), Silent()), loaded, head)
+        need_trainable(data(loaded, roots(tmp_path), Silent()), loaded, head_of(head).task)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=line):
         train(loaded, roots(tmp_path))

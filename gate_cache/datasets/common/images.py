@@ -66,7 +66,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 def _refuse_deep_key(image: Image.Image) -> None:
     """Refuse a transparent colour of 16 bits a channel, of which Pillow keeps the high ones."""
-    if image.info.get("transparency") is not None and any("RGB;16" in str(t) for t in image.tile):
+    coding = str(getattr(image, "tile", ()))
+    if image.info.get("transparency") is not None and "RGB;16" in coding:
         raise ValueError("16 bits a channel and a transparent colour, of which 8 bits would be"
                          " compared; save it with an alpha channel")
 
