@@ -27,7 +27,7 @@ from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.modules import load_controlnet
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.controlnet import ControlNet
-from gate_cache.diffusion.techniques.ip_adapter import IPAdapter
+from gate_cache.diffusion.techniques.ip_adapter import IPAdapter, _Loaded
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.specs import ControlNetSpec, IPAdapterSpec
 from gate_cache.workspace.workspace import Workspace
@@ -89,6 +89,7 @@ def test_a_controlnet_that_does_not_fit_is_refused(home: Roots, more: dict[str, 
 
 @pytest.mark.parametrize(("config", "says"), [
     ({"_class_name": "ControlNetUnionModel", "num_control_type": 6}, "its class is ControlNetUni"),
+    ({"conditioning_embedding_out_channels": 8}, "out_channels: 8 is not a list of numbers"),
     ({"num_control_type": 6}, "ControlNetModel has no 'num_control_type'"),
     ({"mid_block_type": None}, "mid_block_type: None asks for a network without it"),
     ({"controlnet_conditioning_channel_order": "hsv"}, "hsv asks for another order of colours")])
@@ -167,6 +168,12 @@ def test_another_single_file_is_refused(home: Roots, change: dict[str, Any], say
         fit(home, source="x.safetensors")
 
 
+def test_a_unet_is_no_controlnet(home: Roots) -> None:
+    shutil.copy(home.models / "sd1/unet" / WEIGHTS, home.models / "x.safetensors")
+    with pytest.raises(ModelError, match=r"x\.safetensors: not a plain ControlNet: .* none of one"):
+        fit(home, source="x.safetensors")
+
+
 def test_a_tensor_that_only_loading_shows_is_refused(home: Roots) -> None:
     model = load(ModelFiles("sd1", home.models / "sd1"), CPU, torch.float32)
     state = load_file(home.models / "sd1-net" / WEIGHTS)
@@ -235,6 +242,18 @@ def test_an_adapter_of_another_model_is_refused(adapted: Roots, drop: str, add: 
     save_file(state | {k: torch.ones(*shape) for k, shape in add.items()}, path)
     with pytest.raises(ModelError, match=says):
         fit_adapter(adapted)
+
+
+def test_adapters_of_whole_numbers_or_none_are_refused(adapted: Roots) -> None:
+    path, key = adapted.models / "ip.safetensors", "ip_adapter.1.to_k_ip.weight"
+    state = load_file(path)
+    save_file({**state, key: state[key].to(torch.int8)}, path)
+    with pytest.raises(ModelError, match=f"'{key}' holds whole numbers: a quantised file"):
+        fit_adapter(adapted)
+    save_file({**state, key: torch.full_like(state[key], torch.nan)}, path)
+    model = load(ModelFiles("sd1", adapted.models / "sd1"), CPU, torch.float32)
+    with pytest.raises(ModelError, match=f"'{key}' holds NaN or infinity"):
+        _Loaded(model, path, adapted.models / "encoder", None)
 
 
 def test_an_encoder_of_another_kind_or_variant_is_refused(adapted: Roots) -> None:

@@ -18,6 +18,7 @@ from small_models import WRITERS, small_unet, write_controlnet
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from gate_cache.core.errors import ModelError, UserError
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.weights import variant_of
@@ -113,6 +114,20 @@ def test_the_tables_have_every_field_of_the_classes(known: fields.Fields, cls: A
     ("vae", {"latents_mean": [0.1] * 4}, "latents_mean and latents_std should both have 4"),
     ("vae", {"latents_mean": [0.1] * 3, "latents_std": [1.0] * 3}, "should both have 4 numbers"),
     ("vae", {"latents_mean": [0.1] * 4, "latents_std": [1.0, 0.0, 1.0, 1.0]}, "all above 0"),
+    ("vae", {"latents_mean": ["a"] * 4, "latents_std": [1.0] * 4}, "should both have 4 numbers"),
+    ("vae", {"scaling_factor": None}, "scaling_factor: None is not a number"),
+    ("vae", {"scaling_factor": "0.18215"}, "scaling_factor: '0.18215' is not a number"),
+    ("vae", {"scaling_factor": 0}, "scaling_factor: 0 is not a number that latents"),
+    ("vae", {"latent_channels": "4"}, "latent_channels: '4' is not a number"),
+    ("unet", {"block_out_channels": None}, "block_out_channels: None is not a list of numbers"),
+    ("unet", {"block_out_channels": [32, 64]}, "down_block_types: .* has another length than"),
+    ("unet", {"layers_per_block": "1"}, "layers_per_block: '1' is not a number, nor a list"),
+    ("unet", {"mid_block_type": None}, "weights have 1 mid_block, its configuration says 0"),
+    ("text_encoder", {"num_hidden_layers": 2}, "weights have 3 layers, its configuration says 2"),
+    ("text_encoder", {"hidden_size": "32"}, "hidden_size: '32' is not a number"),
+    ("scheduler", {"num_train_timesteps": "500"}, "num_train_timesteps: '500', not a number of"),
+    ("scheduler", {"beta_end": "x"}, "its scheduler has beta_end: 'x', not of 0 … 1"),
+    ("scheduler", {"trained_betas": [0.1, "x"]}, "its scheduler has trained_betas: "),
     ("text_encoder", {"architectures": ["T5EncoderModel"], "model_type": "t5"},
      "a T5EncoderModel as text encoder, which is not read"),
     ("text_encoder", {"use_attention_mask": True}, "use_attention_mask asks for masks"),
@@ -174,7 +189,6 @@ def test_latents_are_shifted_and_scaled_as_the_autoencoder_says(home: Roots) -> 
 
 def test_statistics_of_latents_are_in_the_fingerprint(home: Roots,
                                                       manifest: WriteManifest) -> None:
-    from gate_cache.core.preprocessing import Preprocessing
     from gate_cache.diffusion.passes.recipes import latents_recipe
 
     before = latents_recipe(files(home), Preprocessing(64), "float32")
@@ -192,7 +206,7 @@ def test_statistics_of_latents_are_in_the_fingerprint(home: Roots,
     ("unet", "down_blocks.0.resnets.9.conv1.weight", False),
     ("vae", "encoder.down_blocks.0.resnets.0.gate.weight", False),
     ("vae", "reward_head.weight", True),
-    ("text_encoder", "text_model.encoder.layers.7.mlp.fc1.weight", False)])
+    ("text_encoder", "text_model.encoder.layers.2.mlp.fc3.weight", False)])
 def test_a_tensor_that_nobody_takes_is_refused(home: Roots, part: str, name: str,
                                                early: bool) -> None:
     path = home.models / "sd1" / part / f"{WEIGHTS[part]}.safetensors"
@@ -259,6 +273,27 @@ def test_another_variant_is_named_with_the_field_that_asks_for_it(
     assert "only weights of variant fp16" in refused(home, manifest, **given)
 
 
+@pytest.mark.parametrize("name", ["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+                                  "conv_in.bias"])
+def test_weights_that_are_not_finite_are_refused(home: Roots, name: str) -> None:
+    """Attention turns NaN among its keys into finite values on some devices: wrong, and silent."""
+    path = home.models / "sd1/unet/diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state[name].view(-1)[3] = float("nan")
+    rewrite(path, state)
+    with pytest.raises(ModelError, match=f"unet: '{name}' holds NaN or infinity; get the file"):
+        load(files(home), CPU, torch.float32)
+
+
+def test_quantised_weights_are_refused(home: Roots) -> None:
+    path = home.models / "sd1/unet/diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state["conv_in.weight"] = (state["conv_in.weight"] * 100).to(torch.int8)
+    rewrite(path, state)
+    with pytest.raises(ModelError, match=r"unet: 1 weights are whole numbers \(conv_in\.weight"):
+        check_parts(files(home))
+
+
 def test_a_variant_that_only_others_have_is_refused(home: Roots) -> None:
     with pytest.raises(ModelError, match="variant 'fp16', only some without a variant; leave"):
         ModelFiles("sd1", home.models / "sd1", "fp16").digest("unet")
@@ -272,7 +307,7 @@ def test_a_missing_shard_is_named(home: Roots) -> None:
     check_parts(files(home))
     gone = sorted(folder.glob("*-00002-of-*"))[0]
     gone.unlink()
-    with pytest.raises(ModelError, match=f"1 of its . weight files are missing: {gone.name}"):
+    with pytest.raises(ModelError, match=f"1 of its . weight files not there: {gone.name}"):
         check_parts(files(home))
 
 

@@ -87,14 +87,15 @@ def test_transparent_colours_are_laid_on_the_background(tmp_path: Path, mode: st
     np.testing.assert_array_equal(read_rgb(tmp_path / "x.png", (1, 2, 3)), [[(1, 2, 3), other]])
 
 
-def test_sixteen_bits_of_transparency(tmp_path: Path) -> None:
+@pytest.mark.parametrize("high", [b"\x12", b"\0"])
+def test_sixteen_bits_of_transparency(tmp_path: Path, high: bytes) -> None:
     """A clear grey is one of 65,536; a clear colour of 48 bits is refused."""
     grey = np.array([[0x1234, 0x1235]], np.uint16)
     Image.fromarray(grey).save(tmp_path / "g.png", transparency=0x1234)
     np.testing.assert_array_equal(read_rgb(tmp_path / "g.png"), [[[255] * 3, [0x12] * 3]])
     cv2.imwrite(str(tmp_path / "c.png"), np.full((2, 2, 3), 0x1234, np.uint16))
     data = (tmp_path / "c.png").read_bytes()
-    clear = b"tRNS" + b"\x12\x34" * 3
+    clear = b"tRNS" + (high + b"\x34") * 3
     chunk = (6).to_bytes(4, "big") + clear + zlib.crc32(clear).to_bytes(4, "big")
     at = data.index(b"IDAT") - 4
     (tmp_path / "c.png").write_bytes(data[:at] + chunk + data[at:])
@@ -124,7 +125,7 @@ def test_what_is_no_background_is_refused(tmp_path: Path, given: str) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(f"dataset: {{name: toyworld}}\nconv: {{c: {{prompt: x}}}}\nmodel:\n"
                     f"  source: tiny\n  background: {given}\n")
-    with pytest.raises(ManifestError, match=r"m\.yaml:\d: model\.background: .*expected a colour"):
+    with pytest.raises(ManifestError, match=r"m\.yaml:\d: model\.background: expected a colour"):
         load(path)
 
 
@@ -235,7 +236,7 @@ def test_animations_are_told(roots: Roots, manifest: WriteManifest) -> None:
     loaded = manifest(dataset={"name": "folder", "root": "own"}, attention={},
                       conv={"c": {"prompt": "x", "maps": ["up0"]}})
     extract(Workspace(loaded, roots, "cpu", heard))
-    assert "note: 1 new files hold several pictures (a.gif): the first of each is read" \
+    assert "note: of new files 1 with several pictures (a.gif): the first of each is read" \
         in heard.lines
 
 

@@ -72,7 +72,9 @@ REFUSED: dict[str, tuple[State, dict[str, str], str]] = {
                     "alphas alone, no weights beside 'lora_unet_x.alpha'"),
     "empty": ({}, {}, "holds no tensors"),
     "ranks": ({**PLAIN, f"{Q}.lora_up.weight": torch.ones(32, 5)}, {}, "are no pair"),
-    "two alphas": ({**PLAIN, f"{Q}.alpha": torch.ones(2)}, {}, f"'{Q}.alpha' has 2 numbers"),
+    "two alphas": ({**PLAIN, f"{Q}.alpha": torch.ones(2)}, {}, f"'{Q}.alpha' holds F32 × 2"),
+    "whole numbers": ({**PLAIN, f"{Q}.lora_up.weight": torch.ones(32, 4, dtype=torch.int8)}, {},
+                      f"'{Q}.lora_up.weight' holds numbers of type I8, quantised ones"),
     "no number": ({**PLAIN, f"{Q}.alpha": torch.tensor(float("nan"))}, {},
                   f"'{Q}.alpha' is nan"),
     "twice": ({**PLAIN, **{k.replace(
@@ -88,6 +90,16 @@ REFUSED: dict[str, tuple[State, dict[str, str], str]] = {
     "two strengths": ({**DOTTED, "unet.a.to_q.alpha": torch.tensor(2.0)}, settings(),
                       "has an alpha of 2.0, the adapter's settings make it 8"),
 }
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a git-lfs pointer"),
+    (b"", "not a safetensors file"), (b'\x10' + bytes(7) + b'{"a":', "cut off within its header")])
+def test_a_file_that_is_no_weights_is_said_to_be(tmp_path: Path, content: bytes,
+                                                 says: str) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=says):
+        read_lora("x.safetensors", tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -110,8 +110,9 @@ def family(unet: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
         stride = 2 ** (len(vae["block_out_channels"]) - 1)
         latent_channels = int(vae.get("latent_channels", 4))
     if unet.get("in_channels", latent_channels) != latent_channels:
-        raise ModelError(f"a UNet that takes {unet['in_channels']} channels where its images have"
-                         f" {latent_channels}: made for inpainting, depth or upscaling, not read")
+        raise ModelError(f"a UNet that takes {unet['in_channels']} channels where an image gives"
+                         f" {latent_channels}: made for inpainting, depth or upscaling, or with"
+                         " another autoencoder; not read")
     levels = len(unet["block_out_channels"])
     return Family(
         maps=tuple(_maps(unet, stride)),

@@ -176,7 +176,8 @@ def _encoded(name: str, group: GroupWriter, maps: Maps) -> Maps:
     found: Maps = {}
     for key, values in maps.items():
         if not np.isfinite(values).all():
-            raise _not_finite(name, key, "bfloat16 or float32 as model.dtype")
+            raise _not_finite(name, key, "bfloat16 or float32 as model.dtype, and other"
+                              " weights where it is float32")
         try:
             found |= group.encode(key, values)
         except DoesNotFit:

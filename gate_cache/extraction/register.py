@@ -50,7 +50,7 @@ def _tell_several(dataset: ImageDataset, ids: list[str], show: Progress) -> None
         return
     found = [i for i in ids if dataset.holds_several(i)]
     if found:
-        show.say(f"note: {len(found)} new files hold several pictures ({listed(found, 3)}): the"
+        show.say(f"note: of new files {len(found)} with several pictures ({listed(found, 3)}): the"
                  " first of each is read")
 
 

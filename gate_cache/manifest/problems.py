@@ -63,7 +63,8 @@ def _text(item: dict[str, Any], place: Place, holder: Any, there: Any) -> str:
     if kind == "union_tag_not_found":
         return "needs a 'name'"
     template = _TEXTS.get(kind)
-    return template.format(got=got, **ctx) if template else f"{item['msg']} (got {got})"
+    return template.format(got=got, **ctx) if template \
+        else f"{item['msg'].removeprefix('Value error, ')} (got {got})"
 
 
 def _shown(value: Any) -> str:

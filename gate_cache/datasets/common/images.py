@@ -31,6 +31,8 @@ def read_rgb(path: Path, background: Color | None = WHITE) -> Pixels:
     """
     try:
         with Image.open(path) as image:
+            if background is not None:
+                _refuse_deep_key(image)
             upright = _eight_bit(ImageOps.exif_transpose(image))
             if background is not None and upright.has_transparency_data:
                 upright = _laid_on(upright, background)
@@ -62,12 +64,16 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _laid_on(image: Image.Image, background: Color) -> Image.Image:
-    """Compose a picture with alpha, or with a transparent colour, on a plain one."""
-    key = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+def _refuse_deep_key(image: Image.Image) -> None:
+    """Refuse a transparent colour of 16 bits a channel, of which Pillow keeps the high ones."""
+    coding = str(getattr(image, "tile", ()))
+    if image.info.get("transparency") is not None and "RGB;16" in coding:
         raise ValueError("16 bits a channel and a transparent colour, of which 8 bits would be"
                          " compared; save it with an alpha channel")
+
+
+def _laid_on(image: Image.Image, background: Color) -> Image.Image:
+    """Compose a picture with alpha, or with a transparent colour, on a plain one."""
     below = Image.new("RGBA", image.size, (*background, 255))
     return Image.alpha_composite(below, image.convert("RGBA"))
 

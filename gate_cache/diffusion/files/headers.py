@@ -20,11 +20,13 @@ class Header:
     Attributes
     ----------
     shapes : tensor name to shape
+    whole : tensors of whole numbers
     metadata : free texts by name, such as those of the ModelSpec standard
     """
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]
+    whole: tuple[str, ...] = ()
 
 
 def read_header(path: Path) -> Header:
@@ -49,6 +51,7 @@ def read_header(path: Path) -> Header:
             data = json.loads(file.read(min(length, _LARGEST)))
         metadata = data.pop("__metadata__", {})
         shapes = {str(name): tuple(map(int, t["shape"])) for name, t in data.items()}
+        whole = tuple(n for n, t in data.items() if str(t["dtype"])[:1] in "IU")
         end = 8 + length + max((int(t["data_offsets"][1]) for t in data.values()), default=0)
     except ModelError:
         raise
@@ -56,7 +59,7 @@ def read_header(path: Path) -> Header:
         raise ModelError(f"{path}: not a safetensors file ({type(error).__name__})") from None
     if size < end:
         raise ModelError(f"{path}: cut off: {size} of {end} bytes; fetch it again")
-    return Header(shapes, {str(k): str(v) for k, v in dict(metadata or {}).items()})
+    return Header(shapes, {str(k): str(v) for k, v in dict(metadata or {}).items()}, whole)
 
 
 def read_config(path: Path, expected: str = "expected diffusers layout") -> dict[str, Any]:

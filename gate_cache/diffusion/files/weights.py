@@ -45,7 +45,8 @@ def weight_files(folder: Path, variant: str | None, field: str = "model.variant"
                          f" {others[0]}'")
     if "" in there.values():
         raise ModelError(f"{folder}: no weights of variant '{variant}', only some without a"
-                         f" variant; leave '{field}' out")
+                         f" variant; leave '{field}' out, or where other parts have them alone, let"
+                         f" this one's names end in '.{variant}.safetensors' too")
     pickled = any(folder.glob("*.bin"))
     why = "only pickled weights (.bin), which are not read" if pickled else "no weights"
     also = f" of variant '{variant}'" if variant else ""
@@ -62,8 +63,8 @@ def _check_shards(folder: Path, found: list[Path], variant: str | None) -> None:
             raise ModelError(f"{index}: not an index of weight files; fetch it again") from None
         lacking = sorted(wanted - {p.name for p in found})
         if lacking:
-            raise ModelError(f"{folder}: {len(lacking)} of its {len(wanted)} weight files are"
-                             f" missing: {listed(lacking, 2)}; fetch them again")
+            raise ModelError(f"{folder}: {len(lacking)} of its {len(wanted)} weight files not"
+                             f" there: {listed(lacking, 2)}; fetch it again")
 
 
 def shapes_in(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:

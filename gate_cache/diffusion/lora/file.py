@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from gate_cache.core.errors import ModelError, listed
+from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.lora.keys import Place, kind_of_key, place_of
 from gate_cache.diffusion.lora.settings import Strength, read_settings, strength_of
 
@@ -134,6 +135,11 @@ def _layer(raw: _Raw, place: Place, keys: Mapping[str, str],
         raise ModelError(f"{raw.source}: '{keys['down']}' {down} and '{keys['up']}' {up} are no"
                          " pair: the first length of the one must be the second of the other; the"
                          " file is damaged, get it again")
+    for key in (keys["down"], keys["up"]):
+        if raw.header[key]["dtype"][:1] not in ("F", "B") or raw.header[key]["dtype"] == "BOOL":
+            raise ModelError(f"{raw.source}: '{key}' holds numbers of type"
+                             f" {raw.header[key]['dtype']}, quantised ones, which are not read;"
+                             " convert the file to float16")
     own = _alpha(raw, keys["alpha"]) if "alpha" in keys else None
     told = settings.get(place.part, settings.get(""))
     strength = strength_of(f"{raw.source}: '{keys['down']}'", place.dotted, down[0], own, told)
@@ -143,6 +149,7 @@ def _layer(raw: _Raw, place: Place, keys: Mapping[str, str],
 
 def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Tensor names to what a file's header says of them, and its metadata."""
+    read_header(path)  # which says more plainly what a page, a pointer or a part of a file is
     try:
         with safe_open(path, "np"), path.open("rb") as file:  # the library checks the whole header
             length = int.from_bytes(file.read(8), "little")
@@ -163,8 +170,8 @@ def _alpha(raw: _Raw, key: str) -> float:
     """The number in an alpha's tensor."""
     dtype, count = raw.header[key]["dtype"], math.prod(_shape(raw.header, key))
     if count != 1 or dtype not in (*_CODES, "BF16"):
-        raise ModelError(f"{raw.source}: '{key}' has {count} numbers of type {dtype}; an alpha is"
-                         " one number of an ordinary type")
+        raise ModelError(f"{raw.source}: '{key}' holds {dtype} × {count}; an alpha is one number"
+                         " (float or integer), get the file again")
     with raw.path.open("rb") as file:
         file.seek(raw.header[key]["begin"])
         size = 2 if dtype == "BF16" else struct.calcsize(f"<{_CODES[dtype]}")

@@ -100,6 +100,10 @@ def field_problems(place: str, config: Mapping[str, Any], known: Fields) -> Iter
     if name != known.name:
         yield f"{place}: its class is {name}; only {known.name} is read here"
         return
+    malformed = list(_malformed(config, known))
+    if malformed:
+        yield from (f"{place}: {line}" for line in malformed)
+        return
     for key, (allowed, asks) in known.only.items():
         if key in config and _plain(config[key]) not in allowed:
             yield f"{place}: {key}: {config[key]} asks for {asks}, which is not given here"
@@ -108,6 +112,36 @@ def field_problems(place: str, config: Mapping[str, Any], known: Fields) -> Iter
     if strange:
         yield (f"{place}: {known.name} has no {listed(map(repr, strange), 3)}: made for another"
                " kind or version of it; remove what has no effect on the weights")
+
+
+_BLOCKS = ("block_out_channels", "down_block_types", "up_block_types")
+_EACH = ("layers_per_block", "attention_head_dim", "num_attention_heads", "cross_attention_dim",
+         "transformer_layers_per_block")
+_COUNTS = ("in_channels", "out_channels", "latent_channels", "norm_num_groups")
+
+
+def _malformed(config: Mapping[str, Any], known: Fields) -> Iterator[str]:
+    """Fields whose values are not of the kind that the class takes, for all that shapes need."""
+    for key in (k for k in _BLOCKS if k in known.built):
+        kind = int if key == "block_out_channels" else str
+        value = config.get(key)
+        if not isinstance(value, list | tuple) or not value or not all(
+                type(v) is kind for v in value):
+            yield f"{key}: {value!r} is not a list of {'numbers' if kind is int else 'names'}"
+        elif len(value) != len(config.get("block_out_channels") or ()):
+            yield f"{key}: {value!r} has another length than block_out_channels"
+    hints = config.get("conditioning_embedding_out_channels")
+    if hints is not None and not (isinstance(hints, list | tuple) and hints and all(
+            type(v) is int for v in hints)):
+        yield f"conditioning_embedding_out_channels: {hints!r} is not a list of numbers"
+    for key in _EACH:
+        value = config.get(key)
+        entries = value if isinstance(value, list | tuple) else [value]
+        if value is not None and not all(type(v) is int or isinstance(v, list) for v in entries):
+            yield f"{key}: {value!r} is not a number, nor a list of them"
+    for key in _COUNTS:
+        if config.get(key) is not None and type(config[key]) is not int:
+            yield f"{key}: {config[key]!r} is not a number"
 
 
 def _plain(value: Any) -> Any:

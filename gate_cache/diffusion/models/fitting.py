@@ -5,12 +5,16 @@ What would otherwise end in a traceback in the middle of a pass, or in other num
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
+from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
+from gate_cache.diffusion.files.weights import weight_files
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 Config = Mapping[str, Any]
 _CLIP_VOCABULARY, _CLIP_WIDTH = 49408, 512
 _TEXT_TYPES = (None, "clip_text_model", "clip")
+_TEXT_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size",
+               "max_position_embeddings", "projection_dim")
 _TOP = {UNET: ("conv_in", "time_embedding", "time_proj", "add_embedding", "down_blocks",
                "mid_block", "up_blocks", "conv_norm_out", "conv_out"),
         VAE: ("encoder", "decoder", "quant_conv", "post_quant_conv")}
@@ -36,8 +42,8 @@ def check_parts(files: ModelFiles) -> None:
     ModelError
         With a line for everything that does not fit.
     """
-    problems = [*_fields(files), *_text(files)]
-    if not files.absent:
+    problems = list(_fields(files)) or list(_text(files))
+    if not files.absent and not problems:
         problems += [*_tokens(files), *_weights(files)]
     files.schedule()
     if problems:
@@ -66,13 +72,22 @@ def _fields(files: ModelFiles) -> Iterator[str]:
     yield from _statistics(place_of(files, VAE), vae)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _statistics(place: str, vae: Config) -> Iterator[str]:
-    """Means and deviations of latents: one of each for every channel, or none at all."""
+    """What latents are scaled and shifted by: one of each for all, or for every channel."""
+    for field, value, low in (("scaling_factor", vae.get("scaling_factor", 1), 0),
+                              ("shift_factor", vae.get("shift_factor") or 0, -math.inf)):
+        if not _is_number(value) or value <= low:
+            yield f"{place}: {field}: {value!r} is not a number that latents can be made with"
     mean, std = vae.get("latents_mean"), vae.get("latents_std")
     if mean is None and std is None:
         return
     channels = vae.get("latent_channels", 4)
-    if not all(isinstance(v, list) and len(v) == channels for v in (mean, std)):
+    if not all(isinstance(v, list) and len(v) == channels and all(map(_is_number, v))
+               for v in (mean, std)):
         yield f"{place}: latents_mean and latents_std should both have {channels} numbers"
     elif not all(value > 0 for value in std or ()):
         yield f"{place}: latents_std: {std} are not all above 0"
@@ -90,8 +105,10 @@ def _text(files: ModelFiles) -> Iterator[str]:
     if not encoders:
         return
     configs = {name: files.config(name) for name in encoders}
-    for name, config in configs.items():
-        yield from _encoder(place_of(files, name), config)
+    wrong = [p for n, config in configs.items() for p in _encoder(place_of(files, n), config)]
+    yield from wrong
+    if any(p.endswith("is not a number") for p in wrong):
+        return
     widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in configs.values()]
     taken = _alike(unet.get("cross_attention_dim", 1280))
     if taken != sum(widths):
@@ -114,6 +131,9 @@ def _encoder(place: str, config: Config) -> Iterator[str]:
         what = ", ".join(config.get("architectures") or [str(kind)])
         yield f"{place}: a {what} as text encoder, which is not read; CLIP's are"
         return
+    sizes = {k: v for k, v in text_config(config).items() if k in _TEXT_SIZES}
+    if wrong := [k for k, v in sizes.items() if type(v) is not int]:
+        yield f"{place}: {wrong[0]}: {sizes[wrong[0]]!r} is not a number"
     if config.get("quantization_config"):
         yield f"{place}: quantization_config: quantised weights are not read"
     if config.get("use_attention_mask"):
@@ -146,6 +166,7 @@ def _weights(files: ModelFiles) -> Iterator[str]:
     for component in files.kind.modules:
         shapes = files.shapes(component)
         yield from _strange(files, component, shapes)
+        yield from _quantised(files, component)
         config, place = files.config(component), files.file or files.folder(component)
         if component == UNET:
             name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
@@ -158,9 +179,38 @@ def _weights(files: ModelFiles) -> Iterator[str]:
                       inner.get("hidden_size", _CLIP_WIDTH))
         else:
             continue
+        if not files.file:
+            yield from _counts(str(place), component, shapes, config)
         if name in shapes and shapes[name][:2] != wanted:
             yield (f"{place}: '{name}' is {_by(shapes[name])}, its configuration says"
                    f" {_by(wanted)}: weights of another model ({component})")
+
+
+def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -> Iterator[str]:
+    """How many blocks and layers the file has, against the configuration."""
+    if component == UNET:
+        wanted = {side: len(config[f"{side[:-1]}_types"]) for side in ("down_blocks", "up_blocks")}
+        wanted["mid_block"] = int(config.get("mid_block_type", "default") is not None)
+    else:
+        wanted = {"layers": text_config(config).get("num_hidden_layers", 12)}
+    names = [n for n in shapes if not n.startswith("vision_model.")]
+    for what, number in wanted.items():
+        pattern = re.compile(rf"(?:.*\.)?{what}\.(\d+)\.")
+        found = len({m[1] for m in map(pattern.match, names) if m})
+        if what == "mid_block":
+            found = int(any(n.startswith("mid_block.") for n in names))
+        if found != number:
+            yield (f"{place}: its weights have {found} {what}, its configuration says {number}:"
+                   f" weights of another model ({component})")
+
+
+def _quantised(files: ModelFiles, component: str) -> Iterator[str]:
+    """Weights that are whole numbers mean nothing without their scales, which nobody reads."""
+    paths = [files.file] if files.file else weight_files(files.folder(component), files.variant)
+    names = [n for path in paths for n in read_header(path).whole if n.endswith(".weight")]
+    if names:
+        yield (f"{paths[0].parent}: {len(names)} weights are whole numbers ({listed(names, 2)}),"
+               " quantised ones, which are not read; take those in float16 or float32")
 
 
 def _strange(files: ModelFiles, component: str,

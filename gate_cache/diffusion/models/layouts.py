@@ -138,6 +138,7 @@ def checked_schedule(source: str, found: dict[str, Any]) -> dict[str, Any]:
     ModelError
         It is none of those that are read.
     """
+    _check_numbers(source, found)
     betas = found.get("beta_schedule", _BETAS[0])
     predicted = found.get("prediction_type", PREDICTIONS[0])
     if "trained_betas" not in found and betas not in _BETAS:
@@ -147,6 +148,25 @@ def checked_schedule(source: str, found: dict[str, Any]) -> dict[str, Any]:
         raise ModelError(f"{source}: its UNet predicts '{predicted}'; known are"
                          f" {', '.join(PREDICTIONS)}")
     return found
+
+
+def _check_numbers(source: str, found: Mapping[str, Any]) -> None:
+    """Refuse a number of steps, or betas, that are none."""
+    steps, betas = found.get("num_train_timesteps", 1), found.get("trained_betas", [0])
+    if type(steps) is not int or steps < 1:
+        raise ModelError(f"{source}: its scheduler has num_train_timesteps: {steps!r}, not a"
+                         " number of steps; correct scheduler_config.json")
+    ends = {k: found.get(k, 0) for k in ("beta_start", "beta_end")}
+    wrong = {k: v for k, v in ends.items() if not _is_beta(v)}
+    if not isinstance(betas, list) or not betas or not all(map(_is_beta, betas)):
+        wrong["trained_betas"] = betas
+    for field, value in wrong.items():
+        raise ModelError(f"{source}: its scheduler has {field}: {str(value)[:60]!r}, not of 0 … 1;"
+                         " correct scheduler_config.json")
+
+
+def _is_beta(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def steps_of(schedule: Mapping[str, Any]) -> int:

@@ -50,7 +50,8 @@ def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
     try:
         scheduler: Any = DDIMScheduler(**files.schedule())
     except (NotImplementedError, TypeError, ValueError) as error:
-        raise ModelError(f"{files.source}: a schedule that is not read ({error})") from None
+        raise ModelError(f"{files.source}: a schedule that is not read"
+                         f" ({' '.join(str(error).split())[:200]})") from None
     return {"alphas_cumprod": scheduler.alphas_cumprod.to(device),
             "prediction_type": str(scheduler.config.prediction_type)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,23 @@ if TYPE_CHECKING:
 def component(cls: Any, files: ModelFiles, name: str) -> Any:
     """Load one module of a model."""
     if files.file:
-        return read_original(cls, files.file, name, files.config(name))
+        module = read_original(cls, files.file, name, files.config(name))
+        need_finite(files.file, module.named_parameters())
+        return module
     return pretrained(cls, files.folder(name), files.variant)
+
+
+def need_finite(place: Path, weights: Iterable[tuple[str, Any]]) -> None:
+    """Refuse weights that are not finite: attention may hide them, with other values in the maps.
+
+    Raises
+    ------
+    ModelError
+        With the first of their names.
+    """
+    for name, weight in weights:
+        if weight.numel() and not all(map(math.isfinite, weight.detach().float().aminmax())):
+            raise ModelError(f"{place}: '{name}' holds NaN or infinity; get the file again")
 
 
 def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
@@ -44,6 +61,7 @@ def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
                          f" that the configuration of {cls.__name__} says: '{name}' is"
                          f" {'×'.join(map(str, got))}, not {'×'.join(map(str, wanted))}")
     check_read(place, cls.__name__, info["missing_keys"], info["unexpected_keys"])
+    need_finite(place, module.named_parameters())
     return module
 
 
@@ -55,6 +73,9 @@ def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | No
     ----------
     place : its folder in diffusers layout, or a single file, which needs `config`
     """
-    net = read_original(ControlNetModel, place, "controlnet", config or {}) if place.is_file() \
-        else pretrained(ControlNetModel, place, variant)
+    if place.is_file():
+        net = read_original(ControlNetModel, place, "controlnet", config or {})
+        need_finite(place, net.named_parameters())
+    else:
+        net = pretrained(ControlNetModel, place, variant)
     return net.to(device=backbone.device, dtype=backbone.dtype).requires_grad_(False).eval()

@@ -106,7 +106,11 @@ class ModelFiles:
     @cached_property
     def family(self) -> Family:
         """The layout of the model's maps."""
-        return self.kind.family(self.config(UNET), self.config(VAE) if self.kind.vae else None)
+        vae = self.config(VAE) if self.kind.vae else None
+        try:
+            return self.kind.family(self.config(UNET), vae)
+        except ModelError as error:
+            raise ModelError(f"{self.source}: {error}") from None
 
     @cached_property
     def tokens(self) -> Tokens:

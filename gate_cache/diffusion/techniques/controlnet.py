@@ -57,10 +57,11 @@ class ControlNet(Technique[ControlNetSpec]):
         place = self._net(roots)
         paths = [place] if place.is_file() else self._weights(place)
         shapes, unet = plain_names(shapes_in(paths)), files.config(UNET)
-        config = self._config(place, roots) or inferred_config(shapes, unet)
+        told = self._config(place, roots)
         name = str(place if place.is_file() else place / "config.json")
-        problems = [*controlnet_problems(name, config, files)] or [
-            *shape_problems(str(place), shapes, unet)]
+        by_shape = [*shape_problems(str(place), shapes, unet)]
+        problems = by_shape if by_shape and not told else [*controlnet_problems(
+            name, told or inferred_config(shapes, unet), files)] or by_shape
         if problems:
             raise ModelError("\n".join(problems))
 

@@ -48,6 +48,9 @@ class IPAdapter(Technique[IPAdapterSpec]):
     def fits(self, files: ModelFiles, roots: Roots) -> None:
         file, encoder = self._files(roots)
         weight_files(encoder, self.spec.variant, f"{self.combo}.ip_adapter.variant")
+        if whole := read_header(file).whole:
+            raise ModelError(f"{file}: '{whole[0]}' holds whole numbers: a quantised file, which is"
+                             " not read; take one in float16 or float32")
         problem = _adapter_problem(read_header(file).shapes, files.config(UNET))
         if problem:
             raise ModelError(f"{file}: {problem}")
@@ -89,9 +92,11 @@ class _Loaded:
         from transformers import CLIPVisionModelWithProjection
 
         from gate_cache.diffusion.files.tensors import read_safetensors
-        from gate_cache.diffusion.models.modules import pretrained
+        from gate_cache.diffusion.models.modules import need_finite, pretrained
 
-        state = _grouped(file, read_safetensors(file))
+        tensors = read_safetensors(file)
+        need_finite(file, tensors.items())
+        state = _grouped(file, tensors)
         self.patches = _PLAIN not in state["image_proj"]
         net = pretrained(CLIPVisionModelWithProjection, encoder, variant)
         self.encoder = net.to(model.device, model.dtype).requires_grad_(False).eval()
