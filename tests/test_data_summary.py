@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from published_trees import TREES, labels, picture, save, write
+from published_trees import TREES, cifar, labels, pf_pascal, picture, save, write
+from scipy.io import loadmat, savemat
 from typer.testing import CliRunner
 
 from gate_cache.cli import app
@@ -23,6 +25,7 @@ from gate_cache.datasets.summary.survey import summarise
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.validate import validate
+from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.training.train import train
 from gate_cache.workspace import data_summary
@@ -97,7 +100,9 @@ def test_masks_are_counted_pixel_by_pixel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("pictures", "note"), [
     ([THING, NOTHING, NOTHING], "66.7 % of the pixels of split 'train' have no class"),
     ([np.where(THING == 1, 255, 0).astype(np.uint8)] * 2 + [THING],
-     "2 of 3 masks show one class and what is ignored: is the ignored label the object?"),
+     "2 of the 3 masks of split 'train' show one class and what is ignored: is the"),
+    ([np.where(THING == 1, 255, 0).astype(np.uint8)] + [THING] * 5,
+     "1 of the 5 masks of split 'train' show one class and what is ignored"),
     ([THING], "1 of 3 classes never occur: rare"),
     ([np.pad(np.full((2, 2), 2, np.uint8), 1, constant_values=1)],
      "class 'thing', 'rare' is nowhere wider than two pixels"),
@@ -224,7 +229,7 @@ def test_reduced_labels_are_a_fault(tmp_path: Path) -> None:
 
 def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
     home = table(tmp_path, "cat/a.png,nose,one,1")
-    with pytest.raises(DataError, match="are no numbers"):
+    with pytest.raises(UserError, match="are no numbers"):
         validate(manifest(home, PAIRS), roots(home))
     home = tmp_path / "other"
     home.mkdir()
@@ -252,10 +257,42 @@ def test_what_cannot_be_trained_on_is_one_line(tmp_path: Path, make: Any, datase
                                                line: str) -> None:
     loaded = manifest(make(tmp_path), dataset, head)
     with pytest.raises(UserError, match=f"m.yaml: dataset: .*{line}") as caught:
-        need_trainable(data(loaded, roots(tmp_path), Silent()), loaded, head)
+        need_trainable(data(loaded, roots(tmp_path), Silent()), loaded,
+                       head_of(head).task)
     assert "\n" not in str(caught.value)
+    assert re.search(f"note: train will refuse this: .*{line}",
+                     validate(loaded, roots(tmp_path)).data[-1])
     with pytest.raises(UserError, match=line):
         train(loaded, roots(tmp_path))
+
+
+@pytest.mark.parametrize(("head", "needs"), [("upernet", "masks"), ("nn", "key points")])
+def test_a_head_that_the_data_set_cannot_serve_is_told_before_extraction(
+        tmp_path: Path, head: str, needs: str) -> None:
+    loaded = manifest(folder(tmp_path, "train/cat/1.png", "test/cat/2.png"), FOLDER, head)
+    assert validate(loaded, roots(tmp_path)).data[-1] == (
+        f"note: train will refuse this: data set 'folder' has no {needs}")
+
+
+def test_a_damaged_record_of_cifar_is_a_fault(tmp_path: Path) -> None:
+    root = cifar(tmp_path)
+    path = root / "data_batch_2.bin"
+    path.write_bytes(b"\x0a" + path.read_bytes()[1:])
+    (fault,) = counted(tmp_path, {"name": "cifar-10", "root": root.name}).faults
+    assert "data_batch_2.bin: record of 'train/00010' is damaged" in fault
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_images_of_a_category_have_as_many_points(tmp_path: Path, uneven: bool) -> None:
+    root = pf_pascal(tmp_path)
+    file = sorted(root.glob("Annotations/*/*.mat"))[0]
+    known = loadmat(file)
+    if uneven:
+        savemat(file, {"kps": known["kps"][:-1], "bbox": known["bbox"]})
+    found = counted(tmp_path, {"name": "pf-pascal", "root": root.name})
+    assert bool(found.faults) == uneven and (not uneven or re.fullmatch(
+        r"pf-pascal: images of category '\w+' have different numbers of points \(\d+ in \S+,"
+        r" \d+ in \S+\), so which .* \(NaN for none\)", found.faults[0]))
 
 
 # -------------------------------------------------------------------------------- remembering

@@ -34,7 +34,7 @@ from gate_cache.store.places.disk import need_space
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
-from gate_cache.workspace.data_summary import tell_data
+from gate_cache.workspace.data_summary import before_extraction, check_data
 from gate_cache.workspace.lookup import Stale, find_combo
 
 _ASKED = os.environ.get("OMP_NUM_THREADS", "")
@@ -89,7 +89,8 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     manifest = loaded.manifest
     dataset = open_dataset(manifest.dataset, roots)
     ids = [s.id for s in dataset.samples()]
-    tell_data(dataset, loaded, show)
+    for line in before_extraction(check_data(dataset, loaded, show), loaded):
+        show.say(line)
     for line in _notes(dataset, manifest):
         show.say(f"note: {line}")
     files = need_files(loaded, roots)

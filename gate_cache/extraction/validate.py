@@ -14,7 +14,7 @@ from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_pro
 from gate_cache.extraction.plan import about_tokens
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
-from gate_cache.workspace.data_summary import check_data, short
+from gate_cache.workspace.data_summary import before_extraction, check_data
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def validate(loaded: Loaded, roots: Roots, show: Progress | None = None) -> Vali
         there = Path(getattr(dataset, "root", "")).is_dir()
         (wrong if there else absent).insert(0, str(error))
     else:
-        told = short(check_data(dataset, loaded, show or Silent()))
+        told = before_extraction(check_data(dataset, loaded, show or Silent()), loaded)
     try:
         files = locate(manifest.model, roots)
         absent += files.notes if files else [f"{manifest.model.source}: not on this machine yet"]

@@ -17,6 +17,7 @@ from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.diffusion.models.digest_cache import cache_folder
+from gate_cache.manifest.heads import TASKS, head_of
 from gate_cache.manifest.load import Loaded
 from gate_cache.workspace.data_root import told_dataset
 
@@ -95,12 +96,25 @@ def need_trainable(found: Summary, loaded: Loaded, task: str) -> None:
     UserError
         One line that says why.
     """
-    problem = None
-    if found.read:
-        checks = {"correspondence": _pairs, "classification": _classes}
-        problem = checks.get(task, _pixels)(found)
+    problem = _untrainable(found, task)
     if problem:
         raise UserError(f"{loaded.path.name}: dataset: {problem}")
+
+
+def before_extraction(found: Summary, loaded: Loaded) -> list[str]:
+    """As `short`; and where the manifest says how to train, what will keep it from that."""
+    train = loaded.manifest.train
+    said = "head" in train.model_fields_set
+    problem = _untrainable(found, head_of(train.head.name).task) if said else None
+    return [*short(found), *([f"note: train will refuse this: {problem}"] if problem else [])]
+
+
+def _untrainable(found: Summary, task: str) -> str | None:
+    if not found.read:
+        return None
+    has, check = {"correspondence": (found.pairs, _pairs), "classification": (
+        found.classes or found.unclassed, _classes)}.get(task, (found.pixels, _pixels))
+    return check(found) if has else f"data set '{found.name}' has no {TASKS[task].needs}"
 
 
 def _pairs(found: Summary) -> str | None:

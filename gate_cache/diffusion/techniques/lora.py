@@ -48,11 +48,13 @@ class Lora(Technique[list[LoraSpec]]):
         return [lora_digest(lora.source, self._path(lora, roots)) for lora in self.spec]
 
     def fits(self, files: ModelFiles, roots: Roots) -> None:
-        layers, wrong = model_layers(files), []
+        layers = None if files.absent else model_layers(files)
+        wrong = []
         for lora in self.spec:
             read = read_lora(lora.source, self._path(lora, roots))
             try:
-                layers.placed(read)
+                if layers:
+                    layers.placed(read)
             except UserError as error:
                 wrong.append(f"{self.combo}.lora.source: {error}")
         if wrong:
