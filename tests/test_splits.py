@@ -64,7 +64,7 @@ def test_folders_of_both_kinds_are_refused(ids: str) -> None:
 
 @pytest.mark.parametrize("ids", ["test/train/cat/1 test/val/cat/2", "train/train/1 test1/test1/2"])
 def test_splits_in_splits_are_no_classes(ids: str) -> None:
-    with pytest.raises(DataError, match=r"two folders .* like splits; .*split_folders: false"):
+    with pytest.raises(DataError, match=r"two folders called like splits; .*split_folders: false"):
         Tree(ROOT, ids.split(), {}, 0)
 
 

@@ -21,7 +21,7 @@ from gate_cache.manifest.heads import TASKS, head_of
 from gate_cache.manifest.load import Loaded
 from gate_cache.workspace.data_root import told_dataset
 
-VERSION = 2
+VERSION = 3
 """Of what is read and told: another one reads anew."""
 
 
@@ -119,7 +119,9 @@ def _untrainable(found: Summary, task: str) -> str | None:
 
 def _pairs(found: Summary) -> str | None:
     for split in ("train", "test"):
-        if found.pairs.get(split) and not found.shared.get(split):
+        if not found.pairs.get(split):
+            return f"split '{split}' has no pairs of images of one category; enlarge it"
+        if not found.shared.get(split):
             return (f"split '{split}' has {found.pairs[split]} pairs of images, and no two have a"
                     " point of one name that is visible in both")
     return None
@@ -185,9 +187,10 @@ def _stamp(path: Path) -> list[int]:
 
 def _load(path: Path) -> Summary | None:
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-        return Summary(**found)
-    except (OSError, ValueError, TypeError):
+        known: Any = json.loads(path.read_text(encoding="utf-8"))
+        whole = known["sha256"] == fingerprint(known["found"])
+        return Summary(**known["found"]) if whole else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -197,7 +200,8 @@ def _keep(path: Path, found: Summary) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False,
                                          encoding="utf-8") as file:
-            json.dump(asdict(found), file)
+            told = asdict(found)
+            json.dump({"found": told, "sha256": fingerprint(told)}, file)
         os.replace(file.name, path)
     except OSError:
         return

@@ -127,8 +127,8 @@ def _refuse_inner(root: Path, below: Mapping[str, list[str]]) -> None:
     for depth in range(min(map(len, below.values()))):
         names = {path[depth] for path in below.values()}
         if len({split_named(n) for n in names} - {None}) > 1 and all(map(split_named, names)):
-            raise DataError(f"{root}: '{next(iter(below))}' lies in two folders that are called like"
-                            " splits; move the inner ones up, let dataset.root be the outer one, or"
+            raise DataError(f"{root}: '{next(iter(below))}' lies in two folders called like splits;"
+                            " move the inner ones up, let dataset.root be the outer one, or"
                             " say dataset.split_folders: false, and no folder is a split")
 
 
