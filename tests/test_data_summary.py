@@ -24,7 +24,7 @@ from gate_cache.datasets.summary.summary import Summary
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
-from gate_cache.extraction.validate import validate
+from gate_cache.extraction.validate import sample_problems, validate
 from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.training.train import train
@@ -280,6 +280,32 @@ def test_a_damaged_record_of_cifar_is_a_fault(tmp_path: Path) -> None:
     path.write_bytes(b"\x0a" + path.read_bytes()[1:])
     (fault,) = counted(tmp_path, {"name": "cifar-10", "root": root.name}).faults
     assert "data_batch_2.bin: record of 'train/00010' is damaged" in fault
+
+
+@pytest.mark.parametrize(("combo", "notes", "said"), [
+    ({"prompt": "x", "controlnet": {"source": "tiny", "images": "nets"}}, 0,
+     r".*nets: no control image for '2\.png' \(and 1 more\); put one there"),
+    ({"prompt": "{caption}"}, 1,
+     r".*c\.jsonl: '2\.png' \(and 1 more\) has no caption; run 'gate-cache caption'"),
+])
+def test_images_without_what_a_combo_wants_of_each_are_told_before_anything_is_paid(
+        tmp_path: Path, combo: Any, notes: int, said: str) -> None:
+    folder(tmp_path, "1.png", "2.png", "3.png")
+    save(tmp_path / "nets" / "1.png", picture(1))
+    lines = [{"id": i, "sha256": "0" * 64, "caption": "x"} for i in ("1.png", "9.png")]
+    (tmp_path / "c.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, lines)) + "\n")
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump({
+        "dataset": FOLDER, "model": {"source": "tiny"}, "conv": {"a": combo},
+        "captions": "c.jsonl"}))
+    loaded = load(tmp_path / "m.yaml")
+    wrong, told = sample_problems(loaded.manifest, roots(tmp_path), ["1.png", "2.png", "3.png"])
+    assert re.fullmatch(f"{said}.*", *wrong)
+    assert told == [f"{tmp_path}/c.jsonl: 1 captions are of no image (9.png)"] * notes
+    with pytest.raises(UserError, match=said):
+        validate(loaded, roots(tmp_path))
+    with pytest.raises(UserError, match=said):
+        extract(loaded, roots(tmp_path))
+    assert not (tmp_path / "stores").exists()
 
 
 @pytest.mark.parametrize("uneven", [False, True])

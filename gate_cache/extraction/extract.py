@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from gate_cache.core.errors import StoreError, listed
+from gate_cache.core.errors import DataError, StoreError, listed
 from gate_cache.core.places import Place
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Progress, Silent, Task
@@ -26,6 +26,7 @@ from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.job import Order, open_engine, open_work
 from gate_cache.extraction.plan import encoding_asked, need_files, store_block, store_of
 from gate_cache.extraction.register import register
+from gate_cache.extraction.validate import sample_problems
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.store.format.groups import GroupWriter
@@ -89,11 +90,7 @@ def extract(loaded: Loaded, roots: Roots, *, device: str | None = None, batch: i
     manifest = loaded.manifest
     dataset = open_dataset(manifest.dataset, roots)
     ids = [s.id for s in dataset.samples()]
-    for line in before_extraction(check_data(dataset, loaded, show), loaded):
-        show.say(line)
-    for line in _notes(dataset, manifest):
-        show.say(f"note: {line}")
-    files = need_files(loaded, roots)
+    files = _checked(dataset, ids, loaded, roots, show)
     plans = plan_combos(manifest, files, roots)
     block = store_block(manifest, [p.shapes for p in plans])
     path = store_of(loaded, roots)
@@ -130,6 +127,20 @@ def own_threads(spread: Spread | None) -> int:
         return int(_ASKED)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max((cores or 1) // (spread.workers if spread and spread.workers else 1), 1)
+
+
+def _checked(dataset: ImageDataset, ids: Sequence[str], loaded: Loaded, roots: Roots,
+             show: Progress) -> ModelFiles:
+    """The model's files, after all that can be refused or told before anything is paid."""
+    for line in before_extraction(check_data(dataset, loaded, show), loaded):
+        show.say(line)
+    files = need_files(loaded, roots)
+    wrong, notes = sample_problems(loaded.manifest, roots, ids)
+    if wrong:
+        raise DataError("\n".join(wrong))
+    for line in [*_notes(dataset, loaded.manifest), *notes]:
+        show.say(f"note: {line}")
+    return files
 
 
 def _notes(dataset: ImageDataset, manifest: Manifest) -> list[str]:
