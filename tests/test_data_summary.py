@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from published_trees import TREES, labels, picture, save, write
+from published_trees import TREES, cifar, labels, pf_pascal, picture, save, write
+from scipy.io import loadmat, savemat
 from typer.testing import CliRunner
 
 from gate_cache.cli import app
@@ -22,7 +24,7 @@ from gate_cache.datasets.summary.summary import Summary
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
-from gate_cache.extraction.validate import validate
+from gate_cache.extraction.validate import sample_problems, validate
 from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.training.train import train
@@ -99,7 +101,9 @@ def test_masks_are_counted_pixel_by_pixel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("pictures", "note"), [
     ([THING, NOTHING, NOTHING], "66.7 % of the pixels of split 'train' have no class"),
     ([np.where(THING == 1, 255, 0).astype(np.uint8)] * 2 + [THING],
-     "2 of 3 masks show one class and what is ignored: is the ignored label the object?"),
+     "2 of the 3 masks of split 'train' show one class and what is ignored: is the"),
+    ([np.where(THING == 1, 255, 0).astype(np.uint8)] + [THING] * 5,
+     "1 of the 5 masks of split 'train' show one class and what is ignored"),
     ([THING], "1 of 3 classes never occur: rare"),
     ([np.pad(np.full((2, 2), 2, np.uint8), 1, constant_values=1)],
      "class 'thing', 'rare' is nowhere wider than two pixels"),
@@ -256,8 +260,65 @@ def test_what_cannot_be_trained_on_is_one_line(tmp_path: Path, make: Any, datase
     with pytest.raises(UserError, match=f"m.yaml: dataset: .*{line}") as caught:
         need_trainable(work, data(work), head_of(head).task)
     assert "\n" not in str(caught.value)
+    assert re.search(f"note: train will refuse this: .*{line}",
+                     validate(work).data[-1])
     with pytest.raises(UserError, match=line):
         train(work)
+
+
+@pytest.mark.parametrize(("head", "needs"), [("upernet", "masks"), ("nn", "key points")])
+def test_a_head_that_the_data_set_cannot_serve_is_told_before_extraction(
+        tmp_path: Path, head: str, needs: str) -> None:
+    loaded = manifest(folder(tmp_path, "train/cat/1.png", "test/cat/2.png"), FOLDER, head)
+    assert validate(Workspace(loaded, roots(tmp_path), "cpu")).data[-1] == (
+        f"note: train will refuse this: data set 'folder' has no {needs}")
+
+
+def test_a_damaged_record_of_cifar_is_a_fault(tmp_path: Path) -> None:
+    root = cifar(tmp_path)
+    path = root / "data_batch_2.bin"
+    path.write_bytes(b"\x0a" + path.read_bytes()[1:])
+    (fault,) = counted(tmp_path, {"name": "cifar-10", "root": root.name}).faults
+    assert "data_batch_2.bin: record of 'train/00010' is damaged" in fault
+
+
+@pytest.mark.parametrize(("combo", "notes", "said"), [
+    ({"prompt": "x", "controlnet": {"source": "tiny", "images": "nets"}}, 0,
+     r".*nets: no control image for '2\.png' \(and 1 more\); put one there"),
+    ({"prompt": "{caption}"}, 1,
+     r".*c\.jsonl: '2\.png' \(and 1 more\) has no caption; run 'gate-cache caption'"),
+])
+def test_images_without_what_a_combo_wants_of_each_are_told_before_anything_is_paid(
+        tmp_path: Path, combo: Any, notes: int, said: str) -> None:
+    folder(tmp_path, "1.png", "2.png", "3.png")
+    save(tmp_path / "nets" / "1.png", picture(1))
+    lines = [{"id": i, "sha256": "0" * 64, "caption": "x"} for i in ("1.png", "9.png")]
+    (tmp_path / "c.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, lines)) + "\n")
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump({
+        "dataset": FOLDER, "model": {"source": "tiny"}, "conv": {"a": combo},
+        "captions": "c.jsonl"}))
+    loaded = load(tmp_path / "m.yaml")
+    wrong, told = sample_problems(loaded.manifest, roots(tmp_path), ["1.png", "2.png", "3.png"])
+    assert re.fullmatch(f"{said}.*", *wrong)
+    assert told == [f"{tmp_path}/c.jsonl: 1 captions are of no image (9.png)"] * notes
+    with pytest.raises(UserError, match=said):
+        validate(Workspace(loaded, roots(tmp_path), "cpu"))
+    with pytest.raises(UserError, match=said):
+        extract(Workspace(loaded, roots(tmp_path), "cpu"))
+    assert not (tmp_path / "stores").exists()
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_images_of_a_category_have_as_many_points(tmp_path: Path, uneven: bool) -> None:
+    root = pf_pascal(tmp_path)
+    file = sorted(root.glob("Annotations/*/*.mat"))[0]
+    known = loadmat(file)
+    if uneven:
+        savemat(file, {"kps": known["kps"][:-1], "bbox": known["bbox"]})
+    found = counted(tmp_path, {"name": "pf-pascal", "root": root.name})
+    assert bool(found.faults) == uneven and (not uneven or re.fullmatch(
+        r"pf-pascal: images of category '\w+' have different numbers of points \(\d+ in \S+,"
+        r" \d+ in \S+\), so which .* \(NaN for none\)", found.faults[0]))
 
 
 # -------------------------------------------------------------------------------- remembering
@@ -280,9 +341,10 @@ def test_labels_are_read_once_until_a_file_changes(tmp_path: Path,
     again = counted(home, MASKS)
     assert again.pixels["rare"]["test"] == 16 and len(read) == 2
     assert counted(home, {**MASKS, "ignore": 0}).pixels["ground"]["train"] == 0
-    for path in (tmp_path / "cache").rglob("*.json"):
-        path.write_text("{torn")
-    assert counted(home, MASKS) == again and len(read) == 4
+    for n, text in enumerate(("{torn", '{"found": {"name": "masks", "images": []}, "sha256": ""}')):
+        for path in (tmp_path / "cache").rglob("*.json"):
+            path.write_text(text)
+        assert counted(home, MASKS) == again and len(read) == 4 + n
 
 
 def test_a_machine_without_a_home_reads_again(tmp_path: Path,

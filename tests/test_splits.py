@@ -22,12 +22,12 @@ def touch(root: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize(("names", "split"), [
-    ("train Train TRAIN training trn train2017 train_set train-images images_train", "train"),
+    ("train Train TRAIN training trn train2017 train_set train-images images_train tr", "train"),
     ("val Val valid validation dev val2017 valid_set", "val"),
-    ("test Test testing tst test2017 test_images", "test"),
+    ("test Test testing tst test2017 test_images te", "test"),
 ])
 def test_near_names_are_the_split(names: str, split: str) -> None:
-    assert {split_named(name) for name in names.split()} == {split}
+    assert {split_named(name) for name in [*names.split(), f" {split} "]} == {split}
 
 
 @pytest.mark.parametrize("name", ["cat", "trained", "value", "latest", "contest", "tester",
@@ -43,6 +43,7 @@ def test_other_names_are_none(name: str) -> None:
     ("train/train/1 train/bus/2 test/train/3", "train:train train:bus test:train"),
     ("test/cat/1 val/dog/2", "test:cat val:dog"),
     ("cat/1 dog/2", "train:cat train:dog"),
+    ("bullet_train/1 bus/2", "train:bullet_train train:bus"),
 ])
 def test_folders_say_split_and_class(tmp_path: Path, ids: str, expected: str) -> None:
     names = [f"{i}.png" for i in ids.split()]
@@ -52,12 +53,19 @@ def test_folders_say_split_and_class(tmp_path: Path, ids: str, expected: str) ->
 
 @pytest.mark.parametrize("ids", [
     "train/cat/1 cat/2", "cat/1 test/2", "train/1 trainval/2", "cat/train/1 dog/2", "train/1 2",
-    "eval/cat/1", "cat/kitten/test/1 cat/kitten/2", "train/a/1 tests/a/2"])
+    "eval/cat/1", "cat/kitten/test/1 cat/kitten/2", "train/a/1 tests/a/2",
+    "trainA/1 testB/2", "0_train/cat/1 1_test/cat/2", "trains/cat/1 vals/cat/2"])
 def test_folders_of_both_kinds_are_refused(ids: str) -> None:
     with pytest.raises(DataError, match=r"like splits \(.*\), .*split_folders: false") as caught:
         Tree(ROOT, ids.split(), {}, 0)
     assert "\n" not in str(caught.value)
     assert set(Tree(ROOT, ids.split(), {}, 0, by_folder=False).split_of.values()) == {"train"}
+
+
+@pytest.mark.parametrize("ids", ["test/train/cat/1 test/val/cat/2", "train/train/1 test1/test1/2"])
+def test_splits_in_splits_are_no_classes(ids: str) -> None:
+    with pytest.raises(DataError, match=r"two folders called like splits; .*split_folders: false"):
+        Tree(ROOT, ids.split(), {}, 0)
 
 
 def test_classes_above_and_below_the_split_are_refused(tmp_path: Path) -> None:

@@ -96,6 +96,9 @@ def test_names_that_are_numbers_are_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "reason"), [
     (TABLE.replace("2.5", "inf"), ":2: x = 'inf', y = '3' are no numbers"),
     (TABLE.replace("2.5", "1_0"), ":2: x = '1_0'"),
+    (TABLE.replace("2.5", "1e400"), ":2: x = '1e400', y = '3' are no numbers; leave both empty"),
+    (TABLE.replace("cat/1.png,nose", "cat/1.png,nan"), ":2: no 'point'"),
+    (TABLE.replace("cat/1.png,nose", "cat/\0.png,nose"), r":2: 'cat/\\x00.png' is no path"),
     (TABLE.replace("2.5,3,1", "2.5"), ":2: no 'y', and there is the other"),
     (TABLE.replace("2.5,3,1", "2.5,3,1,more"), r":2: 6 values in 5 columns \('more'"),
     (TABLE.replace("visible", "x"), "two columns 'x'"),
@@ -104,7 +107,7 @@ def test_names_that_are_numbers_are_one_name(tmp_path: Path) -> None:
     (TABLE.encode("latin-1").replace(b"nose", b"n\xe4se"), "not UTF-8"),
     (TABLE + "cat/9.png,nose,1,1,1\ncat/8.png,nose,1,1,1\n",
      r"8\.png: image not found \(and 1 more"),
-    (TABLE.replace("6,1,1", "six,1,1").replace("7,2,0", "seven,2,0"), ":3: .*1 more lines like"),
+    (TABLE.replace("6,1,1", "six,1,1").replace("7,2,0", "seven,2,0"), ":3: .*2 lines are wrong"),
 ])
 def test_what_is_no_table_of_points_is_one_line(tmp_path: Path, text: str | bytes,
                                                 reason: str) -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gate_cache.core.errors import DataError
-from gate_cache.datasets.common.base import Sample, Split
+from gate_cache.datasets.common.base import NoClass, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
 from gate_cache.datasets.common.pictures import passed_over_line, pictures
 from gate_cache.datasets.common.splits import Shares, Tree
@@ -67,12 +67,12 @@ class Folder(ImageFiles):
 
         Raises
         ------
-        DataError
+        NoClass
             It lies in no class folder.
         """
         name = self._class_of[sample_id]
         if name is None:
-            raise DataError(f"{self.path(sample_id)}: is in no class folder; move it to"
+            raise NoClass(f"{self.path(sample_id)}: is in no class folder; move it to"
                             " <class>/, or to train/<class>/, test/<class>/ …")
         return self.classes.index(name)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from gate_cache.core.errors import StoreError, listed
+from gate_cache.core.errors import DataError, StoreError, listed
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent, Task
 from gate_cache.core.versions import versions
@@ -21,11 +21,12 @@ from gate_cache.extraction.job import Order, open_engine, open_work
 from gate_cache.extraction.register import register
 from gate_cache.extraction.storing import encoding_asked, store_block
 from gate_cache.extraction.threads import own_threads
+from gate_cache.extraction.validate import sample_problems
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
-from gate_cache.workspace.data_summary import tell_data
+from gate_cache.workspace.data_summary import before_extraction, check_data
 from gate_cache.workspace.lookup import Stale, find_combo
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from gate_cache.manifest.specs import Manifest
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
-
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,7 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     show, manifest, path = work.progress, work.manifest, work.store_path
     dataset = open_dataset(manifest.dataset, work.roots)
     ids = [s.id for s in dataset.samples()]
-    tell_data(work, dataset)
-    for line in _notes(dataset, manifest):
-        show.say(f"note: {line}")
-    files = work.model()
+    files = _checked(work, dataset, ids)
     plans = work.plans(files)
     block = store_block(manifest, [p.shapes for p in plans])
     with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
@@ -121,6 +118,19 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
 def _for_others(work: Workspace) -> Workspace:
     """For processes that work in other folders, and show nothing."""
     return replace(work, roots=work.roots.absolute(), progress=Silent())
+
+
+def _checked(work: Workspace, dataset: ImageDataset, ids: Sequence[str]) -> ModelFiles:
+    """The model's files, after all that can be refused or told before anything is paid."""
+    for line in before_extraction(work, check_data(work, dataset)):
+        work.progress.say(line)
+    files = work.model()
+    wrong, notes = sample_problems(work.manifest, work.roots, ids)
+    if wrong:
+        raise DataError("\n".join(wrong))
+    for line in [*_notes(dataset, work.manifest), *notes]:
+        work.progress.say(f"note: {line}")
+    return files
 
 
 def _notes(dataset: ImageDataset, manifest: Manifest) -> list[str]:

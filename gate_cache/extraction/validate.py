@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.core.errors import ManifestError, NotThere, UserError
+from gate_cache.core.errors import ManifestError, NotThere, UserError, listed
+from gate_cache.datasets.common.captions import read_captions
+from gate_cache.datasets.common.pictures import by_stem, stem_of
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems
 from gate_cache.extraction.plan import about_tokens
-from gate_cache.workspace.data_summary import check_data, short
+from gate_cache.workspace.data_summary import before_extraction, check_data
 
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
@@ -66,12 +69,18 @@ def validate(work: Workspace) -> Validated:
     files, told = None, list[str]()
     dataset = open_dataset(manifest.dataset, roots)
     try:
-        dataset.samples()
+        ids = [s.id for s in dataset.samples()]
     except UserError as error:
         there = Path(getattr(dataset, "root", "")).is_dir()
         (wrong if there else absent).insert(0, str(error))
     else:
-        told = short(check_data(work, dataset))
+        told = before_extraction(work, check_data(work, dataset))
+        if not absent and not wrong:
+            try:
+                wrong, notes = sample_problems(manifest, roots, ids)
+            except UserError as error:
+                wrong, notes = [str(error)], []
+            told += [f"note: {n}" for n in notes]
     try:
         files = locate(manifest.model, roots)
         absent += files.notes if files else [f"{manifest.model.source}: not on this machine yet"]
@@ -87,6 +96,37 @@ def validate(work: Workspace) -> Validated:
     if wrong:
         raise NotReady(list(dict.fromkeys(wrong)), absent)
     return Validated(work.name, len(manifest.combos), absent, told)
+
+
+def sample_problems(manifest: Manifest, roots: Roots,
+                    ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Images without a control image or a caption that a combo wants, a line each; and notes.
+
+    Raises
+    ------
+    DataError
+        A file or folder is not there, or cannot be read.
+    """
+    wrong, notes = list[str](), list[str]()
+    nets = (getattr(c, "controlnet", None) for c in manifest.combos.values())
+    for folder in dict.fromkeys(n.images for n in nets if n and n.images):
+        root = roots.below("data", folder, "controlnet.images")
+        there = by_stem(root)
+        wrong += _lacking([i for i in ids if stem_of(i) not in there], f"{root}: no control image"
+                          " for ", "; put one there, with the same name and any image suffix")
+    if manifest.captions and any(c.captioned for c in manifest.combos.values()):
+        found = read_captions(roots.below("data", manifest.captions, "captions"))
+        wrong += _lacking([i for i in ids if i not in found], f"{found.path}: ",
+                          " has no caption; run 'gate-cache caption'")
+        strange = sorted(found.keys() - set(ids))
+        notes += [f"{found.path}: {len(strange)} captions are of no image ({listed(strange, 3)})"
+                  ] if strange else []
+    return wrong, notes
+
+
+def _lacking(ids: Sequence[str], before: str, after: str) -> list[str]:
+    more = f" (and {len(ids) - 1} more)" if len(ids) > 1 else ""
+    return [f"{before}'{ids[0]}'{more}{after}"] if ids else []
 
 
 def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:

@@ -15,12 +15,13 @@ from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.diffusion.files.digest_cache import cache_folder
+from gate_cache.manifest.heads import TASKS, head_of
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.workspace.workspace import Workspace
 
-VERSION = 2
+VERSION = 3
 """Of what is read and told: another one reads anew."""
 
 
@@ -89,17 +90,32 @@ def need_trainable(work: Workspace, found: Summary, task: str) -> None:
     UserError
         One line that says why.
     """
-    problem = None
-    if found.read:
-        checks = {"correspondence": _pairs, "classification": _classes}
-        problem = checks.get(task, _pixels)(found)
+    problem = _untrainable(found, task)
     if problem:
         raise UserError(f"{work.name}: dataset: {problem}")
 
 
+def before_extraction(work: Workspace, found: Summary) -> list[str]:
+    """As `short`; and where the manifest says how to train, what will keep it from that."""
+    train = work.manifest.train
+    said = "head" in train.model_fields_set
+    problem = _untrainable(found, head_of(train.head.name).task) if said else None
+    return [*short(found), *([f"note: train will refuse this: {problem}"] if problem else [])]
+
+
+def _untrainable(found: Summary, task: str) -> str | None:
+    if not found.read:
+        return None
+    has, check = {"correspondence": (found.pairs, _pairs), "classification": (
+        found.classes or found.unclassed, _classes)}.get(task, (found.pixels, _pixels))
+    return check(found) if has else f"data set '{found.name}' has no {TASKS[task].needs}"
+
+
 def _pairs(found: Summary) -> str | None:
     for split in ("train", "test"):
-        if found.pairs.get(split) and not found.shared.get(split):
+        if not found.pairs.get(split):
+            return f"split '{split}' has no pairs of images of one category; enlarge it"
+        if not found.shared.get(split):
             return (f"split '{split}' has {found.pairs[split]} pairs of images, and no two have a"
                     " point of one name that is visible in both")
     return None
@@ -165,9 +181,10 @@ def _stamp(path: Path) -> list[int]:
 
 def _load(path: Path) -> Summary | None:
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-        return Summary(**found)
-    except (OSError, ValueError, TypeError):
+        known: Any = json.loads(path.read_text(encoding="utf-8"))
+        whole = known["sha256"] == fingerprint(known["found"])
+        return Summary(**known["found"]) if whole else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -177,7 +194,8 @@ def _keep(path: Path, found: Summary) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False,
                                          encoding="utf-8") as file:
-            json.dump(asdict(found), file)
+            told = asdict(found)
+            json.dump({"found": told, "sha256": fingerprint(told)}, file)
         os.replace(file.name, path)
     except OSError:
         return

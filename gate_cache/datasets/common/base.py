@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from gate_cache.core.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -21,6 +23,10 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 IGNORED = 255
 """Value of a mask where no class counts."""
+
+
+class NoClass(DataError):
+    """An image that can be used, but not for a training of classes."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class ClassifiedDataset(SplitDataset, Protocol):
     classes: tuple[str, ...]
 
     def label(self, sample_id: str) -> int:
-        """The class of an image."""
+        """The class of an image; `NoClass` where it has none, which keeps it from no other use."""
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import posixpath
@@ -79,7 +80,7 @@ def read_captions(path: Path) -> Captions:
         raise DataError(f"{path}: no captions here; write them with 'gate-cache caption'") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    *lines, rest = data.split(b"\n")
+    *lines, rest = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
     return Captions(path, _parsed(path, [*lines, rest] if _is_json(rest) else lines))
 
 

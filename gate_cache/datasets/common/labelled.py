@@ -120,9 +120,9 @@ class LabelledImages(ImageFiles):
         return self.to_mask(sample_id, self.labels(sample_id))
 
 
-def plain_table(classes: int, ignored: int = IGNORED) -> dict[int, int]:
-    """Labels that are the classes themselves, and one label that does not count."""
-    return {**{i: i for i in range(classes)}, ignored: IGNORED}
+def plain_table(classes: int) -> dict[int, int]:
+    """Labels that are the classes themselves, and 255, which does not count."""
+    return {**{i: i for i in range(classes)}, IGNORED: IGNORED}
 
 
 def to_classes(path: Path, labels: npt.NDArray[np.int64],

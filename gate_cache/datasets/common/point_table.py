@@ -78,7 +78,7 @@ def read_points(path: Path, path_of: Callable[[str, str], str]) -> PointTable:
 def raise_all(wrong: Sequence[str]) -> None:
     """Raise one line for several: the first, and how many more there are."""
     if wrong:
-        more = f" ({len(wrong) - 1} more lines like this)" if len(wrong) > 1 else ""
+        more = f" ({len(wrong)} lines are wrong)" if len(wrong) > 1 else ""
         raise DataError(f"{wrong[0]}{more}")
 
 
@@ -114,8 +114,8 @@ def _place(place: str, row: Row) -> tuple[float | None, float | None]:
     try:
         x, y = map(number, texts)
     except ValueError:
-        raise DataError(f"{place}: x = '{texts[0]}', y = '{texts[1]}' are no numbers"
-                        ) from None
+        raise DataError(f"{place}: x = '{texts[0]}', y = '{texts[1]}' are no numbers; leave both"
+                        " empty where there is no point") from None
     if (x is None) != (y is None):
         raise DataError(f"{place}: no '{'x' if x is None else 'y'}', and there is the other")
     return (None, None) if (x, y) == (-1, -1) else (x, y)

@@ -14,10 +14,12 @@ from gate_cache.datasets.common.base import Split
 Shares = Mapping[Literal["val", "test"], float]
 _WHAT = r"(?:images?|imgs?|data|set|split|photos?)"
 _NAMED = re.compile(
-    rf"(?:{_WHAT}[ _.-]+)?(?:(?P<train>train(?:ing)?|trn)|(?P<val>val(?:id(?:ation)?)?|dev)"
-    rf"|(?P<test>test(?:ing)?|tst))(?:[ _.-]*{_WHAT})?(?:[ _.-]*\d+)?")
+    rf"(?:{_WHAT}[ _.-]+)?(?:(?P<train>train(?:ing)?|trn?)|(?P<val>val(?:id(?:ation)?)?|dev)"
+    rf"|(?P<test>test(?:ing)?|tst|te))(?:[ _.-]*{_WHAT})?(?:[ _.-]*\d+)?")
 _UNCLEAR = re.compile(r"(?:train[ _.-]*val|eval(?:uation)?|hold[ _.-]*out|mini[ _.-]*val)\d*")
 """Names that mean a split, but not which."""
+_WITHIN = re.compile(r"(?<![a-z])(?:train|test|val)(?:ing|id|idation|s)?(?![a-z])")
+"""In names that may be splits, such as ``trainA`` or ``0_test``, or classes: ``bullet_train``."""
 
 
 def order(seed: int, key: str) -> str:
@@ -27,7 +29,7 @@ def order(seed: int, key: str) -> str:
 
 def split_named(folder: str) -> Split | None:
     """The split that a folder is called after: ``train``, ``Validation``, ``test2017`` …"""
-    found = _NAMED.fullmatch(folder.casefold())
+    found = _NAMED.fullmatch(folder.strip().casefold())
     return cast(Split, found.lastgroup) if found else None
 
 
@@ -77,7 +79,8 @@ class Tree:
     Raises
     ------
     DataError
-        Some folders are called after splits, and others beside them are not.
+        Some folders are called after splits, and others beside them are not; or splits lie in
+        splits.
     """
 
     def __init__(self, root: Path, ids: Sequence[str], shares: Shares, seed: int,
@@ -108,16 +111,36 @@ def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:
             near_split = depth < len(path) and (split_named(name) or _unclear(name))
             (near if near_split else other).setdefault(name, i)
         if not near:
-            continue
+            if not _alike(other, paths, depth):
+                continue
+            near, other = other, {}
         unclear = {n: i for n, i in near.items() if not split_named(n)}
-        if not other and not unclear:
-            return depth
-        raise DataError(_refusal(root, near, other or unclear))
+        if other or unclear:
+            raise DataError(_refusal(root, near, other or unclear))
+        _refuse_inner(root, {i: path[depth + 1:] for i, path in paths.items()})
+        return depth
     return None
 
 
+def _refuse_inner(root: Path, below: Mapping[str, list[str]]) -> None:
+    """Refuse splits in a split, as in ``test/train/1.jpg``: not classes called train and val."""
+    for depth in range(min(map(len, below.values()))):
+        names = {path[depth] for path in below.values()}
+        if len({split_named(n) for n in names} - {None}) > 1 and all(map(split_named, names)):
+            raise DataError(f"{root}: '{next(iter(below))}' lies in two folders called like splits;"
+                            " move the inner ones up, let dataset.root be the outer one, or"
+                            " say dataset.split_folders: false, and no folder is a split")
+
+
 def _unclear(name: str) -> bool:
-    return bool(_UNCLEAR.fullmatch(name.casefold()))
+    return bool(_UNCLEAR.fullmatch(name.strip().casefold()))
+
+
+def _alike(names: Mapping[str, str], paths: Mapping[str, list[str]], depth: int) -> bool:
+    """Whether all of several folders have a split in their names."""
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold() for name in names]
+    return len(words) > 1 and all(map(_WITHIN.search, words)) and \
+        all(depth < len(paths[i]) for i in names.values())
 
 
 def _refusal(root: Path, near: Mapping[str, str], other: Mapping[str, str]) -> str:

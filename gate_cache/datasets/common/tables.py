@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import posixpath
 import re
@@ -68,7 +69,7 @@ def _row(place: str, names: list[str], cells: list[str], required: list[str]) ->
         raise DataError(f"{place}: {len(cells)} values in {len(names)} columns ('{extra[0]}' is"
                         " too many)")
     row = {n: c.strip() for n, c in zip(names, cells, strict=False) if n}
-    lacking = [c for c in required if not row.get(c)]
+    lacking = [c for c in required if row.get(c, "").lower() in EMPTY]
     if lacking:
         raise DataError(f"{place}: no '{lacking[0]}'")
     return row
@@ -84,7 +85,7 @@ def number(text: str) -> float | None:
     """
     if text.lower() in EMPTY:
         return None
-    if not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise ValueError(text)
     return float(text)
 
@@ -108,6 +109,8 @@ def inside(root: Path, named: str, place: str, links: Sequence[Path] | None = ()
     DataError
         It leaves the root, by its name or by a link.
     """
+    if "\0" in named:
+        raise DataError(f"{place}: {named!r} is no path; images are paths below {root}")
     text = named.replace("\\", "/")
     if os.path.isabs(text):
         below = os.path.relpath(text, root.absolute())

@@ -21,6 +21,8 @@ from gate_cache.datasets.summary.summary import (
 
 MOSTLY = 0.5
 """A share above which labels are mostly ignored."""
+ODD = 0.1
+"""A share of a split's masks above which it is told that they show one class, and what is not."""
 
 
 def _none() -> Counts:
@@ -50,7 +52,7 @@ class LabelCounts:
         names = self.dataset.classes if read else ()
         found.classes, found.pixels = {n: _none() for n in names}, {n: _none() for n in names}
         found.ignored, found.blank = _none(), _none()
-        thick, plain = np.zeros(256, np.int64), 0
+        thick, plain = np.zeros(256, np.int64), _none()
         for i, (pixels, inner) in read.items():
             split = of_split[i]
             thick += inner
@@ -60,7 +62,7 @@ class LabelCounts:
             found.ignored[split] += int(pixels[255])
             shown = int((pixels[:255] > 0).sum())
             found.blank[split] += not shown
-            plain += shown == 1 and bool(pixels[255])
+            plain[split] += shown == 1 and bool(pixels[255])
         tell_classes(found)
         self._tell(len(read), plain, [n for k, n in enumerate(names) if not thick[k]])
 
@@ -80,7 +82,7 @@ class LabelCounts:
             mask = self.dataset.mask(sample_id)
         return np.bincount(mask.flat, minlength=256), thick(mask)
 
-    def _tell(self, masks: int, plain: int, thin: list[str]) -> None:
+    def _tell(self, masks: int, plain: Counts, thin: list[str]) -> None:
         found = self.found
         for split in SPLITS:
             ignored, all_of = found.ignored[split], found.images.get(split, 0)
@@ -92,9 +94,10 @@ class LabelCounts:
             if found.blank[split]:
                 found.notes.append(f"{found.blank[split]} of the {all_of} images of split '{split}'"
                                    " have no pixel of a class")
-        if plain > MOSTLY * masks:
-            found.notes.append(f"{plain} of {masks} masks show one class and what is ignored: is"
-                               " the ignored label the object?")
+            if plain[split] > ODD * all_of:
+                found.notes.append(f"{plain[split]} of the {all_of} masks of split '{split}' show"
+                                   " one class and what is ignored: is the ignored label the"
+                                   " object?")
         small = [n for n in thin if sum(found.pixels[n].values()) >= masks]
         if small and len(found.pixels) > 2:
             found.notes.append(f"class {listed(map(repr, small))} is nowhere wider than two"

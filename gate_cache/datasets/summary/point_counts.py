@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from gate_cache.core.errors import listed
@@ -45,14 +46,17 @@ class PointCounts:
 
     def _pairs(self, visible: dict[str, Any]) -> None:
         found, members = self.found, defaultdict[str, dict[str, None]](dict)
-        for split in SPLITS:
-            pairs = self.dataset.pairs(split)
-            found.pairs[split] = len(pairs)
+        pairs = {str(split): self.dataset.pairs(split) for split in SPLITS}
+        for p in chain.from_iterable(pairs.values()):
+            members[p.category] |= {p.source: None, p.target: None}
+        if uneven := _uneven(visible, members):
+            found.faults += [f"{found.name}: {line}" for line in uneven]
+            return
+        for split, those in pairs.items():
+            found.pairs[split] = len(those)
             found.shared[split] = sum(bool((visible[p.source] & visible[p.target]).any())
-                                      for p in pairs)
-            self._of.update(p.category for p in pairs)
-            for p in pairs:
-                members[p.category] |= {p.source: None, p.target: None}
+                                      for p in those)
+            self._of.update(p.category for p in those)
         if sum(found.pairs.values()) and not sum(found.shared.values()):
             found.notes.append("no two images of a pair have a point of one name that is visible in"
                                " both")
@@ -65,3 +69,15 @@ class PointCounts:
         found.point_names = names() if names else {
             name: [str(k) for k in range(len(visible[next(iter(of))]))
                    if any(visible[i][k] for i in of)] for name, of in sorted(members.items())}
+
+
+def _uneven(visible: Mapping[str, Any], members: Mapping[str, Iterable[str]]) -> list[str]:
+    """Categories whose images have different numbers of points, which then mean nothing."""
+    lines = []
+    for name, of in members.items():
+        counts = {len(visible[i]): i for i in of}
+        if len(counts) > 1:
+            told = listed((f"{n} in {i}" for n, i in sorted(counts.items())), 3)
+            lines.append(f"images of category '{name}' have different numbers of points ({told}),"
+                         " so which is which is not known; give all as many (NaN for none)")
+    return lines

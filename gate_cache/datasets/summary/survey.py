@@ -13,6 +13,7 @@ from gate_cache.datasets.common.base import (
     ClassifiedDataset,
     CorrespondenceDataset,
     ImageDataset,
+    NoClass,
     SegmentationDataset,
 )
 from gate_cache.datasets.summary.label_counts import LabelCounts
@@ -63,13 +64,17 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
 
 def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], found: Summary) -> None:
     """Classes of whole images; of a data set with masks, theirs are told already."""
-    counts, lacking = defaultdict[str, Counter[str]](Counter), list[DataError]()
+    counts = defaultdict[str, Counter[str]](Counter)
+    lacking, damaged = list[DataError](), list[DataError]()
     names = dataset.classes
     for i, split in of_split.items():
         try:
             counts[names[dataset.label(i)]][split] += 1
-        except DataError as error:
+        except NoClass as error:
             lacking.append(error)
+        except DataError as error:
+            damaged.append(error)
+    found.faults += grouped(damaged)
     if found.pixels:
         return
     found.classes = {name: dict(counts[name]) for name in names if name in counts}

@@ -12,7 +12,6 @@ from gate_cache.diffusion.files.digest_cache import remembered_sha256
 from gate_cache.diffusion.lora.file import read_lora
 from gate_cache.diffusion.lora.model_layers import model_layers
 from gate_cache.diffusion.lora.source import lora_path
-from gate_cache.diffusion.models.layouts import UNET
 from gate_cache.diffusion.techniques.base import Steering, Technique
 from gate_cache.manifest.specs import LoraSpec
 
@@ -49,13 +48,13 @@ class Lora(Technique[list[LoraSpec]]):
         return [lora_digest(lora.source, self._path(lora, roots)) for lora in self.spec]
 
     def fits(self, files: ModelFiles, roots: Roots) -> None:
-        if not files.file and not any(files.folder(UNET).glob("*.safetensors")):
-            return  # a model that is assumed: its layers are not known
-        layers, wrong = model_layers(files), []
+        layers = None if files.absent else model_layers(files)
+        wrong = []
         for lora in self.spec:
             read = read_lora(lora.source, self._path(lora, roots))
             try:
-                layers.placed(read)
+                if layers:
+                    layers.placed(read)
             except UserError as error:
                 wrong.append(f"{self.combo}.lora.source: {error}")
         if wrong:
