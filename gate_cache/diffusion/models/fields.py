@@ -128,7 +128,8 @@ def _malformed(config: Mapping[str, Any], known: Fields) -> Iterator[str]:
         if not isinstance(value, list | tuple) or not value or not all(
                 type(v) is kind for v in value):
             yield f"{key}: {value!r} is not a list of {'numbers' if kind is int else 'names'}"
-        elif len(value) != len(config.get("block_out_channels") or ()):
+            return
+        if len(value) != len(config.get("block_out_channels") or ()):
             yield f"{key}: {value!r} has another length than block_out_channels"
     hints = config.get("conditioning_embedding_out_channels")
     if hints is not None and not (isinstance(hints, list | tuple) and hints and all(
