@@ -53,7 +53,7 @@ FENCES = {  # library to the rooms and files that may import it
     "distributed": ("extraction/cluster.py",),
     "diffusers": ("diffusion/",),
     "transformers": ("diffusion/", "learn/modules/upernet.py"),
-    "peft": ("diffusion/",),
+    "peft": ("diffusion/", "extraction/lora/"),
     "tokenizers": ("diffusion/",),
     "huggingface_hub": ("diffusion/",),
     "torch": ("diffusion/", "learn/", "workspace/", "extraction/", "training/", "analysis/"),

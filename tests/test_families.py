@@ -34,7 +34,6 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.lora.adapters import Loras
-from gate_cache.diffusion.lora.training import LoraSettings
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.loading import load
@@ -47,6 +46,7 @@ from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.lora.files import LoraOutput
 from gate_cache.extraction.lora.train import train_lora
+from gate_cache.extraction.lora.trainer import LoraSettings
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate
 from gate_cache.manifest.specs import ModelSpec

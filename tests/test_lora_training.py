@@ -24,19 +24,19 @@ from gate_cache.datasets.common.captions import Caption, Captions, write_caption
 from gate_cache.datasets.common.images import Image
 from gate_cache.datasets.folder import Folder
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.diffusion.lora.adapter import NAME, Adapter
 from gate_cache.diffusion.lora.adapters import Loras
-from gate_cache.diffusion.lora.training import LoraSettings, LoraTrainer
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.lora import train as stage
+from gate_cache.extraction.lora.adapter import NAME, Adapter
 from gate_cache.extraction.lora.files import LoraOutput, parse_steps
 from gate_cache.extraction.lora.images import tags, training_images
 from gate_cache.extraction.lora.tensors import read_metadata, write_tensors
 from gate_cache.extraction.lora.train import TrainedLora, train_lora
+from gate_cache.extraction.lora.trainer import LoraSettings, LoraTrainer
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.workspace import Workspace

@@ -67,9 +67,9 @@ def lora(manifest: ManifestPath,
 
     work = on.open(manifest)
     with interruptible("run the same command again to go on from the last checkpoint"):
-        from gate_cache.diffusion.lora.training import LoraSettings
         from gate_cache.extraction.lora.files import LoraOutput, parse_steps
         from gate_cache.extraction.lora.train import train_lora
+        from gate_cache.extraction.lora.trainer import LoraSettings
 
         found = train_lora(work, LoraSettings(rank, alpha, lr, text_lr, batch, seed),
                            LoraOutput(steps, parse_steps(save_at), out, force), images=images,

@@ -15,8 +15,8 @@ from gate_cache.core.fingerprint import Recipe, differences
 from gate_cache.extraction.lora.tensors import read_metadata, write_tensors
 
 if TYPE_CHECKING:
-    from gate_cache.diffusion.lora.adapter import Adapter
-    from gate_cache.diffusion.lora.training import LoraTrainer
+    from gate_cache.extraction.lora.adapter import Adapter
+    from gate_cache.extraction.lora.trainer import LoraTrainer
 
 TOLD = "gate_cache"
 """Key of our own metadata in a LoRA's file: how it was trained, and for how many steps."""

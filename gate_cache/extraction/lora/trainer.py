@@ -14,8 +14,8 @@ from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.passes.noise import add_noise, generator
 
 if TYPE_CHECKING:
-    from gate_cache.diffusion.lora.adapter import Adapter
     from gate_cache.diffusion.models.backbone import Backbone
+    from gate_cache.extraction.lora.adapter import Adapter
 
 CLIP = 1.0
 """Largest norm of all gradients together."""
