@@ -249,8 +249,8 @@ def test_runs_that_do_not_fit_are_named(home: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(home / "nn" / "run", other)
     config = (other / "config.json").read_text()
-    (other / "config.json").write_text(re.sub(r'"head": {\s*"name": "nn",\s*"resolution": null',
-                                              '"head": {"name": "upernet"', config))
+    head = r'"head": {\s*"name": "nn",\s*"resolution": null,\s*"matching": "dense"'
+    (other / "config.json").write_text(re.sub(head, '"head": {"name": "upernet"', config))
     with pytest.raises(UserError, match="was trained with head 'upernet'"):
         opened(home, runs=[other])
     print_ = FeatureStore.open(home / "stores" / "toy.zarr")["good"].fingerprint

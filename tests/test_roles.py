@@ -14,7 +14,14 @@ import torch
 from test_cli import gate  # noqa: F401
 from test_sweep import swept
 from test_tasks import home, trained  # noqa: F401
-from test_train import manifest, one_thread, root, run  # noqa: F401
+from test_train import (  # noqa: F401
+    ELSEWHERE,
+    build,
+    manifest,
+    one_thread,
+    root,
+    run,
+)
 
 from gate_cache.analysis.describe import of_store
 from gate_cache.core.errors import UserError
@@ -229,9 +236,10 @@ def test_weights_of_the_first_release_are_judged_as_then(
     ("nn", None, ["noise-0", "good", "noise-1", "attn"]),
     ("sweep", "b,seed=1", ["good", "noise-0"])])
 def test_features_of_the_first_release_are_found_in_their_store(
-        kind: str, trial: str | None, combos: list[str], first: Path, root: Path,  # noqa: F811
-        ) -> None:
-    store = FeatureStore.open(root / "stores" / "toy.zarr")
+        kind: str, trial: str | None, combos: list[str], first: Path, tmp_path: Path) -> None:
+    then = manifest(tmp_path, model={**ELSEWHERE, "resample": "opencv"})  # as every store was
+    build(tmp_path / "stores", then)
+    store = FeatureStore.open(tmp_path / "stores" / "toy.zarr")
     assert list(find_trained(first / kind, trial).views(store)) == combos
     found = of_store(store, first / kind, trial, torch.device("cpu"))
     assert found.describe(0, (64, 64)).levels[0].shape == (44 + 6 * (kind == "nn"), 16, 16)

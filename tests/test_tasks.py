@@ -502,7 +502,7 @@ def test_sweep_has_what_train_has(head: str, home: Path, tmp_path: Path) -> None
     rows: Any = alone.tables[0].rows
     swept = {r.name: r.test for r in found.rows}
     assert swept["seed=1"] == rows[-1].scores.values
-    assert swept["single feature: noise,seed=1"] == rows[0].scores.values
+    assert swept[f"head {head}, single feature: noise,seed=1"] == rows[0].scores.values
 
 
 def test_the_report_shows_intervals(home: Path, tmp_path: Path,

@@ -264,7 +264,7 @@ def test_boxes_without_extent_choose_no_checkpoint(root: Path, tmp_path: Path,
     monkeypatch.setattr(ToyWorld, "keypoints", flat)
     found = finished(root, tmp_path, **SHORT, combos=["good"], attention="attn")
     entry = found.metrics["fits"]["gate"]
-    assert entry["best_at"] == SHORT["pairs"] and len(entry["history"]) == 2
+    assert entry["best_at"] == SHORT["steps"] and len(entry["history"]) == 2
     assert {k.split("/")[1] for k in entry["history"][0]["val"]} == {"radius=image"}
     for name, tensor in found.weights("gate-best").items():
         torch.testing.assert_close(tensor, found.weights("gate-last")[name])
