@@ -33,7 +33,7 @@ from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.fit.fit import fit
-from gate_cache.learn.mixing.model import amalgamated
+from gate_cache.learn.mixing.model import build_gate
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
@@ -43,7 +43,7 @@ from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.store.writer import open_writer
 from gate_cache.toyworld.names import CATEGORIES
-from gate_cache.training.inputs import Study, open_study
+from gate_cache.training.inputs import TrainingInputs, open_training_inputs
 from gate_cache.workspace.workspace import Workspace
 
 ENCODINGS = [
@@ -97,14 +97,14 @@ def _errors(truth: npt.NDArray[Any], stored: npt.NDArray[Any]) -> tuple[float, f
             float(error.max() / np.abs(truth).max()))
 
 
-def pck(study: Study, seeds: int) -> dict[str, Any]:
+def pck(study: TrainingInputs, seeds: int) -> dict[str, Any]:
     """PCK on the test split: of the single feature as it is, and of GATE for some seeds."""
     test = study.pairs["test"]
     single = judge(study.single(study.spec), study.full, test)
     gate = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        model = amalgamated(study.spec, study.full.channels)
+        model = build_gate(study.spec, study.full.channels)
         spec = study.spec.model_copy(update={"seed": seed})
         fit(model, spec, study.full, study.pairs["train"], [], Silent(), "GATE")
         gate.append(judge(model, study.full, test).values[PCK])
@@ -231,7 +231,7 @@ def judged(roots: Roots, truth: FeatureStore, encoding: Encoding, test: int, see
         k: v for k, v in dataclasses.asdict(encoding).items() if v}})
     rms, most = errors(truth, store)
     found = {"store": str(encoding), "bytes": shard_bytes(store), "rms": 100 * rms,
-             "max": 100 * most, **pck(open_study(Workspace(again, roots, "cpu")), seeds),
+             "max": 100 * most, **pck(open_training_inputs(Workspace(again, roots, "cpu")), seeds),
              "miou": probe(store["prompt"])}
     print(json.dumps(found), file=sys.stderr)
     return found

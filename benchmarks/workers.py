@@ -16,7 +16,7 @@ from typing import Any
 
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
-from gate_cache.extraction.extract import Spread, extract
+from gate_cache.extraction.extract import Workers, extract
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.workspace.workspace import Workspace
@@ -67,7 +67,7 @@ def main() -> None:
     rates = {}
     with tempfile.TemporaryDirectory() as temp:
         for name, threads, spread in (("one process", args.workers, None),
-                                      ("workers", 1, Spread(workers=args.workers))):
+                                      ("workers", 1, Workers(workers=args.workers))):
             clock = Clock(6 * args.images)
             roots = Roots(stores=Path(temp) / name)
             extract(Workspace(Loaded(path=Path("m.yaml"), manifest=asked), roots, "cpu", clock),

@@ -30,13 +30,13 @@ from gate_cache.learn.features.pairs import copy_position, evaluate
 from gate_cache.learn.fit.fit import fit
 from gate_cache.learn.metrics.pck import PCK
 from gate_cache.learn.metrics.shift import score, shift
-from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated, fixed
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.store.reader import ComboView
-from gate_cache.training.inputs import Study, open_study
+from gate_cache.training.inputs import TrainingInputs, open_training_inputs
 from gate_cache.workspace.workspace import Workspace
 
 KEYS = ((0.1, "image", "point"), (0.1, "box", "point"))
@@ -89,7 +89,7 @@ class Question:
         spec = loaded.manifest.train
         every = spec.model_copy(update={"combos": list(loaded.manifest.conv)})
         work = Workspace(loaded, roots, progress=SHOW).with_manifest(train=every)
-        self._study: Study = open_study(work)
+        self._study: TrainingInputs = open_training_inputs(work)
         self._spec, self._seeds = spec, seeds
         full = self._study.full.spec
         self._groups = dict(zip(self._study.combos, full.combos, strict=True))
@@ -145,12 +145,13 @@ class Question:
 
     def _fixed(self, buckets: Buckets) -> list[float]:
         count = len(buckets.spec.combos)
-        return self._judged(fixed(self._spec, buckets.channels, [1 / count] * count), buckets)
+        model = build_baseline(self._spec, buckets.channels, [1 / count] * count)
+        return self._judged(model, buckets)
 
     def _trained(self, buckets: Buckets, name: str, seed: int) -> list[float]:
         spec = self._spec.model_copy(update={"seed": seed})
         torch.manual_seed(seed)
-        model = amalgamated(spec, buckets.channels)
+        model = build_gate(spec, buckets.channels)
         fit(model, spec, buckets, self._study.pairs["train"], self._study.pairs["val"], SHOW,
             f"{name}, seed {seed}")
         return self._judged(model, buckets)

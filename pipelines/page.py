@@ -10,7 +10,7 @@ from gate_cache.report.html.charts import Mark, bars, cut, forest, heat_map
 from gate_cache.report.html.page import (
     Column,
     Grid,
-    Row,
+    PageRow,
     code,
     document,
     figure,
@@ -59,9 +59,9 @@ def _table(outcome: Outcome) -> Html:
     paper = outcome.part.paper if outcome.paper else {}
     columns = [Column(""), *(Column(h) for h in heads),
                *(Column(h, "paper") for h in heads if paper)]
-    rows = [Row([f"{name}{times(mean)}", *(spread(mean, m) for m in outcome.part.columns),
-                 *(figures_of(paper, mean).get(h, "") for h in heads if paper)],
-                strong=mean.name in outcome.part.full)
+    rows = [PageRow([f"{name}{times(mean)}", *(spread(mean, m) for m in outcome.part.columns),
+                     *(figures_of(paper, mean).get(h, "") for h in heads if paper)],
+                    strong=mean.name in outcome.part.full)
             for name, mean in named(outcome)]
     return table(Grid(columns, rows, f"{outcome.part.title}: {outcome.setting}"))
 

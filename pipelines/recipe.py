@@ -32,7 +32,7 @@ from gate_cache.training.inputs import extra_of
 from gate_cache.training.run_files import trial_file
 from gate_cache.training.sweep import sweep
 from gate_cache.training.sweep_baselines import baseline_name
-from gate_cache.training.sweep_tables import Mean, Row, over_seeds
+from gate_cache.training.sweep_tables import Mean, TrialRow, over_seeds
 from gate_cache.workspace.workspace import Workspace
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
@@ -153,7 +153,7 @@ class Outcome:
     setting: str
     extracted: Extracted
     folders: list[Path]
-    rows: list[Row]
+    rows: list[TrialRow]
     seconds: float
     paper: bool
 
@@ -205,7 +205,7 @@ def _part(part: Part, folder: Path, options: Options) -> Outcome:
                    time.monotonic() - began, options.real)
 
 
-def with_weights(row: Row, folder: Path) -> Row:
+def with_weights(row: TrialRow, folder: Path) -> TrialRow:
     """A row with its assigners' statistics among the metrics, means over assigners."""
     path = folder / "trials" / f"{trial_file(row.key)}.json"
     told = json.loads(path.read_text(encoding="utf-8"))["details"].get("weights") \

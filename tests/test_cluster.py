@@ -20,7 +20,7 @@ from test_extract import Toy, assert_same
 from gate_cache.core.errors import DataError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.cluster import local, own_environment, run
-from gate_cache.extraction.extract import Spread, extract
+from gate_cache.extraction.extract import Workers, extract
 from gate_cache.extraction.status import status
 from gate_cache.extraction.threads import own_threads
 from gate_cache.workspace.workspace import Workspace
@@ -52,7 +52,7 @@ def test_only_the_start_of_this_process_decides_its_threads(
 
 
 def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) -> None:
-    spread = Spread(scheduler=cluster.scheduler_address)
+    spread = Workers(scheduler=cluster.scheduler_address)
     result = extract(Workspace(toy[0], roots, "cpu"), spread=spread)
     assert result.rows == {"latents": 7, "plain": 7, "seed-1": 7, "lora": 7, "control": 7,
                            "attn": 7}
@@ -72,7 +72,7 @@ def test_a_lost_workers_block_is_done_by_another(toy: Toy, roots: Roots, cluster
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     result = extract(Workspace(toy[0], roots, "cpu"),
-                     spread=Spread(scheduler=cluster.scheduler_address))
+                     spread=Workers(scheduler=cluster.scheduler_address))
     killer.join(timeout=60)
     assert not killer.is_alive()
     assert_same(result.store, toy[2])
@@ -87,7 +87,7 @@ def test_an_image_that_cannot_be_read_is_one_line(manifest: WriteManifest, roots
     loaded = manifest(dataset={"name": "folder", "root": "images"})
     with pytest.raises((UserError, DataError), match=r"a\.png: cannot be read") as caught:
         extract(Workspace(loaded, roots, "cpu"),
-                spread=Spread(scheduler=cluster.scheduler_address))
+                spread=Workers(scheduler=cluster.scheduler_address))
     assert "\n" not in str(caught.value)
 
 
@@ -95,7 +95,7 @@ def test_a_scheduler_that_does_not_answer_is_named(toy: Toy, roots: Roots,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gate_cache.extraction.cluster.TIMEOUT", "0.2s")
     with pytest.raises(UserError, match=r"tcp://127\.0\.0\.1:9: no dask scheduler answers there"):
-        extract(Workspace(toy[0], roots, "cpu"), spread=Spread(scheduler="tcp://127.0.0.1:9"))
+        extract(Workspace(toy[0], roots, "cpu"), spread=Workers(scheduler="tcp://127.0.0.1:9"))
 
 
 class Fails(WorkerPlugin):

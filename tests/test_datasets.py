@@ -14,7 +14,7 @@ from gate_cache.core.errors import DataError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset
 from gate_cache.datasets.common.images import read_rgb, size_of, to_square
-from gate_cache.datasets.folder import Folder
+from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.datasets.toy import ToyWorld
@@ -40,7 +40,7 @@ def save(path: Path, pixels: npt.NDArray[np.generic], orientation: int = 1) -> P
 
 
 def ids(folder: Path) -> list[str]:
-    return [s.id for s in Folder(folder).samples()]
+    return [s.id for s in ImageFolder(folder).samples()]
 
 
 # ------------------------------------------------------------------------------------ folder
@@ -59,7 +59,7 @@ def test_folder_survives_links_that_lead_to_each_other(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.png").touch()
         (tmp_path / name / "link").symlink_to(tmp_path / other, target_is_directory=True)
-    ids = [s.id for s in Folder(tmp_path).samples()]
+    ids = [s.id for s in ImageFolder(tmp_path).samples()]
     assert ids == ["a/a.png", "a/link/b.png", "b/b.png", "b/link/a.png"]
 
 
@@ -85,9 +85,9 @@ def test_folder_without_images_is_an_error(tmp_path: Path) -> None:
         ids(tmp_path)
 
 
-@pytest.mark.parametrize("data", [Folder, PFWillow])
+@pytest.mark.parametrize("data", [ImageFolder, PFWillow])
 def test_missing_root_names_it_and_the_way_out(
-    tmp_path: Path, data: type[Folder | PFWillow],
+    tmp_path: Path, data: type[ImageFolder | PFWillow],
 ) -> None:
     with pytest.raises(DataError, match=r"gone: .* not found; .*--data"):
         data(tmp_path / "gone").samples()
@@ -107,13 +107,13 @@ def test_digest_is_of_the_content_alone(tmp_path: Path) -> None:
         save(tmp_path / name, noise(4, 4))
     save(tmp_path / "c.png", noise(4, 4, seed=1))
     os.utime(tmp_path / "a.png", (1, 1))
-    data = Folder(tmp_path)
+    data = ImageFolder(tmp_path)
     assert data.sha256("a.png") == data.sha256("b.png") != data.sha256("c.png")
 
 
 @pytest.mark.parametrize(("spec", "kind"), [
     (ToyWorldSpec(name="toyworld"), ToyWorld),
-    (FolderSpec(name="folder", root="x"), Folder),
+    (FolderSpec(name="folder", root="x"), ImageFolder),
     (PFWillowSpec(name="pf-willow"), PFWillow),
 ])
 def test_opening_a_data_set_touches_no_file(

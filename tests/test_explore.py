@@ -17,19 +17,19 @@ from test_train import COUNTS, WORDS, build, manifest, one_thread, run  # noqa: 
 
 from gate_cache.analysis.describe import of_combo, of_run
 from gate_cache.analysis.match import match_images
-from gate_cache.analysis.session import Explorer, open_explorer
+from gate_cache.analysis.session import ViewerSession, open_session
 from gate_cache.core.errors import RowNotDone, StoreError, UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.learn.mixing.model import fixed
+from gate_cache.learn.mixing.model import build_baseline
 from gate_cache.manifest.heads import parse_head
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
-from gate_cache.training.inputs import Study
+from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.sweep import sweep
 from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
@@ -50,27 +50,27 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(home: Path, target: Path | None = None, **more: Any) -> Explorer:
-    return open_explorer(target or home / "toy.yaml", Roots(stores=home / "stores"), Silent(),
-                         device="cpu", **more)
+def opened(home: Path, target: Path | None = None, **more: Any) -> ViewerSession:
+    return open_session(target or home / "toy.yaml", Roots(stores=home / "stores"), Silent(),
+                        device="cpu", **more)
 
 
 @pytest.fixture(scope="module")
-def explorer(home: Path) -> Explorer:
+def explorer(home: Path) -> ViewerSession:
     return opened(home, runs=[home / "nn" / "run"])
 
 
 # ---------------------------------------------------------------------------------------- lists
 
 
-def test_images_are_found_by_words_of_their_id(explorer: Explorer) -> None:
+def test_images_are_found_by_words_of_their_id(explorer: ViewerSession) -> None:
     assert len(explorer.find("")) == sum(COUNTS.values())
     found = explorer.find("TEST cat")
     assert found and all(i.startswith("test/cat/") for i in found)
     assert not explorer.find("cat nowhere")
 
 
-def test_others_are_of_the_category_and_change_with_the_seed(explorer: Explorer) -> None:
+def test_others_are_of_the_category_and_change_with_the_seed(explorer: ViewerSession) -> None:
     image = explorer.find("cat")[0]
     alike = explorer.others(image, True, 40, 0)
     assert set(alike) == set(explorer.find("/cat/")) - {image}
@@ -79,7 +79,7 @@ def test_others_are_of_the_category_and_change_with_the_seed(explorer: Explorer)
     assert set(every) == set(explorer.ids) - {image}
 
 
-def test_what_is_not_there_is_refused(explorer: Explorer) -> None:
+def test_what_is_not_there_is_refused(explorer: ViewerSession) -> None:
     with pytest.raises(StoreError, match="no sample"):
         explorer.image("../../etc/passwd")
     with pytest.raises(UserError, match="did you mean 'good'"):
@@ -93,7 +93,7 @@ def test_what_is_not_there_is_refused(explorer: Explorer) -> None:
 # ------------------------------------------------------------------------------------- pictures
 
 
-def test_one_value_has_one_colour_in_every_combo(explorer: Explorer) -> None:
+def test_one_value_has_one_colour_in_every_combo(explorer: ViewerSession) -> None:
     """The background of `good`, and its bumps, in two images; noise has other colours."""
     a, b = (explorer.colours(i, "good", "up1").astype(int) for i in explorer.ids[:2])
     assert np.abs(a[0, 0] - b[0, 0]).max() <= 2  # a corner is nobody's key point
@@ -101,7 +101,7 @@ def test_one_value_has_one_colour_in_every_combo(explorer: Explorer) -> None:
     assert noise.std(0).min() > a.reshape(-1, 3).std(0).min()
 
 
-def test_attention_is_what_is_stored(explorer: Explorer) -> None:
+def test_attention_is_what_is_stored(explorer: ViewerSession) -> None:
     image = explorer.ids[3]
     found = explorer.attention(image, "attn", "attn1", [2, 0])
     stored = explorer.store["attn"]["attn1"][3].astype(np.float32)
@@ -110,13 +110,13 @@ def test_attention_is_what_is_stored(explorer: Explorer) -> None:
     assert combo.tokens == WORDS and combo.done == len(explorer.ids)
 
 
-def test_a_row_that_is_not_there_is_no_other_rows(explorer: Explorer) -> None:
+def test_a_row_that_is_not_there_is_no_other_rows(explorer: ViewerSession) -> None:
     explorer.colours(explorer.ids[LATE - 1], "noise-1", "up0")
     with pytest.raises(RowNotDone):
         explorer.colours(explorer.ids[LATE], "noise-1", "up0")
 
 
-def test_originals_are_shown_and_maps_stand_in(home: Path, explorer: Explorer) -> None:
+def test_originals_are_shown_and_maps_stand_in(home: Path, explorer: ViewerSession) -> None:
     image = explorer.ids[5]
     picture = explorer.picture(image)
     assert picture is not None
@@ -147,7 +147,7 @@ def test_a_changed_or_foreign_file_is_not_shown(tmp_path: Path,
         group = writer.require("a", {"kind": "conv", "size": 64}, {"up0": (4, 2, 2)}, "float16", {})
         group.fit()
         group.write(range(3), {"up0": np.ones((3, 4, 2, 2))})
-    found = open_explorer(loaded.path, roots, Silent(), device="cpu")
+    found = open_session(loaded.path, roots, Silent(), device="cpu")
     assert [found.image(i).original for i in digests] == [True, False, False]
     shown = found.picture("../secret.png")
     assert shown is not None and shown.shape == (2, 2, 3)  # the map, not the file
@@ -161,7 +161,7 @@ def key_point(image: str, k: int) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def test_a_point_is_found_where_the_feature_knows_it(explorer: Explorer) -> None:
+def test_a_point_is_found_where_the_feature_knows_it(explorer: ViewerSession) -> None:
     a, b = explorer.find("horse")[:2]
     for k in (0, 1, 2):
         found = explorer.matcher.match("combo good", explorer.row(a), key_point(a, k),
@@ -170,15 +170,15 @@ def test_a_point_is_found_where_the_feature_knows_it(explorer: Explorer) -> None
         assert found.values.shape == (16, 16) and found.similarity > 0.9
 
 
-def test_features_are_those_that_training_compares(home: Path, explorer: Explorer) -> None:
+def test_features_are_those_that_training_compares(home: Path, explorer: ViewerSession) -> None:
     """Every feature's matches are those of the model that `train` judges with."""
     loaded = manifest(home, **QUICK, attention="attn", combos=CHOSEN)
     study = open_any(Workspace(loaded, Roots(stores=home / "stores"), "cpu"))
-    assert isinstance(study, Study)
+    assert isinstance(study, TrainingInputs)
     gate = study.gate(study.spec)
     find_trained(home / "nn" / "run").load(gate, loaded)
     nn = study.spec.model_copy(update={"head": parse_head("nn")})
-    single = fixed(nn, study.full.channels, [1.0], [0], False)
+    single = build_baseline(nn, study.full.channels, [1.0], [0], False)
     for name, model in {"run run": gate, "combo good": single}.items():
         pairs = study.pairs["test"][:3]
         (matched,) = study.task.match([model], pairs)
@@ -191,7 +191,7 @@ def test_features_are_those_that_training_compares(home: Path, explorer: Explore
 
 def test_match_means_the_same_by_a_combo(toy: tuple[Loaded, Roots, Path]) -> None:
     loaded, roots, _ = toy
-    explorer = open_explorer(loaded.path, roots, Silent(), device="cpu")
+    explorer = open_session(loaded.path, roots, Silent(), device="cpu")
     a, b = explorer.ids[:2]
     assert len(explorer.view("attn").maps) > 2
     for name in loaded.manifest.combos:

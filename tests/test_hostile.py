@@ -23,7 +23,7 @@ import pytest
 from test_cli import Run, gate
 
 from gate_cache import FeatureStore
-from gate_cache.analysis.session import open_explorer
+from gate_cache.analysis.session import open_session
 from gate_cache.core.errors import GateCacheError, UserError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.preprocessing import Preprocessing
@@ -263,7 +263,7 @@ def stages(home: Home) -> dict[str, Callable[[], object]]:
         "status": lambda: status(Workspace(home.loaded, home.roots)),
         "read": read, "stream": stream,
         "train": lambda: open_any(Workspace(home.loaded, home.roots, "cpu")),
-        "view": lambda: open_explorer(home.path, home.roots, Silent()).combos(),
+        "view": lambda: open_session(home.path, home.roots, Silent()).combos(),
         "verify": lambda: verify(home.path, threads=1),
         "diff": lambda: diff(home.path, home.folder / "whole.zarr", home.roots, values=True),
         "prune": lambda: prune([home.path], home.roots),

@@ -20,7 +20,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.files import passed_over
 from gate_cache.datasets.common.images import holds_several, read_rgb, size_of, to_square
 from gate_cache.datasets.common.pictures import by_stem, passed_over_line, pictures
-from gate_cache.datasets.folder import Folder
+from gate_cache.datasets.folder import ImageFolder
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.prune import prune
 from gate_cache.extraction.recompute import recompute
@@ -182,7 +182,7 @@ def test_what_pillow_reads_is_a_sample(tmp_path: Path, suffix: str) -> None:
     if feature and not features.check(feature):
         pytest.skip(f"this Pillow was built without {feature}")
     path = solid(tmp_path / f"x{suffix}")
-    assert [s.id for s in Folder(tmp_path).samples()] == [path.name]
+    assert [s.id for s in ImageFolder(tmp_path).samples()] == [path.name]
     assert size_of(path) == (16, 24)
     np.testing.assert_allclose(read_rgb(path).mean((0, 1)), GREEN, atol=4)
 
@@ -269,7 +269,7 @@ def test_two_control_images_of_one_name_are_refused(roots: Roots,
 def test_samples_of_one_name_are_two(tmp_path: Path) -> None:
     solid(tmp_path / "a.png")
     solid(tmp_path / "a.jpg", SKY)
-    data = Folder(tmp_path)
+    data = ImageFolder(tmp_path)
     assert [s.id for s in data.samples()] == ["a.jpg", "a.png"]
     assert tuple(data.image("a.png")[0, 0]) == GREEN
     np.testing.assert_allclose(data.image("a.jpg")[0, 0], SKY, atol=4)

@@ -14,7 +14,7 @@ from gate_cache.core.errors import ModelError
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.extraction.layers import Layers, layers
+from gate_cache.extraction.layers import ModelMaps, layers
 from gate_cache.manifest.specs import ModelSpec
 
 
@@ -24,11 +24,11 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-def of(model: str, roots: Roots, size: int | None = None) -> Layers:
+def of(model: str, roots: Roots, size: int | None = None) -> ModelMaps:
     return layers(ModelSpec(source=model), roots, size)
 
 
-def shapes(found: Layers) -> dict[str, tuple[int, ...]]:
+def shapes(found: ModelMaps) -> dict[str, tuple[int, ...]]:
     return {layer.name: layer.shape for layer in found.layers}
 
 

@@ -22,7 +22,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.captions import Caption, Captions, write_captions
 from gate_cache.datasets.common.images import Image
-from gate_cache.datasets.folder import Folder
+from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.models.backbone import Backbone
@@ -286,7 +286,7 @@ def test_no_two_training_images_have_the_same_content(tmp_path: Path) -> None:
     for name, grey in (("a", 10), ("b", 10), ("c", 90)):
         Image.new("RGB", (8, 8), (grey,) * 3).save(tmp_path / f"{name}.png")
     told = Told()
-    found = training_images(Folder(tmp_path), 3, 0, None, told)
+    found = training_images(ImageFolder(tmp_path), 3, 0, None, told)
     assert {i.id for i in found} in ({"a.png", "c.png"}, {"b.png", "c.png"})
     assert told.said == ["note: only 2 different training images, 3 asked for: all are used"]
     assert {i.sentence for i in found} == {"a photo"}
@@ -364,7 +364,7 @@ def test_an_interrupted_training_gives_the_same_bytes(toyworld: Loaded, roots: R
 
 
 def test_a_lora_saved_on_the_way_is_that_of_a_shorter_training(toyworld: Loaded,
-                                                              roots: Roots) -> None:
+                                                               roots: Roots) -> None:
     long = train(toyworld, roots, steps=3, save_at=[2], out="long.safetensors")
     short = train(toyworld, roots, steps=2, out="short.safetensors")
     assert long.paths[2].name == "long-000002.safetensors"
@@ -427,7 +427,7 @@ def test_the_file_says_how_it_was_trained_and_no_path(toyworld: Loaded, roots: R
 
 
 def test_captions_of_over_75_tokens_are_cut_and_that_is_said(toyworld: Loaded,
-                                                            roots: Roots) -> None:
+                                                             roots: Roots) -> None:
     data = ToyWorld({"train": 4, "val": 0, "test": 3})
     lines = [Caption(s.id, data.sha256(s.id), "a horse " * 50) for s in data.samples()]
     write_captions(roots.data / "captions/toy.jsonl", lines)

@@ -20,7 +20,7 @@ from gate_cache.learn.metrics.dense import (
     mean_accuracy,
     mean_iou,
 )
-from gate_cache.learn.metrics.image_scores import Tally
+from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.mixing.weight_stats import weight_stats
 
@@ -95,7 +95,7 @@ def test_a_number_that_is_no_class_is_refused() -> None:
 
 
 def test_a_tally_sums_pixels_and_keeps_images_apart() -> None:
-    tally = Tally(["a", "b"])
+    tally = ImageScores(["a", "b"])
     cases = [(np.zeros(10, int), np.zeros(10, int)), (np.array([1, 1]), np.array([0, 1])),
              (np.full(3, IGNORED), np.zeros(3, int))]
     for true, found in cases:

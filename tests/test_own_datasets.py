@@ -22,7 +22,7 @@ from gate_cache.datasets.common.base import (
     SegmentationDataset,
 )
 from gate_cache.datasets.common.splits import deal
-from gate_cache.datasets.folder import Folder
+from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.pairs import load_pairs
 from gate_cache.manifest.dataset_specs import DatasetSpec
@@ -58,8 +58,8 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def test_folder_after_the_split_is_the_class(tmp_path: Path) -> None:
-    data = Folder(touch(tmp_path, "train/cat/1.png", "train/dog/deep/2.png", "val/cat/3.png",
-                        "test/dog/4.png", "test/owl/5.png"))
+    data = ImageFolder(touch(tmp_path, "train/cat/1.png", "train/dog/deep/2.png", "val/cat/3.png",
+                             "test/dog/4.png", "test/owl/5.png"))
     assert data.classes == ("cat", "dog", "owl") and isinstance(data, ClassifiedDataset)
     assert [(data.split_of(i), data.label(i)) for i in ids(data)] == [
         ("test", 1), ("test", 2), ("train", 0), ("train", 1), ("val", 0)]
@@ -67,7 +67,7 @@ def test_folder_after_the_split_is_the_class(tmp_path: Path) -> None:
 
 def test_folder_without_split_folders_is_train_unless_shares_are_given(tmp_path: Path) -> None:
     root = touch(tmp_path / "own", *(f"{c}/{i}.png" for c in ("cat", "test") for i in range(10)))
-    assert by_split(Folder(root, split_folders=False)) == {"train": 20}
+    assert by_split(ImageFolder(root, split_folders=False)) == {"train": 20}
     data = opened(tmp_path, name="folder", root="own", val=0.2, test=0.3, split_folders=False)
     assert data.classes == ("cat", "test")
     assert {i: data.split_of(i) for i in ids(data)} == deal(ids(data), {"val": 0.2, "test": 0.3}, 0)
@@ -76,7 +76,7 @@ def test_folder_without_split_folders_is_train_unless_shares_are_given(tmp_path:
 
 def test_folder_takes_shares_for_missing_split_folders_only(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"train/cat/{i}.png" for i in range(10)), "test/cat/x.png")
-    data = Folder(root, {"val": 0.2, "test": 0.5})
+    data = ImageFolder(root, {"val": 0.2, "test": 0.5})
     train = [f"train/cat/{i}.png" for i in range(10)]
     expected = {**deal(train, {"val": 0.2}, 0), "test/cat/x.png": "test"}
     assert {i: data.split_of(i) for i in ids(data)} == expected
@@ -85,14 +85,14 @@ def test_folder_takes_shares_for_missing_split_folders_only(tmp_path: Path) -> N
 
 def test_folder_share_of_an_image_does_not_depend_on_other_classes(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"cat/{i}.png" for i in range(10)))
-    before = Folder(root, {"test": 0.5})
+    before = ImageFolder(root, {"test": 0.5})
     known = {i: before.split_of(i) for i in ids(before)}
-    after = Folder(touch(root, "dog/1.png", "dog/2.png"), {"test": 0.5})
+    after = ImageFolder(touch(root, "dog/1.png", "dog/2.png"), {"test": 0.5})
     assert known == {i: after.split_of(i) for i in known}
 
 
 def test_folder_image_without_a_class_is_named(tmp_path: Path) -> None:
-    data = Folder(touch(tmp_path, "train/1.png", "train/cat/2.png"))
+    data = ImageFolder(touch(tmp_path, "train/1.png", "train/cat/2.png"))
     assert data.classes == ("cat",)
     with pytest.raises(DataError, match=r"1\.png: is in no class folder; move it to <class>/"):
         data.label("train/1.png")

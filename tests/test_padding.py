@@ -23,13 +23,13 @@ from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.common.images import to_square
 from gate_cache.diffusion.techniques.controlnet import Control, canny
 from gate_cache.extraction.extract import extract
-from gate_cache.extraction.inputs import BlockInputs, Source
+from gate_cache.extraction.inputs import BlockInputs, ImageSource
 from gate_cache.extraction.status import status
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.fit.fit import fit
-from gate_cache.learn.mixing.model import amalgamated, fixed
+from gate_cache.learn.mixing.model import build_baseline, build_gate
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge, pair_loss
 from gate_cache.manifest.specs import ControlNetSpec, TrainSpec
@@ -82,8 +82,8 @@ def test_the_padding_has_no_edges() -> None:
     image[:, ::12] = image[:, 1::12] = 255
     square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image)
     samples = Samples(["bars"], ["x"], np.array([[30, 60]], np.int32))
-    source: Any = Source(pixels, samples, Preprocessing(64, "pad"),  # type: ignore[arg-type]
-                         None, Roots(), {})  # type: ignore[arg-type]
+    source: Any = ImageSource(pixels, samples, Preprocessing(64, "pad"),  # type: ignore[arg-type]
+                              None, Roots(), {})  # type: ignore[arg-type]
     control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as readers:
         edges = control.images(BlockInputs(source, 0, readers), [0])[0, 0]
@@ -162,7 +162,7 @@ def all_pairs() -> list[PairPoints]:
 def test_matches_follow_the_geometry_that_the_store_says(store: FeatureStore, combo: str,
                                                          right: bool) -> None:
     found = buckets(store, combo)
-    score = judge(fixed(TrainSpec(), POINTS + 1, [1.0]), found, all_pairs()).values[SCORE]
+    score = judge(build_baseline(TrainSpec(), POINTS + 1, [1.0]), found, all_pairs()).values[SCORE]
     assert score == 100 if right else score < 80
 
 
@@ -170,7 +170,7 @@ def test_matches_follow_the_geometry_that_the_store_says(store: FeatureStore, co
 def test_predictions_stay_inside_the_image(store: FeatureStore, resolution: int) -> None:
     """Whatever a head has learnt: here, nothing."""
     torch.manual_seed(0)
-    model = amalgamated(TrainSpec(head={"name": "conv", "conv_channels": 4}), POINTS + 1)
+    model = build_gate(TrainSpec(head={"name": "conv", "conv_channels": 4}), POINTS + 1)
     task = CorrespondenceTask(buckets(store, "padded", resolution=resolution), {})
     (matched,) = task.match([model], all_pairs())
     found = np.concatenate(list(matched.by_pair.values()))
@@ -195,7 +195,7 @@ def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:
     torch.manual_seed(0)
     spec = TrainSpec(head={"name": "conv", "conv_channels": 16}, steps=30, batch=4,
                      lr=1e-2, hidden=8, validate_steps=30, assigners=1)
-    model, found = amalgamated(spec, POINTS + 1), buckets(store, "padded")
+    model, found = build_gate(spec, POINTS + 1), buckets(store, "padded")
     fit(model, spec, found, all_pairs(), all_pairs(), Silent(), "")
     score = judge(model, found, all_pairs()).values[SCORE]
     assert score > 95

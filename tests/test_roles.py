@@ -32,7 +32,7 @@ from gate_cache.report.html.record import read_record
 from gate_cache.report.html.write import write_report
 from gate_cache.store.reader import FeatureStore
 from gate_cache.training.evaluate import evaluate
-from gate_cache.training.sweep_tables import Row, over_seeds
+from gate_cache.training.sweep_tables import TrialRow, over_seeds
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.workspace import Workspace
 from pipelines.recipe import figures_of, with_weights
@@ -65,7 +65,7 @@ def told(folder: Path) -> dict[str, Any]:
             "items": [r.items is not None for r in record.results]}
 
 
-def means(rows: Sequence[Row]) -> list[Any]:
+def means(rows: Sequence[TrialRow]) -> list[Any]:
     return [(m.method.role, m.method.head, m.method.attention, m.seeds, m.test)
             for m in over_seeds(rows)]
 
@@ -145,7 +145,7 @@ def test_evaluate_does_not_hang_on_titles(
 
 def test_tables_of_a_sweep_and_of_recipes_do_not_hang_on_titles(
         made: dict[str, list[Path]]) -> None:
-    plain, reworded = ([Row.from_json({"each": [], **row}) for row in
+    plain, reworded = ([TrialRow.from_json({"each": [], **row}) for row in
                         json.loads((folder / "results.json").read_text())["rows"]]
                        for folder in made["sweep"])
     assert means(plain) == means(reworded)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gate_cache.core.features import MapSpec
-from gate_cache.diffusion.passes.schedule import Lane, Pieces, Wanted, schedule
+from gate_cache.diffusion.passes.schedule import PassGroup, Pieces, Wanted, schedule
 from gate_cache.manifest.specs import Combo
 
 UP, ATTENTION = MapSpec("conv", 2, 8, 4), MapSpec("attention", 2, 0, 4)
@@ -18,14 +18,14 @@ def wanted(name: str, prompt: str = "a photo", spec: MapSpec = UP, **settings: A
     return Wanted.named(name, combo, (spec,))
 
 
-def lanes(*combos: Wanted, rows: int = 3) -> list[Lane]:
+def lanes(*combos: Wanted, rows: int = 3) -> list[PassGroup]:
     def count_tokens(text: str, _row: int) -> int:
         return 77 * (1 + len(text) // 50)
 
     return schedule([(c, range(rows)) for c in combos], count_tokens)
 
 
-def names(lane: Lane) -> list[list[str]]:
+def names(lane: PassGroup) -> list[list[str]]:
     return [[r.combo.name for r in readers] for readers in lane.readers.values()]
 
 

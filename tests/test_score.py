@@ -18,7 +18,7 @@ from gate_cache.analysis.score import (
     ANCHOR,
     REFERENCE,
     Scored,
-    Scores,
+    ShiftScores,
     _Table,
     score_combos,
 )
@@ -36,18 +36,18 @@ COMBOS = ["plain", "seed-1", "control"]
 
 
 @pytest.fixture(scope="module")
-def scores(toy: Toy) -> Scores:
+def scores(toy: Toy) -> ShiftScores:
     loaded, roots, _ = toy
     return score_combos(Workspace(loaded, roots, "cpu"), Selection(combos=COMBOS, count=99),
                         anchor_t=300)
 
 
-def rows(found: Scores) -> dict[str, Scored]:
+def rows(found: ShiftScores) -> dict[str, Scored]:
     return {r.name: r for r in found.rows}
 
 
-def test_scores_are_those_of_a_stores_features(scores: Scores, toy: Toy, manifest: WriteManifest,
-                                               roots: Roots) -> None:
+def test_scores_are_those_of_a_stores_features(scores: ShiftScores, toy: Toy,
+                                               manifest: WriteManifest, roots: Roots) -> None:
     """The same passes extracted into a store, and Eq. 1 and 2 written out."""
     control = {"prompt": "a photo", "controlnet": {"source": "tiny"}}
     conv: dict[str, Any] = {
@@ -130,14 +130,14 @@ def test_a_combos_own_reference_is_the_combo(toy: Toy, manifest: WriteManifest) 
     assert (one.own, other.own) == (True, False)
 
 
-def test_rows_without_technique_come_first(scores: Scores) -> None:
+def test_rows_without_technique_come_first(scores: ShiftScores) -> None:
     assert [r.name for r in scores.rows] == ["no technique", *COMBOS]
     assert [r.gain is None for r in scores.rows] == [True, False, False, False]
     low, high = scores.rows[0].score.interval
     assert low <= scores.rows[0].score.mean <= high
 
 
-def test_nothing_is_written(scores: Scores, toy: Toy) -> None:
+def test_nothing_is_written(scores: ShiftScores, toy: Toy) -> None:
     """The session's store is as extract left it: seven images of five combos."""
     store = FeatureStore.open(toy[2])
     assert len(store.combos) == 5 and [p.name for p in toy[1].stores.glob("*.zarr")] == [

@@ -11,15 +11,15 @@ from conftest import WriteManifest
 from PIL import Image
 
 from gate_cache import FeatureStore
-from gate_cache.analysis.session import open_explorer
-from gate_cache.analysis.show import Source, open_shown, show
+from gate_cache.analysis.session import open_session
+from gate_cache.analysis.show import ShownImages, open_shown, show
 from gate_cache.cli import main
 from gate_cache.core.errors import UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.manifest.load import Loaded
-from gate_cache.report.figures.pictures import Cell, Row, fitted, grid, heat, save
+from gate_cache.report.figures.pictures import PictureCell, PictureRow, fitted, grid, heat, save
 from gate_cache.report.figures.show import draw
 
 Toy = tuple[Loaded, Roots, Path]
@@ -33,7 +33,7 @@ def test_a_manifest_is_one_whatever_the_case_of_its_suffix(toy: Toy, tmp_path: P
     path = Path(shutil.copy(loaded.path, tmp_path / name))
     path.write_text(f"{path.read_text()}\n  path: {store.name}\n")
     assert open_shown(path, roots, Silent()).dataset is not None
-    assert open_explorer(path, roots, Silent(), device="cpu").has_originals
+    assert open_session(path, roots, Silent(), device="cpu").has_originals
 
 
 # ------------------------------------------------------------------------------------- colours
@@ -92,8 +92,9 @@ def test_cells_keep_their_shape_and_values() -> None:
 
 def test_a_grid_holds_all_its_pictures() -> None:
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    cells = [Cell(np.full((4, 4, 3), c, np.uint8), "a caption " * 20) for c in colours]
-    page = grid([Row("one", cells[:2]), Row("a very long title " * 30, cells[2:])], "title")
+    cells = [PictureCell(np.full((4, 4, 3), c, np.uint8), "a caption " * 20) for c in colours]
+    page = grid([PictureRow("one", cells[:2]),
+                 PictureRow("a very long title " * 30, cells[2:])], "title")
     for colour in colours:
         assert (page == colour).all(2).sum() >= 100 * 100
 
@@ -109,11 +110,11 @@ def test_a_picture_is_written_whole(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def source(toy: Toy) -> Source:
+def source(toy: Toy) -> ShownImages:
     return open_shown(toy[0].path, toy[1], Silent())
 
 
-def test_all_combos_and_words_are_shown(source: Source) -> None:
+def test_all_combos_and_words_are_shown(source: ShownImages) -> None:
     found = list(show(source))
     assert len(found) == 4
     for each in found:
@@ -124,7 +125,7 @@ def test_all_combos_and_words_are_shown(source: Source) -> None:
         assert each.image is not None and each.image.shape == (64, 64, 3)
 
 
-def test_what_is_asked_for_is_shown(source: Source) -> None:
+def test_what_is_asked_for_is_shown(source: ShownImages) -> None:
     name = source.store.samples[2]
     (found,) = show(source, [name], ["lora", "attn"], ["a"])
     assert found.id == name and list(found.conv) == ["lora"]
@@ -137,13 +138,13 @@ def test_what_is_asked_for_is_shown(source: Source) -> None:
     ({"combos": ["plan"]}, "did you mean 'plain'"),
     ({"tokens": ["hose"]}, "its prompt has no word 'hose'"),
 ])
-def test_what_is_not_there_is_named(source: Source, asked: dict[str, list[str]],
+def test_what_is_not_there_is_named(source: ShownImages, asked: dict[str, list[str]],
                                     said: str) -> None:
     with pytest.raises(UserError, match=said):
         list(show(source, **asked))
 
 
-def test_pages_are_drawn(source: Source, tmp_path: Path) -> None:
+def test_pages_are_drawn(source: ShownImages, tmp_path: Path) -> None:
     paths = list(draw(source, [], [], [], tmp_path / "out"))
     assert len(paths) == len({p.name for p in paths}) == 4
     for path in paths:

@@ -9,7 +9,7 @@ import pytest
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.splits import Tree, deal, split_named
-from gate_cache.datasets.folder import Folder
+from gate_cache.datasets.folder import ImageFolder
 
 ROOT = Path("root")
 
@@ -47,7 +47,7 @@ def test_other_names_are_none(name: str) -> None:
 ])
 def test_folders_say_split_and_class(tmp_path: Path, ids: str, expected: str) -> None:
     names = [f"{i}.png" for i in ids.split()]
-    data = Folder(touch(tmp_path, *names))
+    data = ImageFolder(touch(tmp_path, *names))
     assert [f"{data.split_of(i)}:{data.classes[data.label(i)]}" for i in names] == expected.split()
 
 
@@ -69,7 +69,7 @@ def test_splits_in_splits_are_no_classes(ids: str) -> None:
 
 
 def test_classes_above_and_below_the_split_are_refused(tmp_path: Path) -> None:
-    data = Folder(touch(tmp_path, "a/train/cat/1.png", "b/train/dog/2.png"))
+    data = ImageFolder(touch(tmp_path, "a/train/cat/1.png", "b/train/dog/2.png"))
     with pytest.raises(DataError, match="classes lie both above the folders"):
         data.label("a/train/cat/1.png")
 

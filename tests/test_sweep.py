@@ -33,7 +33,7 @@ from gate_cache.training.items import keep_items
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import Checkpoint
 from gate_cache.training.sweep import Share, Swept, sweep
-from gate_cache.training.sweep_tables import Row, over_seeds
+from gate_cache.training.sweep_tables import TrialRow, over_seeds
 from gate_cache.training.sweep_workers import places, sweep_on
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.workspace import Workspace
@@ -50,7 +50,7 @@ def swept(root: Path, to: Path, sweep_file: dict[str, Any],  # noqa: F811
                  load_sweep(to / "sweep.yaml", loaded), to / "out")
 
 
-def trained(found: Swept) -> dict[str, Row]:
+def trained(found: Swept) -> dict[str, TrialRow]:
     return {r.name: r for r in found.rows if r.trained}
 
 
@@ -372,9 +372,10 @@ def test_tables_hold_every_trial(four: tuple[Swept, Path]) -> None:
     assert {m["name"] for m in found["means"] if m["trained"]} == {"gamma1=0.0", "gamma1=0.5"}
 
 
-def row(name: str, value: float, failed: str = "", **settings: Any) -> Row:
-    return Row(name, settings, Method("gate"), True, failed, {} if failed else {"pck": value}, {},
-               configuration=name.partition(",")[0])
+def row(name: str, value: float, failed: str = "", **settings: Any) -> TrialRow:
+    test = {} if failed else {"pck": value}
+    return TrialRow(name, settings, Method("gate"), True, failed, test, {},
+                    configuration=name.partition(",")[0])
 
 
 def test_means_are_over_seeds_alone() -> None:

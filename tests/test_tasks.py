@@ -43,7 +43,7 @@ from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
 from gate_cache.training.sweep import sweep
-from gate_cache.training.train import Trained, train
+from gate_cache.training.train import TrainedRun, train
 from gate_cache.workspace.workspace import Workspace
 
 Array = npt.NDArray[Any]
@@ -465,7 +465,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(home: Path, to: Path, head: str, **fields: Any) -> Trained:
+def trained(home: Path, to: Path, head: str, **fields: Any) -> TrainedRun:
     loaded = manifest(to, **{"head": head, **WIRED[head], **fields})
     return train(Workspace(loaded, Roots(stores=home / "stores", runs=to), "cpu"), run=to / "run")
 

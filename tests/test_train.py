@@ -23,11 +23,11 @@ from gate_cache.datasets.common.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.techniques.registry import settings, sources
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, stack
-from gate_cache.learn.features.data import FeatureDataset, MapCache, Recent
+from gate_cache.learn.features.data import FeatureDataset, LRUCache, MapCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.fit.fit import fit
 from gate_cache.learn.fit.trials import Trial
-from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated, fixed
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec
@@ -37,9 +37,9 @@ from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
 from gate_cache.training import train as train_module
-from gate_cache.training.inputs import Study
+from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.run_folder import RunDirectory, new_run
-from gate_cache.training.train import Trained, train
+from gate_cache.training.train import TrainedRun, train
 from gate_cache.workspace.lookup import find_combo
 from gate_cache.workspace.workspace import Workspace
 
@@ -153,7 +153,7 @@ def store(root: Path) -> FeatureStore:
     return FeatureStore.open(root / "stores" / "toy.zarr")
 
 
-def run(root: Path, to: Path, **fields: Any) -> Trained:
+def run(root: Path, to: Path, **fields: Any) -> TrainedRun:
     to.mkdir(parents=True, exist_ok=True)
     return train(Workspace(manifest(to, **fields), Roots(stores=root / "stores", runs=to), "cpu"),
                  run=to / "run")
@@ -163,7 +163,7 @@ def run(root: Path, to: Path, **fields: Any) -> Trained:
 class Finished:
     """A finished run as its directory tells it."""
 
-    trained: Trained
+    trained: TrainedRun
     loaded: Loaded
 
     @property
@@ -186,7 +186,7 @@ class Finished:
         return load_file(self.trained.run / f"{name}.safetensors")
 
     def model(self, name: str = "gate-best") -> CorrespondenceModel:
-        model = amalgamated(self.loaded.manifest.train, 2 * CHANNELS)
+        model = build_gate(self.loaded.manifest.train, 2 * CHANNELS)
         model.load_state_dict(self.weights(name), strict=True)
         return model.eval()
 
@@ -316,7 +316,7 @@ def test_saved_weights_fit_the_model(fixture: str, name: str,
 
 
 def test_saved_single_fits_its_model(conv_run: Finished) -> None:
-    model = fixed(conv_run.loaded.manifest.train, 2 * CHANNELS, [1.0])
+    model = build_baseline(conv_run.loaded.manifest.train, 2 * CHANNELS, [1.0])
     model.load_state_dict(conv_run.weights("single-best"), strict=True)
 
 
@@ -383,7 +383,7 @@ def weights_after(every: Buckets, store: FeatureStore, **fields: Any) -> torch.T
     """Mean weights (n, b) after a short fit; no regulariser unless `fields` say so."""
     spec = TrainSpec(**{**TRAIN, "steps": 20, "gamma1": 0.0, "gamma2": 0.0, **fields})
     torch.manual_seed(0)
-    model = amalgamated(spec, every.channels)
+    model = build_gate(spec, every.channels)
     fit(model, spec, every, pairs("train")[:2], [], Silent(), "")
     return mean_weights(model.eval(), every, range(3))
 
@@ -402,7 +402,7 @@ def test_conv_learns_a_handful_of_pairs(store: FeatureStore, every: Buckets) -> 
     spec = TrainSpec(head=CONV_HEAD, **{**TRAIN, "steps": 60})
     few = pairs("train")[:4]
     torch.manual_seed(0)
-    model = amalgamated(spec, every.channels)
+    model = build_gate(spec, every.channels)
     before = judge(model, every, few).values[0.1, "image", "point"]
     fit(model, spec, every, few, [], Silent(), "")
     after = judge(model, every, few).values[0.1, "image", "point"]
@@ -506,7 +506,7 @@ def test_without_val_the_last_checkpoint_is_reported(root: Path, tmp_path: Path)
 
 def test_exactly_the_asked_number_of_pairs_is_seen(store: FeatureStore, every: Buckets) -> None:
     spec = TrainSpec(**{**TRAIN, "steps": 3, "batch": 4, "validate_steps": 1})
-    model = amalgamated(spec, every.channels)
+    model = build_gate(spec, every.channels)
     found = fit(model, spec, every, pairs("train")[:3], [], Silent(), "")
     assert [e["seen"] for e in found.history] == [4, 8, 12]
 
@@ -514,7 +514,7 @@ def test_exactly_the_asked_number_of_pairs_is_seen(store: FeatureStore, every: B
 def test_every_step_is_taken_in_training_mode(store: FeatureStore, every: Buckets) -> None:
     """Batch norm counts its batches in training mode only; validation lies between the steps."""
     spec = TrainSpec(**{**TRAIN, "steps": 3, "batch": 1, "validate_steps": 1})
-    model = amalgamated(spec, every.channels)
+    model = build_gate(spec, every.channels)
     found = fit(model, spec, every, pairs("train")[:3], pairs("val")[:1], Silent(),
                 "")
     assert found.last["mixer.assigners.0.body.2.num_batches_tracked"] == 3
@@ -650,7 +650,7 @@ def test_a_failed_run_has_no_metrics(root: Path, tmp_path: Path,
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"config.json", "log.txt",
-                                                                 "splits.json"}
+                                                              "splits.json"}
 
 
 @pytest.mark.parametrize(("head", "at"), [("nn", 1), ("conv", 3), ("conv", 5)])
@@ -713,7 +713,7 @@ def test_the_note_names_each_assigners_weights(nn_run: Finished) -> None:
 
 def test_the_note_is_there_when_weights_are_one_hot(root: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Study, "gate", lambda study, spec: fixed(
+    monkeypatch.setattr(TrainingInputs, "gate", lambda study, spec: build_baseline(
         spec, study.full.channels, [0.0, 1.0, 0.0]))
     assert "good 1.00" in finished(root, tmp_path, assigners=1, pairs=1).gate["note"]
 
@@ -783,7 +783,7 @@ def test_data_set_refuses_rows_that_are_not_done(tmp_path: Path) -> None:
         data[8]
 
 
-def counting(bound: int) -> tuple[Recent[str], list[int]]:
+def counting(bound: int) -> tuple[LRUCache[str], list[int]]:
     """A cache of texts of `key` letters, and the keys it had to make."""
     made: list[int] = []
 
@@ -791,7 +791,7 @@ def counting(bound: int) -> tuple[Recent[str], list[int]]:
         made.append(key)
         return "x" * key
 
-    return Recent(make, len, bound), made
+    return LRUCache(make, len, bound), made
 
 
 def test_recent_makes_a_held_value_once() -> None:
@@ -809,7 +809,7 @@ def test_recent_drops_the_least_recently_used_beyond_its_bound() -> None:
 
 def test_recent_never_holds_more_than_its_bound() -> None:
     alive: list[int] = []
-    recent: Recent[int] = Recent(lambda key: key, lambda value: value, 20)
+    recent: LRUCache[int] = LRUCache(lambda key: key, lambda value: value, 20)
     for key in np.random.default_rng(0).integers(1, 20, 200).tolist():
         recent(key)
         alive.append(sum(recent._held))

@@ -24,7 +24,7 @@ from test_explore import LATE, home, key_point, opened  # noqa: F401
 from test_train import build, manifest, one_thread  # noqa: F401
 from viewing import Answer, Served, served
 
-from gate_cache.analysis.session import Explorer, open_explorer
+from gate_cache.analysis.session import ViewerSession, open_session
 from gate_cache.cli import main
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
@@ -38,17 +38,17 @@ NEAR = 1 / 16
 
 
 @pytest.fixture(scope="module")
-def explorer(home: Path) -> Explorer:  # noqa: F811
+def explorer(home: Path) -> ViewerSession:  # noqa: F811
     return opened(home, runs=[home / "nn" / "run"])
 
 
 @pytest.fixture(scope="module")
-def server(explorer: Explorer) -> Iterator[Served]:
+def server(explorer: ViewerSession) -> Iterator[Served]:
     with served(explorer) as running:
         yield running
 
 
-def match_of(explorer: Explorer, **changes: Any) -> dict[str, Any]:
+def match_of(explorer: ViewerSession, **changes: Any) -> dict[str, Any]:
     return {"feature": "combo good", "image": explorer.ids[0], "target": explorer.ids[8],
             "x": 0.5, "y": 0.5, **changes}
 
@@ -92,13 +92,13 @@ def test_it_listens_on_loopback_alone(server: Served) -> None:
     {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"},
     {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "cors"},
     {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "no-cors"}])
-def test_another_sites_page_is_refused(server: Served, explorer: Explorer,
+def test_another_sites_page_is_refused(server: Served, explorer: ViewerSession,
                                        headers: dict[str, str]) -> None:
     assert server.ask("api/store", **headers).status == 403
     assert server.ask("api/match", match_of(explorer), **headers).status == 403
 
 
-def test_a_post_says_its_origin_and_its_type(server: Served, explorer: Explorer) -> None:
+def test_a_post_says_its_origin_and_its_type(server: Served, explorer: ViewerSession) -> None:
     asked = match_of(explorer)
     assert server.ask("api/match", asked).status == 200
     assert server.ask("api/match", asked, Origin=None).status == 403
@@ -138,7 +138,8 @@ def test_every_answer_says_how_to_treat_it(server: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "test/cat/../../x", "", "\0"])
-def test_images_come_from_the_list_alone(server: Served, explorer: Explorer, path: str) -> None:
+def test_images_come_from_the_list_alone(server: Served, explorer: ViewerSession,
+                                         path: str) -> None:
     from urllib.parse import quote
 
     assert server.ask(f"picture?id={quote(path)}").status == 404
@@ -150,7 +151,7 @@ def test_images_come_from_the_list_alone(server: Served, explorer: Explorer, pat
 @pytest.mark.parametrize("changes", [
     {"x": 1.5}, {"x": -0.1}, {"x": "0.5"}, {"x": None}, {"y": True}, {"y": [0.5]},
     {"image": 3}, {"target": None}, {"feature": {}}])
-def test_what_is_no_match_is_refused(server: Served, explorer: Explorer,
+def test_what_is_no_match_is_refused(server: Served, explorer: ViewerSession,
                                      changes: dict[str, Any]) -> None:
     assert server.ask("api/match", match_of(explorer, **changes)).status == 400
 
@@ -162,7 +163,7 @@ def test_what_is_no_question_is_refused(server: Served, body: str) -> None:
     assert found.status == 400 and b"Traceback" not in found.body
 
 
-def test_a_post_has_bounds(server: Served, explorer: Explorer) -> None:
+def test_a_post_has_bounds(server: Served, explorer: ViewerSession) -> None:
     long = server.ask("api/match", "", Content_Length=str(MAX_BODY + 1))  # unread, it would reset
     assert long.status in (400, 413)
     asked = {"image": explorer.ids[0], "combo": "good", "maps": ["up0"] * 100}
@@ -173,7 +174,7 @@ def test_a_post_has_bounds(server: Served, explorer: Explorer) -> None:
     assert server.ask("api/store").status == 200
 
 
-def test_names_that_are_not_there_are_told(server: Served, explorer: Explorer) -> None:
+def test_names_that_are_not_there_are_told(server: Served, explorer: ViewerSession) -> None:
     found = server.ask("api/match", match_of(explorer, feature="combo god")).json["problem"]
     assert "did you mean 'combo good'" in found
     asked = {"image": explorer.ids[0], "combo": "../good", "maps": ["up0"]}
@@ -182,7 +183,7 @@ def test_names_that_are_not_there_are_told(server: Served, explorer: Explorer) -
     assert "has no map" in server.ask("api/maps", asked).json["problem"]
 
 
-def test_rows_that_are_not_extracted_are_told(server: Served, explorer: Explorer) -> None:
+def test_rows_that_are_not_extracted_are_told(server: Served, explorer: ViewerSession) -> None:
     image = explorer.ids[LATE]
     asked = {"image": image, "combo": "noise-1", "maps": ["up0"]}
     assert server.ask("api/maps", asked).json == {"missing": True}
@@ -190,7 +191,7 @@ def test_rows_that_are_not_extracted_are_told(server: Served, explorer: Explorer
     assert server.ask("api/match", asked).json == {"missing": True}
 
 
-def test_a_match_is_the_explorers(server: Served, explorer: Explorer) -> None:
+def test_a_match_is_the_explorers(server: Served, explorer: ViewerSession) -> None:
     from base64 import b64decode
 
     found = server.ask("api/match", match_of(explorer)).json
@@ -320,7 +321,7 @@ def matches(page: Page, count: int) -> list[tuple[float, float]]:  # noqa: F811
 
 
 def test_it_opens_with_maps_of_the_first_image(page: Page, server: Served,  # noqa: F811
-                                               explorer: Explorer) -> None:
+                                               explorer: ViewerSession) -> None:
     start(page, server)
     expect(page.locator("h2#image")).to_have_text(explorer.ids[0])
     expect(page.locator("#tiles canvas")).to_have_count(3)
@@ -334,7 +335,7 @@ def test_it_opens_with_maps_of_the_first_image(page: Page, server: Served,  # no
 
 
 def test_a_click_is_found_where_it_is_in_the_same_image(page: Page, server: Served,  # noqa: F811
-                                                        explorer: Explorer) -> None:
+                                                        explorer: ViewerSession) -> None:
     """And in another image at the same key point."""
     a, b = explorer.find("horse")[:2]
     start(page, server, image=a, near="pinned", feature="combo good")
@@ -352,7 +353,7 @@ def test_a_click_is_found_where_it_is_in_the_same_image(page: Page, server: Serv
     assert np.hypot(*np.subtract(found, (x, y))) < NEAR
 
 
-def test_the_last_click_counts(page: Page, server: Served, explorer: Explorer) -> None:  # noqa: F811
+def test_the_last_click_counts(page: Page, server: Served, explorer: ViewerSession) -> None:  # noqa: F811
     a, b = explorer.find("horse")[:2]
     start(page, server, image=a, near="pinned", pins=b, feature="combo good")
     expect(page.locator("#targets figure")).to_have_count(2)
@@ -363,7 +364,7 @@ def test_the_last_click_counts(page: Page, server: Served, explorer: Explorer) -
     assert np.hypot(*np.subtract(found, key_point(b, 0))) < NEAR
 
 
-def test_attention_by_word(page: Page, server: Served, explorer: Explorer) -> None:  # noqa: F811
+def test_attention_by_word(page: Page, server: Served, explorer: ViewerSession) -> None:  # noqa: F811
     start(page, server)
     page.keyboard.press("a")
     captions = page.locator("#tiles figcaption .name")
@@ -379,7 +380,7 @@ def test_attention_by_word(page: Page, server: Served, explorer: Explorer) -> No
 
 
 def test_what_is_not_extracted_says_so(page: Page, server: Served,  # noqa: F811
-                                       explorer: Explorer) -> None:
+                                       explorer: ViewerSession) -> None:
     start(page, server, image=explorer.ids[LATE], feature="combo noise-1")
     expect(page.locator("#tiles canvas")).to_have_count(2)
     expect(page.locator("#tiles .frame p")).to_have_text("not extracted")
@@ -388,7 +389,7 @@ def test_what_is_not_extracted_says_so(page: Page, server: Served,  # noqa: F811
     expect(page.locator("#told")).to_have_text("no match")
 
 
-def test_a_reload_brings_it_back(page: Page, server: Served, explorer: Explorer) -> None:  # noqa: F811
+def test_a_reload_brings_it_back(page: Page, server: Served, explorer: ViewerSession) -> None:  # noqa: F811
     start(page, server, image=explorer.find("boat")[1], near="category", feature="combo good")
     page.get_by_role("radio", name="up0").check()
     page.select_option("#count", "4")
@@ -407,7 +408,7 @@ def test_a_reload_brings_it_back(page: Page, server: Served, explorer: Explorer)
     assert at / cross[1]["width"] == pytest.approx(0.25, abs=0.01)
 
 
-def test_the_keys(page: Page, server: Served, explorer: Explorer) -> None:  # noqa: F811
+def test_the_keys(page: Page, server: Served, explorer: ViewerSession) -> None:  # noqa: F811
     start(page, server)
     page.keyboard.press("ArrowDown")
     expect(page.locator("h2#image")).to_have_text(explorer.ids[1])
@@ -425,14 +426,14 @@ def test_the_keys(page: Page, server: Served, explorer: Explorer) -> None:  # no
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Explorer:
+def many(tmp_path_factory: pytest.TempPathFactory) -> ViewerSession:
     path = tmp_path_factory.mktemp("many") / "many.zarr"
     with open_writer(path, "many", 8, 1, {}) as writer:
         writer.append([NewSample(f"all/{i:05d}", f"{i:064x}", 8, 8) for i in range(20_000)])
         group = writer.require("a", {"kind": "conv", "size": 64}, {"up0": (4, 2, 2)}, "float16", {})
         group.fit()
         group.write(range(8), {"up0": np.ones((8, 4, 2, 2))})
-    return open_explorer(path, Roots(), Silent(), device="cpu")
+    return open_session(path, Roots(), Silent(), device="cpu")
 
 
 def scroll(page: Page, row: int) -> None:  # noqa: F811
@@ -446,7 +447,7 @@ def answers(page: Page) -> None:  # noqa: F811
     page.wait_for_function("new Promise(done => setTimeout(() => done(true), 50))", timeout=9000)
 
 
-def test_thousands_of_images_are_a_window_on_the_list(page: Page, many: Explorer) -> None:  # noqa: F811
+def test_thousands_of_images_are_a_window_on_the_list(page: Page, many: ViewerSession) -> None:  # noqa: F811
     with served(many) as running:
         page.goto(running.address)
         scroll(page, 12345)
@@ -458,7 +459,7 @@ def test_thousands_of_images_are_a_window_on_the_list(page: Page, many: Explorer
 
 @pytest.mark.parametrize("told", [{"problem": "the disk is gone"}, {"total": 20000, "ids": []}])
 def test_a_part_of_the_list_that_fails_is_asked_for_again_by_the_next_scroll(
-        page: Page, many: Explorer, told: dict[str, Any]) -> None:  # noqa: F811
+        page: Page, many: ViewerSession, told: dict[str, Any]) -> None:  # noqa: F811
     asked: list[str] = []
 
     def fail(route: Route) -> None:
@@ -478,7 +479,7 @@ def test_a_part_of_the_list_that_fails_is_asked_for_again_by_the_next_scroll(
 
 
 def test_a_list_whose_server_has_ended_can_be_scrolled(browser: Browser,  # noqa: F811
-                                                       many: Explorer) -> None:
+                                                       many: ViewerSession) -> None:
     page = browser.new_page()  # noqa: F811
     with served(many) as running:
         page.goto(running.address)
@@ -503,7 +504,7 @@ def test_nothing_is_wider_than_the_page(page: Page, server: Served, width: int) 
         expect(page.locator("#images")).to_be_hidden()
 
 
-def test_a_server_that_has_ended_is_told(browser: Browser, explorer: Explorer) -> None:  # noqa: F811
+def test_a_server_that_has_ended_is_told(browser: Browser, explorer: ViewerSession) -> None:  # noqa: F811
     page = browser.new_page()  # noqa: F811
     with served(explorer) as running:
         start(page, running)

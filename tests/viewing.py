@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from gate_cache.analysis.session import Explorer
+from gate_cache.analysis.session import ViewerSession
 from gate_cache.viewer.server import serving
 
 
@@ -73,7 +73,7 @@ class Served:
 
 
 @contextmanager
-def served(explorer: Explorer) -> Iterator[Served]:
+def served(explorer: ViewerSession) -> Iterator[Served]:
     """Serve on any free port for the time of a ``with`` block."""
     ready, told = threading.Event(), []
 

@@ -14,7 +14,7 @@ from gate_cache.core.errors import StoreError, UserError
 from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, one_square, stack
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
-from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.manifest.heads import heads_of
 from gate_cache.training.inputs import attention_of, matching_of, mixed_of, resolution_of, views_of
 from gate_cache.training.tasks import matches
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MEAN = "mean"
 _READ_BYTES = 2**28
-"""Maps held to be amalgamated; what comes of them is held elsewhere."""
+"""Maps held to be build_gate; what comes of them is held elsewhere."""
 
 
 class Feature(Protocol):
@@ -86,7 +86,7 @@ class PlainFeature:
 
 @dataclass(frozen=True)
 class TrainedFeature:
-    """The amalgamated feature of a trained run (Eq. 4)."""
+    """The build_gate feature of a trained run (Eq. 4)."""
 
     name: str
     about: str
@@ -96,7 +96,7 @@ class TrainedFeature:
 
     @torch.inference_mode()
     def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
-        """One level of unit descriptors, all combos amalgamated."""
+        """One level of unit descriptors, all combos build_gate."""
         found = self.model(stack([self.buckets(row)])).values[0]
         return describe([found], self.buckets.window(size), self.matching)
 
@@ -143,7 +143,7 @@ def of_combo(work: Workspace, combo: str | None = None) -> Describer:
 
 def of_run(work: Workspace, run: Path, *, trial: str | None = None,
            last: bool = False) -> Describer:
-    """The amalgamated feature of a trained run (Eq. 4), on the store of any manifest like its own.
+    """The build_gate feature of a trained run (Eq. 4), on the store of any manifest like its own.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def of_run(work: Workspace, run: Path, *, trial: str | None = None,
 
 def of_store(store: FeatureStore, run: Path, trial: str | None,
              device: torch.device) -> TrainedFeature:
-    """The amalgamated feature of a run on the store it was trained on; no manifest is needed.
+    """The build_gate feature of a run on the store it was trained on; no manifest is needed.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
                        resolution_of(spec))
     store = conv[0].store
     buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
-    model = amalgamated(spec, buckets.channels, attention=attention is not None)
+    model = build_gate(spec, buckets.channels, attention=attention is not None)
     trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""
     with_attention = " + attention" * bool(attention)
@@ -205,7 +205,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
 
 
 def plain_features(store: FeatureStore, device: torch.device) -> list[Feature]:
-    """Every combo, and the mean of all convolutional ones where they can be amalgamated."""
+    """Every combo, and the mean of all convolutional ones where they can be build_gate."""
     views = dict(zip(store.combos, store.views(), strict=True))
     conv = {n: v for n, v in views.items() if v.attrs["kind"] == "conv"}
     rest = {n: v for n, v in views.items() if n not in conv}

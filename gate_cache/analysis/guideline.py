@@ -39,7 +39,7 @@ Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Technique:
+class TriedTechnique:
     """Img2Img results of one technique, or of none.
 
     Attributes
@@ -83,7 +83,7 @@ class Guideline:
     seeds: int
     inputs: dict[str, Pixels]
     bound: dict[str, Spread]
-    rows: list[Technique]
+    rows: list[TriedTechnique]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures."""
@@ -219,8 +219,8 @@ class _Judge:
 
 
 def _rows(judge: _Judge, results: Mapping[str, list[Pixels]], wanted: Mapping[str, Combo],
-          seeds: int) -> list[Technique]:
-    def build() -> Iterator[Technique]:
+          seeds: int) -> list[TriedTechnique]:
+    def build() -> Iterator[TriedTechnique]:
         reference: dict[str, Values] | None = None
         for name, combo in wanted.items():
             made = [results[f"{name} {seed}"] for seed in range(seeds)]
@@ -231,8 +231,9 @@ def _rows(judge: _Judge, results: Mapping[str, list[Pixels]], wanted: Mapping[st
                 closer = 100 * float((each["SSIM"] > reference["SSIM"]).mean())
             about = techniques_of(combo) if reference is not None else "none"
             reference = reference or each
-            yield Technique(name.lstrip("@"), about, dict(zip(judge.inputs, made[0], strict=True)),
-                            each, _means(each), gain, closer)
+            pictures = dict(zip(judge.inputs, made[0], strict=True))
+            yield TriedTechnique(name.lstrip("@"), about, pictures, each, _means(each), gain,
+                                 closer)
 
     return list(build())
 

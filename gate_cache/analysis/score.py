@@ -24,7 +24,7 @@ from gate_cache.workspace.pick import pick
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.extraction.inputs import Source
+    from gate_cache.extraction.inputs import ImageSource
     from gate_cache.workspace.workspace import Workspace
 
 ANCHOR_T, IMAGES = 500, 32
@@ -40,7 +40,7 @@ class Scored:
     Attributes
     ----------
     techniques : in words
-    score : mean of the maps' Scores (Eq. 2) of each image
+    score : mean of the maps' ShiftScores (Eq. 2) of each image
     maps : each map's Score
     gain : how much more than without the technique, at the same t and with the same noise; None
         for the rows without one
@@ -55,7 +55,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ShiftScores:
     """All rows, and how they were found.
 
     Attributes
@@ -77,7 +77,7 @@ class Scores:
 
 
 def score_combos(work: Workspace, asked: Selection, *, anchor_t: int = ANCHOR_T,
-                 own: bool = False) -> Scores:
+                 own: bool = False) -> ShiftScores:
     """Measure every combo's content shift.
 
     Parameters
@@ -107,9 +107,9 @@ def score_combos(work: Workspace, asked: Selection, *, anchor_t: int = ANCHOR_T,
     with open_passes(work, every, dataset, ids, asked.batch) as passes:
         edges = _edges(passes, work.progress)
     table = _Table(edges)
-    return Scores(str(work.loaded.path), files.source, PROMPT if prompt is None else prompt, own,
-                  anchor_t, ids, [i for i, kept in zip(ids, table.kept, strict=True) if not kept],
-                  [*table.plain(times), *table.combos(chosen)])
+    left_out = [i for i, kept in zip(ids, table.kept, strict=True) if not kept]
+    return ShiftScores(str(work.loaded.path), files.source, PROMPT if prompt is None else prompt,
+                       own, anchor_t, ids, left_out, [*table.plain(times), *table.combos(chosen)])
 
 
 def _check_anchor(anchor_t: int, times: Sequence[int]) -> None:
@@ -150,7 +150,7 @@ def _edges(passes: Passes, show: Progress) -> dict[str, dict[str, torch.Tensor]]
     return found
 
 
-def _of_images(strength: torch.Tensor, source: Source, rows: Sequence[int]) -> torch.Tensor:
+def _of_images(strength: torch.Tensor, source: ImageSource, rows: Sequence[int]) -> torch.Tensor:
     """(N, h, w) with 0 in cells that show padding alone: Eq. 1 sums over the image."""
     shown = np.stack([source.mask(row, strength.shape[-1]) for row in rows])
     return strength.where(torch.from_numpy(shown), 0)

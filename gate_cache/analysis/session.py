@@ -70,7 +70,7 @@ class ImageInfo:
     original: bool
 
 
-class Explorer:
+class ViewerSession:
     """A store with its pictures, colours and matches.
 
     Parameters
@@ -216,8 +216,8 @@ class Explorer:
             return self._same[image]
 
 
-def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence[Path] = (),
-                  trial: str | None = None, device: str | None = None) -> Explorer:
+def open_session(target: Place, roots: Roots, show: Progress, *, runs: Sequence[Path] = (),
+                 trial: str | None = None, device: str | None = None) -> ViewerSession:
     """Open a store, or a manifest's store with its data set.
 
     Parameters
@@ -246,7 +246,7 @@ def open_explorer(target: Place, roots: Roots, show: Progress, *, runs: Sequence
         raise RowNotDone(f"{store.path}: holds no extracted image yet; run 'gate-cache extract'")
     place = choose_device(device)
     trained = [of_store(store, run, trial, place) for run in runs]
-    return Explorer(store, dataset, Matcher(store, [*plain_features(store, place), *trained]))
+    return ViewerSession(store, dataset, Matcher(store, [*plain_features(store, place), *trained]))
 
 
 def _info(name: str, view: ComboView) -> ComboInfo:

@@ -13,7 +13,7 @@ import torch
 
 from gate_cache.analysis.describe import Feature, one_thread
 from gate_cache.core.errors import UserError, did_you_mean
-from gate_cache.learn.features.data import Recent
+from gate_cache.learn.features.data import LRUCache
 from gate_cache.learn.features.similarity import LevelDescriptors, best, descriptors, similarity
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Matcher:
         self.features = {f.name: f for f in features}
         self._store = store
         self._made = 0
-        self._recent: Recent[LevelDescriptors] = Recent(
+        self._recent: LRUCache[LevelDescriptors] = LRUCache(
             self._describe, lambda found: found.nbytes, HELD_BYTES)
 
     @torch.inference_mode()

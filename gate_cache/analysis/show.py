@@ -44,7 +44,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Source:
+class ShownImages:
     """What `show` reads from.
 
     Attributes
@@ -56,7 +56,7 @@ class Source:
     dataset: ImageDataset | None
 
 
-def open_shown(target: Place, roots: Roots, show: Progress) -> Source:
+def open_shown(target: Place, roots: Roots, show: Progress) -> ShownImages:
     """A store, or a manifest's store with its data set.
 
     Raises
@@ -65,13 +65,13 @@ def open_shown(target: Place, roots: Roots, show: Progress) -> Source:
         There is none.
     """
     if not is_manifest(target):
-        return Source(FeatureStore.open(target), None)
+        return ShownImages(FeatureStore.open(target), None)
     work = Workspace.open(target, roots, progress=show)
     dataset = work.dataset()
-    return Source(work.store(), dataset)
+    return ShownImages(work.store(), dataset)
 
 
-def show(source: Source, images: Sequence[str] = (),
+def show(source: ShownImages, images: Sequence[str] = (),
          combos: Sequence[str] = (), tokens: Sequence[str] = ()) -> Iterator[Shown]:
     """Maps of some images; colours are comparable among images and combos of one map.
 

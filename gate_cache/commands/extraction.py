@@ -30,12 +30,12 @@ def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
 
     work = on.open(manifest)
     with interruptible("finished blocks are kept, run the same command again to go on"):
-        from gate_cache.extraction.extract import Spread
+        from gate_cache.extraction.extract import Workers
         from gate_cache.extraction.extract import extract as stage
 
         if workers and scheduler:
             raise UserError("--workers starts workers, --scheduler has them: give one of the two")
-        spread = Spread(workers, scheduler) if workers or scheduler else None
+        spread = Workers(workers, scheduler) if workers or scheduler else None
         done = stage(work, batch=batch, threads=threads, spread=spread)
     if as_json:
         return print_json(done)

@@ -22,11 +22,11 @@ def view(target: Annotated[str, typer.Argument(
              "--browser/--no-browser", help="Open the page, or only print its address.")] = True,
          on: Computes = HERE) -> None:
     """Look into a store with a browser: maps, attention, matches by click. Ctrl-C ends it."""
-    from gate_cache.analysis.session import open_explorer
+    from gate_cache.analysis.session import open_session
     from gate_cache.core.places import parse_place
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.viewer.server import serve
 
-    explorer = open_explorer(parse_place(target), on.roots, console_progress(), runs=run or (),
-                             trial=trial, device=on.device)
+    explorer = open_session(parse_place(target), on.roots, console_progress(), runs=run or (),
+                            trial=trial, device=on.device)
     serve(explorer, port, browser, typer.echo)

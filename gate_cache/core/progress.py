@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
-class Task(Protocol):
+class ProgressTask(Protocol):
     """One piece of long work under way."""
 
     def advance(self, n: int = 1) -> None:
@@ -17,7 +17,7 @@ class Task(Protocol):
 class Progress(Protocol):
     """Shows long work; see `Silent` for the simplest one."""
 
-    def task(self, label: str, total: int, unit: str) -> AbstractContextManager[Task]:
+    def task(self, label: str, total: int, unit: str) -> AbstractContextManager[ProgressTask]:
         """Open a task of `total` units, closed at the end of the ``with`` block."""
 
     def say(self, line: str) -> None:
@@ -33,7 +33,7 @@ class Silent:
     """Shows nothing: the default of every stage when used as a library."""
 
     @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator[Task]:
+    def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
         """Open a task that shows nothing."""
         yield _SilentTask()
 

@@ -13,7 +13,7 @@ from gate_cache.datasets.common.pictures import passed_over_line, pictures
 from gate_cache.datasets.common.splits import Shares, Tree
 
 
-class Folder(ImageFiles):
+class ImageFolder(ImageFiles):
     """All images below a folder; a sample's id is its path below it.
 
     Parameters
@@ -73,7 +73,7 @@ class Folder(ImageFiles):
         name = self._class_of[sample_id]
         if name is None:
             raise NoClass(f"{self.path(sample_id)}: is in no class folder; move it to"
-                            " <class>/, or to train/<class>/, test/<class>/ …")
+                          " <class>/, or to train/<class>/, test/<class>/ …")
         return self.classes.index(name)
 
     def split_of(self, sample_id: str) -> Split:

@@ -19,8 +19,8 @@ from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Spl
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
 from gate_cache.datasets.common.point_table import (
     EXPECTED,
-    Point,
     PointTable,
+    TablePoint,
     raise_all,
     read_points,
     refuse_alike,
@@ -75,7 +75,7 @@ class Pairs(ImageFiles):
         return inside(self.root, named, place, self.links)
 
     @property
-    def _points(self) -> dict[str, dict[str, Point]]:
+    def _points(self) -> dict[str, dict[str, TablePoint]]:
         """Points of every image by name, images sorted."""
         return self._table.points
 

@@ -73,9 +73,9 @@ def _scenes(spec: SceneSpec, root: Path) -> ImageDataset:
 
 def _own(spec: OwnSpec, root: Path) -> ImageDataset:
     if isinstance(spec, specs.FolderSpec):
-        from gate_cache.datasets.folder import Folder
+        from gate_cache.datasets.folder import ImageFolder
 
-        return Folder(root, spec.shares, spec.split_seed, spec.split_folders)
+        return ImageFolder(root, spec.shares, spec.split_seed, spec.split_folders)
     from gate_cache.datasets.common.label_values import Values
     from gate_cache.datasets.masks import Masks
 

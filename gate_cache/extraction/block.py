@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
-from gate_cache.extraction.inputs import BlockInputs, Source
+from gate_cache.extraction.inputs import BlockInputs, ImageSource
 from gate_cache.store.format.codes import DoesNotFit
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.passes.extractor import Extractor, Piece
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.diffusion.passes.schedule import Lane
+    from gate_cache.diffusion.passes.schedule import PassGroup
     from gate_cache.store.format.groups import GroupWriter
 
 Maps = dict[str, npt.NDArray[Any]]
@@ -44,7 +44,7 @@ class Work:
     gone : rows whose image is not in the data set any more
     """
 
-    source: Source
+    source: ImageSource
     jobs: list[Job]
     latents: GroupWriter
     gone: Collection[int]
@@ -84,7 +84,7 @@ class Block:
                         for j in work.jobs if rows in j.todo}
         self._latents = _Draft(work, LATENTS, work.latents, rows, told)
         self._inputs = BlockInputs(work.source, rows.start, readers)
-        self._lanes: list[Lane] = []
+        self._lanes: list[PassGroup] = []
 
     def prepare(self) -> None:
         """Read images and find edges: all that the device is not needed for."""

@@ -21,7 +21,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 
 from gate_cache.core.errors import GateCacheError, UserError
-from gate_cache.extraction.job import Order, open_engine, open_work
+from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
@@ -33,7 +33,7 @@ TIMEOUT = "10s"
 Counts = dict[str, int]
 
 
-class Site(WorkerPlugin):
+class BlockWorker(WorkerPlugin):
     """A worker's place of work, opened when its first block comes.
 
     Parameters
@@ -41,7 +41,7 @@ class Site(WorkerPlugin):
     store : where it is
     """
 
-    def __init__(self, order: Order, store: Place) -> None:
+    def __init__(self, order: ExtractionJob, store: Place) -> None:
         self._order = order
         self._store = store
         self._engine: Engine | None = None

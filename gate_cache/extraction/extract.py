@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError, StoreError, listed
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.progress import Silent, Task
+from gate_cache.core.progress import ProgressTask, Silent
 from gate_cache.core.versions import versions
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.extraction.job import Order, open_engine, open_work
+from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
 from gate_cache.extraction.register import register
 from gate_cache.extraction.storing import encoding_asked, store_block
 from gate_cache.extraction.threads import own_threads
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Workers:
     """Where else than in this process blocks are computed: local workers, or a dask cluster."""
 
     workers: int = 0
@@ -66,7 +66,7 @@ class Extracted:
 
 
 def extract(work: Workspace, *, batch: int | None = None, threads: int | None = None,
-            spread: Spread | None = None, wait: bool = True) -> Extracted:
+            spread: Workers | None = None, wait: bool = True) -> Extracted:
     """Extract all that is missing.
 
     Parameters
@@ -93,8 +93,8 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
         new, gone = register(store, dataset, ids, show)
         remember(path, work.roots)
         _tell_anew(work, plans)
-        order = Order(_for_others(work) if spread else work, batch or store.batch,
-                      threads or store.threads or own_threads(spread), frozenset(gone))
+        order = ExtractionJob(_for_others(work) if spread else work, batch or store.batch,
+                              threads or store.threads or own_threads(spread), frozenset(gone))
         left = open_work(order, store, files, plans)
         result = Extracted(path, len(ids), new, dict.fromkeys([LATENTS, *manifest.combos], 0))
         _tell_kept(work, store, left.jobs)
@@ -187,15 +187,15 @@ def _space(work: Work, block: int) -> int:
 
 
 @contextmanager
-def _place(order: Order, work: Work, files: ModelFiles, store: Place,
-           spread: Spread | None) -> Iterator[Callable[[list[range], _Heard], None]]:
+def _place(order: ExtractionJob, work: Work, files: ModelFiles, store: Place,
+           spread: Workers | None) -> Iterator[Callable[[list[range], _Heard], None]]:
     """Where blocks are computed, this process or a cluster: what runs them."""
     from gate_cache.workspace.device import out_of_memory, smaller_than
 
     if spread:
         from gate_cache.extraction import cluster
 
-        site = cluster.Site(order, store.resolve())
+        site = cluster.BlockWorker(order, store.resolve())
         with cluster.local(spread.workers) if spread.workers else cluster.remote(
                 spread.scheduler) as client:
             yield lambda blocks, heard: cluster.run(client, site, blocks, heard.counted)
@@ -214,7 +214,7 @@ def _place(order: Order, work: Work, files: ModelFiles, store: Place,
 class _Heard:
     """Keeps count for the user; called from several threads."""
 
-    def __init__(self, result: Extracted, task: Task) -> None:
+    def __init__(self, result: Extracted, task: ProgressTask) -> None:
         self._result = result
         self._task = task
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ from gate_cache.datasets.common.captions import read_captions
 from gate_cache.datasets.common.images import file_input
 from gate_cache.datasets.common.model_input import model_input
 from gate_cache.datasets.common.pictures import by_stem, stem_of
-from gate_cache.diffusion.passes.schedule import Lane, Wanted, schedule
+from gate_cache.diffusion.passes.schedule import PassGroup, Wanted, schedule
 from gate_cache.manifest.specs import CAPTION
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass
-class Source:
+class ImageSource:
     """Where a store's rows come from.
 
     Attributes
@@ -68,7 +68,7 @@ class Source:
         """Length of that prompt's text."""
         return self.tokens.count(self.prompt(row, prompt))
 
-    def passes(self, wanted: Iterable[tuple[PlannedCombo, Collection[int]]]) -> list[Lane]:
+    def passes(self, wanted: Iterable[tuple[PlannedCombo, Collection[int]]]) -> list[PassGroup]:
         """The passes that combos with their rows need, in an order that shares what can be."""
         return schedule([(Wanted.of(plan), rows) for plan, rows in wanted], self.count_tokens)
 
@@ -102,7 +102,7 @@ class Source:
 
 
 def open_source(work: Workspace, dataset: ImageDataset, samples: Samples,
-                files: ModelFiles, gone: Collection[int] = ()) -> Source:
+                files: ModelFiles, gone: Collection[int] = ()) -> ImageSource:
     """Images and captions of a manifest's model.
 
     Parameters
@@ -116,8 +116,9 @@ def open_source(work: Workspace, dataset: ImageDataset, samples: Samples,
         Captions are missing.
     """
     model = work.manifest.model
-    return Source(dataset, samples, Preprocessing.of(model, files.size(model.size)), files.tokens,
-                  work.roots, captions_of(work, samples, gone, files.tokens))
+    preprocessing = Preprocessing.of(model, files.size(model.size))
+    return ImageSource(dataset, samples, preprocessing, files.tokens, work.roots,
+                       captions_of(work, samples, gone, files.tokens))
 
 
 def captions_of(work: Workspace, samples: Samples, gone: Collection[int],
@@ -153,7 +154,7 @@ class BlockInputs:
     readers : threads that read images
     """
 
-    def __init__(self, source: Source, start: int, readers: Executor) -> None:
+    def __init__(self, source: ImageSource, start: int, readers: Executor) -> None:
         self._source = source
         self._start = start
         self._readers = readers

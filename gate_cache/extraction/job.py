@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Order:
+class ExtractionJob:
     """What is to be done and how, in plain data.
 
     Attributes
@@ -41,7 +41,7 @@ class Order:
     gone: frozenset[int]
 
 
-def open_work(order: Order, store: StoreWriter, files: ModelFiles,
+def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
               plans: Sequence[PlannedCombo]) -> Work:
     """What is left to do, with its groups; those that the store lacks are made.
 
@@ -69,7 +69,7 @@ def open_work(order: Order, store: StoreWriter, files: ModelFiles,
     return Work(source, jobs, latents, order.gone)
 
 
-def open_engine(order: Order, work: Work, files: ModelFiles) -> Engine:
+def open_engine(order: ExtractionJob, work: Work, files: ModelFiles) -> Engine:
     """The model with what the jobs that are not done need."""
     from gate_cache.diffusion.passes.extractor import open_extractor
 

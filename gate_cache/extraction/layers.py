@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Layer:
+class ModelMap:
     """One feature map that a model offers.
 
     Attributes
@@ -34,7 +34,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Layers:
+class ModelMaps:
     """What a model offers.
 
     Attributes
@@ -55,12 +55,12 @@ class Layers:
     size_multiple: int
     latent: tuple[int, int, int]
     predicts: str
-    layers: list[Layer]
+    layers: list[ModelMap]
     digests: dict[str, str]
     notes: list[str]
 
 
-def layers(spec: ModelSpec, roots: Roots, size: int | None = None) -> Layers:
+def layers(spec: ModelSpec, roots: Roots, size: int | None = None) -> ModelMaps:
     """Describe a model.
 
     Parameters
@@ -76,7 +76,7 @@ def layers(spec: ModelSpec, roots: Roots, size: int | None = None) -> Layers:
     layout = files.family
     side = layout.check_size(size or layout.default_size, "--size")
     digests, why = _digests(files)
-    return Layers(
+    return ModelMaps(
         model=spec.source, kind=files.title, size=side, default_size=layout.default_size,
         size_multiple=layout.size_multiple, latent=layout.latent_shape(side),
         predicts=str(files.schedule().get("prediction_type", "epsilon")),
@@ -105,6 +105,6 @@ def _digests(files: ModelFiles) -> tuple[dict[str, str], list[str]]:
         return {}, [f"no digests: {error}"]
 
 
-def _layer(spec: MapSpec, size: int) -> Layer:
-    return Layer(spec.name, spec.kind, spec.channels or TOKENS_PER_PIECE, spec.stride,
-                 spec.shape(size, TOKENS_PER_PIECE))
+def _layer(spec: MapSpec, size: int) -> ModelMap:
+    return ModelMap(spec.name, spec.kind, spec.channels or TOKENS_PER_PIECE, spec.stride,
+                    spec.shape(size, TOKENS_PER_PIECE))

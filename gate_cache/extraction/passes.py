@@ -12,13 +12,13 @@ import numpy as np
 
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
-from gate_cache.extraction.inputs import BlockInputs, Source, open_source
+from gate_cache.extraction.inputs import BlockInputs, ImageSource, open_source
 from gate_cache.store.format.samples import Samples
 from gate_cache.workspace.device import out_of_memory, smaller_than
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
-    from gate_cache.diffusion.passes.schedule import Lane
+    from gate_cache.diffusion.passes.schedule import PassGroup
     from gate_cache.manifest.specs import Combo
     from gate_cache.workspace.workspace import Workspace
 
@@ -35,8 +35,8 @@ class Passes:
     """
 
     extractor: Extractor
-    lanes: tuple[Lane, ...]
-    source: Source
+    lanes: tuple[PassGroup, ...]
+    source: ImageSource
     inputs: BlockInputs
 
 

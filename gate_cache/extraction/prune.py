@@ -26,7 +26,7 @@ _THEN = "and run the same command again; without --yes nothing is removed"
 
 
 @dataclass(frozen=True)
-class Group:
+class PrunedGroup:
     """A group that is not needed.
 
     Attributes
@@ -50,7 +50,7 @@ class Pruned:
     """
 
     store: str
-    groups: list[Group]
+    groups: list[PrunedGroup]
     kept: list[str]
     notes: list[str]
     removed: bool
@@ -95,7 +95,7 @@ def _prune(path: Place, manifests: list[Workspace], yes: bool) -> Pruned:
         found = {v.name: _why(v, manifests) for v in views if v.name not in needed}
         found |= dict.fromkeys(leftovers(store.folder, store.attrs["format"]),
                                "left by what was cut off")
-        groups = [Group(n, why, store.folder.bytes_below(n)) for n, why in found.items()]
+        groups = [PrunedGroup(n, why, store.folder.bytes_below(n)) for n, why in found.items()]
         for name in found if yes else ():
             remove_group(store.folder, name)
     return Pruned(str(path), groups, [v.name for v in views if v.name in needed], notes, yes)

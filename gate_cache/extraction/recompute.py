@@ -18,7 +18,7 @@ from gate_cache.core.errors import DataError, StoreError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
-from gate_cache.extraction.inputs import BlockInputs, Source, open_source
+from gate_cache.extraction.inputs import BlockInputs, ImageSource, open_source
 from gate_cache.extraction.threads import own_threads
 from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
 from gate_cache.workspace.data_root import dataset_near
@@ -165,7 +165,7 @@ def _changed(view: ComboView, device: str) -> list[str]:
 class _Scattered(BlockInputs):
     """Inputs of rows that are no block."""
 
-    def __init__(self, source: Source, rows: Sequence[int], readers: Executor) -> None:
+    def __init__(self, source: ImageSource, rows: Sequence[int], readers: Executor) -> None:
         super().__init__(source, 0, readers)
         self._places = {row: i for i, row in enumerate(rows)}
 

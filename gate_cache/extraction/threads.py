@@ -6,13 +6,13 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gate_cache.extraction.extract import Spread
+    from gate_cache.extraction.extract import Workers
 
 _ASKED = os.environ.get("OMP_NUM_THREADS", "")
 """As this process was started: dask sets the variable to 1 for its workers, and here as well."""
 
 
-def own_threads(spread: Spread | None) -> int:
+def own_threads(spread: Workers | None) -> int:
     """CPU threads of a pass in a new store: ``OMP_NUM_THREADS``, or an equal share of the cores."""
     if _ASKED.isdigit() and int(_ASKED):
         return int(_ASKED)

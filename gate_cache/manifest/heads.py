@@ -65,7 +65,7 @@ class PixelSpec(HeadSpec):
     members: int = Field(1, ge=1, description="of the ensemble, each with assigners of its own")
 
 
-class Task(NamedTuple):
+class HeadTask(NamedTuple):
     """What heads of one task have in common.
 
     Attributes
@@ -86,13 +86,13 @@ class Task(NamedTuple):
 
 _IOU = ("IoU and accuracy in original pixels, one confusion matrix over all of a split; classes in"
         " neither truth nor predictions are left out")
-TASKS: dict[str, Task] = {
-    "correspondence": Task(
+TASKS: dict[str, HeadTask] = {
+    "correspondence": HeadTask(
         "key points", "pairs", "PCK in original-image pixels; radius = α × longer side of image or"
         " box", CorrespondenceSpec, ("resolution", "matching")),
-    "segmentation": Task("masks", "images", _IOU, HeadSpec),
-    "pixels": Task("masks", "pixels", _IOU, PixelSpec, ("extra", "sampling", "reservoir_mb")),
-    "classification": Task(
+    "segmentation": HeadTask("masks", "images", _IOU, HeadSpec),
+    "pixels": HeadTask("masks", "pixels", _IOU, PixelSpec, ("extra", "sampling", "reservoir_mb")),
+    "classification": HeadTask(
         "classes of images", "images",
         "top-1 accuracy; class accuracy is the mean over classes", HeadSpec),
 }

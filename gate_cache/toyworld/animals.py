@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld.canvas import Layer, Paint, Points, ray, spline, xy
-from gate_cache.toyworld.looks import INK, WHITE, Kind, Look, mix, tint
+from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
 
 Rng = np.random.Generator
 PINK = (232, 150, 150)
@@ -241,7 +241,7 @@ def cat(layer: Layer, rng: Rng, look: Look) -> str:
     return pose
 
 
-CAT = Kind(
+CAT = ObjectKind(
     "cat",
     cat,
     ("nose", "left eye", "right eye", "left ear", "right ear", "chest", "left front paw",
@@ -252,7 +252,7 @@ CAT = Kind(
     ("plain", "striped", "striped", "patched"),
 )
 
-HORSE = Kind(
+HORSE = ObjectKind(
     "horse",
     horse,
     ("nose", "eye", "ear tip", "withers", "croup", "tail tip", "front knee", "front hoof",

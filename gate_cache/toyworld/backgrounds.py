@@ -263,7 +263,7 @@ def table(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Scenery:
     """A background: how to draw it, its words in a caption, whether it is indoors."""
 
     words: str
@@ -280,17 +280,17 @@ class Place:
 
 
 PLACES = {
-    "sky": Place("in the sky", sky),
-    "meadow": Place("on a meadow", meadow),
-    "forest": Place("in a forest", forest),
-    "desert": Place("in a desert", desert),
-    "snow": Place("in the snow", snow),
-    "sea": Place("on the sea", sea, water=True),
-    "harbour": Place("in a harbour", harbour, water=True),
-    "lake": Place("on a lake", lake, water=True),
-    "beach": Place("on a beach", beach),
-    "street": Place("on a street", street),
-    "garden": Place("in a garden", garden),
-    "room": Place("in a room", room, indoors=True),
-    "table": Place("on a table", table, indoors=True),
+    "sky": Scenery("in the sky", sky),
+    "meadow": Scenery("on a meadow", meadow),
+    "forest": Scenery("in a forest", forest),
+    "desert": Scenery("in a desert", desert),
+    "snow": Scenery("in the snow", snow),
+    "sea": Scenery("on the sea", sea, water=True),
+    "harbour": Scenery("in a harbour", harbour, water=True),
+    "lake": Scenery("on a lake", lake, water=True),
+    "beach": Scenery("on a beach", beach),
+    "street": Scenery("on a street", street),
+    "garden": Scenery("in a garden", garden),
+    "room": Scenery("in a room", room, indoors=True),
+    "table": Scenery("on a table", table, indoors=True),
 }

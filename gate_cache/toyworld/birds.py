@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld.canvas import Layer, Paint, PointLike, Points, xy
-from gate_cache.toyworld.looks import INK, WHITE, Kind, Look, mix, tint
+from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
 
 Rng = np.random.Generator
 
@@ -122,7 +122,7 @@ def bird(layer: Layer, rng: Rng, look: Look) -> str:
     return "flying" if flying else "standing"
 
 
-BIRD = Kind(
+BIRD = ObjectKind(
     "bird",
     bird,
     ("beak tip", "eye", "crown", "breast", "wing root", "wing tip", "tail tip", "foot"),

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld import clutter
-from gate_cache.toyworld.backgrounds import Place
+from gate_cache.toyworld.backgrounds import Scenery
 from gate_cache.toyworld.canvas import COVER, Layer, Paint
 from gate_cache.toyworld.looks import COLOURS, WHITE, pick, tint, vary
 
@@ -38,7 +38,7 @@ def _crate(layer: Layer, rng: Rng, x: float, y: float, r: float) -> None:
         layer.rect(x - r, y - 2 * r + t * r, 2 * r, 0.14 * r, dark)
 
 
-def add(layer: Layer, rng: Rng, thing: Layer, place: Place, floating: bool) -> str:
+def add(layer: Layer, rng: Rng, thing: Layer, place: Scenery, floating: bool) -> str:
     """Draw something that hides a part of the object; answer what."""
     low, high = thing.extent()
     w, h = high - low

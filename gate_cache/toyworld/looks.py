@@ -150,7 +150,7 @@ _PATTERNS: dict[str, Callable[[np.random.Generator, RGB, Rect], tuple[Decor, ...
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ObjectKind:
     """A category of object, drawn facing right in coordinates of about -1 to 1, y down.
 
     Attributes

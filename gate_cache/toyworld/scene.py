@@ -12,7 +12,7 @@ from gate_cache.toyworld.backgrounds import MOODS, PLACES, Mood
 from gate_cache.toyworld.birds import BIRD
 from gate_cache.toyworld.canvas import Layer, Paint, Points
 from gate_cache.toyworld.captions import caption, vocabulary
-from gate_cache.toyworld.looks import COLOURS, INK, Kind, Look, pick, vary
+from gate_cache.toyworld.looks import COLOURS, INK, Look, ObjectKind, pick, vary
 from gate_cache.toyworld.names import CATEGORIES, VERSION
 from gate_cache.toyworld.things import BOTTLE, CHAIR
 from gate_cache.toyworld.vehicles import AEROPLANE, BOAT, CAR
@@ -71,7 +71,7 @@ class _Plan:
     back: Layer
     thing: Layer
     front: Layer
-    kind: Kind
+    kind: ObjectKind
     mood: Mood
     light: tuple[float, float]
     ink: float
@@ -84,7 +84,7 @@ def _seed(split: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def _look(rng: np.random.Generator, kind: Kind) -> tuple[Look, str]:
+def _look(rng: np.random.Generator, kind: ObjectKind) -> tuple[Look, str]:
     """Colours and texture of an instance, and the name of its second colour."""
     name, pattern = pick(rng, kind.colours), pick(rng, kind.patterns)
     base = vary(rng, COLOURS[name], 14)
@@ -97,7 +97,7 @@ def _distance(a: str, b: str) -> float:
     return float(np.abs(np.subtract(COLOURS[a], COLOURS[b])).sum())
 
 
-def _view(rng: np.random.Generator, kind: Kind, mirror: bool) -> Points:
+def _view(rng: np.random.Generator, kind: ObjectKind, mirror: bool) -> Points:
     """Foreshortening, shear, rotation, perspective and mirroring, as a homography (3, 3)."""
     angle = np.deg2rad(rng.uniform(-1, 1) * kind.tilt)
     c, s = np.cos(angle), np.sin(angle)

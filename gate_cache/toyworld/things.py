@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld.canvas import Layer, Paint, Points, PointsLike, spline
-from gate_cache.toyworld.looks import WHITE, Kind, Look, mix, tint
+from gate_cache.toyworld.looks import WHITE, Look, ObjectKind, mix, tint
 
 Rng = np.random.Generator
 
@@ -185,7 +185,7 @@ def chair(layer: Layer, rng: Rng, look: Look) -> str:
     return ""
 
 
-BOTTLE = Kind(
+BOTTLE = ObjectKind(
     "bottle",
     bottle,
     ("cap top", "cap base", "neck middle", "left shoulder", "right shoulder", "label centre",
@@ -197,7 +197,7 @@ BOTTLE = Kind(
     tilt=22.0,
 )
 
-CHAIR = Kind(
+CHAIR = ObjectKind(
     "chair",
     chair,
     ("back top left", "back top right", "seat front left", "seat front right", "seat back left",

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld.canvas import Layer, Paint, PointLike, Points, spline, xy
-from gate_cache.toyworld.looks import INK, WHITE, Kind, Look, mix, tint
+from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
 
 Rng = np.random.Generator
 GLASS = (150, 200, 226)
@@ -211,7 +211,7 @@ def car(layer: Layer, rng: Rng, look: Look) -> str:
     return ""
 
 
-AEROPLANE = Kind(
+AEROPLANE = ObjectKind(
     "aeroplane",
     aeroplane,
     ("nose", "cockpit", "fin tip", "tail end", "tailplane tip", "wing root", "wing tip",
@@ -223,7 +223,7 @@ AEROPLANE = Kind(
     tilt=24.0,
 )
 
-BOAT = Kind(
+BOAT = ObjectKind(
     "boat",
     boat,
     ("bow", "stern", "keel front", "keel rear", "mast top", "mast foot", "boom end", "flag tip",
@@ -235,7 +235,7 @@ BOAT = Kind(
     tilt=11.0,
 )
 
-CAR = Kind(
+CAR = ObjectKind(
     "car",
     car,
     ("front wheel", "rear wheel", "headlight", "tail light", "roof front", "roof rear",

@@ -16,7 +16,7 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.metrics.pck import SELECTED
-from gate_cache.learn.mixing.model import CorrespondenceModel, amalgamated, fixed
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.manifest.heads import CorrespondenceSpec, PixelSpec
 from gate_cache.training.members import Members, members_of
@@ -35,7 +35,7 @@ CACHE_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
-class Study:
+class TrainingInputs:
     """One training's inputs.
 
     Attributes
@@ -79,20 +79,20 @@ class Study:
 
     def gate(self, spec: TrainSpec) -> CorrespondenceModel:
         """The full model of a trial: its combos, and attention unless it wants none."""
-        return amalgamated(spec, self.full.channels, self.chosen(spec.combos or self.mixed),
-                           spec.attention is not False)
+        return build_gate(spec, self.full.channels, self.chosen(spec.combos or self.mixed),
+                          spec.attention is not False)
 
     def single(self, spec: TrainSpec, combo: str | None = None) -> CorrespondenceModel:
         """The head on one feature alone; by default the baseline."""
-        return fixed(spec, self.full.channels, [1.0], self.chosen([combo or self.baseline]),
-                     attention=False)
+        chosen = self.chosen([combo or self.baseline])
+        return build_baseline(spec, self.full.channels, [1.0], chosen, attention=False)
 
     def uniform(self, spec: TrainSpec, attention: bool | None = None) -> CorrespondenceModel:
         """The head on the mean of a trial's combos, with attention unless it wants none."""
         combos = spec.combos or self.mixed
         wanted = spec.attention is not False if attention is None else attention
-        return fixed(spec, self.full.channels, [1 / len(combos)] * len(combos),
-                     self.chosen(combos), wanted)
+        return build_baseline(spec, self.full.channels, [1 / len(combos)] * len(combos),
+                              self.chosen(combos), wanted)
 
     @property
     def has_attention(self) -> bool:
@@ -116,7 +116,7 @@ class Study:
                 "splits": self.splits()}
 
 
-def open_study(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
+def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> TrainingInputs:
     """Open and check everything that a manifest's training needs.
 
     Parameters
@@ -150,7 +150,7 @@ def open_study(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
     asked = BucketSpec(groups, views[attention].name if attention else None, maps,
                        resolution_of(spec))
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
-    return Study(
+    return TrainingInputs(
         spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,
         task=CorrespondenceTask(full, pairs, matching_of(spec)), pairs=pairs,
         published=published if len(published) > sum(map(len, pairs.values())) else [],

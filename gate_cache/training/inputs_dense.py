@@ -56,7 +56,7 @@ class DenseTask(Task, Protocol):
 
 
 @dataclass(frozen=True)
-class DenseStudy:
+class DenseInputs:
     """One training's inputs.
 
     Attributes
@@ -132,7 +132,7 @@ class DenseStudy:
         return [self.combos.index(name) for name in combos]
 
 
-def open_dense(work: Workspace, specs: Sequence[TrainSpec] = ()) -> DenseStudy:
+def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> DenseInputs:
     """Open and check everything that a training of images or pixels needs.
 
     Parameters
@@ -169,8 +169,8 @@ def open_dense(work: Workspace, specs: Sequence[TrainSpec] = ()) -> DenseStudy:
                        LEVELS if task_of(spec) == "segmentation" else None)
     held = study.CACHE_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
     maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
-    return DenseStudy(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
-                      ids, dataset.protocol, members_of(dataset, store, rows))
+    return DenseInputs(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
+                       ids, dataset.protocol, members_of(dataset, store, rows))
 
 
 def _dataset(work: Workspace, spec: TrainSpec) -> SegmentationDataset | ClassifiedDataset:

@@ -14,8 +14,8 @@ from gate_cache.manifest.specs import TrainSpec
 
 if TYPE_CHECKING:
     from gate_cache.learn.mixing.model import CorrespondenceModel
-    from gate_cache.training.inputs import Study
-    from gate_cache.training.inputs_dense import DenseStudy
+    from gate_cache.training.inputs import TrainingInputs
+    from gate_cache.training.inputs_dense import DenseInputs
 
 Make = Callable[[TrainSpec], nn.Module]
 
@@ -37,17 +37,17 @@ class Candidate:
     note: bool = False
 
 
-def gate(study: Study | DenseStudy, spec: TrainSpec) -> Method:
+def gate(study: TrainingInputs | DenseInputs, spec: TrainSpec) -> Method:
     """What is trained: the combos of a trial, mixed by its assigners."""
     return Method("gate", spec.head.name, tuple(spec.combos or study.mixed), _attended(study, spec),
                   spec.assigners)
 
 
-def _attended(study: Study | DenseStudy, spec: TrainSpec) -> bool:
+def _attended(study: TrainingInputs | DenseInputs, spec: TrainSpec) -> bool:
     return study.has_attention and spec.attention is not False
 
 
-def baselines(study: Study | DenseStudy, spec: TrainSpec) -> dict[Method, Make]:
+def baselines(study: TrainingInputs | DenseInputs, spec: TrainSpec) -> dict[Method, Make]:
     """What GATE is compared with where the head learns: it, as long, on a fixed mixture."""
     if not head_of(spec.head.name).learns:
         return {}
@@ -56,12 +56,12 @@ def baselines(study: Study | DenseStudy, spec: TrainSpec) -> dict[Method, Make]:
             Method("uniform", spec.head.name, mixed, _attended(study, spec)): study.uniform}
 
 
-def single_nn(study: Study) -> Candidate:
+def single_nn(study: TrainingInputs) -> Candidate:
     """The single feature as it is, for tables in which the trained one has no place."""
     return Candidate(Method("untrained", "nn", (study.baseline,)), study.single(_nn(study)))
 
 
-def untrained(study: Study) -> list[Candidate]:
+def untrained(study: TrainingInputs) -> list[Candidate]:
     """Baselines that learn nothing: the single feature, the best one on ``val``, uniform."""
     spec = _nn(study)
     attentions = (False, True) if study.has_attention else (False,)
@@ -71,11 +71,11 @@ def untrained(study: Study) -> list[Candidate]:
                         study.uniform(spec, attention)) for attention in attentions)]
 
 
-def _nn(study: Study) -> TrainSpec:
+def _nn(study: TrainingInputs) -> TrainSpec:
     return study.spec.model_copy(update={"head": parse_head("nn"), "combos": None})
 
 
-def _best_single(study: Study, spec: TrainSpec) -> list[Candidate]:
+def _best_single(study: TrainingInputs, spec: TrainSpec) -> list[Candidate]:
     """The single feature that is best on ``val``, where it is another than the baseline."""
     if not study.pairs["val"]:
         return []

@@ -26,7 +26,7 @@ from gate_cache.core.replacing import replacing
 from gate_cache.learn.fit.trials import Trial, fit_trials, in_steps, together
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.training.inputs import Study
+from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.items import keep_items
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import gate
@@ -39,7 +39,7 @@ from gate_cache.training.sweep_baselines import (
     judge_untrained,
     model_of,
 )
-from gate_cache.training.sweep_tables import Row, write_tables
+from gate_cache.training.sweep_tables import TrialRow, write_tables
 from gate_cache.training.tasks import alike, open_any, settled
 from gate_cache.workspace.device import out_of_memory
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
     from gate_cache.learn.tasks.task import Scores
     from gate_cache.manifest.sweep_file import Point
-    from gate_cache.training.inputs_dense import DenseStudy
+    from gate_cache.training.inputs_dense import DenseInputs
     from gate_cache.workspace.workspace import Workspace
 
 AGAIN = "delete it to train this trial again"
@@ -64,12 +64,12 @@ class Swept:
     """
 
     folder: Path
-    rows: list[Row]
+    rows: list[TrialRow]
     select: str
     seconds: float
 
     @property
-    def failed(self) -> list[Row]:
+    def failed(self) -> list[TrialRow]:
         """Trials that failed."""
         return [r for r in self.rows if r.failed]
 
@@ -127,16 +127,16 @@ class Share:
 
 
 @dataclass
-class Found:
+class SweepState:
     """Results of a share; baselines that learn nothing are judged by a process that has all."""
 
-    rows: dict[str, Row] = field(default_factory=dict)
-    baselines: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, TrialRow] = field(default_factory=dict)
+    baselines: dict[str, TrialRow] = field(default_factory=dict)
     select: str = ""
 
 
 def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: Share,
-                file: Path | None = None) -> Found:
+                file: Path | None = None) -> SweepState:
     """Train and judge the trials of a share; finished ones are read.
 
     Raises
@@ -144,7 +144,7 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
     UserError
         As `sweep`.
     """
-    show, result = work.progress, Found()
+    show, result = work.progress, SweepState()
     told = {"commands": sweep_commands(work, file),
             "trials_file": file.read_text(encoding="utf-8") if file else None}
     groups = [(group, _streams(group)) for group in _studies(points)]
@@ -157,7 +157,7 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
             result.select = result.select or study.select
             _same_sweep(folder, i, points, {**settled(work, study), **told})
             keep_members(folder, study.members)
-            if isinstance(study, Study) and share.count == 1:
+            if isinstance(study, TrainingInputs) and share.count == 1:
                 result.baselines |= judge_untrained(folder, study, i, show)
             for stream in streams:
                 more = baseline_points(study, stream, i)
@@ -197,8 +197,8 @@ def _streams(points: Sequence[Point]) -> list[list[Point]]:
     return list(found.values())
 
 
-def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: Progress,
-            log: logging.Logger, retry: bool) -> dict[str, Row]:
+def _stream(folder: Path, study: TrainingInputs | DenseInputs, points: list[Point], show: Progress,
+            log: logging.Logger, retry: bool) -> dict[str, TrialRow]:
     """Train these together and judge them, but for those that are done."""
     done = {p.name: row for p in points if (row := _read(folder, p.key))
             and not (row.failed and retry)}
@@ -223,13 +223,13 @@ def _stream(folder: Path, study: Study | DenseStudy, points: list[Point], show: 
     return done
 
 
-def _finished(folder: Path, study: Study | DenseStudy, point: Point, trial: Trial,
-              test: Scores | None) -> Row:
+def _finished(folder: Path, study: TrainingInputs | DenseInputs, point: Point, trial: Trial,
+              test: Scores | None) -> TrialRow:
     best = {h["step"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
     method = point.method if isinstance(point, BaselinePoint) else gate(study, point.spec)
-    row = Row(point.name, point.settings, method, True, trial.failed,
-              dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
-              list(test.each) if test else [], point.key, point.configuration)
+    row = TrialRow(point.name, point.settings, method, True, trial.failed,
+                   dict(test.values) if test else {}, dict(best or {}), trial.fitted.best_at,
+                   list(test.each) if test else [], point.key, point.configuration)
     if not trial.failed:  # before the trial's file, which says that it is done
         with replacing(folder / "weights" / f"{trial_file(point.key)}.safetensors") as draft:
             save_file(trial.fitted.best, draft)
@@ -264,12 +264,12 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
     write_json(path, now)
 
 
-def _write(folder: Path, row: Row, more: dict[str, Any]) -> None:
+def _write(folder: Path, row: TrialRow, more: dict[str, Any]) -> None:
     data = {**row.to_json(), **more}
     write_json(folder / "trials" / f"{trial_file(row.key)}.json", _without_nan(data))
 
 
-def _read(folder: Path, key: str) -> Row | None:
+def _read(folder: Path, key: str) -> TrialRow | None:
     """A finished trial; None where it has none yet.
 
     Raises
@@ -283,7 +283,7 @@ def _read(folder: Path, key: str) -> Row | None:
         if found is None:
             return None
         best, _ = in_steps(found, TrainSpec.model_validate(found["spec"], context=OF_A_RUN))
-        return Row.from_json({**found, "best_at": best})
+        return TrialRow.from_json({**found, "best_at": best})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path, error, AGAIN) from None
 

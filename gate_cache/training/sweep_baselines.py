@@ -17,12 +17,12 @@ from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.sweep_file import SEEDS, Point
 from gate_cache.training.methods import Make, baselines, untrained
 from gate_cache.training.run_files import items_file
-from gate_cache.training.sweep_tables import Row
+from gate_cache.training.sweep_tables import TrialRow
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.training.inputs import Study
-    from gate_cache.training.inputs_dense import DenseStudy
+    from gate_cache.training.inputs import TrainingInputs
+    from gate_cache.training.inputs_dense import DenseInputs
 
 OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
 """Settings that a baseline shares with the trials it stands beside."""
@@ -62,7 +62,7 @@ def baseline_name(method: Method, settings: Mapping[str, Any], number: int = 0) 
         f",{k}={v}" for k, v in settings.items())
 
 
-def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
+def baseline_points(study: TrainingInputs | DenseInputs, stream: Sequence[Point],
                     number: int = 0) -> list[BaselinePoint]:
     """Baselines of each head and seed of a stream, with the settings of the first such trial.
 
@@ -87,13 +87,13 @@ def baseline_points(study: Study | DenseStudy, stream: Sequence[Point],
     return found
 
 
-def model_of(study: Study | DenseStudy, point: Point) -> nn.Module:
+def model_of(study: TrainingInputs | DenseInputs, point: Point) -> nn.Module:
     """The model of a trial, or of a baseline."""
     return point.make(point.spec) if isinstance(point, BaselinePoint) else study.gate(point.spec)
 
 
-def judge_untrained(folder: Path, study: Study, number: int,
-                    show: Progress) -> dict[str, Row]:
+def judge_untrained(folder: Path, study: TrainingInputs, number: int,
+                    show: Progress) -> dict[str, TrialRow]:
     """What learns nothing, judged once for all trials of a study."""
     rows = {}
     with show.task("judging baselines", 1, "tables") as bar:
@@ -109,6 +109,6 @@ def judge_untrained(folder: Path, study: Study, number: int,
         name, key = baseline_name(method, {}, number), baseline_key(method, {}, number)
         if each.items:
             each.items.save(items_file(folder, key))
-        rows[name] = Row(name, {}, method, False, "", dict(each.values), {}, 0, list(each.each),
-                         key, name)
+        rows[name] = TrialRow(name, {}, method, False, "", dict(each.values), {}, 0,
+                              list(each.each), key, name)
     return rows

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRow:
     """One trial, or a baseline.
 
     Attributes
@@ -52,7 +52,7 @@ class Row:
         return {**asdict(self), **self.method.to_json()}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Row:
+    def from_json(cls, data: dict[str, Any]) -> TrialRow:
         """Back from `to_json`, the first release's too.
 
         Raises
@@ -86,15 +86,15 @@ class Mean:
     settings: dict[str, Any]
 
 
-def over_seeds(rows: Sequence[Row]) -> list[Mean]:
+def over_seeds(rows: Sequence[TrialRow]) -> list[Mean]:
     """Mean ± standard deviation (n − 1) over the trials that differ in their seeds alone."""
-    groups: dict[tuple[bool, str], list[Row]] = {}
+    groups: dict[tuple[bool, str], list[TrialRow]] = {}
     for row in rows:
         groups.setdefault((row.trained, row.configuration), []).append(row)
     return [_mean(name, group) for (_, name), group in groups.items()]
 
 
-def _mean(name: str, group: list[Row]) -> Mean:
+def _mean(name: str, group: list[TrialRow]) -> Mean:
     sound = [r for r in group if not r.failed]
     return Mean(name, len(sound), len(group) - len(sound), group[0].trained,
                 {m: _moments([r.test[m] for r in sound]) for m in (sound[0].test if sound else ())},
@@ -107,7 +107,7 @@ def _moments(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), spread
 
 
-def write_tables(folder: Path, rows: Sequence[Row], **more: Any) -> None:
+def write_tables(folder: Path, rows: Sequence[TrialRow], **more: Any) -> None:
     """``results.csv`` and ``results.json``; the latter with means over seeds, and with `more`."""
     settings = list(dict.fromkeys(k for r in rows for k in r.settings))
     metrics = list(dict.fromkeys(m for r in rows for m in r.test))

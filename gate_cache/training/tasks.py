@@ -11,18 +11,18 @@ import torch
 import gate_cache
 from gate_cache.core.versions import versions
 from gate_cache.manifest.heads import TASKS, head_of
-from gate_cache.training.inputs import Study, open_study
-from gate_cache.training.inputs_dense import DenseStudy, open_dense, task_of
+from gate_cache.training.inputs import TrainingInputs, open_training_inputs
+from gate_cache.training.inputs_dense import DenseInputs, open_dense_inputs, task_of
 
 if TYPE_CHECKING:
     from gate_cache.manifest.specs import TrainSpec
     from gate_cache.workspace.workspace import Workspace
 
 
-def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study | DenseStudy:
+def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> TrainingInputs | DenseInputs:
     """Open what the head of these trials needs; by default of the manifest's own."""
     spec = specs[0] if specs else work.manifest.train
-    opening = open_study if matches(spec) else open_dense
+    opening = open_training_inputs if matches(spec) else open_dense_inputs
     return opening(work, specs)
 
 
@@ -31,7 +31,7 @@ def matches(spec: TrainSpec) -> bool:
     return task_of(spec) == "correspondence"
 
 
-def measured(study: Study | DenseStudy) -> str:
+def measured(study: TrainingInputs | DenseInputs) -> str:
     """What is measured, and how, in words."""
     return f"{study.protocol}; {head_of(study.spec.head.name).measured}"
 
@@ -45,7 +45,7 @@ def alike(spec: TrainSpec) -> tuple[Any, ...]:
             str(own))
 
 
-def settled(work: Workspace, study: Study | DenseStudy) -> dict[str, Any]:
+def settled(work: Workspace, study: TrainingInputs | DenseInputs) -> dict[str, Any]:
     """Everything that is settled before a training begins."""
     return {
         "gate_cache": gate_cache.__version__, "torch": str(torch.__version__),

@@ -20,7 +20,7 @@ from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import Matched, details
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.training.inputs_dense import DenseStudy
+from gate_cache.training.inputs_dense import DenseInputs
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import (
     Candidate,
@@ -40,12 +40,12 @@ from gate_cache.workspace.device import out_of_memory
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.training.inputs import Study
+    from gate_cache.training.inputs import TrainingInputs
     from gate_cache.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """What a training left.
 
     Attributes
@@ -62,7 +62,7 @@ class Trained:
     seconds: float
 
 
-def train(work: Workspace, run: Path | None = None) -> Trained:
+def train(work: Workspace, run: Path | None = None) -> TrainedRun:
     """Train one configuration.
 
     Parameters
@@ -89,23 +89,23 @@ def train(work: Workspace, run: Path | None = None) -> Trained:
             for name, fitted in fits.items():
                 folder.weights(f"{name}-best", fitted.best)
                 folder.weights(f"{name}-last", fitted.last)
-            result = Trained(folder.path, head, tables, study.splits(), time.monotonic() - began)
+            result = TrainedRun(folder.path, head, tables, study.splits(), time.monotonic() - began)
             folder.finish(_metrics(result, fits))
         finally:
             folder.close()
     return result
 
 
-def _results(study: Study | DenseStudy, show: Progress, folder: RunDirectory,
+def _results(study: TrainingInputs | DenseInputs, show: Progress, folder: RunDirectory,
              ) -> tuple[list[Table] | list[ScoreTable], dict[str, Fitted]]:
     """Train all that the head trains and judge it."""
-    if isinstance(study, DenseStudy):
+    if isinstance(study, DenseInputs):
         return train_dense(study, show, folder)
     methods, fits = _train(study, show, folder)
     return _judge(study, methods, folder), fits
 
 
-def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
+def _metrics(result: TrainedRun, fits: dict[str, Fitted]) -> dict[str, Any]:
     return {
         "head": result.head, "splits": result.splits, "seconds": round(result.seconds, 2),
         "tables": [t.to_json() for t in result.tables],
@@ -113,7 +113,7 @@ def _metrics(result: Trained, fits: dict[str, Fitted]) -> dict[str, Any]:
     }
 
 
-def _train(study: Study, show: Progress,
+def _train(study: TrainingInputs, show: Progress,
            folder: RunDirectory) -> tuple[list[Candidate], dict[str, Fitted]]:
     """Train what the head trains over one stream; list every method to judge."""
     spec = study.spec
@@ -138,7 +138,7 @@ def _trained(method: Method, trial: Trial) -> Candidate:
     return Candidate(method, trial.model, True, True, method.role == "gate")
 
 
-def _judge(study: Study, methods: list[Candidate], folder: RunDirectory) -> list[Table]:
+def _judge(study: TrainingInputs, methods: list[Candidate], folder: RunDirectory) -> list[Table]:
     """Every method on ``test``; over all published pairs only those that have not seen any."""
     protocol = measured(study)
     tables = [_table(study, Table("test split", protocol), study.pairs["test"], methods,
@@ -152,7 +152,7 @@ def _judge(study: Study, methods: list[Candidate], folder: RunDirectory) -> list
     return tables
 
 
-def _table(study: Study, table: Table, pairs: list[PairPoints], methods: list[Candidate],
+def _table(study: TrainingInputs, table: Table, pairs: list[PairPoints], methods: list[Candidate],
            folder: Path | None = None) -> Table:
     """Results of every method; in a folder, pair by pair too."""
     copies = Matched({pair: copy_position(pair) for pair in pairs}, {})

@@ -16,10 +16,10 @@ from gate_cache.training.tasks import measured
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.training.inputs_dense import DenseStudy
+    from gate_cache.training.inputs_dense import DenseInputs
 
 
-def train_dense(study: DenseStudy, show: Progress,
+def train_dense(study: DenseInputs, show: Progress,
                 folder: RunDirectory) -> tuple[list[ScoreTable], dict[str, Fitted]]:
     """Train all methods over one stream, judge them on ``test``.
 

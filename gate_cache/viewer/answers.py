@@ -13,7 +13,7 @@ from gate_cache.core.errors import GateCacheError, RowNotDone, UserError
 from gate_cache.report.figures.pictures import encoded, heat
 
 if TYPE_CHECKING:
-    from gate_cache.analysis.session import Explorer
+    from gate_cache.analysis.session import ViewerSession
     from gate_cache.core.geometry import Placement
 
 MOST = 48
@@ -23,7 +23,7 @@ _EMPTY = np.full((2, 2, 3), 128, np.uint8)
 Data = dict[str, Any]
 
 
-def store(explorer: Explorer) -> Data:
+def store(explorer: ViewerSession) -> Data:
     """The store: combos, features, and the colours of heat."""
     palette = heat(np.linspace(0, 1, 256)[None])[0]
     return {
@@ -36,24 +36,24 @@ def store(explorer: Explorer) -> Data:
     }
 
 
-def images(explorer: Explorer, words: str, first: int, count: int, image: str) -> Data:
+def images(explorer: ViewerSession, words: str, first: int, count: int, image: str) -> Data:
     """Some of the images whose id has these words, and where `image` is among all of them."""
     found = explorer.find(words)
     index = found.index(image) if image in found else -1
     return {"total": len(found), "index": index, "ids": found[first : first + count]}
 
 
-def image(explorer: Explorer, name: str) -> Data:
+def image(explorer: ViewerSession, name: str) -> Data:
     """An image's size and category, and whether its picture is here."""
     return asdict(explorer.image(name))
 
 
-def others(explorer: Explorer, name: str, alike: bool, count: int, seed: int) -> Data:
+def others(explorer: ViewerSession, name: str, alike: bool, count: int, seed: int) -> Data:
     """Other images to match with."""
     return {"ids": explorer.others(name, alike, min(count, MOST), seed)}
 
 
-def picture(explorer: Explorer, name: str, side: int) -> tuple[bytes, str]:
+def picture(explorer: ViewerSession, name: str, side: int) -> tuple[bytes, str]:
     """An image file; grey where there is nothing to show.
 
     Raises
@@ -69,7 +69,8 @@ def picture(explorer: Explorer, name: str, side: int) -> tuple[bytes, str]:
     return encoded(_EMPTY if found is None else found, side)
 
 
-def maps(explorer: Explorer, name: str, combo: str, levels: list[str], tokens: list[int]) -> Data:
+def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
+         tokens: list[int]) -> Data:
     """Some maps of a combo: colours, or of an attention combo the heat of each word."""
     view = explorer.view(combo)
     known = [view[level].name for level in levels]
@@ -84,7 +85,7 @@ def maps(explorer: Explorer, name: str, combo: str, levels: list[str], tokens: l
     return {"square": _square(explorer.placement(name, combo)), "tiles": tiles}
 
 
-def match(explorer: Explorer, feature: str, name: str, target: str,
+def match(explorer: ViewerSession, feature: str, name: str, target: str,
           point: tuple[float, float]) -> Data:
     """Where a point is found in another image."""
     row, other = explorer.row(name), explorer.row(target)
@@ -98,7 +99,7 @@ def match(explorer: Explorer, feature: str, name: str, target: str,
                                                                         found.placement))}
 
 
-def prepare(explorer: Explorer, feature: str, name: str) -> Data:
+def prepare(explorer: ViewerSession, feature: str, name: str) -> Data:
     """Read an image's descriptors before they are asked for."""
     try:
         explorer.matcher.prepare(feature, explorer.row(name))

@@ -16,7 +16,7 @@ from gate_cache.viewer import answers
 from gate_cache.viewer.guard import Gate, Guarded, NotHere
 
 if TYPE_CHECKING:
-    from gate_cache.analysis.session import Explorer
+    from gate_cache.analysis.session import ViewerSession
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript",
@@ -36,7 +36,7 @@ class Desk:
     matches : the one thread that compares
     """
 
-    explorer: Explorer
+    explorer: ViewerSession
     pictures: ThreadPoolExecutor
     matches: ThreadPoolExecutor
 
@@ -141,7 +141,7 @@ class Maps(_Asking):
             _text(asked, "combo"), _list(asked, "maps", str), _list(asked, "tokens", int))
 
 
-class Match(_Asking):
+class MatchRoute(_Asking):
     """Where a point is found."""
 
     async def post(self) -> None:
@@ -176,7 +176,8 @@ def routes(prefix: str, gate: Gate, desk: Desk) -> list[tuple[Any, ...]]:
     """
     given: Mapping[str, Any] = {"gate": gate, "desk": desk}
     asking = {"api/store": Store, "api/images": Images, "api/image": OneImage,
-              "api/others": Others, "api/maps": Maps, "api/match": Match, "api/prepare": Prepare}
+              "api/others": Others, "api/maps": Maps, "api/match": MatchRoute,
+              "api/prepare": Prepare}
     found: list[tuple[Any, ...]] = [(f"{prefix}/{name}", handler, given)
                                     for name, handler in asking.items()]
     found += [(f"{prefix}/{name}", Picture, {**given, "side": side})

@@ -28,7 +28,7 @@ from gate_cache.viewer.guard import MAX_BODY, Gate, NotHere
 from gate_cache.viewer.handlers import Desk, routes
 
 if TYPE_CHECKING:
-    from gate_cache.analysis.session import Explorer
+    from gate_cache.analysis.session import ViewerSession
 
 LOOPBACK = "127.0.0.1"
 PICTURES, MATCHES = "viewer-pictures", "viewer-matches"
@@ -41,7 +41,7 @@ _WAY = """<!doctype html><meta charset="utf-8"><title>gate-cache view</title>
 
 
 @asynccontextmanager
-async def serving(explorer: Explorer, port: int = 0) -> AsyncIterator[str]:
+async def serving(explorer: ViewerSession, port: int = 0) -> AsyncIterator[str]:
     """Serve a store inside an ``async with`` block.
 
     Parameters
@@ -74,7 +74,7 @@ async def serving(explorer: Explorer, port: int = 0) -> AsyncIterator[str]:
             await server.close_all_connections()
 
 
-def serve(explorer: Explorer, port: int, browser: bool, say: Callable[[str], None]) -> None:
+def serve(explorer: ViewerSession, port: int, browser: bool, say: Callable[[str], None]) -> None:
     """Serve a store until Ctrl-C.
 
     Parameters
@@ -131,7 +131,7 @@ def _leave() -> None:
 
 
 @contextmanager
-def _threads(explorer: Explorer) -> Iterator[Desk]:
+def _threads(explorer: ViewerSession) -> Iterator[Desk]:
     desk = Desk(explorer, ThreadPoolExecutor(2, PICTURES), ThreadPoolExecutor(1, MATCHES))
     try:
         yield desk

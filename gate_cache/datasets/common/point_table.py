@@ -20,7 +20,7 @@ HIDDEN = "hidden, as COCO's visibility 1 beside 2 says: not visible"
 
 
 @dataclass(frozen=True)
-class Point:
+class TablePoint:
     """One line of the table of points; NaN where it gives no place."""
 
     x: float
@@ -38,7 +38,7 @@ class PointTable:
     odd : how many lines give no visible point, by why
     """
 
-    points: dict[str, dict[str, Point]] = field(default_factory=dict)
+    points: dict[str, dict[str, TablePoint]] = field(default_factory=dict)
     odd: Counter[str] = field(default_factory=Counter)
 
 
@@ -57,7 +57,7 @@ def read_points(path: Path, path_of: Callable[[str, str], str]) -> PointTable:
     """
     rows = read_csv(path, ("image", "point", "x", "y"), EXPECTED, empty=("x", "y"))
     coco = any(whole(row.get("visible", "")) == "2" for _, row in rows)
-    table, found = PointTable(), defaultdict[str, dict[str, Point]](dict)
+    table, found = PointTable(), defaultdict[str, dict[str, TablePoint]](dict)
     wrong: list[str] = []
     for line, row in rows:
         place = f"{path}:{line}"
@@ -94,19 +94,19 @@ def refuse_alike(path: Path, category: str, names: Iterable[str]) -> None:
                             " case alone; spell them alike")
 
 
-def _point(place: str, row: Row, coco: bool, odd: Counter[str]) -> Point:
+def _point(place: str, row: Row, coco: bool, odd: Counter[str]) -> TablePoint:
     told = _visibility(place, row, coco)
     x, y = _place(place, row)
     if x is None or y is None:
         odd[NO_PLACE] += told != "0"
-        return Point(float("nan"), float("nan"), False)
+        return TablePoint(float("nan"), float("nan"), False)
     if (x, y) == (0, 0) and not told:
         odd[ZERO] += 1
-        return Point(x, y, False)
+        return TablePoint(x, y, False)
     if coco:
         odd[HIDDEN] += told == "1"
-        return Point(x, y, told == "2")
-    return Point(x, y, told != "0")
+        return TablePoint(x, y, told == "2")
+    return TablePoint(x, y, told != "0")
 
 
 def _place(place: str, row: Row) -> tuple[float | None, float | None]:

@@ -21,13 +21,13 @@ from peft.tuners.lora import LoraLayer as PeftLayer
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.files.tensors import read_safetensors
 from gate_cache.diffusion.lora.file import LoraFile, LoraLayer, read_lora
-from gate_cache.diffusion.lora.fit import Layers, Place
+from gate_cache.diffusion.lora.fit import ModelLayers, WeightPlace
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.lora.settings import Strength
     from gate_cache.diffusion.models.backbone import Backbone
 
-_Placed = list[tuple[LoraLayer, Place]]
+_Placed = list[tuple[LoraLayer, WeightPlace]]
 _At = tuple[str, str]
 """Part and dotted name of a module."""
 
@@ -41,7 +41,7 @@ class Loras:
         kinds = torch.nn.Linear, torch.nn.Conv2d
         weights = {part: [(name, tuple(m.weight.shape)) for name, m in module.named_modules()
                           if isinstance(m, kinds)] for part, module in self._parts.items()}
-        self._layers = Layers(weights, backbone.unet.config)
+        self._layers = ModelLayers(weights, backbone.unet.config)
         self._loaded: dict[str, str] = {}
         self._strengths: dict[str, dict[_At, Strength]] = {}
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.diffusion.files.headers import read_header
-from gate_cache.diffusion.lora.keys import Place, kind_of_key, place_of
+from gate_cache.diffusion.lora.keys import LayerPlace, kind_of_key, place_of
 from gate_cache.diffusion.lora.settings import Strength, read_settings, strength_of
 
 _CODES = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i", "I16": "h", "I8": "b",
@@ -115,7 +115,8 @@ def read_lora(source: str, path: Path) -> LoraFile:
     return LoraFile(source, path, tuple(layers), settings, beside)
 
 
-def _by_layer(source: str, places: Mapping[str, Place]) -> dict[tuple[str, str], dict[str, str]]:
+def _by_layer(source: str,
+              places: Mapping[str, LayerPlace]) -> dict[tuple[str, str], dict[str, str]]:
     """Part and layer to keys by side."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for key, place in places.items():
@@ -127,7 +128,7 @@ def _by_layer(source: str, places: Mapping[str, Place]) -> dict[tuple[str, str],
     return found
 
 
-def _layer(raw: _Raw, place: Place, keys: Mapping[str, str],
+def _layer(raw: _Raw, place: LayerPlace, keys: Mapping[str, str],
            settings: Mapping[str, Mapping[str, Any]]) -> LoraLayer:
     """A layer with both its factors."""
     down, up = (_shape(raw.header, keys[side]) for side in ("down", "up"))

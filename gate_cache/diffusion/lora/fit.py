@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.lora.file import LoraFile, LoraLayer
 
 
-class Place(NamedTuple):
+class WeightPlace(NamedTuple):
     """A linear layer or convolution of a model: part, dotted name and the weight's shape."""
 
     part: str
@@ -21,7 +21,7 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Layers:
+class ModelLayers:
     """The layers of a model that a LoRA can change.
 
     Parameters
@@ -42,15 +42,15 @@ class Layers:
     def _name(self, part: str, layer: str) -> str:
         return diffusers_name(layer, self._per_block) if part == UNET else layer
 
-    def find(self, layer: LoraLayer) -> list[Place]:
+    def find(self, layer: LoraLayer) -> list[WeightPlace]:
         """What a LoRA's layer may change: one weight, or none; where it names no part, several."""
         found = []
         for part in [layer.part] if layer.part else self._parts:
             weight = self._parts.get(part, {}).get(self._name(part, layer.name))
-            found += [Place(part, *weight)] if weight else []
+            found += [WeightPlace(part, *weight)] if weight else []
         return found
 
-    def placed(self, lora: LoraFile) -> list[tuple[LoraLayer, Place]]:
+    def placed(self, lora: LoraFile) -> list[tuple[LoraLayer, WeightPlace]]:
         """Every layer of a LoRA with the weight that it changes.
 
         Raises
@@ -66,7 +66,7 @@ class Layers:
                 raise ModelError(f"{lora.source}: '{layer.down}' may be of {parts}, and does not"
                                  " say of which; let its keys begin with that and a dot")
         _refuse_misfits(lora.source, found)
-        seen: dict[Place, LoraLayer] = {}
+        seen: dict[WeightPlace, LoraLayer] = {}
         for layer, places in found:
             if seen.setdefault(places[0], layer) is not layer:
                 raise ModelError(f"{lora.source}: '{seen[places[0]].down}' and '{layer.down}' are"
@@ -74,7 +74,7 @@ class Layers:
         return [(layer, places[0]) for layer, places in found]
 
 
-def _refuse_misfits(source: str, found: list[tuple[LoraLayer, list[Place]]]) -> None:
+def _refuse_misfits(source: str, found: list[tuple[LoraLayer, list[WeightPlace]]]) -> None:
     """Refuse layers of other shapes, and those that the model lacks."""
     for layer, places in found:
         for place in places:

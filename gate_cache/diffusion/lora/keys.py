@@ -36,7 +36,7 @@ _SGM = {"input_blocks_0_0": "conv_in", "out_2": "conv_out",
 _SGM_BLOCK = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d)_(\w+)|middle_block_([012])_(\w+)")
 
 
-class Place(NamedTuple):
+class LayerPlace(NamedTuple):
     """Where a key of a LoRA file belongs.
 
     Attributes
@@ -53,7 +53,7 @@ class Place(NamedTuple):
     dotted: str
 
 
-def place_of(key: str) -> Place | None:
+def place_of(key: str) -> LayerPlace | None:
     """The place of a key; None for one that is no part of plain LoRA."""
     if key.endswith(".alpha"):
         base, side = key.removesuffix(".alpha"), "alpha"
@@ -67,8 +67,8 @@ def place_of(key: str) -> Place | None:
     base = base.removeprefix(PEFT)
     prefix = max((p for p in _PREFIXES if base.startswith(p)), key=len, default="")
     part, module = _PREFIXES.get(prefix, ""), base.removeprefix(prefix)
-    return Place(part, plain_name(module), side,
-                 "" if prefix.endswith("_") else module)
+    return LayerPlace(part, plain_name(module), side,
+                      "" if prefix.endswith("_") else module)
 
 
 def plain_name(module: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.diffusion.files.weights import shapes_in, weight_files
-from gate_cache.diffusion.lora.fit import Layers
+from gate_cache.diffusion.lora.fit import ModelLayers
 from gate_cache.diffusion.models.layouts import UNET
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _ORIGINAL_UNET = "model.diffusion_model."
 
 
-def model_layers(files: ModelFiles) -> Layers:
+def model_layers(files: ModelFiles) -> ModelLayers:
     """The layers of a model, by its files' headers and its configurations.
 
     Raises
@@ -33,7 +33,7 @@ def model_layers(files: ModelFiles) -> Layers:
                if key.startswith(prefix)}
     parts[UNET] = [(key.removesuffix(".weight"), shape) for key, shape in weights.items()
                    if key.endswith(".weight")]
-    return Layers(parts, unet)
+    return ModelLayers(parts, unet)
 
 
 def _text_weights(part: str, config: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:

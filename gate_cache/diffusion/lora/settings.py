@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.lora.keys import PEFT, Place
+from gate_cache.diffusion.lora.keys import PEFT, LayerPlace
 
 SETTINGS, BESIDE = "lora_adapter_metadata", "adapter_config.json"
 _NOT_PLAIN = ("use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens", "layer_replication")
@@ -26,7 +26,7 @@ class Strength(NamedTuple):
 
 
 def read_settings(source: str, path: Path, metadata: Mapping[str, str],
-              places: Mapping[str, Place]) -> tuple[dict[str, dict[str, Any]], bool]:
+                  places: Mapping[str, LayerPlace]) -> tuple[dict[str, dict[str, Any]], bool]:
     """The adapter's settings by part, and whether they are in a file beside it (peft's format).
 
     Parameters
@@ -87,7 +87,7 @@ def _check_settings(place: str, told: Mapping[str, Any]) -> None:
 
 
 def strength_of(place: str, module: str, rank: int, own: float | None,
-              told: Mapping[str, Any] | None) -> Strength:
+                told: Mapping[str, Any] | None) -> Strength:
     """A layer's strength by its own alpha and by the adapter's settings, which must agree.
 
     Parameters

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.diffusion.passes.schedule import Item, Lane, Tail
+    from gate_cache.diffusion.passes.schedule import Item, PassGroup, Tail
     from gate_cache.diffusion.techniques.base import Floats, Images, Inputs, Steering, Use
 
 KEPT_PROMPTS = 256
@@ -99,7 +99,7 @@ class Extractor:
             self._steering[use].ahead(inputs, rows)
 
     @torch.inference_mode()
-    def run(self, lane: Lane, inputs: Inputs) -> Iterator[Piece]:
+    def run(self, lane: PassGroup, inputs: Inputs) -> Iterator[Piece]:
         """All that combos read from a lane's passes, as it comes."""
         for ready in self.ready(lane, inputs):
             with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
@@ -107,7 +107,7 @@ class Extractor:
             yield from _pieces(lane, ready, maps)
 
     @torch.inference_mode()
-    def ready(self, lane: Lane, inputs: Inputs) -> Iterator[Ready]:
+    def ready(self, lane: PassGroup, inputs: Inputs) -> Iterator[Ready]:
         """A lane's last passes, of each batch with every tail; to be run before the next is taken.
 
         What leads to them, the denoising steps, has run.
@@ -118,7 +118,7 @@ class Extractor:
             for start in range(0, len(lane.items), self.batch):
                 yield from self._batch(lane, lane.items[start : start + self.batch], inputs)
 
-    def _batch(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> Iterator[Ready]:
+    def _batch(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> Iterator[Ready]:
         """One batch through the down half, and then through the rest with every tail."""
         model = self.model
         whole = [*items, *[items[-1]] * (self.batch - len(items))]
@@ -131,14 +131,14 @@ class Extractor:
                 yield Ready(tail, items, x, partial(
                     model.predict, x, lane.common.walk.stop, text, *extras))
 
-    def _noised(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
+    def _noised(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
         x0 = torch.from_numpy(inputs.latents([i.row for i in items]))
         eps = torch.stack([noise(i.half.seed, inputs.id(i.row), x0.shape[1:]) for i in items])
         place = self.model.device
         return add_noise(x0.to(place), eps.to(place), lane.common.walk.start,
                          self.model.alphas_cumprod)
 
-    def _denoised(self, lane: Lane, x: torch.Tensor, text: Text,
+    def _denoised(self, lane: PassGroup, x: torch.Tensor, text: Text,
                   extras: Sequence[Extra | None]) -> torch.Tensor:
         walk = lane.common.walk
         if not walk.steps:
@@ -157,7 +157,7 @@ class Extractor:
     def _negative(self, walk: Walk, count: int, uses: tuple[Use, ...]) -> Text | None:
         return Text.joined([self._text(walk.negative, uses)] * count) if walk.guided else None
 
-    def _texts(self, lane: Lane, items: Sequence[Item], inputs: Inputs) -> Text:
+    def _texts(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> Text:
         return Text.joined([self._text(inputs.prompt(i.row, i.half.prompt), lane.common.uses)
                             for i in items])
 
@@ -197,7 +197,7 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
     return Extractor(model, steering, batch)
 
 
-def _pieces(lane: Lane, ready: Ready, maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
+def _pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
     """What each combo reads from one pass."""
     for half in dict.fromkeys(item.half for item in ready.items):
         for reader in lane.readers[half, ready.tail]:

@@ -25,7 +25,7 @@ class _AllSeen(Exception):
     """Ends a pass behind the last map that is wanted."""
 
 
-class Taps:
+class Hooks:
     """Maps read during the latest pass."""
 
     def __init__(self, specs: Sequence[MapSpec]) -> None:
@@ -93,7 +93,7 @@ class Taps:
 class _Recorder:
     """Attention processor that lets the original one work and computes its map beside it."""
 
-    def __init__(self, inner: Any, taps: Taps, name: str) -> None:
+    def __init__(self, inner: Any, taps: Hooks, name: str) -> None:
         self._inner = inner
         self._taps = taps
         self._name = name
@@ -132,9 +132,9 @@ def cross_attention(attn: Any, hidden: torch.Tensor, context: torch.Tensor) -> t
 
 
 @contextmanager
-def tapped(unet: Any, specs: Sequence[MapSpec]) -> Iterator[Taps]:
+def tapped(unet: Any, specs: Sequence[MapSpec]) -> Iterator[Hooks]:
     """Read `specs` off every pass inside the ``with`` block; the model is restored after it."""
-    taps = Taps(specs)
+    taps = Hooks(specs)
     with ExitStack() as undo:
         for spec in specs:
             block = unet.up_blocks[spec.level]
@@ -149,7 +149,7 @@ def tapped(unet: Any, specs: Sequence[MapSpec]) -> Iterator[Taps]:
         yield taps
 
 
-def _tap_attention(block: Any, name: str, taps: Taps, undo: ExitStack) -> None:
+def _tap_attention(block: Any, name: str, taps: Hooks, undo: ExitStack) -> None:
     handle = block.attentions[0].register_forward_pre_hook(taps.side_hook(name))
     undo.callback(handle.remove)
     for transformer in block.attentions:

@@ -99,7 +99,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Lane:
+class PassGroup:
     """Passes that fill the same batches.
 
     Attributes
@@ -151,7 +151,7 @@ class Pieces:
     halves: int
 
     @classmethod
-    def of(cls, lanes: Sequence[Lane]) -> Pieces:
+    def of(cls, lanes: Sequence[PassGroup]) -> Pieces:
         """The pieces of lanes of one image."""
         items = [(lane, item) for lane in lanes for item in lane.items]
         nets = [r.combo.combo.controlnet for lane in lanes for rs in lane.readers.values()
@@ -177,7 +177,7 @@ def _common(wanted: Wanted, tokens: int) -> Common:
 
 
 def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
-             count_tokens: Callable[[str, int], int]) -> list[Lane]:
+             count_tokens: Callable[[str, int], int]) -> list[PassGroup]:
     """The lanes that yield all rows of these combos, those with the same LoRAs in a row.
 
     Parameters
@@ -204,11 +204,11 @@ def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
 
 
 def _lane(common: Common, tails: tuple[Tail, ...], items: list[Item],
-          readers: Mapping[tuple[Common, Half, Tail], list[Reader]]) -> Lane:
+          readers: Mapping[tuple[Common, Half, Tail], list[Reader]]) -> PassGroup:
     rows: dict[Half, set[int]] = defaultdict(set)
     for item in items:
         rows[item.half].add(item.row)
     kept = {(half, tail): tuple(Reader(r.combo, r.rows & rows[half])
                                 for r in readers[common, half, tail] if r.rows & rows[half])
             for half in rows for tail in tails}
-    return Lane(common, tails, tuple(items), kept)
+    return PassGroup(common, tails, tuple(items), kept)

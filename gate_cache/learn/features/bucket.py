@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.data import MapCache, Recent
+from gate_cache.learn.features.data import LRUCache, MapCache
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Square, Window
@@ -76,7 +76,7 @@ class Buckets:
         self._store = store
         self._cache = cache
         self._rows = rows
-        self._recent: Recent[Bucket] = Recent(self, _bytes, BUCKET_BYTES)
+        self._recent: LRUCache[Bucket] = LRUCache(self, _bytes, BUCKET_BYTES)
         self._maps = {name: feature_maps(store[name]) for name in spec.combos}
         if len(set(self._maps.values())) > 1:
             raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")

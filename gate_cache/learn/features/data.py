@@ -53,7 +53,7 @@ class FeatureDataset(Dataset[Maps]):
                 for name, views in self._views.items()}
 
 
-class Recent(Generic[Value]):
+class LRUCache(Generic[Value]):
     """The most recently used values, up to a bound in bytes.
 
     Parameters
@@ -97,7 +97,7 @@ class MapCache:
     def __init__(self, store: FeatureStore, bound: int) -> None:
         self._store = store
         self._data: dict[tuple[str, tuple[str, ...]], FeatureDataset] = {}
-        self._rows = Recent(self._read, _bytes, bound)
+        self._rows = LRUCache(self._read, _bytes, bound)
 
     def __call__(self, combo: str, maps: tuple[str, ...], row: int) -> dict[str, torch.Tensor]:
         """Map name to (C, h, w) of one row."""

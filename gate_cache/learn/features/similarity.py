@@ -26,7 +26,7 @@ Vectors = list[torch.Tensor]
 """K descriptors, level by level, each (K, C)."""
 
 
-class Found(NamedTuple):
+class FoundPoints(NamedTuple):
     """Where points were found.
 
     Attributes
@@ -108,12 +108,12 @@ def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
     return total.div_(lengths)
 
 
-def best(found: torch.Tensor, image: LevelDescriptors) -> Found:
+def best(found: torch.Tensor, image: LevelDescriptors) -> FoundPoints:
     """Where each of (K, R, R) similarities is highest inside the image, and how high."""
     cut = image.window.cut(found)
     there = found_at(cut, _inside(image), image.matching).cpu().double()
-    return Found(image.window.leave(np.asarray(there)),
-                 np.asarray(cut.flatten(1).max(1).values.cpu().numpy()))
+    return FoundPoints(image.window.leave(np.asarray(there)),
+                       np.asarray(cut.flatten(1).max(1).values.cpu().numpy()))
 
 
 def _inside(image: LevelDescriptors) -> torch.Tensor:
@@ -126,7 +126,7 @@ def _inside(image: LevelDescriptors) -> torch.Tensor:
         :, rows.start : rows.stop + 1, columns.start : columns.stop + 1]
 
 
-def match(source: LevelDescriptors, target: LevelDescriptors, points: Points) -> Found:
+def match(source: LevelDescriptors, target: LevelDescriptors, points: Points) -> FoundPoints:
     """Where (K, 2) points of the source are found in the target: cosine nearest neighbour (C.1).
     """
     return best(similarity(descriptors(source, points), target), target)

@@ -35,7 +35,7 @@ _TASK_BYTES = 4 * 2**20
 """What one task of a reading thread reads at least, where samples are small."""
 
 
-class Sample(NamedTuple):
+class StreamedSample(NamedTuple):
     """One image's maps.
 
     Attributes
@@ -48,7 +48,7 @@ class Sample(NamedTuple):
     maps: Maps
 
 
-class FeatureStream(IterableDataset[Sample]):
+class FeatureStream(IterableDataset[StreamedSample]):
     """All samples once an epoch, in seeded order.
 
     Parameters
@@ -113,7 +113,7 @@ class FeatureStream(IterableDataset[Sample]):
         return epoch_order(self.rows, self.store.block, self._order, self._window, self._seed,
                            self._epoch)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[StreamedSample]:
         rows = self.order()
         for views in self._views.values():
             views[0].combo.check(np.asarray(rows, np.int64))
@@ -125,13 +125,13 @@ class FeatureStream(IterableDataset[Sample]):
         ring = [self._slot() for _ in range(min(self._keep, len(rows)))] if self._reuse else []
         return self._at_once(rows, cycle(ring) if ring else iter(self._slot, None))
 
-    def _at_once(self, rows: list[int], slots: Iterator[_Slot]) -> Iterator[Sample]:
+    def _at_once(self, rows: list[int], slots: Iterator[_Slot]) -> Iterator[StreamedSample]:
         for row in rows:
             slot = next(slots)
             _fill([slot], [row], _copies_so_far() if self._reuse else None)
-            yield Sample(row, slot.maps)
+            yield StreamedSample(row, slot.maps)
 
-    def _read_ahead(self, rows: list[int]) -> Iterator[Sample]:
+    def _read_ahead(self, rows: list[int]) -> Iterator[StreamedSample]:
         size = _Slot.bytes(self._views)
         group = max(min(_TASK_BYTES // max(size, 1), len(rows) // (2 * self._threads)), 1)
         tasks = [rows[i : i + group] for i in range(0, len(rows), group)]
@@ -148,7 +148,7 @@ class FeatureStream(IterableDataset[Sample]):
                         again = (ring[n % count], _copies_so_far()) if ring else (None, None)
                         under_way.append(pool.submit(self._filled, tasks[n], *again))
                     for slot, row in zip(under_way.popleft().result(), task, strict=False):
-                        yield Sample(row, slot.maps)
+                        yield StreamedSample(row, slot.maps)
             finally:
                 pool.shutdown(cancel_futures=True)
 

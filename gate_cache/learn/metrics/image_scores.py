@@ -31,7 +31,7 @@ MOST_WEIGHTS = 100_000
 """Weights kept for statistics at most."""
 
 
-class Tally:
+class ImageScores:
     """One model's results over images.
 
     Parameters

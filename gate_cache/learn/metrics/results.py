@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Row:
+class ResultRow:
     """One line of a table of results."""
 
     method: Method
@@ -28,12 +28,12 @@ class Table:
 
     title: str
     protocol: str
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ResultRow] = field(default_factory=list)
 
     def add(self, method: Method, found: PCK, trained: bool = False, note: str = "",
             details: dict[str, Any] | None = None) -> None:
         """Append a line."""
-        self.rows.append(Row(method, trained, found, note, details or {}))
+        self.rows.append(ResultRow(method, trained, found, note, details or {}))
 
     def to_json(self) -> dict[str, Any]:
         """A table of ``metrics.json``."""

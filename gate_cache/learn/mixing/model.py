@@ -26,16 +26,17 @@ class CorrespondenceModel(MixedModel):
         return Output(self.head(mixed.maps, self.attended(bucket.attention)), mixed.weights)
 
 
-def amalgamated(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = None,
-                attention: bool = True) -> CorrespondenceModel:
+def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = None,
+               attention: bool = True) -> CorrespondenceModel:
     """The full model: n weight assigners and the head."""
     mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout)
     head = _head(spec, channels, spec.assigners)
     return CorrespondenceModel(mixer, head, chosen, attention)
 
 
-def fixed(spec: TrainSpec, channels: int, weights: list[float],
-          chosen: Sequence[int] | None = None, attention: bool = True) -> CorrespondenceModel:
+def build_baseline(spec: TrainSpec, channels: int, weights: list[float],
+                   chosen: Sequence[int] | None = None,
+                   attention: bool = True) -> CorrespondenceModel:
     """A baseline with given weights: a single feature, or all uniformly."""
     return CorrespondenceModel(FixedWeights(weights), _head(spec, channels, 1), chosen, attention)
 

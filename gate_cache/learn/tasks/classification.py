@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.learn.features.data import Recent
+from gate_cache.learn.features.data import LRUCache
 from gate_cache.learn.features.pixel_grid import tiles
-from gate_cache.learn.metrics.image_scores import Tally
+from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors
 from gate_cache.manifest.heads import Sizes, head_of
@@ -47,7 +47,7 @@ class ClassificationTask:
         self.maps = maps
         self.data = data
         self._ids = ids
-        self._pooled: Recent[Vectors] = Recent(maps.pooled, _bytes, POOLED_BYTES)
+        self._pooled: LRUCache[Vectors] = LRUCache(maps.pooled, _bytes, POOLED_BYTES)
         self._labels = {i: data.label(i) for of_split in ids.values() for i in of_split}
         names = list(data.classes)
         self._classes = names[:1 + max(self._labels.values(), default=0)]
@@ -82,7 +82,7 @@ class ClassificationTask:
     @torch.inference_mode()
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Top-1 accuracy of every model; features are read once for all of them."""
-        tallies, ids = [Tally(self._classes) for _ in models], self._ids[split]
+        tallies, ids = [ImageScores(self._classes) for _ in models], self._ids[split]
         for part in tiles(len(ids), BATCH):
             batch, true = self.inputs(ids[part]), self.labels(ids[part]).cpu().numpy()
             for model, tally in zip(models, tallies, strict=True):

@@ -15,7 +15,7 @@ from torch import nn
 
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Reservoir, Sampling, fill
-from gate_cache.learn.metrics.image_scores import Tally
+from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
@@ -87,7 +87,7 @@ class PixelTask:
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; features are read once for all of them."""
-        tallies, test = [Tally(self.data.classes) for _ in models], split == "test"
+        tallies, test = [ImageScores(self.data.classes) for _ in models], split == "test"
         for sample_id in self._ids[split]:
             true = self.data.mask(sample_id)
             for tally, found in zip(tallies, self._look(models, sample_id), strict=True):

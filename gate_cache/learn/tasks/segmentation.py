@@ -14,7 +14,7 @@ from torch import nn
 
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset, Split
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
-from gate_cache.learn.metrics.image_scores import Tally
+from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, mix
 from gate_cache.learn.mixing.mixed_model import MixedModel
 from gate_cache.learn.tasks.painted import Painted
@@ -113,7 +113,7 @@ class SegmentationTask:
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; an image is read once for all of them."""
-        tallies = [Tally(self.data.classes) for _ in models]
+        tallies = [ImageScores(self.data.classes) for _ in models]
         for sample_id in self._ids[split]:
             true = self.data.mask(sample_id)
             found = self.predict(models, sample_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.analysis.activations import Activations, Level, activations
-from gate_cache.report.figures.pictures import Cell, Picture, Row, fitted, grid
+from gate_cache.report.figures.pictures import Picture, PictureCell, PictureRow, fitted, grid
 from gate_cache.report.figures.show import beside, file_name, written
 
 if TYPE_CHECKING:
@@ -35,21 +35,21 @@ def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[st
 def page(found: Activations) -> Picture:
     """Along the pass: what goes in, down and mid, up, and what comes out."""
     t = f"t = {found.t}"
-    rows = [Row("input", [_decoded(found.image, "image"),
-                          _decoded(found.noised, f"noised, {t}, decoded"),
-                          _level("noised latent", found.latents)])]
+    rows = [PictureRow("input", [_decoded(found.image, "image"),
+                                 _decoded(found.noised, f"noised, {t}, decoded"),
+                                 _level("noised latent", found.latents)])]
     for title, starts in STAGES.items():
-        rows.append(Row(title, [_level(n, level) for n, level in found.levels.items()
-                                if n.startswith(starts)]))
-    rows.append(Row("output", [_level("predicted noise", found.noise),
-                               _decoded(found.clean, "denoised at once, decoded")]))
+        rows.append(PictureRow(title, [_level(n, level) for n, level in found.levels.items()
+                                       if n.startswith(starts)]))
+    rows.append(PictureRow("output", [_level("predicted noise", found.noise),
+                                      _decoded(found.clean, "denoised at once, decoded")]))
     return grid(rows, f"{found.id}, {found.combo}: one pass; maps as the colours of their first"
                       " three components")
 
 
-def _level(name: str, level: Level) -> Cell:
-    return Cell(level.colours, f"{name}  {' x '.join(map(str, level.shape))}")
+def _level(name: str, level: Level) -> PictureCell:
+    return PictureCell(level.colours, f"{name}  {' x '.join(map(str, level.shape))}")
 
 
-def _decoded(picture: Picture, caption: str) -> Cell:
-    return Cell(fitted(picture, smooth=max(picture.shape) > 200), caption)
+def _decoded(picture: Picture, caption: str) -> PictureCell:
+    return PictureCell(fitted(picture, smooth=max(picture.shape) > 200), caption)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gate_cache.analysis.guideline import MEASURES, Guideline, Technique
+from gate_cache.analysis.guideline import MEASURES, Guideline, TriedTechnique
 from gate_cache.report.figures.marks import Canvas, cut, wrapped
 from gate_cache.report.figures.pictures import Picture, fitted
 from gate_cache.report.figures.show import written
@@ -26,9 +26,9 @@ def show_guideline(found: Guideline) -> None:
     """A row a technique: how like the input its results are, and what it gains."""
     out = console()
     say(out, f"Img2Img, {found.manifest}, model {found.model}, {len(found.inputs)} images x"
-              f" {found.seeds} seeds", "bold")
+        f" {found.seeds} seeds", "bold")
     table = grid("combo", "techniques", *MEASURES, "gain in SSIM", "95 % of mean",
-                   "gain in edges", "closer", left=2)
+                 "gain in edges", "closer", left=2)
     for row in found.rows:
         table.add_row(escape(row.name), escape(row.techniques), *_figures(row.mean), *_gains(row),
                       style=None if row.gain else "dim")
@@ -42,7 +42,7 @@ def _figures(mean: dict[str, Spread]) -> list[str]:
     return [f"{mean[m].mean:.1f}" if m == "PSNR" else f"{mean[m].mean:.3f}" for m in MEASURES]
 
 
-def _gains(row: Technique) -> list[str]:
+def _gains(row: TriedTechnique) -> list[str]:
     if row.gain is None or row.closer is None:
         return [""] * 4
     low, high = row.gain["SSIM"].interval
@@ -96,7 +96,7 @@ def _x(column: int) -> int:
     return EDGE + column * (SIDE + GAP)
 
 
-def _head(row: Technique, found: Guideline) -> list[str]:
+def _head(row: TriedTechnique, found: Guideline) -> list[str]:
     about = wrapped(row.techniques if row.gain else f"'{found.prompt}'", SIDE, 12)
     gain = [f"SSIM {row.mean['SSIM'].mean:.3f} ({row.gain['SSIM'].mean:+.3f})"] if row.gain else \
         [f"SSIM {row.mean['SSIM'].mean:.3f}"]

@@ -25,7 +25,7 @@ _CIVIDIS = np.array([  # dark blue to yellow, the same to colour-blind eyes; eve
 
 
 @dataclass(frozen=True)
-class Cell:
+class PictureCell:
     """One picture of a grid, with its caption."""
 
     picture: Picture
@@ -33,11 +33,11 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureRow:
     """A row of a grid, with its title to the left."""
 
     title: str
-    cells: Sequence[Cell]
+    cells: Sequence[PictureCell]
 
 
 def heat(values: npt.NDArray[np.floating], low: float | None = None,
@@ -62,7 +62,7 @@ def fitted(picture: Picture, side: int = CELL, smooth: bool = False) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, way))
 
 
-def grid(rows: Sequence[Row], title: str = "", cell: int = CELL) -> Picture:
+def grid(rows: Sequence[PictureRow], title: str = "", cell: int = CELL) -> Picture:
     """Rows of pictures with captions, on white."""
     font, bold = _font(TEXT), _font(TEXT + 3)
     left = max((round(font.getlength(r.title)) for r in rows), default=0)

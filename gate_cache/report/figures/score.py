@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
-    from gate_cache.analysis.score import Scored, Scores
+    from gate_cache.analysis.score import Scored, ShiftScores
     from gate_cache.learn.metrics.intervals import Spread
 
 MARKERS = "svD^<>ph"
 COLOURS = (SKY, AMBER, GREEN, PINK)
 
 
-def show_scores(found: Scores) -> None:
+def show_scores(found: ShiftScores) -> None:
     """A row a combo: Score, its spread, its interval, and what the technique gains."""
     out = console()
     say(out, f"content shift, {found.manifest}, model {found.model}, {len(found.images)} images",
-         "bold")
+        "bold")
     table = grid("combo", "techniques", "t", "Score", "±", "95 % of mean", "gain",
-                   "95 % of mean", left=2)
+                 "95 % of mean", left=2)
     for row in found.rows:
         gain = [f"{row.gain.mean:+.3f}", _interval(row.gain, "+")] if row.gain else ["", ""]
         table.add_row(escape(row.name), escape(row.techniques), str(row.t),
@@ -45,7 +45,7 @@ def show_scores(found: Scores) -> None:
         say(out, f"note: {len(found.dropped)} images whose anchor has no shift are left out")
 
 
-def _by_map(found: Scores) -> Table:
+def _by_map(found: ShiftScores) -> Table:
     names = list(found.rows[0].maps)
     table = grid("Score by map", *names)
     for row in found.rows:
@@ -53,7 +53,7 @@ def _by_map(found: Scores) -> Table:
     return table
 
 
-def _protocol(found: Scores) -> list[str]:
+def _protocol(found: ShiftScores) -> list[str]:
     reference = "each combo itself" if found.own else f"no technique, prompt '{found.prompt}'"
     return [f"Score (Eq. 2): 1 = as the reference (t = 0, {reference}); 0 = as far from it as the"
             f" anchor (t = {found.anchor_t}, no technique)",
@@ -66,7 +66,7 @@ def _interval(value: Spread, sign: str = "") -> str:
     return f"{low:{sign}.3f} – {high:{sign}.3f}"
 
 
-def draw_scores(found: Scores, folder: Path) -> Path:
+def draw_scores(found: ShiftScores, folder: Path) -> Path:
     """Write the plot as a PNG file.
 
     Raises
@@ -99,7 +99,7 @@ def _row(axes: Axes, y: int, row: Scored) -> None:
               mew=2.5)
 
 
-def _dress(axes: Axes, found: Scores, rows: list[Scored]) -> None:
+def _dress(axes: Axes, found: ShiftScores, rows: list[Scored]) -> None:
     axes.set_yticks(range(len(rows)), [_label(r) for r in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
     for row in found.rows:

@@ -6,16 +6,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.analysis.show import Shown, Source, show
+from gate_cache.analysis.show import Shown, ShownImages, show
 from gate_cache.core.errors import UserError
-from gate_cache.report.figures.pictures import Cell, Picture, Row, fitted, grid, heat, save
+from gate_cache.report.figures.pictures import (
+    Picture,
+    PictureCell,
+    PictureRow,
+    fitted,
+    grid,
+    heat,
+    save,
+)
 from gate_cache.store.places.disk import disk_errors
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
 
 
-def draw(source: Source, images: Sequence[str], combos: Sequence[str], tokens: Sequence[str],
+def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], tokens: Sequence[str],
          out: Path | None) -> Iterator[Path]:
     """Write one PNG file for each image; yields their paths.
 
@@ -54,13 +62,13 @@ def page(found: Shown) -> Picture:
     rows = []
     if found.image is not None:
         h, w = found.image.shape[:2]
-        rows.append(Row("image", [Cell(fitted(found.image, smooth=max(h, w) > 200),
-                                       f"{w} x {h} pixels")]))
+        rows.append(PictureRow("image", [PictureCell(fitted(found.image, smooth=max(h, w) > 200),
+                                                     f"{w} x {h} pixels")]))
     for combo, maps in found.conv.items():
-        rows.append(Row(combo, [Cell(m, f"{n}  {m.shape[1]} x {m.shape[0]}")
-                                for n, m in maps.items()]))
+        rows.append(PictureRow(combo, [PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}")
+                                       for n, m in maps.items()]))
     for combo, words in found.attention.items():
-        rows.append(Row(combo, [Cell(heat(v), word) for word, v in words]))
+        rows.append(PictureRow(combo, [PictureCell(heat(v), word) for word, v in words]))
     return grid(rows, found.id)
 
 

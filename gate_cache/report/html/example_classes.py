@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gate_cache.report.figures.pictures import data_uri
-from gate_cache.report.html.page import Cell, Column, Grid, Row, paragraph, table
+from gate_cache.report.html.page import Column, Grid, PageCell, PageRow, paragraph, table
 from gate_cache.report.html.tags import Html, join, tag
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def confusions(items: Items, names: Sequence[str]) -> Html:
     true, said = items.more["true"].astype(int), items.more["predicted"].astype(int)
     found = np.zeros((len(names), len(names)), int)
     np.add.at(found, (true, said), 1)
-    rows = [Row([name, *(Cell(int(n) or "·", int(n), strong=i == j) for j, n in enumerate(row))])
+    rows = [PageRow([name, *(PageCell(int(n) or "·", int(n), strong=i == j)
+                             for j, n in enumerate(row))])
             for i, (name, row) in enumerate(zip(names, found, strict=True))]
     return join([tag("h3", "Confusions"), table(Grid(
         [Column("True class"), *(Column(n) for n in names)], rows,

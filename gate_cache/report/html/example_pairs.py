@@ -22,7 +22,7 @@ RIGHT, WRONG, CASE = "#0072b2", "#d55e00", "#ffffff"
 Points = npt.NDArray[np.float64]
 
 
-class Matches:
+class ExamplePairs:
     """Predictions of GATE, and of the single feature where it has any, for all pairs.
 
     Parameters
@@ -46,7 +46,7 @@ class Matches:
         return np.asarray(self.methods[method].more["points"][start:end], np.float64)
 
 
-def pair(matches: Matches, number: int) -> Html:
+def pair(matches: ExamplePairs, number: int) -> Html:
     """Source, and the target with every method's points."""
     a, b = matches.ids[number]
     here, there = matches.data.keypoints(a), matches.data.keypoints(b)
@@ -73,7 +73,7 @@ def pair(matches: Matches, number: int) -> Html:
         tag("small", f"{a} → {b}")))
 
 
-def _source(matches: Matches, sample_id: str, points: Keypoints, at: Points) -> Html:
+def _source(matches: ExamplePairs, sample_id: str, points: Keypoints, at: Points) -> Html:
     image = tag("image", href=data_uri(matches.data.image(sample_id)), width=SIDE,
                 height=_height(points), preserveAspectRatio="none")
     scaled = at * _scale(points)
@@ -111,7 +111,7 @@ def cross(x: float, y: float) -> Html:
                  tag("path", d=path, stroke=WRONG, stroke_width=2.8, stroke_linecap="round")])
 
 
-def marks_legend(matches: Matches) -> Html:
+def marks_legend(matches: ExamplePairs) -> Html:
     """What the marks mean."""
     def key(mark: Html, words: str) -> Html:
         drawn = tag("svg", mark, viewBox="0 0 18 18", width=18, height=18, aria_hidden="true",

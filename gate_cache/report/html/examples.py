@@ -18,7 +18,7 @@ from gate_cache.datasets.common.base import (
 from gate_cache.manifest.specs import OF_A_RUN, Manifest
 from gate_cache.report.html.example_classes import confusions, tiles
 from gate_cache.report.html.example_masks import masks
-from gate_cache.report.html.example_pairs import Matches, marks_legend, pair
+from gate_cache.report.html.example_pairs import ExamplePairs, marks_legend, pair
 from gate_cache.report.html.page import Section, paragraph, section
 from gate_cache.report.html.tags import Child, tag
 from gate_cache.workspace.data_root import dataset_near
@@ -73,7 +73,7 @@ def _shown(data: ImageDataset, gate: Result, single: Result | None) -> list[Chil
 
 
 def _pairs(data: CorrespondenceDataset, items: Items, other: Items | None) -> list[Child]:
-    matches = Matches(data, items, other)
+    matches = ExamplePairs(data, items, other)
     best, worst, gained = _chosen(data, items, other)
     parts: list[Child] = [marks_legend(matches)]
     for title, numbers in (("Best", best), ("Worst", worst),

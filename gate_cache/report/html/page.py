@@ -30,7 +30,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PageCell:
     """A cell of a table.
 
     Attributes
@@ -63,10 +63,10 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class PageRow:
     """A row of a table; its first cell is its head."""
 
-    cells: Sequence[Cell | Child]
+    cells: Sequence[PageCell | Child]
     strong: bool = False
 
 
@@ -80,7 +80,7 @@ class Grid:
     """
 
     columns: Sequence[Column]
-    rows: Sequence[Row]
+    rows: Sequence[PageRow]
     caption: str
     sortable: bool = False
     notes: Sequence[str] = field(default_factory=list)
@@ -153,8 +153,8 @@ def table(grid: Grid) -> Html:
     return join([box, *(tag("p", n, class_="note") for n in grid.notes)])
 
 
-def _row(row: Row, columns: Sequence[Column]) -> Html:
-    cells = [c if isinstance(c, Cell) else Cell(c) for c in row.cells]
+def _row(row: PageRow, columns: Sequence[Column]) -> Html:
+    cells = [c if isinstance(c, PageCell) else PageCell(c) for c in row.cells]
     made = []
     for i, (cell, column) in enumerate(zip(cells, columns, strict=True)):
         names = [n for n, on in (("words", column.words or not i), ("strong", cell.strong)) if on]

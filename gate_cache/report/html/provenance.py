@@ -11,7 +11,7 @@ from gate_cache.core.fingerprint import file_sha256
 from gate_cache.report.html.page import (
     Column,
     Grid,
-    Row,
+    PageRow,
     Section,
     code,
     facts,
@@ -49,7 +49,7 @@ def data(record: Record) -> Html:
     """Data set, splits and protocol."""
     splits = record.config.get("splits") or {}
     units = list(dict.fromkeys(u for s in splits.values() for u in s))
-    rows = [Row([name, *(of.get(u, "") for u in units)]) for name, of in splits.items()]
+    rows = [PageRow([name, *(of.get(u, "") for u in units)]) for name, of in splits.items()]
     listed = table(Grid([Column("Split"), *map(Column, units)], rows, "Images and what is judged"))
     about: dict[str, Child] = {
         "data set": str((record.manifest.get("dataset") or {}).get("name", "")),
@@ -97,11 +97,12 @@ def fingerprints(record: Record, found: Verdict | None) -> Html:
         store["images in it"] = f"{samples.get('count')}, table's checksum" \
                                 f" {samples.get('checksum')}"
     labels, encodings = config.get("labels") or {}, config.get("encodings") or {}
-    combos = [Row([labels.get(group, group), encodings.get(group, ""), _hex(digest)])
+    combos = [PageRow([labels.get(group, group), encodings.get(group, ""), _hex(digest)])
               for group, digest in (config.get("fingerprints") or {}).items()]
-    model = [Row([part, _hex(d)]) for part, digests in (config.get("model_weights") or {}).items()
+    model = [PageRow([part, _hex(d)])
+             for part, digests in (config.get("model_weights") or {}).items()
              for d in ([digests] if isinstance(digests, str) else digests)]
-    trained = [Row([path.name, _hex(file_sha256(path))]) for path in _weights(record, found)]
+    trained = [PageRow([path.name, _hex(file_sha256(path))]) for path in _weights(record, found)]
     value = Column("sha256", words=True)
     parts = [tag("h3", "Fingerprints"), facts(store)]
     for columns, rows, caption in (

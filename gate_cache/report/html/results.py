@@ -12,10 +12,10 @@ from gate_cache.learn.metrics.roles import ROLES, Role
 from gate_cache.report.html.charts import Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of
 from gate_cache.report.html.page import (
-    Cell,
     Column,
     Grid,
-    Row,
+    PageCell,
+    PageRow,
     Section,
     figure,
     fold,
@@ -132,12 +132,12 @@ def _tables(record: Record, rows: Sequence[Result], caption: str, key: str) -> l
     shown.sort(key=lambda m: (m != record.select, m[:8] != record.select[:8]))
     made = [table(Grid(
         [Column("Method"), *(_column(m, m == record.select and key == "test") for m in shown)],
-        [Row([g.name, *(_cell(record, g, m, groups, key) for m in shown)],
-             strong=g.first.role == "gate") for g in groups],
+        [PageRow([g.name, *(_cell(record, g, m, groups, key) for m in shown)],
+                 strong=g.first.role == "gate") for g in groups],
         f"{caption}; percent{_counts(rows)}"))]
     if pck:
         full = Grid([Column("Variant"), *(Column(g.name) for g in groups)],
-                    [Row([metric_name(m), *(number(g.mean(m), 2) for g in groups)])
+                    [PageRow([metric_name(m), *(number(g.mean(m), 2) for g in groups)])
                      for m in sorted(record.metrics)], f"{caption}: all variants of PCK, percent")
         made.append(fold("All variants of PCK", table(full)))
     return made
@@ -149,13 +149,13 @@ def _column(metric: str, chooses: bool) -> Column:
     return Column(name, " · ".join(filter(None, notes)))
 
 
-def _cell(record: Record, group: Group, metric: str, groups: Sequence[Group], key: str) -> Cell:
+def _cell(record: Record, group: Group, metric: str, groups: Sequence[Group], key: str) -> PageCell:
     value = group.mean(metric)
     best = max((g.mean(metric) for g in groups), default=math.nan)
     told = (group.first.details.get("interval") or {}).get(metric)
     known = group.interval if metric == record.select and key == "test" else told
     note = between(known) if known and not math.isnan(known[0]) else None
-    return Cell(number(value), value, note, strong=value == best)
+    return PageCell(number(value), value, note, strong=value == best)
 
 
 def _counts(rows: Sequence[Result]) -> str:
@@ -176,7 +176,7 @@ def by_category(record: Record, found: Verdict | None) -> tuple[Html, Html]:
         return nothing, nothing
     what = {"mIoU": "IoU", "accuracy": "Accuracy"}.get(record.select, metric_name(record.select))
     heads = ["GATE", *(WORDS[r].removeprefix("the ") for r in found.baselines)]
-    rows = [Row([n, *(number(v.get(n)) for v in values)]) for n in names]
+    rows = [PageRow([n, *(number(v.get(n)) for v in values)]) for n in names]
     listing = table(Grid([Column("Category"), *(Column(h) for h in heads)], rows,
                          f"{what} by category, percent", sortable=True))
     chart = nothing

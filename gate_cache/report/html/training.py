@@ -9,7 +9,7 @@ from gate_cache.report.html.charts import Curve, bars, curves, density
 from gate_cache.report.html.page import (
     Column,
     Grid,
-    Row,
+    PageRow,
     Section,
     figure,
     fold,
@@ -96,9 +96,9 @@ def _alt(what: str, lines: Sequence[Curve]) -> str:
 
 
 def _history(record: Record, fitted: Sequence[Result], unit: str) -> Html:
-    rows = [Row([broken(r.name), at(h), number(h["loss"], 4),
-                 number((h.get("val") or {}).get(record.select), 2),
-                 "kept" if at(h) == r.best_at else ""])
+    rows = [PageRow([broken(r.name), at(h), number(h["loss"], 4),
+                     number((h.get("val") or {}).get(record.select), 2),
+                     "kept" if at(h) == r.best_at else ""])
             for r in fitted[:24] for h in r.history]
     columns = [Column("Training"), Column(unit), Column("loss"),
                Column("val", metric_name(record.select)), Column("checkpoint", words=True)]
@@ -175,7 +175,7 @@ def _all_weights(record: Record) -> Html | None:
         top = [sum(each[k]) / len(each[k]) for k in ("top1", "top2")]
         overlap = [f"{100 * each['overlap'][k]:.0f}" if each["overlap"] else ""
                    for k in ("none", "top2", "top1")]
-        rows.append(Row([broken(result.name), *(number(v, 2) for v in top), *overlap]))
+        rows.append(PageRow([broken(result.name), *(number(v, 2) for v in top), *overlap]))
     grid = Grid(columns, rows, "Weights of all trials, mean over assigners", sortable=True)
     return fold("Weights of all trials", table(grid))
 

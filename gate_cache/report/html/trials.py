@@ -11,10 +11,10 @@ from gate_cache.manifest.sweep_file import SEEDS
 from gate_cache.report.html.charts import effect, heat_map
 from gate_cache.report.html.compare import Group, Verdict, grouped
 from gate_cache.report.html.page import (
-    Cell,
     Column,
     Grid,
-    Row,
+    PageCell,
+    PageRow,
     Section,
     figure,
     panels,
@@ -136,7 +136,7 @@ def _every(record: Record, groups: Sequence[Group], found: Verdict | None) -> Se
     parts.append(_single(record, metrics, changed, found))
     baselines = [g for g in grouped(record, record.results) if g.first.role != "gate"]
     if baselines:
-        rows = [Row([broken(g.name), *(_moments(g, m) for m in metrics)]) for g in baselines]
+        rows = [PageRow([broken(g.name), *(_moments(g, m) for m in metrics)]) for g in baselines]
         parts.append(table(Grid([Column("Baseline"), *_columns(metrics)], rows,
                                 "What they are compared with; percent on test")))
     return section("Trials", _failed(record), *parts)
@@ -158,10 +158,10 @@ def _columns(metrics: Sequence[str]) -> list[Column]:
     return made
 
 
-def _moments(group: Group, metric: str) -> Cell:
+def _moments(group: Group, metric: str) -> PageCell:
     value, spread = group.mean(metric), group.spread(metric)
-    return Cell(number(value) + ("" if math.isnan(spread) else f" ± {number(spread)}"),
-                "" if math.isnan(value) else value)
+    return PageCell(number(value) + ("" if math.isnan(spread) else f" ± {number(spread)}"),
+                    "" if math.isnan(value) else value)
 
 
 def _means(groups: Sequence[Group], metrics: Sequence[str], changed: Sequence[str],
@@ -170,10 +170,10 @@ def _means(groups: Sequence[Group], metrics: Sequence[str], changed: Sequence[st
     for g in groups:
         val = g.mean(split="val")
         seeds = f"{len(g.results)}" + (f" ({len(g.failed)} failed)" if g.failed else "")
-        rows.append(Row([broken(g.name), *_values(g.first.settings, changed), seeds,
-                         Cell(number(val), "" if math.isnan(val) else val),
-                         *(_moments(g, m) for m in metrics)],
-                        strong=bool(found and found.chosen and g.name == found.gate.name)))
+        rows.append(PageRow([broken(g.name), *_values(g.first.settings, changed), seeds,
+                             PageCell(number(val), "" if math.isnan(val) else val),
+                             *(_moments(g, m) for m in metrics)],
+                            strong=bool(found and found.chosen and g.name == found.gate.name)))
     columns = [Column("Configuration"), *(Column(k) for k in changed), Column("seeds"),
                Column("val", "chooses"), *_columns(metrics)]
     return table(Grid(columns, rows, "Mean ± standard deviation over seeds, percent; the one chosen"
@@ -185,25 +185,27 @@ def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
     rows, seeds = [], [s for s in SEEDS if any(s in t.settings for t in record.trials)]
     for trial in record.trials:
         val = trial.val.get(record.select)
-        values = [Cell(number(v), v) if (v := trial.test.get(m)) is not None else Cell("failed", "")
-                  for m in metrics]
-        rows.append(Row([broken(trial.name), *_values(trial.settings, [*changed, *seeds]),
-                         Cell(number(val), "" if val is None else val), *values, trial.best_at],
-                        strong=bool(found and trial in found.gate.results)))
+        values = [PageCell(number(v), v) if (v := trial.test.get(m)) is not None
+                  else PageCell("failed", "") for m in metrics]
+        rows.append(PageRow([broken(trial.name), *_values(trial.settings, [*changed, *seeds]),
+                             PageCell(number(val), "" if val is None else val), *values,
+                             trial.best_at],
+                            strong=bool(found and trial in found.gate.results)))
     columns = [Column("Trial"), *(Column(k) for k in [*changed, *seeds]),
                Column("val", "chooses"), *_columns(metrics),
                Column("best at", counted(record.results))]
     return table(Grid(columns, rows, "Every trial; percent", sortable=True))
 
 
-def broken(name: str) -> Cell:
+def broken(name: str) -> PageCell:
     """A trial's name, which may go on in another line after each comma."""
-    return Cell(join(name.split(","), ",<wbr>"), name)
+    return PageCell(join(name.split(","), ",<wbr>"), name)
 
 
-def _values(settings: Any, keys: Sequence[str]) -> list[Cell]:
-    return [Cell(shown(settings[k]) if k in settings else "",
-                 settings[k] if isinstance(settings.get(k), int | float) else None) for k in keys]
+def _values(settings: Any, keys: Sequence[str]) -> list[PageCell]:
+    return [PageCell(shown(settings[k]) if k in settings else "",
+                     settings[k] if isinstance(settings.get(k), int | float) else None)
+            for k in keys]
 
 
 def _failed(record: Record) -> Html | None:

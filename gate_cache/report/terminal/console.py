@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gate_cache.core.progress import Progress, Task
+    from gate_cache.core.progress import Progress, ProgressTask
 
 EVERY_SECONDS = 10.0
 
@@ -23,7 +23,7 @@ class Lines:
     """Progress as plain lines with count, rate and time left."""
 
     @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator[Task]:
+    def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
         """Open a task; its first and last states are always shown."""
         task = _LineTask(label, total, unit)
         task.show()
@@ -64,7 +64,7 @@ class Bars:
     """Progress as rich bars."""
 
     @contextmanager
-    def task(self, label: str, total: int, unit: str) -> Iterator[Task]:
+    def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
         """Open a bar with count, rate and time left."""
         from rich.console import Console
         from rich.progress import (

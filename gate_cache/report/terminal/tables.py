@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gate_cache.extraction.extract import Extracted
-    from gate_cache.extraction.layers import Layers
+    from gate_cache.extraction.layers import ModelMaps
     from gate_cache.extraction.plan import Line, Plan
     from gate_cache.extraction.status import Status
     from gate_cache.learn.metrics.results import ScoreTable
     from gate_cache.learn.metrics.results import Table as Results
     from gate_cache.store.check.inspect import GroupReport, StoreReport
-    from gate_cache.training.train import Trained
+    from gate_cache.training.train import TrainedRun
 
 PLAIN_WIDTH = 110
 SHOWN = (0.05, 0.1)
@@ -121,7 +121,7 @@ def show_store(report: StoreReport) -> None:
     """A store's tree, shapes, bytes, combos and gaps."""
     out = console()
     say(out, f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
-              f" format {report.format}, blocks of {report.block}, batch {report.batch}")
+        f" format {report.format}, blocks of {report.block}, batch {report.batch}")
     say(out, "versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
     for group in report.groups:
         out.print()
@@ -156,12 +156,12 @@ def _ranges(rows: list[int]) -> str:
     return text + (" …" if len(found) > 6 else "")
 
 
-def show_layers(found: Layers) -> None:
+def show_layers(found: ModelMaps) -> None:
     """What a model offers."""
     out = console()
     say(out, f"{found.model}: {found.kind}, predicts {found.predicts}", style="bold")
     say(out, f"input: {found.default_size} px by default, any multiple of {found.size_multiple};"
-              f" latent at {found.size} px: {shape(found.latent)}")
+        f" latent at {found.size} px: {shape(found.latent)}")
     table = grid("map", "kind", "channels", "stride", f"C×h×w at {found.size}", left=2)
     for layer in found.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
@@ -175,7 +175,7 @@ def show_layers(found: Layers) -> None:
         say(out, f"note: {note}")
 
 
-def show_trained(trained: Trained, page: Path | None = None) -> None:
+def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
     """Tables of results with their protocol, and where the run and its report are."""
     from gate_cache.learn.metrics.results import ScoreTable
 
@@ -226,7 +226,7 @@ def _show_scores(out: Console, results: ScoreTable) -> None:
             for name, value in row.scores.values.items()), style="bold" if row.note else None)
     out.print(table)
     say(out, f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained",
-         style="dim")
+        style="dim")
     for row in results.rows:
         if row.note:
             say(out, f"weights of {row.method.title}: {row.note}", style="dim")

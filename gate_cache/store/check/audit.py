@@ -9,7 +9,7 @@ from typing import Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
-from gate_cache.store.check.blocks import Block
+from gate_cache.store.check.blocks import BlockCheck
 from gate_cache.store.check.findings import Finding, Mend, note
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import (
@@ -56,7 +56,7 @@ class Audit:
     folder: Folder
     attrs: dict[str, Any]
     samples: Samples | None = None
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[BlockCheck] = field(default_factory=list)
 
     def metadata(self) -> Iterator[Finding]:
         """Everything but the maps' data."""
@@ -141,8 +141,8 @@ class Audit:
         yield from self._marks(name, marks, bool(marked))
         yield from self._sums(name, len(arrays), set(marked))
         yield from self._strays(name, {META, DONE, SUMS, *arrays})
-        self.blocks += [Block(self.folder, name, attrs["fingerprint"], maps, i,
-                              self.attrs["block"])
+        self.blocks += [BlockCheck(self.folder, name, attrs["fingerprint"], maps, i,
+                                   self.attrs["block"])
                         for i, raw in marked.items() if self._is_mark(i, raw)]
 
     def _sums(self, group: str, arrays: int, marked: set[int]) -> Iterator[Finding]:

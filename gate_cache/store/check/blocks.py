@@ -23,7 +23,7 @@ READ_BYTES = 2**24
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockCheck:
     """A finished block.
 
     Attributes

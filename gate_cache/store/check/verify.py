@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.store.check.audit import Audit
-from gate_cache.store.check.blocks import Block
+from gate_cache.store.check.blocks import BlockCheck
 from gate_cache.store.holding import alone
 from gate_cache.store.opening import open_store
 from gate_cache.store.places.disk import disk_errors
@@ -92,10 +92,10 @@ def verify(path: Place, *, repair: bool = False, threads: int | None = None,
                     [f"{f.place}: {f.what}" for f in found if f.note])
 
 
-def _data(blocks: list[Block], threads: int, show: Progress) -> Iterator[Finding]:
+def _data(blocks: list[BlockCheck], threads: int, show: Progress) -> Iterator[Finding]:
     with show.task("checking", len(blocks), "blocks") as task, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(blocks), AT_A_TIME):
-            for found in pool.map(Block.check, blocks[start : start + AT_A_TIME]):
+            for found in pool.map(BlockCheck.check, blocks[start : start + AT_A_TIME]):
                 task.advance()
                 yield from found
 
