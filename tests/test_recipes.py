@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -188,16 +189,25 @@ FOLDER = changed(changed(changed(
     *A, "lora", "source", to="lora.safetensors")
 
 
+TO_Q = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@cache
+def shapes_of(part: str) -> dict[str, tuple[int, ...]]:
+    """Tensors of tiny's part; a LoRA's are one pair."""
+    if part == "canny":
+        return shapes_in([CONTROLNET / "diffusion_pytorch_model.safetensors"])
+    if part in ("unet", "vae", "text_encoder"):
+        return shapes_in(sorted((HOME / part).glob("*.safetensors")))
+    rows, columns = shapes_of("unet")[f"{TO_Q}.weight"]
+    return {f"unet.{TO_Q}.lora_A.weight": (2, columns), f"unet.{TO_Q}.lora_B.weight": (rows, 2)}
+
+
 def write_weights(path: Path, seed: int = 0) -> None:
-    """Tensors that could be of the part; a ControlNet has the shapes of tiny's, a LoRA a pair."""
+    """Tensors of the part's names and shapes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = {"unet": ["conv_out.weight"], "vae": ["encoder.w"], "text_encoder": ["w"]}.get(
-        path.parent.name, [f"unet.conv_out.lora_{side}.weight" for side in "AB"])
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (4, 4))
-    if path.parent.name == "canny":
-        shapes = shapes_in([CONTROLNET / "diffusion_pytorch_model.safetensors"])
-    rng = np.random.default_rng(seed)
-    save_file({name: np.asarray(rng.random(shape)) for name, shape in shapes.items()}, path)
+    save_file({name: np.full(shape, seed, np.float16)
+               for name, shape in shapes_of(path.parent.name).items()}, path)
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
