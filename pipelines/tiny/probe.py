@@ -1,0 +1,193 @@
+"""What the features of a small Stable Diffusion know of photographs it has never seen.
+
+    python -m pipelines.tiny.probe MODEL_DIR … --work WORK --cifar ZIP --willow FOLDER
+
+Nothing is trained but a logistic regression: a model takes a minute or two on one core, and is
+judged alike each time. Prompt "a photo", one noise of seed 0.
+
+CIFAR-10: 500 training and 200 test pictures a class, enlarged to 64 pixels; levels up0, up1 and up2
+pooled to 2×2, standardised; logistic regression, C = 0.003; interval over pictures. Floor: the
+same of pixels.
+
+PF-WILLOW: all 900 published pairs, squashed to 64 pixels; cosine nearest neighbour as head ``nn``
+does it; PCK@0.1 by point; interval over pairs. ``raw`` concatenates levels as they are,
+``standardised`` after each channel has mean 0 and deviation 1 over all pictures. Floor: copying the
+position.
+
+``MODEL_DIR`` may be ``tiny``, the embedded model, or ``random``, the same with random weights.
+Results go to WORK/probes/<model>.json too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from gate_cache.datasets.images import read_rgb, to_square
+from gate_cache.datasets.pf_willow import PFWillow
+from gate_cache.diffusion.embedded import HOME, TINY
+from gate_cache.diffusion.noise import noise
+from gate_cache.learn.correspondence import nearest, sample
+from gate_cache.learn.intervals import bootstrap
+from gate_cache.learn.metrics import correct, share
+from gate_cache.learn.pairs import PairPoints, load_pairs
+from pipelines.tiny import autoencoder, denoiser, measure, pictures
+from pipelines.tiny.captions import token_ids
+from pipelines.tiny.encoded import Encoded, encoded
+from pipelines.tiny.pictures import SIZE
+
+CIFAR = {"train": 500, "test": 200}
+CIFAR_TIMES, WILLOW_TIMES = (50, 100), (20, 50, 100)
+POOL, C = 2, 0.003
+LEVELS = ("up0", "up1", "up2", "up3")
+SETS = (LEVELS, LEVELS[:3], LEVELS[1:], LEVELS[1:3], *((level,) for level in LEVELS))
+"""Levels that PF-WILLOW's descriptors are made of."""
+Maps = dict[str, torch.Tensor]
+
+
+@torch.inference_mode()
+def features(pipe: Any, x0: torch.Tensor, names: list[str], t: int, batch: int = 50) -> Maps:
+    """Outputs of the UNet's up levels, (N, C, h, w) each, at one time."""
+    found: dict[str, list[torch.Tensor]] = {level: [] for level in LEVELS}
+    taps = [block.register_forward_hook(lambda _module, _inputs, out, level=level:
+                                        found[level].append(out))
+            for level, block in zip(LEVELS, pipe.unet.up_blocks, strict=True)]
+    states = pipe.text_encoder(token_ids(["a photo"]))[0]
+    for i in range(0, len(x0), batch):
+        some = x0[i : i + batch]
+        eps = torch.stack([noise(0, name, some.shape[1:]) for name in names[i : i + batch]])
+        times = torch.full((len(some),), t)
+        pipe.unet(denoiser.noised(some, eps, times), times,
+                  encoder_hidden_states=states.expand(len(some), -1, -1))
+    for tap in taps:
+        tap.remove()
+    return {level: torch.cat(parts) for level, parts in found.items()}
+
+
+def accuracy(x: dict[str, npt.NDArray[Any]], y: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Percent of test rows whose class a regression on standardised training rows names."""
+    mean, deviation = x["train"].mean(0), x["train"].std(0) + 1e-6
+    rows = {split: (values - mean) / deviation for split, values in x.items()}
+    model = LogisticRegression(C=C, max_iter=1000).fit(rows["train"], y["train"])
+    right = 100.0 * (model.predict(rows["test"]) == y["test"])
+    return {"accuracy": round(float(right.mean()), 1), "interval": rounded(bootstrap(right))}
+
+
+def rounded(values: Any) -> list[float]:
+    """To a tenth."""
+    return [round(float(v), 1) for v in values]
+
+
+def pooled(maps: Maps, levels: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    """(N, D): the levels' means over `POOL` × `POOL` parts of the picture."""
+    return torch.cat([functional.adaptive_avg_pool2d(maps[level], POOL).flatten(1)
+                      for level in levels], 1).numpy()
+
+
+def cifar(pipe: Any, data: dict[str, Encoded]) -> dict[str, Any]:
+    """Accuracy at each time."""
+    found = {}
+    y = {split: np.array(some.categories) for split, some in data.items()}
+    for t in CIFAR_TIMES:
+        maps = {split: features(pipe, some.latents(range(len(some))),
+                                [f"{split}/{i}" for i in range(len(some))], t)
+                for split, some in data.items()}
+        found[f"up0-up2, t = {t}"] = accuracy(
+            {split: pooled(m, LEVELS[:3]) for split, m in maps.items()}, y)
+    return found
+
+
+def joined(maps: Maps, levels: tuple[str, ...], standardised: bool) -> torch.Tensor:
+    """Descriptors (N, D, h, w): levels at the finest one's resolution, unit length over D."""
+    side = max(m.shape[-1] for m in maps.values())
+    whole = torch.cat([functional.interpolate(maps[level], (side, side), mode="bilinear")
+                       for level in levels], 1)
+    if standardised:
+        apart = whole - whole.mean((0, 2, 3), keepdim=True)
+        whole = apart / whole.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+    return functional.normalize(whole, dim=1)
+
+
+def pck(descriptors: dict[str, torch.Tensor], pairs: list[PairPoints]) -> dict[str, Any]:
+    """PCK@0.1 of nearest neighbours, both radii, with intervals over pairs."""
+    of_source: dict[tuple[str, str], list[PairPoints]] = {}
+    for pair in pairs:
+        of_source.setdefault((pair.pair.source, pair.pair.category), []).append(pair)
+    units: dict[str, list[list[int]]] = {"image": [], "box": []}
+    for (source, _), several in of_source.items():
+        wanted = sample(descriptors[source], torch.from_numpy(several[0].source_shares).float())
+        for pair in several:
+            told = pair.judge(np.asarray(nearest(wanted, descriptors[pair.pair.target]).double()))
+            for radius, counts in units.items():
+                hits = correct(told, 0.1, radius)
+                counts.append([int(hits.sum()), len(hits)])
+    return {radius: [round(share(np.sum(counts, 0)), 1), *rounded(bootstrap(counts, share))]
+            for radius, counts in units.items()}
+
+
+def willow(pipe: Any, folder: Path) -> dict[str, Any]:
+    """PCK of sets of levels at each time, raw and standardised."""
+    data = PFWillow(folder)
+    names, pairs = [s.id for s in data.samples()], load_pairs(data, None)
+    pixels = np.stack([to_square(read_rgb(data.path(name)), SIZE) for name in names])
+    x0, found = autoencoder.latents(pipe.vae, pixels), {}
+    for t in WILLOW_TIMES:
+        maps = features(pipe, x0, names, t)
+        for levels in SETS:
+            for standardised in (False, True):
+                described = joined(maps, levels, standardised)
+                how = "standardised" if standardised else "raw"
+                found[f"{'+'.join(levels)}, t = {t}, {how}"] = pck(
+                    dict(zip(names, described, strict=True)), pairs)
+    return found
+
+
+def model(name: str) -> Any:
+    """A family by folder or name."""
+    pipe = measure.load(HOME if name in (TINY, "random") else Path(name))
+    if name == "random":
+        pipe.unet, pipe.text_encoder = (part.eval() for part in denoiser.build())
+    return pipe
+
+
+def probes(pipe: Any, data: Path, archive: Path) -> dict[str, Encoded]:
+    """CIFAR-10's latents by this family's autoencoder, encoded once."""
+    weights = b"".join(v.numpy().tobytes() for v in pipe.vae.state_dict().values())
+    digest = hashlib.sha256(weights).hexdigest()[:8]
+    return {split: encoded(data / f"probe-{split}-{digest}", lambda: pipe.vae, 10 * each,
+                           partial(pictures.photographs, archive, split, 10 * each))
+            for split, each in CIFAR.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL_DIR")
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--cifar", type=Path, default=Path("data/cifar-10-images.zip"))
+    parser.add_argument("--willow", type=Path, default=Path("data/PF-dataset-WILLOW"))
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    (args.work / "probes").mkdir(parents=True, exist_ok=True)
+    for name in args.models:
+        pipe = model(name)
+        found = {"cifar": cifar(pipe, probes(pipe, args.work / "data", args.cifar)),
+                 "willow": willow(pipe, args.willow)}
+        file = args.work / "probes" / f"{'-'.join(Path(name).parts[-2:])}.json"
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"{name}\n{json.dumps(found, indent=1)}\n{file}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
