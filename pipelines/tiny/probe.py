@@ -5,16 +5,17 @@
 Nothing is trained but a logistic regression: a model takes a minute or two on one core, and is
 judged alike each time. Prompt "a photo", one noise of seed 0.
 
-CIFAR-10: 500 training and 200 test pictures a class, enlarged to 64 pixels; levels up0, up1 and up2
-pooled to 2×2, standardised; logistic regression, C = 0.003; interval over pictures. Floor: the
-same of pixels.
+CIFAR-10: 500 training and 200 test pictures a class, enlarged to 64 pixels; levels pooled to 2×2 or
+4×4, standardised; logistic regression, C = 0.003; interval over pictures. Floor: the same of
+pixels.
 
 PF-WILLOW: all 900 published pairs, squashed to 64 pixels; cosine nearest neighbour as head ``nn``
 does it; PCK@0.1 by point; interval over pairs. ``raw`` concatenates levels as they are,
 ``standardised`` after each channel has mean 0 and deviation 1 over all pictures. Floor: copying the
 position.
 
-``MODEL_DIR`` may be ``tiny``, the embedded model, or ``random``, the same with random weights.
+``MODEL_DIR`` may be ``tiny``, the embedded model, ``random``, the same with random weights, or
+``floors``.
 Results go to WORK/probes/<model>.json too.
 """
 
@@ -23,10 +24,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -39,8 +42,8 @@ from gate_cache.diffusion.embedded import HOME, TINY
 from gate_cache.diffusion.noise import noise
 from gate_cache.learn.correspondence import nearest, sample
 from gate_cache.learn.intervals import bootstrap
-from gate_cache.learn.metrics import correct, share
-from gate_cache.learn.pairs import PairPoints, load_pairs
+from gate_cache.learn.metrics import Points, correct, share
+from gate_cache.learn.pairs import PairPoints, copy_position, load_pairs
 from pipelines.tiny import autoencoder, denoiser, measure, pictures
 from pipelines.tiny.captions import token_ids
 from pipelines.tiny.encoded import Encoded, encoded
@@ -48,8 +51,11 @@ from pipelines.tiny.pictures import SIZE
 
 CIFAR = {"train": 500, "test": 200}
 CIFAR_TIMES, WILLOW_TIMES = (50, 100), (20, 50, 100)
-POOL, C = 2, 0.003
+C = 0.003
 LEVELS = ("up0", "up1", "up2", "up3")
+READINGS = {"up0-up2, 2×2": (LEVELS[:3], 2), "up1, 4×4": (LEVELS[1:2], 4),
+            "up2, 4×4": (LEVELS[2:3], 4)}
+"""Levels that CIFAR-10's vectors are made of, and cells along a side that each is pooled to."""
 SETS = (LEVELS, LEVELS[:3], LEVELS[1:], LEVELS[1:3], *((level,) for level in LEVELS))
 """Levels that PF-WILLOW's descriptors are made of."""
 Maps = dict[str, torch.Tensor]
@@ -88,9 +94,9 @@ def rounded(values: Any) -> list[float]:
     return [round(float(v), 1) for v in values]
 
 
-def pooled(maps: Maps, levels: tuple[str, ...]) -> npt.NDArray[np.float32]:
-    """(N, D): the levels' means over `POOL` × `POOL` parts of the picture."""
-    return torch.cat([functional.adaptive_avg_pool2d(maps[level], POOL).flatten(1)
+def pooled(maps: Maps, levels: tuple[str, ...], side: int) -> npt.NDArray[np.float32]:
+    """(N, D): the levels' means over `side` × `side` parts of the picture."""
+    return torch.cat([functional.adaptive_avg_pool2d(maps[level], side).flatten(1)
                       for level in levels], 1).numpy()
 
 
@@ -102,9 +108,21 @@ def cifar(pipe: Any, data: dict[str, Encoded]) -> dict[str, Any]:
         maps = {split: features(pipe, some.latents(range(len(some))),
                                 [f"{split}/{i}" for i in range(len(some))], t)
                 for split, some in data.items()}
-        found[f"up0-up2, t = {t}"] = accuracy(
-            {split: pooled(m, LEVELS[:3]) for split, m in maps.items()}, y)
+        for name, (levels, side) in READINGS.items():
+            found[f"{name}, t = {t}"] = accuracy(
+                {split: pooled(m, levels, side) for split, m in maps.items()}, y)
     return found
+
+
+def pixels_alone(archive: Path) -> dict[str, Any]:
+    """Accuracy of CIFAR-10's own 32×32 pixels."""
+    x, y = {}, {}
+    for split, each in CIFAR.items():
+        some = list(pictures.photographs(archive, split, 10 * each))
+        x[split] = np.stack([cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA).ravel()
+                             for image, _, _ in some]).astype(np.float32)
+        y[split] = np.array([category for _, _, category in some])
+    return {"pixels": accuracy(x, y)}
 
 
 def joined(maps: Maps, levels: tuple[str, ...], standardised: bool) -> torch.Tensor:
@@ -118,20 +136,21 @@ def joined(maps: Maps, levels: tuple[str, ...], standardised: bool) -> torch.Ten
     return functional.normalize(whole, dim=1)
 
 
-def pck(descriptors: dict[str, torch.Tensor], pairs: list[PairPoints]) -> dict[str, Any]:
-    """PCK@0.1 of nearest neighbours, both radii, with intervals over pairs."""
-    of_source: dict[tuple[str, str], list[PairPoints]] = {}
-    for pair in pairs:
-        of_source.setdefault((pair.pair.source, pair.pair.category), []).append(pair)
+def matched(descriptors: dict[str, torch.Tensor], pair: PairPoints) -> Points:
+    """Where a pair's points are found by cosine nearest neighbour."""
+    wanted = sample(descriptors[pair.pair.source], torch.from_numpy(pair.source_shares).float())
+    return np.asarray(nearest(wanted, descriptors[pair.pair.target]).double())
+
+
+def pck(pairs: list[PairPoints], predict: Callable[[PairPoints], Points]) -> dict[str, Any]:
+    """PCK@0.1 for both radii, with intervals over pairs."""
     units: dict[str, list[list[int]]] = {"image": [], "box": []}
-    for (source, _), several in of_source.items():
-        wanted = sample(descriptors[source], torch.from_numpy(several[0].source_shares).float())
-        for pair in several:
-            told = pair.judge(np.asarray(nearest(wanted, descriptors[pair.pair.target]).double()))
-            for radius, counts in units.items():
-                hits = correct(told, 0.1, radius)
-                counts.append([int(hits.sum()), len(hits)])
-    return {radius: [round(share(np.sum(counts, 0)), 1), *rounded(bootstrap(counts, share))]
+    for pair in pairs:
+        told = pair.judge(predict(pair))
+        for radius, counts in units.items():
+            hits = correct(told, 0.1, radius)
+            counts.append([int(hits.sum()), len(hits)])
+    return {radius: rounded([share(np.sum(counts, 0)), *bootstrap(counts, share)])
             for radius, counts in units.items()}
 
 
@@ -145,10 +164,10 @@ def willow(pipe: Any, folder: Path) -> dict[str, Any]:
         maps = features(pipe, x0, names, t)
         for levels in SETS:
             for standardised in (False, True):
-                described = joined(maps, levels, standardised)
+                described = dict(zip(names, joined(maps, levels, standardised), strict=True))
                 how = "standardised" if standardised else "raw"
                 found[f"{'+'.join(levels)}, t = {t}, {how}"] = pck(
-                    dict(zip(names, described, strict=True)), pairs)
+                    pairs, partial(matched, described))
     return found
 
 
@@ -169,6 +188,17 @@ def probes(pipe: Any, data: Path, archive: Path) -> dict[str, Encoded]:
             for split, each in CIFAR.items()}
 
 
+def judged(name: str, work: Path, archive: Path, folder: Path) -> dict[str, Any]:
+    """All figures of a model, or of what needs none."""
+    if name == "floors":
+        return {"cifar": pixels_alone(archive),
+                "willow": {"copy the position": pck(load_pairs(PFWillow(folder), None),
+                                                    copy_position)}}
+    pipe = model(name)
+    return {"cifar": cifar(pipe, probes(pipe, work / "data", archive)),
+            "willow": willow(pipe, folder)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -181,9 +211,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     (args.work / "probes").mkdir(parents=True, exist_ok=True)
     for name in args.models:
-        pipe = model(name)
-        found = {"cifar": cifar(pipe, probes(pipe, args.work / "data", args.cifar)),
-                 "willow": willow(pipe, args.willow)}
+        found = judged(name, args.work, args.cifar, args.willow)
         file = args.work / "probes" / f"{'-'.join(Path(name).parts[-2:])}.json"
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"{name}\n{json.dumps(found, indent=1)}\n{file}", flush=True)
