@@ -176,7 +176,7 @@ def test_descriptors_of_the_position_copy_it() -> None:
     maps = {"up2": torch.cat([ramps[:, :, None].expand(-1, -1, 32),
                               ramps[:, None].expand(-1, 32, -1)])[None].repeat(12, 1, 1, 1)}
     names = [name for i in range(6) for name in (f"{i}a", f"{i}b")]
-    described = dict(zip(names, probe.joined(maps, ("up2",), False), strict=True))
+    described = dict(zip(names, probe.joined(maps, ("up2",), "raw"), strict=True))
     for pair in pairs():
         assert np.abs(probe.matched(described, pair) - pair.source_shares).max() < 0.04
 
@@ -185,11 +185,15 @@ def test_standardised_channels_count_alike() -> None:
     g = generator("test", 4)
     maps = {"up1": 100 + 50 * torch.randn(3, 1, 8, 8, generator=g),
             "up2": torch.randn(3, 1, 8, 8, generator=g)}
-    raw = probe.joined(maps, ("up1", "up2"), False)
+    raw = probe.joined(maps, ("up1", "up2"), "raw")
     assert float(raw[:, 0].mean()) > 0.9
-    both = probe.joined(maps, ("up1", "up2"), True)
-    assert both.square().mean((0, 2, 3)).tolist() == pytest.approx([0.5, 0.5], abs=0.1)
-    torch.testing.assert_close(both.norm(dim=1), torch.ones(3, 8, 8))
+    for how in ("standardised", "by picture"):
+        both = probe.joined(maps, ("up1", "up2"), how)
+        assert both.square().mean((0, 2, 3)).tolist() == pytest.approx([0.5, 0.5], abs=0.1)
+        torch.testing.assert_close(both.norm(dim=1), torch.ones(3, 8, 8))
+    lighter = {name: m + torch.arange(3.0)[:, None, None, None] for name, m in maps.items()}
+    torch.testing.assert_close(probe.joined(lighter, ("up1", "up2"), "by picture"), both,
+                               rtol=1e-3, atol=1e-4)
 
 
 def test_a_regression_reads_what_is_there_and_only_that() -> None:

@@ -71,7 +71,7 @@ def wider(unet: Any, spread: float = 0.05) -> Any:
 
 def _of_twice_the_frequencies(weight: torch.Tensor) -> torch.Tensor:
     """Cosines and sines of a time, each at f frequencies, of which the wider UNet has 2·f."""
-    halves = weight.unflatten(1, (2, -1))
+    halves = weight.view(len(weight), 2, -1)
     return torch.stack([halves, torch.zeros_like(halves)], 3).flatten(1)
 
 

@@ -11,8 +11,8 @@ pixels.
 
 PF-WILLOW: all 900 published pairs, squashed to 64 pixels; cosine nearest neighbour as head ``nn``
 does it; PCK@0.1 by point; interval over pairs. ``raw`` concatenates levels as they are,
-``standardised`` after each channel has mean 0 and deviation 1 over all pictures. Floor: copying the
-position.
+``standardised`` after each channel has mean 0 and deviation 1 over all pictures, ``by picture``
+over each picture alone. Floor: copying the position.
 
 ``MODEL_DIR`` may be ``tiny``, the embedded model, ``random``, the same with random weights, or
 ``floors``.
@@ -58,6 +58,8 @@ READINGS = {"up0-up2, 2×2": (LEVELS[:3], 2), "up1, 4×4": (LEVELS[1:2], 4),
 """Levels that CIFAR-10's vectors are made of, and cells along a side that each is pooled to."""
 SETS = (LEVELS, LEVELS[:3], LEVELS[1:], LEVELS[1:3], *((level,) for level in LEVELS))
 """Levels that PF-WILLOW's descriptors are made of."""
+OVER: dict[str, tuple[int, ...]] = {"raw": (), "standardised": (0, 2, 3), "by picture": (2, 3)}
+"""Axes of (N, C, h, w) over which channels are standardised."""
 Maps = dict[str, torch.Tensor]
 
 
@@ -125,14 +127,19 @@ def pixels_alone(archive: Path) -> dict[str, Any]:
     return {"pixels": accuracy(x, y)}
 
 
-def joined(maps: Maps, levels: tuple[str, ...], standardised: bool) -> torch.Tensor:
-    """Descriptors (N, D, h, w): levels at the finest one's resolution, unit length over D."""
+def joined(maps: Maps, levels: tuple[str, ...], how: str) -> torch.Tensor:
+    """Descriptors (N, D, h, w): levels at the finest one's resolution, unit length over D.
+
+    Parameters
+    ----------
+    how : key of `OVER`
+    """
     side = max(m.shape[-1] for m in maps.values())
     whole = torch.cat([functional.interpolate(maps[level], (side, side), mode="bilinear")
                        for level in levels], 1)
-    if standardised:
-        apart = whole - whole.mean((0, 2, 3), keepdim=True)
-        whole = apart / whole.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+    if axes := OVER[how]:
+        apart = whole - whole.mean(axes, keepdim=True)
+        whole = apart / whole.std(axes, keepdim=True).clamp_min(1e-6)
     return functional.normalize(whole, dim=1)
 
 
@@ -155,7 +162,7 @@ def pck(pairs: list[PairPoints], predict: Callable[[PairPoints], Points]) -> dic
 
 
 def willow(pipe: Any, folder: Path) -> dict[str, Any]:
-    """PCK of sets of levels at each time, raw and standardised."""
+    """PCK of sets of levels at each time, by each way to join them."""
     data = PFWillow(folder)
     names, pairs = [s.id for s in data.samples()], load_pairs(data, None)
     pixels = np.stack([to_square(read_rgb(data.path(name)), SIZE) for name in names])
@@ -163,9 +170,8 @@ def willow(pipe: Any, folder: Path) -> dict[str, Any]:
     for t in WILLOW_TIMES:
         maps = features(pipe, x0, names, t)
         for levels in SETS:
-            for standardised in (False, True):
-                described = dict(zip(names, joined(maps, levels, standardised), strict=True))
-                how = "standardised" if standardised else "raw"
+            for how in OVER:
+                described = dict(zip(names, joined(maps, levels, how), strict=True))
                 found[f"{'+'.join(levels)}, t = {t}, {how}"] = pck(
                     pairs, partial(matched, described))
     return found
