@@ -196,6 +196,15 @@ def test_standardised_channels_count_alike() -> None:
                                rtol=1e-3, atol=1e-4)
 
 
+def test_content_says_nothing_of_the_place() -> None:
+    g = generator("test", 5)
+    place, content = 9 * torch.randn(1, 4, 8, 8, generator=g), torch.randn(3, 4, 8, 8, generator=g)
+    found = probe.joined({"up1": place + content}, ("up1",), "content")
+    alike = torch.nn.functional.cosine_similarity(found, content - content.mean(0), dim=1)
+    assert float(alike.mean()) > 0.9
+    assert float(probe.joined({"up1": place + content}, ("up1",), "by picture").mean(0).norm()) > 2
+
+
 def test_a_regression_reads_what_is_there_and_only_that() -> None:
     rng = np.random.default_rng(0)
     y = {"train": np.arange(400) % 4, "test": np.arange(200) % 4}

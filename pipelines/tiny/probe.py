@@ -12,7 +12,8 @@ pixels.
 PF-WILLOW: all 900 published pairs, squashed to 64 pixels; cosine nearest neighbour as head ``nn``
 does it; PCK@0.1 by point; interval over pairs. ``raw`` concatenates levels as they are,
 ``standardised`` after each channel has mean 0 and deviation 1 over all pictures, ``by picture``
-over each picture alone. Floor: copying the position.
+over each picture alone; ``content`` takes from the latter, place by place, the mean over all
+pictures, so that nothing is left that says where a cell is. Floor: copying the position.
 
 ``MODEL_DIR`` may be ``tiny``, the embedded model, ``random``, the same with random weights, or
 ``floors``.
@@ -56,9 +57,10 @@ LEVELS = ("up0", "up1", "up2", "up3")
 READINGS = {"up0-up2, 2×2": (LEVELS[:3], 2), "up1, 4×4": (LEVELS[1:2], 4),
             "up2, 4×4": (LEVELS[2:3], 4)}
 """Levels that CIFAR-10's vectors are made of, and cells along a side that each is pooled to."""
-SETS = (LEVELS, LEVELS[:3], LEVELS[1:], LEVELS[1:3], *((level,) for level in LEVELS))
+SETS = (LEVELS, LEVELS[1:], LEVELS[1:3], LEVELS[:1], LEVELS[1:2])
 """Levels that PF-WILLOW's descriptors are made of."""
-OVER: dict[str, tuple[int, ...]] = {"raw": (), "standardised": (0, 2, 3), "by picture": (2, 3)}
+OVER: dict[str, tuple[int, ...]] = {"raw": (), "standardised": (0, 2, 3), "by picture": (2, 3),
+                                    "content": (2, 3)}
 """Axes of (N, C, h, w) over which channels are standardised."""
 Maps = dict[str, torch.Tensor]
 
@@ -140,6 +142,8 @@ def joined(maps: Maps, levels: tuple[str, ...], how: str) -> torch.Tensor:
     if axes := OVER[how]:
         apart = whole - whole.mean(axes, keepdim=True)
         whole = apart / whole.std(axes, keepdim=True).clamp_min(1e-6)
+    if how == "content":
+        whole = whole - whole.mean(0, keepdim=True)
     return functional.normalize(whole, dim=1)
 
 
