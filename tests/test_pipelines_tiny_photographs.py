@@ -205,6 +205,13 @@ def test_content_says_nothing_of_the_place() -> None:
     assert float(probe.joined({"up1": place + content}, ("up1",), "by picture").mean(0).norm()) > 2
 
 
+def test_goals_that_are_missed_are_told() -> None:
+    found = {"cifar": {"up0-up2, 2×2, t = 50": {"accuracy": 58.0}},
+             "willow": {"up1+up2+up3, t = 50, by picture": {"image": [43.7, 42.0, 45.0]}}}
+    assert probe.missed(found) == [
+        "not reached: willow, up1+up2+up3, t = 50, by picture, image: 43.7, at least 43.8"]
+
+
 def test_a_regression_reads_what_is_there_and_only_that() -> None:
     rng = np.random.default_rng(0)
     y = {"train": np.arange(400) % 4, "test": np.arange(200) % 4}

@@ -1,6 +1,6 @@
 """Learning curves of all trainings on photographs: ``python -m pipelines.tiny.curves``.
 
-Reads WORK/probes/<training>-<step>.json, ``tiny`` and ``random`` beside them to compare with, and
+Reads WORK/probes/<training>-<step>.json, ``tiny``, ``random`` and ``floors`` to compare with, and
 the losses in WORK/<training>.jsonl; leaves docs/tiny-curves.png.
 """
 
@@ -18,10 +18,14 @@ from gate_cache.diffusion.embedded import TINY
 from pipelines.tiny.card import DOCS
 
 PANELS = {
-    "CIFAR-10 probe, accuracy": ("cifar", "up0-up2, 2×2, t = 50", "accuracy"),
-    "PF-WILLOW, PCK@0.1 image, raw": ("willow", "up0+up1+up2+up3, t = 50, raw", "image"),
-    "the same, channels standardised": ("willow", "up1+up2+up3, t = 50, standardised", "image"),
+    "CIFAR-10 probe, accuracy": ("cifar", ("up0-up2, 2×2, t = 50", "pixels"), "accuracy"),
+    "PF-WILLOW, PCK@0.1 image, raw": (
+        "willow", ("up0+up1+up2+up3, t = 100, raw", "copy the position"), "image"),
+    "channels standardised by picture": (
+        "willow", ("up1+up2+up3, t = 50, by picture", "copy the position"), "image"),
+    "and without the position": ("willow", ("up1+up2+up3, t = 50, content",), "image"),
 }
+"""Title to the part of a probe's results, the row (of floors, another one), and the figure."""
 
 
 def read(folder: Path) -> tuple[dict[str, dict[int, Any]], dict[str, Any]]:
@@ -38,28 +42,35 @@ def read(folder: Path) -> tuple[dict[str, dict[int, Any]], dict[str, Any]]:
     return trained, fixed
 
 
+def value(found: Any, title: str) -> float | None:
+    """A panel's figure, or None where it was not measured."""
+    part, rows, key = PANELS[title]
+    for row in rows:
+        if row in found[part]:
+            figures = found[part][row][key]
+            return float(figures if part == "cifar" else figures[0])
+    return None
+
+
 def draw(work: Path, out: Path) -> None:
     """One panel a measure, and one for the losses."""
     trained, fixed = read(work / "probes")
-    figure, axes = plt.subplots(1, len(PANELS) + 1, figsize=(17, 4), layout="constrained")
-    for axis, (title, (part, row, key)) in zip(axes, PANELS.items(), strict=False):
-        def value(found: Any, part: str = part, row: str = row, key: str = key) -> float:
-            figures = found[part][row][key]
-            return float(figures if part == "cifar" else figures[0])
-
-        start = [(0, value(fixed[TINY]))] if TINY in fixed else []
+    figure, axes = plt.subplots(1, len(PANELS) + 1, figsize=(20, 4), layout="constrained")
+    for axis, title in zip(axes, PANELS, strict=False):
         for name, by_step in trained.items():
-            points = start + [(s, value(found)) for s, found in sorted(by_step.items())]
+            steps = {0: fixed[TINY], **by_step}
+            points = [(s, v) for s in sorted(steps) if (v := value(steps[s], title)) is not None]
             axis.plot(*zip(*points, strict=True), marker=".", label=name)
-        for style, (name, found) in zip(("--", ":"), fixed.items(), strict=False):
-            axis.axhline(value(found), linestyle=style, color="grey", linewidth=1, label=name)
+        for style, (name, found) in zip(("--", ":", "-."), fixed.items(), strict=True):
+            if (level := value(found, title)) is not None:
+                axis.axhline(level, linestyle=style, color="grey", linewidth=1, label=name)
         axis.set(title=title, xlabel="steps of 64 pictures", ylabel="%")
     for name in trained:
         lines = [json.loads(x) for x in (work / f"{name}.jsonl").read_text().splitlines()]
         axes[-1].plot([x["step"] for x in lines], [x["loss"] for x in lines], label=name)
-    axes[-1].set(title="training loss (of each one's own task)", xlabel="steps", yscale="log")
+    axes[-1].set(title="training loss, each one's own", xlabel="steps")
     axes[0].legend(fontsize=8)
-    figure.savefig(out, dpi=90)
+    figure.savefig(out, dpi=80)
 
 
 def main() -> None:
