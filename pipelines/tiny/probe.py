@@ -9,11 +9,11 @@ CIFAR-10: 500 training and 200 test pictures a class, enlarged to 64 pixels; lev
 4×4, standardised; logistic regression, C = 0.003; interval over pictures. Floor: the same of
 pixels.
 
-PF-WILLOW: all 900 published pairs, squashed to 64 pixels; cosine nearest neighbour as head ``nn``
-does it; PCK@0.1 by point; interval over pairs. ``raw`` concatenates levels as they are,
-``standardised`` after each channel has mean 0 and deviation 1 over all pictures, ``by picture``
-over each picture alone; ``content`` takes from the latter, place by place, the mean over all
-pictures, so that nothing is left that says where a cell is. Floor: copying the position.
+PF-WILLOW: all 900 published pairs, squashed to 64 pixels or `--side`; cosine nearest neighbour as
+head ``nn`` does it; PCK@0.1 by point; interval over pairs. ``raw`` concatenates levels as they
+are, ``standardised`` after each channel has mean 0 and deviation 1 over all pictures, ``by
+picture`` over each picture alone; ``content`` takes from the latter, place by place, the mean over
+all pictures, so that nothing is left that says where a cell is. Floor: copying the position.
 
 ``MODEL_DIR`` may be ``tiny``, the embedded model, ``random``, the same with random weights, or
 ``floors``.
@@ -168,11 +168,11 @@ def pck(pairs: list[PairPoints], predict: Callable[[PairPoints], Points]) -> dic
             for radius, counts in units.items()}
 
 
-def willow(pipe: Any, folder: Path) -> dict[str, Any]:
+def willow(pipe: Any, folder: Path, side: int) -> dict[str, Any]:
     """PCK of sets of levels at each time, by each way to join them."""
     data = PFWillow(folder)
     names, pairs = [s.id for s in data.samples()], load_pairs(data, None)
-    pixels = np.stack([to_square(read_rgb(data.path(name)), SIZE) for name in names])
+    pixels = np.stack([to_square(read_rgb(data.path(name)), side) for name in names])
     x0, found = autoencoder.latents(pipe.vae, pixels), {}
     for t in WILLOW_TIMES:
         maps = features(pipe, x0, names, t)
@@ -212,7 +212,7 @@ def missed(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def judged(name: str, work: Path, archive: Path, folder: Path) -> dict[str, Any]:
+def judged(name: str, work: Path, archive: Path, folder: Path, side: int) -> dict[str, Any]:
     """All figures of a model, or of what needs none."""
     if name == "floors":
         return {"cifar": pixels_alone(archive),
@@ -220,7 +220,7 @@ def judged(name: str, work: Path, archive: Path, folder: Path) -> dict[str, Any]
                                                     copy_position)}}
     pipe = model(name)
     return {"cifar": cifar(pipe, probes(pipe, work / "data", archive)),
-            "willow": willow(pipe, folder)}
+            "willow": willow(pipe, folder, side)}
 
 
 def main() -> None:
@@ -230,13 +230,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--cifar", type=Path, default=Path("data/cifar-10-images.zip"))
     parser.add_argument("--willow", type=Path, default=Path("data/PF-dataset-WILLOW"))
+    parser.add_argument("--side", type=int, default=SIZE, help="of PF-WILLOW's pictures, pixels")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     (args.work / "probes").mkdir(parents=True, exist_ok=True)
     for name in args.models:
-        found = judged(name, args.work, args.cifar, args.willow)
-        file = args.work / "probes" / f"{'-'.join(Path(name).parts[-2:])}.json"
+        found = judged(name, args.work, args.cifar, args.willow, args.side)
+        at = "" if args.side == SIZE else f"@{args.side}"
+        file = args.work / "probes" / f"{'-'.join(Path(name).parts[-2:])}{at}.json"
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         lines = [] if name == "floors" else missed(found)
         print(name, json.dumps(found, indent=1), *lines, file, sep="\n", flush=True)
