@@ -46,6 +46,16 @@ def test_a_training_goes_on_as_if_never_interrupted(tmp_path: Path, stop: int) -
         assert torch.equal(a, b)
 
 
+def test_a_training_in_parts_is_the_whole_one(tmp_path: Path) -> None:
+    whole, parts = fresh(), fresh()
+    fit(PLAN, {"m": whole}, loss_of(whole), tmp_path / "whole")  # type: ignore[arg-type]
+    for stop in (2, 5, 8):
+        fit(PLAN, {"m": parts}, loss_of(parts), tmp_path / "parts", stop)  # type: ignore[arg-type]
+        lines = (tmp_path / "parts" / "toy.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["step"] == stop
+    assert torch.equal(whole.weight, parts.weight)
+
+
 def test_a_finished_training_is_loaded_not_repeated(tmp_path: Path) -> None:
     one, two = fresh(), torch.nn.Linear(3, 1)
     fit(PLAN, {"m": one}, loss_of(one), tmp_path)  # type: ignore[arg-type]

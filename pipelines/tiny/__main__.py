@@ -14,6 +14,7 @@
     random        the same family untrained, into WORK/random, to compare with
 
 Every stage goes on from its latest checkpoint. Two cores take about three and a half hours in all.
+``python -m pipelines.tiny.photographs`` goes on with photographs, ``….probe`` judges features.
 """
 
 from __future__ import annotations

@@ -59,25 +59,28 @@ def generator(stage: str, step: int) -> torch.Generator:
     return noise.generator("tiny", stage, step)
 
 
-def fit(plan: Plan, modules: Mapping[str, nn.Module], loss: Loss, folder: Path) -> None:
+def fit(plan: Plan, modules: Mapping[str, nn.Module], loss: Loss, folder: Path,
+        stop: int | None = None) -> None:
     """Train the modules' free parameters; leave them with the kept weights, ready for use.
 
-    Writes ``<stage>.safetensors`` (weights, running mean, optimizer, step), from which the same
-    call goes on, and ``<stage>.jsonl`` (losses) into `folder`.
+    Stops at `stop`, by default at the plan's end; a later call goes on from there. Writes
+    ``<stage>.safetensors`` (weights, running mean, optimizer, step), from which the same call goes
+    on, and ``<stage>.jsonl`` (losses) into `folder`.
     """
     run = _Run(plan, modules, folder)
     began, recent = time.monotonic(), []
     for module in modules.values():
         module.train()
-    with console_progress().task(plan.stage, plan.steps - run.step, "step") as task:
-        while run.step < plan.steps:
+    end = stop or plan.steps
+    with console_progress().task(plan.stage, end - run.step, "step") as task:
+        while run.step < end:
             value = run.advance(loss)
             recent.append(value)
             task.advance()
-            if run.step % LOG_EVERY == 0 or run.step == plan.steps:
+            if run.step % LOG_EVERY == 0 or run.step == end:
                 run.log(sum(recent) / len(recent), time.monotonic() - began)
                 began, recent = time.monotonic(), []
-            if run.step % plan.save_every == 0 or run.step == plan.steps:
+            if run.step % plan.save_every == 0 or run.step == end:
                 run.save()
     run.use_kept()
     for module in modules.values():

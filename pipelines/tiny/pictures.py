@@ -60,7 +60,7 @@ class Pictures:
 def toyworld(folder: Path, split: str, count: int) -> Pictures:
     """The first `count` pictures of a split of toyworld, drawn once into `folder`."""
     return _kept(folder / f"toyworld-{split}-{count}", count,
-                 lambda: _drawn(split, count))
+                 lambda: drawn(split, count))
 
 
 def cifar(folder: Path, archive: Path, split: str, count: int) -> Pictures:
@@ -71,7 +71,7 @@ def cifar(folder: Path, archive: Path, split: str, count: int) -> Pictures:
     archive : zip of ``<split>/<class>/<number>.jpg``
     """
     return _kept(folder / f"cifar-{split}-{count}", count,
-                 lambda: _photographs(archive, split, count))
+                 lambda: photographs(archive, split, count))
 
 
 def _kept(base: Path, count: int, make: Callable[[], Iterable[tuple[Any, str, str]]]) -> Pictures:
@@ -96,12 +96,14 @@ def _one(task: tuple[str, int]) -> tuple[Pixels, str, str]:
     return scene.image, scene.caption, scene.category
 
 
-def _drawn(split: str, count: int) -> Iterable[tuple[Pixels, str, str]]:
+def drawn(split: str, count: int) -> Iterable[tuple[Pixels, str, str]]:
+    """Pictures of toyworld one by one: pixels, caption, category."""
     with get_context("spawn").Pool(2) as pool:
         yield from pool.imap(_one, ((split, i) for i in range(count)), chunksize=200)
 
 
-def _photographs(archive: Path, split: str, count: int) -> Iterable[tuple[Pixels, str, str]]:
+def photographs(archive: Path, split: str, count: int) -> Iterable[tuple[Pixels, str, str]]:
+    """Photographs of CIFAR-10 one by one: pixels, caption, category."""
     if not archive.is_file():
         sys.exit(f"{archive}: no such file; name the zip of CIFAR-10 as JPEGs with --cifar")
     with zipfile.ZipFile(archive) as files:

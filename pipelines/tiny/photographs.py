@@ -1,0 +1,197 @@
+"""Go on from the embedded UNet on photographs of 64 pixels, with toyworld among them.
+
+    python -m pipelines.tiny.photographs --work WORK --tiny-imagenet ZIP --cifar ZIP
+        [--name long] [--steps 20000] [--deeper 1] [--wider 1] [--masked 0.5] …
+
+Latents are encoded once into WORK/data; then WORK/<name>.safetensors is trained from its latest
+checkpoint, and WORK/<name>.jsonl has its loss. The same command goes on after an interruption, to
+the bit. Every `--export-every` steps the kept weights, as a family that diffusers can load, go to
+WORK/<name>/<step>, for `python -m pipelines.tiny.probe`.
+
+No teacher: the loss is that of denoising alone. What is new is `masked`: in that share of a batch,
+squares of the latents have much more noise than the time that the UNet is told, so that what
+is there must be inferred from what is around it. At the small times that features are read at,
+plain denoising needs no more than the nearest cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from gate_cache.diffusion.models.embedded import HOME
+from pipelines.tiny import encoded, export, measure, pictures
+from pipelines.tiny.captions import token_ids, varied
+from pipelines.tiny.denoiser import ALPHAS, MOST, times
+from pipelines.tiny.encoded import Encoded
+from pipelines.tiny.grow import deeper, wider
+from pipelines.tiny.loop import Plan, fit
+
+BATCH = 64
+SHARES = {"photographs": 40, "toyworld": 16, "cifar": 8}  # pictures of each kind in a batch
+COUNTS = {"photographs": 60_000, "toyworld": 24_000, "cifar": 12_000}
+CLASSES = 200  # of Tiny ImageNet
+HIDDEN = (500, 850)  # times of what is masked: below, shapes are still seen; above, weights end
+SQUARES = 4  # squares along a side
+LEAST, LARGEST = 0.25, 0.75  # share of the squares that is masked
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a training may differ in.
+
+    Attributes
+    ----------
+    masked : share of a batch whose pictures are partly hidden
+    early : share of the rest whose time is below 300 instead of anywhere
+    unnamed : share of photographs whose class is not said
+    bf16 : whether the UNet computes in bfloat16, which wide ones gain from
+    """
+
+    masked: float = 0.5
+    early: float = 0.0
+    unnamed: float = 0.5
+    bf16: bool = False
+
+
+def hidden(count: int, side: int, share: float, g: torch.Generator) -> torch.Tensor:
+    """(count, side, side) bool: squares to be hidden in the first `share` of the pictures."""
+    draw = torch.rand((count, SQUARES, SQUARES), generator=g)
+    bound = LEAST + (LARGEST - LEAST) * torch.rand((count, 1, 1), generator=g)
+    bound[round(count * share):] = 0
+    return (draw < bound).repeat_interleave(side // SQUARES, 1).repeat_interleave(
+        side // SQUARES, 2)
+
+
+def drawn_times(count: int, trial: Trial, g: torch.Generator) -> torch.Tensor:
+    """(count,) times that the UNet is told; below 300 for masked pictures and the early share."""
+    t = times(count, g)[torch.randperm(count, generator=g)]
+    masked = round(count * trial.masked)
+    early = masked + round((count - masked) * trial.early)
+    t[:early] = t[:early] * 3 // 10
+    return t
+
+
+def cell_times(t: torch.Tensor, mask: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """(N, side, side) times of every cell, of (N,) told ones and what is hidden."""
+    low, high = HIDDEN
+    above = torch.randint(low, high, (len(t), 1, 1), generator=g)
+    return torch.where(mask, above, t[:, None, None])
+
+
+def cell_loss(predicted: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """`denoiser.weighted`, for a time of every cell, (N, side, side)."""
+    weight = (1 / ALPHAS[t]).clamp(max=MOST)[:, None]
+    return (weight * functional.mse_loss(predicted, noise, reduction="none")).mean()
+
+
+def said(data: Encoded, i: int, kind: str, unnamed: float, g: torch.Generator) -> str:
+    """What the text encoder hears of a picture."""
+    if kind != "photographs":
+        return varied(data.captions[i], data.categories[i], g)
+    draw = float(torch.rand((), generator=g))
+    return data.captions[i] if draw >= unnamed else "" if draw < unnamed / 4 else "a photo"
+
+
+def train(trial: Trial, plan: Plan, unet: Any, text: Any, data: dict[str, Encoded],
+          folder: Path, stop: int) -> None:
+    """Train both up to a step; they hold the kept weights afterwards."""
+
+    def batch(g: torch.Generator) -> tuple[torch.Tensor, list[str]]:
+        parts, words = [], []
+        for kind, share in SHARES.items():
+            which = torch.randint(len(data[kind]), (share,), generator=g).tolist()
+            parts.append(data[kind].latents(which))
+            words += [said(data[kind], i, kind, trial.unnamed, g) for i in which]
+        order = torch.randperm(BATCH, generator=g)
+        x0 = torch.cat(parts)[order]
+        flips = torch.rand(BATCH, generator=g) < 0.5
+        x0[flips] = x0[flips].flip(-1)
+        return x0, [words[i] for i in order.tolist()]
+
+    def loss(step: int, g: torch.Generator) -> torch.Tensor:
+        x0, words = batch(g)
+        t = drawn_times(BATCH, trial, g)
+        each = cell_times(t, hidden(BATCH, x0.shape[-1], trial.masked, g), g)
+        noise = torch.randn(x0.shape, generator=g)
+        alpha = ALPHAS[each][:, None]
+        x = (alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise).contiguous(
+            memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=trial.bf16):
+            states = text(token_ids(words))[0]
+            predicted = unet(x, t, encoder_hidden_states=states).sample
+        return cell_loss(predicted.float(), noise, each)
+
+    fit(plan, {"unet": unet, "text_encoder": text}, loss, folder, stop)
+
+
+def datasets(work: Path, archive: Path, cifar: Path) -> dict[str, Encoded]:
+    """Latents of all training pictures, encoded once."""
+    @cache
+    def vae() -> Any:
+        return measure.load(HOME).vae
+
+    make = {"photographs": lambda n: encoded.tiny_imagenet(archive, "train", n // CLASSES),
+            "toyworld": lambda n: pictures.drawn("train", n),
+            "cifar": lambda n: pictures.photographs(cifar, "train", n)}
+    return {kind: encoded.encoded(work / "data" / f"{kind}-{n}", vae, n, partial(make[kind], n))
+            for kind, n in COUNTS.items()}
+
+
+def family(unet: Any, text: Any, folder: Path) -> None:
+    """Write a family that diffusers can load, with the embedded model's autoencoder."""
+    draft = folder.with_suffix(".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(HOME / "tokenizer", draft / "tokenizer")
+    export.write(unet, text, measure.load(HOME).vae, draft)
+    draft.rename(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--tiny-imagenet", type=Path, default=Path("data/tiny-imagenet-part.zip"))
+    parser.add_argument("--cifar", type=Path, default=Path("data/cifar-10-images.zip"))
+    parser.add_argument("--name", default="photographs", help="of this training")
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--decay", type=float, default=0.3, help="share of steps with a falling lr")
+    parser.add_argument("--export-every", type=int, default=1000)
+    parser.add_argument("--save-every", type=int, default=50)
+    for name, value in asdict(Trial()).items():
+        if value is False:
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.add_argument(f"--{name}", type=float, default=value)
+    parser.add_argument("--deeper", type=int, default=0, help="more layers a level")
+    parser.add_argument("--wider", type=int, default=0, help="doublings of the channels")
+    parser.add_argument("--threads", type=int, default=1,
+                        help="on a busy machine one costs half the time of two (%(default)s)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = datasets(args.work, args.tiny_imagenet, args.cifar)
+    pipe = measure.load(HOME)
+    unet = pipe.unet
+    for change, often in ((deeper, args.deeper), (wider, args.wider)):
+        for _ in range(often):
+            unet = change(unet)
+    unet = unet.to(memory_format=torch.channels_last)
+    trial = Trial(**{k: getattr(args, k) for k in asdict(Trial())})
+    plan = Plan(args.name, steps=args.steps, lr=args.lr, decay=args.decay, ema=0.999,
+                save_every=args.save_every)
+    for stop in [*range(args.export_every, args.steps, args.export_every), args.steps]:
+        if not (folder := args.work / args.name / str(stop)).exists():
+            train(trial, plan, unet, pipe.text_encoder, data, args.work, stop)
+            family(unet, pipe.text_encoder, folder)
+
+
+if __name__ == "__main__":
+    main()
