@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_told_before_anything_is_loaded(
     says = rf"^mine\.lora\.source: a\.safetensors: .*{says}"
     for looks in (validate, plan):
         with pytest.raises(UserError, match=says):
-            looks(sections, roots)
+            looks(Workspace(sections, roots))
     monkeypatch.setattr("gate_cache.diffusion.models.loading.load", None)
     with pytest.raises(ModelError, match=says):
         extract(Workspace(sections, roots, "cpu"))
