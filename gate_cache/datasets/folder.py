@@ -77,7 +77,6 @@ class ImageFolder(ImageFiles):
         return self.classes.index(name)
 
     def split_of(self, sample_id: str) -> Split:
-        """By folder or by share; ``train`` where neither is given."""
         return self._tree.split_of[sample_id]
 
     def passed_over(self) -> dict[str, int]:
@@ -87,9 +86,9 @@ class ImageFolder(ImageFiles):
 
 def images_below(root: Path) -> list[Sample]:
     """All images below a folder, sorted by path; a `DataError` where there are none."""
-    found = [Sample(name) for name in pictures(root)]
-    if not found:
+    samples = [Sample(name) for name in pictures(root)]
+    if not samples:
         other = passed_over(root, ())
         raise DataError(f"{root}: no images below it"
                         + (f" that can be read ({passed_over_line(other)})" if other else ""))
-    return found
+    return samples

@@ -64,7 +64,6 @@ class Masks(LabelledImages):
 
     @cached_property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the classes, by label."""
         if self.named is None and self.values.classes:
             return self.values.classes
         return tuple(self.named) if self.named is not None else self._listed_classes()
@@ -77,11 +76,9 @@ class Masks(LabelledImages):
         return names
 
     def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
         return self.root / self.parts[0] / sample_id
 
     def label_file(self, sample_id: str) -> Path:
-        """The label picture of a sample."""
         stem = PurePosixPath(sample_id).with_suffix("")
         return self.root / self.parts[1] / self._pictures.get(str(stem), f"{stem}.png")
 
@@ -91,8 +88,8 @@ class Masks(LabelledImages):
 
     def _walked(self) -> dict[str, str]:
         """Label pictures below their folder, by path without suffix; .png comes first."""
-        found = walk(self.root / self.parts[1], frozenset(SUFFIXES))
-        ranked = sorted(found, key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
+        paths = walk(self.root / self.parts[1], frozenset(SUFFIXES))
+        ranked = sorted(paths, key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
         return {os.path.splitext(n)[0]: n for n in ranked}
 
     def hint(self, sample_id: str) -> str:
@@ -119,9 +116,9 @@ class Masks(LabelledImages):
         try:
             return super().to_mask(sample_id, labels)
         except DataError as error:
-            found = distinct(labels)
-            strange = [n for n in found if n not in self._table]
-            hint = hint_for(found, strange, len(self.classes), self.values) if strange else ""
+            present = distinct(labels)
+            strange = [n for n in present if n not in self._table]
+            hint = hint_for(present, strange, len(self.classes), self.values) if strange else ""
             raise DataError(f"{error}{hint}") from None
 
     def notes(self) -> list[str]:
@@ -147,14 +144,14 @@ class Masks(LabelledImages):
     @cached_property
     def _binary(self) -> Literal["object", "unclear"] | None:
         """What 255 is where no picture of the set has another label but 0, and nothing is said."""
-        if self.values.given or self.values.ignore is not None:
+        if self.values.names or self.values.ignore is not None:
             return None
-        found: set[int] = set()
+        present: set[int] = set()
         for sample in self.samples():
-            found.update(distinct(self.labels(sample.id)))
-            if not means_object(found):
+            present.update(distinct(self.labels(sample.id)))
+            if not means_object(present):
                 return None
-        return None if IGNORED not in found else "object" if len(self.classes) == 2 else "unclear"
+        return None if IGNORED not in present else "object" if len(self.classes) == 2 else "unclear"
 
     def listed(self) -> tuple[list[str], list[str]]:
         """Ids of all images, and those without labels."""

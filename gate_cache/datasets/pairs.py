@@ -76,7 +76,6 @@ class Pairs(ImageFiles):
 
     @property
     def _points(self) -> dict[str, dict[str, TablePoint]]:
-        """Points of every image by name, images sorted."""
         return self._table.points
 
     @cached_property
@@ -94,12 +93,12 @@ class Pairs(ImageFiles):
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        found: dict[str, dict[str, None]] = defaultdict(dict)
+        by_category: dict[str, dict[str, None]] = defaultdict(dict)
         for i, points in self._points.items():
-            found[self.category(i)] |= dict.fromkeys(points)
-        for category, names in found.items():
+            by_category[self.category(i)] |= dict.fromkeys(points)
+        for category, names in by_category.items():
             refuse_alike(self.tables[0], category, names)
-        return {category: list(names) for category, names in found.items()}
+        return {category: list(names) for category, names in by_category.items()}
 
     def notes(self) -> list[str]:
         """What of the table does not count, a line for each kind."""
@@ -128,7 +127,6 @@ class Pairs(ImageFiles):
         return Keypoints(xy, visible, tight_box(xy, visible), size)
 
     def split_of(self, sample_id: str) -> Split:
-        """The split of an image."""
         return self._tree.split_of[sample_id]
 
     def pairs(self, split: Split | None) -> list[Pair]:
@@ -148,14 +146,14 @@ class Pairs(ImageFiles):
 
     @cached_property
     def _listed(self) -> list[Pair]:
-        path, found, wrong = self.tables[1], list[Pair](), list[str]()
+        path, pairs, wrong = self.tables[1], list[Pair](), list[str]()
         for number, row in read_csv(path, ("source", "target"), EXPECTED) if path else ():
             try:
-                found.append(self._pair(f"{path}:{number}", row["source"], row["target"]))
+                pairs.append(self._pair(f"{path}:{number}", row["source"], row["target"]))
             except DataError as error:
                 wrong.append(str(error))
         raise_all(wrong)
-        return found
+        return pairs
 
     def _pair(self, place: str, *ends: str) -> Pair:
         source, target = (self._id(named, place) for named in ends)

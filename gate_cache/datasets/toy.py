@@ -50,11 +50,11 @@ class ToyWorld:
 
     def samples(self) -> Sequence[Sample]:
         """All pictures: train, then val, then test."""
-        found = [Sample(_name(split, i)) for split in SPLITS
-                 for i in range(self.counts.get(split, 0))]
-        if not found:
+        samples = [Sample(_name(split, i)) for split in SPLITS
+                   for i in range(self.counts.get(split, 0))]
+        if not samples:
             raise DataError("toyworld: no pictures; give train, val or test a number above 0")
-        return found
+        return samples
 
     def scene(self, sample_id: str) -> Scene:
         """The drawn scene with its key points, parts and caption."""
@@ -62,15 +62,12 @@ class ToyWorld:
         return _draw(split, int(index), self.image_size, self.style)
 
     def sha256(self, sample_id: str) -> str:
-        """sha256 (hex) of the picture's pixels."""
         return hashlib.sha256(self.image(sample_id).tobytes()).hexdigest()
 
     def size(self, sample_id: str) -> tuple[int, int]:
-        """(height, width) in pixels."""
         return (self.image_size, self.image_size)
 
     def image(self, sample_id: str) -> npt.NDArray[np.uint8]:
-        """The picture as (height, width, 3) RGB."""
         return self.scene(sample_id).image
 
     def keypoints(self, sample_id: str) -> Keypoints:
@@ -102,8 +99,8 @@ class ToyWorld:
         scene = self.scene(sample_id)
         first = self._first(scene.category)
         steps = scene.parts.astype(np.int64) - 1 if self.masks == "parts" else 0
-        found = np.where(scene.parts > 0, first + steps, len(self.classes) - 1)
-        return np.asarray(found, dtype=np.uint8)
+        classes = np.where(scene.parts > 0, first + steps, len(self.classes) - 1)
+        return np.asarray(classes, dtype=np.uint8)
 
     def _first(self, category: str) -> int:
         """The number of a category, or of its first part."""

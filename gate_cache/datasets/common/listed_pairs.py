@@ -29,7 +29,6 @@ class ListedPairs(ImageFiles):
 
     @property
     def tables(self) -> tuple[Path, ...]:
-        """All lists."""
         return tuple(self.list_file(split) for split in SPLITS)
 
     def read_list(self, split: Split) -> list[Pair]:

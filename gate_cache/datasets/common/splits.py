@@ -29,8 +29,8 @@ def order(seed: int, key: str) -> str:
 
 def split_named(folder: str) -> Split | None:
     """The split that a folder is called after: ``train``, ``Validation``, ``test2017`` …"""
-    found = _NAMED.fullmatch(folder.strip().casefold())
-    return cast(Split, found.lastgroup) if found else None
+    match = _NAMED.fullmatch(folder.strip().casefold())
+    return cast(Split, match.lastgroup) if match else None
 
 
 def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
@@ -41,11 +41,11 @@ def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
     """
     test = shares.get("test", 0)
     both = test + shares.get("val", 0)
-    found: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
     for i in ids:
         place = int(order(seed, i)[:13], 16) / 16**13  # 52 bits: exact as a float
-        found[i] = "test" if place < test else "val" if place < both else "train"
-    return found
+        splits[i] = "test" if place < test else "val" if place < both else "train"
+    return splits
 
 
 def with_val(train: Sequence[str], test: Iterable[str], val: float,
@@ -98,8 +98,8 @@ class Tree:
     def _fixed(self, paths: Mapping[str, list[str]]) -> dict[str, Split]:
         if self.depth is None:
             return {}
-        found = {i: split_named(p[self.depth]) for i, p in paths.items()}
-        return {i: split for i, split in found.items() if split}
+        splits = {i: split_named(p[self.depth]) for i, p in paths.items()}
+        return {i: split for i, split in splits.items() if split}
 
 
 def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:
