@@ -2,9 +2,8 @@
 
 import re
 
-import numpy as np
-
 from gate_cache.toyworld.backgrounds import MOODS, PLACES
+from gate_cache.toyworld.canvas import Rng
 from gate_cache.toyworld.looks import COLOURS, pick
 from gate_cache.toyworld.quality import FLAWS, HIGH
 
@@ -14,31 +13,16 @@ POSES = ("standing", "walking", "running", "sitting", "lying", "flying", "sailin
 COVERS = ("bush", "fence", "pole", "box", "rock", "cloud")
 
 
-def tokens(caption: str) -> list[str]:
-    """The words of a caption."""
-    return re.findall(r"[a-z]+", caption)
-
-
 def vocabulary(categories: tuple[str, ...]) -> tuple[str, ...]:
     """Every word that captions can hold, sorted."""
     phrases = [*LEADS, *PATTERNS, *POSES, *COVERS, *FLAWS, *COLOURS, *categories, HIGH,
                "low", "and", "a", "an", "behind", "over"]
     phrases += [p.words for p in PLACES.values()] + [m.words for m in MOODS.values()]
-    return tuple(sorted({word for phrase in phrases for word in tokens(phrase)}))
+    return tuple(sorted({word for phrase in phrases for word in re.findall(r"[a-z]+", phrase)}))
 
 
-def caption(
-    rng: np.random.Generator,
-    *,
-    category: str,
-    colours: tuple[str, str],
-    pattern: str,
-    pose: str,
-    place: str,
-    mood: str,
-    cover: str,
-    quality: str,
-) -> str:
+def caption(rng: Rng, *, category: str, colours: tuple[str, str], pattern: str, pose: str,
+            place: str, mood: str, cover: str, quality: str) -> str:
     """A sentence about the picture; pose, texture and colour may be left out."""
     chance = rng.random(4)
     lead = pick(rng, LEADS)
