@@ -15,7 +15,7 @@ from gate_cache.commands.options import (
     ManifestPath,
     Trial,
     interruptible,
-    print_json,
+    print_result,
 )
 from gate_cache.core.errors import UserError
 
@@ -48,12 +48,9 @@ def match(manifest: ManifestPath,
         raise UserError("--trial and --last say which weights of --run RUN")
     work = on.open(manifest)
     describer = of_run(work, run, trial=trial, last=last) if run else of_combo(work, combo)
-    found = match_images(work, describer, (a, b), grid)
-    path = draw_match(found, out or beside(work.store_path))
-    if as_json:
-        return print_json(found.to_json(), picture=str(path))
-    show_match(found)
-    typer.echo(str(path))
+    matches = match_images(work, describer, (a, b), grid)
+    path = draw_match(matches, out or beside(work.store_path))
+    print_result(matches, show_match, as_json, picture=path)
 
 
 def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
@@ -68,8 +65,8 @@ def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a swee
     from gate_cache.report.figures.predict import draw_predictions
     from gate_cache.training.predict import predict as stage
 
-    found = stage(on.open(manifest), run, images=image or [], trial=trial, last=last)
-    for path in draw_predictions(found, out or run / "pictures"):
+    predictions = stage(on.open(manifest), run, images=image or [], trial=trial, last=last)
+    for path in draw_predictions(predictions, out or run / "pictures"):
         typer.echo(str(path))
 
 
@@ -99,13 +96,10 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
 
     work = on.open(manifest)
     with interruptible("nothing was written"):
-        found = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
-                             anchor_t=anchor_t, own=own)
-    path = draw_scores(found, out or beside(work.store_path))
-    if as_json:
-        return print_json(found, picture=str(path))
-    show_scores(found)
-    typer.echo(str(path))
+        scores = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
+                              anchor_t=anchor_t, own=own)
+    path = draw_scores(scores, out or beside(work.store_path))
+    print_result(scores, show_scores, as_json, picture=path)
 
 
 def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
@@ -125,10 +119,7 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
 
     work = on.open(manifest)
     with interruptible("nothing was written"):
-        found = stage(work, Img2Img(strength, steps, seeds),
-                      Selection(combo or [], image or [], images, prompt, batch))
-    path = draw_guideline(found, out or beside(work.store_path))
-    if as_json:
-        return print_json(found.to_json(), picture=str(path))
-    show_guideline(found)
-    typer.echo(str(path))
+        results = stage(work, Img2Img(strength, steps, seeds),
+                        Selection(combo or [], image or [], images, prompt, batch))
+    path = draw_guideline(results, out or beside(work.store_path))
+    print_result(results, show_guideline, as_json, picture=path)
