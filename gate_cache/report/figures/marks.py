@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,8 @@ SKY, AMBER, YELLOW, BLACK = (86, 180, 233), (230, 159, 0), (240, 228, 66), (0, 0
 OKABE_ITO: tuple[Colour, ...] = (BLUE, AMBER, GREEN, PINK, SKY, ORANGE, YELLOW, BLACK)
 """Eight colours that the colour-blind tell apart (Okabe and Ito 2008)."""
 INK, PAPER = (32, 33, 36), (255, 255, 255)
+LINE = 20
+"""Height of a legend's line, in pixels."""
 
 
 class Canvas:
@@ -83,6 +85,35 @@ class Canvas:
         x, y = at
         self._draw.ellipse([_fine((x - radius, y - radius)), _fine((x + radius, y + radius))],
                            fill, outline, round(width * FINE))
+
+
+class Legend:
+    """Marks with their words beside them, in as many lines as they need.
+
+    Parameters
+    ----------
+    entries : words, and what draws their mark around a point of the canvas
+    width : of the page
+    edge : its margin
+    """
+
+    def __init__(self, entries: Sequence[tuple[str, Callable[[Canvas, At], None]]], width: int,
+                 edge: int) -> None:
+        self._entries: list[tuple[str, Callable[[Canvas, At], None], float, int]] = []
+        x, row = float(edge), 0
+        for words, mark in entries:
+            room = width_of(words) + 40
+            if x > edge and x + room > width:
+                x, row = float(edge), row + 1
+            self._entries.append((words, mark, x, row))
+            x += room
+        self.height = (row + 1) * LINE
+
+    def draw(self, canvas: Canvas, top: float) -> None:
+        """Draw it, from that height down."""
+        for words, mark, x, row in self._entries:
+            mark(canvas, (x + 7, top + row * LINE + 8))
+            canvas.text(words, (x + 20, top + row * LINE))
 
 
 def width_of(words: str, size: float = 13) -> float:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.datasets.common.base import IGNORED
-from gate_cache.report.figures.marks import OKABE_ITO, PAPER, Canvas, Colour, width_of
+from gate_cache.report.figures.marks import OKABE_ITO, PAPER, At, Canvas, Colour, Legend
 from gate_cache.report.figures.pictures import Picture, heat
 
 Labels = npt.NDArray[np.uint8]
 
 GREY, BACKGROUND = (150, 150, 150), (226, 226, 226)
 COLOURS: tuple[Colour, ...] = (*OKABE_ITO[:-1], (84, 84, 84))
-LINE, SWATCH = 20, 14
-"""Height of a legend's line, side of its squares; pixels."""
+SWATCH = 14
+"""Side of a legend's squares, in pixels."""
 
 
 class Style(NamedTuple):
@@ -94,32 +95,14 @@ def scale(width: int, height: int) -> Picture:
     return np.repeat(heat(np.linspace(0, 1, width)[None], 0, 1), height, 0)
 
 
-class Legend:
-    """Names of classes beside what they are drawn with.
+def legend(names: Sequence[str], shown: Iterable[int], known: Mapping[int, Style], width: int,
+           edge: int) -> Legend:
+    """Names of classes beside what they are drawn with; `width` and `edge` as of `Legend`."""
+    entries = [("ignored", IGNORE) if k == IGNORED else (names[k], known[k])
+               for k in sorted(shown)]
+    return Legend([(name, partial(_swatch, figure(style, (SWATCH, SWATCH))))
+                   for name, style in entries], width, edge)
 
-    Parameters
-    ----------
-    width : of the page
-    edge : its margin
-    """
 
-    def __init__(self, names: Sequence[str], shown: Mapping[int, int],
-                 known: Mapping[int, Style], width: int, edge: int) -> None:
-        self._entries = [("ignored", IGNORE) if k == IGNORED else (names[k], known[k])
-                         for k in sorted(shown)]
-        self._places: list[tuple[float, int]] = []
-        x, row = float(edge), 0
-        for name, _ in self._entries:
-            wide = SWATCH + 6 + width_of(name) + 18
-            if x > edge and x + wide > width:
-                x, row = float(edge), row + 1
-            self._places.append((x, row))
-            x += wide
-        self.height = (row + 1) * LINE
-
-    def draw(self, canvas: Canvas, top: float) -> None:
-        """Draw it, from that height down."""
-        for (name, style), (x, row) in zip(self._entries, self._places, strict=True):
-            y = top + row * LINE
-            canvas.picture(figure(style, (SWATCH, SWATCH)), (x, y + 1))
-            canvas.text(name, (x + SWATCH + 6, y))
+def _swatch(picture: Picture, canvas: Canvas, at: At) -> None:
+    canvas.picture(picture, (at[0] - SWATCH // 2, at[1] - SWATCH // 2))

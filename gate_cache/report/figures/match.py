@@ -16,9 +16,9 @@ from gate_cache.report.figures.marks import (
     At,
     Canvas,
     Colour,
+    Legend,
     cut,
     ink_on,
-    width_of,
     wrapped,
 )
 from gate_cache.report.figures.pictures import Picture, fitted
@@ -79,8 +79,8 @@ def page(found: Matches) -> Picture:
             *wrapped(f"{found.feature}: {verdict(found)}", wide)]
     top = EDGE + LINE * len(head) + 6
     bottom = top + max(left.shape[0], right.shape[0]) + 10
-    marks = _KEYS if found.judged else _GRID_KEYS
-    canvas = Canvas(width, bottom + LINE * _rows(marks, width) + 6)
+    legend = Legend(_KEYS if found.judged else _GRID_KEYS, width, EDGE)
+    canvas = Canvas(width, bottom + legend.height + 6)
     for i, line in enumerate(head):
         canvas.text(line, (EDGE, EDGE + i * LINE), 13 if i else 15)
     there = (EDGE + left.shape[1] + BETWEEN, top)
@@ -89,7 +89,7 @@ def page(found: Matches) -> Picture:
     scales = [p.shape[0] / o.shape[0] for p, o in zip((left, right), found.pictures, strict=True)]
     draw = _key_points if found.judged else _grid
     draw(canvas, found, _onto((EDGE, top), scales[0]), _onto(there, scales[1]), scales[1])
-    _legend(canvas, marks, bottom, width)
+    legend.draw(canvas, bottom)
     return canvas.done()
 
 
@@ -158,26 +158,3 @@ _GRID_KEYS: tuple[Key, ...] = (
     ("comes back: the match's match is near the point", lambda c, at: c.dot(at, 6, BLUE)),
     ("does not", lambda c, at: c.square(at, 6, BLUE)),
 )
-
-
-def _legend(canvas: Canvas, keys: tuple[Key, ...], top: int, width: int) -> None:
-    for (words, mark), (x, row) in zip(keys, _places(keys, width), strict=True):
-        y = top + row * LINE
-        mark(canvas, (x + 7, y + 8))
-        canvas.text(words, (x + 19, y))
-
-
-def _places(keys: tuple[Key, ...], width: int) -> list[tuple[float, int]]:
-    """Where each key begins: x, and which line."""
-    x, row, found = float(EDGE), 0, []
-    for words, _ in keys:
-        wide = 19 + width_of(words) + 22
-        if x > EDGE and x + wide > width:
-            x, row = float(EDGE), row + 1
-        found.append((x, row))
-        x += wide
-    return found
-
-
-def _rows(keys: tuple[Key, ...], width: int) -> int:
-    return _places(keys, width)[-1][1] + 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gate_cache.report.figures.marks import Canvas, cut, width_of
-from gate_cache.report.figures.masks import Legend, Style, areas, painted, scale, styles
+from gate_cache.report.figures.masks import Style, areas, legend, painted, scale, styles
 from gate_cache.report.figures.pictures import Picture, fitted, heat
 from gate_cache.report.figures.show import written
 
@@ -41,11 +41,11 @@ def sheet(about: Predictions, rows: Sequence[Predicted]) -> Picture:
     seen = areas([m for r in rows for m in (r.true, r.found.classes)])
     known = styles(about.classes, seen)
     width = 2 * EDGE + len(COLUMNS) * (SIDE + GAP) - GAP
-    legend = Legend(about.classes, seen, known, width, EDGE)
+    names = legend(about.classes, seen, known, width, EDGE)
     heights = [_high(r) + LINE + 4 for r in rows]
     top = EDGE + 2 * LINE + 6
     bottom = top + sum(heights) + 4
-    canvas = Canvas(width, bottom + legend.height + LINE + EDGE)
+    canvas = Canvas(width, bottom + names.height + LINE + EDGE)
     canvas.text(f"{about.run}, head {about.head}", (EDGE, EDGE - 2), 15)
     for i, name in enumerate(COLUMNS):
         canvas.text(name, (EDGE + i * (SIDE + GAP), EDGE + LINE + 4))
@@ -53,8 +53,8 @@ def sheet(about: Predictions, rows: Sequence[Predicted]) -> Picture:
     for row, height in zip(rows, heights, strict=True):
         _row(canvas, row, known, y)
         y += height
-    legend.draw(canvas, bottom)
-    _scale(canvas, rows[0], bottom + legend.height)
+    names.draw(canvas, bottom)
+    _scale(canvas, rows[0], bottom + names.height)
     return canvas.done()
 
 
