@@ -28,8 +28,9 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
                         spec.image_size, spec.style, spec.masks)
     named = spec.folder if isinstance(spec, specs.ScarceSpec) else spec.root
     root = roots.below("data", named, "dataset.root")
-    for field in ("points", "pairs", "images", "masks"):
-        if path := getattr(spec, field, None):
+    for field in ("points", "pairs", "images", "masks", "files"):
+        paths = getattr(spec, field, None) or []
+        for path in [paths] if isinstance(paths, str) else paths:
             roots.below("data", path, f"dataset.{field}")
     match spec:
         case specs.PFWillowSpec():
@@ -50,7 +51,8 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
         case specs.ScarceSpec():
             return LabelScarce(spec.name, root, spec.fold, spec.val, spec.split_seed)
         case specs.FolderSpec():
-            return ImageFolder(root, spec.shares, spec.split_seed, spec.split_folders)
+            return ImageFolder(root, spec.shares, spec.split_seed, spec.split_folders,
+                               spec.files, spec.labels)
         case specs.MasksSpec():
             return Masks(root, (spec.images, spec.masks), spec.classes,
                          Values(spec.values, spec.ignore), spec.shares, spec.split_seed,
