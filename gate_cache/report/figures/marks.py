@@ -30,6 +30,7 @@ class Canvas:
     """A white page; all places and lengths are in its pixels."""
 
     def __init__(self, width: int, height: int) -> None:
+        self.height = height
         self._page = Image.new("RGB", (width * FINE, height * FINE), PAPER)
         self._draw = ImageDraw.Draw(self._page)
 
@@ -75,6 +76,11 @@ class Canvas:
         self._draw.text(_fine(at), words, colour, _font(size * FINE),
                         anchor="mm" if middle else "la", stroke_width=FINE * 2 if rim else 0,
                         stroke_fill=PAPER)
+
+    def lines(self, lines: Sequence[str], at: At, size: float = 13) -> None:
+        """Lines of text, the top left of the first one there."""
+        for i, line in enumerate(lines):
+            self.text(line, (at[0], at[1] + i * 17), size)
 
     def done(self) -> Picture:
         """(H, W, 3) of all that was drawn, brought down to its size."""

@@ -18,13 +18,13 @@ from gate_cache.report.figures.marks import Canvas, cut, width_of, wrapped
 
 Picture = npt.NDArray[np.uint8]
 
-CELL, GAP, TEXT = 176, 6, 13
-"""Side of a cell, space between cells, height of letters; pixels."""
+CELL, GAP, EDGE, LINE = 176, 10, 12, 17
+"""Longer side of a picture, space between, a page's margin, height of a line; pixels."""
 
 
 @dataclass(frozen=True)
 class PictureCell:
-    """One picture of a grid, with its caption."""
+    """One picture of a sheet, with the lines of its caption."""
 
     picture: Picture
     caption: str = ""
@@ -32,7 +32,7 @@ class PictureCell:
 
 @dataclass(frozen=True)
 class PictureRow:
-    """A row of a grid, with its title to the left."""
+    """A row of a sheet, with its title to the left."""
 
     title: str
     cells: Sequence[PictureCell]
@@ -61,24 +61,38 @@ def fitted(picture: Picture, side: int = CELL, smooth: bool = False) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, way))
 
 
-def grid(rows: Sequence[PictureRow], title: str = "", cell: int = CELL) -> Picture:
-    """Rows of pictures with captions, on white."""
-    left = max((width_of(r.title, TEXT) for r in rows), default=0)
-    left = min(round(left), 2 * cell) + 2 * GAP if left else GAP
-    line = TEXT + 2 * GAP
-    top = TEXT + 3 * GAP if title else GAP
-    width = left + max(len(r.cells) for r in rows) * (cell + GAP)
-    canvas = Canvas(width, top + len(rows) * (cell + line))
-    canvas.text(title, (GAP, GAP), TEXT + 3)
-    for j, row in enumerate(rows):
-        y = top + j * (cell + line)
-        for i, words in enumerate(wrapped(row.title, left - 2 * GAP, TEXT)):
-            canvas.text(words, (GAP, y + i * (TEXT + 4)), TEXT)
-        for i, entry in enumerate(row.cells):
-            picture, x = fitted(entry.picture, cell), left + i * (cell + GAP)
-            canvas.picture(picture, (x, y))
-            canvas.text(cut(entry.caption, cell, TEXT), (x, y + picture.shape[0] + 2), TEXT)
-    return canvas.done()
+def sheet(rows: Sequence[PictureRow], title: str = "", heads: Sequence[str] = (),
+          cell: int = CELL, foot: int = 0) -> Canvas:
+    """Rows of pictures with captions below them, on white.
+
+    Parameters
+    ----------
+    heads : words above the columns
+    cell : longer side of a picture in pixels
+    foot : height that is left free at the bottom
+    """
+    left = EDGE + min(round(max(width_of(r.title) for r in rows)), 2 * cell)
+    left += GAP if left > EDGE else 0
+    width = left + max(len(r.cells) for r in rows) * (cell + GAP) - GAP + EDGE
+    heads_at = EDGE + (LINE + 10 if title else 0)
+    top = heads_at + LINE * max((h.count("\n") + 1 for h in heads), default=0)
+    pictures = [[fitted(c.picture, cell) for c in row.cells] for row in rows]
+    heights = [max(p.shape[0] for p in of_row) + 7
+               + LINE * max(c.caption.count("\n") + 1 for c in row.cells)
+               for of_row, row in zip(pictures, rows, strict=True)]
+    canvas = Canvas(width, top + sum(heights) + foot)
+    canvas.text(title, (EDGE, EDGE - 2), 15)
+    for i, head in enumerate(heads):
+        canvas.lines(head.split("\n"), (left + i * (cell + GAP), heads_at))
+    for of_row, row, height in zip(pictures, rows, heights, strict=True):
+        canvas.lines(wrapped(row.title, left - EDGE - GAP), (EDGE, top))
+        for i, (picture, entry) in enumerate(zip(of_row, row.cells, strict=True)):
+            x = left + i * (cell + GAP)
+            canvas.picture(picture, (x, top))
+            canvas.lines([cut(line, cell, 12) for line in entry.caption.split("\n")],
+                         (x, top + picture.shape[0] + 2), 12)
+        top += height
+    return canvas
 
 
 def save(picture: Picture, path: Path) -> Path:
