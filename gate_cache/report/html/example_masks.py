@@ -30,55 +30,55 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     order = sorted(items.masks, key=lambda i: scores[i])
     half = (len(order) + 1) // 2
     true = {i: data.mask(i) for i in order}
-    known = _frequent([*true.values(), *items.masks.values()])
-    parts: list[Child] = [_legend(known, data.classes)]
+    classes = _frequent([*true.values(), *items.masks.values()])
+    parts: list[Child] = [_legend(classes, data.classes)]
     for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
         figures = []
         for sample_id in ids:
-            found = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
-            told = [f"GATE {number(scores[sample_id])}"]
+            kinds = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
+            scores_of = [f"GATE {number(scores[sample_id])}"]
             if other and sample_id in other.masks:
-                found["single feature"] = other.masks[sample_id]
-                told.append(f"single feature {number(theirs[sample_id])}")
-            figures.append(_figure(data, sample_id, found, known, told))
+                kinds["single feature"] = other.masks[sample_id]
+                scores_of.append(f"single feature {number(theirs[sample_id])}")
+            figures.append(_figure(data, sample_id, kinds, classes, scores_of))
         if figures:
             parts += [tag("h3", title), tag("div", *figures, class_="examples two")]
     return parts
 
 
-def _figure(data: SegmentationDataset, sample_id: str, found: dict[str, Mask],
-            known: Sequence[int], told: Sequence[str]) -> Html:
+def _figure(data: SegmentationDataset, sample_id: str, kinds: dict[str, Mask],
+            classes: Sequence[int], words: Sequence[str]) -> Html:
     image = data_uri(data.image(sample_id), 256)
     panels = [tag("div", tag("b", "input"), tag("img", src=image, alt=f"Input {sample_id}"))]
-    for name, mask in found.items():
-        uri = data_uri(_coloured(mask, known), 256, smooth=False)
+    for name, mask in kinds.items():
+        uri = data_uri(_coloured(mask, classes), 256, smooth=False)
         panels.append(tag("div", tag("b", name), tag("img", src=uri, alt=f"Classes: {name}",
                                                      class_="pixels")))
     return tag("figure", tag("div", *panels, class_="three four"),
-               tag("figcaption", f"mIoU of the image: {', '.join(told)}. ",
+               tag("figcaption", f"mIoU of the image: {', '.join(words)}. ",
                    tag("small", sample_id)))
 
 
-def _coloured(mask: Mask, known: Sequence[int]) -> Mask:
+def _coloured(mask: Mask, classes: Sequence[int]) -> Mask:
     """(H, W, 4) colours; where no class counts nothing is drawn."""
     table = np.zeros((256, 4), np.uint8)
-    for place, value in enumerate(known):
+    for place, value in enumerate(classes):
         colour = COLOURS[place % len(COLOURS)]
         table[value] = [*bytes.fromhex(colour[1:]), 255]
     table[IGNORED] = 0
     return np.asarray(table[mask])
 
 
-def _frequent(given: Sequence[Mask]) -> list[int]:
+def _frequent(masks: Sequence[Mask]) -> list[int]:
     """Classes of these masks, the most frequent first."""
-    counts = sum(np.bincount(m.ravel(), minlength=256) for m in given)
+    counts = sum(np.bincount(m.ravel(), minlength=256) for m in masks)
     order = np.argsort(-np.asarray(counts), kind="stable")
     return [int(i) for i in order if np.asarray(counts)[i] and i != IGNORED]
 
 
-def _legend(known: Sequence[int], classes: Sequence[str]) -> Html:
+def _legend(frequent: Sequence[int], classes: Sequence[str]) -> Html:
     """Names of the classes that are shown."""
     return tag("ul", *(tag("li", tag("span", class_="swatch", style="background: "
                                      + COLOURS[place % len(COLOURS)]), classes[value])
-                       for place, value in enumerate(known[:len(COLOURS)])
+                       for place, value in enumerate(frequent[:len(COLOURS)])
                        if value < len(classes)), class_="legend")
