@@ -14,7 +14,7 @@ from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import passed_over, read_text, walk
 from gate_cache.datasets.common.label_values import Values, hint_for, means_object
 from gate_cache.datasets.common.labelled import LabelledImages, distinct
-from gate_cache.datasets.common.splits import Shares, Tree
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
 from gate_cache.datasets.folder import images_below
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ class Masks(LabelledImages):
     folders : names of the folders of images and of label pictures below it
     classes : their names, by label; None for those of ``classes.txt``
     values : which label is which class, and which does not count
-    shares : of images that become ``val`` and ``test`` where no folder is called so
-    split_seed : another value, another split
-    split_folders : whether folders called after splits are the splits
+    rule : how images are split
     """
 
     protocol = ("masks: IoU over all pixels of a split's images; a split is a folder called train,"
@@ -51,16 +49,13 @@ class Masks(LabelledImages):
 
     def __init__(self, root: Path, folders: tuple[str, str] = ("images", "masks"),
                  classes: Sequence[str] | None = None, values: Values | None = None,
-                 shares: Shares | None = None, split_seed: int = 0,
-                 split_folders: bool = True) -> None:
+                 rule: SplitRule = BY_FOLDER) -> None:
         super().__init__("masks", root)
         self.parts = folders
         self.named = classes
         self.values = values or Values()
         self.colours = self.values.colours
-        self.shares = shares or {}
-        self.split_seed = split_seed
-        self.split_folders = split_folders
+        self.rule = rule
 
     @cached_property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -168,5 +163,4 @@ class Masks(LabelledImages):
 
     @cached_property
     def _splits(self) -> Mapping[str, Split]:
-        return Tree(self.root / self.parts[0], [s.id for s in self.samples()], self.shares,
-                    self.split_seed, self.split_folders).split_of
+        return Tree(self.root / self.parts[0], [s.id for s in self.samples()], self.rule).split_of

@@ -25,7 +25,7 @@ from gate_cache.datasets.common.point_table import (
     read_points,
     refuse_alike,
 )
-from gate_cache.datasets.common.splits import Shares, Tree
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
 from gate_cache.datasets.common.tables import inside, read_csv
 
 
@@ -36,9 +36,7 @@ class Pairs(ImageFiles):
     ----------
     root : Path
     points, pairs : names of the tables below it; without one of pairs, all are taken
-    shares : of images that become ``val`` and ``test`` where no folder is called so
-    split_seed : another value, another split
-    split_folders : whether folders called after splits are the splits
+    rule : how images are split
     links : folders that an image may lie in by a link, beside the root; None where it may lie
         anywhere
     """
@@ -47,14 +45,11 @@ class Pairs(ImageFiles):
                 " both; box = tight box of the visible key points")
 
     def __init__(self, root: Path, points: str = "points.csv", pairs: str | None = None,
-                 shares: Shares | None = None, split_seed: int = 0, split_folders: bool = True,
-                 links: Sequence[Path] | None = ()) -> None:
+                 rule: SplitRule = BY_FOLDER, links: Sequence[Path] | None = ()) -> None:
         super().__init__("pairs", root)
-        self.split_folders = split_folders
+        self.rule = rule
         self.links = links
         self.tables = root / points, root / pairs if pairs else None
-        self.shares = shares or {}
-        self.split_seed = split_seed
 
     def samples(self) -> Sequence[Sample]:
         """All images of the table, sorted by path."""
@@ -80,8 +75,7 @@ class Pairs(ImageFiles):
 
     @cached_property
     def _tree(self) -> Tree:
-        return Tree(self.root, [s.id for s in self.samples()], self.shares, self.split_seed,
-                    self.split_folders)
+        return Tree(self.root, [s.id for s in self.samples()], self.rule)
 
     def category(self, sample_id: str) -> str:
         """The folder of an image that says what its points mean."""

@@ -10,6 +10,7 @@ from gate_cache.datasets.cifar import CIFAR10
 from gate_cache.datasets.cityscapes import Cityscapes
 from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.label_values import Values
+from gate_cache.datasets.common.splits import SplitRule
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.label_scarce import LabelScarce
 from gate_cache.datasets.masks import Masks
@@ -40,8 +41,8 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
         case specs.SPairSpec():
             return SPair(root, spec.layout)
         case specs.PairsSpec():
-            return Pairs(root, spec.points, spec.pairs, spec.shares, spec.split_seed,
-                         spec.split_folders, None if roots.outside else (roots.data,))
+            return Pairs(root, spec.points, spec.pairs, _rule(spec),
+                         None if roots.outside else (roots.data,))
         case specs.ADE20KSpec():
             return ADE20K(root, spec.val, spec.split_seed)
         case specs.CityscapesSpec():
@@ -51,11 +52,13 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
         case specs.ScarceSpec():
             return LabelScarce(spec.name, root, spec.fold, spec.val, spec.split_seed)
         case specs.FolderSpec():
-            return ImageFolder(root, spec.shares, spec.split_seed, spec.split_folders,
-                               spec.files, spec.labels)
+            return ImageFolder(root, _rule(spec), spec.files, spec.labels)
         case specs.MasksSpec():
             return Masks(root, (spec.images, spec.masks), spec.classes,
-                         Values(spec.values, spec.ignore), spec.shares, spec.split_seed,
-                         spec.split_folders)
+                         Values(spec.values, spec.ignore), _rule(spec))
         case specs.InstalledSpec():
             return cast(ImageDataset, spec.open(root))
+
+
+def _rule(spec: specs.OwnTree) -> SplitRule:
+    return SplitRule(spec.shares, spec.split_seed, spec.split_folders)

@@ -58,13 +58,6 @@ def stem_of(name: str) -> str:
     return Path(name).with_suffix("").as_posix()
 
 
-def passed_over_notes(dataset: object) -> list[str]:
-    """`passed_over_line` of a data set that counts such files, where there are any."""
-    count = getattr(dataset, "passed_over", None)
-    counts = count() if count else {}
-    return [passed_over_line(counts)] if counts else []
-
-
 def passed_over_line(counts: Mapping[str, int]) -> str:
     """What `files.passed_over` counts as one line, pictures that Pillow does not read first."""
     order = sorted(counts, key=lambda suffix: (suffix not in UNREAD, -counts[suffix], suffix))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
@@ -58,6 +59,25 @@ def with_val(train: Sequence[str], test: Iterable[str], val: float,
     return {**{i: "val" if i in chosen else "train" for i in train}, **dict.fromkeys(test, "test")}
 
 
+@dataclass(frozen=True)
+class SplitRule:
+    """How images of one's own are split.
+
+    Attributes
+    ----------
+    shares : of images that become ``val`` and ``test`` where no folder is called so
+    seed : of these shares; another value, another split
+    by_folder : whether folders called after splits are the splits
+    """
+
+    shares: Shares = field(default_factory=dict)
+    seed: int = 0
+    by_folder: bool = True
+
+
+BY_FOLDER = SplitRule()
+
+
 class Tree:
     """What the paths of a tree of images say: the split and the folders of each.
 
@@ -69,7 +89,6 @@ class Tree:
     ----------
     root : what messages name
     ids : paths with ``/`` between parts
-    by_folder : whether folders may be splits
 
     Attributes
     ----------
@@ -83,17 +102,16 @@ class Tree:
         splits.
     """
 
-    def __init__(self, root: Path, ids: Sequence[str], shares: Shares, seed: int,
-                 by_folder: bool = True) -> None:
+    def __init__(self, root: Path, ids: Sequence[str], rule: SplitRule) -> None:
         paths = {i: i.split("/")[:-1] for i in ids}
-        self.depth = _depth(root, paths) if by_folder else None
+        self.depth = _depth(root, paths) if rule.by_folder else None
         self.folders = {i: [f for d, f in enumerate(p) if d != self.depth]
                         for i, p in paths.items()}
         self.split_of: dict[str, Split] = self._fixed(paths)
         there = set(self.split_of.values())
-        open_shares: Shares = {s: n for s, n in shares.items() if s not in there}
+        open_shares: Shares = {s: n for s, n in rule.shares.items() if s not in there}
         self.split_of |= deal([i for i in ids if self.split_of.get(i, "train") == "train"],
-                              open_shares, seed)
+                              open_shares, rule.seed)
 
     def _fixed(self, paths: Mapping[str, list[str]]) -> dict[str, Split]:
         if self.depth is None:

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from threading import Lock
 from typing import Any
 
 from gate_cache.core.errors import DataError, listed
 from gate_cache.core.progress import Progress
-from gate_cache.datasets.common.base import SPLITS, SegmentationDataset
+from gate_cache.datasets.common.base import IGNORED, SPLITS, SegmentationDataset, Split
 from gate_cache.datasets.common.labelled import LabelledImages
-from gate_cache.datasets.summary.summary import (
-    Counts,
-    Summary,
-    grouped,
-    read_all,
-    tell_classes,
-)
+from gate_cache.datasets.summary.summary import Summary, grouped, read_all, tell_classes
 
 MOSTLY = 0.5
 """A share above which labels are mostly ignored."""
 ODD = 0.1
 """A share of a split's masks above which it is told that they show one class, and what is not."""
-
-
-def _none() -> Counts:
-    return {str(split): 0 for split in SPLITS}
 
 
 class LabelCounts:
@@ -50,21 +41,20 @@ class LabelCounts:
         if isinstance(self.dataset, LabelledImages):
             summary.faults += self.dataset.faults_of(self._raw)
         names = self.dataset.classes if read else ()
-        summary.classes, summary.pixels = {n: _none() for n in names}, {n: _none() for n in names}
-        summary.ignored, summary.blank = _none(), _none()
-        thick, plain = np.zeros(256, np.int64), _none()
-        for i, (pixels, inner) in read.items():
-            split = of_split[i]
-            thick += inner
-            for number, name in enumerate(names):
-                summary.classes[name][split] += bool(pixels[number])
-                summary.pixels[name][split] += int(pixels[number])
-            summary.ignored[split] += int(pixels[255])
-            classes = int((pixels[:255] > 0).sum())
-            summary.blank[split] += not classes
-            plain[split] += classes == 1 and bool(pixels[255])
+        none = np.zeros((0, 256), np.int64)
+        counts = {s: np.array([read[i][0] for i in read if of_split[i] == s] or none)
+                  for s in SPLITS}  # (images, 256) of each split
+        for k, name in enumerate(names):
+            summary.classes[name] = {s: int((n[:, k] > 0).sum()) for s, n in counts.items()}
+            summary.pixels[name] = {s: int(n[:, k].sum()) for s, n in counts.items()}
+        summary.ignored = {s: int(n[:, IGNORED].sum()) for s, n in counts.items()}
+        classes = {s: (n[:, :IGNORED] > 0).sum(1) for s, n in counts.items()}
+        summary.blank = {s: int((n == 0).sum()) for s, n in classes.items()}
+        plain = {s: int(((classes[s] == 1) & (n[:, IGNORED] > 0)).sum())
+                 for s, n in counts.items()}
+        inside = sum(inner for _, inner in read.values())
         tell_classes(summary)
-        self._tell(len(read), plain, [n for k, n in enumerate(names) if not thick[k]])
+        self._tell(len(read), plain, [n for k, n in enumerate(names) if not inside[k]])
 
     def _read(self, sample_id: str) -> tuple[Any, Any]:
         """(256,) pixels of each class, and (256,) those of them inside their class."""
@@ -82,7 +72,7 @@ class LabelCounts:
             mask = self.dataset.mask(sample_id)
         return np.bincount(mask.flat, minlength=256), thick(mask)
 
-    def _tell(self, masks: int, plain: Counts, thin: list[str]) -> None:
+    def _tell(self, masks: int, plain: Mapping[Split, int], thin: list[str]) -> None:
         summary, notes = self.summary, self.summary.notes
         for split in SPLITS:
             ignored, all_of = summary.ignored[split], summary.images.get(split, 0)

@@ -66,13 +66,7 @@ def _protocol(study: Guideline) -> list[str]:
 
 
 def draw_guideline(study: Guideline, folder: Path) -> Path:
-    """Write the picture as a PNG file.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
+    """Write the picture as a PNG file; raises as `written`."""
     return written(page(study), folder, f"{Path(study.manifest).stem}-guideline")
 
 

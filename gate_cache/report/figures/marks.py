@@ -27,7 +27,7 @@ LINE = 20
 
 
 class Canvas:
-    """A white page; all places and lengths are in its pixels."""
+    """A white page; all places and lengths are in its pixels. Marks have a white rim."""
 
     def __init__(self, width: int, height: int) -> None:
         self.height = height
@@ -47,28 +47,24 @@ class Canvas:
             self._draw.line([_fine(start), _fine(end)], colour, round(width * FINE))
 
     def ring(self, at: At, radius: float, colour: Colour, width: float = 1.5) -> None:
-        """A circle's line with a white rim."""
         self._ellipse(at, radius + 0.6, None, PAPER, width + 1.2)
         self._ellipse(at, radius, None, colour, width)
 
     def dot(self, at: At, radius: float, colour: Colour) -> None:
-        """A filled circle with a white rim."""
         self._ellipse(at, radius + 1.2, PAPER, None, 0)
         self._ellipse(at, radius, colour, None, 0)
 
     def square(self, at: At, radius: float, colour: Colour) -> None:
-        """A filled square with a white rim."""
         for half, fill in ((radius + 1.2, PAPER), (radius, colour)):
             x, y = at
             self._draw.rectangle([_fine((x - half, y - half)), _fine((x + half, y + half))], fill)
 
-    def cross(self, at: At, radius: float, colour: Colour, width: float = 2.5) -> None:
-        """Two lines that cross, with a white rim."""
+    def cross(self, at: At, radius: float, colour: Colour) -> None:
         x, y = at
         ends = [((x - radius, y + s * radius), (x + radius, y - s * radius)) for s in (1, -1)]
         for extra, fill in ((1.6, PAPER), (0.0, colour)):
             for a, b in ends:
-                self._draw.line([_fine(a), _fine(b)], fill, round((width + extra) * FINE))
+                self._draw.line([_fine(a), _fine(b)], fill, round((2.5 + extra) * FINE))
 
     def text(self, words: str, at: At, size: float = 13, colour: Colour = INK,
              middle: bool = False, rim: bool = False) -> None:
@@ -158,8 +154,8 @@ def _fine(at: At) -> tuple[int, int]:
     return round(at[0] * FINE), round(at[1] * FINE)
 
 
-def _dashes(a: At, b: At, length: float = 7, gap: float = 5) -> list[tuple[At, At]]:
-    whole = math.dist(a, b)
+def _dashes(a: At, b: At) -> list[tuple[At, At]]:
+    whole, length, gap = math.dist(a, b), 7, 5
 
     def on(way: float) -> At:
         share = min(way / whole, 1)

@@ -39,20 +39,13 @@ _CORNERS = np.array([[(150, 205, 245), (255, 226, 110)], [(0, 45, 115), (140, 62
 
 
 def draw_match(matches: Matches, out: Path) -> Path:
-    """Write the PNG file of two images into a folder, or to the file that `out` names.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
+    """Write the PNG file of two images to `out`, a file or its folder; raises as `written`."""
     feature = trial_file(matches.feature.replace(" ", "-"))
     name = f"{file_name(matches.source)}-to-{file_name(matches.target)}-{feature}"
     return written(page(matches), out, name)
 
 
 def show_match(matches: Matches) -> None:
-    """How many points are right, or come back."""
     say(f"{matches.source} -> {matches.target}, {matches.feature}: {verdict(matches)}")
     if matches.judged is None and len(matches.points) <= FEW:
         for point, match, cosine in zip(matches.points, matches.found, matches.similarity,
@@ -63,7 +56,6 @@ def show_match(matches: Matches) -> None:
 
 
 def verdict(matches: Matches) -> str:
-    """The result in words."""
     count = len(matches.points)
     if matches.judged is None:
         return f"{int(matches.back.sum())} of {count} points come back"
@@ -76,7 +68,6 @@ def verdict(matches: Matches) -> str:
 
 
 def page(matches: Matches) -> Picture:
-    """Both pictures, the points on them, and what the marks mean."""
     left, right = (fitted(p, SIDE, smooth=max(p.shape) > SIDE) for p in matches.pictures)
     width = left.shape[1] + right.shape[1] + BETWEEN + 2 * EDGE
     wide = width - 2 * EDGE

@@ -96,7 +96,6 @@ def sheet(rows: Sequence[PictureRow], title: str = "", heads: Sequence[str] = ()
 
 
 def save(picture: Picture, path: Path) -> Path:
-    """Write a PNG file."""
     with replacing(path) as draft:
         Image.fromarray(picture).save(draft, "PNG", optimize=True)
     return path

@@ -33,13 +33,7 @@ COLUMNS = ("input", "truth", "prediction", "uncertainty")
 
 
 def draw_predictions(predictions: Predictions, folder: Path) -> Iterator[Path]:
-    """Write PNG files of a few images each; yields their paths.
-
-    Raises
-    ------
-    UserError
-        They cannot be written.
-    """
+    """Write PNG files of a few images each; yields their paths; raises as `written`."""
     need_folder(folder)
     sheets = iter(lambda: list(islice(predictions.each, ROWS)), [])
     for number, rows in enumerate(sheets, 1):

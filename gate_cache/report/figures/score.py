@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
 from rich.markup import escape
 
-from gate_cache.core.replacing import replacing
 from gate_cache.report.figures.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
-from gate_cache.report.figures.show import is_file_name
+from gate_cache.report.figures.show import written
 from gate_cache.report.terminal.tables import grid, put, say
-from gate_cache.store.places.disk import disk_errors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.table import Table
 
     from gate_cache.analysis.score import Scored, ShiftScores
     from gate_cache.learn.metrics.intervals import Spread
+    from gate_cache.report.figures.pictures import Picture
 
 MARKERS = "svD^<>ph"
 COLOURS = (SKY, AMBER, GREEN, PINK)
@@ -67,13 +69,7 @@ def _interval(value: Spread, sign: str = "") -> str:
 
 
 def draw_scores(scores: ShiftScores, folder: Path) -> Path:
-    """Write the plot as a PNG file.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
+    """Write the plot as a PNG file; raises as `written`."""
     from matplotlib.figure import Figure
 
     rows = scores.rows[::-1]
@@ -83,7 +79,7 @@ def draw_scores(scores: ShiftScores, folder: Path) -> Path:
         _row(axes, y, row)
     _dress(axes, scores, rows)
     figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    return saved(figure, folder, f"{Path(scores.manifest).stem}-score")
+    return written(drawn(figure), folder, f"{Path(scores.manifest).stem}-score")
 
 
 def _row(axes: Axes, y: int, row: Scored) -> None:
@@ -121,18 +117,8 @@ def shade(colour: Colour) -> tuple[float, ...]:
     return tuple(c / 255 for c in colour)
 
 
-def saved(figure: Any, out: Path, name: str) -> Path:
-    """Write a matplotlib figure as a PNG file into the folder of ``--out``, or to that file.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
-    raw = BytesIO()
-    figure.savefig(raw, format="png")
-    path = out if is_file_name(out) else out / f"{name}.png"
-    with disk_errors(path.parent, "--out", "and run the same command again"), \
-            replacing(path) as draft:
-        draft.write_bytes(raw.getvalue())
-    return path
+def drawn(figure: Figure) -> Picture:
+    """A matplotlib figure as (H, W, 3)."""
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return np.asarray(Image.open(file).convert("RGB"))

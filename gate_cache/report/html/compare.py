@@ -89,7 +89,6 @@ class Gain:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
         return self.interval.low > 0 or self.interval.high < 0
 
 
@@ -118,7 +117,6 @@ def metric_of(select: str) -> Metric:
 
 
 def grouped(record: Record, results: Sequence[Result]) -> list[Group]:
-    """Results by configuration, in their order."""
     groups: dict[tuple[bool, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.trained, result.configuration), []).append(result)

@@ -77,7 +77,6 @@ def _frequent(masks: Sequence[Mask]) -> list[int]:
 
 
 def _legend(frequent: Sequence[int], classes: Sequence[str]) -> Html:
-    """Names of the classes that are shown."""
     return tag("ul", *(tag("li", tag("span", class_="swatch", style="background: "
                                      + COLOURS[place % len(COLOURS)]), classes[value])
                        for place, value in enumerate(frequent[:len(COLOURS)])

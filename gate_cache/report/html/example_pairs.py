@@ -98,21 +98,18 @@ def _marks(prediction: Prediction, hits: npt.NDArray[np.bool_]) -> Html:
 
 
 def ring(x: float, y: float) -> Html:
-    """A right point."""
     return join([tag("circle", cx=_n(x), cy=_n(y), r=5, fill="none", stroke=CASE, stroke_width=4.2),
                  tag("circle", cx=_n(x), cy=_n(y), r=5, fill="none", stroke=RIGHT,
                      stroke_width=2.4)])
 
 
 def cross(x: float, y: float) -> Html:
-    """A wrong point."""
     path = f"M{_n(x - 5)} {_n(y - 5)}l10 10m0-10l-10 10"
     return join([tag("path", d=path, stroke=CASE, stroke_width=5, stroke_linecap="round"),
                  tag("path", d=path, stroke=WRONG, stroke_width=2.8, stroke_linecap="round")])
 
 
 def marks_legend(matches: ExamplePairs) -> Html:
-    """What the marks mean."""
     def key(mark: Html, words: str) -> Html:
         drawn = tag("svg", mark, viewBox="0 0 18 18", width=18, height=18, aria_hidden="true",
                     style="background: #c5d3de; border-radius: 3px")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gate_cache
-from gate_cache.report.html.tags import Child, Html, join, tag, text
+from gate_cache.report.html.tags import Child, Html, join, tag
 
 HERE = Path(__file__).parent
 
@@ -25,7 +25,6 @@ class Section:
 
     @property
     def id(self) -> str:
-        """Where a link to it leads."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
 
 
@@ -71,7 +70,6 @@ class PageRow:
 
 
 def section(title: str, *parts: Child) -> Section:
-    """A section of these parts."""
     return Section(title, join(parts))
 
 
@@ -155,15 +153,12 @@ def _row(row: PageRow, columns: Sequence[Column]) -> Html:
     return tag("tr", *elements, class_="strong" if row.strong else None)
 
 
-def figure(body: Child, caption: Child, *, wide: bool = False) -> Html:
-    """A picture or a chart with its caption; a wide one scrolls in a box of its own."""
-    inside = tag("div", body, class_="scroll", tabindex="0", role="region",
-                 aria_label="figure") if wide else text(body)
-    return tag("figure", inside, tag("figcaption", caption))
+def figure(body: Child, caption: Child) -> Html:
+    """A picture or a chart with its caption."""
+    return tag("figure", body, tag("figcaption", caption))
 
 
 def panels(figures: Iterable[Child]) -> Html:
-    """Figures beside each other, as many as fit."""
     return tag("div", *figures, class_="panels")
 
 
@@ -173,7 +168,6 @@ def fold(summary: str, *parts: Child, opened: bool = False) -> Html:
 
 
 def facts(pairs: Mapping[str, Child]) -> Html:
-    """Names and values, a line each."""
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value))
                        for name, value in pairs.items()))
 
@@ -184,7 +178,6 @@ def paragraph(*parts: Child, note: bool = False) -> Html:
 
 
 def code(lines: str) -> Html:
-    """Text as it is typed, or as a file has it."""
     return tag("pre", tag("code", lines), tabindex="0")
 
 

@@ -33,7 +33,6 @@ FIRST = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "batch", "lr
 
 
 def settings(record: Record, verdict: Verdict | None) -> Section:
-    """What was trained, and on what."""
     gate = verdict.gate.first if verdict else next(iter(record.trials), None)
     spec = dict(gate.spec) if gate and gate.spec else dict(record.manifest.get("train") or {})
     first: dict[str, Child] = {k: spelled(spec[k]) for k in FIRST if k in spec}
@@ -45,7 +44,6 @@ def settings(record: Record, verdict: Verdict | None) -> Section:
 
 
 def data(record: Record) -> Html:
-    """Data set, splits and protocol."""
     splits = record.config.get("splits") or {}
     units = list(dict.fromkeys(u for s in splits.values() for u in s))
     rows = [PageRow([name, *(of.get(u, "") for u in units)]) for name, of in splits.items()]
@@ -60,7 +58,6 @@ def data(record: Record) -> Html:
 
 
 def reproduction(record: Record, verdict: Verdict | None) -> Section:
-    """Commands, versions, fingerprints."""
     config = record.config
     commands = config.get("commands") or []
     parts: list[Child] = [
@@ -128,7 +125,6 @@ def _weights(record: Record, verdict: Verdict | None) -> list[Path]:
 
 
 def about(record: Record) -> str:
-    """A line below the title."""
     config: Mapping[str, Any] = record.config
     version = (config.get("versions") or {}).get("gate-cache", config.get("gate_cache", ""))
     many = f"{len(record.trials)} trials" if record.kind == "sweep" else ""

@@ -62,7 +62,6 @@ class Result:
 
     @property
     def role(self) -> Role:
-        """What it is in a comparison."""
         return self.method.role
 
     @property
@@ -112,7 +111,6 @@ class Record:
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """The resolved manifest."""
         return dict(self.config.get("manifest") or {})
 
     @property
@@ -202,7 +200,6 @@ def at(validation: Mapping[str, Any]) -> int:
 
 
 def counted(results: Sequence[Result]) -> str:
-    """What `at` counts."""
     return "steps" if all("step" in h for r in results for h in r.history) else "items seen"
 
 

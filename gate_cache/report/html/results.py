@@ -67,7 +67,6 @@ def _gained(role: Role, gain: Gain) -> Html:
 
 
 def signed(value: float) -> str:
-    """With a plus where it is above 0."""
     return ("+" if value > 0 else "") + number(value)
 
 
@@ -90,7 +89,6 @@ def between(interval: Sequence[float]) -> str:
 
 
 def overview(record: Record, verdict: Verdict | None) -> Html:
-    """All methods with their intervals, as a chart."""
     groups = [g for g in grouped(record, record.results) if g.results]
     if record.kind == "sweep":
         chosen = verdict.gate.name if verdict else None
@@ -110,7 +108,6 @@ def _short(record: Record, group: Group, verdict: Verdict | None) -> str:
 
 
 def results(record: Record, verdict: Verdict | None) -> Section:
-    """All methods by all metrics, and by category."""
     chart, listing = by_category(record, verdict)
     parts = [panels([overview(record, verdict), chart])]
     if record.kind == "training":

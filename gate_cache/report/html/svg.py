@@ -102,5 +102,4 @@ def digest(*parts: str) -> str:
 
 
 def ticked(axes: Axes, places: Sequence[float], labels: Sequence[str], axis: str = "x") -> None:
-    """Set ticks with their words."""
     (axes.set_xticks if axis == "x" else axes.set_yticks)(list(places), labels=list(labels))

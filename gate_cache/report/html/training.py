@@ -120,7 +120,6 @@ def weights(record: Record, verdict: Verdict | None) -> Section | None:
 
 
 def _panels(result: Result, key: str) -> Html:
-    """Mean weights, a density for each assigner, and their overlap."""
     stats = result.weights
     names = [f"assigner {j + 1}" for j in range(len(stats["mean"]))]
     parts = [figure(_means(result, stats, names, key),

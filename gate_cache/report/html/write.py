@@ -55,7 +55,6 @@ def try_report(folder: Path, roots: Roots, show: Progress) -> Path | None:
 
 
 def document_of(record: Record, roots: Roots) -> str:
-    """The whole page."""
     outcome = verdict(record)
     return document(record.title, sections(record, outcome, roots), lead=lead(record, outcome),
                     about=about(record))

@@ -17,7 +17,6 @@ MOST = 60
 
 
 def show_data(summary: Summary) -> None:
-    """Splits, classes, labels, points, pairs, notes and faults."""
     say(f"{summary.name}: {sum(summary.images.values())} images", "bold")
     table = grid("", *SPLITS, "in all")
     _row(table, "images", summary.images)

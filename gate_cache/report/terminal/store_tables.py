@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def show_verified(report: Verified) -> None:
-    """Problems, notes and the verdict, a line each."""
     for problem in report.problems:
         then = f" ({problem.then})" if problem.then else ""
         say(f"{problem.place}: {problem.what}{then}", "yellow" if problem.mended else "red")
@@ -34,7 +33,6 @@ def show_verified(report: Verified) -> None:
 
 
 def show_recomputed(report: Recomputed) -> None:
-    """How far rows that were computed again are from those in the store."""
     rows = ", ".join(map(str, report.rows))
     say(f"{report.store}: rows {rows} computed again on {report.device}", "bold")
     lines = grid("combo", "rows", "equal to the bit", "largest difference", "of the largest value")
@@ -49,7 +47,6 @@ def show_recomputed(report: Recomputed) -> None:
 
 
 def show_diff(diff: Diff) -> None:
-    """What differs, combo by combo."""
     for combo in diff.combos:
         if lines := _combo_lines(combo):
             name = combo.name if combo.name == combo.other else f"{combo.name} ({combo.other})"
@@ -74,7 +71,6 @@ def _combo_lines(combo: ComboDiff) -> list[str]:
 
 
 def show_pruned(stores: list[Pruned]) -> None:
-    """What is not needed, or was removed."""
     for store in stores:
         say(f"{store.store}: {len(store.kept)} groups are kept", "bold")
         lines = grid("group", "why", "size", left=2)

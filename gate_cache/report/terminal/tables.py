@@ -42,13 +42,11 @@ def say(line: str, style: str | None = None) -> None:
 
 
 def say_notes(notes: Iterable[str]) -> None:
-    """Print notes, a line each."""
     for note in notes:
         say(f"note: {note}")
 
 
 def put(table: Table) -> None:
-    """Print a table."""
     _console().print(table)
 
 
@@ -67,7 +65,6 @@ def shape(dims: Any) -> str:
 
 
 def show_plan(plan: Plan) -> None:
-    """Passes, bytes and files of an extraction."""
     say(f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
     table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
     for line in plan.lines:
@@ -98,7 +95,6 @@ def _each_once(plan: Plan) -> str:
 
 
 def show_extracted(done: Extracted) -> None:
-    """What an extraction did."""
     rows = {k: v for k, v in done.rows.items() if v}
     if not rows:
         say(f"nothing to do: all {done.images} images of all combos are in {done.store}")
@@ -109,7 +105,6 @@ def show_extracted(done: Extracted) -> None:
 
 
 def show_status(status: Status) -> None:
-    """Done, missing and stale combos."""
     say(status.store, "bold")
     table = grid("combo", "state", "images", left=2)
     styles = {"done": "green", "partial": "yellow", "missing": "red", "stale": "magenta"}
@@ -125,7 +120,6 @@ def show_status(status: Status) -> None:
 
 
 def show_store(report: StoreReport) -> None:
-    """A store's tree, shapes, bytes, combos and gaps."""
     say(f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
         f" format {report.format}, blocks of {report.block}, batch {report.batch}")
     say("versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
@@ -163,7 +157,6 @@ def _ranges(rows: list[int]) -> str:
 
 
 def show_layers(maps: ModelMaps) -> None:
-    """What a model offers."""
     say(f"{maps.model}: {maps.kind}, predicts {maps.predicts}", style="bold")
     say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple};"
         f" latent at {maps.size} px: {shape(maps.latent)}")
