@@ -90,7 +90,6 @@ class CIFAR10:
         return (self._locate(sample_id)[0],)
 
     def sha256(self, sample_id: str) -> str:
-        """sha256 (hex) of the image's bytes, without its label."""
         return hashlib.sha256(self._record(sample_id)[1:]).hexdigest()
 
     def size(self, sample_id: str) -> tuple[int, int]:

@@ -105,7 +105,6 @@ class ImageFolder(ImageFiles):
         return self._tree.split_of[sample_id]
 
     def passed_over(self) -> dict[str, int]:
-        """Files that are no images, by suffix."""
         return passed_over(self.root, {s.id for s in self.samples()}) if self.files is None else {}
 
 

@@ -105,7 +105,6 @@ class LabelScarce(LabelledImages):
         return labels if labels.shape == size else resize_labels(labels, size)
 
     def listed(self) -> tuple[list[str], list[str]]:
-        """Ids of all images, those of ``train`` first, and those without labels."""
         ids = self._folder("train") + self._folder("test")
         return ids, [i for i in ids if not self.label_file(i).is_file()]
 

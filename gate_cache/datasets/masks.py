@@ -124,7 +124,6 @@ class Masks(LabelledImages):
                 *([f"{lone} label pictures have no image"] if lone else [])]
 
     def passed_over(self) -> dict[str, int]:
-        """Files among the images that are none, by suffix."""
         return passed_over(self.root / self.parts[0], {s.id for s in self.samples()})
 
     def classes_by_label(self) -> Mapping[int, int]:
@@ -149,7 +148,6 @@ class Masks(LabelledImages):
         return None if IGNORED not in present else "object" if len(self.classes) == 2 else "unclear"
 
     def listed(self) -> tuple[list[str], list[str]]:
-        """Ids of all images, and those without labels."""
         self.values.table(self.classes)  # which names the first value that is no class
         ids = [s.id for s in images_below(self.root / self.parts[0])]
         stems: dict[str, str] = {}

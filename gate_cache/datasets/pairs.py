@@ -52,7 +52,6 @@ class Pairs(ImageFiles):
         self.tables = root / points, root / pairs if pairs else None
 
     def samples(self) -> Sequence[Sample]:
-        """All images of the table, sorted by path."""
         need_folder(self.root, "data set 'pairs'", EXPECTED)
         lacking = [i for i in self._points if not self.path(i).is_file()]
         if lacking:
@@ -100,7 +99,6 @@ class Pairs(ImageFiles):
                 for why, count in sorted(self._table.odd.items()) if count]
 
     def passed_over(self) -> dict[str, int]:
-        """Files that the tables do not name, by suffix."""
         own = {t.relative_to(self.root).as_posix() for t in self.tables if t}
         return passed_over(self.root, {*self._points, *own})
 

@@ -48,7 +48,6 @@ class PFWillow(ImageFiles):
         self.split_seed = split_seed
 
     def samples(self) -> Sequence[Sample]:
-        """All images, sorted by sub-class and name."""
         need_folder(self.root, "PF-WILLOW", EXPECTED)
         samples = [Sample(p.relative_to(self.root).as_posix())
                    for p in sorted(self.root.glob("*/*.png"))]
@@ -99,7 +98,6 @@ class PFWillow(ImageFiles):
         return self._splits[sample_id]
 
     def pairs(self, split: Split | None) -> list[Pair]:
-        """Ordered pairs inside a sub-class: of one split, or the published 900 for None."""
         groups: dict[str, list[str]] = defaultdict(list)
         for sample in self.samples():
             if split is None or self.split_of(sample.id) == split:

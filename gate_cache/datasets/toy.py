@@ -49,7 +49,6 @@ class ToyWorld:
         self.masks = masks
 
     def samples(self) -> Sequence[Sample]:
-        """All pictures: train, then val, then test."""
         samples = [Sample(_name(split, i)) for split in SPLITS
                    for i in range(self.counts.get(split, 0))]
         if not samples:
@@ -79,7 +78,6 @@ class ToyWorld:
                          scene.box.astype(np.float64) + 0.5, self.size(sample_id))
 
     def point_names(self) -> dict[str, list[str]]:
-        """Names of every category's key points."""
         from gate_cache.toyworld import KEYPOINTS
 
         return {category: list(KEYPOINTS[category]) for category in CATEGORIES}
@@ -126,7 +124,6 @@ class ToyWorld:
         return next(s for s in SPLITS if sample_id.startswith(f"{s}/"))
 
     def pairs(self, split: Split | None) -> list[Pair]:
-        """Ordered pairs inside a category: of one split, or those of every split for None."""
         if split is None:
             return [pair for s in SPLITS for pair in self.pairs(s)]
         groups: dict[str, list[str]] = defaultdict(list)

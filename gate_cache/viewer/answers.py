@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.errors import GateCacheError, RowNotDone
+from gate_cache.core.errors import GateCacheError
 from gate_cache.report.figures.pictures import encoded, heat
 
 if TYPE_CHECKING:
@@ -74,14 +74,11 @@ def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
     """Some maps of a combo: colours, or of an attention combo the heat of each word."""
     view = explorer.view(combo)
     names = [view[level].name for level in levels]
-    try:
-        if view.attrs["kind"] == "conv":
-            tiles = [_colours(explorer.colours(name, combo, level)) for level in names]
-        else:
-            tiles = [_values(v) for level in names
-                     for v in explorer.attention(name, combo, level, tokens)]
-    except RowNotDone:
-        return {"missing": True}
+    if view.attrs["kind"] == "conv":
+        tiles = [_colours(explorer.colours(name, combo, level)) for level in names]
+    else:
+        tiles = [_values(v) for level in names
+                 for v in explorer.attention(name, combo, level, tokens)]
     return {"square": _square(explorer.placement(name, combo)), "tiles": tiles}
 
 
@@ -89,10 +86,7 @@ def match(explorer: ViewerSession, feature: str, name: str, target: str,
           point: tuple[float, float]) -> Data:
     """Where a point is found in another image."""
     row, other = explorer.row(name), explorer.row(target)
-    try:
-        best = explorer.matcher.match(feature, row, point, other)
-    except RowNotDone:
-        return {"missing": True}
+    best = explorer.matcher.match(feature, row, point, other)
     return {"x": best.x, "y": best.y, "similarity": best.similarity,
             "ms": round(1000 * best.seconds, 1), "held": best.held,
             "square": _square(best.placement),
@@ -101,10 +95,7 @@ def match(explorer: ViewerSession, feature: str, name: str, target: str,
 
 def prepare(explorer: ViewerSession, feature: str, name: str) -> Data:
     """Read an image's descriptors before they are asked for."""
-    try:
-        explorer.matcher.prepare(feature, explorer.row(name))
-    except RowNotDone:
-        return {"missing": True}
+    explorer.matcher.prepare(feature, explorer.row(name))
     return {"ready": True}
 
 

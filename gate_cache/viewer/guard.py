@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler
 
-from gate_cache.core.errors import GateCacheError
+from gate_cache.core.errors import GateCacheError, RowNotDone
 
 Value = TypeVar("Value")
 Form = TypeVar("Form", bound=BaseModel)
@@ -119,6 +119,8 @@ class Guarded(RequestHandler):
         """Do a job and answer in JSON; what the data set or the store lacks is part of it."""
         try:
             answer = await self.work(pool, job, *args)
+        except RowNotDone:  # extraction may still be running
+            answer = {"missing": True}
         except GateCacheError as error:
             answer = {"problem": " ".join(str(error).split())}
         self.set_header("Content-Type", "application/json; charset=utf-8")

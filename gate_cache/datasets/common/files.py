@@ -39,7 +39,6 @@ class ImageFiles:
         return self.root / sample_id
 
     def sha256(self, sample_id: str) -> str:
-        """sha256 (hex) of the image file."""
         try:
             return file_sha256(self.path(sample_id))
         except OSError as error:

@@ -49,7 +49,6 @@ class LabelledImages(ImageFiles):
         return ""
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
-        """The image and its label file."""
         return self.path(sample_id), self.label_file(sample_id)
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
@@ -94,7 +93,6 @@ class LabelledImages(ImageFiles):
         raise NotImplementedError
 
     def samples(self) -> Sequence[Sample]:
-        """All images, in a fixed order."""
         need_folder(self.root, self.name, self.expected)
         for part in self.parts:
             need_folder(self.root / part, "folder", self.expected)

@@ -29,7 +29,6 @@ class LabelCounts:
         self._lock = Lock()
 
     def count(self, of_split: dict[str, str], show: Progress) -> None:
-        """Read all masks: pixels of each class and split, and what is odd about them."""
         import numpy as np
 
         summary = self.summary

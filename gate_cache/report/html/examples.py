@@ -16,8 +16,7 @@ from gate_cache.datasets.common.base import (
     SegmentationDataset,
 )
 from gate_cache.manifest.specs import OF_A_RUN, Manifest
-from gate_cache.report.html.example_classes import confusions, tiles
-from gate_cache.report.html.example_masks import masks
+from gate_cache.report.html.example_images import confusions, masks, tiles
 from gate_cache.report.html.example_pairs import ExamplePairs, marks_legend, pair
 from gate_cache.report.html.page import Section, paragraph, section
 from gate_cache.report.html.tags import Child, tag
