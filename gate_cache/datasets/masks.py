@@ -98,9 +98,9 @@ class Masks(LabelledImages):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(h, w) labels as the file has them; with colours as values, 0xRRGGBB."""
-        from gate_cache.datasets.common.label_pictures import read_picture
+        from gate_cache.datasets.common.label_pictures import read_labels
 
-        return read_picture(self.label_file(sample_id), self.colours)
+        return read_labels(self.label_file(sample_id), self.colours)
 
     def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel; a label of none is named, with what it may mean."""

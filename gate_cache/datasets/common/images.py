@@ -16,7 +16,6 @@ from gate_cache.core.geometry import Placement, Square
 from gate_cache.core.preprocessing import WHITE, Color, Fit, Preprocessing, Resample
 
 Pixels = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
 
 
 def read_rgb(path: Path, background: Color | None = WHITE) -> Pixels:
@@ -113,64 +112,6 @@ def size_of(path: Path) -> tuple[int, int]:
         # Pillow reports a TIFF upright already.
         turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
-
-
-_SCALED = {"L;2": 85, "L;4": 17}
-"""What Pillow multiplies grey values of few bits by, by its name of the coding."""
-
-
-def read_labels(path: Path) -> Labels:
-    """Read a label picture as (h, w) numbers: grey values of any depth, or indices of a palette.
-
-    Raises
-    ------
-    DataError
-        Missing, damaged, or a picture of colours.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
-                raise ValueError(f"mode '{image.mode}' is not one number a pixel: save it as 8-bit"
-                                 " grey or with a palette")
-            coding = image.tile[0][3] if image.tile else None
-            values = np.asarray(image)
-    except FileNotFoundError:
-        raise DataError(f"{path}: label picture not found") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{path}: cannot be read as labels ({reason})") from None
-    scale = _SCALED.get(coding, 1) if isinstance(coding, str) else 1
-    return np.asarray(values.astype(np.int64) // scale)
-
-
-def read_array(path: Path) -> Labels:
-    """Read labels from a .npy file as (h, w) numbers.
-
-    Raises
-    ------
-    DataError
-        Missing, damaged, pickled, or not a table of whole numbers.
-    """
-    try:
-        values = np.load(path, allow_pickle=False)
-        if values.ndim != 2 or not values.size:
-            raise ValueError(f"shape {values.shape}, expected (height, width)")
-        whole = values.astype(np.int64)
-        if not np.array_equal(whole, values):
-            raise ValueError(f"{values.dtype} values that are not whole")
-    except FileNotFoundError:
-        raise DataError(f"{path}: label file not found") from None
-    except Exception as error:  # a damaged file makes np.load raise almost anything
-        raise DataError(f"{path}: cannot be read as labels ({error})") from None
-    return np.asarray(whole)
-
-
-def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
-    """Bring labels to (height, width): every pixel takes the label of its nearest one."""
-    height, width = size
-    small = labels.astype(np.int32)  # cv2 takes no 64-bit numbers
-    resized = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized, dtype=np.int64)
 
 
 def to_square(image: Pixels, size: int, fit: Fit = "squash",

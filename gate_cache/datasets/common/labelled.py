@@ -53,9 +53,9 @@ class LabelledImages(ImageFiles):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(h, w) labels as the file has them."""
-        from gate_cache.datasets.common.label_pictures import read_picture
+        from gate_cache.datasets.common.label_pictures import read_labels
 
-        return read_picture(self.label_file(sample_id))
+        return read_labels(self.label_file(sample_id))
 
     def table(self, sample_id: str) -> Mapping[int, int]:
         """Every label that may occur in an image's file, and its class or `IGNORED`."""

@@ -87,7 +87,8 @@ def _maps(groups: Sequence[Group], changed: dict[str, list[Any]]) -> list[Html]:
 
 def _map(title: str, groups: Sequence[Group], changed: dict[str, list[Any]], at: int) -> Html:
     columns, rows = (changed[g] for g in GAMMAS)
-    cells = [[[g for g in groups if _has(g, x, y)] for x in columns] for y in rows]
+    cells = [[[g for g in groups if [g.first.settings.get(k) for k in GAMMAS] == [x, y]]
+              for x in columns] for y in rows]
     values = [[_mean([g.mean() for g in cell]) for cell in row] for row in cells]
     notes = [[f"± {number(cell[0].spread())}" if len(cell) == 1 and
               not math.isnan(cell[0].spread()) else "" for cell in row] for row in cells]
@@ -97,11 +98,6 @@ def _map(title: str, groups: Sequence[Group], changed: dict[str, list[Any]], at:
     drawn = heat_map(Labels(f"gammas-{at}", alt, title, GREEK["gamma1"], GREEK["gamma2"]),
                      [spelled(y) for y in rows], [spelled(x) for x in columns], values, notes)
     return figure(drawn, "Weights of both regularisers (Eq. 5; the paper's Figure 11).")
-
-
-def _has(group: Group, gamma1: Any, gamma2: Any) -> bool:
-    settings = group.first.settings
-    return bool(settings.get("gamma1") == gamma1 and settings.get("gamma2") == gamma2)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -160,9 +156,14 @@ def _columns(metrics: Sequence[str]) -> list[Column]:
 
 
 def _moments(group: Group, metric: str) -> PageCell:
-    value, spread = group.mean(metric), group.spread(metric)
-    return PageCell(number(value) + ("" if math.isnan(spread) else f" ± {number(spread)}"),
-                    "" if math.isnan(value) else value)
+    return _measured(group.mean(metric), group.spread(metric))
+
+
+def _measured(value: float | None, spread: float = math.nan, missing: str = "") -> PageCell:
+    """A number with its spread, which sorts by its value; `missing` where there is none."""
+    if value is None or math.isnan(value):
+        return PageCell(missing, "")
+    return PageCell(number(value) + ("" if math.isnan(spread) else f" ± {number(spread)}"), value)
 
 
 def _means(groups: Sequence[Group], metrics: Sequence[str], changed: Sequence[str],
@@ -170,11 +171,9 @@ def _means(groups: Sequence[Group], metrics: Sequence[str], changed: Sequence[st
     chosen = verdict.gate.name if verdict and verdict.chosen else None
     rows = []
     for g in groups:
-        val = g.mean(split="val")
         seeds = f"{len(g.results)}" + (f" ({len(g.failed)} failed)" if g.failed else "")
         rows.append(PageRow([broken(g.name), *_values(g.first.settings, changed), seeds,
-                             PageCell(number(val), "" if math.isnan(val) else val),
-                             *(_moments(g, m) for m in metrics)],
+                             _measured(g.mean(split="val")), *(_moments(g, m) for m in metrics)],
                             strong=g.name == chosen))
     columns = [Column("Configuration"), *(Column(k) for k in changed), Column("seeds"),
                Column("val", "chooses"), *_columns(metrics)]
@@ -184,16 +183,13 @@ def _means(groups: Sequence[Group], metrics: Sequence[str], changed: Sequence[st
 
 def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
             verdict: Verdict | None) -> Html:
-    rows, seeds = [], [s for s in SEEDS if any(s in t.settings for t in record.trials)]
-    for trial in record.trials:
-        val = trial.val.get(record.select)
-        values = [PageCell(number(v), v) if (v := trial.test.get(m)) is not None
-                  else PageCell("failed", "") for m in metrics]
-        rows.append(PageRow([broken(trial.name), *_values(trial.settings, [*changed, *seeds]),
-                             PageCell(number(val), "" if val is None else val), *values,
-                             trial.best_at],
-                            strong=bool(verdict and trial in verdict.gate.results)))
-    columns = [Column("Trial"), *(Column(k) for k in [*changed, *seeds]),
+    keys = [*changed, *(s for s in SEEDS if any(s in t.settings for t in record.trials))]
+    rows = [PageRow([broken(trial.name), *_values(trial.settings, keys),
+                     _measured(trial.val.get(record.select)),
+                     *(_measured(trial.test.get(m), missing="failed") for m in metrics),
+                     trial.best_at], strong=bool(verdict and trial in verdict.gate.results))
+            for trial in record.trials]
+    columns = [Column("Trial"), *(Column(k) for k in keys),
                Column("val", "chooses"), *_columns(metrics),
                Column("best at", counted(record.results))]
     return table(columns, rows, "Every trial; percent", sortable=True)
