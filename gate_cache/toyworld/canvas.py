@@ -120,6 +120,11 @@ def spline(points: PointsLike, *, closed: bool = True, samples: int = 6) -> Poin
     return curve if closed else np.concatenate([curve, p[-1:]])
 
 
+def box(x: float, y: float, w: float, h: float) -> Points:
+    """Corners (4, 2) of an upright rectangle whose top left one is (x, y)."""
+    return np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], dtype=np.float64)
+
+
 def oval(centre: PointLike, radii: tuple[float, float], angle: float = 0.0) -> Points:
     """Polygon (20, 2) of an ellipse; `angle` in radians, clockwise on the screen."""
     p = _circle(20) * radii
@@ -180,7 +185,7 @@ class Layer:
 
     def rect(self, x: float, y: float, w: float, h: float, paint: Paint) -> None:
         """Add an upright rectangle with its top left corner at (x, y)."""
-        self.polygon([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], paint)
+        self.add([box(x, y, w, h)], paint)
 
     def limb(self, points: PointsLike, radii: Sequence[float], paint: Paint) -> None:
         """Add a chain of round-ended, tapering segments with one radius per point."""
