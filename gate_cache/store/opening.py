@@ -42,7 +42,7 @@ def exists(place: Place) -> bool:
 
 
 def is_store(path: Place) -> bool:
-    """Whether a store was begun here (half-made ones do not count)."""
+    """Whether a store is here (half-made ones do not count)."""
     return bool(read_attrs(open_folder(path)))
 
 

@@ -20,8 +20,8 @@ class Header:
     Attributes
     ----------
     shapes : tensor name to shape
-    whole : tensors of whole numbers
     metadata : free texts by name, such as those of the ModelSpec standard
+    whole : tensors of integers
     """
 
     shapes: dict[str, tuple[int, ...]]

@@ -22,10 +22,10 @@ def model_from_hub(repo: str, revision: str | None, variant: str | None,
 def _patterns(variant: str | None) -> list[str]:
     """Files of a hub repository to fetch: configurations, and one variant of the weights."""
     weights = [*_weights("model", variant), *_weights("diffusion_pytorch_model", variant)]
-    wanted = ["*.json", "*.txt", *dict.fromkeys(weights)]
+    patterns = ["*.json", "*.txt", *dict.fromkeys(weights)]
     folders = dict.fromkeys(folder for kind in KINDS for folder in kind.components)
     bare = ["model_index.json", "config.json", "scheduler_config.json", *weights[-2:]]
-    return [*bare, *(f"{folder}/{pattern}" for folder in folders for pattern in wanted)]
+    return [*bare, *(f"{folder}/{pattern}" for folder in folders for pattern in patterns)]
 
 
 def _weights(name: str, variant: str | None) -> list[str]:
@@ -88,10 +88,10 @@ def lora_from_hub(repo: str, choose: Callable[[Iterable[str]], str],
     except Exception as error:
         raise _unreachable(repo, error) from error
     patterns = [name, "adapter_config.json"]
-    found = from_hub(repo, None, patterns, lambda snapshot: (snapshot / name).is_file(), True)
-    if found is None or not (found / name).is_file():
+    here = from_hub(repo, None, patterns, lambda snapshot: (snapshot / name).is_file(), True)
+    if here is None or not (here / name).is_file():
         raise ModelError(f"{repo}: no '{name}' in this repository; name a file that it has")
-    return found / name
+    return here / name
 
 
 def from_hub(repo: str, revision: str | None, patterns: list[str],
@@ -100,8 +100,15 @@ def from_hub(repo: str, revision: str | None, patterns: list[str],
 
     Parameters
     ----------
-    patterns : of the files that are wanted
+    repo : ``organisation/name``
+    revision : branch, tag or commit; None for the main branch
+    patterns : of the files that are to be fetched
     whole : whether a snapshot has all of them
+    download : fetch them where they are not on this machine
+
+    Returns
+    -------
+    The snapshot's folder, or None where it is not on this machine and `download` is false
 
     Raises
     ------
@@ -116,9 +123,9 @@ def from_hub(repo: str, revision: str | None, patterns: list[str],
                                       ignore_patterns=_NOT_READ, local_files_only=local))
 
     try:
-        found = fetch(local=True)
-        if whole(found):
-            return found
+        snapshot = fetch(local=True)
+        if whole(snapshot):
+            return snapshot
     except HFValidationError:
         raise ModelError(f"'{repo}' is neither a folder below the models root nor a hub id"
                          " (organisation/name)") from None

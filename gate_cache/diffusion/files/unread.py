@@ -1,4 +1,4 @@
-"""What a file holds and nobody takes, or a model wants and no file has: refused, for all parts."""
+"""Tensors of a file that no model takes, and weights that no file has: refused, for all parts."""
 
 from __future__ import annotations
 

@@ -55,17 +55,16 @@ def _from_hub(source: str, where: str, download: bool) -> Path | None:
     repo, file = "/".join(source.split("/")[:2]), "/".join(source.split("/")[2:])
     if "/" not in repo or repo.endswith(SUFFIX) or repo.startswith(f"{TINY}/"):
         return None
-
     return lora_from_hub(repo, lambda names: file or _only(names, source, where), download)
 
 
 def _only(names: Iterable[str], source: str, where: str) -> str:
     """Which of a folder's files is the LoRA."""
-    found = sorted(name for name in names if name.endswith(SUFFIX) and "/" not in name)
-    if _USUAL in found or len(found) == 1:
-        return _USUAL if _USUAL in found else found[0]
-    if not found:
+    files = sorted(name for name in names if name.endswith(SUFFIX) and "/" not in name)
+    if _USUAL in files or len(files) == 1:
+        return _USUAL if _USUAL in files else files[0]
+    if not files:
         raise ModelError(f"{where}: {source}: no {SUFFIX} file in it; put the LoRA there (pickled"
                          " ones are not read)")
-    raise ModelError(f"{where}: {source}: several files in it ({listed(found)}); name one, as in"
-                     f" 'source: {source}/{found[0]}'")
+    raise ModelError(f"{where}: {source}: several files in it ({listed(files)}); name one, as in"
+                     f" 'source: {source}/{files[0]}'")

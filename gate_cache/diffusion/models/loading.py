@@ -40,8 +40,8 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
     for name, module in parts.items():
         if isinstance(module, torch.nn.Module):
-            wanted = vae_dtype if name == "vae" else dtype
-            module.to(device=device, dtype=wanted).requires_grad_(False).eval()
+            module.to(device=device, dtype=vae_dtype if name == "vae" else dtype)
+            module.requires_grad_(False).eval()
     return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
 
 

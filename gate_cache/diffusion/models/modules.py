@@ -28,7 +28,7 @@ def component(cls: Any, files: ModelFiles, name: str) -> Any:
 
 
 def need_finite(place: Path, weights: Iterable[tuple[str, Any]]) -> None:
-    """Refuse weights that are not finite: attention may hide them, with other values in the maps.
+    """Refuse weights that are not finite: attention may hide them, and the maps differ silently.
 
     Raises
     ------
@@ -67,11 +67,13 @@ def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
 
 def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | None = None,
                     variant: str | None = None) -> Any:
-    """Load a ControlNet beside a backbone.
+    """Load a ControlNet onto a backbone's device, in its dtype.
 
     Parameters
     ----------
     place : its folder in diffusers layout, or a single file, which needs `config`
+    config : the ControlNet's configuration; of a folder, that in it is read
+    variant : of the weight files in the folder, such as ``fp16``
     """
     if place.is_file():
         net = read_original(ControlNetModel, place, "controlnet", config or {})

@@ -83,8 +83,7 @@ class ModelFiles:
         """
         folder = self.folder(component)
         if self.published and not folder.is_dir():
-            found: dict[str, Any] = published(self.published)[component]
-            return found
+            return dict(published(self.published)[component])
         name = "scheduler_config.json" if component == SCHEDULER else "config.json"
         return read_config(folder / name, guessed_kind(self.path).expected)
 
@@ -126,15 +125,15 @@ class ModelFiles:
         ModelError
             They split prompts differently.
         """
-        found = [read_tokens(self.path / name) for name in self.kind.tokenizers]
-        if any(t.splits != found[0].splits for t in found):
+        tokenizers = [read_tokens(self.path / name) for name in self.kind.tokenizers]
+        if any(t.splits != tokenizers[0].splits for t in tokenizers):
             raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
                              " have CLIP's vocabulary and merges, and the same added tokens")
-        return found
+        return tokenizers
 
-    def size(self, wanted: int | None) -> int:
-        """The input size in pixels: as wanted, or the model's own."""
-        return self.family.check_size(wanted or self.family.default_size, "model.size")
+    def size(self, size: int | None) -> int:
+        """The input's side in pixels: as given, checked, or the model's own."""
+        return self.family.check_size(size or self.family.default_size, "model.size")
 
     def schedule(self) -> dict[str, Any]:
         """What of the scheduler's configuration, or of a single file's markers, decides ᾱ.
@@ -144,11 +143,11 @@ class ModelFiles:
         ModelError
             They disagree, or it is not a diffusion model in discrete steps.
         """
-        found = schedule_of(self.source, self.config(SCHEDULER))
+        schedule = schedule_of(self.source, self.config(SCHEDULER))
         if not self.file:
-            return found
+            return schedule
         own = (self.folder(SCHEDULER) / "scheduler_config.json").is_file()
-        return checked_schedule(self.source, marked_schedule(self.file, found, own))
+        return checked_schedule(self.source, marked_schedule(self.file, schedule, own))
 
     def shapes(self, component: str) -> dict[str, tuple[int, ...]]:
         """Tensor name to shape in a component's files; of a single file, all of it."""
@@ -164,9 +163,9 @@ class ModelFiles:
     @cached_property
     def weights(self) -> dict[str, str]:
         """Digests of what decides a combo's values."""
-        found = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
+        modules = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
         named = zip(self.kind.tokenizers, self.tokenizers, strict=True)
-        return found | {name: _tokenizer_digest(tokens) for name, tokens in named}
+        return modules | {name: _tokenizer_digest(tokens) for name, tokens in named}
 
     def latents_dtype(self, dtype: str) -> str:
         """What latents are computed in: the VAE of Stable Diffusion XL overflows in float16."""
@@ -191,6 +190,7 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
 
     Parameters
     ----------
+    spec : of the manifest: sources, revision, variant, configuration, expected digest
     download : fetch a hub id where no source is on this machine
 
     Returns
@@ -270,12 +270,16 @@ def assumed(spec: ModelSpec) -> ModelFiles:
 
     The one that the hub id is known to hold, else Stable Diffusion 1.5; without weights.
     """
-    known = [name for name in map(published_name, spec.sources) if name]
-    return ModelFiles(spec.source, PUBLISHED, None, (known or [SD_1_5])[0], sure=bool(known))
+    names = [name for name in map(published_name, spec.sources) if name]
+    return ModelFiles(spec.source, PUBLISHED, None, (names or [SD_1_5])[0], sure=bool(names))
 
 
 def find_folder(source: str, roots: Roots, place: str) -> Path | None:
     """The folder below the models root, or None where `source` can only be a hub id.
+
+    Parameters
+    ----------
+    place : the field, for messages
 
     Raises
     ------

@@ -28,7 +28,7 @@ from obstore.exceptions import (
 
 from gate_cache.core.errors import RemoteError
 from gate_cache.store.format.shards import Damaged
-from gate_cache.store.places.folders import MOST, Buffer, plain_key
+from gate_cache.store.places.folders import MOST, Buffer, Folder, plain_key
 from gate_cache.store.places.refusals import remote_errors, unreachable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class RemoteFile:
         return at
 
 
-class RemoteFolder:
+class RemoteFolder(Folder):
     """A prefix of a bucket.
 
     Parameters
@@ -96,20 +96,17 @@ class RemoteFolder:
         return str(self.place)
 
     def read(self, key: str) -> bytes | None:
-        """A whole object, or None where there is none."""
         with remote_errors(self.place):
             try:
-                found = obstore.get(self._store, plain_key(key))
-                return bytes(found.bytes()) if found.meta["size"] <= MOST else b""
+                answer = obstore.get(self._store, plain_key(key))
+                return bytes(answer.bytes()) if answer.meta["size"] <= MOST else b""
             except FileNotFoundError:
                 return None
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Several whole objects."""
         return self._each(self.read, keys)
 
     def open(self, key: str, tail: int = 0) -> RemoteFile | None:
-        """An object for reading ranges: one request for its size and its end."""
         with remote_errors(self.place):
             try:
                 return self._open(plain_key(key), tail)
@@ -119,8 +116,8 @@ class RemoteFolder:
     def _open(self, key: str, tail: int) -> RemoteFile:
         if tail:
             try:
-                found = obstore.get(self._store, key, options={"range": {"suffix": tail}})
-                return RemoteFile(self, key, found.meta, bytes(found.bytes()))
+                answer = obstore.get(self._store, key, options={"range": {"suffix": tail}})
+                return RemoteFile(self, key, answer.meta, bytes(answer.bytes()))
             except BaseError as error:
                 if not _no_range(error):
                     raise
@@ -132,7 +129,13 @@ class RemoteFolder:
         return RemoteFile(self, key, meta, raw)
 
     def get_range(self, key: str, start: int, stop: int, etag: str | None) -> Any:
-        """Bytes of an object's version."""
+        """Bytes of an object, of the version that `etag` names.
+
+        Raises
+        ------
+        Damaged
+            The object has another version now, or is gone.
+        """
         with remote_errors(self.place):
             try:
                 options: obstore.GetOptions = {"range": (start, stop)}
@@ -142,37 +145,38 @@ class RemoteFolder:
             except (PreconditionError, FileNotFoundError):
                 raise Damaged(f"{key} has changed") from None
 
-    def fetch(self, key: str, known: str, draft: Path) -> str | None:
-        """Write an object to a file, unless it has the version that is known.
+    def fetch(self, key: str, kept: str, draft: Path) -> str | None:
+        """Write an object to a file, unless its version is the one that is kept.
+
+        Parameters
+        ----------
+        kept : as returned before; empty where nothing is kept
+        draft : the file to write
 
         Returns
         -------
-        Its version; None where there is none.
+        The object's version; None where there is no object
         """
         options: obstore.GetOptions = {}
-        if known.startswith(_ETAG):
-            options["if_none_match"] = known.removeprefix(_ETAG)
-        elif known.startswith(_TIME):
-            options["if_modified_since"] = datetime.fromisoformat(known.removeprefix(_TIME))
+        if kept.startswith(_ETAG):
+            options["if_none_match"] = kept.removeprefix(_ETAG)
+        elif kept.startswith(_TIME):
+            options["if_modified_since"] = datetime.fromisoformat(kept.removeprefix(_TIME))
         with remote_errors(self.place):
             try:
-                found: Any = obstore.get(self._store, key, options=options)
+                answer: Any = obstore.get(self._store, key, options=options)
             except FileNotFoundError:
                 return None
             except NotModifiedError:
-                return known
+                return kept
             with draft.open("wb") as file:
-                for part in found.stream(min_chunk_size=PART):
+                for part in answer.stream(min_chunk_size=PART):
                     file.write(part)
-        if draft.stat().st_size != found.meta["size"]:
+        if draft.stat().st_size != answer.meta["size"]:
             raise RemoteError(unreachable(self.place, "an answer was cut off"))
-        return version_of(found.meta)
-
-    def forget(self, key: str) -> None:
-        """Nothing is kept."""
+        return version_of(answer.meta)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Put an object unless there is one; whether it was put."""
         for left in range(CREATE_TRIES)[::-1]:  # obstore does not try these again itself
             with remote_errors(self.place):
                 try:
@@ -188,7 +192,6 @@ class RemoteFolder:
         raise AssertionError
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Put a whole object; before that it is the old one."""
         size = sum(memoryview(p).nbytes for p in parts)
         key = plain_key(key)
         with remote_errors(self.place):
@@ -198,34 +201,26 @@ class RemoteFolder:
                 obstore.put(self._store, key, iter(parts), chunk_size=PART)
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        """Put several objects at a time."""
         self._each(lambda item: self.write(item[0], item[1]()), list(files.items()))
 
     def there(self) -> bool:
-        """Whether anything is there."""
         return bool(self.names())
 
     def names(self, key: str = "") -> list[str]:
-        """Names directly below; empty where there is nothing."""
         with remote_errors(self.place):
-            found = obstore.list_with_delimiter(self._store, plain_key(key) or None)
-        paths = [*found["common_prefixes"], *(o["path"] for o in found["objects"])]
+            listing = obstore.list_with_delimiter(self._store, plain_key(key) or None)
+        paths = [*listing["common_prefixes"], *(o["path"] for o in listing["objects"])]
         names = {path.rstrip("/").rpartition("/")[2] for path in paths}
         return sorted(filter(str.isprintable, names))
 
     def remove(self, key: str) -> None:
-        """Remove an object, or all that is below a prefix."""
         with remote_errors(self.place):
             for batch in obstore.list(self._store, plain_key(key)):
                 obstore.delete(self._store, [o["path"] for o in batch])
             with suppress(FileNotFoundError):  # S3 does not mind
                 obstore.delete(self._store, key)
 
-    def remove_partials(self, key: str = "") -> None:
-        """Nothing is ever half written."""
-
     def bytes_below(self, key: str = "") -> int:
-        """Bytes of all objects below."""
         with remote_errors(self.place):
             return sum(o["size"] for batch in obstore.list(self._store, key or None) for o in batch)
 
@@ -237,7 +232,7 @@ class RemoteFolder:
 
 
 def version_of(meta: Any) -> str:
-    """What tells an object's versions apart; empty where nothing does."""
+    """What tells an object's versions apart: its ETag, else its time; empty without either."""
     if meta.get("e_tag"):
         return f"{_ETAG}{meta['e_tag']}"
     time = meta.get("last_modified")
@@ -250,6 +245,6 @@ def _strong(meta: Any) -> str | None:
 
 
 def _no_range(error: BaseError) -> bool:
-    """Whether the end alone is not to be had: on Azure, and of empty objects."""
+    """Whether the server cannot give the end alone: Azure, and any for an empty object."""
     return isinstance(error, NotSupportedError) or \
         re.search("non-partial|status code: 416", str(error)) is not None
