@@ -19,7 +19,7 @@ class Interrupted(GateCacheError):
 
 
 class UserError(GateCacheError, ValueError):
-    """Something the user can mend: a manifest, a file, a disk. Exit code 2."""
+    """Something the user can correct: a manifest, a file, a disk. Exit code 2."""
 
     exit_code = 2
 

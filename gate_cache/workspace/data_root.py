@@ -24,13 +24,10 @@ if TYPE_CHECKING:
 
 
 def remember(store: Place, roots: Roots) -> None:
-    """Note the data root beside a store of this machine; one that cannot be written is let be."""
-    if not isinstance(store, Path):
-        return
-    try:
-        _file(store).write_text(json.dumps({"data": str(roots.data.resolve())}) + "\n")
-    except OSError:
-        return
+    """Note the data root beside a store of this machine, where that can be written."""
+    if isinstance(store, Path):
+        with suppress(OSError):
+            _file(store).write_text(json.dumps({"data": str(roots.data.resolve())}) + "\n")
 
 
 def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDataset, list[str]]:
@@ -46,27 +43,18 @@ def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDa
         dataset.samples()
         return dataset, []
     except DataError:
-        known = None if _has_root(dataset) else _recall(store)
-        if known is None:
+        own = getattr(dataset, "root", None)
+        if isinstance(own, Path) and own.exists():
+            raise  # its folder is there: something else is wrong with it
+        remembered = _recall(store)
+        if remembered is None:
             raise
-        other = open_dataset(spec, replace(roots, data=known))
-        if not _is_there(other):
-            raise
-        return other, [f"the data set is not below {roots.data}: taken from {known}, where extract"
-                       " found it"]
-
-
-def _has_root(dataset: ImageDataset) -> bool:
-    """Whether its folder is there: then something else is wrong with it."""
-    root = getattr(dataset, "root", None)
-    return isinstance(root, Path) and root.exists()
-
-
-def _is_there(dataset: ImageDataset) -> bool:
-    try:
-        return bool(dataset.samples())
-    except DataError:
-        return False
+        with suppress(DataError):
+            other = open_dataset(spec, replace(roots, data=remembered))
+            if other.samples():
+                return other, [f"the data set is not below {roots.data}: taken from {remembered},"
+                               " where extract found it"]
+        raise
 
 
 def _recall(store: Place) -> Path | None:
@@ -76,8 +64,8 @@ def _recall(store: Place) -> Path | None:
     from gate_cache.store.opening import open_folder
 
     with suppress(OSError):
-        known = (parse(open_folder(store.parent).read(_file(store).name)) or {}).get("data")
-        return Path(known) if isinstance(known, str) else None
+        note = parse(open_folder(store.parent).read(_file(store).name)) or {}
+        return Path(note["data"]) if isinstance(note.get("data"), str) else None
     return None
 
 

@@ -18,9 +18,8 @@ def choose_device(name: str | None) -> torch.device:
     UserError
         No such device here.
     """
-    chosen = name or next((kind for kind, found in (
-        ("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if found),
-        "cpu")
+    chosen = name or ("cuda" if torch.cuda.is_available() else
+                      "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(chosen)
         torch.empty(1, device=device)
@@ -44,7 +43,7 @@ def out_of_memory(way_out: str, kept: bool = True) -> Iterator[None]:
     Parameters
     ----------
     way_out : what to make smaller
-    kept : whether what is done so far is
+    kept : whether what is done so far is kept, for the message
 
     Raises
     ------
@@ -61,7 +60,7 @@ def out_of_memory(way_out: str, kept: bool = True) -> Iterator[None]:
 
 
 def smaller_than(batch: int) -> str:
-    """What to try when a batch does not fit."""
+    """What to try when a batch does not fit into the device's memory."""
     if batch > 1:
         return f"--batch {batch // 2}"
     return "a smaller model.size, or float16 or bfloat16 as model.dtype"

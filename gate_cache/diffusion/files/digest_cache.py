@@ -19,11 +19,10 @@ SMALL = 2**20
 
 def remembered_sha256(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
-    info = path.stat()
-    if info.st_size < SMALL:
+    stamp = file_stamp(path)
+    if stamp[0] < SMALL:
         return file_sha256(path)
     key = str(path.resolve())
-    stamp = [info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns]
     cache = _read()
     entry = cache.get(key)
     if isinstance(entry, list) and entry[:-1] == stamp:
@@ -31,6 +30,12 @@ def remembered_sha256(path: Path) -> str:
     digest = file_sha256(path)
     _write({**cache, key: [*stamp, digest]})
     return digest
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Size, inode, modification and change time: while these are the same, so is the content."""
+    info = path.stat()
+    return [info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns]
 
 
 def tree_sha256(folder: Path) -> str:
