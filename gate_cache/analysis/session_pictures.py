@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.analysis.describe import original_size
 from gate_cache.learn.features.pca import ColourPCA
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Colours:
 
     def __init__(self, views: Sequence[ComboView]) -> None:
         self._views = views
-        self._found: dict[_Key, ColourPCA] = {}
+        self._components: dict[_Key, ColourPCA] = {}
         self._locks: defaultdict[_Key, threading.Lock] = defaultdict(threading.Lock)
 
     def __call__(self, view: ComboView, name: str, row: int) -> npt.NDArray[np.uint8]:
@@ -47,9 +48,9 @@ class Colours:
         values = _read(view, name, row)
         key = name, values.shape[0]
         with self._locks[key]:
-            if key not in self._found:
-                self._found[key] = ColourPCA([self._some(key)])
-        return self._found[key](values)
+            if key not in self._components:
+                self._components[key] = ColourPCA([self._some(key)])
+        return self._components[key](values)
 
     def _some(self, key: _Key) -> npt.NDArray[np.float32]:
         """(C, n, 1): positions of some images, of every combo that has this map."""
@@ -61,7 +62,7 @@ class Colours:
         for i in range(MAPS):
             view, rows = views[i % len(views)]
             row = int(rows[i * len(rows) // MAPS])
-            parts.append(_spread(_shown(view, row, _read(view, name, row))))
+            parts.append(_spread(_inside(view, row, _read(view, name, row))))
         return np.concatenate(parts, axis=1)[..., None]
 
 
@@ -69,11 +70,11 @@ def _read(view: ComboView, name: str, row: int) -> npt.NDArray[np.float32]:
     return np.nan_to_num(np.asarray(view[name][row], np.float32))
 
 
-def _shown(view: ComboView, row: int,
-           values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The cells that show some of the image: padding has no say in the colours."""
-    height, width = (int(v) for v in view.store.samples.sizes[row])
-    return np.asarray(view.square.place(height, width).window(values.shape[-1]).cut(values))
+def _inside(view: ComboView, row: int,
+            values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The cells that show some of the image: padding has no effect on the colours."""
+    placement = view.square.place(*original_size(view.store, row))
+    return np.asarray(placement.window(values.shape[-1]).cut(values))
 
 
 def _spread(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

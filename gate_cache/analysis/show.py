@@ -57,13 +57,7 @@ class ShownImages:
 
 
 def open_shown(target: Place, roots: Roots, show: Progress) -> ShownImages:
-    """A store, or a manifest's store with its data set.
-
-    Raises
-    ------
-    UserError
-        There is none.
-    """
+    """A store, or a manifest's store with its data set; `UserError` where there is none."""
     if not is_manifest(target):
         return ShownImages(FeatureStore.open(target), None)
     work = Workspace.open(target, roots, progress=show)
@@ -77,6 +71,7 @@ def show(source: ShownImages, images: Sequence[str] = (),
 
     Parameters
     ----------
+    source : of `open_shown`
     images : ids; by default the first few
     combos : names; by default all
     tokens : words whose attention is shown; by default the first few of the prompt

@@ -101,13 +101,7 @@ class Claim:
         self._thread.start()
 
     def check(self) -> None:
-        """Make sure that no process has overtaken this claim.
-
-        Raises
-        ------
-        StoreError
-            One has.
-        """
+        """Raise `StoreError` if another process has overtaken this claim."""
         if self._lost or _newest(self._folder, self._store) > self._number:
             self._lost = True
             raise StoreError(f"{self._store}: another gate-cache has taken over this store, since"

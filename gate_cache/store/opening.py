@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_folder(place: Place) -> Folder:
-    """The folder of a store.
-
-    Raises
-    ------
-    UserError
-        What URLs need is not installed.
-    """
+    """The folder of a store; `UserError` where it is behind a URL and obstore is not installed."""
     if isinstance(place, Path):
         return LocalFolder(place)
     try:

@@ -31,13 +31,7 @@ def remember(store: Place, roots: Roots) -> None:
 
 
 def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDataset, list[str]]:
-    """A data set, and a line where it was found below the root remembered beside a store.
-
-    Raises
-    ------
-    DataError
-        It is at neither place.
-    """
+    """A data set, and notes: a line where it is below the root remembered beside a store."""
     dataset = open_dataset(spec, roots)
     try:
         dataset.samples()

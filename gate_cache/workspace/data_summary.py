@@ -26,13 +26,7 @@ VERSION = 3
 
 
 def data(work: Workspace) -> Summary:
-    """Read all of a manifest's data set.
-
-    Raises
-    ------
-    DataError
-        It is not there, or cannot be listed.
-    """
+    """Read all of a manifest's data set; `DataError` where it is missing, or cannot be listed."""
     return remembered(work, work.dataset())
 
 

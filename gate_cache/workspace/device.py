@@ -11,13 +11,7 @@ from gate_cache.core.errors import UserError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device named, or the GPU where there is one (CUDA, then Apple's), else the CPU.
-
-    Raises
-    ------
-    UserError
-        No such device here.
-    """
+    """The device named (`UserError` where it cannot be used), or the GPU where there is one."""
     chosen = name or ("cuda" if torch.cuda.is_available() else
                       "mps" if torch.backends.mps.is_available() else "cpu")
     try:

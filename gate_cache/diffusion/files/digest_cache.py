@@ -45,13 +45,7 @@ def tree_sha256(folder: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this package.
-
-    Raises
-    ------
-    OSError
-        There is no home directory.
-    """
+    """The user's cache folder of this package; `OSError` where there is no home directory."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(base):
         raise OSError(f"no home to remember in: {base}")

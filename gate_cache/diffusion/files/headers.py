@@ -30,13 +30,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of one file.
-
-    Raises
-    ------
-    ModelError
-        Not such a file, or a part of one.
-    """
+    """Read the header of one file; `ModelError` where it is not such a file, or cut off."""
     try:
         with path.open("rb") as file:
             first = file.read(8)

@@ -27,13 +27,7 @@ _MODELSPEC = "modelspec.prediction_type"
 
 
 def identified(path: Path) -> str:
-    """The published model whose layout a file has.
-
-    Raises
-    ------
-    ModelError
-        None that is read.
-    """
+    """The published model whose layout a file has; `ModelError` where it is none that is read."""
     names = read_header(path).shapes
     for model, (prefix, *_) in _ENCODERS.items():
         if any(n.startswith(prefix) for n in names) and any(n.startswith(_UNET) for n in names):
@@ -43,13 +37,7 @@ def identified(path: Path) -> str:
 
 
 def check_single_file(file: Path, config: Path, model: str) -> None:
-    """Check that what a single file lacks is in the folder beside it.
-
-    Raises
-    ------
-    ModelError
-        Which file to put where.
-    """
+    """Raise `ModelError` unless what a single file lacks is in the folder beside it."""
     for name in (SDXL if model == SDXL_BASE else SD).tokenizers:
         if not (config / name).is_dir():
             raise ModelError(f"model.config: {config}: no '{name}' in it; {file.name} has no"

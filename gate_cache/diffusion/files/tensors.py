@@ -11,13 +11,7 @@ from gate_cache.core.errors import ModelError
 
 
 def read_safetensors(path: Path, *prefixes: str) -> dict[str, torch.Tensor]:
-    """All tensors of a file, or those whose names begin with one of `prefixes`.
-
-    Raises
-    ------
-    ModelError
-        Not a safetensors file.
-    """
+    """All tensors of a safetensors file (else `ModelError`), or those whose names begin so."""
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()  # noqa: SIM118

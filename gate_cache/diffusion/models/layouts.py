@@ -78,13 +78,7 @@ KINDS = (SD, SDXL, DDPM)
 
 
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
-    """The kind of model that a UNet's configuration belongs to.
-
-    Raises
-    ------
-    ModelError
-        One that is not read.
-    """
+    """The kind of model that a UNet's configuration belongs to; `ModelError` where none is read."""
     for other in installed(GROUP):
         kind: Kind = load_plugin(GROUP, other)
         if kind.knows and kind.knows(unet):
@@ -132,13 +126,7 @@ def schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_schedule(source: str, schedule: dict[str, Any]) -> dict[str, Any]:
-    """The schedule, unless it or its prediction is not known.
-
-    Raises
-    ------
-    ModelError
-        It is none of those that are read.
-    """
+    """The schedule; `ModelError` where it, or what is predicted, is none that is read."""
     _check_numbers(source, schedule)
     betas = schedule.get("beta_schedule", _BETAS[0])
     predicted = schedule.get("prediction_type", PREDICTIONS[0])

@@ -28,13 +28,7 @@ def component(cls: Any, files: ModelFiles, name: str) -> Any:
 
 
 def need_finite(place: Path, weights: Iterable[tuple[str, Any]]) -> None:
-    """Refuse weights that are not finite: attention may hide them, and the maps differ silently.
-
-    Raises
-    ------
-    ModelError
-        With the first of their names.
-    """
+    """Raise `ModelError` if weights are not finite: attention may hide that, but maps differ."""
     for name, weight in weights:
         if weight.numel() and not all(map(math.isfinite, weight.detach().float().aminmax())):
             raise ModelError(f"{place}: '{name}' holds NaN or infinity; get the file again")

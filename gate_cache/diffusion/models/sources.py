@@ -74,13 +74,7 @@ class ModelFiles:
         return self.path if bare else self.path / component
 
     def config(self, component: str) -> dict[str, Any]:
-        """A component's configuration.
-
-        Raises
-        ------
-        ModelError
-            Missing or not JSON.
-        """
+        """A component's configuration; `ModelError` where it is missing or not JSON."""
         folder = self.folder(component)
         if self.published and not folder.is_dir():
             return dict(published(self.published)[component])
@@ -118,13 +112,7 @@ class ModelFiles:
 
     @cached_property
     def tokenizers(self) -> list[ClipTokens]:
-        """One for each text encoder.
-
-        Raises
-        ------
-        ModelError
-            They split prompts differently.
-        """
+        """One for each text encoder; `ModelError` where they split prompts differently."""
         tokenizers = [read_tokens(self.path / name) for name in self.kind.tokenizers]
         if any(t.splits != tokenizers[0].splits for t in tokenizers):
             raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"

@@ -38,13 +38,7 @@ _LONGEST = 200
 
 
 def cached(folder: RemoteFolder) -> Folder:
-    """The folder with the cache that the environment names, if any.
-
-    Raises
-    ------
-    UserError
-        The bound is no number of bytes.
-    """
+    """The folder with the cache that the environment names (`UserError`: its size is no number)."""
     home = os.environ.get(FOLDER)
     if not home:
         return folder

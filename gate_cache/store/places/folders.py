@@ -95,13 +95,7 @@ class Folder(Protocol):
 
 
 def plain_key(key: str) -> str:
-    """The key, if it stays below its folder.
-
-    Raises
-    ------
-    StoreError
-        It climbs, or starts anew.
-    """
+    """The key; `StoreError` where it is absolute or climbs out of its folder."""
     if key.startswith("/") or "\0" in key or ".." in key.split("/"):
         raise StoreError(f"{key[:80]!r} leads out of the store; it is not followed")
     return key

@@ -29,13 +29,7 @@ class NoFile(OSError):
 
 
 class LocalFile:
-    """A file of this machine; anything else in its place is not opened.
-
-    Raises
-    ------
-    NoFile
-        It is no file.
-    """
+    """A file of this machine; `NoFile` where something else is in its place, and is not opened."""
 
     def __init__(self, path: Path) -> None:
         self._fd = -1
@@ -112,13 +106,7 @@ class LocalFolder(Folder):
         return bytes(data[: file.read_into(0, [data])])
 
     def open(self, key: str, tail: int = 0) -> LocalFile | None:
-        """A file for reading ranges, or None where there is none.
-
-        Raises
-        ------
-        NoFile
-            It is something else.
-        """
+        """As of `Folder`; `NoFile` where something else is in the file's place."""
         try:
             return LocalFile(self.path / plain_key(key))
         except OSError as error:
@@ -127,13 +115,7 @@ class LocalFolder(Folder):
             raise
 
     def _own(self, key: str) -> Path:
-        """Where to write or remove: never through a link that leads out of the folder.
-
-        Raises
-        ------
-        StoreError
-            It would be somewhere else.
-        """
+        """Where to write or remove; `StoreError` where a link leads out of the folder."""
         path = self.path / plain_key(key)
         home, parent = os.path.realpath(self.path), os.path.realpath(path.parent)
         if key and os.path.commonpath((home, parent)) != home:

@@ -56,13 +56,7 @@ class RemoteFile:
         self._tail = tail
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Fill buffers one after the other from an offset, by one request; bytes read.
-
-        Raises
-        ------
-        Damaged
-            Another object has taken its place.
-        """
+        """As of `File`, by one request; `Damaged` where another object has taken its place."""
         stop = min(offset + sum(map(len, buffers)), self.size)
         if stop <= offset:
             return 0
@@ -129,13 +123,7 @@ class RemoteFolder(Folder):
         return RemoteFile(self, key, meta, raw)
 
     def get_range(self, key: str, start: int, stop: int, etag: str | None) -> Any:
-        """Bytes of an object, of the version that `etag` names.
-
-        Raises
-        ------
-        Damaged
-            The object has another version now, or is gone.
-        """
+        """Bytes of one version of an object; `Damaged` where it has another one now, or is gone."""
         with remote_errors(self.place):
             try:
                 options: obstore.GetOptions = {"range": (start, stop)}
