@@ -47,7 +47,7 @@ class TriedTechnique:
     name : of the combo
     techniques : in words
     pictures : (S, S, 3) by image, of the first seed
-    each : measure to (images, seeds)
+    values : measure to (images, seeds)
     mean : over images, of each one's mean over seeds
     gain : how much more than the reference, likewise; None for the reference
     closer : percent of the results, of every image and seed, with a higher SSIM than the reference
@@ -56,7 +56,7 @@ class TriedTechnique:
     name: str
     techniques: str
     pictures: dict[str, Pixels]
-    each: dict[str, Values]
+    values: dict[str, Values]
     mean: dict[str, Spread]
     gain: dict[str, Spread] | None
     closer: float | None
@@ -90,7 +90,7 @@ class Guideline:
         own = ("manifest", "model", "prompt", "strength", "start", "steps", "seeds")
         rows = [{"name": r.name, "techniques": r.techniques, "closer": r.closer,
                  "mean": _json(r.mean), "gain": _json(r.gain or {}),
-                 "each": {m: v.tolist() for m, v in r.each.items()}} for r in self.rows]
+                 "each": {m: v.tolist() for m, v in r.values.items()}} for r in self.rows]
         return {**{k: getattr(self, k) for k in own}, "images": list(self.inputs),
                 "autoencoder": _json(self.bound), "rows": rows}
 
@@ -226,7 +226,7 @@ def _rows(judge: _Judge, results: Mapping[str, list[Pixels]], combos: Mapping[st
         values, about = judge.measure(made), "none"
         gain = closer = None
         if rows:
-            reference, about = rows[0].each, techniques_of(combo)
+            reference, about = rows[0].values, techniques_of(combo)
             gain = _means({m: v - reference[m] for m, v in values.items()})
             closer = 100 * float((values["SSIM"] > reference["SSIM"]).mean())
         pictures = dict(zip(judge.inputs, made[0], strict=True))

@@ -52,7 +52,7 @@ class Matches:
     ----------
     feature : what described them
     source, target : ids, with their pictures
-    points, found : (K, 2) x and y in pixels of the source and of the target
+    points, matched : (K, 2) x and y in pixels of the source and of the target
     similarity : (K,) cosine of each match
     back : (K,) whether a match comes back
     judged : for key points; None for a grid of points
@@ -64,7 +64,7 @@ class Matches:
     target: str
     pictures: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
     points: Points
-    found: Points
+    matched: Points
     similarity: npt.NDArray[np.float32]
     back: Flags
     judged: Judged | None = None
@@ -76,7 +76,7 @@ class Matches:
                   "true": self.judged.true.tolist(), "right": self.judged.right.tolist()} \
             if self.judged else {}
         return {"feature": self.feature, "source": self.source, "target": self.target,
-                "points": self.points.tolist(), "found": self.found.tolist(),
+                "points": self.points.tolist(), "found": self.matched.tolist(),
                 "similarity": self.similarity.tolist(), "comes_back": self.back.tolist(), **judged}
 
 

@@ -34,7 +34,7 @@ class Match:
     values : (R, R) similarity of every position of the model's square
     placement : where the other image lies in that square
     seconds : it took, reading included
-    held : whether the other image's descriptors were in memory already
+    cached : whether the other image's descriptors were in memory already
     """
 
     x: float
@@ -43,7 +43,7 @@ class Match:
     values: npt.NDArray[np.float32]
     placement: Placement
     seconds: float
-    held: bool
+    cached: bool
 
 
 class Matcher:

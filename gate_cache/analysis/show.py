@@ -27,7 +27,7 @@ IMAGES, TOKENS = 4, 8
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageMaps:
     """One image's maps, ready for a grid.
 
     Attributes
@@ -66,7 +66,7 @@ def open_shown(target: Place, roots: Roots, show: Progress) -> ShownImages:
 
 
 def show(source: ShownImages, images: Sequence[str] = (),
-         combos: Sequence[str] = (), tokens: Sequence[str] = ()) -> Iterator[Shown]:
+         combos: Sequence[str] = (), tokens: Sequence[str] = ()) -> Iterator[ImageMaps]:
     """Maps of some images; colours are comparable among images and combos of one map.
 
     Parameters
@@ -89,7 +89,7 @@ def show(source: ShownImages, images: Sequence[str] = (),
     conv = [v for v in views if v.attrs["kind"] == "conv"]
     colours = _colours(conv, rows)
     for row in rows:
-        yield Shown(
+        yield ImageMaps(
             store.samples[row], dataset.image(store.samples[row]) if dataset else None,
             {v.label: {m: colours[_key(v, m)](_one(v, m, row)) for m in v.maps} for v in conv},
             {v.label: _words(v, row, tokens) for v in views if v.attrs["kind"] == "attention"})

@@ -85,5 +85,5 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Join names for a message: ``a, b, c and 4 more``."""
     names = list(names)
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    text = ", ".join(names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text

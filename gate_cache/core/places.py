@@ -36,8 +36,9 @@ class Url:
         self.scheme = match[1].lower() if match else ""
         rest = match[2] if match else text
         if self.scheme not in SCHEMES:
-            raise UserError(f"'{_shown(text)}': stores are folders, or URLs that begin with"
-                            " s3://, gs://, az://, abfs://, https:// or http://")
+            public = re.sub(r"//[^/@]*@", "//…@", re.split("[?#]", text)[0])  # without secrets
+            raise UserError(f"'{public}': stores are folders, or URLs that begin with s3://, gs://,"
+                            " az://, abfs://, https:// or http://")
         host, _, path = rest.partition("/")
         self._host: str = host
         self._parts = tuple(p for p in path.split("/") if p not in ("", "."))
@@ -114,8 +115,3 @@ def is_manifest(target: Place) -> TypeGuard[Path]:
 def is_url(text: str) -> bool:
     """Whether a text is meant as a URL, known or not."""
     return _URL.match(text) is not None
-
-
-def _shown(text: str) -> str:
-    """Without what may be a secret."""
-    return re.sub(r"//[^/@]*@", "//…@", re.split("[?#]", text)[0])

@@ -123,10 +123,10 @@ def _pixels(summary: Summary) -> str | None:
 
 
 def _two_classes(summary: Summary) -> str | None:
-    shown = [name for name, counts in summary.classes.items() if counts.get("train")]
-    if len(shown) > 1 or not summary.images.get("train"):
+    names = [name for name, counts in summary.classes.items() if counts.get("train")]
+    if len(names) > 1 or not summary.images.get("train"):
         return None
-    return (f"split 'train' shows the class {listed(map(repr, shown))} alone, and there is nothing"
+    return (f"split 'train' shows the class {listed(map(repr, names))} alone, and there is nothing"
             " to tell apart: give it images of at least two")
 
 

@@ -44,8 +44,8 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
         return path
     if path.is_dir():
         return path / _only([p.name for p in path.iterdir()], source, where)
-    if found := _from_hub(source, where, download):
-        return found
+    if file := _from_hub(source, where, download):
+        return file
     raise NotThere(f"{where}: {path}: no such LoRA file{did_you_mean(source, LORAS)}; put"
                      " it, or a folder with it, there, or name the models root with --models")
 

@@ -47,29 +47,29 @@ _EMA = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update
 _NOTHING: tuple[Any, ...] = (None, False, "", 0, [], {})
 
 
-def field_problems(place: str, config: Mapping[str, Any], known: Fields) -> Iterator[str]:
+def field_problems(place: str, config: Mapping[str, Any], table: Fields) -> Iterator[str]:
     """One line for each field that cannot be honoured.
 
     Parameters
     ----------
     place : the configuration's file, for messages
-    known : the fields of its class
+    table : the fields of its class
     """
-    name = config.get("_class_name", known.name)
-    if name != known.name:
-        yield f"{place}: its class is {name}; only {known.name} is read here"
+    name = config.get("_class_name", table.name)
+    if name != table.name:
+        yield f"{place}: its class is {name}; only {table.name} is read here"
         return
-    malformed = list(_malformed(config, known))
+    malformed = list(_malformed(config, table))
     if malformed:
         yield from (f"{place}: {line}" for line in malformed)
         return
-    for key, (allowed, asks) in known.only.items():
+    for key, (allowed, asks) in table.only.items():
         if key in config and one_of(config[key]) not in allowed:
             yield f"{place}: {key}: {config[key]} asks for {asks}, which is not given here"
     strange = [k for k, v in config.items() if not k.startswith("_") and v not in _NOTHING
-               and k not in known.built | known.only.keys() | _EMA]
+               and k not in table.built | table.only.keys() | _EMA]
     if strange:
-        yield (f"{place}: {known.name} has no {listed(map(repr, strange), 3)}: made for another"
+        yield (f"{place}: {table.name} has no {listed(map(repr, strange), 3)}: made for another"
                " kind or version of it; remove what has no effect on the weights")
 
 
@@ -79,9 +79,9 @@ _EACH = ("layers_per_block", "attention_head_dim", "num_attention_heads", "cross
 _COUNTS = ("in_channels", "out_channels", "latent_channels", "norm_num_groups")
 
 
-def _malformed(config: Mapping[str, Any], known: Fields) -> Iterator[str]:
+def _malformed(config: Mapping[str, Any], table: Fields) -> Iterator[str]:
     """Fields whose values are not of the kind that the class takes, for all that shapes need."""
-    for key in (k for k in _BLOCKS if k in known.built):
+    for key in (k for k in _BLOCKS if k in table.built):
         kind, value = int if key == "block_out_channels" else str, config.get(key)
         if not _is_list(value, kind):
             yield f"{key}: {value!r} is not a list of {'numbers' if kind is int else 'names'}"

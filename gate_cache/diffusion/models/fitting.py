@@ -60,8 +60,8 @@ def place_of(files: ModelFiles, component: str) -> str:
 
 def _fields(files: ModelFiles) -> Iterator[str]:
     unet = files.config(UNET)
-    known = fields.DDPM if files.kind is DDPM else fields.UNET
-    yield from fields.field_problems(place_of(files, UNET), unet, known)
+    table = fields.DDPM if files.kind is DDPM else fields.UNET
+    yield from fields.field_problems(place_of(files, UNET), unet, table)
     if files.kind is DDPM:
         return
     for field, read in _BLOCKS.items():
@@ -163,30 +163,31 @@ def _weights(files: ModelFiles) -> Iterator[str]:
         if component == UNET:
             name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
                 "conv_in.weight"
-            wanted = (config["block_out_channels"][0], config.get("in_channels", 4))
+            expected = (config["block_out_channels"][0], config.get("in_channels", 4))
         elif component in files.kind.encoders and not files.file:
             name = next((n for n in shapes if n.endswith("token_embedding.weight")), "")
             inner = text_config(config)
-            wanted = (inner.get("vocab_size", _CLIP_VOCABULARY),
+            expected = (inner.get("vocab_size", _CLIP_VOCABULARY),
                       inner.get("hidden_size", _CLIP_WIDTH))
         else:
             continue
         if not files.file:
             yield from _counts(str(place), component, shapes, config)
-        if name in shapes and shapes[name][:2] != wanted:
+        if name in shapes and shapes[name][:2] != expected:
             yield (f"{place}: '{name}' is {_by(shapes[name])}, its configuration says"
-                   f" {_by(wanted)}: weights of another model ({component})")
+                   f" {_by(expected)}: weights of another model ({component})")
 
 
 def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -> Iterator[str]:
     """How many blocks and layers the file has, against the configuration."""
     if component == UNET:
-        wanted = {side: len(config[f"{side[:-1]}_types"]) for side in ("down_blocks", "up_blocks")}
-        wanted["mid_block"] = int(config.get("mid_block_type", "default") is not None)
+        expected = {"down_blocks": len(config["down_block_types"]),
+                    "up_blocks": len(config["up_block_types"]),
+                    "mid_block": int(config.get("mid_block_type", "default") is not None)}
     else:
-        wanted = {"layers": text_config(config).get("num_hidden_layers", 12)}
+        expected = {"layers": text_config(config).get("num_hidden_layers", 12)}
     names = [n for n in shapes if not n.startswith("vision_model.")]
-    for what, number in wanted.items():
+    for what, number in expected.items():
         pattern = re.compile(rf"(?:.*\.)?{what}\.(\d+)\.")
         count = len({m[1] for m in map(pattern.match, names) if m})
         if what == "mid_block":
@@ -268,8 +269,8 @@ def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[
     if net.get("addition_embed_type"):
         pairs.append(("added embedding", *(c.get("projection_class_embeddings_input_dim")
                                            for c in (net, unet))))
-    for what, got, wanted in pairs:
-        if got != wanted:
+    for what, got, expected in pairs:
+        if got != expected:
             yield (f"{place}: this ControlNet is for another model ({what} {got}, the UNet's is"
-                   f" {wanted})")
+                   f" {expected})")
             return

@@ -50,10 +50,10 @@ def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{place}: cannot be loaded as {cls.__name__}: {reason}") from error
     if info["mismatched_keys"]:
-        name, got, wanted = sorted(info["mismatched_keys"])[0]
+        name, got, expected = sorted(info["mismatched_keys"])[0]
         raise ModelError(f"{place}: {len(info['mismatched_keys'])} weights are not of the shapes"
                          f" that the configuration of {cls.__name__} says: '{name}' is"
-                         f" {'×'.join(map(str, got))}, not {'×'.join(map(str, wanted))}")
+                         f" {'×'.join(map(str, got))}, not {'×'.join(map(str, expected))}")
     check_read(place, cls.__name__, info["missing_keys"], info["unexpected_keys"])
     need_finite(place, module.named_parameters())
     return module

@@ -108,13 +108,13 @@ def _key_points(canvas: Canvas, found: Matches, here: Place, there: Place, scale
         canvas.ring(there(true), judged.radius * scale, INK, 1)
     for k in order:
         colour = BLUE if judged.right[k] else ORANGE
-        canvas.line(here(found.points[k]), there(found.found[k]), colour,
+        canvas.line(here(found.points[k]), there(found.matched[k]), colour,
                     dashed=not judged.right[k])
     for k in order:
         if not judged.right[k]:
-            canvas.line(there(found.found[k]), there(judged.true[k]), INK, 0.8)
+            canvas.line(there(found.matched[k]), there(judged.true[k]), INK, 0.8)
     for k in order:
-        x, y = there(found.found[k])
+        x, y = there(found.matched[k])
         if judged.right[k]:
             _numbered(canvas, (x, y), k, BLUE, round_=True)
         else:
@@ -136,7 +136,7 @@ def _grid(canvas: Canvas, found: Matches, here: Place, there: Place, _scale: flo
     for k in np.argsort(found.back, kind="stable"):
         colour, back = _at(shares[k]), bool(found.back[k])
         _numbered(canvas, here(found.points[k]), k, colour, back)
-        _numbered(canvas, there(found.found[k]), k, colour, back)
+        _numbered(canvas, there(found.matched[k]), k, colour, back)
 
 
 def _at(share: Any) -> Colour:

@@ -98,7 +98,7 @@ class RemoteFolder(Folder):
                 return None
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return self._each(self.read, keys)
+        return self._map(self.read, keys)
 
     def open(self, key: str, tail: int = 0) -> RemoteFile | None:
         with remote_errors(self.place):
@@ -189,7 +189,7 @@ class RemoteFolder(Folder):
                 obstore.put(self._store, key, iter(parts), chunk_size=PART)
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        self._each(lambda item: self.write(item[0], item[1]()), list(files.items()))
+        self._map(lambda item: self.write(item[0], item[1]()), list(files.items()))
 
     def there(self) -> bool:
         return bool(self.names())
@@ -212,7 +212,7 @@ class RemoteFolder(Folder):
         with remote_errors(self.place):
             return sum(o["size"] for batch in obstore.list(self._store, key or None) for o in batch)
 
-    def _each(self, work: Callable[[In], Out], parts: Sequence[In]) -> list[Out]:
+    def _map(self, work: Callable[[In], Out], parts: Sequence[In]) -> list[Out]:
         if len(parts) < 2:
             return [work(part) for part in parts]
         with ThreadPoolExecutor(min(self.at_a_time, len(parts))) as pool:
