@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 STRENGTH, STEPS, SEEDS, IMAGES = 0.7, 20, 3, 4
-"""Where nothing else is asked for."""
+"""Defaults."""
 MEASURES = ("SSIM", "edges", "PSNR")
 THRESHOLDS = (100, 200)
 """Of Canny, for the edges that are compared."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 ANCHOR_T, IMAGES = 500, 32
-"""Time of the anchor, and images, where nothing else is asked for."""
+"""Default timestep of the anchor, and default number of images."""
 REFERENCE, ANCHOR, PLAIN = "@reference", "@anchor", "@plain"
 Values = npt.NDArray[np.float64]
 

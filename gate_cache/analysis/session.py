@@ -1,7 +1,7 @@
 """``view``: one store, opened once, and all that a viewer asks of it.
 
-Images are asked for by id and combos by name, and only by those that the store has: nothing here
-makes a path of what somebody asks for.
+Images are looked up by id and combos by name, among those that the store has: no request of a
+browser ever becomes a path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Colours of feature maps that are comparable over a whole store, found when first asked for."""
+"""Colours of feature maps that are comparable over a whole store, computed on first use."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from gate_cache.store.reader import ComboView
 
 MAPS, POSITIONS = 24, 1024
-"""Maps that the components of one level are found from, and positions of all of them."""
+"""Maps that the components of one level are computed from, and positions of all of them."""
 _Key = tuple[str, int]
 
 
 class Colours:
     """PCA as red, green and blue: one for all images and combos of a map.
 
-    It is found from a few images of all combos in turn, so that a large store, or one behind a URL,
-    need not be read.
+    Its components are those of a few images of all combos in turn, so that a large store, or one
+    behind a URL, need not be read.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
 
 IMAGES, TOKENS = 4, 8
-"""Pictures and words shown where nothing else is asked for."""
+"""Pictures and words shown by default."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _one(view: ComboView, name: str, row: int) -> npt.NDArray[np.float32]:
 
 def _words(view: ComboView, row: int,
            tokens: Sequence[str]) -> list[tuple[str, npt.NDArray[np.float32]]]:
-    """The finest map's heat of the wanted words."""
+    """The finest map's attention to these words, or to the first few of the prompt."""
     finest = max(view.maps, key=lambda m: view[m].shape[-1])
     values = _one(view, finest, row)
     words = list(view.attrs.get("tokens") or [str(i) for i in range(len(values))])

@@ -55,7 +55,7 @@ class StoreError(UserError):
 
 
 class RowNotDone(StoreError, LookupError):
-    """A row was asked for that no finished block holds."""
+    """A requested row is in no finished block."""
 
 
 class DiskError(UserError, OSError):
@@ -69,11 +69,11 @@ class RemoteError(GateCacheError, OSError):
 
 
 TOLD = "told"
-"""Type of pydantic's errors whose text is for people as it is."""
+"""Type of the pydantic errors whose text is shown as it is."""
 
 
 class OldSpelling(FutureWarning):
-    """Something is written as an earlier release wanted it, and is still taken."""
+    """A field is spelled as in an earlier release; it is still accepted."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What other packages add, by entry point. Nothing of theirs is imported before it is asked for."""
+"""What other packages add, by entry point. Nothing of theirs is imported before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are: the four roots, and paths that cannot leave them unasked."""
+"""The four roots below which paths are looked up, and which they leave only with permission."""
 
 from __future__ import annotations
 

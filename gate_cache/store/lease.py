@@ -2,7 +2,7 @@
 
 A claim is a file ``.<store>.claim-<n>`` with a number of its own. A process that is to write makes
 the file with the next number, which only one process can, and rewrites it every few seconds. A
-claim that says it is released, whose process is dead, or that nobody has rewritten for a minute
+claim that says it is released, whose process is dead, or that was not rewritten for a minute
 (by the waiting process's clock alone) is overtaken by the next number, and its holder finds that
 out before it writes another block. All that this needs of a file system is that of several
 processes that make the same file one succeeds.

@@ -1,8 +1,8 @@
 """Remembering, beside a store, where `extract` found its data set.
 
-Whoever extracts with ``--data`` need not say it again to train. What is said counts first: only
-where the data set is not below the data root is the remembered one tried. The note is a hidden file
-beside the store, not in it: a store holds no paths.
+After ``extract --data DIR``, ``train`` needs no ``--data``. The current data root comes first: only
+where the data set is not below it is the remembered one tried. The note is a hidden file beside the
+store, not in it: a store holds no paths.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def choose_device(name: str | None) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {chosen}: not to be used here ({reason})") from None
+        raise UserError(f"--device {chosen}: cannot be used here ({reason})") from None
     return device
 
 

@@ -1,4 +1,4 @@
-"""Models by hub id: the snapshot on this machine, or fetched where that is asked for. No torch."""
+"""Models by hub id: the snapshot on this machine, or fetched from the hub on request. No torch."""
 
 from __future__ import annotations
 

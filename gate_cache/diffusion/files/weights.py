@@ -27,7 +27,9 @@ def weight_files(folder: Path, variant: str | None, field: str = "model.variant"
 
     Parameters
     ----------
-    field : of the manifest, in which a variant is asked for
+    folder : of the component
+    variant : such as ``fp16``; None or empty for files without one
+    field : of the manifest that gives the variant, for messages
 
     Raises
     ------

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gate_cache.core.errors import ModelError, listed
-from gate_cache.diffusion.files.weights import shapes_in, weight_files
 from gate_cache.diffusion.lora.keys import diffusers_name, plain_name
 from gate_cache.diffusion.models.layouts import UNET
 
@@ -90,10 +89,9 @@ def model_layers(files: ModelFiles) -> ModelLayers:
     ModelError
         No weights, or no safetensors file.
     """
-    paths = [files.file] if files.file else weight_files(files.folder(UNET), files.variant)
     prefix = _ORIGINAL_UNET if files.file else ""
     unet = [(key.removeprefix(prefix).removesuffix(".weight"), shape)
-            for key, shape in shapes_in(paths).items()
+            for key, shape in files.shapes(UNET).items()
             if key.startswith(prefix) and key.endswith(".weight")]
     texts = {part: _text_weights(part, files.config(part)) for part in files.kind.encoders}
     return ModelLayers({**texts, UNET: unet}, files.config(UNET))

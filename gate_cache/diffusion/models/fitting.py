@@ -14,7 +14,6 @@ from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
-from gate_cache.diffusion.files.weights import weight_files
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
 
@@ -168,7 +167,7 @@ def _weights(files: ModelFiles) -> Iterator[str]:
             name = next((n for n in shapes if n.endswith("token_embedding.weight")), "")
             inner = text_config(config)
             expected = (inner.get("vocab_size", _CLIP_VOCABULARY),
-                      inner.get("hidden_size", _CLIP_WIDTH))
+                        inner.get("hidden_size", _CLIP_WIDTH))
         else:
             continue
         if not files.file:
@@ -198,8 +197,8 @@ def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -
 
 
 def _quantised(files: ModelFiles, component: str) -> Iterator[str]:
-    """Weights that are whole numbers mean nothing without their scales, which nobody reads."""
-    paths = [files.file] if files.file else weight_files(files.folder(component), files.variant)
+    """Weights that are whole numbers mean nothing without their scales, which are not read."""
+    paths = files.weight_files(component)
     names = [n for path in paths for n in read_header(path).whole if n.endswith(".weight")]
     if names:
         yield (f"{paths[0].parent}: {len(names)} weights are whole numbers ({listed(names, 2)}),"

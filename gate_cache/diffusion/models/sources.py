@@ -20,7 +20,7 @@ from gate_cache.diffusion.files.single_file import (
     identified,
     marked_schedule,
 )
-from gate_cache.diffusion.files.weights import digest, folder_digest, shapes_in, weight_files
+from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.models.layouts import (
     SCHEDULER,
@@ -137,16 +137,17 @@ class ModelFiles:
         own = (self.folder(SCHEDULER) / "scheduler_config.json").is_file()
         return checked_schedule(self.source, marked_schedule(self.file, schedule, own))
 
+    def weight_files(self, component: str) -> list[Path]:
+        """The files with a component's weights; or the single file, which holds all."""
+        return [self.file] if self.file else weight_files(self.folder(component), self.variant)
+
     def shapes(self, component: str) -> dict[str, tuple[int, ...]]:
-        """Tensor name to shape in a component's files; of a single file, all of it."""
-        return shapes_in([self.file] if self.file else
-                         weight_files(self.folder(component), self.variant))
+        """Tensor name to shape in a component's files."""
+        return shapes_in(self.weight_files(component))
 
     def digest(self, component: str) -> str:
-        """sha256 over a component's weights and configuration; a single file's weights are all."""
-        if self.file:
-            return digest(self.config(component), [self.file])
-        return folder_digest(self.folder(component), self.variant)
+        """sha256 over a component's configuration and the files with its weights."""
+        return digest(self.config(component), self.weight_files(component))
 
     @cached_property
     def weights(self) -> dict[str, str]:

@@ -41,7 +41,7 @@ class Finding:
     mended: bool = False
 
     def repaired(self, repair: bool) -> Finding:
-        """The same after a repair, if that is asked for and possible."""
+        """The same after its repair; without `repair`, or a way to, with what to do instead."""
         if self.mend is None:
             return self
         if not repair:

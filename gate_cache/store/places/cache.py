@@ -63,7 +63,7 @@ class Cache:
     bound: int | None = None
 
     def make_room(self) -> None:
-        """Remove what is beyond the bound."""
+        """Remove the files not used for longest, until the rest is within the bound."""
         if self.bound is None:
             return
         files = []

@@ -58,7 +58,7 @@ class Folder(Protocol):
 
         Parameters
         ----------
-        tail : bytes at its end that will be wanted first
+        tail : bytes at its end that will be read first
         """
 
     def forget(self, key: str) -> None:

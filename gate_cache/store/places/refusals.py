@@ -60,7 +60,7 @@ def unreachable(place: Url, why: str) -> str:
 
 def _denied(place: Url) -> str:
     if place.web:
-        return f"{place}: no permission; only what anybody may read can be read there"
+        return f"{place}: no permission; only public files can be read there"
     names = {"s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION",
              "gs": "GOOGLE_APPLICATION_CREDENTIALS"}.get(
         place.scheme.removesuffix("a"), "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY")

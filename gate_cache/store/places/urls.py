@@ -1,4 +1,4 @@
-"""Opening a folder behind a URL through obstore, with a cache of this machine if asked for."""
+"""Opening a folder behind a URL through obstore, with the cache that the environment names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RETRY: dict[str, Any] = {
 
 
 def open_remote(place: Url) -> Folder:
-    """The folder behind a URL, with a cache of this machine where one is wanted."""
+    """The folder behind a URL, with the cache that the environment names, if any."""
     factory: Any = obstore.store.HTTPStore if place.web else obstore.store
     options = {**CLIENT, "allow_http": _plain_http(place)}
     try:
