@@ -57,7 +57,9 @@ class PlainFeature:
 
     Parameters
     ----------
+    name, about : for messages, and in words
     views : with the same maps, of which `feature_maps` are read
+    device : that computes
     """
 
     def __init__(self, name: str, about: str, views: Sequence[ComboView],
@@ -149,6 +151,7 @@ def of_run(work: Workspace, run: Path, *, trial: str | None = None,
 
     Parameters
     ----------
+    work : the manifest and its store
     run, trial, last : as of `find_trained`
 
     Raises
@@ -171,6 +174,7 @@ def of_store(store: FeatureStore, run: Path, trial: str | None,
 
     Parameters
     ----------
+    store : that the run was trained on
     run, trial : as of `find_trained`
     device : that computes
 

@@ -126,6 +126,7 @@ def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
 
     Parameters
     ----------
+    work : the manifest, data set and model
     how : strength, steps and seeds of Img2Img
     selection : combos and images; combos that differ in seed, t or maps alone are one technique
 

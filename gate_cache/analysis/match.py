@@ -86,6 +86,7 @@ def match_images(work: Workspace, describer: Describer, images: tuple[str, str],
 
     Parameters
     ----------
+    work : the manifest and its store
     describer : gives each image's descriptors
     images : ids of source and target, or parts of them
     grid : match so many points along each side, not key points

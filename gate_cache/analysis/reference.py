@@ -42,7 +42,9 @@ def plain(files: ModelFiles, prompt: str | None, seed: int = 0, t: int = 0) -> C
 
     Parameters
     ----------
+    files : of the model
     prompt : of the reference; `PROMPT` where none is given
+    seed, t : of the noise, and its timestep
 
     Raises
     ------

@@ -82,6 +82,7 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
 
     Parameters
     ----------
+    work : the manifest, data set and model
     selection : combos and images; of attention combos, too, convolutional maps are measured
     anchor_t : time of the anchor, a feature without techniques that has shifted a lot
     own : compare each combo with itself at t = 0, so that what its technique changes in all

@@ -118,6 +118,7 @@ class ViewerSession:
 
         Parameters
         ----------
+        image : its id
         alike : of the same category; else of all
         count : at most
         seed : of the draw
@@ -183,6 +184,11 @@ class ViewerSession:
                   tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """(n, h, w): how much each position attends to each of these tokens.
 
+        Parameters
+        ----------
+        image, combo, name : of one attention map
+        tokens : n positions in the prompt
+
         Raises
         ------
         UserError
@@ -216,6 +222,7 @@ def open_session(target: Place, roots: Roots, show: Progress, *, runs: Sequence[
     Parameters
     ----------
     target : a store, or a manifest
+    roots : below which the manifest's paths are
     show : receives notes
     runs : trainings of correspondence on this store, whose features can be matched
     trial : which one, of those runs that are sweeps

@@ -33,6 +33,7 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
 
     Parameters
     ----------
+    store, manifest : where it is, and what is meant
     name : of the combo in the manifest
     recipe : what decides its values; None where weights are not on this machine: then settings
         and the names of its ControlNet and LoRAs are compared

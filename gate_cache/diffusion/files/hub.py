@@ -15,7 +15,13 @@ _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
 
 def model_from_hub(repo: str, revision: str | None, variant: str | None,
                    download: bool) -> Path | None:
-    """The local snapshot of a model's repository, as `from_hub`."""
+    """The local snapshot of a model's repository, with one `variant` of its weights.
+
+    Parameters
+    ----------
+    repo, revision, download : as of `from_hub`
+    variant : of the weight files, such as ``fp16``
+    """
     return from_hub(repo, revision, _patterns(variant), partial(_is_whole_model, variant), download)
 
 
@@ -52,7 +58,7 @@ def _is_whole(weights: Iterable[str], configs: Iterable[str], variant: str | Non
 
 def controlnet_from_hub(repo: str, revision: str | None, variant: str | None,
                         download: bool) -> Path | None:
-    """The local snapshot of a ControlNet's repository, as `from_hub`."""
+    """The local snapshot of a ControlNet's repository; parameters as of `model_from_hub`."""
     patterns = ["config.json", "*.safetensors.index*.json",
                 *_weights("diffusion_pytorch_model", variant)]
     return from_hub(repo, revision, patterns, partial(_is_whole, ["."], ["."], variant), download)

@@ -26,6 +26,7 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
     source : ``tiny/…``, a file or folder below the models root, a hub id, or a file of one
         (``organisation/name/file.safetensors``)
     where : the field, for messages
+    roots : of which the models root is looked in
     download : fetch from the hub what is not on this machine
 
     Raises

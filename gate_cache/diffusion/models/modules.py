@@ -66,6 +66,7 @@ def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | No
     Parameters
     ----------
     place : its folder in diffusers layout, or a single file, which needs `config`
+    backbone : the loaded model
     config : the ControlNet's configuration; of a folder, that in it is read
     variant : of the weight files in the folder, such as ``fp16``
     """

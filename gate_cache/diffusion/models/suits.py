@@ -22,6 +22,7 @@ def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any]
 
     Parameters
     ----------
+    manifest : whose combos are checked
     layout : of the model
     schedule : of the model, as its scheduler's configuration has it
     of_text : the fields of a combo that only a model with text has

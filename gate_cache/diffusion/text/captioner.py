@@ -33,7 +33,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 class Captioner:
-    """A captioning model. Use `open_captioner`."""
+    """A captioning model with its processor, on a device; made by `open_captioner`."""
 
     def __init__(self, source: str, model: Any, processor: Any, device: torch.device) -> None:
         self._source = source

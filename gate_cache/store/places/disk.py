@@ -53,7 +53,7 @@ def disk_errors(path: Place, option: str = "--stores", then: str = _STORE) -> It
 
 def disk_error(path: Place, error: OSError, option: str = "--stores",
                then: str = _STORE) -> DiskError | OSError:
-    """The error as one line, as of `disk_errors`; one that is no system call's is left as it is."""
+    """An error as `disk_errors` raises it; one that is no system call's is left as it is."""
     if isinstance(error, GateCacheError) or error.errno is None:
         return error
     reason = _HINTS.get(error.errno, "").format(option=option) or _system_text(path, error)

@@ -28,11 +28,13 @@ from obstore.exceptions import (
 
 from gate_cache.core.errors import RemoteError
 from gate_cache.store.format.shards import Damaged
-from gate_cache.store.places.folders import MOST, Buffer, Folder, plain_key
+from gate_cache.store.places.cache import KeptFiles
+from gate_cache.store.places.folders import MOST, Buffer, File, Folder, plain_key
 from gate_cache.store.places.refusals import remote_errors, unreachable
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Url
+    from gate_cache.store.places.cache import Cache
 
 AT_A_TIME = 16
 """Requests of one call under way at once."""
@@ -46,7 +48,13 @@ Out = TypeVar("Out")
 
 
 class RemoteFile:
-    """An object, of which ranges are read, all of the same version."""
+    """An object, of which ranges are read, all of the same version.
+
+    Parameters
+    ----------
+    meta : obstore's, with size and ETag
+    tail : the object's last bytes, where they are read already
+    """
 
     def __init__(self, folder: RemoteFolder, key: str, meta: Any, tail: bytes) -> None:
         self.size: int = meta["size"]
@@ -77,13 +85,14 @@ class RemoteFolder(Folder):
     Parameters
     ----------
     store : obstore's, of that prefix
+    cache : in which files that are opened are kept
     """
 
-    at_a_time = AT_A_TIME
-
-    def __init__(self, place: Url, store: Any) -> None:
+    def __init__(self, place: Url, store: Any, cache: Cache | None = None) -> None:
         self.place = place
         self._store = store
+        self._kept = KeptFiles(cache, place, self.fetch) if cache else None
+        self.at_a_time = self._kept.at_a_time if self._kept else AT_A_TIME
 
     def identity(self) -> object:
         """The URL: a prefix is no thing that can be replaced."""
@@ -100,7 +109,15 @@ class RemoteFolder(Folder):
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._map(self.read, keys)
 
-    def open(self, key: str, tail: int = 0) -> RemoteFile | None:
+    def open(self, key: str, tail: int = 0) -> File | None:
+        return self._kept.open(key) if self._kept else self.open_object(key, tail)
+
+    def forget(self, key: str) -> None:
+        if self._kept:
+            self._kept.forget(key)
+
+    def open_object(self, key: str, tail: int = 0) -> RemoteFile | None:
+        """As `open`, past the cache."""
         with remote_errors(self.place):
             try:
                 return self._open(plain_key(key), tail)
@@ -187,6 +204,7 @@ class RemoteFolder(Folder):
                 obstore.put(self._store, key, b"".join(parts), use_multipart=False)
             else:
                 obstore.put(self._store, key, iter(parts), chunk_size=PART)
+        self.forget(key)
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
         self._map(lambda item: self.write(item[0], item[1]()), list(files.items()))
@@ -207,6 +225,8 @@ class RemoteFolder(Folder):
                 obstore.delete(self._store, [o["path"] for o in batch])
             with suppress(FileNotFoundError):  # S3 does not mind
                 obstore.delete(self._store, key)
+        if self._kept:
+            self._kept.check_below(key)
 
     def bytes_below(self, key: str = "") -> int:
         with remote_errors(self.place):
@@ -215,7 +235,7 @@ class RemoteFolder(Folder):
     def _map(self, work: Callable[[In], Out], parts: Sequence[In]) -> list[Out]:
         if len(parts) < 2:
             return [work(part) for part in parts]
-        with ThreadPoolExecutor(min(self.at_a_time, len(parts))) as pool:
+        with ThreadPoolExecutor(min(AT_A_TIME, len(parts))) as pool:
             return list(pool.map(work, parts))
 
 

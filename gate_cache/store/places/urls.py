@@ -10,7 +10,7 @@ import obstore
 from obstore.exceptions import BaseError
 
 from gate_cache.core.errors import RemoteError
-from gate_cache.store.places.cache import cached
+from gate_cache.store.places.cache import cache_here
 from gate_cache.store.places.refusals import reworded
 from gate_cache.store.places.remote import RemoteFolder
 from gate_cache.store.places.web import WebFolder
@@ -33,7 +33,7 @@ def open_remote(place: Url) -> Folder:
         store = factory.from_url(str(place), client_options=options, retry_config=RETRY)
     except (BaseError, ValueError) as error:
         raise RemoteError(reworded(place, str(error))) from None
-    return cached((WebFolder if place.web else RemoteFolder)(place, store))
+    return (WebFolder if place.web else RemoteFolder)(place, store, cache_here())
 
 
 def _plain_http(place: Url) -> bool:

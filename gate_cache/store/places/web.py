@@ -31,7 +31,7 @@ class WebFolder(RemoteFolder):
 
     def bytes_below(self, key: str = "") -> int:
         links = [f"{key}/{name}".lstrip("/") for name in self._links(key)]
-        files = self._map(self.open, [link for link in links if not link.endswith("/")])
+        files = self._map(self.open_object, [link for link in links if not link.endswith("/")])
         inside = sum(self.bytes_below(link.rstrip("/")) for link in links if link.endswith("/"))
         return inside + sum(file.size for file in files if file)
 
