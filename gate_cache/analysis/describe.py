@@ -115,24 +115,12 @@ class Describer:
     feature: Feature
 
     def __call__(self, sample_id: str) -> LevelDescriptors:
-        """An image's descriptors.
-
-        Raises
-        ------
-        StoreError
-            The store has no such image, or (RowNotDone) not all of its maps.
-        """
+        """An image's descriptors; `StoreError` where the store lacks it, or any of its maps."""
         return self.feature.describe(self.store.samples.row(sample_id))
 
 
 def of_combo(work: Workspace, combo: str | None = None) -> Describer:
-    """One combo of a manifest; by default the one that trainings are compared with.
-
-    Raises
-    ------
-    UserError
-        There is no such combo, or it is not extracted.
-    """
+    """One combo of a manifest (else `UserError`); by default the baseline of trainings."""
     manifest = work.manifest
     name = combo or manifest.train.baseline or next(iter(manifest.combos), "")
     if name not in manifest.combos:

@@ -99,8 +99,11 @@ def match_images(work: Workspace, describer: Describer, images: tuple[str, str],
     dataset = work.dataset()
     ids = [s.id for s in dataset.samples()]
     a, b = (one(ids, image, work.name, "its data set") for image in images)
+    store = describer.store
     for sample_id in (a, b):
-        _need_same(describer, dataset, sample_id)
+        if store.samples.find(sample_id, dataset.sha256(sample_id)) is None:
+            raise StoreError(f"{store.path}: '{sample_id}' is not in it, or was changed since; run"
+                             " 'gate-cache extract'")
     pair, note = (None, "") if grid else _key_points(dataset, a, b)
     shares = pair.source_shares if pair else _grid(grid or GRID)
     here, there = describer(a), describer(b)
@@ -110,13 +113,6 @@ def match_images(work: Workspace, describer: Describer, images: tuple[str, str],
         _pixels(shares, dataset.size(a)), _pixels(matched.points, dataset.size(b)),
         matched.similarity, comes_back(here, there, shares, WITHIN),
         _judge(pair, matched.points) if pair else None, note)
-
-
-def _need_same(describer: Describer, dataset: ImageDataset, sample_id: str) -> None:
-    store = describer.store
-    if store.samples.find(sample_id, dataset.sha256(sample_id)) is None:
-        raise StoreError(f"{store.path}: '{sample_id}' is not in it, or was changed since; run"
-                         " 'gate-cache extract'")
 
 
 def _key_points(dataset: ImageDataset, a: str, b: str) -> tuple[PairPoints | None, str]:

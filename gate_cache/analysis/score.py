@@ -100,7 +100,10 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
                work.name, "its data set")
     prompt = selection.prompt
     times = {(c.t, c.seed): _plain_name(c) for c in chosen.values()}
-    _check_anchor(anchor_t, [t for t, _ in times])
+    latest = max(t for t, _ in times)
+    if latest >= anchor_t:
+        raise UserError(f"--anchor-t {anchor_t}: the anchor is to have shifted most, and a combo is"
+                        f" read at t = {latest}; say more, up to {T_MAX}")
     every = {REFERENCE: plain(files, prompt), ANCHOR: plain(files, prompt, t=anchor_t),
              **{name: plain(files, prompt, seed, t) for (t, seed), name in times.items()},
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
@@ -111,12 +114,6 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
     left_out = [i for i, kept in zip(ids, table.kept, strict=True) if not kept]
     return ShiftScores(str(work.loaded.path), files.source, PROMPT if prompt is None else prompt,
                        own, anchor_t, ids, left_out, [*table.plain(times), *table.combos(chosen)])
-
-
-def _check_anchor(anchor_t: int, times: Sequence[int]) -> None:
-    if max(times) >= anchor_t:
-        raise UserError(f"--anchor-t {anchor_t}: the anchor is to have shifted most, and a combo is"
-                        f" read at t = {max(times)}; say more, up to {T_MAX}")
 
 
 def _own(name: str) -> str:

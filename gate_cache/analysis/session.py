@@ -101,7 +101,10 @@ class ViewerSession:
 
     def combos(self) -> list[ComboInfo]:
         """All combos, convolutional ones first."""
-        combos = [_info(name, view) for name, view in self.views.items()]
+        combos = [ComboInfo(
+            name, str(view.attrs["kind"]), {m: list(view[m].shape[1:]) for m in view.maps},
+            list(view.attrs.get("tokens") or []), dict(view.recipe.get("settings") or {}),
+            int(view.done().sum())) for name, view in self.views.items()]
         return sorted(combos, key=lambda c: c.kind != "conv")
 
     def find(self, words: str) -> list[str]:
@@ -250,9 +253,3 @@ def open_session(target: Place, roots: Roots, show: Progress, *, runs: Sequence[
     place = choose_device(device)
     trained = [of_store(store, run, trial, place) for run in runs]
     return ViewerSession(store, dataset, Matcher([*plain_features(store, place), *trained]))
-
-
-def _info(name: str, view: ComboView) -> ComboInfo:
-    maps = {m: list(view[m].shape[1:]) for m in view.maps}
-    return ComboInfo(name, str(view.attrs["kind"]), maps, list(view.attrs.get("tokens") or []),
-                     dict(view.recipe.get("settings") or {}), int(view.done().sum()))

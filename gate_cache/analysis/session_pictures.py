@@ -38,13 +38,7 @@ class Colours:
         self._locks: defaultdict[_Key, threading.Lock] = defaultdict(threading.Lock)
 
     def __call__(self, view: ComboView, name: str, row: int) -> npt.NDArray[np.uint8]:
-        """(h, w, 3) of one image's map.
-
-        Raises
-        ------
-        RowNotDone
-            The image is not extracted for this combo.
-        """
+        """(h, w, 3) of one image's map; `RowNotDone` where it is not extracted for this combo."""
         values = _read(view, name, row)
         key = name, values.shape[0]
         with self._locks[key]:

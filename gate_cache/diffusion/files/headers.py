@@ -57,13 +57,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_config(path: Path, expected: str = "expected diffusers layout") -> dict[str, Any]:
-    """Read a JSON configuration.
-
-    Raises
-    ------
-    ModelError
-        Missing or not a JSON object; `expected` says what should be there.
-    """
+    """Read a JSON object; else `ModelError`, in which `expected` says what should be there."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -82,13 +82,7 @@ class ModelLayers:
 
 
 def model_layers(files: ModelFiles) -> ModelLayers:
-    """The layers of a model, by its files' headers and its configurations.
-
-    Raises
-    ------
-    ModelError
-        No weights, or no safetensors file.
-    """
+    """The layers of a model, by its files' headers and its configurations."""
     prefix = _ORIGINAL_UNET if files.file else ""
     unet = [(key.removeprefix(prefix).removesuffix(".weight"), shape)
             for key, shape in files.shapes(UNET).items()

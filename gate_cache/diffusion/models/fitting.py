@@ -34,13 +34,7 @@ _BLOCKS = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
 
 
 def check_parts(files: ModelFiles) -> None:
-    """Check a model's configurations, tokenizers and headers against each other.
-
-    Raises
-    ------
-    ModelError
-        With a line for everything that does not fit.
-    """
+    """Raise `ModelError` with a line for everything that does not fit in a model's parts."""
     if files.kind.backbone:
         return  # another package's kind, which knows what it reads
     problems = list(_fields(files)) or list(_text(files))

@@ -106,13 +106,7 @@ def _refuse_strange_ddpm(source: str, unet: Mapping[str, Any]) -> None:
 
 
 def schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a scheduler's configuration decides the noise levels.
-
-    Raises
-    ------
-    ModelError
-        It is not that of a diffusion model in discrete steps.
-    """
+    """What of a scheduler's configuration decides ᾱ; `ModelError` unless it has discrete steps."""
     schedule = {key: scheduler[key] for key in _SCHEDULE_KEYS if scheduler.get(key) is not None}
     if not {"beta_schedule", "trained_betas"} & schedule.keys():
         raise ModelError(f"{source}: its scheduler ({scheduler.get('_class_name')}) has no betas:"

@@ -32,7 +32,9 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     ModelError
         Weights missing or not fitting the configuration.
     """
-    _hush()
+    for logging in (diffusers_logging, transformers_logging):  # their advice and progress bars
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     check_parts(files)
     kind = files.kind
     family = kind.backbone() if kind.backbone else FAMILIES[kind]
@@ -54,10 +56,3 @@ def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
                          f" ({' '.join(str(error).split())[:200]})") from None
     return {"alphas_cumprod": scheduler.alphas_cumprod.to(device),
             "prediction_type": str(scheduler.config.prediction_type)}
-
-
-def _hush() -> None:
-    """Keep the libraries' advice and their own progress bars off the screen."""
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()

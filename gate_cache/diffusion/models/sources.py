@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
-from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots, escapes
 from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
@@ -153,8 +152,8 @@ class ModelFiles:
     def weights(self) -> dict[str, str]:
         """Digests of what decides a combo's values."""
         modules = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
-        named = zip(self.kind.tokenizers, self.tokenizers, strict=True)
-        return modules | {name: _tokenizer_digest(tokens) for name, tokens in named}
+        return modules | {name: tokens.digest for name, tokens in
+                          zip(self.kind.tokenizers, self.tokenizers, strict=True)}
 
     def latents_dtype(self, dtype: str) -> str:
         """What latents are computed in: the VAE of Stable Diffusion XL overflows in float16."""
@@ -162,13 +161,6 @@ class ModelFiles:
             return "float32"
         upcast = self.kind is SDXL and self.config(VAE).get("force_upcast", True)
         return "float32" if upcast and dtype == "float16" else dtype
-
-
-def _tokenizer_digest(tokens: ClipTokens) -> str:
-    """sha256 over vocabulary, merges and padding, and what else decides ids where there is any."""
-    more = {"added": [asdict(a) for a in tokens.added], "rules": tokens.rules}
-    return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad,
-                        **{k: v for k, v in more.items() if v}})
 
 
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:

@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.features import TOKENS_PER_PIECE
+from gate_cache.core.fingerprint import fingerprint
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -132,6 +133,13 @@ class ClipTokens:
     def splits(self) -> tuple[Any, ...]:
         """What decides where a text is split."""
         return self.vocab, self.merges, self.added, self.rules
+
+    @property
+    def digest(self) -> str:
+        """sha256 over vocabulary, merges, padding, and what else decides ids where there is any."""
+        more = {"added": [asdict(a) for a in self.added], "rules": self.rules}
+        return fingerprint({"vocab": self.vocab, "merges": self.merges, "pad": self.pad,
+                            **{k: v for k, v in more.items() if v}})
 
     def _add(self, tokens: Sequence[Added]) -> None:
         for token in tokens:
