@@ -201,7 +201,7 @@ def test_match_means_the_same_by_a_combo(toy: tuple[Loaded, Roots, Path]) -> Non
         seen = [explorer.matcher.match(matched.feature, explorer.row(a), (x, y), explorer.row(b))
                 for x, y in shares]
         places = np.array([[m.x, m.y] for m in seen]) * explorer.image(b).size[::-1]
-        np.testing.assert_allclose(places, matched.matched, atol=0.1, err_msg=name)
+        np.testing.assert_allclose(places, matched.found, atol=0.1, err_msg=name)
         np.testing.assert_allclose([m.similarity for m in seen], matched.similarity, atol=1e-3)
 
 

@@ -60,7 +60,7 @@ def test_right_is_what_the_radius_says(root: Path, tmp_path: Path) -> None:  # n
     world = ToyWorld(COUNTS)
     x0, y0, x1, y1 = world.keypoints(PAIR[1]).box
     assert found.judged.radius == pytest.approx(0.1 * max(x1 - x0, y1 - y0))
-    apart = np.hypot(*(found.matched - found.judged.true).T)
+    apart = np.hypot(*(found.found - found.judged.true).T)
     assert np.array_equal(found.judged.right, apart <= found.judged.radius)
     both = world.keypoints(PAIR[0]).visible & world.keypoints(PAIR[1]).visible
     assert np.array_equal(found.points, world.keypoints(PAIR[0]).xy[both])
@@ -76,7 +76,7 @@ def test_a_runs_matches_are_those_it_is_judged_by(root: Path, tmp_path: Path,  #
     pair = next(p for p in study.pairs["test"] if (p.pair.source, p.pair.target) == PAIR)
     assert isinstance(study.task, CorrespondenceTask)
     (judged,) = study.task.match([describer.feature.model], [pair])
-    assert np.allclose(judged.predictions[0].predicted, found.matched, atol=1e-4)
+    assert np.allclose(judged.predictions[0].predicted, found.found, atol=1e-4)
 
 
 def test_without_key_points_there_is_a_grid(root: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -90,7 +90,7 @@ def test_without_key_points_there_is_a_grid(root: Path, tmp_path: Path) -> None:
 def test_an_image_is_found_in_itself(root: Path, tmp_path: Path) -> None:  # noqa: F811
     found = matched(root, tmp_path, "noise-0", (PAIR[0], PAIR[0]), 16)
     assert found.back.all()
-    assert np.abs(found.matched - found.points).max() <= 2  # half a cell
+    assert np.abs(found.found - found.points).max() <= 2  # half a cell
 
 
 def test_points_of_padded_images_are_shares_of_the_image() -> None:
@@ -248,5 +248,5 @@ def test_your_own_images_are_matched(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert command(monkeypatch, tmp_path / "own.yaml", "a", "b", "--stores", roots.stores,
                    "--grid", 5) == 0  # the data set is where extract found it
     said, path = capsys.readouterr().out.strip().splitlines()
-    assert said.endswith("of 25 grid points come back")
+    assert said.endswith("of 25 points come back")
     assert Path(path).parent == roots.stores / "own-pictures"

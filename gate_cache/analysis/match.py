@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.errors import StoreError
+from gate_cache.core.errors import StoreError, UserError
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Pair
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.features.similarity import comes_back, match
@@ -52,7 +52,7 @@ class Matches:
     ----------
     feature : what described them
     source, target : ids, with their pictures
-    points, matched : (K, 2) x and y in pixels of the source and of the target
+    points, found : (K, 2) x and y in pixels of the source and of the target
     similarity : (K,) cosine of each match
     back : (K,) whether a match comes back
     judged : for key points; None for a grid of points
@@ -64,7 +64,7 @@ class Matches:
     target: str
     pictures: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
     points: Points
-    matched: Points
+    found: Points
     similarity: npt.NDArray[np.float32]
     back: Flags
     judged: Judged | None = None
@@ -76,25 +76,26 @@ class Matches:
                   "true": self.judged.true.tolist(), "right": self.judged.right.tolist()} \
             if self.judged else {}
         return {"feature": self.feature, "source": self.source, "target": self.target,
-                "points": self.points.tolist(), "found": self.matched.tolist(),
+                "points": self.points.tolist(), "found": self.found.tolist(),
                 "similarity": self.similarity.tolist(), "comes_back": self.back.tolist(), **judged}
 
 
 def match_images(work: Workspace, describer: Describer, images: tuple[str, str],
-                 grid: int | None = None) -> Matches:
+                 grid: int | None = None, at: npt.ArrayLike | None = None) -> Matches:
     """Match two images of a manifest's data set.
 
     Parameters
     ----------
-    work : the manifest and its store
+    work : the manifest on this machine
     describer : gives each image's descriptors
     images : ids of source and target, or parts of them
     grid : match so many points along each side, not key points
+    at : (2,) or (K, 2), match these x and y in the source's pixels
 
     Raises
     ------
     UserError
-        No such image, or it is not in the store as it is now.
+        No such image, it is not in the store as it is now, or a point lies outside the source.
     """
     dataset = work.dataset()
     ids = [s.id for s in dataset.samples()]
@@ -104,8 +105,9 @@ def match_images(work: Workspace, describer: Describer, images: tuple[str, str],
         if store.samples.find(sample_id, dataset.sha256(sample_id)) is None:
             raise StoreError(f"{store.path}: '{sample_id}' is not in it, or was changed since; run"
                              " 'gate-cache extract'")
-    pair, note = (None, "") if grid else _key_points(dataset, a, b)
-    shares = pair.source_shares if pair else _grid(grid or GRID)
+    pair, note = (None, "") if grid or at is not None else _key_points(dataset, a, b)
+    shares = pair.source_shares if pair else _grid(grid or GRID) if at is None else \
+        _inside(np.atleast_2d(np.asarray(at, np.float64)), dataset.size(a), a)
     here, there = describer(a), describer(b)
     matched = match(here, there, shares)
     return Matches(
@@ -141,6 +143,16 @@ def _judge(pair: PairPoints, shares: Points) -> Judged:
 def _grid(count: int) -> Points:
     along = (np.arange(count) + 0.5) / count
     return np.stack(np.meshgrid(along, along), -1).reshape(-1, 2)
+
+
+def _inside(points: Points, size: tuple[int, int], image: str) -> Points:
+    """Points in pixels as shares of the image's sides."""
+    height, width = size
+    for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise UserError(f"{image}: x = {x:g}, y = {y:g} is outside; it has {width} x {height}"
+                            " pixels")
+    return points / [width, height]
 
 
 def _pixels(shares: Points, size: tuple[int, int]) -> Points:

@@ -40,7 +40,7 @@ def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDa
         own = getattr(dataset, "root", None)
         if isinstance(own, Path) and own.exists():
             raise  # its folder is there: something else is wrong with it
-        remembered = _recall(store)
+        remembered = recall(store)
         if remembered is None:
             raise
         with suppress(DataError):
@@ -51,7 +51,8 @@ def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDa
         raise
 
 
-def _recall(store: Place) -> Path | None:
+def recall(store: Place) -> Path | None:
+    """The data root that `remember` noted beside a store, if any."""
     if not isinstance(store, Path):
         return None
     from gate_cache.store.format.schema import parse  # with numpy, which a plan starts without
