@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.single_file_utils import (
-    SD_2_TEXT_ENCODER_KEYS_TO_IGNORE,
-    convert_controlnet_checkpoint,
-    convert_ldm_clip_checkpoint,
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    convert_open_clip_checkpoint,
-)
+from diffusers.loaders import single_file_utils as tables
 
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.files.control_file import BESIDE, CONTROL
@@ -85,10 +78,10 @@ def _converted(file: Path, component: str, module: Any,
     """A component's tensors as in the file, and by the names of diffusers or transformers."""
     if component == "unet":
         source = read_safetensors(file, "model.diffusion_model.", "model_ema.")
-        return source, convert_ldm_unet_checkpoint(source, config, extract_ema=True)
+        return source, tables.convert_ldm_unet_checkpoint(source, config, extract_ema=True)
     if component == "vae":
         source = read_safetensors(file, "first_stage_model.")
-        return source, convert_ldm_vae_checkpoint(source, config)
+        return source, tables.convert_ldm_vae_checkpoint(source, config)
     if component == "controlnet":
         return _converted_controlnet(file, config)
     return _converted_text(file, module)
@@ -99,7 +92,7 @@ def _converted_controlnet(file: Path, config: dict[str, Any]) -> tuple[State, St
     source = read_safetensors(file)
     if any(k.startswith(CONTROL) for k in source):  # the model it was trained beside may be there
         source = {k: v for k, v in source.items() if not k.startswith(BESIDE)}
-    state = convert_controlnet_checkpoint(source, {"layers_per_block": 2, **config})
+    state = tables.convert_controlnet_checkpoint(source, {"layers_per_block": 2, **config})
     plain = {k.removeprefix(CONTROL): v for k, v in source.items()}
     return source, state | {ours: plain[theirs] for ours, theirs in _OF_XL.items()
                             if theirs in plain}  # which diffusers' table lacks
@@ -110,13 +103,13 @@ def _converted_text(file: Path, module: Any) -> tuple[State, State]:
     projected = hasattr(module, "text_projection")
     source = {} if projected else read_safetensors(file, *_CLIP)
     if source:
-        state = convert_ldm_clip_checkpoint(source)
+        state = tables.convert_ldm_clip_checkpoint(source)
     else:
         prefix = _OPEN_CLIP[projected]
         source = read_safetensors(file, prefix)
-        state = convert_open_clip_checkpoint(module, source, prefix=prefix)
+        state = tables.convert_open_clip_checkpoint(module, source, prefix=prefix)
         source = {k: v for k, v in source.items()
-                  if not k.endswith(_COPIED) and k not in SD_2_TEXT_ENCODER_KEYS_TO_IGNORE}
+                  if not k.endswith(_COPIED) and k not in tables.SD_2_TEXT_ENCODER_KEYS_TO_IGNORE}
     if hasattr(module, "text_model"):
         return source, dict(state)
     return source, {k.removeprefix("text_model."): v for k, v in state.items()}

@@ -36,7 +36,7 @@ def identified(path: Path) -> str:
                      " (UNet, autoencoder and text encoders in one file)")
 
 
-def check_single_file(file: Path, config: Path, model: str) -> None:
+def check(file: Path, config: Path, model: str) -> None:
     """Raise `ModelError` unless what a single file lacks is in the folder beside it."""
     for name in (SDXL if model == SDXL_BASE else SD).tokenizers:
         if not (config / name).is_dir():

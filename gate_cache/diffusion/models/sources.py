@@ -10,29 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
 from gate_cache.core.roots import Roots, escapes
+from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
-from gate_cache.diffusion.files.single_file import (
-    PICKLED,
-    SUFFIX,
-    check_single_file,
-    identified,
-    marked_schedule,
-)
 from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
+from gate_cache.diffusion.models import layouts
 from gate_cache.diffusion.models.embedded import HOME, TINY
-from gate_cache.diffusion.models.layouts import (
-    SCHEDULER,
-    SDXL,
-    UNET,
-    VAE,
-    Kind,
-    checked_schedule,
-    guessed_kind,
-    is_bare,
-    kind_of,
-    schedule_of,
-)
+from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published, published_name
 from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
@@ -69,7 +53,7 @@ class ModelFiles:
 
     def folder(self, component: str) -> Path:
         """Where a component is."""
-        bare = self.file is None and is_bare(self.path)
+        bare = self.file is None and layouts.is_bare(self.path)
         return self.path if bare else self.path / component
 
     def config(self, component: str) -> dict[str, Any]:
@@ -78,7 +62,7 @@ class ModelFiles:
         if self.published and not folder.is_dir():
             return dict(published(self.published)[component])
         name = "scheduler_config.json" if component == SCHEDULER else "config.json"
-        return read_config(folder / name, guessed_kind(self.path).expected)
+        return read_config(folder / name, layouts.guessed_kind(self.path).expected)
 
     @property
     def title(self) -> str:
@@ -93,7 +77,7 @@ class ModelFiles:
     @cached_property
     def kind(self) -> Kind:
         """Which kind of model this is."""
-        return kind_of(self.source, self.config(UNET))
+        return layouts.kind_of(self.source, self.config(UNET))
 
     @cached_property
     def family(self) -> Family:
@@ -130,11 +114,12 @@ class ModelFiles:
         ModelError
             They disagree, or it is not a diffusion model in discrete steps.
         """
-        schedule = schedule_of(self.source, self.config(SCHEDULER))
+        schedule = layouts.schedule_of(self.source, self.config(SCHEDULER))
         if not self.file:
             return schedule
         own = (self.folder(SCHEDULER) / "scheduler_config.json").is_file()
-        return checked_schedule(self.source, marked_schedule(self.file, schedule, own))
+        marked = single_file.marked_schedule(self.file, schedule, own)
+        return layouts.checked_schedule(self.source, marked)
 
     def weight_files(self, component: str) -> list[Path]:
         """The files with a component's weights; or the single file, which holds all."""
@@ -217,22 +202,22 @@ def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
 def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> ModelFiles | None:
     if source == TINY:
         return ModelFiles(TINY, HOME)
-    if Path(source).suffix.lower() in (SUFFIX, *PICKLED):
+    if Path(source).suffix.lower() in (single_file.SUFFIX, *single_file.PICKLED):
         return _single_file(source, spec, roots)
     folder = find_folder(source, roots, "model.source") or model_from_hub(
         source, spec.revision, spec.variant, download)
     if folder is None:
         return None
-    kind = guessed_kind(folder)
+    kind = layouts.guessed_kind(folder)
     for component in kind.components:
-        if not is_bare(folder) and not (folder / component).is_dir():
+        if not layouts.is_bare(folder) and not (folder / component).is_dir():
             raise ModelError(f"{folder}: no '{component}' in it; {kind.expected}")
     return ModelFiles(source, folder, spec.variant)
 
 
 def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
     file = roots.below("models", source, "model.source")
-    if file.suffix.lower() != SUFFIX:
+    if file.suffix.lower() != single_file.SUFFIX:
         raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
                          " .safetensors, or to diffusers layout")
     if not file.is_file():
@@ -241,8 +226,8 @@ def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
     if spec.config is None:
         raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
                          " folder below the models root, and name this folder as model.config")
-    config, model = roots.below("models", spec.config, "model.config"), identified(file)
-    check_single_file(file, config, model)
+    config, model = roots.below("models", spec.config, "model.config"), single_file.identified(file)
+    single_file.check(file, config, model)
     return ModelFiles(source, config, None, model, file)
 
 

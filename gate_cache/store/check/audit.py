@@ -11,7 +11,7 @@ from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import BlockCheck
 from gate_cache.store.check.findings import Finding, Mend, note
-from gate_cache.store.format import done, sums
+from gate_cache.store.format import done, samples, sums
 from gate_cache.store.format.attrs import (
     ATTRS,
     CHECKSUM,
@@ -26,14 +26,7 @@ from gate_cache.store.format.attrs import (
 from gate_cache.store.format.documents import Document, dumped, map_document, write_array
 from gate_cache.store.format.encodings import encoding_of
 from gate_cache.store.format.layout import DONE, SAMPLES, SUMS, blocks_of
-from gate_cache.store.format.samples import (
-    COLUMNS,
-    COUNT,
-    Samples,
-    column_chunks,
-    column_document,
-    read_samples,
-)
+from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
 from gate_cache.store.places.folders import PARTIAL, Folder, is_number
 
 COPY = "restore the store from a copy"
@@ -71,7 +64,7 @@ class Audit:
 
     def _table(self) -> Iterator[Finding]:
         try:
-            self.samples = read_samples(self.folder, checked=self.attrs["format"] > 1)
+            self.samples = samples.read_samples(self.folder, checked=self.attrs["format"] > 1)
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
                           then=f"{COPY}: what is in the rows cannot be told without it")
@@ -89,7 +82,7 @@ class Audit:
         yield from self._strays(SAMPLES, {META, *COLUMNS})
 
     def _column(self, table: Samples, name: str) -> Iterator[Finding]:
-        key, document = f"{SAMPLES}/{name}", column_document(name, len(table))
+        key, document = f"{SAMPLES}/{name}", samples.column_document(name, len(table))
         meta = read_array(self.folder, key)
         rows = meta.shape[0] if meta else 0
         longer = rows > len(table)
@@ -98,7 +91,7 @@ class Audit:
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
             return
-        expected = dict(column_chunks(table, name))
+        expected = dict(samples.column_chunks(table, name))
         for chunk, data in expected.items():
             if self.folder.read(chunk) != data:
                 yield Finding(chunk, "is damaged where no row is", Mend(

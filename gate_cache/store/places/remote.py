@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    NotModifiedError,
-    NotSupportedError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore import exceptions
 
 from gate_cache.core.errors import RemoteError
 from gate_cache.store.format.shards import Damaged
@@ -129,7 +121,7 @@ class RemoteFolder(Folder):
             try:
                 answer = obstore.get(self._store, key, options={"range": {"suffix": tail}})
                 return RemoteFile(self, key, answer.meta, bytes(answer.bytes()))
-            except BaseError as error:
+            except exceptions.BaseError as error:
                 if not _no_range(error):
                     raise
         meta = obstore.head(self._store, key)
@@ -147,7 +139,7 @@ class RemoteFolder(Folder):
                 if etag:
                     options["if_match"] = etag
                 return obstore.get(self._store, key, options=options).bytes()
-            except (PreconditionError, FileNotFoundError):
+            except (exceptions.PreconditionError, FileNotFoundError):
                 raise Damaged(f"{key} has changed") from None
 
     def fetch(self, key: str, kept: str, draft: Path) -> str | None:
@@ -172,7 +164,7 @@ class RemoteFolder(Folder):
                 answer: Any = obstore.get(self._store, key, options=options)
             except FileNotFoundError:
                 return None
-            except NotModifiedError:
+            except exceptions.NotModifiedError:
                 return kept
             with draft.open("wb") as file:
                 for part in answer.stream(min_chunk_size=PART):
@@ -187,11 +179,11 @@ class RemoteFolder(Folder):
                 try:
                     obstore.put(self._store, key, data, mode="create", use_multipart=False)
                     return True
-                except AlreadyExistsError:
+                except exceptions.AlreadyExistsError:
                     return self.read(key) == data  # ours, where the answer to it was lost
-                except (PermissionDeniedError, UnauthenticatedError):
+                except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
                     raise
-                except BaseError:
+                except exceptions.BaseError:
                     if not left:
                         raise
         raise AssertionError
@@ -252,7 +244,7 @@ def _strong(meta: Any) -> str | None:
     return etag if etag and not etag.startswith("W/") else None
 
 
-def _no_range(error: BaseError) -> bool:
+def _no_range(error: exceptions.BaseError) -> bool:
     """Whether the server cannot give the end alone: Azure, and any for an empty object."""
-    return isinstance(error, NotSupportedError) or \
+    return isinstance(error, exceptions.NotSupportedError) or \
         re.search("non-partial|status code: 416", str(error)) is not None
