@@ -10,7 +10,7 @@ from typing import Any
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import BlockCheck
-from gate_cache.store.check.findings import Finding, Mend, note
+from gate_cache.store.check.findings import Finding, note
 from gate_cache.store.format import done, samples, sums
 from gate_cache.store.format.attrs import (
     ATTRS,
@@ -67,7 +67,7 @@ class Audit:
             self.samples = samples.read_samples(self.folder, checked=self.attrs["format"] > 1)
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
-                          then=f"{COPY}: what is in the rows cannot be told without it")
+                          f"{COPY}: what is in the rows cannot be told without it")
             return
         table = self.samples
         attributes: Document = {COUNT: len(table)}
@@ -94,8 +94,8 @@ class Audit:
         expected = dict(samples.column_chunks(table, name))
         for chunk, data in expected.items():
             if self.folder.read(chunk) != data:
-                yield Finding(chunk, "is damaged where no row is", Mend(
-                    f"{chunk} is written anew", partial(self.folder.write, chunk, [data])))
+                yield Finding(chunk, "is damaged where no row is", f"{chunk} is written anew",
+                              partial(self.folder.write, chunk, [data]))
         names = {chunk.split("/")[3] for chunk in expected}
         yield from self._strays(key, {META, "c"})
         yield from self._strays(f"{key}/c", names)
@@ -113,9 +113,9 @@ class Audit:
             return
         attrs = own_attrs(document)
         if not is_whole(attrs, self.attrs["format"]) or not _sensible(document, attrs):
-            yield Finding(place, "is damaged", Mend(
-                f"{place} is removed; extract makes it anew where its manifest names it, and"
-                " checks the rows", partial(self.folder.remove, place)))
+            yield Finding(place, "is damaged", f"{place} is removed; extract makes it anew where"
+                          " its manifest names it, and checks the rows",
+                          partial(self.folder.remove, place))
             return
         yield from self._form(name)
         if not name.endswith(f"-{attrs['fingerprint'][:SHORT]}"):
@@ -192,9 +192,9 @@ class Audit:
                           then="'gate-cache extract' makes it anew, and checks the rows")
         elif document is None or meta is None or not self._sound(document, meta) \
                 or meta.packing == "other" or meta.block != self.attrs["block"]:
-            yield Finding(f"{key}/{META}", "is damaged", Mend(
-                f"{key}/{META} is removed; extract makes it anew, and checks the rows",
-                partial(self.folder.remove, f"{key}/{META}")))
+            yield Finding(f"{key}/{META}", "is damaged",
+                          f"{key}/{META} is removed; extract makes it anew, and checks the rows",
+                          partial(self.folder.remove, f"{key}/{META}"))
             return None
         else:
             yield from self._form(key)
@@ -230,9 +230,9 @@ class Audit:
             raw = marks.get(i, bytes(done.BYTES))
             have = int.from_bytes(raw[: done.BYTES], "little") >> 32
             if (any(raw) and not self._is_mark(i, raw)) or len(raw) != done.BYTES:
-                undo = partial(done.write_mark, self.folder, group, i, 0)
                 yield Finding(f"{key}/c/{i}", "the mark of a finished block is damaged",
-                              Mend(f"block {i} of {group} is marked undone", undo))
+                              f"block {i} of {group} is marked undone",
+                              partial(done.write_mark, self.folder, group, i, 0))
             missing += len(rows) - min(have, len(rows))
         if missing:
             yield note(group, f"{missing} of {len(self.samples)} rows are not extracted")
@@ -253,8 +253,9 @@ class Audit:
         if document is None or (sealed and not is_sound_array(document)) \
                 or {**document, "attributes": None} != {**expected, "attributes": None}:
             there = self.folder.read(f"{key}/{META}") is not None
-            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing", Mend(
-                f"{key}/{META} is written anew", partial(write_array, self.folder, key, new)))
+            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing",
+                          f"{key}/{META} is written anew",
+                          partial(write_array, self.folder, key, new))
         else:
             yield from self._form(key)
 

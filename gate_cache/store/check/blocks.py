@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gate_cache.store.check.findings import Finding, Mend, note
+from gate_cache.store.check.findings import Finding, note
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.openshard import OpenShard, open_shard, row_sum, shard_file, wrong
 from gate_cache.store.format.shards import CRC, Damaged, index_bytes, matches
@@ -55,8 +55,8 @@ class BlockCheck:
                 break
         first = self.index * self.slots
         rows = f"rows {first}–{first + (mark >> 32) - 1}"
-        mend = Mend(f"{rows} of {self.group} are marked undone", self.undo)
-        return [Finding(f"{self.group}: {rows}", what, mend) for what in wrong] + \
+        undone = f"{rows} of {self.group} are marked undone"
+        return [Finding(f"{self.group}: {rows}", what, undone, self.undo) for what in wrong] + \
             [note(self.place, what) for what in self._strays()]
 
     def undo(self) -> None:

@@ -7,36 +7,22 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Mend:
-    """How a problem is repaired.
-
-    Attributes
-    ----------
-    says : what is done, for the report
-    do : does it
-    """
-
-    says: str
-    do: Callable[[], None]
-
-
-@dataclass(frozen=True)
 class Finding:
     """One thing that is not as it was written, or is worth a line.
 
     Attributes
     ----------
     place : below the store
-    mend : for a problem that ``--repair`` can repair
-    then : what to do about it, or what was done
+    then : what `mend` does, or what to do without one; once repaired, what was done
+    mend : repairs it, for ``--repair``
     note : whether it is no problem: no data that are marked done are wrong
-    mended : whether ``--repair`` has repaired it
+    mended : whether it is repaired
     """
 
     place: str
     what: str
-    mend: Mend | None = None
     then: str = ""
+    mend: Callable[[], None] | None = None
     note: bool = False
     mended: bool = False
 
@@ -46,8 +32,8 @@ class Finding:
             return self
         if not repair:
             return replace(self, then="--repair can mend it")
-        self.mend.do()
-        return replace(self, then=f"mended: {self.mend.says}", mended=True)
+        self.mend()
+        return replace(self, then=f"mended: {self.then}", mended=True)
 
 
 def note(place: str, what: str) -> Finding:
