@@ -125,6 +125,7 @@ class Claim:
         while not self._ended.wait(BEAT):
             beats += 1
             with contextlib.suppress(*_TRANSIENT):
+                # looked at first: a claim that was overtaken must not come to life again
                 if _newest(self._folder, self._store) > self._number:
                     self._lost = True
                     return

@@ -130,7 +130,7 @@ def from_hub(repo: str, revision: str | None, patterns: list[str],
 
     try:
         snapshot = fetch(local=True)
-        if whole(snapshot):
+        if whole(snapshot):  # another tool may have fetched only some of its files
             return snapshot
     except HFValidationError:
         raise ModelError(f"'{repo}' is neither a folder below the models root nor a hub id"

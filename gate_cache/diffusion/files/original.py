@@ -59,6 +59,7 @@ def read_original(cls: Any, file: Path, component: str, config: dict[str, Any]) 
 
 def _unused(source: State, state: State) -> list[str]:
     """Tensors that diffusers' tables have passed over: no weight lies in their memory."""
+    # the tables rename, cut and reshape tensors, so names cannot be compared; memory is shared
     used = {v.untyped_storage().data_ptr() for v in state.values()}
     averaged = {k for k in source if k.startswith("model_ema.")}
     return [k for k, v in source.items()

@@ -21,7 +21,7 @@ WRITERS = 4
 
 _IOV_MAX = 512
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-_NOTHING = (errno.ENOENT, errno.ENOTDIR)
+_NOTHING = (FileNotFoundError, NotADirectoryError)
 
 
 class NoFile(OSError):
@@ -90,10 +90,8 @@ class LocalFolder(Folder):
     def identity(self) -> object:
         try:
             return _Directory(self.path)
-        except OSError as error:
-            if error.errno in _NOTHING:
-                return None
-            raise
+        except _NOTHING:
+            return None
 
     def read(self, key: str) -> bytes | None:
         try:
@@ -109,10 +107,8 @@ class LocalFolder(Folder):
         """As of `Folder`; `NoFile` where something else is in the file's place."""
         try:
             return LocalFile(self.path / plain_key(key))
-        except OSError as error:
-            if error.errno in _NOTHING:
-                return None
-            raise
+        except _NOTHING:
+            return None
 
     def _own(self, key: str) -> Path:
         """Where to write or remove; `StoreError` where a link leads out of the folder."""
@@ -163,10 +159,12 @@ class LocalFolder(Folder):
     def names(self, key: str = "") -> list[str]:
         try:
             return sorted(filter(str.isprintable, os.listdir(self.path / plain_key(key))))
+        except _NOTHING:
+            return []
         except OSError as error:
-            if error.errno in (*_NOTHING, errno.ELOOP):
-                return []
-            raise
+            if error.errno != errno.ELOOP:
+                raise
+            return []
 
     def remove(self, key: str) -> None:
         path = self._own(key)

@@ -169,7 +169,7 @@ class RemoteFolder(Folder):
             with draft.open("wb") as file:
                 for part in answer.stream(min_chunk_size=PART):
                     file.write(part)
-        if draft.stat().st_size != answer.meta["size"]:
+        if draft.stat().st_size != answer.meta["size"]:  # a stream may end early without an error
             raise RemoteError(unreachable(self.place, "an answer was cut off"))
         return version_of(answer.meta)
 
