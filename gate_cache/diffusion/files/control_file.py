@@ -34,13 +34,7 @@ def plain_names(shapes: Shapes) -> Shapes:
 
 
 def inferred_config(shapes: Shapes, unet: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a ControlNet that was made for a UNet.
-
-    Parameters
-    ----------
-    shapes : of its tensors by `plain_names`
-    unet : the UNet's configuration
-    """
+    """The configuration of a ControlNet that was made for a UNet; `shapes` by `plain_names`."""
     taken = fields.CONTROLNET.built | fields.CONTROLNET.only.keys()
     config = {k: v for k, v in unet.items() if k in taken and v is not None}
     hints = {int(m[2]): shapes[m[0]] for m in map(_HINTS.fullmatch, shapes) if m}
@@ -54,14 +48,7 @@ def inferred_config(shapes: Shapes, unet: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shape_problems(place: str, shapes: Shapes, unet: Mapping[str, Any]) -> Iterator[str]:
-    """One line for tensors of something else, or for a ControlNet of another UNet.
-
-    Parameters
-    ----------
-    place : the file, for messages
-    shapes : of its tensors by `plain_names`
-    unet : the UNet's configuration
-    """
+    """One line for tensors of something else, or for a ControlNet of another UNet."""
     strange = [k for k in shapes if (k.split(".")[0] not in _PARTS or ".lora" in k)
                and not SINGLE_FILE.fullmatch(k)]
     zeros = {int(m[2] or m[3]): shapes[m[0]][0] for m in map(_ZERO.fullmatch, shapes) if m}

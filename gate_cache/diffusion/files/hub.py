@@ -68,15 +68,8 @@ def lora_from_hub(repo: str, choose: Callable[[Iterable[str]], str],
                   download: bool) -> Path | None:
     """A LoRA's file in a repository, or None where it is not on this machine.
 
-    Parameters
-    ----------
-    choose : of a repository's file names, that of the LoRA
-    download : fetch it (no other file) where it is not here
-
-    Raises
-    ------
-    ModelError
-        It cannot be fetched.
+    `choose` picks it from the repository's file names. With `download`, it (and no other file) is
+    fetched where it is not here; `ModelError` where that fails.
     """
     from huggingface_hub import list_repo_files
 

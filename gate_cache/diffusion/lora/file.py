@@ -98,15 +98,8 @@ class LoraFile:
 def read_lora(source: str, path: Path) -> LoraFile:
     """Read what a LoRA file holds, but for the factors themselves.
 
-    Parameters
-    ----------
-    source : as the manifest names it, for messages
-
-    Raises
-    ------
-    ModelError
-        Not a safetensors file; another kind of adapter; half a pair; alphas of no layer; settings
-        that contradict the tensors.
+    `ModelError` where it is no safetensors file or another kind of adapter, lacks a half of a pair,
+    has alphas of no layer, or settings that contradict the tensors.
     """
     header, metadata = _header(path)
     places = {key: place for key in header if (place := place_of(key))}

@@ -48,13 +48,7 @@ _NOTHING: tuple[Any, ...] = (None, False, "", 0, [], {})
 
 
 def field_problems(place: str, config: Mapping[str, Any], table: Fields) -> Iterator[str]:
-    """One line for each field that cannot be honoured.
-
-    Parameters
-    ----------
-    place : the configuration's file, for messages
-    table : the fields of its class
-    """
+    """One line for each field that cannot be honoured; `place` is the configuration's file."""
     name = config.get("_class_name", table.name)
     if name != table.name:
         yield f"{place}: its class is {name}; only {table.name} is read here"

@@ -237,14 +237,7 @@ def cross_attentions(unet: Config) -> list[int]:
 
 
 def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[str]:
-    """One line for everything in which a ControlNet does not suit a model.
-
-    Parameters
-    ----------
-    place : the ControlNet's file, for messages
-    net : its configuration
-    files : of the model
-    """
+    """One line for the first thing in which a ControlNet does not suit a model, if any."""
     problems = list(fields.field_problems(place, net, fields.CONTROLNET))
     if problems:
         yield from problems

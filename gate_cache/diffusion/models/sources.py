@@ -241,17 +241,7 @@ def assumed(spec: ModelSpec) -> ModelFiles:
 
 
 def find_folder(source: str, roots: Roots, place: str) -> Path | None:
-    """The folder below the models root, or None where `source` can only be a hub id.
-
-    Parameters
-    ----------
-    place : the field, for messages
-
-    Raises
-    ------
-    ModelError
-        Neither a folder nor the form of a hub id.
-    """
+    """The folder below the models root; None where `source` can be a hub id, else `ModelError`."""
     if not escapes(source) or roots.outside:
         folder = roots.below("models", source, place)
         if folder.is_dir():

@@ -44,16 +44,9 @@ class Captioner:
 
     @torch.inference_mode()
     def captions(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
-        """One sentence an image, the likeliest token at each step.
+        """One sentence for each (h, w, 3) uint8 RGB image, the likeliest token at each step.
 
-        Parameters
-        ----------
-        images : (h, w, 3) uint8 RGB, of any sizes
-
-        Raises
-        ------
-        ModelError
-            The model is no captioner: it needs a prompt.
+        `ModelError` where the model is no captioner, such as one that needs a prompt.
         """
         try:
             prompts = {"text": [self._prompt] * len(images)} if self._prompt else {}
@@ -115,14 +108,7 @@ def _has_words(folder: Path) -> bool:
 def open_captioner(source: str, folder: Path, device: torch.device) -> Captioner:
     """Load a captioner from its folder, in float32.
 
-    Parameters
-    ----------
-    source : as the user names it, for messages
-
-    Raises
-    ------
-    ModelError
-        Files missing, weights that do not fill the model, or a model that would run own code.
+    `ModelError` where files are missing, weights do not fill the model, or it would run own code.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -54,12 +54,7 @@ class Folder(Protocol):
         return [self.read(key) for key in keys]
 
     def open(self, key: str, tail: int = 0) -> File | None:
-        """A file for reading ranges, or None where there is none.
-
-        Parameters
-        ----------
-        tail : bytes at its end that will be read first
-        """
+        """A file for reading ranges, or None; its last `tail` bytes will be read first."""
 
     def forget(self, key: str) -> None:
         """Drop what is remembered of a file: it was not what it should be."""
