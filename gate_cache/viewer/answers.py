@@ -94,7 +94,7 @@ def match(explorer: ViewerSession, feature: str, name: str, target: str,
     except RowNotDone:
         return {"missing": True}
     return {"x": found.x, "y": found.y, "similarity": found.similarity,
-            "ms": round(1000 * found.seconds, 1), "held": found.held,
+            "ms": round(1000 * found.seconds, 1), "held": found.cached,
             "square": _square(found.placement), "tile": _values(_inside(found.values,
                                                                         found.placement))}
 

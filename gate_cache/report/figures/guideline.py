@@ -110,7 +110,7 @@ def _row(canvas: Canvas, found: Guideline, name: str, number: int, y: int) -> No
     for i, row in enumerate(found.rows, 1):
         canvas.picture(_cell(row.pictures[name]), (_x(i), y))
         for j, measure in enumerate(SHOWN):
-            mean = row.each[measure][number].mean()
+            mean = row.values[measure][number].mean()
             canvas.text(f"{measure} {mean:.3f}", (_x(i), y + SIDE + 2 + j * LINE), 12)
 
 
