@@ -88,7 +88,7 @@ def match(explorer: ViewerSession, feature: str, name: str, target: str,
     row, other = explorer.row(name), explorer.row(target)
     best = explorer.matcher.match(feature, row, point, other)
     return {"x": best.x, "y": best.y, "similarity": best.similarity,
-            "ms": round(1000 * best.seconds, 1), "held": best.held,
+            "ms": round(1000 * best.seconds, 1), "held": best.cached,
             "square": _square(best.placement),
             "tile": _values(_inside(best.values, best.placement))}
 

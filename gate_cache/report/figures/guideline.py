@@ -99,7 +99,7 @@ def _two_lines(name: str) -> str:
 
 def _result(row: TriedTechnique, name: str, number: int) -> PictureCell:
     return _cell(row.pictures[name], "\n".join(
-        f"{measure} {row.each[measure][number].mean():.3f}" for measure in SHOWN))
+        f"{measure} {row.values[measure][number].mean():.3f}" for measure in SHOWN))
 
 
 def _cell(picture: Picture, caption: str) -> PictureCell:

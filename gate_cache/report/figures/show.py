@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.analysis.show import Shown, ShownImages, show
+from gate_cache.analysis.show import ImageMaps, ShownImages, show
 from gate_cache.core.errors import UserError
 from gate_cache.report.figures.pictures import (
     Picture,
@@ -84,7 +84,7 @@ def file_name(sample_id: str) -> str:
     return sample_id.replace("/", "_").rsplit(".", 1)[0]
 
 
-def page(maps_of: Shown) -> Picture:
+def page(maps_of: ImageMaps) -> Picture:
     """The image, then each combo's maps coarse to fine, then attention by word."""
     rows = []
     if maps_of.image is not None:
