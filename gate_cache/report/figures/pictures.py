@@ -14,12 +14,12 @@ from matplotlib import colormaps
 from PIL import Image
 
 from gate_cache.core.replacing import replacing
-from gate_cache.report.figures.marks import Canvas, cut, width_of, wrapped
+from gate_cache.report.figures.marks import LINE, Canvas, cut, width_of, wrapped
 
 Picture = npt.NDArray[np.uint8]
 
-CELL, GAP, EDGE, LINE = 176, 10, 12, 17
-"""Longer side of a picture, space between, a page's margin, height of a line; pixels."""
+CELL, GAP, EDGE = 176, 10, 12
+"""Longer side of a picture, space between, a page's margin; pixels."""
 
 
 @dataclass(frozen=True)

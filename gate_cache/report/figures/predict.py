@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gate_cache.report.figures.marks import Canvas, width_of
+from gate_cache.report.figures.marks import LINE, Canvas, width_of
 from gate_cache.report.figures.masks import Style, areas, legend, painted, scale, styles
 from gate_cache.report.figures.pictures import (
     EDGE,
     GAP,
-    LINE,
     Picture,
     PictureCell,
     PictureRow,

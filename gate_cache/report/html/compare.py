@@ -137,7 +137,9 @@ def verdict(record: Record) -> Verdict | None:
     roles: tuple[Role, ...] = ("baseline", "uniform")
     baselines = {role: of_role[-1] for role in roles
                  if (of_role := [g for g in others if g.first.role == role])}
-    gains = {role: _gain(best, base) for role, base in baselines.items()
+    metric = metric_of(record.select)
+    gains = {role: Gain(base, *gain(best.units, base.units, metric))
+             for role, base in baselines.items()
              if best.units and base.units and _same_items(best, base)}
     return Verdict(best, bool(judged) and len(trials) > 1, baselines, gains)
 
@@ -155,7 +157,3 @@ def _beside(base: Group, gate: Group) -> bool:
 def _same_items(a: Group, b: Group) -> bool:
     first, second = a.results[0].items, b.results[0].items
     return bool(first and second and np.array_equal(first.ids, second.ids))
-
-
-def _gain(gate: Group, base: Group) -> Gain:
-    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select)))
