@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from gate_cache.core.errors import Interrupted
+from gate_cache.core.errors import Interrupted, UserError
 from gate_cache.core.roots import Roots
 
 if TYPE_CHECKING:
@@ -92,6 +92,12 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
+
+
+def refuse(condition: object, message: str) -> None:
+    """Raise a `UserError` where options contradict each other."""
+    if condition:
+        raise UserError(message)
 
 
 @contextmanager

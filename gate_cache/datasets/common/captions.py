@@ -137,6 +137,7 @@ def append_captions(path: Path, captions: Iterable[Caption]) -> None:
 def write_captions(path: Path, captions: Iterable[Caption]) -> None:
     """Replace a captions file as a whole, so that no reader sees half of it."""
     captions = list(captions)
+    # Nothing is written where nothing changed: the data root may be read-only by now.
     if path.exists() and path.read_bytes() == _encoded(captions):
         return
     with replacing(path) as draft:
