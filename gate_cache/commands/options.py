@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
+RunPath = Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")]
 Data = Annotated[Path | None, typer.Option(
     help="Folder that holds the data sets [GATE_CACHE_DATA, else data/].")]
 Models = Annotated[Path | None, typer.Option(

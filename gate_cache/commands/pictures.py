@@ -13,6 +13,7 @@ from gate_cache.commands.options import (
     Json,
     Last,
     ManifestPath,
+    RunPath,
     Trial,
     interruptible,
     print_result,
@@ -89,7 +90,7 @@ def _point(text: str) -> tuple[float, float]:
     return x, y
 
 
-def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
+def predict(run: RunPath,
             manifest: Annotated[Path, typer.Option("--manifest", help="Whose images to show.")],
             image: Annotated[list[str] | None, typer.Option(
                 help="An image's id, or a part of it; may be repeated [a few of test].")] = None,

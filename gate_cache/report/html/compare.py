@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,9 @@ import numpy.typing as npt
 from gate_cache.learn.metrics.dense import accuracy, mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.pck import share
+from gate_cache.learn.metrics.roles import Role
 from gate_cache.manifest.first_release import COUNTS
-
-if TYPE_CHECKING:
-    from gate_cache.learn.metrics.roles import Role
-    from gate_cache.report.html.record import Record, Result
+from gate_cache.report.html.record import Record, Result
 
 Metric = Callable[[npt.NDArray[np.float64]], float]
 PLACES = ("steps", "batch", "validate_steps", *COUNTS)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.datasets.common.base import IGNORED, ClassifiedDataset, SegmentationDataset
+from gate_cache.learn.metrics.items import Items
+from gate_cache.report.figures.masks import areas
 from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.page import Column, PageCell, PageRow, paragraph, table
 from gate_cache.report.html.record import number
 from gate_cache.report.html.tags import Child, Html, join, tag
-
-if TYPE_CHECKING:
-    from gate_cache.learn.metrics.items import Items
 
 SHOWN, MANY = 12, 20
 """Images of wrong answers; classes that a table of confusions has at most."""
@@ -33,7 +31,8 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     order = sorted(items.masks, key=lambda i: scores[i])
     half = (len(order) + 1) // 2
     true = {i: data.mask(i) for i in order}
-    classes = _frequent([*true.values(), *items.masks.values()])
+    pixels = areas([*true.values(), *items.masks.values()])
+    classes = sorted(pixels.keys() - {IGNORED}, key=lambda k: (-pixels[k], k))
     parts: list[Child] = [_legend(classes, data.classes)]
     for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
         figures = []
@@ -70,13 +69,6 @@ def _coloured(mask: Mask, classes: Sequence[int]) -> Mask:
         table[value] = [*bytes.fromhex(colour[1:]), 255]
     table[IGNORED] = 0
     return np.asarray(table[mask])
-
-
-def _frequent(masks: Sequence[Mask]) -> list[int]:
-    """Classes of these masks, the most frequent first."""
-    counts = sum(np.bincount(m.ravel(), minlength=256) for m in masks)
-    order = np.argsort(-np.asarray(counts), kind="stable")
-    return [int(i) for i in order if np.asarray(counts)[i] and i != IGNORED]
 
 
 def _legend(frequent: Sequence[int], classes: Sequence[str]) -> Html:

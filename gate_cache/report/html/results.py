@@ -193,9 +193,9 @@ def categories(group: Group) -> dict[str, float | None]:
 
 def _categories(result: Result, select: str) -> dict[str, float | None]:
     key = {"mIoU": "IoU", "accuracy": "accuracy"}.get(select, "categories")
-    known = result.details.get(key)
-    if isinstance(known, dict):
-        return known
+    stored = result.details.get(key)
+    if isinstance(stored, dict):
+        return stored
     items = result.items
     if not items or "category" not in items.more:
         return {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gate_cache.report.html.charts import Curve, Labels, bars, curves, density
+from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Column,
     PageRow,
@@ -22,9 +23,6 @@ from gate_cache.report.html.results import COLOURS
 from gate_cache.report.html.svg import DASHES, SERIES, STROKES
 from gate_cache.report.html.tags import Html, tag
 from gate_cache.report.html.trials import broken
-
-if TYPE_CHECKING:
-    from gate_cache.report.html.compare import Verdict
 
 FEW = 4
 """Lines that get colours of their own."""
