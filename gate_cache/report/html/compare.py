@@ -70,8 +70,8 @@ class Group:
         """95 % over items of the metric that chooses, mean over seeds; NaN where not known."""
         if not self.units:
             stored = self.first.details.get("interval") or {}
-            ends = stored.get(self.select) if len(self.results) == 1 else None
-            return Interval(*ends) if ends else Interval(math.nan, math.nan)
+            bounds = stored.get(self.select) if len(self.results) == 1 else None
+            return Interval(*bounds) if bounds else Interval(math.nan, math.nan)
         metric = metric_of(self.select)
         return bootstrap(np.stack(self.units, 1),
                          lambda total: float(np.mean([metric(part) for part in total])))

@@ -37,22 +37,22 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
         figures = []
         for sample_id in ids:
-            kinds = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
-            scores_of = [f"GATE {number(scores[sample_id])}"]
+            by_method = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
+            lines = [f"GATE {number(scores[sample_id])}"]
             if other and sample_id in other.masks:
-                kinds["single feature"] = other.masks[sample_id]
-                scores_of.append(f"single feature {number(theirs[sample_id])}")
-            figures.append(_figure(data, sample_id, kinds, classes, scores_of))
+                by_method["single feature"] = other.masks[sample_id]
+                lines.append(f"single feature {number(theirs[sample_id])}")
+            figures.append(_figure(data, sample_id, by_method, classes, lines))
         if figures:
             parts += [tag("h3", title), tag("div", *figures, class_="examples two")]
     return parts
 
 
-def _figure(data: SegmentationDataset, sample_id: str, kinds: dict[str, Mask],
+def _figure(data: SegmentationDataset, sample_id: str, by_method: dict[str, Mask],
             classes: Sequence[int], words: Sequence[str]) -> Html:
     image = data_uri(data.image(sample_id), 256)
     panels = [tag("div", tag("b", "input"), tag("img", src=image, alt=f"Input {sample_id}"))]
-    for name, mask in kinds.items():
+    for name, mask in by_method.items():
         uri = data_uri(_coloured(mask, classes), 256, smooth=False)
         panels.append(tag("div", tag("b", name), tag("img", src=uri, alt=f"Classes: {name}",
                                                      class_="pixels")))
