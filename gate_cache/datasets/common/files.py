@@ -6,7 +6,8 @@ import codecs
 import io
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,8 @@ class ImageFiles:
         return self.root / sample_id
 
     def sha256(self, sample_id: str) -> str:
-        try:
+        with readable(self.path(sample_id)):
             return file_sha256(self.path(sample_id))
-        except OSError as error:
-            raise DataError(f"{self.path(sample_id)}: cannot be read: {error.strerror}") from None
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
         """Every file that decides a sample: the image, and what is known of it."""
@@ -74,6 +73,17 @@ def need_folder(root: Path, what: str, expected: str) -> None:
         raise DataError(f"{root}: {what} not found; {expected}")
 
 
+@contextmanager
+def readable(path: Path, missing: str = "") -> Iterator[None]:
+    """Turn what the system refuses into a `DataError`; `missing` says it where nothing is there."""
+    try:
+        yield
+    except OSError as error:
+        gone = missing and isinstance(error, FileNotFoundError)
+        raise DataError(f"{path}: {missing if gone else f'cannot be read: {error.strerror}'}"
+                        ) from None
+
+
 def read_text(path: Path, expected: str) -> str:
     """The text of a file in UTF-8, or in UTF-16 with its byte order mark; marks are dropped.
 
@@ -82,14 +92,11 @@ def read_text(path: Path, expected: str) -> str:
     DataError
         Missing or not UTF-8; `expected` is the way out.
     """
-    try:
+    with readable(path, f"not found; {expected}"):
         data = path.read_bytes()
-        wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
         return io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None).read()
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; {expected}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text; {expected}") from None
 
