@@ -124,7 +124,8 @@ class Pairs(ImageFiles):
     def pairs(self, split: Split | None) -> list[Pair]:
         """Pairs of which both images are in a split; for None all that the table lists."""
         if self.tables[1] is not None:
-            return [p for p in self._listed if split is None or self._both_in(p, split)]
+            return [p for p in self._listed if split is None
+                    or self.split_of(p.source) == self.split_of(p.target) == split]
         if split is None:
             return [p for s in SPLITS for p in self.pairs(s)]
         groups: dict[str, list[str]] = defaultdict(list)
@@ -132,9 +133,6 @@ class Pairs(ImageFiles):
             if self.split_of(i) == split:
                 groups[self.category(i)].append(i)
         return [Pair(a, b, name) for name, ids in groups.items() for a, b in permutations(ids, 2)]
-
-    def _both_in(self, pair: Pair, split: Split) -> bool:
-        return self.split_of(pair.source) == self.split_of(pair.target) == split
 
     @cached_property
     def _listed(self) -> list[Pair]:

@@ -100,11 +100,6 @@ def xy(x: float, y: float) -> Points:
     return np.array([x, y], dtype=np.float64)
 
 
-@cache
-def _steps(count: int) -> Points:
-    return np.linspace(0, 1, count)
-
-
 def spline(points: PointsLike, *, closed: bool = True, samples: int = 6) -> Points:
     """Catmull-Rom curve through points (N, 2), as a polyline."""
     p = np.asarray(points, dtype=np.float64)
@@ -191,7 +186,7 @@ class Layer:
         """Add a chain of round-ended, tapering segments with one radius per point."""
         p = np.asarray(points, dtype=np.float64)
         last = len(p) - 1
-        r = np.interp(np.arange(last + 1) / last, _steps(len(radii)), radii)
+        r = np.interp(np.arange(last + 1) / last, np.linspace(0, 1, len(radii)), radii)
         self.add([_capsule(p[i], p[i + 1], r[i], r[i + 1]) for i in range(last)], paint)
 
     def key(self, name: str, point: PointLike, *, seen: bool = True) -> None:

@@ -29,7 +29,8 @@ def store(explorer: ViewerSession) -> Data:
     return {
         "name": explorer.store.path.name, "dataset": explorer.store.attrs["dataset"],
         "images": len(explorer.ids), "originals": explorer.has_originals,
-        "combos": [asdict(replace(c, tokens=_words(c.tokens))) for c in explorer.combos()],
+        "combos": [asdict(replace(c, tokens=[t.removesuffix("</w>") for t in c.tokens]))
+                   for c in explorer.combos()],
         "features": [{"name": f.name, "about": f.about}
                      for f in explorer.matcher.features.values()],
         "palette": _packed(palette),
@@ -151,7 +152,3 @@ def _values(values: npt.NDArray[np.float32]) -> Data:
 
 def _packed(values: npt.NDArray[np.uint8]) -> str:
     return base64.b64encode(values.tobytes()).decode()
-
-
-def _words(tokens: list[str]) -> list[str]:
-    return [t.removesuffix("</w>") for t in tokens]
