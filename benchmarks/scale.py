@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +38,7 @@ from gate_cache.extraction.prune import prune
 from gate_cache.extraction.status import status
 from gate_cache.extraction.validate import validate
 from gate_cache.store.check.inspect import inspect
+from gate_cache.store.check.removal import remove_group
 from gate_cache.store.check.verify import verify
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
@@ -136,7 +136,7 @@ def half_gone(home: Path) -> Any:
             assert rows in todo
             group.write(rows, {"up0": np.zeros((len(rows), 8, 1, 1))},
                         [row for row in rows if row in gone])
-        shutil.rmtree(home / "stores" / "s.zarr" / group.name)
+    remove_group(store.folder, group.name)
 
 
 COMMANDS: dict[str, Callable[[Path], Any]] = {

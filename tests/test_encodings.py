@@ -220,7 +220,7 @@ def test_the_done_mark_is_of_what_is_stored(path: Path, encoding: Encoding) -> N
         kept = group.read_kept(rows)
         stored = [encode(encoding, m)[p.suffix] for n, m in maps(rows).items()
                   for p in encoding.parts(SHAPES[n])]
-        assert done.read_mark(group.folder, group.name, 1) == done.mark(kept) \
+        assert group.marks.read(1) == done.mark(kept) \
             == done.mark({str(i): a for i, a in enumerate(stored)})
 
 
@@ -249,16 +249,17 @@ def test_images_added_later_leave_the_rows_that_were_there(path: Path, encoding:
 def test_a_block_that_was_cut_off_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch,
                                             fails: str) -> None:
     """Values without their scales, or the other way round, are never handed out."""
-    real = LocalFolder.write
+    real = {1: LocalFolder.write, 3: LocalFolder.patch}
 
-    def refuse(self: LocalFolder, key: str, parts: Any) -> None:
+    def refuse(self: LocalFolder, key: str, *rest: Any) -> None:
         if f"/{fails}/" in key:
             raise KeyboardInterrupt
-        real(self, key, parts)
+        real[len(rest)](self, key, *rest)
 
     first, int8 = range(4), Encoding("int8")
     with writing(path, int8) as (_, group):
         monkeypatch.setattr(LocalFolder, "write", refuse)
+        monkeypatch.setattr(LocalFolder, "patch", refuse)
         with pytest.raises(KeyboardInterrupt):
             group.write(first, maps(first))
         monkeypatch.undo()
@@ -290,8 +291,7 @@ def test_rows_whose_image_was_gone_raise(path: Path, encoding: Encoding) -> None
 def test_a_flipped_byte_is_an_error(path: Path, encoding: Encoding) -> None:
     fill(path, encoding)
     for part in encoding.parts(SHAPES["up1"]):
-        shard = next(path.glob("plain-*")).joinpath(f"up1{part.suffix}", "c", "0",
-                                                    *"0" * len(part.shape))
+        shard = next(path.glob(f"plain-*/up1{part.suffix}/c.0{'.0' * len(part.shape)}"))
         whole = shard.read_bytes()
         shard.write_bytes(whole[:5] + bytes([whole[5] ^ 1]) + whole[6:])
         with pytest.raises(StoreError, match="missing or damaged"):

@@ -439,7 +439,7 @@ def test_a_server_that_fails_is_not_called_damage(path: Place, server: ObjectSer
 
 def test_a_lost_or_flipped_shard_is_named(path: Place) -> None:
     store = put(path)
-    key = f"{store['plain'].name}/up0/c/1/0/0/0"
+    key = f"{store['plain'].name}/up0/c.1.0.0.0"
     raw = bytearray(store.folder.read(key) or b"")
     raw[5] ^= 1
     store.folder.write(key, [raw])
@@ -502,10 +502,10 @@ def test_another_process_downloads_nothing_again(path: Place, cache: Path,
 def test_a_changed_object_is_fetched_again(path: Place, cache: Path) -> None:
     store = put(path)
     equal(store)
-    key = f"{store['plain'].name}/up0/c/0/0/0/0"
+    key = f"{store['plain'].name}/up0/c.0.0.0.0"
     changed = bytearray(store.folder.read(key) or b"")
     twice = open_folder(path)
-    other = store["plain"].name + "/up0/c/1/0/0/0"
+    other = store["plain"].name + "/up0/c.1.0.0.0"
     twice.write(key, [store.folder.read(other) or b""])
     assert bytes(changed) != store.folder.read(key)
     assert FeatureStore.open(path, "never")["plain"]["up0"][0].max() == 4.5

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, did_you_mean
+from gate_cache.core.features import Pool, Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
@@ -119,6 +120,21 @@ class DenoiseSpec(Spec):
     steps: int = Field(1, ge=1)
 
 
+class MapSize(Spec):
+    """A map made smaller as it is extracted: pooled over the cells of a grid."""
+
+    grid: int | None = Field(None, ge=1, le=512, description="cells a side [all of the map]")
+    pool: Pool = "mean"
+
+
+def _by_name(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        if len(set(value)) < len(value):
+            raise PydanticCustomError(TOLD, "a map is named twice")
+        return {name: {} for name in value}
+    return {n: v or {} for n, v in value.items()} if isinstance(value, dict) else value
+
+
 class Combo(Spec):
     """A technique combination: one set of feature maps per image."""
 
@@ -131,7 +147,20 @@ class Combo(Spec):
     denoise: DenoiseSpec | None = None
     guidance: GuidanceSpec | None = None
     extra: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    maps: list[str] | None = Field(None, min_length=1)
+    maps: Annotated[dict[str, MapSize] | None, BeforeValidator(_by_name)] = Field(
+        None, min_length=1, description="names, or by name how they are made smaller")
+
+    @field_serializer("maps")
+    def _names(self, maps: dict[str, MapSize] | None) -> Any:
+        """As it may be written in every release, where no map is made smaller."""
+        grids = {n: m.model_dump() for n, m in (maps or {}).items() if m.grid}
+        return {n: grids.get(n) for n in maps or ()} if grids else maps and list(maps)
+
+    @property
+    def pooling(self) -> Pooling:
+        """Of the maps that are made smaller: cells a side, and what is kept of each."""
+        return {n: {"grid": m.grid, "pool": m.pool} for n, m in (self.maps or {}).items()
+                if m.grid}
 
     @property
     def captioned(self) -> bool:
@@ -151,6 +180,7 @@ class StoreSpec(Spec):
     dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
     keep_bits: int | None = Field(None, ge=1, description="of the mantissa of a float")
     codec: Literal["zstd"] | None = None
+    latents: bool = Field(True, description="kept, so that later combos need not encode again")
     block: int | None = Field(None, ge=1, le=1024)
     batch: int = Field(8, ge=1)
 

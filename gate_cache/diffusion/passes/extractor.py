@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.conditioning import Extra, Text
@@ -22,6 +23,7 @@ from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 
 if TYPE_CHECKING:
+    from gate_cache.core.features import MapSpec
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -101,10 +103,13 @@ class Extractor:
     @torch.inference_mode()
     def run(self, lane: PassGroup, inputs: Inputs) -> Iterator[Piece]:
         """All that combos read from a lane's passes, as it comes."""
+        specs = {reader.combo.name: reader.combo.specs for readers in lane.readers.values()
+                 for reader in readers}
         for ready in self.ready(lane, inputs):
             with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
                 maps = taps.read(ready.run)
-            yield from _pieces(lane, ready, maps)
+            yield from (piece._replace(maps=pooled(piece.maps, specs[piece.combo]))
+                        for piece in _pieces(lane, ready, maps))
 
     @torch.inference_mode()
     def ready(self, lane: PassGroup, inputs: Inputs) -> Iterator[Ready]:
@@ -195,6 +200,17 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
             if use not in steering:
                 steering[use] = technique.open(model, roots)
     return Extractor(model, steering, batch)
+
+
+def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str, torch.Tensor]:
+    """Maps of one combo, those made smaller that it wants so, in float32.
+
+    Torch's adaptive pooling: cell (i, j) of a grid of g cells a side is of the values from
+    ⌊i·h/g⌋ to ⌈(i+1)·h/g⌉, and so in the other direction.
+    """
+    kinds = {"mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
+    return {s.name: kinds[s.pool](maps[s.name].float(), s.grid) if s.grid else maps[s.name]
+            for s in specs}
 
 
 def _pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor]) -> Iterator[Piece]:

@@ -58,20 +58,36 @@ def show_plan(plan: Plan) -> None:
     """Passes, bytes and files of an extraction."""
     out = console()
     say(out, f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
-    table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
+    table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", "folders",
+                 left=2)
     for line in plan.lines:
         maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
-                      str(line.controlnet_passes or ""), _size(line), str(line.files))
+                      str(line.controlnet_passes or ""), _size(line), str(line.files),
+                      str(line.folders))
     table.add_section()
     control = plan.images * plan.pieces.controlnet_passes
     table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
-                  _size(plan), str(plan.files), style="bold")
+                  _size(plan), str(plan.files), str(plan.folders), style="bold")
     out.print(table)
     say(out, f"store: {plan.store}, maps as {plan.encoding}")
     say(out, _each_once(plan))
+    if plan.hours is not None:
+        say(out, f"about {plan.hours:,.1f} hours, at {plan.seconds:.3g} s an image")
+    _show_proposals(out, plan)
     for note in plan.notes:
         say(out, f"note: {note}")
+
+
+def _show_proposals(out: Console, plan: Plan) -> None:
+    """What would take less, where the store is larger than its disk or has very many files."""
+    if not plan.proposals:
+        return
+    table = grid(f"{human(plan.room)} of room; what takes less", "size", "files", "")
+    for other in plan.proposals:
+        table.add_row(escape(other.change), human(other.bytes), str(other.files),
+                      "fits" if other.fits else "")
+    out.print(table)
 
 
 def _size(counted: Line | Plan) -> str:

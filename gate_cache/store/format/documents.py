@@ -73,6 +73,7 @@ def make_part(folder: Folder, key: str, part: Part, block: int, codec: str | Non
         dtype=part.dtype,
         compressors=[*([ZstdCodec(level=ZSTD_LEVEL)] if codec else ()), Crc32cCodec()],
         fill_value=part.fill,
+        chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=("sample", "channel", "y", "x")[: 1 + len(part.shape)],
         attributes={ATTRS: {"decode": part.decode}} if part.decode else None,
     )

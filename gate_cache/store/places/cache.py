@@ -154,6 +154,11 @@ class CachedFolder:
         self._inner.write(key, parts)
         self.forget(key)
 
+    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
+        """Put a file anew with other bytes."""
+        self._inner.patch(key, offset, data, size)
+        self.forget(key)
+
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
         """Put several files at a time."""
         self._inner.write_many(files)

@@ -6,6 +6,7 @@ folder of this machine. Keys are relative paths with ``/``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -67,6 +68,10 @@ class Folder(Protocol):
         """Write a whole file. Before it returns the file is there to stay; before that it is the
         old one."""
 
+    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
+        """Write some bytes of a file in their place, to stay; one that is not there, or has another
+        size, is made of `size` zeros. On a disk others may patch other bytes of it meanwhile."""
+
     def create(self, key: str, data: bytes) -> bool:
         """Make a small file that is not there yet; False where there is one. Of several who try at
         once one succeeds; `data` tells them apart."""
@@ -90,6 +95,16 @@ class Folder(Protocol):
 
     def bytes_below(self, key: str = "") -> int:
         """Bytes of all files below."""
+
+
+PATCHING = threading.Lock()
+"""Held while a file is made of what is patched, by the threads of a process."""
+
+
+def patched(old: bytes | None, offset: int, data: bytes, size: int) -> bytes:
+    """A file of `size` bytes with some others in their place; zeros where it had another size."""
+    raw = old if old is not None and len(old) == size else bytes(size)
+    return raw[:offset] + data + raw[offset + len(data):]
 
 
 def plain_key(key: str) -> str:

@@ -28,7 +28,7 @@ from obstore.exceptions import (
 
 from gate_cache.core.errors import RemoteError
 from gate_cache.store.format.shards import Damaged
-from gate_cache.store.places.folders import MOST, Buffer, plain_key
+from gate_cache.store.places.folders import MOST, PATCHING, Buffer, patched, plain_key
 from gate_cache.store.places.refusals import remote_errors, unreachable
 
 if TYPE_CHECKING:
@@ -196,6 +196,11 @@ class RemoteFolder:
                 obstore.put(self._store, key, b"".join(parts), use_multipart=False)
             else:
                 obstore.put(self._store, key, iter(parts), chunk_size=PART)
+
+    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
+        """Put the object anew with other bytes; no other process may do so meanwhile."""
+        with PATCHING:
+            self.write(key, [patched(self.read(key), offset, data, size)])
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
         """Put several objects at a time."""
