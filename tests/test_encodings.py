@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from test_train import build, run
 from test_train import manifest as train_manifest
 
 from gate_cache import FeatureStore
+from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import ManifestError, RowNotDone, StoreError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
@@ -48,6 +50,10 @@ ENCODINGS = (
     Encoding("float16", codec="zstd"), Encoding("float16", 5, "zstd"),
     Encoding("float32", 9, "zstd"), Encoding("int8", codec="zstd"),
     Encoding("bfloat16", codec="zstd"),
+    Encoding("float16", codec="blosc"), Encoding("int8", codec=Codec.parse(
+        {"name": "blosc", "cname": "lz4", "clevel": 5, "shuffle": "shuffle"})),
+    Encoding("float16", 5, "lz4"), Encoding("float32", codec="gzip"),
+    *([Encoding("float16", codec="pcodec")] if util.find_spec("pcodec") else []),
 )
 EVERY = pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 SHAPES = {"up0": (5, 2, 3), "up1": (2, 4, 4)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SerializeAsAny,
@@ -19,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import TOLD, did_you_mean
 from gate_cache.core.features import Pool, Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
@@ -173,13 +175,21 @@ class Combo(Spec):
         return "prompt" in self.model_fields_set
 
 
+def _known_codec(value: Any) -> Any:
+    try:
+        return value if value is None else Codec.parse(value).to_json()
+    except ValueError as error:
+        raise PydanticCustomError(TOLD, "{why}", {"why": str(error)}) from None
+
+
 class StoreSpec(Spec):
     """Where the store is (below the stores root) and how it is laid out."""
 
     path: str | None = None
     dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
     keep_bits: int | None = Field(None, ge=1, description="of the mantissa of a float")
-    codec: Literal["zstd"] | None = None
+    codec: Annotated[str | dict[str, Any] | None, AfterValidator(_known_codec)] = Field(
+        None, description="a name, or {name: blosc, cname: zstd, …}")
     latents: bool = Field(True, description="kept, so that later combos need not encode again")
     block: int | None = Field(None, ge=1, le=1024)
     batch: int = Field(8, ge=1)

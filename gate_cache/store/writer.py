@@ -33,6 +33,7 @@ from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.folders import PARTIAL, Folder
 
 if TYPE_CHECKING:
+    from gate_cache.core.codecs import Codec
     from gate_cache.core.places import Place
 
 
@@ -165,7 +166,7 @@ class StoreWriter:
             return self.require(LATENTS, recipe, shapes, "float32", about)
         return UnkeptGroup(self.path, self.folder, self.block, shapes)
 
-    def _complete(self, group: str, parts: Mapping[str, Part], codec: str | None) -> bool:
+    def _complete(self, group: str, parts: Mapping[str, Part], codec: Codec | None) -> bool:
         """Make the arrays that a group lacks; whether any of its maps was among them."""
         lost = [name for name in parts if self._lacks(f"{group}/{name}")]
         others = {DONE: done.document(0, done.BlockMarks(self.folder, group).width),

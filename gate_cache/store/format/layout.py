@@ -69,18 +69,14 @@ def group_footprint(shapes: Shapes, encoding: Encoding, rows: int, block: int) -
     """What a finished group of `rows` images takes: shards, their indexes, metadata, done."""
     blocks = math.ceil(rows / block)
     parts = [part for shape in shapes.values() for part in encoding.parts(shape)]
-    data = sum(rows * (_most(part.nbytes, encoding.codec) + _CRC) for part in parts)
+    data = sum(rows * (encoding.codec.most(part.nbytes) if encoding.codec else part.nbytes)
+               for part in parts) + rows * len(parts) * _CRC
     index = len(parts) * blocks * (block * _INDEX_ENTRY + _CRC)
     meta = _GROUP_META + (len(parts) + 2) * _ARRAY_META
     marks = math.ceil(blocks / MARKS)
     bound = marks * MARKS * 8 + blocks * (len(parts) * block * _CRC + _CRC)
     return Footprint(data + index + meta + bound, (len(parts) + 1) * (blocks + 1) + marks + 2,
                      len(parts) + 5, encoding.codec is not None)
-
-
-def _most(size: int, codec: str | None) -> int:
-    """The most that bytes take after a codec: zstd keeps what it cannot compress, and says so."""
-    return size if codec is None else size + size // 256 + 64
 
 
 def samples_footprint(ids: Iterable[str]) -> Footprint:

@@ -125,5 +125,5 @@ def row_sum(shard: OpenShard, slot: int, meta: ArrayMeta) -> int:
             raise Damaged(f"{shard.key} lacks row {slot} of the shard")
         return int.from_bytes(checksum, "little")
     row = memoryview(bytearray(meta.chunk))
-    unpack(shard.chunk(slot)[:-CRC], row)
+    unpack(shard.chunk(slot)[:-CRC], row, meta.packing, meta.dtype)
     return int(crc32c.crc32c(row))
