@@ -400,7 +400,7 @@ def test_a_full_disk_keeps_what_is_done(toy: Toy, roots: Roots,
     real, calls = LocalFolder.write, iter(range(1000))
 
     def fill_up(self: LocalFolder, key: str, parts: Any) -> None:
-        if "/up" in key and "/c/" in key and next(calls) == 7:
+        if "/up" in key and "/c." in key and next(calls) == 7:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(self, key, parts)
 
