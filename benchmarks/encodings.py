@@ -11,7 +11,6 @@ Diffusion 1.5's sizes.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shutil
 import sys
@@ -51,9 +50,9 @@ from gate_cache.workspace.workspace import Workspace
 
 ENCODINGS = [
     Encoding("float16"), Encoding("float32"), Encoding("bfloat16"), Encoding("int8"),
-    Encoding("float16", codec="zstd"), Encoding("bfloat16", codec="zstd"),
-    Encoding("int8", codec="zstd"),
-    *(Encoding("float16", bits, "zstd") for bits in (7, 5, 3, 1)),
+    Encoding("float16", codec=Codec.parse("zstd")), Encoding("bfloat16", codec=Codec.parse("zstd")),
+    Encoding("int8", codec=Codec.parse("zstd")),
+    *(Encoding("float16", bits, Codec.parse("zstd")) for bits in (7, 5, 3, 1)),
 ]
 CODECS = [Encoding("float16"), *(Encoding("float16", bits, Codec.parse(codec))
                                  for bits in (None, 7, 5) for codec in (
@@ -242,8 +241,8 @@ def judged(roots: Roots, truth: FeatureStore, encoding: Encoding, test: int, see
     """One way of storing: its bytes, errors and quality."""
     name = f"{encoding}.zarr"
     store = store_again(truth, Path(str(roots.stores)) / name, encoding)
-    again = manifest(test, {"path": name, **{
-        k: v for k, v in dataclasses.asdict(encoding).items() if v}})
+    again = manifest(test, {"path": name, "dtype": encoding.dtype, "keep_bits": encoding.keep_bits,
+                            "codec": encoding.codec and encoding.codec.to_json()})
     rms, most = errors(truth, store)
     found = {"store": str(encoding), "bytes": shard_bytes(store), "rms": 100 * rms,
              "max": 100 * most, **pck(open_training_inputs(Workspace(again, roots, "cpu")), seeds),

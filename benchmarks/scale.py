@@ -68,7 +68,7 @@ def make_images(root: Path, count: int) -> None:
 
 def make(home: Path, images: int) -> Workspace:
     """Images, a manifest, and the store that an extraction of it would leave."""
-    os.fsync = lambda _: None  # it takes hours, and nothing here is to outlast a crash
+    os.fsync = lambda fd: None  # it takes hours, and nothing here is to outlast a crash
     make_images(home / "data" / "images", images)
     (home / "scale.yaml").write_text(yaml.safe_dump({
         "dataset": {"name": "folder", "root": "images", "val": 0.1, "test": 0.1},

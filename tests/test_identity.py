@@ -20,6 +20,7 @@ from test_cli import Run, gate
 from test_verify import BLOCK, ROWS, SHAPES, fill, group_of, maps, writing
 
 from gate_cache import FeatureStore
+from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import DiskError, RowNotDone, StoreError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
@@ -77,7 +78,7 @@ def told_apart(path: Path, dtype: str = "float16", codec: str | None = None) -> 
         store.append([NewSample(f"{i}", f"{i:064x}", 1, 1) for i in range(ROWS)])
         for name, more in (("plain", 0), ("other", 100)):
             group = store.require(name, {"kind": "conv", "settings": {"n": name}}, SHAPES,
-                                  Encoding(dtype, None, codec), {})
+                                  Encoding(dtype, None, codec and Codec.parse(codec)), {})
             group.fit()
             for rows in group.todo():
                 group.write(rows, {n: m + more for n, m in maps(rows).items()})

@@ -208,7 +208,8 @@ def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str,
     Torch's adaptive pooling: cell (i, j) of a grid of g cells a side is of the values from
     ⌊i·h/g⌋ to ⌈(i+1)·h/g⌉, and so in the other direction.
     """
-    kinds = {"mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
+    kinds: dict[str, Callable[..., torch.Tensor]] = {
+        "mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
     return {s.name: kinds[s.pool](maps[s.name].float(), s.grid) if s.grid else maps[s.name]
             for s in specs}
 

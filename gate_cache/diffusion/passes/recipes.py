@@ -104,7 +104,7 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
         combo = manifest.combos[name]
         used = [(t, t.digests(roots)) for t in techniques(name, combo)]
-        recipe = {
+        recipe: Recipe = {
             "kind": manifest.kind(name),
             "settings": settings(combo),
             "maps": list(maps.shapes),

@@ -252,7 +252,7 @@ class Audit(Forms):
         """Whether a mark says of a block that it has as many rows as it can have."""
         rows = min(len(self.samples or ()) - block * self.attrs["block"], self.attrs["block"])
         most = rows if self.samples is not None else self.attrs["block"]
-        return 1 <= mark >> 32 <= most
+        return bool(1 <= mark >> 32 <= most)
 
 
 def _values(files: dict[int, bytes], width: int) -> dict[int, int]:

@@ -58,16 +58,12 @@ class Encoding:
     dtype : ``float16``, ``float32``, ``bfloat16``, or ``int8`` with a scale for each channel
         of each image
     keep_bits : of the mantissa of a float16 or float32, the others are rounded to 0; None for all
-    codec : that compresses the bytes, without loss, or its name; None for none
+    codec : that compresses the bytes, without loss; None for none
     """
 
     dtype: str = "float16"
     keep_bits: int | None = None
     codec: Codec | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.codec, str):
-            object.__setattr__(self, "codec", Codec.parse(self.codec))
 
     @classmethod
     def of(cls, asked: Encoding | str) -> Encoding:
