@@ -11,7 +11,7 @@ from gate_cache.core.errors import DataError, did_you_mean
 from gate_cache.datasets.common.base import Listing, NoClass, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder
 from gate_cache.datasets.common.pictures import passed_over_line, pictures
-from gate_cache.datasets.common.splits import Shares, Tree, parent_of
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 
 
 class ImageFolder(ImageFiles):
@@ -20,9 +20,7 @@ class ImageFolder(ImageFiles):
     Parameters
     ----------
     root : Path
-    shares : of images that become ``val`` and ``test`` where no folder is called so
-    split_seed : another value, another split
-    split_folders : whether folders called after splits are the splits
+    rule : how images are split
     files : the images, as paths below `root`; by default all that are there
     labels : classes of images by id, in place of those by folder
     """
@@ -32,13 +30,11 @@ class ImageFolder(ImageFiles):
 
     named_splits = True  # names and settings alone decide them
 
-    def __init__(self, root: Path, shares: Shares | None = None, split_seed: int = 0,
-                 split_folders: bool = True, files: Sequence[str] | None = None,
+    def __init__(self, root: Path, rule: SplitRule = BY_FOLDER,
+                 files: Sequence[str] | None = None,
                  labels: Mapping[str, str] | None = None) -> None:
         super().__init__("folder", root)
-        self.shares = shares or {}
-        self.split_seed = split_seed
-        self.split_folders = split_folders
+        self.rule = rule
         self.files = files
         self.labels = labels
 
@@ -69,7 +65,7 @@ class ImageFolder(ImageFiles):
 
     @cached_property
     def _tree(self) -> Tree:
-        return Tree(self.root, self._walked[0], self.shares, self.split_seed, self.split_folders)
+        return Tree(self.root, self._walked[0], self.rule)
 
     @cached_property
     def _class_of(self) -> dict[str, str | None]:
@@ -118,11 +114,9 @@ class ImageFolder(ImageFiles):
         return {name: number for number, name in enumerate(self.classes)}
 
     def split_of(self, sample_id: str) -> Split:
-        """By folder or by share; ``train`` where neither is given."""
         return self._tree.split(sample_id)
 
     def passed_over(self) -> dict[str, int]:
-        """Files that are no images, by suffix."""
         return self._walked[1]
 
 

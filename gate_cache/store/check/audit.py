@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import BlockCheck
-from gate_cache.store.check.findings import Finding, Mend, note
+from gate_cache.store.check.findings import Finding, note
 from gate_cache.store.check.forms import STRAY, Forms
-from gate_cache.store.format import done, sums
+from gate_cache.store.format import done, samples, sums
 from gate_cache.store.format.attrs import (
     CHECKSUM,
     META,
@@ -29,15 +27,7 @@ from gate_cache.store.format.documents import Document, map_document
 from gate_cache.store.format.encodings import encoding_of
 from gate_cache.store.format.layout import DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
 from gate_cache.store.format.openshard import shard_file
-from gate_cache.store.format.samples import (
-    COLUMNS,
-    COUNT,
-    Samples,
-    column_chunks,
-    column_document,
-    read_samples,
-    table_checksum,
-)
+from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
 from gate_cache.store.places.folders import Folder, is_number
 
 COPY = "restore the store from a copy"
@@ -73,38 +63,38 @@ class Audit(Forms):
 
     def _table(self) -> Iterator[Finding]:
         try:
-            self.samples = read_samples(self.folder, self.attrs["format"])
+            self.samples = samples.read_samples(self.folder, self.attrs["format"])
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
-                          way_out=f"{COPY}: what is in the rows cannot be told without it")
+                          f"{COPY}: what is in the rows cannot be told without it")
             return
         table = self.samples
         attributes: Document = {COUNT: len(table)}
-        found = read_meta(self.folder, SAMPLES) or {}
+        document = read_meta(self.folder, SAMPLES) or {}
         if self.attrs["format"] > 1:
-            stated = found.get("attributes", {}).get(CHECKSUM)
-            attributes[CHECKSUM] = table_checksum(table, stated)
-        if {**found, "attributes": attributes} != _group_document(attributes):
-            yield Finding(f"{SAMPLES}/{META}", "is damaged", way_out=COPY)
+            stated = document.get("attributes", {}).get(CHECKSUM)
+            attributes[CHECKSUM] = samples.table_checksum(table, stated)
+        if {**document, "attributes": attributes} != _group_document(attributes):
+            yield Finding(f"{SAMPLES}/{META}", "is damaged", then=COPY)
         yield from self.form(SAMPLES)
         for name in COLUMNS:
             yield from self._column(table, name)
         yield from self.strays(SAMPLES, {META, *COLUMNS})
 
     def _column(self, table: Samples, name: str) -> Iterator[Finding]:
-        key, wanted = f"{SAMPLES}/{name}", column_document(name, len(table))
+        key, document = f"{SAMPLES}/{name}", samples.column_document(name, len(table))
         meta = read_array(self.folder, key)
         rows = meta.shape[0] if meta else 0
         longer = rows > len(table)
-        yield from self.known(key, {**wanted, "shape": [rows, *wanted["shape"][1:]]}
-                               if longer else wanted, wanted)
+        yield from self.fixed(key, {**document, "shape": [rows, *document["shape"][1:]]}
+                               if longer else document, document)
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
             return
-        for chunk, data in column_chunks(table, name):
+        for chunk, data in samples.column_chunks(table, name):
             if self.folder.read(chunk) != data:
-                yield Finding(chunk, "is damaged where no row is", Mend(
-                    f"{chunk} is written anew", partial(self.folder.write, chunk, [data])))
+                yield Finding(chunk, "is damaged where no row is", f"{chunk} is written anew",
+                              partial(self.folder.write, chunk, [data]))
         names = set(map(str, range(-(-len(table) // SAMPLE_CHUNK))))
         yield from self.strays(key, {META, "c"})
         yield from self.strays(f"{key}/c", names)
@@ -122,20 +112,20 @@ class Audit(Forms):
             return
         attrs = own_attrs(document)
         if not is_whole(attrs, self.attrs["format"]) or not _sensible(document, attrs):
-            yield Finding(place, "is damaged", Mend(
-                f"{place} is removed; extract makes it anew where its manifest names it, and"
-                " checks the rows", partial(self.folder.remove, place)))
+            yield Finding(place, "is damaged", f"{place} is removed; extract makes it anew where"
+                          " its manifest names it, and checks the rows",
+                          partial(self.folder.remove, place))
             return
         yield from self.form(name)
         if not name.endswith(f"-{attrs['fingerprint'][:SHORT]}"):
             yield note(name, f"is the group of fingerprint {attrs['fingerprint'][:SHORT]}, renamed")
         marks = done.BlockMarks(self.folder, name)
-        marked = _values(marks.files(), marks.width)
+        marked = marks.known()
         maps: dict[str, ArrayMeta | None] = {}
         try:
             arrays = self._arrays(name, attrs)
         except StoreError as error:
-            yield Finding(place, str(error).split(": ", 1)[1], way_out="upgrade gate-cache")
+            yield Finding(place, str(error).split(": ", 1)[1], then="upgrade gate-cache")
             return
         for array in arrays:
             maps[array] = yield from self._map(name, array, bool(marked))
@@ -157,19 +147,23 @@ class Audit(Forms):
             yield note(group, f"{len(missing)} of {len(marked)} blocks have no table of row"
                        " checksums, which tells whose rows they are; the next extract adds it")
         if names or self.folder.read(f"{key}/{META}") is not None:
-            yield from self._known_sums(key, arrays)
-            yield from self.strays(key, {META, "c"})
-            yield from self.strays(f"{key}/c", set(map(str, self._indexes())))
+            meta, blocks = read_array(self.folder, key), len(self._row_ranges)
+            width = arrays * self.attrs["block"]
+            have = min(meta.shape[0] // width, blocks) if meta else blocks
+            yield from self.fixed(key, *(sums.document(n, arrays, self.attrs["block"])
+                                          for n in (have, blocks)))
+            yield from self._strays_of_blocks(key)
 
-    def _known_sums(self, key: str, arrays: int) -> Iterator[Finding]:
-        meta, blocks = read_array(self.folder, key), len(self._indexes())
-        width = arrays * self.attrs["block"]
-        have = min(meta.shape[0] // width, blocks) if meta else blocks
-        yield from self.known(key, *(sums.document(n, arrays, self.attrs["block"])
-                                      for n in (have, blocks)))
+    @property
+    def _row_ranges(self) -> list[range]:
+        """Rows of each block."""
+        return blocks_of(len(self.samples or ()), self.attrs["block"])
 
-    def _indexes(self) -> range:
-        return range(-(-len(self.samples or ()) // self.attrs["block"]))
+    def _strays_of_blocks(self, key: str, blocks: int = 1) -> Iterator[Finding]:
+        """As `strays`, of an array with one file for so many blocks."""
+        yield from self.strays(key, {META, "c"})
+        yield from self.strays(f"{key}/c", set(map(str, range(
+            -(-len(self._row_ranges) // blocks)))))
 
     def _arrays(self, name: str, attrs: dict[str, Any]) -> list[str]:
         """All arrays of a group, in the order checksums run over them."""
@@ -181,7 +175,7 @@ class Audit(Forms):
     def _headless(self, name: str) -> Iterator[Finding]:
         """A folder without metadata."""
         if any(map(any, done.BlockMarks(self.folder, name).files().values())):
-            yield Finding(f"{name}/{META}", "is missing", way_out="'gate-cache extract' makes it"
+            yield Finding(f"{name}/{META}", "is missing", then="'gate-cache extract' makes it"
                           " anew where its manifest names it, and checks the rows")
         else:
             yield note(name, STRAY)
@@ -195,12 +189,12 @@ class Audit(Forms):
             yield note(key, "is not made yet: an extract was cut off")
         elif not there:
             yield Finding(f"{key}/{META}", "is missing",
-                          way_out="'gate-cache extract' makes it anew, and checks the rows")
+                          then="'gate-cache extract' makes it anew, and checks the rows")
         elif document is None or meta is None or not self._sound(document, meta) \
                 or meta.packing == "other" or meta.block != self.attrs["block"]:
-            yield Finding(f"{key}/{META}", "is damaged", Mend(
-                f"{key}/{META} is removed; extract makes it anew, and checks the rows",
-                partial(self.folder.remove, f"{key}/{META}")))
+            yield Finding(f"{key}/{META}", "is damaged",
+                          f"{key}/{META} is removed; extract makes it anew, and checks the rows",
+                          partial(self.folder.remove, f"{key}/{META}"))
             return None
         else:
             yield from self.form(key)
@@ -212,9 +206,9 @@ class Audit(Forms):
             yield from self.strays(key, {META, "c"})
             yield from self.strays(f"{key}/c", None)
             return
-        names = self.folder.names(key)
-        shards = {n for n in names if n.startswith("c.") and is_number(n.split(".")[1])
-                  and f"{key}/{n}" == shard_file(key, int(n.split(".")[1]), meta)}
+        numbers = {n: n.split(".")[1] for n in self.folder.names(key) if n.startswith("c.")}
+        shards = {n for n, number in numbers.items() if is_number(number)
+                  and f"{key}/{n}" == shard_file(key, int(number), meta)}
         yield from self.strays(key, {META, *shards})
 
     def _sound(self, document: Document, meta: ArrayMeta) -> bool:
@@ -228,46 +222,39 @@ class Audit(Forms):
     def _marks(self, group: str, marks: done.BlockMarks) -> Iterator[Finding]:
         if self.samples is None:
             return
-        key, blocks = f"{group}/{DONE}", blocks_of(len(self.samples), self.attrs["block"])
-        files, width = marks.files(), marks.width
+        key, files, width = f"{group}/{DONE}", marks.files(), marks.width
         if self.folder.read(f"{key}/{META}") is None and not any(map(any, files.values())):
             yield note(group, "is half made: an extract was cut off")
             return
-        places = min(marks.slots, len(blocks))
-        yield from self.known(key, *(done.document(n, width) for n in (places, len(blocks))))
+        blocks = len(self._row_ranges)
+        yield from self.fixed(key, *(done.document(n, width)
+                                     for n in (min(marks.slots, blocks), blocks)))
         damaged = [range(file * width, (file + 1) * width) for file, raw in files.items()
                    if len(raw) != width * done.BYTES]
-        values, missing = _values(files, width), 0
-        for i, rows in enumerate(blocks):
+        values, missing = marks.known(), 0
+        for i, rows in enumerate(self._row_ranges):
             mark = values.get(i, 0)
             damaged += [range(i, i + 1)] if mark and not self._is_mark(i, mark) else []
             missing += len(rows) - min(mark >> 32, len(rows))
         yield from (_bad_mark(group, marks, some) for some in damaged)
         if missing:
             yield note(group, f"{missing} of {len(self.samples)} rows are not extracted")
-        yield from self.strays(key, {META, "c"})
-        yield from self.strays(f"{key}/c", set(map(str, range(-(-len(blocks) // width)))))
+        yield from self._strays_of_blocks(key, width)
 
     def _is_mark(self, block: int, mark: int) -> bool:
-        """Whether a mark says of a block that it has as many rows as it can have."""
-        rows = min(len(self.samples or ()) - block * self.attrs["block"], self.attrs["block"])
-        most = rows if self.samples is not None else self.attrs["block"]
-        return bool(1 <= mark >> 32 <= most)
-
-
-def _values(files: dict[int, bytes], width: int) -> dict[int, int]:
-    """The mark of each block that has one, of files that are whole."""
-    return {file * width + i: mark for file, raw in files.items() if len(raw) == width * done.BYTES
-            for i, mark in enumerate(np.frombuffer(raw, "<u8").tolist()) if mark}
+        """Whether a mark says of a block that it has no more rows than it can have."""
+        size = int(self.attrs["block"])
+        most = size if self.samples is None else min(len(self.samples) - block * size, size)
+        return 1 <= mark >> 32 <= most
 
 
 def _bad_mark(group: str, marks: done.BlockMarks, blocks: range) -> Finding:
     """A mark, or a file of them, whose blocks are all undone when the first is."""
+    named = f"block {blocks.start} of {group} is" if len(blocks) == 1 else \
+        f"blocks {blocks.start} to {blocks.stop - 1} of {group} are"
     return Finding(f"{group}/{DONE}/c/{blocks.start // marks.width}",
-                   "the mark of a finished block is damaged",
-                   Mend(f"block {blocks.start} of {group} is marked undone" if len(blocks) == 1
-                        else f"blocks {blocks.start} to {blocks.stop - 1} of {group} are marked"
-                        " undone", partial(marks.write, blocks.start, 0)))
+                   "the mark of a finished block is damaged", f"{named} marked undone",
+                   partial(marks.write, blocks.start, 0))
 
 
 def _group_document(attributes: Document) -> Document:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from gate_cache.store.check.findings import Finding, Mend, note
+from gate_cache.store.check.findings import Finding, note
 from gate_cache.store.format.attrs import (
     ATTRS,
     CHECKSUM,
@@ -14,7 +14,6 @@ from gate_cache.store.format.attrs import (
     is_sound_array,
     own_attrs,
     read_meta,
-    sealed_array,
 )
 from gate_cache.store.format.documents import Document, dumped, write_array
 from gate_cache.store.format.samples import COUNT
@@ -25,26 +24,21 @@ LEFT = "left by a write that was cut off; the next extract removes it"
 
 
 class Forms:
-    """What all checks of a store's documents need.
-
-    Attributes
-    ----------
-    attrs : the store's own
-    """
+    """What all checks of a store's documents need."""
 
     folder: Folder
     attrs: dict[str, Any]
 
-    def known(self, key: str, wanted: Document, new: Document) -> Iterator[Finding]:
-        """Metadata of which every field is known; `new` is what repair writes."""
-        found = read_meta(self.folder, key)
-        sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(found)
-        wanted = sealed_array(wanted) if sealed else wanted
-        if found is None or {**found, "attributes": None} != {**wanted, "attributes": None} \
-                or (sealed and not is_sound_array(found)):
+    def fixed(self, key: str, expected: Document, new: Document) -> Iterator[Finding]:
+        """Metadata of which every field is determined; `new` is what repair writes."""
+        document = read_meta(self.folder, key)
+        sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(document)
+        if document is None or (sealed and not is_sound_array(document)) \
+                or {**document, "attributes": None} != {**expected, "attributes": None}:
             there = self.folder.read(f"{key}/{META}") is not None
-            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing", Mend(
-                f"{key}/{META} is written anew", partial(write_array, self.folder, key, new)))
+            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing",
+                          f"{key}/{META} is written anew",
+                          partial(write_array, self.folder, key, new))
         else:
             yield from self.form(key)
 
@@ -61,10 +55,10 @@ class Forms:
         if "consolidated_metadata" in document:
             yield note(place, "consolidated metadata is not ours and not checked")
 
-    def strays(self, key: str, known: set[str] | None) -> Iterator[Finding]:
-        """Names in a folder that are not known; None: numbers are."""
+    def strays(self, key: str, own: set[str] | None) -> Iterator[Finding]:
+        """Names in a folder that are not the store's own; None: numbers are."""
         for name in self.folder.names(key):
             if name.endswith(PARTIAL):
                 yield note(f"{key}/{name}", LEFT)
-            elif name not in known if known is not None else not is_number(name):
+            elif name not in own if own is not None else not is_number(name):
                 yield note(f"{key}/{name}", STRAY)

@@ -87,6 +87,12 @@ class BlockMarks:
         found = self._folder.read_many(list(map(self._key, numbers)))
         return {n: raw for n, raw in zip(numbers, found, strict=True) if raw is not None}
 
+    def known(self) -> dict[int, int]:
+        """The mark of each block that has one, of files that are whole."""
+        return {file * self.width + i: mark for file, raw in self.files().items()
+                if len(raw) == self.width * BYTES
+                for i, mark in enumerate(np.frombuffer(raw, "<u8").tolist()) if mark}
+
     def read_all(self, blocks: int) -> Marks:
         """(blocks,): the marks of the group's first blocks.
 
