@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-def register(store: StoreWriter, dataset: ImageDataset, ids: list[str], show: Progress,
+def register(store: StoreWriter, dataset: ImageDataset, ids: Sequence[str], show: Progress,
              rehash: bool = False) -> tuple[int, set[int]]:
     """Append images that the store does not know, by id and content; all are decoded first.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
+from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
@@ -164,7 +165,7 @@ def _cache_file(work: Workspace, dataset: ImageDataset) -> Path | None:
 
 def _files(dataset: Any) -> str:
     """A digest of all samples, and of the sizes and times of all their files."""
-    ids = [s.id for s in dataset.samples()]
+    ids = ids_of(dataset)
     digest = hashlib.sha256("\n".join(ids).encode())
     if isinstance(dataset, ImageFiles) and type(dataset).sources is ImageFiles.sources:
         digest.update(f"{dataset.root}".encode() + dataset.stamps().tobytes())
