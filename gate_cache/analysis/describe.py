@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from gate_cache.core.errors import StoreError, UserError
-from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, one_square, stack
+from gate_cache.learn.features.bucket import Buckets, BucketSpec, one_square, stack
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
@@ -57,7 +57,7 @@ class PlainFeature:
 
     Parameters
     ----------
-    views : with the same maps, of which `feature_maps` are read
+    views : with the same maps
     """
 
     def __init__(self, name: str, about: str, views: Sequence[ComboView],
@@ -65,7 +65,7 @@ class PlainFeature:
         self.name, self.about = name, about
         self._views = views
         self._device = device
-        self._maps = feature_maps(views[0])
+        self._maps = views[0].maps
         self._side = max(views[0][m].shape[-1] for m in self._maps)
 
     def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
@@ -191,8 +191,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     conv = [v for v in views.values() if v.attrs["kind"] == "conv"]
     attention = next((v for v in views.values() if v.attrs["kind"] == "attention"), None)
     asked = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
-                       tuple(spec.attention_maps) if spec.attention_maps else None,
-                       resolution_of(spec))
+                       spec.attention_maps, resolution_of(spec))
     store = conv[0].store
     buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
     model = build_gate(spec, buckets.channels, tokens=buckets.tokens)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.analysis.reference import PROMPT, Selection, plain, techniques_of
+from gate_cache.analysis.reference import ONE_PASS, PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
@@ -118,7 +118,7 @@ class Img2Img:
     def of(self, combo: Combo, seed: int) -> Combo:
         """A combo that denoises from there to t = 0."""
         walk = DenoiseSpec.model_validate({"from": self.start, "steps": self.steps})
-        return combo.model_copy(update={"t": 0, "seed": seed, "denoise": walk, "maps": None})
+        return combo.model_copy(update={**ONE_PASS, "seed": seed, "denoise": walk})
 
 
 def guideline(work: Workspace, how: Img2Img, asked: Selection) -> Guideline:
@@ -126,7 +126,7 @@ def guideline(work: Workspace, how: Img2Img, asked: Selection) -> Guideline:
 
     Parameters
     ----------
-    asked : combos that differ in seed, t or maps alone are one technique
+    asked : combos that differ in seed, t, maps, ensemble, noise or mirror alone are one technique
 
     Raises
     ------
@@ -159,7 +159,7 @@ def distinct(combos: Mapping[str, Combo]) -> dict[str, Combo]:
     """One combo of those that make the same of an image and its noise."""
     found: dict[str, str] = {}
     for name, combo in combos.items():
-        same = combo.model_copy(update={"seed": 0, "t": 0, "denoise": None, "maps": None})
+        same = combo.model_copy(update={**ONE_PASS, "denoise": None})
         found.setdefault(same.model_dump_json(), name)
     return {name: combos[name] for name in found.values()}
 

@@ -20,6 +20,7 @@ from gate_cache.diffusion.passes.recipes import (
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.extraction.storing import encoding_asked, store_block
+from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import (
     LATENT_MAP,
@@ -108,7 +109,7 @@ def plan(work: Workspace) -> Plan:
     if files is None:
         notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
                      f" {assumed(manifest.model).title}; extract will fetch it")
-    notes += files.notes if files else ()
+    notes += [*(files.notes if files else ()), *improbable(manifest)]
     model = files or assumed(manifest.model)
     check_fit(manifest, model, roots)
     layout, size = model.family, model.size(manifest.model.size)
@@ -148,7 +149,7 @@ def _latents(shape: tuple[int, ...], images: int, block: int) -> Line:
 def _combo(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], images: int,
            block: int) -> Line:
     combo = manifest.combos[name]
-    passes = images * Walk.of(combo).passes
+    passes = images * Walk.of(combo).passes * combo.ensemble
     size = group_footprint(shapes, encoding_asked(manifest), images, block)
     return _line(name, manifest.kind(name), shapes, size, passes, bool(combo.controlnet))
 

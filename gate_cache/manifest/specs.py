@@ -124,6 +124,10 @@ class Combo(Spec):
 
     prompt: str = ""
     seed: int = Field(0, ge=0)
+    ensemble: int = Field(1, ge=1, le=100, description="noises that maps are the mean over: those"
+                          " of seed, seed + 1, …")
+    noise: Literal["gaussian", "none"] = Field("gaussian", description="added to the latent")
+    mirror: bool = Field(False, description="of the image mirrored left to right")
     t: int = Field(50, ge=0, le=T_MAX)
     controlnet: ControlNetSpec | None = None
     lora: Annotated[list[LoraSpec], BeforeValidator(_as_list)] = Field(default_factory=list)
@@ -155,6 +159,8 @@ class StoreSpec(Spec):
     batch: int = Field(8, ge=1)
 
 
+AttentionMaps = Annotated[list[str], Field(min_length=1)] | Literal["two finest"] | None
+"""Maps of an attention combo by name, all, or those that the first release read by default."""
 OF_A_RUN = "of a run"
 """Validation context of settings that a run's files hold, be it one of the first release."""
 
@@ -170,7 +176,7 @@ class TrainSpec(Spec):
         default_factory=lambda: cast(HeadSpec, parse_head(HEAD)))
     combos: list[str] | None = Field(None, min_length=1)
     attention: str | Literal[False] | None = None
-    attention_maps: list[str] | None = Field(None, min_length=1)
+    attention_maps: AttentionMaps = None
     attention_in: Literal["head", "bucket"] = Field(
         "head", description="attention is concatenated behind the mixture, or to all that is mixed")
     baseline: str | None = None

@@ -149,9 +149,8 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
                           " chooses a checkpoint: the last step's weights are taken")
     published = load_pairs(dataset, None)
     groups = tuple(views[name].name for name in combos)
-    maps = tuple(spec.attention_maps) if spec.attention_maps else None
-    asked = BucketSpec(groups, views[attention].name if attention else None, maps,
-                       resolution_of(spec))
+    asked = BucketSpec(groups, views[attention].name if attention else None,
+                       spec.attention_maps, resolution_of(spec))
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
     return TrainingInputs(
         spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,

@@ -67,6 +67,9 @@ def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
         old["latents"] = now.get("latents")
     keep = [f"'resample: {old['resample']}' in 'model' keeps what is stored"] \
         if "resample" in changed else []
+    if view.attrs["kind"] == "attention" and old.get("maps") != now.get("maps") \
+            and not manifest.combos[view.label].maps:
+        keep.append(f"'maps: [{', '.join(view.maps)}]' in the combo keeps what is stored")
     return differences(old, now) + keep
 
 

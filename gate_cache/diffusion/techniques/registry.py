@@ -47,6 +47,12 @@ def _installed(combo: str, name: str) -> type[Technique[Any]]:
 def settings(combo: Combo) -> dict[str, Any]:
     """What of a combo the manifest alone decides (no weights); part of its recipe."""
     found: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
+    if combo.noise == "none":
+        found = {"prompt": combo.prompt, "noise": "none", "t": combo.t}
+    if combo.ensemble > 1:
+        found["ensemble"] = combo.ensemble
+    if combo.mirror:
+        found["mirror"] = True
     found |= {t.name: t.settings() for t in techniques("", combo)}
     if combo.denoise:
         found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
