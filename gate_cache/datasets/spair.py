@@ -67,7 +67,11 @@ class SPair(ListedPairs):
         return [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
     def keypoints(self, sample_id: str) -> Keypoints:
-        """The numbered points of an image; ``null`` ones, and those outside it, are not visible."""
+        """The numbered points of an image; ``null`` ones, and those outside it, are not visible.
+
+        They are indices of pixels, as DIFT's released evaluation reads them, so half a pixel is
+        added: a point is at its pixel's centre.
+        """
         path = self.annotation(sample_id)
         text = read_text(path, EXPECTED)
         try:
@@ -98,7 +102,7 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
         if not 0 <= int(number) < POINTS:
             raise ValueError(f"key point {number} is not one of 0 … {POINTS - 1}")
         if point is not None:
-            xy[int(number)] = _finite(point, 2)
+            xy[int(number)] = _finite(point, 2) + 0.5
     box = _finite(data["bndbox"], 4)
     told = int(data["image_height"]), int(data["image_width"])
     if told != size:

@@ -27,20 +27,28 @@ class CorrespondenceModel(MixedModel):
 
 
 def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = None,
-               attention: bool = True) -> CorrespondenceModel:
-    """The full model: n weight assigners and the head."""
-    mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout)
-    head = _head(spec, channels, spec.assigners)
+               attention: bool = True, tokens: int = 0) -> CorrespondenceModel:
+    """The full model: n weight assigners and the head.
+
+    Parameters
+    ----------
+    chosen : which of a bucket's maps are mixed; all by default
+    attention : whether the attention feature is used, where there is one
+    tokens : T of that feature
+    """
+    mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout, spec.weights)
+    head = _head(spec, Sizes(spec.assigners, channels, tokens=tokens if attention else 0))
     return CorrespondenceModel(mixer, head, chosen, attention)
 
 
 def build_baseline(spec: TrainSpec, channels: int, weights: list[float],
-                   chosen: Sequence[int] | None = None,
-                   attention: bool = True) -> CorrespondenceModel:
-    """A baseline with given weights: a single feature, or all uniformly."""
-    return CorrespondenceModel(FixedWeights(weights), _head(spec, channels, 1), chosen, attention)
+                   chosen: Sequence[int] | None = None, attention: bool = True,
+                   tokens: int = 0) -> CorrespondenceModel:
+    """A baseline with given weights, a single feature or all uniformly; else as `build_gate`."""
+    head = _head(spec, Sizes(1, channels, tokens=tokens if attention else 0))
+    return CorrespondenceModel(FixedWeights(weights), head, chosen, attention)
 
 
-def _head(spec: TrainSpec, channels: int, assigners: int) -> nn.Module:
-    made: nn.Module = head_of(spec.head.name).build(spec.head, Sizes(assigners, channels))
+def _head(spec: TrainSpec, sizes: Sizes) -> nn.Module:
+    made: nn.Module = head_of(spec.head.name).build(spec.head, sizes)
     return made
