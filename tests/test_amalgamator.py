@@ -3,11 +3,16 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from gate_cache.learn.features.bucket import Bucket
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, diversity, mix, sparsity
+from gate_cache.learn.mixing.model import build_baseline, build_gate
+from gate_cache.manifest.specs import TrainSpec
 
 COUNTS = pytest.mark.parametrize("assigners", [1, 2, 3])
 Regulariser = Callable[[torch.Tensor], torch.Tensor]
@@ -190,3 +195,26 @@ def test_dropout_acts_in_training_only() -> None:
     model, maps = module(1, dropout=0.5), bucket()
     assert not torch.equal(model.train()(maps).weights, model(maps).weights)
     assert torch.equal(model.eval()(maps).weights, model(maps).weights)
+
+
+@pytest.mark.parametrize("where", ["head", "bucket"])
+@pytest.mark.parametrize("head", ["nn", "conv"])
+def test_attention_is_mixed_only_in_the_bucket(head: str, where: Any) -> None:
+    """As the released code has it: every combo's map is its channels and attention's, raw."""
+    spec = TrainSpec(head=head, attention_in=where, assigners=1)  # type: ignore[arg-type]
+    model = build_gate(spec, 6, [0, 2], 5).eval()
+    conv, attention = torch.randn(2, 3, 6, 4, 4), torch.rand(2, 5, 4, 4)
+    found = model(Bucket(conv, attention))
+    inner = model.mixer.assigners[0].body[0].in_channels
+    assert inner == (11 if where == "bucket" else 6)
+    maps = conv[:, [0, 2]]
+    if where == "bucket":
+        maps = torch.cat([maps, attention[:, None].expand(-1, 2, -1, -1, -1)], 2)
+    sums = model.mixer(maps).maps
+    by_hand = model.head(sums, None if where == "bucket" else attention)
+    torch.testing.assert_close(found.values, by_hand)
+    if head == "nn" and where == "bucket":
+        torch.testing.assert_close(sums[:, 0, 6:], attention)  # weights sum to 1
+        torch.testing.assert_close(found.values, F.normalize(sums[:, 0], dim=1))
+    alone = build_baseline(spec, 6, [1.0], [1], None)
+    assert torch.equal(alone(Bucket(conv, attention)).values, alone(Bucket(conv, None)).values)

@@ -290,13 +290,35 @@ def test_judging_counts_the_image_s_own_pixels(maps: NativeMaps) -> None:
     assert found[0].shape == Pictures().size("t0")
 
 
-@pytest.mark.parametrize("mixed", ["assigners", "fixed", "no attention"])
+@pytest.mark.parametrize("head", ["pixel-mlp", "classifier"])
+def test_attention_in_the_bucket_is_mixed_as_part_of_every_feature(
+    head: str, maps: NativeMaps,
+) -> None:
+    """Against vectors to which it is concatenated by hand, without attention beside them."""
+    task = task_of(head, maps)
+    spec = TrainSpec(head=head, attention_in="bucket")  # type: ignore[arg-type]
+    model, batch = task.model(spec, [0, 1], None, True).eval(), task.inputs(list(task.items()[:3]))
+    each = batch.attention[:, None].expand(-1, 2, -1)
+    joined = torch.cat([batch.conv, each], 2)
+    assert joined.shape[2] == maps.channels + maps.tokens
+    found = model(batch)
+    by_hand = type(model)(model.mixer, model.head, None, None)(
+        batch._replace(conv=joined, attention=None))
+    torch.testing.assert_close(found.values, by_hand.values)
+    torch.testing.assert_close(found.weights, by_hand.weights)
+    plain = task.model(spec, [0], [1.0], False)(batch)  # the single feature is read without it
+    assert plain.values.isfinite().all()
+
+
+@pytest.mark.parametrize("mixed", ["assigners", "fixed", "no attention", "inside", "fixed inside"])
 def test_whole_images_are_judged_as_pixel_by_pixel(maps: NativeMaps, mixed: str) -> None:
     """Linear layers before or after the interpolation: the same values, attention and extra too."""
     sample_id, size = "t0", Pictures().size("t0")
     task = task_of("pixel-mlp", maps)
-    model = task.model(TrainSpec(head="pixel-mlp", members=3, assigners=2), [1, 0],
-                       [0.3, 0.7] if mixed == "fixed" else None, mixed != "no attention")
+    spec = TrainSpec(head="pixel-mlp", members=3, assigners=2,
+                     attention_in="bucket" if "inside" in mixed else "head")
+    model = task.model(spec, [1, 0], [0.3, 0.7] if "fixed" in mixed else None,
+                       mixed != "no attention")
     for each in model.modules():  # as if it were trained
         if isinstance(each, RowNorm):
             assert each.running_mean is not None and each.running_var is not None

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from gate_cache.analysis.describe import of_run
 from gate_cache.core.errors import RowNotDone, StoreError, UserError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
@@ -729,6 +730,19 @@ def test_bucket_holds_all_levels_at_the_finest_resolution(store: FeatureStore) -
         coarse, fine = (torch.from_numpy(store[name][m][5]).float() for m in ("up0", "up1"))
         wide = F.interpolate(coarse[None], (16, 16), mode="bilinear", align_corners=False)[0]
         torch.testing.assert_close(found.conv[i], torch.cat([wide, fine]))
+
+
+def test_a_run_with_attention_in_the_bucket_is_trained_and_read_again(
+    root: Path, tmp_path: Path,
+) -> None:
+    found = finished(root, tmp_path, **{**SHORT, "attention": None, "attention_in": "bucket"})
+    first = found.weights("gate-best")["mixer.assigners.0.body.0.weight"]
+    assert first.shape[1] == 2 * CHANNELS + 2 * TOKENS
+    describer = of_run(Workspace(found.loaded, Roots(stores=root / "stores"), "cpu"),
+                       found.trained.run)
+    sample = describer.store.samples.ids[0]
+    (level,) = describer(sample).levels
+    assert level.shape[0] == found.loaded.manifest.train.assigners * first.shape[1]
 
 
 def test_attention_is_beside_the_bucket(store: FeatureStore) -> None:

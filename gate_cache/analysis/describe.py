@@ -211,8 +211,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
                        own.resolution, own.standardise)
     store = conv[0].store
     buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
-    model = build_gate(spec, buckets.channels, attention=attention is not None,
-                       tokens=buckets.tokens)
+    model = build_gate(spec, buckets.channels, tokens=buckets.tokens)
     trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""
     with_attention = " + attention" * bool(attention)

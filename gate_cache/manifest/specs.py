@@ -171,6 +171,8 @@ class TrainSpec(Spec):
     combos: list[str] | None = Field(None, min_length=1)
     attention: str | Literal[False] | None = None
     attention_maps: list[str] | None = Field(None, min_length=1)
+    attention_in: Literal["head", "bucket"] = Field(
+        "head", description="attention is concatenated behind the mixture, or to all that is mixed")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
     weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")

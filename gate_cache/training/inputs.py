@@ -81,19 +81,22 @@ class TrainingInputs:
     def gate(self, spec: TrainSpec) -> CorrespondenceModel:
         """The full model of a trial: its combos, and attention unless it wants none."""
         return build_gate(spec, self.full.channels, self.chosen(spec.combos or self.mixed),
-                          spec.attention is not False, self.full.tokens)
+                          self._tokens(spec.attention is not False))
 
     def single(self, spec: TrainSpec, combo: str | None = None) -> CorrespondenceModel:
         """The head on one feature alone; by default the baseline."""
         chosen = self.chosen([combo or self.baseline])
-        return build_baseline(spec, self.full.channels, [1.0], chosen, attention=False)
+        return build_baseline(spec, self.full.channels, [1.0], chosen, None)
 
     def uniform(self, spec: TrainSpec, attention: bool | None = None) -> CorrespondenceModel:
         """The head on the mean of a trial's combos, with attention unless it wants none."""
         combos = spec.combos or self.mixed
         wanted = spec.attention is not False if attention is None else attention
         return build_baseline(spec, self.full.channels, [1 / len(combos)] * len(combos),
-                              self.chosen(combos), wanted, self.full.tokens)
+                              self.chosen(combos), self._tokens(wanted))
+
+    def _tokens(self, wanted: bool) -> int | None:
+        return self.full.tokens if wanted else None
 
     @property
     def has_attention(self) -> bool:

@@ -91,13 +91,13 @@ class Buckets:
         self.channels: int = sum(self.levels.values())
         self.resolution = spec.resolution or max(s[-1] for s in shapes)
         self._square = one_square(store, spec)
-        self.tokens: int = 0
+        self.tokens = 0
         """T of the attention feature."""
         if spec.attention:
             view = store[spec.attention]
-            wanted = spec.attention_maps or feature_maps(view)
-            self._maps[spec.attention] = tuple(view[name].name for name in wanted)
-            self.tokens = sum(int(view[name].shape[1]) for name in wanted)
+            found = [view[name] for name in spec.attention_maps or feature_maps(view)]
+            self._maps[spec.attention] = tuple(each.name for each in found)
+            self.tokens = sum(int(each.shape[1]) for each in found)
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
         """The same rows with other features; what was read is shared."""

@@ -22,31 +22,44 @@ class CorrespondenceModel(MixedModel):
 
     def forward(self, bucket: Bucket) -> Output:
         """A batch of buckets to descriptors (B, D, h, w) of unit length over D."""
-        mixed = self.mixer(self.of_bucket(bucket.conv))
-        return Output(self.head(mixed.maps, self.attended(bucket.attention)), mixed.weights)
+        maps, beside = self.parts(bucket.conv, bucket.attention)
+        mixed = self.mixer(maps)
+        return Output(self.head(mixed.maps, beside), mixed.weights)
 
 
 def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = None,
-               attention: bool = True, tokens: int = 0) -> CorrespondenceModel:
+               tokens: int | None = 0) -> CorrespondenceModel:
     """The full model: n weight assigners and the head.
 
     Parameters
     ----------
-    chosen : which of a bucket's maps are mixed; all by default
-    attention : whether the attention feature is used, where there is one
-    tokens : T of that feature
+    channels : C of a bucket's maps
+    chosen : which of them are mixed; all by default
+    tokens : T of its attention feature, where there is one; None: it is not used
     """
-    mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout, spec.weights)
-    head = _head(spec, Sizes(spec.assigners, channels, tokens=tokens if attention else 0))
-    return CorrespondenceModel(mixer, head, chosen, attention)
+    sizes = _sizes(spec, spec.assigners, channels, tokens)
+    mixer = Amalgamator(sizes.channels, spec.assigners, spec.hidden, spec.dropout, spec.weights)
+    return CorrespondenceModel(mixer, _head(spec, sizes), chosen,
+                               None if tokens is None else spec.attention_in)
 
 
 def build_baseline(spec: TrainSpec, channels: int, weights: list[float],
-                   chosen: Sequence[int] | None = None, attention: bool = True,
-                   tokens: int = 0) -> CorrespondenceModel:
-    """A baseline with given weights, a single feature or all uniformly; else as `build_gate`."""
-    head = _head(spec, Sizes(1, channels, tokens=tokens if attention else 0))
-    return CorrespondenceModel(FixedWeights(weights), head, chosen, attention)
+                   chosen: Sequence[int] | None = None,
+                   tokens: int | None = 0) -> CorrespondenceModel:
+    """A baseline with given weights: a single feature, or all uniformly; as `build_gate`."""
+    head = _head(spec, _sizes(spec, 1, channels, tokens))
+    return CorrespondenceModel(FixedWeights(weights), head, chosen,
+                               None if tokens is None else spec.attention_in)
+
+
+def inside(spec: TrainSpec, tokens: int | None) -> int:
+    """How many of an attention feature's T channels are mixed."""
+    return (tokens or 0) if spec.attention_in == "bucket" else 0
+
+
+def _sizes(spec: TrainSpec, assigners: int, channels: int, tokens: int | None) -> Sizes:
+    mixed = inside(spec, tokens)
+    return Sizes(assigners, channels + mixed, tokens=(tokens or 0) - mixed)
 
 
 def _head(spec: TrainSpec, sizes: Sizes) -> nn.Module:

@@ -96,9 +96,10 @@ class VectorModel(MixedModel):
 
     def forward(self, batch: Vectors) -> Output:
         """The head's values, and weights (M·B, n, b[, C])."""
-        mixed = cast(Amalgamated, self.mixer(self.of_bucket(batch.conv)))
+        vectors, beside = self.parts(batch.conv, batch.attention)
+        mixed = cast(Amalgamated, self.mixer(vectors))
         maps, weights = mixed if mixed.maps.dim() == 4 else (m[None] for m in mixed)
-        values = self.head(maps, self.attended(batch.attention), batch.extra)
+        values = self.head(maps, beside, batch.extra)
         return Output(values, weights.flatten(0, 1))
 
 

@@ -17,6 +17,7 @@ from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Reservoir, Sampling, fill
 from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights, by_map
+from gate_cache.learn.mixing.model import inside
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
 from gate_cache.learn.tasks.floors import mask_floors
@@ -84,11 +85,14 @@ class PixelTask:
               attention: bool) -> VectorModel:
         """GATE, or a baseline with given weights."""
         n, maps, own = 1 if weights else spec.assigners, self.maps, cast(PixelSpec, spec.head)
+        tokens = maps.tokens if attention else 0
+        mixed = inside(spec, tokens)
         mixer: nn.Module = FixedWeights(weights) if weights else VectorAmalgamator(
-            maps.channels, n, spec.hidden, spec.dropout, own.members, spec.weights)
-        sizes = Sizes(n, maps.channels, tokens=maps.tokens if attention else 0,
-                      extra=maps.extra_channels, classes=len(self.data.classes))
-        return VectorModel(mixer, head_of(own.name).build(own, sizes), chosen, attention)
+            maps.channels + mixed, n, spec.hidden, spec.dropout, own.members, spec.weights)
+        sizes = Sizes(n, maps.channels + mixed, tokens=tokens - mixed, extra=maps.extra_channels,
+                      classes=len(self.data.classes))
+        return VectorModel(mixer, head_of(own.name).build(own, sizes), chosen,
+                           spec.attention_in if attention else None)
 
     def floors(self) -> dict[Role, Scores]:
         """What masks alone say of ``test``."""

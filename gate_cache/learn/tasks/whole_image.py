@@ -145,6 +145,8 @@ class WholeImage:
 
     def _mixed(self, model: VectorModel, points: Points) -> _Mixed:
         chosen = [model.of_bucket(level[None])[0] for level in self._native.levels]
+        if model.attention == "bucket":  # mixed as further levels
+            chosen += [m.expand(len(chosen[0]), *m.shape) for m in self._native.attention]
         mixer = model.mixer
         if isinstance(mixer, FixedWeights):
             sums = [torch.einsum("k,kchw->chw", mixer.weights, level) for level in chosen]
