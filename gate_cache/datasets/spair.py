@@ -70,7 +70,7 @@ class SPair(ListedPairs):
         """The numbered points of an image; ``null`` ones, and those outside it, are not visible.
 
         They are indices of pixels, as DIFT's released evaluation reads them, so half a pixel is
-        added: a point is at its pixel's centre.
+        added: a point is at its pixel's centre. One on the far border stays on it.
         """
         path = self.annotation(sample_id)
         text = read_text(path, EXPECTED)
@@ -102,13 +102,14 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
         if not 0 <= int(number) < POINTS:
             raise ValueError(f"key point {number} is not one of 0 … {POINTS - 1}")
         if point is not None:
-            xy[int(number)] = _finite(point, 2) + 0.5
+            xy[int(number)] = _finite(point, 2)
     box = _finite(data["bndbox"], 4)
     told = int(data["image_height"]), int(data["image_width"])
     if told != size:
         raise DataError(f"{path}: is of an image of {told[1]} × {told[0]}, and the file has"
                         f" {size[1]} × {size[0]} (width × height): points and image do not fit")
-    return Keypoints(xy, within(xy, size), check_box(path, box, size), size)
+    centres = np.minimum(xy + 0.5, size[::-1])
+    return Keypoints(centres, within(xy, size), check_box(path, box, size), size)
 
 
 def _finite(numbers: Any, count: int) -> npt.NDArray[np.float64]:
