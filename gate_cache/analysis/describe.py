@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from gate_cache.core.errors import StoreError, UserError
-from gate_cache.learn.features.bucket import Buckets, BucketSpec, one_square, stack
+from gate_cache.learn.features.bucket import (
+    Buckets,
+    BucketSpec,
+    Standardise,
+    one_square,
+    stack,
+    standardised,
+)
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.manifest.heads import heads_of
-from gate_cache.training.inputs import attention_of, matching_of, mixed_of, resolution_of, views_of
+from gate_cache.training.inputs import attention_of, matching_options, mixed_of, views_of
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
 
@@ -58,11 +65,14 @@ class PlainFeature:
     Parameters
     ----------
     views : with the same maps
+    standardise : as of `BucketSpec`; attention maps stay as they are
     """
 
     def __init__(self, name: str, about: str, views: Sequence[ComboView],
-                 device: torch.device) -> None:
-        self.name, self.about = name, about
+                 device: torch.device, standardise: Standardise = "none") -> None:
+        self._standardised = standardise == "image" and views[0].attrs["kind"] == "conv"
+        self.name = name
+        self.about = about + ", channels standardised" * self._standardised
         self._views = views
         self._device = device
         self._maps = views[0].maps
@@ -70,9 +80,12 @@ class PlainFeature:
 
     def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
+        place = self._views[0].square.place(*size)
         with one_thread():
             levels = [self._level(name, row) for name in self._maps]
-            return describe(levels, self._views[0].square.place(*size).window(self._side))
+            if self._standardised:
+                levels = [standardised(level, place) for level in levels]
+            return describe(levels, place.window(self._side))
 
     def _level(self, name: str, row: int) -> torch.Tensor:
         parts = [torch.from_numpy(view[name][row]).to(self._device) for view in self._views]
@@ -137,8 +150,9 @@ def of_combo(work: Workspace, combo: str | None = None) -> Describer:
         chosen_combos(work, [name])
     store = work.store()
     view = views_of(work, store, [name])[name]
+    own = matching_options(manifest.train).standardise
     return Describer(store, PlainFeature(f"combo {view.label}", view.label, [view],
-                                         work.torch_device()))
+                                         work.torch_device(), own))
 
 
 def of_run(work: Workspace, run: Path, *, trial: str | None = None,
@@ -190,8 +204,9 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     spec = trained.spec
     conv = [v for v in views.values() if v.attrs["kind"] == "conv"]
     attention = next((v for v in views.values() if v.attrs["kind"] == "attention"), None)
+    own = matching_options(spec)
     asked = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
-                       spec.attention_maps, resolution_of(spec))
+                       spec.attention_maps, own.resolution, own.standardise)
     store = conv[0].store
     buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
     model = build_gate(spec, buckets.channels, tokens=buckets.tokens)
@@ -200,19 +215,20 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     with_attention = " + attention" * bool(attention)
     about = f"head {spec.head.name}, {spec.assigners} assigner{many}{with_attention}"
     return TrainedFeature(f"run {trained.name}", about, model.to(device).eval(), buckets,
-                          matching_of(spec))
+                          own.matching)
 
 
-def plain_features(store: FeatureStore, device: torch.device) -> list[Feature]:
+def plain_features(store: FeatureStore, device: torch.device,
+                   standardise: Standardise = "none") -> list[Feature]:
     """Every combo, and the mean of all convolutional ones where they can be build_gate."""
     views = dict(zip(store.combos, store.views(), strict=True))
     conv = {n: v for n, v in views.items() if v.attrs["kind"] == "conv"}
     rest = {n: v for n, v in views.items() if n not in conv}
-    found: list[Feature] = [PlainFeature(f"combo {n}", n, [v], device)
+    found: list[Feature] = [PlainFeature(f"combo {n}", n, [v], device, standardise)
                             for n, v in [*conv.items(), *rest.items()]]
     if len(conv) > 1 and _amalgamable(store, list(conv.values())):
         found.append(PlainFeature(MEAN, f"uniform mean of {len(conv)} combos",
-                                  list(conv.values()), device))
+                                  list(conv.values()), device, standardise))
     return found
 
 

@@ -181,6 +181,7 @@ class TrainSpec(Spec):
         "head", description="attention is concatenated behind the mixture, or to all that is mixed")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
+    weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
     steps: int = Field(2500, ge=1, description="of the optimiser")

@@ -37,9 +37,9 @@ def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = No
     chosen : which of them are mixed; all by default
     tokens : T of its attention feature, where there is one; None: it is not used
     """
-    channels += inside(spec, tokens)
-    mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout)
-    return CorrespondenceModel(mixer, _head(spec, channels, spec.assigners), chosen,
+    sizes = _sizes(spec, spec.assigners, channels, tokens)
+    mixer = Amalgamator(sizes.channels, spec.assigners, spec.hidden, spec.dropout, spec.weights)
+    return CorrespondenceModel(mixer, _head(spec, sizes), chosen,
                                None if tokens is None else spec.attention_in)
 
 
@@ -47,8 +47,8 @@ def build_baseline(spec: TrainSpec, channels: int, weights: list[float],
                    chosen: Sequence[int] | None = None,
                    tokens: int | None = 0) -> CorrespondenceModel:
     """A baseline with given weights: a single feature, or all uniformly; as `build_gate`."""
-    return CorrespondenceModel(FixedWeights(weights),
-                               _head(spec, channels + inside(spec, tokens), 1), chosen,
+    head = _head(spec, _sizes(spec, 1, channels, tokens))
+    return CorrespondenceModel(FixedWeights(weights), head, chosen,
                                None if tokens is None else spec.attention_in)
 
 
@@ -57,6 +57,11 @@ def inside(spec: TrainSpec, tokens: int | None) -> int:
     return (tokens or 0) if spec.attention_in == "bucket" else 0
 
 
-def _head(spec: TrainSpec, channels: int, assigners: int) -> nn.Module:
-    made: nn.Module = head_of(spec.head.name).build(spec.head, Sizes(assigners, channels))
+def _sizes(spec: TrainSpec, assigners: int, channels: int, tokens: int | None) -> Sizes:
+    mixed = inside(spec, tokens)
+    return Sizes(assigners, channels + mixed, tokens=(tokens or 0) - mixed)
+
+
+def _head(spec: TrainSpec, sizes: Sizes) -> nn.Module:
+    made: nn.Module = head_of(spec.head.name).build(spec.head, sizes)
     return made

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gate_cache.learn.metrics.pck import SELECTED
 from gate_cache.learn.metrics.roles import ROLES, Role
 from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
-from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of
+from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of, units_of
 from gate_cache.report.html.page import (
     Column,
     Grid,
@@ -54,9 +55,31 @@ def lead(record: Record, found: Verdict | None) -> Html:
         "that comes first, since there is no val split to choose on"
     several = found.chosen or len(grouped(record, record.trials)) > 1
     notes = f"GATE is the configuration {why}: {gate.name}. " if several else ""
-    return join([paragraph(*first), tag("ul", *gains) if gains else None, paragraph(
+    if record.select != record.chooser:
+        notes += (f"The radius of {metric_name(record.chooser)}, which chose checkpoints, is less"
+                  " than a cell of the maps, so the image's leads here. ")
+    listed = tag("ul", *gains) if gains else None
+    return join([paragraph(_winner(found)), paragraph(*first), listed, paragraph(
         f"{notes}Intervals are of a bootstrap over the test items, with the same draws for both"
         " sides of a difference; they do not tell what another seed would change.", note=True)])
+
+
+def _winner(found: Verdict) -> Html:
+    """Which row is best on test, whichever it is, and whether the test decides it."""
+    rival, against = found.rival, found.against
+    if rival is None:
+        return tag("strong", "GATE has nothing beside it.")
+    name, ahead = rival.first.method.title, found.gate.mean() > rival.mean()
+    both = f"GATE {percent(found.gate.mean())}, {name} {percent(rival.mean())}"
+    if against is None:
+        best = "GATE" if ahead else name
+        return join([tag("strong", f"Highest: {best}."), f" {both}; no intervals were kept."])
+    low, high = map(signed, against.interval)
+    apart = f" {both}, the best of the rest" if ahead else f" {both}"
+    told = f"{apart}; difference {signed(against.points)}, {LEVEL} interval {low} to {high}."
+    if not against.clear:
+        return join([tag("strong", "Undecided: no row is clearly the best."), told])
+    return join([tag("strong", f"{'GATE' if ahead else name} wins."), told])
 
 
 def _gained(role: Role, gain: Gain) -> Html:
@@ -131,7 +154,7 @@ def _tables(record: Record, rows: Sequence[Result], caption: str, key: str) -> l
     shown = [m for m in record.metrics if SHOWN.fullmatch(m)] if pck else record.metrics
     shown.sort(key=lambda m: (m != record.select, m[:8] != record.select[:8]))
     made = [table(Grid(
-        [Column("Method"), *(_column(m, m == record.select and key == "test") for m in shown)],
+        [Column("Method"), *(_column(m, m == record.chooser and key == "test") for m in shown)],
         [PageRow([g.name, *(_cell(record, g, m, groups, key) for m in shown)],
                  strong=g.first.role == "gate") for g in groups],
         f"{caption}; percent{_counts(rows)}"))]
@@ -199,12 +222,12 @@ def categories(group: Group) -> dict[str, float | None]:
 
 
 def _categories(result: Result, select: str) -> dict[str, float | None]:
-    key = {"mIoU": "IoU", "accuracy": "accuracy"}.get(select, "categories")
-    known = result.details.get(key)
+    kept = {"mIoU": "IoU", "accuracy": "accuracy", SELECTED: "categories"}
+    known = result.details.get(kept.get(select, ""))
     if isinstance(known, dict):
         return known
     items = result.items
     if not items or "category" not in items.more:
         return {}
-    of_item, metric = items.more["category"], metric_of(select)
-    return {str(name): metric(items.units[of_item == name].sum(0)) for name in np.unique(of_item)}
+    of_item, metric, units = items.more["category"], metric_of(select), units_of(items, select)
+    return {str(name): metric(units[of_item == name].sum(0)) for name in np.unique(of_item)}

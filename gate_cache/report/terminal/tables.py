@@ -198,7 +198,7 @@ def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
 def _show_results(out: Console, results: Results) -> None:
     first = results.rows[0].pck
     say(out, f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
-    shown = [k for k in first.values if k[0] in SHOWN and k[2] != "category"]
+    shown = [k for k in first.values if k[0] in SHOWN and k[2] in ("point", "image")]
     keys = sorted(shown, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
     names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
     table = grid("PCK, %\nradius\naveraged by", *names)
@@ -218,15 +218,16 @@ def _show_results(out: Console, results: Results) -> None:
 def _show_scores(out: Console, results: ScoreTable) -> None:
     """Metrics with their 95 % intervals over images."""
     say(out, f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
-    table = grid("%", *results.rows[0].scores.values)
+    table = grid("%", *(n.replace("/", "\n") for n in results.rows[0].scores.values))
     for row in results.rows:
         between = row.scores.details["interval"]
         table.add_row(escape(row.method.title), *(
             f"{value:.1f}\n{between[name][0]:.1f}–{between[name][1]:.1f}"
             for name, value in row.scores.values.items()), style="bold" if row.note else None)
     out.print(table)
-    say(out, f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained",
-        style="dim")
+    floors = ", ".join(row.method.title for row in results.rows if not row.trained)
+    say(out, f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained"
+             f" but floors, which know labels alone ({floors})", style="dim")
     for row in results.rows:
         if row.note:
             say(out, f"weights of {row.method.title}: {row.note}", style="dim")
