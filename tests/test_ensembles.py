@@ -14,6 +14,10 @@ from conftest import PROMPT, WriteManifest, write
 from diffusers import ControlNetModel, StableDiffusionPipeline
 
 from gate_cache import FeatureStore
+from gate_cache.analysis.activations import activations
+from gate_cache.analysis.reference import Selection
+from gate_cache.analysis.score import score_combos
+from gate_cache.analysis.show import ShownImages, show
 from gate_cache.core.errors import ManifestError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
@@ -26,6 +30,9 @@ from gate_cache.extraction.recompute import recompute
 from gate_cache.extraction.status import status
 from gate_cache.extraction.validate import validate
 from gate_cache.manifest.load import Loaded
+from gate_cache.report.figures.show import page
+from gate_cache.report.terminal.tables import show_plan, show_store
+from gate_cache.store.check.inspect import inspect
 from gate_cache.workspace.workspace import Workspace
 
 CONTROL = {"prompt": "a photo", "controlnet": {"source": "tiny"}}
@@ -177,6 +184,36 @@ def test_the_store_says_what_a_combo_is(made: Any) -> None:
     assert set(told["one"]) == {"prompt", "seed", "t"}  # as before there was a choice
     (view,) = [v for v in made[2].views() if v.label == "clean"]
     assert json.dumps(view.recipe)
+
+
+def test_plan_inspect_and_show_say_it(made: Any, monkeypatch: pytest.MonkeyPatch,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("gate_cache.report.terminal.tables.PLAIN_WIDTH", 200)
+    show_plan(plan(Workspace(made[0], made[1])))
+    show_store(inspect(made[2].path))
+    out = capsys.readouterr().out
+    for word in ("(mean of 3 noises)", "(no noise)", "(mirrored)", "6 images read and encoded",
+                 "ensemble: 3", "noise: none", "mirror: True"):
+        assert word in out
+    (found,) = show(ShownImages(made[2], None), [made[2].samples.ids[0]])
+    assert found.about["mean"] == "mean of 3 noises" and found.about["one"] == ""
+    page(found)
+
+
+def test_activations_are_of_one_pass(made: Any) -> None:
+    work = Workspace(made[0], made[1], "cpu")
+    mean, mirrored = activations(work, (), ["mean", "mirrored"])
+    assert (mean.combo, mirrored.combo) == ("mean", "mirrored")
+    np.testing.assert_array_equal(mirrored.image, mean.image[:, ::-1])
+
+
+def test_scores_are_against_the_plain_feature_read_alike(made: Any) -> None:
+    found = score_combos(Workspace(made[0], made[1], "cpu"),
+                         Selection(combos=["mean", "clean", "mirrored"], count=1))
+    rows = {row.name: row for row in found.rows}
+    assert {"no technique", "no technique, no noise"} <= set(rows)
+    assert rows["no technique, no noise"].t == 261
+    assert all(rows[n].gain is not None for n in ("mean", "clean", "mirrored"))
 
 
 def test_another_ensemble_is_another_combo(made: Any, tmp_path: Path) -> None:

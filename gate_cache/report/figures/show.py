@@ -64,11 +64,13 @@ def page(found: Shown) -> Picture:
         h, w = found.image.shape[:2]
         rows.append(PictureRow("image", [PictureCell(fitted(found.image, smooth=max(h, w) > 200),
                                                      f"{w} x {h} pixels")]))
+    titles = {combo: f"{combo}  {about}".rstrip() for combo, about in found.about.items()}
     for combo, maps in found.conv.items():
-        rows.append(PictureRow(combo, [PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}")
-                                       for n, m in maps.items()]))
+        rows.append(PictureRow(titles.get(combo, combo), [
+            PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}") for n, m in maps.items()]))
     for combo, words in found.attention.items():
-        rows.append(PictureRow(combo, [PictureCell(heat(v), word) for word, v in words]))
+        rows.append(PictureRow(titles.get(combo, combo), [PictureCell(heat(v), word)
+                                                          for word, v in words]))
     return grid(rows, found.id)
 
 

@@ -61,6 +61,7 @@ def show_plan(plan: Plan) -> None:
     table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
     for line in plan.lines:
         maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
+        maps += f" ({line.about})" if line.about else ""
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
                       str(line.controlnet_passes or ""), _size(line), str(line.files))
     table.add_section()
