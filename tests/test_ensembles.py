@@ -12,13 +12,14 @@ import pytest
 import torch
 from conftest import PROMPT, WriteManifest, write
 from diffusers import ControlNetModel, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from gate_cache import FeatureStore
 from gate_cache.analysis.activations import activations
 from gate_cache.analysis.reference import Selection
 from gate_cache.analysis.score import score_combos
 from gate_cache.analysis.show import ShownImages, show
-from gate_cache.core.errors import ManifestError
+from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
@@ -132,6 +133,63 @@ def test_attention_of_an_ensemble_is_a_mean_too(made: Any) -> None:
 def test_without_noise_the_latent_itself_goes_in(made: Any, plain: Plain) -> None:
     """As CleanDIFT's published UNets are run: x_0, and a timestep that the UNet is told."""
     assert_stored(made[2]["clean"], plain.maps(plain.latents(plain.images), 261))
+
+
+@pytest.fixture
+def unet_file(roots: Roots) -> Path:
+    """A UNet's weights alone, in diffusers' names, as CleanDIFT publishes them."""
+    tensors = load_file(HOME / "unet" / "diffusion_pytorch_model.safetensors")
+    tensors["conv_in.weight"] = tensors["conv_in.weight"].float() * 1.5
+    roots.models.mkdir()
+    save_file(tensors, roots.models / "clean.safetensors")
+    return roots.models / "clean.safetensors"
+
+
+def test_a_unet_published_alone_takes_the_place_of_the_sources(
+    unet_file: Path, roots: Roots, manifest: WriteManifest, plain: Plain, made: Any,
+) -> None:
+    model = {"source": "tiny", "unet": unet_file.name}
+    work = Workspace(manifest(model=model, conv={"clean": COMBOS["conv"]["clean"]}, attention={},
+                              **DATA), roots, "cpu")
+    assert validate(work).absent == []
+    store = FeatureStore.open(extract(work).store)
+    inner = plain.pipe.unet.conv_in.weight.data
+    before = inner.clone()
+    inner *= 1.5
+    expected = plain.maps(plain.latents(plain.images), 261)
+    inner.copy_(before)
+    assert_stored(store["clean"], expected)
+    assert store["clean"].attrs["model"] == "tiny with clean.safetensors"
+    here, there = store["clean"].recipe, made[2]["clean"].recipe
+    assert [k for k in here if here[k] != there[k]] == ["weights"]
+    assert [k for k in here["weights"] if here["weights"][k] != there["weights"][k]] == ["unet"]
+    unet_file.unlink()  # without it, combos are known by their settings
+    assert [c.state for c in status(work).combos] == ["done"]
+    plainly = Workspace(manifest(conv={"clean": COMBOS["conv"]["clean"]}, attention={},
+                                 model={"source": "elsewhere/model"}, **DATA), roots)
+    assert [c.state for c in status(plainly).combos] == ["stale"]
+
+
+@pytest.mark.parametrize(("model", "said"), [
+    ({"source": "tiny", "unet": "none.safetensors"}, "model.unet: .*no such file; put it there"),
+    ({"source": "tiny", "unet": "clean.ckpt"}, "model.unet: .*expected a .safetensors file"),
+    ({"source": "tiny", "unet": "../clean.safetensors"}, "model.unet: '../clean.safetensors'"),
+    ({"source": "tiny", "unet": "part.safetensors"}, "part.safetensors: its weights have 3 down"),
+    ({"source": "tiny", "unet": "other.safetensors"}, "1 tensors are no part of its unet: strange"),
+])
+def test_a_unet_that_does_not_fit_is_refused(
+    unet_file: Path, roots: Roots, manifest: WriteManifest, model: dict[str, Any], said: str,
+) -> None:
+    whole = load_file(unet_file)
+    part = {k: v for k, v in whole.items() if not k.startswith("down_blocks.3.")}
+    save_file(part, roots.models / "part.safetensors")
+    save_file({**whole, "strange.weight": whole["conv_in.weight"].clone()},
+              roots.models / "other.safetensors")
+    (roots.models / "clean.ckpt").touch()
+    work = Workspace(manifest(model=model, attention={}, **DATA), roots, "cpu")
+    with pytest.raises(UserError, match=said):
+        extract(work)
+    assert not roots.stores.exists()
 
 
 def test_mirrored_maps_lie_as_the_image_does(made: Any, plain: Plain) -> None:

@@ -57,6 +57,7 @@ class ModelSpec(Spec):
     digest: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$",
                                description="sha256 of the unet component, or its beginning")
     config: str | None = Field(None, description="tokenizers and configurations of a single file")
+    unet: str | None = Field(None, description="a file with other weights for the source's UNet")
     revision: str | None = None
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
@@ -69,7 +70,12 @@ class ModelSpec(Spec):
     @property
     def source(self) -> str:
         """The sources, for people."""
-        return " or ".join(self.sources)
+        return " or ".join(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """What the model is called by each source."""
+        return [f"{s} with {self.unet}" if self.unet else s for s in self.sources]
 
     @field_serializer("sources")
     def _plain(self, sources: list[str]) -> str | list[str]:

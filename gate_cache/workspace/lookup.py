@@ -101,7 +101,7 @@ def _plain(view: ComboView, key: str, manifest: Manifest) -> Any:
         return view.attrs.get(key)
     if key == "model":  # the one of several sources that was there
         used, named = view.attrs.get(key), manifest.model
-        return named.source if used in named.sources else used
+        return named.source if used in named.names else used
     if key == "resize":
         return view.square.fit
     value = view.recipe.get(key, FIRST_SETTINGS.get(key))

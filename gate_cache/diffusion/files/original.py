@@ -97,8 +97,11 @@ def _text_encoder(cls: Any, config: dict[str, Any]) -> Any:
 
 
 def _converted_unet(file: Path, _module: Any, config: dict[str, Any]) -> tuple[State, State]:
-    source = _tensors(file, _UNET)
-    return source, convert_ldm_unet_checkpoint(source, config, extract_ema=True)
+    """Of the original layout, or of a UNet alone in diffusers' own names."""
+    if source := _tensors(file, _UNET):
+        return source, convert_ldm_unet_checkpoint(source, config, extract_ema=True)
+    alone = _tensors(file, ("",))
+    return alone, dict(alone)
 
 
 def _converted_vae(file: Path, _module: Any, config: dict[str, Any]) -> tuple[State, State]:

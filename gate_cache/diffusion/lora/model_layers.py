@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.diffusion.files.weights import shapes_in, weight_files
+from gate_cache.diffusion.files.weights import shapes_in
 from gate_cache.diffusion.lora.fit import ModelLayers
 from gate_cache.diffusion.models.layouts import UNET
 
@@ -27,7 +27,7 @@ def model_layers(files: ModelFiles) -> ModelLayers:
     unet = files.config(UNET)
     parts: dict[str, Iterable[tuple[str, tuple[int, ...]]]] = {
         part: _text_weights(part, files.config(part)) for part in files.kind.encoders}
-    paths = [files.file] if files.file else weight_files(files.folder(UNET), files.variant)
+    paths = files.paths(UNET)
     prefix = _ORIGINAL_UNET if files.file else ""
     weights = {key.removeprefix(prefix): shape for key, shape in shapes_in(paths).items()
                if key.startswith(prefix)}

@@ -14,7 +14,6 @@ from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
-from gate_cache.diffusion.files.weights import weight_files
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
 
@@ -169,7 +168,7 @@ def _weights(files: ModelFiles) -> Iterator[str]:
         shapes = files.shapes(component)
         yield from _strange(files, component, shapes)
         yield from _quantised(files, component)
-        config, place = files.config(component), files.file or files.folder(component)
+        config, place = files.config(component), files.alone(component) or files.folder(component)
         if component == UNET:
             name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
                 "conv_in.weight"
@@ -208,7 +207,7 @@ def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -
 
 def _quantised(files: ModelFiles, component: str) -> Iterator[str]:
     """Weights that are whole numbers mean nothing without their scales, which nobody reads."""
-    paths = [files.file] if files.file else weight_files(files.folder(component), files.variant)
+    paths = files.paths(component)
     names = [n for path in paths for n in read_header(path).whole if n.endswith(".weight")]
     if names:
         yield (f"{paths[0].parent}: {len(names)} weights are whole numbers ({listed(names, 2)}),"
@@ -218,10 +217,11 @@ def _quantised(files: ModelFiles, component: str) -> Iterator[str]:
 def _strange(files: ModelFiles, component: str,
              shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
     """Tensors that are plainly of something else; the others are compared when they are loaded."""
-    top, place, what = _TOP.get(component), files.folder(component), f"its {component}"
+    top, what = _TOP.get(component), f"its {component}"
+    place = files.alone(component) or files.folder(component)
     strange = [k for k in shapes if ".lora_" in k or (top and k.split(".")[0] not in top)]
     if files.file:
-        place, what = files.file, files.title
+        what = files.title
         strange = foreign_tensors(shapes, files.published) if component == UNET else []
         if component == VAE and not any(k.startswith("first_stage_model.") for k in shapes):
             yield f"{place}: no autoencoder in it (first_stage_model.…); take a whole file"
