@@ -30,12 +30,10 @@ class StableDiffusion(Backbone):
                 "text_encoder": component(CLIPTextModel, files, "text_encoder"),
                 "tokens": files.tokens}
 
-
     @property
     def text_encoders(self) -> dict[str, Any]:
         """Its text encoders by the names that LoRA files use."""
         return {"text_encoder": self.text_encoder}
-
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Latents x_0: the posterior's mean, shifted and scaled as the configuration says.
@@ -52,7 +50,6 @@ class StableDiffusion(Backbone):
         shift, scale = self._latent_scale()
         return torch.as_tensor((posterior.mode().float() - shift) * scale)
 
-
     def _latent_scale(self) -> tuple[Any, Any]:
         """What x_0 is shifted and multiplied by: numbers, or (1, 4, 1, 1) tensors by channel."""
         config = self.vae.config
@@ -62,7 +59,6 @@ class StableDiffusion(Backbone):
         mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1)
                      for v in (config.latents_mean, config.latents_std))
         return mean + shift, scale / std
-
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pictures of latents: what `encode` came from, as far as the autoencoder keeps it.
@@ -78,7 +74,6 @@ class StableDiffusion(Backbone):
         shift, scale = self._latent_scale()
         unscaled = latents.to(self.device) / scale + shift
         return self.pixels(self.vae.decode(unscaled.to(self.vae.dtype)).sample)
-
 
     def embed(self, prompt: str) -> Text:
         """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
