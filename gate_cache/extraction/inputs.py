@@ -179,8 +179,10 @@ class BlockInputs:
 
     def images(self, rows: Sequence[int]) -> Pixels:
         """(N, size, size, 3) uint8."""
-        found: Pixels = self.kept("images", rows, lambda r: self._readers.map(self._source.image, r))
-        return found
+        def read(missing: list[int]) -> Iterable[Pixels]:
+            return self._readers.map(self._source.image, missing)
+
+        return np.asarray(self.kept("images", rows, read))
 
     def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
         """(N, size, size) bool: the pixels that are the image's, not padding."""
