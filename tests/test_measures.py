@@ -137,9 +137,9 @@ def counted(name: str, right: Sequence[int], role: Any) -> Result:
 
 @pytest.mark.parametrize(("gate_right", "other", "role", "words"), [
     ([9] * 30, [4] * 30, "baseline", "GATE wins. GATE 90.0 %, single feature: x 40.0 %"),
-    ([4] * 30, [9] * 30, "baseline", "single feature: x wins. GATE 40.0 %"),
-    ([4] * 30, [9] * 30, "floor", "copy the position wins. GATE 40.0 %"),
-    ([4] * 30, [9] * 30, "uniform", "uniform weights with attention wins. GATE 40.0 %"),
+    ([4] * 30, [9] * 30, "baseline", "Single feature: x wins. GATE 40.0 %"),
+    ([4] * 30, [9] * 30, "floor", "Copy the position wins. GATE 40.0 %"),
+    ([4] * 30, [9] * 30, "uniform", "Uniform weights with attention wins. GATE 40.0 %"),
     ([5, 6] * 15, [6, 5] * 15, "uniform", "Undecided: no row is clearly the best."),
 ])
 def test_the_verdict_names_the_row_that_wins(gate_right: list[int], other: list[int], role: Any,

@@ -79,7 +79,7 @@ def _winner(found: Verdict) -> Html:
     told = f"{apart}; difference {signed(against.points)}, {LEVEL} interval {low} to {high}."
     if not against.clear:
         return join([tag("strong", "Undecided: no row is clearly the best."), told])
-    return join([tag("strong", f"{'GATE' if ahead else name} wins."), told])
+    return join([tag("strong", f"{'GATE' if ahead else name[0].upper() + name[1:]} wins."), told])
 
 
 def _called(method: Method) -> str:
