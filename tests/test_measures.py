@@ -127,7 +127,9 @@ def test_own_masks_give_floors_and_upernet_in_one_report(tmp_path: Path) -> None
 def counted(name: str, right: Sequence[int], role: Any) -> Result:
     """A row that gets so many points of 10 of each pair right."""
     units = np.array([[n, 10] for n in right])
-    made = replace(result(name, 10 * float(np.mean(right)), 50, role), combos=("x",))
+    made = result(name, 10 * float(np.mean(right)), 50, role)
+    if role == "uniform":
+        made = replace(made, method=replace(made.method, attention=True))
     made.__dict__["items"] = Items(np.array([["a", str(i)] for i in range(len(right))]),
                                    np.array(right) * 10.0, units)
     return made
@@ -135,8 +137,9 @@ def counted(name: str, right: Sequence[int], role: Any) -> Result:
 
 @pytest.mark.parametrize(("gate_right", "other", "role", "words"), [
     ([9] * 30, [4] * 30, "baseline", "GATE wins. GATE 90.0 %, single feature: x 40.0 %"),
-    ([4] * 30, [9] * 30, "baseline", "single feature: x wins. GATE 40.0 %"),
-    ([4] * 30, [9] * 30, "floor", "copy the position wins. GATE 40.0 %"),
+    ([4] * 30, [9] * 30, "baseline", "Single feature: x wins. GATE 40.0 %"),
+    ([4] * 30, [9] * 30, "floor", "Copy the position wins. GATE 40.0 %"),
+    ([4] * 30, [9] * 30, "uniform", "Uniform weights with attention wins. GATE 40.0 %"),
     ([5, 6] * 15, [6, 5] * 15, "uniform", "Undecided: no row is clearly the best."),
 ])
 def test_the_verdict_names_the_row_that_wins(gate_right: list[int], other: list[int], role: Any,

@@ -499,11 +499,12 @@ def test_train_compares_single_uniform_and_gate(head: str, home: Path, tmp_path:
     found = trained(home, tmp_path, head, baseline="noise")
     metrics = json.loads((found.run / "metrics.json").read_text())
     (table,) = metrics["tables"]
+    floors = ["majority class", "commonest class at each place"]
     assert [r["method"] for r in table["rows"]] == [
-        "single feature: noise", "all features, uniform weights + attention",
-        "GATE: 2 assigners + attention"]
+        *floors[:1 if head == "classifier" else 2], "single feature: noise",
+        "all features, uniform weights + attention", "GATE: 2 assigners + attention"]
     metric = "accuracy" if head == "classifier" else "mIoU"
-    for row in table["rows"]:
+    for row in table["rows"][-3:]:  # draws without a class that a floor misses are above it
         low, high = row["details"]["interval"][metric]
         assert low <= row[metric] <= high
     assert set(table["rows"][-1]["details"]["weights"]["overlap"]) == {"none", "top1", "top2"}
@@ -519,14 +520,17 @@ def test_sweep_has_what_train_has(head: str, home: Path, tmp_path: Path) -> None
     found = sweep(Workspace(loaded, Roots(stores=home / "stores", runs=tmp_path), "cpu"),
                   load_sweep(tmp_path / "s.yaml", loaded), tmp_path / "out")
     assert [r.name for r in found.rows][-2:] == ["seed=0", "seed=1"]
-    assert len(found.rows) == 6 and not found.failed
+    floors = [r.method.role for r in found.rows if not r.trained]
+    assert floors == (["majority"] if head == "classifier" else ["majority", "prior"])
+    assert len(found.rows) == 6 + len(floors) and not found.failed
     assert found.select == ("accuracy" if head == "classifier" else "mIoU")
     (tmp_path / "one").mkdir()
     alone = trained(home, tmp_path / "one", head, seed=1)
     rows: Any = alone.tables[0].rows
     swept = {r.name: r.test for r in found.rows}
     assert swept["seed=1"] == rows[-1].scores.values
-    assert swept[f"head {head}, single feature: noise,seed=1"] == rows[0].scores.values
+    assert swept[f"head {head}, single feature: noise,seed=1"] == rows[-3].scores.values
+    assert swept["majority class"] == rows[0].scores.values
 
 
 def test_the_report_shows_intervals(home: Path, tmp_path: Path,

@@ -48,7 +48,7 @@ def _heaviest(full: Buckets, group: str, pairs: list[PairPoints]) -> str:
     alone = full.of((group,))
     ids = list(dict.fromkeys(p.pair.source for p in pairs))[:LOOKED_AT]
     energy = torch.stack([alone.named(i).conv[0].square().sum((1, 2)) for i in ids]).sum(0)
-    parts = (energy / energy.sum()).split(list(alone.levels.values()))
+    parts = torch.split(energy / energy.sum(), list(alone.levels.values()))
     share, name, count = max((float(part.sum()), name, len(part))
                              for name, part in zip(alone.levels, parts, strict=True))
     if not share > MOST or 2 * count >= alone.channels:

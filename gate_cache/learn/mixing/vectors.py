@@ -71,7 +71,7 @@ class VectorAmalgamator(nn.Module):
     def forward(self, bucket: torch.Tensor) -> Amalgamated:
         """(B, b, C) to n sums (M, B, n, C) with weights (M, B, n, b[, C])."""
         logits = self.logits(self.first(bucket.flatten(0, 1)))
-        weights = self.shares(logits.unflatten(0, bucket.shape[:2]))
+        weights = self.shares(logits.view(*bucket.shape[:2], *logits.shape[1:]))
         of_each = "mbnkc,bkc->mbnc" if self.by_channel else "mbnk,bkc->mbnc"
         return Amalgamated(torch.einsum(of_each, weights, bucket), weights)
 
@@ -84,7 +84,7 @@ class VectorAmalgamator(nn.Module):
 
     def shares(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, b, M·n[, C]) to weights (M, B, n, b[, C]): softmax over combos."""
-        of_assigners = logits.unflatten(2, self._shape[:2])  # (B, b, M, n[, C])
+        of_assigners = logits.view(*logits.shape[:2], *self._shape)
         return of_assigners.movedim(2, 0).movedim(2, 3).softmax(3)
 
 

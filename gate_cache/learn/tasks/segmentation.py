@@ -64,7 +64,7 @@ class LevelsModel(MixedModel):
         """`Decoded` logits, and weights (B, n, b[, C])."""
         weights = self.mixer.weigh(self.of_bucket(batch.joined))
         widths = [level.shape[2] for level in batch.levels]
-        each = weights.split(widths, 3) if weights.dim() == 4 else [weights] * len(widths)
+        each = torch.split(weights, widths, 3) if weights.dim() == 4 else [weights] * len(widths)
         sums = [mix(self.of_bucket(level), own).maps.flatten(1, 2)
                 for level, own in zip(batch.levels, each, strict=True)]
         return Output(self.head(sums, batch.attention), weights)

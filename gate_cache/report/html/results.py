@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gate_cache.learn.metrics.pck import SELECTED
-from gate_cache.learn.metrics.roles import ROLES, Role
+from gate_cache.learn.metrics.roles import ROLES, Method, Role
 from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of, units_of
 from gate_cache.report.html.page import (
@@ -55,7 +55,7 @@ def lead(record: Record, found: Verdict | None) -> Html:
         "that comes first, since there is no val split to choose on"
     several = found.chosen or len(grouped(record, record.trials)) > 1
     notes = f"GATE is the configuration {why}: {gate.name}. " if several else ""
-    if record.select != record.chooser:
+    if record.chooser not in ("", record.select):
         notes += (f"The radius of {metric_name(record.chooser)}, which chose checkpoints, is less"
                   " than a cell of the maps, so the image's leads here. ")
     listed = tag("ul", *gains) if gains else None
@@ -69,7 +69,7 @@ def _winner(found: Verdict) -> Html:
     rival, against = found.rival, found.against
     if rival is None:
         return tag("strong", "GATE has nothing beside it.")
-    name, ahead = rival.first.method.title, found.gate.mean() > rival.mean()
+    name, ahead = _called(rival.first.method), found.gate.mean() > rival.mean()
     both = f"GATE {percent(found.gate.mean())}, {name} {percent(rival.mean())}"
     if against is None:
         best = "GATE" if ahead else name
@@ -79,7 +79,15 @@ def _winner(found: Verdict) -> Html:
     told = f"{apart}; difference {signed(against.points)}, {LEVEL} interval {low} to {high}."
     if not against.clear:
         return join([tag("strong", "Undecided: no row is clearly the best."), told])
-    return join([tag("strong", f"{'GATE' if ahead else name} wins."), told])
+    return join([tag("strong", f"{'GATE' if ahead else name[0].upper() + name[1:]} wins."), told])
+
+
+def _called(method: Method) -> str:
+    """A row in a sentence: some titles lean on the row above."""
+    if method.role == "uniform":
+        return WORDS["uniform"] + " with attention" * method.attention
+    single = ", ".join(method.combos)
+    return f"untrained single feature: {single}" if method.role == "untrained" else method.title
 
 
 def _gained(role: Role, gain: Gain) -> Html:
