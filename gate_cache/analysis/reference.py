@@ -45,6 +45,7 @@ def plain(files: ModelFiles, prompt: str | None, **read: Any) -> Combo:
 
     Parameters
     ----------
+    files : of the model
     prompt : of the reference; `PROMPT` where none is given
     read : what of `ONE_PASS` is otherwise
 
@@ -62,7 +63,7 @@ def plain(files: ModelFiles, prompt: str | None, **read: Any) -> Combo:
 
 def techniques_of(combo: Combo) -> str:
     """A combo's techniques in a few words; its prompt is not among them."""
-    found = [technique.title() for technique in techniques("", combo)]
+    titles = [technique.title() for technique in techniques("", combo)]
     if combo.guidance:
-        found.append(f"guidance {combo.guidance.scale:g}")
-    return ", ".join(found) or "prompt"
+        titles.append(f"guidance {combo.guidance.scale:g}")
+    return ", ".join(titles) or "prompt"
