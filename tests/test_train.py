@@ -33,6 +33,7 @@ from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, b
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec
+from gate_cache.report.html.record import read_record
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import blocks_of
 from gate_cache.store.format.samples import NewSample
@@ -273,7 +274,9 @@ def test_boxes_without_extent_choose_no_checkpoint(root: Path, tmp_path: Path,
     row = found.gate
     assert row["pairs_without_box"] == row["pairs"] > 0 and row[SCORE] is None
     assert row["pck@0.10/radius=image/average=point"] is not None
-    assert "interval" not in row
+    assert row["interval"].keys() == {"pck@0.10/radius=image/average=point"}
+    assert found.config["radius_in_cells"] is None
+    assert read_record(found.trained.run).select == "pck@0.10/radius=image/average=point"
 
 
 @pytest.fixture(scope="module")

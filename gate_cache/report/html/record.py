@@ -209,8 +209,9 @@ def counted(results: Sequence[Result]) -> str:
 
 
 def _leading(config: Mapping[str, Any], chooser: str) -> str:
-    cells = config.get("radius_in_cells")
-    return BROADER if chooser == SELECTED and cells is not None and cells < 1 else chooser
+    """Runs of earlier versions do not tell the radius; null is where no target has one."""
+    small = not (config.get("radius_in_cells", math.inf) or 0) >= 1
+    return BROADER if chooser == SELECTED and small else chooser
 
 
 def _likely(test: Mapping[str, float]) -> str:

@@ -55,8 +55,8 @@ def lead(record: Record, verdict: Verdict | None) -> Html:
     several = verdict.chosen or len(grouped(record, record.trials)) > 1
     notes = f"GATE is the configuration {why}: {gate.name}. " if several else ""
     if record.chooser not in ("", record.select):
-        notes += (f"The radius of {metric_name(record.chooser)}, which chose checkpoints, is less"
-                  " than a cell of the maps, so the image's leads here. ")
+        notes += (f"The radius of {metric_name(record.chooser)}, which chooses checkpoints, is less"
+                  " than a cell of the maps, if there is one at all: the image's leads here. ")
     listed = tag("ul", *gains) if gains else None
     return join([paragraph(_winner(verdict)), paragraph(*first), listed, paragraph(
         f"{notes}Intervals are of a bootstrap over the test items, with the same draws for both"
