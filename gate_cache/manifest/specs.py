@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SerializeAsAny,
@@ -20,9 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import TOLD, did_you_mean
-from gate_cache.core.features import Pool, Pooling
+from gate_cache.core.features import Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
@@ -36,6 +34,7 @@ from gate_cache.manifest.first_release import (
     options_in_head,
 )
 from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
+from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
 
 T_MAX = 999
 CAPTION = "{caption}"
@@ -128,21 +127,6 @@ class DenoiseSpec(Spec):
     steps: int = Field(1, ge=1)
 
 
-class MapSize(Spec):
-    """A map made smaller as it is extracted: pooled over the cells of a grid."""
-
-    grid: int | None = Field(None, ge=1, le=512, description="cells a side [all of the map]")
-    pool: Pool = "mean"
-
-
-def _by_name(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        if len(set(value)) < len(value):
-            raise PydanticCustomError(TOLD, "a map is named twice")
-        return {name: {} for name in value}
-    return {n: v or {} for n, v in value.items()} if isinstance(value, dict) else value
-
-
 class Combo(Spec):
     """A technique combination: one set of feature maps per image."""
 
@@ -159,7 +143,7 @@ class Combo(Spec):
     denoise: DenoiseSpec | None = None
     guidance: GuidanceSpec | None = None
     extra: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    maps: Annotated[dict[str, MapSize] | None, BeforeValidator(_by_name)] = Field(
+    maps: Annotated[dict[str, MapSize] | None, BeforeValidator(by_name)] = Field(
         None, min_length=1, description="names, or by name how they are made smaller")
 
     @field_serializer("maps")
@@ -183,26 +167,6 @@ class Combo(Spec):
     def prompted(self) -> bool:
         """Whether the manifest gives it a prompt, be it an empty one."""
         return "prompt" in self.model_fields_set
-
-
-def _known_codec(value: Any) -> Any:
-    try:
-        return value if value is None else Codec.parse(value).to_json()
-    except ValueError as error:
-        raise PydanticCustomError(TOLD, "{why}", {"why": str(error)}) from None
-
-
-class StoreSpec(Spec):
-    """Where the store is (below the stores root) and how it is laid out."""
-
-    path: str | None = None
-    dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
-    keep_bits: int | None = Field(None, ge=1, description="of the mantissa of a float")
-    codec: Annotated[str | dict[str, Any] | None, AfterValidator(_known_codec)] = Field(
-        None, description="a name, or {name: blosc, cname: zstd, …}")
-    latents: bool = Field(True, description="kept, so that later combos need not encode again")
-    block: int | None = Field(None, ge=1, le=1024)
-    batch: int = Field(8, ge=1)
 
 
 AttentionMaps = Annotated[list[str], Field(min_length=1)] | Literal["two finest"] | None
