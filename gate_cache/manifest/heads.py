@@ -54,6 +54,13 @@ class CorrespondenceSpec(HeadSpec):
         "dense", description="where matches are searched: between cells too, or at their centres")
 
 
+class PooledSpec(HeadSpec):
+    """Options of heads that see an image as one vector."""
+
+    pool: int = Field(2, ge=1, le=64, description="cells along a side of the grid to which each map"
+                      " of an image is averaged; 1: one mean a map")
+
+
 class PixelSpec(HeadSpec):
     """Options of heads that are trained on single pixels."""
 
@@ -63,6 +70,12 @@ class PixelSpec(HeadSpec):
         "uniform", description="pixels of an image: as they come, or as many of each class")
     reservoir_mb: int = Field(1024, ge=1, description="memory for the training pixels")
     members: int = Field(1, ge=1, description="of the ensemble, each with assigners of its own")
+
+
+class PixelProbeSpec(PixelSpec):
+    """Options of heads that are solved on pixels."""
+
+    members: int = Field(1, ge=1, le=1, description="a probe is no ensemble")
 
 
 class HeadTask(NamedTuple):
@@ -94,8 +107,13 @@ TASKS: dict[str, HeadTask] = {
     "pixels": HeadTask("masks", "pixels", _IOU, PixelSpec, ("extra", "sampling", "reservoir_mb")),
     "classification": HeadTask(
         "classes of images", "images",
-        "top-1 accuracy; class accuracy is the mean over classes", HeadSpec),
+        "top-1 accuracy; class accuracy is the mean over classes", HeadSpec, ("pool",)),
 }
+
+
+SHORT: Mapping[str, Any] = {"steps": 200, "validate_steps": 50, "batch": 64, "lr": 1e-3,
+                            "schedule": "cosine", "warmup": 20}
+"""Defaults of heads that are solved: only assigners need steps."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.learn.tasks.task import Task
-from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
+from gate_cache.manifest.heads import TASKS, PixelSpec, PooledSpec, head_of
 from gate_cache.training import inputs as study
 from gate_cache.training.inputs import (
     attention_of,
@@ -190,7 +190,8 @@ def task_of(spec: TrainSpec) -> str:
 def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
           ids: dict[Split, list[str]], spec: TrainSpec) -> DenseTask:
     if task_of(spec) == "classification":
-        return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids)
+        return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids,
+                                  spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
     masks = cast(SegmentationDataset, dataset)
     if isinstance(spec.head, PixelSpec):
         return PixelTask(maps, masks, ids, spec.head.reservoir_mb * 2**20, spec.head.sampling)

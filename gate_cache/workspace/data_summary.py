@@ -90,7 +90,7 @@ def need_trainable(work: Workspace, found: Summary, task: str) -> None:
     UserError
         One line that says why.
     """
-    problem = _untrainable(found, task)
+    problem = untrainable(found, task)
     if problem:
         raise UserError(f"{work.name}: dataset: {problem}")
 
@@ -99,11 +99,12 @@ def before_extraction(work: Workspace, found: Summary) -> list[str]:
     """As `short`; and where the manifest says how to train, what will keep it from that."""
     train = work.manifest.train
     said = "head" in train.model_fields_set
-    problem = _untrainable(found, head_of(train.head.name).task) if said else None
+    problem = untrainable(found, head_of(train.head.name).task) if said else None
     return [*short(found), *([f"note: train will refuse this: {problem}"] if problem else [])]
 
 
-def _untrainable(found: Summary, task: str) -> str | None:
+def untrainable(found: Summary, task: str) -> str | None:
+    """Why nothing can be learnt or judged by a task; None where it can."""
     if not found.read:
         return None
     has, check = {"correspondence": (found.pairs, _pairs), "classification": (

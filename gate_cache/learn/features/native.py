@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
 from gate_cache.learn.features.bucket import BucketSpec, feature_maps, one_square
@@ -133,13 +134,18 @@ class NativeMaps:
                  in zip(self.extra_places(sample_id), maps.extra, strict=True) for m in found]
         return Vectors(conv, _joined(attention), _joined(extra))
 
-    def pooled(self, sample_id: str) -> Vectors:
-        """Means over the cells that show the image, as a batch of one."""
+    def pooled(self, sample_id: str, side: int = 1) -> Vectors:
+        """Means over the cells that show the image, as a batch of one.
+
+        Parameters
+        ----------
+        side : of a grid of as many parts of the image, each with a mean of its own
+        """
         maps, place = self(sample_id), self.place(sample_id)
 
         def mean(found: torch.Tensor) -> torch.Tensor:
             cut: torch.Tensor = place.window(found.shape[-1]).cut(found)
-            return cut.mean((-2, -1))
+            return F.adaptive_avg_pool2d(cut, side).flatten(-3)
 
         conv = torch.cat([mean(level) for level in maps.levels], -1)
         return Vectors(conv[None], _joined([mean(m)[None] for m in maps.attention]), None)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gate_cache.manifest.heads import Head, HeadSpec, Sizes
+from gate_cache.manifest.heads import Head, PooledSpec, Sizes
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class ClassifierSpec(HeadSpec):
+class ClassifierSpec(PooledSpec):
     """Options of ``classifier``."""
 
     classifier_hidden: int = Field(0, ge=0, description="units of a hidden layer; 0: none")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from copy import copy
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.tasks.task import Scores
     from gate_cache.manifest.specs import TrainSpec
 
-POOLED_BYTES = 2**29
+POOLED_BYTES = 2**30
 """Pooled features held at most."""
 BATCH = 256
 """Images judged at once."""
@@ -37,20 +39,23 @@ class ClassificationTask:
     maps : of all combos that any trial uses
     data : for labels
     ids : samples of each split
+    pool : side of the grid to which maps are averaged
     """
 
     unit = "images"
     select = "accuracy"
 
     def __init__(self, maps: NativeMaps, data: ClassifiedDataset,
-                 ids: dict[Split, list[str]]) -> None:
+                 ids: dict[Split, list[str]], pool: int = 1) -> None:
         self.maps = maps
         self.data = data
         self._ids = ids
-        self._pooled: LRUCache[Vectors] = LRUCache(maps.pooled, _bytes, POOLED_BYTES)
+        self._parts = pool**2
+        self._pooled: LRUCache[Vectors] = LRUCache(
+            partial(maps.pooled, side=pool), _bytes, POOLED_BYTES)
         self._labels = {i: data.label(i) for of_split in ids.values() for i in of_split}
         names = list(data.classes)
-        self._classes = names[:1 + max(self._labels.values(), default=0)]
+        self.classes = names[:1 + max(self._labels.values(), default=0)]
 
     def items(self) -> Sequence[str]:
         """The training images."""
@@ -64,6 +69,12 @@ class ClassificationTask:
         """(B,) classes."""
         return torch.tensor([self._labels[i] for i in items], device=self.maps.device)
 
+    def of(self, ids: dict[Split, list[str]]) -> Self:
+        """The same with other samples of each split; what was read is shared."""
+        found = copy(self)
+        found._ids = ids
+        return found
+
     def criterion(self) -> nn.Module:
         """Cross-entropy."""
         return _LabelLoss(self)
@@ -71,18 +82,18 @@ class ClassificationTask:
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
         """GATE, or a baseline with given weights."""
-        n, channels = 1 if weights else spec.assigners, self.maps.channels
+        n, channels = 1 if weights else spec.assigners, self.maps.channels * self._parts
         mixer: nn.Module = FixedWeights(weights) if weights else \
             VectorAmalgamator(channels, n, spec.hidden, spec.dropout)
-        sizes = Sizes(n, channels, tokens=self.maps.tokens if attention else 0,
-                      classes=len(self._classes))
+        sizes = Sizes(n, channels, tokens=self.maps.tokens * self._parts if attention else 0,
+                      classes=len(self.classes))
         head = head_of(spec.head.name).build(spec.head, sizes)
         return VectorModel(mixer, head, chosen, attention)
 
     @torch.inference_mode()
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Top-1 accuracy of every model; features are read once for all of them."""
-        tallies, ids = [ImageScores(self._classes) for _ in models], self._ids[split]
+        tallies, ids = [ImageScores(self.classes) for _ in models], self._ids[split]
         for part in tiles(len(ids), BATCH):
             batch, true = self.inputs(ids[part]), self.labels(ids[part]).cpu().numpy()
             for model, tally in zip(models, tallies, strict=True):
@@ -93,7 +104,7 @@ class ClassificationTask:
                     tally.note(true=label, predicted=guess, confidence=share)
                 tally.weigh(output.weights)
         test = split == "test"
-        return [t.classification(test, ids if test else ()) for t in tallies]
+        return [t.classification(test, ids) for t in tallies]
 
 
 class _LabelLoss(nn.Module):
