@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import ModelError, StoreError, UserError
 from gate_cache.core.progress import Silent
 from gate_cache.datasets.common.base import (
     ClassifiedDataset,
@@ -32,7 +32,7 @@ from gate_cache.learn.modules.probes import PROBES
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.learn.tasks.pixels import PixelTask
-from gate_cache.manifest.heads import parse_head
+from gate_cache.manifest.heads import option_names, parse_head
 from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.inputs_dense import DenseInputs
 from gate_cache.training.tasks import measured, open_any
@@ -153,19 +153,31 @@ def probe(work: Workspace, options: ProbeOptions | None = None) -> Probed:
     summary = check_data(work, dataset)
     why = {task: untrainable(summary, task) for task, kind in HAS.items()
            if isinstance(dataset, kind)}
-    if not (tasks := [task for task, problem in why.items() if problem is None]):
-        raise UserError(f"{work.name}: dataset: nothing to probe by: "
-                        + "; ".join(filter(None, why.values() or ["it has no labels"])))
-    quiet = replace(work, progress=Silent())
     tables = []
-    for task in tasks:
-        spec = work.manifest.train.model_copy(
-            update={"head": parse_head({"name": heads[task], **(
-                {"pool": asked.pool} if task == "classification" else {})}), "combos": None})
-        study = open_any(quiet.with_manifest(train=spec))
-        tables.append(_points(study, asked, work) if isinstance(study, TrainingInputs)
-                      else _labels(study, asked, work))
+    for task in [task for task, problem in why.items() if problem is None]:
+        try:
+            tables.append(_table(work, asked, heads[task]))
+        except (StoreError, ModelError):
+            raise
+        except UserError as error:
+            why[task] = str(error)
+    reasons = [f"not probed by {task}: {text}" for task, text in why.items() if text]
+    if not tables:
+        raise UserError("\n".join(reasons) or f"{work.name}: dataset: has no labels to probe by")
+    for line in reasons:
+        work.progress.say(f"note: {line}")
     return Probed(work.name, asked.split, tables, round(time.monotonic() - began, 2))
+
+
+def _table(work: Workspace, asked: ProbeOptions, head: str) -> ProbeTable:
+    """One task, with what a training by this head would read."""
+    pooled = {"pool": asked.pool} if "pool" in option_names(head) else {}
+    spec = work.manifest.train.model_copy(
+        update={"head": parse_head({"name": head, **pooled}), "combos": None})
+    study = open_any(replace(work, progress=Silent()).with_manifest(train=spec))
+    if isinstance(study, TrainingInputs):
+        return _points(study, asked, work)
+    return _labels(study, asked, work)
 
 
 def _features(study: TrainingInputs | DenseInputs, parts: int = 1) -> list[_Feature]:

@@ -1,4 +1,4 @@
-"""``pixel-linear``: a logistic regression of single pixels, solved, not trained (a linear probe)."""
+"""``pixel-linear``: a logistic regression of single pixels, solved and not trained."""
 
 from __future__ import annotations
 

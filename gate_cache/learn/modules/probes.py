@@ -20,6 +20,8 @@ STRENGTH = 10.0
 """Of `LinearProbe`: C of the regression times the number of features."""
 TOLERANCE, STEPS = 1e-4, 500
 """Of L-BFGS: the largest entry of the gradient where it ends, and iterations at most."""
+EPS = 1e-10
+"""Added to variances: those of attention maps are below 1e-6."""
 NEVER = -1e4
 """Logit of a class without training vectors."""
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -46,7 +48,7 @@ class Probe(nn.Module):
 
     def __init__(self, features: int, classes: int, members: bool = False) -> None:
         super().__init__()
-        self.norm = RowNorm(features, affine=False)
+        self.norm = RowNorm(features, eps=EPS, affine=False)
         self.classes = classes
         self._members = members
 
@@ -68,8 +70,9 @@ class Probe(nn.Module):
         x : (N, D)
         y : (N,) classes
         """
-        deviation, mean = torch.var_mean(x.double(), 0, correction=0)
-        for name, value in (("running_mean", mean), ("running_var", deviation)):
+        spread, mean = torch.var_mean(x.double(), 0, correction=0)
+        spread[spread <= EPS * mean.square()] = 1  # constant but for rounding
+        for name, value in (("running_mean", mean), ("running_var", spread)):
             cast(torch.Tensor, getattr(self.norm, name)).copy_(value)
         with torch.no_grad():
             self._solve(self.norm.eval()(x.float()), y)
