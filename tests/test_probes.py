@@ -203,15 +203,15 @@ def test_votes_of_pixels_are_shares(maps: NativeMaps) -> None:
 
 
 def test_warm_up_and_cosine_by_hand() -> None:
-    spec = TrainSpec(steps=10, warmup=2, schedule="cosine")  # type: ignore[arg-type]
+    spec = TrainSpec(steps=10, warmup=0.2, schedule="cosine")
     found = [share_of_lr(spec, i) for i in (0, 1, 2, 6, 10)]
     assert found == pytest.approx([1 / 3, 2 / 3, 1, 0.5, 0])
-    assert [share_of_lr(TrainSpec(warmup=1), i) for i in (0, 1, 999)] == [0.5, 1, 1]
+    assert [share_of_lr(TrainSpec(steps=4, warmup=0.25), i) for i in (0, 1, 3)] == [0.5, 1, 1]
 
 
 def test_a_training_follows_its_schedule_and_resumes_in_it(maps: NativeMaps) -> None:
     task = task_of("classifier", maps)
-    fields: dict[str, Any] = {"steps": 6, "validate_steps": 2, "schedule": "cosine", "warmup": 1}
+    fields: dict[str, Any] = {"steps": 6, "validate_steps": 2, "schedule": "cosine", "warmup": 0.2}
     (whole,) = fit([trial("classifier", task, **fields)], task)
     (constant,) = fit([trial("classifier", task, **{**fields, "schedule": "constant"})], task)
     assert not same(whole, constant)

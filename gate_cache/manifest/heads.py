@@ -112,7 +112,7 @@ TASKS: dict[str, HeadTask] = {
 
 
 SHORT: Mapping[str, Any] = {"steps": 200, "validate_steps": 50, "batch": 64, "lr": 1e-3,
-                            "schedule": "cosine", "warmup": 20}
+                            "schedule": "cosine", "warmup": 0.1}
 """Defaults of heads that are solved: only assigners need steps."""
 
 

@@ -276,12 +276,12 @@ def batches(items: Sequence[Any], spec: TrainSpec) -> Iterator[tuple[int, list[A
 
 def share_of_lr(spec: TrainSpec, step: int) -> float:
     """What a step (from 0 on) takes of ``lr``: even warm-up, then as ``schedule`` says."""
-    if step < spec.warmup:
-        return (step + 1) / (spec.warmup + 1)
+    steps = step_of(spec.items, spec)
+    if step < (rising := int(spec.warmup * steps)):
+        return (step + 1) / (rising + 1)
     if spec.schedule == "constant":
         return 1.0
-    left = max(1, step_of(spec.items, spec) - spec.warmup)
-    return (1 + math.cos(math.pi * min(1.0, (step - spec.warmup) / left))) / 2
+    return (1 + math.cos(math.pi * min(1.0, (step - rising) / (steps - rising)))) / 2
 
 
 def step_of(seen: int, spec: TrainSpec) -> int:

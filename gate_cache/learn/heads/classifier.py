@@ -26,4 +26,5 @@ def _build(options: ClassifierSpec, sizes: Sizes) -> nn.Module:
 
 
 HEAD = Head("classifier", "classification", ClassifierSpec, _build,
-            {"steps": 1_563, "validate_steps": 157, "batch": 64})
+            {"steps": 1_563, "validate_steps": 157, "batch": 64, "lr": 2e-3, "schedule": "cosine",
+             "warmup": 0.05})
