@@ -56,10 +56,13 @@ from gate_cache.learn.tasks.matching import judge
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.load import load
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec
+from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.report.html.write import write_report
 from gate_cache.report.terminal.probes import show_probed
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.inputs import open_training_inputs
 from gate_cache.training.probe import Probed, ProbeOptions, ProbeTable, probe
+from gate_cache.training.sweep import sweep
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
@@ -331,6 +334,14 @@ def test_own_masks(tmp_path: Path) -> None:
         (found,) = probe(opened, ProbeOptions(by)).tables  # type: ignore[arg-type]
         assert found.task == "segmentation" and found.judged == 8 and found.solved == 8
         assert "good" in found.rows[0].combos and found.rows[0].value > 80 > found.rows[-1].value
+    (tmp_path / "heads.yaml").write_text(yaml.safe_dump({
+        "train": {"steps": 1, "validate_steps": 1, "batch": 2, "hidden": 4, "attention": False},
+        "grid": {"head": ["pixel-linear", {"name": "upernet", "decoder_channels": 8}]}}))
+    swept = sweep(opened, load_sweep(tmp_path / "heads.yaml", opened.loaded), tmp_path / "heads")
+    page = write_report(swept.folder, roots).read_text()
+    assert not swept.failed and "pixel-linear" in page and "upernet" in page
+    best = max(swept.rows, key=lambda r: r.test["mIoU"])
+    assert best.method.head == "pixel-linear" and best.test["mIoU"] > 80
 
 
 def test_points_are_ranked_as_training_judges_its_single_features(tmp_path: Path) -> None:

@@ -188,7 +188,8 @@ def _features(study: TrainingInputs | DenseInputs, parts: int = 1) -> list[_Feat
     parts : vectors of each channel
     """
     spec = study.full.spec if isinstance(study, TrainingInputs) else study.maps.spec
-    read = [((name,), (i,), spec.combos[i]) for i, name in enumerate(study.combos)]
+    read: list[tuple[tuple[str, ...], tuple[int, ...], str]] = [
+        ((name,), (i,), spec.combos[i]) for i, name in enumerate(study.combos)]
     if len(study.mixed) > 1:
         read.append((study.mixed, tuple(map(study.combos.index, study.mixed)), spec.combos[0]))
     if spec.attention:
@@ -224,16 +225,15 @@ def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTa
     train, judged = (_some(study.ids[s], asked, work, "images") for s in ("train", asked.split))
     whole = isinstance(study.task, ClassificationTask)
     features = _features(study, asked.pool**2 if whole else 1)
-    if isinstance(study.task, ClassificationTask):
-        task: Any = ClassificationTask(study.maps, study.task.data,
-                                       {"train": train, "val": judged}, asked.pool)
-        classes = task.classes
+    task: Any = study.task.of({"train": train, "val": judged})  # type: ignore[attr-defined]
+    if whole:
         for part in _watched(work.progress, "reading", [*train, *judged], "images"):
             task.inputs(part)
     else:
-        task, classes = _pixels(study, train, work.progress), study.task.data.classes
-    models = [f.under(PROBES[asked.probe](f.channels.stop - f.channels.start, len(classes),
-                                          not whole), study.device) for f in features]
+        _read_pixels(task, train, work.progress)
+    classes = len(task.classes if whole else task.data.classes)
+    models = [f.under(PROBES[asked.probe](f.channels.stop - f.channels.start, classes, not whole),
+                      study.device) for f in features]
     for (model,) in _watched(work.progress, f"solving {asked.probe}", models, "features", 1):
         solve(model, task)
     units: list[list[Units]] = [[] for _ in models]
@@ -245,15 +245,11 @@ def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTa
                       len(train), _ranked(features, units, metric))
 
 
-def _pixels(study: DenseInputs, train: Sequence[str], show: Progress) -> PixelTask:
-    """The task with its training pixels read."""
-    known = study.task
-    assert isinstance(known, PixelTask)
-    bound = min(RESERVOIR, SOLVED * pixel_bytes(study.maps))
-    task = PixelTask(study.maps, known.data, {"train": list(train)}, bound)
+def _read_pixels(task: PixelTask, train: Sequence[str], show: Progress) -> None:
+    """Fill the task's reservoir, with no more pixels than a probe is solved from."""
+    bound = min(RESERVOIR, SOLVED * pixel_bytes(task.maps))
     with show.task("reading", len(train), "images") as bar:
-        task.reservoir = fill(study.maps, known.data, train, bound, "uniform", bar.advance)
-    return task
+        task.reservoir = fill(task.maps, task.data, train, bound, "uniform", bar.advance)
 
 
 def _accuracy(counts: npt.NDArray[np.float64]) -> float:

@@ -76,7 +76,7 @@ class Trial:
         self._losses: list[float] = []
         with torch.random.fork_rng(_cuda(device)):
             torch.manual_seed(spec.seed)
-            self.model = make().to(device)
+            self.model: Any = make().to(device)
             self._criterion = task.criterion().to(device)
             self._rng = _rng(device)
         parameters = [*self.model.parameters(), *self._criterion.parameters()]
@@ -91,7 +91,13 @@ class Trial:
 
     @property
     def stopped(self) -> bool:
-        """Whether ``patience`` validations in a row were no better."""
+        """Whether ``patience`` validations in a row were no better, or nothing is left to learn.
+
+        A probe of a fixed mixture is solved for good at the first validation.
+        """
+        fixed = isinstance(self.model.head, Probe) and not list(self.model.mixer.parameters())
+        if fixed and self.fitted.history:
+            return True
         return self.spec.patience is not None and self._stale >= self.spec.patience
 
     def step(self, inputs: Any, items: Sequence[Any]) -> None:
@@ -222,8 +228,14 @@ def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
         log(f"{trial.label}: {json.dumps(trial.note(seen, found))}")
 
 
-def solve(model: nn.Module, task: Task) -> None:
-    """Solve a head that is a probe from training items as the model sees them; leave others."""
+def solve(model: Any, task: Any) -> None:
+    """Solve a head that is a probe from training items as the model sees them; leave others.
+
+    Parameters
+    ----------
+    model : a `VectorModel` or `Reading` where its head is a probe
+    task : a `PixelTask` or `ClassificationTask` then
+    """
     if not isinstance(head := getattr(model, "head", None), Probe):
         return
     every = task.items()

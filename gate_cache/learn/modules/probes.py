@@ -100,7 +100,7 @@ class LinearProbe(Probe):
     def _solve(self, x: torch.Tensor, y: torch.Tensor) -> None:
         from sklearn.linear_model import LogisticRegression  # a second, which few trainings need
 
-        seen = y.unique().tolist()
+        seen = sorted(set(y.tolist()))
         weight, bias = self.linear.weight.zero_(), self.linear.bias.fill_(NEVER)
         bias[seen] = 0
         if len(seen) > 1:

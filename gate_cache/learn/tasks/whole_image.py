@@ -147,10 +147,9 @@ class WholeImage:
         found, side = model(self._cells), self._maps.resolution
         values = found.values[0].exp() if head.votes else found.values[0]
         grid = torch.cat([values, found.weights.flatten(1)], 1).T.reshape(1, -1, side, side)
-        values, weights = read_at(grid, self._place, points)[:, 0].split(
-            [values.shape[1], found.weights[0].numel()], 1)
-        return Output((values.log() if head.votes else values)[None],
-                      weights.reshape(1, len(points), *found.weights.shape[1:]))
+        at, count = read_at(grid, self._place, points)[:, 0], head.classes
+        return Output((at[:, :count].log() if head.votes else at[:, :count])[None],
+                      at[:, count:].reshape(1, len(points), *found.weights.shape[1:]))
 
     @cached_property
     def _cells(self) -> Vectors:
