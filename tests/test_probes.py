@@ -171,8 +171,10 @@ def test_a_bank_is_loaded_whatever_its_size() -> None:
 # ----------------------------------------------------------------------------------- of images
 
 
-def test_maps_are_averaged_to_a_grid(maps: NativeMaps) -> None:
-    found = maps.pooled("t1", 2).conv[0, 0]  # (18 channels × 4,)
+def test_maps_are_averaged_to_a_grid(maps: NativeMaps,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "spec", replace(maps.spec, pool=2))
+    found = maps.pooled("t1").conv[0, 0]  # (18 channels × 4,)
     place, channel = maps.place("t1"), maps("t1").levels[2][0, 0]
     cut = place.window(16).cut(channel)
     h, w = cut.shape

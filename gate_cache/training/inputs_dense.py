@@ -166,7 +166,8 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
                        views[attention].name if attention else None,
                        tuple(spec.attention_maps) if spec.attention_maps else None,
                        tuple(views[c].name for c in extra_of(spec)),
-                       LEVELS if task_of(spec) == "segmentation" else None)
+                       LEVELS if task_of(spec) == "segmentation" else None,
+                       spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
     held = study.CACHE_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
     maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
     return DenseInputs(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
@@ -190,8 +191,7 @@ def task_of(spec: TrainSpec) -> str:
 def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
           ids: dict[Split, list[str]], spec: TrainSpec) -> DenseTask:
     if task_of(spec) == "classification":
-        return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids,
-                                  spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
+        return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids)
     masks = cast(SegmentationDataset, dataset)
     if isinstance(spec.head, PixelSpec):
         return PixelTask(maps, masks, ids, spec.head.reservoir_mb * 2**20, spec.head.sampling)

@@ -180,14 +180,10 @@ def _table(work: Workspace, asked: ProbeOptions, head: str) -> ProbeTable:
     return _labels(study, asked, work)
 
 
-def _features(study: TrainingInputs | DenseInputs, parts: int = 1) -> list[_Feature]:
-    """Every combo, and the mean of all that are mixed; of each all maps, then each map.
-
-    Parameters
-    ----------
-    parts : vectors of each channel
-    """
+def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
+    """Every combo, and the mean of all that are mixed; of each all maps, then each map."""
     spec = study.full.spec if isinstance(study, TrainingInputs) else study.maps.spec
+    parts = 1 if isinstance(study, TrainingInputs) else study.maps.spec.pool**2
     read: list[tuple[tuple[str, ...], tuple[int, ...], str]] = [
         ((name,), (i,), spec.combos[i]) for i, name in enumerate(study.combos)]
     if len(study.mixed) > 1:
@@ -224,7 +220,7 @@ def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTa
     """mIoU or accuracy of a probe."""
     train, judged = (_some(study.ids[s], asked, work, "images") for s in ("train", asked.split))
     whole = isinstance(study.task, ClassificationTask)
-    features = _features(study, asked.pool**2 if whole else 1)
+    features = _features(study)
     task: Any = study.task.of({"train": train, "val": judged})  # type: ignore[attr-defined]
     if whole:
         for part in _watched(work.progress, "reading", [*train, *judged], "images"):

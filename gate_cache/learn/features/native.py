@@ -46,6 +46,7 @@ class NativeSpec:
     attention_maps : its maps; by default the two finest
     extra : names of combos that are concatenated as they are
     levels : how many of the combos' maps, from the coarsest; all by default
+    pool : side of the grid of parts of an image that `NativeMaps.pooled` averages over
     """
 
     combos: tuple[str, ...]
@@ -53,6 +54,7 @@ class NativeSpec:
     attention_maps: tuple[str, ...] | None = None
     extra: tuple[str, ...] = ()
     levels: int | None = None
+    pool: int = 1
 
 
 class NativeMaps:
@@ -134,18 +136,13 @@ class NativeMaps:
                  in zip(self.extra_places(sample_id), maps.extra, strict=True) for m in found]
         return Vectors(conv, _joined(attention), _joined(extra))
 
-    def pooled(self, sample_id: str, side: int = 1) -> Vectors:
-        """Means over the cells that show the image, as a batch of one.
-
-        Parameters
-        ----------
-        side : of a grid of as many parts of the image, each with a mean of its own
-        """
+    def pooled(self, sample_id: str) -> Vectors:
+        """Means over the cells that show the image, as a batch of one."""
         maps, place = self(sample_id), self.place(sample_id)
 
         def mean(found: torch.Tensor) -> torch.Tensor:
             cut: torch.Tensor = place.window(found.shape[-1]).cut(found)
-            return F.adaptive_avg_pool2d(cut, side).flatten(-3)
+            return F.adaptive_avg_pool2d(cut, self.spec.pool).flatten(-3)
 
         conv = torch.cat([mean(level) for level in maps.levels], -1)
         return Vectors(conv[None], _joined([mean(m)[None] for m in maps.attention]), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.tasks.task import Scores
     from gate_cache.manifest.specs import TrainSpec
 
-POOLED_BYTES = 2**30
+POOLED_BYTES = 2**29
 """Pooled features held at most."""
 BATCH = 256
 """Images judged at once."""
@@ -39,20 +38,17 @@ class ClassificationTask:
     maps : of all combos that any trial uses
     data : for labels
     ids : samples of each split
-    pool : side of the grid to which maps are averaged
     """
 
     unit = "images"
     select = "accuracy"
 
     def __init__(self, maps: NativeMaps, data: ClassifiedDataset,
-                 ids: dict[Split, list[str]], pool: int = 1) -> None:
+                 ids: dict[Split, list[str]]) -> None:
         self.maps = maps
         self.data = data
         self._ids = ids
-        self._parts = pool**2
-        self._pooled: LRUCache[Vectors] = LRUCache(
-            partial(maps.pooled, side=pool), _bytes, POOLED_BYTES)
+        self._pooled: LRUCache[Vectors] = LRUCache(maps.pooled, _bytes, POOLED_BYTES)
         self._labels = {i: data.label(i) for of_split in ids.values() for i in of_split}
         names = list(data.classes)
         self.classes = names[:1 + max(self._labels.values(), default=0)]
@@ -82,10 +78,11 @@ class ClassificationTask:
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
         """GATE, or a baseline with given weights."""
-        n, channels = 1 if weights else spec.assigners, self.maps.channels * self._parts
+        n, parts = 1 if weights else spec.assigners, self.maps.spec.pool**2
+        channels = self.maps.channels * parts
         mixer: nn.Module = FixedWeights(weights) if weights else \
             VectorAmalgamator(channels, n, spec.hidden, spec.dropout)
-        sizes = Sizes(n, channels, tokens=self.maps.tokens * self._parts if attention else 0,
+        sizes = Sizes(n, channels, tokens=self.maps.tokens * parts if attention else 0,
                       classes=len(self.classes))
         head = head_of(spec.head.name).build(spec.head, sizes)
         return VectorModel(mixer, head, chosen, attention)
