@@ -5,8 +5,8 @@
 CIFAR-10: `--each` training and 100 test pictures a class (a zip of ``<split>/<class>/<n>.jpg``);
 a fifth of the former is val; three combos of tiny at t = 50. A sweep trains ``classifier`` as it
 is and as release 0.1 had it, and solves ``linear`` and ``knn``; every row of its table is told,
-with the paired difference to ``linear`` on the same combos. Then the strength of the penalty: accuracy on
-val of each map by C · D. WORK keeps pictures, store and runs, and the same command goes on.
+with the paired difference to ``linear`` on the same combos. Then the strength of the penalty:
+accuracy on val of each map by C · D. WORK keeps pictures, store and runs; the same command goes on.
 """
 
 from __future__ import annotations
