@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gate_cache.report.terminal.tables import console, grid, say
+from gate_cache.report.terminal.tables import grid, put, say
 
 if TYPE_CHECKING:
     from gate_cache.training.probe import Probed, ProbeRow, ProbeTable
@@ -16,31 +16,31 @@ MOST = 15
 """Features of a table that are shown."""
 
 
-def show_probed(found: Probed) -> None:
+def show_probed(probed: Probed) -> None:
     """The best feature of each task first, and how far the others are behind it."""
-    for table in found.tables:
-        _show(table, found.split)
-    say(console(), f"{found.manifest}: {found.seconds:.0f} s")
+    for table in probed.tables:
+        _show(table, probed.split)
+    say(f"{probed.manifest}: {probed.seconds:.0f} s")
 
 
-def _show(found: ProbeTable, split: str) -> None:
-    out = console()
-    solved = f", {found.probe} solved on {found.solved}" if found.solved else ", nearest neighbour"
-    say(out, f"{found.task}: {found.judged} {found.unit} of {split}{solved}", "bold")
+def _show(ranked: ProbeTable, split: str) -> None:
+    solved = f"{ranked.probe} solved on {ranked.solved}" if ranked.solved else "nearest neighbour"
+    say(f"{ranked.task}: {ranked.judged} {ranked.unit} of {split}, {solved}", "bold")
     table = grid("combo", "maps", "%", "95 %", "behind the best", left=2)
-    whole = {row.combos: row.maps for row in sorted(found.rows, key=lambda r: len(r.maps))}
-    for row in found.rows[:MOST]:
-        maps = "all" if row.maps == whole[row.combos] and len(row.maps) > 1 else " ".join(row.maps)
+    most = {combos: max(len(row.maps) for row in ranked.rows if row.combos == combos)
+            for combos in {row.combos for row in ranked.rows}}
+    for row in ranked.rows[:MOST]:
+        maps = "all" if len(row.maps) == most[row.combos] > 1 else " ".join(row.maps)
         table.add_row(escape(_title(row)), escape(maps), f"{row.value:.1f}",
-                      _between(*row.interval), _behind(row, found.rows[0]),
+                      _between(*row.interval), _behind(row, ranked.rows[0]),
                       style="bold" if row.equal else None)
-    out.print(table)
-    if len(found.rows) > MOST:
-        say(out, f"… and {len(found.rows) - MOST} more (--json has all)")
-    equal = sum(row.equal for row in found.rows) - 1
-    say(out, f"{equal or 'no'} other feature{'s' * (equal != 1)} (bold) within the paired interval"
-             f" of the best; {found.metric}", style="dim")
-    out.print()
+    put(table)
+    if len(ranked.rows) > MOST:
+        say(f"… and {len(ranked.rows) - MOST} more (--json has all)")
+    equal = sum(row.equal for row in ranked.rows) - 1
+    say(f"{equal or 'no'} other feature{'s' * (equal != 1)} (bold) within the paired interval of"
+        f" the best; {ranked.metric}", style="dim")
+    say("")
 
 
 def _title(row: ProbeRow) -> str:
