@@ -112,11 +112,11 @@ def others(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_all_heads_are_found_with_their_tasks() -> None:
-    ours = ["classifier", "conv", "knn", "linear", "nn", "pixel-knn", "pixel-linear", "pixel-mlp",
-            "upernet"]
-    assert head_names()[:9] == ours and {"points", "pixels"} <= set(head_names())
-    assert heads_of("correspondence") == ["conv", "nn", "points", "bare"]
-    assert heads_of("segmentation", "pixels") == [*ours[5:], "pixels", "strange"]
+    ours = ["classifier", "conv", "conv-released", "knn", "linear", "nn", "pixel-knn",
+            "pixel-linear", "pixel-mlp", "upernet"]
+    assert head_names()[:10] == ours and {"points", "pixels"} <= set(head_names())
+    assert heads_of("correspondence") == ["conv", "conv-released", "nn", "points", "bare"]
+    assert heads_of("segmentation", "pixels") == [*ours[6:], "pixels", "strange"]
     assert [name for name in ours if not head_of(name).learns] == ["nn"]
 
 

@@ -19,7 +19,7 @@ from gate_cache.datasets.common.base import (
     SegmentationDataset,
     Split,
 )
-from gate_cache.learn.features.bucket import feature_maps
+from gate_cache.learn.features.bucket import attention_maps
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import fill, pixel_bytes
 from gate_cache.learn.fit.trials import SOLVED, solve
@@ -193,7 +193,7 @@ def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
     found = []
     for combos, numbers, group in read:
         view = study.store[group]
-        names = spec.attention_maps if not numbers and spec.attention_maps else feature_maps(view)
+        names = view.maps if numbers else attention_maps(view, spec.attention_maps)
         widths = [parts * int(view[name].shape[1]) for name in names]
         ends = np.cumsum([0, *widths]).tolist()
         found.append(_Feature(combos, tuple(names), numbers, slice(0, ends[-1])))
@@ -245,7 +245,8 @@ def _read_pixels(task: PixelTask, train: Sequence[str], show: Progress) -> None:
     """Fill the task's reservoir, with no more pixels than a probe is solved from."""
     bound = min(RESERVOIR, SOLVED * pixel_bytes(task.maps))
     with show.task("reading", len(train), "images") as bar:
-        task.reservoir = fill(task.maps, task.data, train, bound, "uniform", bar.advance)
+        task.reservoir = fill(task.maps, task.data, train, bound, "uniform",
+                              note=bar.advance)
 
 
 def _accuracy(counts: npt.NDArray[np.float64]) -> float:
