@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 
+from gate_cache.analysis.probe import ProbeOptions, probe
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.metrics.intervals import gain
@@ -28,7 +29,6 @@ from gate_cache.learn.modules import probes
 from gate_cache.manifest.load import load
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.terminal.console import console_progress
-from gate_cache.training.probe import ProbeOptions, probe
 from gate_cache.training.run_files import items_file
 from gate_cache.training.sweep import sweep
 from gate_cache.workspace.workspace import Workspace

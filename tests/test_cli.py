@@ -192,7 +192,7 @@ def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_pa
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gate_cache.training.probe.probe", interrupted)
+    monkeypatch.setattr("gate_cache.analysis.probe.probe", interrupted)
     assert gate("probe", loaded.path, *where).err == (
         "error: interrupted; a probe keeps nothing; --images 100 takes less\n")
 

@@ -36,6 +36,7 @@ from test_tasks import (
 from test_train import ELSEWHERE, build
 from test_train import manifest as points_manifest
 
+from gate_cache.analysis.probe import Probed, ProbeOptions, ProbeTable, probe
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
@@ -61,7 +62,6 @@ from gate_cache.report.html.write import write_report
 from gate_cache.report.terminal.probes import show_probed
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.inputs import open_training_inputs
-from gate_cache.training.probe import Probed, ProbeOptions, ProbeTable, probe
 from gate_cache.training.sweep import sweep
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace

@@ -94,9 +94,9 @@ def probe(manifest: ManifestPath,
     """Rank combos, maps and their mean by probes of each task, in a minute. Trains nothing."""
     work = on.open(manifest)
     with interruptible("a probe keeps nothing; --images 100 takes less"):
+        from gate_cache.analysis.probe import ProbeOptions
+        from gate_cache.analysis.probe import probe as stage
         from gate_cache.report.terminal.probes import show_probed
-        from gate_cache.training.probe import ProbeOptions
-        from gate_cache.training.probe import probe as stage
 
         ranked = stage(work, ProbeOptions(by, split, pool, images))
     print_result(ranked, show_probed, as_json)

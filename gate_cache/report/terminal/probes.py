@@ -10,7 +10,7 @@ from rich.markup import escape
 from gate_cache.report.terminal.tables import grid, put, say
 
 if TYPE_CHECKING:
-    from gate_cache.training.probe import Probed, ProbeRow, ProbeTable
+    from gate_cache.analysis.probe import Probed, ProbeRow, ProbeTable
 
 MOST = 15
 """Features of a table that are shown."""
