@@ -203,6 +203,14 @@ def test_both_spellings_are_the_same(old: dict[str, Any], new: dict[str, Any]) -
     assert TrainSpec(**old) == TrainSpec(**new)
 
 
+def test_a_run_of_before_reads_the_attention_maps_it_was_trained_on() -> None:
+    def of_a_run(**train: Any) -> Any:
+        return TrainSpec.model_validate(train, context=OF_A_RUN).attention_maps
+
+    assert of_a_run() == "two finest" and of_a_run(attention_maps=["attn1"]) == ["attn1"]
+    assert of_a_run(**TrainSpec().model_dump(mode="json")) is None
+
+
 def test_items_that_are_no_whole_batches_are_kept() -> None:
     spec = TrainSpec.model_validate({"pairs": 10, "validate_every": 6})
     assert (spec.items, spec.steps, spec.validate_items) == (10, 3, 6)

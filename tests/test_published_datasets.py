@@ -67,19 +67,38 @@ def splits(dataset: Any) -> Counter[str]:
 # --------------------------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", [*TREES, "spair-released", "horse-21-released"])
 def test_manifest_is_sound_and_counts_the_images_of_a_small_tree(
     tmp_path: Path, name: str,
 ) -> None:
-    TREES[name](tmp_path)
+    data = name.removesuffix("-released")
+    TREES[data](tmp_path)
     loaded, roots = load(MANIFESTS / f"{name}.yaml"), Roots(
         tmp_path, tmp_path / "models", tmp_path / "stores", tmp_path / "runs")
     assert not [n for n in validate(Workspace(loaded, roots)).absent if "expected" in n]
     found = plan(Workspace(loaded, roots))
-    assert found.images == IMAGES[name]
+    assert found.images == IMAGES[data]
     assert any("counted as Stable Diffusion 1.5" in n for n in found.notes)
     first = next(line for line in found.lines if line.kind == "conv")
     assert first.shapes["up1"] == (1280, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["spair", "horse-21"])
+def test_paper_and_released_code_differ_where_the_docs_say(tmp_path: Path, name: str) -> None:
+    """One pass at t = 50 for features with ControlNet, or eleven from 61 to 51."""
+    TREES[name](tmp_path)
+    roots = Roots(tmp_path, tmp_path / "models", tmp_path / "stores", tmp_path / "runs")
+    paper, code = (load(MANIFESTS / f"{n}.yaml") for n in (name, f"{name}-released"))
+    assert paper.manifest.combos.keys() == code.manifest.combos.keys()
+    assert {c.t for c in paper.manifest.combos.values()} == {50}
+    assert {c.t for c in code.manifest.combos.values()} == {51}
+    for loaded, conv, attention in ((paper, 1, 2), (code, 11, 11)):
+        lines = {line.name: line for line in plan(Workspace(loaded, roots)).lines}
+        assert lines["prompt-0"].unet_passes == IMAGES[name]
+        assert lines["control-0"].unet_passes == conv * IMAGES[name]
+        assert lines["attn-0"].unet_passes == attention * IMAGES[name]
+        assert lines["attn-0"].shapes == {"attn1": (77, 16, 16), "attn2": (77, 32, 32)}
+    assert code.manifest.train.weights == "channel" and code.manifest.train.assigners == 1
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.yaml")), ids=lambda p: p.name)

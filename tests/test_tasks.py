@@ -310,12 +310,14 @@ def test_attention_in_the_bucket_is_mixed_as_part_of_every_feature(
     assert plain.values.isfinite().all()
 
 
-@pytest.mark.parametrize("mixed", ["assigners", "fixed", "no attention", "inside", "fixed inside"])
+@pytest.mark.parametrize("mixed", ["assigners", "fixed", "no attention", "inside", "fixed inside",
+                                   "inside by channel"])
 def test_whole_images_are_judged_as_pixel_by_pixel(maps: NativeMaps, mixed: str) -> None:
     """Linear layers before or after the interpolation: the same values, attention and extra too."""
     sample_id, size = "t0", Pictures().size("t0")
     task = task_of("pixel-mlp", maps)
     spec = TrainSpec(head="pixel-mlp", members=3, assigners=2,
+                     weights="channel" if "channel" in mixed else "map",
                      attention_in="bucket" if "inside" in mixed else "head")
     model = task.model(spec, [1, 0], [0.3, 0.7] if "fixed" in mixed else None,
                        mixed != "no attention")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.techniques.registry import settings, sources
-from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, stack
+from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, attention_maps, stack
 from gate_cache.learn.features.data import FeatureDataset, LRUCache, MapCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.fit.fit import fit
@@ -746,6 +747,11 @@ def test_a_run_with_attention_in_the_bucket_is_trained_and_read_again(
     sample = describer.store.samples.ids[0]
     (level,) = describer(sample).levels
     assert level.shape[0] == found.loaded.manifest.train.assigners * first.shape[1]
+
+
+def test_the_two_finest_attention_maps_are_read_for_runs_of_the_first_release() -> None:
+    view: Any = SimpleNamespace(maps=("attn1", "attn2", "attn3"))
+    assert attention_maps(view, "two finest") == ("attn2", "attn3")
 
 
 def test_attention_is_beside_the_bucket(store: FeatureStore) -> None:

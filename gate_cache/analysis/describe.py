@@ -15,7 +15,6 @@ from gate_cache.learn.features.bucket import (
     Buckets,
     BucketSpec,
     Standardise,
-    feature_maps,
     one_square,
     stack,
     standardised,
@@ -66,7 +65,7 @@ class PlainFeature:
     Parameters
     ----------
     name, about : for messages, and in words
-    views : with the same maps, of which `feature_maps` are read
+    views : with the same maps
     device : that computes
     standardise : as of `BucketSpec`; attention maps stay as they are
     """
@@ -78,7 +77,7 @@ class PlainFeature:
         self.about = about + ", channels standardised" * self._standardised
         self._views = views
         self._device = device
-        self._maps = feature_maps(views[0])
+        self._maps = views[0].maps
         self._side = max(views[0][m].shape[-1] for m in self._maps)
 
     def describe(self, row: int) -> LevelDescriptors:
@@ -205,8 +204,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     attention = next((v for v in views.values() if v.attrs["kind"] == "attention"), None)
     own = matching_options(spec)
     bucket = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
-                        tuple(spec.attention_maps) if spec.attention_maps else None,
-                        own.resolution, own.standardise)
+                        spec.attention_maps, own.resolution, own.standardise)
     store = conv[0].store
     buckets = Buckets(store, bucket, device, MapCache(store, _READ_BYTES), {})
     model = build_gate(spec, buckets.channels, tokens=buckets.tokens)

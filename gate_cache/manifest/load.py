@@ -186,6 +186,8 @@ def _check_store(store: StoreSpec) -> list[Problem]:
 
 def _check_combo(place: Place, combo: Combo) -> list[Problem]:
     found: list[Problem] = []
+    if combo.noise == "none":
+        found += [((*place, field), why) for field, why in _without_noise(combo)]
     if combo.denoise and combo.denoise.start - combo.t < combo.denoise.steps:
         found.append(((*place, "denoise"), f"needs 'from' at least 'steps' above t = {combo.t}"))
     if combo.guidance and not combo.denoise:
@@ -202,6 +204,18 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
     if combo.maps and len(set(combo.maps)) < len(combo.maps):
         found.append(((*place, "maps"), "a map is named twice"))
     return found
+
+
+def _without_noise(combo: Combo) -> Iterator[tuple[str, str]]:
+    """What is wrong with a combo whose latent is left as it is."""
+    if "t" not in combo.model_fields_set:
+        yield "t", "required with 'noise: none': what the UNet is told (261 for CleanDIFT)"
+    if "seed" in combo.model_fields_set:
+        yield "seed", "has no effect with 'noise: none'; leave it out"
+    if combo.ensemble > 1:
+        yield "ensemble", "is a mean over noises, and 'noise: none' has none"
+    if combo.denoise:
+        yield "denoise", "takes noise away, and 'noise: none' has none"
 
 
 def _check_twins(section: str, combos: dict[str, Combo]) -> list[Problem]:

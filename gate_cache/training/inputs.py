@@ -151,9 +151,8 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
                           " chooses a checkpoint: the last step's weights are taken")
     published = load_pairs(dataset, None)
     groups = tuple(views[name].name for name in combos)
-    maps = tuple(spec.attention_maps) if spec.attention_maps else None
     own = matching_options(spec)
-    asked = BucketSpec(groups, views[attention].name if attention else None, maps,
+    asked = BucketSpec(groups, views[attention].name if attention else None, spec.attention_maps,
                        own.resolution, own.standardise)
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
     for hint in hints(full, views[baseline].name, pairs["test"]):

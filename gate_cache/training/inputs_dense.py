@@ -168,7 +168,7 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
                             " it")
     asked = NativeSpec(tuple(views[c].name for c in combos),
                        views[attention].name if attention else None,
-                       tuple(spec.attention_maps) if spec.attention_maps else None,
+                       spec.attention_maps,
                        tuple(views[c].name for c in extra_of(spec)),
                        LEVELS if task_of(spec) == "segmentation" else None)
     held = study.CACHE_BYTES if task_of(spec) == "segmentation" else FEW_BYTES

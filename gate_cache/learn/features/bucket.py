@@ -11,9 +11,11 @@ import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
 from gate_cache.learn.features.data import LRUCache, MapCache
+from gate_cache.manifest.first_release import TWO_FINEST
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Square, Window
+    from gate_cache.manifest.specs import AttentionMaps
     from gate_cache.store.reader import ComboView, FeatureStore
 
 Standardise = Literal["none", "image"]
@@ -40,16 +42,16 @@ class BucketSpec:
 
     Attributes
     ----------
-    combos : names of the combos that are amalgamated, each with its `feature_maps`
+    combos : names of the combos that are amalgamated, each with all its maps
     attention : name of the attention combo that is concatenated, or None
-    attention_maps : its maps; by default the two finest
+    attention_maps : its maps; by default all
     resolution : side of all maps; by default the finest convolutional map's
     standardise : ``image``: see `standardised`, for convolutional maps
     """
 
     combos: tuple[str, ...]
     attention: str | None = None
-    attention_maps: tuple[str, ...] | None = None
+    attention_maps: AttentionMaps = None
     resolution: int | None = None
     standardise: Standardise = "none"
 
@@ -80,7 +82,7 @@ class Buckets:
         self._cache = cache
         self._rows = rows
         self._recent: LRUCache[Bucket] = LRUCache(self, _bytes, BUCKET_BYTES)
-        self._maps = {name: feature_maps(store[name]) for name in spec.combos}
+        self._maps = {name: store[name].maps for name in spec.combos}
         if len(set(self._maps.values())) > 1:
             raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")
         first = store[spec.combos[0]]
@@ -95,9 +97,8 @@ class Buckets:
         """T of the attention feature."""
         if spec.attention:
             view = store[spec.attention]
-            found = [view[name] for name in spec.attention_maps or feature_maps(view)]
-            self._maps[spec.attention] = tuple(each.name for each in found)
-            self.tokens = sum(int(each.shape[1]) for each in found)
+            self._maps[spec.attention] = attention_maps(view, spec.attention_maps)
+            self.tokens = sum(int(view[n].shape[1]) for n in self._maps[spec.attention])
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
         """The same rows with other features; what was read is shared."""
@@ -152,9 +153,11 @@ def standardised(level: torch.Tensor, place: Placement) -> torch.Tensor:
     return torch.where(spread > 1e-6 * mean.abs(), moved, torch.zeros_like(moved))
 
 
-def feature_maps(view: ComboView) -> tuple[str, ...]:
-    """Maps of a combo as a feature: all of a convolutional one, an attention one's two finest."""
-    return view.maps[-2:] if view.attrs["kind"] == "attention" else view.maps
+def attention_maps(view: ComboView, asked: AttentionMaps) -> tuple[str, ...]:
+    """Maps of an attention combo: by default all, or as asked."""
+    if asked == TWO_FINEST:
+        return view.maps[-2:]
+    return tuple(view[name].name for name in asked or view.maps)
 
 
 def one_square(store: FeatureStore, spec: BucketSpec) -> Square:

@@ -69,6 +69,7 @@ def show_plan(plan: Plan) -> None:
     table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
     for line in plan.lines:
         maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
+        maps += f" ({line.about})" if line.about else ""
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
                       str(line.controlnet_passes or ""), _size(line), str(line.files))
     table.add_section()
@@ -88,7 +89,7 @@ def _size(counted: Line | Plan) -> str:
 def _each_once(plan: Plan) -> str:
     """What is computed once although several combos need it."""
     n, p = plan.images, plan.pieces
-    parts = {"images read and encoded": n, "texts": p.texts, "edge maps": n * p.edges,
+    parts = {"images read and encoded": n * p.encoded, "texts": p.texts, "edge maps": n * p.edges,
              "noised latents": n * p.noised, "down halves": n * p.halves,
              "UNet passes": plan.unet_passes}
     return "each once: " + ", ".join(f"{v} {k}" for k, v in parts.items() if v)
