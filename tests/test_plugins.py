@@ -134,7 +134,7 @@ def test_a_head_of_no_task_or_strange_options_is_refused() -> None:
     ("strange", "train: head 'strange' has a default for 'epochs', which is no field of train"),
     ({"name": "points", "scale": 0}, "train.head.scale: must be more than 0.0, got 0"),
     ({"name": "points", "scal": 1}, "train.head.scal: unknown field (did you mean 'scale'?); known:"
-     " name, resolution, matching, scale"),
+     " name, resolution, matching, standardise, temperature, scale"),
 ])
 def test_what_is_wrong_with_a_head_is_a_line(tmp_path: Path, head: Any, says: str) -> None:
     with pytest.raises(ManifestError) as refused:
