@@ -197,6 +197,9 @@ class TrainSpec(Spec):
     steps: int = Field(2500, ge=1, description="of the optimiser")
     batch: int = Field(BATCH, ge=1, description="pairs, images or pixels of a step")
     lr: float = Field(5e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of lr after the warm-up: as it is, or half a cosine down to 0")
+    warmup: float = Field(0, ge=0, lt=1, description="share of the steps in which lr rises first")
     weight_decay: float = Field(0.01, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     hidden: int = Field(128, ge=1)

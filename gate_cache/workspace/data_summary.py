@@ -81,7 +81,7 @@ def counted(number: int, one: str, several: str) -> str:
 
 def need_trainable(work: Workspace, summary: Summary, task: str) -> None:
     """Raise `UserError`, with one line that says why, if there is nothing to learn or to judge."""
-    problem = _untrainable(summary, task)
+    problem = untrainable(summary, task)
     if problem:
         raise UserError(f"{work.name}: dataset: {problem}")
 
@@ -89,12 +89,12 @@ def need_trainable(work: Workspace, summary: Summary, task: str) -> None:
 def before_extraction(work: Workspace, summary: Summary) -> list[str]:
     """As `short`; and where the manifest says how to train, what will keep it from that."""
     train = work.manifest.train
-    problem = _untrainable(summary, head_of(train.head.name).task) \
+    problem = untrainable(summary, head_of(train.head.name).task) \
         if "head" in train.model_fields_set else None
     return [*short(summary), *([f"note: train will refuse this: {problem}"] if problem else [])]
 
 
-def _untrainable(summary: Summary, task: str) -> str | None:
+def untrainable(summary: Summary, task: str) -> str | None:
     """Why a task cannot be trained on a data set, or None."""
     if not summary.read:
         return None
