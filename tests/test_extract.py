@@ -22,6 +22,7 @@ import torch
 import zarr
 from conftest import CONTROL, PROMPT, TOY, WriteManifest
 from diffusers import StableDiffusionPipeline
+from marks import marked
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import (
@@ -107,7 +108,7 @@ def test_stored_maps_equal_a_pass_of_plain_diffusers(toy: Toy) -> None:
 
 def test_attention_maps_sum_to_one_over_tokens(toy: Toy) -> None:
     view = FeatureStore.open(toy[2])["attn"]
-    assert view.maps == ("attn1", "attn2", "attn3")
+    assert view.maps == ("attn1", "attn2")
     assert view.attrs["tokens"][:4] == ["<|startoftext|>", "a", "photo", "<|endoftext|>"]
     for name in view:
         np.testing.assert_allclose(view[name][:].astype(np.float32).sum(1), 1, atol=2e-2)
@@ -190,7 +191,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(toy: Toy, roots: Roots) -> None:
                "--stores", str(roots.stores), "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     store = roots.stores / "toy.zarr"
-    while process.poll() is None and len(list(store.glob("*/done/c/*"))) < 4:
+    while process.poll() is None and marked(store) < 4:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -337,7 +338,7 @@ def test_damaged_kept_rows_are_refused_not_marked_done_again(
         roots: Roots, manifest: WriteManifest) -> None:
     photos(roots, 4)
     store = extract(Workspace(manifest(**FOLDER), roots, "cpu")).store
-    next(store.glob("plain-*/up1/c/1/0/0/0")).unlink()
+    next(store.glob("plain-*/up1/c.1.0.0.0")).unlink()
     photos(roots, 5)
     with pytest.raises(StoreError, match="a finished block is missing or damaged"):
         extract(Workspace(manifest(**FOLDER), roots, "cpu"))
@@ -399,7 +400,7 @@ def test_a_full_disk_keeps_what_is_done(toy: Toy, roots: Roots,
     real, calls = LocalFolder.write, iter(range(1000))
 
     def fill_up(self: LocalFolder, key: str, parts: Any) -> None:
-        if "/up" in key and "/c/" in key and next(calls) == 7:
+        if "/up" in key and "/c." in key and next(calls) == 7:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(self, key, parts)
 
@@ -451,6 +452,24 @@ def test_only_the_maps_that_are_wanted_are_stored(roots: Roots, manifest: WriteM
     view = FeatureStore.open(result.store)["plain"]
     assert view.maps == ("up2",)
     np.testing.assert_array_equal(view["up2"][:], FeatureStore.open(toy[2])["plain"]["up2"][:])
+
+
+def test_attention_maps_that_were_stored_by_default_once_can_be_kept(
+        roots: Roots, manifest: WriteManifest) -> None:
+    """Release 0.1 stored all; today's default leaves out those of the latent's own resolution."""
+    names, few = ["attn1", "attn2", "attn3"], {"dataset": {**TOY["dataset"], "train": 1}}
+    kept = manifest(conv={}, attention={"attn": {**PROMPT, "maps": names}}, **few)
+    store = FeatureStore.open(extract(Workspace(kept, roots, "cpu")).store)
+    now = Workspace(manifest(conv={}, attention={"attn": PROMPT}, **few), roots, "cpu")
+    (found,) = status(now).combos
+    assert found.state == "stale" and found.why == [
+        'maps changed: ["attn1", "attn2", "attn3"] → ["attn1", "attn2"]',
+        "'maps: [attn1, attn2, attn3]' in the combo keeps what is stored"]
+    (old,) = store.views()
+    (new,) = [v for v in FeatureStore.open(extract(now).store).views() if v.name != old.name]
+    assert new.maps == ("attn1", "attn2")
+    for name in new:
+        np.testing.assert_array_equal(new[name][:], old[name][:])
 
 
 @pytest.mark.parametrize(("batch", "says"), [

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,22 @@ def interruptible(left: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {left}") from None
+
+
+def parse_size(text: str | None) -> int | None:
+    """Bytes: ``100GB``, ``1.5 TB`` (powers of 1000).
+
+    Raises
+    ------
+    UserError
+        It is no size.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    if not found:
+        raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
+    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
 
 
 def print_result(result: Any, show: Callable[[Any], None], as_json: bool,

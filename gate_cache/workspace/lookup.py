@@ -55,7 +55,7 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     store.refuse_damaged(name)
     older = [v for v in views if v.label == name]
     if older:
-        now = {**_preprocessing(manifest), **(recipe or wanted_of(manifest, name))}
+        now = {"pooling": None, **_preprocessing(manifest), **(recipe or wanted_of(manifest, name))}
         why = min((_differences(v, now, manifest) for v in older), key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
@@ -69,6 +69,9 @@ def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
         old["latents"] = now.get("latents")
     keep = [f"'resample: {old['resample']}' in 'model' keeps what is stored"] \
         if "resample" in changed else []
+    if view.attrs["kind"] == "attention" and old.get("maps") != now.get("maps") \
+            and not manifest.combos[view.label].maps:
+        keep.append(f"'maps: [{', '.join(view.maps)}]' in the combo keeps what is stored")
     return differences(old, now) + keep
 
 
@@ -92,6 +95,7 @@ def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
             "source": sources(combo), "model": manifest.model.source,
             "compute": manifest.model.dtype, **_preprocessing(manifest),
             **({"size": manifest.model.size} if manifest.model.size else {}),
+            "pooling": combo.pooling or None,
             **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
 
@@ -100,7 +104,7 @@ def _plain(view: ComboView, key: str, manifest: Manifest) -> Any:
         return view.attrs.get(key)
     if key == "model":  # the one of several sources that was there
         used, named = view.attrs.get(key), manifest.model
-        return named.source if used in named.sources else used
+        return named.source if used in named.names else used
     if key == "resize":
         return view.square.fit
     value = view.recipe.get(key, FIRST_SETTINGS.get(key))

@@ -91,11 +91,13 @@ def page(sample: ImageMaps) -> Picture:
         h, w = sample.image.shape[:2]
         rows.append(PictureRow("image", [PictureCell(fitted(sample.image, smooth=max(h, w) > 200),
                                                      f"{w} x {h} pixels")]))
+    titles = {combo: f"{combo}  {about}".rstrip() for combo, about in sample.about.items()}
     for combo, maps in sample.conv.items():
-        rows.append(PictureRow(combo, [PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}")
-                                       for n, m in maps.items()]))
+        rows.append(PictureRow(titles.get(combo, combo), [
+            PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}") for n, m in maps.items()]))
     for combo, words in sample.attention.items():
-        rows.append(PictureRow(combo, [PictureCell(heat(v), word) for word, v in words]))
+        rows.append(PictureRow(titles.get(combo, combo), [PictureCell(heat(v), word)
+                                                          for word, v in words]))
     return sheet(rows, sample.id).done()
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gate_cache.learn.metrics.dense import accuracy, mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
+from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import share
 from gate_cache.learn.metrics.roles import Role
 from gate_cache.manifest.first_release import COUNTS
@@ -62,7 +63,7 @@ class Group:
     @cached_property
     def units(self) -> list[npt.NDArray[Any]]:
         """Counts of each seed's items; empty where they were not kept."""
-        units = [r.items.units for r in self.results if r.items]
+        units = [units_of(r.items, self.select) for r in self.results if r.items]
         return units if len(units) == len(self.results) else []
 
     @cached_property
@@ -99,12 +100,21 @@ class Verdict:
     gate : of a sweep, the configuration with the best mean on ``val``
     chosen : whether ``val`` chose it; else it is the first, or the only one
     gains : over the single feature and uniform weights, where they are known
+    rival : the best of all rows that are not GATE, floors too
+    against : GATE's gain over that one, where it is known
     """
 
     gate: Group
     chosen: bool
     baselines: dict[Role, Group]
     gains: dict[Role, Gain]
+    rival: Group | None = None
+    against: Gain | None = None
+
+
+def units_of(items: Items, select: str) -> npt.NDArray[Any]:
+    """Counts of items from which a metric follows."""
+    return np.asarray(items.more.get(select, items.units))
 
 
 def metric_of(select: str) -> Metric:
@@ -131,15 +141,17 @@ def verdict(record: Record) -> Verdict | None:
         return None
     judged = [g for g in trials if g.values(record.select, "val")]
     best = max(judged, key=lambda g: g.mean(split="val")) if judged else trials[0]
-    others = [g for g in grouped(record, record.results) if g.results and _beside(g, best)]
+    rows = [g for g in grouped(record, record.results)
+            if g.results and g.first.role != "gate" and g.values(record.select)]
+    others = [g for g in rows if _beside(g, best)]
     roles: tuple[Role, ...] = ("baseline", "uniform")
     baselines = {role: of_role[-1] for role in roles
                  if (of_role := [g for g in others if g.first.role == role])}
-    metric = metric_of(record.select)
-    gains = {role: Gain(base, *gain(best.units, base.units, metric))
-             for role, base in baselines.items()
-             if best.units and base.units and _same_items(best, base)}
-    return Verdict(best, bool(judged) and len(trials) > 1, baselines, gains)
+    gains = {role: gained for role, base in baselines.items() if (gained := _gain(best, base))}
+    rivals = [g for g in rows if not g.first.trained or _beside(g, best)]
+    rival = max(rivals, key=Group.mean, default=None)
+    return Verdict(best, bool(judged) and len(trials) > 1, baselines, gains, rival,
+                   _gain(best, rival) if rival else None)
 
 
 def _beside(base: Group, gate: Group) -> bool:
@@ -155,3 +167,9 @@ def _beside(base: Group, gate: Group) -> bool:
 def _same_items(a: Group, b: Group) -> bool:
     first, second = a.results[0].items, b.results[0].items
     return bool(first and second and np.array_equal(first.ids, second.ids))
+
+
+def _gain(gate: Group, base: Group) -> Gain | None:
+    if not (gate.units and base.units and _same_items(gate, base)):
+        return None
+    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select)))
