@@ -121,10 +121,10 @@ def parse_size(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    if not match:
         raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
-    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
+    return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 
 def print_result(result: Any, show: Callable[[Any], None], as_json: bool,

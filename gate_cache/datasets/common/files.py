@@ -56,9 +56,9 @@ class ImageFiles:
             import numpy as np
 
             root, plain = str(self.root), type(self).path is ImageFiles.path
-            found = (os.stat(f"{root}/{i}" if plain else self.path(i)) for i in ids_of(self))
+            stats = (os.stat(f"{root}/{i}" if plain else self.path(i)) for i in ids_of(self))
             self._stamps = np.array([(i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns)
-                                     for i in found], np.int64).reshape(-1, 4)
+                                     for i in stats], np.int64).reshape(-1, 4)
         return self._stamps
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
@@ -161,7 +161,7 @@ def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = N
     DataError
         A folder that cannot be read, or a name that is not UTF-8.
     """
-    found: list[str] = []
+    files: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = sorted(f for f in folders if not f.startswith(".")
                             and not _loops(os.path.join(folder, f), root))
@@ -173,16 +173,16 @@ def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = N
             dot = name.rfind(".")
             suffix = name[dot:].lower() if dot > 0 else ""
             if suffix in extensions:
-                found.append(prefix + name)
+                files.append(prefix + name)
             elif others is not None and name not in _SYSTEM and "__MACOSX" not in prefix:
                 others[suffix or name] += 1
-    found.sort()
+    files.sort()
     try:
-        "".join(found).encode()
+        "".join(files).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{root}: the file name {_not_utf8(found)!r} is not UTF-8; rename it"
+        raise DataError(f"{root}: the file name {_not_utf8(files)!r} is not UTF-8; rename it"
                         ) from error
-    return found
+    return files
 
 
 def _not_utf8(names: list[str]) -> str:
