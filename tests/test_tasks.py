@@ -23,11 +23,10 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import IGNORED, Sample, Split
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pixel_grid import centres, read_at
 from gate_cache.learn.features.reservoir import fill, pixel_bytes, sample_pixels, share_out
-from gate_cache.learn.fit.trials import Trial, fit_trials
+from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
 from gate_cache.learn.mixing.vectors import RowNorm
 from gate_cache.learn.modules.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
 from gate_cache.learn.modules.upernet import UPerNet
@@ -153,7 +152,7 @@ def native(path: Path, levels: int | None = None) -> NativeMaps:
     spec = NativeSpec((groups["noise"], groups["good"]), groups["attn"], None, (groups["ddpm"],),
                       levels)
     rows = {name: row for row, name in enumerate(store.samples.ids)}
-    return NativeMaps(store, spec, CPU, MapCache(store, 2**28), rows, Pictures().size)
+    return NativeMaps(store, spec, CPU, rows, Pictures().size)
 
 
 def task_of(head: str, maps: NativeMaps, bound: int = 2**28) -> Any:
@@ -171,7 +170,7 @@ def trial(head: str, task: Any, name: str = "", **fields: Any) -> Trial:
 
 
 def fit(trials: list[Trial], task: Any, **more: Any) -> list[Trial]:
-    fit_trials(trials, task, False, Silent(), "", **more)
+    fit_trials(trials, task, False, FitSession(Silent(), **more))
     return trials
 
 
@@ -247,7 +246,7 @@ def test_a_baseline_has_the_given_weights(head: str, maps: NativeMaps) -> None:
     task = task_of(head, maps)
     spec = TrainSpec(head=head, **FAST[head])  # type: ignore[arg-type]
     model = task.model(spec, [1], [1.0], False).eval()
-    output = model(task.inputs(list(task.items()[:2])))
+    output = model(next(task.feed([list(task.items()[:2])])))
     assert (output.weights == 1).all() and output.weights.shape[-2:] == (1, 1)
 
 
@@ -408,7 +407,7 @@ def test_widths(classes: int, expected: tuple[int, int]) -> None:
 
 def test_upernet_sees_attention_at_its_levels(maps: NativeMaps) -> None:
     task = task_of("upernet", maps)
-    batch = task.inputs(["t0", "t1"])
+    batch = next(task.feed([["t0", "t1"]]))
     assert [a if a is None else tuple(a.shape[1:]) for a in batch.attention] == [
         None, (6, 8, 8), (6, 16, 16)]
     assert batch.joined.shape == (2, 2, 18, 16, 16)

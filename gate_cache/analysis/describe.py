@@ -12,11 +12,13 @@ import torch
 
 from gate_cache.core.errors import StoreError, UserError
 from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, one_square, stack
-from gate_cache.learn.features.data import MapCache
+from gate_cache.learn.features.layout import Maps
+from gate_cache.learn.features.samples import SampleReader
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.manifest.heads import heads_of
-from gate_cache.training.inputs import attention_of, matching_of, mixed_of, resolution_of, views_of
+from gate_cache.training.features import attention_of, mixed_of, views_of
+from gate_cache.training.inputs import matching_of, resolution_of
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
 
@@ -66,16 +68,20 @@ class PlainFeature:
         self._views = views
         self._device = device
         self._maps = feature_maps(views[0])
+        self._reader = SampleReader({v.name: [v[m] for m in self._maps] for v in views}, 0)
         self._side = max(views[0][m].shape[-1] for m in self._maps)
 
     def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
         with one_thread():
-            levels = [self._level(name, row) for name in self._maps]
+            with self._reader.sample(row) as sample:
+                maps = sample.maps(self._device)
+            levels = [self._level(name, maps) for name in self._maps]
             return describe(levels, self._views[0].square.place(*size).window(self._side))
 
-    def _level(self, name: str, row: int) -> torch.Tensor:
-        parts = [torch.from_numpy(view[name][row]).to(self._device) for view in self._views]
+    @staticmethod
+    def _level(name: str, maps: Maps) -> torch.Tensor:
+        parts = [combo[name] for combo in maps.values()]
         if len(parts) == 1:
             return parts[0]
         mean = parts[0].float()  # float16 sums would lose what the combos differ in
@@ -194,7 +200,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
                        tuple(spec.attention_maps) if spec.attention_maps else None,
                        resolution_of(spec))
     store = conv[0].store
-    buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
+    buckets = Buckets(store, asked, device, {}, _READ_BYTES)
     model = build_gate(spec, buckets.channels, attention=attention is not None)
     trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""

@@ -13,7 +13,7 @@ import torch
 
 from gate_cache.core.errors import UserError
 from gate_cache.learn.features.pairs import PairPoints, copy_position
-from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
+from gate_cache.learn.fit.trials import FitSession, Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.pck import pck
 from gate_cache.learn.metrics.results import ScoreTable, Table
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
@@ -122,8 +122,8 @@ def _train(study: TrainingInputs, show: Progress,
     trials = [Trial(method.key, spec, partial(make, spec), study.task, study.device)
               for method, make in makes.items()]
     kept = Checkpoint(folder.checkpoint("all"), trials)
-    fit_trials(trials, study.task, study.has_val, show, f"training {spec.head.name}",
-               folder.log.info, kept.keep, kept.start)
+    fit_trials(trials, study.task, study.has_val, FitSession(
+        show, f"training {spec.head.name}", folder.log.info, kept.keep, kept.start))
     for method, trial in zip(makes, trials, strict=True):
         if trial.failed:
             raise UserError(f"{method.title}: {trial.failed}" if compared else trial.failed)

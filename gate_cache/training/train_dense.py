@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import UserError
-from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
+from gate_cache.learn.fit.trials import FitSession, Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.results import ScoreRow, ScoreTable
 from gate_cache.learn.metrics.roles import WEIGHTS
 from gate_cache.training.items import keep_items
@@ -33,8 +33,8 @@ def train_dense(study: DenseInputs, show: Progress,
     trials = [Trial(method.key, spec, lambda make=make: make(spec),  # type: ignore[misc]
                     study.task, study.device) for method, make in makes.items()]
     kept = Checkpoint(folder.checkpoint("all"), trials)
-    fit_trials(trials, study.task, study.has_val, show, "training", folder.log.info, kept.keep,
-               kept.start)
+    fit_trials(trials, study.task, study.has_val,
+               FitSession(show, "training", folder.log.info, kept.keep, kept.start))
     for method, trial in zip(makes, trials, strict=True):
         if trial.failed:
             raise UserError(f"{method.title}: {trial.failed}")

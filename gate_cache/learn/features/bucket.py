@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.data import LRUCache, MapCache
+from gate_cache.learn.features.feed import Feed, Made
+from gate_cache.learn.features.layout import Maps, views_of
+from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Square, Window
@@ -58,9 +60,9 @@ class Buckets:
     ----------
     store : an open store
     spec : what makes up a bucket
-    device : where maps are resized
-    cache : reads maps; several `Buckets` may share one
+    device : where maps are decoded and resized
     rows : row of each sample by id
+    held : bytes of stored rows that are held in this machine's memory at most
 
     Raises
     ------
@@ -70,52 +72,56 @@ class Buckets:
     """
 
     def __init__(self, store: FeatureStore, spec: BucketSpec, device: torch.device,
-                 cache: MapCache, rows: Mapping[str, int]) -> None:
+                 rows: Mapping[str, int], held: int = HELD_BYTES) -> None:
         self.spec = spec
         self.device = device
-        self._store = store
-        self._cache = cache
         self._rows = rows
-        self._recent: LRUCache[Bucket] = LRUCache(self, _bytes, BUCKET_BYTES)
-        self._maps = {name: feature_maps(store[name]) for name in spec.combos}
-        if len(set(self._maps.values())) > 1:
-            raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")
+        maps = {name: feature_maps(store[name]) for name in spec.combos}
+        if len(set(maps.values())) > 1:
+            raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
         first = store[spec.combos[0]]
-        shapes = [first[name].shape[1:] for name in self._maps[spec.combos[0]]]
+        shapes = [first[name].shape[1:] for name in maps[spec.combos[0]]]
         self.channels: int = sum(s[0] for s in shapes)
         self.resolution = spec.resolution or max(s[-1] for s in shapes)
         self._square = one_square(store, spec)
         if spec.attention:
             view = store[spec.attention]
-            wanted = spec.attention_maps or feature_maps(view)
-            self._maps[spec.attention] = tuple(view[name].name for name in wanted)
-
-    def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
-        """The same rows with other features; what was read is shared."""
-        spec = replace(self.spec, combos=combos, attention=attention)
-        return Buckets(self._store, spec, self.device, self._cache, self._rows)
+            maps[spec.attention] = tuple(spec.attention_maps or feature_maps(view))
+        made = Made[int, Bucket](int, self._made, _bytes)
+        self._feed = Feed(SampleReader(views_of(store, maps), held), made, device, BUCKET_BYTES)
 
     def window(self, size: tuple[int, int]) -> Window:
         """The cells that show an image of this (height, width), of maps at `resolution`."""
         return self._square.place(*size).window(self.resolution)
 
     def named(self, sample_id: str) -> Bucket:
-        """The bucket of one sample, held as long as memory lasts."""
-        return self._recent(self._rows[sample_id])
+        """The bucket of one sample."""
+        return self._feed(self._rows[sample_id])
+
+    def stream(self, ids: Iterable[str]) -> Generator[Bucket]:
+        """Buckets in this order, read ahead."""
+        return self._feed.stream(self._rows[i] for i in ids)
 
     def __call__(self, row: int) -> Bucket:
         """The bucket of one row."""
-        conv = torch.stack([self._joined(name, row) for name in self.spec.combos])
-        attention = self._joined(self.spec.attention, row) if self.spec.attention else None
-        return Bucket(conv, attention)
+        return self._feed(row)
 
-    def _joined(self, combo: str, row: int) -> torch.Tensor:
-        """A combo's levels, resized (bilinear) and concatenated along the channels."""
-        maps = self._cache(combo, self._maps[combo], row)
-        size = (self.resolution, self.resolution)
-        parts = [F.interpolate(m.to(self.device).float()[None], size, mode="bilinear",
-                               align_corners=False, antialias=False)[0] for m in maps.values()]
-        return torch.cat(parts)
+    def _made(self, _: int, maps: Maps) -> Bucket:
+        conv = self._joined([maps[name] for name in self.spec.combos])
+        return Bucket(conv, self._joined([maps[self.spec.attention]])[0]
+                      if self.spec.attention else None)
+
+    def _joined(self, combos: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+        """(b, C, h, w): levels resized (bilinear) and concatenated along the channels."""
+        levels = [torch.stack(level) for level in zip(*(c.values() for c in combos), strict=True)]
+        side, at = self.resolution, 0
+        found = torch.empty(len(combos), sum(m.shape[1] for m in levels), side, side,
+                            device=self.device)
+        for level in levels:
+            part = found[:, at : (at := at + level.shape[1])]
+            part.copy_(level if tuple(level.shape[2:]) == (side, side) else F.interpolate(
+                level.float(), (side, side), mode="bilinear", align_corners=False))
+        return found
 
 
 def feature_maps(view: ComboView) -> tuple[str, ...]:

@@ -92,7 +92,8 @@ def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], bound:
     sizes = [int((m != IGNORED).sum()) for m in masks.values()]
     shares = share_out(sizes, bound // pixel_bytes(maps))
     found, start = Reservoir(maps, sum(shares)), 0
-    for (sample_id, mask), count in zip(masks.items(), shares, strict=True):
+    for sample_id, count in zip(maps.each(masks), shares, strict=True):
+        mask = masks[sample_id]
         chosen = sample_pixels(mask.ravel(), count, sampling, _seed(sample_id))
         native = maps(sample_id)
         for part in tiles(len(chosen), tile_pixels(maps)):

@@ -162,9 +162,26 @@ class Trial:
             self._rng = _rng(self._device)
 
 
-def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progress, label: str,
-               log: Callable[[str], None] = lambda _: None,
-               keep: Callable[[int], None] = lambda _: None, start: int = 0) -> None:
+@dataclass(frozen=True)
+class FitSession:
+    """Who follows a training, and where it goes on.
+
+    Attributes
+    ----------
+    show, label : progress, and what it calls this training
+    log : called with a line at every validation
+    keep : called with the items seen, after every validation
+    start : items that were seen already
+    """
+
+    show: Progress
+    label: str = ""
+    log: Callable[[str], None] = lambda _: None
+    keep: Callable[[int], None] = lambda _: None
+    start: int = 0
+
+
+def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, session: FitSession) -> None:
     """Train several trials over one stream; each model is left with its best weights.
 
     A trial that fails says so in `failed` and leaves the stream; the others go on.
@@ -173,24 +190,25 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progres
     ----------
     trials : that agree in `together`
     has_val : whether there is a ``val`` split to choose checkpoints on
-    label : what progress calls this training
-    log : called with a line at every validation
-    keep : called with the items seen, after every validation
-    start : items that were seen already
+
+    Raises
+    ------
+    UserError
+        There is nothing to train on.
     """
     spec = trials[0].spec
     if not task.items():
         raise UserError(f"no {task.unit} to train on: the split 'train' holds none that count;"
                         " 'gate-cache data' shows what it holds")
-    seen = start
-    with show.task(label, spec.items - start, task.unit) as bar:
-        for seen, items, inputs in _ahead(task, spec, start):
+    seen = session.start
+    with session.show.task(session.label, spec.items - seen, task.unit) as bar:
+        for seen, items, inputs in _ahead(task, spec, session.start):
             for trial in [t for t in trials if t.active]:
                 _step(trial, inputs, items)
             bar.advance(len(items))
             if _due(seen, len(items), spec):
-                _validate(trials, task, has_val, seen, log)
-                keep(seen)
+                _validate(trials, task, has_val, seen, session.log)
+                session.keep(seen)
             if not any(t.active for t in trials):
                 break
     for trial in trials:
@@ -219,16 +237,16 @@ def _step(trial: Trial, inputs: Any, items: Sequence[Any]) -> None:
 
 def _ahead(task: Task, spec: TrainSpec, start: int) -> Iterator[tuple[int, list[Any], Any]]:
     """Batches with their features; the next one's are made while this one is used."""
+    def order() -> Iterator[tuple[int, list[Any]]]:
+        return ((seen, items) for seen, items in batches(task.items(), spec) if seen > start)
+
+    feed = task.feed(items for _, items in order())
     with ThreadPoolExecutor(1, "inputs") as pool:
-        waiting: tuple[int, list[Any], Any] | None = None
-        for seen, items in batches(task.items(), spec):
-            if seen <= start:
-                continue
-            ready, waiting = waiting, (seen, items, pool.submit(task.inputs, items))
-            if ready:
-                yield ready[0], ready[1], ready[2].result()
-        if waiting:
-            yield waiting[0], waiting[1], waiting[2].result()
+        following = pool.submit(next, feed, None)
+        for seen, items in order():
+            ready = following.result()
+            following = pool.submit(next, feed, None)
+            yield seen, items, ready
 
 
 def _due(seen: int, size: int, spec: TrainSpec) -> bool:

@@ -15,7 +15,6 @@ from gate_cache.learn.metrics.dense import (
     accuracy,
     by_name,
     class_accuracy,
-    confusion,
     counts,
     iou,
     mean_accuracy,
@@ -49,7 +48,7 @@ class ImageScores:
 
     def image(self, true: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> None:
         """Count one image's pixels, or the one label of a classified image."""
-        self._images.append(counts(confusion(true, predicted, len(self.classes))))
+        self._images.append(counts(true, predicted, len(self.classes)))
 
     def weigh(self, weights: torch.Tensor) -> None:
         """Keep (N, n, b) weights for statistics, as long as there are not too many."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gate_cache.learn.features.bucket import Bucket, Buckets, stack
+from gate_cache.learn.features.feed import batched
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import (
@@ -58,10 +59,10 @@ class CorrespondenceTask:
         """The training pairs."""
         return self._pairs["train"]
 
-    def inputs(self, items: Sequence[PairPoints]) -> Bucket:
-        """Buckets of all sources, then of all targets."""
-        ids = [p.pair.source for p in items] + [p.pair.target for p in items]
-        return stack([self.buckets.named(i) for i in ids])
+    def feed(self, batches: Iterable[Sequence[PairPoints]]) -> Iterator[Bucket]:
+        """Buckets of all sources, then of all targets, of each batch."""
+        ids = ([p.pair.source for p in items] + [p.pair.target for p in items] for items in batches)
+        return map(stack, batched(self.buckets.stream, ids))
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""
@@ -94,27 +95,33 @@ class CorrespondenceTask:
                found: Sequence[Matched]) -> None:
         """The pairs of one category."""
         wanted: list[dict[PairPoints, torch.Tensor]] = [{} for _ in models]
-        for of_source in _grouped(pairs, lambda p: p.pair.source).values():
+        for of_source, described in self._described(models, pairs, lambda p: p.pair.source, found):
             window = self.buckets.window(of_source[0].source.size)
-            for maps, points in zip(self._described(models, of_source[0].pair.source, found),
-                                    wanted, strict=True):
+            for maps, points in zip(described, wanted, strict=True):
                 cut = window.cut(maps)
                 for pair in of_source:
                     at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
                     points[pair] = sample(cut, at)
-        for of_target in _grouped(pairs, lambda p: p.pair.target).values():
+        for of_target, described in self._described(models, pairs, lambda p: p.pair.target, found):
             window = self.buckets.window(of_target[0].target.size)
-            described = self._described(models, of_target[0].pair.target, found)
             for maps, points, each in zip(described, wanted, found, strict=True):
                 cut = window.cut(maps)
                 for pair in of_target:
                     there = nearest(points[pair], cut, self.matching).cpu().double()
                     each.by_pair[pair] = window.leave(np.asarray(there))
 
-    def _described(self, models: Sequence[nn.Module], sample_id: str,
+    def _described(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
+                   image: Callable[[PairPoints], str], found: Sequence[Matched],
+                   ) -> Iterator[tuple[list[PairPoints], Iterator[torch.Tensor]]]:
+        """The pairs of each image, and its descriptors by every model, one after the other."""
+        groups = _grouped(pairs, image)
+        for (sample_id, group), bucket in zip(groups.items(), self.buckets.stream(groups),
+                                              strict=True):
+            yield group, self._of_models(models, sample_id, stack([bucket]), found)
+
+    @staticmethod
+    def _of_models(models: Sequence[nn.Module], sample_id: str, batch: Bucket,
                    found: Sequence[Matched]) -> Iterator[torch.Tensor]:
-        """An image's descriptors by every model, one after the other."""
-        batch = stack([self.buckets.named(sample_id)])
         for model, each in zip(models, found, strict=True):
             output = model(batch)
             each.weights[sample_id] = output.weights[0].cpu()

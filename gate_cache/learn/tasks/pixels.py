@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -67,9 +67,9 @@ class PixelTask:
         """Numbers of the reservoir's pixels."""
         return range(len(self.reservoir))
 
-    def inputs(self, items: Sequence[int]) -> Vectors:
+    def feed(self, batches: Iterable[Sequence[int]]) -> Iterator[Vectors]:
         """Features of some pixels."""
-        return self.reservoir(items)
+        return map(self.reservoir, batches)
 
     def criterion(self) -> nn.Module:
         """Cross-entropy, mean over members."""
@@ -88,7 +88,7 @@ class PixelTask:
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; features are read once for all of them."""
         tallies, test = [ImageScores(self.data.classes) for _ in models], split == "test"
-        for sample_id in self._ids[split]:
+        for sample_id in self.maps.each(self._ids[split]):
             true = self.data.mask(sample_id)
             for tally, found in zip(tallies, self._look(models, sample_id), strict=True):
                 tally.image(true, found.classes())
