@@ -8,14 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
-from gate_cache.learn.features.bucket import Buckets
 from gate_cache.learn.mixing.model import build_baseline
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
@@ -58,9 +56,7 @@ def main() -> None:
         for name in names:
             change = [np.linalg.norm(study.store[name][m][:] - best[m][:])
                       / np.linalg.norm(best[m][:].astype(np.float32)) for m in best.maps]
-            spec = replace(study.full.spec, attention=study.store[name].name)
-            rows = {i: row for row, i in enumerate(study.store.samples)}
-            buckets = Buckets(study.store, spec, study.device, rows)
+            buckets = study.full.of(study.full.spec.combos, study.store[name].name)
             model = build_baseline(study.spec, buckets.channels, [1.0])
             pck = judge(model, buckets, study.pairs["test"])
             found[name] = {

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,11 @@ def pck(study: TrainingInputs, seeds: int) -> dict[str, Any]:
     single = judge(study.single(study.spec), study.full, test)
     gate = []
     for seed in range(seeds):
-        torch.manual_seed(seed)
-        model = build_gate(study.spec, study.full.channels)
         spec = study.spec.model_copy(update={"seed": seed})
-        trial = Trial("GATE", spec, lambda model=model: model, study.task, study.device)
+        trial = Trial("GATE", spec, partial(build_gate, spec, study.full.channels), study.task,
+                      study.device)
         fit_trials([trial], study.task, False, FitSession(Silent()))
-        gate.append(judge(model, study.full, test).values[PCK])
+        gate.append(judge(trial.model, study.full, test).values[PCK])
     return {"single": single.values[PCK], "gate": float(np.mean(gate)), "gate of seeds": gate,
             "points": single.points}
 

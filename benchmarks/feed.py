@@ -3,9 +3,9 @@
     python -m benchmarks.feed --images 24
 
 Every way reads the same images (all maps of three combos, Stable Diffusion 1.5's shapes) in
-the same random order. Training is `fit_trials` on pairs of images with nothing held from step to step and a
-trial that does nothing. What the training device does, decoding and resizing, is left out of the
-ratios and told beside them: here that device is this processor. The server is moto's S3.
+the same random order. Training is `fit_trials` on pairs of images, with nothing held from step to
+step and a trial that does nothing. What the training device does, decoding and resizing, is left
+out of the ratios and told beside them: here that device is this processor. The server is moto's S3.
 """
 
 from __future__ import annotations

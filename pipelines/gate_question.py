@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gate_cache.learn.fit.fit import fit
 
 from gate_cache.core.errors import GateCacheError, ManifestError
 from gate_cache.core.places import parse_place
@@ -27,7 +28,6 @@ from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets
 from gate_cache.learn.features.pairs import copy_position, evaluate
-from gate_cache.learn.fit.fit import fit
 from gate_cache.learn.metrics.pck import PCK
 from gate_cache.learn.metrics.shift import score, shift
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate

@@ -190,3 +190,15 @@ def test_dropout_acts_in_training_only() -> None:
     model, maps = module(1, dropout=0.5), bucket()
     assert not torch.equal(model.train()(maps).weights, model(maps).weights)
     assert torch.equal(model.eval()(maps).weights, model(maps).weights)
+
+
+def test_assigners_see_averages_of_cells_where_a_resolution_is_asked_for() -> None:
+    maps = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(3)
+    small = Amalgamator(3, 2, hidden=6, dropout=0.0, resolution=4).eval()
+    whole = module(2).eval()
+    means = maps.unflatten(-1, (4, 2)).unflatten(-3, (4, 2)).mean((-1, -3))
+    found = small(maps)
+    torch.testing.assert_close(found.weights, whole.weigh(means))
+    assert found.maps.shape == (2, 2, 3, 8, 8)
+    torch.testing.assert_close(small.weigh(means), whole.weigh(means))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from test_train import CPU, DATASET, ELSEWHERE, recipe
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gate_cache.core.errors import GateCacheError, UserError
 from gate_cache.core.geometry import Square
@@ -541,3 +543,40 @@ def test_defaults_of_a_head_count_where_nothing_is_said() -> None:
     spec = TrainSpec(head="pixel-mlp", lr=0.5)
     assert (spec.batch, spec.lr, spec.weight_decay) == (64, 0.5, 0)
     assert TrainSpec().batch == 4 and "batch" not in spec.model_fields_set
+
+
+class Waits(TorchDispatchMode):
+    """Counts what waits for a device: numbers read from it, positions counted there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense,
+                                              torch.ops.aten.nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_no_step_waits_for_the_device(head: str, maps: NativeMaps) -> None:
+    task = task_of(head, maps)
+    found = trial(head, task)
+    items = list(task.items()[:2])
+    inputs = next(task.feed([items]))
+    with Waits() as waits:
+        found.step(inputs, items)
+    assert waits.count == 0
+    with Waits() as waits:
+        found.look()
+    assert waits.count == 1
+
+
+def test_a_loss_that_is_not_finite_ends_that_trial_alone(maps: NativeMaps) -> None:
+    task = task_of("classifier", maps)
+    wild, tame = trial("classifier", task, "wild"), trial("classifier", task, "tame")
+    with torch.no_grad():
+        next(wild.model.parameters()).fill_(math.nan)
+    fit([wild, tame], task)
+    assert "not finite any more" in wild.failed and not tame.failed
+    assert all(torch.isfinite(v).all() for v in tame.fitted.last.values())

@@ -173,6 +173,8 @@ class TrainSpec(Spec):
     attention_maps: list[str] | None = Field(None, min_length=1)
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
+    assigner_resolution: int | None = Field(
+        None, ge=1, description="side to which maps are averaged for the assigners [as they are]")
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
     steps: int = Field(2500, ge=1, description="of the optimiser")
@@ -215,6 +217,10 @@ class TrainSpec(Spec):
         if strange := given.keys() - type(self).model_fields.keys():
             raise PydanticCustomError(TOLD, f"head '{self.head.name}' has a default for"
                                       f" '{min(strange)}', which is no field of train")
+        if self.assigner_resolution and head_of(self.head.name).task in ("pixels",
+                                                                         "classification"):
+            raise PydanticCustomError(TOLD, f"assigner_resolution: head '{self.head.name}' weighs"
+                                      " no maps, but pixels or means of them")
         self.__dict__.update(given)
         for items, steps in COUNTS.items():
             if count := getattr(self, items):

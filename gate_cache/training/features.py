@@ -13,12 +13,18 @@ from gate_cache.workspace.lookup import find_combo, need_all
 
 if TYPE_CHECKING:
     from gate_cache.core.fingerprint import Recipe
-    from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.datasets.common.base import (
+        ClassifiedDataset,
+        CorrespondenceDataset,
+        ImageDataset,
+        SegmentationDataset,
+    )
     from gate_cache.manifest.load import Loaded
     from gate_cache.manifest.specs import Manifest, TrainSpec
     from gate_cache.store.reader import ComboView, FeatureStore
     from gate_cache.workspace.workspace import Workspace
 
+    Learnt = ClassifiedDataset | CorrespondenceDataset | SegmentationDataset
 
 @dataclass(frozen=True)
 class Inputs:
@@ -70,7 +76,7 @@ class Opened:
         return {f.name: getattr(self.inputs, f.name) for f in fields(Inputs)}
 
 
-def open_features(work: Workspace, dataset: ImageDataset, specs: Sequence[TrainSpec]) -> Opened:
+def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) -> Opened:
     """Open and check what trials read of a store.
 
     Raises

@@ -13,7 +13,7 @@ from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, Split
 from gate_cache.datasets.common.points import has_extent
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
-from gate_cache.learn.features.pairs import PairPoints, load_pairs
+from gate_cache.learn.features.pairs import PairPoints, images_of, load_pairs
 from gate_cache.learn.metrics.pck import SELECTED
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.tasks.matching import CorrespondenceTask
@@ -40,8 +40,8 @@ class TrainingInputs(Inputs):
 
     full: Buckets
     task: CorrespondenceTask
-    pairs: dict[Split, list[PairPoints]]
-    published: list[PairPoints]
+    pairs: dict[Split, Sequence[PairPoints]]
+    published: Sequence[PairPoints]
 
     @property
     def device(self) -> torch.device:
@@ -82,8 +82,8 @@ class TrainingInputs(Inputs):
 
     def splits(self) -> dict[str, dict[str, int]]:
         """Images and pairs of each split."""
-        return {split: {"images": len({i for p in pairs for i in (p.pair.source, p.pair.target)}),
-                        "pairs": len(pairs)} for split, pairs in self.pairs.items()}
+        return {split: {"images": images_of(pairs), "pairs": len(pairs)}
+                for split, pairs in self.pairs.items()}
 
     def config(self) -> dict[str, Any]:
         """What was settled: store, groups and how they are stored, resolution, device, splits."""
@@ -144,7 +144,7 @@ def matching_of(spec: TrainSpec) -> Literal["dense", "cells"]:
     return spec.head.matching if isinstance(spec.head, CorrespondenceSpec) else "dense"
 
 
-def _need_pairs(work: Workspace, pairs: dict[Split, list[PairPoints]]) -> None:
+def _need_pairs(work: Workspace, pairs: dict[Split, Sequence[PairPoints]]) -> None:
     needed: tuple[Split, ...] = ("train", "test")
     for split in needed:
         if not pairs[split]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,9 +153,10 @@ def _judge(study: TrainingInputs, methods: list[Candidate], folder: RunDirectory
     return tables
 
 
-def _table(study: TrainingInputs, table: Table, pairs: list[PairPoints], methods: list[Candidate],
-           folder: Path | None = None) -> Table:
+def _table(study: TrainingInputs, table: Table, pairs: Sequence[PairPoints],
+           methods: list[Candidate], folder: Path | None = None) -> Table:
     """Results of every method; in a folder, pair by pair too."""
+    pairs = list(pairs)
     copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
     floor = Method("floor")
     table.add(floor, pck(copies.predictions), details=details(copies.predictions, []))

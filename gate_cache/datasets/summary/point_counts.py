@@ -48,7 +48,7 @@ class PointCounts:
         found, members = self.found, defaultdict[str, dict[str, None]](dict)
         pairs = {str(split): self.dataset.pairs(split) for split in SPLITS}
         for p in chain.from_iterable(pairs.values()):
-            members[p.category] |= {p.source: None, p.target: None}
+            members[p.category].update({p.source: None, p.target: None})
         if uneven := _uneven(visible, members):
             found.faults += [f"{found.name}: {line}" for line in uneven]
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -75,7 +75,7 @@ class Buckets:
                  rows: Mapping[str, int], held: int = HELD_BYTES) -> None:
         self.spec = spec
         self.device = device
-        self._rows = rows
+        self._store, self._rows, self._held = store, rows, held
         maps = {name: feature_maps(store[name]) for name in spec.combos}
         if len(set(maps.values())) > 1:
             raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
@@ -89,6 +89,11 @@ class Buckets:
             maps[spec.attention] = tuple(spec.attention_maps or feature_maps(view))
         made = Made[int, Bucket](int, self._made, _bytes)
         self._feed = Feed(SampleReader(views_of(store, maps), held), made, device, BUCKET_BYTES)
+
+    def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
+        """The same rows with other features."""
+        spec = replace(self.spec, combos=combos, attention=attention)
+        return Buckets(self._store, spec, self.device, self._rows, self._held)
 
     def window(self, size: tuple[int, int]) -> Window:
         """The cells that show an image of this (height, width), of maps at `resolution`."""

@@ -61,7 +61,7 @@ class Reservoir:
     def __call__(self, numbers: Sequence[int]) -> Vectors:
         """Pixels by number, in float32, on the training device."""
         index = torch.as_tensor(list(numbers))
-        return Vectors(*(None if t is None else t[index].to(self._device).float()  # type: ignore[arg-type]
+        return Vectors(*(None if t is None else t[index].to(self._device, non_blocking=True).float()  # type: ignore[arg-type]
                          for t in (self._conv, self._attention, self._extra)))
 
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from gate_cache.manifest.specs import TrainSpec
 
 State = dict[str, torch.Tensor]
+LOOK = 64
+"""Steps after which a trial's loss is looked at."""
+LONGEST = 2**24
+"""Items of an epoch whose order is drawn at once."""
 
 
 @dataclass
@@ -65,7 +69,8 @@ class Trial:
         self._device = device
         self._best = -math.inf
         self._stale = 0
-        self._losses: list[float] = []
+        self._losses: list[torch.Tensor] = []
+        self._sound = torch.ones((), dtype=torch.bool, device=device)
         with torch.random.fork_rng(_cuda(device)):
             torch.manual_seed(spec.seed)
             self.model = make().to(device)
@@ -86,25 +91,40 @@ class Trial:
         return self.spec.patience is not None and self._stale >= self.spec.patience
 
     def step(self, inputs: Any, items: Sequence[Any]) -> None:
-        """One step of AdamW on the task's loss and both regularisers (Eq. 5)."""
+        """One step of AdamW on the task's loss and both regularisers (Eq. 5).
+
+        Nothing waits for the device but the look at the loss, at every `LOOK`-th step.
+
+        Raises
+        ------
+        UserError
+            The loss was not finite at some step since the last look.
+        """
         with self._own_numbers(), self._precision():
             self.model.train()
             found = self.model(inputs)
             task = self._criterion(found.values, items)
             total = task - self.spec.gamma1 * sparsity(found.weights) \
                 - self.spec.gamma2 * diversity(found.weights)
-        if not torch.isfinite(total):
-            raise UserError("the loss is not finite any more: training diverged; lower train.lr"
-                            f" (now {self.spec.lr:g})")
         self._optimiser.zero_grad()
         torch.autograd.backward(total)
         self._optimiser.step()
-        self._losses.append(float(task.detach()))
+        self._losses.append(task.detach())
+        self._sound &= torch.isfinite(total.detach())
+        if len(self._losses) % LOOK == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Raise `UserError` where the loss was not finite."""
+        if not self._sound:
+            raise UserError("the loss is not finite any more: training diverged; lower train.lr"
+                            f" (now {self.spec.lr:g})")
 
     def note(self, seen: int, scores: Scores | None) -> dict[str, Any]:
         """Note mean loss and scores on ``val``; keep the weights if they are the best so far."""
         step = step_of(seen, self.spec)
-        entry: dict[str, Any] = {"step": step, "seen": seen, "loss": float(np.mean(self._losses))}
+        entry: dict[str, Any] = {"step": step, "seen": seen,
+                                 "loss": float(np.mean(_floats(self._losses)))}
         self._losses = []
         score = math.nan
         if scores:
@@ -135,7 +155,7 @@ class Trial:
                 "optimiser": self._optimiser.state_dict(), "rng": self._rng,
                 "best": self.fitted.best, "best_at": self.fitted.best_at,
                 "history": self.fitted.history, "score": self._best, "stale": self._stale,
-                "losses": self._losses, "failed": self.failed}
+                "losses": _floats(self._losses), "failed": self.failed}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
@@ -145,7 +165,8 @@ class Trial:
         self._rng = state["rng"]
         self.fitted = Fitted(state["best"], {}, *in_steps(state, self.spec))
         self._best, self._stale = state["score"], state["stale"]
-        self._losses, self.failed = state["losses"], state["failed"]
+        self._losses = [torch.tensor(loss, device=self._device) for loss in state["losses"]]
+        self.failed = state["failed"]
 
     def _precision(self) -> Any:
         enabled = self.spec.amp and self._device.type == "cuda"
@@ -204,7 +225,7 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, session: FitS
     with session.show.task(session.label, spec.items - seen, task.unit) as bar:
         for seen, items, inputs in _ahead(task, spec, session.start):
             for trial in [t for t in trials if t.active]:
-                _step(trial, inputs, items)
+                _guarded(trial, trial.step, inputs, items)
             bar.advance(len(items))
             if _due(seen, len(items), spec):
                 _validate(trials, task, has_val, seen, session.log)
@@ -218,6 +239,9 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, session: FitS
 
 def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
               log: Callable[[str], None]) -> None:
+    for trial in trials:
+        if trial.active:
+            _guarded(trial, trial.look)
     active = [t for t in trials if t.active]
     for trial in active:
         trial.model.eval()
@@ -228,9 +252,14 @@ def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
         log(f"{trial.label}: {json.dumps(trial.note(seen, found))}")
 
 
-def _step(trial: Trial, inputs: Any, items: Sequence[Any]) -> None:
+def _floats(losses: Sequence[torch.Tensor]) -> list[float]:
+    return [float(v) for v in torch.stack(list(losses)).tolist()] if losses else []
+
+
+def _guarded(trial: Trial, work: Callable[..., None], *given: Any) -> None:
+    """Do work of a trial; what is wrong with it ends that trial alone."""
     try:
-        trial.step(inputs, items)
+        work(*given)
     except UserError as error:
         trial.failed = str(error)
 
@@ -262,10 +291,17 @@ def batches(items: Sequence[Any], spec: TrainSpec) -> Iterator[tuple[int, list[A
     while seen < spec.items:
         size = min(spec.batch, spec.items - seen)
         while len(queue) < size:
-            queue += torch.randperm(len(items), generator=generator).tolist()
+            queue += _drawn(len(items), size, generator)
         batch, queue = queue[:size], queue[size:]
         seen += size
         yield seen, [items[i] for i in batch]
+
+
+def _drawn(count: int, size: int, generator: torch.Generator) -> list[int]:
+    """An epoch in random order; where it is too long to be held, some items at random."""
+    if count > LONGEST:
+        return torch.randint(count, (size,), generator=generator).tolist()  # type: ignore[no-any-return]
+    return torch.randperm(count, generator=generator).tolist()  # type: ignore[no-any-return]
 
 
 def step_of(seen: int, spec: TrainSpec) -> int:

@@ -29,7 +29,8 @@ class CorrespondenceModel(MixedModel):
 def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = None,
                attention: bool = True) -> CorrespondenceModel:
     """The full model: n weight assigners and the head."""
-    mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout)
+    mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout,
+                        spec.assigner_resolution)
     head = _head(spec, channels, spec.assigners)
     return CorrespondenceModel(mixer, head, chosen, attention)
 

@@ -59,7 +59,8 @@ class ClassificationTask:
 
     def labels(self, items: Sequence[str]) -> torch.Tensor:
         """(B,) classes."""
-        return torch.tensor([self._labels[i] for i in items], device=self.maps.device)
+        return torch.tensor([self._labels[i] for i in items]).to(self.maps.device,
+                                                                non_blocking=True)
 
     def criterion(self) -> nn.Module:
         """Cross-entropy."""

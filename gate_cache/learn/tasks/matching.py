@@ -49,7 +49,7 @@ class CorrespondenceTask:
 
     unit = "pairs"
 
-    def __init__(self, buckets: Buckets, pairs: dict[Split, list[PairPoints]],
+    def __init__(self, buckets: Buckets, pairs: Mapping[Split, Sequence[PairPoints]],
                  matching: Matching = "dense") -> None:
         self.buckets = buckets
         self.matching: Matching = matching
@@ -82,7 +82,7 @@ class CorrespondenceTask:
         Of each category an image is read once as a source, of which only the descriptors at its
         points are held, and once as a target.
         """
-        found = [Matched({}, {}) for _ in models]
+        found, pairs = [Matched({}, {}) for _ in models], list(pairs)
         for model in models:
             model.eval()
         for group in _grouped(pairs, lambda p: p.pair.category).values():
@@ -105,10 +105,10 @@ class CorrespondenceTask:
         for of_target, described in self._described(models, pairs, lambda p: p.pair.target, found):
             window = self.buckets.window(of_target[0].target.size)
             for maps, points, each in zip(described, wanted, found, strict=True):
-                cut = window.cut(maps)
-                for pair in of_target:
-                    there = nearest(points[pair], cut, self.matching).cpu().double()
-                    each.by_pair[pair] = window.leave(np.asarray(there))
+                asked = [points.pop(pair) for pair in of_target]
+                there = nearest(torch.cat(asked), window.cut(maps), self.matching).cpu().double()
+                for pair, some in zip(of_target, there.split(list(map(len, asked))), strict=True):
+                    each.by_pair[pair] = window.leave(np.asarray(some))
 
     def _described(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
                    image: Callable[[PairPoints], str], found: Sequence[Matched],
@@ -231,8 +231,8 @@ def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
               source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Of whole descriptor maps (D, h, w), of which only the images' own cells count."""
     here, there = windows(buckets, pair)
-    a = torch.from_numpy(here.enter(pair.source_shares)).to(source)
-    b = torch.from_numpy(there.enter(pair.target_shares)).to(target)
+    a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
+            in ((here, pair.source_shares), (there, pair.target_shares)))
     return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
 
 

@@ -152,5 +152,6 @@ class _PixelLoss(nn.Module):
         self._task = task
 
     def forward(self, values: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
-        labels = self._task.reservoir.labels[list(items)].to(values.device)
+        labels = self._task.reservoir.labels[list(items)].to(
+            values.device, non_blocking=True)
         return F.cross_entropy(values.flatten(0, 1), labels.repeat(len(values)))

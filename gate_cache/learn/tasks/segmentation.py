@@ -108,7 +108,8 @@ class SegmentationTask:
         """GATE, or a baseline with given weights."""
         n = 1 if weights else spec.assigners
         mixer = FixedWeights(weights) if weights else \
-            Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout)
+            Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout,
+                        spec.assigner_resolution)
         tokens = self._tokens() if attention else []
         sizes = Sizes(n, self.maps.channels, self.maps.level_channels, sum(tokens), tuple(tokens),
                       classes=len(self.data.classes))
@@ -148,7 +149,7 @@ class SegmentationTask:
     def labels(self, sample_id: str) -> torch.Tensor:
         """(S, S) classes in the model's square; the padding is ignored."""
         square = self.maps.place(sample_id).labels_to_square(self.data.mask(sample_id), IGNORED)
-        return torch.from_numpy(square.astype(np.int64)).to(self.maps.device)
+        return torch.from_numpy(square.astype(np.int64)).to(self.maps.device, non_blocking=True)
 
     def _join(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
         size = (self.maps.resolution, self.maps.resolution)

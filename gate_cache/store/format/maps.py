@@ -88,8 +88,8 @@ class MapView:
         if rows is None or rows is Ellipsis:
             raise IndexError("index the samples first, such as [row] or [:, 0]")
         simple = isinstance(rows, int | np.integer | slice)  # of a million rows none is counted
-        index = range(len(self))[rows] if simple else np.arange(len(self))[rows]
-        wanted = [index] if np.ndim(index) == 0 else list(index)
+        index: Any = range(len(self))[rows] if simple else np.arange(len(self))[rows]
+        wanted = [int(row) for row in ([index] if np.ndim(index) == 0 else index)]
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
         self.read_into(wanted, out)
         return np.asarray(out[0][rest] if np.ndim(index) == 0 else out[(slice(None), *rest)])
