@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.errors import StoreError
+from gate_cache.core.errors import StoreError, UserError
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Pair
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.features.similarity import comes_back, match
@@ -81,26 +81,30 @@ class Matches:
 
 
 def match_images(work: Workspace, describer: Describer, images: tuple[str, str],
-                 grid: int | None = None) -> Matches:
+                 grid: int | None = None, at: npt.ArrayLike | None = None) -> Matches:
     """Match two images of a manifest's data set.
 
     Parameters
     ----------
+    work : the manifest on this machine
+    describer : what describes points
     images : ids of source and target, or parts of them
     grid : match so many points along each side, not key points
+    at : (2,) or (K, 2), match these x and y in the source's pixels
 
     Raises
     ------
     UserError
-        No such image, or it is not in the store as it is now.
+        No such image, it is not in the store as it is now, or a point lies outside the source.
     """
     dataset = work.dataset()
     ids = [s.id for s in dataset.samples()]
     a, b = (one(ids, image, work.name, "its data set") for image in images)
     for sample_id in (a, b):
         _need_same(describer, dataset, sample_id)
-    pair, note = (None, "") if grid else _key_points(dataset, a, b)
-    shares = pair.source_shares if pair else _grid(grid or GRID)
+    pair, note = (None, "") if grid or at is not None else _key_points(dataset, a, b)
+    shares = pair.source_shares if pair else _grid(grid or GRID) if at is None else \
+        _inside(np.atleast_2d(np.asarray(at, np.float64)), dataset.size(a), a)
     here, there = describer(a), describer(b)
     found = match(here, there, shares)
     return Matches(
@@ -148,6 +152,16 @@ def _judge(pair: PairPoints, shares: Points) -> Judged:
 def _grid(count: int) -> Points:
     along = (np.arange(count) + 0.5) / count
     return np.stack(np.meshgrid(along, along), -1).reshape(-1, 2)
+
+
+def _inside(points: Points, size: tuple[int, int], image: str) -> Points:
+    """Points in pixels as shares of the image's sides."""
+    height, width = size
+    for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise UserError(f"{image}: x = {x:g}, y = {y:g} is outside; it has {width} x {height}"
+                            " pixels")
+    return points / [width, height]
 
 
 def _pixels(shares: Points, size: tuple[int, int]) -> Points:

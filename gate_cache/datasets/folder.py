@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.core.errors import DataError
+from gate_cache.core.errors import DataError, did_you_mean
 from gate_cache.datasets.common.base import NoClass, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
 from gate_cache.datasets.common.pictures import passed_over_line, pictures
@@ -22,23 +23,42 @@ class ImageFolder(ImageFiles):
     shares : of images that become ``val`` and ``test`` where no folder is called so
     split_seed : another value, another split
     split_folders : whether folders called after splits are the splits
+    files : the images, as paths below `root`; by default all that are there
+    labels : classes of images by id, in place of those by folder
     """
 
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
                 " called train, val or test, else a seeded share")
 
     def __init__(self, root: Path, shares: Shares | None = None, split_seed: int = 0,
-                 split_folders: bool = True) -> None:
+                 split_folders: bool = True, files: Sequence[str] | None = None,
+                 labels: Mapping[str, str] | None = None) -> None:
         super().__init__("folder", root)
         self.shares = shares or {}
         self.split_seed = split_seed
         self.split_folders = split_folders
+        self.files = files
+        self.labels = labels
 
     def samples(self) -> Sequence[Sample]:
-        """All images, sorted by path."""
+        """All images, sorted by path, or those that were named, in their order.
+
+        Raises
+        ------
+        DataError
+            There are none, or one that was named is missing or named twice.
+        """
         need_folder(self.root, "image folder",
                     "put images there, or set dataset.root in the manifest, or --data")
-        return images_below(self.root)
+        return images_below(self.root) if self.files is None else self._named(self.files)
+
+    def _named(self, files: Sequence[str]) -> list[Sample]:
+        for name, times in Counter(files).items():
+            if times > 1:
+                raise DataError(f"{self.root}: dataset.files names '{name}' {times} times")
+            if not self.path(name).is_file():
+                raise DataError(f"{self.path(name)}: not found, but dataset.files names it")
+        return [Sample(name) for name in files]
 
     @cached_property
     def _tree(self) -> Tree:
@@ -47,7 +67,9 @@ class ImageFolder(ImageFiles):
 
     @cached_property
     def _class_of(self) -> dict[str, str | None]:
-        """The folder after the split, or else the first one, where there is one."""
+        """The label; else the folder after the split, or else the first one, where there is one."""
+        if self.labels is not None:
+            return self._labelled(self.labels)
         folders, split = self._tree.folders, self._tree.depth or 0
         before = {tuple(path[:split]) for path in folders.values()}
         after = any(len(path) > split for path in folders.values())
@@ -57,9 +79,16 @@ class ImageFolder(ImageFiles):
         at = split if len(before) == 1 and after else max(split - 1, 0)
         return {i: path[at] if len(path) > at else None for i, path in folders.items()}
 
+    def _labelled(self, labels: Mapping[str, str]) -> dict[str, str | None]:
+        ids = [s.id for s in self.samples()]
+        if strange := sorted(labels.keys() - set(ids)):
+            raise DataError(f"{self.root}: labels are given for {len(strange)} images that are not"
+                            f" there, such as '{strange[0]}'{did_you_mean(strange[0], ids)}")
+        return {i: labels.get(i) for i in ids}
+
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the class folders, sorted."""
+        """Names of the classes, sorted."""
         return tuple(sorted({name for name in self._class_of.values() if name}))
 
     def label(self, sample_id: str) -> int:
@@ -72,7 +101,8 @@ class ImageFolder(ImageFiles):
         """
         name = self._class_of[sample_id]
         if name is None:
-            raise NoClass(f"{self.path(sample_id)}: is in no class folder; move it to"
+            raise NoClass(f"{self.path(sample_id)}: has no label" if self.labels else
+                          f"{self.path(sample_id)}: is in no class folder; move it to"
                           " <class>/, or to train/<class>/, test/<class>/ …")
         return self.classes.index(name)
 
@@ -82,7 +112,7 @@ class ImageFolder(ImageFiles):
 
     def passed_over(self) -> dict[str, int]:
         """Files that are no images, by suffix."""
-        return passed_over(self.root, {s.id for s in self.samples()})
+        return passed_over(self.root, {s.id for s in self.samples()}) if self.files is None else {}
 
 
 def images_below(root: Path) -> list[Sample]:

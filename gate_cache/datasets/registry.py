@@ -20,8 +20,9 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
         return _toyworld(spec)
     named = spec.folder if isinstance(spec, specs.ScarceSpec) else spec.root
     root = roots.below("data", named, "dataset.root")
-    for field in ("points", "pairs", "images", "masks"):
-        if path := getattr(spec, field, None):
+    for field in ("points", "pairs", "images", "masks", "files"):
+        paths = getattr(spec, field, None) or []
+        for path in [paths] if isinstance(paths, str) else paths:
             roots.below("data", path, f"dataset.{field}")
     if isinstance(spec, specs.InstalledSpec):
         return cast(ImageDataset, spec.open(root))
@@ -75,7 +76,8 @@ def _own(spec: OwnSpec, root: Path) -> ImageDataset:
     if isinstance(spec, specs.FolderSpec):
         from gate_cache.datasets.folder import ImageFolder
 
-        return ImageFolder(root, spec.shares, spec.split_seed, spec.split_folders)
+        return ImageFolder(root, spec.shares, spec.split_seed, spec.split_folders, spec.files,
+                           spec.labels)
     from gate_cache.datasets.common.label_values import Values
     from gate_cache.datasets.masks import Masks
 

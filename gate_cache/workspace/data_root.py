@@ -46,7 +46,7 @@ def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDa
         dataset.samples()
         return dataset, []
     except DataError:
-        known = None if _has_root(dataset) else _recall(store)
+        known = None if _has_root(dataset) else recall(store)
         if known is None:
             raise
         other = open_dataset(spec, replace(roots, data=known))
@@ -69,7 +69,8 @@ def _is_there(dataset: ImageDataset) -> bool:
         return False
 
 
-def _recall(store: Place) -> Path | None:
+def recall(store: Place) -> Path | None:
+    """The data root that `remember` noted beside a store, if any."""
     if not isinstance(store, Path):
         return None
     from gate_cache.store.format.schema import parse  # with numpy, which a plan starts without

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gate_cache.analysis.activations import Activations, Level, activations
 from gate_cache.report.figures.pictures import Picture, PictureCell, PictureRow, fitted, grid
-from gate_cache.report.figures.show import beside, file_name, written
+from gate_cache.report.figures.show import beside, file_name, need_folder, written
 
 if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
@@ -26,7 +26,7 @@ def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[st
     UserError
         No such image or combo, or the folder cannot be written.
     """
-    folder = out or beside(work.store_path)
+    folder = need_folder(out or beside(work.store_path))
     for found in activations(work, images, combos):
         name = f"{file_name(found.id)}-{found.combo}-activations"
         yield written(page(found), folder, name)

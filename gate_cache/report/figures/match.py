@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 SIDE, BETWEEN, EDGE, LINE = 380, 36, 12, 20
 """Longer side of a picture, space between both, the page's margin, height of a line; pixels."""
 MARK = 6.5
+FEW = 12
+"""Points that are listed one by one."""
 _CORNERS = np.array([[(150, 205, 245), (255, 226, 110)], [(0, 45, 115), (140, 62, 0)]], float)
 """Colours of a grid's corners: blue to yellow across, light to dark down."""
 
 
-def draw_match(found: Matches, folder: Path) -> Path:
-    """Write the PNG file of two images.
+def draw_match(found: Matches, out: Path) -> Path:
+    """Write the PNG file of two images into a folder, or to the file that `out` names.
 
     Raises
     ------
@@ -46,13 +48,16 @@ def draw_match(found: Matches, folder: Path) -> Path:
     """
     feature = trial_file(found.feature.replace(" ", "-"))
     name = f"{file_name(found.source)}-to-{file_name(found.target)}-{feature}"
-    return written(page(found), folder, name)
+    return written(page(found), out, name)
 
 
 def show_match(found: Matches) -> None:
     """How many points are right, or come back."""
     out = console()
     say(out, f"{found.source} -> {found.target}, {found.feature}: {verdict(found)}")
+    if found.judged is None and len(found.points) <= FEW:
+        for point, match, cosine in zip(found.points, found.found, found.similarity, strict=True):
+            say(out, "{:g}, {:g} -> {:.1f}, {:.1f}  cosine {:.2f}".format(*point, *match, cosine))
     if found.note:
         say(out, f"note: {found.note}; a grid of points instead")
 
@@ -61,7 +66,7 @@ def verdict(found: Matches) -> str:
     """The result in words."""
     count = len(found.points)
     if found.judged is None:
-        return f"{int(found.back.sum())} of {count} grid points come back"
+        return f"{int(found.back.sum())} of {count} points come back"
     values = found.judged.pck
     if math.isnan(values["box"]):
         return (f"PCK@0.1 {values['image']:.1f} % of {count} points (radius from the image; the box"

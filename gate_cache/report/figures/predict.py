@@ -12,7 +12,7 @@ import numpy as np
 from gate_cache.report.figures.marks import Canvas, cut, width_of
 from gate_cache.report.figures.masks import Legend, Style, areas, painted, scale, styles
 from gate_cache.report.figures.pictures import Picture, fitted, heat
-from gate_cache.report.figures.show import written
+from gate_cache.report.figures.show import need_folder, written
 
 if TYPE_CHECKING:
     from gate_cache.training.predict import Predicted, Predictions
@@ -31,6 +31,7 @@ def draw_predictions(found: Predictions, folder: Path) -> Iterator[Path]:
     UserError
         They cannot be written.
     """
+    need_folder(folder)
     sheets = iter(lambda: list(islice(found.each, ROWS)), [])
     for number, rows in enumerate(sheets, 1):
         yield written(sheet(found, rows), folder, f"predictions-{number}")

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from gate_cache.core.replacing import replacing
 from gate_cache.report.figures.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
+from gate_cache.report.figures.show import is_file_name
 from gate_cache.report.terminal.tables import console, grid, say
 from gate_cache.store.places.disk import disk_errors
 
@@ -121,8 +122,8 @@ def shade(colour: Colour) -> tuple[float, ...]:
     return tuple(c / 255 for c in colour)
 
 
-def saved(figure: Any, folder: Path, name: str) -> Path:
-    """Write a matplotlib figure as a PNG file.
+def saved(figure: Any, out: Path, name: str) -> Path:
+    """Write a matplotlib figure as a PNG file into the folder of ``--out``, or to that file.
 
     Raises
     ------
@@ -131,8 +132,8 @@ def saved(figure: Any, folder: Path, name: str) -> Path:
     """
     raw = BytesIO()
     figure.savefig(raw, format="png")
-    with disk_errors(folder, "--out", "and run the same command again"):
-        path = folder / f"{name}.png"
-        with replacing(path) as draft:
-            draft.write_bytes(raw.getvalue())
+    path = out if is_file_name(out) else out / f"{name}.png"
+    with disk_errors(path.parent, "--out", "and run the same command again"), \
+            replacing(path) as draft:
+        draft.write_bytes(raw.getvalue())
     return path

@@ -32,24 +32,51 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
     UserError
         No such image, combo or word, or the folder cannot be written.
     """
-    folder = out or beside(source.store.path)
+    one = out if len(images) == 1 else need_folder(out) if out else None
     for found in show(source, images, combos, tokens):
-        yield written(page(found), folder, file_name(found.id))
+        yield written(page(found), one or beside(source.store.path), file_name(found.id))
 
 
-def written(picture: Picture, folder: Path, name: str) -> Path:
-    """Write a PNG file into the folder of ``--out``.
+def written(picture: Picture, out: Path, name: str) -> Path:
+    """Write a PNG file into the folder of ``--out``, or to the file that it names.
 
     Raises
     ------
     UserError
         It cannot be written.
     """
+    path = out if is_file_name(out) else out / f"{name}.png"
     try:
-        with disk_errors(folder, "--out", "and run the same command again"):
-            return save(picture, folder / f"{name}.png")
+        with disk_errors(path.parent, "--out", "and run the same command again"):
+            return save(picture, path)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder}: a file is in the way; give --out another name") from None
+        raise UserError(f"{out}: a file is in the way; give --out another name") from None
+
+
+def is_file_name(out: Path) -> bool:
+    """Whether ``--out`` names a PNG file, not a folder.
+
+    Raises
+    ------
+    UserError
+        It names a picture of another kind.
+    """
+    if out.suffix.lower() in (".jpg", ".jpeg", ".svg", ".pdf", ".webp"):
+        raise UserError(f"--out {out}: pictures are PNG files; give x.png, or a folder")
+    return out.suffix.lower() == ".png" and not out.is_dir()
+
+
+def need_folder(out: Path) -> Path:
+    """The folder of several pictures.
+
+    Raises
+    ------
+    UserError
+        It names a file.
+    """
+    if is_file_name(out):
+        raise UserError(f"--out {out}: is a file, but there may be several pictures; give a folder")
+    return out
 
 
 def file_name(sample_id: str) -> str:
