@@ -349,7 +349,7 @@ def test_patience_ends_a_trial_alone(root: Path, tmp_path: Path,  # noqa: F811
 
     def count(self: Trial, *_: Any) -> None:
         steps[self.label] = steps.get(self.label, 0) + 1
-        self._losses.append(0.0)
+        self._losses.append(torch.tensor(0.0))
 
     monkeypatch.setattr(Trial, "step", count)  # nothing is learnt: no validation is better
     swept(root, tmp_path, {"trials": [{"patience": 2}, {"gamma1": 0.3}]}, steps=6,

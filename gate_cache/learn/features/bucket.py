@@ -87,7 +87,7 @@ class Buckets:
         if spec.attention:
             view = store[spec.attention]
             maps[spec.attention] = tuple(spec.attention_maps or feature_maps(view))
-        made = Made[int, Bucket](int, self._made, _bytes)
+        made = Made[int, Bucket](int, self._made, nbytes)
         self._feed = Feed(SampleReader(views_of(store, maps), held), made, device, BUCKET_BYTES)
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
@@ -151,8 +151,9 @@ def one_square(store: FeatureStore, spec: BucketSpec) -> Square:
     return squares[names[0]]
 
 
-def _bytes(bucket: Bucket) -> int:
-    return sum(t.nbytes for t in bucket if t is not None)
+def nbytes(parts: Iterable[torch.Tensor | None]) -> int:
+    """Of all tensors that are there."""
+    return sum(t.nbytes for t in parts if t is not None)
 
 
 def stack(buckets: list[Bucket]) -> Bucket:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.bucket import BucketSpec, feature_maps, one_square
+from gate_cache.learn.features.bucket import BucketSpec, feature_maps, nbytes, one_square
 from gate_cache.learn.features.feed import Feed, Made
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.pixel_grid import read_at
@@ -105,7 +105,7 @@ class NativeMaps:
         reader = SampleReader(views_of(store, self._wanted()), held)
         self._native = Feed(reader, Made(rows.__getitem__, self._made, _bytes), device,
                             min(held, NATIVE_BYTES))
-        self._pooled = Feed(reader, Made(rows.__getitem__, self._mean, _bytes_of), device,
+        self._pooled = Feed(reader, Made(rows.__getitem__, self._mean, nbytes), device,
                             POOLED_BYTES)
 
     @property
@@ -199,7 +199,3 @@ def _own(stored: torch.Tensor) -> torch.Tensor:
 
 def _bytes(found: Native) -> int:
     return sum(t.nbytes for part in (found.levels, found.attention, *found.extra) for t in part)
-
-
-def _bytes_of(found: Vectors) -> int:
-    return sum(t.nbytes for t in found if t is not None)

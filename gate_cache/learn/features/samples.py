@@ -180,7 +180,7 @@ class SampleReader:
         while len(waiting) < max(self._ahead, group * self._threads):
             rows = list(islice(order, group))
             found = [None if skip(row) else self._take(row) for row in rows]
-            new = [s for s in found if s is not None and s.read is None]
+            new = list(dict.fromkeys(s for s in found if s is not None and s.read is None))
             task = pool.submit(_fill, new) if new else None
             for sample in new:
                 sample.read = task
