@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
-from gate_cache.learn.mixing.model import build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
@@ -101,15 +100,19 @@ def pck(study: TrainingInputs, seeds: int) -> dict[str, Any]:
     """PCK on the test split: of the single feature as it is, and of GATE for some seeds."""
     test = study.pairs["test"]
     single = judge(study.single(study.spec), study.full, test)
-    gate = []
-    for seed in range(seeds):
-        spec = study.spec.model_copy(update={"seed": seed})
-        trial = Trial("GATE", spec, partial(build_gate, spec, study.full.channels), study.task,
-                      study.device)
-        fit_trials([trial], study.task, False, FitSession(Silent()))
-        gate.append(judge(trial.model, study.full, test).values[PCK])
+    gate = [judge(_trained(study, seed), study.full, test).values[PCK] for seed in range(seeds)]
     return {"single": single.values[PCK], "gate": float(np.mean(gate)), "gate of seeds": gate,
             "points": single.points}
+
+
+def _trained(study: TrainingInputs, seed: int) -> CorrespondenceModel:
+    """GATE of one seed, after its last step."""
+    torch.manual_seed(seed)
+    model = build_gate(study.spec, study.full.channels)
+    trial = Trial("GATE", study.spec.model_copy(update={"seed": seed}), lambda: model, study.task,
+                  study.device)
+    fit_trials([trial], study.task, False, FitSession(Silent()))
+    return model
 
 
 def probe(view: ComboView) -> float:

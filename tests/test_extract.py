@@ -434,7 +434,7 @@ def test_values_beyond_float16_are_refused(toy: Toy, roots: Roots,
 
 
 def test_a_device_that_is_not_there_is_named(toy: Toy, roots: Roots) -> None:
-    with pytest.raises(UserError, match="--device nowhere: not to be used here"):
+    with pytest.raises(UserError, match="--device nowhere: cannot be used here"):
         extract(Workspace(toy[0], roots, "nowhere"))
 
 

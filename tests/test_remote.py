@@ -651,5 +651,5 @@ def test_a_web_server_is_not_written_to(web: str) -> None:
 
 def test_a_web_server_that_lists_nothing_says_so(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ranges, "list_directory", lambda self, _: self.send_error(403))
-    with pytest.raises((StoreError, RemoteError), match=r"directory index|anybody may read"):
+    with pytest.raises((StoreError, RemoteError), match=r"directory index|only public files"):
         assert FeatureStore.open(web).combos

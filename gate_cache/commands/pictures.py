@@ -15,7 +15,7 @@ from gate_cache.commands.options import (
     ManifestPath,
     Trial,
     interruptible,
-    print_json,
+    print_result,
 )
 from gate_cache.core.errors import UserError
 from gate_cache.core.places import is_manifest
@@ -68,23 +68,20 @@ def match(images: Annotated[list[str], typer.Argument(
         features = Features(model or "tiny", {"plain": prompt or "a photo"})
         with passing(images, features, on.roots, on.device, console_progress()) as (work, ids):
             extract(work)
-            found = match_images(work, of_combo(work), (ids[0], ids[1]), grid, points)
+            matches = match_images(work, of_combo(work), (ids[0], ids[1]), grid, points)
         folder = Path()
     elif len(images) == 3 and own:
         if model or prompt:
             raise UserError("--model and --prompt are for two image files; a manifest has its own")
         work = on.open(Path(images[0]))
         describer = of_run(work, run, trial=trial, last=last) if run else of_combo(work, combo)
-        found = match_images(work, describer, (images[1], images[2]), grid, points)
+        matches = match_images(work, describer, (images[1], images[2]), grid, points)
         folder = beside(work.store_path)
     else:
         raise UserError("match takes a manifest and two of its images, or two image files:"
                         " gate-cache match a.jpg b.jpg --at 120,80")
-    path = draw_match(found, out or folder)
-    if as_json:
-        return print_json(found.to_json(), picture=str(path))
-    show_match(found)
-    typer.echo(str(path))
+    path = draw_match(matches, out or folder)
+    print_result(matches, show_match, as_json, picture=path)
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -107,8 +104,8 @@ def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a swee
     from gate_cache.report.figures.predict import draw_predictions
     from gate_cache.training.predict import predict as stage
 
-    found = stage(on.open(manifest), run, images=image or [], trial=trial, last=last)
-    for path in draw_predictions(found, out or run / "pictures"):
+    predictions = stage(on.open(manifest), run, images=image or [], trial=trial, last=last)
+    for path in draw_predictions(predictions, out or run / "pictures"):
         typer.echo(str(path))
 
 
@@ -138,13 +135,10 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
 
     work = on.open(manifest)
     with interruptible("nothing was written"):
-        found = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
-                             anchor_t=anchor_t, own=own)
-    path = draw_scores(found, out or beside(work.store_path))
-    if as_json:
-        return print_json(found, picture=str(path))
-    show_scores(found)
-    typer.echo(str(path))
+        scores = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
+                              anchor_t=anchor_t, own=own)
+    path = draw_scores(scores, out or beside(work.store_path))
+    print_result(scores, show_scores, as_json, picture=path)
 
 
 def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
@@ -164,10 +158,7 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
 
     work = on.open(manifest)
     with interruptible("nothing was written"):
-        found = stage(work, Img2Img(strength, steps, seeds),
-                      Selection(combo or [], image or [], images, prompt, batch))
-    path = draw_guideline(found, out or beside(work.store_path))
-    if as_json:
-        return print_json(found.to_json(), picture=str(path))
-    show_guideline(found)
-    typer.echo(str(path))
+        results = stage(work, Img2Img(strength, steps, seeds),
+                        Selection(combo or [], image or [], images, prompt, batch))
+    path = draw_guideline(results, out or beside(work.store_path))
+    print_result(results, show_guideline, as_json, picture=path)

@@ -11,7 +11,7 @@ from gate_cache.core.errors import DataError, did_you_mean
 from gate_cache.datasets.common.base import NoClass, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
 from gate_cache.datasets.common.pictures import passed_over_line, pictures
-from gate_cache.datasets.common.splits import Shares, Tree
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
 
 
 class ImageFolder(ImageFiles):
@@ -20,9 +20,7 @@ class ImageFolder(ImageFiles):
     Parameters
     ----------
     root : Path
-    shares : of images that become ``val`` and ``test`` where no folder is called so
-    split_seed : another value, another split
-    split_folders : whether folders called after splits are the splits
+    rule : how images are split
     files : the images, as paths below `root`; by default all that are there
     labels : classes of images by id, in place of those by folder
     """
@@ -30,13 +28,11 @@ class ImageFolder(ImageFiles):
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
                 " called train, val or test, else a seeded share")
 
-    def __init__(self, root: Path, shares: Shares | None = None, split_seed: int = 0,
-                 split_folders: bool = True, files: Sequence[str] | None = None,
+    def __init__(self, root: Path, rule: SplitRule = BY_FOLDER,
+                 files: Sequence[str] | None = None,
                  labels: Mapping[str, str] | None = None) -> None:
         super().__init__("folder", root)
-        self.shares = shares or {}
-        self.split_seed = split_seed
-        self.split_folders = split_folders
+        self.rule = rule
         self.files = files
         self.labels = labels
 
@@ -62,8 +58,7 @@ class ImageFolder(ImageFiles):
 
     @cached_property
     def _tree(self) -> Tree:
-        return Tree(self.root, [s.id for s in self.samples()], self.shares, self.split_seed,
-                    self.split_folders)
+        return Tree(self.root, [s.id for s in self.samples()], self.rule)
 
     @cached_property
     def _class_of(self) -> dict[str, str | None]:
@@ -107,19 +102,17 @@ class ImageFolder(ImageFiles):
         return self.classes.index(name)
 
     def split_of(self, sample_id: str) -> Split:
-        """By folder or by share; ``train`` where neither is given."""
         return self._tree.split_of[sample_id]
 
     def passed_over(self) -> dict[str, int]:
-        """Files that are no images, by suffix."""
         return passed_over(self.root, {s.id for s in self.samples()}) if self.files is None else {}
 
 
 def images_below(root: Path) -> list[Sample]:
     """All images below a folder, sorted by path; a `DataError` where there are none."""
-    found = [Sample(name) for name in pictures(root)]
-    if not found:
+    samples = [Sample(name) for name in pictures(root)]
+    if not samples:
         other = passed_over(root, ())
         raise DataError(f"{root}: no images below it"
                         + (f" that can be read ({passed_over_line(other)})" if other else ""))
-    return found
+    return samples

@@ -36,11 +36,9 @@ class ImageFiles:
         self.root = root
 
     def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
         return self.root / sample_id
 
     def sha256(self, sample_id: str) -> str:
-        """sha256 (hex) of the image file."""
         try:
             return file_sha256(self.path(sample_id))
         except OSError as error:
@@ -107,21 +105,21 @@ def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64
         raise DataError(f"{path}: no key points can be read ({error}); {expected}") from None
 
 
-def passed_over(root: Path, known: Collection[str]) -> dict[str, int]:
-    """How many files below a folder are not `known`, by suffix; hidden ones are not counted.
+def passed_over(root: Path, used: Collection[str]) -> dict[str, int]:
+    """How many files below a folder are not `used`, by suffix; hidden ones are not counted.
 
     Parameters
     ----------
-    known : paths below the root, with ``/`` between parts
+    used : paths below the root, with ``/`` between parts
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
         below = Path(folder).relative_to(root)
-        found.update(os.path.splitext(n)[1].lower() or n for n in names
-                     if not n.startswith(".") and n not in _SYSTEM
-                     and (below / n).as_posix() not in known)
-    return dict(sorted(found.items()))
+        counts.update(os.path.splitext(n)[1].lower() or n for n in names
+                      if not n.startswith(".") and n not in _SYSTEM
+                      and (below / n).as_posix() not in used)
+    return dict(sorted(counts.items()))
 
 
 def walk(root: Path, extensions: frozenset[str]) -> list[str]:
@@ -134,17 +132,19 @@ def walk(root: Path, extensions: frozenset[str]) -> list[str]:
     DataError
         A folder that cannot be read, or a name that is not UTF-8.
     """
-    found: list[str] = []
+    paths: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = sorted(f for f in folders if not f.startswith(".")
                             and not _loops(os.path.join(folder, f), root))
         below = Path(folder).relative_to(root)
-        found += [(below / n).as_posix() for n in names
+        paths += [(below / n).as_posix() for n in names
                   if not n.startswith(".") and os.path.splitext(n)[1].lower() in extensions]
-    for name in found:
-        if not _is_utf8(name):
-            raise DataError(f"{root}: the file name {name!r} is not UTF-8; rename it")
-    return sorted(found)
+    for name in paths:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{root}: the file name {name!r} is not UTF-8; rename it") from None
+    return sorted(paths)
 
 
 def _refuse(error: OSError) -> None:
@@ -157,11 +157,3 @@ def _loops(path: str, root: Path) -> bool:
         return False
     way = [p for p in Path(path).parents if p == root or root in p.parents]
     return os.path.realpath(path) in {os.path.realpath(p) for p in way}
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
@@ -29,8 +30,8 @@ def order(seed: int, key: str) -> str:
 
 def split_named(folder: str) -> Split | None:
     """The split that a folder is called after: ``train``, ``Validation``, ``test2017`` …"""
-    found = _NAMED.fullmatch(folder.strip().casefold())
-    return cast(Split, found.lastgroup) if found else None
+    match = _NAMED.fullmatch(folder.strip().casefold())
+    return cast(Split, match.lastgroup) if match else None
 
 
 def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
@@ -41,11 +42,11 @@ def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
     """
     test = shares.get("test", 0)
     both = test + shares.get("val", 0)
-    found: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
     for i in ids:
         place = int(order(seed, i)[:13], 16) / 16**13  # 52 bits: exact as a float
-        found[i] = "test" if place < test else "val" if place < both else "train"
-    return found
+        splits[i] = "test" if place < test else "val" if place < both else "train"
+    return splits
 
 
 def with_val(train: Sequence[str], test: Iterable[str], val: float,
@@ -56,6 +57,25 @@ def with_val(train: Sequence[str], test: Iterable[str], val: float,
     """
     chosen = set(sorted(train, key=lambda i: order(seed, i))[:round(val * len(train))])
     return {**{i: "val" if i in chosen else "train" for i in train}, **dict.fromkeys(test, "test")}
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How images of one's own are split.
+
+    Attributes
+    ----------
+    shares : of images that become ``val`` and ``test`` where no folder is called so
+    seed : of these shares; another value, another split
+    by_folder : whether folders called after splits are the splits
+    """
+
+    shares: Shares = field(default_factory=dict)
+    seed: int = 0
+    by_folder: bool = True
+
+
+BY_FOLDER = SplitRule()
 
 
 class Tree:
@@ -69,7 +89,6 @@ class Tree:
     ----------
     root : what messages name
     ids : paths with ``/`` between parts
-    by_folder : whether folders may be splits
 
     Attributes
     ----------
@@ -83,23 +102,22 @@ class Tree:
         splits.
     """
 
-    def __init__(self, root: Path, ids: Sequence[str], shares: Shares, seed: int,
-                 by_folder: bool = True) -> None:
+    def __init__(self, root: Path, ids: Sequence[str], rule: SplitRule) -> None:
         paths = {i: i.split("/")[:-1] for i in ids}
-        self.depth = _depth(root, paths) if by_folder else None
+        self.depth = _depth(root, paths) if rule.by_folder else None
         self.folders = {i: [f for d, f in enumerate(p) if d != self.depth]
                         for i, p in paths.items()}
         self.split_of: dict[str, Split] = self._fixed(paths)
         there = set(self.split_of.values())
-        open_shares: Shares = {s: n for s, n in shares.items() if s not in there}
+        open_shares: Shares = {s: n for s, n in rule.shares.items() if s not in there}
         self.split_of |= deal([i for i in ids if self.split_of.get(i, "train") == "train"],
-                              open_shares, seed)
+                              open_shares, rule.seed)
 
     def _fixed(self, paths: Mapping[str, list[str]]) -> dict[str, Split]:
         if self.depth is None:
             return {}
-        found = {i: split_named(p[self.depth]) for i, p in paths.items()}
-        return {i: split for i, split in found.items() if split}
+        splits = {i: split_named(p[self.depth]) for i, p in paths.items()}
+        return {i: split for i, split in splits.items() if split}
 
 
 def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.analysis.show import Shown, ShownImages, show
+from gate_cache.analysis.show import ImageMaps, ShownImages, show
 from gate_cache.core.errors import UserError
 from gate_cache.report.figures.pictures import (
     Picture,
     PictureCell,
     PictureRow,
     fitted,
-    grid,
     heat,
     save,
+    sheet,
 )
 from gate_cache.store.places.disk import disk_errors
 
@@ -33,8 +33,8 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
         No such image, combo or word, or the folder cannot be written.
     """
     one = out if len(images) == 1 else need_folder(out) if out else None
-    for found in show(source, images, combos, tokens):
-        yield written(page(found), one or beside(source.store.path), file_name(found.id))
+    for maps_of in show(source, images, combos, tokens):
+        yield written(page(maps_of), one or beside(source.store.path), file_name(maps_of.id))
 
 
 def written(picture: Picture, out: Path, name: str) -> Path:
@@ -84,19 +84,19 @@ def file_name(sample_id: str) -> str:
     return sample_id.replace("/", "_").rsplit(".", 1)[0]
 
 
-def page(found: Shown) -> Picture:
+def page(maps_of: ImageMaps) -> Picture:
     """The image, then each combo's maps coarse to fine, then attention by word."""
     rows = []
-    if found.image is not None:
-        h, w = found.image.shape[:2]
-        rows.append(PictureRow("image", [PictureCell(fitted(found.image, smooth=max(h, w) > 200),
+    if maps_of.image is not None:
+        h, w = maps_of.image.shape[:2]
+        rows.append(PictureRow("image", [PictureCell(fitted(maps_of.image, smooth=max(h, w) > 200),
                                                      f"{w} x {h} pixels")]))
-    for combo, maps in found.conv.items():
+    for combo, maps in maps_of.conv.items():
         rows.append(PictureRow(combo, [PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}")
                                        for n, m in maps.items()]))
-    for combo, words in found.attention.items():
+    for combo, words in maps_of.attention.items():
         rows.append(PictureRow(combo, [PictureCell(heat(v), word) for word, v in words]))
-    return grid(rows, found.id)
+    return sheet(rows, maps_of.id).done()
 
 
 def beside(store: Place) -> Path:

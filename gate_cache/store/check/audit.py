@@ -10,8 +10,8 @@ from typing import Any
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import BlockCheck
-from gate_cache.store.check.findings import Finding, Mend, note
-from gate_cache.store.format import done, sums
+from gate_cache.store.check.findings import Finding, note
+from gate_cache.store.format import done, samples, sums
 from gate_cache.store.format.attrs import (
     ATTRS,
     CHECKSUM,
@@ -22,19 +22,11 @@ from gate_cache.store.format.attrs import (
     own_attrs,
     read_array,
     read_meta,
-    sealed_array,
 )
 from gate_cache.store.format.documents import Document, dumped, map_document, write_array
 from gate_cache.store.format.encodings import encoding_of
 from gate_cache.store.format.layout import DONE, SAMPLES, SUMS, blocks_of
-from gate_cache.store.format.samples import (
-    COLUMNS,
-    COUNT,
-    Samples,
-    column_chunks,
-    column_document,
-    read_samples,
-)
+from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
 from gate_cache.store.places.folders import PARTIAL, Folder, is_number
 
 COPY = "restore the store from a copy"
@@ -72,38 +64,38 @@ class Audit:
 
     def _table(self) -> Iterator[Finding]:
         try:
-            self.samples = read_samples(self.folder, checked=self.attrs["format"] > 1)
+            self.samples = samples.read_samples(self.folder, checked=self.attrs["format"] > 1)
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
-                          way_out=f"{COPY}: what is in the rows cannot be told without it")
+                          f"{COPY}: what is in the rows cannot be told without it")
             return
         table = self.samples
         attributes: Document = {COUNT: len(table)}
         if self.attrs["format"] > 1:
             attributes[CHECKSUM] = table.checksum()
-        found = read_meta(self.folder, SAMPLES) or {}
-        if {**found, "attributes": attributes} != _group_document(attributes):
-            yield Finding(f"{SAMPLES}/{META}", "is damaged", way_out=COPY)
+        document = read_meta(self.folder, SAMPLES) or {}
+        if {**document, "attributes": attributes} != _group_document(attributes):
+            yield Finding(f"{SAMPLES}/{META}", "is damaged", then=COPY)
         yield from self._form(SAMPLES)
         for name in COLUMNS:
             yield from self._column(table, name)
         yield from self._strays(SAMPLES, {META, *COLUMNS})
 
     def _column(self, table: Samples, name: str) -> Iterator[Finding]:
-        key, wanted = f"{SAMPLES}/{name}", column_document(name, len(table))
+        key, document = f"{SAMPLES}/{name}", samples.column_document(name, len(table))
         meta = read_array(self.folder, key)
         rows = meta.shape[0] if meta else 0
         longer = rows > len(table)
-        yield from self._known(key, {**wanted, "shape": [rows, *wanted["shape"][1:]]}
-                               if longer else wanted, wanted)
+        yield from self._fixed(key, {**document, "shape": [rows, *document["shape"][1:]]}
+                               if longer else document, document)
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
             return
-        expected = dict(column_chunks(table, name))
+        expected = dict(samples.column_chunks(table, name))
         for chunk, data in expected.items():
             if self.folder.read(chunk) != data:
-                yield Finding(chunk, "is damaged where no row is", Mend(
-                    f"{chunk} is written anew", partial(self.folder.write, chunk, [data])))
+                yield Finding(chunk, "is damaged where no row is", f"{chunk} is written anew",
+                              partial(self.folder.write, chunk, [data]))
         names = {chunk.split("/")[3] for chunk in expected}
         yield from self._strays(key, {META, "c"})
         yield from self._strays(f"{key}/c", names)
@@ -121,9 +113,9 @@ class Audit:
             return
         attrs = own_attrs(document)
         if not is_whole(attrs, self.attrs["format"]) or not _sensible(document, attrs):
-            yield Finding(place, "is damaged", Mend(
-                f"{place} is removed; extract makes it anew where its manifest names it, and"
-                " checks the rows", partial(self.folder.remove, place)))
+            yield Finding(place, "is damaged", f"{place} is removed; extract makes it anew where"
+                          " its manifest names it, and checks the rows",
+                          partial(self.folder.remove, place))
             return
         yield from self._form(name)
         if not name.endswith(f"-{attrs['fingerprint'][:SHORT]}"):
@@ -134,7 +126,7 @@ class Audit:
         try:
             arrays = self._arrays(name, attrs)
         except StoreError as error:
-            yield Finding(place, str(error).split(": ", 1)[1], way_out="upgrade gate-cache")
+            yield Finding(place, str(error).split(": ", 1)[1], then="upgrade gate-cache")
             return
         for array in arrays:
             maps[array] = yield from self._map(name, array, bool(marked))
@@ -156,19 +148,22 @@ class Audit:
             yield note(group, f"{len(missing)} of {len(marked)} blocks have no table of row"
                        " checksums, which tells whose rows they are; the next extract adds it")
         if names or self.folder.read(f"{key}/{META}") is not None:
-            yield from self._known_sums(key, arrays)
-            yield from self._strays(key, {META, "c"})
-            yield from self._strays(f"{key}/c", set(map(str, self._indexes())))
+            meta, blocks = read_array(self.folder, key), len(self._row_ranges)
+            width = arrays * self.attrs["block"]
+            have = min(meta.shape[0] // width, blocks) if meta else blocks
+            yield from self._fixed(key, *(sums.document(n, arrays, self.attrs["block"])
+                                          for n in (have, blocks)))
+            yield from self._strays_of_blocks(key)
 
-    def _known_sums(self, key: str, arrays: int) -> Iterator[Finding]:
-        meta, blocks = read_array(self.folder, key), len(self._indexes())
-        width = arrays * self.attrs["block"]
-        have = min(meta.shape[0] // width, blocks) if meta else blocks
-        yield from self._known(key, *(sums.document(n, arrays, self.attrs["block"])
-                                      for n in (have, blocks)))
+    @property
+    def _row_ranges(self) -> list[range]:
+        """Rows of each block."""
+        return blocks_of(len(self.samples or ()), self.attrs["block"])
 
-    def _indexes(self) -> range:
-        return range(-(-len(self.samples or ()) // self.attrs["block"]))
+    def _strays_of_blocks(self, key: str) -> Iterator[Finding]:
+        """As `_strays`, of an array with one file a block."""
+        yield from self._strays(key, {META, "c"})
+        yield from self._strays(f"{key}/c", set(map(str, range(len(self._row_ranges)))))
 
     def _arrays(self, name: str, attrs: dict[str, Any]) -> list[str]:
         """All arrays of a group, in the order checksums run over them."""
@@ -180,7 +175,7 @@ class Audit:
     def _headless(self, name: str) -> Iterator[Finding]:
         """A folder without metadata."""
         if any(map(any, self._marks_of(name).values())):
-            yield Finding(f"{name}/{META}", "is missing", way_out="'gate-cache extract' makes it"
+            yield Finding(f"{name}/{META}", "is missing", then="'gate-cache extract' makes it"
                           " anew where its manifest names it, and checks the rows")
         else:
             yield note(name, STRAY)
@@ -194,12 +189,12 @@ class Audit:
             yield note(key, "is not made yet: an extract was cut off")
         elif not there:
             yield Finding(f"{key}/{META}", "is missing",
-                          way_out="'gate-cache extract' makes it anew, and checks the rows")
+                          then="'gate-cache extract' makes it anew, and checks the rows")
         elif document is None or meta is None or not self._sound(document, meta) \
                 or meta.packing == "other" or meta.block != self.attrs["block"]:
-            yield Finding(f"{key}/{META}", "is damaged", Mend(
-                f"{key}/{META} is removed; extract makes it anew, and checks the rows",
-                partial(self.folder.remove, f"{key}/{META}")))
+            yield Finding(f"{key}/{META}", "is damaged",
+                          f"{key}/{META} is removed; extract makes it anew, and checks the rows",
+                          partial(self.folder.remove, f"{key}/{META}"))
             return None
         else:
             yield from self._form(key)
@@ -218,53 +213,49 @@ class Audit:
     def _marks_of(self, group: str) -> dict[int, bytes]:
         """All marks as they are on disk."""
         names = [n for n in self.folder.names(f"{group}/{DONE}/c") if is_number(n)]
-        found = self.folder.read_many([f"{group}/{DONE}/c/{n}" for n in names])
-        return {int(n): raw for n, raw in zip(names, found, strict=True) if raw is not None}
+        marks = self.folder.read_many([f"{group}/{DONE}/c/{n}" for n in names])
+        return {int(n): raw for n, raw in zip(names, marks, strict=True) if raw is not None}
 
     def _marks(self, group: str, marks: dict[int, bytes], marked: bool) -> Iterator[Finding]:
         if self.samples is None:
             return
-        key, blocks = f"{group}/{DONE}", blocks_of(len(self.samples), self.attrs["block"])
+        key = f"{group}/{DONE}"
         if self.folder.read(f"{key}/{META}") is None and not marked:
             yield note(group, "is half made: an extract was cut off")
             return
-        places = min(done.slots(self.folder, group), len(blocks))
-        yield from self._known(key, done.document(places), done.document(len(blocks)))
+        slots = min(done.slots(self.folder, group), len(self._row_ranges))
+        yield from self._fixed(key, done.document(slots), done.document(len(self._row_ranges)))
         missing = 0
-        for i, rows in enumerate(blocks):
+        for i, rows in enumerate(self._row_ranges):
             raw = marks.get(i, bytes(done.BYTES))
             have = int.from_bytes(raw[: done.BYTES], "little") >> 32
             if (any(raw) and not self._is_mark(i, raw)) or len(raw) != done.BYTES:
-                yield self._bad_mark(group, i)
+                yield Finding(f"{key}/c/{i}", "the mark of a finished block is damaged",
+                              f"block {i} of {group} is marked undone",
+                              partial(done.write_mark, self.folder, group, i, 0))
             missing += len(rows) - min(have, len(rows))
         if missing:
             yield note(group, f"{missing} of {len(self.samples)} rows are not extracted")
-        yield from self._strays(key, {META, "c"})
-        yield from self._strays(f"{key}/c", set(map(str, range(len(blocks)))))
+        yield from self._strays_of_blocks(key)
 
     def _is_mark(self, block: int, raw: bytes) -> bool:
-        """Whether a mark says of a block that it has as many rows as it can have."""
-        rows = min(len(self.samples or ()) - block * self.attrs["block"], self.attrs["block"])
-        most = rows if self.samples is not None else self.attrs["block"]
+        """Whether a mark says of a block that it has no more rows than it can have."""
+        size = self.attrs["block"]
+        most = size if self.samples is None else min(len(self.samples) - block * size, size)
         return len(raw) == done.BYTES and 1 <= int.from_bytes(raw, "little") >> 32 <= most
-
-    def _bad_mark(self, group: str, block: int) -> Finding:
-        return Finding(f"{group}/{DONE}/c/{block}", "the mark of a finished block is damaged",
-                       Mend(f"block {block} of {group} is marked undone",
-                            partial(done.write_mark, self.folder, group, block, 0)))
 
     # ------------------------------------------------------------------------- everywhere
 
-    def _known(self, key: str, wanted: Document, new: Document) -> Iterator[Finding]:
-        """Metadata of which every field is known; `new` is what repair writes."""
-        found = read_meta(self.folder, key)
-        sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(found)
-        wanted = sealed_array(wanted) if sealed else wanted
-        if found is None or {**found, "attributes": None} != {**wanted, "attributes": None} \
-                or (sealed and not is_sound_array(found)):
+    def _fixed(self, key: str, expected: Document, new: Document) -> Iterator[Finding]:
+        """Metadata of which every field is determined; `new` is what repair writes."""
+        document = read_meta(self.folder, key)
+        sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(document)
+        if document is None or (sealed and not is_sound_array(document)) \
+                or {**document, "attributes": None} != {**expected, "attributes": None}:
             there = self.folder.read(f"{key}/{META}") is not None
-            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing", Mend(
-                f"{key}/{META} is written anew", partial(write_array, self.folder, key, new)))
+            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing",
+                          f"{key}/{META} is written anew",
+                          partial(write_array, self.folder, key, new))
         else:
             yield from self._form(key)
 
@@ -281,12 +272,12 @@ class Audit:
         if "consolidated_metadata" in document:
             yield note(place, "consolidated metadata is not ours and not checked")
 
-    def _strays(self, key: str, known: set[str] | None) -> Iterator[Finding]:
-        """Names in a folder that are not known; None: numbers are."""
+    def _strays(self, key: str, own: set[str] | None) -> Iterator[Finding]:
+        """Names in a folder that are not the store's own; None: numbers are."""
         for name in self.folder.names(key):
             if name.endswith(PARTIAL):
                 yield note(f"{key}/{name}", LEFT)
-            elif name not in known if known is not None else not is_number(name):
+            elif name not in own if own is not None else not is_number(name):
                 yield note(f"{key}/{name}", STRAY)
 
 
