@@ -99,8 +99,8 @@ def _errors(truth: npt.NDArray[Any], stored: npt.NDArray[Any]) -> tuple[float, f
 def pck(study: TrainingInputs, seeds: int) -> dict[str, Any]:
     """PCK on the test split: of the single feature as it is, and of GATE for some seeds."""
     test = study.pairs["test"]
-    single = judge(study.single(study.spec), study.full, test)
-    gate = [judge(_trained(study, seed), study.full, test).values[PCK] for seed in range(seeds)]
+    single = judge(study.single(study.spec), study.features, test)
+    gate = [judge(_trained(study, seed), study.features, test).values[PCK] for seed in range(seeds)]
     return {"single": single.values[PCK], "gate": float(np.mean(gate)), "gate of seeds": gate,
             "points": single.points}
 
@@ -108,7 +108,7 @@ def pck(study: TrainingInputs, seeds: int) -> dict[str, Any]:
 def _trained(study: TrainingInputs, seed: int) -> CorrespondenceModel:
     """GATE of one seed, after its last step."""
     torch.manual_seed(seed)
-    model = build_gate(study.spec, study.full.channels)
+    model = build_gate(study.spec, study.features.channels)
     trial = Trial("GATE", study.spec.model_copy(update={"seed": seed}), lambda: model, study.task,
                   study.device)
     fit_trials([trial], study.task, False, FitSession(Silent()))

@@ -91,7 +91,7 @@ class Question:
         work = Workspace(loaded, roots, progress=SHOW).with_manifest(train=every)
         self._study: TrainingInputs = open_training_inputs(work)
         self._spec, self._seeds = spec, seeds
-        full = self._study.full.spec
+        full = self._study.features.spec
         self._groups = dict(zip(self._study.combos, full.combos, strict=True))
         self._attention = full.attention
         self._techniques: dict[str, list[str]] = defaultdict(list)
@@ -141,7 +141,7 @@ class Question:
         return found
 
     def _of(self, combos: list[str], attention: str | None = None) -> Buckets:
-        return self._study.full.of(tuple(self._groups[c] for c in combos), attention)
+        return self._study.features.of(tuple(self._groups[c] for c in combos), attention)
 
     def _fixed(self, buckets: Buckets) -> list[float]:
         count = len(buckets.spec.combos)

@@ -722,7 +722,7 @@ def test_the_note_names_each_assigners_weights(nn_run: Finished) -> None:
 def test_the_note_is_there_when_weights_are_one_hot(root: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingInputs, "gate", lambda study, spec: build_baseline(
-        spec, study.full.channels, [0.0, 1.0, 0.0]))
+        spec, study.features.channels, [0.0, 1.0, 0.0]))
     assert "good 1.00" in finished(root, tmp_path, assigners=1, pairs=1).gate["note"]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from gate_cache.core.errors import ManifestError, StoreError, listed
 from gate_cache.manifest.heads import PixelSpec
@@ -37,6 +39,8 @@ class Inputs:
     mixed : names of those that a trial amalgamates where it names none
     members : every image by its split
     protocol : of the data set, in words
+    features : of all combos, with the attention feature and extra combos, if any
+    task : what is learnt from them
     """
 
     spec: TrainSpec
@@ -46,10 +50,53 @@ class Inputs:
     baseline: str
     members: Members
     protocol: str
+    features: Any
+    task: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return torch.device(self.features.device)
+
+    @property
+    def select(self) -> str:
+        """The metric that chooses checkpoints on ``val``."""
+        return str(self.task.select)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether there is an attention feature."""
+        return self.features.spec.attention is not None
 
     def chosen(self, combos: Sequence[str]) -> list[int]:
         """Where these combos are in a bucket."""
         return [self.combos.index(name) for name in combos]
+
+    def gate(self, spec: TrainSpec) -> Any:
+        """The full model of a trial: its combos, and attention unless it wants none."""
+        return self.task.model(spec, self.chosen(spec.combos or self.mixed), None,
+                               spec.attention is not False)
+
+    def single(self, spec: TrainSpec, combo: str | None = None) -> Any:
+        """The head on one feature alone; by default the baseline."""
+        return self.task.model(spec, self.chosen([combo or self.baseline]), [1.0], False)
+
+    def uniform(self, spec: TrainSpec, attention: bool | None = None) -> Any:
+        """The head on the mean of a trial's combos, with attention unless it wants none."""
+        combos = spec.combos or self.mixed
+        wanted = spec.attention is not False if attention is None else attention
+        return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos), wanted)
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Images, and of a head that matches points pairs, of each split."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """What was settled: store, groups and how they are stored, resolution, device, splits."""
+        spec = self.features.spec
+        groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ())]
+        return {**features_used(self.store, groups), "resolution": self.features.resolution,
+                "device": str(self.device), "splits": self.splits()}
 
 
 @dataclass(frozen=True)
@@ -58,22 +105,17 @@ class Opened:
 
     Attributes
     ----------
-    inputs : of any head
+    shared : fields of `Inputs`, but for the features and the task
     groups, attention : names of the groups of `combos`, and of the attention feature
     views : by combo
     rows : by sample
     """
 
-    inputs: Inputs
+    shared: dict[str, Any]
     groups: tuple[str, ...]
     attention: str | None
     views: dict[str, ComboView]
     rows: dict[str, int]
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """The fields of `Inputs`."""
-        return {f.name: getattr(self.inputs, f.name) for f in fields(Inputs)}
 
 
 def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) -> Opened:
@@ -91,9 +133,9 @@ def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) 
     attention = next((a for s in specs if (a := attention_of(work.manifest, s))), None)
     views = views_of(work, store, [*combos, baseline, attention], extra_of(spec))
     rows = rows_of(store, dataset, list(views.values()))
-    inputs = Inputs(spec, store, combos, mixed, baseline, members_of(dataset, store, rows),
-                    dataset.protocol)
-    return Opened(inputs, tuple(views[name].name for name in combos),
+    shared = {"spec": spec, "store": store, "combos": combos, "mixed": mixed, "baseline": baseline,
+              "members": members_of(dataset, store, rows), "protocol": dataset.protocol}
+    return Opened(shared, tuple(views[name].name for name in combos),
                   views[attention].name if attention else None, views, rows)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-import torch
 from torch import nn
 
 from gate_cache.core.errors import DataError, UserError
@@ -23,7 +22,7 @@ from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.learn.tasks.task import Task
 from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
-from gate_cache.training.features import Inputs, extra_of, features_used, open_features
+from gate_cache.training.features import Inputs, extra_of, open_features
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
@@ -50,60 +49,21 @@ class DenseInputs(Inputs):
 
     Attributes
     ----------
-    maps : of all combos, with the attention feature and extra combos, if any
-    task : what is learnt from them
     ids : samples of each split
     """
 
-    maps: NativeMaps
+    features: NativeMaps
     task: DenseTask
     ids: dict[Split, list[str]]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is trained."""
-        return self.maps.device
 
     @property
     def has_val(self) -> bool:
         """Whether there is a ``val`` split to choose checkpoints on."""
         return bool(self.ids["val"])
 
-    @property
-    def select(self) -> str:
-        """The metric that chooses them."""
-        return self.task.select
-
-    @property
-    def has_attention(self) -> bool:
-        """Whether there is an attention feature."""
-        return self.maps.spec.attention is not None
-
-    def gate(self, spec: TrainSpec) -> nn.Module:
-        """The full model of a trial: its combos, and attention unless it wants none."""
-        return self.task.model(spec, self.chosen(spec.combos or self.mixed), None,
-                               spec.attention is not False)
-
-    def single(self, spec: TrainSpec) -> nn.Module:
-        """The head on the baseline alone."""
-        return self.task.model(spec, self.chosen([self.baseline]), [1.0], False)
-
-    def uniform(self, spec: TrainSpec) -> nn.Module:
-        """The head on the mean of a trial's combos, with attention unless it wants none."""
-        combos = spec.combos or self.mixed
-        return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos),
-                               spec.attention is not False)
-
     def splits(self) -> dict[str, dict[str, int]]:
         """Images of each split."""
         return {split: {"images": len(ids)} for split, ids in self.ids.items()}
-
-    def config(self) -> dict[str, Any]:
-        """What was settled: store, groups by fingerprint, resolution, device, splits."""
-        spec = self.maps.spec
-        return {**features_used(self.store, [*spec.combos, spec.attention, *spec.extra]),
-                "resolution": self.maps.resolution, "device": str(self.device),
-                "splits": self.splits()}
 
 
 def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> DenseInputs:
@@ -135,9 +95,10 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
                        tuple(opened.views[c].name for c in extra_of(spec)),
                        LEVELS if task_of(spec) == "segmentation" else None)
     held = HELD_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
-    maps = NativeMaps(opened.inputs.store, asked, work.torch_device(), opened.rows, dataset.size,
+    maps = NativeMaps(opened.shared["store"], asked, work.torch_device(), opened.rows, dataset.size,
                       held)
-    return DenseInputs(**opened.shared, maps=maps, task=_task(maps, dataset, ids, spec), ids=ids)
+    task = _task(maps, dataset, ids, spec)
+    return DenseInputs(**opened.shared, features=maps, task=task, ids=ids)
 
 
 def _dataset(work: Workspace, spec: TrainSpec) -> SegmentationDataset | ClassifiedDataset:

@@ -101,7 +101,7 @@ def judge_untrained(folder: Path, study: TrainingInputs, number: int,
         copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
         copied = replace(scores(copies.predictions), items=copies.items())
         candidates = untrained(study)
-        models = [c.model.to(study.full.device).eval() for c in candidates]
+        models = [c.model.to(study.features.device).eval() for c in candidates]
         found = [copied, *study.task.judge(models, "test")]
         bar.advance()
     methods = [Method("floor"), *(c.method for c in candidates)]

@@ -168,7 +168,7 @@ def _table(study: TrainingInputs, table: Table, pairs: Sequence[PairPoints],
     table.add(floor, pck(copies.predictions), details=details(copies.predictions, []))
     if folder:
         copies.items().save(items_file(folder, floor.key))
-    models = [m.model.to(study.full.device) for m in methods]
+    models = [m.model.to(study.features.device) for m in methods]
     for each, found in zip(methods, study.task.match(models, pairs), strict=True):
         if folder:
             found.items().save(items_file(folder, each.method.key))

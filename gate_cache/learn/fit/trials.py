@@ -300,8 +300,8 @@ def batches(items: Sequence[Any], spec: TrainSpec) -> Iterator[tuple[int, list[A
 def _drawn(count: int, size: int, generator: torch.Generator) -> list[int]:
     """An epoch in random order; where it is too long to be held, some items at random."""
     if count > LONGEST:
-        return torch.randint(count, (size,), generator=generator).tolist()  # type: ignore[no-any-return]
-    return torch.randperm(count, generator=generator).tolist()  # type: ignore[no-any-return]
+        return torch.randint(count, (size,), generator=generator).tolist()
+    return torch.randperm(count, generator=generator).tolist()
 
 
 def step_of(seen: int, spec: TrainSpec) -> int:

@@ -27,6 +27,7 @@ from gate_cache.learn.metrics.pck import (
     share,
     with_radius,
 )
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
 from gate_cache.learn.tasks.task import Scores
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from gate_cache.core.geometry import Window
     from gate_cache.datasets.common.base import Split
     from gate_cache.learn.features.pairs import PairPoints
+    from gate_cache.manifest.specs import TrainSpec
 
 
 class CorrespondenceTask:
@@ -48,6 +50,7 @@ class CorrespondenceTask:
     """
 
     unit = "pairs"
+    select = SELECTED
 
     def __init__(self, buckets: Buckets, pairs: Mapping[Split, Sequence[PairPoints]],
                  matching: Matching = "dense") -> None:
@@ -63,6 +66,13 @@ class CorrespondenceTask:
         """Buckets of all sources, then of all targets, of each batch."""
         ids = ([p.pair.source for p in items] + [p.pair.target for p in items] for items in batches)
         return map(stack, batched(self.buckets.stream, ids))
+
+    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
+              attention: bool) -> CorrespondenceModel:
+        """GATE, or a baseline with given weights."""
+        if weights:
+            return build_baseline(spec, self.buckets.channels, weights, chosen, attention)
+        return build_gate(spec, self.buckets.channels, chosen, attention)
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""
