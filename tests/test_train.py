@@ -240,7 +240,7 @@ def scripted_run(root: Path) -> Finished:
     def step(trial: Trial, *_: Any) -> None:
         model: Any = trial.model
         model.head.join.attention_scale.data.fill_(next(shares))
-        trial._losses.append(0.0)
+        trial._losses.append(torch.tensor(0.0))
 
     fields = {"combos": ["good"], "attention": "attn", "steps": len(SCRIPT), "batch": 1,
               "validate_steps": 1}

@@ -117,7 +117,8 @@ class CorrespondenceTask:
             for maps, points, each in zip(described, wanted, found, strict=True):
                 asked = [points.pop(pair) for pair in of_target]
                 there = nearest(torch.cat(asked), window.cut(maps), self.matching).cpu().double()
-                for pair, some in zip(of_target, there.split(list(map(len, asked))), strict=True):
+                shares = torch.split(there, list(map(len, asked)))
+                for pair, some in zip(of_target, shares, strict=True):
                     each.by_pair[pair] = window.leave(np.asarray(some))
 
     def _described(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
