@@ -31,9 +31,9 @@ from benchmarks.synthetic import COMBOS, SD15, write_store
 from gate_cache import FeatureStore
 from gate_cache.core.progress import Silent
 from gate_cache.datasets.common.base import Keypoints, Pair
-from gate_cache.learn.features import layout
+from gate_cache.learn.features import layout, samples
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec
-from gate_cache.learn.features.feed import Made
+from gate_cache.learn.features.feed import Feed, Made
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.features.stream import FeatureStream
 from gate_cache.learn.fit import trials
@@ -72,9 +72,10 @@ def training(store: FeatureStore, rows: list[int], resized: bool = False) -> Non
     names = [store.samples[row] for row in rows]
     pairs = [PairPoints(Pair(a, b, ""), POINTS, POINTS)
              for a, b in zip(names[::2], names[1::2], strict=True)]
-    ahead = 9 * sum(2 * int(np.prod(s)) for s in SD15.values()) * len(COMBOS)
-    buckets = Buckets(store, BucketSpec(COMBOS), CPU,
-                      {i: row for row, i in enumerate(store.samples.ids)}, ahead)
+    room = 6 * layout.Layout(layout.views_of(store, COMBOS)).nbytes  # as the bare stream has
+    with mock.patch.object(samples, "_AHEAD", (4, 4)):
+        buckets = Buckets(store, BucketSpec(COMBOS), CPU,
+                          {i: row for row, i in enumerate(store.samples.ids)}, room)
     epochs = 1 if resized else EPOCHS
     spec = TrainSpec(steps=epochs * len(pairs) // BATCH, batch=BATCH, validate_steps=10**6)
     trial: Any = Idle(spec)
@@ -83,8 +84,8 @@ def training(store: FeatureStore, rows: list[int], resized: bool = False) -> Non
         stack.enter_context(mock.patch.object(  # what is held comes never again in time
             trials, "_drawn", lambda count, *_: list(range(count))))
         if not resized:
-            made = Made[int, Bucket](int, lambda *_: Bucket(torch.zeros(1), None), lambda _: 0)
-            stack.enter_context(mock.patch.object(buckets._feed, "_made", made))
+            made = Made[int, Bucket](int, lambda *_: Bucket(torch.zeros(1), None), lambda _: 1)
+            buckets._feed = Feed(buckets._feed._reader, made, CPU, 0)
             stack.enter_context(mock.patch.object(layout, "decode", lambda _, parts: parts[""]))
         fit_trials([trial], task, False, FitSession(Silent()))
 
