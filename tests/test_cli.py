@@ -143,7 +143,7 @@ def test_status_without_a_store(gate: Run, roots: Roots, manifest: WriteManifest
 
 def test_inspect_shows_tree_settings_and_bytes(gate: Run, toy: Toy) -> None:
     text = gate("inspect", toy[2]).out
-    for word in ("up2  7×64×16×16  float16", "attn3  7×77×16×16", "done: 7/7",
+    for word in ("up2  7×64×16×16  float16", "attn2  7×77×8×8", "done: 7/7",
                  "prompt: a photo of a horse, high quality", "lora from: tiny/moderate",
                  "canny", "latents-", "blocks of 3"):
         assert word in text

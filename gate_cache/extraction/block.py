@@ -93,9 +93,7 @@ class Block:
         if self._latents.left:
             self._inputs.images(sorted(self._latents.left))
         for lane in self._lanes:
-            rows = list(dict.fromkeys(item.row for item in lane.items))
-            uses = {use for tail in lane.tails for use in tail}.union(lane.common.uses)
-            self._extractor.ahead(sorted(uses), self._inputs, rows)
+            self._extractor.ahead(lane, self._inputs)
 
     def compute(self, behind: Executor, stopped: Callable[[], bool]) -> list[Future[None]]:
         """Run the device; what is complete is written by `behind`, whose tasks are returned."""

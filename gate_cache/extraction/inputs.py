@@ -159,7 +159,6 @@ class BlockInputs:
         self._start = start
         self._readers = readers
         self._latents = np.empty(0, np.float32)
-        self._images: dict[int, Pixels] = {}
         self._kept: dict[tuple[object, int], Any] = {}
 
     def take_latents(self, latents: npt.NDArray[np.float32]) -> None:
@@ -180,10 +179,10 @@ class BlockInputs:
 
     def images(self, rows: Sequence[int]) -> Pixels:
         """(N, size, size, 3) uint8."""
-        missing = [r for r in dict.fromkeys(rows) if r not in self._images]
-        found = self._readers.map(self._source.image, missing)
-        self._images.update(zip(missing, found, strict=True))
-        return np.stack([self._images[r] for r in rows])
+        def read(missing: list[int]) -> Iterable[Pixels]:
+            return self._readers.map(self._source.image, missing)
+
+        return np.asarray(self.kept("images", rows, read))
 
     def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
         """(N, size, size) bool: the pixels that are the image's, not padding."""

@@ -19,11 +19,12 @@ from gate_cache.diffusion.passes.recipes import (
 )
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
+from gate_cache.diffusion.techniques.registry import read_as, settings
 from gate_cache.extraction.storing import encoding_asked, store_block
+from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import (
     LATENT_MAP,
-    Footprint,
     group_footprint,
     samples_footprint,
 )
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    """One group of the store to be: a combo, the latents or the table of samples."""
+    """One group of the store to be: a combo, the latents or the table of samples.
+
+    Attributes
+    ----------
+    about : how a combo is read where that is not one pass of the noised image
+    """
 
     name: str
     kind: str
@@ -45,6 +51,7 @@ class Line:
     bytes: int
     files: int
     at_most: bool = False
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ def plan(work: Workspace) -> Plan:
     if files is None:
         notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
                      f" {assumed(manifest.model).title}; extract will fetch it")
-    notes += files.notes if files else ()
+    notes += [*(files.notes if files else ()), *improbable(manifest)]
     model = files or assumed(manifest.model)
     check_fit(manifest, model, roots)
     layout, size = model.family, model.size(manifest.model.size)
@@ -141,19 +148,14 @@ def _table(ids: list[str]) -> Line:
 
 def _latents(shape: tuple[int, ...], images: int, block: int) -> Line:
     shapes: dict[str, tuple[int, ...]] = {LATENT_MAP: shape}
-    return _line("latents", "latents", shapes, group_footprint(
-        shapes, Encoding("float32"), images, block))
+    size = group_footprint(shapes, Encoding("float32"), images, block)
+    return Line("latents", "latents", shapes, 0, 0, size.bytes, size.files, size.at_most)
 
 
 def _combo(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], images: int,
            block: int) -> Line:
     combo = manifest.combos[name]
-    passes = images * Walk.of(combo).passes
+    passes = images * Walk.of(combo).passes * combo.ensemble
     size = group_footprint(shapes, encoding_asked(manifest), images, block)
-    return _line(name, manifest.kind(name), shapes, size, passes, bool(combo.controlnet))
-
-
-def _line(name: str, kind: str, shapes: dict[str, tuple[int, ...]], size: Footprint,
-          passes: int = 0, controlled: bool = False) -> Line:
-    return Line(name, kind, shapes, passes, passes if controlled else 0, size.bytes, size.files,
-                size.at_most)
+    return Line(name, manifest.kind(name), shapes, passes, passes if combo.controlnet else 0,
+                size.bytes, size.files, size.at_most, read_as(settings(combo)))

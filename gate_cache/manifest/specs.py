@@ -57,6 +57,7 @@ class ModelSpec(Spec):
     digest: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$",
                                description="sha256 of the unet component, or its beginning")
     config: str | None = Field(None, description="tokenizers and configurations of a single file")
+    unet: str | None = Field(None, description="a file with other weights for the source's UNet")
     revision: str | None = None
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
@@ -69,7 +70,12 @@ class ModelSpec(Spec):
     @property
     def source(self) -> str:
         """The sources, for people."""
-        return " or ".join(self.sources)
+        return " or ".join(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """What the model is called by each source."""
+        return [f"{s} with {self.unet}" if self.unet else s for s in self.sources]
 
     @field_serializer("sources")
     def _plain(self, sources: list[str]) -> str | list[str]:
@@ -124,6 +130,10 @@ class Combo(Spec):
 
     prompt: str = ""
     seed: int = Field(0, ge=0)
+    ensemble: int = Field(1, ge=1, le=100, description="noises that maps are the mean over: those"
+                          " of seed, seed + 1, …")
+    noise: Literal["gaussian", "none"] = Field("gaussian", description="added to the latent")
+    mirror: bool = Field(False, description="of the image mirrored left to right")
     t: int = Field(50, ge=0, le=T_MAX)
     controlnet: ControlNetSpec | None = None
     lora: Annotated[list[LoraSpec], BeforeValidator(_as_list)] = Field(default_factory=list)
@@ -155,6 +165,8 @@ class StoreSpec(Spec):
     batch: int = Field(8, ge=1)
 
 
+AttentionMaps = Annotated[list[str], Field(min_length=1)] | Literal["two finest"] | None
+"""Maps of an attention combo by name, all, or those that the first release read by default."""
 OF_A_RUN = "of a run"
 """Validation context of settings that a run's files hold, be it one of the first release."""
 
@@ -170,11 +182,14 @@ class TrainSpec(Spec):
         default_factory=lambda: cast(HeadSpec, parse_head(HEAD)))
     combos: list[str] | None = Field(None, min_length=1)
     attention: str | Literal[False] | None = None
-    attention_maps: list[str] | None = Field(None, min_length=1)
+    attention_maps: AttentionMaps = None
+    attention_in: Literal["head", "bucket"] = Field(
+        "head", description="attention is concatenated behind the mixture, or to all that is mixed")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
     assigner_resolution: int | None = Field(
         None, ge=1, description="side to which maps are averaged for the assigners [as they are]")
+    weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
     steps: int = Field(2500, ge=1, description="of the optimiser")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import DataError, UserError
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, Split
@@ -15,6 +15,7 @@ from gate_cache.learn.features.pairs import PairPoints, images_of, load_pairs
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.manifest.heads import CorrespondenceSpec
 from gate_cache.training.features import Inputs, open_features
+from gate_cache.training.hints import hints, typical_radius
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ class TrainingInputs(Inputs):
         return {split: {"images": images_of(pairs), "pairs": len(pairs)}
                 for split, pairs in self.pairs.items()}
 
+    def config(self) -> dict[str, Any]:
+        """With the radius of PCK in cells."""
+        return {**super().config(),
+                "radius_in_cells": typical_radius(self.pairs["test"], self.features)}
+
 
 def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> TrainingInputs:
     """Open and check everything that a manifest's training needs.
@@ -70,12 +76,15 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
         work.progress.say("note: no target of 'val' has a box with an extent, so nothing there"
                           " chooses a checkpoint: the last step's weights are taken")
     published = load_pairs(dataset, None)
-    maps = tuple(spec.attention_maps) if spec.attention_maps else None
-    asked = BucketSpec(opened.groups, opened.attention, maps, resolution_of(spec))
+    own = matching_options(spec)
+    asked = BucketSpec(opened.groups, opened.attention, spec.attention_maps, own.resolution,
+                       own.standardise)
     full = Buckets(opened.shared["store"], asked, work.torch_device(), opened.rows)
+    for hint in hints(full, opened.views[opened.shared["baseline"]].name, pairs["test"]):
+        work.progress.say(f"note: {hint}")
     return TrainingInputs(
-        **opened.shared, features=full, task=CorrespondenceTask(full, pairs, matching_of(spec)),
-        pairs=pairs,
+        **opened.shared, features=full, pairs=pairs,
+        task=CorrespondenceTask(full, pairs, own.matching, own.temperature == "learnt"),
         published=published if len(published) > sum(map(len, pairs.values())) else [])
 
 
@@ -89,14 +98,9 @@ def _dataset(work: Workspace) -> CorrespondenceDataset:
     return dataset
 
 
-def resolution_of(spec: TrainSpec) -> int | None:
-    """Side to which maps are resized, where a head of correspondence says it."""
-    return spec.head.resolution if isinstance(spec.head, CorrespondenceSpec) else None
-
-
-def matching_of(spec: TrainSpec) -> Literal["dense", "cells"]:
-    """Where a head of correspondence searches matches."""
-    return spec.head.matching if isinstance(spec.head, CorrespondenceSpec) else "dense"
+def matching_options(spec: TrainSpec) -> CorrespondenceSpec:
+    """How images are described and matched; of a head that does not, the defaults."""
+    return spec.head if isinstance(spec.head, CorrespondenceSpec) else CorrespondenceSpec(name="nn")
 
 
 def _need_pairs(work: Workspace, pairs: dict[Split, Sequence[PairPoints]]) -> None:

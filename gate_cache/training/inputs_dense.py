@@ -20,12 +20,13 @@ from gate_cache.learn.features.samples import HELD_BYTES
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
-from gate_cache.learn.tasks.task import Task
+from gate_cache.learn.tasks.task import Scores, Task
 from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
 from gate_cache.training.features import Inputs, extra_of, open_features
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.specs import TrainSpec
     from gate_cache.workspace.workspace import Workspace
 
@@ -41,6 +42,9 @@ class DenseTask(Task, Protocol):
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> nn.Module:
         """GATE, or a baseline with given weights."""
+
+    def floors(self) -> dict[Role, Scores]:
+        """What labels alone say of ``test``."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,7 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
         if not ids[split]:
             raise UserError(f"{work.name}: dataset: split '{split}' has no images; enlarge"
                             " it")
-    asked = NativeSpec(opened.groups, opened.attention,
-                       tuple(spec.attention_maps) if spec.attention_maps else None,
+    asked = NativeSpec(opened.groups, opened.attention, spec.attention_maps,
                        tuple(opened.views[c].name for c in extra_of(spec)),
                        LEVELS if task_of(spec) == "segmentation" else None)
     held = HELD_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
@@ -121,5 +124,6 @@ def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
         return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids)
     masks = cast(SegmentationDataset, dataset)
     if isinstance(spec.head, PixelSpec):
-        return PixelTask(maps, masks, ids, spec.head.reservoir_mb * 2**20, spec.head.sampling)
+        own = spec.head
+        return PixelTask(maps, masks, ids, own.reservoir_mb * 2**20, own.sampling, own.min_pixels)
     return SegmentationTask(maps, masks, ids)

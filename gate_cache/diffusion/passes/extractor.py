@@ -16,7 +16,9 @@ import torch
 
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.conditioning import Extra, Text
+from gate_cache.diffusion.passes.ensemble import Means
 from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.diffusion.passes.mirror import Mirrored
 from gate_cache.diffusion.passes.noise import add_noise, noise
 from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
@@ -50,12 +52,14 @@ class Ready(NamedTuple):
     items : its images, behind which the batch is filled up
     x : (B, 4, h, w) float32, noised and, where the lane's walk has steps, denoised
     run : the pass; gives what the UNet predicts, (B, 4, h, w)
+    inputs : what it was made from
     """
 
     tail: Tail
     items: Sequence[Item]
     x: torch.Tensor
     run: Callable[[], torch.Tensor]
+    inputs: Inputs
 
 
 class Extractor:
@@ -93,18 +97,30 @@ class Extractor:
             found.append(latents[: len(part)].cpu().numpy())
         return np.concatenate(found)
 
-    def ahead(self, uses: Sequence[Use], inputs: Inputs, rows: Sequence[int]) -> None:
-        """Let techniques prepare rows on the CPU."""
-        for use in uses:
-            self._steering[use].ahead(inputs, rows)
+    def ahead(self, lane: PassGroup, inputs: Inputs) -> None:
+        """Let a lane's techniques prepare its rows on the CPU."""
+        rows = list(dict.fromkeys(item.row for item in lane.items))
+        for use in sorted({*lane.common.uses, *(use for tail in lane.tails for use in tail)}):
+            self._steering[use].ahead(self._seen(lane, inputs), rows)
+
+    def _seen(self, lane: PassGroup, inputs: Inputs) -> Inputs:
+        """Inputs as a lane's passes are given them."""
+        return Mirrored(inputs, self.encode) if lane.common.mirror else inputs
 
     @torch.inference_mode()
     def run(self, lane: PassGroup, inputs: Inputs) -> Iterator[Piece]:
-        """All that combos read from a lane's passes, as it comes."""
+        """All that combos read from a lane's passes, as it comes.
+
+        Maps of mirrored images are mirrored back, so that a cell shows the same place in all
+        combos. Of an ensemble come the means.
+        """
+        means = Means()
         for ready in self.ready(lane, inputs):
             with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
                 maps = taps.read(ready.run)
-            yield from _pieces(lane, ready, maps)
+            if lane.common.mirror:
+                maps = {name: values.flip(-1) for name, values in maps.items()}
+            yield from _pieces(lane, ready.tail, *means.of(ready.tail, ready.items, maps))
 
     @torch.inference_mode()
     def ready(self, lane: PassGroup, inputs: Inputs) -> Iterator[Ready]:
@@ -112,6 +128,7 @@ class Extractor:
 
         What leads to them, the denoising steps, has run.
         """
+        inputs = self._seen(lane, inputs)
         with ExitStack() as active:
             for use in lane.common.uses:
                 active.enter_context(self._steering[use].active())
@@ -129,12 +146,14 @@ class Extractor:
                 extras = [*always, *self._extras(tail, whole, inputs)]
                 x = self._denoised(lane, noised, text, extras)
                 yield Ready(tail, items, x, partial(
-                    model.predict, x, lane.common.walk.stop, text, *extras))
+                    model.predict, x, lane.common.walk.stop, text, *extras), inputs)
 
     def _noised(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
         x0 = torch.from_numpy(inputs.latents([i.row for i in items]))
-        eps = torch.stack([noise(i.half.seed, inputs.id(i.row), x0.shape[1:]) for i in items])
         place = self.model.device
+        if not lane.common.walk.noised:
+            return x0.to(place)
+        eps = torch.stack([noise(i.seed, inputs.id(i.row), x0.shape[1:]) for i in items])
         return add_noise(x0.to(place), eps.to(place), lane.common.walk.start,
                          self.model.alphas_cumprod)
 
@@ -197,12 +216,13 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
     return Extractor(model, steering, batch)
 
 
-def _pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
-    """What each combo reads from one pass."""
-    for half in dict.fromkeys(item.half for item in ready.items):
-        for reader in lane.readers[half, ready.tail]:
-            places = [i for i, item in enumerate(ready.items)
+def _pieces(lane: PassGroup, tail: Tail, items: Sequence[Item],
+            maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
+    """What each combo reads from the maps of some images."""
+    for half in dict.fromkeys(item.half for item in items):
+        for reader in lane.readers[half, tail]:
+            places = [i for i, item in enumerate(items)
                       if item.half == half and item.row in reader.rows]
             if places:
-                yield Piece(reader.combo.name, [ready.items[i].row for i in places], {
+                yield Piece(reader.combo.name, [items[i].row for i in places], {
                     s.name: maps[s.name][places] for s in reader.combo.specs})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,14 @@ from gate_cache.core.errors import StoreError
 from gate_cache.learn.features.feed import Feed, Made
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
+from gate_cache.manifest.first_release import TWO_FINEST
 
 if TYPE_CHECKING:
-    from gate_cache.core.geometry import Square, Window
+    from gate_cache.core.geometry import Placement, Square, Window
+    from gate_cache.manifest.specs import AttentionMaps
     from gate_cache.store.reader import ComboView, FeatureStore
 
+Standardise = Literal["none", "image"]
 BUCKET_BYTES = 2**30
 """Resized buckets held at most, on the training device."""
 
@@ -41,16 +44,18 @@ class BucketSpec:
 
     Attributes
     ----------
-    combos : names of the combos that are amalgamated, each with its `feature_maps`
+    combos : names of the combos that are amalgamated, each with all its maps
     attention : name of the attention combo that is concatenated, or None
-    attention_maps : its maps; by default the two finest
+    attention_maps : its maps; by default all
     resolution : side of all maps; by default the finest convolutional map's
+    standardise : ``image``: see `standardised`, for convolutional maps
     """
 
     combos: tuple[str, ...]
     attention: str | None = None
-    attention_maps: tuple[str, ...] | None = None
+    attention_maps: AttentionMaps = None
     resolution: int | None = None
+    standardise: Standardise = "none"
 
 
 class Buckets:
@@ -76,17 +81,23 @@ class Buckets:
         self.spec = spec
         self.device = device
         self._store, self._rows, self._held = store, rows, held
-        maps = {name: feature_maps(store[name]) for name in spec.combos}
+        maps = {name: store[name].maps for name in spec.combos}
         if len(set(maps.values())) > 1:
             raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
         first = store[spec.combos[0]]
         shapes = [first[name].shape[1:] for name in maps[spec.combos[0]]]
-        self.channels: int = sum(s[0] for s in shapes)
+        self.levels = {name: int(s[0]) for name, s in
+                       zip(maps[spec.combos[0]], shapes, strict=True)}
+        """Channels of each level of a combo, in their order."""
+        self.channels: int = sum(self.levels.values())
         self.resolution = spec.resolution or max(s[-1] for s in shapes)
         self._square = one_square(store, spec)
+        self.tokens = 0
+        """T of the attention feature."""
         if spec.attention:
             view = store[spec.attention]
-            maps[spec.attention] = tuple(spec.attention_maps or feature_maps(view))
+            maps[spec.attention] = attention_maps(view, spec.attention_maps)
+            self.tokens = sum(int(view[n].shape[1]) for n in maps[spec.attention])
         made = Made[int, Bucket](int, self._made, nbytes)
         self._feed = Feed(SampleReader(views_of(store, maps), held), made, device, BUCKET_BYTES)
 
@@ -111,14 +122,17 @@ class Buckets:
         """The bucket of one row."""
         return self._feed(row)
 
-    def _made(self, _: int, maps: Maps) -> Bucket:
-        conv = self._joined([maps[name] for name in self.spec.combos])
-        return Bucket(conv, self._joined([maps[self.spec.attention]])[0]
-                      if self.spec.attention else None)
+    def _made(self, row: int, maps: Maps) -> Bucket:
+        spec, levels = self.spec, [list(maps[name].values()) for name in self.spec.combos]
+        if spec.standardise == "image":
+            place = self._square.place(*map(int, self._store.samples.sizes[row]))
+            levels = [[standardised(level, place) for level in of] for of in levels]
+        return Bucket(self._joined(levels), self._joined([list(maps[spec.attention].values())])[0]
+                      if spec.attention else None)
 
-    def _joined(self, combos: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    def _joined(self, combos: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
         """(b, C, h, w): levels resized (bilinear) and concatenated along the channels."""
-        levels = [torch.stack(level) for level in zip(*(c.values() for c in combos), strict=True)]
+        levels = [torch.stack(level) for level in zip(*combos, strict=True)]
         side, at = self.resolution, 0
         found = torch.empty(len(combos), sum(m.shape[1] for m in levels), side, side,
                             device=self.device)
@@ -129,9 +143,27 @@ class Buckets:
         return found
 
 
-def feature_maps(view: ComboView) -> tuple[str, ...]:
-    """Maps of a combo as a feature: all of a convolutional one, an attention one's two finest."""
-    return view.maps[-2:] if view.attrs["kind"] == "attention" else view.maps
+def standardised(level: torch.Tensor, place: Placement) -> torch.Tensor:
+    """Each channel of (C, h, w) less its mean, over its standard deviation, in float32.
+
+    Both are taken over the cells that show the image. A channel that is the same everywhere
+    becomes 0.
+
+    Parameters
+    ----------
+    place : of the image in the square
+    """
+    seen = place.window(level.shape[-1]).cut(level.float())
+    spread, mean = torch.std_mean(seen, (-2, -1), correction=0, keepdim=True)
+    moved = (level.float() - mean) / spread.clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where(spread > 1e-6 * mean.abs(), moved, torch.zeros_like(moved))
+
+
+def attention_maps(view: ComboView, asked: AttentionMaps) -> tuple[str, ...]:
+    """Maps of an attention combo: by default all, or as asked."""
+    if asked == TWO_FINEST:
+        return view.maps[-2:]
+    return tuple(view[name].name for name in asked or view.maps)
 
 
 def one_square(store: FeatureStore, spec: BucketSpec) -> Square:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.bucket import BucketSpec, feature_maps, nbytes, one_square
+from gate_cache.learn.features.bucket import BucketSpec, attention_maps, nbytes, one_square
 from gate_cache.learn.features.feed import Feed, Made
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.pixel_grid import read_at
@@ -19,6 +19,7 @@ from gate_cache.learn.mixing.vectors import Vectors
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Points
+    from gate_cache.manifest.specs import AttentionMaps
     from gate_cache.store.reader import FeatureStore
 
 NATIVE_BYTES = 2**30
@@ -49,14 +50,14 @@ class NativeSpec:
     ----------
     combos : names of the combos that are amalgamated
     attention : name of the attention combo, or None
-    attention_maps : its maps; by default the two finest
+    attention_maps : its maps; by default all
     extra : names of combos that are concatenated as they are
     levels : how many of the combos' maps, from the coarsest; all by default
     """
 
     combos: tuple[str, ...]
     attention: str | None = None
-    attention_maps: tuple[str, ...] | None = None
+    attention_maps: AttentionMaps = None
     extra: tuple[str, ...] = ()
     levels: int | None = None
 
@@ -92,9 +93,7 @@ class NativeMaps:
         self._levels = found[spec.combos[0]][:spec.levels]
         self._attention: tuple[str, ...] = ()
         if spec.attention:
-            view = store[spec.attention]
-            wanted = spec.attention_maps or feature_maps(view)
-            self._attention = tuple(view[n].name for n in wanted)
+            self._attention = attention_maps(store[spec.attention], spec.attention_maps)
         first = store[spec.combos[0]]
         self.level_channels = tuple(int(first[n].shape[1]) for n in self._levels)
         self.level_sides = tuple(int(first[n].shape[-1]) for n in self._levels)

@@ -14,12 +14,15 @@ from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights
+from gate_cache.learn.mixing.model import inside
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors
+from gate_cache.learn.tasks.floors import label_floor
 from gate_cache.manifest.heads import Sizes, head_of
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ClassifiedDataset, Split
     from gate_cache.learn.features.native import NativeMaps
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.learn.tasks.task import Scores
     from gate_cache.manifest.specs import TrainSpec
 
@@ -69,13 +72,17 @@ class ClassificationTask:
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
         """GATE, or a baseline with given weights."""
-        n, channels = 1 if weights else spec.assigners, self.maps.channels
+        n, tokens = 1 if weights else spec.assigners, self.maps.tokens if attention else 0
+        channels = self.maps.channels + (mixed := inside(spec, tokens))
         mixer: nn.Module = FixedWeights(weights) if weights else \
-            VectorAmalgamator(channels, n, spec.hidden, spec.dropout)
-        sizes = Sizes(n, channels, tokens=self.maps.tokens if attention else 0,
-                      classes=len(self._classes))
+            VectorAmalgamator(channels, n, spec.hidden, spec.dropout, weights=spec.weights)
+        sizes = Sizes(n, channels, tokens=tokens - mixed, classes=len(self._classes))
         head = head_of(spec.head.name).build(spec.head, sizes)
-        return VectorModel(mixer, head, chosen, attention)
+        return VectorModel(mixer, head, chosen, spec.attention_in if attention else None)
+
+    def floors(self) -> dict[Role, Scores]:
+        """What the labels alone say of ``test``."""
+        return label_floor(self._labels, self._classes, self._ids)
 
     @torch.inference_mode()
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:

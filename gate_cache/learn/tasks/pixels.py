@@ -16,9 +16,11 @@ from torch import nn
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Reservoir, Sampling, fill
 from gate_cache.learn.metrics.image_scores import ImageScores
-from gate_cache.learn.mixing.amalgamator import FixedWeights
+from gate_cache.learn.mixing.amalgamator import FixedWeights, by_map
+from gate_cache.learn.mixing.model import inside
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
+from gate_cache.learn.tasks.floors import mask_floors
 from gate_cache.learn.tasks.painted import Painted
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.heads import PixelSpec, Sizes, head_of
@@ -26,6 +28,7 @@ from gate_cache.manifest.heads import PixelSpec, Sizes, head_of
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import SegmentationDataset, Split
     from gate_cache.learn.features.native import NativeMaps
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.learn.tasks.task import Output, Scores
     from gate_cache.manifest.specs import TrainSpec
 
@@ -45,23 +48,26 @@ class PixelTask:
     ids : samples of each split
     bound : bytes of the reservoir at most
     sampling : of its pixels
+    min_pixels : as of `fill`
     """
 
     unit = "pixels"
     select = "mIoU"
 
     def __init__(self, maps: NativeMaps, data: SegmentationDataset, ids: dict[Split, list[str]],
-                 bound: int, sampling: Sampling = "uniform") -> None:
+                 bound: int, sampling: Sampling = "uniform", min_pixels: int = 0) -> None:
         self.maps = maps
         self.data = data
         self._ids = ids
         self._bound = bound
         self._sampling: Sampling = sampling
+        self._min_pixels = min_pixels
 
     @cached_property
     def reservoir(self) -> Reservoir:
         """The training pixels, sampled on first use."""
-        return fill(self.maps, self.data, self._ids["train"], self._bound, self._sampling)
+        return fill(self.maps, self.data, self._ids["train"], self._bound, self._sampling,
+                    self._min_pixels)
 
     def items(self) -> Sequence[int]:
         """Numbers of the reservoir's pixels."""
@@ -79,15 +85,23 @@ class PixelTask:
               attention: bool) -> VectorModel:
         """GATE, or a baseline with given weights."""
         n, maps, own = 1 if weights else spec.assigners, self.maps, cast(PixelSpec, spec.head)
+        tokens = maps.tokens if attention else 0
+        mixed = inside(spec, tokens)
         mixer: nn.Module = FixedWeights(weights) if weights else VectorAmalgamator(
-            maps.channels, n, spec.hidden, spec.dropout, own.members)
-        sizes = Sizes(n, maps.channels, tokens=maps.tokens if attention else 0,
-                      extra=maps.extra_channels, classes=len(self.data.classes))
-        return VectorModel(mixer, head_of(own.name).build(own, sizes), chosen, attention)
+            maps.channels + mixed, n, spec.hidden, spec.dropout, own.members, spec.weights)
+        sizes = Sizes(n, maps.channels + mixed, tokens=tokens - mixed, extra=maps.extra_channels,
+                      classes=len(self.data.classes))
+        return VectorModel(mixer, head_of(own.name).build(own, sizes), chosen,
+                           spec.attention_in if attention else None)
+
+    def floors(self) -> dict[Role, Scores]:
+        """What masks alone say of ``test``."""
+        return mask_floors(self.data, self._ids, scarce=True)
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; features are read once for all of them."""
-        tallies, test = [ImageScores(self.data.classes) for _ in models], split == "test"
+        tallies = [ImageScores(self.data.classes, scarce=True) for _ in models]
+        test = split == "test"
         for sample_id in self.maps.each(self._ids[split]):
             true = self.data.mask(sample_id)
             for tally, found in zip(tallies, self._look(models, sample_id), strict=True):
@@ -138,7 +152,7 @@ class _Looked:
         doubts = [disagreement(output.values), entropy(output.values)]
         self.doubts.append(torch.stack(doubts).cpu())
         step = max(1, output.weights.shape[1] // WEIGHED)
-        self.weights.append(output.weights[:, ::step].flatten(0, 1))
+        self.weights.append(by_map(output.weights[:, ::step].flatten(0, 1)))
 
     def classes(self) -> npt.NDArray[np.uint8]:
         return np.asarray(torch.cat(self.votes).numpy().reshape(self.size), np.uint8)

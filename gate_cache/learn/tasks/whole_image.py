@@ -111,7 +111,7 @@ class WholeImage:
     def outputs(self, model: VectorModel, pixels: slice) -> Iterator[Output]:
         """Values (M, P, K) and weights (M, P, n, b) of some pixels, by tiles."""
         points, head = centres(self._size, pixels), model.head
-        if not isinstance(head, PixelMLPs):
+        if not isinstance(head, PixelMLPs) or _by_channel(model.mixer):
             yield from self._one_by_one(model, points)
             return
         mixed = self._mixed(model, points)
@@ -132,8 +132,11 @@ class WholeImage:
             yield Output(head.after_first(hidden), mixed.told[:, part])
 
     def _one_by_one(self, model: VectorModel, points: Points) -> Iterator[Output]:
-        """The same for any head: features are read at every pixel."""
-        for part in tiles(len(points), PIXELS):
+        """The same for any head, and weights of channels: features are read at every pixel."""
+        mixer, at_once = model.mixer, PIXELS
+        if isinstance(mixer, VectorAmalgamator) and mixer.by_channel:
+            at_once = min(PIXELS, _at_once(mixer.bias.numel() * len(self._maps.spec.combos)))
+        for part in tiles(len(points), at_once):
             found = model(self._maps.at(self._native, self._id, points[part]))
             yield Output(found.values, found.weights.unflatten(0, (-1, len(points[part]))))
 
@@ -142,6 +145,8 @@ class WholeImage:
 
     def _mixed(self, model: VectorModel, points: Points) -> _Mixed:
         chosen = [model.of_bucket(level[None])[0] for level in self._native.levels]
+        if model.attention == "bucket":  # mixed as further levels
+            chosen += [m.expand(len(chosen[0]), *m.shape) for m in self._native.attention]
         mixer = model.mixer
         if isinstance(mixer, FixedWeights):
             sums = [torch.einsum("k,kchw->chw", mixer.weights, level) for level in chosen]
@@ -184,6 +189,11 @@ class _Mixed(NamedTuple):
     combos: Sequence[Levels]
     shares: torch.Tensor
     told: torch.Tensor
+
+
+def _by_channel(mixer: object) -> bool:
+    """Whether weights are of channels: then nothing can be multiplied before it is weighed."""
+    return isinstance(mixer, VectorAmalgamator) and mixer.by_channel
 
 
 def _at_once(units: int) -> int:
