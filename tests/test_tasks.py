@@ -298,7 +298,8 @@ def test_attention_in_the_bucket_is_mixed_as_part_of_every_feature(
     """Against vectors to which it is concatenated by hand, without attention beside them."""
     task = task_of(head, maps)
     spec = TrainSpec(head=head, attention_in="bucket")  # type: ignore[arg-type]
-    model, batch = task.model(spec, [0, 1], None, True).eval(), next(task.feed([list(task.items()[:3])]))
+    model = task.model(spec, [0, 1], None, True).eval()
+    batch = next(task.feed([list(task.items()[:3])]))
     each = batch.attention[:, None].expand(-1, 2, -1)
     joined = torch.cat([batch.conv, each], 2)
     assert joined.shape[2] == maps.channels + maps.tokens
