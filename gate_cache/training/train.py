@@ -16,12 +16,13 @@ from gate_cache.core.errors import UserError
 from gate_cache.learn.features.pairs import PairPoints, copy_position
 from gate_cache.learn.fit.trials import FitSession, Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.pck import pck
-from gate_cache.learn.metrics.results import ResultRow, ScoreTable, Table
+from gate_cache.learn.metrics.results import ResultRow, ScoreRow, ScoreTable, Table
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import Matched, details
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs_dense import DenseInputs
+from gate_cache.training.items import keep_items
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import (
     Candidate,
@@ -36,7 +37,6 @@ from gate_cache.training.reproduce import train_commands
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
 from gate_cache.training.tasks import measured, open_any, settled
-from gate_cache.training.train_dense import train_dense
 from gate_cache.workspace.device import out_of_memory
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _results(study: TrainingInputs | DenseInputs, show: Progress, folder: RunDir
              ) -> tuple[list[Table] | list[ScoreTable], dict[str, Fitted]]:
     """Train all that the head trains and judge it."""
     if isinstance(study, DenseInputs):
-        return train_dense(study, show, folder)
+        return _dense(study, show, folder)
     methods, fits = _train(study, show, folder)
     return _judge(study, methods, folder), fits
 
@@ -126,6 +126,23 @@ def _train(study: TrainingInputs, show: Progress,
     spec = study.spec
     compared = baselines(study, spec)
     makes: dict[Method, Make] = {**compared, gate(study, spec): study.gate}
+    trials = _fit(study, show, folder, makes)
+    trained = [_trained(method, trial) for method, trial in zip(makes, trials, strict=True)]
+    methods = [trained[0], single_nn(study), *trained[1:]] if compared \
+        else [*untrained(study), *trained]
+    return methods, {WEIGHTS[m.role]: t.fitted for m, t in zip(makes, trials, strict=True)}
+
+
+def _fit(study: TrainingInputs | DenseInputs, show: Progress, folder: RunDirectory,
+         makes: dict[Method, Make]) -> list[Trial]:
+    """Train all methods over one stream.
+
+    Raises
+    ------
+    UserError
+        One of them failed.
+    """
+    spec = study.spec
     trials = [Trial(method.key, spec, partial(make, spec), study.task, study.device)
               for method, make in makes.items()]
     kept = Checkpoint(folder.checkpoint("all"), trials)
@@ -133,11 +150,32 @@ def _train(study: TrainingInputs, show: Progress,
         show, f"training {spec.head.name}", folder.log.info, kept.keep, kept.start))
     for method, trial in zip(makes, trials, strict=True):
         if trial.failed:
-            raise UserError(f"{method.title}: {trial.failed}" if compared else trial.failed)
-    trained = [_trained(method, trial) for method, trial in zip(makes, trials, strict=True)]
-    methods = [trained[0], single_nn(study), *trained[1:]] if compared \
-        else [*untrained(study), *trained]
-    return methods, {WEIGHTS[m.role]: t.fitted for m, t in zip(makes, trials, strict=True)}
+            raise UserError(f"{method.title}: {trial.failed}" if len(makes) > 1 else trial.failed)
+    return trials
+
+
+def _dense(study: DenseInputs, show: Progress,
+           folder: RunDirectory) -> tuple[list[ScoreTable], dict[str, Fitted]]:
+    """Train all methods of a head for images or pixels, judge them on ``test``."""
+    makes: dict[Method, Make] = {**baselines(study, study.spec), gate(study, study.spec):
+                                 study.gate}
+    trials = _fit(study, show, folder, makes)
+    found = study.task.judge([t.model for t in trials], "test")
+    labels = [t.label for t in trials]
+    keep_items(folder.path, study.task, {t.label: t.model for t in trials},
+               dict(zip(labels, found, strict=True)), labels[-1:])
+    table = ScoreTable("test split", measured(study))
+    for role, scores in study.task.floors().items():
+        floor = Method(role)
+        table.rows.append(ScoreRow(floor, scores, trained=False))
+        if scores.items:
+            scores.items.save(items_file(folder.path, floor.key))
+    for method, scores in zip(makes, found, strict=True):
+        note = weights_note(method.combos, scores.details["weights"]["mean"]) \
+            if method.role == "gate" else ""
+        table.rows.append(ScoreRow(method, scores, note))
+    folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))
+    return [table], {WEIGHTS[m.role]: t.fitted for m, t in zip(makes, trials, strict=True)}
 
 
 def _trained(method: Method, trial: Trial) -> Candidate:
