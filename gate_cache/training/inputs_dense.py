@@ -21,7 +21,7 @@ from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.learn.tasks.task import Scores, Task
-from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
+from gate_cache.manifest.heads import TASKS, PixelSpec, PooledSpec, head_of
 from gate_cache.training.features import Inputs, extra_of, open_features
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
@@ -96,7 +96,8 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
                             " it")
     asked = NativeSpec(opened.groups, opened.attention, spec.attention_maps,
                        tuple(opened.views[c].name for c in extra_of(spec)),
-                       LEVELS if task_of(spec) == "segmentation" else None)
+                       LEVELS if task_of(spec) == "segmentation" else None,
+                       spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
     held = HELD_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
     maps = NativeMaps(opened.shared["store"], asked, work.torch_device(), opened.rows, dataset.size,
                       held)
