@@ -176,7 +176,7 @@ def test_maps_are_averaged_to_a_grid(maps: NativeMaps,
                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "spec", replace(maps.spec, pool=2))
     pooled = maps._pooled
-    found = Feed(pooled._reader, pooled._made, maps.device, 0)("t1").conv[0, 0]  # (18 channels × 4,)
+    found = Feed(pooled._reader, pooled._made, maps.device, 0)("t1").conv[0, 0]
     place, channel = maps.place("t1"), maps("t1").levels[2][0, 0]
     cut = place.window(16).cut(channel)
     h, w = cut.shape
