@@ -174,8 +174,7 @@ def _need_text(files: ModelFiles) -> None:
 def _decoded(passes: Passes) -> list[Pixels]:
     """What the autoencoder keeps of each image."""
     model, rows = passes.extractor.model, range(len(passes.source.samples))
-    return [model.decode(torch.from_numpy(passes.inputs.latents([r])))[0].cpu().numpy()
-            for r in rows]
+    return [model.decode(passes.inputs.latents([r]))[0].cpu().numpy() for r in rows]
 
 
 @torch.inference_mode()

@@ -7,17 +7,17 @@ memory: their images, edge maps and latents, and the maps of one block or of wha
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gate_cache.extraction.block import Block, Told, Work
+from gate_cache.extraction.block import Block, Helpers, Told, Work
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.passes.extractor import Extractor
 
-IN_FLIGHT, READERS = 3, 2
-"""Blocks under way, and threads that read images."""
+IN_FLIGHT, READERS, WRITERS = 3, 2, 2
+"""Blocks under way, and threads that read images and write a combo's blocks."""
 
 
 class Engine:
@@ -31,12 +31,16 @@ class Engine:
     def __init__(self, work: Work, extractor: Extractor, threads: int) -> None:
         import torch
 
+        from gate_cache.extraction.transfer import HostMemory, Transfer
+
+        device = extractor.model.device
         self._work = work
         self._extractor = extractor
         self._stop = threading.Event()
         self._device = ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,))
-        self._behind = ThreadPoolExecutor(1, "behind")
-        self._readers = ThreadPoolExecutor(READERS, "readers")
+        self._helpers = Helpers(
+            ThreadPoolExecutor(READERS, "readers"), ThreadPoolExecutor(1, "behind"),
+            _Writers(WRITERS), HostMemory(device.type == "cuda"), Transfer(device))
 
     @property
     def device(self) -> str:
@@ -66,19 +70,32 @@ class Engine:
 
     def block(self, rows: range, told: Told) -> None:
         """One block, from its images to the store; may run in several threads at a time."""
-        block = Block(self._work, rows, self._extractor, self._readers, told)
+        block = Block(self._work, rows, self._extractor, self._helpers, told)
         block.prepare()
-        if self._stop.is_set():
-            return
-        for writing in self._device.submit(block.compute, self._behind, self._stop.is_set).result():
-            writing.result()
+        if not self._stop.is_set():
+            block.finish(self._device.submit(block.compute, self._stop.is_set).result())
 
     def close(self) -> None:
         """Stop the threads, and take back what techniques have put beside the model."""
         self._stop.set()
-        for pool in (self._device, self._behind, self._readers):
+        helpers = self._helpers
+        for pool in (self._device, helpers.behind, helpers.writers, helpers.readers):
             pool.shutdown()
         self._extractor.close()
+
+
+class _Writers(ThreadPoolExecutor):
+    """Threads that write; who hands over more than one thing more than they can do waits."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, "writers")
+        self._room = threading.Semaphore(threads + 1)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._room.acquire()
+        task = super().submit(fn, *args, **kwargs)
+        task.add_done_callback(lambda _: self._room.release())
+        return task
 
 
 def _succeeded(task: Future[None]) -> bool:

@@ -98,8 +98,8 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
         extractor = open_extractor(files, plans, work.roots, size, place, model.dtype)
         try:
             with ThreadPoolExecutor(2) as readers:
-                inputs = BlockInputs(source, 0, readers)
-                inputs.take_latents(extractor.encode(inputs.images(range(len(ids)))))
+                inputs, rows = BlockInputs(source, readers), range(len(ids))
+                inputs.take_latents(rows, extractor.encode(inputs.images(rows)))
                 yield Passes(extractor, tuple(lanes), source, inputs)
         finally:
             extractor.close()

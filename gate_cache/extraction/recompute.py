@@ -18,7 +18,7 @@ from gate_cache.core.errors import DataError, StoreError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
-from gate_cache.extraction.inputs import BlockInputs, ImageSource, open_source
+from gate_cache.extraction.inputs import BlockInputs, open_source
 from gate_cache.extraction.threads import own_threads
 from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
 from gate_cache.workspace.data_root import dataset_near
@@ -162,18 +162,6 @@ def _changed(view: ComboView, device: str) -> list[str]:
     return lines
 
 
-class _Scattered(BlockInputs):
-    """Inputs of rows that are no block."""
-
-    def __init__(self, source: ImageSource, rows: Sequence[int], readers: Executor) -> None:
-        super().__init__(source, 0, readers)
-        self._places = {row: i for i, row in enumerate(rows)}
-
-    def latents(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        """(N, 4, h, w) float32, x_0."""
-        return self._latents[[self._places[r] for r in rows]]
-
-
 class _Run:
     """Rows through the model, as `Block` does it."""
 
@@ -199,17 +187,16 @@ class _Run:
 
     def _compare(self, found: Sequence[tuple[PlannedCombo, ComboView]], readers: Executor,
                  told: Any) -> list[Compared]:
-        inputs = _Scattered(self._source, self._rows, readers)
+        inputs = BlockInputs(self._source, readers)
         x0 = self._extractor.encode(inputs.images(self._rows))
-        x0 = np.ascontiguousarray(x0)  # as in a block: the layout decides a pass's last bits
-        inputs.take_latents(x0)
-        report = [self._compare_latents(x0)]
+        inputs.take_latents(self._rows, x0)
+        report = [self._compare_latents(x0.cpu().numpy())]
         views = {plan.name: view for plan, view in found}
         combos = {name: Compared(name) for name in views}
         todo = {name: {r for r in self._rows if view.done()[r]} for name, view in views.items()}
         for lane in self._source.passes((plan, todo[plan.name]) for plan, _ in found):
             for piece in self._extractor.run(lane, inputs):
-                maps = {n: values.cpu().numpy() for n, values in piece.maps.items()}
+                maps = {n: values.float().cpu().numpy() for n, values in piece.maps.items()}
                 for i, row in enumerate(piece.rows):
                     view = views[piece.combo]
                     combos[piece.combo].add({n: view[n][row] for n in view},

@@ -59,7 +59,7 @@ class StableDiffusion(Backbone):
         shift, scale = float(config.shift_factor or 0), float(config.scaling_factor)
         if config.latents_mean is None:
             return shift, scale
-        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1)
+        mean, std = (self.place(torch.tensor(v)).view(1, -1, 1, 1)
                      for v in (config.latents_mean, config.latents_std))
         return mean + shift, scale / std
 
@@ -82,7 +82,7 @@ class StableDiffusion(Backbone):
 
     def embed(self, prompt: str) -> Text:
         """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
-        pieces = torch.tensor(self.tokens.encode(prompt).ids, device=self.device)
+        pieces = self.place(torch.tensor(self.tokens.encode(prompt).ids))
         states = self.text_encoder(pieces)[0]
         return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype))
 

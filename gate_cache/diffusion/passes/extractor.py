@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.diffusion.passes.schedule import Item, PassGroup, Tail
-    from gate_cache.diffusion.techniques.base import Floats, Images, Inputs, Steering, Use
+    from gate_cache.diffusion.techniques.base import Images, Inputs, Steering, Use
 
 KEPT_PROMPTS = 256
 """Embeddings kept at most; with a caption for each image there is no end of them."""
 
 
 class Piece(NamedTuple):
-    """Maps of some rows of a combo: name to (N, C, h, w) float32, on the device."""
+    """Maps of some rows of a combo: name to (N, C, h, w) as computed, on the device."""
 
     combo: str
     rows: list[int]
@@ -72,9 +73,11 @@ class Extractor:
         self.batch = batch
         self._steering = steering
         self._embeddings: dict[tuple[str, Any], Text] = {}
+        self._noise: WeakKeyDictionary[Inputs, dict[tuple[int, int], torch.Tensor]] = \
+            WeakKeyDictionary()
 
     @torch.inference_mode()
-    def encode(self, images: Images) -> Floats:
+    def encode(self, images: Images) -> torch.Tensor:
         """VAE latents x_0.
 
         Parameters
@@ -83,15 +86,15 @@ class Extractor:
 
         Returns
         -------
-        (N, 4, h, w) float32
+        (N, 4, h, w) float32, on the device
         """
         found = []
         for start in range(0, len(images), self.batch):
             part = images[start : start + self.batch]
             index = np.minimum(np.arange(self.batch), len(part) - 1)
             latents = self.model.encode(torch.from_numpy(part[index]))
-            found.append(latents[: len(part)].cpu().numpy())
-        return np.concatenate(found)
+            found.append(latents[: len(part)])
+        return torch.cat(found).contiguous()
 
     def ahead(self, uses: Sequence[Use], inputs: Inputs, rows: Sequence[int]) -> None:
         """Let techniques prepare rows on the CPU."""
@@ -132,11 +135,19 @@ class Extractor:
                     model.predict, x, lane.common.walk.stop, text, *extras))
 
     def _noised(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
-        x0 = torch.from_numpy(inputs.latents([i.row for i in items]))
-        eps = torch.stack([noise(i.half.seed, inputs.id(i.row), x0.shape[1:]) for i in items])
-        place = self.model.device
-        return add_noise(x0.to(place), eps.to(place), lane.common.walk.start,
+        x0 = inputs.latents([i.row for i in items])
+        return add_noise(x0, self._drawn(items, inputs, x0.shape[1:]), lane.common.walk.start,
                          self.model.alphas_cumprod)
+
+    def _drawn(self, items: Sequence[Item], inputs: Inputs,
+               shape: Sequence[int]) -> torch.Tensor:
+        """(B, 4, h, w) float32, ε of each; drawn and brought to the device once an image."""
+        known = self._noise.setdefault(inputs, {})
+        keys = [(item.half.seed, item.row) for item in items]
+        if new := [key for key in dict.fromkeys(keys) if key not in known]:
+            drawn = torch.stack([noise(seed, inputs.id(row), shape) for seed, row in new])
+            known |= zip(new, self.model.place(drawn), strict=True)
+        return torch.stack([known[key] for key in keys])
 
     def _denoised(self, lane: PassGroup, x: torch.Tensor, text: Text,
                   extras: Sequence[Extra | None]) -> torch.Tensor:
@@ -205,4 +216,19 @@ def _pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor]) -> Ite
                       if item.half == half and item.row in reader.rows]
             if places:
                 yield Piece(reader.combo.name, [ready.items[i].row for i in places], {
-                    s.name: maps[s.name][places] for s in reader.combo.specs})
+                    s.name: _taken(maps[s.name], places) for s in reader.combo.specs})
+
+
+def _taken(values: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+    """Some of a batch by slices: a list as an index would be copied to the device first."""
+    parts = [values[run.start : run.stop] for run in runs(places)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def runs(numbers: Sequence[int]) -> Iterator[range]:
+    """Numbers in as few ranges, in their order."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+            yield range(numbers[start], numbers[end - 1] + 1)
+            start = end

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, read_array, read_attrs
-from gate_cache.store.format.checksums import Sums, row_sums
+from gate_cache.store.format.checksums import Sums, array_sums
 from gate_cache.store.format.chunks import Chunks, OpenFiles
 from gate_cache.store.format.codes import encode
 from gate_cache.store.format.documents import put_attrs, resize
@@ -53,6 +53,7 @@ class GroupWriter:
         self.attrs: dict[str, Any] = read_attrs(folder, name)
         self._may_write = may_write
         self._back: set[int] = set()
+        self._noting = Lock()
         self._seen: dict[int, int] | None = None  # marks, as `todo` found them
 
     @contextmanager
@@ -209,13 +210,17 @@ class GroupWriter:
         Chunks(OpenFiles(self.folder), f"{self.name}/{name}", meta).read(rows, flat, "always")
         return found
 
-    def draft(self, rows: range) -> Stored:
-        """A block's arrays: the kept rows as they are, what stands for NaN in the others."""
-        found = {n: np.full((len(rows), *p.shape), p.fill, p.dtype)
-                 for n, p in self.parts.items()}
+    def begin(self, rows: range, arrays: Stored, void: Iterable[int]) -> None:
+        """Fill a block's arrays with the rows that are kept, and what stands for NaN in void ones.
+
+        Parameters
+        ----------
+        arrays : name to memory for all rows of each stored array
+        """
+        places = [row - rows.start for row in void]
         for name, kept in self.read_kept(rows).items():
-            found[name][: len(kept)] = kept
-        return found
+            arrays[name][: len(kept)] = kept
+            arrays[name][places] = self.parts[name].fill
 
     def encode(self, name: str, values: npt.NDArray[Any]) -> Stored:
         """Rows of one map as they are stored.
@@ -255,20 +260,25 @@ class GroupWriter:
             if self._mark(rows) and not self.kept(rows):
                 done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
             self._note_absent(rows, absent)
-            with ThreadPoolExecutor(1) as beside:  # the disk is waited for
-                checksums = beside.submit(row_sums, ordered)
-                self._put(block, ordered)
-            self.write_sums(block, checksums.result())
-            mark = done.mark_of(checksums.result(), self.lengths)
+            checksums = self._put(block, ordered)
+            self.write_sums(block, checksums)
+            mark = done.mark_of(checksums, self.lengths)
             done.write_mark(self.folder, self.name, block, mark)
             if self._seen is not None:
                 self._seen[block] = mark
 
-    def _put(self, block: int, maps: Maps) -> None:
+    def _put(self, block: int, arrays: Maps) -> Sums:
+        """Write a block's shards; the checksums of its rows, each taken once."""
+        sums = np.zeros((len(arrays), len(next(iter(arrays.values())))), np.uint32)
+
+        def parts(at: int, name: str) -> list[bytes | memoryview]:
+            found = array_sums(arrays[name])
+            sums[at] = found
+            return shard_parts(arrays[name], self.block, self.metas[name].packing, found)
         self.folder.write_many({
-            shard_file(f"{self.name}/{name}", block, meta):
-                partial(shard_parts, maps[name], self.block, meta.packing)
-            for name, meta in self.metas.items()})
+            shard_file(f"{self.name}/{name}", block, self.metas[name]): partial(parts, at, name)
+            for at, name in enumerate(arrays)})
+        return sums
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.
@@ -289,8 +299,9 @@ class GroupWriter:
             self._put_attrs({DEVICES: sorted([*known, device])})
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
-        """Say before the data which rows of it are void."""
-        self._note(set(self.attrs.get(ABSENT, ())).difference(rows).union(absent))
+        """Say before the data which rows of it are void; blocks may be written at a time."""
+        with self._noting:
+            self._note(set(self.attrs.get(ABSENT, ())).difference(rows).union(absent))
 
     def _note(self, absent: set[int]) -> None:
         if absent != set(self.attrs.get(ABSENT, ())):
