@@ -103,9 +103,10 @@ def encode(encoding: Encoding, values: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _to_int8(values: torch.Tensor) -> dict[str, torch.Tensor]:
-    largest = values.abs().amax((2, 3))
+    least = -values.amin((2, 3))  # the scale of a channel of zeros, whose sign numpy's has too
+    largest = torch.maximum(values.amax((2, 3)), least)
     scale = largest / torch.full_like(largest, _LARGEST)  # by a number, CUDA would multiply
-    scale = torch.where(largest > 0, scale.clamp_min(_SMALLEST_SCALE), scale)
+    scale = torch.where(largest > 0, scale.clamp_min(_SMALLEST_SCALE), least)
     steps = torch.where(scale > 0, scale, 1.0)
     found = (values / steps[..., None, None]).round_().to(
         torch.int8, memory_format=torch.contiguous_format)
