@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from gate_cache.report.html.charts import Mark, bars, cut, forest, heat_map
+from gate_cache.report.html.charts import Labels, Mark, bars, cut, forest, heat_map
 from gate_cache.report.html.page import (
     Column,
     Grid,
@@ -80,7 +80,7 @@ def charts(name: str, outcome: Outcome) -> list[tuple[Html, str]]:
     marks = [Mark(cut(name, MOST), value, *_between(value, deviation)) for name, m in means
              for value, deviation in [m.test[metric]]]
     told = "; ".join(f"{name} {spread(m, metric)}" for name, m in means)
-    return [(forest(name, marks, head, told), f"{head}: mean and standard deviation")]
+    return [(forest(Labels(name, told, x=head), marks), f"{head}: mean and standard deviation")]
 
 
 def _between(value: float, deviation: float) -> tuple[float, float]:
@@ -97,8 +97,8 @@ def _grid(name: str, outcome: Outcome, metric: str, head: str) -> Html:
     values = [[sum(v := found.get((a, b), [math.nan])) / len(v) for b in second] for a in first]
     told = "; ".join(f"γ1 {a:g}, γ2 {b:g}: {v:.1f}" for a, line in zip(first, values, strict=True)
                      for b, v in zip(second, line, strict=True))
-    return heat_map(name, [f"{a:g}" for a in first], [f"{b:g}" for b in second], values,
-                    ("γ2 (diversity)", "γ1 (sparsity)"), head, told)
+    return heat_map(Labels(name, told, head, "γ2 (diversity)", "γ1 (sparsity)"),
+                    [f"{a:g}" for a in first], [f"{b:g}" for b in second], values)
 
 
 def _weights(name: str, outcome: Outcome, columns: dict[str, str]) -> Html:
@@ -106,4 +106,5 @@ def _weights(name: str, outcome: Outcome, columns: dict[str, str]) -> Html:
     values = {m.name: [m.test[c][0] for c in columns] for m in means}
     told = "; ".join(f"{m.name}: " + ", ".join(f"{h} {m.test[c][0]:.0f}"
                                                for c, h in columns.items()) for m in means)
-    return bars(name, list(columns.values()), values, "What assigners weigh", "percent", told, 0)
+    labels = Labels(name, told, "What assigners weigh", "percent")
+    return bars(labels, list(columns.values()), values, 0)

@@ -1,6 +1,7 @@
 """Captions, from a small closed vocabulary."""
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,35 +28,39 @@ def vocabulary(categories: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({word for phrase in phrases for word in tokens(phrase)}))
 
 
-def caption(
-    rng: np.random.Generator,
-    *,
-    category: str,
-    colours: tuple[str, str],
-    pattern: str,
-    pose: str,
-    place: str,
-    mood: str,
-    cover: str,
-    quality: str,
-) -> str:
+@dataclass(frozen=True)
+class Subject:
+    """What a caption may speak of; an empty word is left out."""
+
+    category: str
+    colours: tuple[str, str]
+    pattern: str
+    pose: str
+    place: str
+    mood: str
+    cover: str
+    quality: str
+
+
+def caption(rng: np.random.Generator, subject: Subject) -> str:
     """A sentence about the picture; pose, texture and colour may be left out."""
+    pose, patterned = subject.pose, subject.pattern != "plain"
     chance = rng.random(4)
     lead = pick(rng, LEADS)
     words = []
     if pose and pose != "flying" and chance[0] < 0.5:
         words.append(pose)
-    if pattern != "plain" and chance[1] < 0.8:
-        words.append(pattern)
+    if patterned and chance[1] < 0.8:
+        words.append(subject.pattern)
     if chance[2] < 0.9:
-        mixed = pattern != "plain" and chance[3] < 0.5
-        words.append(f"{colours[0]} and {colours[1]}" if mixed else colours[0])
-    words.append(category)
+        mixed = patterned and chance[3] < 0.5
+        words.append(" and ".join(subject.colours) if mixed else subject.colours[0])
+    words.append(subject.category)
     if pose == "flying":
         words.append(pose)
     noun = " ".join(words)
-    tail = [place, mood, f"behind a {cover}" if cover else ""]
-    return " ".join(w for w in (lead, with_article(noun), *tail) if w) + f", {quality}"
+    tail = [subject.place, subject.mood, f"behind a {subject.cover}" if subject.cover else ""]
+    return " ".join(w for w in (lead, with_article(noun), *tail) if w) + f", {subject.quality}"
 
 
 def with_article(noun: str) -> str:

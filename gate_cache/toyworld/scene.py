@@ -11,7 +11,7 @@ from gate_cache.toyworld.animals import CAT, HORSE
 from gate_cache.toyworld.backgrounds import MOODS, PLACES, Mood
 from gate_cache.toyworld.birds import BIRD
 from gate_cache.toyworld.canvas import Layer, Paint, Points
-from gate_cache.toyworld.captions import caption, vocabulary
+from gate_cache.toyworld.captions import Subject, caption, vocabulary
 from gate_cache.toyworld.looks import COLOURS, INK, Look, ObjectKind, pick, vary
 from gate_cache.toyworld.names import CATEGORIES, VERSION
 from gate_cache.toyworld.things import BOTTLE, CHAIR
@@ -177,9 +177,10 @@ def _plan(split: str, index: int) -> _Plan:
         covers.foam(front, rng, thing, bottom)
     cover = covers.add(front, rng, thing, place, floating) if rng.random() < 0.2 else ""
     made = quality.choose(rng)
-    text = caption(rng, category=kind.name, colours=(look.name, second), pattern=look.pattern,
-                   pose=pose, place=place.above if pose == "flying" else place.words,
-                   mood="" if place.indoors else mood.words, cover=cover, quality=made.words)
+    text = caption(rng, Subject(
+        category=kind.name, colours=(look.name, second), pattern=look.pattern, pose=pose,
+        place=place.above if pose == "flying" else place.words,
+        mood="" if place.indoors else mood.words, cover=cover, quality=made.words))
     light = (0.7 if rng.random() < 0.5 else -0.7, 0.7)
     ink = (0.0, 0.0, 0.004, 0.007)[int(rng.integers(4))]
     light_of = MOODS["day"] if place.indoors and mood.words == "at night" else mood

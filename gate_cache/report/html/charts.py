@@ -62,9 +62,28 @@ class Curve:
     faint: bool = False
 
 
-def forest(name: str, marks: Sequence[Mark], label: str, alt: str) -> Html:
+@dataclass(frozen=True)
+class Labels:
+    """The words of a chart.
+
+    Attributes
+    ----------
+    key : of the chart on its page, unique
+    alt : what a reader hears who does not see it
+    title : above the chart
+    x, y : under and beside the axes
+    """
+
+    key: str
+    alt: str
+    title: str = ""
+    x: str = ""
+    y: str = ""
+
+
+def forest(labels: Labels, marks: Sequence[Mark]) -> Html:
     """Values with their intervals, one below the other, each under its name."""
-    with Chart(name, (WIDTH, 56 + 36 * len(marks))) as (chart, axes):
+    with Chart(labels.key, (WIDTH, 56 + 36 * len(marks))) as (chart, axes):
         for y, mark in enumerate(marks):
             axes.plot([mark.low, mark.high], [y, y], color=mark.colour, linewidth=2.4,
                       solid_capstyle="round")
@@ -74,23 +93,24 @@ def forest(name: str, marks: Sequence[Mark], label: str, alt: str) -> Html:
                           va="center", color=INK)
             axes.annotate(mark.name, (0, y - 0.32), xycoords=("axes fraction", "data"),
                           va="bottom", color=INK, fontsize=11)
-        axes.set(ylim=(len(marks) - 0.45, -1), xlabel=label)
+        axes.set(ylim=(len(marks) - 0.45, -1), xlabel=labels.x)
         axes.set_yticks([])
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         _quiet(axes, "x")
-        return chart.svg(alt)
+        return chart.svg(labels.alt)
 
 
-def curves(name: str, lines: Sequence[Curve], title: str, x: str, alt: str,
-           least: float = 0.0) -> Html:
+def curves(labels: Labels, lines: Sequence[Curve], least: float = 0.0) -> Html:
     """Lines over what training has seen; the best checkpoint of each is a filled ring.
 
     Parameters
     ----------
-    least : that the axis of values spans, so that noise does not look like news
+    labels : the words of the chart
+    lines : drawn with faint ones behind the others
+    least : the span of the value axis at least, so that noise does not look like news
     """
-    with Chart(name, (WIDTH, 270)) as (chart, axes):
+    with Chart(labels.key, (WIDTH, 270)) as (chart, axes):
         for line in sorted(lines, key=lambda c: not c.faint):
             axes.plot(line.x, line.y, DASHES[line.colour], color=line.colour,
                       linewidth=0.9 if line.faint else 1.9,
@@ -100,60 +120,61 @@ def curves(name: str, lines: Sequence[Curve], title: str, x: str, alt: str,
                 axes.plot([line.x[line.best]], [line.y[line.best]], "o", color=line.colour,
                           markersize=4 if line.faint else 8, zorder=2 if line.faint else 4,
                           markeredgecolor=INK, markeredgewidth=0 if line.faint else 1.2)
-        axes.set(title=title, xlabel=x)
+        axes.set(title=labels.title, xlabel=labels.x)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}".replace(",", "\u202f"))
         axes.margins(x=0.04, y=0.1)
         _no_narrower(axes, least)
         _quiet(axes, "y")
-        return chart.svg(alt)
+        return chart.svg(labels.alt)
 
 
-def density(name: str, counts: Mapping[str, Sequence[int]], title: str, alt: str) -> Html:
+def density(labels: Labels, counts: Mapping[str, Sequence[int]]) -> Html:
     """Densities of the largest and second largest weights (paper, Figure 12)."""
-    with Chart(name, (WIDTH, 230)) as (chart, axes):
+    with Chart(labels.key, (WIDTH, 230)) as (chart, axes):
         looks = {"top1": (GATE, "-", "largest"), "top2": (SINGLE, "--", "second largest")}
         for key, (colour, dash, words) in looks.items():
-            found = np.asarray(counts[key], float)
-            shares = found * len(found) / max(found.sum(), 1)
-            edges = np.linspace(0, 1, len(found) + 1)
+            bins = np.asarray(counts[key], float)
+            shares = bins * len(bins) / max(bins.sum(), 1)
+            edges = np.linspace(0, 1, len(bins) + 1)
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.22)
             axes.stairs(shares, edges, color=colour, linestyle=dash, linewidth=1.8, label=words)
         axes.set(xlabel="weight", ylabel="density", xlim=(0, 1))
         axes.set_ylim(bottom=0)
-        _headed(axes, title, legend=True)
+        _headed(axes, labels.title, legend=True)
         _quiet(axes, "y")
-        return chart.svg(alt)
+        return chart.svg(labels.alt)
 
 
-def bars(name: str, rows: Sequence[str], values: Mapping[str, Sequence[float]], title: str,
-         label: str, alt: str, digits: int = 2) -> Html:
+def bars(labels: Labels, rows: Sequence[str], values: Mapping[str, Sequence[float]],
+         digits: int = 2) -> Html:
     """Horizontal bars, a few beside each other in every row."""
-    each = max(0.8 / len(values), 0.1)
+    thickness = max(0.8 / len(values), 0.1)
     height = 74 + len(rows) * (14 + 13 * len(values))
-    with Chart(name, (WIDTH, height)) as (chart, axes):
-        for j, (words, found) in enumerate(values.items()):
-            at = [i + (j - (len(values) - 1) / 2) * each for i in range(len(rows))]
-            axes.barh(at, found, each * 0.86, color=SERIES[(0, 4, 2, 3, 1)[j % 5]], label=words)
-            for y, value in zip(at, found, strict=True):
+    with Chart(labels.key, (WIDTH, height)) as (chart, axes):
+        for j, (words, lengths) in enumerate(values.items()):
+            at = [i + (j - (len(values) - 1) / 2) * thickness for i in range(len(rows))]
+            axes.barh(at, lengths, thickness * 0.86, color=SERIES[(0, 4, 2, 3, 1)[j % 5]],
+                      label=words)
+            for y, value in zip(at, lengths, strict=True):
                 axes.annotate(number(value, digits), (value, y), (4, 0), textcoords="offset points",
                               va="center", fontsize=10, color=INK)
         ticked(axes, range(len(rows)), [cut(r, 26) for r in rows], "y")
-        axes.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5),
+        axes.set(xlabel=labels.x, ylim=(len(rows) - 0.5, -0.5),
                  xlim=(0, 1.16 * max((max(v) for v in values.values()), default=1) or 1))
-        _headed(axes, title, legend=len(values) > 1)
+        _headed(axes, labels.title, legend=len(values) > 1)
         _quiet(axes, "x")
-        return chart.svg(alt)
+        return chart.svg(labels.alt)
 
 
-def heat_map(name: str, rows: Sequence[str], columns: Sequence[str],
-             values: Sequence[Sequence[float]], labels: tuple[str, str], title: str, alt: str,
+def heat_map(labels: Labels, rows: Sequence[str], columns: Sequence[str],
+             values: Sequence[Sequence[float]],
              notes: Sequence[Sequence[str]] | None = None) -> Html:
     """Numbers as colours (cividis) with the numbers in them; what is missing stays empty."""
     given = np.ma.masked_invalid(np.asarray(values, float))
     wide = max(56, 46 + 9 * max(len(c) for c in columns) // 2)
     size = (110 + wide * len(columns), 90 + 44 * len(rows))
-    with Chart(name, size) as (chart, axes):
+    with Chart(labels.key, size) as (chart, axes):
         room = max(0.0, 1 - (given.max() - given.min())) / 2  # noise should not look like news
         norm = Normalize(given.min() - room, given.max() + room)
         axes.pcolormesh(given, cmap="cividis", norm=norm, edgecolors="none")
@@ -165,36 +186,35 @@ def heat_map(name: str, rows: Sequence[str], columns: Sequence[str],
                       linespacing=1.25)
         ticked(axes, [i + 0.5 for i in range(len(columns))], columns)
         ticked(axes, [i + 0.5 for i in range(len(rows))], rows, "y")
-        axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+        axes.set(xlabel=labels.x, ylabel=labels.y, title=labels.title)
         axes.invert_yaxis()
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-        return chart.svg(alt)
+        return chart.svg(labels.alt)
 
 
-def effect(name: str, values: Sequence[str], found: Sequence[Sequence[float]], title: str,
-           alt: str) -> Html:
+def effect(labels: Labels, values: Sequence[str], results: Sequence[Sequence[float]]) -> Html:
     """Results by the value of one setting: a dot a configuration, and their mean."""
     size = (max(200, min(WIDTH, 90 + 62 * len(values))), 240)
-    with Chart(name, size) as (chart, axes):
-        for x, each in enumerate(found):
-            axes.plot([x] * len(each), each, "o", color=SERIES[6], markersize=4.5, alpha=0.7)
-        means = [float(np.mean(each)) if each else math.nan for each in found]
+    with Chart(labels.key, size) as (chart, axes):
+        for x, scores in enumerate(results):
+            axes.plot([x] * len(scores), scores, "o", color=SERIES[6], markersize=4.5, alpha=0.7)
+        means = [float(np.mean(scores)) if scores else math.nan for scores in results]
         axes.plot(range(len(values)), means, "-D", color=GATE, markersize=6)
         ticked(axes, range(len(values)), values)
-        axes.set(title=title, xlim=(-0.5, len(values) - 0.5))
+        axes.set(title=labels.title, xlim=(-0.5, len(values) - 0.5))
         axes.margins(y=0.12)
         if max(map(len, values)) > 7:
             axes.tick_params(axis="x", rotation=35)
         _quiet(axes, "y")
-        return chart.svg(alt)
+        return chart.svg(labels.alt)
 
 
-def dumbbells(name: str, rows: Sequence[str], ours: Sequence[float], theirs: Sequence[float],
-              names: tuple[str, str], label: str, alt: str) -> Html:
+def dumbbells(labels: Labels, rows: Sequence[str], ours: Sequence[float],
+              theirs: Sequence[float], names: tuple[str, str]) -> Html:
     """Two values a row, with the way from one to the other."""
-    with Chart(name, (WIDTH, 84 + 25 * len(rows))) as (chart, axes):
+    with Chart(labels.key, (WIDTH, 84 + 25 * len(rows))) as (chart, axes):
         for y, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             axes.plot([a, b], [y, y], color=LINE, linewidth=3, zorder=1)
         axes.plot(ours, range(len(rows)), MARKS[0], color=GATE, label=names[0], linestyle="",
@@ -202,12 +222,12 @@ def dumbbells(name: str, rows: Sequence[str], ours: Sequence[float], theirs: Seq
         axes.plot(theirs, range(len(rows)), MARKS[1], color=SINGLE, label=names[1], linestyle="",
                   fillstyle="none", markersize=6.5, markeredgewidth=1.8)
         ticked(axes, range(len(rows)), [cut(r, 22) for r in rows], "y")
-        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=labels.x)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2,
                     handletextpad=0.3)
         _quiet(axes, "x")
-        return chart.svg(alt)
+        return chart.svg(labels.alt)
 
 
 def cut(words: str, most: int) -> str:

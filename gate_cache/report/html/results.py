@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gate_cache.learn.metrics.roles import ROLES, Role
-from gate_cache.report.html.charts import Mark, cut, dumbbells, forest
+from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of
 from gate_cache.report.html.page import (
     Column,
@@ -99,7 +99,7 @@ def overview(record: Record, found: Verdict | None) -> Html:
              for g in groups]
     alt = "; ".join(f"{m.name}: {number(m.value)}" for m in marks)
     label = f"{metric_name(record.select)} on test, %"
-    return figure(forest("overview", marks, label, f"{label}: {alt}"),
+    return figure(forest(Labels("overview", f"{label}: {alt}", x=label), marks),
                   f"All methods with {LEVEL} intervals over the test items.")
 
 
@@ -184,8 +184,9 @@ def by_category(record: Record, found: Verdict | None) -> tuple[Html, Html]:
         order = sorted(names, key=lambda n: -(values[0][n] or 0))
         ours, theirs = ([v.get(n) or 0.0 for n in order] for v in values[:2])
         chart = figure(dumbbells(
-            "categories", order, ours, theirs, (heads[0], heads[1]), f"{what}, %",
-            f"{what} by category, GATE and {heads[1]}; the table below has the numbers"),
+            Labels("categories", f"{what} by category, GATE and {heads[1]}; the table below has"
+                   " the numbers", x=f"{what}, %"),
+            order, ours, theirs, (heads[0], heads[1])),
             "By category, GATE's best first.")
     return chart, fold("Every category", listing, opened=not chart)
 

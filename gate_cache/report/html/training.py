@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.report.html.charts import Curve, bars, curves, density
+from gate_cache.report.html.charts import Curve, Labels, bars, curves, density
 from gate_cache.report.html.page import (
     Column,
     Grid,
@@ -41,12 +41,12 @@ def training(record: Record, found: Verdict | None) -> Section:
     losses = [_curve(r, "loss", *shown[r.name]) for r in fitted]
     scores = [c for r in fitted if (c := _curve(r, record.select, *shown[r.name]))]
     known = [c for c in losses if c]
-    made = [figure(curves("loss", known, "Loss", unit, _alt("loss", known)),
+    made = [figure(curves(Labels("loss", _alt("loss", known), "Loss", unit), known),
                    "Mean loss of the task since the last validation.")]
     name = metric_name(record.select)
     if scores:
-        made.append(figure(curves("validation", scores, f"{name} on val, %", unit,
-                                  _alt(name, scores), least=2),
+        made.append(figure(curves(Labels("validation", _alt(name, scores), f"{name} on val, %",
+                                         unit), scores, least=2),
                            "The ring marks the checkpoint that was kept: the best one on val."))
     else:
         made.append(paragraph("There is no val split: the last checkpoint was kept.", note=True))
@@ -130,8 +130,8 @@ def _panels(shown: Result, key: str) -> Html:
     for j, name in enumerate(names if counts else ()):
         alt = (f"{name.capitalize()}: largest weight {_moments(told, 'top1', j)}, second largest"
                f" {_moments(told, 'top2', j)}")
-        drawn = density(f"{key}-density-{j}", {k: v[j] for k, v in counts.items()},
-                        name.capitalize(), alt)
+        drawn = density(Labels(f"{key}-density-{j}", alt, name.capitalize()),
+                        {k: v[j] for k, v in counts.items()})
         made.append(figure(drawn, f"{alt}."))
     if told["overlap"]:
         made.append(_overlap(told["overlap"], key))
@@ -149,15 +149,16 @@ def _means(shown: Result, told: Mapping[str, Any], names: Sequence[str], key: st
     values = dict(zip(names, told["mean"], strict=True))
     alt = "; ".join(f"{n}: " + ", ".join(f"{c} {w:.2f}" for c, w in zip(combos, v, strict=True))
                     for n, v in values.items())
-    return bars(f"{key}-means", combos, values, "Mean weights", "weight", f"Mean weights. {alt}")
+    return bars(Labels(f"{key}-means", f"Mean weights. {alt}", "Mean weights", "weight"), combos,
+                values)
 
 
 def _overlap(shares: Mapping[str, float], key: str) -> Html:
     words = {"none": "none", "top2": "in top 2", "top1": "same top 1"}
     values = [100 * shares[key] for key in words]
     alt = ", ".join(f"{w}: {number(v, 0)} %" for w, v in zip(words.values(), values, strict=True))
-    drawn = bars(f"{key}-overlap", list(words.values()), {"images": values},
-                 "Overlap of assigners", "share of images, %", f"Overlap of assigners. {alt}", 0)
+    drawn = bars(Labels(f"{key}-overlap", f"Overlap of assigners. {alt}", "Overlap of assigners",
+                        "share of images, %"), list(words.values()), {"images": values}, 0)
     return figure(drawn,
                   "Two assigners on one image: none of their two largest weights is for the same"
                   " combo; one is, but not the largest of both; their largest is for the same.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gate_cache.manifest.sweep_file import SEEDS
-from gate_cache.report.html.charts import effect, heat_map
+from gate_cache.report.html.charts import Labels, effect, heat_map
 from gate_cache.report.html.compare import Group, Verdict, grouped
 from gate_cache.report.html.page import (
     Column,
@@ -94,8 +94,8 @@ def _map(title: str, groups: Sequence[Group], changed: dict[str, list[Any]], at:
     alt = "; ".join(f"γ1 {shown(x)}, γ2 {shown(y)}: {number(v)}"
                     for y, row in zip(rows, values, strict=True)
                     for x, v in zip(columns, row, strict=True))
-    drawn = heat_map(f"gammas-{at}", [shown(y) for y in rows], [shown(x) for x in columns], values,
-                     (GREEK["gamma1"], GREEK["gamma2"]), title, alt, notes)
+    drawn = heat_map(Labels(f"gammas-{at}", alt, title, GREEK["gamma1"], GREEK["gamma2"]),
+                     [shown(y) for y in rows], [shown(x) for x in columns], values, notes)
     return figure(drawn, "Weights of both regularisers (Eq. 5; the paper's Figure 11).")
 
 
@@ -115,7 +115,7 @@ def _effect(groups: Sequence[Group], key: str, values: Sequence[Any]) -> Html:
     names = [shown(v) for v in values]
     alt = f"{key}: " + "; ".join(f"{n}: {number(_mean(f))}"
                                  for n, f in zip(names, found, strict=True))
-    return figure(effect(f"effect-{key}", names, found, GREEK.get(key, key), alt),
+    return figure(effect(Labels(f"effect-{key}", alt, GREEK.get(key, key)), names, found),
                   "A dot a configuration; the line is their mean.")
 
 
