@@ -152,10 +152,10 @@ def _compare(a: Side, b: Side, x: str, y: str, values: bool) -> ComboDiff:
 
 def _common(a: ComboView, b: ComboView) -> list[tuple[int, int]]:
     """Rows of the same image that both have done."""
-    there, ours, theirs = b.store.samples, a.done(), b.done()
-    found = [(row, there.find(*key)) for row, key in enumerate(
-        zip(a.store.samples.ids, a.store.samples.sha256, strict=True)) if ours[row]]
-    return [(x, y) for x, y in found if y is not None and theirs[y]]
+    here, ours, theirs = a.store.samples, a.done(), b.done()
+    found = b.store.samples.find_all(here.ids, here.sha256.raw)
+    rows = (ours & (found >= 0)).nonzero()[0]
+    return [(x, y) for x, y in zip(rows.tolist(), found[rows].tolist(), strict=True) if theirs[y]]
 
 
 def _alike(a: FeatureStore, b: FeatureStore) -> bool:
@@ -166,8 +166,8 @@ def _blocks(a: ComboView, b: ComboView, rows: list[tuple[int, int]]) -> int:
     """Rows in blocks whose marks, which hold a checksum, differ."""
     blocks = -(-len(a.store.samples) // a.store.block)
     ours, theirs = (done.read_marks(v.store.folder, v.name, blocks) for v in (a, b))
-    return sum(bool(ours[row // a.store.block] != theirs[row // a.store.block])
-               for row, _ in rows)
+    block = np.array([row for row, _ in rows], np.int64) // a.store.block
+    return int((ours[block] != theirs[block]).sum())
 
 
 def _values(a: ComboView, b: ComboView, rows: list[tuple[int, int]]) -> tuple[int, float]:

@@ -66,7 +66,7 @@ class Extracted:
 
 
 def extract(work: Workspace, *, batch: int | None = None, threads: int | None = None,
-            spread: Workers | None = None, wait: bool = True) -> Extracted:
+            spread: Workers | None = None, wait: bool = True, rehash: bool = False) -> Extracted:
     """Extract all that is missing.
 
     Parameters
@@ -76,6 +76,7 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     threads : of the CPU in a pass; by default what the store was begun with
     spread : compute on several workers
     wait : until another extraction of this store ends; else that is an error
+    rehash : read every image, whatever is remembered of files that look unchanged
 
     Raises
     ------
@@ -90,7 +91,7 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     block = store_block(manifest, [p.shapes for p in plans])
     with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
                      threads or own_threads(spread), show.say if wait else None) as store:
-        new, gone = register(store, dataset, ids, show)
+        new, gone = register(store, dataset, ids, show, rehash)
         remember(path, work.roots)
         _tell_anew(work, plans)
         order = ExtractionJob(_for_others(work) if spread else work, batch or store.batch,

@@ -75,8 +75,7 @@ def status(work: Workspace) -> Status:
         return Status(str(path), False, missing, [], found)
     store = work.store()
     recipes, notes = work.recipes()
-    known = set(store.samples.ids)
-    rows = [store.samples.row(i) for i in ids if i in known]
+    rows = [store.samples.row(i) for i in ids if i in store.samples]
     combos = [_combo(store, manifest, name, recipes.get(name), rows, len(ids))
               for name in manifest.combos]
     named = {c.group for c in combos}

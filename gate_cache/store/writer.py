@@ -50,7 +50,7 @@ class StoreWriter:
         self._identity = self.folder.identity()
         self._used: set[str] = set()  # groups that are written to
         try:
-            self.samples = read_samples(self.folder, checked=self.attrs["format"] > 1)
+            self.samples = read_samples(self.folder, self.attrs["format"])
         except StoreError as error:
             raise StoreError(f"{path}: {error}") from None
 
@@ -94,8 +94,7 @@ class StoreWriter:
         """Append rows to the table; they count once the group's attribute says so."""
         with disk_errors(self.path):
             self.check()
-            append_samples(self.folder, new)
-        self.samples = read_samples(self.folder)
+            self.samples = append_samples(self.folder, self.samples, new)
         return self.samples
 
     def find(self, recipe: Recipe) -> GroupWriter | None:
@@ -199,13 +198,13 @@ class StoreWriter:
                 bind(self._writer(name))
 
     def _seal(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add checksums of metadata, which format 1 had not."""
-        for name in (*groups, SAMPLES):
+        """Add checksums of metadata, which format 1 had not, and today's of the table."""
+        for name in (*groups, SAMPLES) if self.attrs["format"] == 1 else ():
             for array in self.folder.names(name):
                 if document := read_meta(self.folder, f"{name}/{array}"):
                     write_array(self.folder, f"{name}/{array}", document)
-        for name, attrs in groups.items():
-            put_attrs(self.folder, name, attrs)
+            if name in groups:
+                put_attrs(self.folder, name, groups[name])
         seal_samples(self.folder, self.samples)
         self.attrs = put_attrs(self.folder, "", {**self.attrs, "format": FORMAT})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
+from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.workspace.workspace import Workspace
 
-VERSION = 3
+VERSION = 4
 """Of what is read and told: another one reads anew."""
 
 
@@ -159,19 +161,31 @@ def _file(work: Workspace, dataset: ImageDataset) -> Path | None:
     sources = getattr(dataset, "sources", None)
     if sources is None:
         return None
-    ids = [s.id for s in dataset.samples()]
-    files = {str(p): p for i in ids for p in sources(i)}
-    files |= {str(p): p for p in getattr(dataset, "tables", ()) if p}
     told: dict[str, Any] = {
         "version": VERSION, "dataset": work.manifest.dataset.model_dump(mode="json")}
     try:
-        told["files"] = {name: _stamp(path) for name, path in files.items()}
-        told["splits"] = [dataset.split_of(i) for i in ids] if hasattr(dataset, "split_of") else []
+        told["files"] = _files(dataset)
+        told["tables"] = {str(p): _stamp(p) for p in getattr(dataset, "tables", ()) if p}
+        if not getattr(dataset, "named_splits", False):
+            told["splits"] = [dataset.split_of(s.id) for s in dataset.samples()] \
+                if hasattr(dataset, "split_of") else []
         told["classes"] = list(getattr(dataset, "classes", ()))
         told["other"] = dataset.passed_over() if hasattr(dataset, "passed_over") else {}
         return cache_folder() / "data" / f"{fingerprint(told)}.json"
     except (OSError, DataError):
         return None
+
+
+def _files(dataset: Any) -> str:
+    """A digest of all samples, and of the sizes and times of all their files."""
+    ids = [s.id for s in dataset.samples()]
+    found = hashlib.sha256("\n".join(ids).encode())
+    if isinstance(dataset, ImageFiles) and type(dataset).sources is ImageFiles.sources:
+        found.update(f"{dataset.root}".encode() + dataset.stamps().tobytes())
+        return found.hexdigest()
+    for path in dict.fromkeys(p for i in ids for p in dataset.sources(i)):
+        found.update(f"{path}{_stamp(path)}".encode())
+    return found.hexdigest()
 
 
 def _stamp(path: Path) -> list[int]:

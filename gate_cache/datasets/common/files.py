@@ -6,13 +6,14 @@ import codecs
 import io
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
 from gate_cache.core.fingerprint import file_sha256
 from gate_cache.core.preprocessing import WHITE, Color
+from gate_cache.datasets.common.base import Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,11 @@ class ImageFiles:
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self.root = root
+        self._stamps: npt.NDArray[np.int64] | None = None
+
+    def samples(self) -> Sequence[Sample]:
+        """All samples, in a fixed order."""
+        raise NotImplementedError
 
     def path(self, sample_id: str) -> Path:
         """The image file of a sample."""
@@ -45,6 +51,17 @@ class ImageFiles:
             return file_sha256(self.path(sample_id))
         except OSError as error:
             raise DataError(f"{self.path(sample_id)}: cannot be read: {error.strerror}") from None
+
+    def stamps(self) -> npt.NDArray[np.int64]:
+        """(N, 4): size, inode, modification and change time of each sample's file; changes when
+        anything does."""
+        if self._stamps is None:
+            import numpy as np
+
+            found = (os.stat(self.path(s.id)) for s in self.samples())
+            self._stamps = np.array([(i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns)
+                                     for i in found], np.int64).reshape(-1, 4)
+        return self._stamps
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
         """Every file that decides a sample: the image, and what is known of it."""
@@ -124,10 +141,14 @@ def passed_over(root: Path, known: Collection[str]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def walk(root: Path, extensions: frozenset[str]) -> list[str]:
+def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = None) -> list[str]:
     """Relative paths (``/`` between parts) of all files with these extensions, sorted.
 
     Hidden files and folders are skipped; links to folders are followed, loops are not.
+
+    Parameters
+    ----------
+    others : counts the other files by suffix, as `passed_over` does
 
     Raises
     ------
@@ -138,13 +159,27 @@ def walk(root: Path, extensions: frozenset[str]) -> list[str]:
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = sorted(f for f in folders if not f.startswith(".")
                             and not _loops(os.path.join(folder, f), root))
-        below = Path(folder).relative_to(root)
-        found += [(below / n).as_posix() for n in names
-                  if not n.startswith(".") and os.path.splitext(n)[1].lower() in extensions]
-    for name in found:
-        if not _is_utf8(name):
-            raise DataError(f"{root}: the file name {name!r} is not UTF-8; rename it")
-    return sorted(found)
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        for name in names:
+            if name[0] == ".":
+                continue
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in extensions:
+                found.append(prefix + name)
+            elif others is not None and name not in _SYSTEM and "__MACOSX" not in prefix:
+                others[suffix or name] += 1
+    found.sort()
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{root}: the file name {_not_utf8(found)!r} is not UTF-8; rename it"
+                        ) from error
+    return found
+
+
+def _not_utf8(names: list[str]) -> str:
+    return next(n for n in names if n != n.encode(errors="ignore").decode())
 
 
 def _refuse(error: OSError) -> None:
@@ -157,11 +192,3 @@ def _loops(path: str, root: Path) -> bool:
         return False
     way = [p for p in Path(path).parents if p == root or root in p.parents]
     return os.path.realpath(path) in {os.path.realpath(p) for p in way}
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

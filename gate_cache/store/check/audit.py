@@ -26,7 +26,7 @@ from gate_cache.store.format.attrs import (
 )
 from gate_cache.store.format.documents import Document, dumped, map_document, write_array
 from gate_cache.store.format.encodings import encoding_of
-from gate_cache.store.format.layout import DONE, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.layout import DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
 from gate_cache.store.format.samples import (
     COLUMNS,
     COUNT,
@@ -34,6 +34,7 @@ from gate_cache.store.format.samples import (
     column_chunks,
     column_document,
     read_samples,
+    table_checksum,
 )
 from gate_cache.store.places.folders import PARTIAL, Folder, is_number
 
@@ -72,16 +73,17 @@ class Audit:
 
     def _table(self) -> Iterator[Finding]:
         try:
-            self.samples = read_samples(self.folder, checked=self.attrs["format"] > 1)
+            self.samples = read_samples(self.folder, self.attrs["format"])
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
                           way_out=f"{COPY}: what is in the rows cannot be told without it")
             return
         table = self.samples
         attributes: Document = {COUNT: len(table)}
-        if self.attrs["format"] > 1:
-            attributes[CHECKSUM] = table.checksum()
         found = read_meta(self.folder, SAMPLES) or {}
+        if self.attrs["format"] > 1:
+            stated = found.get("attributes", {}).get(CHECKSUM)
+            attributes[CHECKSUM] = table_checksum(table, stated)
         if {**found, "attributes": attributes} != _group_document(attributes):
             yield Finding(f"{SAMPLES}/{META}", "is damaged", way_out=COPY)
         yield from self._form(SAMPLES)
@@ -99,12 +101,11 @@ class Audit:
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
             return
-        expected = dict(column_chunks(table, name))
-        for chunk, data in expected.items():
+        for chunk, data in column_chunks(table, name):
             if self.folder.read(chunk) != data:
                 yield Finding(chunk, "is damaged where no row is", Mend(
                     f"{chunk} is written anew", partial(self.folder.write, chunk, [data])))
-        names = {chunk.split("/")[3] for chunk in expected}
+        names = set(map(str, range(-(-len(table) // SAMPLE_CHUNK))))
         yield from self._strays(key, {META, "c"})
         yield from self._strays(f"{key}/c", names)
 

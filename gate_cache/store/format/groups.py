@@ -33,6 +33,17 @@ Stored = dict[str, npt.NDArray[Any]]
 """Rows of a group's arrays as they are stored, by name."""
 
 
+class Blocks(list[range]):
+    """Row ranges of blocks; whether one is among them is told without a search."""
+
+    def __init__(self, blocks: Iterable[range]) -> None:
+        super().__init__(blocks)
+        self._set = frozenset(self)
+
+    def __contains__(self, rows: object) -> bool:
+        return rows in self._set
+
+
 class GroupWriter:
     """One group of maps (a combo's, or the latents) being filled block by block.
 
@@ -51,6 +62,7 @@ class GroupWriter:
         self.rows = rows
         self.block = block
         self.attrs: dict[str, Any] = read_attrs(folder, name)
+        self._absent = frozenset(self.attrs.get(ABSENT, ()))
         self._may_write = may_write
         self._back: set[int] = set()
         self._noting = Lock()
@@ -115,21 +127,21 @@ class GroupWriter:
 
     def absent(self, rows: range) -> list[int]:
         """Rows that are void since their image was gone when they were written."""
-        return [row for row in self.attrs.get(ABSENT, ()) if row in rows]
+        return [row for row in rows if row in self._absent]
 
-    def todo(self, gone: Collection[int] = ()) -> list[range]:
+    def todo(self, gone: Collection[int] = ()) -> Blocks:
         """Row ranges of blocks that are not done, or hold fewer rows than they should.
 
         Parameters
         ----------
         gone : rows whose image is not there now; a block is done without them
         """
-        self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
+        self._back = {row for row in self._absent if row not in gone}
         marks = done.read_marks(self.folder, self.name, len(blocks_of(self.rows, self.block)))
         have = done.rows_in(marks)
         self._seen = dict(enumerate(marks.tolist()))
-        return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
-                if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows)]
+        return Blocks(rows for i, rows in enumerate(blocks_of(self.rows, self.block))
+                      if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows))
 
     def kept(self, rows: range) -> int:
         """How many leading rows of a block need not be computed (images were added since)."""
@@ -260,12 +272,15 @@ class GroupWriter:
             if self._mark(rows) and not self.kept(rows):
                 done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
             self._note_absent(rows, absent)
-            checksums = self._put(block, ordered)
-            self.write_sums(block, checksums)
-            mark = done.mark_of(checksums, self.lengths)
-            done.write_mark(self.folder, self.name, block, mark)
-            if self._seen is not None:
-                self._seen[block] = mark
+            self.commit(rows, self._put(block, ordered))
+
+    def commit(self, rows: range, found: Sums) -> None:
+        """Mark a block done, whose shards are there to stay and have these rows."""
+        block, mark = rows.start // self.block, done.mark_of(found, self.lengths)
+        self.write_sums(block, found)
+        done.write_mark(self.folder, self.name, block, mark)
+        if self._seen is not None:
+            self._seen[block] = mark
 
     def _put(self, block: int, arrays: Maps) -> Sums:
         """Write a block's shards; the checksums of its rows, each taken once."""
@@ -285,12 +300,12 @@ class GroupWriter:
 
         Written at once, so that several workers need not share an attribute.
         """
-        kept = set(self.attrs.get(ABSENT, ()))
+        absent = set(self._absent)
         for rows in blocks:
-            stay = rows[: self.kept(rows)]
-            kept = {r for r in kept if r not in rows or r in stay}
-            kept |= {r for r in rows[len(stay):] if r in gone}
-        self._note(kept)
+            fresh = rows[self.kept(rows):]
+            absent.difference_update(fresh)
+            absent.update(row for row in fresh if row in gone)
+        self._note(absent)
 
     def note_device(self, device: str) -> None:
         """Say that some rows are computed on this device."""
@@ -301,11 +316,13 @@ class GroupWriter:
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void; blocks may be written at a time."""
         with self._noting:
-            self._note(set(self.attrs.get(ABSENT, ())).difference(rows).union(absent))
+            if set(absent) != {row for row in rows if row in self._absent}:
+                self._note(self._absent.difference(rows).union(absent))
 
-    def _note(self, absent: set[int]) -> None:
-        if absent != set(self.attrs.get(ABSENT, ())):
+    def _note(self, absent: Collection[int]) -> None:
+        if absent != self._absent:
             self._put_attrs({ABSENT: sorted(absent)})
+            self._absent = frozenset(absent)
 
     def _put_attrs(self, changed: Mapping[str, Any]) -> None:
         with self._writing():

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gate_cache.store.format.encodings import Encoding
 
-FORMAT = 2
-"""1: as 2, but without checksums of attributes and of the table of samples."""
+FORMAT = 3
+"""1: no checksums of attributes and of the table of samples. 2: a file for each block's mark, a
+folder for each shard, and the table's checksum is of its JSON. Each array says how it is laid out,
+so that what an older release has written is extended as it is."""
 SAMPLES = "samples"
 LATENTS = "latents"
 LATENT_MAP = "x0"

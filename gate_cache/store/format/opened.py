@@ -43,7 +43,7 @@ class OpenStore:
     def samples(self) -> Samples:
         """The table of samples. Opened once: open the store again to see later ones."""
         try:
-            return read_samples(self.folder, checked=self.attrs["format"] > 1)
+            return read_samples(self.folder, self.attrs["format"])
         except StoreError as error:
             raise StoreError(f"{self.path}: {error}") from None
 

@@ -154,7 +154,8 @@ class TableAttrs(_Model):
     """Attributes of the table of samples."""
 
     count: Row
-    checksum: Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")] | None = None
+    checksum: Annotated[str, StringConstraints(
+        pattern="^([0-9a-f]{16}|[0-9a-f]{64})$")] | None = None
 
 
 def parse(raw: bytes | None) -> dict[str, Any] | None:
