@@ -124,8 +124,9 @@ def ours(stub: Stub) -> Callable[[dict[str, GroupWriter]], None]:
                            for name, group in groups.items() if name != LATENTS]
         source: Any = Source()
         model: Any = stub
-        engine = Engine(Work(source, jobs, groups[LATENTS], ()), model, 1)
-        engine.run(blocks_of(groups[LATENTS].rows, BLOCK), Unheard())
+        engine = Engine(model, 1)
+        engine.run(Work(source, jobs, groups[LATENTS], [], ()),
+                   blocks_of(groups[LATENTS].rows, BLOCK), Unheard())
         engine.close()
     return run
 

@@ -38,12 +38,14 @@ from gate_cache.diffusion.models.embedded import HOME, LORAS
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.noise import noise
 from gate_cache.extraction.extract import extract
+from gate_cache.extraction.inputs import ImageSource
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.status import status
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.places.disk import bytes_below
 from gate_cache.store.places.local import LocalFolder
+from gate_cache.store.writer import StoreWriter
 from gate_cache.workspace.device import out_of_memory
 from gate_cache.workspace.workspace import Workspace
 
@@ -354,18 +356,82 @@ def test_what_a_store_keeps_to_is_said(toy: Toy, capsys: pytest.CaptureFixture[s
         assert words in said
 
 
-def test_all_damaged_images_are_named_before_anything_is_stored(
+def test_damaged_images_are_told_at_the_end_and_hold_up_no_other(
         roots: Roots, manifest: WriteManifest) -> None:
     folder = photos(roots, 4)
     whole = (folder / "01.png").read_bytes()
     (folder / "01.png").write_bytes(whole[: len(whole) // 2])
     (folder / "03.png").write_text("no picture")
-    with pytest.raises(DataError) as caught:
-        extract(Workspace(manifest(**FOLDER), roots, "cpu"))
-    lines = str(caught.value).splitlines()
-    assert [("01.png" in line, "03.png" in line) for line in lines] == [(True, False),
-                                                                       (False, True)]
-    assert len(FeatureStore.open(roots.stores / "toy.zarr").samples) == 0
+    result = extract(Workspace(manifest(**FOLDER), roots, "cpu"))
+    assert list(result.unread) == ["duck/01.png", "duck/03.png"]
+    assert [i in why for i, why in result.unread.items()] == [True, True]
+    assert result.rows == {"latents": 2, "plain": 2}
+    store = FeatureStore.open(result.store)
+    assert store.samples.ids == ("duck/00.png", "duck/02.png") and store["plain"].done().all()
+    (folder / "01.png").write_bytes(whole)
+    again = extract(Workspace(manifest(**FOLDER), roots, "cpu"))
+    assert (list(again.unread), again.rows["plain"]) == (["duck/03.png"], 1)
+
+
+def test_a_damaged_image_ends_the_command_with_2(roots: Roots, manifest: WriteManifest,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    from gate_cache.commands.extraction import extract as command
+    from gate_cache.commands.options import Machine
+
+    (photos(roots, 3) / "01.png").write_text("no picture")
+    loaded = manifest(**FOLDER)
+    with pytest.raises(DataError, match=r"1 of 3 images cannot be read and were left out") as told:
+        command(loaded.path, on=Machine(roots.data, roots.models, str(roots.stores), roots.runs))
+    assert told.value.exit_code == 2 and "01.png" in str(told.value)
+    assert "extracted (rows): latents 2, plain 2" in capsys.readouterr().out
+
+
+def test_an_image_that_goes_bad_after_it_was_registered_is_left_out(
+        roots: Roots, manifest: WriteManifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real = photos(roots, 4), ImageSource.image
+    broken = ["duck/02.png"]
+
+    def image(self: ImageSource, row: int) -> Any:
+        if self.samples[row] in broken:
+            raise DataError(f"{folder}/02.png: cannot be read")
+        return real(self, row)
+
+    monkeypatch.setattr(ImageSource, "image", image)
+    result = extract(Workspace(manifest(**FOLDER), roots, "cpu"))
+    assert list(result.unread) == broken and result.rows["plain"] == 3
+    store = FeatureStore.open(result.store)
+    assert store["plain"].done().tolist() == [True, True, False, True]
+    with pytest.raises(RowNotDone, match="its image was gone or changed"):
+        store["plain"]["up1"][2]
+    broken.clear()
+    result = extract(Workspace(manifest(**FOLDER), roots, "cpu"))
+    assert not result.unread and FeatureStore.open(result.store)["plain"].done().all()
+
+
+def test_extracting_begins_before_all_images_are_looked_at(
+        roots: Roots, manifest: WriteManifest, monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path) -> None:
+    """In rounds, the first one of two images: rows and values are those of one round."""
+    photos(roots, 11)
+    other = Roots(roots.data, roots.models, tmp_path / "rounds", roots.runs)
+    at_once = extract(Workspace(manifest(**FOLDER), roots, "cpu"))
+    appended, real = list[int](), StoreWriter.append
+
+    def append(self: StoreWriter, new: Any) -> Any:
+        appended.append(len(new))
+        return real(self, new)
+
+    monkeypatch.setattr(StoreWriter, "append", append)
+    monkeypatch.setattr("gate_cache.extraction.extract.FIRST", 2)
+    result = extract(Workspace(manifest(**FOLDER), other, "cpu"))
+    assert appended == [6, 5]  # blocks of three: 2 wait, 6 of 6, the rest
+    assert (result.new_images, result.rows) == (11, at_once.rows)
+    assert_same(result.store, at_once.store)
+    assert (roots.data / "photos/duck/04.png").unlink() is None
+    photos(roots, 13)  # 04.png is another picture now
+    for place in (roots, other):
+        extract(Workspace(more(manifest), place, "cpu"))
+    assert_same(result.store, at_once.store)
 
 
 def test_a_missing_data_set_is_named(roots: Roots, manifest: WriteManifest) -> None:

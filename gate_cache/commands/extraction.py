@@ -14,7 +14,7 @@ from gate_cache.commands.options import (
     interruptible,
     print_json,
 )
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import DataError, UserError
 
 
 def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
@@ -40,10 +40,15 @@ def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
         spread = Workers(workers, scheduler) if workers or scheduler else None
         done = stage(work, batch=batch, threads=threads, spread=spread, rehash=rehash)
     if as_json:
-        return print_json(done)
-    from gate_cache.report.terminal.tables import show_extracted
+        print_json(done)
+    else:
+        from gate_cache.report.terminal.tables import show_extracted
 
-    show_extracted(done)
+        show_extracted(done)
+    if done.unread:
+        raise DataError("\n".join([*done.unread.values(), f"{len(done.unread)} of {done.images}"
+                                   " images cannot be read and were left out; mend them and run"
+                                   " the same command again"]))
 
 
 def lora(manifest: ManifestPath,

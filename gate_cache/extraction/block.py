@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gate_cache.core.errors import StoreError
+from gate_cache.core.errors import DataError, StoreError
 from gate_cache.extraction.inputs import BlockInputs, ImageSource
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 
@@ -38,12 +38,14 @@ class Work:
 
     Attributes
     ----------
+    latents, blocks : the group of latents, and what is left to do of it
     gone : rows whose image is not in the data set any more
     """
 
     source: ImageSource
     jobs: list[Job]
     latents: GroupWriter
+    blocks: list[range]
     gone: Collection[int]
 
     def fresh(self, group: GroupWriter, rows: range) -> list[int]:
@@ -56,6 +58,9 @@ class Told(Protocol):
 
     def computed(self, rows: int) -> None:
         """Rows of some combo have come from the device."""
+
+    def unread(self, sample_id: str, why: str) -> None:
+        """An image cannot be read any more; its row stays void."""
 
     def written(self, group: str, rows: int) -> None:
         """A group's block is in the store, with this many new rows."""
@@ -105,6 +110,28 @@ class Block:
 
     def prepare(self) -> None:
         """Read images and find edges: all that the device is not needed for."""
+        try:
+            self._read()
+        except DataError:
+            if not self._leave_out():
+                raise  # no image's own fault: a control image, a caption
+            self._read()
+
+    def _leave_out(self) -> bool:
+        """Take rows out whose image cannot be read; whether there are any."""
+        unread = {}
+        for row in set[int]().union(*(draft.left for draft in self._drafts.values())):
+            try:
+                self._inputs.images([row])
+            except DataError as error:
+                unread[row] = str(error)
+        for draft in self._drafts.values():
+            draft.leave_out(unread)
+        for row, why in unread.items():
+            self._told.unread(self._inputs.id(row), why)
+        return bool(unread)
+
+    def _read(self) -> None:
         self._lanes = self._work.source.passes(
             (plan, self._drafts[plan.name].left) for plan in self._plans)
         if rows := sorted(self._drafts[LATENTS].left):
@@ -196,6 +223,12 @@ class _Draft:
         self.left = set(rows[self._kept:]).difference(self._void)
         self._fresh = len(self.left)
         self._block: Buffers | None = None
+
+    def leave_out(self, rows: Collection[int]) -> None:
+        """Have rows stay void."""
+        self._void += self.left.intersection(rows)
+        self.left.difference_update(rows)
+        self._fresh = len(self.left)
 
     def bring(self, piece: Piece, transfer: Transfer) -> Callable[[], bool]:
         """Begin to copy computed rows to their places; see `Transfer.start`."""

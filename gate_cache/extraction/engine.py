@@ -21,20 +21,19 @@ IN_FLIGHT, READERS, WRITERS = 3, 2, 2
 
 
 class Engine:
-    """A loaded model at work on a store's blocks.
+    """A loaded model at work on blocks of a store.
 
     Parameters
     ----------
     threads : of the CPU in a pass; they decide the last bits of its result
     """
 
-    def __init__(self, work: Work, extractor: Extractor, threads: int) -> None:
+    def __init__(self, extractor: Extractor, threads: int) -> None:
         import torch
 
         from gate_cache.extraction.transfer import HostMemory, Transfer
 
         device = extractor.model.device
-        self._work = work
         self._extractor = extractor
         self._stop = threading.Event()
         self._device = ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,))
@@ -49,7 +48,7 @@ class Engine:
 
         return described(self._extractor.model.device)
 
-    def run(self, blocks: Iterable[range], told: Told) -> None:
+    def run(self, work: Work, blocks: Iterable[range], told: Told) -> None:
         """All these blocks; what was written before an error is kept.
 
         Parameters
@@ -57,7 +56,7 @@ class Engine:
         told : hears what has come, from several threads
         """
         with ThreadPoolExecutor(IN_FLIGHT, "blocks") as pool:
-            tasks = [pool.submit(self.block, rows, told) for rows in blocks]
+            tasks = [pool.submit(self.block, work, rows, told) for rows in blocks]
             try:
                 wait(tasks, return_when=FIRST_EXCEPTION)
             finally:
@@ -68,9 +67,9 @@ class Engine:
             if not task.cancelled():
                 task.result()
 
-    def block(self, rows: range, told: Told) -> None:
+    def block(self, work: Work, rows: range, told: Told) -> None:
         """One block, from its images to the store; may run in several threads at a time."""
-        block = Block(self._work, rows, self._extractor, self._helpers, told)
+        block = Block(work, rows, self._extractor, self._helpers, told)
         block.prepare()
         if not self._stop.is_set():
             block.finish(self._device.submit(block.compute, self._stop.is_set).result())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from gate_cache.core.versions import versions
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
-from gate_cache.extraction.register import register
+from gate_cache.extraction.register import FIRST, Registration
 from gate_cache.extraction.storing import encoding_asked, store_block
 from gate_cache.extraction.threads import own_threads
 from gate_cache.extraction.validate import sample_problems
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
 
+    _Run = Callable[[ExtractionJob, Work, list[range]], None]
+    """Computes blocks."""
+
+
+FIRST_OF_OTHERS = 8192
+"""Images of the first round of a cluster, whose workers load the model for each."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -57,12 +64,14 @@ class Extracted:
     images : samples of the data set
     new_images : of them, appended to the store by this run
     rows : combo name to rows computed by this run (0: it was all there)
+    unread : id of each image that could not be read, and was left out, to why
     """
 
     store: Place
     images: int
     new_images: int
     rows: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
 
 def extract(work: Workspace, *, batch: int | None = None, threads: int | None = None,
@@ -91,29 +100,70 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     block = store_block(manifest, [p.shapes for p in plans])
     with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
                      threads or own_threads(spread), show.say if wait else None) as store:
-        new, gone = register(store, dataset, ids, show, rehash)
-        remember(path, work.roots)
-        _tell_anew(work, plans)
+        images = Registration(store, dataset, ids, rehash, FIRST_OF_OTHERS if spread else FIRST)
         order = ExtractionJob(_for_others(work) if spread else work, batch or store.batch,
-                              threads or store.threads or own_threads(spread), frozenset(gone))
-        left = open_work(order, store, files, plans)
-        result = Extracted(path, len(ids), new, dict.fromkeys([LATENTS, *manifest.combos], 0))
-        _tell_kept(work, store, left.jobs)
-        if any(todo for _, todo in _todo(left)):
-            need_space(path, _space(left, store.block))
-            for group, todo in _todo(left):
-                if todo:
-                    group.fit()
-                    group.note_absent(todo, order.gone)
-            for note in files.notes:
-                show.say(f"note: {note}")
-            show.say(f"loading {files.source}")
-            with _place(order, left, files, path, spread) as run:
-                total = sum(len(left.fresh(j.group, r)) for j in left.jobs for r in j.todo)
-                blocks = sorted({(r.start, r.stop) for _, todo in _todo(left) for r in todo})
-                with show.task("extracting", total, "rows") as task:
-                    run([range(*block) for block in blocks], _Heard(result, task))
+                              threads or store.threads or own_threads(spread), frozenset())
+        result = Extracted(path, len(ids), 0, dict.fromkeys([LATENTS, *manifest.combos], 0))
+        with _Rounds(work, store, files, plans, result) as rounds:
+            for _ in images.rounds(show):
+                rounds.extract(images, replace(order, gone=images.gone), spread)
+        result.new_images, result.unread = images.new, {**images.unread, **result.unread}
     return result
+
+
+class _Rounds(ExitStack):
+    """Rounds of images through one loaded model, which is closed at the end."""
+
+    def __init__(self, work: Workspace, store: StoreWriter, files: ModelFiles,
+                 plans: Sequence[PlannedCombo], result: Extracted) -> None:
+        super().__init__()
+        self._work = work
+        self._store = store
+        self._files = files
+        self._plans = plans
+        self._heard = _Heard(result)
+        self._run: _Run | None = None
+        self._told = False
+
+    def extract(self, images: Registration, order: ExtractionJob, spread: Workers | None) -> None:
+        """Compute all that is missing of the images that are registered."""
+        if not self._told:
+            remember(self._store.path, self._work.roots)
+            _tell_anew(self._work, self._plans)
+        left = open_work(order, self._store, self._files, self._plans)
+        if not self._told:
+            _tell_kept(self._work, self._store, left.jobs)
+        self._told = True
+        todo = {group: [rows for rows in rows_ if images.settled(rows)]
+                for group, rows_ in _todo(left)}
+        blocks = sorted({(r.start, r.stop) for ready in todo.values() for r in ready})
+        if not blocks:
+            return
+        rows = sum(len(left.fresh(j.group, r)) for j in left.jobs for r in j.todo)
+        rows += images.unknown * len(left.jobs)
+        if self._run is None:
+            need_space(self._store.path, _space(left, self._store.block, images.unknown))
+            images.hide()
+            plans = [job.plan for job in left.jobs if job.todo or images.unknown]
+            self._run = self._begin(order, plans, spread, rows)
+        self._heard.expect(rows)
+        for group, ready in todo.items():
+            if ready:
+                group.fit()
+                group.note_absent(ready, order.gone)
+        self._run(order, left, [range(*block) for block in blocks])
+
+    def _begin(self, order: ExtractionJob, plans: Sequence[PlannedCombo],
+               spread: Workers | None, rows: int) -> _Run:
+        show, files = self._work.progress, self._files
+        for note in files.notes:
+            show.say(f"note: {note}")
+        show.say(f"loading {files.source}")
+        place = _elsewhere(self._store.path, spread, self._heard) if spread else \
+            _here(order, plans, files, self._heard)
+        run = self.enter_context(place)
+        self._heard.task = self.enter_context(show.task("extracting", rows, "rows"))
+        return run
 
 
 def _for_others(work: Workspace) -> Workspace:
@@ -174,55 +224,72 @@ def _tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
 
 def _todo(work: Work) -> Iterator[tuple[GroupWriter, list[range]]]:
     """The latents' and every combo's group, and what is left to do of it."""
-    yield work.latents, work.latents.todo(work.gone)
+    yield work.latents, work.blocks
     yield from ((job.group, job.todo) for job in work.jobs)
 
 
-def _space(work: Work, block: int) -> int:
-    """Bytes that what is left to do will take."""
+def _space(work: Work, block: int, more: int) -> int:
+    """Bytes that what is left to do will take, and so many images that are not registered yet."""
     total = 0
     for group, todo in _todo(work):
-        left, shapes = sum(map(len, todo)), {name: group.shape(name) for name in group.maps}
+        left, shapes = sum(map(len, todo)) + more, {name: group.shape(name) for name in group.maps}
         total += group_footprint(shapes, group.encoding, left, block).bytes if left else 0
     return total
 
 
 @contextmanager
-def _place(order: ExtractionJob, work: Work, files: ModelFiles, store: Place,
-           spread: Workers | None) -> Iterator[Callable[[list[range], _Heard], None]]:
-    """Where blocks are computed, this process or a cluster: what runs them."""
+def _elsewhere(store: Place, spread: Workers, heard: _Heard) -> Iterator[_Run]:
+    """Blocks in a cluster, which loads the model for every round."""
+    from gate_cache.extraction import cluster
+
+    with cluster.local(spread.workers) if spread.workers else cluster.remote(
+            spread.scheduler) as client:
+        yield lambda order, _, blocks: cluster.run(
+            client, cluster.BlockWorker(order, store.resolve()), blocks, heard.counted)
+
+
+@contextmanager
+def _here(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles,
+          heard: _Heard) -> Iterator[_Run]:
+    """Blocks in this process."""
     from gate_cache.workspace.device import out_of_memory, smaller_than
 
-    if spread:
-        from gate_cache.extraction import cluster
+    with out_of_memory(smaller_than(order.batch)):
+        engine = open_engine(order, plans, files)
 
-        site = cluster.BlockWorker(order, store.resolve())
-        with cluster.local(spread.workers) if spread.workers else cluster.remote(
-                spread.scheduler) as client:
-            yield lambda blocks, heard: cluster.run(client, site, blocks, heard.counted)
-        return
-    engine = open_engine(order, work, files)
-    for group, todo in _todo(work):
-        if todo:
-            group.note_device(engine.device)
-    try:
-        with out_of_memory(smaller_than(order.batch)):
-            yield engine.run
-    finally:
-        engine.close()
+        def run(_: ExtractionJob, work: Work, blocks: list[range]) -> None:
+            for group, todo in _todo(work):
+                if todo:
+                    group.note_device(engine.device)
+            engine.run(work, blocks, heard)
+        try:
+            yield run
+        finally:
+            engine.close()
 
 
 class _Heard:
     """Keeps count for the user; called from several threads."""
 
-    def __init__(self, result: Extracted, task: ProgressTask) -> None:
+    task: ProgressTask
+
+    def __init__(self, result: Extracted) -> None:
         self._result = result
-        self._task = task
+        self._computed = 0
         self._lock = threading.Lock()
+
+    def expect(self, left: int) -> None:
+        """So many rows are left to compute."""
+        self.task.expect(self._computed + left)
 
     def computed(self, rows: int) -> None:
         with self._lock:
-            self._task.advance(rows)
+            self._computed += rows
+            self.task.advance(rows)
+
+    def unread(self, sample_id: str, why: str) -> None:
+        with self._lock:
+            self._result.unread[sample_id] = why
 
     def written(self, group: str, rows: int) -> None:
         with self._lock:

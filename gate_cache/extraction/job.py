@@ -66,15 +66,14 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
         jobs.append(Job(plan, group, group.todo(order.gone)))
     dataset = open_dataset(manifest.dataset, workspace.roots)
     source = open_source(workspace, dataset, store.samples, files, order.gone)
-    return Work(source, jobs, latents, order.gone)
+    return Work(source, jobs, latents, latents.todo(order.gone), order.gone)
 
 
-def open_engine(order: ExtractionJob, work: Work, files: ModelFiles) -> Engine:
-    """The model with what the jobs that are not done need."""
+def open_engine(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles) -> Engine:
+    """The model with what these combos need."""
     from gate_cache.diffusion.passes.extractor import open_extractor
 
-    plans = [job.plan for job in work.jobs if job.todo]
     place = order.workspace
     extractor = open_extractor(files, plans, place.roots, order.batch, place.torch_device(),
                                place.manifest.model.dtype)
-    return Engine(work, extractor, order.threads)
+    return Engine(extractor, order.threads)

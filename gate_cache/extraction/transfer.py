@@ -46,7 +46,9 @@ class Transfer:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: Any = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def start(self, encoding: Encoding, moves: Sequence[Move]) -> Callable[[], bool]:
         """Begin to copy.
@@ -78,7 +80,7 @@ class Transfer:
             for host, part in [*copies, (told, extremes)]:
                 host.copy_(part, non_blocking=True)
                 part.record_stream(stream)
-            there = torch.cuda.Event(blocking=True)  # who waits takes no processor time
+            there: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             there.record(stream)
 
         def arrived() -> bool:
