@@ -84,7 +84,7 @@ def make(home: Path, images: int) -> Workspace:
         store.append([NewSample(name, digests.read(at), 32, 32) for at, name in enumerate(ids)])
         digests.keep()
         size, model = files.size(None), manifest.model
-        recipe = latents_recipe(files, Preprocessing.of(model, size), model.dtype)
+        recipe = latents_recipe(files, Preprocessing.of(model, size), model.compute)
         fill(store, LATENTS, recipe, {LATENT_MAP: files.family.latent_shape(size)}, "float32")
         for combo in work.plans(files):
             fill(store, combo.name, combo.recipe, combo.shapes, "float16")

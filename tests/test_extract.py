@@ -520,7 +520,7 @@ def test_only_the_maps_that_are_wanted_are_stored(roots: Roots, manifest: WriteM
 
 
 @pytest.mark.parametrize(("batch", "says"), [
-    (8, "memory is full: use --batch 4; what is done is kept"), (1, "use a smaller model.size")])
+    (8, "memory is full: use --batch 4, or --batch auto; what is done is kept"), (1, "use a smaller model.size")])
 @pytest.mark.parametrize("error", [
     torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])

@@ -181,10 +181,11 @@ class Block:
         kept = self._work.latents.read_kept(self._rows)[LATENT_MAP]
         if len(kept):
             self._inputs.take_latents(self._rows[: len(kept)], self._extractor.model.place(kept))
-        if rows := sorted(self._drafts[LATENTS].left):
-            x0 = self._extractor.encode(self._inputs.images(rows))
-            self._inputs.take_latents(rows, x0)
-            yield Piece(LATENTS, rows, {LATENT_MAP: x0})
+        rows, size = sorted(self._drafts[LATENTS].left), self._extractor.batch
+        for part in (rows[i : i + size] for i in range(0, len(rows), size)):
+            x0 = self._extractor.encode(self._inputs.images(part))
+            self._inputs.take_latents(part, x0)
+            yield Piece(LATENTS, part, {LATENT_MAP: x0})
 
     def _arrived(self, piece: Piece, there: Callable[[], bool]) -> None:
         draft = self._drafts[piece.combo]

@@ -59,7 +59,8 @@ class BlockWorker(WorkerPlugin):
         from gate_cache.workspace.device import out_of_memory, smaller_than
 
         with self._lock:
-            work, engine = self._place = self._place or self._open()
+            self._place = self._place or self._open()
+            work, engine = self._place
         heard = _Counted()
         with out_of_memory(smaller_than(self._order.batch)):
             engine.block(work, rows, heard)

@@ -42,6 +42,11 @@ class Engine:
             _Writers(WRITERS), HostMemory(device.type == "cuda"), Transfer(device))
 
     @property
+    def extractor(self) -> Extractor:
+        """What computes."""
+        return self._extractor
+
+    @property
     def device(self) -> str:
         """What it computes on, for people."""
         from gate_cache.workspace.device import described

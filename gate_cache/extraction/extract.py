@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gate_cache.core.errors import DataError, StoreError, listed
 from gate_cache.core.preprocessing import Preprocessing
@@ -19,7 +19,7 @@ from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
 from gate_cache.extraction.register import FIRST, Registration
-from gate_cache.extraction.storing import encoding_asked, store_block
+from gate_cache.extraction.storing import encoding_asked, store_batch, store_block
 from gate_cache.extraction.threads import own_threads
 from gate_cache.extraction.validate import sample_problems
 from gate_cache.store.format.layout import LATENTS, group_footprint
@@ -74,14 +74,16 @@ class Extracted:
     unread: dict[str, str] = field(default_factory=dict)
 
 
-def extract(work: Workspace, *, batch: int | None = None, threads: int | None = None,
-            spread: Workers | None = None, wait: bool = True, rehash: bool = False) -> Extracted:
+def extract(work: Workspace, *, batch: int | Literal["auto"] | None = None,
+            threads: int | None = None, spread: Workers | None = None, wait: bool = True,
+            rehash: bool = False) -> Extracted:
     """Extract all that is missing.
 
     Parameters
     ----------
     work : the manifest on this machine
-    batch : images per pass for this run; by default what the store was begun with
+    batch : images per pass for this run; by default what the store was begun with. ``"auto"``
+        halves it for as long as the device's memory is full
     threads : of the CPU in a pass; by default what the store was begun with
     spread : compute on several workers
     wait : until another extraction of this store ends; else that is an error
@@ -98,11 +100,13 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     files = _checked(work, dataset, ids)
     plans = work.plans(files)
     block = store_block(manifest, [p.shapes for p in plans])
-    with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
+    with open_writer(path, dataset.name, block, store_batch(manifest), versions(),
                      threads or own_threads(spread), show.say if wait else None) as store:
         images = Registration(store, dataset, ids, rehash, FIRST_OF_OTHERS if spread else FIRST)
-        order = ExtractionJob(_for_others(work) if spread else work, batch or store.batch,
-                              threads or store.threads or own_threads(spread), frozenset())
+        asked = batch or manifest.store.batch
+        order = ExtractionJob(
+            _for_others(work) if spread else work, batch if isinstance(batch, int) else store.batch,
+            threads or store.threads or own_threads(spread), frozenset(), asked == "auto")
         result = Extracted(path, len(ids), 0, dict.fromkeys([LATENTS, *manifest.combos], 0))
         with _Rounds(work, store, files, plans, result) as rounds:
             for _ in images.rounds(show):
@@ -160,10 +164,15 @@ class _Rounds(ExitStack):
             show.say(f"note: {note}")
         show.say(f"loading {files.source}")
         place = _elsewhere(self._store.path, spread, self._heard) if spread else \
-            _here(order, plans, files, self._heard)
+            _here(order, plans, files, self._heard, self._smaller)
         run = self.enter_context(place)
         self._heard.task = self.enter_context(show.task("extracting", rows, "rows"))
         return run
+
+    def _smaller(self, batch: int) -> None:
+        """The memory was full."""
+        self._work.progress.say(f"note: the device's memory was full: batches of {batch} now")
+        self._store.note_batch(batch)
 
 
 def _for_others(work: Workspace) -> Workspace:
@@ -212,7 +221,7 @@ def _tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
     now, said = work.manifest.store, []
     if now.block and now.block != store.block:
         said.append(f"blocks of {store.block}")
-    if now.batch != store.batch:
+    if now.batch not in ("auto", store.batch):
         said.append(f"batches of {store.batch}")
     asked = encoding_asked(work.manifest)
     said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
@@ -250,12 +259,14 @@ def _elsewhere(store: Place, spread: Workers, heard: _Heard) -> Iterator[_Run]:
 
 @contextmanager
 def _here(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles,
-          heard: _Heard) -> Iterator[_Run]:
+          heard: _Heard, smaller: Callable[[int], None]) -> Iterator[_Run]:
     """Blocks in this process."""
     from gate_cache.workspace.device import out_of_memory, smaller_than
 
     with out_of_memory(smaller_than(order.batch)):
         engine = open_engine(order, plans, files)
+        if order.halves:
+            engine.extractor.halved = smaller
 
         def run(_: ExtractionJob, work: Work, blocks: list[range]) -> None:
             for group, todo in _todo(work):

@@ -30,7 +30,7 @@ class ExtractionJob:
     Attributes
     ----------
     workspace : for another process, with absolute folders
-    batch : images per pass
+    batch : images per pass, at most if `halves`
     threads : of the CPU in a pass
     gone : rows whose image is not in the data set any more
     """
@@ -39,6 +39,7 @@ class ExtractionJob:
     batch: int
     threads: int
     gone: frozenset[int]
+    halves: bool = False
 
 
 def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
@@ -55,7 +56,7 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
     preprocessing = Preprocessing.of(model, files.size(model.size))
     about = {"model": files.source, "versions": versions()}
     shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
-    latents = store.require(LATENTS, latents_recipe(files, preprocessing, model.dtype), shape,
+    latents = store.require(LATENTS, latents_recipe(files, preprocessing, model.compute), shape,
                             "float32", about)
     jobs = []
     for plan in plans:
@@ -70,10 +71,20 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
 
 
 def open_engine(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles) -> Engine:
-    """The model with what these combos need."""
+    """The model with what these combos need.
+
+    Raises
+    ------
+    UserError
+        The device's memory is full.
+    """
     from gate_cache.diffusion.passes.extractor import open_extractor
+    from gate_cache.workspace.device import LOADING, out_of_memory
 
     place = order.workspace
-    extractor = open_extractor(files, plans, place.roots, order.batch, place.torch_device(),
-                               place.manifest.model.dtype)
+    with out_of_memory(LOADING):
+        extractor = open_extractor(files, plans, place.roots, order.batch, place.torch_device(),
+                                   place.manifest.model)
+    if order.halves:
+        extractor.halved = lambda _: None
     return Engine(extractor, order.threads)

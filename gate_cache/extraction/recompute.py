@@ -100,7 +100,7 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0) -> Recomputed:
         Nothing of the manifest is in its store, or something that extracting needs is missing.
     """
     from gate_cache.diffusion.passes.extractor import open_extractor
-    from gate_cache.workspace.device import described
+    from gate_cache.workspace.device import LOADING, described, out_of_memory, smaller_than
 
     store = work.store()
     files = work.model()
@@ -108,10 +108,15 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0) -> Recomputed:
     dataset, notes = dataset_near(work.store_path, work.manifest.dataset, work.roots)
     rows = _choose(store, dataset, [view for _, view in found], count, seed)
     model = work.manifest.model
-    extractor = open_extractor(files, [plan for plan, _ in found], work.roots,
-                               int(store.attrs["batch"]), work.torch_device(), model.dtype)
+    batch = int(store.attrs["batch"])
+    with out_of_memory(LOADING, kept=False):
+        extractor = open_extractor(files, [plan for plan, _ in found], work.roots, batch,
+                                   work.torch_device(), model)
+    extractor.halved = lambda count: notes.append(
+        f"the device's memory was full: computed in batches of {count}, not of {batch}")
     try:
-        with work.progress.task("computing again", len(rows) * len(found), "rows") as task:
+        with out_of_memory(smaller_than(1), kept=False), \
+                work.progress.task("computing again", len(rows) * len(found), "rows") as task:
             run = _Run(work, store, files, dataset, extractor, rows)
             combos = run.compare(found, task.advance)
     finally:
@@ -172,7 +177,7 @@ class _Run:
         self._source = open_source(work, dataset, store.samples, files, others)
         self._store = store
         self._latents = latents_recipe(files, Preprocessing.of(model, files.size(model.size)),
-                                       model.dtype)
+                                       model.compute)
         self._extractor = extractor
         self._rows = rows
 

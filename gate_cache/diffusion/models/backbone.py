@@ -74,6 +74,15 @@ class Backbone(ABC):
             return found.to(self.device)
         return found.pin_memory().to(self.device, non_blocking=True)
 
+    def here(self, module: Any) -> Any:
+        """A module on the device, which it may have left."""
+        return module if self.device.type == "cpu" else module.to(self.device)
+
+    def leave(self, *modules: Any) -> None:
+        """Have modules leave the device until they are used again: its memory is for passes."""
+        for module in modules if self.device.type != "cpu" else ():
+            module.to("cpu")
+
     def scaled(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 pixels as (B, 3, H, W) float32 from −1 to 1, on the device."""
         return self.place(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1

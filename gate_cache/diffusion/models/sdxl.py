@@ -54,7 +54,7 @@ class StableDiffusionXL(StableDiffusion):
 
     def _encoded(self, encoder: Any, tokens: Tokens, prompt: str) -> Any:
         pieces = self.place(torch.tensor(tokens.encode(prompt).ids))
-        return encoder(pieces, output_hidden_states=True)
+        return self.here(encoder)(pieces, output_hidden_states=True)
 
     def conditioned(self, text: Text, x: torch.Tensor) -> Text:
         """Prompts with the time ids (H, W, 0, 0, H, W): an original of this size, not cropped."""

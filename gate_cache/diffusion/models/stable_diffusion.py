@@ -48,7 +48,7 @@ class StableDiffusion(Backbone):
         -------
         (B, 4, h, w) float32 tensor
         """
-        posterior = self.vae.encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
+        posterior = self.here(self.vae).encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
         shift, scale = self._latent_scale()
         return torch.as_tensor((posterior.mode().float() - shift) * scale)
 
@@ -77,12 +77,12 @@ class StableDiffusion(Backbone):
         """
         shift, scale = self._latent_scale()
         unscaled = latents.to(self.device) / scale + shift
-        return self.pixels(self.vae.decode(unscaled.to(self.vae.dtype)).sample)
+        return self.pixels(self.here(self.vae).decode(unscaled.to(self.vae.dtype)).sample)
 
 
     def embed(self, prompt: str) -> Text:
         """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
         pieces = self.place(torch.tensor(self.tokens.encode(prompt).ids))
-        states = self.text_encoder(pieces)[0]
+        states = self.here(self.text_encoder)(pieces)[0]
         return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype))
 

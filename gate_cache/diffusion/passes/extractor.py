@@ -7,7 +7,7 @@ row's bytes do not depend on its neighbours, on resuming or on the order of work
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,8 +15,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from gate_cache.core.memory import fitted, free, is_full
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.conditioning import Extra, Text
+from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.noise import add_noise, noise
 from gate_cache.diffusion.passes.shared_encoder import shared_half
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.diffusion.passes.schedule import Item, PassGroup, Tail
     from gate_cache.diffusion.techniques.base import Images, Inputs, Steering, Use
+    from gate_cache.manifest.specs import ModelSpec
 
+CODER_PIXELS = 8 * 512 * 512
+"""At a time through the autoencoder, which takes more memory than a pass: two images of 1024."""
 KEPT_PROMPTS = 256
 """Embeddings kept at most; with a caption for each image there is no end of them."""
 
@@ -66,11 +71,18 @@ class Extractor:
     ----------
     steering : the opened techniques
     batch : images per pass
+
+    Attributes
+    ----------
+    halved : hears of each smaller batch that passes go on with when the memory is full; None: that
+        is an error
     """
+
+    halved: Callable[[int], object] | None = None
 
     def __init__(self, model: Backbone, steering: dict[Use, Steering], batch: int) -> None:
         self.model = model
-        self.batch = batch
+        self.batch = self._coder_batch = batch
         self._steering = steering
         self._embeddings: dict[tuple[str, Any], Text] = {}
         self._noise: WeakKeyDictionary[Inputs, dict[tuple[int, int], torch.Tensor]] = \
@@ -88,12 +100,19 @@ class Extractor:
         -------
         (N, 4, h, w) float32, on the device
         """
+        pixels = images.shape[1] * images.shape[2]
+        size = max(min(self._coder_batch, CODER_PIXELS // pixels), 1)
+        if self.halved is None:
+            return self._encoded(images, size)
+        found, self._coder_batch = fitted(size, partial(self._encoded, images))
+        return found
+
+    def _encoded(self, images: Images, size: int) -> torch.Tensor:
         found = []
-        for start in range(0, len(images), self.batch):
-            part = images[start : start + self.batch]
-            index = np.minimum(np.arange(self.batch), len(part) - 1)
-            latents = self.model.encode(torch.from_numpy(part[index]))
-            found.append(latents[: len(part)])
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            index = np.minimum(np.arange(size), len(part) - 1)
+            found.append(self.model.encode(torch.from_numpy(part[index]))[: len(part)])
         return torch.cat(found).contiguous()
 
     def ahead(self, uses: Sequence[Use], inputs: Inputs, rows: Sequence[int]) -> None:
@@ -104,10 +123,37 @@ class Extractor:
     @torch.inference_mode()
     def run(self, lane: PassGroup, inputs: Inputs) -> Iterator[Piece]:
         """All that combos read from a lane's passes, as it comes."""
-        for ready in self.ready(lane, inputs):
-            with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
-                maps = taps.read(ready.run)
-            yield from _pieces(lane, ready, maps)
+        at, read = 0, dict.fromkeys(lane.tails, 0)
+        with self._steered(lane):
+            while at < len(lane.items):
+                try:
+                    for ready in self._batch(lane, lane.items[at : at + self.batch], inputs):
+                        with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
+                            maps = taps.read(ready.run)
+                        yield from _pieces(lane, ready, maps, read[ready.tail] - at)
+                        read[ready.tail] = max(read[ready.tail], at + len(ready.items))
+                    at = min(read.values())
+                    continue
+                except RuntimeError as error:
+                    if self.batch == 1 or self.halved is None or not is_full(error):
+                        raise
+                self._halve()
+                self.halved(self.batch)
+
+    def _halve(self) -> None:
+        """Go on with less in the memory: half as many images, and no module that can wait."""
+        model = self.model
+        self.batch //= 2
+        model.leave(*[m for m in (model.vae, *model.text_encoders.values()) if m is not None])
+        free()
+
+    @contextmanager
+    def _steered(self, lane: PassGroup) -> Iterator[None]:
+        """What a lane's techniques change of the whole model."""
+        with ExitStack() as active:
+            for use in lane.common.uses:
+                active.enter_context(self._steering[use].active())
+            yield
 
     @torch.inference_mode()
     def ready(self, lane: PassGroup, inputs: Inputs) -> Iterator[Ready]:
@@ -115,9 +161,7 @@ class Extractor:
 
         What leads to them, the denoising steps, has run.
         """
-        with ExitStack() as active:
-            for use in lane.common.uses:
-                active.enter_context(self._steering[use].active())
+        with self._steered(lane):
             for start in range(0, len(lane.items), self.batch):
                 yield from self._batch(lane, lane.items[start : start + self.batch], inputs)
 
@@ -169,16 +213,19 @@ class Extractor:
         return Text.joined([self._text(walk.negative, uses)] * count) if walk.guided else None
 
     def _texts(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> Text:
-        return Text.joined([self._text(inputs.prompt(i.row, i.half.prompt), lane.common.uses)
-                            for i in items])
+        prompts = [inputs.prompt(i.row, i.half.prompt) for i in items]
+        return Text.joined([self._text(p, lane.common.uses, p != i.half.prompt)
+                            for p, i in zip(prompts, items, strict=True)])
 
-    def _text(self, prompt: str, uses: tuple[Use, ...]) -> Text:
+    def _text(self, prompt: str, uses: tuple[Use, ...], captioned: bool = False) -> Text:
         """One prompt's embedding; LoRAs change the text encoder, so they are in the key."""
         key = prompt, uses
         if key not in self._embeddings:
             if len(self._embeddings) >= KEPT_PROMPTS:
                 self._embeddings.clear()
             self._embeddings[key] = self.model.embed(prompt)
+            if not captioned:  # as many as there are images, one by one
+                self.model.leave(*self.model.text_encoders.values())
         return self._embeddings[key]
 
     def _extras(self, uses: Sequence[Use], items: Sequence[Item],
@@ -191,7 +238,7 @@ class Extractor:
 
 
 def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Roots, batch: int,
-                   device: torch.device, dtype: str) -> Extractor:
+                   device: torch.device, spec: ModelSpec) -> Extractor:
     """Load a model with what the techniques of these combos need.
 
     Raises
@@ -199,21 +246,28 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
     ModelError
         Something is missing or does not fit.
     """
-    model = loading.load(files, device, getattr(torch, dtype))
+    model = loading.load(files, device, getattr(torch, spec.dtype))
     steering: dict[Use, Steering] = {}
     for plan in plans:
         for use, technique in plan.techniques.items():
             if use not in steering:
                 steering[use] = technique.open(model, roots)
+    faster(model, spec)
     return Extractor(model, steering, batch)
 
 
-def _pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
-    """What each combo reads from one pass."""
+def _pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor],
+            read: int) -> Iterator[Piece]:
+    """What each combo reads from one pass.
+
+    Parameters
+    ----------
+    read : items that were read from a pass before, at the beginning
+    """
     for half in dict.fromkeys(item.half for item in ready.items):
         for reader in lane.readers[half, ready.tail]:
             places = [i for i, item in enumerate(ready.items)
-                      if item.half == half and item.row in reader.rows]
+                      if i >= read and item.half == half and item.row in reader.rows]
             if places:
                 yield Piece(reader.combo.name, [ready.items[i].row for i in places], {
                     s.name: _taken(maps[s.name], places) for s in reader.combo.specs})
