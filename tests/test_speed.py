@@ -49,7 +49,8 @@ def test_an_option_changes_nothing_but_rounding(
         real(self, backend="eager")
 
     def forward(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-        layouts.add(x.is_contiguous(memory_format=torch.channels_last))
+        if self.kernel_size == (3, 3) and min(x.shape[1:]) > 1:  # else it may be so by chance
+            layouts.add(x.is_contiguous(memory_format=torch.channels_last))
         return conv(self, x)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)

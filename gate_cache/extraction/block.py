@@ -144,7 +144,7 @@ class Block:
     def compute(self, stopped: Callable[[], bool]) -> deque[Future[None]]:
         """Run the device; what has not arrived yet."""
         behind, arriving = self._helpers.behind, deque[Future[None]]()
-        for piece in self._pieces():
+        for piece in self._pieces() if not stopped() else ():
             while len(arriving) >= ARRIVING:
                 arriving.popleft().result()
             there = self._drafts[piece.combo].bring(piece, self._helpers.transfer)
@@ -155,10 +155,18 @@ class Block:
         arriving.extend(behind.submit(self._write, draft) for draft in self._drafts.values())
         return arriving
 
-    def finish(self, arriving: Collection[Future[None]]) -> None:
-        """Wait until what has been computed is in the store."""
+    def finish(self, arriving: Collection[Future[None]], stopped: bool) -> None:
+        """Wait until what has been computed is in the store.
+
+        Parameters
+        ----------
+        stopped : write blocks that are not complete, too, as far as they go
+        """
         for task in arriving:
             task.result()
+        for draft in self._drafts.values() if stopped else ():
+            if draft.open and draft.leading() > draft.kept:
+                self._writes.append(self._helpers.writers.submit(draft.write, self._told))
         for task in self._writes:
             task.result()
 
@@ -192,8 +200,7 @@ class Block:
         if not there():
             raise draft.unfit(piece)
         draft.left -= set(piece.rows)
-        if piece.combo != LATENTS:
-            self._told.computed(len(piece.rows))
+        self._told.computed(len(piece.rows))
         self._write(draft)
 
     def _write(self, draft: _Draft) -> None:
@@ -210,6 +217,7 @@ class _Draft:
     ----------
     left : rows to compute
     open : whether it is still to be written
+    kept : leading rows that were in the store
     """
 
     def __init__(self, work: Work, name: str, group: GroupWriter, rows: range,
@@ -218,18 +226,16 @@ class _Draft:
         self._group = group
         self._rows = rows
         self._memory = memory
-        self._kept = group.kept(rows)
-        self._void = [r for r in rows[self._kept:] if r in work.gone]
-        self.open = self._kept < len(rows)
-        self.left = set(rows[self._kept:]).difference(self._void)
-        self._fresh = len(self.left)
+        self.kept = group.kept(rows)
+        self._void = [r for r in rows[self.kept:] if r in work.gone]
+        self.open = self.kept < len(rows)
+        self.left = set(rows[self.kept:]).difference(self._void)
         self._block: Buffers | None = None
 
     def leave_out(self, rows: Collection[int]) -> None:
         """Have rows stay void."""
         self._void += self.left.intersection(rows)
         self.left.difference_update(rows)
-        self._fresh = len(self.left)
 
     def bring(self, piece: Piece, transfer: Transfer) -> Callable[[], bool]:
         """Begin to copy computed rows to their places; see `Transfer.start`."""
@@ -245,14 +251,19 @@ class _Draft:
             at += len(run)
         return transfer.start(self._group.encoding, moves)
 
+    def leading(self) -> int:
+        """Rows at the beginning, none of which is left to compute."""
+        return min((row - self._rows.start for row in self.left), default=len(self._rows))
+
     def write(self, told: Told) -> None:
-        """Write the whole block."""
-        absent = self._group.absent(self._rows[: self._kept])
-        block = self._buffers()
-        self._group.write_stored(self._rows, block.arrays, [*self._void, *absent])
+        """Write the block, or its leading rows."""
+        rows, block = self._rows[: self.leading()], self._buffers()
+        void = [row for row in self._void if row in rows]
+        self._group.write_stored(rows, {n: a[: len(rows)] for n, a in block.arrays.items()},
+                                 [*void, *self._group.absent(rows[: self.kept])])
         self._block = None
         self._memory.give_back(block)
-        told.written(self._name, self._fresh)
+        told.written(self._name, len(rows) - self.kept - len(void))
 
     def unfit(self, piece: Piece) -> StoreError:
         """Why rows are refused, not stored as infinity."""

@@ -36,6 +36,7 @@ class Engine:
         device = extractor.model.device
         self._extractor = extractor
         self._stop = threading.Event()
+        extractor.stopped = self._stop.is_set
         self._device = ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,))
         self._helpers = Helpers(
             ThreadPoolExecutor(READERS, "readers"), ThreadPoolExecutor(1, "behind"),
@@ -52,6 +53,10 @@ class Engine:
         from gate_cache.workspace.device import described
 
         return described(self._extractor.model.device)
+
+    def stop(self) -> None:
+        """Have `run` end after the pass that is under way; what is computed is written."""
+        self._stop.set()
 
     def run(self, work: Work, blocks: Iterable[range], told: Told) -> None:
         """All these blocks; what was written before an error is kept.
@@ -74,10 +79,12 @@ class Engine:
 
     def block(self, work: Work, rows: range, told: Told) -> None:
         """One block, from its images to the store; may run in several threads at a time."""
+        if self._stop.is_set():
+            return
         block = Block(work, rows, self._extractor, self._helpers, told)
         block.prepare()
-        if not self._stop.is_set():
-            block.finish(self._device.submit(block.compute, self._stop.is_set).result())
+        block.finish(self._device.submit(block.compute, self._stop.is_set).result(),
+                     self._stop.is_set())
 
     def close(self) -> None:
         """Stop the threads, and take back what techniques have put beside the model."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from gate_cache.core.errors import DataError, StoreError, listed
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import ProgressTask, Silent
+from gate_cache.core.stopping import stopping
 from gate_cache.core.versions import versions
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
@@ -143,8 +144,8 @@ class _Rounds(ExitStack):
         blocks = sorted({(r.start, r.stop) for ready in todo.values() for r in ready})
         if not blocks:
             return
-        rows = sum(len(left.fresh(j.group, r)) for j in left.jobs for r in j.todo)
-        rows += images.unknown * len(left.jobs)
+        rows = sum(sum(len(left.fresh(group, r)) for r in missing) + images.unknown
+                   for group, missing in _todo(left))
         if self._run is None:
             need_space(self._store.path, _space(left, self._store.block, images.unknown))
             images.hide()
@@ -272,7 +273,8 @@ def _here(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles
             for group, todo in _todo(work):
                 if todo:
                     group.note_device(engine.device)
-            engine.run(work, blocks, heard)
+            with stopping(engine.stop, order.workspace.progress.say):
+                engine.run(work, blocks, heard)
         try:
             yield run
         finally:
@@ -309,5 +311,4 @@ class _Heard:
     def counted(self, counts: dict[str, int]) -> None:
         for group, rows in counts.items():
             self.written(group, rows)
-            if group != LATENTS:
-                self.computed(rows)
+            self.computed(rows)

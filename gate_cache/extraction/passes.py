@@ -104,7 +104,10 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
         try:
             with ThreadPoolExecutor(2) as readers:
                 inputs, rows = BlockInputs(source, readers), range(len(ids))
-                inputs.take_latents(rows, extractor.encode(inputs.images(rows)))
+                with work.progress.task("encoding", len(rows), "images") as task:
+                    for part in (rows[i : i + size] for i in range(0, len(rows), size)):
+                        inputs.take_latents(part, extractor.encode(inputs.images(part)))
+                        task.advance(len(part))
                 yield Passes(extractor, tuple(lanes), source, inputs)
         finally:
             extractor.close()

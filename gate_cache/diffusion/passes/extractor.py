@@ -47,6 +47,10 @@ class Piece(NamedTuple):
     maps: dict[str, torch.Tensor]
 
 
+class _Stopped(Exception):
+    """Ends a lane's passes before they are read."""
+
+
 class Ready(NamedTuple):
     """A pass that is about to run.
 
@@ -76,9 +80,11 @@ class Extractor:
     ----------
     halved : hears of each smaller batch that passes go on with when the memory is full; None: that
         is an error
+    stopped : whether to end `run` between the steps of denoising
     """
 
     halved: Callable[[int], object] | None = None
+    stopped: Callable[[], bool] = staticmethod(lambda: False)
 
     def __init__(self, model: Backbone, steering: dict[Use, Steering], batch: int) -> None:
         self.model = model
@@ -134,6 +140,8 @@ class Extractor:
                         read[ready.tail] = max(read[ready.tail], at + len(ready.items))
                     at = min(read.values())
                     continue
+                except _Stopped:
+                    return
                 except RuntimeError as error:
                     if self.batch == 1 or self.halved is None or not is_full(error):
                         raise
@@ -201,6 +209,8 @@ class Extractor:
         negative, model = self._negative(walk, len(x), lane.common.uses), self.model
 
         def predict(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+            if self.stopped():
+                raise _Stopped
             found = model.predict(x, t, text, *extras).float()
             if negative is not None:  # x_0 and noise are affine in it: guided as they would be
                 away = model.predict(x, t, negative, *extras).float()
