@@ -19,7 +19,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract train sweep show view plan status verify paper lora caption tiny test test-slow check docs clean
+.PHONY: help setup demo extract train sweep show view plan status verify paper lora caption tiny test test-slow check dist docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -85,6 +85,9 @@ test-slow: .venv/.ready  ## the tests that take minutes or gigabytes
 check: .venv/.ready  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+dist: .venv/.ready  ## build wheel and sdist into dist/, and try the wheel in an empty environment
+	PYTHON="$(PYTHON)" .ci/dist
 
 clean:  ## remove .venv and caches; stores and runs stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,13 +1,13 @@
 """What every command costs on stores of a thousand to a million images: seconds, memory, exponent.
 
-    python -m benchmarks.scale --folder /somewhere/with/10/GB
+    python -m benchmarks.scale --folder /somewhere/with/15/GB
 
 The data set is a tree of tiny JPEG files in folders of 500, the store that of two combos of the
-embedded model in blocks of 16, all marked done; only `verify`, `read` and `train` read shards, and
-those have stores with data (one pooled map). Each command runs in a process of its own, twice; the
-seconds are the better ones of the call, without imports; the memory is the process's peak. The
-exponent is that of the best fit of seconds = a + b · images^k over the three largest sizes, by
-their slope: 1 is in proportion.
+embedded model, one pooled map each, in blocks of 64. Each command runs in a process of its own; the
+seconds are those of the processor in the call, without imports; the memory is the process's peak,
+in brackets, with what imports take of it behind the line. The exponent is the slope of seconds over
+images between the two largest sizes, on logarithmic axes, less what the smallest takes: 1 is in
+proportion.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import shutil
+import os
 import subprocess
 import sys
 import time
@@ -38,8 +38,8 @@ from gate_cache.extraction.prune import prune
 from gate_cache.extraction.status import status
 from gate_cache.extraction.validate import validate
 from gate_cache.store.check.inspect import inspect
+from gate_cache.store.check.removal import remove_group
 from gate_cache.store.check.verify import verify
-from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
@@ -48,7 +48,7 @@ from gate_cache.workspace.image_digests import ImageDigests
 from gate_cache.workspace.workspace import Workspace
 
 SIZES = 1_000, 10_000, 100_000, 1_000_000
-BLOCK, PER_FOLDER = 16, 500
+BLOCK, PER_FOLDER = 64, 500
 
 
 def make_images(root: Path, count: int) -> None:
@@ -67,11 +67,12 @@ def make_images(root: Path, count: int) -> None:
 
 def make(home: Path, images: int) -> Workspace:
     """Images, a manifest, and the store that an extraction of it would leave."""
+    os.fsync = lambda fd: None  # it takes hours, and nothing here is to outlast a crash
     make_images(home / "data" / "images", images)
     (home / "scale.yaml").write_text(yaml.safe_dump({
         "dataset": {"name": "folder", "root": "images", "val": 0.1, "test": 0.1},
         "model": {"source": "tiny"},
-        "conv": {name: {"prompt": f"a photo of a {name}", "maps": ["up0"]}
+        "conv": {name: {"prompt": f"a photo of a {name}", "maps": {"up0": {"grid": 1}}}
                  for name in ("horse", "bird")},
         "store": {"block": BLOCK, "path": "s.zarr"},
         "train": {"head": "classifier", "combos": ["horse"]}}))
@@ -97,18 +98,13 @@ def opened(home: Path) -> Workspace:
 
 
 def fill(store: StoreWriter, name: str, recipe: Any, shapes: Any, encoding: str) -> None:
-    """A group whose blocks are all marked done, with data in the last one only."""
+    """A group whose blocks are all written, with noise."""
     group = store.require(name, recipe, shapes, encoding, {"source": {}})
     group.fit()
-    mark(group)
-
-
-def mark(group: GroupWriter) -> None:
-    blank, todo = np.zeros((len(group.parts), group.block), np.uint32), group.todo()
-    for rows in todo[:-1]:
-        group.commit(rows, blank[:, : len(rows)])
-    last = todo[-1]  # which `extract` goes on with
-    group.write(last, {n: np.zeros((len(last), *group.shape(n)), np.float32) for n in group.maps})
+    noise = {n: np.random.default_rng(0).standard_normal((group.block, *group.shape(n)), np.float32)
+             for n in group.maps}
+    for rows in group.todo():
+        group.write(rows, {n: values[: len(rows)] for n, values in noise.items()})
 
 
 def one_more(home: Path) -> Any:
@@ -135,7 +131,14 @@ def half_gone(home: Path) -> Any:
             assert rows in todo
             group.write(rows, {"up0": np.zeros((len(rows), 8, 1, 1))},
                         [row for row in rows if row in gone])
-        shutil.rmtree(home / "stores" / "s.zarr" / group.name)
+    remove_group(store.folder, group.name)
+
+
+def read(home: Path) -> None:
+    """Rows here and there, of a store that was just opened."""
+    store = FeatureStore.open(home / "stores" / "s.zarr")
+    for row in np.random.default_rng(0).integers(len(store.samples), size=500).tolist():
+        store["horse"]["up0"][row]
 
 
 COMMANDS: dict[str, Callable[[Path], Any]] = {
@@ -148,8 +151,8 @@ COMMANDS: dict[str, Callable[[Path], Any]] = {
     "prune": lambda home: prune([home / "scale.yaml"], opened(home).roots),
     "diff": lambda home: diff(home / "stores" / "s.zarr", home / "stores" / "s.zarr",
                               opened(home).roots),
-    "verify, without data": lambda home: verify(home / "stores" / "s.zarr"),
-    "read a row": lambda home: FeatureStore.open(home / "stores" / "s.zarr")["horse"].done(),
+    "verify": lambda home: verify(home / "stores" / "s.zarr"),
+    "read 500 rows": read,
     "half of the images gone": half_gone,
 }
 
@@ -163,9 +166,9 @@ def child(home: Path, command: str) -> None:
         from gate_cache.diffusion.passes import extractor  # noqa: F401
         from gate_cache.toyworld import draw  # noqa: F401
     before = peak_mb()
-    start = time.perf_counter()
+    start = time.process_time()
     COMMANDS[command](home)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     print(json.dumps({"seconds": seconds, "imports_mb": before, "mb": peak_mb()}))
 
 
@@ -179,8 +182,9 @@ def measured(home: Path, command: str, rounds: int) -> dict[str, float]:
     """The best of some runs."""
     found = []
     for _ in range(rounds):
-        run = subprocess.run([sys.executable, "-m", "benchmarks.scale", "--folder", str(home),
-                              "--child", command], check=False, capture_output=True, text=True)
+        run = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", "benchmarks.scale", "--folder", str(home), "--child", command],
+            check=False, capture_output=True, text=True)
         if run.returncode:
             raise SystemExit(f"{command}: {run.stderr[-2000:]}")
         found.append(json.loads(run.stdout.splitlines()[-1]))
@@ -218,6 +222,7 @@ def main() -> None:
     print("|---|", "---|" * (len(given.sizes) + 1))
     for command, runs in found.items():
         cells = [f"{r['seconds']:.2f} ({r['mb']:.0f}) |" for r in runs]
+        cells[-1] = cells[-1].replace(")", f", {runs[-1]['imports_mb']:.0f} of imports)")
         power = exponent(given.sizes, [r["seconds"] for r in runs]) if len(runs) > 2 else 0
         print(f"| `{command}` |", *cells, f"{power:.2f} |")
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gate_cache.extraction.extract import extract
     from gate_cache.store.reader import FeatureStore
     from gate_cache.training.sweep import sweep
-    from gate_cache.training.train import train
+    from gate_cache.verbs import extract, match, train
     from gate_cache.workspace.workspace import Workspace
 
 __version__ = "0.1.0"
-__all__ = ["FeatureStore", "Workspace", "__version__", "extract", "sweep", "train"]
+__all__ = ["FeatureStore", "Workspace", "__version__", "extract", "match", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,7 +19,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     rooms = {"FeatureStore": "store.reader", "Workspace": "workspace.workspace",
-             "extract": "extraction.extract", "sweep": "training.sweep", "train": "training.train"}
+             "sweep": "training.sweep", **dict.fromkeys(("extract", "match", "train"), "verbs")}
     if name in rooms:
         return getattr(import_module(f"gate_cache.{rooms[name]}"), name)
     raise AttributeError(f"module 'gate_cache' has no attribute '{name}'")

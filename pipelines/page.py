@@ -9,7 +9,6 @@ from pathlib import Path
 from gate_cache.report.html.charts import Labels, Mark, bars, cut, forest, heat_map
 from gate_cache.report.html.page import (
     Column,
-    Grid,
     PageRow,
     code,
     document,
@@ -63,7 +62,7 @@ def _table(outcome: Outcome) -> Html:
                      *(figures_of(paper, mean).get(h, "") for h in heads if paper)],
                     strong=mean.name in outcome.part.full)
             for name, mean in named(outcome)]
-    return table(Grid(columns, rows, f"{outcome.part.title}: {outcome.setting}"))
+    return table(columns, rows, f"{outcome.part.title}: {outcome.setting}")
 
 
 def charts(name: str, outcome: Outcome) -> list[tuple[Html, str]]:

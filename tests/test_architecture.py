@@ -26,7 +26,7 @@ from gate_cache.store.writer import open_writer
 PACKAGE = Path(__file__).parents[1] / "gate_cache"
 FLOORS = {  # room (a folder of the package, or a module of its own) to floor
     "cli": 10, "commands": 9,
-    "viewer": 8, "report": 7,
+    "viewer": 8, "verbs": 7.5, "report": 7,
     "analysis": 6.2, "training": 6.1, "extraction": 6,
     "workspace": 5,
     "diffusion": 4, "learn": 4,
@@ -41,8 +41,7 @@ LARGEST_ROOM = 0.15
 FILES_OF_A_FOLDER = 20
 UPWARD = {  # names of `gate_cache` itself, imported on first use
     ("__init__.py", f"gate_cache.{name}") for name in (
-        "extraction.extract", "store.reader", "training.sweep", "training.train",
-        "workspace.workspace")}
+        "store.reader", "training.sweep", "verbs", "workspace.workspace")}
 FENCES = {  # library to the rooms and files that may import it
     "zarr": ("store/",),
     "numcodecs": ("store/",),
@@ -65,7 +64,8 @@ FENCES = {  # library to the rooms and files that may import it
     "matplotlib": ("report/",),
     "tornado": ("viewer/",),
     "yaml": ("manifest/yaml_source.py",),
-    "pydantic": ("manifest/", "learn/heads/", "training/trained.py", "store/"),
+    "pydantic": ("manifest/", "learn/heads/", "training/trained.py", "store/",
+                 "viewer/"),
     "pydantic_core": ("manifest/",),
     "typer": ("cli.py", "commands/"),
     "rich": ("report/",),

@@ -218,7 +218,7 @@ def test_what_was_read_is_held(home: Path) -> None:
     matcher = opened(home).matcher
     first = matcher.match("combo good", 0, (0.5, 0.5), 8)
     again = matcher.match("combo good", 0, (0.2, 0.7), 8)
-    assert not first.held and again.held
+    assert not first.cached and again.cached
     with pytest.raises(RowNotDone):
         matcher.match("combo noise-1", 0, (0.5, 0.5), LATE)
     with pytest.raises(UserError, match="no feature 'run x'"):

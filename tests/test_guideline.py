@@ -134,7 +134,7 @@ def test_gains_are_against_the_same_noise(toy: Toy, manifest: WriteManifest) -> 
     reference, same = found.rows
     assert np.array_equal(reference.pictures[IMAGE], same.pictures[IMAGE])
     assert same.gain is not None and same.gain["SSIM"].mean == 0 and same.closer == 0
-    assert same.each["SSIM"].shape == (1, 2) and np.ptp(same.each["SSIM"]) > 0
+    assert same.values["SSIM"].shape == (1, 2) and np.ptp(same.values["SSIM"]) > 0
 
 
 def test_guidance_steers_the_steps(toy: Toy, manifest: WriteManifest) -> None:

@@ -23,7 +23,7 @@ from gate_cache.core.fingerprint import differences
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.files.digest_cache import remembered_sha256
 from gate_cache.diffusion.lora.file import read_lora
-from gate_cache.diffusion.lora.model_layers import model_layers
+from gate_cache.diffusion.lora.fit import model_layers
 from gate_cache.diffusion.lora.source import lora_path
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.embedded import HOME, LORAS

@@ -21,7 +21,7 @@ from gate_cache.datasets.common.base import (
     Pair,
     SegmentationDataset,
 )
-from gate_cache.datasets.common.splits import deal
+from gate_cache.datasets.common.splits import SplitRule, deal
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.pairs import load_pairs
@@ -67,7 +67,7 @@ def test_folder_after_the_split_is_the_class(tmp_path: Path) -> None:
 
 def test_folder_without_split_folders_is_train_unless_shares_are_given(tmp_path: Path) -> None:
     root = touch(tmp_path / "own", *(f"{c}/{i}.png" for c in ("cat", "test") for i in range(10)))
-    assert by_split(ImageFolder(root, split_folders=False)) == {"train": 20}
+    assert by_split(ImageFolder(root, SplitRule(by_folder=False))) == {"train": 20}
     data = opened(tmp_path, name="folder", root="own", val=0.2, test=0.3, split_folders=False)
     assert data.classes == ("cat", "test")
     assert {i: data.split_of(i) for i in ids(data)} == deal(ids(data), {"val": 0.2, "test": 0.3}, 0)
@@ -76,7 +76,7 @@ def test_folder_without_split_folders_is_train_unless_shares_are_given(tmp_path:
 
 def test_folder_takes_shares_for_missing_split_folders_only(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"train/cat/{i}.png" for i in range(10)), "test/cat/x.png")
-    data = ImageFolder(root, {"val": 0.2, "test": 0.5})
+    data = ImageFolder(root, SplitRule({"val": 0.2, "test": 0.5}))
     train = [f"train/cat/{i}.png" for i in range(10)]
     expected = {**deal(train, {"val": 0.2}, 0), "test/cat/x.png": "test"}
     assert {i: data.split_of(i) for i in ids(data)} == expected
@@ -85,9 +85,10 @@ def test_folder_takes_shares_for_missing_split_folders_only(tmp_path: Path) -> N
 
 def test_folder_share_of_an_image_does_not_depend_on_other_classes(tmp_path: Path) -> None:
     root = touch(tmp_path, *(f"cat/{i}.png" for i in range(10)))
-    before = ImageFolder(root, {"test": 0.5})
+    before = ImageFolder(root, SplitRule({"test": 0.5}))
     known = {i: before.split_of(i) for i in ids(before)}
-    after = ImageFolder(touch(root, "dog/1.png", "dog/2.png"), {"test": 0.5})
+    after = ImageFolder(touch(root, "dog/1.png", "dog/2.png"),
+                        SplitRule({"test": 0.5}))
     assert known == {i: after.split_of(i) for i in known}
 
 

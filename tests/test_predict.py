@@ -29,7 +29,7 @@ from gate_cache.report.figures.masks import (
     painted,
     styles,
 )
-from gate_cache.report.figures.predict import sheet
+from gate_cache.report.figures.predict import page
 from gate_cache.training.predict import Predicted, Predictions
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
@@ -118,7 +118,7 @@ def test_a_sheet_has_all_images_and_names() -> None:
                          Painted(mask, uncertainty, "entropy", 1.0), 100.0, 100.0)
 
     few = Predictions("run", "upernet", tuple(f"class {i}" for i in range(40)), iter(()))
-    one, two = sheet(few, [row(20, 40)]), sheet(few, [row(20, 40), row(40, 20)])
+    one, two = page(few, [row(20, 40)]), page(few, [row(20, 40), row(40, 20)])
     assert one.shape[1] == two.shape[1]
     assert two.shape[0] - one.shape[0] == 196 + 24
 

@@ -32,7 +32,7 @@ from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.learn.metrics.roles import Method, Role
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.examples import varied
-from gate_cache.report.html.page import Column, Grid, PageRow, document, section, table
+from gate_cache.report.html.page import Column, PageRow, document, section, table
 from gate_cache.report.html.record import Record, Result, metric_name, number, read_record
 from gate_cache.report.html.results import lead
 from gate_cache.report.html.tags import Html, tag, text
@@ -418,8 +418,8 @@ def test_only_markup_is_markup() -> None:
     assert "<script" not in tag("p", evil, title=evil)
     assert tag("p", Html("<b>x</b>"), 1.5, None) == "<p><b>x</b>1.5</p>"
     assert text("a & b") == "a &amp; b" and text(text("<")) == "&lt;"
-    grid = Grid([Column(evil, note=evil)], [PageRow([evil])], evil)
-    made = document(evil, [section(evil, evil, table(grid))], lead=evil, about=evil)
+    listing = table([Column(evil, note=evil)], [PageRow([evil])], evil)
+    made = document(evil, [section(evil, evil, listing)], lead=evil, about=evil)
     assert "<script>alert" not in made and made.count("alert(1)") > 8
 
 

@@ -242,7 +242,7 @@ def test_features_of_the_first_release_are_found_in_their_store(
     store = FeatureStore.open(tmp_path / "stores" / "toy.zarr")
     assert list(find_trained(first / kind, trial).views(store)) == combos
     found = of_store(store, first / kind, trial, torch.device("cpu"))
-    assert found.describe(0, (64, 64)).levels[0].shape == (44 + 6 * (kind == "nn"), 16, 16)
+    assert found.describe(0).levels[0].shape == (44 + 6 * (kind == "nn"), 16, 16)
 
 
 def test_a_report_of_the_first_release_is_written_anew(first: Path, root: Path,  # noqa: F811

@@ -19,7 +19,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.manifest.load import Loaded
-from gate_cache.report.figures.pictures import PictureCell, PictureRow, fitted, grid, heat, save
+from gate_cache.report.figures.pictures import PictureCell, PictureRow, fitted, heat, save, sheet
 from gate_cache.report.figures.show import draw
 
 Toy = tuple[Loaded, Roots, Path]
@@ -90,11 +90,11 @@ def test_cells_keep_their_shape_and_values() -> None:
     assert fitted(np.zeros((10, 20, 3), np.uint8), 8).shape == (4, 8, 3)
 
 
-def test_a_grid_holds_all_its_pictures() -> None:
+def test_a_sheet_holds_all_its_pictures() -> None:
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     cells = [PictureCell(np.full((4, 4, 3), c, np.uint8), "a caption " * 20) for c in colours]
-    page = grid([PictureRow("one", cells[:2]),
-                 PictureRow("a very long title " * 30, cells[2:])], "title")
+    page = sheet([PictureRow("one", cells[:2]),
+                  PictureRow("a very long title " * 30, cells[2:])], "title").done()
     for colour in colours:
         assert (page == colour).all(2).sum() >= 100 * 100
 

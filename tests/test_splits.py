@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gate_cache.core.errors import DataError
-from gate_cache.datasets.common.splits import Tree, deal, split_named
+from gate_cache.datasets.common.splits import SplitRule, Tree, deal, split_named
 from gate_cache.datasets.folder import ImageFolder
 
 ROOT = Path("root")
@@ -57,15 +57,15 @@ def test_folders_say_split_and_class(tmp_path: Path, ids: str, expected: str) ->
     "trainA/1 testB/2", "0_train/cat/1 1_test/cat/2", "trains/cat/1 vals/cat/2"])
 def test_folders_of_both_kinds_are_refused(ids: str) -> None:
     with pytest.raises(DataError, match=r"like splits \(.*\), .*split_folders: false") as caught:
-        Tree(ROOT, ids.split(), {}, 0)
+        Tree(ROOT, ids.split(), SplitRule())
     assert "\n" not in str(caught.value)
-    assert set(Tree(ROOT, ids.split(), {}, 0, by_folder=False).split_of.values()) == {"train"}
+    assert set(Tree(ROOT, ids.split(), SplitRule(by_folder=False)).split_of.values()) == {"train"}
 
 
 @pytest.mark.parametrize("ids", ["test/train/cat/1 test/val/cat/2", "train/train/1 test1/test1/2"])
 def test_splits_in_splits_are_no_classes(ids: str) -> None:
     with pytest.raises(DataError, match=r"two folders called like splits; .*split_folders: false"):
-        Tree(ROOT, ids.split(), {}, 0)
+        Tree(ROOT, ids.split(), SplitRule())
 
 
 def test_classes_above_and_below_the_split_are_refused(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_shares_are_thresholds_on_a_hash(seed: int) -> None:
 def test_no_image_moves_when_others_come_or_go() -> None:
     shares = {"val": 0.2, "test": 0.3}
     ids = [f"{c}/{k}.png" for c in ("cat", "dog") for k in range(40)]
-    every = Tree(ROOT, ids, shares, 3).split_of
+    every = Tree(ROOT, ids, SplitRule(shares, 3)).split_of
     for some in (ids[::3], ids[:7], ids[40:], [*reversed(ids)]):
-        assert Tree(ROOT, some, shares, 3).split_of == {i: every[i] for i in some}
+        assert Tree(ROOT, some, SplitRule(shares, 3)).split_of == {i: every[i] for i in some}
 
 
 def test_shares_of_one_split_do_not_depend_on_the_other() -> None:

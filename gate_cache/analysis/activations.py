@@ -37,8 +37,8 @@ class Level:
     @classmethod
     def of(cls, values: torch.Tensor) -> Level:
         """Of (C, h, w) values."""
-        found = values.float().cpu().numpy()
-        return cls(found.shape, ColourPCA([found])(found))
+        array = values.float().cpu().numpy()
+        return cls(array.shape, ColourPCA([array])(array))
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,15 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
         No such image or combo, or something of the model is missing.
     """
     every = chosen_combos(work, combos)
-    wanted = every if combos else dict([next(iter(every.items()))])
+    chosen = every if combos else dict([next(iter(every.items()))])
     dataset = work.dataset()
     ids = pick([s.id for s in dataset.samples()], images, 1, work.name, "its data set")
-    with open_passes(work, wanted, dataset, ids, batch=1) as passes:
-        yield from _each(passes)
+    with open_passes(work, chosen, dataset, ids, batch=1) as passes:
+        yield from _run(passes)
 
 
 @torch.inference_mode()
-def _each(passes: Passes) -> Iterator[Activations]:
+def _run(passes: Passes) -> Iterator[Activations]:
     model = passes.extractor.model
     for lane in passes.lanes:
         t = lane.common.walk.stop
@@ -98,10 +98,10 @@ def _each(passes: Passes) -> Iterator[Activations]:
                 predicted = ready.run()
             (item,) = ready.items
             clean = model.as_clean(predicted, ready.x, t)
-            noised, found = (p.cpu().numpy() for p in model.decode(torch.cat([ready.x, clean])))
+            noised, denoised = (p.cpu().numpy() for p in model.decode(torch.cat([ready.x, clean])))
             noise = model.as_epsilon(predicted, ready.x, t)
             levels = {name: Level.of(values[0]) for name, values in seen.items()}
             image = passes.inputs.images([item.row])[0]
             for reader in lane.readers[item.half, ready.tail]:
                 yield Activations(passes.inputs.id(item.row), reader.combo.name, t, image, noised,
-                                  found, Level.of(ready.x[0]), Level.of(noise[0]), levels)
+                                  denoised, Level.of(ready.x[0]), Level.of(noise[0]), levels)

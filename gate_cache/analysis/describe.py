@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MEAN = "mean"
 _READ_BYTES = 2**28
-"""Maps held to be build_gate; what comes of them is held elsewhere."""
+"""Cache of the maps that a trained run amalgamates; `Matcher` keeps what becomes of them."""
 
 
 class Feature(Protocol):
@@ -42,14 +42,14 @@ class Feature(Protocol):
     def about(self) -> str:
         """What it is, for a person."""
 
-    def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
-        """Descriptors of an image of this original (height, width).
+    def describe(self, row: int) -> LevelDescriptors:
+        """Descriptors of an image; `RowNotDone` where its maps are not extracted yet."""
 
-        Raises
-        ------
-        RowNotDone
-            Its maps are not extracted yet.
-        """
+
+def original_size(store: FeatureStore, row: int) -> tuple[int, int]:
+    """(height, width) of an image before it was made square."""
+    height, width = store.samples.sizes[row]
+    return int(height), int(width)
 
 
 class PlainFeature:
@@ -57,7 +57,9 @@ class PlainFeature:
 
     Parameters
     ----------
+    name, about : for messages, and in words
     views : with the same maps, of which `feature_maps` are read
+    device : that computes
     """
 
     def __init__(self, name: str, about: str, views: Sequence[ComboView],
@@ -68,11 +70,13 @@ class PlainFeature:
         self._maps = feature_maps(views[0])
         self._side = max(views[0][m].shape[-1] for m in self._maps)
 
-    def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
+    def describe(self, row: int) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
+        first = self._views[0]
         with one_thread():
             levels = [self._level(name, row) for name in self._maps]
-            return describe(levels, self._views[0].square.place(*size).window(self._side))
+            placement = first.square.place(*original_size(first.store, row))
+            return describe(levels, placement.window(self._side))
 
     def _level(self, name: str, row: int) -> torch.Tensor:
         parts = [torch.from_numpy(view[name][row]).to(self._device) for view in self._views]
@@ -86,19 +90,21 @@ class PlainFeature:
 
 @dataclass(frozen=True)
 class TrainedFeature:
-    """The build_gate feature of a trained run (Eq. 4)."""
+    """The amalgamated feature of a trained run (Eq. 4)."""
 
     name: str
     about: str
+    store: FeatureStore
     model: CorrespondenceModel
     buckets: Buckets
     matching: Matching
 
     @torch.inference_mode()
-    def describe(self, row: int, size: tuple[int, int]) -> LevelDescriptors:
-        """One level of unit descriptors, all combos build_gate."""
-        found = self.model(stack([self.buckets(row)])).values[0]
-        return describe([found], self.buckets.window(size), self.matching)
+    def describe(self, row: int) -> LevelDescriptors:
+        """One level of unit descriptors, of all combos amalgamated."""
+        feature = self.model(stack([self.buckets(row)])).values[0]
+        window = self.buckets.window(original_size(self.store, row))
+        return describe([feature], window, self.matching)
 
 
 @dataclass(frozen=True)
@@ -109,26 +115,12 @@ class Describer:
     feature: Feature
 
     def __call__(self, sample_id: str) -> LevelDescriptors:
-        """An image's descriptors.
-
-        Raises
-        ------
-        StoreError
-            The store has no such image, or (RowNotDone) not all of its maps.
-        """
-        row = self.store.samples.row(sample_id)
-        height, width = (int(v) for v in self.store.samples.sizes[row])
-        return self.feature.describe(row, (height, width))
+        """An image's descriptors; `StoreError` where the store lacks it, or any of its maps."""
+        return self.feature.describe(self.store.samples.row(sample_id))
 
 
 def of_combo(work: Workspace, combo: str | None = None) -> Describer:
-    """One combo of a manifest; by default the one that trainings are compared with.
-
-    Raises
-    ------
-    UserError
-        There is no such combo, or it is not extracted.
-    """
+    """One combo of a manifest (else `UserError`); by default the baseline of trainings."""
     manifest = work.manifest
     name = combo or manifest.train.baseline or next(iter(manifest.combos), "")
     if name not in manifest.combos:
@@ -143,10 +135,11 @@ def of_combo(work: Workspace, combo: str | None = None) -> Describer:
 
 def of_run(work: Workspace, run: Path, *, trial: str | None = None,
            last: bool = False) -> Describer:
-    """The build_gate feature of a trained run (Eq. 4), on the store of any manifest like its own.
+    """The amalgamated feature of a trained run (Eq. 4), on the store of any manifest like its own.
 
     Parameters
     ----------
+    work : the manifest and its store
     run, trial, last : as of `find_trained`
 
     Raises
@@ -165,7 +158,13 @@ def of_run(work: Workspace, run: Path, *, trial: str | None = None,
 
 def of_store(store: FeatureStore, run: Path, trial: str | None,
              device: torch.device) -> TrainedFeature:
-    """The build_gate feature of a run on the store it was trained on; no manifest is needed.
+    """The amalgamated feature of a run on the store it was trained on; no manifest is needed.
+
+    Parameters
+    ----------
+    store : that the run was trained on
+    run, trial : as of `find_trained`
+    device : that computes
 
     Raises
     ------
@@ -190,31 +189,30 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     spec = trained.spec
     conv = [v for v in views.values() if v.attrs["kind"] == "conv"]
     attention = next((v for v in views.values() if v.attrs["kind"] == "attention"), None)
-    asked = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
-                       tuple(spec.attention_maps) if spec.attention_maps else None,
-                       resolution_of(spec))
+    bucket = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
+                        tuple(spec.attention_maps) if spec.attention_maps else None,
+                        resolution_of(spec))
     store = conv[0].store
-    buckets = Buckets(store, asked, device, MapCache(store, _READ_BYTES), {})
+    buckets = Buckets(store, bucket, device, MapCache(store, _READ_BYTES), {})
     model = build_gate(spec, buckets.channels, attention=attention is not None)
     trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""
     with_attention = " + attention" * bool(attention)
     about = f"head {spec.head.name}, {spec.assigners} assigner{many}{with_attention}"
-    return TrainedFeature(f"run {trained.name}", about, model.to(device).eval(), buckets,
+    return TrainedFeature(f"run {trained.name}", about, store, model.to(device).eval(), buckets,
                           matching_of(spec))
 
 
 def plain_features(store: FeatureStore, device: torch.device) -> list[Feature]:
-    """Every combo, and the mean of all convolutional ones where they can be build_gate."""
+    """Every combo, convolutional ones first, and the mean of these where they can be averaged."""
     views = dict(zip(store.combos, store.views(), strict=True))
-    conv = {n: v for n, v in views.items() if v.attrs["kind"] == "conv"}
-    rest = {n: v for n, v in views.items() if n not in conv}
-    found: list[Feature] = [PlainFeature(f"combo {n}", n, [v], device)
-                            for n, v in [*conv.items(), *rest.items()]]
-    if len(conv) > 1 and _amalgamable(store, list(conv.values())):
-        found.append(PlainFeature(MEAN, f"uniform mean of {len(conv)} combos",
-                                  list(conv.values()), device))
-    return found
+    conv = [v for v in views.values() if v.attrs["kind"] == "conv"]
+    features: list[Feature] = [PlainFeature(f"combo {n}", n, [v], device) for n, v in
+                               sorted(views.items(), key=lambda item: item[1] not in conv)]
+    if len(conv) > 1 and _amalgamable(store, conv):
+        about = f"uniform mean of {len(conv)} combos"
+        features.append(PlainFeature(MEAN, about, conv, device))
+    return features
 
 
 def _amalgamable(store: FeatureStore, views: Sequence[ComboView]) -> bool:
@@ -228,7 +226,7 @@ def _amalgamable(store: FeatureStore, views: Sequence[ComboView]) -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Little work, soon done: threads that wait for a busy processor would only delay it."""
+    """One thread for work so short that starting and joining more would only delay it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,7 +6,8 @@ noise for all techniques. Nothing is extracted or written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,10 @@ from gate_cache.workspace.pick import pick
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.workspace.workspace import Workspace
 
 STRENGTH, STEPS, SEEDS, IMAGES = 0.7, 20, 3, 4
-"""Where nothing else is asked for."""
+"""Defaults."""
 MEASURES = ("SSIM", "edges", "PSNR")
 THRESHOLDS = (100, 200)
 """Of Canny, for the edges that are compared."""
@@ -47,7 +47,7 @@ class TriedTechnique:
     name : of the combo
     techniques : in words
     pictures : (S, S, 3) by image, of the first seed
-    each : measure to (images, seeds)
+    values : measure to (images, seeds)
     mean : over images, of each one's mean over seeds
     gain : how much more than the reference, likewise; None for the reference
     closer : percent of the results, of every image and seed, with a higher SSIM than the reference
@@ -56,7 +56,7 @@ class TriedTechnique:
     name: str
     techniques: str
     pictures: dict[str, Pixels]
-    each: dict[str, Values]
+    values: dict[str, Values]
     mean: dict[str, Spread]
     gain: dict[str, Spread] | None
     closer: float | None
@@ -90,7 +90,7 @@ class Guideline:
         own = ("manifest", "model", "prompt", "strength", "start", "steps", "seeds")
         rows = [{"name": r.name, "techniques": r.techniques, "closer": r.closer,
                  "mean": _json(r.mean), "gain": _json(r.gain or {}),
-                 "each": {m: v.tolist() for m, v in r.each.items()}} for r in self.rows]
+                 "each": {m: v.tolist() for m, v in r.values.items()}} for r in self.rows]
         return {**{k: getattr(self, k) for k in own}, "images": list(self.inputs),
                 "autoencoder": _json(self.bound), "rows": rows}
 
@@ -121,77 +121,76 @@ class Img2Img:
         return combo.model_copy(update={"t": 0, "seed": seed, "denoise": walk, "maps": None})
 
 
-def guideline(work: Workspace, how: Img2Img, asked: Selection) -> Guideline:
+def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
     """Make images anew without and with every technique, and compare them with the input.
 
     Parameters
     ----------
-    asked : combos that differ in seed, t or maps alone are one technique
+    work : the manifest, data set and model
+    how : strength, steps and seeds of Img2Img
+    selection : combos and images; combos that differ in seed, t or maps alone are one technique
 
     Raises
     ------
     UserError
         No such image or combo, something of the model is missing, or it takes no technique.
     """
-    chosen = distinct(chosen_combos(work, asked.combos))
+    chosen = distinct(chosen_combos(work, selection.combos))
     if how.steps > how.start:
         raise UserError(f"--steps {how.steps}: more than the {how.start} times of --strength"
                         f" {how.strength:g}")
     files = with_combos(work, chosen).model()
-    _need_text(files)
+    if not files.family.text:
+        raise UserError(f"{files.source}: an unconditional model takes no technique, so there is no"
+                        " Img2Img to compare its own with")
     dataset = work.dataset()
-    ids = pick([s.id for s in dataset.samples()], asked.images, asked.count or IMAGES, work.name,
-               "its data set")
-    wanted = {f"@{REFERENCE}": plain(files, asked.prompt), **chosen}
-    every = {f"{name} {seed}": how.of(c, seed) for name, c in wanted.items()
+    ids = pick([s.id for s in dataset.samples()], selection.images, selection.count or IMAGES,
+               work.name, "its data set")
+    prompt = PROMPT if selection.prompt is None else selection.prompt
+    combos = {f"@{REFERENCE}": plain(files, prompt), **chosen}
+    every = {f"{name} {seed}": how.of(c, seed) for name, c in combos.items()
              for seed in range(how.seeds)}
-    with open_passes(work, every, dataset, ids, asked.batch) as passes:
-        kept, results = _decoded(passes), _made(passes, work.progress)
+    with open_passes(work, every, dataset, ids, selection.batch) as passes:
+        decoded, results = _decoded(passes), _img2img(passes, work.progress)
         judge = _Judge(passes)
-    bound = _means(judge.each([kept]))
-    rows = _rows(judge, results, wanted, how.seeds)
-    return Guideline(str(work.loaded.path), files.source,
-                     PROMPT if asked.prompt is None else asked.prompt, how.strength, how.start,
+    bound = _means(judge.measure([decoded]))
+    rows = _rows(judge, results, combos, how.seeds)
+    return Guideline(str(work.loaded.path), files.source, prompt, how.strength, how.start,
                      how.steps, how.seeds, judge.inputs, bound, rows)
 
 
 def distinct(combos: Mapping[str, Combo]) -> dict[str, Combo]:
     """One combo of those that make the same of an image and its noise."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name, combo in combos.items():
         same = combo.model_copy(update={"seed": 0, "t": 0, "denoise": None, "maps": None})
-        found.setdefault(same.model_dump_json(), name)
-    return {name: combos[name] for name in found.values()}
-
-
-def _need_text(files: ModelFiles) -> None:
-    if not files.family.text:
-        raise UserError(f"{files.source}: an unconditional model takes no technique, so there is no"
-                        " Img2Img to compare its own with")
+        names.setdefault(same.model_dump_json(), name)
+    return {name: combos[name] for name in names.values()}
 
 
 @torch.inference_mode()
 def _decoded(passes: Passes) -> list[Pixels]:
     """What the autoencoder keeps of each image."""
-    model, rows = passes.extractor.model, range(len(passes.source.samples))
-    return [model.decode(passes.inputs.latents([r]))[0].cpu().numpy() for r in rows]
+    decode, latents = passes.extractor.model.decode, passes.inputs.latents
+    return [decode(latents([row]))[0].cpu().numpy()
+            for row in range(len(passes.source.samples))]
 
 
 @torch.inference_mode()
-def _made(passes: Passes, show: Progress) -> dict[str, list[Pixels]]:
+def _img2img(passes: Passes, show: Progress) -> dict[str, list[Pixels]]:
     """Combo to a result for each image."""
-    found: dict[str, dict[int, Pixels]] = {}
+    results: defaultdict[str, dict[int, Pixels]] = defaultdict(dict)
     total = sum(len(lane.items) for lane in passes.lanes)
     with show.task("Img2Img", total, "pictures") as task:
         for lane in passes.lanes:
             for ready in passes.extractor.ready(lane, passes.inputs):
-                made = passes.extractor.model.decode(ready.x).cpu().numpy()
-                for item, picture in zip(ready.items, made, strict=False):
+                pictures = passes.extractor.model.decode(ready.x).cpu().numpy()
+                for item, picture in zip(ready.items, pictures, strict=False):
                     for reader in lane.readers[item.half, ready.tail]:
                         if item.row in reader.rows:
-                            found.setdefault(reader.combo.name, {})[item.row] = picture
+                            results[reader.combo.name][item.row] = picture
                 task.advance(len(ready.items))
-    return {name: [rows[r] for r in sorted(rows)] for name, rows in found.items()}
+    return {name: [rows[r] for r in sorted(rows)] for name, rows in results.items()}
 
 
 class _Judge:
@@ -203,42 +202,42 @@ class _Judge:
         self.inputs = dict(zip(samples, pictures, strict=True))
         self._areas = [square.place(int(h), int(w)).area for h, w in samples.sizes]
 
-    def each(self, seeds: Sequence[Sequence[Pixels]]) -> dict[str, Values]:
+    def measure(self, seeds: Sequence[Sequence[Pixels]]) -> dict[str, Values]:
         """Measure to (images, seeds), of a result for each image by seed."""
-        found = np.array([[self._compare(i, picture) for i, picture in enumerate(pictures)]
-                          for pictures in seeds])
-        return {name: found[..., k].T for k, name in enumerate(MEASURES)}
+        values = np.array([[self._compare(*pair) for pair in
+                            zip(self.inputs.values(), pictures, self._areas, strict=True)]
+                           for pictures in seeds])
+        return {name: values[..., k].T for k, name in enumerate(MEASURES)}
 
-    def _compare(self, number: int, picture: Pixels) -> tuple[float, float, float]:
-        truth = list(self.inputs.values())[number][self._areas[number]]
-        found = picture[self._areas[number]]
-        a, b = (torch.from_numpy(np.ascontiguousarray(p)) for p in (truth, found))
-        edges = torch.from_numpy(canny(np.stack([truth, found]), *THRESHOLDS))
+    @staticmethod
+    def _compare(original: Pixels, picture: Pixels,
+                 area: tuple[slice, slice]) -> tuple[float, float, float]:
+        both = np.stack([original[area], picture[area]])
+        a, b = torch.from_numpy(both)
+        edges = torch.from_numpy(canny(both, *THRESHOLDS))
         return ssim(a, b), edge_f1(edges[0], edges[1]), psnr(a, b)
 
 
-def _rows(judge: _Judge, results: Mapping[str, list[Pixels]], wanted: Mapping[str, Combo],
+def _rows(judge: _Judge, results: Mapping[str, list[Pixels]], combos: Mapping[str, Combo],
           seeds: int) -> list[TriedTechnique]:
-    def build() -> Iterator[TriedTechnique]:
-        reference: dict[str, Values] | None = None
-        for name, combo in wanted.items():
-            made = [results[f"{name} {seed}"] for seed in range(seeds)]
-            each = judge.each(made)
-            gain = closer = None
-            if reference is not None:
-                gain = _means({m: v - reference[m] for m, v in each.items()})
-                closer = 100 * float((each["SSIM"] > reference["SSIM"]).mean())
-            about = techniques_of(combo) if reference is not None else "none"
-            reference = reference or each
-            pictures = dict(zip(judge.inputs, made[0], strict=True))
-            yield TriedTechnique(name.lstrip("@"), about, pictures, each, _means(each), gain,
-                                 closer)
-
-    return list(build())
+    """A row for each combo, the first of which is the reference."""
+    rows: list[TriedTechnique] = []
+    for name, combo in combos.items():
+        made = [results[f"{name} {seed}"] for seed in range(seeds)]
+        values, about = judge.measure(made), "none"
+        gain = closer = None
+        if rows:
+            reference, about = rows[0].values, techniques_of(combo)
+            gain = _means({m: v - reference[m] for m, v in values.items()})
+            closer = 100 * float((values["SSIM"] > reference["SSIM"]).mean())
+        pictures = dict(zip(judge.inputs, made[0], strict=True))
+        rows.append(TriedTechnique(name.lstrip("@"), about, pictures, values, _means(values),
+                                   gain, closer))
+    return rows
 
 
-def _means(each: Mapping[str, Values]) -> dict[str, Spread]:
-    return {name: Spread.of(values.mean(1)) for name, values in each.items()}
+def _means(measures: Mapping[str, Values]) -> dict[str, Spread]:
+    return {name: Spread.of(values.mean(1)) for name, values in measures.items()}
 
 
 def _json(values: Mapping[str, Spread]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.errors import StoreError
+from gate_cache.core.errors import StoreError, UserError
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, ImageDataset, Pair
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.features.similarity import comes_back, match
@@ -72,66 +72,61 @@ class Matches:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures."""
-        known = {"pck@0.10": self.judged.pck, "radius": self.judged.radius,
-                 "true": self.judged.true.tolist(), "right": self.judged.right.tolist()} \
+        judged = {"pck@0.10": self.judged.pck, "radius": self.judged.radius,
+                  "true": self.judged.true.tolist(), "right": self.judged.right.tolist()} \
             if self.judged else {}
         return {"feature": self.feature, "source": self.source, "target": self.target,
                 "points": self.points.tolist(), "found": self.found.tolist(),
-                "similarity": self.similarity.tolist(), "comes_back": self.back.tolist(), **known}
+                "similarity": self.similarity.tolist(), "comes_back": self.back.tolist(), **judged}
 
 
 def match_images(work: Workspace, describer: Describer, images: tuple[str, str],
-                 grid: int | None = None) -> Matches:
+                 grid: int | None = None, at: npt.ArrayLike | None = None) -> Matches:
     """Match two images of a manifest's data set.
 
     Parameters
     ----------
+    work : the manifest on this machine
+    describer : gives each image's descriptors
     images : ids of source and target, or parts of them
     grid : match so many points along each side, not key points
+    at : (2,) or (K, 2), match these x and y in the source's pixels
 
     Raises
     ------
     UserError
-        No such image, or it is not in the store as it is now.
+        No such image, it is not in the store as it is now, or a point lies outside the source.
     """
     dataset = work.dataset()
     ids = [s.id for s in dataset.samples()]
     a, b = (one(ids, image, work.name, "its data set") for image in images)
+    store = describer.store
     for sample_id in (a, b):
-        _need_same(describer, dataset, sample_id)
-    pair, note = (None, "") if grid else _key_points(dataset, a, b)
-    shares = pair.source_shares if pair else _grid(grid or GRID)
+        if store.samples.find(sample_id, dataset.sha256(sample_id)) is None:
+            raise StoreError(f"{store.path}: '{sample_id}' is not in it, or was changed since; run"
+                             " 'gate-cache extract'")
+    pair, note = (None, "") if grid or at is not None else _key_points(dataset, a, b)
+    shares = pair.source_shares if pair else _grid(grid or GRID) if at is None else \
+        _inside(np.atleast_2d(np.asarray(at, np.float64)), dataset.size(a), a)
     here, there = describer(a), describer(b)
-    found = match(here, there, shares)
+    matched = match(here, there, shares)
     return Matches(
         describer.feature.name, a, b, (dataset.image(a), dataset.image(b)),
-        _pixels(shares, dataset.size(a)), _pixels(found.points, dataset.size(b)),
-        found.similarity, comes_back(here, there, shares, WITHIN),
-        _judge(pair, found.points) if pair else None, note)
-
-
-def _need_same(describer: Describer, dataset: ImageDataset, sample_id: str) -> None:
-    store = describer.store
-    if store.samples.find(sample_id, dataset.sha256(sample_id)) is None:
-        raise StoreError(f"{store.path}: '{sample_id}' is not in it, or was changed since; run"
-                         " 'gate-cache extract'")
+        _pixels(shares, dataset.size(a)), _pixels(matched.points, dataset.size(b)),
+        matched.similarity, comes_back(here, there, shares, WITHIN),
+        _judge(pair, matched.points) if pair else None, note)
 
 
 def _key_points(dataset: ImageDataset, a: str, b: str) -> tuple[PairPoints | None, str]:
     """Key points that both images show, or why there are none."""
     if not isinstance(dataset, CorrespondenceDataset):
         return None, ""
-    category = _categories(dataset)
+    pairs = [p for split in (None, *SPLITS) for p in dataset.pairs(split)]
+    category = {i: p.category for p in pairs for i in (p.source, p.target)}
     if a not in category or category.get(a) != category.get(b):
         return None, "no key points in common: the images are of two categories, or in no pair"
-    found = PairPoints(Pair(a, b, category[a]), dataset.keypoints(a), dataset.keypoints(b))
-    return (found, "") if found.shared.any() else (None, "no key point is visible in both images")
-
-
-def _categories(dataset: CorrespondenceDataset) -> dict[str, str]:
-    """What the key points of each image mean, by the pairs it is in."""
-    pairs = [p for split in (None, *SPLITS) for p in dataset.pairs(split)]
-    return {i: p.category for p in pairs for i in (p.source, p.target)}
+    pair = PairPoints(Pair(a, b, category[a]), dataset.keypoints(a), dataset.keypoints(b))
+    return (pair, "") if pair.shared.any() else (None, "no key point is visible in both images")
 
 
 def _judge(pair: PairPoints, shares: Points) -> Judged:
@@ -148,6 +143,16 @@ def _judge(pair: PairPoints, shares: Points) -> Judged:
 def _grid(count: int) -> Points:
     along = (np.arange(count) + 0.5) / count
     return np.stack(np.meshgrid(along, along), -1).reshape(-1, 2)
+
+
+def _inside(points: Points, size: tuple[int, int], image: str) -> Points:
+    """Points in pixels as shares of the image's sides."""
+    height, width = size
+    for x, y in points:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise UserError(f"{image}: x = {x:g}, y = {y:g} is outside; it has {width} x {height}"
+                            " pixels")
+    return points / [width, height]
 
 
 def _pixels(shares: Points, size: tuple[int, int]) -> Points:

@@ -42,7 +42,9 @@ def plain(files: ModelFiles, prompt: str | None, seed: int = 0, t: int = 0) -> C
 
     Parameters
     ----------
+    files : of the model
     prompt : of the reference; `PROMPT` where none is given
+    seed, t : of the noise, and its timestep
 
     Raises
     ------
@@ -58,7 +60,7 @@ def plain(files: ModelFiles, prompt: str | None, seed: int = 0, t: int = 0) -> C
 
 def techniques_of(combo: Combo) -> str:
     """A combo's techniques in a few words; its prompt is not among them."""
-    found = [technique.title() for technique in techniques("", combo)]
+    titles = [technique.title() for technique in techniques("", combo)]
     if combo.guidance:
-        found.append(f"guidance {combo.guidance.scale:g}")
-    return ", ".join(found) or "prompt"
+        titles.append(f"guidance {combo.guidance.scale:g}")
+    return ", ".join(titles) or "prompt"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 ANCHOR_T, IMAGES = 500, 32
-"""Time of the anchor, and images, where nothing else is asked for."""
+"""Default timestep of the anchor, and default number of images."""
 REFERENCE, ANCHOR, PLAIN = "@reference", "@anchor", "@plain"
 Values = npt.NDArray[np.float64]
 
@@ -76,13 +76,14 @@ class ShiftScores:
     rows: list[Scored]
 
 
-def score_combos(work: Workspace, asked: Selection, *, anchor_t: int = ANCHOR_T,
+def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHOR_T,
                  own: bool = False) -> ShiftScores:
     """Measure every combo's content shift.
 
     Parameters
     ----------
-    asked : of attention combos, too, convolutional maps are measured
+    work : the manifest, data set and model
+    selection : combos and images; of attention combos, too, convolutional maps are measured
     anchor_t : time of the anchor, a feature without techniques that has shifted a lot
     own : compare each combo with itself at t = 0, so that what its technique changes in all
         features, be they noised or not, is no shift
@@ -92,30 +93,27 @@ def score_combos(work: Workspace, asked: Selection, *, anchor_t: int = ANCHOR_T,
     UserError
         No such image or combo, something of the model is missing, or nothing can be measured.
     """
-    chosen = chosen_combos(work, asked.combos)
+    chosen = chosen_combos(work, selection.combos)
     files = with_combos(work, chosen).model()
     dataset = work.dataset()
-    ids = pick([s.id for s in dataset.samples()], asked.images, asked.count or IMAGES, work.name,
-               "its data set")
-    prompt = asked.prompt
+    ids = pick([s.id for s in dataset.samples()], selection.images, selection.count or IMAGES,
+               work.name, "its data set")
+    prompt = selection.prompt
     times = {(c.t, c.seed): _plain_name(c) for c in chosen.values()}
-    _check_anchor(anchor_t, [t for t, _ in times])
+    latest = max(t for t, _ in times)
+    if latest >= anchor_t:
+        raise UserError(f"--anchor-t {anchor_t}: the anchor is to have shifted most, and a combo is"
+                        f" read at t = {latest}; say more, up to {T_MAX}")
     every = {REFERENCE: plain(files, prompt), ANCHOR: plain(files, prompt, t=anchor_t),
              **{name: plain(files, prompt, seed, t) for (t, seed), name in times.items()},
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
              **({_own(name): _clean(c) for name, c in chosen.items()} if own else {})}
-    with open_passes(work, every, dataset, ids, asked.batch) as passes:
+    with open_passes(work, every, dataset, ids, selection.batch) as passes:
         edges = _edges(passes, work.progress)
     table = _Table(edges)
     left_out = [i for i, kept in zip(ids, table.kept, strict=True) if not kept]
     return ShiftScores(str(work.loaded.path), files.source, PROMPT if prompt is None else prompt,
                        own, anchor_t, ids, left_out, [*table.plain(times), *table.combos(chosen)])
-
-
-def _check_anchor(anchor_t: int, times: Sequence[int]) -> None:
-    if max(times) >= anchor_t:
-        raise UserError(f"--anchor-t {anchor_t}: the anchor is to have shifted most, and a combo is"
-                        f" read at t = {max(times)}; say more, up to {T_MAX}")
 
 
 def _own(name: str) -> str:
@@ -136,24 +134,24 @@ def _plain_name(combo: Combo) -> str:
 def _edges(passes: Passes, show: Progress) -> dict[str, dict[str, torch.Tensor]]:
     """Combo to map to (N, h, w) edge strengths, on the CPU: all that Eq. 1 needs of a feature."""
     rows = len(passes.source.samples)
-    found: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    edges: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     total = sum(len(r.rows) for lane in passes.lanes for rs in lane.readers.values() for r in rs)
     with show.task("measuring", total, "features") as task:
         for lane in passes.lanes:
             for piece in passes.extractor.run(lane, passes.inputs):
                 for name, maps in piece.maps.items():
                     strength = _of_images(edge_strength(maps).cpu(), passes.source, piece.rows)
-                    kept = found[piece.combo].setdefault(
+                    table = edges[piece.combo].setdefault(
                         name, strength.new_full((rows, *strength.shape[1:]), torch.nan))
-                    kept[piece.rows] = strength
+                    table[piece.rows] = strength
                 task.advance(len(piece.rows))
-    return found
+    return edges
 
 
 def _of_images(strength: torch.Tensor, source: ImageSource, rows: Sequence[int]) -> torch.Tensor:
     """(N, h, w) with 0 in cells that show padding alone: Eq. 1 sums over the image."""
-    shown = np.stack([source.mask(row, strength.shape[-1]) for row in rows])
-    return strength.where(torch.from_numpy(shown), 0)
+    inside = np.stack([source.mask(row, strength.shape[-1]) for row in rows])
+    return strength.where(torch.from_numpy(inside), 0)
 
 
 class _Table:
@@ -171,13 +169,13 @@ class _Table:
 
     def plain(self, times: Mapping[tuple[int, int], str]) -> list[Scored]:
         """A row for each t, over all its seeds."""
-        found = []
+        rows = []
         for t in sorted({t for t, _ in times}):
             names = [name for (at, _), name in times.items() if at == t]
             maps = {m: np.mean([self._scores[n][m] for n in names], 0)
                     for m in self._scores[names[0]]}
-            found.append(_row("no technique", "", t, maps, None))
-        return found
+            rows.append(_row("no technique", "", t, maps, None))
+        return rows
 
     def combos(self, chosen: Mapping[str, Combo]) -> list[Scored]:
         """A row for each combo."""
@@ -194,5 +192,4 @@ def _row(name: str, techniques: str, t: int, maps: Mapping[str, Values],
 
 
 def _mean(maps: Mapping[str, Values]) -> Values:
-    found: Any = np.mean(list(maps.values()), 0)
-    return np.asarray(found)
+    return np.asarray(np.mean(list(maps.values()), 0))

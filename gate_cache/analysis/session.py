@@ -1,13 +1,14 @@
 """``view``: one store, opened once, and all that a viewer asks of it.
 
-Images are asked for by id and combos by name, and only by those that the store has: nothing here
-makes a path of what somebody asks for.
+Images are looked up by id and combos by name, among those that the store has: no request of a
+browser ever becomes a path.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.analysis.describe import of_store, plain_features
+from gate_cache.analysis.describe import of_store, original_size, plain_features
 from gate_cache.analysis.session_match import Matcher
 from gate_cache.analysis.session_pictures import Colours
 from gate_cache.core.errors import DataError, RowNotDone, UserError, did_you_mean
@@ -100,24 +101,30 @@ class ViewerSession:
 
     def combos(self) -> list[ComboInfo]:
         """All combos, convolutional ones first."""
-        found = [_info(name, view) for name, view in self.views.items()]
-        return sorted(found, key=lambda c: c.kind != "conv")
+        combos = [ComboInfo(
+            name, str(view.attrs["kind"]), {m: list(view[m].shape[1:]) for m in view.maps},
+            list(view.attrs.get("tokens") or []), dict(view.recipe.get("settings") or {}),
+            int(view.done().sum())) for name, view in self.views.items()]
+        return sorted(combos, key=lambda c: c.kind != "conv")
 
     def find(self, words: str) -> list[str]:
         """Images whose id has all these words in it, whatever their case."""
-        wanted = words.lower().split()
-        return [i for i in self.ids if all(w in i.lower() for w in wanted)]
+        parts = words.lower().split()
+        return [i for i in self.ids if all(part in i.lower() for part in parts)]
 
     def category(self, image: str) -> str:
         """The folder an image is in, without what is above it."""
         return "/".join(image.split("/")[:-1]).rpartition("/")[2]
 
     def others(self, image: str, alike: bool, count: int, seed: int) -> list[str]:
-        """Some other images, drawn at random, of the same category or of all.
+        """Some other images, drawn at random.
 
         Parameters
         ----------
-        seed : another one, other images
+        image : its id
+        alike : of the same category; else of all
+        count : at most
+        seed : of the draw
         """
         self.row(image)
         category = self.category(image)
@@ -127,31 +134,19 @@ class ViewerSession:
         return [pool[i] for i in chosen]
 
     def row(self, image: str) -> int:
-        """The row of an image.
-
-        Raises
-        ------
-        StoreError
-            The store has none that is called so.
-        """
+        """The row of an image; `StoreError` where the store has none of this id."""
         return self.store.samples.row(image)
 
     def view(self, combo: str) -> ComboView:
-        """A combo.
-
-        Raises
-        ------
-        UserError
-            The store has none that is called so.
-        """
+        """A combo; `UserError` where the store has none of this name."""
         if combo not in self.views:
             raise UserError(f"no combo '{combo}' in this store{did_you_mean(combo, self.views)}")
         return self.views[combo]
 
     def image(self, image: str) -> ImageInfo:
-        """What is known of an image."""
-        height, width = (int(v) for v in self.store.samples.sizes[self.row(image)])
-        return ImageInfo(image, (height, width), self.category(image), self._is_here(image))
+        """Size, category and whether the original is here."""
+        size = original_size(self.store, self.row(image))
+        return ImageInfo(image, size, self.category(image), self._is_here(image))
 
     def placement(self, image: str, combo: str) -> Placement:
         """Where an image lies in the square of a combo's maps."""
@@ -173,9 +168,9 @@ class ViewerSession:
     def _stand_in(self, image: str, combo: str, view: ComboView) -> Picture:
         """The finest map's colours, cut out of the square as the image lies in it."""
         finest = max(view.maps, key=lambda m: view[m].shape[-1])
-        found = self.colours(image, combo, finest)
-        window = self.placement(image, combo).window(len(found))
-        return np.asarray(found[window.rows, window.columns])
+        colours = self.colours(image, combo, finest)
+        window = self.placement(image, combo).window(len(colours))
+        return np.asarray(colours[window.rows, window.columns])
 
     def colours(self, image: str, combo: str, name: str) -> Picture:
         """(h, w, 3): a map's components as colours, comparable among images and combos.
@@ -191,6 +186,11 @@ class ViewerSession:
     def attention(self, image: str, combo: str, name: str,
                   tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """(n, h, w): how much each position attends to each of these tokens.
+
+        Parameters
+        ----------
+        image, combo, name : of one attention map
+        tokens : n positions in the prompt
 
         Raises
         ------
@@ -211,8 +211,10 @@ class ViewerSession:
             return False
         with self._lock:
             if image not in self._same:
-                wanted = self.store.samples.sha256[self.row(image)]
-                self._same[image] = _content(self._dataset, image) == wanted
+                self._same[image] = False
+                with suppress(DataError):
+                    extracted = self.store.samples.sha256[self.row(image)]
+                    self._same[image] = self._dataset.sha256(image) == extracted
             return self._same[image]
 
 
@@ -222,8 +224,12 @@ def open_session(target: Place, roots: Roots, show: Progress, *, runs: Sequence[
 
     Parameters
     ----------
+    target : a store, or a manifest
+    roots : below which the manifest's paths are
+    show : receives notes
     runs : trainings of correspondence on this store, whose features can be matched
     trial : which one, of those runs that are sweeps
+    device : that computes; by default a GPU where there is one
 
     Raises
     ------
@@ -246,17 +252,4 @@ def open_session(target: Place, roots: Roots, show: Progress, *, runs: Sequence[
         raise RowNotDone(f"{store.path}: holds no extracted image yet; run 'gate-cache extract'")
     place = choose_device(device)
     trained = [of_store(store, run, trial, place) for run in runs]
-    return ViewerSession(store, dataset, Matcher(store, [*plain_features(store, place), *trained]))
-
-
-def _info(name: str, view: ComboView) -> ComboInfo:
-    maps = {m: list(view[m].shape[1:]) for m in view.maps}
-    return ComboInfo(name, str(view.attrs["kind"]), maps, list(view.attrs.get("tokens") or []),
-                     dict(view.recipe.get("settings") or {}), int(view.done().sum()))
-
-
-def _content(dataset: ImageDataset, image: str) -> str | None:
-    try:
-        return dataset.sha256(image)
-    except DataError:
-        return None
+    return ViewerSession(store, dataset, Matcher([*plain_features(store, place), *trained]))

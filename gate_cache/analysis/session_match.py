@@ -18,10 +18,9 @@ from gate_cache.learn.features.similarity import LevelDescriptors, best, descrip
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement
-    from gate_cache.store.reader import FeatureStore
 
-HELD_BYTES = 2 * 2**30
-"""Descriptors held at most."""
+CACHE_BYTES = 2 * 2**30
+"""Descriptors kept at most."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Match:
     values : (R, R) similarity of every position of the model's square
     placement : where the other image lies in that square
     seconds : it took, reading included
-    held : whether the other image's descriptors were in memory already
+    cached : whether the other image's descriptors were in memory already
     """
 
     x: float
@@ -44,23 +43,22 @@ class Match:
     values: npt.NDArray[np.float32]
     placement: Placement
     seconds: float
-    held: bool
+    cached: bool
 
 
 class Matcher:
-    """Descriptors of a store's images, held while they fit into memory. For one thread.
+    """Descriptors of a store's images, kept while they fit into memory. For one thread.
 
     Parameters
     ----------
     features : by what images can be compared
     """
 
-    def __init__(self, store: FeatureStore, features: Sequence[Feature]) -> None:
+    def __init__(self, features: Sequence[Feature]) -> None:
         self.features = {f.name: f for f in features}
-        self._store = store
-        self._made = 0
+        self._computed = 0
         self._recent: LRUCache[LevelDescriptors] = LRUCache(
-            self._describe, lambda found: found.nbytes, HELD_BYTES)
+            self._describe, lambda descriptors: descriptors.nbytes, CACHE_BYTES)
 
     @torch.inference_mode()
     def prepare(self, feature: str, row: int) -> LevelDescriptors:
@@ -83,7 +81,9 @@ class Matcher:
 
         Parameters
         ----------
-        point : x and y as shares of the image's width and height
+        feature : name of what images are compared by
+        row, target : of the two images
+        point : x and y as shares of the first one's width and height
 
         Raises
         ------
@@ -91,16 +91,15 @@ class Matcher:
             As `prepare`.
         """
         began = time.perf_counter()
-        here, made = self.prepare(feature, row), self._made
+        here, before = self.prepare(feature, row), self._computed
         there = self.prepare(feature, target)
         with one_thread():
-            found = similarity(descriptors(here, np.array([point])), there)
-            ((x, y),), (value,) = best(found, there)
-        return Match(float(x), float(y), float(value), found[0].cpu().numpy(),
-                     there.window.placement, time.perf_counter() - began, made == self._made)
+            values = similarity(descriptors(here, np.array([point])), there)
+            ((x, y),), (value,) = best(values, there)
+        return Match(float(x), float(y), float(value), values[0].cpu().numpy(),
+                     there.window.placement, time.perf_counter() - began, before == self._computed)
 
     def _describe(self, key: tuple[str, int]) -> LevelDescriptors:
-        self._made += 1
+        self._computed += 1
         feature, row = key
-        height, width = (int(v) for v in self._store.samples.sizes[row])
-        return self.features[feature].describe(row, (height, width))
+        return self.features[feature].describe(row)

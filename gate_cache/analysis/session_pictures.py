@@ -1,4 +1,4 @@
-"""Colours of feature maps that are comparable over a whole store, found when first asked for."""
+"""Colours of feature maps that are comparable over a whole store, computed on first use."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.analysis.describe import original_size
 from gate_cache.learn.features.pca import ColourPCA
 
 if TYPE_CHECKING:
     from gate_cache.store.reader import ComboView
 
 MAPS, POSITIONS = 24, 1024
-"""Maps that the components of one level are found from, and positions of all of them."""
+"""Maps that the components of one level are computed from, and positions of all of them."""
 _Key = tuple[str, int]
 
 
 class Colours:
     """PCA as red, green and blue: one for all images and combos of a map.
 
-    It is found from a few images of all combos in turn, so that a large store, or one behind a URL,
-    need not be read.
+    Its components are those of a few images of all combos in turn, so that a large store, or one
+    behind a URL, need not be read.
 
     Parameters
     ----------
@@ -33,23 +34,17 @@ class Colours:
 
     def __init__(self, views: Sequence[ComboView]) -> None:
         self._views = views
-        self._found: dict[_Key, ColourPCA] = {}
+        self._components: dict[_Key, ColourPCA] = {}
         self._locks: defaultdict[_Key, threading.Lock] = defaultdict(threading.Lock)
 
     def __call__(self, view: ComboView, name: str, row: int) -> npt.NDArray[np.uint8]:
-        """(h, w, 3) of one image's map.
-
-        Raises
-        ------
-        RowNotDone
-            The image is not extracted for this combo.
-        """
+        """(h, w, 3) of one image's map; `RowNotDone` where it is not extracted for this combo."""
         values = _read(view, name, row)
         key = name, values.shape[0]
         with self._locks[key]:
-            if key not in self._found:
-                self._found[key] = ColourPCA([self._some(key)])
-        return self._found[key](values)
+            if key not in self._components:
+                self._components[key] = ColourPCA([self._some(key)])
+        return self._components[key](values)
 
     def _some(self, key: _Key) -> npt.NDArray[np.float32]:
         """(C, n, 1): positions of some images, of every combo that has this map."""
@@ -61,7 +56,7 @@ class Colours:
         for i in range(MAPS):
             view, rows = views[i % len(views)]
             row = int(rows[i * len(rows) // MAPS])
-            parts.append(_spread(_shown(view, row, _read(view, name, row))))
+            parts.append(_spread(_inside(view, row, _read(view, name, row))))
         return np.concatenate(parts, axis=1)[..., None]
 
 
@@ -69,11 +64,11 @@ def _read(view: ComboView, name: str, row: int) -> npt.NDArray[np.float32]:
     return np.nan_to_num(np.asarray(view[name][row], np.float32))
 
 
-def _shown(view: ComboView, row: int,
-           values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The cells that show some of the image: padding has no say in the colours."""
-    height, width = (int(v) for v in view.store.samples.sizes[row])
-    return np.asarray(view.square.place(height, width).window(values.shape[-1]).cut(values))
+def _inside(view: ComboView, row: int,
+            values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The cells that show some of the image: padding has no effect on the colours."""
+    placement = view.square.place(*original_size(view.store, row))
+    return np.asarray(placement.window(values.shape[-1]).cut(values))
 
 
 def _spread(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
 
 IMAGES, TOKENS = 4, 8
-"""Pictures and words shown where nothing else is asked for."""
+"""Pictures and words shown by default."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageMaps:
     """One image's maps, ready for a grid.
 
     Attributes
@@ -57,13 +57,7 @@ class ShownImages:
 
 
 def open_shown(target: Place, roots: Roots, show: Progress) -> ShownImages:
-    """A store, or a manifest's store with its data set.
-
-    Raises
-    ------
-    UserError
-        There is none.
-    """
+    """A store, or a manifest's store with its data set; `UserError` where there is none."""
     if not is_manifest(target):
         return ShownImages(FeatureStore.open(target), None)
     work = Workspace.open(target, roots, progress=show)
@@ -72,11 +66,12 @@ def open_shown(target: Place, roots: Roots, show: Progress) -> ShownImages:
 
 
 def show(source: ShownImages, images: Sequence[str] = (),
-         combos: Sequence[str] = (), tokens: Sequence[str] = ()) -> Iterator[Shown]:
+         combos: Sequence[str] = (), tokens: Sequence[str] = ()) -> Iterator[ImageMaps]:
     """Maps of some images; colours are comparable among images and combos of one map.
 
     Parameters
     ----------
+    source : of `open_shown`
     images : ids; by default the first few
     combos : names; by default all
     tokens : words whose attention is shown; by default the first few of the prompt
@@ -94,7 +89,7 @@ def show(source: ShownImages, images: Sequence[str] = (),
     conv = [v for v in views if v.attrs["kind"] == "conv"]
     colours = _colours(conv, rows)
     for row in rows:
-        yield Shown(
+        yield ImageMaps(
             store.samples[row], dataset.image(store.samples[row]) if dataset else None,
             {v.label: {m: colours[_key(v, m)](_one(v, m, row)) for m in v.maps} for v in conv},
             {v.label: _words(v, row, tokens) for v in views if v.attrs["kind"] == "attention"})
@@ -132,7 +127,7 @@ def _one(view: ComboView, name: str, row: int) -> npt.NDArray[np.float32]:
 
 def _words(view: ComboView, row: int,
            tokens: Sequence[str]) -> list[tuple[str, npt.NDArray[np.float32]]]:
-    """The finest map's heat of the wanted words."""
+    """The finest map's attention to these words, or to the first few of the prompt."""
     finest = max(view.maps, key=lambda m: view[m].shape[-1])
     values = _one(view, finest, row)
     words = list(view.attrs.get("tokens") or [str(i) for i in range(len(values))])

@@ -12,7 +12,7 @@ from gate_cache.commands.options import (
     Json,
     ManifestPath,
     interruptible,
-    print_json,
+    print_result,
 )
 from gate_cache.core.errors import DataError, UserError
 
@@ -34,17 +34,13 @@ def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
     with interruptible("finished blocks are kept, run the same command again to go on"):
         from gate_cache.extraction.extract import Workers
         from gate_cache.extraction.extract import extract as stage
+        from gate_cache.report.terminal.tables import show_extracted
 
         if workers and scheduler:
             raise UserError("--workers starts workers, --scheduler has them: give one of the two")
         spread = Workers(workers, scheduler) if workers or scheduler else None
         done = stage(work, batch=_batch(batch), threads=threads, spread=spread, rehash=rehash)
-    if as_json:
-        print_json(done)
-    else:
-        from gate_cache.report.terminal.tables import show_extracted
-
-        show_extracted(done)
+    print_result(done, show_extracted, as_json)
     if done.unread:
         raise DataError("\n".join([*done.unread.values(), f"{len(done.unread)} of {done.images}"
                                    " images cannot be read and were left out; mend them and run"
@@ -86,14 +82,12 @@ def lora(manifest: ManifestPath,
         from gate_cache.extraction.lora.train import train_lora
         from gate_cache.extraction.lora.trainer import LoraSettings
 
-        found = train_lora(work, LoraSettings(rank, alpha, lr, text_lr, batch, seed),
-                           LoraOutput(steps, parse_steps(save_at), out, force), images=images,
-                           captions=captions)
-    if as_json:
-        return print_json(found)
-    for step, path in found.paths.items():
-        typer.echo(f"step {step}: {path}")
-    typer.echo(f"in a combo: lora: {{source: {found.source}}}")
+        trained = train_lora(work, LoraSettings(rank, alpha, lr, text_lr, batch, seed),
+                             LoraOutput(steps, parse_steps(save_at), out, force), images=images,
+                             captions=captions)
+    lines = [*(f"step {step}: {path}" for step, path in trained.paths.items()),
+             f"in a combo: lora: {{source: {trained.source}}}"]
+    print_result(trained, lambda _: typer.echo("\n".join(lines)), as_json)
 
 
 def caption(manifest: ManifestPath,
@@ -111,8 +105,7 @@ def caption(manifest: ManifestPath,
 
     work = on.open(manifest)
     with interruptible("captions so far are kept, run the same command again to go on"):
-        found = stage(work, model=model, revision=revision, out=out, batch=batch)
-    if as_json:
-        return print_json(found)
-    typer.echo(f"{found.path}: {found.images} images, {found.new} captioned now"
-               + ("" if found.new else "; remove the file to caption them again"))
+        captions = stage(work, model=model, revision=revision, out=out, batch=batch)
+    line = f"{captions.path}: {captions.images} images, {captions.new} captioned now"
+    again = "" if captions.new else "; remove the file to caption them again"
+    print_result(captions, lambda _: typer.echo(line + again), as_json)

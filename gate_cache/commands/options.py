@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from gate_cache.core.errors import Interrupted
+from gate_cache.core.errors import Interrupted, UserError
 from gate_cache.core.roots import Roots
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command
     own, names = get_type_hints(Machine, include_extras=True), hints[where].__metadata__
     parameters: list[inspect.Parameter] = []
-    for given in inspect.signature(command).parameters.values():
-        parameters += [given.replace(name=n, default=getattr(Machine, n), annotation=own[n])
-                       for n in names] if given.name == where else \
-            [given.replace(annotation=hints[given.name])]
+    for parameter in inspect.signature(command).parameters.values():
+        parameters += [parameter.replace(name=n, default=getattr(Machine, n), annotation=own[n])
+                       for n in names] if parameter.name == where else \
+            [parameter.replace(annotation=hints[parameter.name])]
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
@@ -103,7 +104,45 @@ def interruptible(left: str) -> Iterator[None]:
         raise Interrupted(f"interrupted; {left}") from None
 
 
-def print_json(found: Any, **more: Any) -> None:
-    """What was found, for a program."""
-    data = found if isinstance(found, dict) else dataclasses.asdict(found)
-    typer.echo(json.dumps({**data, **more}, indent=2, default=str, ensure_ascii=False))
+def parse_size(text: str | None) -> int | None:
+    """Bytes: ``100GB``, ``1.5 TB`` (powers of 1000).
+
+    Raises
+    ------
+    UserError
+        It is no size.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    if not found:
+        raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
+    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
+
+
+def print_result(result: Any, show: Callable[[Any], None], as_json: bool,
+                 picture: Path | None = None, **more: Any) -> None:
+    """Print what a command has done.
+
+    Parameters
+    ----------
+    result : a dataclass, a mapping, or an object with `to_json`
+    show : prints the result for people
+    as_json : whether a program reads it
+    picture : where the result was drawn, printed last
+    more : what the JSON has besides the result's fields
+    """
+    if as_json:
+        data = result.to_json() if hasattr(result, "to_json") else _plain(result)
+        more |= {"picture": picture} if picture else {}
+        typer.echo(json.dumps({**data, **more}, indent=2, default=_plain, ensure_ascii=False))
+        return
+    show(result)
+    if picture:
+        typer.echo(str(picture))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value if isinstance(value, dict) else str(value)

@@ -15,18 +15,21 @@ from gate_cache.commands.options import (
     ManifestPath,
     Trial,
     interruptible,
-    print_json,
+    print_result,
 )
 from gate_cache.core.errors import UserError
+from gate_cache.core.places import is_manifest
 
 Out = Annotated[Path | None, typer.Option(
     help="Folder for the PNG files [<store>-pictures beside the store].")]
 
 
-def match(manifest: ManifestPath,
-          a: Annotated[str, typer.Argument(help="The image whose points are looked for: its id, or"
-                                           " a part of it.")],
-          b: Annotated[str, typer.Argument(help="The image they are looked for in.")],
+def match(images: Annotated[list[str], typer.Argument(
+              metavar="[MANIFEST] SOURCE TARGET", help="Two images of a manifest, by id or a part"
+              " of it; or two image files, and nothing else is needed.")],
+          at: Annotated[list[str] | None, typer.Option(
+              help="A pixel of the source to look for, as X,Y; may be repeated [key points that are"
+              " known, else a grid].")] = None,
           combo: Annotated[str | None, typer.Option(
               help="The combo that describes points [train.baseline, else the first].")] = None,
           run: Annotated[Path | None, typer.Option(
@@ -34,26 +37,59 @@ def match(manifest: ManifestPath,
           trial: Trial = None, last: Last = False,
           grid: Annotated[int | None, typer.Option(
               min=1, max=40, help="Match a grid of so many points a side, not key points.")] = None,
-          out: Out = None, on: Computes = HERE,
-          as_json: Json = False) -> None:
+          model: Annotated[str | None, typer.Option(
+              help="Of two files: tiny, a hub id, a folder or a file [tiny].")] = None,
+          prompt: Annotated[str | None, typer.Option(help="Of two files [a photo].")] = None,
+          out: Annotated[Path | None, typer.Option(
+              help="A PNG file, or its folder [<store>-pictures; here for two files].")] = None,
+          on: Computes = HERE, as_json: Json = False) -> None:
     """Find one image's points in another; a PNG file with right and wrong matches."""
     from gate_cache.analysis.describe import of_combo, of_run
     from gate_cache.analysis.match import match_images
+    from gate_cache.extraction.extract import extract
     from gate_cache.report.figures.match import draw_match, show_match
-    from gate_cache.report.figures.show import beside
+    from gate_cache.report.figures.show import beside, is_file_name
+    from gate_cache.report.terminal.console import console_progress
+    from gate_cache.workspace.own_images import Features, passing
 
     if run and combo:
         raise UserError("--combo and --run: a run brings its own combos; give one of the two")
     if (trial or last) and not run:
         raise UserError("--trial and --last say which weights of --run RUN")
-    work = on.open(manifest)
-    describer = of_run(work, run, trial=trial, last=last) if run else of_combo(work, combo)
-    found = match_images(work, describer, (a, b), grid)
-    path = draw_match(found, out or beside(work.store_path))
-    if as_json:
-        return print_json(found.to_json(), picture=str(path))
-    show_match(found)
-    typer.echo(str(path))
+    if at and grid:
+        raise UserError("--at and --grid: give one of the two")
+    points = [_point(text) for text in at or []] or None
+    if out:
+        is_file_name(out)
+    own = is_manifest(Path(images[0]))
+    if len(images) == 2 and not own:
+        if run or combo:
+            raise UserError("--combo and --run are for two images of a manifest")
+        features = Features(model or "tiny", {"plain": prompt or "a photo"})
+        with passing(images, features, on.roots, on.device, console_progress()) as (work, ids):
+            extract(work)
+            matches = match_images(work, of_combo(work), (ids[0], ids[1]), grid, points)
+        folder = Path()
+    elif len(images) == 3 and own:
+        if model or prompt:
+            raise UserError("--model and --prompt are for two image files; a manifest has its own")
+        work = on.open(Path(images[0]))
+        describer = of_run(work, run, trial=trial, last=last) if run else of_combo(work, combo)
+        matches = match_images(work, describer, (images[1], images[2]), grid, points)
+        folder = beside(work.store_path)
+    else:
+        raise UserError("match takes a manifest and two of its images, or two image files:"
+                        " gate-cache match a.jpg b.jpg --at 120,80")
+    path = draw_match(matches, out or folder)
+    print_result(matches, show_match, as_json, picture=path)
+
+
+def _point(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--at {text}: expected X,Y in pixels, such as --at 120,80") from None
+    return x, y
 
 
 def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
@@ -68,8 +104,8 @@ def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a swee
     from gate_cache.report.figures.predict import draw_predictions
     from gate_cache.training.predict import predict as stage
 
-    found = stage(on.open(manifest), run, images=image or [], trial=trial, last=last)
-    for path in draw_predictions(found, out or run / "pictures"):
+    predictions = stage(on.open(manifest), run, images=image or [], trial=trial, last=last)
+    for path in draw_predictions(predictions, out or run / "pictures"):
         typer.echo(str(path))
 
 
@@ -99,13 +135,10 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
 
     work = on.open(manifest)
     with interruptible("nothing was written"):
-        found = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
-                             anchor_t=anchor_t, own=own)
-    path = draw_scores(found, out or beside(work.store_path))
-    if as_json:
-        return print_json(found, picture=str(path))
-    show_scores(found)
-    typer.echo(str(path))
+        scores = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
+                              anchor_t=anchor_t, own=own)
+    path = draw_scores(scores, out or beside(work.store_path))
+    print_result(scores, show_scores, as_json, picture=path)
 
 
 def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
@@ -125,10 +158,7 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
 
     work = on.open(manifest)
     with interruptible("nothing was written"):
-        found = stage(work, Img2Img(strength, steps, seeds),
-                      Selection(combo or [], image or [], images, prompt, batch))
-    path = draw_guideline(found, out or beside(work.store_path))
-    if as_json:
-        return print_json(found.to_json(), picture=str(path))
-    show_guideline(found)
-    typer.echo(str(path))
+        results = stage(work, Img2Img(strength, steps, seeds),
+                        Selection(combo or [], image or [], images, prompt, batch))
+    path = draw_guideline(results, out or beside(work.store_path))
+    print_result(results, show_guideline, as_json, picture=path)

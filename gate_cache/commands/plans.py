@@ -8,13 +8,15 @@ import typer
 
 from gate_cache.commands.options import (
     HERE,
+    Computes,
     Json,
     ManifestPath,
     Models,
     Outside,
     Pictures,
     Reads,
-    print_json,
+    parse_size,
+    print_result,
 )
 from gate_cache.core.roots import Roots
 
@@ -26,18 +28,14 @@ def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) ->
     from gate_cache.extraction.validate import validate as stage
 
     try:
-        found = stage(on.open(manifest))
+        checked = stage(on.open(manifest))
     except NotReady as error:
         raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
                               *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
                               ]) from None
-    if as_json:
-        return print_json(found)
-    typer.echo(f"{found.manifest}: sound, {found.combos} combos")
-    for line in found.data:
-        typer.echo(line)
-    for line in found.absent:
-        typer.echo(f"note: {line}")
+    lines = [f"{checked.manifest}: sound, {checked.combos} combos", *checked.data,
+             *(f"note: {line}" for line in checked.absent)]
+    print_result(checked, lambda _: typer.echo("\n".join(lines)), as_json)
 
 
 def data(manifest: ManifestPath, on: Pictures = HERE, as_json: Json = False) -> None:
@@ -45,42 +43,47 @@ def data(manifest: ManifestPath, on: Pictures = HERE, as_json: Json = False) -> 
 
     Exit code 2 where something is.
     """
+    from gate_cache.report.terminal.data import show_data
     from gate_cache.workspace.data_summary import data as stage
 
-    found = stage(on.open(manifest))
-    if as_json:
-        print_json(found)
-    else:
-        from gate_cache.report.terminal.data import show_data
-
-        show_data(found)
-    if found.faults:
+    summary = stage(on.open(manifest))
+    print_result(summary, show_data, as_json)
+    if summary.faults:
         raise typer.Exit(2)
 
 
-def plan(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
-    """Show what extracting will cost: combos, UNet passes, bytes, files. Runs nothing."""
-    from gate_cache.extraction.plan import plan as stage
+def plan(manifest: ManifestPath,
+         disk: Annotated[str | None, typer.Option(
+             help="Room for the store, such as 100GB or 2TB [what is free].")] = None,
+         rate: Annotated[float | None, typer.Option(
+             min=1e-9, help="UNet passes a second, to say hours.")] = None,
+         measure: Annotated[bool, typer.Option(
+             "--measure", help="Run a batch of every combo, to say hours.")] = False,
+         on: Computes = HERE, as_json: Json = False) -> None:
+    """Show what extracting will cost: passes, bytes, files, hours; and what would fit the disk.
 
-    found = stage(on.open(manifest))
-    if as_json:
-        return print_json(found, unet_passes=found.unet_passes, bytes=found.bytes,
-                           files=found.files)
+    Runs nothing but what --measure asks for.
+    """
+    from gate_cache.extraction.plan import plan as stage
     from gate_cache.report.terminal.tables import show_plan
 
-    show_plan(found)
+    work, seconds = on.open(manifest), None
+    if measure:
+        from gate_cache.extraction.measure import seconds_an_image
+
+        seconds = seconds_an_image(work)
+    cost = stage(work, room=parse_size(disk), rate=rate, seconds=seconds)
+    print_result(cost, show_plan, as_json, unet_passes=cost.unet_passes, bytes=cost.bytes,
+                 files=cost.files, folders=cost.folders, hours=cost.hours)
 
 
 def status(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
     """Show per combo what is done, missing, or stale and why."""
     from gate_cache.extraction.status import status as stage
-
-    found = stage(on.open(manifest))
-    if as_json:
-        return print_json(found, complete=found.complete)
     from gate_cache.report.terminal.tables import show_status
 
-    show_status(found)
+    state = stage(on.open(manifest))
+    print_result(state, show_status, as_json, complete=state.complete)
 
 
 def layers(model: Annotated[str, typer.Argument(
@@ -94,11 +97,7 @@ def layers(model: Annotated[str, typer.Argument(
     """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""
     from gate_cache.extraction.layers import layers as stage
     from gate_cache.manifest.specs import ModelSpec
-
-    spec = ModelSpec(source=[model], config=config, variant=variant)
-    found = stage(spec, Roots.resolve(outside, models=models), size)
-    if as_json:
-        return print_json(found)
     from gate_cache.report.terminal.tables import show_layers
 
-    show_layers(found)
+    spec = ModelSpec(source=[model], config=config, variant=variant)
+    print_result(stage(spec, Roots.resolve(outside, models=models), size), show_layers, as_json)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gate_cache.commands.options import HERE, Computes, Json, Reads, print_json
+from gate_cache.commands.options import HERE, Computes, Json, Reads, print_result
 from gate_cache.core.errors import UserError
 
 
 def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder, or a URL.")],
             as_json: Json = False) -> None:
     """Show what a store holds: tree, shapes, bytes, combos with settings, what is missing."""
+    from gate_cache.report.terminal.tables import show_store
     from gate_cache.store.check.inspect import inspect as stage
 
-    found = stage(store)
-    if as_json:
-        return print_json(found)
-    from gate_cache.report.terminal.tables import show_store
-
-    show_store(found)
+    print_result(stage(store), show_store, as_json)
 
 
 def show(target: Annotated[str, typer.Argument(
@@ -54,8 +49,8 @@ def show(target: Annotated[str, typer.Argument(
         for path in draw_activations(work, image or [], combo or [], out):
             typer.echo(str(path))
         return
-    found = open_shown(parse_place(target), on.roots, console_progress())
-    for path in draw(found, image or [], combo or [], token or [], out):
+    source = open_shown(parse_place(target), on.roots, console_progress())
+    for path in draw(source, image or [], combo or [], token or [], out):
         typer.echo(str(path))
 
 
@@ -95,11 +90,11 @@ def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest fo
             raise UserError("--recompute needs the manifest, and goes without --repair:"
                             " gate-cache verify MANIFEST --recompute 8")
         again = compare(on.open(place), recompute, seed=seed)
-        return print_json(again, equal=again.equal) if as_json else show_recomputed(again)
-    found = stage(store_at(place, on.roots), repair=repair, threads=threads,
-                  progress=console_progress())
-    print_json(found, sound=found.sound) if as_json else show_verified(found)
-    if not found.sound:
+        return print_result(again, show_recomputed, as_json, equal=again.equal)
+    verdict = stage(store_at(place, on.roots), repair=repair, threads=threads,
+                    progress=console_progress())
+    print_result(verdict, show_verified, as_json, sound=verdict.sound)
+    if not verdict.sound:
         raise typer.Exit(1)
 
 
@@ -113,9 +108,9 @@ def diff(a: Annotated[str, typer.Argument(help="A manifest or a store.")],
     from gate_cache.extraction.diff import diff as stage
     from gate_cache.report.terminal.store_tables import show_diff
 
-    found = stage(parse_place(a), parse_place(b), on.roots, values)
-    print_json(found, same=found.same) if as_json else show_diff(found)
-    if not found.same:
+    differences = stage(parse_place(a), parse_place(b), on.roots, values)
+    print_result(differences, show_diff, as_json, same=differences.same)
+    if not differences.same:
         raise typer.Exit(1)
 
 
@@ -128,7 +123,5 @@ def prune(targets: Annotated[list[str], typer.Argument(
     from gate_cache.extraction.prune import prune as stage
     from gate_cache.report.terminal.store_tables import show_pruned
 
-    found = stage([parse_place(t) for t in targets], on.roots, yes=yes)
-    if as_json:
-        return print_json({"stores": [dataclasses.asdict(f) for f in found]})
-    show_pruned(found)
+    pruned = stage([parse_place(t) for t in targets], on.roots, yes=yes)
+    print_result({"stores": pruned}, lambda _: show_pruned(pruned), as_json)

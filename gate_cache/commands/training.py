@@ -17,7 +17,7 @@ from gate_cache.commands.options import (
     Trains,
     Trial,
     interruptible,
-    print_json,
+    print_result,
 )
 from gate_cache.core.errors import UserError
 
@@ -37,21 +37,19 @@ def train(manifest: ManifestPath,
           on: Trains = HERE, as_json: Json = False) -> None:
     """Stage 2: train on the store, print the table, leave a run directory."""
 
-    given = {"head": head, "assigners": assigners, "gamma1": gamma1, "gamma2": gamma2,
-             "steps": steps, "pairs": pairs, "lr": lr, "seed": seed}
-    work = on.open(manifest, {k: v for k, v in given.items() if v is not None})
+    options = {"head": head, "assigners": assigners, "gamma1": gamma1, "gamma2": gamma2,
+               "steps": steps, "pairs": pairs, "lr": lr, "seed": seed}
+    work = on.open(manifest, {k: v for k, v in options.items() if v is not None})
     with interruptible("the same command with --out and the run's folder goes on"):
         from gate_cache.report.html.write import try_report
+        from gate_cache.report.terminal.tables import show_trained
         from gate_cache.training.train import train as stage
 
-        found = stage(work, out)
-        page = try_report(found.run, on.roots, work.progress)
-    if as_json:
-        return print_json({"run": found.run, "head": found.head, "splits": found.splits,
-                            "tables": [t.to_json() for t in found.tables], "report": page})
-    from gate_cache.report.terminal.tables import show_trained
-
-    show_trained(found, page)
+        trained = stage(work, out)
+        page = try_report(trained.run, on.roots, work.progress)
+    print_result({"run": trained.run, "head": trained.head, "splits": trained.splits,
+                  "tables": [t.to_json() for t in trained.tables], "report": page},
+                 lambda _: show_trained(trained, page), as_json)
 
 
 def sweep(manifest: ManifestPath,
@@ -69,19 +67,15 @@ def sweep(manifest: ManifestPath,
     folder = out or on.roots.runs / f"{work.loaded.path.stem}-{trials.stem}"
     with interruptible("run the same command again to go on from the last checkpoint"):
         from gate_cache.report.html.write import try_report
+        from gate_cache.report.terminal.trials import show_swept
         from gate_cache.training.sweep_workers import sweep_on
 
-        found = sweep_on(work, points, folder, workers, file=trials)
-        page = try_report(found.folder, on.roots, work.progress)
-    if as_json:
-        print_json(found.to_json(), report=page)
-    else:
-        from gate_cache.report.terminal.trials import show_swept
-
-        show_swept(found, page)
-    if found.failed:
-        raise UserError(f"{len(found.failed)} of {len(points)} trials failed:"
-                        f" {found.failed[0].name}: {found.failed[0].failed}")
+        swept = sweep_on(work, points, folder, workers, file=trials)
+        page = try_report(swept.folder, on.roots, work.progress)
+    print_result(swept, lambda _: show_swept(swept, page), as_json, report=page)
+    if swept.failed:
+        raise UserError(f"{len(swept.failed)} of {len(points)} trials failed:"
+                        f" {swept.failed[0].name}: {swept.failed[0].failed}")
 
 
 def report(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
@@ -98,11 +92,9 @@ def evaluate(run: Annotated[Path, typer.Argument(help="A run directory, or a swe
              val: Annotated[bool, typer.Option("--val", help="On val, not on test.")] = False,
              on: Computes = HERE, as_json: Json = False) -> None:
     """Judge trained weights, on their own manifest's test split or on another's."""
+    from gate_cache.report.terminal.trials import show_evaluated
     from gate_cache.training.evaluate import evaluate as stage
 
-    found = stage(on.open(manifest), run, trial=trial, last=last, split="val" if val else "test")
-    if as_json:
-        return print_json(found)
-    from gate_cache.report.terminal.trials import show_evaluated
-
-    show_evaluated(found)
+    scores = stage(on.open(manifest), run, trial=trial, last=last,
+                   split="val" if val else "test")
+    print_result(scores, show_evaluated, as_json)

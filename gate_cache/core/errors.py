@@ -19,7 +19,7 @@ class Interrupted(GateCacheError):
 
 
 class UserError(GateCacheError, ValueError):
-    """Something the user can mend: a manifest, a file, a disk. Exit code 2."""
+    """Something the user can correct: a manifest, a file, a disk. Exit code 2."""
 
     exit_code = 2
 
@@ -55,7 +55,7 @@ class StoreError(UserError):
 
 
 class RowNotDone(StoreError, LookupError):
-    """A row was asked for that no finished block holds."""
+    """A requested row is in no finished block."""
 
 
 class DiskError(UserError, OSError):
@@ -69,11 +69,11 @@ class RemoteError(GateCacheError, OSError):
 
 
 TOLD = "told"
-"""Type of pydantic's errors whose text is for people as it is."""
+"""Type of the pydantic errors whose text is shown as it is."""
 
 
 class OldSpelling(FutureWarning):
-    """Something is written as an earlier release wanted it, and is still taken."""
+    """A field is spelled as in an earlier release; it is still accepted."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
@@ -85,5 +85,5 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Join names for a message: ``a, b, c and 4 more``."""
     names = list(names)
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    text = ", ".join(names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text

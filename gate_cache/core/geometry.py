@@ -93,9 +93,9 @@ class Placement:
     def mask(self, resolution: int) -> npt.NDArray[np.bool_]:
         """(resolution, resolution) bool: the cells that show any of the image."""
         window = self.window(resolution)
-        found = np.zeros((resolution, resolution), bool)
-        found[window.rows, window.columns] = True
-        return found
+        mask = np.zeros((resolution, resolution), bool)
+        mask[window.rows, window.columns] = True
+        return mask
 
     def labels_to_square(self, labels: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
         """Bring a label map into the square by nearest neighbour (pixel centres).
@@ -109,11 +109,12 @@ class Placement:
         -------
         (size, size) of the same dtype
         """
-        found = np.full((self.size, self.size), padding, labels.dtype)
-        rows, columns = (_nearest(length, side) for length, side in
+        square = np.full((self.size, self.size), padding, labels.dtype)
+        # of `side` cells over `length` pixels: the pixel at the centre of each
+        rows, columns = ((2 * np.arange(side) + 1) * length // (2 * side) for length, side in
                          zip(labels.shape, (self.height, self.width), strict=True))
-        found[self.area] = labels[np.ix_(rows, columns)]
-        return found
+        square[self.area] = labels[np.ix_(rows, columns)]
+        return square
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,3 @@ class Window:
     def _extent(self) -> Points:
         return np.array([self.columns.stop - self.columns.start,
                          self.rows.stop - self.rows.start]) / self.resolution
-
-
-def _nearest(length: int, side: int) -> npt.NDArray[np.int_]:
-    """Of `side` pixels that cover `length` ones, the one that holds each centre."""
-    return (2 * np.arange(side) + 1) * length // (2 * side)

@@ -7,6 +7,7 @@ that the code needs, and none that would touch this machine's disk. Floor 1.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 from urllib.parse import unquote
@@ -20,6 +21,7 @@ AZURE = ("abfs", "abfss")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 
 
+@dataclass(frozen=True)
 class Url:
     """A place behind a URL; made of text by `parse_place`.
 
@@ -29,39 +31,43 @@ class Url:
         An unknown scheme, no bucket, or secrets and queries, which do not belong into names.
     """
 
-    __slots__ = ("_host", "_parts", "scheme")
+    text: str
 
-    def __init__(self, text: str) -> None:
-        match = _URL.fullmatch(text)
-        self.scheme = match[1].lower() if match else ""
-        rest = match[2] if match else text
-        if self.scheme not in SCHEMES:
-            raise UserError(f"'{_shown(text)}': stores are folders, or URLs that begin with"
-                            " s3://, gs://, az://, abfs://, https:// or http://")
+    def __post_init__(self) -> None:
+        match = _URL.fullmatch(self.text)
+        scheme, rest = (match[1].lower(), match[2]) if match else ("", "")
+        if scheme not in SCHEMES:
+            public = re.sub(r"//[^/@]*@", "//…@", re.split("[?#]", self.text)[0])  # no secrets
+            raise UserError(f"'{public}': stores are folders, or URLs that begin with s3://, gs://,"
+                            " az://, abfs://, https:// or http://")
         host, _, path = rest.partition("/")
-        self._host: str = host
-        self._parts = tuple(p for p in path.split("/") if p not in ("", "."))
-        self._check(rest)
-
-    def _check(self, rest: str) -> None:
-        user, at, _ = self._host.partition("@")
-        if "?" in rest or "#" in rest or (at and (self.scheme not in AZURE or ":" in user)):
-            raise UserError(f"'{self.scheme}://…': a store's URL has no password and no '?' or '#';"
+        user, at, _ = host.partition("@")
+        if "?" in rest or "#" in rest or (at and (scheme not in AZURE or ":" in user)):
+            raise UserError(f"'{scheme}://…': a store's URL has no password and no '?' or '#';"
                             " credentials are taken from the environment")
-        if not self._host:
-            raise UserError(f"'{self}': names no bucket; write {self.scheme}://bucket/folder")
-        if ".." in (unquote(p) for p in self._parts):
-            raise UserError(f"'{self}': climbs with '..'")
+        parts = [p for p in path.split("/") if p not in ("", ".")]
+        text = f"{scheme}://{'/'.join([host, *parts])}"
+        if not host:
+            raise UserError(f"'{text}': names no bucket; write {scheme}://bucket/folder")
+        if ".." in map(unquote, parts):
+            raise UserError(f"'{text}': climbs with '..'")
+        object.__setattr__(self, "text", text)
+
+    @property
+    def scheme(self) -> str:
+        """Before the ``://``."""
+        return self.text.partition("://")[0]
 
     @property
     def name(self) -> str:
         """The last part."""
-        return self._parts[-1] if self._parts else self._host
+        return self.text.rpartition("/")[2]
 
     @property
     def parent(self) -> Url:
         """The folder that holds it; a bucket is its own."""
-        return Url(f"{self.scheme}://{'/'.join([self._host, *self._parts[:-1]])}")
+        above = self.text.rpartition("/")[0]
+        return self if above.endswith("/") else Url(above)
 
     @property
     def web(self) -> bool:
@@ -81,19 +87,7 @@ class Url:
         return Url(f"{self}/{key}")
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{'/'.join([self._host, *self._parts])}"
-
-    def __repr__(self) -> str:
-        return f"Url({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Url) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __reduce__(self) -> tuple[type[Url], tuple[str]]:
-        return Url, (str(self),)
+        return self.text
 
 
 Place = Path | Url
@@ -114,8 +108,3 @@ def is_manifest(target: Place) -> TypeGuard[Path]:
 def is_url(text: str) -> bool:
     """Whether a text is meant as a URL, known or not."""
     return _URL.match(text) is not None
-
-
-def _shown(text: str) -> str:
-    """Without what may be a secret."""
-    return re.sub(r"//[^/@]*@", "//…@", re.split("[?#]", text)[0])

@@ -1,4 +1,4 @@
-"""What other packages add, by entry point. Nothing of theirs is imported before it is asked for."""
+"""What other packages add, by entry point. Nothing of theirs is imported before it is used."""
 
 from __future__ import annotations
 
@@ -16,17 +16,7 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 
 def load_plugin(group: str, name: str) -> Any:
-    """Import what an installed package names.
-
-    Parameters
-    ----------
-    group, name : of the entry point; `name` is one of `installed`
-
-    Raises
-    ------
-    UserError
-        It cannot be imported, or refuses by itself.
-    """
+    """Import one of `installed`; `UserError` where that fails, or refuses by itself."""
     point = installed(group)[name]
     try:
         return point.load()

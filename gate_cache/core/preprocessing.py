@@ -18,7 +18,7 @@ Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
 
 
-class Asked(Protocol):
+class ImageOptions(Protocol):
     """What a manifest's ``model`` section says of it."""
 
     @property
@@ -81,8 +81,8 @@ class Preprocessing:
     background: Color | None = WHITE
 
     @classmethod
-    def of(cls, model: Asked, size: int) -> Preprocessing:
-        """What a manifest says; the first release's filter alone means its alpha, too."""
+    def of(cls, model: ImageOptions, size: int) -> Preprocessing:
+        """What a manifest says; the first release's filter implies that alpha is dropped, too."""
         background = None if model.resample == FIRST else WHITE
         if model.background:
             red, green, blue = bytes.fromhex(model.background[1:])

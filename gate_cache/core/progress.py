@@ -27,21 +27,19 @@ class Progress(Protocol):
         """Show one line."""
 
 
-class _SilentTask:
-    def advance(self, n: int = 1) -> None:
-        """Count and show nothing."""
-
-    def expect(self, total: int) -> None:
-        """Show nothing."""
-
-
 class Silent:
     """Shows nothing: the default of every stage when used as a library."""
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
-        """Open a task that shows nothing."""
-        yield _SilentTask()
+        """A task that shows nothing."""
+        yield self
+
+    def advance(self, n: int = 1) -> None:
+        """Count nothing."""
+
+    def expect(self, total: int) -> None:
+        """Nothing is shown of it."""
 
     def say(self, line: str) -> None:
         """Show nothing."""

@@ -1,4 +1,4 @@
-"""Where things are: the four roots, and paths that cannot leave them unasked."""
+"""The four roots below which paths are looked up, and which they leave only with permission."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Roots:
 
     @classmethod
     def resolve(cls, outside: bool = False, stores: str | Place | None = None,
-                **given: Path | None) -> Roots:
-        """Fill what was not given from the environment, then from the defaults."""
+                **options: Path | None) -> Roots:
+        """Take each root from the options, else the environment, else its default."""
         names = [f.name for f in fields(cls) if f.name not in ("outside", "stores")]
-        chosen = {name: given.get(name) or Path(_from_env(name)) for name in names}
+        chosen = {name: options.get(name) or Path(_from_env(name)) for name in names}
         return cls(outside=outside, stores=parse_place(stores or _from_env("stores")), **chosen)
 
     def absolute(self) -> Roots:
-        """The same folders for a process that works elsewhere."""
+        """The same folders for a process with another working directory."""
         data, models, runs = (p.resolve() for p in (self.data, self.models, self.runs))
         return Roots(data, models, self.stores.resolve(), runs, self.outside)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import gate_cache
@@ -14,10 +15,8 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "zarr", "numpy", "pil
 
 def versions() -> dict[str, str]:
     """Of gate-cache, Python and the libraries that are installed."""
-    found = {"gate-cache": gate_cache.__version__, "python": platform.python_version()}
+    installed = {"gate-cache": gate_cache.__version__, "python": platform.python_version()}
     for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed

@@ -9,18 +9,16 @@ is ``test`` here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
-from gate_cache.datasets.common.base import IGNORED, Split
+from gate_cache.datasets.common.base import IGNORED
 from gate_cache.datasets.common.files import walk
-from gate_cache.datasets.common.labelled import LabelledImages
-from gate_cache.datasets.common.splits import with_val
+from gate_cache.datasets.common.labelled import PublishedHalves, class_names
 
 EXPECTED = ("expected ADEChallengeData2016/ with images/{training,validation} and"
             " annotations/{training,validation}; get ADEChallengeData2016.zip from"
             " http://sceneparsing.csail.mit.edu and unpack it below the data root (--data)")
-CLASSES = tuple("""
+CLASSES = class_names("""
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person,
 earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea,
 mirror, rug, field, armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion,
@@ -34,40 +32,25 @@ fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel
 tent, bag, minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal,
 bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic light, tray,
 ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock, flag
-""".replace("\n", " ").strip().split(", "))
+""")
 _IMAGES = frozenset({".jpg", ".jpeg", ".png"})
-_FOLDERS = ("training", "validation")
 
 
-class ADE20K(LabelledImages):
-    """The 20,210 + 2,000 images; ids are paths below ``images``.
-
-    Parameters
-    ----------
-    root : the folder ``ADEChallengeData2016``
-    val : share of the published training images that becomes ``val``
-    split_seed : another value, another split
-    """
+class ADE20K(PublishedHalves):
+    """The 20,210 + 2,000 images below the folder ``ADEChallengeData2016``."""
 
     protocol = ("ADE20K: IoU of 150 classes over the 2,000 images of the published validation"
                 " split, which is 'test' here; 'val' is a seeded share of the published training"
                 " split")
     classes = CLASSES
     expected = EXPECTED
-    parts = tuple(f"{kind}/{half}" for kind in ("images", "annotations")
-                  for half in ("training", "validation"))
+    folders = ("images", "annotations")
+    halves = ("training", "validation")
 
     def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
-        super().__init__("ade20k", root)
-        self.val = val
-        self.split_seed = split_seed
-
-    def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
-        return self.root / "images" / sample_id
+        super().__init__("ade20k", root, val, split_seed)
 
     def label_file(self, sample_id: str) -> Path:
-        """The label picture of a sample."""
         return (self.root / "annotations" / sample_id).with_suffix(".png")
 
     def classes_by_label(self) -> Mapping[int, int]:
@@ -82,14 +65,6 @@ class ADE20K(LabelledImages):
                 " taken from their labels already; take the published ones"]
 
     def listed(self) -> tuple[list[str], list[str]]:
-        """Ids of all images, and those without labels."""
-        ids = [f"{folder}/{name}" for folder in _FOLDERS
-               for name in walk(self.root / "images" / folder, _IMAGES)]
+        ids = self.files(_IMAGES)
         there = set(walk(self.root / "annotations", frozenset({".png"})))
         return ids, [i for i in ids if Path(i).with_suffix(".png").as_posix() not in there]
-
-    @cached_property
-    def _splits(self) -> Mapping[str, Split]:
-        ids = [s.id for s in self.samples()]
-        train = [i for i in ids if i.startswith("training/")]
-        return with_val(train, set(ids) - set(train), self.val, self.split_seed)

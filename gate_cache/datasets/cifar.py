@@ -8,6 +8,7 @@ pickled and not read: a pickle can run anything.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -66,13 +67,18 @@ class CIFAR10:
         return {half: list(accumulate((_records(self.root / n) for n in names), initial=0))
                 for half, names in _FILES.items()}
 
-    def _record(self, sample_id: str) -> bytes:
+    def _locate(self, sample_id: str) -> tuple[Path, int]:
+        """The batch that holds an image and its class, and the image's number in it."""
         half, _, number = sample_id.partition("/")
-        file = max(k for k, start in enumerate(self._starts[half][:-1]) if start <= int(number))
-        path = self.root / _FILES[half][file]
+        starts = self._starts[half][:-1]
+        file = bisect_right(starts, int(number)) - 1
+        return self.root / _FILES[half][file], int(number) - starts[file]
+
+    def _record(self, sample_id: str) -> bytes:
+        path, number = self._locate(sample_id)
         try:
             with path.open("rb") as data:
-                data.seek((int(number) - self._starts[half][file]) * _RECORD)
+                data.seek(number * _RECORD)
                 record = data.read(_RECORD)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from None
@@ -81,28 +87,21 @@ class CIFAR10:
         return record
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
-        """The batch that holds the image and its class."""
-        half, _, number = sample_id.partition("/")
-        file = max(k for k, start in enumerate(self._starts[half][:-1]) if start <= int(number))
-        return (self.root / _FILES[half][file],)
+        return (self._locate(sample_id)[0],)
 
     def sha256(self, sample_id: str) -> str:
-        """sha256 (hex) of the image's bytes, without its label."""
         return hashlib.sha256(self._record(sample_id)[1:]).hexdigest()
 
     def size(self, sample_id: str) -> tuple[int, int]:
-        """(height, width) in pixels."""
         return (SIDE, SIDE)
 
     def image(self, sample_id: str) -> npt.NDArray[np.uint8]:
-        """The image as (32, 32, 3) RGB."""
         import numpy as np
 
         planes = np.frombuffer(self._record(sample_id), np.uint8, offset=1)
         return np.ascontiguousarray(planes.reshape(3, SIDE, SIDE).transpose(1, 2, 0))
 
     def label(self, sample_id: str) -> int:
-        """The class of an image."""
         return self._record(sample_id)[0]
 
     @cached_property
@@ -113,7 +112,6 @@ class CIFAR10:
         return with_val(halves["train"], halves["test"], self.val, self.split_seed)
 
     def split_of(self, sample_id: str) -> Split:
-        """The split of an image."""
         return self._splits[sample_id]
 
 

@@ -9,13 +9,11 @@ on ``val``, which is ``test`` here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 
-from gate_cache.datasets.common.base import IGNORED, Split
+from gate_cache.datasets.common.base import IGNORED
 from gate_cache.datasets.common.files import walk
-from gate_cache.datasets.common.labelled import LabelledImages, plain_table
-from gate_cache.datasets.common.splits import with_val
+from gate_cache.datasets.common.labelled import PublishedHalves, plain_table
 
 EXPECTED = ("expected cityscapes/ with leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and"
             " gtFine/{train,val}/<city>/*_gtFine_labelIds.png; get leftImg8bit_trainvaltest.zip and"
@@ -33,31 +31,18 @@ _IMAGE, _LABELS, _CLASSES = ("_leftImg8bit.png", "_gtFine_labelIds.png",
                              "_gtFine_labelTrainIds.png")
 
 
-class Cityscapes(LabelledImages):
-    """The 2,975 + 500 finely annotated images; ids are paths below ``leftImg8bit``.
-
-    Parameters
-    ----------
-    root : the folder with ``leftImg8bit`` and ``gtFine``
-    val : share of the published training images that becomes ``val``
-    split_seed : another value, another split
-    """
+class Cityscapes(PublishedHalves):
+    """The 2,975 + 500 finely annotated images."""
 
     protocol = ("Cityscapes: IoU of 19 classes over the 500 images of the published val split,"
                 " which is 'test' here; 'val' is a seeded share of the published train split")
     classes = CLASSES
     expected = EXPECTED
-    parts = tuple(f"{kind}/{half}" for kind in ("leftImg8bit", "gtFine")
-                  for half in ("train", "val"))
+    folders = ("leftImg8bit", "gtFine")
+    halves = ("train", "val")
 
     def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
-        super().__init__("cityscapes", root)
-        self.val = val
-        self.split_seed = split_seed
-
-    def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
-        return self.root / "leftImg8bit" / sample_id
+        super().__init__("cityscapes", root, val, split_seed)
 
     def label_file(self, sample_id: str) -> Path:
         """The file of label ids, or of train ids where only that is there."""
@@ -80,16 +65,7 @@ class Cityscapes(LabelledImages):
                 " gtFine_trainvaltest.zip again"]
 
     def listed(self) -> tuple[list[str], list[str]]:
-        """Ids of all images of both splits, and those without labels."""
-        ids = [f"{split}/{name}" for split in ("train", "val")
-               for name in walk(self.root / "leftImg8bit" / split, frozenset({".png"}))
-               if name.endswith(_IMAGE)]
+        ids = [name for name in self.files(frozenset({".png"})) if name.endswith(_IMAGE)]
         there = set(walk(self.root / "gtFine", frozenset({".png"})))
         stems = [(i, i.removesuffix(_IMAGE)) for i in ids]
         return ids, [i for i, s in stems if not {s + _LABELS, s + _CLASSES} & there]
-
-    @cached_property
-    def _splits(self) -> Mapping[str, Split]:
-        ids = [s.id for s in self.samples()]
-        train = [i for i in ids if i.startswith("train/")]
-        return with_val(train, set(ids) - set(train), self.val, self.split_seed)

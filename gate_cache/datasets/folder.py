@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.core.errors import DataError
+from gate_cache.core.errors import DataError, did_you_mean
 from gate_cache.datasets.common.base import Listing, NoClass, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder
 from gate_cache.datasets.common.pictures import passed_over_line, pictures
-from gate_cache.datasets.common.splits import Shares, Tree, parent_of
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 
 
 class ImageFolder(ImageFiles):
@@ -20,9 +20,9 @@ class ImageFolder(ImageFiles):
     Parameters
     ----------
     root : Path
-    shares : of images that become ``val`` and ``test`` where no folder is called so
-    split_seed : another value, another split
-    split_folders : whether folders called after splits are the splits
+    rule : how images are split
+    files : the images, as paths below `root`; by default all that are there
+    labels : classes of images by id, in place of those by folder
     """
 
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
@@ -30,15 +30,22 @@ class ImageFolder(ImageFiles):
 
     named_splits = True  # names and settings alone decide them
 
-    def __init__(self, root: Path, shares: Shares | None = None, split_seed: int = 0,
-                 split_folders: bool = True) -> None:
+    def __init__(self, root: Path, rule: SplitRule = BY_FOLDER,
+                 files: Sequence[str] | None = None,
+                 labels: Mapping[str, str] | None = None) -> None:
         super().__init__("folder", root)
-        self.shares = shares or {}
-        self.split_seed = split_seed
-        self.split_folders = split_folders
+        self.rule = rule
+        self.files = files
+        self.labels = labels
 
     def samples(self) -> Sequence[Sample]:
-        """All images, sorted by path."""
+        """All images, sorted by path, or those that were named, in their order.
+
+        Raises
+        ------
+        DataError
+            There are none, or one that was named is missing or named twice.
+        """
         return Listing(self._walked[0])
 
     @cached_property
@@ -46,16 +53,26 @@ class ImageFolder(ImageFiles):
         """Ids of all images, and how many other files there are, by suffix."""
         need_folder(self.root, "image folder",
                     "put images there, or set dataset.root in the manifest, or --data")
-        return images_below(self.root)
+        return images_below(self.root) if self.files is None else self._named(self.files)
+
+    def _named(self, files: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+        for name, times in Counter(files).items():
+            if times > 1:
+                raise DataError(f"{self.root}: dataset.files names '{name}' {times} times")
+            if not self.path(name).is_file():
+                raise DataError(f"{self.path(name)}: not found, but dataset.files names it")
+        return list(files), {}
 
     @cached_property
     def _tree(self) -> Tree:
-        return Tree(self.root, self._walked[0], self.shares, self.split_seed, self.split_folders)
+        return Tree(self.root, self._walked[0], self.rule)
 
     @cached_property
     def _class_of(self) -> dict[str, str | None]:
-        """Of each folder: the part of its path after the split, or else the first one, where there
-        is one."""
+        """The label of each image; else of each folder: the part of its path after the split, or
+        else the first one, where there is one."""
+        if self.labels is not None:
+            return self._labelled(self.labels)
         folders, split = self._tree.folders_of, self._tree.depth or 0
         before = {tuple(path[:split]) for path in folders.values()}
         after = any(len(path) > split for path in folders.values())
@@ -65,9 +82,16 @@ class ImageFolder(ImageFiles):
         at = split if len(before) == 1 and after else max(split - 1, 0)
         return {i: path[at] if len(path) > at else None for i, path in folders.items()}
 
+    def _labelled(self, labels: Mapping[str, str]) -> dict[str, str | None]:
+        ids = self._walked[0]
+        if strange := sorted(labels.keys() - set(ids)):
+            raise DataError(f"{self.root}: labels are given for {len(strange)} images that are not"
+                            f" there, such as '{strange[0]}'{did_you_mean(strange[0], ids)}")
+        return {i: labels.get(i) for i in ids}
+
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the class folders, sorted."""
+        """Names of the classes, sorted."""
         return tuple(sorted({name for name in self._class_of.values() if name}))
 
     def label(self, sample_id: str) -> int:
@@ -78,9 +102,10 @@ class ImageFolder(ImageFiles):
         NoClass
             It lies in no class folder.
         """
-        name = self._class_of[parent_of(sample_id)]
+        name = self._class_of[parent_of(sample_id) if self.labels is None else sample_id]
         if name is None:
-            raise NoClass(f"{self.path(sample_id)}: is in no class folder; move it to"
+            raise NoClass(f"{self.path(sample_id)}: has no label" if self.labels else
+                          f"{self.path(sample_id)}: is in no class folder; move it to"
                           " <class>/, or to train/<class>/, test/<class>/ …")
         return self._numbers[name]
 
@@ -89,11 +114,9 @@ class ImageFolder(ImageFiles):
         return {name: number for number, name in enumerate(self.classes)}
 
     def split_of(self, sample_id: str) -> Split:
-        """By folder or by share; ``train`` where neither is given."""
         return self._tree.split(sample_id)
 
     def passed_over(self) -> dict[str, int]:
-        """Files that are no images, by suffix."""
         return self._walked[1]
 
 

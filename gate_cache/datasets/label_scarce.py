@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import walk
-from gate_cache.datasets.common.labelled import LabelledImages, plain_table
-from gate_cache.datasets.common.scarce_names import CLASSES
+from gate_cache.datasets.common.labelled import LabelledImages, class_names, plain_table
 from gate_cache.datasets.common.splits import with_val
 from gate_cache.manifest.dataset_specs import ScarceName
 
@@ -29,6 +28,31 @@ if TYPE_CHECKING:
 EXPECTED = ("expected {folder}/real/{{train,test}}/ with images (.png or .jpg) and a .npy of labels"
             " beside each; get datasets.tar.gz of https://github.com/yandex-research/"
             "ddpm-segmentation (47 MB) and unpack it below the data root (--data)")
+CLASSES: dict[ScarceName, tuple[str, ...]] = {
+    "horse-21": class_names("""
+background, person, back, barrel, bridle, chest, ear, eye, forelock, head, hoof, leg, mane, muzzle,
+neck, nostril, tail, thigh, saddle, shoulder, leg protection
+"""),
+    "bedroom-28": class_names("""
+bed, bed footboard, bed headboard, bed side rail, carpet, ceiling, chandelier or ceiling fan blade,
+curtain, cushion, floor, table, table top, picture or mirror, pillow, lamp column, lamp shade, wall,
+window, curtain rod, window frame, chair, picture or mirror frame, plinth, door or door frame, pouf,
+wardrobe, plant, table staff
+"""),
+    "ffhq-34": class_names("""
+background, head, cheek, chin, ear, helix, lobule, bottom lid, eyelashes, iris, pupil, sclera,
+tear duct, top lid, eyebrow, forehead, frown, hair, sideburns, jaw, moustache, inferior lip,
+oral commissure, superior lip, teeth, neck, nose, ala of nose, bridge, nose tip, nostril, philtrum,
+temple, wrinkles
+"""),
+    "cat-15": class_names("""
+background, back, belly, chest, leg, paw, head, ear, eye, mouth, tongue, nose, tail, whiskers, neck
+"""),
+    "celeba-19": class_names("""
+background, cloth, earring, eyeglasses, hair, hat, left brow, left ear, left eye, lower lip, mouth,
+neck, necklace, nose, right brow, right ear, right eye, skin, upper lip
+"""),
+}
 _IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 _NO_BACKGROUND = ("bedroom-28",)
 """Sets whose label 0, the background, is neither trained on nor counted."""
@@ -57,17 +81,14 @@ class LabelScarce(LabelledImages):
 
     @property
     def protocol(self) -> str:
-        """What is measured on which split, in words."""
         split = "the folders' own split" if self.fold is None else f"seeded split {self.fold} of 5"
         return (f"{self.name}: IoU of {len(self.classes)} classes over all pixels of the test"
                 f" images, {split}")
 
     def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
         return self.root / "real" / sample_id
 
     def label_file(self, sample_id: str) -> Path:
-        """The .npy file beside the image."""
         return self.path(sample_id).with_suffix(".npy")
 
     def classes_by_label(self) -> Mapping[int, int]:
@@ -78,13 +99,12 @@ class LabelScarce(LabelledImages):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(H, W) labels; those of another size than the image are resized to it."""
-        from gate_cache.datasets.common.images import read_array, resize_labels
+        from gate_cache.datasets.common.label_pictures import read_array, resize_labels
 
         size, labels = self.size(sample_id), read_array(self.label_file(sample_id))
         return labels if labels.shape == size else resize_labels(labels, size)
 
     def listed(self) -> tuple[list[str], list[str]]:
-        """Ids of all images, those of ``train`` first, and those without labels."""
         ids = self._folder("train") + self._folder("test")
         return ids, [i for i in ids if not self.label_file(i).is_file()]
 

@@ -14,7 +14,7 @@ from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import read_text, walk
 from gate_cache.datasets.common.label_values import Values, hint_for, means_object
 from gate_cache.datasets.common.labelled import LabelledImages, distinct
-from gate_cache.datasets.common.splits import Shares, Tree
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
 from gate_cache.datasets.folder import images_below
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ class Masks(LabelledImages):
     folders : names of the folders of images and of label pictures below it
     classes : their names, by label; None for those of ``classes.txt``
     values : which label is which class, and which does not count
-    shares : of images that become ``val`` and ``test`` where no folder is called so
-    split_seed : another value, another split
-    split_folders : whether folders called after splits are the splits
+    rule : how images are split
     """
 
     protocol = ("masks: IoU over all pixels of a split's images; a split is a folder called train,"
@@ -51,20 +49,16 @@ class Masks(LabelledImages):
 
     def __init__(self, root: Path, folders: tuple[str, str] = ("images", "masks"),
                  classes: Sequence[str] | None = None, values: Values | None = None,
-                 shares: Shares | None = None, split_seed: int = 0,
-                 split_folders: bool = True) -> None:
+                 rule: SplitRule = BY_FOLDER) -> None:
         super().__init__("masks", root)
         self.parts = folders
         self.named = classes
         self.values = values or Values()
         self.colours = self.values.colours
-        self.shares = shares or {}
-        self.split_seed = split_seed
-        self.split_folders = split_folders
+        self.rule = rule
 
     @cached_property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the classes, by label."""
         if self.named is None and self.values.classes:
             return self.values.classes
         return tuple(self.named) if self.named is not None else self._listed_classes()
@@ -77,11 +71,9 @@ class Masks(LabelledImages):
         return names
 
     def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
         return self.root / self.parts[0] / sample_id
 
     def label_file(self, sample_id: str) -> Path:
-        """The label picture of a sample."""
         stem = PurePosixPath(sample_id).with_suffix("")
         return self.root / self.parts[1] / self._pictures.get(str(stem), f"{stem}.png")
 
@@ -91,8 +83,8 @@ class Masks(LabelledImages):
 
     def _walked(self) -> dict[str, str]:
         """Label pictures below their folder, by path without suffix; .png comes first."""
-        found = walk(self.root / self.parts[1], frozenset(SUFFIXES))
-        ranked = sorted(found, key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
+        paths = walk(self.root / self.parts[1], frozenset(SUFFIXES))
+        ranked = sorted(paths, key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
         return {os.path.splitext(n)[0]: n for n in ranked}
 
     def hint(self, sample_id: str) -> str:
@@ -106,9 +98,9 @@ class Masks(LabelledImages):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(h, w) labels as the file has them; with colours as values, 0xRRGGBB."""
-        from gate_cache.datasets.common.label_pictures import read_picture
+        from gate_cache.datasets.common.label_pictures import read_labels
 
-        return read_picture(self.label_file(sample_id), self.colours)
+        return read_labels(self.label_file(sample_id), self.colours)
 
     def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel; a label of none is named, with what it may mean."""
@@ -119,9 +111,9 @@ class Masks(LabelledImages):
         try:
             return super().to_mask(sample_id, labels)
         except DataError as error:
-            found = distinct(labels)
-            strange = [n for n in found if n not in self._table]
-            hint = hint_for(found, strange, len(self.classes), self.values) if strange else ""
+            present = distinct(labels)
+            strange = [n for n in present if n not in self._table]
+            hint = hint_for(present, strange, len(self.classes), self.values) if strange else ""
             raise DataError(f"{error}{hint}") from None
 
     def notes(self) -> list[str]:
@@ -132,7 +124,6 @@ class Masks(LabelledImages):
                 *([f"{lone} label pictures have no image"] if lone else [])]
 
     def passed_over(self) -> dict[str, int]:
-        """Files among the images that are none, by suffix."""
         return self._images[1]
 
     def classes_by_label(self) -> Mapping[int, int]:
@@ -147,21 +138,20 @@ class Masks(LabelledImages):
     @cached_property
     def _binary(self) -> Literal["object", "unclear"] | None:
         """What 255 is where no picture of the set has another label but 0, and nothing is said."""
-        if self.values.given or self.values.ignore is not None:
+        if self.values.names or self.values.ignore is not None:
             return None
-        found: set[int] = set()
+        present: set[int] = set()
         for sample in self.samples():
-            found.update(distinct(self.labels(sample.id)))
-            if not means_object(found):
+            present.update(distinct(self.labels(sample.id)))
+            if not means_object(present):
                 return None
-        return None if IGNORED not in found else "object" if len(self.classes) == 2 else "unclear"
+        return None if IGNORED not in present else "object" if len(self.classes) == 2 else "unclear"
 
     @cached_property
     def _images(self) -> tuple[list[str], dict[str, int]]:
         return images_below(self.root / self.parts[0])
 
     def listed(self) -> tuple[list[str], list[str]]:
-        """Ids of all images, and those without labels."""
         self.values.table(self.classes)  # which names the first value that is no class
         ids = self._images[0]
         stems: dict[str, str] = {}
@@ -175,5 +165,4 @@ class Masks(LabelledImages):
 
     @cached_property
     def _splits(self) -> Mapping[str, Split]:
-        return Tree(self.root / self.parts[0], [s.id for s in self.samples()], self.shares,
-                    self.split_seed, self.split_folders).split_of
+        return Tree(self.root / self.parts[0], [s.id for s in self.samples()], self.rule).split_of

@@ -25,7 +25,7 @@ from gate_cache.datasets.common.point_table import (
     read_points,
     refuse_alike,
 )
-from gate_cache.datasets.common.splits import Shares, Tree, parent_of
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 from gate_cache.datasets.common.tables import inside, read_csv
 
 
@@ -36,9 +36,7 @@ class Pairs(ImageFiles):
     ----------
     root : Path
     points, pairs : names of the tables below it; without one of pairs, all are taken
-    shares : of images that become ``val`` and ``test`` where no folder is called so
-    split_seed : another value, another split
-    split_folders : whether folders called after splits are the splits
+    rule : how images are split
     links : folders that an image may lie in by a link, beside the root; None where it may lie
         anywhere
     """
@@ -47,17 +45,13 @@ class Pairs(ImageFiles):
                 " both; box = tight box of the visible key points")
 
     def __init__(self, root: Path, points: str = "points.csv", pairs: str | None = None,
-                 shares: Shares | None = None, split_seed: int = 0, split_folders: bool = True,
-                 links: Sequence[Path] | None = ()) -> None:
+                 rule: SplitRule = BY_FOLDER, links: Sequence[Path] | None = ()) -> None:
         super().__init__("pairs", root)
-        self.split_folders = split_folders
+        self.rule = rule
         self.links = links
         self.tables = root / points, root / pairs if pairs else None
-        self.shares = shares or {}
-        self.split_seed = split_seed
 
     def samples(self) -> Sequence[Sample]:
-        """All images of the table, sorted by path."""
         need_folder(self.root, "data set 'pairs'", EXPECTED)
         lacking = [i for i in self._points if not self.path(i).is_file()]
         if lacking:
@@ -76,13 +70,11 @@ class Pairs(ImageFiles):
 
     @property
     def _points(self) -> dict[str, dict[str, TablePoint]]:
-        """Points of every image by name, images sorted."""
         return self._table.points
 
     @cached_property
     def _tree(self) -> Tree:
-        return Tree(self.root, [s.id for s in self.samples()], self.shares, self.split_seed,
-                    self.split_folders)
+        return Tree(self.root, [s.id for s in self.samples()], self.rule)
 
     def category(self, sample_id: str) -> str:
         """The folder of an image that says what its points mean."""
@@ -94,12 +86,12 @@ class Pairs(ImageFiles):
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        found: dict[str, dict[str, None]] = defaultdict(dict)
+        by_category: dict[str, dict[str, None]] = defaultdict(dict)
         for i, points in self._points.items():
-            found[self.category(i)] |= dict.fromkeys(points)
-        for category, names in found.items():
+            by_category[self.category(i)] |= dict.fromkeys(points)
+        for category, names in by_category.items():
             refuse_alike(self.tables[0], category, names)
-        return {category: list(names) for category, names in found.items()}
+        return {category: list(names) for category, names in by_category.items()}
 
     def notes(self) -> list[str]:
         """What of the table does not count, a line for each kind."""
@@ -107,7 +99,6 @@ class Pairs(ImageFiles):
                 for why, count in sorted(self._table.odd.items()) if count]
 
     def passed_over(self) -> dict[str, int]:
-        """Files that the tables do not name, by suffix."""
         own = {t.relative_to(self.root).as_posix() for t in self.tables if t}
         return passed_over(self.root, {*self._points, *own})
 
@@ -128,7 +119,6 @@ class Pairs(ImageFiles):
         return Keypoints(xy, visible, tight_box(xy, visible), size)
 
     def split_of(self, sample_id: str) -> Split:
-        """The split of an image."""
         return self._tree.split(sample_id)
 
     def pairs(self, split: Split | None) -> list[Pair]:
@@ -148,14 +138,14 @@ class Pairs(ImageFiles):
 
     @cached_property
     def _listed(self) -> list[Pair]:
-        path, found, wrong = self.tables[1], list[Pair](), list[str]()
+        path, pairs, wrong = self.tables[1], list[Pair](), list[str]()
         for number, row in read_csv(path, ("source", "target"), EXPECTED) if path else ():
             try:
-                found.append(self._pair(f"{path}:{number}", row["source"], row["target"]))
+                pairs.append(self._pair(f"{path}:{number}", row["source"], row["target"]))
             except DataError as error:
                 wrong.append(str(error))
         raise_all(wrong)
-        return found
+        return pairs
 
     def _pair(self, place: str, *ends: str) -> Pair:
         source, target = (self._id(named, place) for named in ends)

@@ -49,17 +49,15 @@ class PFPascal(ListedPairs):
         super().__init__("pf-pascal", root)
 
     def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
         return self.root / "JPEGImages" / sample_id.split("/")[1]
 
     def annotation(self, sample_id: str) -> Path:
-        """The file with an image's key points."""
         return (self.root / "Annotations" / sample_id).with_suffix(".mat")
 
     def list_file(self, split: Split) -> Path:
         """The list of a split's pairs, by either name."""
-        known = [self.root / name for name in _LISTS[split]]
-        return next((p for p in known if p.is_file()), known[0])
+        paths = [self.root / name for name in _LISTS[split]]
+        return next((p for p in paths if p.is_file()), paths[0])
 
     def read_list(self, split: Split) -> list[Pair]:
         """The different pairs of a split's list."""

@@ -48,16 +48,15 @@ class PFWillow(ImageFiles):
         self.split_seed = split_seed
 
     def samples(self) -> Sequence[Sample]:
-        """All images, sorted by sub-class and name."""
         need_folder(self.root, "PF-WILLOW", EXPECTED)
-        found = [Sample(p.relative_to(self.root).as_posix())
-                 for p in sorted(self.root.glob("*/*.png"))]
-        if not found:
+        samples = [Sample(p.relative_to(self.root).as_posix())
+                   for p in sorted(self.root.glob("*/*.png"))]
+        if not samples:
             raise DataError(f"{self.root}: no images; {EXPECTED}")
-        lone = [s.id for s in found if not self.path(s.id).with_suffix(".mat").exists()]
+        lone = [s.id for s in samples if not self.path(s.id).with_suffix(".mat").exists()]
         if lone:
             raise DataError(f"{self.path(lone[0])}: no key points beside it; {EXPECTED}")
-        return found
+        return samples
 
     def keypoints(self, sample_id: str) -> Keypoints:
         """The 10 key points; those in the picture are visible, the box is their tight box."""
@@ -68,7 +67,6 @@ class PFWillow(ImageFiles):
         return Keypoints(xy, visible, tight_box(xy, visible), size)
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
-        """The image and its file of key points."""
         return self.path(sample_id), self.path(sample_id).with_suffix(".mat")
 
     @cached_property
@@ -85,23 +83,21 @@ class PFWillow(ImageFiles):
 
     def _deal(self, contents: list[str], chosen: dict[str, Split]) -> None:
         """Bring one sub-class to its shares, minding photographs that are dealt already."""
-        wanted = {s: round(self.shares[s] * len(contents)) for s in ("val", "test")}
+        room = {s: round(self.shares[s] * len(contents)) for s in ("val", "test")}
         for content in contents:
-            if chosen.get(content) in wanted:
-                wanted[chosen[content]] -= 1
+            if chosen.get(content) in room:
+                room[chosen[content]] -= 1
         for content in sorted(contents, key=lambda c: order(self.split_seed, c)):
             if content not in chosen:
-                open_splits = [s for s in ("test", "val") if wanted[s] > 0]
+                open_splits = [s for s in ("test", "val") if room[s] > 0]
                 chosen[content] = open_splits[0] if open_splits else "train"  # type: ignore[assignment]
                 if open_splits:
-                    wanted[open_splits[0]] -= 1
+                    room[open_splits[0]] -= 1
 
     def split_of(self, sample_id: str) -> Split:
-        """The split of a photograph."""
         return self._splits[sample_id]
 
     def pairs(self, split: Split | None) -> list[Pair]:
-        """Ordered pairs inside a sub-class: of one split, or the published 900 for None."""
         groups: dict[str, list[str]] = defaultdict(list)
         for sample in self.samples():
             if split is None or self.split_of(sample.id) == split:

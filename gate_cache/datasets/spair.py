@@ -49,19 +49,15 @@ class SPair(ListedPairs):
         self.layout = layout
 
     def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
         return self.root / "JPEGImages" / sample_id
 
     def annotation(self, sample_id: str) -> Path:
-        """The file with an image's key points."""
         return (self.root / "ImageAnnotation" / sample_id).with_suffix(".json")
 
     def list_file(self, split: Split) -> Path:
-        """The list of a split's pairs."""
         return self.root / "Layout" / self.layout / f"{_LISTS[split]}.txt"
 
     def read_list(self, split: Split) -> list[Pair]:
-        """The pairs of a split, in the published order."""
         path = self.list_file(split)
         lines = read_text(path, EXPECTED).splitlines()
         return [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -80,12 +76,12 @@ class SPair(ListedPairs):
 
 
 def _pair(path: Path, number: int, line: str) -> Pair:
-    found = _PAIR.fullmatch(line.strip())
-    if not found:
+    match = _PAIR.fullmatch(line.strip())
+    if not match:
         raise DataError(f"{path}:{number}: '{line[:60]}' is no pair;"
                         " expected 000001-<source>-<target>:<category>")
-    category = found["category"]
-    return Pair(f"{category}/{found['source']}.jpg", f"{category}/{found['target']}.jpg", category)
+    category = match["category"]
+    return Pair(f"{category}/{match['source']}.jpg", f"{category}/{match['target']}.jpg", category)
 
 
 def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypoints:
@@ -100,9 +96,9 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
         if point is not None:
             xy[int(number)] = _finite(point, 2)
     box = _finite(data["bndbox"], 4)
-    told = int(data["image_height"]), int(data["image_width"])
-    if told != size:
-        raise DataError(f"{path}: is of an image of {told[1]} × {told[0]}, and the file has"
+    stated = int(data["image_height"]), int(data["image_width"])
+    if stated != size:
+        raise DataError(f"{path}: is of an image of {stated[1]} × {stated[0]}, and the file has"
                         f" {size[1]} × {size[0]} (width × height): points and image do not fit")
     return Keypoints(xy, within(xy, size), check_box(path, box, size), size)
 
@@ -110,7 +106,7 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
 def _finite(numbers: Any, count: int) -> npt.NDArray[np.float64]:
     import numpy as np
 
-    found = np.array(numbers, dtype=np.float64)
-    if found.shape != (count,) or not np.isfinite(found).all():
+    values = np.array(numbers, dtype=np.float64)
+    if values.shape != (count,) or not np.isfinite(values).all():
         raise ValueError(f"{numbers} is not {count} numbers")
-    return found
+    return values

@@ -49,12 +49,11 @@ class ToyWorld:
         self.masks = masks
 
     def samples(self) -> Sequence[Sample]:
-        """All pictures: train, then val, then test."""
-        found = [Sample(_name(split, i)) for split in SPLITS
-                 for i in range(self.counts.get(split, 0))]
-        if not found:
+        samples = [Sample(_name(split, i)) for split in SPLITS
+                   for i in range(self.counts.get(split, 0))]
+        if not samples:
             raise DataError("toyworld: no pictures; give train, val or test a number above 0")
-        return found
+        return samples
 
     def scene(self, sample_id: str) -> Scene:
         """The drawn scene with its key points, parts and caption."""
@@ -62,15 +61,12 @@ class ToyWorld:
         return _draw(split, int(index), self.image_size, self.style)
 
     def sha256(self, sample_id: str) -> str:
-        """sha256 (hex) of the picture's pixels."""
         return hashlib.sha256(self.image(sample_id).tobytes()).hexdigest()
 
     def size(self, sample_id: str) -> tuple[int, int]:
-        """(height, width) in pixels."""
         return (self.image_size, self.image_size)
 
     def image(self, sample_id: str) -> npt.NDArray[np.uint8]:
-        """The picture as (height, width, 3) RGB."""
         return self.scene(sample_id).image
 
     def keypoints(self, sample_id: str) -> Keypoints:
@@ -82,7 +78,6 @@ class ToyWorld:
                          scene.box.astype(np.float64) + 0.5, self.size(sample_id))
 
     def point_names(self) -> dict[str, list[str]]:
-        """Names of every category's key points."""
         from gate_cache.toyworld import KEYPOINTS
 
         return {category: list(KEYPOINTS[category]) for category in CATEGORIES}
@@ -102,8 +97,8 @@ class ToyWorld:
         scene = self.scene(sample_id)
         first = self._first(scene.category)
         steps = scene.parts.astype(np.int64) - 1 if self.masks == "parts" else 0
-        found = np.where(scene.parts > 0, first + steps, len(self.classes) - 1)
-        return np.asarray(found, dtype=np.uint8)
+        classes = np.where(scene.parts > 0, first + steps, len(self.classes) - 1)
+        return np.asarray(classes, dtype=np.uint8)
 
     def _first(self, category: str) -> int:
         """The number of a category, or of its first part."""
@@ -129,7 +124,6 @@ class ToyWorld:
         return next(s for s in SPLITS if sample_id.startswith(f"{s}/"))
 
     def pairs(self, split: Split | None) -> list[Pair]:
-        """Ordered pairs inside a category: of one split, or those of every split for None."""
         if split is None:
             return [pair for s in SPLITS for pair in self.pairs(s)]
         groups: dict[str, list[str]] = defaultdict(list)

@@ -200,7 +200,8 @@ class Block:
         if not there():
             raise draft.unfit(piece)
         draft.left -= set(piece.rows)
-        self._told.computed(len(piece.rows))
+        if piece.combo != LATENTS or self._rows in self._work.blocks:
+            self._told.computed(len(piece.rows))
         self._write(draft)
 
     def _write(self, draft: _Draft) -> None:

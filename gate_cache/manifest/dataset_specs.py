@@ -130,10 +130,12 @@ class OwnTree(Shared):
 
 
 class FolderSpec(OwnTree):
-    """Any tree of images, with classes by folder."""
+    """Any tree of images, or some `files` of it, with classes by folder or by `labels`."""
 
     name: Literal["folder"]
     root: str
+    files: list[str] | None = Field(None, min_length=1)
+    labels: dict[str, str] | None = Field(None, min_length=1)
     val: Share = 0.0
     test: Share = 0.0
 

@@ -198,8 +198,6 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
         if not re.fullmatch(rf"{prefix}\d", name):
             found.append(((*place, "maps", i),
                           f"'{name}' is no {place[0]} map: {prefix}0, {prefix}1, …"))
-    if combo.maps and len(set(combo.maps)) < len(combo.maps):
-        found.append(((*place, "maps"), "a map is named twice"))
     return found
 
 

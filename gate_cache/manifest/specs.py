@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SerializeAsAny,
@@ -19,7 +20,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import TOLD, did_you_mean
+from gate_cache.core.features import Pool, Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
@@ -130,6 +133,21 @@ class DenoiseSpec(Spec):
     steps: int = Field(1, ge=1)
 
 
+class MapSize(Spec):
+    """A map made smaller as it is extracted: pooled over the cells of a grid."""
+
+    grid: int | None = Field(None, ge=1, le=512, description="cells a side [all of the map]")
+    pool: Pool = "mean"
+
+
+def _by_name(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        if len(set(value)) < len(value):
+            raise PydanticCustomError(TOLD, "a map is named twice")
+        return {name: {} for name in value}
+    return {n: v or {} for n, v in value.items()} if isinstance(value, dict) else value
+
+
 class Combo(Spec):
     """A technique combination: one set of feature maps per image."""
 
@@ -142,7 +160,20 @@ class Combo(Spec):
     denoise: DenoiseSpec | None = None
     guidance: GuidanceSpec | None = None
     extra: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    maps: list[str] | None = Field(None, min_length=1)
+    maps: Annotated[dict[str, MapSize] | None, BeforeValidator(_by_name)] = Field(
+        None, min_length=1, description="names, or by name how they are made smaller")
+
+    @field_serializer("maps")
+    def _names(self, maps: dict[str, MapSize] | None) -> Any:
+        """As it may be written in every release, where no map is made smaller."""
+        grids = {n: m.model_dump() for n, m in (maps or {}).items() if m.grid}
+        return {n: grids.get(n) for n in maps or ()} if grids else maps and list(maps)
+
+    @property
+    def pooling(self) -> Pooling:
+        """Of the maps that are made smaller: cells a side, and what is kept of each."""
+        return {n: {"grid": m.grid, "pool": m.pool} for n, m in (self.maps or {}).items()
+                if m.grid}
 
     @property
     def captioned(self) -> bool:
@@ -155,13 +186,22 @@ class Combo(Spec):
         return "prompt" in self.model_fields_set
 
 
+def _known_codec(value: Any) -> Any:
+    try:
+        return value if value is None else Codec.parse(value).to_json()
+    except ValueError as error:
+        raise PydanticCustomError(TOLD, "{why}", {"why": str(error)}) from None
+
+
 class StoreSpec(Spec):
     """Where the store is (below the stores root) and how it is laid out."""
 
     path: str | None = None
     dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
     keep_bits: int | None = Field(None, ge=1, description="of the mantissa of a float")
-    codec: Literal["zstd"] | None = None
+    codec: Annotated[str | dict[str, Any] | None, AfterValidator(_known_codec)] = Field(
+        None, description="a name, or {name: blosc, cname: zstd, …}")
+    latents: bool = Field(True, description="kept, so that later combos need not encode again")
     block: int | None = Field(None, ge=1, le=1024)
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
 

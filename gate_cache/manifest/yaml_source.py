@@ -45,6 +45,19 @@ def _yaml_1_2_numbers() -> None:
 _yaml_1_2_numbers()
 
 
+class _Dumper(yaml.SafeDumper):
+    """What it writes, `_Loader` reads as it was: text that looks like a number is quoted."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as YAML text, in the order of its keys."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=99)
+    return text
+
+
 @dataclass(frozen=True)
 class Parsed:
     """One YAML document.

@@ -1,4 +1,4 @@
-"""The tables of row checksums that a release without them has left out."""
+"""Adding tables of row checksums to blocks that a release without them has written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def bind(group: GroupWriter) -> None:
-    """Write what is missing, from the shards' own checksums: raw rows are not read.
+    """Write the missing tables, from the shards' own checksums: raw rows are not read.
 
     A block whose shards are not what was marked done gets none, and `verify` says why.
     """
@@ -25,8 +25,8 @@ def bind(group: GroupWriter) -> None:
     if not blocks or not folder.names(f"{group.name}/{DONE}/c"):
         return
     have, key = set(folder.names(f"{group.name}/{SUMS}/c")), f"{group.name}/{SUMS}"
-    with suppress(StoreError):  # damaged metadata or marks: said where they are used
-        marks = done.read_marks(folder, group.name, blocks).tolist()
+    with suppress(StoreError):  # damaged metadata or marks: raised where they are used
+        marks = group.marks.read_all(blocks).tolist()
         missing = [i for i, mark in enumerate(marks) if mark and str(i) not in have]
         if missing and read_array(folder, key) is None:
             write_array(folder, key, sums.document(blocks, len(group.parts), group.block))
@@ -39,6 +39,6 @@ def _bind(group: GroupWriter, block: int, mark: int) -> None:
     if not 0 < rows <= group.block:
         return
     with suppress(Damaged):
-        found = sums.of_shards(group.folder, group.name, group.metas, block, rows)
-        if mark == done.mark_of(found, group.lengths):
-            group.write_sums(block, found)
+        checksums = sums.of_shards(group.folder, group.name, group.metas, block, rows)
+        if mark == done.mark_of(checksums, group.lengths):
+            group.write_sums(block, checksums)

@@ -17,18 +17,19 @@ class Held(Protocol):
     """The right to write, or what stands for it."""
 
     def check(self) -> None:
-        """Raise where it is no more, or never was."""
+        """Raise where it is lost, or never was."""
 
     def release(self) -> None:
-        """Let the next one write."""
+        """Let the next process write."""
+        return
 
 
-class ReadOnly:
-    """Stands for a claim on a disk that is only read: looking is allowed, writing refused.
+class ReadOnly(Held):
+    """Stands for a claim on a disk that is read-only: reading is allowed, writing is refused.
 
     Parameters
     ----------
-    error : what the disk said to the claim
+    error : that the disk raised for the claim
     """
 
     def __init__(self, error: DiskError) -> None:
@@ -38,22 +39,19 @@ class ReadOnly:
         """Refuse."""
         raise self._error
 
-    def release(self) -> None:
-        """Nothing is held."""
-
 
 def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = None) -> Claim:
     """Get the right to write to a store.
 
     Parameters
     ----------
-    waiting : is told who is waited for; None does not wait
-    then : what to do after a disk has refused
+    waiting : called with a line that names who is waited for; None: do not wait
+    then : what to do after a disk error
 
     Raises
     ------
     StoreError
-        Another process writes, or the place is only read.
+        Another process writes, or the place is read-only.
     """
     if isinstance(path, Url) and path.web:
         raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
@@ -64,27 +62,17 @@ def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = 
 
 
 @contextmanager
-def alone(path: Place, then: str) -> Iterator[Claim]:
-    """Keep other processes from writing to a store.
-
-    Parameters
-    ----------
-    then : what to do after a disk has refused
-
-    Raises
-    ------
-    StoreError
-        Another one does, or the place is only read.
-    """
-    held = hold(path, None, then)
+def alone(path: Place, then: str) -> Iterator[None]:
+    """Keep other processes from writing to a store, as `hold`, which does not wait."""
+    lease = hold(path, None, then)
     try:
-        yield held
+        yield
     finally:
-        held.release()
+        lease.release()
 
 
 def hold_or_look(path: Place, waiting: Callable[[str], None] | None) -> Held:
-    """As `hold`; a store that is there on a disk that is only read may still be looked at."""
+    """As `hold`; but a store that is there on a read-only disk may still be read."""
     try:
         return hold(path, waiting)
     except DiskError as error:

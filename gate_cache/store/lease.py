@@ -1,11 +1,11 @@
-"""One writer at a time, on one machine or on many: claims beside a store.
+"""The writer lease: one writer at a time, on one machine or on many, by claims beside a store.
 
-A claim is a file ``.<store>.claim-<n>`` with a number of its own. Whoever wants to write makes the
-file with the next number, which only one can; the holder rewrites its file every few seconds. A
-claim that says it is released, whose process is dead, or that nobody has rewritten for a minute
-(by the watcher's clock alone) is overtaken by the next number, and a holder that was overtaken
-finds out before it writes another block. Needs nothing of a file system but that a file is made
-by one of several who try.
+A claim is a file ``.<store>.claim-<n>`` with a number of its own. A process that is to write makes
+the file with the next number, which only one process can, and rewrites it every few seconds. A
+claim that says it is released, whose process is dead, or that was not rewritten for a minute
+(by the waiting process's clock alone) is overtaken by the next number, and its holder finds that
+out before it writes another block. All that this needs of a file system is that of several
+processes that make the same file one succeeds.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from gate_cache.core.errors import RemoteError, StoreError
-from gate_cache.store.format.schema import parse
+from gate_cache.store.format.schema import Text, parse
 from gate_cache.store.places.folders import Folder, is_number
 
 if TYPE_CHECKING:
@@ -32,25 +35,26 @@ if TYPE_CHECKING:
 BEAT, EXPIRES, LOOK = 10.0, 60.0, 1.0
 """Seconds: between two signs of life, until a silent claim is void, between two looks at it."""
 
-_FOR_A_WHILE = (OSError, RemoteError)
+_TRANSIENT = (OSError, RemoteError)
 """A disk that is full, a server that does not answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Holder:
-    """What a claim's file says.
+    """What a claim's file says; by default of this process.
 
     Attributes
     ----------
     machine : where process numbers mean the same
+    since : local time
     beats : signs of life so far
     """
 
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    host: str = field(default_factory=platform.node)
-    machine: str = field(default_factory=lambda: _machine())
-    pid: int = field(default_factory=os.getpid)
-    since: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
+    id: Text = field(default_factory=lambda: uuid.uuid4().hex)
+    host: Text = field(default_factory=platform.node)
+    machine: Text = field(default_factory=lambda: _machine())
+    pid: Annotated[int, Field(gt=0, lt=2**31)] = field(default_factory=os.getpid)
+    since: Text = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
     beats: int = 0
     released: bool = False
 
@@ -60,13 +64,14 @@ class Holder:
 
     @classmethod
     def decode(cls, raw: bytes | None) -> Holder | None:
-        """What a file says; None where it says nothing that makes sense."""
-        found = parse(raw) or {}
-        kinds = {f.name: type(getattr(_BLANK, f.name)) for f in fields(cls)}
-        if found.keys() != kinds.keys() or any(type(v) is not kinds[k] for k, v in found.items()):
+        """What a file says; None where it is not valid."""
+        content = parse(raw) or {}
+        if content.keys() != {f.name for f in fields(cls)}:
+            return None  # defaults are this process's: never for what a file lacks
+        try:
+            return cls(**content)
+        except ValidationError:
             return None
-        shown = all(v.isprintable() for v in found.values() if isinstance(v, str))
-        return cls(**found) if shown and 0 < found["pid"] < 2**31 else None
 
     @property
     def dead(self) -> bool:
@@ -85,6 +90,7 @@ class Claim:
     folder : that holds the store
     store : the store's name
     number : of this claim
+    holder : what the claim's file says already
     """
 
     def __init__(self, folder: Folder, store: str, number: int, holder: Holder) -> None:
@@ -95,13 +101,7 @@ class Claim:
         self._thread.start()
 
     def check(self) -> None:
-        """Be sure that nobody has overtaken this claim.
-
-        Raises
-        ------
-        StoreError
-            Somebody has.
-        """
+        """Raise `StoreError` if another process has overtaken this claim."""
         if self._lost or _newest(self._folder, self._store) > self._number:
             self._lost = True
             raise StoreError(f"{self._store}: another gate-cache has taken over this store, since"
@@ -116,15 +116,16 @@ class Claim:
             return
         try:
             self._write(replace(self._holder, released=True))
-        except _FOR_A_WHILE:  # a full disk lets files be removed still
-            with contextlib.suppress(*_FOR_A_WHILE):
+        except _TRANSIENT:  # files can still be removed from a full disk
+            with contextlib.suppress(*_TRANSIENT):
                 self._folder.remove(_file(self._store, self._number))
 
     def _live(self) -> None:
         beats = 0
         while not self._ended.wait(BEAT):
             beats += 1
-            with contextlib.suppress(*_FOR_A_WHILE):
+            with contextlib.suppress(*_TRANSIENT):
+                # looked at first: a claim that was overtaken must not come to life again
                 if _newest(self._folder, self._store) > self._number:
                     self._lost = True
                     return
@@ -141,19 +142,22 @@ def claim(folder: Folder, store: str, path: Place, waiting: Callable[[str], None
     ----------
     folder, store : the folder that holds the store, and the store's name in it
     path : of the store, for messages
-    waiting : is told who is waited for; None does not wait
+    waiting : called with a line that names who is waited for; None: do not wait
 
     Raises
     ------
     StoreError
-        Somebody else writes, and `waiting` is None.
+        Another process writes, and `waiting` is None.
     """
-    watch = _Watch()
-    told = ""
+    last: tuple[int, Holder | None] = 0, None
+    changed, announced = 0.0, ""
     while True:
         number = _newest(folder, store)
         other = Holder.decode(folder.read(_file(store, number))) if number else None
-        if not number or watch.void(number, other):
+        if (number, other) != last:
+            last, changed = (number, other), time.monotonic()
+        if not number or (other and (other.released or other.dead)) \
+                or time.monotonic() - changed > EXPIRES:
             mine = Holder()
             if folder.create(_file(store, number + 1), mine.encode()):
                 _tidy(folder, store, number)
@@ -162,8 +166,8 @@ def claim(folder: Folder, store: str, path: Place, waiting: Callable[[str], None
         if waiting is None:
             raise StoreError(f"{path}: another gate-cache ({other or 'unknown'}) is writing to this"
                              " store; wait until it ends")
-        if other and other.id != told:
-            told = other.id
+        if other and other.id != announced:
+            announced = other.id
             waiting(f"another gate-cache ({other}) is writing to this store: waiting until it ends")
         time.sleep(LOOK)
 
@@ -171,33 +175,16 @@ def claim(folder: Folder, store: str, path: Place, waiting: Callable[[str], None
 def identified(path: Place) -> Place:
     """A store's path as it is on the disk, whatever links, ``..`` and other spelling lead to it.
 
-    One store has one claim, so all who want to write to it must look at the same place.
+    One store has one claim, so all processes must look for it at the same place.
     """
     if not isinstance(path, Path):
         return path
     own = path.resolve()
-    if own.exists() and own.name not in os.listdir(own.parent):  # the disk minds no case
+    if own.exists() and own.name not in os.listdir(own.parent):  # a disk that ignores case
         twins = [entry.name for entry in os.scandir(own.parent)
                  if entry.name.casefold() == own.name.casefold()]
         return own.with_name(next((n for n in twins if own.with_name(n).samefile(own)), own.name))
     return own
-
-
-class _Watch:
-    """Looks at a claim again and again, until it is void."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[int, Holder | None] = (0, None)
-        self._at = 0.0
-
-    def void(self, number: int, holder: Holder | None) -> bool:
-        """Whether nobody holds this claim."""
-        now = time.monotonic()
-        if (number, holder) != self._seen or not self._at:
-            self._seen, self._at = (number, holder), now
-        if holder and (holder.released or holder.dead):
-            return True
-        return now - self._at > EXPIRES
 
 
 def _newest(folder: Folder, store: str) -> int:
@@ -213,7 +200,7 @@ def _numbers(folder: Folder, store: str) -> list[int]:
 
 def _tidy(folder: Folder, store: str, last: int) -> None:
     """Remove the claims that were overtaken."""
-    with contextlib.suppress(*_FOR_A_WHILE):
+    with contextlib.suppress(*_TRANSIENT):
         for number in _numbers(folder, store):
             if number <= last:
                 folder.remove(_file(store, number))
@@ -237,9 +224,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except OSError:  # not permitted: another user's
         return True
     return True
-
-
-_BLANK = Holder("", "", "", 0, "", 0, False)

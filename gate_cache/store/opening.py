@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_folder(place: Place) -> Folder:
-    """The folder of a store.
-
-    Raises
-    ------
-    UserError
-        What URLs need is not installed.
-    """
+    """The folder of a store; `UserError` where it is behind a URL and obstore is not installed."""
     if isinstance(place, Path):
         return LocalFolder(place)
     try:
@@ -42,7 +36,7 @@ def exists(place: Place) -> bool:
 
 
 def is_store(path: Place) -> bool:
-    """Whether a store was begun here (half-made ones do not count)."""
+    """Whether a store is here (half-made ones do not count)."""
     return bool(read_attrs(open_folder(path)))
 
 

@@ -39,6 +39,9 @@ class FeatureStore(OpenStore):
     def __reduce__(self) -> Any:
         return FeatureStore.open, (self.path, self.check)
 
+    def __repr__(self) -> str:
+        return f"<store {self.path}: {len(self.samples)} images, combos {listed(self.combos, 12)}>"
+
     @classmethod
     def open(cls, path: str | Place, check: Check = "first") -> FeatureStore:
         """Open a store.

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from gate_cache.toyworld.canvas import Layer, Paint, Points, ray, spline, xy
+from gate_cache.toyworld.canvas import Layer, Paint, Points, Rng, ray, spline, xy
 from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
 
-Rng = np.random.Generator
 PINK = (232, 150, 150)
 
 
@@ -59,7 +58,6 @@ def _horse_head(layer: Layer, rng: Rng, look: Look, poll: Points, angle: float) 
 
 
 def horse(layer: Layer, rng: Rng, look: Look) -> str:
-    """Draw a horse from the side: standing, walking or running."""
     pose = ("standing", "walking", "running")[int(rng.integers(3))]
     pace = {"standing": 0.08, "walking": 0.38, "running": 0.75}[pose]
     swings = _horse_swings(rng, pace * rng.uniform(0.8, 1.2))

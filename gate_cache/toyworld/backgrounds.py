@@ -1,4 +1,8 @@
-"""Backgrounds: where the objects are, and the light they are in."""
+"""Backgrounds: where the objects are, and the light they are in.
+
+A place is drawn by the function of its name, from the sky down to what lies on the ground below
+`horizon` (unit picture coordinates, y down).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gate_cache.toyworld import clutter
-from gate_cache.toyworld.canvas import RGB, Layer, Paint, Points, xy
+from gate_cache.toyworld.canvas import RGB, Layer, Paint, Points, Rng, xy
 from gate_cache.toyworld.looks import COLOURS, WHITE, mix, pick, tint, vary
-
-Rng = np.random.Generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,12 @@ def _ground(layer: Layer, rng: Rng, horizon: float, colour: RGB) -> RGB:
 
 
 def sky(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """Nothing but air, with clouds."""
     _sky(layer, rng, mood, 1.0)
     for _ in range(3):
         clutter.cloud(layer, rng, rng.uniform(0, 1), rng.uniform(0.5, 1.0), rng.uniform(0.08, 0.16))
 
 
 def meadow(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """Grass and flowers before hills."""
     _sky(layer, rng, mood, horizon)
     clutter.hills(layer, rng, horizon, rng.uniform(0.08, 0.2), vary(rng, (128, 176, 146)),
                   bool(rng.random() < 0.3))
@@ -82,7 +82,6 @@ def meadow(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def forest(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """Many trees."""
     _sky(layer, rng, mood, horizon)
     clutter.hills(layer, rng, horizon, 0.16, (96, 142, 112), False)
     for x in np.linspace(0.0, 1.0, 6) + rng.uniform(-0.08, 0.08, 6):
@@ -93,7 +92,6 @@ def forest(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def desert(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """Sand, cacti and rocks."""
     _sky(layer, rng, mood, horizon)
     clutter.hills(layer, rng, horizon, rng.uniform(0.08, 0.2), vary(rng, (206, 146, 110)),
                   bool(rng.random() < 0.5))
@@ -106,7 +104,6 @@ def desert(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def snow(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """A white field under mountains."""
     _sky(layer, rng, mood, horizon)
     clutter.hills(layer, rng, horizon, rng.uniform(0.2, 0.34), vary(rng, (168, 184, 212)), True)
     for _ in range(int(rng.integers(2, 5))):
@@ -126,7 +123,6 @@ def _water(layer: Layer, rng: Rng, y: float, colour: RGB) -> None:
 
 
 def sea(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """Open water."""
     _sky(layer, rng, mood, horizon)
     if rng.random() < 0.4:
         clutter.hills(layer, rng, horizon, 0.1, vary(rng, (120, 150, 150)), False)
@@ -134,7 +130,6 @@ def sea(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def harbour(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """Water before a row of houses."""
     _sky(layer, rng, mood, horizon)
     for x in np.linspace(0.02, 0.98, 6):
         clutter.house(layer, rng, x, horizon + 0.01, rng.uniform(0.16, 0.3))
@@ -143,7 +138,6 @@ def harbour(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def lake(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """Water between mountains and trees."""
     _sky(layer, rng, mood, horizon)
     clutter.hills(layer, rng, horizon, 0.28, vary(rng, (132, 150, 176)), True)
     for x in rng.uniform(0, 1, 5):
@@ -152,7 +146,6 @@ def lake(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def beach(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """Sand before the sea."""
     _sky(layer, rng, mood, horizon)
     shore = horizon + rng.uniform(0.08, 0.16)
     _water(layer, rng, horizon, (74, 164, 196))
@@ -167,7 +160,6 @@ def beach(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def street(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """A road before houses or towers."""
     _sky(layer, rng, mood, horizon)
     building = clutter.house if rng.random() < 0.5 else clutter.tower
     for x in np.linspace(0.05, 0.95, 5) + rng.uniform(-0.04, 0.04, 5):
@@ -183,7 +175,6 @@ def street(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def garden(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """A lawn before a fence and bushes."""
     _sky(layer, rng, mood, horizon)
     clutter.house(layer, rng, rng.uniform(0.1, 0.9), horizon, rng.uniform(0.3, 0.45))
     for x in rng.uniform(0, 1, 3):
@@ -227,7 +218,6 @@ def _wall(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def room(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """A room with a wooden floor, perhaps a rug and a plant."""
     _wall(layer, rng, mood, horizon)
     floor = _ground(layer, rng, horizon, (190, 146, 104))
     layer.rect(-0.1, horizon - 0.02, 1.2, 0.03, Paint((244, 238, 228)))
@@ -246,7 +236,6 @@ def room(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
 
 
 def table(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
-    """The top of a table, with a cloth."""
     _wall(layer, rng, mood, horizon)
     cloth = vary(rng, mix(COLOURS[pick(rng, (*clutter.BRIGHT, "brown"))], WHITE, 0.3))
     _ground(layer, rng, horizon, cloth)

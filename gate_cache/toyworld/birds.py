@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from gate_cache.toyworld.canvas import Layer, Paint, PointLike, Points, xy
+from gate_cache.toyworld.canvas import Layer, Paint, PointLike, Points, Rng, xy
 from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
-
-Rng = np.random.Generator
 
 
 def _open_wing(layer: Layer, paint: Paint, root: Points, angle: float, span: float) -> Points:
@@ -77,7 +75,6 @@ def _head(layer: Layer, rng: Rng, look: Look, at: Points, r: float) -> None:
 
 
 def bird(layer: Layer, rng: Rng, look: Look) -> str:
-    """Draw a bird from the side, standing or flying."""
     flying = bool(rng.random() < 0.45)
     wing = Paint(mix(look.base, look.accent, 0.55), "wing", 0.2, ink=True)
     root = np.array([0.1, -0.06])

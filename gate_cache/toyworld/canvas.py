@@ -4,22 +4,20 @@ A `Layer` is a display list. It knows nothing about pixels: every point is a flo
 coordinates its author likes, and `Layer.placed` maps the whole layer with a 3x3 homography.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import accumulate, islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+Rng = np.random.Generator
 RGB = tuple[float, float, float]
 Points = npt.NDArray[np.float64]
 PointLike = Points | Sequence[float]
 PointsLike = Points | Sequence[PointLike]
-
-S = TypeVar("S", bound=np.generic)
 
 COVER = "background"
 """Part name of shapes that hide what lies below them (label 0)."""
@@ -81,10 +79,6 @@ class Shape:
     paint: Paint
     label: int
 
-    def arrays(self) -> list[Points]:
-        """Every array of points: the pieces, then the texture."""
-        return [*self.pieces, *(d.points for d in self.paint.decor)]
-
 
 @cache
 def _spline_basis(samples: int) -> Points:
@@ -126,9 +120,7 @@ def spline(points: PointsLike, *, closed: bool = True, samples: int = 6) -> Poin
     return curve if closed else np.concatenate([curve, p[-1:]])
 
 
-def oval(
-    centre: PointLike, radii: tuple[float, float], angle: float = 0.0
-) -> Points:
+def oval(centre: PointLike, radii: tuple[float, float], angle: float = 0.0) -> Points:
     """Polygon (20, 2) of an ellipse; `angle` in radians, clockwise on the screen."""
     p = _circle(20) * radii
     if angle:
@@ -155,17 +147,6 @@ def map_points(matrix: Points, points: Points) -> Points:
     return mapped
 
 
-def _starts(arrays: Sequence[Points]) -> list[int]:
-    """Where each array begins in their concatenation."""
-    return list(accumulate((len(a) for a in arrays[:-1]), initial=0))
-
-
-def split_as(joined: npt.NDArray[S], arrays: Sequence[Points]) -> Iterator[npt.NDArray[S]]:
-    """Views of what became of each array in their concatenation."""
-    for start, array in zip(_starts(arrays), arrays, strict=True):
-        yield joined[start : start + len(array)]
-
-
 @dataclass(slots=True)
 class Layer:
     """Shapes from back to front, and named key points.
@@ -187,21 +168,14 @@ class Layer:
         self.shapes.append(Shape(list(pieces), paint, label))
 
     def polygon(self, points: PointsLike, paint: Paint) -> None:
-        """Add a polygon with straight sides."""
         self.add([np.asarray(points, dtype=np.float64)], paint)
 
     def blob(self, points: PointsLike, paint: Paint) -> None:
         """Add a smooth closed shape through points."""
         self.add([spline(points)], paint)
 
-    def ellipse(
-        self,
-        centre: PointLike,
-        radii: tuple[float, float],
-        paint: Paint,
-        angle: float = 0.0,
-    ) -> None:
-        """Add an ellipse."""
+    def ellipse(self, centre: PointLike, radii: tuple[float, float], paint: Paint,
+                angle: float = 0.0) -> None:
         self.add([oval(centre, radii, angle)], paint)
 
     def rect(self, x: float, y: float, w: float, h: float, paint: Paint) -> None:
@@ -229,15 +203,16 @@ class Layer:
         owned = [(p, i, 0.0) for i, s in enumerate(self.shapes) if s.label >= 0 for p in s.pieces]
         last = len(self.shapes)
         owned += [(p, last, _NEAR) for s in front.shapes if s.label >= 0 for p in s.pieces]
-        low, high = _bounds([p for p, _, _ in owned])
+        low = np.array([p.min(axis=0) for p, _, _ in owned])
+        high = np.array([p.max(axis=0) for p, _, _ in owned])
         order = np.array([i for _, i, _ in owned])
-        found = set()
+        names = set()
         for name, at in self.keys.items():
             close = ((low - _NEAR < at) & (at < high + _NEAR)).all(axis=1)
             above = ((order >= self.depth[name]) & close).nonzero()[0]
             if self.depth[name] < 0 or any(_covers(owned[i][0], at, owned[i][2]) for i in above):
-                found.add(name)
-        return found
+                names.add(name)
+        return names
 
     def extent(self, matrix: Points | None = None) -> tuple[Points, Points]:
         """Lowest and highest x, y over the labelled shapes, after a homography if one is given."""
@@ -248,21 +223,14 @@ class Layer:
 
     def placed(self, matrix: Points) -> "Layer":
         """A copy of the layer with every point mapped by a homography (3, 3)."""
-        arrays = [a for s in self.shapes for a in s.arrays()]
-        moved = split_as(map_points(matrix, np.concatenate(arrays)), arrays)
         shapes = []
         for s in self.shapes:
-            pieces = list(islice(moved, len(s.pieces)))
-            decor = tuple(Decor(next(moved), d.colour) for d in s.paint.decor)
-            shapes.append(Shape(pieces, s.paint._replace(decor=decor), s.label))
+            decor = tuple(Decor(map_points(matrix, d.points), d.colour) for d in s.paint.decor)
+            shapes.append(Shape([map_points(matrix, p) for p in s.pieces],
+                                s.paint._replace(decor=decor), s.label))
         spots = map_points(matrix, np.array(list(self.keys.values())).reshape(-1, 2))
         keys = dict(zip(self.keys, spots, strict=True))
         return Layer(self.parts, shapes, keys, dict(self.depth))
-
-
-def _bounds(pieces: Sequence[Points]) -> tuple[Points, Points]:
-    points, starts = np.concatenate(pieces), _starts(pieces)
-    return np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
 
 
 def _covers(piece: Points, at: Points, margin: float) -> bool:

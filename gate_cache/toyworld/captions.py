@@ -3,9 +3,8 @@
 import re
 from dataclasses import dataclass
 
-import numpy as np
-
 from gate_cache.toyworld.backgrounds import MOODS, PLACES
+from gate_cache.toyworld.canvas import Rng
 from gate_cache.toyworld.looks import COLOURS, pick
 from gate_cache.toyworld.quality import FLAWS, HIGH
 
@@ -15,17 +14,12 @@ POSES = ("standing", "walking", "running", "sitting", "lying", "flying", "sailin
 COVERS = ("bush", "fence", "pole", "box", "rock", "cloud")
 
 
-def tokens(caption: str) -> list[str]:
-    """The words of a caption."""
-    return re.findall(r"[a-z]+", caption)
-
-
 def vocabulary(categories: tuple[str, ...]) -> tuple[str, ...]:
     """Every word that captions can hold, sorted."""
     phrases = [*LEADS, *PATTERNS, *POSES, *COVERS, *FLAWS, *COLOURS, *categories, HIGH,
                "low", "and", "a", "an", "behind", "over"]
     phrases += [p.words for p in PLACES.values()] + [m.words for m in MOODS.values()]
-    return tuple(sorted({word for phrase in phrases for word in tokens(phrase)}))
+    return tuple(sorted({word for phrase in phrases for word in re.findall(r"[a-z]+", phrase)}))
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class Subject:
     quality: str
 
 
-def caption(rng: np.random.Generator, subject: Subject) -> str:
+def caption(rng: Rng, subject: Subject) -> str:
     """A sentence about the picture; pose, texture and colour may be left out."""
     pose, patterned = subject.pose, subject.pattern != "plain"
     chance = rng.random(4)

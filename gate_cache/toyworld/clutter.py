@@ -1,11 +1,13 @@
-"""Small things that furnish backgrounds and foregrounds, in unit picture coordinates."""
+"""Small things that furnish backgrounds and foregrounds, in unit picture coordinates.
+
+Each is drawn by the function of its name: it stands or lies at (x, y), `h` high or with radius `r`.
+"""
 
 import numpy as np
 
-from gate_cache.toyworld.canvas import COVER, RGB, Layer, Paint, oval, spline, xy
+from gate_cache.toyworld.canvas import COVER, RGB, Layer, Paint, Rng, oval, spline, xy
 from gate_cache.toyworld.looks import COLOURS, WHITE, mix, pick, tint, vary
 
-Rng = np.random.Generator
 BRIGHT = ("red", "orange", "yellow", "teal", "blue", "purple", "pink")
 LEAF: RGB = (86, 148, 78)
 WOOD: RGB = (136, 96, 64)
@@ -35,7 +37,6 @@ def tree(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
 
 
 def house(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
-    """Draw a house with a pitched roof that stands at (x, y)."""
     w = h * rng.uniform(0.35, 0.5)
     wall = vary(rng, mix(COLOURS[pick(rng, (*BRIGHT, "cream"))], WHITE, 0.55))
     layer.rect(x - w, y - 0.62 * h, 2 * w, 0.62 * h, Paint(wall, shade=0.08))
@@ -46,7 +47,6 @@ def house(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
 
 
 def tower(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
-    """Draw a block of flats that stands at (x, y)."""
     w = h * rng.uniform(0.14, 0.24)
     layer.rect(x - w, y - h, 2 * w, h, Paint(vary(rng, (150, 152, 168), 26), shade=0.1))
     pane = Paint((244, 226, 160) if rng.random() < 0.5 else (110, 132, 160))
@@ -58,7 +58,6 @@ def tower(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
 
 
 def rock(layer: Layer, rng: Rng, x: float, y: float, r: float, part: str = "") -> None:
-    """Draw a boulder that lies at (x, y)."""
     j = rng.uniform(0.8, 1.15, 5) * r
     layer.blob([(x - j[0] * 1.2, y), (x - j[1] * 0.8, y - j[1] * 0.8), (x + 0.1 * r, y - j[2]),
                 (x + j[3] * 0.9, y - j[3] * 0.6), (x + j[4] * 1.2, y)],
@@ -66,7 +65,6 @@ def rock(layer: Layer, rng: Rng, x: float, y: float, r: float, part: str = "") -
 
 
 def ball(layer: Layer, rng: Rng, x: float, y: float, r: float) -> None:
-    """Draw a beach ball that lies at (x, y)."""
     colour = COLOURS[pick(rng, BRIGHT)]
     layer.ellipse((x, y - r), (r, r), Paint(colour, shade=0.2))
     layer.ellipse((x, y - r), (r * 0.42, r), Paint(WHITE, shade=0.1), rng.uniform(-1, 1))
@@ -74,7 +72,6 @@ def ball(layer: Layer, rng: Rng, x: float, y: float, r: float) -> None:
 
 
 def flower(layer: Layer, rng: Rng, x: float, y: float, r: float) -> None:
-    """Draw a flower on a stalk that grows at (x, y)."""
     colour = COLOURS[pick(rng, BRIGHT)]
     layer.limb([(x, y), (x, y - 3 * r)], (0.22 * r,), Paint(tint(LEAF, 0.8)))
     petals = [oval((x + 0.7 * r * np.sin(a), y - 3 * r - 0.7 * r * np.cos(a)), (0.55 * r, 0.55 * r))
@@ -84,7 +81,6 @@ def flower(layer: Layer, rng: Rng, x: float, y: float, r: float) -> None:
 
 
 def cactus(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
-    """Draw a cactus that stands at (x, y)."""
     paint = Paint(vary(rng, (78, 140, 96)), shade=0.2)
     layer.limb([(x, y), (x, y - h)], (0.1 * h,), paint)
     for side, at in ((-1, rng.uniform(0.3, 0.5)), (1, rng.uniform(0.4, 0.6))):
@@ -93,7 +89,6 @@ def cactus(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
 
 
 def pot(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
-    """Draw a plant in a pot that stands at (x, y)."""
     leaf = vary(rng, LEAF, 16)
     for k in np.linspace(-0.9, 0.9, 5):
         tip = (x + k * 0.36 * h, y - h * (1 - 0.25 * abs(k)))

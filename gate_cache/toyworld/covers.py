@@ -4,10 +4,8 @@ import numpy as np
 
 from gate_cache.toyworld import clutter
 from gate_cache.toyworld.backgrounds import Scenery
-from gate_cache.toyworld.canvas import COVER, Layer, Paint
+from gate_cache.toyworld.canvas import COVER, Layer, Paint, Rng
 from gate_cache.toyworld.looks import COLOURS, WHITE, pick, tint, vary
-
-Rng = np.random.Generator
 
 
 def _fence(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:

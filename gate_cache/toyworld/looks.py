@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gate_cache.toyworld.canvas import RGB, Decor, Layer, Paint, oval, spline
+from gate_cache.toyworld.canvas import RGB, Decor, Layer, Paint, Rng, oval, spline
 
 COLOURS: dict[str, RGB] = {
     "red": (214, 64, 58),
@@ -40,7 +40,7 @@ def mix(a: RGB, b: RGB, t: float) -> RGB:
     return (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t)
 
 
-def vary(rng: np.random.Generator, colour: RGB, amount: float = 12.0) -> RGB:
+def vary(rng: Rng, colour: RGB, amount: float = 12.0) -> RGB:
     """The colour, slightly off."""
     a, b, c, light = (rng.random(4) * (2 * amount) - amount).tolist()
     red, green, blue = colour
@@ -51,7 +51,7 @@ def _limit(value: float) -> float:
     return min(max(value, 12.0), 252.0)
 
 
-def pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
+def pick(rng: Rng, names: tuple[str, ...]) -> str:
     """One of the names."""
     return names[int(rng.integers(len(names)))]
 
@@ -92,9 +92,7 @@ class Look:
         """Paint in the second colour."""
         return Paint(self.accent, part, shade, ink=True)
 
-    def texture(
-        self, rng: np.random.Generator, x0: float, y0: float, x1: float, y1: float
-    ) -> tuple[Decor, ...]:
+    def texture(self, rng: Rng, x0: float, y0: float, x1: float, y1: float) -> tuple[Decor, ...]:
         """The pattern over a rectangle, in the accent colour."""
         draw = _PATTERNS.get(self.pattern)
         return draw(rng, self.accent, (x0, y0, x1 - x0, y1 - y0)) if draw else ()
@@ -103,7 +101,7 @@ class Look:
 Rect = tuple[float, float, float, float]
 
 
-def _stripes(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
+def _stripes(rng: Rng, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
     x, y, w, h = rect
     count = int(rng.integers(4, 8))
     slant, thick = rng.uniform(-0.2, 0.2) * h, rng.uniform(0.35, 0.55) * w / count
@@ -117,7 +115,7 @@ def _stripes(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, 
     return tuple(bands)
 
 
-def _spots(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
+def _spots(rng: Rng, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
     x, y, w, h = rect
     r = 0.085 * np.sqrt(w * h) * rng.uniform(0.8, 1.2)
     nx, ny = max(2, round(w / (3.0 * r))), max(2, round(h / (3.0 * r)))
@@ -130,7 +128,7 @@ def _spots(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, ..
     return tuple(spots)
 
 
-def _patches(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
+def _patches(rng: Rng, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
     x, y, w, h = rect
     angles = np.arange(7) * (2 * np.pi / 7)
     patches = []
@@ -142,7 +140,7 @@ def _patches(rng: np.random.Generator, colour: RGB, rect: Rect) -> tuple[Decor, 
     return tuple(patches)
 
 
-_PATTERNS: dict[str, Callable[[np.random.Generator, RGB, Rect], tuple[Decor, ...]]] = {
+_PATTERNS: dict[str, Callable[[Rng, RGB, Rect], tuple[Decor, ...]]] = {
     "striped": _stripes,
     "spotted": _spots,
     "patched": _patches,
@@ -167,7 +165,7 @@ class ObjectKind:
     """
 
     name: str
-    draw: Callable[[Layer, np.random.Generator, Look], str]
+    draw: Callable[[Layer, Rng, Look], str]
     keypoints: tuple[str, ...]
     parts: tuple[str, ...]
     places: tuple[str, ...]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from gate_cache.toyworld.canvas import Rng
 from gate_cache.toyworld.render import Image
 
 HIGH = "high quality"
@@ -20,7 +21,7 @@ class Quality:
     seed: int
 
 
-def choose(rng: np.random.Generator) -> Quality:
+def choose(rng: Rng) -> Quality:
     """Mostly high quality, else one of the flaws."""
     flawed, which = rng.random() < 0.3, int(rng.integers(len(FLAWS)))
     strength, seed = rng.random(), int(rng.integers(2**32))

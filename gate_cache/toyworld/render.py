@@ -4,14 +4,13 @@ A unit coordinate u lies at pixel u * size - 0.5, so that pixel centres are whol
 centre of the top left pixel is (0, 0), and the picture reaches from -0.5 to size - 0.5.
 """
 
-from itertools import accumulate, islice
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.toyworld.canvas import Paint, Points, Shape, split_as
+from gate_cache.toyworld.canvas import Paint, Points, Shape
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -46,50 +45,32 @@ class Raster:
 
     def paint(self, shapes: list[Shape]) -> None:
         """Draw shapes over what is there."""
-        if not shapes:
-            return
-        joined = [p for s in shapes for p in s.pieces]
-        owned = len(joined)
-        joined += [d.points for s in shapes for d in s.paint.decor]
-        fixed = self._fixed(np.concatenate(joined))
-        contours = list(split_as(fixed, joined))
-        pieces, decor = iter(contours[:owned]), iter(contours[owned:])
-        boxes = _boxes(np.concatenate(contours[:owned]), shapes)
-        for shape, box, corners in zip(shapes, boxes, self._corners(shapes), strict=True):
-            own = list(islice(pieces, len(shape.pieces)))
-            patches = list(islice(decor, len(shape.paint.decor)))
-            paint = shape.paint
+        for shape in shapes:
+            pieces, paint = [self._fixed(p) for p in shape.pieces], shape.paint
             if paint.ink and self._ink:
                 edge = tuple(c * 0.38 for c in paint.colour)
-                cv2.polylines(self.image, own, True, edge, self._ink, cv2.LINE_8, _SHIFT)
+                cv2.polylines(self.image, pieces, True, edge, self._ink, cv2.LINE_8, _SHIFT)
             if shape.label >= 0:
-                _fill(self.labels, own, (shape.label,))
+                _fill(self.labels, pieces, (shape.label,))
             if paint.flat:
-                _fill(self.image, own, paint.colour)
+                _fill(self.image, pieces, paint.colour)
             else:
-                self._blend(paint, own, patches, box, corners)
+                self._blend(paint, pieces)
 
     def _fixed(self, points: Points) -> Contour:
         return np.rint(to_pixels(points, self.width) * (1 << _SHIFT)).astype(np.int32)
 
-    def _corners(self, shapes: list[Shape]) -> Image:
-        """Colours at the corners of each shape's bounding box, (S, 2, 2, 3)."""
-        rows = np.array([(s.paint.colour, s.paint.fade or s.paint.colour) for s in shapes])
-        shade = np.array([s.paint.shade for s in shapes])[:, None, None, None]
-        lit = rows[:, :, None] * (1 + shade * self._ramp)
-        corners: Image = np.clip(lit, 0, 255).astype(np.uint8)
+    def _corners(self, paint: Paint) -> Image:
+        """Colours at the corners of a shape's bounding box, (2, 2, 3)."""
+        rows = np.array((paint.colour, paint.fade or paint.colour))
+        corners: Image = np.clip(rows[:, None] * (1 + paint.shade * self._ramp), 0, 255).astype(
+            np.uint8)
         return corners
 
-    def _blend(
-        self,
-        paint: Paint,
-        pieces: list[Contour],
-        decor: list[Contour],
-        box: Contour,
-        corners: Image,
-    ) -> None:
+    def _blend(self, paint: Paint, pieces: list[Contour]) -> None:
         margin = int(2 * paint.soft * self.width) + 1
-        x0, y0, x1, y1 = box.tolist()
+        points = np.concatenate(pieces) >> _SHIFT
+        (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
         x0, y0 = max(x0 - margin, 0), max(y0 - margin, 0)
         x1, y1 = min(x1 + margin + 1, self.width), min(y1 + margin + 1, self.width)
         if x0 >= x1 or y0 >= y1:
@@ -98,9 +79,10 @@ class Raster:
         roi = self.image[y0:y1, x0:x1]
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         _fill(mask, [p - offset for p in pieces], (255,))
-        colour: Any = cv2.resize(corners, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-        for patch, (_, shade) in zip(decor, paint.decor, strict=True):
-            _fill(colour, [patch - offset], shade)
+        colour: Any = cv2.resize(self._corners(paint), (x1 - x0, y1 - y0),
+                                 interpolation=cv2.INTER_LINEAR)
+        for patch, shade in paint.decor:
+            _fill(colour, [self._fixed(patch) - offset], shade)
         if paint.soft:
             k = 2 * (margin // 2) + 1
             weight = cv2.blur(cv2.blur(mask, (k, k)), (k, k)).astype(np.float32)
@@ -111,16 +93,6 @@ class Raster:
         if paint.alpha < 1:
             colour = cv2.addWeighted(colour, paint.alpha, roi, 1 - paint.alpha, 0)
         cv2.copyTo(colour, mask, roi)
-
-
-def _boxes(points: Contour, shapes: list[Shape]) -> Contour:
-    """Bounding boxes (S, 4) in whole pixels, from the points of all pieces in order."""
-    counts = [sum(map(len, s.pieces)) for s in shapes]
-    starts = list(accumulate(counts[:-1], initial=0))
-    low = np.minimum.reduceat(points, starts)
-    high = np.maximum.reduceat(points, starts)
-    boxes: Contour = np.concatenate([low, high], axis=1) >> _SHIFT
-    return boxes
 
 
 def _fill(target: Image, pieces: list[Contour], value: tuple[float, ...]) -> None:

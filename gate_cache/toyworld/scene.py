@@ -10,7 +10,7 @@ from gate_cache.toyworld import covers, quality, render
 from gate_cache.toyworld.animals import CAT, HORSE
 from gate_cache.toyworld.backgrounds import MOODS, PLACES, Mood
 from gate_cache.toyworld.birds import BIRD
-from gate_cache.toyworld.canvas import Layer, Paint, Points
+from gate_cache.toyworld.canvas import Layer, Paint, Points, Rng
 from gate_cache.toyworld.captions import Subject, caption, vocabulary
 from gate_cache.toyworld.looks import COLOURS, INK, Look, ObjectKind, pick, vary
 from gate_cache.toyworld.names import CATEGORIES, VERSION
@@ -84,7 +84,7 @@ def _seed(split: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def _look(rng: np.random.Generator, kind: ObjectKind) -> tuple[Look, str]:
+def _look(rng: Rng, kind: ObjectKind) -> tuple[Look, str]:
     """Colours and texture of an instance, and the name of its second colour."""
     name, pattern = pick(rng, kind.colours), pick(rng, kind.patterns)
     base = vary(rng, COLOURS[name], 14)
@@ -97,7 +97,7 @@ def _distance(a: str, b: str) -> float:
     return float(np.abs(np.subtract(COLOURS[a], COLOURS[b])).sum())
 
 
-def _view(rng: np.random.Generator, kind: ObjectKind, mirror: bool) -> Points:
+def _view(rng: Rng, kind: ObjectKind, mirror: bool) -> Points:
     """Foreshortening, shear, rotation, perspective and mirroring, as a homography (3, 3)."""
     angle = np.deg2rad(rng.uniform(-1, 1) * kind.tilt)
     c, s = np.cos(angle), np.sin(angle)
@@ -122,9 +122,8 @@ def _swap_sides(layer: Layer) -> None:
     layer.depth = {other(k): v for k, v in layer.depth.items()}
 
 
-def _place(
-    rng: np.random.Generator, thing: Layer, view: Points, floor: tuple[float, float] | None
-) -> tuple[Layer, float]:
+def _place(rng: Rng, thing: Layer, view: Points,
+           floor: tuple[float, float] | None) -> tuple[Layer, float]:
     """Scale and move the object into the picture; answer it and the y of its lowest point.
 
     `floor` holds the lowest and highest y on which the object can stand, None in the air.
@@ -176,15 +175,15 @@ def _plan(split: str, index: int) -> _Plan:
     if kind.name == "boat" and place.water:
         covers.foam(front, rng, thing, bottom)
     cover = covers.add(front, rng, thing, place, floating) if rng.random() < 0.2 else ""
-    made = quality.choose(rng)
+    flaw = quality.choose(rng)
     text = caption(rng, Subject(
         category=kind.name, colours=(look.name, second), pattern=look.pattern, pose=pose,
         place=place.above if pose == "flying" else place.words,
-        mood="" if place.indoors else mood.words, cover=cover, quality=made.words))
+        mood="" if place.indoors else mood.words, cover=cover, quality=flaw.words))
     light = (0.7 if rng.random() < 0.5 else -0.7, 0.7)
     ink = (0.0, 0.0, 0.004, 0.007)[int(rng.integers(4))]
     light_of = MOODS["day"] if place.indoors and mood.words == "at night" else mood
-    return _Plan(back, thing, front, kind, light_of, light, ink, text, made)
+    return _Plan(back, thing, front, kind, light_of, light, ink, text, flaw)
 
 
 def draw(split: str, index: int, size: int = 64) -> Scene:
@@ -206,13 +205,13 @@ def draw(split: str, index: int, size: int = 64) -> Scene:
     points = np.array([plan.thing.keys[name] for name in plan.kind.keypoints])
     inside = (np.abs(points - 0.5) < 0.5 - _RIM).all(axis=1)
     hidden = plan.thing.hidden(plan.front)
-    shown = np.array([name not in hidden for name in plan.kind.keypoints])
+    uncovered = np.array([name not in hidden for name in plan.kind.keypoints])
     return Scene(
         image=quality.degrade(image, plan.quality),
         category=plan.kind.name,
         caption=plan.caption,
         keypoints=render.to_pixels(points, size).astype(np.float32),
-        visible=inside & shown,
+        visible=inside & uncovered,
         box=render.box_of(mask, size),
         parts=render.reduce_labels(raster.labels, cover),
         quality=plan.quality.words,

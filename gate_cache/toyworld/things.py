@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from gate_cache.toyworld.canvas import Layer, Paint, Points, PointsLike, spline
+from gate_cache.toyworld.canvas import Layer, Paint, Points, PointsLike, Rng, spline
 from gate_cache.toyworld.looks import WHITE, Look, ObjectKind, mix, tint
-
-Rng = np.random.Generator
 
 
 def _label(layer: Layer, rng: Rng, look: Look, wide: float, y0: float, y1: float) -> None:

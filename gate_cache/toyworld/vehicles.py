@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from gate_cache.toyworld.canvas import Layer, Paint, PointLike, Points, spline, xy
+from gate_cache.toyworld.canvas import Layer, Paint, PointLike, Points, Rng, spline, xy
 from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
 
-Rng = np.random.Generator
 GLASS = (150, 200, 226)
 
 
@@ -20,7 +19,6 @@ def _engine(layer: Layer, at: Points, colour: tuple[float, float, float], propel
 
 
 def aeroplane(layer: Layer, rng: Rng, look: Look) -> str:
-    """Draw an aeroplane in flight, seen from the side and a little from above."""
     fat, near, far = rng.uniform(0.12, 0.18), rng.uniform(0.3, 0.62), rng.uniform(0.2, 0.5)
     sweep, propeller = rng.uniform(0.15, 0.5), bool(rng.random() < 0.4)
     wing = look.second("wing", 0.18)
@@ -103,7 +101,6 @@ def _cabin(layer: Layer, rng: Rng, look: Look, x: float, high: float) -> None:
 
 
 def boat(layer: Layer, rng: Rng, look: Look) -> str:
-    """Draw a boat from the side, with sails or with a motor."""
     sailing = bool(rng.random() < 0.72)
     foot = np.array([rng.uniform(-0.02, 0.16), 0.03])
     top = np.array([foot[0], -rng.uniform(0.85, 1.15) if sailing else -rng.uniform(0.6, 0.75)])
@@ -166,7 +163,6 @@ def _car_roof(
 
 
 def car(layer: Layer, rng: Rng, look: Look) -> str:
-    """Draw a car from the side: saloon, hatchback or van."""
     model = int(rng.integers(3))
     belt, r = -0.1 + rng.uniform(-0.04, 0.03), rng.uniform(0.17, 0.22)
     top = belt - (rng.uniform(0.3, 0.38) if model != 2 else rng.uniform(0.4, 0.5))

@@ -15,7 +15,7 @@ from gate_cache.core.errors import UserError
 from gate_cache.learn.features.pairs import PairPoints, copy_position
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.pck import pck
-from gate_cache.learn.metrics.results import ScoreTable, Table
+from gate_cache.learn.metrics.results import ResultRow, ScoreTable, Table
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import Matched, details
@@ -60,6 +60,12 @@ class TrainedRun:
     tables: list[Table] | list[ScoreTable]
     splits: dict[str, dict[str, int]]
     seconds: float
+
+    @property
+    def scores(self) -> dict[str, dict[str, float | None]]:
+        """Every method's metrics on ``test``, in percent, by its title."""
+        return {row.method.title: row.pck.to_json() if isinstance(row, ResultRow)
+                else dict(row.scores.values) for row in self.tables[0].rows}
 
 
 def train(work: Workspace, run: Path | None = None) -> TrainedRun:

@@ -1,4 +1,4 @@
-"""What the page is told: plain data of what an explorer finds. Runs on threads."""
+"""Answers to the page: plain data from a viewer's session. Runs on threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.errors import GateCacheError, RowNotDone, UserError
+from gate_cache.core.errors import GateCacheError
 from gate_cache.report.figures.pictures import encoded, heat
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def store(explorer: ViewerSession) -> Data:
 
 def images(explorer: ViewerSession, words: str, first: int, count: int, image: str) -> Data:
     """Some of the images whose id has these words, and where `image` is among all of them."""
-    found = explorer.find(words)
-    index = found.index(image) if image in found else -1
-    return {"total": len(found), "index": index, "ids": found[first : first + count]}
+    ids = explorer.find(words)
+    index = ids.index(image) if image in ids else -1
+    return {"total": len(ids), "index": index, "ids": ids[first : first + count]}
 
 
 def image(explorer: ViewerSession, name: str) -> Data:
@@ -63,25 +63,22 @@ def picture(explorer: ViewerSession, name: str, side: int) -> tuple[bytes, str]:
     """
     explorer.row(name)
     try:
-        found = explorer.picture(name)
+        image = explorer.picture(name)
     except GateCacheError:  # a damaged file, or a damaged map in its place
-        found = None
-    return encoded(_EMPTY if found is None else found, side)
+        image = None
+    return encoded(_EMPTY if image is None else image, side)
 
 
 def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
          tokens: list[int]) -> Data:
     """Some maps of a combo: colours, or of an attention combo the heat of each word."""
     view = explorer.view(combo)
-    known = [view[level].name for level in levels]
-    try:
-        if view.attrs["kind"] == "conv":
-            tiles = [_colours(explorer.colours(name, combo, level)) for level in known]
-        else:
-            tiles = [_values(v) for level in known
-                     for v in explorer.attention(name, combo, level, tokens)]
-    except RowNotDone:
-        return {"missing": True}
+    names = [view[level].name for level in levels]
+    if view.attrs["kind"] == "conv":
+        tiles = [_colours(explorer.colours(name, combo, level)) for level in names]
+    else:
+        tiles = [_values(v) for level in names
+                 for v in explorer.attention(name, combo, level, tokens)]
     return {"square": _square(explorer.placement(name, combo)), "tiles": tiles}
 
 
@@ -89,29 +86,23 @@ def match(explorer: ViewerSession, feature: str, name: str, target: str,
           point: tuple[float, float]) -> Data:
     """Where a point is found in another image."""
     row, other = explorer.row(name), explorer.row(target)
-    try:
-        found = explorer.matcher.match(feature, row, point, other)
-    except RowNotDone:
-        return {"missing": True}
-    return {"x": found.x, "y": found.y, "similarity": found.similarity,
-            "ms": round(1000 * found.seconds, 1), "held": found.held,
-            "square": _square(found.placement), "tile": _values(_inside(found.values,
-                                                                        found.placement))}
+    best = explorer.matcher.match(feature, row, point, other)
+    return {"x": best.x, "y": best.y, "similarity": best.similarity,
+            "ms": round(1000 * best.seconds, 1), "held": best.cached,
+            "square": _square(best.placement),
+            "tile": _values(_inside(best.values, best.placement))}
 
 
 def prepare(explorer: ViewerSession, feature: str, name: str) -> Data:
     """Read an image's descriptors before they are asked for."""
-    try:
-        explorer.matcher.prepare(feature, explorer.row(name))
-    except RowNotDone:
-        return {"missing": True}
+    explorer.matcher.prepare(feature, explorer.row(name))
     return {"ready": True}
 
 
 def _inside(values: npt.NDArray[np.float32], placement: Placement) -> npt.NDArray[np.float32]:
     """Similarities whose range is that of the cells that show the image."""
-    shown = placement.window(len(values)).cut(values)
-    return np.clip(values, shown.min(), shown.max())
+    cells = placement.window(len(values)).cut(values)
+    return np.clip(values, cells.min(), cells.max())
 
 
 def _square(placement: Placement) -> list[float]:
@@ -138,17 +129,3 @@ def _packed(values: npt.NDArray[np.uint8]) -> str:
 
 def _words(tokens: list[str]) -> list[str]:
     return [t.removesuffix("</w>") for t in tokens]
-
-
-def number(value: Any, low: float, high: float, what: str) -> float:
-    """A finite number of a request, in bounds.
-
-    Raises
-    ------
-    UserError
-        It is none.
-    """
-    good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-    if not good:
-        raise UserError(f"{what} must be a number from {low:g} to {high:g}")
-    return float(value)

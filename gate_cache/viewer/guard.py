@@ -16,12 +16,14 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler
 
-from gate_cache.core.errors import GateCacheError
+from gate_cache.core.errors import GateCacheError, RowNotDone
 
 Value = TypeVar("Value")
+Form = TypeVar("Form", bound=BaseModel)
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none';"
                                " form-action 'none'; frame-ancestors 'none'",
@@ -74,12 +76,10 @@ class Guarded(RequestHandler):
     SUPPORTED_METHODS = ("GET", "POST")
 
     def initialize(self, gate: Gate) -> None:
-        """Told by the routes."""
         self._gate = gate
         self._running: Future[Any] | None = None
 
     def set_default_headers(self) -> None:
-        """On every answer."""
         self.clear_header("Server")
         for name, value in HEADERS.items():
             self.set_header(name, value)
@@ -104,42 +104,49 @@ class Guarded(RequestHandler):
         """Do a job on a thread; it is not begun once the page has turned away."""
         running = pool.submit(job, *args)
         self._running = running
-        return await asyncio.wrap_future(running)
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:  # the page has gone, or the server is ending
+            raise HTTPError(503, reason="not done any more") from None
 
     def on_connection_close(self) -> None:
-        """The page asks for something else by now."""
+        """Cancel the job: the page asks for something else by now."""
         if self._running is not None:
             self._running.cancel()
 
-    async def told(self, pool: Executor, job: Callable[..., dict[str, Any]], *args: Any) -> None:
+    async def respond(self, pool: Executor, job: Callable[..., dict[str, Any]],
+                      *args: Any) -> None:
         """Do a job and answer in JSON; what the data set or the store lacks is part of it."""
         try:
-            found = await self.work(pool, job, *args)
-        except asyncio.CancelledError:  # the page has gone, or the server is ending
-            raise HTTPError(503, reason="not done any more") from None
+            answer = await self.work(pool, job, *args)
+        except RowNotDone:  # extraction may still be running
+            answer = {"missing": True}
         except GateCacheError as error:
-            found = {"problem": " ".join(str(error).split())}
+            answer = {"problem": " ".join(str(error).split())}
         self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.finish(json.dumps(found, ensure_ascii=False, allow_nan=False))
+        self.finish(json.dumps(answer, ensure_ascii=False, allow_nan=False))
 
-    def asked(self) -> dict[str, Any]:
-        """The JSON object that a page has posted."""
+    def posted(self, form: type[Form]) -> Form:
+        """The JSON object that a page has posted, if it has this form."""
         if self.request.headers.get("Content-Type", "").split(";")[0] != "application/json":
             raise HTTPError(415, reason="a POST is application/json")
         try:
-            found = json.loads(self.request.body)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise HTTPError(400, reason="a POST is one JSON object")
-        return found
+            return form.model_validate_json(self.request.body, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"])) or "the JSON object of a POST"
+            raise HTTPError(400, reason=reason(f"{place}: {problem['msg']}")) from None
+
+
+def reason(problem: object) -> str:
+    """A problem as a status line may say it: one line of ASCII."""
+    return " ".join(str(problem).split())[:200].encode("ascii", "replace").decode()
 
 
 class NotHere(Guarded):
     """Everything that is no route."""
 
     def get(self) -> None:
-        """404, with a way out."""
         raise HTTPError(404, reason="nothing here; open the address that gate-cache view printed")
 
     post = get

@@ -1,8 +1,8 @@
 """Remembering, beside a store, where `extract` found its data set.
 
-Whoever extracts with ``--data`` need not say it again to train. What is said counts first: only
-where the data set is not below the data root is the remembered one tried. The note is a hidden file
-beside the store, not in it: a store holds no paths.
+After ``extract --data DIR``, ``train`` needs no ``--data``. The current data root comes first: only
+where the data set is not below it is the remembered one tried. The note is a hidden file beside the
+store, not in it: a store holds no paths.
 """
 
 from __future__ import annotations
@@ -24,60 +24,43 @@ if TYPE_CHECKING:
 
 
 def remember(store: Place, roots: Roots) -> None:
-    """Note the data root beside a store of this machine; one that cannot be written is let be."""
-    if not isinstance(store, Path):
-        return
-    try:
-        _file(store).write_text(json.dumps({"data": str(roots.data.resolve())}) + "\n")
-    except OSError:
-        return
+    """Note the data root beside a store of this machine, where that can be written."""
+    if isinstance(store, Path):
+        with suppress(OSError):
+            _file(store).write_text(json.dumps({"data": str(roots.data.resolve())}) + "\n")
 
 
 def dataset_near(store: Place, spec: DatasetSpec, roots: Roots) -> tuple[ImageDataset, list[str]]:
-    """A data set, and a line where it was found below the root remembered beside a store.
-
-    Raises
-    ------
-    DataError
-        It is at neither place.
-    """
+    """A data set, and notes: a line where it is below the root remembered beside a store."""
     dataset = open_dataset(spec, roots)
     try:
         dataset.samples()
         return dataset, []
     except DataError:
-        known = None if _has_root(dataset) else _recall(store)
-        if known is None:
+        own = getattr(dataset, "root", None)
+        if isinstance(own, Path) and own.exists():
+            raise  # its folder is there: something else is wrong with it
+        remembered = recall(store)
+        if remembered is None:
             raise
-        other = open_dataset(spec, replace(roots, data=known))
-        if not _is_there(other):
-            raise
-        return other, [f"the data set is not below {roots.data}: taken from {known}, where extract"
-                       " found it"]
+        with suppress(DataError):
+            other = open_dataset(spec, replace(roots, data=remembered))
+            if other.samples():
+                return other, [f"the data set is not below {roots.data}: taken from {remembered},"
+                               " where extract found it"]
+        raise
 
 
-def _has_root(dataset: ImageDataset) -> bool:
-    """Whether its folder is there: then something else is wrong with it."""
-    root = getattr(dataset, "root", None)
-    return isinstance(root, Path) and root.exists()
-
-
-def _is_there(dataset: ImageDataset) -> bool:
-    try:
-        return bool(dataset.samples())
-    except DataError:
-        return False
-
-
-def _recall(store: Place) -> Path | None:
+def recall(store: Place) -> Path | None:
+    """The data root that `remember` noted beside a store, if any."""
     if not isinstance(store, Path):
         return None
     from gate_cache.store.format.schema import parse  # with numpy, which a plan starts without
     from gate_cache.store.opening import open_folder
 
     with suppress(OSError):
-        known = (parse(open_folder(store.parent).read(_file(store).name)) or {}).get("data")
-        return Path(known) if isinstance(known, str) else None
+        note = parse(open_folder(store.parent).read(_file(store).name)) or {}
+        return Path(note["data"]) if isinstance(note.get("data"), str) else None
     return None
 
 

@@ -15,22 +15,15 @@ LOADING = "a smaller model, or float16 or bfloat16 as model.dtype"
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device named, or the GPU where there is one (CUDA, then Apple's), else the CPU.
-
-    Raises
-    ------
-    UserError
-        No such device here.
-    """
-    chosen = name or next((kind for kind, found in (
-        ("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if found),
-        "cpu")
+    """The device named (`UserError` where it cannot be used), or the GPU where there is one."""
+    chosen = name or ("cuda" if torch.cuda.is_available() else
+                      "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(chosen)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {chosen}: not to be used here ({reason})") from None
+        raise UserError(f"--device {chosen}: cannot be used here ({reason})") from None
     return device
 
 
@@ -48,7 +41,7 @@ def out_of_memory(way_out: str, kept: bool = True) -> Iterator[None]:
     Parameters
     ----------
     way_out : what to make smaller
-    kept : whether what is done so far is
+    kept : whether what is done so far is kept, for the message
 
     Raises
     ------
@@ -65,7 +58,7 @@ def out_of_memory(way_out: str, kept: bool = True) -> Iterator[None]:
 
 
 def smaller_than(batch: int) -> str:
-    """What to try when a batch does not fit."""
+    """What to try when a batch does not fit into the device's memory."""
     if batch > 1:
         return f"--batch {batch // 2}, or --batch auto"
     return "a smaller model.size, or float16 or bfloat16 as model.dtype"

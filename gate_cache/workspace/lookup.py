@@ -33,8 +33,10 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
 
     Parameters
     ----------
-    recipe : what decides its values; None where weights are not on this machine, then settings
-        and the names of its ControlNet and LoRAs must do
+    store, manifest : where it is, and what is meant
+    name : of the combo in the manifest
+    recipe : what decides its values; None where weights are not on this machine: then settings
+        and the names of its ControlNet and LoRAs are compared
 
     Raises
     ------
@@ -44,16 +46,16 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
         Not extracted.
     """
     views = store.views()
-    found = [v for v in views if v.recipe == recipe] if recipe else alike(views, manifest, name)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise StoreError(f"{store.path}: '{name}' was extracted with {len(found)} sets of weights"
-                         f" ({', '.join(v.name for v in found)}); remove the old ones")
+    matches = [v for v in views if v.recipe == recipe] if recipe else alike(views, manifest, name)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise StoreError(f"{store.path}: '{name}' was extracted with {len(matches)} sets of weights"
+                         f" ({', '.join(v.name for v in matches)}); remove the old ones")
     store.refuse_damaged(name)
     older = [v for v in views if v.label == name]
     if older:
-        now = {**_preprocessing(manifest), **(recipe or wanted_of(manifest, name))}
+        now = {"pooling": None, **_preprocessing(manifest), **(recipe or wanted_of(manifest, name))}
         why = min((_differences(v, now, manifest) for v in older), key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
@@ -71,14 +73,14 @@ def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
 
 
 def _preprocessing(manifest: Manifest) -> dict[str, Any]:
-    """How images become the model's input, all of it said."""
+    """How images become the model's input, defaults included."""
     return {"resize": manifest.model.fit, **Preprocessing.of(manifest.model, 0).settings}
 
 
 def alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
     """Combos of the same settings and sources, called so, or by a name that is free now."""
-    wanted = wanted_of(manifest, name)
-    same = [v for v in views if all(_plain(v, k, manifest) == w for k, w in wanted.items())]
+    fields = wanted_of(manifest, name)
+    same = [v for v in views if all(_plain(v, k, manifest) == w for k, w in fields.items())]
     return [v for v in same if v.label == name] or \
         [v for v in same if v.label not in manifest.combos]
 
@@ -86,11 +88,12 @@ def alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboVi
 def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
     """What a manifest alone says of a combo."""
     combo = manifest.combos[name]
-    wanted = {"kind": manifest.kind(name), "settings": settings(combo),
-              "source": sources(combo), "model": manifest.model.source,
-              "compute": manifest.model.compute, **_preprocessing(manifest)}
-    size = {"size": manifest.model.size} if manifest.model.size else {}
-    return {**wanted, **size, **({"maps": sorted(combo.maps)} if combo.maps else {})}
+    return {"kind": manifest.kind(name), "settings": settings(combo),
+            "source": sources(combo), "model": manifest.model.source,
+            "compute": manifest.model.compute, **_preprocessing(manifest),
+            **({"size": manifest.model.size} if manifest.model.size else {}),
+            "pooling": combo.pooling or None,
+            **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
 
 def _plain(view: ComboView, key: str, manifest: Manifest) -> Any:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A manifest on this machine: what every step of the work is given.
+    """A manifest on this machine: the first argument of every step of the work.
 
     Parameters
     ----------
@@ -99,17 +99,17 @@ class Workspace:
         return FeatureStore.open(self.store_path)
 
     def dataset(self) -> ImageDataset:
-        """The data set; where it is elsewhere than below the data root, that is said.
+        """The data set; a note is shown where it is elsewhere than below the data root.
 
         Raises
         ------
         DataError
             It is neither there nor where `extract` found it.
         """
-        found, notes = dataset_near(self.store_path, self.manifest.dataset, self.roots)
+        dataset, notes = dataset_near(self.store_path, self.manifest.dataset, self.roots)
         for note in notes:
             self.progress.say(f"note: {note}")
-        return found
+        return dataset
 
     def model(self) -> ModelFiles:
         """The model with its ControlNets and LoRAs, all on this machine or fetched.

@@ -43,10 +43,10 @@ class Captions(dict[str, str]):
     """
 
     def __init__(self, path: Path, lines: Iterable[Caption]) -> None:
-        found = list(lines)
-        super().__init__((line.id, line.caption) for line in found)
+        captions = list(lines)
+        super().__init__((c.id, c.caption) for c in captions)
         self.path = path
-        self.sha256 = {line.id: line.sha256 for line in found}
+        self.sha256 = {c.id: c.sha256 for c in captions}
 
     def fits(self, sample_id: str, sha256: str) -> bool:
         """Whether there is a caption for this image with this content."""
@@ -81,6 +81,7 @@ def read_captions(path: Path) -> Captions:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     *lines, rest = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    # A file that was edited by hand may end without a line break: then its last line counts too.
     return Captions(path, _parsed(path, [*lines, rest] if _is_json(rest) else lines))
 
 
@@ -93,8 +94,8 @@ def _is_json(line: bytes) -> bool:
 
 
 def _parsed(path: Path, lines: list[bytes]) -> list[Caption]:
-    found: dict[str, Caption] = {}
-    at: dict[str, int] = {}
+    captions: dict[str, Caption] = {}
+    line_of: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -102,11 +103,11 @@ def _parsed(path: Path, lines: list[bytes]) -> list[Caption]:
             caption = _caption(line)
         except ValueError as error:
             raise DataError(f"{path}:{number}: {error}; expected {EXPECTED}") from None
-        if caption.id in found:
+        if caption.id in captions:
             raise DataError(f"{path}:{number}: '{caption.id}' has a caption already, in line"
-                            f" {at[caption.id]}; remove one of them")
-        found[caption.id], at[caption.id] = caption, number
-    return list(found.values())
+                            f" {line_of[caption.id]}; remove one of them")
+        captions[caption.id], line_of[caption.id] = caption, number
+    return list(captions.values())
 
 
 def _caption(line: bytes) -> Caption:

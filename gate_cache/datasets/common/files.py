@@ -42,11 +42,9 @@ class ImageFiles:
         raise NotImplementedError
 
     def path(self, sample_id: str) -> Path:
-        """The image file of a sample."""
         return self.root / sample_id
 
     def sha256(self, sample_id: str) -> str:
-        """sha256 (hex) of the image file."""
         try:
             return file_sha256(self.path(sample_id))
         except OSError as error:
@@ -124,21 +122,21 @@ def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64
         raise DataError(f"{path}: no key points can be read ({error}); {expected}") from None
 
 
-def passed_over(root: Path, known: Collection[str]) -> dict[str, int]:
-    """How many files below a folder are not `known`, by suffix; hidden ones are not counted.
+def passed_over(root: Path, used: Collection[str]) -> dict[str, int]:
+    """How many files below a folder are not `used`, by suffix; hidden ones are not counted.
 
     Parameters
     ----------
-    known : paths below the root, with ``/`` between parts
+    used : paths below the root, with ``/`` between parts
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
         below = Path(folder).relative_to(root)
-        found.update(os.path.splitext(n)[1].lower() or n for n in names
-                     if not n.startswith(".") and n not in _SYSTEM
-                     and (below / n).as_posix() not in known)
-    return dict(sorted(found.items()))
+        counts.update(os.path.splitext(n)[1].lower() or n for n in names
+                      if not n.startswith(".") and n not in _SYSTEM
+                      and (below / n).as_posix() not in used)
+    return dict(sorted(counts.items()))
 
 
 def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = None) -> list[str]:

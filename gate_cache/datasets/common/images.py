@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,7 +16,6 @@ from gate_cache.core.geometry import Placement, Square
 from gate_cache.core.preprocessing import WHITE, Color, Fit, Preprocessing, Resample
 
 Pixels = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
 
 
 def read_rgb(path: Path, background: Color | None = WHITE) -> Pixels:
@@ -29,25 +30,28 @@ def read_rgb(path: Path, background: Color | None = WHITE) -> Pixels:
     DataError
         Missing, unreadable or truncated; the message names the file and the way out.
     """
+    with _opened(path) as image:
+        if background is not None:
+            _refuse_deep_key(image)
+        upright = _eight_bit(ImageOps.exif_transpose(image))
+        if background is not None and upright.has_transparency_data:
+            upright = _laid_on(upright, background)
+        return np.asarray(upright.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file; whatever it raises while it is read becomes a `DataError`."""
     try:
         with Image.open(path) as image:
-            if background is not None:
-                _refuse_deep_key(image)
-            upright = _eight_bit(ImageOps.exif_transpose(image))
-            if background is not None and upright.has_transparency_data:
-                upright = _laid_on(upright, background)
-            return np.asarray(upright.convert("RGB"))
+            yield image
     except FileNotFoundError:
         raise DataError(f"{path}: image not found") from None
     except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = "not an image" if isinstance(error, UnidentifiedImageError) else \
-        " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{path}: cannot be read as an image ({reason});"
-                     " replace the file or move it out of the data set")
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else \
+            " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: cannot be read as an image ({reason});"
+                        " replace the file or move it out of the data set") from None
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -86,11 +90,8 @@ def holds_several(path: Path) -> bool:
     DataError
         As `read_rgb`.
     """
-    try:
-        with Image.open(path) as image:
-            return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-    except Exception as error:
-        raise _unreadable(path, error) from None
+    with _opened(path) as image:
+        return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
 
 
 def file_input(path: Path, how: Preprocessing) -> Pixels:
@@ -106,72 +107,11 @@ def size_of(path: Path) -> tuple[int, int]:
     DataError
         As `read_rgb`.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # Pillow reports a TIFF upright already.
-            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception as error:
-        raise _unreadable(path, error) from None
+    with _opened(path) as image:
+        width, height = image.size
+        # Pillow reports a TIFF upright already.
+        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
-
-
-_SCALED = {"L;2": 85, "L;4": 17}
-"""What Pillow multiplies grey values of few bits by, by its name of the coding."""
-
-
-def read_labels(path: Path) -> Labels:
-    """Read a label picture as (h, w) numbers: grey values of any depth, or indices of a palette.
-
-    Raises
-    ------
-    DataError
-        Missing, damaged, or a picture of colours.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
-                raise ValueError(f"mode '{image.mode}' is not one number a pixel: save it as 8-bit"
-                                 " grey or with a palette")
-            coding = image.tile[0][3] if image.tile else None
-            values = np.asarray(image)
-    except FileNotFoundError:
-        raise DataError(f"{path}: label picture not found") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{path}: cannot be read as labels ({reason})") from None
-    scale = _SCALED.get(coding, 1) if isinstance(coding, str) else 1
-    return np.asarray(values.astype(np.int64) // scale)
-
-
-def read_array(path: Path) -> Labels:
-    """Read labels from a .npy file as (h, w) numbers.
-
-    Raises
-    ------
-    DataError
-        Missing, damaged, pickled, or not a table of whole numbers.
-    """
-    try:
-        values = np.load(path, allow_pickle=False)
-        if values.ndim != 2 or not values.size:
-            raise ValueError(f"shape {values.shape}, expected (height, width)")
-        whole = values.astype(np.int64)
-        if not np.array_equal(whole, values):
-            raise ValueError(f"{values.dtype} values that are not whole")
-    except FileNotFoundError:
-        raise DataError(f"{path}: label file not found") from None
-    except Exception as error:  # a damaged file makes np.load raise almost anything
-        raise DataError(f"{path}: cannot be read as labels ({error})") from None
-    return np.asarray(whole)
-
-
-def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
-    """Bring labels to (height, width): every pixel takes the label of its nearest one."""
-    height, width = size
-    small = labels.astype(np.int32)  # cv2 takes no 64-bit numbers
-    found = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(found, dtype=np.int64)
 
 
 def to_square(image: Pixels, size: int, fit: Fit = "squash",

@@ -1,21 +1,26 @@
-"""Label pictures as people paint them: grey, palettes, grey saved as colours, and colours."""
+"""Label files as people make them: grey, palettes, grey saved as colours, colours, and arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gate_cache.core.errors import DataError
-from gate_cache.datasets.common.images import Labels, read_labels
 
+Labels = npt.NDArray[np.int64]
 _COLOURED = ("RGB", "RGBA", "LA")
+_SCALED = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey values of few bits by, by its name of the coding."""
 
 
-def read_picture(path: Path, colours: bool = False) -> Labels:
-    """Read a label picture as (h, w) numbers.
+def read_labels(path: Path, colours: bool = False) -> Labels:
+    """Read a label picture as (h, w) numbers: grey values of any depth, or indices of a palette.
 
     Parameters
     ----------
@@ -26,14 +31,20 @@ def read_picture(path: Path, colours: bool = False) -> Labels:
     DataError
         Missing or damaged; a picture of colours where none are asked for, or one with transparency.
     """
-    try:
-        with Image.open(path) as image:
-            if not colours and image.mode not in _COLOURED:
-                return read_labels(path)
-            wide = image.mode.startswith(("I", "F"))
-            values = np.asarray(image if wide else image.convert("RGBA"), np.int64)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return read_labels(path)  # which says what is wrong with it
+    with _readable(path, "label picture"), Image.open(path) as image:
+        if colours or image.mode in _COLOURED:
+            return _of_colours(path, image, colours)
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise ValueError(f"mode '{image.mode}' is not one number a pixel: save it as 8-bit grey"
+                             " or with a palette")
+        coding = image.tile[0][3] if image.tile else None
+        scale = _SCALED.get(coding, 1) if isinstance(coding, str) else 1
+        return np.asarray(np.asarray(image).astype(np.int64) // scale)
+
+
+def _of_colours(path: Path, image: Image.Image, colours: bool) -> Labels:
+    wide = image.mode.startswith(("I", "F"))
+    values = np.asarray(image if wide else image.convert("RGBA"), np.int64)
     if wide or ((values[..., 3] < 255).any() and not (values[..., 3] == values[..., 0]).all()):
         raise DataError(f"{path}: cannot be read as labels (transparent, or over 8 bits a colour):"
                         " save it as 8-bit grey or with a palette")
@@ -45,6 +56,45 @@ def read_picture(path: Path, colours: bool = False) -> Labels:
                         " each is in dataset.values, as in {'#ff0000': car}, or save it as 8-bit"
                         " grey or with a palette")
     return np.asarray(red)
+
+
+def read_array(path: Path) -> Labels:
+    """Read labels from a .npy file as (h, w) numbers.
+
+    Raises
+    ------
+    DataError
+        Missing, damaged, pickled, or not a table of whole numbers.
+    """
+    with _readable(path, "label file"):
+        values = np.load(path, allow_pickle=False)
+        if values.ndim != 2 or not values.size:
+            raise ValueError(f"shape {values.shape}, expected (height, width)")
+        whole = values.astype(np.int64)
+        if not np.array_equal(whole, values):
+            raise ValueError(f"{values.dtype} values that are not whole")
+        return np.asarray(whole)
+
+
+@contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: {kind} not found") from None
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow and numpy raise almost anything
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{path}: cannot be read as labels ({reason})") from None
+
+
+def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
+    """Bring labels to (height, width): every pixel takes the label of its nearest one."""
+    height, width = size
+    small = labels.astype(np.int32)  # cv2 takes no 64-bit numbers
+    resized = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(resized, dtype=np.int64)
 
 
 def turned(path: Path) -> bool:

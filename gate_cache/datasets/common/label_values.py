@@ -19,23 +19,23 @@ class Values:
 
     Attributes
     ----------
-    given : label, or colour as ``#rrggbb``, to the name of its class, None for none; None where
+    names : label, or colour as ``#rrggbb``, to the name of its class, None for none; None where
         labels are the classes' numbers
-    ignore : the label that does not count; None for 255 where `given` says nothing
+    ignore : the label that does not count; None for 255 where `names` says nothing
     """
 
-    given: Mapping[int | str, str | None] | None = None
+    names: Mapping[int | str, str | None] | None = None
     ignore: int | Literal["none"] | None = None
 
     @property
     def colours(self) -> bool:
         """Whether labels are colours."""
-        return any(isinstance(label, str) for label in self.given or ())
+        return any(isinstance(label, str) for label in self.names or ())
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names in the order in which they are given."""
-        return tuple(dict.fromkeys(name for name in (self.given or {}).values() if name))
+        return tuple(dict.fromkeys(name for name in (self.names or {}).values() if name))
 
     def table(self, classes: Sequence[str]) -> dict[int, int]:
         """Every label that may occur, and its class or `IGNORED`.
@@ -45,17 +45,17 @@ class Values:
         DataError
             A name is no class, or a label no number and no colour.
         """
-        if self.given is None:
+        if self.names is None:
             ignored = IGNORED if self.ignore is None else self.ignore
             table = {i: i for i in range(len(classes))}
             return table if ignored == "none" else {**table, ignored: IGNORED}
-        found = {} if self.ignore in (None, "none") else {self._number(self.ignore): IGNORED}
-        for label, name in self.given.items():
+        by_label = {} if self.ignore in (None, "none") else {self._number(self.ignore): IGNORED}
+        for label, name in self.names.items():
             if name is not None and name not in classes:
                 raise DataError(f"dataset.values: {label}: '{name}' is none of the classes"
                                 f"{did_you_mean(name, classes)}")
-            found[self._number(label)] = IGNORED if name is None else classes.index(name)
-        return found
+            by_label[self._number(label)] = IGNORED if name is None else classes.index(name)
+        return by_label
 
     def _number(self, label: int | str | None) -> int:
         if isinstance(label, int) and not self.colours:
@@ -83,7 +83,7 @@ def hint_for(labels: Sequence[int], strange: Sequence[int], classes: int, values
     if values.colours:
         colours = listed((f"'#{n:06x}'" for n in strange), 3)
         return f"; say in dataset.values which class {colours} is (null: none)"
-    if values.given is not None:
+    if values.names is not None:
         return "; say in dataset.values which class it is (null: none)"
     if IGNORED in strange:
         return "; say dataset.ignore: 255 if it does not count, or values: {0: …, 255: …}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import IGNORED, Sample, Split
-from gate_cache.datasets.common.files import ImageFiles, need_folder
+from gate_cache.datasets.common.files import ImageFiles, need_folder, walk
+from gate_cache.datasets.common.splits import with_val
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,14 +49,13 @@ class LabelledImages(ImageFiles):
         return ""
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
-        """The image and its label file."""
         return self.path(sample_id), self.label_file(sample_id)
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(h, w) labels as the file has them."""
-        from gate_cache.datasets.common.label_pictures import read_picture
+        from gate_cache.datasets.common.label_pictures import read_labels
 
-        return read_picture(self.label_file(sample_id))
+        return read_labels(self.label_file(sample_id))
 
     def table(self, sample_id: str) -> Mapping[int, int]:
         """Every label that may occur in an image's file, and its class or `IGNORED`."""
@@ -92,7 +93,6 @@ class LabelledImages(ImageFiles):
         raise NotImplementedError
 
     def samples(self) -> Sequence[Sample]:
-        """All images, in a fixed order."""
         need_folder(self.root, self.name, self.expected)
         for part in self.parts:
             need_folder(self.root / part, "folder", self.expected)
@@ -106,7 +106,6 @@ class LabelledImages(ImageFiles):
         return [Sample(i) for i in ids]
 
     def split_of(self, sample_id: str) -> Split:
-        """The split of an image."""
         return self._splits[sample_id]
 
     def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
@@ -118,6 +117,49 @@ class LabelledImages(ImageFiles):
             Missing or damaged, of another size than the image, or with labels that do not exist.
         """
         return self.to_mask(sample_id, self.labels(sample_id))
+
+
+class PublishedHalves(LabelledImages):
+    """Base: images whose test half is published; ids are paths below the folder of images.
+
+    Parameters
+    ----------
+    name, root : as of `ImageFiles`
+    val : share of the published training images that becomes ``val``
+    split_seed : another value, another split
+
+    Attributes
+    ----------
+    folders : of images, and of labels
+    halves : folders below each: what is trained on, and what is ``test`` here
+    """
+
+    folders: tuple[str, str]
+    halves: tuple[str, str]
+
+    def __init__(self, name: str, root: Path, val: float, split_seed: int) -> None:
+        super().__init__(name, root)
+        self.parts = tuple(f"{folder}/{half}" for folder in self.folders for half in self.halves)
+        self.val, self.split_seed = val, split_seed
+
+    def path(self, sample_id: str) -> Path:
+        return self.root / self.folders[0] / sample_id
+
+    def files(self, extensions: frozenset[str]) -> list[str]:
+        """Paths of all images of both halves, the training images first."""
+        return [f"{half}/{name}" for half in self.halves
+                for name in walk(self.root / self.folders[0] / half, extensions)]
+
+    @cached_property
+    def _splits(self) -> Mapping[str, Split]:
+        ids = [s.id for s in self.samples()]
+        train = [i for i in ids if i.startswith(f"{self.halves[0]}/")]
+        return with_val(train, set(ids) - set(train), self.val, self.split_seed)
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Names in the order of their labels, from a text in which commas separate them."""
+    return tuple(text.replace("\n", " ").strip().split(", "))
 
 
 def plain_table(classes: int) -> dict[int, int]:
@@ -136,17 +178,17 @@ def to_classes(path: Path, labels: npt.NDArray[np.int64],
     import numpy as np
 
     highest = 0xFFFFFF if colours else _HIGHEST
-    known = np.full(highest + 1, _UNKNOWN, np.uint16)
-    known[list(table)] = list(table.values())
-    found = known[np.clip(labels, 0, highest)]
-    strange = (found == _UNKNOWN) | (labels < 0) | (labels > highest)
+    lookup = np.full(highest + 1, _UNKNOWN, np.uint16)
+    lookup[list(table)] = list(table.values())
+    classes = lookup[np.clip(labels, 0, highest)]
+    strange = (classes == _UNKNOWN) | (labels < 0) | (labels > highest)
     if strange.any():
         y, x = np.argwhere(strange)[0]
         label = labels[y, x]
         what = f"colour #{label:06x}" if colours else f"label {label}"
         there = ", ".join(f"#{n:06x}" for n in table) if colours else _spans(sorted(table))
         raise DataError(f"{path}: {what} at x = {x}, y = {y} is not one of {there}")
-    return found.astype(np.uint8)
+    return classes.astype(np.uint8)
 
 
 def distinct(labels: npt.NDArray[np.int64]) -> list[int]:

@@ -29,7 +29,6 @@ class ListedPairs(ImageFiles):
 
     @property
     def tables(self) -> tuple[Path, ...]:
-        """All lists."""
         return tuple(self.list_file(split) for split in SPLITS)
 
     def read_list(self, split: Split) -> list[Pair]:
@@ -46,7 +45,6 @@ class ListedPairs(ImageFiles):
                 for i in (p.source, p.target)}
 
     def samples(self) -> Sequence[Sample]:
-        """All images that the lists name, sorted by id."""
         need_folder(self.root, self.name, self.expected)
         ids = sorted(self._splits)
         if not ids:
@@ -60,13 +58,10 @@ class ListedPairs(ImageFiles):
         return [Sample(i) for i in ids]
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
-        """The image and its file of key points."""
         return self.path(sample_id), self.annotation(sample_id)
 
     def split_of(self, sample_id: str) -> Split:
-        """The split whose list names the image."""
         return self._splits[sample_id]
 
     def pairs(self, split: Split | None) -> list[Pair]:
-        """The published pairs of a split, or of all three for None."""
         return [p for s in SPLITS if split in (None, s) for p in self._lists[s]]

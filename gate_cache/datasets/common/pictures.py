@@ -23,16 +23,16 @@ UNREAD = frozenset({".heic", ".heif", ".hif", ".jxl", ".svg", *BUILT_IN})
 
 def pictures(root: Path, others: Counter[str] | None = None) -> list[str]:
     """As `walk`, all files that this machine's Pillow reads, by their suffix."""
-    found = walk(root, ALWAYS | BUILT_IN.keys(), others)
-    special = {_suffix(name) for name in found if name.lower().endswith(tuple(BUILT_IN))}
+    names = walk(root, ALWAYS | BUILT_IN.keys(), others)
+    special = {_suffix(name) for name in names if name.lower().endswith(tuple(BUILT_IN))}
     if special:
         from PIL import features  # which takes as long as a whole plan: only where it must be asked
 
         lacking = {suffix for suffix in special if not features.check(BUILT_IN[suffix])}
         if others is not None:
-            others.update(suffix for suffix in map(_suffix, found) if suffix in lacking)
-        found = [name for name in found if _suffix(name) not in lacking]
-    return found
+            others.update(suffix for suffix in map(_suffix, names) if suffix in lacking)
+        names = [name for name in names if _suffix(name) not in lacking]
+    return names
 
 
 def _suffix(name: str) -> str:
@@ -47,25 +47,18 @@ def by_stem(root: Path) -> dict[str, Path]:
     DataError
         Two differ in their suffix alone.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for name in pictures(root):
-        twin = found.setdefault(stem_of(name), root / name)
+        twin = paths.setdefault(stem_of(name), root / name)
         if twin != root / name:
             raise DataError(f"{root}: {twin.relative_to(root).as_posix()} and {name} are both"
                             f" called '{stem_of(name)}'; remove one of them")
-    return found
+    return paths
 
 
 def stem_of(name: str) -> str:
     """A path without its suffix, by which files that belong together are found."""
     return Path(name).with_suffix("").as_posix()
-
-
-def passed_over_notes(dataset: object) -> list[str]:
-    """`passed_over_line` of a data set that counts such files, where there are any."""
-    count = getattr(dataset, "passed_over", None)
-    counts = count() if count else {}
-    return [passed_over_line(counts)] if counts else []
 
 
 def passed_over_line(counts: Mapping[str, int]) -> str:

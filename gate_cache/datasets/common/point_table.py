@@ -57,21 +57,21 @@ def read_points(path: Path, path_of: Callable[[str, str], str]) -> PointTable:
     """
     rows = read_csv(path, ("image", "point", "x", "y"), EXPECTED, empty=("x", "y"))
     coco = any(whole(row.get("visible", "")) == "2" for _, row in rows)
-    table, found = PointTable(), defaultdict[str, dict[str, TablePoint]](dict)
+    table, points = PointTable(), defaultdict[str, dict[str, TablePoint]](dict)
     wrong: list[str] = []
     for line, row in rows:
         place = f"{path}:{line}"
         try:
             sample_id, name = path_of(row["image"], place), whole(row["point"])
-            if name in found[sample_id]:
+            if name in points[sample_id]:
                 raise DataError(f"{place}: '{sample_id}' has a point '{name}' already")
-            found[sample_id][name] = _point(place, row, coco, table.odd)
+            points[sample_id][name] = _point(place, row, coco, table.odd)
         except DataError as error:
             wrong.append(str(error))
     raise_all(wrong)
-    if not found:
+    if not points:
         raise DataError(f"{path}: no points; {EXPECTED}")
-    table.points = {i: found[i] for i in sorted(found)}
+    table.points = {i: points[i] for i in sorted(points)}
     return table
 
 
@@ -89,24 +89,24 @@ def refuse_alike(path: Path, category: str, names: Iterable[str]) -> None:
         groups[name.casefold()].append(name)
     for group in groups.values():
         if len(group) > 1:
-            shown = listed(f"'{n}'" for n in sorted(group))
-            raise DataError(f"{path}: category '{category}' has the points {shown}, which differ by"
+            alike = listed(f"'{n}'" for n in sorted(group))
+            raise DataError(f"{path}: category '{category}' has the points {alike}, which differ by"
                             " case alone; spell them alike")
 
 
 def _point(place: str, row: Row, coco: bool, odd: Counter[str]) -> TablePoint:
-    told = _visibility(place, row, coco)
+    visible = _visibility(place, row, coco)
     x, y = _place(place, row)
     if x is None or y is None:
-        odd[NO_PLACE] += told != "0"
+        odd[NO_PLACE] += visible != "0"
         return TablePoint(float("nan"), float("nan"), False)
-    if (x, y) == (0, 0) and not told:
+    if (x, y) == (0, 0) and not visible:
         odd[ZERO] += 1
         return TablePoint(x, y, False)
     if coco:
-        odd[HIDDEN] += told == "1"
-        return TablePoint(x, y, told == "2")
-    return TablePoint(x, y, told != "0")
+        odd[HIDDEN] += visible == "1"
+        return TablePoint(x, y, visible == "2")
+    return TablePoint(x, y, visible != "0")
 
 
 def _place(place: str, row: Row) -> tuple[float | None, float | None]:
@@ -124,7 +124,7 @@ def _place(place: str, row: Row) -> tuple[float | None, float | None]:
 def _visibility(place: str, row: Row, coco: bool) -> str:
     """``0``, ``1``, with `coco` ``2``, or nothing where nothing is said."""
     text = whole(row.get("visible", "").lower())
-    found = "" if text in EMPTY else _VISIBLE.get(text, text)
-    if found not in ("", "0", "1", "2"):
+    value = "" if text in EMPTY else _VISIBLE.get(text, text)
+    if value not in ("", "0", "1", "2"):
         raise DataError(f"{place}: visible is '{text}', expected 1 or 0, or COCO's 0, 1 and 2")
-    return "2" if coco and text in ("true", "yes") else found
+    return "2" if coco and text in ("true", "yes") else value

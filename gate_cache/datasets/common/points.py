@@ -21,8 +21,8 @@ def within(xy: Floats, size: tuple[int, int]) -> Bools:
 
 def tight_box(xy: Floats, visible: Bools) -> Floats:
     """(4,) x0, y0, x1, y1 of the visible points; NaN without any."""
-    shown = xy[visible] if visible.any() else np.full((1, 2), np.nan)
-    return np.concatenate([shown.min(0), shown.max(0)])
+    corners = xy[visible] if visible.any() else np.full((1, 2), np.nan)
+    return np.concatenate([corners.min(0), corners.max(0)])
 
 
 def has_extent(box: Floats) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
@@ -30,8 +31,8 @@ def order(seed: int, key: str) -> str:
 
 def split_named(folder: str) -> Split | None:
     """The split that a folder is called after: ``train``, ``Validation``, ``test2017`` …"""
-    found = _NAMED.fullmatch(folder.strip().casefold())
-    return cast(Split, found.lastgroup) if found else None
+    match = _NAMED.fullmatch(folder.strip().casefold())
+    return cast(Split, match.lastgroup) if match else None
 
 
 def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
@@ -65,6 +66,25 @@ def with_val(train: Sequence[str], test: Iterable[str], val: float,
     return {**{i: "val" if i in chosen else "train" for i in train}, **dict.fromkeys(test, "test")}
 
 
+@dataclass(frozen=True)
+class SplitRule:
+    """How images of one's own are split.
+
+    Attributes
+    ----------
+    shares : of images that become ``val`` and ``test`` where no folder is called so
+    seed : of these shares; another value, another split
+    by_folder : whether folders called after splits are the splits
+    """
+
+    shares: Shares = field(default_factory=dict)
+    seed: int = 0
+    by_folder: bool = True
+
+
+BY_FOLDER = SplitRule()
+
+
 class Tree:
     """What the paths of a tree of images say: the split and the folders of each.
 
@@ -76,7 +96,6 @@ class Tree:
     ----------
     root : what messages name
     ids : paths with ``/`` between parts
-    by_folder : whether folders may be splits
 
     Attributes
     ----------
@@ -91,19 +110,18 @@ class Tree:
         splits.
     """
 
-    def __init__(self, root: Path, ids: Sequence[str], shares: Shares, seed: int,
-                 by_folder: bool = True) -> None:
-        self._ids, self._seed = ids, seed
+    def __init__(self, root: Path, ids: Sequence[str], rule: SplitRule) -> None:
+        self._ids, self._seed = ids, rule.seed
         first = {parent_of(i): i for i in reversed(ids)}  # there are far fewer folders than images
         paths = {i: i.split("/")[:-1] for i in sorted(first.values())}
-        self.depth = _depth(root, paths) if by_folder else None
+        self.depth = _depth(root, paths) if rule.by_folder else None
         self.folders_of = {f: [part for d, part in enumerate(paths[i]) if d != self.depth]
                            for f, i in first.items()}
         named = {} if self.depth is None else {
             f: split_named(paths[i][self.depth]) for f, i in first.items()}
         self._fixed = {f: split for f, split in named.items() if split}
         there = set(self._fixed.values())
-        self._shares: Shares = {s: n for s, n in shares.items() if s not in there}
+        self._shares: Shares = {s: n for s, n in rule.shares.items() if s not in there}
 
     def split(self, sample_id: str) -> Split:
         """The split of an image."""

@@ -71,7 +71,7 @@ def grouped(errors: Iterable[DataError]) -> list[str]:
             for lines in kinds.values()]
 
 
-def each(ids: Sequence[str], label: str, show: Progress,
+def read_all(ids: Sequence[str], label: str, show: Progress,
           read: Callable[[str], Value]) -> tuple[dict[str, Value], list[DataError]]:
     """Read something of every sample, in threads; and the errors."""
     def tried(sample_id: str) -> Value | DataError:
@@ -80,33 +80,33 @@ def each(ids: Sequence[str], label: str, show: Progress,
         except DataError as error:
             return error
 
-    found: dict[str, Value] = {}
-    wrong: list[DataError] = []
+    values: dict[str, Value] = {}
+    errors: list[DataError] = []
     with show.task(label, len(ids), "images") as task, ThreadPoolExecutor(THREADS) as pool:
         for sample_id, value in zip(ids, pool.map(tried, ids), strict=True):
             if isinstance(value, DataError):
-                wrong.append(value)
+                errors.append(value)
             else:
-                found[sample_id] = value
+                values[sample_id] = value
             task.advance()
-    return found, wrong
+    return values, errors
 
 
-def tell_classes(found: Summary) -> None:
+def tell_classes(summary: Summary) -> None:
     """Classes that cannot be learnt, or that do not occur."""
-    nowhere = [n for n, counts in found.classes.items() if not any(counts.values())]
+    nowhere = [n for n, counts in summary.classes.items() if not any(counts.values())]
     if nowhere:
-        found.notes.append(f"{len(nowhere)} of {len(found.classes)} classes never occur:"
-                           f" {listed(nowhere)}")
+        summary.notes.append(f"{len(nowhere)} of {len(summary.classes)} classes never occur:"
+                             f" {listed(nowhere)}")
     unseen = {name: {s: n for s, n in counts.items() if n} for name, counts in
-              found.classes.items() if any(counts.values()) and not counts.get("train")}
-    if 0 < len(unseen) < len(found.classes) - len(nowhere):
-        told = (f"{name} ({', '.join(f'{n} in {s}' for s, n in counts.items())})"
-                for name, counts in unseen.items())
-        found.notes.append("in no training image, so they cannot be learnt: classes"
-                           f" {listed(told, 8)}")
+              summary.classes.items() if any(counts.values()) and not counts.get("train")}
+    if 0 < len(unseen) < len(summary.classes) - len(nowhere):
+        names = (f"{name} ({', '.join(f'{n} in {s}' for s, n in counts.items())})"
+                 for name, counts in unseen.items())
+        summary.notes.append("in no training image, so they cannot be learnt: classes"
+                             f" {listed(names, 8)}")
 
 
-def labelled_pixels(found: Summary) -> tuple[int, int]:
+def labelled_pixels(summary: Summary) -> tuple[int, int]:
     """How many pixels have a class, and how many are ignored."""
-    return (sum(sum(c.values()) for c in found.pixels.values()), sum(found.ignored.values()))
+    return (sum(sum(c.values()) for c in summary.pixels.values()), sum(summary.ignored.values()))

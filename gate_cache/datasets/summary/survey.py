@@ -34,35 +34,35 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
         It cannot be listed.
     """
     ids = [s.id for s in dataset.samples()]
-    found = Summary(dataset.name)
+    summary = Summary(dataset.name)
     try:
         split_of = {i: dataset.split_of(i) for i in ids} if hasattr(dataset, "split_of") else {}
     except DataError as error:  # folders that may be splits or not
         return Summary(dataset.name, faults=[str(error)])
-    found.images = {s: list(split_of.values()).count(s) for s in SPLITS} if split_of else \
+    summary.images = {s: list(split_of.values()).count(s) for s in SPLITS} if split_of else \
         {"train": len(ids)}
     if not read:
-        return found
-    found.read = True
+        return summary
+    summary.read = True
     of_split = {i: str(split_of.get(i, "train")) for i in ids}
     if isinstance(dataset, SegmentationDataset):
-        LabelCounts(dataset, found).count(of_split, show)
+        LabelCounts(dataset, summary).count(of_split, show)
     if isinstance(dataset, ClassifiedDataset):
-        _classes(dataset, of_split, found)
+        _classes(dataset, of_split, summary)
     if isinstance(dataset, CorrespondenceDataset):
-        PointCounts(dataset, found).count(ids, show)
-    if found.classes or found.pairs:
-        found.notes += [f"split '{s}' has no images" for s in ("train", "test")
-                        if not found.images[s]]
+        PointCounts(dataset, summary).count(ids, show)
+    if summary.classes or summary.pairs:
+        summary.notes += [f"split '{s}' has no images" for s in ("train", "test")
+                          if not summary.images[s]]
     if not isinstance(dataset, ClassifiedDataset):
-        _turned(dataset, ids, found)
-    found.passed_over = dataset.passed_over() if hasattr(dataset, "passed_over") else {}
-    if not found.faults and hasattr(dataset, "notes"):
-        found.notes[:0] = dataset.notes()
-    return found
+        _turned(dataset, ids, summary)
+    summary.passed_over = dataset.passed_over() if hasattr(dataset, "passed_over") else {}
+    if not summary.faults and hasattr(dataset, "notes"):
+        summary.notes[:0] = dataset.notes()
+    return summary
 
 
-def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], found: Summary) -> None:
+def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], summary: Summary) -> None:
     """Classes of whole images; of a data set with masks, theirs are told already."""
     counts = defaultdict[str, Counter[str]](Counter)
     lacking, damaged = list[DataError](), list[DataError]()
@@ -74,24 +74,24 @@ def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], found: Summar
             lacking.append(error)
         except DataError as error:
             damaged.append(error)
-    found.faults += grouped(damaged)
-    if found.pixels:
+    summary.faults += grouped(damaged)
+    if summary.pixels:
         return
-    found.classes = {name: dict(counts[name]) for name in names if name in counts}
-    found.unclassed = grouped(lacking)
+    summary.classes = {name: dict(counts[name]) for name in names if name in counts}
+    summary.unclassed = grouped(lacking)
     alike = defaultdict[str, list[str]](list)
     for name in names:
         alike[name.casefold()].append(name)
-    found.unclassed += [f"classes {listed(map(repr, same))} differ by case alone: call their"
-                        " folders alike" for same in alike.values() if len(same) > 1]
-    tell_classes(found)
+    summary.unclassed += [f"classes {listed(map(repr, same))} differ by case alone: call their"
+                          " folders alike" for same in alike.values() if len(same) > 1]
+    tell_classes(summary)
 
 
-def _turned(dataset: Any, ids: Sequence[str], found: Summary) -> None:
+def _turned(dataset: Any, ids: Sequence[str], summary: Summary) -> None:
     from gate_cache.datasets.common.label_pictures import turned
 
     path = getattr(dataset, "path", None)
     count = sum(turned(path(i)) for i in ids) if path else 0
     if count:
-        found.notes.append(f"{count} images are turned as their EXIF orientation says: labels and"
-                           " points must be those of the upright picture")
+        summary.notes.append(f"{count} images are turned as their EXIF orientation says: labels and"
+                             " points must be those of the upright picture")

@@ -34,12 +34,7 @@ def plain_names(shapes: Shapes) -> Shapes:
 
 
 def inferred_config(shapes: Shapes, unet: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a ControlNet that was made for a UNet.
-
-    Parameters
-    ----------
-    shapes : of its tensors by `plain_names`
-    """
+    """The configuration of a ControlNet that was made for a UNet; `shapes` by `plain_names`."""
     taken = fields.CONTROLNET.built | fields.CONTROLNET.only.keys()
     config = {k: v for k, v in unet.items() if k in taken and v is not None}
     hints = {int(m[2]): shapes[m[0]] for m in map(_HINTS.fullmatch, shapes) if m}
@@ -53,12 +48,7 @@ def inferred_config(shapes: Shapes, unet: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shape_problems(place: str, shapes: Shapes, unet: Mapping[str, Any]) -> Iterator[str]:
-    """One line for tensors of something else, or for a ControlNet of another UNet.
-
-    Parameters
-    ----------
-    shapes : of its tensors by `plain_names`
-    """
+    """One line for tensors of something else, or for a ControlNet of another UNet."""
     strange = [k for k in shapes if (k.split(".")[0] not in _PARTS or ".lora" in k)
                and not SINGLE_FILE.fullmatch(k)]
     zeros = {int(m[2] or m[3]): shapes[m[0]][0] for m in map(_ZERO.fullmatch, shapes) if m}
@@ -68,23 +58,23 @@ def shape_problems(place: str, shapes: Shapes, unet: Mapping[str, Any]) -> Itera
                f" none of one's{what}; ControlNet Union, LLLite, T2I adapters and LoRAs are not"
                " read as such")
         return
-    wanted, got = _residuals(unet), [zeros[i] for i in sorted(zeros)]
+    taken, added = _residuals(unet), [zeros[i] for i in sorted(zeros)]
     text = {v[1] for k, v in shapes.items() if k.endswith("attn2.to_k.weight")}
     width = unet.get("cross_attention_dim", 1280)
-    if got != wanted:
-        yield (f"{place}: this ControlNet is for another model (it adds {len(got)} maps of"
-               f" {min(got)} to {max(got)} channels, the UNet takes {len(wanted)} of {min(wanted)}"
-               f" to {max(wanted)})")
+    if added != taken:
+        yield (f"{place}: this ControlNet is for another model (it adds {len(added)} maps of"
+               f" {min(added)} to {max(added)} channels, the UNet takes {len(taken)} of"
+               f" {min(taken)} to {max(taken)})")
     elif text - {width} and isinstance(width, int):
         yield (f"{place}: this ControlNet is for another model (text width {max(text)}, the UNet's"
                f" is {width})")
 
 
 def _residuals(unet: Mapping[str, Any]) -> list[int]:
-    """Channels of what a UNet's down half hands on, in order."""
-    channels, layers = list(unet["block_out_channels"]), unet.get("layers_per_block", 2)
-    counts = layers if isinstance(layers, list) else [layers] * len(channels)
-    found = [channels[0]]
+    """Channels of a UNet's skip connections, in order."""
+    channels = list(unet["block_out_channels"])
+    counts = fields.by_block(unet.get("layers_per_block", 2), len(channels))
+    skips = [channels[0]]
     for i, (width, count) in enumerate(zip(channels, counts, strict=True)):
-        found += [width] * (count + (i < len(channels) - 1))
-    return found
+        skips += [width] * (count + (i < len(channels) - 1))  # and one of each downsampling
+    return skips

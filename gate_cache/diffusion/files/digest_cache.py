@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from gate_cache.core.fingerprint import file_sha256, fingerprint
@@ -18,18 +19,23 @@ SMALL = 2**20
 
 def remembered_sha256(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
-    info = path.stat()
-    if info.st_size < SMALL:
+    stamp = file_stamp(path)
+    if stamp[0] < SMALL:
         return file_sha256(path)
     key = str(path.resolve())
-    stamp = [info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns]
-    memo = _read()
-    known = memo.get(key)
-    if isinstance(known, list) and known[:-1] == stamp:
-        return str(known[-1])
+    cache = _read()
+    entry = cache.get(key)
+    if isinstance(entry, list) and entry[:-1] == stamp:
+        return str(entry[-1])
     digest = file_sha256(path)
-    _write({**memo, key: [*stamp, digest]})
+    _write({**cache, key: [*stamp, digest]})
     return digest
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Size, inode, modification and change time: while these are the same, so is the content."""
+    info = path.stat()
+    return [info.st_size, info.st_ino, info.st_mtime_ns, info.st_ctime_ns]
 
 
 def tree_sha256(folder: Path) -> str:
@@ -39,13 +45,7 @@ def tree_sha256(folder: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where things are remembered between runs.
-
-    Raises
-    ------
-    OSError
-        There is no home to remember in.
-    """
+    """The user's cache folder of this package; `OSError` where there is no home directory."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(base):
         raise OSError(f"no home to remember in: {base}")
@@ -58,16 +58,13 @@ def _file() -> Path:
 
 def _read() -> dict[str, list[int | str]]:
     try:
-        memo = json.loads(_file().read_text(encoding="utf-8"))
+        cache = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return memo if isinstance(memo, dict) else {}
+    return cache if isinstance(cache, dict) else {}
 
 
-def _write(memo: dict[str, list[int | str]]) -> None:
-    """Replace the memo as a whole; a machine without a home forgets, and that is all."""
-    try:
-        with replacing(_file()) as draft:
-            draft.write_text(json.dumps(memo), encoding="utf-8")
-    except OSError:
-        return
+def _write(cache: dict[str, list[int | str]]) -> None:
+    """Replace the cache; without a home directory nothing is kept, and files are read again."""
+    with suppress(OSError), replacing(_file()) as draft:
+        draft.write_text(json.dumps(cache), encoding="utf-8")

@@ -20,8 +20,8 @@ class Header:
     Attributes
     ----------
     shapes : tensor name to shape
-    whole : tensors of whole numbers
     metadata : free texts by name, such as those of the ModelSpec standard
+    whole : tensors of integers
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -30,13 +30,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of one file.
-
-    Raises
-    ------
-    ModelError
-        Not such a file, or a part of one.
-    """
+    """Read the header of one file; `ModelError` where it is not such a file, or cut off."""
     try:
         with path.open("rb") as file:
             first = file.read(8)
@@ -63,13 +57,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_config(path: Path, expected: str = "expected diffusers layout") -> dict[str, Any]:
-    """Read a JSON configuration.
-
-    Raises
-    ------
-    ModelError
-        Missing or not a JSON object; `expected` says what should be there.
-    """
+    """Read a JSON object; else `ModelError`, in which `expected` says what should be there."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

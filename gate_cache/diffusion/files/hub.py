@@ -1,4 +1,4 @@
-"""Models by hub id: the snapshot on this machine, or fetched where that is asked for. No torch."""
+"""Models by hub id: the snapshot on this machine, or fetched from the hub on request. No torch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
 
 def model_from_hub(repo: str, revision: str | None, variant: str | None,
                    download: bool) -> Path | None:
-    """The local snapshot of a model's repository, as `from_hub`."""
+    """The local snapshot of a model's repository, with one `variant` of its weights.
+
+    Parameters
+    ----------
+    repo, revision, download : as of `from_hub`
+    variant : of the weight files, such as ``fp16``
+    """
     return from_hub(repo, revision, _patterns(variant), partial(_is_whole_model, variant), download)
 
 
 def _patterns(variant: str | None) -> list[str]:
     """Files of a hub repository to fetch: configurations, and one variant of the weights."""
     weights = [*_weights("model", variant), *_weights("diffusion_pytorch_model", variant)]
-    wanted = ["*.json", "*.txt", *dict.fromkeys(weights)]
+    patterns = ["*.json", "*.txt", *dict.fromkeys(weights)]
     folders = dict.fromkeys(folder for kind in KINDS for folder in kind.components)
     bare = ["model_index.json", "config.json", "scheduler_config.json", *weights[-2:]]
-    return [*bare, *(f"{folder}/{pattern}" for folder in folders for pattern in wanted)]
+    return [*bare, *(f"{folder}/{pattern}" for folder in folders for pattern in patterns)]
 
 
 def _weights(name: str, variant: str | None) -> list[str]:
@@ -52,7 +58,7 @@ def _is_whole(weights: Iterable[str], configs: Iterable[str], variant: str | Non
 
 def controlnet_from_hub(repo: str, revision: str | None, variant: str | None,
                         download: bool) -> Path | None:
-    """The local snapshot of a ControlNet's repository, as `from_hub`."""
+    """The local snapshot of a ControlNet's repository; parameters as of `model_from_hub`."""
     patterns = ["config.json", "*.safetensors.index*.json",
                 *_weights("diffusion_pytorch_model", variant)]
     return from_hub(repo, revision, patterns, partial(_is_whole, ["."], ["."], variant), download)
@@ -62,15 +68,8 @@ def lora_from_hub(repo: str, choose: Callable[[Iterable[str]], str],
                   download: bool) -> Path | None:
     """A LoRA's file in a repository, or None where it is not on this machine.
 
-    Parameters
-    ----------
-    choose : of a repository's file names, that of the LoRA
-    download : fetch it (no other file) where it is not here
-
-    Raises
-    ------
-    ModelError
-        It cannot be fetched.
+    `choose` picks it from the repository's file names. With `download`, it (and no other file) is
+    fetched where it is not here; `ModelError` where that fails.
     """
     from huggingface_hub import list_repo_files
 
@@ -88,10 +87,10 @@ def lora_from_hub(repo: str, choose: Callable[[Iterable[str]], str],
     except Exception as error:
         raise _unreachable(repo, error) from error
     patterns = [name, "adapter_config.json"]
-    found = from_hub(repo, None, patterns, lambda snapshot: (snapshot / name).is_file(), True)
-    if found is None or not (found / name).is_file():
+    here = from_hub(repo, None, patterns, lambda snapshot: (snapshot / name).is_file(), True)
+    if here is None or not (here / name).is_file():
         raise ModelError(f"{repo}: no '{name}' in this repository; name a file that it has")
-    return found / name
+    return here / name
 
 
 def from_hub(repo: str, revision: str | None, patterns: list[str],
@@ -100,8 +99,15 @@ def from_hub(repo: str, revision: str | None, patterns: list[str],
 
     Parameters
     ----------
-    patterns : of the files that are wanted
+    repo : ``organisation/name``
+    revision : branch, tag or commit; None for the main branch
+    patterns : of the files that are to be fetched
     whole : whether a snapshot has all of them
+    download : fetch them where they are not on this machine
+
+    Returns
+    -------
+    The snapshot's folder, or None where it is not on this machine and `download` is false
 
     Raises
     ------
@@ -116,9 +122,9 @@ def from_hub(repo: str, revision: str | None, patterns: list[str],
                                       ignore_patterns=_NOT_READ, local_files_only=local))
 
     try:
-        found = fetch(local=True)
-        if whole(found):
-            return found
+        snapshot = fetch(local=True)
+        if whole(snapshot):  # another tool may have fetched only some of its files
+            return snapshot
     except HFValidationError:
         raise ModelError(f"'{repo}' is neither a folder below the models root nor a hub id"
                          " (organisation/name)") from None

@@ -19,45 +19,31 @@ from gate_cache.diffusion.models.published import SD_1_5, SD_2_1, SDXL_BASE
 SUFFIX = ".safetensors"
 PICKLED = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _UNET = "model.diffusion_model."
-_KNOWN_BY = {SDXL_BASE: "conditioner.embedders.1.model.", SD_2_1: "cond_stage_model.model.",
-             SD_1_5: "cond_stage_model.transformer."}
-_PARTS = {SD_1_5: ("cond_stage_model.transformer.",), SD_2_1: ("cond_stage_model.model.",),
-          SDXL_BASE: ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")}
-_PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon",
-                "sample": "sample"}
+_ENCODERS = {
+    SDXL_BASE: ("conditioner.embedders.1.model.", "conditioner.embedders.0.transformer."),
+    SD_2_1: ("cond_stage_model.model.",), SD_1_5: ("cond_stage_model.transformer.",)}
+"""Beginnings of the text encoders' tensors; by the first one a model is known."""
 _MODELSPEC = "modelspec.prediction_type"
 
 
 def identified(path: Path) -> str:
-    """The published model whose layout a file has.
-
-    Raises
-    ------
-    ModelError
-        None that is read.
-    """
+    """The published model whose layout a file has; `ModelError` where it is none that is read."""
     names = read_header(path).shapes
-    for model, prefix in _KNOWN_BY.items():
+    for model, (prefix, *_) in _ENCODERS.items():
         if any(n.startswith(prefix) for n in names) and any(n.startswith(_UNET) for n in names):
             return model
     raise ModelError(f"{path}: not a whole Stable Diffusion 1.x, 2.x or XL in the original layout"
                      " (UNet, autoencoder and text encoders in one file)")
 
 
-def check_single_file(file: Path, config: Path, model: str) -> None:
-    """Check that what a single file lacks is in the folder beside it.
-
-    Raises
-    ------
-    ModelError
-        Which file to put where.
-    """
+def check(file: Path, config: Path, model: str) -> None:
+    """Raise `ModelError` unless what a single file lacks is in the folder beside it."""
     for name in (SDXL if model == SDXL_BASE else SD).tokenizers:
         if not (config / name).is_dir():
             raise ModelError(f"model.config: {config}: no '{name}' in it; {file.name} has no"
                              f" tokenizer: put its vocab.json and merges.txt into {config / name}")
-    known = "prediction_type" in dict(_markers(file))
-    if model == SD_2_1 and not known and not (config / SCHEDULER).is_dir():
+    marked = "prediction_type" in dict(_markers(file))
+    if model == SD_2_1 and not marked and not (config / SCHEDULER).is_dir():
         raise ModelError(f"model.config: {config}: no '{SCHEDULER}' in it; a Stable Diffusion 2.x"
                          " file does not say what it predicts: put its scheduler_config.json into"
                          f" {config / SCHEDULER}")
@@ -65,7 +51,7 @@ def check_single_file(file: Path, config: Path, model: str) -> None:
 
 def foreign_tensors(names: Iterable[str], model: str) -> list[str]:
     """Those of a file's tensors that no part of a published model is made of."""
-    parts = (_UNET, "first_stage_model.", *_PARTS[model])
+    parts = (_UNET, "first_stage_model.", *_ENCODERS[model])
     return [n for n in names if ".lora_" in n or
             not (n.startswith(parts) or SINGLE_FILE.fullmatch(n))]
 
@@ -73,9 +59,9 @@ def foreign_tensors(names: Iterable[str], model: str) -> list[str]:
 def _markers(file: Path) -> Iterator[tuple[str, Any]]:
     """What a file says of its schedule: empty tensors as markers, or ModelSpec metadata."""
     header = read_header(file)
-    said = header.metadata.get(_MODELSPEC)
-    if said:
-        yield "prediction_type", _PREDICTIONS.get(said.strip().lower(), said)
+    if prediction := header.metadata.get(_MODELSPEC):
+        name = prediction.strip().lower()
+        yield "prediction_type", {"v": "v_prediction"}.get(name, name)
     if "v_pred" in header.shapes:
         yield "prediction_type", "v_prediction"
     if "ztsnr" in header.shapes:
@@ -87,6 +73,7 @@ def marked_schedule(file: Path, schedule: dict[str, Any], own: bool) -> dict[str
 
     Parameters
     ----------
+    schedule : as of `layouts.schedule_of`
     own : whether the schedule is from a configuration beside the file, not a published stand-in
 
     Raises
@@ -94,14 +81,14 @@ def marked_schedule(file: Path, schedule: dict[str, Any], own: bool) -> dict[str
     ModelError
         Both say something, and not the same.
     """
-    found = dict(schedule)
+    marked = dict(schedule)
     for key, value in dict(_markers(file)).items():
-        given = found.get(key) if own else None
-        if given is not None and value == "epsilon":  # which tools write unasked
+        configured = schedule.get(key) if own else None
+        if configured is not None and value == "epsilon":  # which tools write by default
             continue
-        if given not in (None, value):
+        if configured not in (None, value):
             raise ModelError(f"{file}: the file itself says {key}: {value} (by a marker such as"
                              f" 'v_pred' or 'ztsnr', or its metadata), scheduler_config.json of"
-                             f" model.config says {given}; correct scheduler_config.json")
-        found[key] = value
-    return found
+                             f" model.config says {configured}; correct scheduler_config.json")
+        marked[key] = value
+    return marked

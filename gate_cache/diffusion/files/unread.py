@@ -1,4 +1,4 @@
-"""What a file holds and nobody takes, or a model wants and no file has: refused, for all parts."""
+"""Tensors of a file that no model takes, and weights that no file has: refused, for all parts."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def check_read(place: Path, part: str, missing: Iterable[str], unread: Iterable[
 
     Parameters
     ----------
+    place : the file or folder, for messages
     part : the class that runs it
     missing : weights of the model that the file lacks
     unread : tensors of the file that the model does not take

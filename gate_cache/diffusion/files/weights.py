@@ -18,8 +18,8 @@ _NAME = re.compile(r"[^.]+?(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.safetens
 
 def variant_of(name: str) -> str | None:
     """The variant that a weight file's name says, such as ``fp16``; empty for none of them."""
-    found = _NAME.fullmatch(name)
-    return (found["variant"] or "") if found else None
+    match = _NAME.fullmatch(name)
+    return (match["variant"] or "") if match else None
 
 
 def weight_files(folder: Path, variant: str | None, field: str = "model.variant") -> list[Path]:
@@ -27,23 +27,25 @@ def weight_files(folder: Path, variant: str | None, field: str = "model.variant"
 
     Parameters
     ----------
-    field : of the manifest, in which a variant is asked for
+    folder : of the component
+    variant : such as ``fp16``; None or empty for files without one
+    field : of the manifest that gives the variant, for messages
 
     Raises
     ------
     ModelError
         None there; pickled weights are not read.
     """
-    there = {p: variant_of(p.name) for p in sorted(folder.glob("*.safetensors"))}
-    found = [p for p, of in there.items() if of == (variant or "")]
-    if found:
-        _check_shards(folder, found, variant)
-        return found
-    others = sorted({of for of in there.values() if of})
+    variants = {p: variant_of(p.name) for p in sorted(folder.glob("*.safetensors"))}
+    paths = [p for p, of in variants.items() if of == (variant or "")]
+    if paths:
+        _check_shards(folder, paths, variant)
+        return paths
+    others = sorted({of for of in variants.values() if of})
     if others:
         raise ModelError(f"{folder}: only weights of variant {listed(others)}; say '{field}:"
                          f" {others[0]}'")
-    if "" in there.values():
+    if "" in variants.values():
         raise ModelError(f"{folder}: no weights of variant '{variant}', only some without a"
                          f" variant; leave '{field}' out, or where other parts have them alone, let"
                          f" this one's names end in '.{variant}.safetensors' too")
@@ -53,17 +55,17 @@ def weight_files(folder: Path, variant: str | None, field: str = "model.variant"
     raise ModelError(f"{folder}: {why}{also}; put *.safetensors there")
 
 
-def _check_shards(folder: Path, found: list[Path], variant: str | None) -> None:
+def _check_shards(folder: Path, paths: list[Path], variant: str | None) -> None:
     """Refuse a folder without some of the files that its index names."""
     end = f".index.{variant}.json" if variant else ".index.json"
     for index in folder.glob(f"*.safetensors{end}"):
         try:
-            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise ModelError(f"{index}: not an index of weight files; fetch it again") from None
-        lacking = sorted(wanted - {p.name for p in found})
+        lacking = sorted(names - {p.name for p in paths})
         if lacking:
-            raise ModelError(f"{folder}: {len(lacking)} of its {len(wanted)} weight files not"
+            raise ModelError(f"{folder}: {len(lacking)} of its {len(names)} weight files not"
                              f" there: {listed(lacking, 2)}; fetch it again")
 
 

@@ -46,7 +46,12 @@ class Loras:
         self._strengths: dict[str, dict[_At, Strength]] = {}
 
     def load(self, digest: str, source: str, path: Path) -> None:
-        """Load one LoRA, inactive.
+        """Load one LoRA, inactive; a second time with the same digest does nothing.
+
+        Parameters
+        ----------
+        digest : to switch it on by
+        source : as the manifest names it, for messages
 
         Raises
         ------
@@ -101,17 +106,17 @@ class Loras:
     def _wrapped(self) -> Iterator[tuple[_At, Any]]:
         """Modules with layers beside them."""
         for part, module in self._parts.items():
-            yield from (((part, name), found) for name, found in module.named_modules()
-                        if isinstance(found, PeftLayer))
+            yield from (((part, name), layer) for name, layer in module.named_modules()
+                        if isinstance(layer, PeftLayer))
 
     @contextmanager
-    def active(self, wanted: Sequence[tuple[str, float]]) -> Iterator[None]:
+    def active(self, loras: Sequence[tuple[str, float]]) -> Iterator[None]:
         """Switch LoRAs on, by digest with their scales, for the ``with`` block."""
-        if not wanted:
+        if not loras:
             yield
             return
-        scales = {self._loaded[digest]: scale for digest, scale in wanted}
-        if len(scales) < len(wanted):
+        scales = {self._loaded[digest]: scale for digest, scale in loras}
+        if len(scales) < len(loras):
             raise ModelError("two LoRAs of one combo have the same weights; give one, with one"
                              " scale")
         self._switch(scales)
@@ -132,7 +137,7 @@ class Loras:
                 layer.scaling[name] = scales[name] * alpha / divisor
 
     def close(self) -> None:
-        """Take every adapter out again: the modules are what they were."""
+        """Remove every adapter: the modules are what they were."""
         for (part, name), layer in list(self._wrapped()):
             parent, _, child = name.rpartition(".")
             setattr(self._parts[part].get_submodule(parent), child, layer.get_base_layer())
@@ -161,7 +166,7 @@ def _insert(module: Any, name: str, placed: _Placed, tensors: Mapping[str, torch
     for layer, place in placed:
         wrapped: Any = module.get_submodule(place.name)
         if not isinstance(wrapped, PeftLayer):
-            continue  # which the check tells
+            continue  # `Loras._check` finds that
         device = wrapped.get_base_layer().weight.device
         for factor, key in ((wrapped.lora_A[name], layer.down), (wrapped.lora_B[name], layer.up)):
             value = tensors[key].reshape(factor.weight.shape).to(device)

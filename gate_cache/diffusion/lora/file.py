@@ -1,4 +1,4 @@
-"""What a LoRA file says: its layers, and how strong each is. Read off the header, without torch.
+"""What a LoRA file holds: its layers, and how strong each is. Read off the header, without torch.
 
 The change of a layer's weight is ``strength · up @ down``. The strength is alpha / rank; alpha is
 the layer's own (a tensor ``….alpha``), or that of the adapter's settings (diffusers' metadata,
@@ -40,7 +40,7 @@ class LoraLayer:
 
     Attributes
     ----------
-    part, name, dotted : as `gate_cache.diffusion.lora.keys.Place` has them
+    part, name, dotted : as `gate_cache.diffusion.lora.keys.LayerPlace` has them
     down, up : keys of its two factors
     shapes : of these, (rank, in, …) and (out, rank, …)
     own_alpha : the layer's own, None without one
@@ -90,7 +90,7 @@ class LoraFile:
         for layer in self.layers:
             parts.setdefault(layer.part, set()).add(layer.own_alpha)
         dotted = any(x.dotted and x.own_alpha not in (None, x.rank) for x in self.layers)
-        patterns = [p for told in self.settings.values() for p in told.get("alpha_pattern") or {}]
+        patterns = [p for part in self.settings.values() for p in part.get("alpha_pattern") or {}]
         return (self.beside or dotted or any(len(alphas) > 1 for alphas in parts.values())
                 or any("text_model" in p for p in patterns))
 
@@ -98,11 +98,8 @@ class LoraFile:
 def read_lora(source: str, path: Path) -> LoraFile:
     """Read what a LoRA file holds, but for the factors themselves.
 
-    Raises
-    ------
-    ModelError
-        Not a safetensors file; another kind of adapter; half a pair; alphas of no layer; settings
-        that contradict the tensors.
+    `ModelError` where it is no safetensors file or another kind of adapter, lacks a half of a pair,
+    has alphas of no layer, or settings that contradict the tensors.
     """
     header, metadata = _header(path)
     places = {key: place for key in header if (place := place_of(key))}
@@ -118,20 +115,20 @@ def read_lora(source: str, path: Path) -> LoraFile:
 def _by_layer(source: str,
               places: Mapping[str, LayerPlace]) -> dict[tuple[str, str], dict[str, str]]:
     """Part and layer to keys by side."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    layers: dict[tuple[str, str], dict[str, str]] = {}
     for key, place in places.items():
-        sides = found.setdefault((place.part, place.layer), {})
+        sides = layers.setdefault((place.part, place.layer), {})
         if place.side in sides:
             raise ModelError(f"{source}: '{sides[place.side]}' and '{key}' are of one layer, which"
                              " a file must have once; remove one of them")
         sides[place.side] = key
-    return found
+    return layers
 
 
 def _layer(raw: _Raw, place: LayerPlace, keys: Mapping[str, str],
            settings: Mapping[str, Mapping[str, Any]]) -> LoraLayer:
     """A layer with both its factors."""
-    down, up = (_shape(raw.header, keys[side]) for side in ("down", "up"))
+    down, up = (tuple(raw.header[keys[side]]["shape"]) for side in ("down", "up"))
     if min(len(down), len(up)) < 2 or down[0] != up[1] or not down[0]:
         raise ModelError(f"{raw.source}: '{keys['down']}' {down} and '{keys['up']}' {up} are no"
                          " pair: the first length of the one must be the second of the other; the"
@@ -142,15 +139,15 @@ def _layer(raw: _Raw, place: LayerPlace, keys: Mapping[str, str],
                              f" {raw.header[key]['dtype']}, quantised ones, which are not read;"
                              " convert the file to float16")
     own = _alpha(raw, keys["alpha"]) if "alpha" in keys else None
-    told = settings.get(place.part, settings.get(""))
-    strength = strength_of(f"{raw.source}: '{keys['down']}'", place.dotted, down[0], own, told)
+    of_part = settings.get(place.part, settings.get(""))
+    strength = strength_of(f"{raw.source}: '{keys['down']}'", place.dotted, down[0], own, of_part)
     return LoraLayer(place.part, place.layer, place.dotted, keys["down"], keys["up"], (down, up),
                      strength, own)
 
 
 def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Tensor names to what a file's header says of them, and its metadata."""
-    read_header(path)  # which says more plainly what a page, a pointer or a part of a file is
+    read_header(path)  # its messages tell a web page, a git-lfs pointer or a cut file from others
     try:
         with safe_open(path, "np"), path.open("rb") as file:  # the library checks the whole header
             length = int.from_bytes(file.read(8), "little")
@@ -163,22 +160,20 @@ def _header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return header, metadata
 
 
-def _shape(header: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    return tuple(header[key]["shape"])
-
-
 def _alpha(raw: _Raw, key: str) -> float:
     """The number in an alpha's tensor."""
-    dtype, count = raw.header[key]["dtype"], math.prod(_shape(raw.header, key))
+    dtype, count = raw.header[key]["dtype"], math.prod(raw.header[key]["shape"])
     if count != 1 or dtype not in (*_CODES, "BF16"):
         raise ModelError(f"{raw.source}: '{key}' holds {dtype} × {count}; an alpha is one number"
                          " (float or integer), get the file again")
     with raw.path.open("rb") as file:
         file.seek(raw.header[key]["begin"])
-        size = 2 if dtype == "BF16" else struct.calcsize(f"<{_CODES[dtype]}")
-        found = file.read(size)
-    found, code = (b"\0\0" + found, "f") if dtype == "BF16" else (found, _CODES[dtype])
-    value = float(struct.unpack(f"<{code}", found)[0])
+        if dtype == "BF16":  # the upper half of a float32
+            content, code = b"\0\0" + file.read(2), "<f"
+        else:
+            code = f"<{_CODES[dtype]}"
+            content = file.read(struct.calcsize(code))
+    value = float(struct.unpack(code, content)[0])
     if not math.isfinite(value):
         raise ModelError(f"{raw.source}: '{key}' is {value}; an alpha is a number, get the file"
                          " again")
@@ -191,8 +186,8 @@ def _refuse_other_kinds(source: str, keys: list[str]) -> None:
     for key in keys:
         kinds.setdefault(kind_of_key(key), []).append(key)
     if kinds:
-        held = "; ".join(f"{kind}: {_keys(keys)}" for kind, keys in kinds.items())
-        raise ModelError(f"{source}: holds what is not plain LoRA ({held}); only LoRA and LoCon"
+        others = "; ".join(f"{kind}: {_keys(keys)}" for kind, keys in kinds.items())
+        raise ModelError(f"{source}: holds what is not plain LoRA ({others}); only LoRA and LoCon"
                          " (convolutions) are applied: convert it, or merge it into the model with"
                          " the tool that made it and name that as model.source")
 

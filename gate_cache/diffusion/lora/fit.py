@@ -1,4 +1,7 @@
-"""Whether a LoRA fits a model: its layers are there, and of the right shapes. No torch."""
+"""Whether a LoRA fits a model: its layers are there, and of the right shapes. No torch.
+
+The layers are read off the headers of the model's files.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,11 @@ from gate_cache.diffusion.models.layouts import UNET
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.lora.file import LoraFile, LoraLayer
+    from gate_cache.diffusion.models.sources import ModelFiles
+
+_ORIGINAL_UNET = "model.diffusion_model."
+Weights = Iterable[tuple[str, tuple[int, ...]]]
+"""Names and shapes."""
 
 
 class WeightPlace(NamedTuple):
@@ -31,8 +39,7 @@ class ModelLayers:
     unet : its configuration
     """
 
-    def __init__(self, parts: Mapping[str, Iterable[tuple[str, tuple[int, ...]]]],
-                 unet: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Mapping[str, Weights], unet: Mapping[str, Any]) -> None:
         count = unet.get("layers_per_block", 2)
         self._per_block = count if isinstance(count, int) else max(count)
         self._parts = {part: {self._name(part, plain_name(name)): (name, tuple(shape))
@@ -44,11 +51,11 @@ class ModelLayers:
 
     def find(self, layer: LoraLayer) -> list[WeightPlace]:
         """What a LoRA's layer may change: one weight, or none; where it names no part, several."""
-        found = []
+        places = []
         for part in [layer.part] if layer.part else self._parts:
             weight = self._parts.get(part, {}).get(self._name(part, layer.name))
-            found += [WeightPlace(part, *weight)] if weight else []
-        return found
+            places += [WeightPlace(part, *weight)] if weight else []
+        return places
 
     def placed(self, lora: LoraFile) -> list[tuple[LoraLayer, WeightPlace]]:
         """Every layer of a LoRA with the weight that it changes.
@@ -59,32 +66,53 @@ class ModelLayers:
             The model lacks a layer, or one is of another shape; a layer is there twice, or may be
             of several parts.
         """
-        found = [(layer, self.find(layer)) for layer in lora.layers]
-        for layer, places in found:
+        layers = [(layer, self.find(layer)) for layer in lora.layers]
+        for layer, places in layers:
             if len(places) > 1:
                 parts = " or ".join(place.part for place in places)
                 raise ModelError(f"{lora.source}: '{layer.down}' may be of {parts}, and does not"
                                  " say of which; let its keys begin with that and a dot")
-        _refuse_misfits(lora.source, found)
+        _refuse_misfits(lora.source, layers)
         seen: dict[WeightPlace, LoraLayer] = {}
-        for layer, places in found:
+        for layer, places in layers:
             if seen.setdefault(places[0], layer) is not layer:
                 raise ModelError(f"{lora.source}: '{seen[places[0]].down}' and '{layer.down}' are"
                                  " of one layer, which a file must have once; remove one of them")
-        return [(layer, places[0]) for layer, places in found]
+        return [(layer, places[0]) for layer, places in layers]
 
 
-def _refuse_misfits(source: str, found: list[tuple[LoraLayer, list[WeightPlace]]]) -> None:
+def model_layers(files: ModelFiles) -> ModelLayers:
+    """The layers of a model, by its files' headers and its configurations."""
+    prefix = _ORIGINAL_UNET if files.file else ""
+    unet = [(key.removeprefix(prefix).removesuffix(".weight"), shape)
+            for key, shape in files.shapes(UNET).items()
+            if key.startswith(prefix) and key.endswith(".weight")]
+    texts = {part: _text_weights(part, files.config(part)) for part in files.kind.encoders}
+    return ModelLayers({**texts, UNET: unet}, files.config(UNET))
+
+
+def _text_weights(part: str, config: Mapping[str, Any]) -> Weights:
+    """Those of a CLIP text encoder's layers."""
+    width, inner = config.get("hidden_size", 512), config.get("intermediate_size", 2048)
+    shapes = {f"self_attn.{x}_proj": (width, width) for x in ("q", "k", "v", "out")}
+    shapes |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
+    for i in range(config.get("num_hidden_layers", 12)):
+        yield from ((f"encoder.layers.{i}.{name}", shape) for name, shape in shapes.items())
+    if part.endswith("_2"):
+        yield "text_projection", (config.get("projection_dim", 512), width)
+
+
+def _refuse_misfits(source: str, layers: list[tuple[LoraLayer, list[WeightPlace]]]) -> None:
     """Refuse layers of other shapes, and those that the model lacks."""
-    for layer, places in found:
+    for layer, places in layers:
         for place in places:
             if _changed(layer) != _plain(place.shape):
                 raise ModelError(f"{source}: this LoRA does not fit the model: '{layer.down}'"
                                  f" changes a weight of shape {_changed(layer)}, this model's"
                                  f" is {_plain(place.shape)}; name one that was made for it")
-    lacks = [f"'{layer.down}'" for layer, places in found if not places]
+    lacks = [f"'{layer.down}'" for layer, places in layers if not places]
     if lacks:
-        raise ModelError(f"{source}: only {len(found) - len(lacks)} of its {len(found)} layers"
+        raise ModelError(f"{source}: only {len(layers) - len(lacks)} of its {len(layers)} layers"
                          f" fit this model; no such layer: {listed(lacks, 2)}; name a LoRA that"
                          " was made for it")
 

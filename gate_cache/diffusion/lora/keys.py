@@ -15,7 +15,7 @@ _PREFIXES = {
     "text_encoder_2.": "text_encoder_2", "diffusion_model.": "unet",
     "text_encoders.clip_l.transformer.": "text_encoder",
     "text_encoders.clip_g.transformer.": "text_encoder_2"}
-"""Beginnings of keys (kohya, LyCORIS, diffusers, ComfyUI) to parts of the model; '' tells none."""
+"""Beginnings of keys (kohya, LyCORIS, diffusers, ComfyUI) to parts of the model; '': any part."""
 PEFT = "base_model.model."
 _DOWN = ("down", "A")
 _PAIR = re.compile(r"(.+?)(?:\.lora_(down|up|A|B)|[._]lora\.(down|up)"
@@ -92,10 +92,10 @@ def diffusers_name(layer: str, per_block: int) -> str:
     """
     if layer in _SGM:
         return _SGM[layer]
-    found = _SGM_BLOCK.fullmatch(layer)
-    if found is None:
+    match = _SGM_BLOCK.fullmatch(layer)
+    if match is None:
         return layer
-    side, block, kind, rest, middle, inner = found.groups()
+    side, block, kind, rest, middle, inner = match.groups()
     if middle:
         return f"mid_block_{_inner(middle == '1', int(middle) // 2, inner)}"  # 0, 1, 2: 0, 0, 1
     level, at = divmod(int(block) - (side == "input_blocks"), per_block + 1)

@@ -26,6 +26,7 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
     source : ``tiny/…``, a file or folder below the models root, a hub id, or a file of one
         (``organisation/name/file.safetensors``)
     where : the field, for messages
+    roots : of which the models root is looked in
     download : fetch from the hub what is not on this machine
 
     Raises
@@ -44,8 +45,8 @@ def lora_path(source: str, where: str, roots: Roots, download: bool = False) -> 
         return path
     if path.is_dir():
         return path / _only([p.name for p in path.iterdir()], source, where)
-    if found := _from_hub(source, where, download):
-        return found
+    if file := _from_hub(source, where, download):
+        return file
     raise NotThere(f"{where}: {path}: no such LoRA file{did_you_mean(source, LORAS)}; put"
                      " it, or a folder with it, there, or name the models root with --models")
 
@@ -55,17 +56,16 @@ def _from_hub(source: str, where: str, download: bool) -> Path | None:
     repo, file = "/".join(source.split("/")[:2]), "/".join(source.split("/")[2:])
     if "/" not in repo or repo.endswith(SUFFIX) or repo.startswith(f"{TINY}/"):
         return None
-
     return lora_from_hub(repo, lambda names: file or _only(names, source, where), download)
 
 
 def _only(names: Iterable[str], source: str, where: str) -> str:
     """Which of a folder's files is the LoRA."""
-    found = sorted(name for name in names if name.endswith(SUFFIX) and "/" not in name)
-    if _USUAL in found or len(found) == 1:
-        return _USUAL if _USUAL in found else found[0]
-    if not found:
+    files = sorted(name for name in names if name.endswith(SUFFIX) and "/" not in name)
+    if _USUAL in files or len(files) == 1:
+        return _USUAL if _USUAL in files else files[0]
+    if not files:
         raise ModelError(f"{where}: {source}: no {SUFFIX} file in it; put the LoRA there (pickled"
                          " ones are not read)")
-    raise ModelError(f"{where}: {source}: several files in it ({listed(found)}); name one, as in"
-                     f" 'source: {source}/{found[0]}'")
+    raise ModelError(f"{where}: {source}: several files in it ({listed(files)}); name one, as in"
+                     f" 'source: {source}/{files[0]}'")

@@ -24,9 +24,11 @@ class Backbone(ABC):
 
     Attributes
     ----------
-    vae, text_encoder : None for a model that has none
+    unet, vae, text_encoder : modules; None of a kind that the model has not
+    tokens : the tokenizer
     alphas_cumprod : (T,) float32, ᾱ of the forward process
-    prediction_type : what the UNet predicts, ``epsilon`` for SD 1.x
+    prediction_type : what the UNet predicts: ``epsilon``, ``v_prediction`` or ``sample``
+    device, dtype : where and in what the modules compute
     """
 
     unet: Any
@@ -51,7 +53,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, 3) uint8 pixels as x_0, (B, C, h, w) float32."""
+        """(B, H, W, 3) uint8 pixels as x_0: (B, C, h, w) float32 latents, or pixels −1 to 1."""
 
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -63,9 +65,9 @@ class Backbone(ABC):
 
     @staticmethod
     def pixels(values: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) values from −1 to 1 as (B, H, W, 3) uint8 pixels; what is beyond is cut."""
-        shown = ((values.float() + 1) * 127.5).round().clamp(0, 255)
-        return shown.byte().permute(0, 2, 3, 1)
+        """(B, 3, H, W) values from −1 to 1 as (B, H, W, 3) uint8 pixels; others are clipped."""
+        levels = ((values.float() + 1) * 127.5).round().clamp(0, 255)
+        return levels.byte().permute(0, 2, 3, 1)
 
     def place(self, values: Any) -> torch.Tensor:
         """A tensor or an array of this process's memory on the device, which is not waited for."""
@@ -88,18 +90,30 @@ class Backbone(ABC):
         return self.place(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def predict(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
-        """One UNet pass: what it predicts at (B, 4, h, w) `x`."""
+        """One UNet pass.
+
+        Parameters
+        ----------
+        x : (B, 4, h, w) noised latents
+        t : timestep
+        text : B prompts
+        extras : of techniques, which add keyword arguments; None adds nothing
+
+        Returns
+        -------
+        (B, 4, h, w) what the UNet predicts (see `prediction_type`)
+        """
         text = self.conditioned(text, x)
         call = Call(x.to(self.dtype), torch.full((), t, device=x.device), text)
         added, more = dict(text.added), dict[str, Any]()
         for extra in extras:
-            found = dict(extra(call)) if extra else {}
-            added |= found.pop("added_cond_kwargs", {})
-            more |= found
+            arguments = dict(extra(call)) if extra else {}
+            added |= arguments.pop("added_cond_kwargs", {})
+            more |= arguments
         return self.run(call, added, more)
 
     def conditioned(self, text: Text, x: torch.Tensor) -> Text:
-        """Prompts with what else the UNet is told of (B, 4, h, w) `x`."""
+        """Prompts with what else the UNet takes for (B, 4, h, w) `x`."""
         return text
 
     def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
@@ -110,12 +124,12 @@ class Backbone(ABC):
 
     def as_epsilon(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
         """What the UNet predicted at (B, 4, h, w) `x`, as noise in float32."""
-        found, alpha = predicted.float(), self.alphas_cumprod[t]
+        output, alpha = predicted.float(), self.alphas_cumprod[t]
         if self.prediction_type == "v_prediction":
-            return alpha.sqrt() * found + (1 - alpha).sqrt() * x.float()
+            return alpha.sqrt() * output + (1 - alpha).sqrt() * x.float()
         if self.prediction_type == "sample":
-            return (x.float() - alpha.sqrt() * found) / (1 - alpha).sqrt()
-        return found
+            return (x.float() - alpha.sqrt() * output) / (1 - alpha).sqrt()
+        return output
 
     def as_clean(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
         """The same as x_0, (B, 4, h, w) float32: `x` without the noise that is predicted in it.
@@ -123,12 +137,12 @@ class Backbone(ABC):
         No division where v or x_0 is predicted, so that ᾱ may be 0 (zero terminal SNR, Lin et al.
         2024, section 3.2).
         """
-        found, alpha = predicted.float(), self.alphas_cumprod[t]
+        output, alpha = predicted.float(), self.alphas_cumprod[t]
         if self.prediction_type == "v_prediction":
-            return alpha.sqrt() * x.float() - (1 - alpha).sqrt() * found
+            return alpha.sqrt() * x.float() - (1 - alpha).sqrt() * output
         if self.prediction_type == "sample":
-            return found
-        return (x.float() - (1 - alpha).sqrt() * found) / alpha.sqrt()
+            return output
+        return (x.float() - (1 - alpha).sqrt() * output) / alpha.sqrt()
 
     def once(self, key: object, make: Callable[[], T]) -> T:
         """What several techniques share, made on first use; closed with the model."""
@@ -137,7 +151,7 @@ class Backbone(ABC):
         return cast(T, self._shared[key])
 
     def close(self) -> None:
-        """Take back what techniques have put beside the modules."""
+        """Remove what techniques have put beside the modules."""
         for shared in self._shared.values():
             if hasattr(shared, "close"):
                 shared.close()

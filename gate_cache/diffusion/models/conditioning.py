@@ -16,7 +16,7 @@ class Text:
     Attributes
     ----------
     states : (B, T, D) text encoder states
-    added : more of them by name, each (B, …), for ``added_cond_kwargs``
+    added : tensors by name, each (B, …), for ``added_cond_kwargs``
     """
 
     states: torch.Tensor

@@ -22,27 +22,18 @@ class DDPMBackbone(Backbone):
 
     @classmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
-        """The UNet."""
         return {"unet": component(UNet2DModel, files, "unet"), "tokens": files.tokens}
 
-    @property
-    def text_encoders(self) -> dict[str, Any]:
-        """None."""
-        return {}
-
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, H, W, 3) uint8 pixels as x_0: (B, 3, H, W) float32 from −1 to 1."""
         return self.scaled(pixels)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) from −1 to 1 as (B, H, W, 3) uint8 pixels."""
         return self.pixels(latents)
 
     def embed(self, prompt: str) -> Text:
-        """No text."""
         return Text(torch.empty(1, 0, 0, device=self.device))
 
     def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
         """The pass itself; of a UNet that learned variances too, only the mean's prediction."""
-        found = torch.as_tensor(self.unet(call.x, call.t, return_dict=False, **more)[0])
-        return found[:, : call.x.shape[1]]
+        output = torch.as_tensor(self.unet(call.x, call.t, return_dict=False, **more)[0])
+        return output[:, : call.x.shape[1]]

@@ -14,7 +14,6 @@ from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
-from gate_cache.diffusion.files.weights import weight_files
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
 
@@ -35,13 +34,7 @@ _BLOCKS = {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
 
 
 def check_parts(files: ModelFiles) -> None:
-    """Check a model's configurations, tokenizers and headers against each other.
-
-    Raises
-    ------
-    ModelError
-        With a line for everything that does not fit.
-    """
+    """Raise `ModelError` with a line for everything that does not fit in a model's parts."""
     if files.kind.backbone:
         return  # another package's kind, which knows what it reads
     problems = list(_fields(files)) or list(_text(files))
@@ -60,8 +53,8 @@ def place_of(files: ModelFiles, component: str) -> str:
 
 def _fields(files: ModelFiles) -> Iterator[str]:
     unet = files.config(UNET)
-    known = fields.DDPM if files.kind is DDPM else fields.UNET
-    yield from fields.field_problems(place_of(files, UNET), unet, known)
+    table = fields.DDPM if files.kind is DDPM else fields.UNET
+    yield from fields.field_problems(place_of(files, UNET), unet, table)
     if files.kind is DDPM:
         return
     for field, read in _BLOCKS.items():
@@ -74,21 +67,17 @@ def _fields(files: ModelFiles) -> Iterator[str]:
     yield from _statistics(place_of(files, VAE), vae)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _statistics(place: str, vae: Config) -> Iterator[str]:
     """What latents are scaled and shifted by: one of each for all, or for every channel."""
     for field, value, low in (("scaling_factor", vae.get("scaling_factor", 1), 0),
                               ("shift_factor", vae.get("shift_factor") or 0, -math.inf)):
-        if not _is_number(value) or value <= low:
+        if not fields.is_number(value) or value <= low:
             yield f"{place}: {field}: {value!r} is not a number that latents can be made with"
     mean, std = vae.get("latents_mean"), vae.get("latents_std")
     if mean is None and std is None:
         return
     channels = vae.get("latent_channels", 4)
-    if not all(isinstance(v, list) and len(v) == channels and all(map(_is_number, v))
+    if not all(isinstance(v, list) and len(v) == channels and all(map(fields.is_number, v))
                for v in (mean, std)):
         yield f"{place}: latents_mean and latents_std should both have {channels} numbers"
     elif not all(value > 0 for value in std or ()):
@@ -112,18 +101,18 @@ def _text(files: ModelFiles) -> Iterator[str]:
     if any(p.endswith("is not a number") for p in wrong):
         return
     widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in configs.values()]
-    taken = _alike(unet.get("cross_attention_dim", 1280))
+    taken = fields.one_of(unet.get("cross_attention_dim", 1280))
     if taken != sum(widths):
         yield (f"{place_of(files, UNET)}: cross_attention_dim: {taken}, but its text encoders"
                f" ({', '.join(encoders)}) give {' + '.join(map(str, widths))}: parts of different"
                " models")
     if files.kind is SDXL:
         pooled = text_config(configs[encoders[1]]).get("projection_dim", 512)
-        given = pooled + 6 * (unet.get("addition_time_embed_dim") or 0)
+        width = pooled + 6 * (unet.get("addition_time_embed_dim") or 0)
         taken = unet.get("projection_class_embeddings_input_dim")
-        if taken != given:
+        if taken != width:
             yield (f"{place_of(files, UNET)}: projection_class_embeddings_input_dim: {taken}, but"
-                   f" {encoders[1]} and six time ids give {given}: parts of different models")
+                   f" {encoders[1]} and six time ids give {width}: parts of different models")
 
 
 def _encoder(place: str, config: Config) -> Iterator[str]:
@@ -144,12 +133,6 @@ def _encoder(place: str, config: Config) -> Iterator[str]:
     if positions != TOKENS_PER_PIECE:
         yield (f"{place}: max_position_embeddings: {positions}, but prompts are encoded in pieces"
                f" of {TOKENS_PER_PIECE}")
-
-
-def _alike(value: Any) -> Any:
-    """One number of a list of the same ones."""
-    several = isinstance(value, list) and value and len(set(value)) == 1
-    return value[0] if several else value
 
 
 def _tokens(files: ModelFiles) -> Iterator[str]:
@@ -173,42 +156,43 @@ def _weights(files: ModelFiles) -> Iterator[str]:
         if component == UNET:
             name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
                 "conv_in.weight"
-            wanted = (config["block_out_channels"][0], config.get("in_channels", 4))
+            expected = (config["block_out_channels"][0], config.get("in_channels", 4))
         elif component in files.kind.encoders and not files.file:
             name = next((n for n in shapes if n.endswith("token_embedding.weight")), "")
             inner = text_config(config)
-            wanted = (inner.get("vocab_size", _CLIP_VOCABULARY),
-                      inner.get("hidden_size", _CLIP_WIDTH))
+            expected = (inner.get("vocab_size", _CLIP_VOCABULARY),
+                        inner.get("hidden_size", _CLIP_WIDTH))
         else:
             continue
         if not files.file:
             yield from _counts(str(place), component, shapes, config)
-        if name in shapes and shapes[name][:2] != wanted:
+        if name in shapes and shapes[name][:2] != expected:
             yield (f"{place}: '{name}' is {_by(shapes[name])}, its configuration says"
-                   f" {_by(wanted)}: weights of another model ({component})")
+                   f" {_by(expected)}: weights of another model ({component})")
 
 
 def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -> Iterator[str]:
     """How many blocks and layers the file has, against the configuration."""
     if component == UNET:
-        wanted = {side: len(config[f"{side[:-1]}_types"]) for side in ("down_blocks", "up_blocks")}
-        wanted["mid_block"] = int(config.get("mid_block_type", "default") is not None)
+        expected = {"down_blocks": len(config["down_block_types"]),
+                    "up_blocks": len(config["up_block_types"]),
+                    "mid_block": int(config.get("mid_block_type", "default") is not None)}
     else:
-        wanted = {"layers": text_config(config).get("num_hidden_layers", 12)}
+        expected = {"layers": text_config(config).get("num_hidden_layers", 12)}
     names = [n for n in shapes if not n.startswith("vision_model.")]
-    for what, number in wanted.items():
+    for what, number in expected.items():
         pattern = re.compile(rf"(?:.*\.)?{what}\.(\d+)\.")
-        found = len({m[1] for m in map(pattern.match, names) if m})
+        count = len({m[1] for m in map(pattern.match, names) if m})
         if what == "mid_block":
-            found = int(any(n.startswith("mid_block.") for n in names))
-        if found != number:
-            yield (f"{place}: its weights have {found} {what}, its configuration says {number}:"
+            count = int(any(n.startswith("mid_block.") for n in names))
+        if count != number:
+            yield (f"{place}: its weights have {count} {what}, its configuration says {number}:"
                    f" weights of another model ({component})")
 
 
 def _quantised(files: ModelFiles, component: str) -> Iterator[str]:
-    """Weights that are whole numbers mean nothing without their scales, which nobody reads."""
-    paths = [files.file] if files.file else weight_files(files.folder(component), files.variant)
+    """Weights that are whole numbers mean nothing without their scales, which are not read."""
+    paths = files.weight_files(component)
     names = [n for path in paths for n in read_header(path).whole if n.endswith(".weight")]
     if names:
         yield (f"{paths[0].parent}: {len(names)} weights are whole numbers ({listed(names, 2)}),"
@@ -234,40 +218,36 @@ def _by(shape: Sequence[Any]) -> str:
     return "×".join(map(str, shape))
 
 
-def _every(value: Any, count: int) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value] * count
-
-
 def cross_attentions(unet: Config) -> list[int]:
     """Channels of a UNet's cross-attention layers, in its own order: down, up, mid."""
-    down, up = unet["down_block_types"], unet["up_block_types"]
-    channels, count = list(unet["block_out_channels"]), len(down)
-    layers = _every(unet.get("layers_per_block", 2), count)
-    deep = _every(unet.get("transformer_layers_per_block", 1), count)
+    channels = list(unet["block_out_channels"])
+    layers = fields.by_block(unet.get("layers_per_block", 2), len(channels))
+    deep = fields.by_block(unet.get("transformer_layers_per_block", 1), len(channels))
     deep_up = unet.get("reverse_transformer_layers_per_block") or deep[::-1]
-    found: list[int] = []
-    for block, width, n, transformers in zip(down, channels, layers, deep, strict=True):
-        found += [width] * (sum(_every(transformers, n)) if "CrossAttn" in block else 0)
-    for block, width, n, transformers in zip(up, channels[::-1], layers[::-1], deep_up,
-                                             strict=True):
-        found += [width] * (sum(_every(transformers, n + 1)) if "CrossAttn" in block else 0)
+    down = zip(unet["down_block_types"], channels, layers, deep, strict=True)
+    up = zip(unet["up_block_types"], channels[::-1], [n + 1 for n in layers[::-1]], deep_up,
+             strict=True)
+    widths: list[int] = []
+    for block, width, count, transformers in (*down, *up):
+        if "CrossAttn" in block:
+            widths += [width] * sum(fields.by_block(transformers, count))
     if "CrossAttn" in (unet.get("mid_block_type", "UNetMidBlock2DCrossAttn") or ""):
-        found += [channels[-1]] * _every(deep[-1], 1)[0]
-    return found
+        widths += [channels[-1]] * fields.by_block(deep[-1], 1)[0]
+    return widths
 
 
 def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[str]:
-    """One line for everything in which a ControlNet does not suit a model."""
-    asked = list(fields.field_problems(place, net, fields.CONTROLNET))
-    if asked:
-        yield from asked
+    """One line for the first thing in which a ControlNet does not suit a model, if any."""
+    problems = list(fields.field_problems(place, net, fields.CONTROLNET))
+    if problems:
+        yield from problems
         return
     unet, count = files.config(UNET), len(net["down_block_types"])
     text = any("CrossAttn" in b for b in [*net["down_block_types"], net.get("mid_block_type", "")])
-    pairs = [("text width", *(_alike(c.get("cross_attention_dim", 1280)) if text else 0
+    pairs = [("text width", *(fields.one_of(c.get("cross_attention_dim", 1280)) if text else 0
                               for c in (net, unet))),
              ("channels", *(list(c["block_out_channels"]) for c in (net, unet))),
-             ("layers per block", *(_every(c.get("layers_per_block", 2), count)
+             ("layers per block", *(fields.by_block(c.get("layers_per_block", 2), count)
                                     for c in (net, unet))),
              ("latent channels", *(c.get("in_channels", 4) for c in (net, unet))),
              ("condition's stride", 2 ** (len(net.get("conditioning_embedding_out_channels")
@@ -275,8 +255,8 @@ def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[
     if net.get("addition_embed_type"):
         pairs.append(("added embedding", *(c.get("projection_class_embeddings_input_dim")
                                            for c in (net, unet))))
-    for what, got, wanted in pairs:
-        if got != wanted:
+    for what, got, expected in pairs:
+        if got != expected:
             yield (f"{place}: this ControlNet is for another model ({what} {got}, the UNet's is"
-                   f" {wanted})")
+                   f" {expected})")
             return

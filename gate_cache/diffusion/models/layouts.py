@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import ModelError
 from gate_cache.core.features import Family, family
 from gate_cache.core.plugins import installed, load_plugin
+from gate_cache.diffusion.models.fields import is_number
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
@@ -77,13 +78,7 @@ KINDS = (SD, SDXL, DDPM)
 
 
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
-    """The kind of model that a UNet's configuration belongs to.
-
-    Raises
-    ------
-    ModelError
-        One that is not read.
-    """
+    """The kind of model that a UNet's configuration belongs to; `ModelError` where none is read."""
     for other in installed(GROUP):
         kind: Kind = load_plugin(GROUP, other)
         if kind.knows and kind.knows(unet):
@@ -111,15 +106,9 @@ def _refuse_strange_ddpm(source: str, unet: Mapping[str, Any]) -> None:
 
 
 def schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a scheduler's configuration decides the noise levels.
-
-    Raises
-    ------
-    ModelError
-        It is not that of a diffusion model in discrete steps.
-    """
-    found = {key: scheduler[key] for key in _SCHEDULE_KEYS if scheduler.get(key) is not None}
-    if not {"beta_schedule", "trained_betas"} & found.keys():
+    """What of a scheduler's configuration decides ᾱ; `ModelError` unless it has discrete steps."""
+    schedule = {key: scheduler[key] for key in _SCHEDULE_KEYS if scheduler.get(key) is not None}
+    if not {"beta_schedule", "trained_betas"} & schedule.keys():
         raise ModelError(f"{source}: its scheduler ({scheduler.get('_class_name')}) has no betas:"
                          " not a diffusion model in discrete steps, which alone are read")
     other = [k for k, v in _OTHER_NOISE.items() if scheduler.get(k) == v]
@@ -127,46 +116,37 @@ def schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
     if other:
         raise ModelError(f"{source}: its scheduler has {other[0]}: {scheduler[other[0]]}; only"
                          " diffusion models in discrete steps are read")
-    return checked_schedule(source, found)
+    return checked_schedule(source, schedule)
 
 
-def checked_schedule(source: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a schedule or a prediction that is not known.
-
-    Raises
-    ------
-    ModelError
-        It is none of those that are read.
-    """
-    _check_numbers(source, found)
-    betas = found.get("beta_schedule", _BETAS[0])
-    predicted = found.get("prediction_type", PREDICTIONS[0])
-    if "trained_betas" not in found and betas not in _BETAS:
+def checked_schedule(source: str, schedule: dict[str, Any]) -> dict[str, Any]:
+    """The schedule; `ModelError` where it, or what is predicted, is none that is read."""
+    _check_numbers(source, schedule)
+    betas = schedule.get("beta_schedule", _BETAS[0])
+    predicted = schedule.get("prediction_type", PREDICTIONS[0])
+    if "trained_betas" not in schedule and betas not in _BETAS:
         raise ModelError(f"{source}: a schedule that is not read ({betas}); known are"
                          f" {', '.join(_BETAS)}")
     if predicted not in PREDICTIONS:
         raise ModelError(f"{source}: its UNet predicts '{predicted}'; known are"
                          f" {', '.join(PREDICTIONS)}")
-    return found
+    return schedule
 
 
-def _check_numbers(source: str, found: Mapping[str, Any]) -> None:
+def _check_numbers(source: str, schedule: Mapping[str, Any]) -> None:
     """Refuse a number of steps, or betas, that are none."""
-    steps, betas = found.get("num_train_timesteps", 1), found.get("trained_betas", [0])
+    steps = schedule.get("num_train_timesteps", 1)
     if type(steps) is not int or steps < 1:
         raise ModelError(f"{source}: its scheduler has num_train_timesteps: {steps!r}, not a"
                          " number of steps; correct scheduler_config.json")
-    ends = {k: found.get(k, 0) for k in ("beta_start", "beta_end")}
-    wrong = {k: v for k, v in ends.items() if not _is_beta(v)}
-    if not isinstance(betas, list) or not betas or not all(map(_is_beta, betas)):
-        wrong["trained_betas"] = betas
-    for field, value in wrong.items():
-        raise ModelError(f"{source}: its scheduler has {field}: {str(value)[:60]!r}, not of 0 … 1;"
-                         " correct scheduler_config.json")
-
-
-def _is_beta(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    betas = {"beta_start": [schedule.get("beta_start", 0)],
+             "beta_end": [schedule.get("beta_end", 0)],
+             "trained_betas": schedule.get("trained_betas", [0])}
+    for field, values in betas.items():
+        if not isinstance(values, list) or not values or not all(
+                is_number(v) and 0 <= v <= 1 for v in values):
+            raise ModelError(f"{source}: its scheduler has {field}: {str(schedule[field])[:60]!r},"
+                             " not of 0 … 1; correct scheduler_config.json")
 
 
 def steps_of(schedule: Mapping[str, Any]) -> int:

@@ -32,7 +32,9 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     ModelError
         Weights missing or not fitting the configuration.
     """
-    _hush()
+    for logging in (diffusers_logging, transformers_logging):  # their advice and progress bars
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     check_parts(files)
     kind = files.kind
     family = kind.backbone() if kind.backbone else FAMILIES[kind]
@@ -40,8 +42,8 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
     for name, module in parts.items():
         if isinstance(module, torch.nn.Module):
-            wanted = vae_dtype if name == "vae" else dtype
-            module.to(device=device, dtype=wanted).requires_grad_(False).eval()
+            module.to(device=device, dtype=vae_dtype if name == "vae" else dtype)
+            module.requires_grad_(False).eval()
     return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
 
 
@@ -54,10 +56,3 @@ def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
                          f" ({' '.join(str(error).split())[:200]})") from None
     return {"alphas_cumprod": scheduler.alphas_cumprod.to(device),
             "prediction_type": str(scheduler.config.prediction_type)}
-
-
-def _hush() -> None:
-    """Keep the libraries' advice and their own progress bars off the screen."""
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()

@@ -28,13 +28,7 @@ def component(cls: Any, files: ModelFiles, name: str) -> Any:
 
 
 def need_finite(place: Path, weights: Iterable[tuple[str, Any]]) -> None:
-    """Refuse weights that are not finite: attention may hide them, with other values in the maps.
-
-    Raises
-    ------
-    ModelError
-        With the first of their names.
-    """
+    """Raise `ModelError` if weights are not finite: attention may hide that, but maps differ."""
     for name, weight in weights:
         if weight.numel() and not all(map(math.isfinite, weight.detach().float().aminmax())):
             raise ModelError(f"{place}: '{name}' holds NaN or infinity; get the file again")
@@ -56,10 +50,10 @@ def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{place}: cannot be loaded as {cls.__name__}: {reason}") from error
     if info["mismatched_keys"]:
-        name, got, wanted = sorted(info["mismatched_keys"])[0]
+        name, got, expected = sorted(info["mismatched_keys"])[0]
         raise ModelError(f"{place}: {len(info['mismatched_keys'])} weights are not of the shapes"
                          f" that the configuration of {cls.__name__} says: '{name}' is"
-                         f" {'×'.join(map(str, got))}, not {'×'.join(map(str, wanted))}")
+                         f" {'×'.join(map(str, got))}, not {'×'.join(map(str, expected))}")
     check_read(place, cls.__name__, info["missing_keys"], info["unexpected_keys"])
     need_finite(place, module.named_parameters())
     return module
@@ -67,11 +61,14 @@ def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
 
 def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | None = None,
                     variant: str | None = None) -> Any:
-    """Load a ControlNet beside a backbone.
+    """Load a ControlNet onto a backbone's device, in its dtype.
 
     Parameters
     ----------
     place : its folder in diffusers layout, or a single file, which needs `config`
+    backbone : the loaded model
+    config : the ControlNet's configuration; of a folder, that in it is read
+    variant : of the weight files in the folder, such as ``fp16``
     """
     if place.is_file():
         net = read_original(ControlNetModel, place, "controlnet", config or {})

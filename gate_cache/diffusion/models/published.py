@@ -15,8 +15,8 @@ NAMES = (SD_1_5, SD_2_1, SDXL_BASE)
 @cache
 def published(name: str) -> dict[str, Any]:
     """A model's ``title``, its ``hub`` ids, and the configuration of each component."""
-    found: dict[str, Any] = json.loads((HOME / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads((HOME / f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
 def published_name(hub_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, and the input's size told to the UNet.
+"""Stable Diffusion XL: two text encoders, and a UNet that also takes the input's size.
 
 The states are the penultimate ones of both encoders, side by side; the pooled embedding is the
 second's (Podell et al. 2023, section 2).
@@ -31,13 +31,11 @@ class StableDiffusionXL(StableDiffusion):
 
     @classmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
-        """Modules and tokenizers by field, as loaded."""
         return {**super().parts(files), "tokens_2": files.tokenizers[1],
                 "text_encoder_2": component(CLIPTextModelWithProjection, files, "text_encoder_2")}
 
     @property
     def text_encoders(self) -> dict[str, Any]:
-        """Both, by the names that LoRA files use."""
         return {**super().text_encoders, "text_encoder_2": self.text_encoder_2}
 
     def embed(self, prompt: str) -> Text:

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
-from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots, escapes
+from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
-from gate_cache.diffusion.files.single_file import (
-    PICKLED,
-    SUFFIX,
-    check_single_file,
-    identified,
-    marked_schedule,
-)
-from gate_cache.diffusion.files.weights import digest, folder_digest, shapes_in, weight_files
+from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
+from gate_cache.diffusion.models import layouts
 from gate_cache.diffusion.models.embedded import HOME, TINY
-from gate_cache.diffusion.models.layouts import (
-    SCHEDULER,
-    SDXL,
-    UNET,
-    VAE,
-    Kind,
-    checked_schedule,
-    guessed_kind,
-    is_bare,
-    kind_of,
-    schedule_of,
-)
+from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published, published_name
 from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
@@ -70,23 +53,16 @@ class ModelFiles:
 
     def folder(self, component: str) -> Path:
         """Where a component is."""
-        bare = self.file is None and is_bare(self.path)
+        bare = self.file is None and layouts.is_bare(self.path)
         return self.path if bare else self.path / component
 
     def config(self, component: str) -> dict[str, Any]:
-        """A component's configuration.
-
-        Raises
-        ------
-        ModelError
-            Missing or not JSON.
-        """
+        """A component's configuration; `ModelError` where it is missing or not JSON."""
         folder = self.folder(component)
         if self.published and not folder.is_dir():
-            found: dict[str, Any] = published(self.published)[component]
-            return found
+            return dict(published(self.published)[component])
         name = "scheduler_config.json" if component == SCHEDULER else "config.json"
-        return read_config(folder / name, guessed_kind(self.path).expected)
+        return read_config(folder / name, layouts.guessed_kind(self.path).expected)
 
     @property
     def title(self) -> str:
@@ -101,7 +77,7 @@ class ModelFiles:
     @cached_property
     def kind(self) -> Kind:
         """Which kind of model this is."""
-        return kind_of(self.source, self.config(UNET))
+        return layouts.kind_of(self.source, self.config(UNET))
 
     @cached_property
     def family(self) -> Family:
@@ -119,22 +95,16 @@ class ModelFiles:
 
     @cached_property
     def tokenizers(self) -> list[ClipTokens]:
-        """One for each text encoder.
-
-        Raises
-        ------
-        ModelError
-            They split prompts differently.
-        """
-        found = [read_tokens(self.path / name) for name in self.kind.tokenizers]
-        if any(t.splits != found[0].splits for t in found):
+        """One for each text encoder; `ModelError` where they split prompts differently."""
+        tokenizers = [read_tokens(self.path / name) for name in self.kind.tokenizers]
+        if any(t.splits != tokenizers[0].splits for t in tokenizers):
             raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
                              " have CLIP's vocabulary and merges, and the same added tokens")
-        return found
+        return tokenizers
 
-    def size(self, wanted: int | None) -> int:
-        """The input size in pixels: as wanted, or the model's own."""
-        return self.family.check_size(wanted or self.family.default_size, "model.size")
+    def size(self, size: int | None) -> int:
+        """The input's side in pixels: as given, checked, or the model's own."""
+        return self.family.check_size(size or self.family.default_size, "model.size")
 
     def schedule(self) -> dict[str, Any]:
         """What of the scheduler's configuration, or of a single file's markers, decides ᾱ.
@@ -144,29 +114,31 @@ class ModelFiles:
         ModelError
             They disagree, or it is not a diffusion model in discrete steps.
         """
-        found = schedule_of(self.source, self.config(SCHEDULER))
+        schedule = layouts.schedule_of(self.source, self.config(SCHEDULER))
         if not self.file:
-            return found
+            return schedule
         own = (self.folder(SCHEDULER) / "scheduler_config.json").is_file()
-        return checked_schedule(self.source, marked_schedule(self.file, found, own))
+        marked = single_file.marked_schedule(self.file, schedule, own)
+        return layouts.checked_schedule(self.source, marked)
+
+    def weight_files(self, component: str) -> list[Path]:
+        """The files with a component's weights; or the single file, which holds all."""
+        return [self.file] if self.file else weight_files(self.folder(component), self.variant)
 
     def shapes(self, component: str) -> dict[str, tuple[int, ...]]:
-        """Tensor name to shape in a component's files; of a single file, all of it."""
-        return shapes_in([self.file] if self.file else
-                         weight_files(self.folder(component), self.variant))
+        """Tensor name to shape in a component's files."""
+        return shapes_in(self.weight_files(component))
 
     def digest(self, component: str) -> str:
-        """sha256 over a component's weights and configuration; a single file's weights are all."""
-        if self.file:
-            return digest(self.config(component), [self.file])
-        return folder_digest(self.folder(component), self.variant)
+        """sha256 over a component's configuration and the files with its weights."""
+        return digest(self.config(component), self.weight_files(component))
 
     @cached_property
     def weights(self) -> dict[str, str]:
         """Digests of what decides a combo's values."""
-        found = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
-        named = zip(self.kind.tokenizers, self.tokenizers, strict=True)
-        return found | {name: _tokenizer_digest(tokens) for name, tokens in named}
+        modules = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
+        return modules | {name: tokens.digest for name, tokens in
+                          zip(self.kind.tokenizers, self.tokenizers, strict=True)}
 
     def latents_dtype(self, dtype: str) -> str:
         """What latents are computed in: the VAE of Stable Diffusion XL overflows in float16."""
@@ -174,13 +146,6 @@ class ModelFiles:
             return "float32"
         upcast = self.kind is SDXL and self.config(VAE).get("force_upcast", True)
         return "float32" if upcast and dtype == "float16" else dtype
-
-
-def _tokenizer_digest(tokens: ClipTokens) -> str:
-    """sha256 over vocabulary, merges and padding, and what else decides ids where there is any."""
-    more = {"added": [asdict(a) for a in tokens.added], "rules": tokens.rules}
-    return fingerprint({"vocab": tokens.vocab, "merges": tokens.merges, "pad": tokens.pad,
-                        **{k: v for k, v in more.items() if v}})
 
 
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
@@ -191,6 +156,7 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
 
     Parameters
     ----------
+    spec : of the manifest: sources, revision, variant, configuration, expected digest
     download : fetch a hub id where no source is on this machine
 
     Returns
@@ -236,22 +202,22 @@ def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
 def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> ModelFiles | None:
     if source == TINY:
         return ModelFiles(TINY, HOME)
-    if Path(source).suffix.lower() in (SUFFIX, *PICKLED):
+    if Path(source).suffix.lower() in (single_file.SUFFIX, *single_file.PICKLED):
         return _single_file(source, spec, roots)
     folder = find_folder(source, roots, "model.source") or model_from_hub(
         source, spec.revision, spec.variant, download)
     if folder is None:
         return None
-    kind = guessed_kind(folder)
+    kind = layouts.guessed_kind(folder)
     for component in kind.components:
-        if not is_bare(folder) and not (folder / component).is_dir():
+        if not layouts.is_bare(folder) and not (folder / component).is_dir():
             raise ModelError(f"{folder}: no '{component}' in it; {kind.expected}")
     return ModelFiles(source, folder, spec.variant)
 
 
 def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
     file = roots.below("models", source, "model.source")
-    if file.suffix.lower() != SUFFIX:
+    if file.suffix.lower() != single_file.SUFFIX:
         raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
                          " .safetensors, or to diffusers layout")
     if not file.is_file():
@@ -260,8 +226,8 @@ def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
     if spec.config is None:
         raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
                          " folder below the models root, and name this folder as model.config")
-    config, model = roots.below("models", spec.config, "model.config"), identified(file)
-    check_single_file(file, config, model)
+    config, model = roots.below("models", spec.config, "model.config"), single_file.identified(file)
+    single_file.check(file, config, model)
     return ModelFiles(source, config, None, model, file)
 
 
@@ -270,18 +236,12 @@ def assumed(spec: ModelSpec) -> ModelFiles:
 
     The one that the hub id is known to hold, else Stable Diffusion 1.5; without weights.
     """
-    known = [name for name in map(published_name, spec.sources) if name]
-    return ModelFiles(spec.source, PUBLISHED, None, (known or [SD_1_5])[0], sure=bool(known))
+    names = [name for name in map(published_name, spec.sources) if name]
+    return ModelFiles(spec.source, PUBLISHED, None, (names or [SD_1_5])[0], sure=bool(names))
 
 
 def find_folder(source: str, roots: Roots, place: str) -> Path | None:
-    """The folder below the models root, or None where `source` can only be a hub id.
-
-    Raises
-    ------
-    ModelError
-        Neither a folder nor the form of a hub id.
-    """
+    """The folder below the models root; None where `source` can be a hub id, else `ModelError`."""
     if not escapes(source) or roots.outside:
         folder = roots.below("models", source, place)
         if folder.is_dir():

@@ -24,34 +24,20 @@ class StableDiffusion(Backbone):
 
     @classmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
-        """Modules and tokenizers by field, as loaded."""
         return {"unet": component(UNet2DConditionModel, files, "unet"),
                 "vae": component(AutoencoderKL, files, "vae"),
                 "text_encoder": component(CLIPTextModel, files, "text_encoder"),
                 "tokens": files.tokens}
 
-
     @property
     def text_encoders(self) -> dict[str, Any]:
-        """Its text encoders by the names that LoRA files use."""
         return {"text_encoder": self.text_encoder}
 
-
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Latents x_0: the posterior's mean, shifted and scaled as the configuration says.
-
-        Parameters
-        ----------
-        pixels : (B, H, W, 3) uint8 tensor
-
-        Returns
-        -------
-        (B, 4, h, w) float32 tensor
-        """
+        """Latents x_0: the posterior's mean, shifted and scaled as the configuration says."""
         posterior = self.here(self.vae).encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
         shift, scale = self._latent_scale()
         return torch.as_tensor((posterior.mode().float() - shift) * scale)
-
 
     def _latent_scale(self) -> tuple[Any, Any]:
         """What x_0 is shifted and multiplied by: numbers, or (1, 4, 1, 1) tensors by channel."""
@@ -63,26 +49,13 @@ class StableDiffusion(Backbone):
                      for v in (config.latents_mean, config.latents_std))
         return mean + shift, scale / std
 
-
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures of latents: what `encode` came from, as far as the autoencoder keeps it.
-
-        Parameters
-        ----------
-        latents : (B, 4, h, w) float32 tensor
-
-        Returns
-        -------
-        (B, H, W, 3) uint8 tensor
-        """
         shift, scale = self._latent_scale()
         unscaled = latents.to(self.device) / scale + shift
         return self.pixels(self.here(self.vae).decode(unscaled.to(self.vae.dtype)).sample)
-
 
     def embed(self, prompt: str) -> Text:
         """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
         pieces = self.place(torch.tensor(self.tokens.encode(prompt).ids))
         states = self.here(self.text_encoder)(pieces)[0]
         return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype))
-

@@ -1,4 +1,4 @@
-"""Whether each combo suits the model: one without text has no prompts, and no attention to them.
+"""Whether each combo suits the model: its prompt, maps and techniques, and its timesteps.
 
 No t is beyond the schedule, and none is denoised from where nothing of the image can be predicted.
 """
@@ -22,6 +22,9 @@ def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any]
 
     Parameters
     ----------
+    manifest : whose combos are checked
+    layout : of the model
+    schedule : of the model, as its scheduler's configuration has it
     of_text : the fields of a combo that only a model with text has
 
     Raises
@@ -30,18 +33,16 @@ def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any]
         With a line for every combo that does not suit the model.
     """
     def check(kind: str, combo: Combo) -> Iterator[str]:
-        yield from _with_text(combo) if layout.text else _without_text(kind, combo, of_text(combo))
+        if not layout.text:
+            yield from _without_text(kind, combo, of_text(combo))
+        elif not combo.prompted:
+            yield ".prompt: required, but not given ('' is an empty one)"
         yield from _steps(combo, schedule)
 
     problems = [f"{manifest.kind(name)}.{name}{line}" for name, combo in manifest.combos.items()
                 for line in check(manifest.kind(name), combo)]
     if problems:
         raise ManifestError(problems)
-
-
-def _with_text(combo: Combo) -> Iterator[str]:
-    if not combo.prompted:
-        yield ".prompt: required, but not given ('' is an empty one)"
 
 
 def _without_text(kind: str, combo: Combo, of_text: Sequence[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from gate_cache.core.memory import fitted, free, is_full
 from gate_cache.diffusion.models import loading
@@ -25,6 +26,7 @@ from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 
 if TYPE_CHECKING:
+    from gate_cache.core.features import MapSpec
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -130,13 +132,16 @@ class Extractor:
     def run(self, lane: PassGroup, inputs: Inputs) -> Iterator[Piece]:
         """All that combos read from a lane's passes, as it comes."""
         at, read = 0, dict.fromkeys(lane.tails, 0)
+        specs = {reader.combo.name: reader.combo.specs for readers in lane.readers.values()
+                 for reader in readers}
         with self._steered(lane):
             while at < len(lane.items):
                 try:
                     for ready in self._batch(lane, lane.items[at : at + self.batch], inputs):
                         with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
                             maps = taps.read(ready.run)
-                        yield from _pieces(lane, ready, maps, read[ready.tail] - at)
+                        for piece in _pieces(lane, ready, maps, read[ready.tail] - at):
+                            yield piece._replace(maps=pooled(piece.maps, specs[piece.combo]))
                         read[ready.tail] = max(read[ready.tail], at + len(ready.items))
                     at = min(read.values())
                     continue
@@ -264,6 +269,18 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
                 steering[use] = technique.open(model, roots)
     faster(model, spec)
     return Extractor(model, steering, batch)
+
+
+def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str, torch.Tensor]:
+    """Maps of one combo, those made smaller that it wants so, in float32.
+
+    Torch's adaptive pooling: cell (i, j) of a grid of g cells a side is of the values from
+    ⌊i·h/g⌋ to ⌈(i+1)·h/g⌉, and so in the other direction.
+    """
+    kinds: dict[str, Callable[..., torch.Tensor]] = {
+        "mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
+    return {s.name: kinds[s.pool](maps[s.name].float(), s.grid) if s.grid else maps[s.name]
+            for s in specs}
 
 
 def _pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor],

@@ -10,7 +10,7 @@ from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.diffusion.files.digest_cache import remembered_sha256
 from gate_cache.diffusion.lora.file import read_lora
-from gate_cache.diffusion.lora.model_layers import model_layers
+from gate_cache.diffusion.lora.fit import model_layers
 from gate_cache.diffusion.lora.source import lora_path
 from gate_cache.diffusion.techniques.base import Steering, Technique
 from gate_cache.manifest.specs import LoraSpec

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REVISIONS = {"Salesforce/blip-image-captioning-base": "refs/pr/38"}
 """Where a hub repository's main branch has pickled weights only, a revision with safetensors."""
 PROMPTS = {"kosmos-2": "<grounding>An image of"}
-"""What a model type wants to be asked; the others caption without being asked."""
+"""Prompts by model type; other models caption without one."""
 MOST_TOKENS = 64
 EXPECTED = ("expected a captioner of the transformers library: config.json, *.safetensors,"
             " preprocessor_config.json or processor_config.json, and tokenizer.json, vocab.json or"
@@ -33,7 +33,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 class Captioner:
-    """A captioning model. Use `open_captioner`."""
+    """A captioning model with its processor, on a device; made by `open_captioner`."""
 
     def __init__(self, source: str, model: Any, processor: Any, device: torch.device) -> None:
         self._source = source
@@ -44,33 +44,24 @@ class Captioner:
 
     @torch.inference_mode()
     def captions(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
-        """One sentence an image, the likeliest token at each step.
+        """One sentence for each (h, w, 3) uint8 RGB image, the likeliest token at each step.
 
-        Parameters
-        ----------
-        images : (h, w, 3) uint8 RGB, of any sizes
-
-        Raises
-        ------
-        ModelError
-            The model is no captioner: it wants to be asked something.
+        `ModelError` where the model is no captioner, such as one that needs a prompt.
         """
         try:
-            inputs = self._processor(images=list(images), return_tensors="pt", **self._text(images))
-            found = self._model.generate(**inputs.to(self._device), max_new_tokens=MOST_TOKENS,
-                                         do_sample=False)
+            prompts = {"text": [self._prompt] * len(images)} if self._prompt else {}
+            inputs = self._processor(images=list(images), return_tensors="pt", **prompts)
+            tokens = self._model.generate(**inputs.to(self._device), max_new_tokens=MOST_TOKENS,
+                                          do_sample=False)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             raise ModelError(f"{self._source}: cannot caption images: {_short(error)}") from error
         return [self._sentence(text) for text in
-                self._processor.batch_decode(found, skip_special_tokens=True)]
-
-    def _text(self, images: Sequence[Any]) -> dict[str, list[str]]:
-        return {"text": [self._prompt] * len(images)} if self._prompt else {}
+                self._processor.batch_decode(tokens, skip_special_tokens=True)]
 
     def _sentence(self, text: str) -> str:
-        """A model's answer without what marks places in the image, on one line."""
+        """A model's answer on one line, without its marks of places in the image (Kosmos-2)."""
         if self._prompt:
             text, _ = self._processor.post_process_generation(text)
         return " ".join(text.split())
@@ -79,24 +70,30 @@ class Captioner:
 def find_captioner(source: str, revision: str | None, roots: Roots) -> Path:
     """The folder of a captioner: below the models root, or fetched by its hub id.
 
+    Parameters
+    ----------
+    source : folder below the models root, or hub id
+    revision : of the hub repository; None for the one of `REVISIONS`, else its main branch
+
     Raises
     ------
     ModelError
         It is at neither place, or has no safetensors.
     """
     folder = roots.below("models", source, "--model")
-    found = folder if folder.is_dir() else _from_hub(source, revision or REVISIONS.get(source))
-    weight_files(found, None)
-    return found
+    if not folder.is_dir():
+        folder = _from_hub(source, revision or REVISIONS.get(source))
+    weight_files(folder, None)
+    return folder
 
 
 def _from_hub(source: str, revision: str | None) -> Path:
     try:
-        found = from_hub(source, revision, _FILES, _is_whole, download=True)
+        snapshot = from_hub(source, revision, _FILES, _is_whole, download=True)
     except ModelError as error:
         raise ModelError(f"{error}; {EXPECTED}") from error
-    assert found is not None  # with download it is fetched or refused
-    return found
+    assert snapshot is not None  # with download it is fetched or refused
+    return snapshot
 
 
 def _is_whole(folder: Path) -> bool:
@@ -111,10 +108,7 @@ def _has_words(folder: Path) -> bool:
 def open_captioner(source: str, folder: Path, device: torch.device) -> Captioner:
     """Load a captioner from its folder, in float32.
 
-    Raises
-    ------
-    ModelError
-        Files missing, weights that do not fill the model, or a model that would run own code.
+    `ModelError` where files are missing, weights do not fill the model, or it would run own code.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.features import TOKENS_PER_PIECE
+from gate_cache.core.fingerprint import fingerprint
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -57,8 +58,8 @@ class Added:
     Attributes
     ----------
     id : its row of the text encoder's embedding
-    single_word, lstrip, rstrip, normalized : where it is found in a text, as the tokenizers
-        library has it
+    content : its text
+    single_word, lstrip, rstrip, normalized : where it matches a text, as of `tokenizers.AddedToken`
     """
 
     content: str
@@ -83,11 +84,11 @@ class NoTokens:
     """For a model that takes no text."""
 
     def encode(self, text: str) -> Prompt:
-        """No pieces."""
+        """No pieces, whatever the text."""
         return Prompt((), ())
 
     def count(self, text: str) -> int:
-        """None."""
+        """0, whatever the text."""
         return 0
 
 
@@ -133,6 +134,13 @@ class ClipTokens:
         """What decides where a text is split."""
         return self.vocab, self.merges, self.added, self.rules
 
+    @property
+    def digest(self) -> str:
+        """sha256 over vocabulary, merges, padding, and what else decides ids where there is any."""
+        more = {"added": [asdict(a) for a in self.added], "rules": self.rules}
+        return fingerprint({"vocab": self.vocab, "merges": self.merges, "pad": self.pad,
+                            **{k: v for k, v in more.items() if v}})
+
     def _add(self, tokens: Sequence[Added]) -> None:
         for token in tokens:
             about = asdict(token)
@@ -176,15 +184,13 @@ class ClipTokens:
 
 
 def _clip(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    found = Tokenizer(BPE(vocab=vocab, merges=merges, unk_token=EOS, end_of_word_suffix="</w>",
-                          continuing_subword_prefix="", fuse_unk=False))
-    found.normalizer = Normalizers(
-        [NFC(), Replace(Regex(r"\s+"), " "), Strip(), Lowercase()])
-    found.pre_tokenizer = PreTokenizers([
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges, unk_token=EOS, end_of_word_suffix="</w>",
+                              continuing_subword_prefix="", fuse_unk=False))
+    tokenizer.normalizer = Normalizers([NFC(), Replace(Regex(r"\s+"), " "), Strip(), Lowercase()])
+    tokenizer.pre_tokenizer = PreTokenizers([
         Split(Regex(_WORDS), behavior="removed", invert=True),
-        ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
-    return found
+        ByteLevel(add_prefix_space=False, use_regex=False)])
+    return tokenizer
 
 
 def _ruled(tokenizer: Tokenizer, rules: dict[str, Any]) -> Tokenizer:
@@ -195,12 +201,6 @@ def _ruled(tokenizer: Tokenizer, rules: dict[str, Any]) -> Tokenizer:
     whole["model"] |= rules.get("model", {})
     return Tokenizer.from_str(json.dumps(
         {**whole, **{k: v for k, v in rules.items() if k != "model"}}))
-
-
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = (line.split() for line in lines if line and not line.startswith("#version"))
-    return [(a, b) for a, b in pairs]
 
 
 def read_tokens(folder: Path) -> ClipTokens:
@@ -218,10 +218,12 @@ def read_tokens(folder: Path) -> ClipTokens:
         whole = _json(folder / "tokenizer.json")
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
             vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-            merges: list[Any] = list(_read_merges(folder / "merges.txt"))
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+            merges = [m.split() for m in lines if m and not m.startswith("#version")]
         else:
             model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-            vocab, merges = model["vocab"], [_pair(m) for m in model["merges"]]
+            vocab = model["vocab"]
+            merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
         if whole.get("model", {}).get("vocab", vocab) != vocab:
             raise ValueError("its files have different vocabularies")
         pairs = [(str(a), str(b)) for a, b in merges]
@@ -236,8 +238,8 @@ def read_tokens(folder: Path) -> ClipTokens:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
 
 
 def _added(folder: Path, whole: dict[str, Any], vocab: dict[str, int]) -> list[Added]:
@@ -248,23 +250,23 @@ def _added(folder: Path, whole: dict[str, Any], vocab: dict[str, int]) -> list[A
     listed += [(int(i), t) for i, t in config.get("added_tokens_decoder", {}).items()]
     listed += [(int(i), {"content": c, "normalized": not special.get(c)})
                for c, i in _json(folder / "added_tokens.json").items()]
-    found: dict[str, Added] = {}
+    added: dict[str, Added] = {}
     for i, token in listed:
         content, flags = str(token["content"]), ("single_word", "lstrip", "rstrip", "normalized")
-        first = found.setdefault(content, Added(content, i, **{
+        first = added.setdefault(content, Added(content, i, **{
             k: bool(token[k]) for k in flags if k in token}))
         if first.id != i or vocab.get(content, i) != i:
             raise ValueError(f"its files give the token '{content}' several ids")
-    return [a for a in found.values() if a.content not in vocab]
+    return [a for a in added.values() if a.content not in vocab]
 
 
 def _rules(whole: dict[str, Any]) -> dict[str, Any]:
     """Sections of a ``tokenizer.json`` that split otherwise than CLIP's."""
-    found = {k: whole[k] for k in ("normalizer", "pre_tokenizer")
-             if whole.get(k) and _bare(whole[k]) not in _KNOWN[k]}
+    sections = {k: whole[k] for k in ("normalizer", "pre_tokenizer")
+                if whole.get(k) and _bare(whole[k]) not in _KNOWN[k]}
     model = {k: v for k, v in whole.get("model", {}).items()
              if k not in ("type", "vocab", "merges") and v != _MODEL.get(k, v)}
-    return {**found, **({"model": model} if model else {})}
+    return {**sections, **({"model": model} if model else {})}
 
 
 def _bare(section: dict[str, Any]) -> list[Any]:
@@ -281,17 +283,10 @@ def _check_length(folder: Path) -> None:
                          f" {TOKENS_PER_PIECE}")
 
 
-def _pair(merge: Any) -> Any:
-    return merge.split(" ") if isinstance(merge, str) else merge
-
-
 def _pad(folder: Path) -> str:
     """The padding token: SD 1.x pads with the end token, SD 2.x with '!'."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).exists():
-            pad = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
-            if pad:
-                return str(pad["content"] if isinstance(pad, dict) else pad)
+        if pad := _json(folder / name).get("pad_token"):
+            return str(pad["content"] if isinstance(pad, dict) else pad)
     return EOS
-
 

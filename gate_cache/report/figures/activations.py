@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.analysis.activations import Activations, Level, activations
-from gate_cache.report.figures.pictures import Picture, PictureCell, PictureRow, fitted, grid
-from gate_cache.report.figures.show import beside, file_name, written
+from gate_cache.report.figures.pictures import Picture, PictureCell, PictureRow, fitted, sheet
+from gate_cache.report.figures.show import beside, file_name, need_folder, written
 
 if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
@@ -26,25 +26,25 @@ def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[st
     UserError
         No such image or combo, or the folder cannot be written.
     """
-    folder = out or beside(work.store_path)
-    for found in activations(work, images, combos):
-        name = f"{file_name(found.id)}-{found.combo}-activations"
-        yield written(page(found), folder, name)
+    folder = need_folder(out or beside(work.store_path))
+    for run in activations(work, images, combos):
+        name = f"{file_name(run.id)}-{run.combo}-activations"
+        yield written(page(run), folder, name)
 
 
-def page(found: Activations) -> Picture:
+def page(run: Activations) -> Picture:
     """Along the pass: what goes in, down and mid, up, and what comes out."""
-    t = f"t = {found.t}"
-    rows = [PictureRow("input", [_decoded(found.image, "image"),
-                                 _decoded(found.noised, f"noised, {t}, decoded"),
-                                 _level("noised latent", found.latents)])]
+    t = f"t = {run.t}"
+    rows = [PictureRow("input", [_decoded(run.image, "image"),
+                                 _decoded(run.noised, f"noised, {t}, decoded"),
+                                 _level("noised latent", run.latents)])]
     for title, starts in STAGES.items():
-        rows.append(PictureRow(title, [_level(n, level) for n, level in found.levels.items()
+        rows.append(PictureRow(title, [_level(n, level) for n, level in run.levels.items()
                                        if n.startswith(starts)]))
-    rows.append(PictureRow("output", [_level("predicted noise", found.noise),
-                                      _decoded(found.clean, "denoised at once, decoded")]))
-    return grid(rows, f"{found.id}, {found.combo}: one pass; maps as the colours of their first"
-                      " three components")
+    rows.append(PictureRow("output", [_level("predicted noise", run.noise),
+                                      _decoded(run.clean, "denoised at once, decoded")]))
+    return sheet(rows, f"{run.id}, {run.combo}: one pass; maps as the colours of their first"
+                       " three components").done()
 
 
 def _level(name: str, level: Level) -> PictureCell:

@@ -8,34 +8,42 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from gate_cache.analysis.guideline import MEASURES, Guideline, TriedTechnique
-from gate_cache.report.figures.marks import Canvas, cut, wrapped
-from gate_cache.report.figures.pictures import Picture, fitted
+from gate_cache.report.figures.marks import cut, wrapped
+from gate_cache.report.figures.pictures import (
+    EDGE,
+    GAP,
+    LINE,
+    Picture,
+    PictureCell,
+    PictureRow,
+    fitted,
+    sheet,
+)
 from gate_cache.report.figures.show import written
-from gate_cache.report.terminal.tables import console, grid, say
+from gate_cache.report.terminal.tables import grid, put, say
 
 if TYPE_CHECKING:
     from gate_cache.learn.metrics.intervals import Spread
 
-SIDE, GAP, EDGE, LINE, ROWS = 128, 14, 12, 17, 8
-"""Side of a picture, space between, margin, height of a line, images shown at most; pixels."""
+SIDE, ROWS = 128, 8
+"""Longer side of a picture in pixels; images shown at most."""
 SHOWN = ("SSIM", "edges")
 """Measures below every picture."""
 
 
-def show_guideline(found: Guideline) -> None:
+def show_guideline(study: Guideline) -> None:
     """A row a technique: how like the input its results are, and what it gains."""
-    out = console()
-    say(out, f"Img2Img, {found.manifest}, model {found.model}, {len(found.inputs)} images x"
-        f" {found.seeds} seeds", "bold")
+    say(f"Img2Img, {study.manifest}, model {study.model}, {len(study.inputs)} images x"
+        f" {study.seeds} seeds", "bold")
     table = grid("combo", "techniques", *MEASURES, "gain in SSIM", "95 % of mean",
                  "gain in edges", "closer", left=2)
-    for row in found.rows:
+    for row in study.rows:
         table.add_row(escape(row.name), escape(row.techniques), *_figures(row.mean), *_gains(row),
                       style=None if row.gain else "dim")
-    table.add_row("autoencoder", "no denoising", *_figures(found.bound), style="dim")
-    out.print(table)
-    for line in _protocol(found):
-        say(out, line)
+    table.add_row("autoencoder", "no denoising", *_figures(study.bound), style="dim")
+    put(table)
+    for line in _protocol(study):
+        say(line)
 
 
 def _figures(mean: dict[str, Spread]) -> list[str]:
@@ -50,77 +58,57 @@ def _gains(row: TriedTechnique) -> list[str]:
             f"{row.gain['edges'].mean:+.3f}", f"{row.closer:.0f} %"]
 
 
-def _protocol(found: Guideline) -> list[str]:
-    return [f"strength {found.strength:g}: noised to t = {found.start}, {found.steps} DDIM steps;"
-            f" reference: no technique, prompt '{found.prompt}'; the same noise for all",
+def _protocol(study: Guideline) -> list[str]:
+    return [f"strength {study.strength:g}: noised to t = {study.start}, {study.steps} DDIM steps;"
+            f" reference: no technique, prompt '{study.prompt}'; the same noise for all",
             "SSIM; edges: F1 of Canny edges within a pixel; PSNR in dB; all against the input."
             " closer: share of results with a higher SSIM than the reference's"]
 
 
-def draw_guideline(found: Guideline, folder: Path) -> Path:
-    """Write the picture as a PNG file.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
-    return written(page(found), folder, f"{Path(found.manifest).stem}-guideline")
+def draw_guideline(study: Guideline, folder: Path) -> Path:
+    """Write the picture as a PNG file; raises as `written`."""
+    return written(page(study), folder, f"{Path(study.manifest).stem}-guideline")
 
 
-def page(found: Guideline) -> Picture:
+def page(study: Guideline) -> Picture:
     """A row an image: the input, the reference's result, then each technique's."""
-    columns = 1 + len(found.rows)
-    shown = list(found.inputs)[:ROWS]
-    heads = [_head(row, found) for row in found.rows]
-    names = max(len(h) for h in heads)
-    top = EDGE + 2 * LINE + 8 + names * LINE + 6
-    high = SIDE + len(SHOWN) * LINE + 6
-    width = 2 * EDGE + columns * (SIDE + GAP) - GAP
-    notes = [line for text in _notes(found) for line in wrapped(text, width - 2 * EDGE, 12)]
-    bottom = top + high * len(shown) + 8
-    canvas = Canvas(width, bottom + LINE * len(notes) + EDGE)
-    canvas.text(f"Img2Img at strength {found.strength:g}, {Path(found.manifest).name}",
-                (EDGE, EDGE - 2), 15)
-    for i, lines in enumerate([["input"], *heads]):
-        for j, line in enumerate(lines):
-            canvas.text(line, (_x(i), EDGE + LINE + 12 + j * LINE), 13 if not j else 12)
-    for j, name in enumerate(shown):
-        _row(canvas, found, name, j, top + j * high)
-    for j, line in enumerate(notes):
-        canvas.text(line, (EDGE, bottom + j * LINE), 12)
+    columns = 1 + len(study.rows)
+    notes = [line for text in _notes(study)
+             for line in wrapped(text, columns * (SIDE + GAP) - GAP, 12)]
+    foot = LINE * len(notes) + EDGE
+    rows = [PictureRow("", [_cell(study.inputs[name], _two_lines(name)),
+                            *(_result(row, name, i) for row in study.rows)])
+            for i, name in enumerate(list(study.inputs)[:ROWS])]
+    canvas = sheet(rows, f"Img2Img at strength {study.strength:g}, {Path(study.manifest).name}",
+                   ["input", *(_head(row, study) for row in study.rows)], SIDE, foot)
+    canvas.lines(notes, (EDGE, canvas.height - foot), 12)
     return canvas.done()
 
 
-def _x(column: int) -> int:
-    return EDGE + column * (SIDE + GAP)
+def _head(row: TriedTechnique, study: Guideline) -> str:
+    about = wrapped(row.techniques if row.gain else f"'{study.prompt}'", SIDE)
+    gain = f" ({row.gain['SSIM'].mean:+.3f})" if row.gain else ""
+    return "\n".join(cut(line, SIDE) for line in (
+        row.name, *about, f"SSIM {row.mean['SSIM'].mean:.3f}{gain}"))
 
 
-def _head(row: TriedTechnique, found: Guideline) -> list[str]:
-    about = wrapped(row.techniques if row.gain else f"'{found.prompt}'", SIDE, 12)
-    gain = [f"SSIM {row.mean['SSIM'].mean:.3f} ({row.gain['SSIM'].mean:+.3f})"] if row.gain else \
-        [f"SSIM {row.mean['SSIM'].mean:.3f}"]
-    return [cut(row.name, SIDE), *(cut(a, SIDE, 12) for a in about), *gain]
+def _two_lines(name: str) -> str:
+    """An image's id, broken after a slash."""
+    return "\n".join(wrapped(name.replace("/", "/ "), SIDE, 12)[:2]).replace("/ ", "/")
 
 
-def _row(canvas: Canvas, found: Guideline, name: str, number: int, y: int) -> None:
-    canvas.picture(_cell(found.inputs[name]), (_x(0), y))
-    for j, line in enumerate(wrapped(name.replace("/", "/ "), SIDE, 12)[:2]):
-        canvas.text(cut(line.replace("/ ", "/"), SIDE, 12), (_x(0), y + SIDE + 2 + j * LINE), 12)
-    for i, row in enumerate(found.rows, 1):
-        canvas.picture(_cell(row.pictures[name]), (_x(i), y))
-        for j, measure in enumerate(SHOWN):
-            mean = row.each[measure][number].mean()
-            canvas.text(f"{measure} {mean:.3f}", (_x(i), y + SIDE + 2 + j * LINE), 12)
+def _result(row: TriedTechnique, name: str, number: int) -> PictureCell:
+    return _cell(row.pictures[name], "\n".join(
+        f"{measure} {row.values[measure][number].mean():.3f}" for measure in SHOWN))
 
 
-def _cell(picture: Picture) -> Picture:
-    return fitted(picture, SIDE, smooth=max(picture.shape) > SIDE)
+def _cell(picture: Picture, caption: str) -> PictureCell:
+    return PictureCell(fitted(picture, SIDE, smooth=max(picture.shape) > SIDE), caption)
 
 
-def _notes(found: Guideline) -> list[str]:
-    more = len(found.inputs) - ROWS
+def _notes(study: Guideline) -> list[str]:
+    more = len(study.inputs) - ROWS
     hidden = [f"{more} more images are in the figures"] if more > 0 else []
     return ["Pictures: the first seed. Figures: means over seeds" +
             "".join(f"; {h}" for h in hidden) + f". The autoencoder alone has SSIM"
-            f" {found.bound['SSIM'].mean:.3f}.", *_protocol(found)[:1]]
+            f" {study.bound['SSIM'].mean:.3f}.", *_protocol(study)[:1]]

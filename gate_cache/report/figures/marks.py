@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +22,15 @@ SKY, AMBER, YELLOW, BLACK = (86, 180, 233), (230, 159, 0), (240, 228, 66), (0, 0
 OKABE_ITO: tuple[Colour, ...] = (BLUE, AMBER, GREEN, PINK, SKY, ORANGE, YELLOW, BLACK)
 """Eight colours that the colour-blind tell apart (Okabe and Ito 2008)."""
 INK, PAPER = (32, 33, 36), (255, 255, 255)
+LINE = 20
+"""Height of a legend's line, in pixels."""
 
 
 class Canvas:
-    """A white page; all places and lengths are in its pixels."""
+    """A white page; all places and lengths are in its pixels. Marks have a white rim."""
 
     def __init__(self, width: int, height: int) -> None:
+        self.height = height
         self._page = Image.new("RGB", (width * FINE, height * FINE), PAPER)
         self._draw = ImageDraw.Draw(self._page)
 
@@ -44,28 +47,24 @@ class Canvas:
             self._draw.line([_fine(start), _fine(end)], colour, round(width * FINE))
 
     def ring(self, at: At, radius: float, colour: Colour, width: float = 1.5) -> None:
-        """A circle's line with a white rim."""
         self._ellipse(at, radius + 0.6, None, PAPER, width + 1.2)
         self._ellipse(at, radius, None, colour, width)
 
     def dot(self, at: At, radius: float, colour: Colour) -> None:
-        """A filled circle with a white rim."""
         self._ellipse(at, radius + 1.2, PAPER, None, 0)
         self._ellipse(at, radius, colour, None, 0)
 
     def square(self, at: At, radius: float, colour: Colour) -> None:
-        """A filled square with a white rim."""
         for half, fill in ((radius + 1.2, PAPER), (radius, colour)):
             x, y = at
             self._draw.rectangle([_fine((x - half, y - half)), _fine((x + half, y + half))], fill)
 
-    def cross(self, at: At, radius: float, colour: Colour, width: float = 2.5) -> None:
-        """Two lines that cross, with a white rim."""
+    def cross(self, at: At, radius: float, colour: Colour) -> None:
         x, y = at
         ends = [((x - radius, y + s * radius), (x + radius, y - s * radius)) for s in (1, -1)]
         for extra, fill in ((1.6, PAPER), (0.0, colour)):
             for a, b in ends:
-                self._draw.line([_fine(a), _fine(b)], fill, round((width + extra) * FINE))
+                self._draw.line([_fine(a), _fine(b)], fill, round((2.5 + extra) * FINE))
 
     def text(self, words: str, at: At, size: float = 13, colour: Colour = INK,
              middle: bool = False, rim: bool = False) -> None:
@@ -73,6 +72,11 @@ class Canvas:
         self._draw.text(_fine(at), words, colour, _font(size * FINE),
                         anchor="mm" if middle else "la", stroke_width=FINE * 2 if rim else 0,
                         stroke_fill=PAPER)
+
+    def lines(self, lines: Sequence[str], at: At, size: float = 13) -> None:
+        """Lines of text, the top left of the first one there."""
+        for i, line in enumerate(lines):
+            self.text(line, (at[0], at[1] + i * 17), size)
 
     def done(self) -> Picture:
         """(H, W, 3) of all that was drawn, brought down to its size."""
@@ -83,6 +87,35 @@ class Canvas:
         x, y = at
         self._draw.ellipse([_fine((x - radius, y - radius)), _fine((x + radius, y + radius))],
                            fill, outline, round(width * FINE))
+
+
+class Legend:
+    """Marks with their words beside them, in as many lines as they need.
+
+    Parameters
+    ----------
+    entries : words, and what draws their mark around a point of the canvas
+    width : of the page
+    edge : its margin
+    """
+
+    def __init__(self, entries: Sequence[tuple[str, Callable[[Canvas, At], None]]], width: int,
+                 edge: int) -> None:
+        self._entries: list[tuple[str, Callable[[Canvas, At], None], float, int]] = []
+        x, row = float(edge), 0
+        for words, mark in entries:
+            room = width_of(words) + 40
+            if x > edge and x + room > width:
+                x, row = float(edge), row + 1
+            self._entries.append((words, mark, x, row))
+            x += room
+        self.height = (row + 1) * LINE
+
+    def draw(self, canvas: Canvas, top: float) -> None:
+        """Draw it, from that height down."""
+        for words, mark, x, row in self._entries:
+            mark(canvas, (x + 7, top + row * LINE + 8))
+            canvas.text(words, (x + 20, top + row * LINE))
 
 
 def width_of(words: str, size: float = 13) -> float:
@@ -121,8 +154,8 @@ def _fine(at: At) -> tuple[int, int]:
     return round(at[0] * FINE), round(at[1] * FINE)
 
 
-def _dashes(a: At, b: At, length: float = 7, gap: float = 5) -> list[tuple[At, At]]:
-    whole = math.dist(a, b)
+def _dashes(a: At, b: At) -> list[tuple[At, At]]:
+    whole, length, gap = math.dist(a, b), 7, 5
 
     def on(way: float) -> At:
         share = min(way / whole, 1)

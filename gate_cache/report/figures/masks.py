@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.datasets.common.base import IGNORED
-from gate_cache.report.figures.marks import OKABE_ITO, PAPER, Canvas, Colour, width_of
+from gate_cache.report.figures.marks import OKABE_ITO, PAPER, At, Canvas, Colour, Legend
 from gate_cache.report.figures.pictures import Picture, heat
 
 Labels = npt.NDArray[np.uint8]
 
 GREY, BACKGROUND = (150, 150, 150), (226, 226, 226)
 COLOURS: tuple[Colour, ...] = (*OKABE_ITO[:-1], (84, 84, 84))
-LINE, SWATCH = 20, 14
-"""Height of a legend's line, side of its squares; pixels."""
+SWATCH = 14
+"""Side of a legend's squares, in pixels."""
 
 
 class Style(NamedTuple):
@@ -48,9 +49,9 @@ def styles(names: Sequence[str], seen: Mapping[int, int]) -> dict[int, Style]:
     every = [k for k, name in enumerate(names) if name != "background"]
     if len(every) > len(COLOURS) * PATTERNS:
         every = [k for k in sorted(seen, key=lambda k: -seen[k]) if k in every]
-    found = {k: Style(COLOURS[i % len(COLOURS)], i // len(COLOURS) % PATTERNS)
-             for i, k in enumerate(every)}
-    return {**{k: Style(BACKGROUND) for k, n in enumerate(names) if n == "background"}, **found}
+    by_class = {k: Style(COLOURS[i % len(COLOURS)], i // len(COLOURS) % PATTERNS)
+                for i, k in enumerate(every)}
+    return {**{k: Style(BACKGROUND) for k, n in enumerate(names) if n == "background"}, **by_class}
 
 
 def areas(masks: Iterable[Labels]) -> dict[int, int]:
@@ -61,7 +62,7 @@ def areas(masks: Iterable[Labels]) -> dict[int, int]:
     return {int(k): int(total[k]) for k in np.flatnonzero(total)}
 
 
-def painted(mask: Labels, known: Mapping[int, Style], ignored: Labels | None = None) -> Picture:
+def painted(mask: Labels, style_of: Mapping[int, Style], ignored: Labels | None = None) -> Picture:
     """(h, w) classes as an (h, w, 3) picture; patterns are drawn in its pixels.
 
     Parameters
@@ -69,24 +70,24 @@ def painted(mask: Labels, known: Mapping[int, Style], ignored: Labels | None = N
     mask : as large as it is shown
     ignored : (h, w) truth, where no class counts in it; those of `mask` itself always
     """
-    found = np.zeros((*mask.shape, 3), np.uint8)
+    picture = np.zeros((*mask.shape, 3), np.uint8)
     for k in np.unique(mask):
-        style = IGNORE if k == IGNORED else known[int(k)]
-        found[mask == k] = figure(style, mask.shape)[mask == k]
+        style = IGNORE if k == IGNORED else style_of[int(k)]
+        picture[mask == k] = figure(style, mask.shape)[mask == k]
     if ignored is not None:
         out = ignored == IGNORED
-        found[out] = figure(IGNORE, mask.shape)[out]
-    return found
+        picture[out] = figure(IGNORE, mask.shape)[out]
+    return picture
 
 
 def figure(style: Style, size: tuple[int, ...]) -> Picture:
     """A style on a rectangle of (h, w) pixels."""
     y, x = np.mgrid[: size[0], : size[1]]
-    found = np.full((size[0], size[1], 3), style.colour, np.uint8)
+    picture = np.full((size[0], size[1], 3), style.colour, np.uint8)
     cut = {-1: (x + y) % 6 < 2, 1: (x - y) % 8 < 2, 2: (x % 7 < 3) & (y % 7 < 3), 3: y % 6 < 2}
     if style.pattern:
-        found[cut[style.pattern]] = GREY if style.pattern < 0 else PAPER
-    return found
+        picture[cut[style.pattern]] = GREY if style.pattern < 0 else PAPER
+    return picture
 
 
 def scale(width: int, height: int) -> Picture:
@@ -94,32 +95,14 @@ def scale(width: int, height: int) -> Picture:
     return np.repeat(heat(np.linspace(0, 1, width)[None], 0, 1), height, 0)
 
 
-class Legend:
-    """Names of classes beside what they are drawn with.
+def legend(names: Sequence[str], classes: Iterable[int], style_of: Mapping[int, Style], width: int,
+           edge: int) -> Legend:
+    """Names of classes beside what they are drawn with; `width` and `edge` as of `Legend`."""
+    entries = [("ignored", IGNORE) if k == IGNORED else (names[k], style_of[k])
+               for k in sorted(classes)]
+    return Legend([(name, partial(_swatch, figure(style, (SWATCH, SWATCH))))
+                   for name, style in entries], width, edge)
 
-    Parameters
-    ----------
-    width : of the page
-    edge : its margin
-    """
 
-    def __init__(self, names: Sequence[str], shown: Mapping[int, int],
-                 known: Mapping[int, Style], width: int, edge: int) -> None:
-        self._entries = [("ignored", IGNORE) if k == IGNORED else (names[k], known[k])
-                         for k in sorted(shown)]
-        self._places: list[tuple[float, int]] = []
-        x, row = float(edge), 0
-        for name, _ in self._entries:
-            wide = SWATCH + 6 + width_of(name) + 18
-            if x > edge and x + wide > width:
-                x, row = float(edge), row + 1
-            self._places.append((x, row))
-            x += wide
-        self.height = (row + 1) * LINE
-
-    def draw(self, canvas: Canvas, top: float) -> None:
-        """Draw it, from that height down."""
-        for (name, style), (x, row) in zip(self._entries, self._places, strict=True):
-            y = top + row * LINE
-            canvas.picture(figure(style, (SWATCH, SWATCH)), (x, y + 1))
-            canvas.text(name, (x + SWATCH + 6, y))
+def _swatch(picture: Picture, canvas: Canvas, at: At) -> None:
+    canvas.picture(picture, (at[0] - SWATCH // 2, at[1] - SWATCH // 2))

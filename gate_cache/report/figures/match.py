@@ -16,14 +16,14 @@ from gate_cache.report.figures.marks import (
     At,
     Canvas,
     Colour,
+    Legend,
     cut,
     ink_on,
-    width_of,
     wrapped,
 )
 from gate_cache.report.figures.pictures import Picture, fitted
 from gate_cache.report.figures.show import file_name, written
-from gate_cache.report.terminal.tables import console, say
+from gate_cache.report.terminal.tables import say
 from gate_cache.training.run_files import trial_file
 
 if TYPE_CHECKING:
@@ -32,37 +32,34 @@ if TYPE_CHECKING:
 SIDE, BETWEEN, EDGE, LINE = 380, 36, 12, 20
 """Longer side of a picture, space between both, the page's margin, height of a line; pixels."""
 MARK = 6.5
+FEW = 12
+"""Points that are listed one by one."""
 _CORNERS = np.array([[(150, 205, 245), (255, 226, 110)], [(0, 45, 115), (140, 62, 0)]], float)
 """Colours of a grid's corners: blue to yellow across, light to dark down."""
 
 
-def draw_match(found: Matches, folder: Path) -> Path:
-    """Write the PNG file of two images.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
-    feature = trial_file(found.feature.replace(" ", "-"))
-    name = f"{file_name(found.source)}-to-{file_name(found.target)}-{feature}"
-    return written(page(found), folder, name)
+def draw_match(matches: Matches, out: Path) -> Path:
+    """Write the PNG file of two images to `out`, a file or its folder; raises as `written`."""
+    feature = trial_file(matches.feature.replace(" ", "-"))
+    name = f"{file_name(matches.source)}-to-{file_name(matches.target)}-{feature}"
+    return written(page(matches), out, name)
 
 
-def show_match(found: Matches) -> None:
-    """How many points are right, or come back."""
-    out = console()
-    say(out, f"{found.source} -> {found.target}, {found.feature}: {verdict(found)}")
-    if found.note:
-        say(out, f"note: {found.note}; a grid of points instead")
+def show_match(matches: Matches) -> None:
+    say(f"{matches.source} -> {matches.target}, {matches.feature}: {verdict(matches)}")
+    if matches.judged is None and len(matches.points) <= FEW:
+        for point, match, cosine in zip(matches.points, matches.found, matches.similarity,
+                                        strict=True):
+            say("{:g}, {:g} -> {:.1f}, {:.1f}  cosine {:.2f}".format(*point, *match, cosine))
+    if matches.note:
+        say(f"note: {matches.note}; a grid of points instead")
 
 
-def verdict(found: Matches) -> str:
-    """The result in words."""
-    count = len(found.points)
-    if found.judged is None:
-        return f"{int(found.back.sum())} of {count} grid points come back"
-    values = found.judged.pck
+def verdict(matches: Matches) -> str:
+    count = len(matches.points)
+    if matches.judged is None:
+        return f"{int(matches.back.sum())} of {count} points come back"
+    values = matches.judged.pck
     if math.isnan(values["box"]):
         return (f"PCK@0.1 {values['image']:.1f} % of {count} points (radius from the image; the box"
                 " has no extent)")
@@ -70,26 +67,25 @@ def verdict(found: Matches) -> str:
             f" {values['image']:.1f} % (from the image)")
 
 
-def page(found: Matches) -> Picture:
-    """Both pictures, the points on them, and what the marks mean."""
-    left, right = (fitted(p, SIDE, smooth=max(p.shape) > SIDE) for p in found.pictures)
+def page(matches: Matches) -> Picture:
+    left, right = (fitted(p, SIDE, smooth=max(p.shape) > SIDE) for p in matches.pictures)
     width = left.shape[1] + right.shape[1] + BETWEEN + 2 * EDGE
     wide = width - 2 * EDGE
-    head = [cut(f"{found.source}  to  {found.target}", wide, 15),
-            *wrapped(f"{found.feature}: {verdict(found)}", wide)]
+    head = [cut(f"{matches.source}  to  {matches.target}", wide, 15),
+            *wrapped(f"{matches.feature}: {verdict(matches)}", wide)]
     top = EDGE + LINE * len(head) + 6
     bottom = top + max(left.shape[0], right.shape[0]) + 10
-    marks = _KEYS if found.judged else _GRID_KEYS
-    canvas = Canvas(width, bottom + LINE * _rows(marks, width) + 6)
+    legend = Legend(_KEYS if matches.judged else _GRID_KEYS, width, EDGE)
+    canvas = Canvas(width, bottom + legend.height + 6)
     for i, line in enumerate(head):
         canvas.text(line, (EDGE, EDGE + i * LINE), 13 if i else 15)
     there = (EDGE + left.shape[1] + BETWEEN, top)
     canvas.picture(left, (EDGE, top))
     canvas.picture(right, there)
-    scales = [p.shape[0] / o.shape[0] for p, o in zip((left, right), found.pictures, strict=True)]
-    draw = _key_points if found.judged else _grid
-    draw(canvas, found, _onto((EDGE, top), scales[0]), _onto(there, scales[1]), scales[1])
-    _legend(canvas, marks, bottom, width)
+    scales = [p.shape[0] / o.shape[0] for p, o in zip((left, right), matches.pictures, strict=True)]
+    draw = _key_points if matches.judged else _grid
+    draw(canvas, matches, _onto((EDGE, top), scales[0]), _onto(there, scales[1]), scales[1])
+    legend.draw(canvas, bottom)
     return canvas.done()
 
 
@@ -100,29 +96,29 @@ def _onto(corner: At, scale: float) -> Place:
     return lambda point: (corner[0] + point[0] * scale, corner[1] + point[1] * scale)
 
 
-def _key_points(canvas: Canvas, found: Matches, here: Place, there: Place, scale: float) -> None:
-    judged = found.judged
+def _key_points(canvas: Canvas, matches: Matches, here: Place, there: Place, scale: float) -> None:
+    judged = matches.judged
     assert judged is not None
     order = np.argsort(judged.right, kind="stable")  # right ones on top
     for true in judged.true:
         canvas.ring(there(true), judged.radius * scale, INK, 1)
     for k in order:
         colour = BLUE if judged.right[k] else ORANGE
-        canvas.line(here(found.points[k]), there(found.found[k]), colour,
+        canvas.line(here(matches.points[k]), there(matches.found[k]), colour,
                     dashed=not judged.right[k])
     for k in order:
         if not judged.right[k]:
-            canvas.line(there(found.found[k]), there(judged.true[k]), INK, 0.8)
+            canvas.line(there(matches.found[k]), there(judged.true[k]), INK, 0.8)
     for k in order:
-        x, y = there(found.found[k])
+        x, y = there(matches.found[k])
         if judged.right[k]:
             _numbered(canvas, (x, y), k, BLUE, round_=True)
         else:
             canvas.cross((x, y), 5, ORANGE)
             canvas.text(str(k + 1), (x + 11, y - 8), 11, ORANGE, middle=True, rim=True)
-    for k in range(len(found.points)):
+    for k in range(len(matches.points)):
         colour = BLUE if judged.right[k] else ORANGE
-        _numbered(canvas, here(found.points[k]), k, colour, round_=bool(judged.right[k]))
+        _numbered(canvas, here(matches.points[k]), k, colour, round_=bool(judged.right[k]))
 
 
 def _numbered(canvas: Canvas, at: At, number: int, colour: Colour, round_: bool) -> None:
@@ -130,13 +126,13 @@ def _numbered(canvas: Canvas, at: At, number: int, colour: Colour, round_: bool)
     canvas.text(str(number + 1), at, 9, ink_on(colour), middle=True)
 
 
-def _grid(canvas: Canvas, found: Matches, here: Place, there: Place, _scale: float) -> None:
-    span = np.ptp(found.points, 0)
-    shares = (found.points - found.points.min(0)) / np.where(span > 0, span, 1)
-    for k in np.argsort(found.back, kind="stable"):
-        colour, back = _at(shares[k]), bool(found.back[k])
-        _numbered(canvas, here(found.points[k]), k, colour, back)
-        _numbered(canvas, there(found.found[k]), k, colour, back)
+def _grid(canvas: Canvas, matches: Matches, here: Place, there: Place, _scale: float) -> None:
+    span = np.ptp(matches.points, 0)
+    shares = (matches.points - matches.points.min(0)) / np.where(span > 0, span, 1)
+    for k in np.argsort(matches.back, kind="stable"):
+        colour, back = _at(shares[k]), bool(matches.back[k])
+        _numbered(canvas, here(matches.points[k]), k, colour, back)
+        _numbered(canvas, there(matches.found[k]), k, colour, back)
 
 
 def _at(share: Any) -> Colour:
@@ -158,26 +154,3 @@ _GRID_KEYS: tuple[Key, ...] = (
     ("comes back: the match's match is near the point", lambda c, at: c.dot(at, 6, BLUE)),
     ("does not", lambda c, at: c.square(at, 6, BLUE)),
 )
-
-
-def _legend(canvas: Canvas, keys: tuple[Key, ...], top: int, width: int) -> None:
-    for (words, mark), (x, row) in zip(keys, _places(keys, width), strict=True):
-        y = top + row * LINE
-        mark(canvas, (x + 7, y + 8))
-        canvas.text(words, (x + 19, y))
-
-
-def _places(keys: tuple[Key, ...], width: int) -> list[tuple[float, int]]:
-    """Where each key begins: x, and which line."""
-    x, row, found = float(EDGE), 0, []
-    for words, _ in keys:
-        wide = 19 + width_of(words) + 22
-        if x > EDGE and x + wide > width:
-            x, row = float(EDGE), row + 1
-        found.append((x, row))
-        x += wide
-    return found
-
-
-def _rows(keys: tuple[Key, ...], width: int) -> int:
-    return _places(keys, width)[-1][1] + 1

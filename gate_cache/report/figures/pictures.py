@@ -10,23 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib import colormaps
+from PIL import Image
 
 from gate_cache.core.replacing import replacing
+from gate_cache.report.figures.marks import Canvas, cut, width_of, wrapped
 
 Picture = npt.NDArray[np.uint8]
 
-CELL, GAP, TEXT = 176, 6, 13
-"""Side of a cell, space between cells, height of letters; pixels."""
-_INK, _PAPER = (32, 33, 36), (255, 255, 255)
-_CIVIDIS = np.array([  # dark blue to yellow, the same to colour-blind eyes; every eighth part
-    (0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115), (138, 134, 120),
-    (165, 156, 116), (195, 179, 105), (225, 204, 85), (254, 232, 56)], np.float64)
+CELL, GAP, EDGE, LINE = 176, 10, 12, 17
+"""Longer side of a picture, space between, a page's margin, height of a line; pixels."""
 
 
 @dataclass(frozen=True)
 class PictureCell:
-    """One picture of a grid, with its caption."""
+    """One picture of a sheet, with the lines of its caption."""
 
     picture: Picture
     caption: str = ""
@@ -34,7 +32,7 @@ class PictureCell:
 
 @dataclass(frozen=True)
 class PictureRow:
-    """A row of a grid, with its title to the left."""
+    """A row of a sheet, with its title to the left."""
 
     title: str
     cells: Sequence[PictureCell]
@@ -42,15 +40,16 @@ class PictureRow:
 
 def heat(values: npt.NDArray[np.floating], low: float | None = None,
          high: float | None = None) -> Picture:
-    """(h, w) numbers to (h, w, 3) colours from dark blue (low) to yellow (high)."""
+    """(h, w) numbers to (h, w, 3) colours of cividis, from dark blue (low) to yellow (high).
+
+    Parameters
+    ----------
+    low, high : ends of the scale; by default those of the values, without NaN
+    """
     low = float(np.nanmin(values)) if low is None else low
     high = float(np.nanmax(values)) if high is None else high
-    shares = np.clip((values - low) / (high - low or 1), 0, 1)
-    at = shares * (len(_CIVIDIS) - 1)
-    below = np.minimum(at.astype(int), len(_CIVIDIS) - 2)
-    part = (at - below)[..., None]
-    mixed = _CIVIDIS[below] * (1 - part) + _CIVIDIS[below + 1] * part
-    return np.asarray(mixed.round().astype(np.uint8))
+    shares = (values - low) / (high - low or 1)
+    return np.asarray(colormaps["cividis"](shares, bytes=True)[..., :3])
 
 
 def fitted(picture: Picture, side: int = CELL, smooth: bool = False) -> Picture:
@@ -62,32 +61,41 @@ def fitted(picture: Picture, side: int = CELL, smooth: bool = False) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, way))
 
 
-def grid(rows: Sequence[PictureRow], title: str = "", cell: int = CELL) -> Picture:
-    """Rows of pictures with captions, on white."""
-    font, bold = _font(TEXT), _font(TEXT + 3)
-    left = max((round(font.getlength(r.title)) for r in rows), default=0)
-    left = min(left, 2 * cell) + 2 * GAP if left else GAP
-    most = max(len(r.cells) for r in rows)
-    line = TEXT + 2 * GAP
-    top = TEXT + 3 * GAP if title else GAP
-    width = left + most * (cell + GAP)
-    page = Image.new("RGB", (width, top + len(rows) * (cell + line)), _PAPER)
-    draw = ImageDraw.Draw(page)
-    if title:
-        draw.text((GAP, GAP), title, _INK, bold)
-    for j, row in enumerate(rows):
-        y = top + j * (cell + line)
-        draw.multiline_text((GAP, y), _wrapped(row.title, left - 2 * GAP, font), _INK, font)
-        for i, each in enumerate(row.cells):
+def sheet(rows: Sequence[PictureRow], title: str = "", heads: Sequence[str] = (),
+          cell: int = CELL, foot: int = 0) -> Canvas:
+    """Rows of pictures with captions below them, on white.
+
+    Parameters
+    ----------
+    heads : words above the columns
+    cell : longer side of a picture in pixels
+    foot : height that is left free at the bottom
+    """
+    left = EDGE + min(round(max(width_of(r.title) for r in rows)), 2 * cell)
+    left += GAP if left > EDGE else 0
+    width = left + max(len(r.cells) for r in rows) * (cell + GAP) - GAP + EDGE
+    heads_at = EDGE + (LINE + 10 if title else 0)
+    top = heads_at + LINE * max((h.count("\n") + 1 for h in heads), default=0)
+    pictures = [[fitted(c.picture, cell) for c in row.cells] for row in rows]
+    heights = [max(p.shape[0] for p in of_row) + 7
+               + LINE * max(c.caption.count("\n") + 1 for c in row.cells)
+               for of_row, row in zip(pictures, rows, strict=True)]
+    canvas = Canvas(width, top + sum(heights) + foot)
+    canvas.text(title, (EDGE, EDGE - 2), 15)
+    for i, head in enumerate(heads):
+        canvas.lines(head.split("\n"), (left + i * (cell + GAP), heads_at))
+    for of_row, row, height in zip(pictures, rows, heights, strict=True):
+        canvas.lines(wrapped(row.title, left - EDGE - GAP), (EDGE, top))
+        for i, (picture, entry) in enumerate(zip(of_row, row.cells, strict=True)):
             x = left + i * (cell + GAP)
-            part = fitted(each.picture, cell)
-            page.paste(Image.fromarray(part), (x, y))
-            draw.text((x, y + part.shape[0] + 2), _cut(each.caption, cell, font), _INK, font)
-    return np.asarray(page)
+            canvas.picture(picture, (x, top))
+            canvas.lines([cut(line, cell, 12) for line in entry.caption.split("\n")],
+                         (x, top + picture.shape[0] + 2), 12)
+        top += height
+    return canvas
 
 
 def save(picture: Picture, path: Path) -> Path:
-    """Write a PNG file."""
     with replacing(path) as draft:
         Image.fromarray(picture).save(draft, "PNG", optimize=True)
     return path
@@ -117,29 +125,3 @@ def encoded(picture: Picture, side: int, smooth: bool = True) -> tuple[bytes, st
     else:
         Image.fromarray(picture).save(file, "PNG", optimize=True)
     return file.getvalue(), f"image/{'jpeg' if photograph else 'png'}"
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
-
-
-def _cut(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """As much of a text as fits."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _wrapped(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > width and lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return "\n".join(lines)

@@ -9,71 +9,59 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gate_cache.report.figures.marks import Canvas, cut, width_of
-from gate_cache.report.figures.masks import Legend, Style, areas, painted, scale, styles
-from gate_cache.report.figures.pictures import Picture, fitted, heat
-from gate_cache.report.figures.show import written
+from gate_cache.report.figures.marks import Canvas, width_of
+from gate_cache.report.figures.masks import Style, areas, legend, painted, scale, styles
+from gate_cache.report.figures.pictures import (
+    EDGE,
+    GAP,
+    LINE,
+    Picture,
+    PictureCell,
+    PictureRow,
+    fitted,
+    heat,
+    sheet,
+)
+from gate_cache.report.figures.show import need_folder, written
 
 if TYPE_CHECKING:
     from gate_cache.training.predict import Predicted, Predictions
 
-ROWS, SIDE, GAP, EDGE, LINE = 6, 196, 10, 12, 20
-"""Images a sheet, longer side of a picture, space between, margin, height of a line; pixels."""
-STRIP = 90
+ROWS, SIDE, STRIP = 6, 196, 90
+"""Images a sheet; longer side of a picture and of the scale of uncertainty, in pixels."""
 COLUMNS = ("input", "truth", "prediction", "uncertainty")
 
 
-def draw_predictions(found: Predictions, folder: Path) -> Iterator[Path]:
-    """Write PNG files of a few images each; yields their paths.
-
-    Raises
-    ------
-    UserError
-        They cannot be written.
-    """
-    sheets = iter(lambda: list(islice(found.each, ROWS)), [])
+def draw_predictions(predictions: Predictions, folder: Path) -> Iterator[Path]:
+    """Write PNG files of a few images each; yields their paths; raises as `written`."""
+    need_folder(folder)
+    sheets = iter(lambda: list(islice(predictions.each, ROWS)), [])
     for number, rows in enumerate(sheets, 1):
-        yield written(sheet(found, rows), folder, f"predictions-{number}")
+        yield written(page(predictions, rows), folder, f"predictions-{number}")
 
 
-def sheet(about: Predictions, rows: Sequence[Predicted]) -> Picture:
+def page(about: Predictions, rows: Sequence[Predicted]) -> Picture:
     """A row an image: input, truth, prediction, uncertainty; the classes that are seen below."""
     seen = areas([m for r in rows for m in (r.true, r.found.classes)])
-    known = styles(about.classes, seen)
-    width = 2 * EDGE + len(COLUMNS) * (SIDE + GAP) - GAP
-    legend = Legend(about.classes, seen, known, width, EDGE)
-    heights = [_high(r) + LINE + 4 for r in rows]
-    top = EDGE + 2 * LINE + 6
-    bottom = top + sum(heights) + 4
-    canvas = Canvas(width, bottom + legend.height + LINE + EDGE)
-    canvas.text(f"{about.run}, head {about.head}", (EDGE, EDGE - 2), 15)
-    for i, name in enumerate(COLUMNS):
-        canvas.text(name, (EDGE + i * (SIDE + GAP), EDGE + LINE + 4))
-    y = top
-    for row, height in zip(rows, heights, strict=True):
-        _row(canvas, row, known, y)
-        y += height
-    legend.draw(canvas, bottom)
-    _scale(canvas, rows[0], bottom + legend.height)
+    style_of = styles(about.classes, seen)
+    names = legend(about.classes, seen, style_of, len(COLUMNS) * (SIDE + GAP) + GAP, EDGE)
+    foot = names.height + LINE + EDGE
+    canvas = sheet([PictureRow("", _cells(row, style_of)) for row in rows],
+                   f"{about.run}, head {about.head}", COLUMNS, SIDE, foot)
+    names.draw(canvas, canvas.height - foot)
+    _scale(canvas, rows[0], canvas.height - LINE - EDGE)
     return canvas.done()
 
 
-def _high(row: Predicted) -> int:
-    return int(fitted(row.image, SIDE).shape[0])
-
-
-def _row(canvas: Canvas, row: Predicted, known: Mapping[int, Style], y: int) -> None:
-    found = row.found
-    true, classes = (_enlarged(m) for m in (row.true, found.classes))
-    pictures = (fitted(row.image, SIDE, smooth=max(row.image.shape) > SIDE),
-                painted(true, known), painted(classes, known, true),
-                fitted(heat(found.uncertainty, 0, found.most), SIDE))
-    captions = (row.id, "", f"accuracy {row.accuracy:.1f} %, mIoU {row.iou:.1f} %",
-                f"mean {found.uncertainty.mean():.3f}")
-    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        x = EDGE + i * (SIDE + GAP)
-        canvas.picture(picture, (x, y))
-        canvas.text(cut(caption, SIDE, 12), (x, y + picture.shape[0] + 2), 12)
+def _cells(row: Predicted, style_of: Mapping[int, Style]) -> list[PictureCell]:
+    painting = row.found
+    true, classes = (_enlarged(m) for m in (row.true, painting.classes))
+    return [PictureCell(fitted(row.image, SIDE, smooth=max(row.image.shape) > SIDE), row.id),
+            PictureCell(painted(true, style_of)),
+            PictureCell(painted(classes, style_of, true),
+                        f"accuracy {row.accuracy:.1f} %, mIoU {row.iou:.1f} %"),
+            PictureCell(heat(painting.uncertainty, 0, painting.most),
+                        f"mean {painting.uncertainty.mean():.3f}")]
 
 
 def _enlarged(mask: np.ndarray) -> np.ndarray:

@@ -4,59 +4,61 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+from PIL import Image
 from rich.markup import escape
 
-from gate_cache.core.replacing import replacing
 from gate_cache.report.figures.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
-from gate_cache.report.terminal.tables import console, grid, say
-from gate_cache.store.places.disk import disk_errors
+from gate_cache.report.figures.show import written
+from gate_cache.report.terminal.tables import grid, put, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.table import Table
 
     from gate_cache.analysis.score import Scored, ShiftScores
     from gate_cache.learn.metrics.intervals import Spread
+    from gate_cache.report.figures.pictures import Picture
 
 MARKERS = "svD^<>ph"
 COLOURS = (SKY, AMBER, GREEN, PINK)
 
 
-def show_scores(found: ShiftScores) -> None:
+def show_scores(scores: ShiftScores) -> None:
     """A row a combo: Score, its spread, its interval, and what the technique gains."""
-    out = console()
-    say(out, f"content shift, {found.manifest}, model {found.model}, {len(found.images)} images",
+    say(f"content shift, {scores.manifest}, model {scores.model}, {len(scores.images)} images",
         "bold")
     table = grid("combo", "techniques", "t", "Score", "±", "95 % of mean", "gain",
                  "95 % of mean", left=2)
-    for row in found.rows:
+    for row in scores.rows:
         gain = [f"{row.gain.mean:+.3f}", _interval(row.gain, "+")] if row.gain else ["", ""]
         table.add_row(escape(row.name), escape(row.techniques), str(row.t),
                       f"{row.score.mean:.3f}", f"{row.score.std:.3f}", _interval(row.score), *gain,
                       style=None if row.gain else "dim")
-    out.print(table)
-    say(out, "")
-    out.print(_by_map(found))
-    for line in _protocol(found):
-        say(out, line)
-    if found.dropped:
-        say(out, f"note: {len(found.dropped)} images whose anchor has no shift are left out")
+    put(table)
+    say("")
+    put(_by_map(scores))
+    for line in _protocol(scores):
+        say(line)
+    if scores.dropped:
+        say(f"note: {len(scores.dropped)} images whose anchor has no shift are left out")
 
 
-def _by_map(found: ShiftScores) -> Table:
-    names = list(found.rows[0].maps)
+def _by_map(scores: ShiftScores) -> Table:
+    names = list(scores.rows[0].maps)
     table = grid("Score by map", *names)
-    for row in found.rows:
+    for row in scores.rows:
         table.add_row(escape(_label(row)), *(f"{row.maps[m].mean:.3f}" for m in names))
     return table
 
 
-def _protocol(found: ShiftScores) -> list[str]:
-    reference = "each combo itself" if found.own else f"no technique, prompt '{found.prompt}'"
+def _protocol(scores: ShiftScores) -> list[str]:
+    reference = "each combo itself" if scores.own else f"no technique, prompt '{scores.prompt}'"
     return [f"Score (Eq. 2): 1 = as the reference (t = 0, {reference}); 0 = as far from it as the"
-            f" anchor (t = {found.anchor_t}, no technique)",
+            f" anchor (t = {scores.anchor_t}, no technique)",
             "±: standard deviation between images; gain: against no technique at the same t with"
             " the same noise"]
 
@@ -66,24 +68,18 @@ def _interval(value: Spread, sign: str = "") -> str:
     return f"{low:{sign}.3f} – {high:{sign}.3f}"
 
 
-def draw_scores(found: ShiftScores, folder: Path) -> Path:
-    """Write the plot as a PNG file.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
+def draw_scores(scores: ShiftScores, folder: Path) -> Path:
+    """Write the plot as a PNG file; raises as `written`."""
     from matplotlib.figure import Figure
 
-    rows = found.rows[::-1]
+    rows = scores.rows[::-1]
     figure = Figure(figsize=(8, 1.9 + 0.42 * len(rows)), dpi=110, layout="constrained")
     axes = figure.subplots()
     for y, row in enumerate(rows):
         _row(axes, y, row)
-    _dress(axes, found, rows)
+    _dress(axes, scores, rows)
     figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
-    return saved(figure, folder, f"{Path(found.manifest).stem}-score")
+    return written(drawn(figure), folder, f"{Path(scores.manifest).stem}-score")
 
 
 def _row(axes: Axes, y: int, row: Scored) -> None:
@@ -99,15 +95,15 @@ def _row(axes: Axes, y: int, row: Scored) -> None:
               mew=2.5)
 
 
-def _dress(axes: Axes, found: ShiftScores, rows: list[Scored]) -> None:
+def _dress(axes: Axes, scores: ShiftScores, rows: list[Scored]) -> None:
     axes.set_yticks(range(len(rows)), [_label(r) for r in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
-    for row in found.rows:
+    for row in scores.rows:
         if row.gain is None:
             axes.axvline(row.score.mean, color="0.75", lw=1, zorder=0)
-    axes.set_xlabel(f"Score (Eq. 2): 0 = as the anchor (t = {found.anchor_t}),"
+    axes.set_xlabel(f"Score (Eq. 2): 0 = as the anchor (t = {scores.anchor_t}),"
                     " 1 = no content shift")
-    axes.set_title(f"Content shift, {Path(found.manifest).name}, {len(found.images)} images",
+    axes.set_title(f"Content shift, {Path(scores.manifest).name}, {len(scores.images)} images",
                    loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -121,18 +117,8 @@ def shade(colour: Colour) -> tuple[float, ...]:
     return tuple(c / 255 for c in colour)
 
 
-def saved(figure: Any, folder: Path, name: str) -> Path:
-    """Write a matplotlib figure as a PNG file.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
-    raw = BytesIO()
-    figure.savefig(raw, format="png")
-    with disk_errors(folder, "--out", "and run the same command again"):
-        path = folder / f"{name}.png"
-        with replacing(path) as draft:
-            draft.write_bytes(raw.getvalue())
-    return path
+def drawn(figure: Figure) -> Picture:
+    """A matplotlib figure as (H, W, 3)."""
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return np.asarray(Image.open(file).convert("RGB"))

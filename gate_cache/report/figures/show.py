@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.analysis.show import Shown, ShownImages, show
+from gate_cache.analysis.show import ImageMaps, ShownImages, show
 from gate_cache.core.errors import UserError
 from gate_cache.report.figures.pictures import (
     Picture,
     PictureCell,
     PictureRow,
     fitted,
-    grid,
     heat,
     save,
+    sheet,
 )
 from gate_cache.store.places.disk import disk_errors
 
@@ -32,24 +32,51 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
     UserError
         No such image, combo or word, or the folder cannot be written.
     """
-    folder = out or beside(source.store.path)
-    for found in show(source, images, combos, tokens):
-        yield written(page(found), folder, file_name(found.id))
+    one = out if len(images) == 1 else need_folder(out) if out else None
+    for maps_of in show(source, images, combos, tokens):
+        yield written(page(maps_of), one or beside(source.store.path), file_name(maps_of.id))
 
 
-def written(picture: Picture, folder: Path, name: str) -> Path:
-    """Write a PNG file into the folder of ``--out``.
+def written(picture: Picture, out: Path, name: str) -> Path:
+    """Write a PNG file into the folder of ``--out``, or to the file that it names.
 
     Raises
     ------
     UserError
         It cannot be written.
     """
+    path = out if is_file_name(out) else out / f"{name}.png"
     try:
-        with disk_errors(folder, "--out", "and run the same command again"):
-            return save(picture, folder / f"{name}.png")
+        with disk_errors(path.parent, "--out", "and run the same command again"):
+            return save(picture, path)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{folder}: a file is in the way; give --out another name") from None
+        raise UserError(f"{out}: a file is in the way; give --out another name") from None
+
+
+def is_file_name(out: Path) -> bool:
+    """Whether ``--out`` names a PNG file, not a folder.
+
+    Raises
+    ------
+    UserError
+        It names a picture of another kind.
+    """
+    if out.suffix.lower() in (".jpg", ".jpeg", ".svg", ".pdf", ".webp"):
+        raise UserError(f"--out {out}: pictures are PNG files; give x.png, or a folder")
+    return out.suffix.lower() == ".png" and not out.is_dir()
+
+
+def need_folder(out: Path) -> Path:
+    """The folder of several pictures.
+
+    Raises
+    ------
+    UserError
+        It names a file.
+    """
+    if is_file_name(out):
+        raise UserError(f"--out {out}: is a file, but there may be several pictures; give a folder")
+    return out
 
 
 def file_name(sample_id: str) -> str:
@@ -57,19 +84,19 @@ def file_name(sample_id: str) -> str:
     return sample_id.replace("/", "_").rsplit(".", 1)[0]
 
 
-def page(found: Shown) -> Picture:
+def page(maps_of: ImageMaps) -> Picture:
     """The image, then each combo's maps coarse to fine, then attention by word."""
     rows = []
-    if found.image is not None:
-        h, w = found.image.shape[:2]
-        rows.append(PictureRow("image", [PictureCell(fitted(found.image, smooth=max(h, w) > 200),
+    if maps_of.image is not None:
+        h, w = maps_of.image.shape[:2]
+        rows.append(PictureRow("image", [PictureCell(fitted(maps_of.image, smooth=max(h, w) > 200),
                                                      f"{w} x {h} pixels")]))
-    for combo, maps in found.conv.items():
+    for combo, maps in maps_of.conv.items():
         rows.append(PictureRow(combo, [PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}")
                                        for n, m in maps.items()]))
-    for combo, words in found.attention.items():
+    for combo, words in maps_of.attention.items():
         rows.append(PictureRow(combo, [PictureCell(heat(v), word) for word, v in words]))
-    return grid(rows, found.id)
+    return sheet(rows, maps_of.id).done()
 
 
 def beside(store: Place) -> Path:

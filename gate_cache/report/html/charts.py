@@ -171,17 +171,17 @@ def heat_map(labels: Labels, rows: Sequence[str], columns: Sequence[str],
              values: Sequence[Sequence[float]],
              notes: Sequence[Sequence[str]] | None = None) -> Html:
     """Numbers as colours (cividis) with the numbers in them; what is missing stays empty."""
-    given = np.ma.masked_invalid(np.asarray(values, float))
+    grid = np.ma.masked_invalid(np.asarray(values, float))
     wide = max(56, 46 + 9 * max(len(c) for c in columns) // 2)
     size = (110 + wide * len(columns), 90 + 44 * len(rows))
     with Chart(labels.key, size) as (chart, axes):
-        room = max(0.0, 1 - (given.max() - given.min())) / 2  # noise should not look like news
-        norm = Normalize(given.min() - room, given.max() + room)
-        axes.pcolormesh(given, cmap="cividis", norm=norm, edgecolors="none")
-        for y, x in np.argwhere(~np.ma.getmaskarray(given)):
-            dark = norm(given[y, x]) < 0.5
+        room = max(0.0, 1 - (grid.max() - grid.min())) / 2  # noise should not look like news
+        norm = Normalize(grid.min() - room, grid.max() + room)
+        axes.pcolormesh(grid, cmap="cividis", norm=norm, edgecolors="none")
+        for y, x in np.argwhere(~np.ma.getmaskarray(grid)):
+            dark = norm(grid[y, x]) < 0.5
             more = f"\n{notes[y][x]}" if notes and notes[y][x] else ""
-            axes.text(x + 0.5, y + 0.5, f"{number(float(given[y, x]))}{more}", ha="center",
+            axes.text(x + 0.5, y + 0.5, f"{number(float(grid[y, x]))}{more}", ha="center",
                       va="center", fontsize=12, color="#ffffff" if dark else "#00132b",
                       linespacing=1.25)
         ticked(axes, [i + 0.5 for i in range(len(columns))], columns)

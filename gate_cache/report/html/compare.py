@@ -48,32 +48,32 @@ class Group:
 
     def values(self, metric: str, split: str = "test") -> list[float]:
         """Of each seed that has it."""
-        found = [getattr(r, split).get(metric) for r in self.results]
-        return [v for v in found if v is not None]
+        values = [getattr(r, split).get(metric) for r in self.results]
+        return [v for v in values if v is not None]
 
     def mean(self, metric: str = "", split: str = "test") -> float:
         """Over seeds; NaN without any."""
-        found = self.values(metric or self.select, split)
-        return statistics.fmean(found) if found else math.nan
+        values = self.values(metric or self.select, split)
+        return statistics.fmean(values) if values else math.nan
 
     def spread(self, metric: str = "", split: str = "test") -> float:
         """Standard deviation over seeds (n − 1); NaN for fewer than two."""
-        found = self.values(metric or self.select, split)
-        return statistics.stdev(found) if len(found) > 1 else math.nan
+        values = self.values(metric or self.select, split)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
 
     @cached_property
     def units(self) -> list[npt.NDArray[Any]]:
         """Counts of each seed's items; empty where they were not kept."""
-        found = [r.items.units for r in self.results if r.items]
-        return found if len(found) == len(self.results) else []
+        units = [r.items.units for r in self.results if r.items]
+        return units if len(units) == len(self.results) else []
 
     @cached_property
     def interval(self) -> Interval:
         """95 % over items of the metric that chooses, mean over seeds; NaN where not known."""
         if not self.units:
-            told = self.first.details.get("interval") or {}
-            known = told.get(self.select) if len(self.results) == 1 else None
-            return Interval(*known) if known else Interval(math.nan, math.nan)
+            stored = self.first.details.get("interval") or {}
+            ends = stored.get(self.select) if len(self.results) == 1 else None
+            return Interval(*ends) if ends else Interval(math.nan, math.nan)
         metric = metric_of(self.select)
         return bootstrap(np.stack(self.units, 1),
                          lambda total: float(np.mean([metric(part) for part in total])))
@@ -89,7 +89,6 @@ class Gain:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
         return self.interval.low > 0 or self.interval.high < 0
 
 
@@ -118,14 +117,13 @@ def metric_of(select: str) -> Metric:
 
 
 def grouped(record: Record, results: Sequence[Result]) -> list[Group]:
-    """Results by configuration, in their order."""
-    found: dict[tuple[bool, str], list[Result]] = {}
-    for each in results:
-        found.setdefault((each.trained, each.configuration), []).append(each)
+    groups: dict[tuple[bool, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.trained, result.configuration), []).append(result)
     sweep = record.kind == "sweep"  # a training's rows are called by their titles
     return [Group(name if sweep else group[0].name, record.select,
                   [r for r in group if not r.failed], [r for r in group if r.failed])
-            for (_, name), group in found.items()]
+            for (_, name), group in groups.items()]
 
 
 def verdict(record: Record) -> Verdict | None:
@@ -137,11 +135,11 @@ def verdict(record: Record) -> Verdict | None:
     best = max(judged, key=lambda g: g.mean(split="val")) if judged else trials[0]
     others = [g for g in grouped(record, record.results) if g.results and _beside(g, best)]
     roles: tuple[Role, ...] = ("baseline", "uniform")
-    found = {role: of_role[-1] for role in roles
-             if (of_role := [g for g in others if g.first.role == role])}
-    gains = {role: _gain(best, base) for role, base in found.items()
+    baselines = {role: of_role[-1] for role in roles
+                 if (of_role := [g for g in others if g.first.role == role])}
+    gains = {role: _gain(best, base) for role, base in baselines.items()
              if best.units and base.units and _same_items(best, base)}
-    return Verdict(best, bool(judged) and len(trials) > 1, found, gains)
+    return Verdict(best, bool(judged) and len(trials) > 1, baselines, gains)
 
 
 def _beside(base: Group, gate: Group) -> bool:

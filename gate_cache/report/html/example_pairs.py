@@ -52,24 +52,24 @@ def pair(matches: ExamplePairs, number: int) -> Html:
     here, there = matches.data.keypoints(a), matches.data.keypoints(b)
     both = here.visible & there.visible
     source, true = here.xy[both], there.xy[both]
-    found = {method: matches.predicted(method, number) for method in matches.methods}
+    points_of = {method: matches.predicted(method, number) for method in matches.methods}
     uri = data_uri(matches.data.image(b))
-    name = f"pair-{digest(a, uri, *(str(points) for points in found.values()))}"
-    shown = tag("image", id=name, href=uri, width=SIDE,
-                height=_height(there), preserveAspectRatio="none")
+    name = f"pair-{digest(a, uri, *(str(points) for points in points_of.values()))}"
+    picture = tag("image", id=name, href=uri, width=SIDE,
+                  height=_height(there), preserveAspectRatio="none")
     again = Html(f'<use href="#{name}"/>')
     panels = [tag("div", tag("b", "source"), _source(matches, a, here, source))]
-    told = []
-    for i, (method, points) in enumerate(found.items()):
+    scores = []
+    for i, (method, points) in enumerate(points_of.items()):
         prediction = Prediction(points, true, there)
         hits = correct(prediction, SELECT[0], SELECT[1])
-        told.append(f"{method} {int(hits.sum())} of {len(hits)}")
+        scores.append(f"{method} {int(hits.sum())} of {len(hits)}")
         marks = _marks(prediction, hits)
         panels.append(tag("div", tag("b", f"target, {method}"),
-                          _picture(there, again if i else shown, marks, f"Target: {told[-1]}")))
+                          _picture(there, again if i else picture, marks, f"Target: {scores[-1]}")))
     category = str(matches.categories[number])
     return tag("figure", tag("div", *panels, class_="three"), tag(
-        "figcaption", tag("strong", category), f": {', '.join(told)} right. ",
+        "figcaption", tag("strong", category), f": {', '.join(scores)} right. ",
         tag("small", f"{a} → {b}")))
 
 
@@ -82,37 +82,34 @@ def _source(matches: ExamplePairs, sample_id: str, points: Keypoints, at: Points
     return _picture(points, image, join([*dots, _numbers(scaled)]), f"Source: {len(at)} points")
 
 
-def _marks(found: Prediction, hits: npt.NDArray[np.bool_]) -> Html:
+def _marks(prediction: Prediction, hits: npt.NDArray[np.bool_]) -> Html:
     """A ring where right, a cross where wrong, and the way to the true place."""
-    scale = _scale(found.target)
-    predicted = np.clip(found.predicted * scale, 5, [SIDE - 5, _height(found.target) - 5])
-    made: list[Html] = []
-    for (x, y), (u, v), hit in zip(predicted, found.true * scale, hits, strict=True):
+    scale = _scale(prediction.target)
+    predicted = np.clip(prediction.predicted * scale, 5, [SIDE - 5, _height(prediction.target) - 5])
+    marks: list[Html] = []
+    for (x, y), (u, v), hit in zip(predicted, prediction.true * scale, hits, strict=True):
         colour = RIGHT if hit else WRONG
-        made += [_line(x, y, u, v, CASE, 3.4), _line(x, y, u, v, colour, 1.7),
-                 tag("circle", cx=_n(u), cy=_n(v), r=2.6, fill="#111", stroke=CASE,
-                     stroke_width=1.2)]
+        marks += [_line(x, y, u, v, CASE, 3.4), _line(x, y, u, v, colour, 1.7),
+                  tag("circle", cx=_n(u), cy=_n(v), r=2.6, fill="#111", stroke=CASE,
+                      stroke_width=1.2)]
     for (x, y), hit in zip(predicted, hits, strict=True):
-        made.append(ring(x, y) if hit else cross(x, y))
-    return join([*made, _numbers(predicted)])
+        marks.append(ring(x, y) if hit else cross(x, y))
+    return join([*marks, _numbers(predicted)])
 
 
 def ring(x: float, y: float) -> Html:
-    """A right point."""
     return join([tag("circle", cx=_n(x), cy=_n(y), r=5, fill="none", stroke=CASE, stroke_width=4.2),
                  tag("circle", cx=_n(x), cy=_n(y), r=5, fill="none", stroke=RIGHT,
                      stroke_width=2.4)])
 
 
 def cross(x: float, y: float) -> Html:
-    """A wrong point."""
     path = f"M{_n(x - 5)} {_n(y - 5)}l10 10m0-10l-10 10"
     return join([tag("path", d=path, stroke=CASE, stroke_width=5, stroke_linecap="round"),
                  tag("path", d=path, stroke=WRONG, stroke_width=2.8, stroke_linecap="round")])
 
 
 def marks_legend(matches: ExamplePairs) -> Html:
-    """What the marks mean."""
     def key(mark: Html, words: str) -> Html:
         drawn = tag("svg", mark, viewBox="0 0 18 18", width=18, height=18, aria_hidden="true",
                     style="background: #c5d3de; border-radius: 3px")
@@ -133,14 +130,15 @@ def _picture(points: Keypoints, image: Html, marks: Html, alt: str) -> Html:
 
 def _numbers(at: Points) -> Html:
     """Which point is which: beside each, inside the picture."""
-    made = []
+    numbers = []
     for i, (x, y) in enumerate(at):
         left = x > SIDE - 24
         style = {"font_size": 10.5, "font_weight": 600, "text_anchor": "end" if left else "start"}
         place: dict[str, Any] = {"x": _n(x - 8 if left else x + 8), "y": _n(max(y - 4, 10))}
-        made.append(tag("text", i + 1, **place, **style, fill="#111", stroke=CASE, stroke_width=3,
-                        paint_order="stroke", stroke_linejoin="round"))
-    return join(made)
+        numbers.append(tag("text", i + 1, **place, **style, fill="#111", stroke=CASE,
+                           stroke_width=3,
+                           paint_order="stroke", stroke_linejoin="round"))
+    return join(numbers)
 
 
 def _line(x: float, y: float, u: float, v: float, colour: str, width: float) -> Html:

@@ -16,8 +16,7 @@ from gate_cache.datasets.common.base import (
     SegmentationDataset,
 )
 from gate_cache.manifest.specs import OF_A_RUN, Manifest
-from gate_cache.report.html.example_classes import confusions, tiles
-from gate_cache.report.html.example_masks import masks
+from gate_cache.report.html.example_images import confusions, masks, tiles
 from gate_cache.report.html.example_pairs import ExamplePairs, marks_legend, pair
 from gate_cache.report.html.page import Section, paragraph, section
 from gate_cache.report.html.tags import Child, tag
@@ -33,34 +32,34 @@ EACH, MOST = 2, 200
 """Pairs shown of every kind, and those that are looked at for different ones."""
 
 
-def examples(record: Record, found: Verdict | None, roots: Roots) -> Section | None:
+def examples(record: Record, verdict: Verdict | None, roots: Roots) -> Section | None:
     """The best and the worst items of test, as far as there are images of them."""
-    gate = next((r for r in (found.gate.results if found else ()) if r.items), None)
-    if not found or not gate or not gate.items:
+    gate = next((r for r in (verdict.gate.results if verdict else ()) if r.items), None)
+    if not verdict or not gate or not gate.items:
         return section("Examples", paragraph("This run kept no results item by item: it was made by"
-                                             " an earlier version.")) if found else None
-    single = _beside(found, gate)
+                                             " an earlier version.")) if verdict else None
+    single = _beside(verdict, gate)
     try:
         spec = Manifest.model_validate(dict(record.manifest), context=OF_A_RUN).dataset
         data, _ = dataset_near(parse_place(str(record.config.get("store", ""))), spec, roots)
-        shown = _shown(data, gate, single)
+        parts = _parts(data, gate, single)
     except (GateCacheError, ValueError, OSError, KeyError, LookupError) as error:
         why = " ".join(str(error).split())[:200]
-        shown = [paragraph(f"The data set's images are not here: {why}."
+        parts = [paragraph(f"The data set's images are not here: {why}."
                            f" 'gate-cache report {record.folder.name} --data …' draws them.")]
     of_trial = paragraph(f"Of {gate.name}.", note=True) if record.kind == "sweep" else None
-    return section("Examples", of_trial, *shown)
+    return section("Examples", of_trial, *parts)
 
 
-def _beside(found: Verdict, gate: Result) -> Result | None:
+def _beside(verdict: Verdict, gate: Result) -> Result | None:
     """The single feature, of the same seed where there are several."""
-    base = found.baselines.get("baseline")
-    known = [r for r in (base.results if base else ()) if r.items]
-    of_seed = [r for r in known if r.spec.get("seed") == gate.spec.get("seed")]
-    return next(iter(of_seed or known), None)
+    base = verdict.baselines.get("baseline")
+    with_items = [r for r in (base.results if base else ()) if r.items]
+    of_seed = [r for r in with_items if r.spec.get("seed") == gate.spec.get("seed")]
+    return next(iter(of_seed or with_items), None)
 
 
-def _shown(data: ImageDataset, gate: Result, single: Result | None) -> list[Child]:
+def _parts(data: ImageDataset, gate: Result, single: Result | None) -> list[Child]:
     items, other = gate.items, single.items if single else None
     assert items is not None
     if "points" in items.more and isinstance(data, CorrespondenceDataset):
@@ -107,12 +106,12 @@ def _chosen(data: ImageDataset, items: Items,
 
 def varied(order: Sequence[int], keys: Callable[[int], set[str]], count: int) -> list[int]:
     """The first of an order that share no key; filled up with the next ones where they run out."""
-    found: list[int] = []
+    chosen: list[int] = []
     used: set[str] = set()
     for i in order[:MOST]:
-        if len(found) < count and not used & (own := keys(i)):
-            found.append(i)
+        if len(chosen) < count and not used & (own := keys(i)):
+            chosen.append(i)
             used |= own
-    return [*found, *(i for i in order if i not in found)][:count]
+    return [*chosen, *(i for i in order if i not in chosen)][:count]
 
 

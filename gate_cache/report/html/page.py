@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import gate_cache
-from gate_cache.report.html.tags import Child, Html, join, tag, text
+from gate_cache.report.html.tags import Child, Html, join, tag
 
 HERE = Path(__file__).parent
 
@@ -25,7 +25,6 @@ class Section:
 
     @property
     def id(self) -> str:
-        """Where a link to it leads."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
 
 
@@ -35,13 +34,13 @@ class PageCell:
 
     Attributes
     ----------
-    shown : text, or markup
-    sort : what a sortable table goes by; by default what is shown
+    content : text, or markup
+    sort : what a sortable table goes by; by default the content
     note : a smaller second line
     strong : the best of its column, or the one to look at
     """
 
-    shown: Child
+    content: Child
     sort: float | str | None = None
     note: Child = None
     strong: bool = False
@@ -70,24 +69,7 @@ class PageRow:
     strong: bool = False
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What `table` shows.
-
-    Attributes
-    ----------
-    columns : the first is that of the rows' heads
-    """
-
-    columns: Sequence[Column]
-    rows: Sequence[PageRow]
-    caption: str
-    sortable: bool = False
-    notes: Sequence[str] = field(default_factory=list)
-
-
 def section(title: str, *parts: Child) -> Section:
-    """A section of these parts."""
     return Section(title, join(parts))
 
 
@@ -120,59 +102,63 @@ def document(title: str, sections: Iterable[Section], *, lead: Child = None,
 
 
 def _numbered(sections: Sequence[Section]) -> dict[str, Section]:
-    found: dict[str, Section] = {}
-    for each in sections:
-        key, number = each.id, 2
-        while key in found:
-            key, number = f"{each.id}-{number}", number + 1
-        found[key] = each
-    return dict(zip(found, _own_ids(list(found.values()), set(found)), strict=True))
+    by_id: dict[str, Section] = {}
+    for section in sections:
+        key, number = section.id, 2
+        while key in by_id:
+            key, number = f"{section.id}-{number}", number + 1
+        by_id[key] = section
+    return dict(zip(by_id, _own_ids(list(by_id.values()), set(by_id)), strict=True))
 
 
 def _own_ids(sections: Sequence[Section], taken: set[str]) -> Iterator[Section]:
     """Sections in which no id is that of another: equal charts of several runs have equal ones."""
-    for number, each in enumerate(sections):
-        body = each.body
+    for number, section in enumerate(sections):
+        body = section.body
         own = set(re.findall(r' id="([^"]+)"', body))
         for key in sorted(own & taken):
             body = Html(re.sub(rf'(id="|#){re.escape(key)}(?=[")])', rf"\g<1>{key}-{number}", body))
         taken |= own
-        yield Section(each.title, body)
+        yield Section(section.title, body)
 
 
-def table(grid: Grid) -> Html:
-    """A table with a caption, in a box of its own that scrolls where the page is narrow."""
+def table(columns: Sequence[Column], rows: Sequence[PageRow], caption: str,
+          sortable: bool = False) -> Html:
+    """A table in a box of its own that scrolls where the page is narrow.
+
+    Parameters
+    ----------
+    columns : the first is that of the rows' heads
+    rows : each with a cell for every column
+    caption : what the table shows; also read aloud in the box's place
+    sortable : whether a click on a head sorts the rows
+    """
     head = tag("tr", *(tag("th", tag("span", c.title), tag("small", c.note) if c.note else None,
                            scope="col", class_="words" if c.words or not i else None)
-                       for i, c in enumerate(grid.columns)))
-    rows = [_row(row, grid.columns) for row in grid.rows]
-    caption = tag("caption", tag("span", grid.caption))
-    made = tag("table", caption, tag("thead", head), tag("tbody", *rows),
-               class_="sortable" if grid.sortable else None)
-    box = tag("div", made, class_="scroll", tabindex="0", role="region", aria_label=grid.caption)
-    return join([box, *(tag("p", n, class_="note") for n in grid.notes)])
+                       for i, c in enumerate(columns)))
+    element = tag("table", tag("caption", tag("span", caption)), tag("thead", head),
+                  tag("tbody", *(_row(row, columns) for row in rows)),
+                  class_="sortable" if sortable else None)
+    return tag("div", element, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def _row(row: PageRow, columns: Sequence[Column]) -> Html:
     cells = [c if isinstance(c, PageCell) else PageCell(c) for c in row.cells]
-    made = []
+    elements = []
     for i, (cell, column) in enumerate(zip(cells, columns, strict=True)):
         names = [n for n, on in (("words", column.words or not i), ("strong", cell.strong)) if on]
-        inside = [cell.shown, tag("small", cell.note) if cell.note is not None else None]
-        made.append(tag("td" if i else "th", *inside, scope=None if i else "row",
-                        class_=" ".join(names) or None, data_sort=cell.sort))
-    return tag("tr", *made, class_="strong" if row.strong else None)
+        inside = [cell.content, tag("small", cell.note) if cell.note is not None else None]
+        elements.append(tag("td" if i else "th", *inside, scope=None if i else "row",
+                            class_=" ".join(names) or None, data_sort=cell.sort))
+    return tag("tr", *elements, class_="strong" if row.strong else None)
 
 
-def figure(body: Child, caption: Child, *, wide: bool = False) -> Html:
-    """A picture or a chart with its caption; a wide one scrolls in a box of its own."""
-    inside = tag("div", body, class_="scroll", tabindex="0", role="region",
-                 aria_label="figure") if wide else text(body)
-    return tag("figure", inside, tag("figcaption", caption))
+def figure(body: Child, caption: Child) -> Html:
+    """A picture or a chart with its caption."""
+    return tag("figure", body, tag("figcaption", caption))
 
 
 def panels(figures: Iterable[Child]) -> Html:
-    """Figures beside each other, as many as fit."""
     return tag("div", *figures, class_="panels")
 
 
@@ -182,7 +168,6 @@ def fold(summary: str, *parts: Child, opened: bool = False) -> Html:
 
 
 def facts(pairs: Mapping[str, Child]) -> Html:
-    """Names and values, a line each."""
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value))
                        for name, value in pairs.items()))
 
@@ -193,7 +178,6 @@ def paragraph(*parts: Child, note: bool = False) -> Html:
 
 
 def code(lines: str) -> Html:
-    """Text as it is typed, or as a file has it."""
     return tag("pre", tag("code", lines), tabindex="0")
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.fingerprint import file_sha256
 from gate_cache.report.html.page import (
     Column,
-    Grid,
     PageRow,
     Section,
     code,
@@ -22,7 +21,7 @@ from gate_cache.report.html.page import (
 )
 from gate_cache.report.html.record import Record, Result, metric_name
 from gate_cache.report.html.tags import Child, Html, tag
-from gate_cache.report.html.trials import shown
+from gate_cache.report.html.trials import spelled
 from gate_cache.report.terminal.console import clock
 from gate_cache.training.run_files import WEIGHTS, trial_file
 
@@ -33,24 +32,22 @@ FIRST = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "batch", "lr
 """Settings that are always shown; all are in a fold."""
 
 
-def settings(record: Record, found: Verdict | None) -> Section:
-    """What was trained, and on what."""
-    gate = found.gate.first if found else next(iter(record.trials), None)
+def settings(record: Record, verdict: Verdict | None) -> Section:
+    gate = verdict.gate.first if verdict else next(iter(record.trials), None)
     spec = dict(gate.spec) if gate and gate.spec else dict(record.manifest.get("train") or {})
-    first: dict[str, Child] = {k: shown(spec[k]) for k in FIRST if k in spec}
+    first: dict[str, Child] = {k: spelled(spec[k]) for k in FIRST if k in spec}
     first["combos"] = ", ".join((gate.combos if gate else None) or record.config.get("combos", ()))
-    rest = {k: shown(v) for k, v in spec.items()}
+    rest = {k: spelled(v) for k, v in spec.items()}
     words = "Of the configuration in the verdict." if record.kind == "sweep" else ""
     return section("Settings", paragraph(words, note=True) if words else None, facts(first),
                    fold("All settings of train", facts(rest)), data(record))
 
 
 def data(record: Record) -> Html:
-    """Data set, splits and protocol."""
     splits = record.config.get("splits") or {}
     units = list(dict.fromkeys(u for s in splits.values() for u in s))
     rows = [PageRow([name, *(of.get(u, "") for u in units)]) for name, of in splits.items()]
-    listed = table(Grid([Column("Split"), *map(Column, units)], rows, "Images and what is judged"))
+    listed = table([Column("Split"), *map(Column, units)], rows, "Images and what is judged")
     about: dict[str, Child] = {
         "data set": str((record.manifest.get("dataset") or {}).get("name", "")),
         "protocol": record.protocol,
@@ -60,8 +57,7 @@ def data(record: Record) -> Html:
     return Html(tag("h3", "Data and protocol") + listed + facts(about))
 
 
-def reproduction(record: Record, found: Verdict | None) -> Section:
-    """Commands, versions, fingerprints."""
+def reproduction(record: Record, verdict: Verdict | None) -> Section:
     config = record.config
     commands = config.get("commands") or []
     parts: list[Child] = [
@@ -77,10 +73,10 @@ def reproduction(record: Record, found: Verdict | None) -> Section:
                           " (JSON, which is YAML too)", code(plain)))
     versions = config.get("versions") or {k: v for k, v in (
         ("gate-cache", config.get("gate_cache")), ("torch", config.get("torch"))) if v}
-    made: dict[str, Child] = {
+    about: dict[str, Child] = {
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
         "device": str(config.get("device", "")), "took": clock(record.seconds)}
-    return section("Make it again", *parts, facts(made), fingerprints(record, found))
+    return section("Make it again", *parts, facts(about), fingerprints(record, verdict))
 
 
 def _placeholders(commands: list[str]) -> bool:
@@ -88,7 +84,7 @@ def _placeholders(commands: list[str]) -> bool:
                ("data", "models"))
 
 
-def fingerprints(record: Record, found: Verdict | None) -> Html:
+def fingerprints(record: Record, verdict: Verdict | None) -> Html:
     """Of the store, its combos, the diffusion model's weights and the trained ones."""
     config = record.config
     samples = config.get("samples") or {}
@@ -102,7 +98,7 @@ def fingerprints(record: Record, found: Verdict | None) -> Html:
     model = [PageRow([part, _hex(d)])
              for part, digests in (config.get("model_weights") or {}).items()
              for d in ([digests] if isinstance(digests, str) else digests)]
-    trained = [PageRow([path.name, _hex(file_sha256(path))]) for path in _weights(record, found)]
+    trained = [PageRow([path.name, _hex(file_sha256(path))]) for path in _weights(record, verdict)]
     value = Column("sha256", words=True)
     parts = [tag("h3", "Fingerprints"), facts(store)]
     for columns, rows, caption in (
@@ -111,7 +107,7 @@ def fingerprints(record: Record, found: Verdict | None) -> Html:
             ([Column("Part"), value], model, "Weights of the diffusion model"),
             ([Column("File"), value], trained, "Trained weights in the run's folder")):
         if rows:
-            parts.append(table(Grid(columns, rows, caption)))
+            parts.append(table(columns, rows, caption))
     return Html("".join(parts))
 
 
@@ -119,17 +115,16 @@ def _hex(digest: str) -> Html:
     return tag("code", digest)
 
 
-def _weights(record: Record, found: Verdict | None) -> list[Path]:
+def _weights(record: Record, verdict: Verdict | None) -> list[Path]:
     """Files of trained weights; of a sweep those of the configuration in the verdict."""
     if record.kind == "training":
         return sorted(record.folder.glob("*.safetensors"))
-    shown: list[Result] = list(found.gate.results) if found else []
-    paths = [record.folder / WEIGHTS / f"{trial_file(r.key)}.safetensors" for r in shown]
+    results: list[Result] = list(verdict.gate.results) if verdict else []
+    paths = [record.folder / WEIGHTS / f"{trial_file(r.key)}.safetensors" for r in results]
     return [p for p in paths if p.is_file()]
 
 
 def about(record: Record) -> str:
-    """A line below the title."""
     config: Mapping[str, Any] = record.config
     version = (config.get("versions") or {}).get("gate-cache", config.get("gate_cache", ""))
     many = f"{len(record.trials)} trials" if record.kind == "sweep" else ""

@@ -62,7 +62,6 @@ class Result:
 
     @property
     def role(self) -> Role:
-        """What it is in a comparison."""
         return self.method.role
 
     @property
@@ -112,7 +111,6 @@ class Record:
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """The resolved manifest."""
         return dict(self.config.get("manifest") or {})
 
     @property
@@ -167,22 +165,22 @@ def _method(folder: Path, row: dict[str, Any], config: dict[str, Any],
     method = method_of({"combos": combos, **row}, spec)
     test = {k: v for k, v in row.items()
             if isinstance(v, float) and (k.startswith("pck@") or "details" in row)}
-    found = Result(folder, row["method"], method, row["trained"], test, key_of(row),
-                   key_of(row), spec=spec, combos=method.combos, details=details)
-    fit = metrics["fits"].get(WEIGHTS.get(found.role, "")) if found.trained else None
+    result = Result(folder, row["method"], method, row["trained"], test, key_of(row),
+                    key_of(row), spec=spec, combos=method.combos, details=details)
+    fit = metrics["fits"].get(WEIGHTS.get(result.role, "")) if result.trained else None
     if not fit:
-        return found
+        return result
     best = {at(h): h.get("val") for h in fit["history"]}.get(fit["best_at"])
-    return replace(found, val=best or {}, best_at=fit["best_at"], history=fit["history"])
+    return replace(result, val=best or {}, best_at=fit["best_at"], history=fit["history"])
 
 
 def _sweep(folder: Path) -> Record:
-    config, found = _read(folder / SWEEP), _read(folder / RESULTS)
-    results = [_trial(folder, row, config) for row in found["rows"]]
+    config, table = _read(folder / SWEEP), _read(folder / RESULTS)
+    results = [_trial(folder, row, config) for row in table["rows"]]
     heads = {head_name(dict(r.spec)) for r in results if r.spec}
-    select = found.get("select") or _likely(next((r.test for r in results if r.test), {}))
+    select = table.get("select") or _likely(next((r.test for r in results if r.test), {}))
     return Record(folder, "sweep", config, " and ".join(sorted(filter(None, heads))), select,
-                  str(config.get("protocol", "")), results, [], float(found.get("seconds") or 0))
+                  str(config.get("protocol", "")), results, [], float(table.get("seconds") or 0))
 
 
 def _trial(folder: Path, row: dict[str, Any], config: dict[str, Any]) -> Result:
@@ -202,7 +200,6 @@ def at(validation: Mapping[str, Any]) -> int:
 
 
 def counted(results: Sequence[Result]) -> str:
-    """What `at` counts."""
     return "steps" if all("step" in h for r in results for h in r.history) else "items seen"
 
 
@@ -213,10 +210,10 @@ def _likely(test: Mapping[str, float]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
         raise ValueError(f"{path.name} is no mapping")
-    return found
+    return data
 
 
 def metric_name(name: str) -> str:

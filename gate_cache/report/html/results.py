@@ -13,7 +13,6 @@ from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of
 from gate_cache.report.html.page import (
     Column,
-    Grid,
     PageCell,
     PageRow,
     Section,
@@ -38,21 +37,21 @@ FEW = 30
 """Categories that a chart shows."""
 
 
-def lead(record: Record, found: Verdict | None) -> Html:
+def lead(record: Record, verdict: Verdict | None) -> Html:
     """The verdict in a sentence or two."""
-    if not found:
+    if not verdict:
         return paragraph("No trial has a result.")
-    gate = found.gate
+    gate = verdict.gate
     seeds = f" (mean of {len(gate.results)} seeds, ± {number(gate.spread())})" \
         if len(gate.results) > 1 else ""
     first = [tag("strong", f"GATE reaches {percent(gate.mean())}"),
              f" {metric_name(record.select)} on test{seeds},"
              f" {LEVEL} interval {between(gate.interval)}"]
-    gains = [tag("li", _gained(role, found.gains[role]) if role in found.gains else
-                 f"{_named(role, base)}") for role, base in found.baselines.items()]
-    why = "with the best mean on val" if found.chosen else \
+    gains = [tag("li", _gained(role, verdict.gains[role]) if role in verdict.gains else
+                 f"{_named(role, base)}") for role, base in verdict.baselines.items()]
+    why = "with the best mean on val" if verdict.chosen else \
         "that comes first, since there is no val split to choose on"
-    several = found.chosen or len(grouped(record, record.trials)) > 1
+    several = verdict.chosen or len(grouped(record, record.trials)) > 1
     notes = f"GATE is the configuration {why}: {gate.name}. " if several else ""
     return join([paragraph(*first), tag("ul", *gains) if gains else None, paragraph(
         f"{notes}Intervals are of a bootstrap over the test items, with the same draws for both"
@@ -68,7 +67,6 @@ def _gained(role: Role, gain: Gain) -> Html:
 
 
 def signed(value: float) -> str:
-    """With a plus where it is above 0."""
     return ("+" if value > 0 else "") + number(value)
 
 
@@ -90,12 +88,12 @@ def between(interval: Sequence[float]) -> str:
     return "not known" if math.isnan(low) else f"{number(low)} to {number(high)}"
 
 
-def overview(record: Record, found: Verdict | None) -> Html:
-    """All methods with their intervals, as a chart."""
+def overview(record: Record, verdict: Verdict | None) -> Html:
     groups = [g for g in grouped(record, record.results) if g.results]
     if record.kind == "sweep":
-        groups = [g for g in groups if g.first.role != "gate" or (found and g is _same(g, found))]
-    marks = [Mark(_short(record, g, found), g.mean(), *g.interval, COLOURS[g.first.role])
+        chosen = verdict.gate.name if verdict else None
+        groups = [g for g in groups if g.first.role != "gate" or g.name == chosen]
+    marks = [Mark(_short(record, g, verdict), g.mean(), *g.interval, COLOURS[g.first.role])
              for g in groups]
     alt = "; ".join(f"{m.name}: {number(m.value)}" for m in marks)
     label = f"{metric_name(record.select)} on test, %"
@@ -103,20 +101,15 @@ def overview(record: Record, found: Verdict | None) -> Html:
                   f"All methods with {LEVEL} intervals over the test items.")
 
 
-def _same(group: Group, found: Verdict) -> Group | None:
-    return group if group.name == found.gate.name else None
-
-
-def _short(record: Record, group: Group, found: Verdict | None) -> str:
-    chosen = found and group.name == found.gate.name and group.first.role == "gate"
+def _short(record: Record, group: Group, verdict: Verdict | None) -> str:
+    chosen = verdict and group.name == verdict.gate.name and group.first.role == "gate"
     name = f"GATE: {group.name}" if chosen and record.kind == "sweep" else group.name
     return cut(name, 58)
 
 
-def results(record: Record, found: Verdict | None) -> Section:
-    """All methods by all metrics, and by category."""
-    chart, listing = by_category(record, found)
-    parts = [panels([overview(record, found), chart])]
+def results(record: Record, verdict: Verdict | None) -> Section:
+    chart, listing = by_category(record, verdict)
+    parts = [panels([overview(record, verdict), chart])]
     if record.kind == "training":
         parts += _tables(record, record.results, "On the test split", "test")
         if record.published:
@@ -128,19 +121,19 @@ def results(record: Record, found: Verdict | None) -> Section:
 def _tables(record: Record, rows: Sequence[Result], caption: str, key: str) -> list[Html]:
     groups = grouped(record, rows)
     pck = record.select.startswith("pck@")
-    shown = [m for m in record.metrics if SHOWN.fullmatch(m)] if pck else record.metrics
-    shown.sort(key=lambda m: (m != record.select, m[:8] != record.select[:8]))
-    made = [table(Grid(
-        [Column("Method"), *(_column(m, m == record.select and key == "test") for m in shown)],
-        [PageRow([g.name, *(_cell(record, g, m, groups, key) for m in shown)],
+    metrics = [m for m in record.metrics if SHOWN.fullmatch(m)] if pck else record.metrics
+    metrics.sort(key=lambda m: (m != record.select, m[:8] != record.select[:8]))
+    parts = [table(
+        [Column("Method"), *(_column(m, m == record.select and key == "test") for m in metrics)],
+        [PageRow([g.name, *(_cell(record, g, m, groups, key) for m in metrics)],
                  strong=g.first.role == "gate") for g in groups],
-        f"{caption}; percent{_counts(rows)}"))]
+        f"{caption}; percent{_counts(rows)}")]
     if pck:
-        full = Grid([Column("Variant"), *(Column(g.name) for g in groups)],
-                    [PageRow([metric_name(m), *(number(g.mean(m), 2) for g in groups)])
-                     for m in sorted(record.metrics)], f"{caption}: all variants of PCK, percent")
-        made.append(fold("All variants of PCK", table(full)))
-    return made
+        parts.append(fold("All variants of PCK", table(
+            [Column("Variant"), *(Column(g.name) for g in groups)],
+            [PageRow([metric_name(m), *(number(g.mean(m), 2) for g in groups)])
+             for m in sorted(record.metrics)], f"{caption}: all variants of PCK, percent")))
+    return parts
 
 
 def _column(metric: str, chooses: bool) -> Column:
@@ -152,33 +145,33 @@ def _column(metric: str, chooses: bool) -> Column:
 def _cell(record: Record, group: Group, metric: str, groups: Sequence[Group], key: str) -> PageCell:
     value = group.mean(metric)
     best = max((g.mean(metric) for g in groups), default=math.nan)
-    told = (group.first.details.get("interval") or {}).get(metric)
-    known = group.interval if metric == record.select and key == "test" else told
-    note = between(known) if known and not math.isnan(known[0]) else None
+    stored = (group.first.details.get("interval") or {}).get(metric)
+    interval = group.interval if metric == record.select and key == "test" else stored
+    note = between(interval) if interval and not math.isnan(interval[0]) else None
     return PageCell(number(value), value, note, strong=value == best)
 
 
 def _counts(rows: Sequence[Result]) -> str:
     details = next((r.details for r in rows if r.details), {})
-    found = [f"{details[k]} {k}" for k in ("pairs", "points", "images") if k in details]
-    return f"; {', '.join(found)}" if found else ""
+    counts = [f"{details[k]} {k}" for k in ("pairs", "points", "images") if k in details]
+    return f"; {', '.join(counts)}" if counts else ""
 
 
-def by_category(record: Record, found: Verdict | None) -> tuple[Html, Html]:
+def by_category(record: Record, verdict: Verdict | None) -> tuple[Html, Html]:
     """The metric that chooses by category or class, as a chart and as a table."""
     nothing = Html("")
-    if not found:
+    if not verdict:
         return nothing, nothing
-    groups = [found.gate, *found.baselines.values()]
+    groups = [verdict.gate, *verdict.baselines.values()]
     values = [categories(g) for g in groups]
     names = [n for n, v in values[0].items() if v is not None] if values[0] else []
     if not names:
         return nothing, nothing
     what = {"mIoU": "IoU", "accuracy": "Accuracy"}.get(record.select, metric_name(record.select))
-    heads = ["GATE", *(WORDS[r].removeprefix("the ") for r in found.baselines)]
+    heads = ["GATE", *(WORDS[r].removeprefix("the ") for r in verdict.baselines)]
     rows = [PageRow([n, *(number(v.get(n)) for v in values)]) for n in names]
-    listing = table(Grid([Column("Category"), *(Column(h) for h in heads)], rows,
-                         f"{what} by category, percent", sortable=True))
+    listing = table([Column("Category"), *(Column(h) for h in heads)], rows,
+                    f"{what} by category, percent", sortable=True)
     chart = nothing
     if len(names) <= FEW and len(values) > 1 and len(names) > 1:
         order = sorted(names, key=lambda n: -(values[0][n] or 0))
@@ -193,9 +186,9 @@ def by_category(record: Record, found: Verdict | None) -> tuple[Html, Html]:
 
 def categories(group: Group) -> dict[str, float | None]:
     """The metric that chooses by category, mean over seeds."""
-    found = [_categories(r, group.select) for r in group.results]
-    return {n: None if any(f.get(n) is None for f in found) else
-            float(np.mean([f[n] for f in found])) for n in (found[0] if found else {})}
+    by_seed = [_categories(r, group.select) for r in group.results]
+    return {n: None if any(f.get(n) is None for f in by_seed) else
+            float(np.mean([f[n] for f in by_seed])) for n in (by_seed[0] if by_seed else {})}
 
 
 def _categories(result: Result, select: str) -> dict[str, float | None]:

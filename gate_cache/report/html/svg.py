@@ -76,24 +76,24 @@ class Chart:
 
 
 def _inlined(drawn: str, name: str, alt: str) -> Html:
-    found = drawn[drawn.index("<svg"):]
-    found = re.sub(r"<metadata>.*?</metadata>\s*", "", found, flags=re.S)
-    found = re.sub(r"<!--.*?-->\s*", "", found, flags=re.S)
-    found = re.sub(r' id="(?:figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|legend|'
-                   r'PathCollection|LineCollection|QuadMesh|PolyCollection|FillBetweenPolyCollection'
-                   r')_\d+"', "", found)
-    key = f"{name}-{digest(found)}"
-    found = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{key}-", found)
-    found = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", found)
-    found = found.replace("xlink:href", "href")
+    svg = drawn[drawn.index("<svg"):]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.S)
+    svg = re.sub(r' id="(?:figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|legend|'
+                 r'PathCollection|LineCollection|QuadMesh|PolyCollection|FillBetweenPolyCollection'
+                 r')_\d+"', "", svg)
+    key = f"{name}-{digest(svg)}"
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
+    svg = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
+    svg = svg.replace("xlink:href", "href")
     for mark, colour in _NAMES.items():
-        found = found.replace(mark, colour)
-    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', found)[0]
-    found = re.sub(r'width="[^"]*"', f'width="{width}"', found, count=1)
-    found = re.sub(r'height="[^"]*"', f'height="{height}"', found, count=1)
-    found = re.sub(r"(\d\.\d{2})\d+", r"\1", found)
-    found = re.sub(r"\n\s*", "\n", found)
-    return Html(found.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1))
+        svg = svg.replace(mark, colour)
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
+    svg = re.sub(r'width="[^"]*"', f'width="{width}"', svg, count=1)
+    svg = re.sub(r'height="[^"]*"', f'height="{height}"', svg, count=1)
+    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+    return Html(svg.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1))
 
 
 def digest(*parts: str) -> str:
@@ -102,5 +102,4 @@ def digest(*parts: str) -> str:
 
 
 def ticked(axes: Axes, places: Sequence[float], labels: Sequence[str], axis: str = "x") -> None:
-    """Set ticks with their words."""
     (axes.set_xticks if axis == "x" else axes.set_yticks)(list(places), labels=list(labels))

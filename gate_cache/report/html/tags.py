@@ -37,12 +37,12 @@ def tag(name: str, /, *children: Child, **attributes: Child) -> Html:
     attributes : ``class_`` for class, ``_`` for ``-``; False and None leave one out, True gives it
         without a value
     """
-    given = "".join(_attribute(k, v) for k, v in attributes.items()
-                    if v is not None and v is not False)
+    written = "".join(_attribute(k, v) for k, v in attributes.items()
+                      if v is not None and v is not False)
     if name in VOID:
-        return Html(f"<{name}{given}>" if name in ("meta", "br", "img", "link")
-                    else f"<{name}{given}/>")
-    return Html(f"<{name}{given}>{join(children)}</{name}>")
+        return Html(f"<{name}{written}>" if name in ("meta", "br", "img", "link")
+                    else f"<{name}{written}/>")
+    return Html(f"<{name}{written}>{join(children)}</{name}>")
 
 
 def _attribute(name: str, value: Child) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.report.html.charts import Curve, Labels, bars, curves, density
 from gate_cache.report.html.page import (
     Column,
-    Grid,
     PageRow,
     Section,
     figure,
@@ -31,33 +30,33 @@ FEW = 4
 """Lines that get colours of their own."""
 
 
-def training(record: Record, found: Verdict | None) -> Section:
+def training(record: Record, verdict: Verdict | None) -> Section:
     """Loss and the metric that chooses, over what training has seen."""
     fitted = [r for r in record.results if r.history]
     if not fitted:
         return section("Training", paragraph("The folder tells nothing of the course of training."))
     unit = counted(fitted)
-    shown = {r.name: _look(r, fitted, found) for r in fitted}
-    losses = [_curve(r, "loss", *shown[r.name]) for r in fitted]
-    scores = [c for r in fitted if (c := _curve(r, record.select, *shown[r.name]))]
-    known = [c for c in losses if c]
-    made = [figure(curves(Labels("loss", _alt("loss", known), "Loss", unit), known),
-                   "Mean loss of the task since the last validation.")]
+    looks = {r.name: _look(r, fitted, verdict) for r in fitted}
+    losses = [_curve(r, "loss", *looks[r.name]) for r in fitted]
+    scores = [c for r in fitted if (c := _curve(r, record.select, *looks[r.name]))]
+    drawn = [c for c in losses if c]
+    parts = [figure(curves(Labels("loss", _alt("loss", drawn), "Loss", unit), drawn),
+                    "Mean loss of the task since the last validation.")]
     name = metric_name(record.select)
     if scores:
-        made.append(figure(curves(Labels("validation", _alt(name, scores), f"{name} on val, %",
-                                         unit), scores, least=2),
-                           "The ring marks the checkpoint that was kept: the best one on val."))
+        parts.append(figure(curves(Labels("validation", _alt(name, scores), f"{name} on val, %",
+                                          unit), scores, least=2),
+                            "The ring marks the checkpoint that was kept: the best one on val."))
     else:
-        made.append(paragraph("There is no val split: the last checkpoint was kept.", note=True))
-    return section("Training", legend(shown), panels(made), _history(record, fitted, unit))
+        parts.append(paragraph("There is no val split: the last checkpoint was kept.", note=True))
+    return section("Training", legend(looks), panels(parts), _history(record, fitted, unit))
 
 
-def legend(shown: Mapping[str, tuple[str, bool]]) -> Html:
+def legend(looks: Mapping[str, tuple[str, bool]]) -> Html:
     """Names of coloured lines; all faint ones are one entry."""
-    named = [(n, colour) for n, (colour, faint) in shown.items() if not faint]
-    if len(named) < len(shown):
-        named.append((f"the other {len(shown) - len(named)}", SERIES[7]))
+    named = [(n, colour) for n, (colour, faint) in looks.items() if not faint]
+    if len(named) < len(looks):
+        named.append((f"the other {len(looks) - len(named)}", SERIES[7]))
     return tag("ul", *(tag("li", _dash(colour), name) for name, colour in named), class_="legend")
 
 
@@ -67,32 +66,32 @@ def _dash(colour: str) -> Html:
     return tag("svg", line, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true")
 
 
-def _look(result: Result, fitted: Sequence[Result], found: Verdict | None) -> tuple[str, bool]:
+def _look(result: Result, fitted: Sequence[Result], verdict: Verdict | None) -> tuple[str, bool]:
     """Colour, and whether it stays behind the others."""
     if len(fitted) <= FEW and len({r.role for r in fitted}) == len(fitted):
         return COLOURS[result.role], False
     if len(fitted) <= FEW:
         return SERIES[list(fitted).index(result)], False
-    chosen = found and result in [*found.gate.results, *(
-        r for g in found.baselines.values() for r in g.results)]
+    chosen = verdict and result in [*verdict.gate.results, *(
+        r for g in verdict.baselines.values() for r in g.results)]
     return (COLOURS[result.role], False) if chosen else (SERIES[7], True)
 
 
 def _curve(result: Result, what: str, colour: str, faint: bool) -> Curve | None:
     points = [(at(h), h["loss"] if what == "loss" else (h.get("val") or {}).get(what))
               for h in result.history]
-    known = [(x, y) for x, y in points if y is not None]
-    if not known:
+    points_seen = [(x, y) for x, y in points if y is not None]
+    if not points_seen:
         return None
-    seen = [x for x, _ in known]
+    seen = [x for x, _ in points_seen]
     best = seen.index(result.best_at) if what != "loss" and result.best_at in seen else None
-    return Curve(result.name, seen, [y for _, y in known], colour, best, faint)
+    return Curve(result.name, seen, [y for _, y in points_seen], colour, best, faint)
 
 
 def _alt(what: str, lines: Sequence[Curve]) -> str:
-    told = "; ".join(f"{c.name} from {number(c.y[0], 2)} to {number(c.y[-1], 2)}"
-                     for c in lines[:8])
-    return f"{what} over training: {told}"
+    spans = "; ".join(f"{c.name} from {number(c.y[0], 2)} to {number(c.y[-1], 2)}"
+                      for c in lines[:8])
+    return f"{what} over training: {spans}"
 
 
 def _history(record: Record, fitted: Sequence[Result], unit: str) -> Html:
@@ -102,51 +101,50 @@ def _history(record: Record, fitted: Sequence[Result], unit: str) -> Html:
             for r in fitted[:24] for h in r.history]
     columns = [Column("Training"), Column(unit), Column("loss"),
                Column("val", metric_name(record.select)), Column("checkpoint", words=True)]
-    return fold("Every validation as a table", table(Grid(columns, rows, "Validations")))
+    return fold("Every validation as a table", table(columns, rows, "Validations"))
 
 
-def weights(record: Record, found: Verdict | None) -> Section | None:
+def weights(record: Record, verdict: Verdict | None) -> Section | None:
     """Distribution and overlap of the assigners' weights (paper, Figure 12)."""
-    shown = next((r for r in (found.gate.results if found else ()) if r.weights), None)
-    if not shown:
+    result = next((r for r in (verdict.gate.results if verdict else ()) if r.weights), None)
+    if not result:
         return None
-    note = f"Of {shown.name}, over the test items. " if record.kind == "sweep" else ""
+    note = f"Of {result.name}, over the test items. " if record.kind == "sweep" else ""
     parts = [paragraph(f"{note}Each assigner's weights sum to 1; the nearer the largest one is to"
-                       " 1, the sparser they are.", note=True), _panels(shown, "weights")]
-    plain = next((r for r in record.trials if r.weights and r is not shown
+                       " 1, the sparser they are.", note=True), _panels(result, "weights")]
+    plain = next((r for r in record.trials if r.weights and r is not result
                   and r.spec.get("gamma1") == r.spec.get("gamma2") == 0), None)
     if plain:
         parts += [tag("h3", f"Without regularisers: {plain.name}"), _panels(plain, "plain")]
     return section("Weights", *parts, _all_weights(record))
 
 
-def _panels(shown: Result, key: str) -> Html:
-    """Mean weights, a density for each assigner, and their overlap."""
-    told = shown.weights
-    names = [f"assigner {j + 1}" for j in range(len(told["mean"]))]
-    made = [figure(_means(shown, told, names, key),
-                   "Mean weight of every combo over the test images.")]
-    counts = told.get("histogram") or {}
+def _panels(result: Result, key: str) -> Html:
+    stats = result.weights
+    names = [f"assigner {j + 1}" for j in range(len(stats["mean"]))]
+    parts = [figure(_means(result, stats, names, key),
+                    "Mean weight of every combo over the test images.")]
+    counts = stats.get("histogram") or {}
     for j, name in enumerate(names if counts else ()):
-        alt = (f"{name.capitalize()}: largest weight {_moments(told, 'top1', j)}, second largest"
-               f" {_moments(told, 'top2', j)}")
+        alt = (f"{name.capitalize()}: largest weight {_moments(stats, 'top1', j)}, second largest"
+               f" {_moments(stats, 'top2', j)}")
         drawn = density(Labels(f"{key}-density-{j}", alt, name.capitalize()),
                         {k: v[j] for k, v in counts.items()})
-        made.append(figure(drawn, f"{alt}."))
-    if told["overlap"]:
-        made.append(_overlap(told["overlap"], key))
-    return panels(made)
+        parts.append(figure(drawn, f"{alt}."))
+    if stats["overlap"]:
+        parts.append(_overlap(stats["overlap"], key))
+    return panels(parts)
 
 
-def _moments(told: Mapping[str, Any], top: str, assigner: int) -> str:
-    mean, spread = (number(told[k][assigner], 2) for k in (top, f"{top}_std"))
+def _moments(stats: Mapping[str, Any], top: str, assigner: int) -> str:
+    mean, spread = (number(stats[k][assigner], 2) for k in (top, f"{top}_std"))
     return f"{mean}\u00a0±\u00a0{spread}"
 
 
-def _means(shown: Result, told: Mapping[str, Any], names: Sequence[str], key: str) -> Html:
-    combos = list(shown.combos) if len(shown.combos) == len(told["mean"][0]) else \
-        [f"feature {i + 1}" for i in range(len(told["mean"][0]))]
-    values = dict(zip(names, told["mean"], strict=True))
+def _means(result: Result, stats: Mapping[str, Any], names: Sequence[str], key: str) -> Html:
+    combos = list(result.combos) if len(result.combos) == len(stats["mean"][0]) else \
+        [f"feature {i + 1}" for i in range(len(stats["mean"][0]))]
+    values = dict(zip(names, stats["mean"], strict=True))
     alt = "; ".join(f"{n}: " + ", ".join(f"{c} {w:.2f}" for c, w in zip(combos, v, strict=True))
                     for n, v in values.items())
     return bars(Labels(f"{key}-means", f"Mean weights. {alt}", "Mean weights", "weight"), combos,
@@ -166,18 +164,18 @@ def _overlap(shares: Mapping[str, float], key: str) -> Html:
 
 def _all_weights(record: Record) -> Html | None:
     """Sparsity and overlap of all trials of a sweep, one line each."""
-    told = [(r, r.weights) for r in record.trials if r.weights]
-    if len(told) < 2:
+    rows_of = [(r, r.weights) for r in record.trials if r.weights]
+    if len(rows_of) < 2:
         return None
     columns = [Column("Trial"), Column("largest", "mean"), Column("second", "mean"),
                Column("no overlap", "%"), Column("in top 2", "%"), Column("same top 1", "%")]
     rows = []
-    for result, each in told:
-        top = [sum(each[k]) / len(each[k]) for k in ("top1", "top2")]
-        overlap = [f"{100 * each['overlap'][k]:.0f}" if each["overlap"] else ""
+    for result, stats in rows_of:
+        top = [sum(stats[k]) / len(stats[k]) for k in ("top1", "top2")]
+        overlap = [f"{100 * stats['overlap'][k]:.0f}" if stats["overlap"] else ""
                    for k in ("none", "top2", "top1")]
         rows.append(PageRow([broken(result.name), *(number(v, 2) for v in top), *overlap]))
-    grid = Grid(columns, rows, "Weights of all trials, mean over assigners", sortable=True)
-    return fold("Weights of all trials", table(grid))
+    return fold("Weights of all trials", table(
+        columns, rows, "Weights of all trials, mean over assigners", sortable=True))
 
 

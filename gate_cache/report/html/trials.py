@@ -12,7 +12,6 @@ from gate_cache.report.html.charts import Labels, effect, heat_map
 from gate_cache.report.html.compare import Group, Verdict, grouped
 from gate_cache.report.html.page import (
     Column,
-    Grid,
     PageCell,
     PageRow,
     Section,
@@ -32,12 +31,12 @@ MOST_MAPS = 6
 """Heat maps that are drawn one by one; more are averaged into one."""
 
 
-def trials(record: Record, found: Verdict | None) -> list[Section]:
+def trials(record: Record, verdict: Verdict | None) -> list[Section]:
     """Of a sweep: its grid, its trials; nothing of a training."""
     if record.kind != "sweep":
         return []
     groups = grouped(record, record.trials)
-    return [s for s in (_grid(record, groups), _every(record, groups, found)) if s]
+    return [s for s in (_grid(record, groups), _every(record, groups, verdict)) if s]
 
 
 def varying(groups: Sequence[Group]) -> dict[str, list[Any]]:
@@ -78,7 +77,8 @@ def _maps(groups: Sequence[Group], changed: dict[str, list[Any]]) -> list[Html]:
     for group in groups:
         rest = {k: v for k, v in group.first.settings.items()
                 if k in changed and k not in GAMMAS}
-        others.setdefault(", ".join(f"{k} = {shown(v)}" for k, v in rest.items()), []).append(group)
+        title = ", ".join(f"{k} = {spelled(v)}" for k, v in rest.items())
+        others.setdefault(title, []).append(group)
     if len(others) > MOST_MAPS:
         others = {"mean over all other settings": list(groups)}
     return [_map(title, of_one, changed, number) for number, (title, of_one)
@@ -87,58 +87,55 @@ def _maps(groups: Sequence[Group], changed: dict[str, list[Any]]) -> list[Html]:
 
 def _map(title: str, groups: Sequence[Group], changed: dict[str, list[Any]], at: int) -> Html:
     columns, rows = (changed[g] for g in GAMMAS)
-    cells = [[[g for g in groups if _has(g, x, y)] for x in columns] for y in rows]
+    cells = [[[g for g in groups if [g.first.settings.get(k) for k in GAMMAS] == [x, y]]
+              for x in columns] for y in rows]
     values = [[_mean([g.mean() for g in cell]) for cell in row] for row in cells]
     notes = [[f"± {number(cell[0].spread())}" if len(cell) == 1 and
               not math.isnan(cell[0].spread()) else "" for cell in row] for row in cells]
-    alt = "; ".join(f"γ1 {shown(x)}, γ2 {shown(y)}: {number(v)}"
+    alt = "; ".join(f"γ1 {spelled(x)}, γ2 {spelled(y)}: {number(v)}"
                     for y, row in zip(rows, values, strict=True)
                     for x, v in zip(columns, row, strict=True))
     drawn = heat_map(Labels(f"gammas-{at}", alt, title, GREEK["gamma1"], GREEK["gamma2"]),
-                     [shown(y) for y in rows], [shown(x) for x in columns], values, notes)
+                     [spelled(y) for y in rows], [spelled(x) for x in columns], values, notes)
     return figure(drawn, "Weights of both regularisers (Eq. 5; the paper's Figure 11).")
 
 
-def _has(group: Group, gamma1: Any, gamma2: Any) -> bool:
-    given = group.first.settings
-    return bool(given.get("gamma1") == gamma1 and given.get("gamma2") == gamma2)
-
-
 def _mean(values: Sequence[float]) -> float:
-    known = [v for v in values if not math.isnan(v)]
-    return sum(known) / len(known) if known else math.nan
+    valid = [v for v in values if not math.isnan(v)]
+    return sum(valid) / len(valid) if valid else math.nan
 
 
 def _effect(groups: Sequence[Group], key: str, values: Sequence[Any]) -> Html:
-    found = [[g.mean() for g in groups if g.results and g.first.settings.get(key) == v]
-             for v in values]
-    names = [shown(v) for v in values]
+    results = [[g.mean() for g in groups if g.results and g.first.settings.get(key) == v]
+               for v in values]
+    names = [spelled(v) for v in values]
     alt = f"{key}: " + "; ".join(f"{n}: {number(_mean(f))}"
-                                 for n, f in zip(names, found, strict=True))
-    return figure(effect(Labels(f"effect-{key}", alt, GREEK.get(key, key)), names, found),
+                                 for n, f in zip(names, results, strict=True))
+    return figure(effect(Labels(f"effect-{key}", alt, GREEK.get(key, key)), names, results),
                   "A dot a configuration; the line is their mean.")
 
 
-def shown(value: Any) -> str:
+def spelled(value: Any) -> str:
     """A setting's value for people."""
     if isinstance(value, list):
-        return "+".join(map(shown, value))
+        return "+".join(map(spelled, value))
     if isinstance(value, dict):  # a head with its options
-        return ", ".join(f"{k} {shown(v)}" if k != "name" else shown(v) for k, v in value.items())
+        return ", ".join(spelled(v) if k == "name" else f"{k} {spelled(v)}"
+                         for k, v in value.items())
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _every(record: Record, groups: Sequence[Group], found: Verdict | None) -> Section:
+def _every(record: Record, groups: Sequence[Group], verdict: Verdict | None) -> Section:
     changed = list(varying(groups))
     metrics = [record.select, *_others(record)]
     several = any(len(g.results) + len(g.failed) > 1 for g in groups)
-    parts: list[Html | None] = [_means(groups, metrics, changed, found) if several else None]
-    parts.append(_single(record, metrics, changed, found))
+    parts: list[Html | None] = [_means(groups, metrics, changed, verdict) if several else None]
+    parts.append(_single(record, metrics, changed, verdict))
     baselines = [g for g in grouped(record, record.results) if g.first.role != "gate"]
     if baselines:
         rows = [PageRow([broken(g.name), *(_moments(g, m) for m in metrics)]) for g in baselines]
-        parts.append(table(Grid([Column("Baseline"), *_columns(metrics)], rows,
-                                "What they are compared with; percent on test")))
+        parts.append(table([Column("Baseline"), *_columns(metrics)], rows,
+                           "What they are compared with; percent on test"))
     return section("Trials", _failed(record), *parts)
 
 
@@ -151,50 +148,51 @@ def _others(record: Record) -> list[str]:
 
 
 def _columns(metrics: Sequence[str]) -> list[Column]:
-    made = []
+    columns = []
     for metric in metrics:
         name, _, rest = metric_name(metric).partition(" (")
-        made.append(Column(name, f"test, {rest.rstrip(')')}" if rest else "test"))
-    return made
+        columns.append(Column(name, f"test, {rest.rstrip(')')}" if rest else "test"))
+    return columns
 
 
 def _moments(group: Group, metric: str) -> PageCell:
-    value, spread = group.mean(metric), group.spread(metric)
-    return PageCell(number(value) + ("" if math.isnan(spread) else f" ± {number(spread)}"),
-                    "" if math.isnan(value) else value)
+    return _measured(group.mean(metric), group.spread(metric))
+
+
+def _measured(value: float | None, spread: float = math.nan, missing: str = "") -> PageCell:
+    """A number with its spread, which sorts by its value; `missing` where there is none."""
+    if value is None or math.isnan(value):
+        return PageCell(missing, "")
+    return PageCell(number(value) + ("" if math.isnan(spread) else f" ± {number(spread)}"), value)
 
 
 def _means(groups: Sequence[Group], metrics: Sequence[str], changed: Sequence[str],
-           found: Verdict | None) -> Html:
+           verdict: Verdict | None) -> Html:
+    chosen = verdict.gate.name if verdict and verdict.chosen else None
     rows = []
     for g in groups:
-        val = g.mean(split="val")
         seeds = f"{len(g.results)}" + (f" ({len(g.failed)} failed)" if g.failed else "")
         rows.append(PageRow([broken(g.name), *_values(g.first.settings, changed), seeds,
-                             PageCell(number(val), "" if math.isnan(val) else val),
-                             *(_moments(g, m) for m in metrics)],
-                            strong=bool(found and found.chosen and g.name == found.gate.name)))
+                             _measured(g.mean(split="val")), *(_moments(g, m) for m in metrics)],
+                            strong=g.name == chosen))
     columns = [Column("Configuration"), *(Column(k) for k in changed), Column("seeds"),
                Column("val", "chooses"), *_columns(metrics)]
-    return table(Grid(columns, rows, "Mean ± standard deviation over seeds, percent; the one chosen"
-                                     " on val stands out", sortable=True))
+    return table(columns, rows, "Mean ± standard deviation over seeds, percent; the one chosen on"
+                                " val stands out", sortable=True)
 
 
 def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
-            found: Verdict | None) -> Html:
-    rows, seeds = [], [s for s in SEEDS if any(s in t.settings for t in record.trials)]
-    for trial in record.trials:
-        val = trial.val.get(record.select)
-        values = [PageCell(number(v), v) if (v := trial.test.get(m)) is not None
-                  else PageCell("failed", "") for m in metrics]
-        rows.append(PageRow([broken(trial.name), *_values(trial.settings, [*changed, *seeds]),
-                             PageCell(number(val), "" if val is None else val), *values,
-                             trial.best_at],
-                            strong=bool(found and trial in found.gate.results)))
-    columns = [Column("Trial"), *(Column(k) for k in [*changed, *seeds]),
+            verdict: Verdict | None) -> Html:
+    keys = [*changed, *(s for s in SEEDS if any(s in t.settings for t in record.trials))]
+    rows = [PageRow([broken(trial.name), *_values(trial.settings, keys),
+                     _measured(trial.val.get(record.select)),
+                     *(_measured(trial.test.get(m), missing="failed") for m in metrics),
+                     trial.best_at], strong=bool(verdict and trial in verdict.gate.results))
+            for trial in record.trials]
+    columns = [Column("Trial"), *(Column(k) for k in keys),
                Column("val", "chooses"), *_columns(metrics),
                Column("best at", counted(record.results))]
-    return table(Grid(columns, rows, "Every trial; percent", sortable=True))
+    return table(columns, rows, "Every trial; percent", sortable=True)
 
 
 def broken(name: str) -> PageCell:
@@ -203,7 +201,7 @@ def broken(name: str) -> PageCell:
 
 
 def _values(settings: Any, keys: Sequence[str]) -> list[PageCell]:
-    return [PageCell(shown(settings[k]) if k in settings else "",
+    return [PageCell(spelled(settings[k]) if k in settings else "",
                      settings[k] if isinstance(settings.get(k), int | float) else None)
             for k in keys]
 

@@ -55,15 +55,14 @@ def try_report(folder: Path, roots: Roots, show: Progress) -> Path | None:
 
 
 def document_of(record: Record, roots: Roots) -> str:
-    """The whole page."""
-    found = verdict(record)
-    return document(record.title, sections(record, found, roots), lead=lead(record, found),
+    outcome = verdict(record)
+    return document(record.title, sections(record, outcome, roots), lead=lead(record, outcome),
                     about=about(record))
 
 
-def sections(record: Record, found: Verdict | None, roots: Roots) -> list[Section]:
+def sections(record: Record, verdict: Verdict | None, roots: Roots) -> list[Section]:
     """All parts of a record's report, for a page of several too."""
-    made = [*trials(record, found), results(record, found), examples(record, found, roots),
-            training(record, found), weights(record, found), settings(record, found),
-            reproduction(record, found)]
-    return [s for s in made if s]
+    parts = [*trials(record, verdict), results(record, verdict), examples(record, verdict, roots),
+             training(record, verdict), weights(record, verdict), settings(record, verdict),
+             reproduction(record, verdict)]
+    return [s for s in parts if s]

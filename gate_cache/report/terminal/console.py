@@ -19,7 +19,12 @@ def console_progress() -> Progress:
     return Bars() if sys.stderr.isatty() else Lines()
 
 
-class Lines:
+class _Stderr:
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class Lines(_Stderr):
     """Progress as plain lines with count, rate and time left."""
 
     @contextmanager
@@ -30,10 +35,6 @@ class Lines:
         yield task
         task.show()
 
-    def say(self, line: str) -> None:
-        """Show one line."""
-        print(line, file=sys.stderr, flush=True)
-
 
 class _LineTask:
     def __init__(self, label: str, total: int, unit: str) -> None:
@@ -42,7 +43,6 @@ class _LineTask:
         self._began = self._shown = time.monotonic()
 
     def advance(self, n: int = 1) -> None:
-        """Count, and show a line now and then."""
         self._done += n
         if time.monotonic() - self._shown >= EVERY_SECONDS:
             self.show()
@@ -52,7 +52,6 @@ class _LineTask:
         self._total = total
 
     def show(self) -> None:
-        """Print one line."""
         now = time.monotonic()
         self._shown, spent = now, now - self._began
         text = f"{self._label}: {self._done}/{self._total} {self._unit}"
@@ -64,33 +63,20 @@ class _LineTask:
         print(text, file=sys.stderr, flush=True)
 
 
-class Bars:
+class Bars(_Stderr):
     """Progress as rich bars."""
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
         """Open a bar with count, rate and time left."""
+        from rich import progress as bars
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as RichProgress
 
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with RichProgress(*columns, console=Console(stderr=True)) as progress:
+        columns = (bars.TextColumn("{task.description}"), bars.BarColumn(),
+                   bars.MofNCompleteColumn(), bars.TextColumn("{task.fields[rate]}"),
+                   bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn())
+        with bars.Progress(*columns, console=Console(stderr=True)) as progress:
             yield _BarTask(progress, progress.add_task(label, total=total, rate=""), unit)
-
-    def say(self, line: str) -> None:
-        """Show one line."""
-        print(line, file=sys.stderr, flush=True)
 
 
 class _BarTask:
@@ -98,7 +84,6 @@ class _BarTask:
         self._progress, self._number, self._unit = progress, number, unit
 
     def advance(self, n: int = 1) -> None:
-        """Move the bar."""
         speed = self._progress.tasks[self._number].speed
         rate = f"{speed:.1f} {self._unit}/s" if speed else self._unit
         self._progress.update(self._number, advance=n, rate=rate)

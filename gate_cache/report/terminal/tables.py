@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -29,15 +30,24 @@ SHOWN = (0.05, 0.1)
 """PCK's α that fit on a line; metrics.json has all."""
 
 
-def console() -> Console:
+def _console() -> Console:
     """stdout; a fixed width where it is no terminal, so that tables can be compared."""
     return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, soft_wrap=False,
                    highlight=False)
 
 
-def say(out: Console, line: str, style: str | None = None) -> None:
-    """One line as it is: no markup, no folding, so that paths can be copied."""
-    out.print(line, markup=False, style=style, soft_wrap=True)
+def say(line: str, style: str | None = None) -> None:
+    """Print one line as it is: no markup, no folding, so that paths can be copied."""
+    _console().print(line, markup=False, style=style, soft_wrap=True)
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        say(f"note: {note}")
+
+
+def put(table: Table) -> None:
+    _console().print(table)
 
 
 def grid(*columns: str, left: int = 1) -> Table:
@@ -55,23 +65,36 @@ def shape(dims: Any) -> str:
 
 
 def show_plan(plan: Plan) -> None:
-    """Passes, bytes and files of an extraction."""
-    out = console()
-    say(out, f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
-    table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
+    say(f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
+    table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", "folders",
+                 left=2)
     for line in plan.lines:
         maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
-                      str(line.controlnet_passes or ""), _size(line), str(line.files))
+                      str(line.controlnet_passes or ""), _size(line), str(line.files),
+                      str(line.folders))
     table.add_section()
     control = plan.images * plan.pieces.controlnet_passes
     table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
-                  _size(plan), str(plan.files), style="bold")
-    out.print(table)
-    say(out, f"store: {plan.store}, maps as {plan.encoding}")
-    say(out, _each_once(plan))
-    for note in plan.notes:
-        say(out, f"note: {note}")
+                  _size(plan), str(plan.files), str(plan.folders), style="bold")
+    put(table)
+    say(f"store: {plan.store}, maps as {plan.encoding}")
+    say(_each_once(plan))
+    if plan.hours is not None:
+        say(f"about {plan.hours:,.1f} hours, at {plan.seconds:.3g} s an image")
+    _show_proposals(plan)
+    say_notes(plan.notes)
+
+
+def _show_proposals(plan: Plan) -> None:
+    """What would take less, where the store is larger than its disk or has very many files."""
+    if not plan.proposals:
+        return
+    table = grid(f"{human(plan.room)} of room; what takes less", "size", "files", "")
+    for other in plan.proposals:
+        table.add_row(escape(other.change), human(other.bytes), str(other.files),
+                      "fits" if other.fits else "")
+    put(table)
 
 
 def _size(counted: Line | Plan) -> str:
@@ -88,46 +111,39 @@ def _each_once(plan: Plan) -> str:
 
 
 def show_extracted(done: Extracted) -> None:
-    """What an extraction did."""
-    out = console()
     rows = {k: v for k, v in done.rows.items() if v}
     if not rows:
-        say(out, f"nothing to do: all {done.images} images of all combos are in {done.store}")
+        say(f"nothing to do: all {done.images} images of all combos are in {done.store}")
         return
     listed = ", ".join(f"{name} {count}" for name, count in rows.items())
-    say(out, f"extracted (rows): {listed}")
-    say(out, f"store: {done.store}")
+    say(f"extracted (rows): {listed}")
+    say(f"store: {done.store}")
 
 
 def show_status(status: Status) -> None:
-    """Done, missing and stale combos."""
-    out = console()
-    say(out, status.store, "bold")
+    say(status.store, "bold")
     table = grid("combo", "state", "images", left=2)
     styles = {"done": "green", "partial": "yellow", "missing": "red", "stale": "magenta"}
     for combo in status.combos:
         why = f" ({'; '.join(combo.why)})" if combo.why else ""
         table.add_row(escape(combo.name), escape(f"{combo.state}{why}"),
                       f"{combo.done}/{combo.total}", style=styles[combo.state])
-    out.print(table)
-    say(out, "images are compared by name here; extract compares their contents", "dim")
+    put(table)
+    say("images are compared by name here; extract compares their contents", "dim")
     if status.extra:
-        say(out, f"also in the store: {', '.join(status.extra)}")
-    for note in status.notes:
-        say(out, f"note: {note}")
+        say(f"also in the store: {', '.join(status.extra)}")
+    say_notes(status.notes)
 
 
 def show_store(report: StoreReport) -> None:
-    """A store's tree, shapes, bytes, combos and gaps."""
-    out = console()
-    say(out, f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
+    say(f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
         f" format {report.format}, blocks of {report.block}, batch {report.batch}")
-    say(out, "versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
+    say("versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
     for group in report.groups:
-        out.print()
-        say(out, f"{group.name}/  {human(group.bytes)}", style="bold")
+        say("")
+        say(f"{group.name}/  {human(group.bytes)}", style="bold")
         for line in _group_lines(group, report.images):
-            say(out, f"  {line}")
+            say(f"  {line}")
 
 
 def _group_lines(group: GroupReport, images: int) -> list[str]:
@@ -146,90 +162,86 @@ def _group_lines(group: GroupReport, images: int) -> list[str]:
 
 def _ranges(rows: list[int]) -> str:
     """``0–31, 64–95 …``."""
-    found: list[list[int]] = []
+    spans: list[list[int]] = []
     for row in rows:
-        if found and found[-1][1] == row - 1:
-            found[-1][1] = row
+        if spans and spans[-1][1] == row - 1:
+            spans[-1][1] = row
         else:
-            found.append([row, row])
-    text = ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in found[:6])
-    return text + (" …" if len(found) > 6 else "")
+            spans.append([row, row])
+    text = ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in spans[:6])
+    return text + (" …" if len(spans) > 6 else "")
 
 
-def show_layers(found: ModelMaps) -> None:
-    """What a model offers."""
-    out = console()
-    say(out, f"{found.model}: {found.kind}, predicts {found.predicts}", style="bold")
-    say(out, f"input: {found.default_size} px by default, any multiple of {found.size_multiple};"
-        f" latent at {found.size} px: {shape(found.latent)}")
-    table = grid("map", "kind", "channels", "stride", f"C×h×w at {found.size}", left=2)
-    for layer in found.layers:
+def show_layers(maps: ModelMaps) -> None:
+    say(f"{maps.model}: {maps.kind}, predicts {maps.predicts}", style="bold")
+    say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple};"
+        f" latent at {maps.size} px: {shape(maps.latent)}")
+    table = grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", left=2)
+    for layer in maps.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
         table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape))
-    out.print(table)
-    if any(layer.kind == "attention" for layer in found.layers):
-        say(out, "attention maps have 77 channels for each 75 tokens of the prompt", style="dim")
-    for name, digest in found.digests.items():
-        say(out, f"{name:<12} sha256 {digest}")
-    for note in found.notes:
-        say(out, f"note: {note}")
+    put(table)
+    if any(layer.kind == "attention" for layer in maps.layers):
+        say("attention maps have 77 channels for each 75 tokens of the prompt", style="dim")
+    for name, digest in maps.digests.items():
+        say(f"{name:<12} sha256 {digest}")
+    say_notes(maps.notes)
 
 
 def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
     """Tables of results with their protocol, and where the run and its report are."""
     from gate_cache.learn.metrics.results import ScoreTable
 
-    out = console()
     splits = ", ".join(f"{n}: " + ", ".join(f"{count} {unit}" for unit, count in s.items())
                        for n, s in trained.splits.items())
-    say(out, f"split by image: {splits}")
+    say(f"split by image: {splits}")
     for results in trained.tables:
-        out.print()
+        say("")
         if isinstance(results, ScoreTable):
-            _show_scores(out, results)
+            _show_scores(results)
         else:
-            _show_results(out, results)
-    out.print()
-    say(out, f"run: {trained.run} ({trained.seconds:.0f} s)")
+            _show_results(results)
+    say("")
+    say(f"run: {trained.run} ({trained.seconds:.0f} s)")
     if page:
-        say(out, f"report: {page}")
+        say(f"report: {page}")
 
 
-def _show_results(out: Console, results: Results) -> None:
+def _show_results(results: Results) -> None:
     first = results.rows[0].pck
-    say(out, f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
-    shown = [k for k in first.values if k[0] in SHOWN and k[2] != "category"]
-    keys = sorted(shown, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
+    say(f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
+    variants = [k for k in first.values if k[0] in SHOWN and k[2] != "category"]
+    keys = sorted(variants, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
     names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
     table = grid("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
         values = ["–" if math.isnan(v := row.pck.values[k]) else f"{v:.1f}" for k in keys]
         table.add_row(escape(row.method.title), *values, style="bold" if row.trained else None)
-    out.print(table)
+    put(table)
     if first.boxless:
-        say(out, f"{first.boxless} pairs whose target has no box with an extent are in no PCK of"
+        say(f"{first.boxless} pairs whose target has no box with an extent are in no PCK of"
                  " the box", style="dim")
-    say(out, f"{results.protocol}; trained rows are bold", style="dim")
+    say(f"{results.protocol}; trained rows are bold", style="dim")
     for row in results.rows:
         if row.note and row.trained:
-            say(out, f"weights of {row.method.title}: {row.note}", style="dim")
+            say(f"weights of {row.method.title}: {row.note}", style="dim")
 
 
-def _show_scores(out: Console, results: ScoreTable) -> None:
+def _show_scores(results: ScoreTable) -> None:
     """Metrics with their 95 % intervals over images."""
-    say(out, f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
+    say(f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
     table = grid("%", *results.rows[0].scores.values)
     for row in results.rows:
         between = row.scores.details["interval"]
         table.add_row(escape(row.method.title), *(
             f"{value:.1f}\n{between[name][0]:.1f}–{between[name][1]:.1f}"
             for name, value in row.scores.values.items()), style="bold" if row.note else None)
-    out.print(table)
-    say(out, f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained",
+    put(table)
+    say(f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained",
         style="dim")
     for row in results.rows:
         if row.note:
-            say(out, f"weights of {row.method.title}: {row.note}", style="dim")
+            say(f"weights of {row.method.title}: {row.note}", style="dim")
 
 
 def _share(alpha: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gate_cache.report.terminal.tables import console, grid, say
+from gate_cache.report.terminal.tables import grid, put, say, say_notes
 from gate_cache.training.sweep_tables import Mean, over_seeds
 
 if TYPE_CHECKING:
@@ -17,21 +17,20 @@ if TYPE_CHECKING:
     from gate_cache.training.sweep import Swept
 
 
-def show_swept(found: Swept, page: Path | None = None) -> None:
+def show_swept(sweep: Swept, page: Path | None = None) -> None:
     """Baselines first, then trials, the best on ``test`` last; mean ± std over seeds."""
-    out = console()
-    means = over_seeds(found.rows)
+    means = over_seeds(sweep.rows)
     trained = sorted((m for m in means if m.trained),
-                     key=lambda m: m.test.get(found.select, (-math.inf, 0))[0])
-    table = grid("trial", "seeds", found.select, *_others(means, found.select))
+                     key=lambda m: m.test.get(sweep.select, (-math.inf, 0))[0])
+    table = grid("trial", "seeds", sweep.select, *_others(means, sweep.select))
     for mean in [*(m for m in means if not m.trained), *trained]:
-        cells = [_cell(mean, name) for name in [found.select, *_others(means, found.select)]]
+        cells = [_cell(mean, name) for name in [sweep.select, *_others(means, sweep.select)]]
         failed = f" ({mean.failed} failed)" if mean.failed else ""
         table.add_row(escape(mean.name), f"{mean.seeds}{failed}" if mean.trained else "", *cells)
-    out.print(table)
-    say(out, f"sweep: {found.folder} (results.csv, results.json), {found.seconds:.0f} s")
+    put(table)
+    say(f"sweep: {sweep.folder} (results.csv, results.json), {sweep.seconds:.0f} s")
     if page:
-        say(out, f"report: {page}")
+        say(f"report: {page}")
 
 
 def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:
@@ -50,16 +49,14 @@ def _cell(mean: Mean, name: str) -> str:
     return f"{value:.1f}" + ("" if math.isnan(spread) else f" ± {spread:.1f}")
 
 
-def show_evaluated(found: Evaluated) -> None:
+def show_evaluated(scores: Evaluated) -> None:
     """All metrics; the one that chose the checkpoint with its interval."""
-    out = console()
-    say(out, f"{found.run} on the {found.split} split of {found.manifest}", "bold")
-    table = grid("metric", found.split, "95 % interval")
-    for name, value in found.values.items():
-        low, high = found.interval
-        shown = f"{low:.1f} – {high:.1f}" if name == found.select and not math.isnan(low) else ""
-        table.add_row(escape(name), f"{value:.2f}", shown)
-    out.print(table)
-    say(out, found.protocol)
-    for note in found.notes:
-        say(out, f"note: {note}")
+    say(f"{scores.run} on the {scores.split} split of {scores.manifest}", "bold")
+    table = grid("metric", scores.split, "95 % interval")
+    for name, value in scores.values.items():
+        low, high = scores.interval
+        between = f"{low:.1f} – {high:.1f}" if name == scores.select and not math.isnan(low) else ""
+        table.add_row(escape(name), f"{value:.2f}", between)
+    put(table)
+    say(scores.protocol)
+    say_notes(scores.notes)

@@ -10,10 +10,10 @@ from typing import Any
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import BlockCheck
-from gate_cache.store.check.findings import Finding, Mend, note
-from gate_cache.store.format import done, sums
+from gate_cache.store.check.findings import Finding, note
+from gate_cache.store.check.forms import STRAY, Forms
+from gate_cache.store.format import done, samples, sums
 from gate_cache.store.format.attrs import (
-    ATTRS,
     CHECKSUM,
     META,
     ArrayMeta,
@@ -22,29 +22,19 @@ from gate_cache.store.format.attrs import (
     own_attrs,
     read_array,
     read_meta,
-    sealed_array,
 )
-from gate_cache.store.format.documents import Document, dumped, map_document, write_array
+from gate_cache.store.format.documents import Document, map_document
 from gate_cache.store.format.encodings import encoding_of
 from gate_cache.store.format.layout import DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
-from gate_cache.store.format.samples import (
-    COLUMNS,
-    COUNT,
-    Samples,
-    column_chunks,
-    column_document,
-    read_samples,
-    table_checksum,
-)
-from gate_cache.store.places.folders import PARTIAL, Folder, is_number
+from gate_cache.store.format.openshard import shard_file
+from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
+from gate_cache.store.places.folders import Folder, is_number
 
 COPY = "restore the store from a copy"
-STRAY = "no part of the store"
-LEFT = "left by a write that was cut off; the next extract removes it"
 
 
 @dataclass
-class Audit:
+class Audit(Forms):
     """A check of one store.
 
     Attributes
@@ -61,7 +51,7 @@ class Audit:
 
     def metadata(self) -> Iterator[Finding]:
         """Everything but the maps' data."""
-        yield from self._form("")
+        yield from self.form("")
         if self.attrs["format"] == 1:
             yield note("format 1", "has no checksums of metadata; the next extract adds them")
         yield from self._table()
@@ -73,41 +63,41 @@ class Audit:
 
     def _table(self) -> Iterator[Finding]:
         try:
-            self.samples = read_samples(self.folder, self.attrs["format"])
+            self.samples = samples.read_samples(self.folder, self.attrs["format"])
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
-                          way_out=f"{COPY}: what is in the rows cannot be told without it")
+                          f"{COPY}: what is in the rows cannot be told without it")
             return
         table = self.samples
         attributes: Document = {COUNT: len(table)}
-        found = read_meta(self.folder, SAMPLES) or {}
+        document = read_meta(self.folder, SAMPLES) or {}
         if self.attrs["format"] > 1:
-            stated = found.get("attributes", {}).get(CHECKSUM)
-            attributes[CHECKSUM] = table_checksum(table, stated)
-        if {**found, "attributes": attributes} != _group_document(attributes):
-            yield Finding(f"{SAMPLES}/{META}", "is damaged", way_out=COPY)
-        yield from self._form(SAMPLES)
+            stated = document.get("attributes", {}).get(CHECKSUM)
+            attributes[CHECKSUM] = samples.table_checksum(table, stated)
+        if {**document, "attributes": attributes} != _group_document(attributes):
+            yield Finding(f"{SAMPLES}/{META}", "is damaged", then=COPY)
+        yield from self.form(SAMPLES)
         for name in COLUMNS:
             yield from self._column(table, name)
-        yield from self._strays(SAMPLES, {META, *COLUMNS})
+        yield from self.strays(SAMPLES, {META, *COLUMNS})
 
     def _column(self, table: Samples, name: str) -> Iterator[Finding]:
-        key, wanted = f"{SAMPLES}/{name}", column_document(name, len(table))
+        key, document = f"{SAMPLES}/{name}", samples.column_document(name, len(table))
         meta = read_array(self.folder, key)
         rows = meta.shape[0] if meta else 0
         longer = rows > len(table)
-        yield from self._known(key, {**wanted, "shape": [rows, *wanted["shape"][1:]]}
-                               if longer else wanted, wanted)
+        yield from self.fixed(key, {**document, "shape": [rows, *document["shape"][1:]]}
+                               if longer else document, document)
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
             return
-        for chunk, data in column_chunks(table, name):
+        for chunk, data in samples.column_chunks(table, name):
             if self.folder.read(chunk) != data:
-                yield Finding(chunk, "is damaged where no row is", Mend(
-                    f"{chunk} is written anew", partial(self.folder.write, chunk, [data])))
+                yield Finding(chunk, "is damaged where no row is", f"{chunk} is written anew",
+                              partial(self.folder.write, chunk, [data]))
         names = set(map(str, range(-(-len(table) // SAMPLE_CHUNK))))
-        yield from self._strays(key, {META, "c"})
-        yield from self._strays(f"{key}/c", names)
+        yield from self.strays(key, {META, "c"})
+        yield from self.strays(f"{key}/c", names)
 
     # ----------------------------------------------------------------------------- groups
 
@@ -122,29 +112,29 @@ class Audit:
             return
         attrs = own_attrs(document)
         if not is_whole(attrs, self.attrs["format"]) or not _sensible(document, attrs):
-            yield Finding(place, "is damaged", Mend(
-                f"{place} is removed; extract makes it anew where its manifest names it, and"
-                " checks the rows", partial(self.folder.remove, place)))
+            yield Finding(place, "is damaged", f"{place} is removed; extract makes it anew where"
+                          " its manifest names it, and checks the rows",
+                          partial(self.folder.remove, place))
             return
-        yield from self._form(name)
+        yield from self.form(name)
         if not name.endswith(f"-{attrs['fingerprint'][:SHORT]}"):
             yield note(name, f"is the group of fingerprint {attrs['fingerprint'][:SHORT]}, renamed")
-        marks = self._marks_of(name)
-        marked = {i: raw for i, raw in marks.items() if raw != bytes(done.BYTES)}
+        marks = done.BlockMarks(self.folder, name)
+        marked = marks.known()
         maps: dict[str, ArrayMeta | None] = {}
         try:
             arrays = self._arrays(name, attrs)
         except StoreError as error:
-            yield Finding(place, str(error).split(": ", 1)[1], way_out="upgrade gate-cache")
+            yield Finding(place, str(error).split(": ", 1)[1], then="upgrade gate-cache")
             return
         for array in arrays:
             maps[array] = yield from self._map(name, array, bool(marked))
-        yield from self._marks(name, marks, bool(marked))
+        yield from self._marks(name, marks)
         yield from self._sums(name, len(arrays), set(marked))
-        yield from self._strays(name, {META, DONE, SUMS, *arrays})
+        yield from self.strays(name, {META, DONE, SUMS, *arrays})
         self.blocks += [BlockCheck(self.folder, name, attrs["fingerprint"], maps, i,
-                                   self.attrs["block"])
-                        for i, raw in marked.items() if self._is_mark(i, raw)]
+                                   self.attrs["block"], marks)
+                        for i, mark in marked.items() if self._is_mark(i, mark)]
 
     def _sums(self, group: str, arrays: int, marked: set[int]) -> Iterator[Finding]:
         """The tables of row checksums; a release before this one wrote none."""
@@ -157,19 +147,23 @@ class Audit:
             yield note(group, f"{len(missing)} of {len(marked)} blocks have no table of row"
                        " checksums, which tells whose rows they are; the next extract adds it")
         if names or self.folder.read(f"{key}/{META}") is not None:
-            yield from self._known_sums(key, arrays)
-            yield from self._strays(key, {META, "c"})
-            yield from self._strays(f"{key}/c", set(map(str, self._indexes())))
+            meta, blocks = read_array(self.folder, key), len(self._row_ranges)
+            width = arrays * self.attrs["block"]
+            have = min(meta.shape[0] // width, blocks) if meta else blocks
+            yield from self.fixed(key, *(sums.document(n, arrays, self.attrs["block"])
+                                          for n in (have, blocks)))
+            yield from self._strays_of_blocks(key)
 
-    def _known_sums(self, key: str, arrays: int) -> Iterator[Finding]:
-        meta, blocks = read_array(self.folder, key), len(self._indexes())
-        width = arrays * self.attrs["block"]
-        have = min(meta.shape[0] // width, blocks) if meta else blocks
-        yield from self._known(key, *(sums.document(n, arrays, self.attrs["block"])
-                                      for n in (have, blocks)))
+    @property
+    def _row_ranges(self) -> list[range]:
+        """Rows of each block."""
+        return blocks_of(len(self.samples or ()), self.attrs["block"])
 
-    def _indexes(self) -> range:
-        return range(-(-len(self.samples or ()) // self.attrs["block"]))
+    def _strays_of_blocks(self, key: str, blocks: int = 1) -> Iterator[Finding]:
+        """As `strays`, of an array with one file for so many blocks."""
+        yield from self.strays(key, {META, "c"})
+        yield from self.strays(f"{key}/c", set(map(str, range(
+            -(-len(self._row_ranges) // blocks)))))
 
     def _arrays(self, name: str, attrs: dict[str, Any]) -> list[str]:
         """All arrays of a group, in the order checksums run over them."""
@@ -180,8 +174,8 @@ class Audit:
 
     def _headless(self, name: str) -> Iterator[Finding]:
         """A folder without metadata."""
-        if any(map(any, self._marks_of(name).values())):
-            yield Finding(f"{name}/{META}", "is missing", way_out="'gate-cache extract' makes it"
+        if any(map(any, done.BlockMarks(self.folder, name).files().values())):
+            yield Finding(f"{name}/{META}", "is missing", then="'gate-cache extract' makes it"
                           " anew where its manifest names it, and checks the rows")
         else:
             yield note(name, STRAY)
@@ -195,18 +189,27 @@ class Audit:
             yield note(key, "is not made yet: an extract was cut off")
         elif not there:
             yield Finding(f"{key}/{META}", "is missing",
-                          way_out="'gate-cache extract' makes it anew, and checks the rows")
+                          then="'gate-cache extract' makes it anew, and checks the rows")
         elif document is None or meta is None or not self._sound(document, meta) \
                 or meta.packing == "other" or meta.block != self.attrs["block"]:
-            yield Finding(f"{key}/{META}", "is damaged", Mend(
-                f"{key}/{META} is removed; extract makes it anew, and checks the rows",
-                partial(self.folder.remove, f"{key}/{META}")))
+            yield Finding(f"{key}/{META}", "is damaged",
+                          f"{key}/{META} is removed; extract makes it anew, and checks the rows",
+                          partial(self.folder.remove, f"{key}/{META}"))
             return None
         else:
-            yield from self._form(key)
-            yield from self._strays(key, {META, "c"})
-            yield from self._strays(f"{key}/c", None)
+            yield from self.form(key)
+            yield from self._shard_strays(key, meta)
         return meta
+
+    def _shard_strays(self, key: str, meta: ArrayMeta) -> Iterator[Finding]:
+        if meta.separator == "/":
+            yield from self.strays(key, {META, "c"})
+            yield from self.strays(f"{key}/c", None)
+            return
+        numbers = {n: n.split(".")[1] for n in self.folder.names(key) if n.startswith("c.")}
+        shards = {n for n, number in numbers.items() if is_number(number)
+                  and f"{key}/{n}" == shard_file(key, int(number), meta)}
+        yield from self.strays(key, {META, *shards})
 
     def _sound(self, document: Document, meta: ArrayMeta) -> bool:
         if self.attrs["format"] > 1 or CHECKSUM in own_attrs(document):
@@ -216,79 +219,42 @@ class Audit:
 
     # ------------------------------------------------------------------------------ marks
 
-    def _marks_of(self, group: str) -> dict[int, bytes]:
-        """All marks as they are on disk."""
-        names = [n for n in self.folder.names(f"{group}/{DONE}/c") if is_number(n)]
-        found = self.folder.read_many([f"{group}/{DONE}/c/{n}" for n in names])
-        return {int(n): raw for n, raw in zip(names, found, strict=True) if raw is not None}
-
-    def _marks(self, group: str, marks: dict[int, bytes], marked: bool) -> Iterator[Finding]:
+    def _marks(self, group: str, marks: done.BlockMarks) -> Iterator[Finding]:
         if self.samples is None:
             return
-        key, blocks = f"{group}/{DONE}", blocks_of(len(self.samples), self.attrs["block"])
-        if self.folder.read(f"{key}/{META}") is None and not marked:
+        key, files, width = f"{group}/{DONE}", marks.files(), marks.width
+        if self.folder.read(f"{key}/{META}") is None and not any(map(any, files.values())):
             yield note(group, "is half made: an extract was cut off")
             return
-        places = min(done.slots(self.folder, group), len(blocks))
-        yield from self._known(key, done.document(places), done.document(len(blocks)))
-        missing = 0
-        for i, rows in enumerate(blocks):
-            raw = marks.get(i, bytes(done.BYTES))
-            have = int.from_bytes(raw[: done.BYTES], "little") >> 32
-            if (any(raw) and not self._is_mark(i, raw)) or len(raw) != done.BYTES:
-                yield self._bad_mark(group, i)
-            missing += len(rows) - min(have, len(rows))
+        blocks = len(self._row_ranges)
+        yield from self.fixed(key, *(done.document(n, width)
+                                     for n in (min(marks.slots, blocks), blocks)))
+        damaged = [range(file * width, (file + 1) * width) for file, raw in files.items()
+                   if len(raw) != width * done.BYTES]
+        values, missing = marks.known(), 0
+        for i, rows in enumerate(self._row_ranges):
+            mark = values.get(i, 0)
+            damaged += [range(i, i + 1)] if mark and not self._is_mark(i, mark) else []
+            missing += len(rows) - min(mark >> 32, len(rows))
+        yield from (_bad_mark(group, marks, some) for some in damaged)
         if missing:
             yield note(group, f"{missing} of {len(self.samples)} rows are not extracted")
-        yield from self._strays(key, {META, "c"})
-        yield from self._strays(f"{key}/c", set(map(str, range(len(blocks)))))
+        yield from self._strays_of_blocks(key, width)
 
-    def _is_mark(self, block: int, raw: bytes) -> bool:
-        """Whether a mark says of a block that it has as many rows as it can have."""
-        rows = min(len(self.samples or ()) - block * self.attrs["block"], self.attrs["block"])
-        most = rows if self.samples is not None else self.attrs["block"]
-        return len(raw) == done.BYTES and 1 <= int.from_bytes(raw, "little") >> 32 <= most
+    def _is_mark(self, block: int, mark: int) -> bool:
+        """Whether a mark says of a block that it has no more rows than it can have."""
+        size = int(self.attrs["block"])
+        most = size if self.samples is None else min(len(self.samples) - block * size, size)
+        return 1 <= mark >> 32 <= most
 
-    def _bad_mark(self, group: str, block: int) -> Finding:
-        return Finding(f"{group}/{DONE}/c/{block}", "the mark of a finished block is damaged",
-                       Mend(f"block {block} of {group} is marked undone",
-                            partial(done.write_mark, self.folder, group, block, 0)))
 
-    # ------------------------------------------------------------------------- everywhere
-
-    def _known(self, key: str, wanted: Document, new: Document) -> Iterator[Finding]:
-        """Metadata of which every field is known; `new` is what repair writes."""
-        found = read_meta(self.folder, key)
-        sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(found)
-        wanted = sealed_array(wanted) if sealed else wanted
-        if found is None or {**found, "attributes": None} != {**wanted, "attributes": None} \
-                or (sealed and not is_sound_array(found)):
-            there = self.folder.read(f"{key}/{META}") is not None
-            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing", Mend(
-                f"{key}/{META} is written anew", partial(write_array, self.folder, key, new)))
-        else:
-            yield from self._form(key)
-
-    def _form(self, key: str) -> Iterator[Finding]:
-        """Metadata whose content is right."""
-        place = f"{key}/{META}" if key else META
-        raw, document = self.folder.read(place), read_meta(self.folder, key)
-        if raw is None or document is None:
-            return
-        if raw != dumped(document):
-            yield note(place, "is not written as gate-cache writes it; what it says is right")
-        if others := sorted({*document.get("attributes", {})} - {ATTRS, COUNT, CHECKSUM}):
-            yield note(place, f"attributes that are not ours are not checked: {', '.join(others)}")
-        if "consolidated_metadata" in document:
-            yield note(place, "consolidated metadata is not ours and not checked")
-
-    def _strays(self, key: str, known: set[str] | None) -> Iterator[Finding]:
-        """Names in a folder that are not known; None: numbers are."""
-        for name in self.folder.names(key):
-            if name.endswith(PARTIAL):
-                yield note(f"{key}/{name}", LEFT)
-            elif name not in known if known is not None else not is_number(name):
-                yield note(f"{key}/{name}", STRAY)
+def _bad_mark(group: str, marks: done.BlockMarks, blocks: range) -> Finding:
+    """A mark, or a file of them, whose blocks are all undone when the first is."""
+    named = f"block {blocks.start} of {group} is" if len(blocks) == 1 else \
+        f"blocks {blocks.start} to {blocks.stop - 1} of {group} are"
+    return Finding(f"{group}/{DONE}/c/{blocks.start // marks.width}",
+                   "the mark of a finished block is damaged", f"{named} marked undone",
+                   partial(marks.write, blocks.start, 0))
 
 
 def _group_document(attributes: Document) -> Document:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gate_cache.store.check.findings import Finding, Mend, note
+from gate_cache.store.check.findings import Finding, note
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.openshard import OpenShard, open_shard, row_sum, shard_file, wrong
 from gate_cache.store.format.shards import CRC, Damaged, index_bytes, matches
@@ -32,6 +32,7 @@ class BlockCheck:
     maps : of its group, in order; None where an array's metadata is damaged
     index : which block of the group
     slots : rows of a full block
+    marks : of the group
     """
 
     folder: Folder
@@ -40,43 +41,44 @@ class BlockCheck:
     maps: dict[str, ArrayMeta | None]
     index: int
     slots: int
+    marks: done.BlockMarks
 
     @property
     def place(self) -> str:
-        """For people."""
+        """For messages."""
         return f"{self.group}: block {self.index}"
 
     def check(self) -> list[Finding]:
-        """What is wrong with it; a block that is written meanwhile is looked at again."""
+        """What is wrong with it; a block that is written meanwhile is checked again."""
         while True:
-            mark = done.read_mark(self.folder, self.group, self.index)
+            mark = self.marks.read(self.index)
             wrong = list(self._wrong(mark)) if mark else []
-            if not wrong or done.read_mark(self.folder, self.group, self.index) == mark:
+            if not wrong or self.marks.read(self.index) == mark:
                 break
         first = self.index * self.slots
         rows = f"rows {first}–{first + (mark >> 32) - 1}"
-        mend = Mend(f"{rows} of {self.group} are marked undone", self.undo)
-        return [Finding(f"{self.group}: {rows}", what, mend) for what in wrong] + \
+        undone = f"{rows} of {self.group} are marked undone"
+        return [Finding(f"{self.group}: {rows}", what, undone, self.undo) for what in wrong] + \
             [note(self.place, what) for what in self._strays()]
 
     def undo(self) -> None:
         """Mark it undone."""
-        done.write_mark(self.folder, self.group, self.index, 0)
+        self.marks.write(self.index, 0)
 
     def _wrong(self, mark: int) -> Iterator[str]:
-        found: dict[str, list[int]] = {}
+        by_map: dict[str, list[int]] = {}
         for name, meta in self.maps.items():
             try:
                 if meta is not None:
-                    found[name] = self._rows(name, meta, mark >> 32)
+                    by_map[name] = self._rows(name, meta, mark >> 32)
             except Damaged as error:
                 yield str(error)
-        if len(found) < len(self.maps):
+        if len(by_map) < len(self.maps):
             return
-        whole = np.array(list(found.values()), np.uint32)
-        if done.mark_of(whole, [m.chunk for m in self.maps.values() if m]) != mark:
+        checksums = np.array(list(by_map.values()), np.uint32)
+        if done.mark_of(checksums, [m.chunk for m in self.maps.values() if m]) != mark:
             yield "its data are not what was marked done"
-        elif not self._bound(whole):
+        elif not self._bound(checksums):
             yield "its data are those of another block or combo, or its table of checksums is" \
                 " damaged"
 
@@ -99,15 +101,16 @@ class BlockCheck:
             raise Damaged(f"{shard.key} has not the length that its index says")
         if meta.packing != "raw":
             return [row_sum(shard, slot, meta) for slot in there][:rows]
-        return [found for slots in _runs(shard, there, meta.chunk + CRC)
-                for found in _read(shard, slots, meta.chunk)][:rows]
+        return [checksum for slots in _runs(shard, there, meta.chunk + CRC)
+                for checksum in _read(shard, slots, meta.chunk)][:rows]
 
     def _strays(self) -> Iterator[str]:
         for name, meta in self.maps.items():
-            file = shard_file(f"{self.group}/{name}", self.index, meta) if meta else ""
-            parent, _, own = file.rpartition("/")
+            if meta is None or meta.separator == ".":  # the array's folder was looked at
+                continue
+            parent, _, own = shard_file(f"{self.group}/{name}", self.index, meta).rpartition("/")
             yield from (f"{parent}/{n} is no part of the store"
-                        for n in (self.folder.names(parent) if meta else ()) if n != own)
+                        for n in self.folder.names(parent) if n != own)
 
 
 def _runs(shard: OpenShard, slots: list[int], step: int) -> Iterator[list[int]]:

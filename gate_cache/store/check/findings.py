@@ -1,42 +1,39 @@
-"""What a check of a store finds: problems, what mends them, and notes."""
+"""What a check of a store finds: problems, what repairs them, and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mend:
-    """How a problem is mended.
-
-    Attributes
-    ----------
-    says : what it does, for the report
-    do : does it
-    """
-
-    says: str
-    do: Callable[[], None]
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found.
+    """One thing that is not as it was written, or is worth a line.
 
     Attributes
     ----------
     place : below the store
-    mend : for a problem that ``--repair`` can mend
-    way_out : for one that it cannot
-    note : no problem: nothing that is vouched for is wrong
+    then : what `mend` does, or what to do without one; once repaired, what was done
+    mend : repairs it, for ``--repair``
+    note : whether it is no problem: no data that are marked done are wrong
+    mended : whether it is repaired
     """
 
     place: str
     what: str
-    mend: Mend | None = None
-    way_out: str = ""
+    then: str = ""
+    mend: Callable[[], None] | None = None
     note: bool = False
+    mended: bool = False
+
+    def repaired(self, repair: bool) -> Finding:
+        """The same after its repair; without `repair`, or a way to, with what to do instead."""
+        if self.mend is None:
+            return self
+        if not repair:
+            return replace(self, then="--repair can mend it")
+        self.mend()
+        return replace(self, then=f"mended: {self.then}", mended=True)
 
 
 def note(place: str, what: str) -> Finding:

@@ -53,13 +53,7 @@ class StoreReport:
 
 
 def inspect(path: str | Place) -> StoreReport:
-    """Describe a store.
-
-    Raises
-    ------
-    StoreError
-        Nothing there, or no store.
-    """
+    """Describe a store; `StoreError` where there is none."""
     store = FeatureStore.open(path)
     attrs = store.attrs
     groups = [_group(view) for view in (*store.latents(), *store.views())]

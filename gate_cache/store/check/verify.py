@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.store.check.audit import Audit
 from gate_cache.store.check.blocks import BlockCheck
+from gate_cache.store.check.findings import Finding
 from gate_cache.store.holding import alone
 from gate_cache.store.opening import open_store
 from gate_cache.store.places.disk import disk_errors
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
-    from gate_cache.store.check.findings import Finding
 
 _THEN = "and run the same command again; without --repair nothing is written"
 AT_A_TIME = 1024
@@ -26,24 +26,8 @@ AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Something that is not as it was written.
-
-    Attributes
-    ----------
-    then : what was done about it, or what to do
-    mended : whether `--repair` has seen to it
-    """
-
-    place: str
-    what: str
-    then: str
-    mended: bool = False
-
-
-@dataclass(frozen=True)
 class Verified:
-    """What a check found.
+    """The result of a check.
 
     Attributes
     ----------
@@ -56,12 +40,12 @@ class Verified:
     groups: int
     blocks: int
     bytes: int
-    problems: list[Problem]
+    problems: list[Finding]
     notes: list[str]
 
     @property
     def sound(self) -> bool:
-        """Whether everything is as it was written, or is mended."""
+        """Whether everything is as it was written, or is repaired."""
         return all(problem.mended for problem in self.problems)
 
 
@@ -71,9 +55,11 @@ def verify(path: Place, *, repair: bool = False, threads: int | None = None,
 
     Parameters
     ----------
-    repair : mark damaged blocks undone, and mend what else can be; no other process may write
+    path : of the store
+    repair : mark damaged blocks undone, and repair what else can be; no other process may write
         meanwhile
     threads : that read; by default one a core, at most 8
+    progress : counts blocks
 
     Raises
     ------
@@ -83,27 +69,19 @@ def verify(path: Place, *, repair: bool = False, threads: int | None = None,
     folder, attrs = open_store(path)
     audit = Audit(folder, attrs)
     with alone(path, _THEN) if repair else nullcontext(), disk_errors(path, then=_THEN):
-        found = list(audit.metadata())
-        found += _data(audit.blocks, threads or min(os.cpu_count() or 1, 8), progress or Silent())
-        problems = [_problem(f, repair) for f in found if not f.note]
+        findings = list(audit.metadata())
+        findings += _data(audit.blocks, threads or min(os.cpu_count() or 1, 8),
+                          progress or Silent())
+        problems = [finding.repaired(repair) for finding in findings if not finding.note]
     groups = {block.group for block in audit.blocks}
     return Verified(str(path), attrs["format"], len(groups), len(audit.blocks),
                     folder.bytes_below(), problems,
-                    [f"{f.place}: {f.what}" for f in found if f.note])
+                    [f"{finding.place}: {finding.what}" for finding in findings if finding.note])
 
 
 def _data(blocks: list[BlockCheck], threads: int, show: Progress) -> Iterator[Finding]:
     with show.task("checking", len(blocks), "blocks") as task, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(blocks), AT_A_TIME):
-            for found in pool.map(BlockCheck.check, blocks[start : start + AT_A_TIME]):
+            for findings in pool.map(BlockCheck.check, blocks[start : start + AT_A_TIME]):
                 task.advance()
-                yield from found
-
-
-def _problem(found: Finding, repair: bool) -> Problem:
-    if found.mend is None:
-        return Problem(found.place, found.what, found.way_out)
-    if repair:
-        found.mend.do()
-        return Problem(found.place, found.what, f"mended: {found.mend.says}", True)
-    return Problem(found.place, found.what, "--repair can mend it")
+                yield from findings

@@ -59,5 +59,9 @@ class ComboView(OpenGroup):
             self._maps[name] = MapView(self, name, shape, metas)
         return self._maps[name]
 
+    def __repr__(self) -> str:
+        maps = ", ".join(f"{name} {self[name].shape[1:]}" for name in self)
+        return f"<combo {self.name}: {maps}>"
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.maps)

@@ -19,7 +19,7 @@ from gate_cache.store.format.chunks import Chunks, OpenFiles
 from gate_cache.store.format.codes import encode
 from gate_cache.store.format.documents import put_attrs, resize
 from gate_cache.store.format.encodings import Encoding, Part, encoding_of
-from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, blocks_of
+from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, Blocks, blocks_of
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.shards import Damaged, shard_parts
 from gate_cache.store.places.disk import disk_errors
@@ -31,17 +31,6 @@ if TYPE_CHECKING:
 Maps = Mapping[str, npt.NDArray[Any]]
 Stored = dict[str, npt.NDArray[Any]]
 """Rows of a group's arrays as they are stored, by name."""
-
-
-class Blocks(list[range]):
-    """Row ranges of blocks; whether one is among them is told without a search."""
-
-    def __init__(self, blocks: Iterable[range]) -> None:
-        super().__init__(blocks)
-        self._set = frozenset(self)
-
-    def __contains__(self, rows: object) -> bool:
-        return rows in self._set
 
 
 class GroupWriter:
@@ -62,6 +51,7 @@ class GroupWriter:
         self.rows = rows
         self.block = block
         self.attrs: dict[str, Any] = read_attrs(folder, name)
+        self.marks = done.BlockMarks(folder, name)
         self._absent = frozenset(self.attrs.get(ABSENT, ()))
         self._may_write = may_write
         self._back: set[int] = set()
@@ -137,7 +127,7 @@ class GroupWriter:
         gone : rows whose image is not there now; a block is done without them
         """
         self._back = {row for row in self._absent if row not in gone}
-        marks = done.read_marks(self.folder, self.name, len(blocks_of(self.rows, self.block)))
+        marks = self.marks.read_all(len(blocks_of(self.rows, self.block)))
         have = done.rows_in(marks)
         self._seen = dict(enumerate(marks.tolist()))
         return Blocks(rows for i, rows in enumerate(blocks_of(self.rows, self.block))
@@ -147,12 +137,9 @@ class GroupWriter:
         """How many leading rows of a block need not be computed (images were added since)."""
         if self._back.intersection(rows):
             return 0
-        seen = self._seen
-        mark = self._mark(rows) if seen is None else seen.get(rows.start // self.block, 0)
+        block, seen = rows.start // self.block, self._seen
+        mark = self.marks.read(block) if seen is None else seen.get(block, 0)
         return min(mark >> 32, len(rows))
-
-    def _mark(self, rows: range) -> int:
-        return done.read_mark(self.folder, self.name, rows.start // self.block)
 
     def fit(self) -> None:
         """Grow the arrays to the table of samples, and clear what a killed write left."""
@@ -162,6 +149,7 @@ class GroupWriter:
             for name, meta in self.metas.items():
                 self._grow(name, self.rows, *meta.shape[1:])
             self._grow(DONE, blocks)
+            self.marks.make_files(blocks)
             self._grow(SUMS, blocks * len(self.parts) * self.block)
 
     def _grow(self, array: str, *shape: int) -> None:
@@ -182,7 +170,7 @@ class GroupWriter:
             except StoreError:
                 whole = False
             if not whole:
-                done.write_mark(self.folder, self.name, rows.start // self.block, 0)
+                self.marks.write(rows.start // self.block, 0)
 
     @property
     def lengths(self) -> list[int]:
@@ -207,7 +195,7 @@ class GroupWriter:
             return {n: np.empty((0, *p.shape), p.dtype) for n, p in self.parts.items()}
         try:
             kept = {n: self._read(n, range(rows.start, stop)) for n in self.parts}
-            whole = done.mark(kept) == self._mark(rows)
+            whole = done.mark(kept) == self.marks.read(rows.start // self.block)
         except Damaged:
             whole = False
         if not whole:
@@ -269,8 +257,8 @@ class GroupWriter:
         ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self.parts.items()}
         block = rows.start // self.block
         with self._writing():
-            if self._mark(rows) and not self.kept(rows):
-                done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
+            if self.marks.read(rows.start // self.block) and not self.kept(rows):
+                self.marks.write(block, 0)  # nothing is kept
             self._note_absent(rows, absent)
             self.commit(rows, self._put(block, ordered))
 
@@ -278,7 +266,7 @@ class GroupWriter:
         """Mark a block done, whose shards are there to stay and have these rows."""
         block, mark = rows.start // self.block, done.mark_of(found, self.lengths)
         self.write_sums(block, found)
-        done.write_mark(self.folder, self.name, block, mark)
+        self.marks.write(block, mark)
         if self._seen is not None:
             self._seen[block] = mark
 

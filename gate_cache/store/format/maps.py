@@ -27,7 +27,7 @@ _SCRATCH = 4 * 2**20
 
 
 class MapView:
-    """One feature map of all samples, (N, C, h, w): index it to read.
+    """One feature map of all samples, (N, C, h, w): index it by row, or by id, to read.
 
     Parameters
     ----------
@@ -83,8 +83,13 @@ class MapView:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __repr__(self) -> str:
+        return f"<map {self.name} of {self.combo.name}: {self.shape} {self.encoding}>"
+
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         rows, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        if isinstance(rows, str):
+            rows = self.combo.store.samples.row(rows)
         if rows is None or rows is Ellipsis:
             raise IndexError("index the samples first, such as [row] or [:, 0]")
         index = np.arange(len(self))[rows]

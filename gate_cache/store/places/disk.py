@@ -1,4 +1,4 @@
-"""Disk troubles as one line that names the place and the way out."""
+"""Disk errors as one line that names the place and the way out."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _HINTS = {
     errno.EFBIG: "the file grew beyond the allowed size; raise the limit (ulimit -f)",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
-"""Where the system's own words leave the way out to be guessed; all others are said as they are."""
+"""For errors whose system text does not suggest a way out; of all others that text is shown."""
 _STORE = "and run the same command again; what is done so far is kept"
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def disk_errors(path: Place, option: str = "--stores", then: str = _STORE) -> Iterator[None]:
-    """Turn an operating-system refusal into a `DiskError` about `path`, a server's into a
-    `RemoteError`.
+    """Turn an `OSError` into a `DiskError` about `path`, a server's error into a `RemoteError`.
 
     Parameters
     ----------
+    path : of the store or folder that the block reads or writes
     option : the command's option that chooses another place
-    then : what to do after the cause is mended
+    then : what to do after the cause is removed
     """
     if isinstance(path, Url):
         from gate_cache.store.places.refusals import remote_errors
@@ -45,25 +45,26 @@ def disk_errors(path: Place, option: str = "--stores", then: str = _STORE) -> It
     try:
         yield
     except OSError as error:
-        if isinstance(error, GateCacheError) or error.errno is None:
+        converted = disk_error(path, error, option, then)
+        if converted is error:
             raise
-        raise disk_error(path, error, option, then) from error
+        raise converted from error
 
 
 def disk_error(path: Place, error: OSError, option: str = "--stores",
                then: str = _STORE) -> DiskError | OSError:
-    """What the operating system refused as one line; what others said is left as it is."""
+    """An error as `disk_errors` raises it; one that is no system call's is left as it is."""
     if isinstance(error, GateCacheError) or error.errno is None:
         return error
-    reason = _HINTS.get(error.errno, "").format(option=option) or _said(path, error)
+    reason = _HINTS.get(error.errno, "").format(option=option) or _system_text(path, error)
     if error.errno == errno.ENOSPC and _no_inodes(path):
         reason = "the disk has room, but no inodes for more files; remove some files"
-    found = DiskError(f"{path}: {reason} {then}")
-    found.errno = error.errno
-    return found
+    converted = DiskError(f"{path}: {reason} {then}")
+    converted.errno = error.errno
+    return converted
 
 
-def _said(path: Place, error: OSError) -> str:
+def _system_text(path: Place, error: OSError) -> str:
     """The system's own words, with the file they are about."""
     words = os.strerror(error.errno or 0)
     file = str(getattr(error, "filename2", None) or error.filename or "")
@@ -73,22 +74,21 @@ def _said(path: Place, error: OSError) -> str:
 
 
 def _no_inodes(path: Place) -> bool:
-    """Whether a disk that is full has bytes left, but no place for more files."""
-    folder = Path(str(path))
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    found = os.statvfs(folder)
-    return bool(found.f_files and not found.f_favail and found.f_bavail)
+    """Whether a disk that is full has bytes left, but no inodes for more files."""
+    disk = os.statvfs(_existing(Path(str(path))))
+    return bool(disk.f_files and not disk.f_favail and disk.f_bavail)
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.parents, Path()) if p.exists())
 
 
 def need_space(path: Place, needed: int) -> None:
     """Raise `DiskError` when the disk that holds `path` has less than `needed` bytes free."""
     if isinstance(path, Url):
         return
-    folder = path
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(_existing(path)).free
     if free < needed:
         raise DiskError(f"{path}: needs {human(needed)}, but only {human(free)} are free there;"
                         " free some space or choose another place with --stores")
@@ -104,7 +104,7 @@ def human(size: float) -> str:
 
 
 def bytes_below(path: Path) -> int:
-    """Bytes of all files below a folder; one that goes meanwhile counts no more."""
+    """Bytes of all files below a folder; one that is removed meanwhile does not count."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:

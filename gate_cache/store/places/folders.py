@@ -6,6 +6,7 @@ folder of this machine. Keys are relative paths with ``/``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -16,6 +17,10 @@ PARTIAL = ".partial"
 """End of the names of files that are not whole yet; zarr's own end so too."""
 MOST = 64 * 2**20
 """Bytes of a file that is read whole, at most: a larger one is none of ours."""
+
+
+PATCHING = threading.Lock()
+"""Held while a file is made of what is patched, by the threads of a process."""
 
 
 class File(Protocol):
@@ -37,7 +42,7 @@ class Folder(Protocol):
     at_a_time : reads that are worth having under way at once
     """
 
-    at_a_time: int
+    at_a_time: int = 1
 
     def identity(self) -> object:
         """What tells this folder from another one that takes its place; None where nothing is."""
@@ -50,56 +55,58 @@ class Folder(Protocol):
         """
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Several whole files."""
+        """Several whole files, each as by `read`."""
+        return [self.read(key) for key in keys]
 
     def open(self, key: str, tail: int = 0) -> File | None:
-        """A file for reading ranges, or None where there is none.
-
-        Parameters
-        ----------
-        tail : bytes at its end that will be wanted first
-        """
+        """A file for reading ranges, or None; its last `tail` bytes will be read first."""
 
     def forget(self, key: str) -> None:
-        """Take for granted no more what is known of a file: it was not what it should be."""
+        """Drop what is remembered of a file: it was not what it should be."""
+        return
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Write a whole file. Before it returns the file is there to stay; before that it is the
-        old one."""
+        """Write a whole file, durably: readers see the old file until it is complete."""
+
+    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
+        """Write some bytes of a file in their place; one that is not there, or has another size, is
+        made of `size` zeros. On a disk other processes may patch other bytes of it meanwhile."""
+        with PATCHING:
+            self._rewrite(key, offset, data, size)
+
+    def _rewrite(self, key: str, offset: int, data: bytes, size: int) -> None:
+        old = self.read(key)
+        raw = old if old is not None and len(old) == size else bytes(size)
+        self.write(key, [raw[:offset] + data + raw[offset + len(data):]])
 
     def create(self, key: str, data: bytes) -> bool:
-        """Make a small file that is not there yet; False where there is one. Of several who try at
-        once one succeeds; `data` tells them apart."""
+        """Make a small file; False where there is one already. Of several processes that try at
+        once exactly one succeeds; `data` tells them apart."""
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        """Write several files at a time, each as `write` does; what makes their parts is called
-        as late as possible. After an error some may be written, but none is half-written."""
+        """Write several files at a time, each as `write` does, calling what makes their parts as
+        late as possible. After an error some may be written, but none is half-written."""
 
     def there(self) -> bool:
         """Whether anything is there."""
 
     def names(self, key: str = "") -> list[str]:
-        """Names directly below, files and folders; empty where there is nothing. Those that cannot
-        be printed are left out: they are nobody's here."""
+        """Sorted names of files and folders directly below; empty where there is nothing. Names
+        that cannot be printed are left out: no file of a store has one."""
 
     def remove(self, key: str) -> None:
         """Remove a file, or a folder with all that is in it."""
 
     def remove_partials(self, key: str = "") -> None:
-        """Remove what killed writes left below."""
+        """Remove what killed writes left below; nothing where writes are atomic."""
+        return
 
     def bytes_below(self, key: str = "") -> int:
         """Bytes of all files below."""
 
 
 def plain_key(key: str) -> str:
-    """The key, if it stays below its folder.
-
-    Raises
-    ------
-    StoreError
-        It climbs, or starts anew.
-    """
+    """The key; `StoreError` where it is absolute or climbs out of its folder."""
     if key.startswith("/") or "\0" in key or ".." in key.split("/"):
         raise StoreError(f"{key[:80]!r} leads out of the store; it is not followed")
     return key

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.places.disk import bytes_below
-from gate_cache.store.places.folders import MOST, PARTIAL, Buffer, plain_key
+from gate_cache.store.places.folders import MOST, PARTIAL, PATCHING, Buffer, Folder, plain_key
 
 WRITERS = 4
 """Files that one `write_many` writes at a time."""
 
 _IOV_MAX = 512
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-_NOTHING = (errno.ENOENT, errno.ENOTDIR)
+_NOTHING = (FileNotFoundError, NotADirectoryError)
 
 
 class NoFile(OSError):
@@ -29,13 +29,7 @@ class NoFile(OSError):
 
 
 class LocalFile:
-    """A file of this machine; anything else in its place is not opened.
-
-    Raises
-    ------
-    NoFile
-        It is no file.
-    """
+    """A file of this machine; `NoFile` where something else is in its place, and is not opened."""
 
     def __init__(self, path: Path) -> None:
         self._fd = -1
@@ -50,19 +44,16 @@ class LocalFile:
 
     @property
     def size(self) -> int:
-        """Bytes."""
         return os.fstat(self._fd).st_size
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
-        wanted = sum(map(len, buffers))
-        total = os.preadv(self._fd, buffers[:_IOV_MAX], offset)
-        while 0 < total < wanted:  # many buffers, a signal, or the file's end
-            left = _rest(buffers, total)
+        total, left = 0, list(buffers)
+        while left:  # again after many buffers or a signal, until the file's end
             count = os.preadv(self._fd, left[:_IOV_MAX], offset + total)
             if not count:
                 break
             total += count
+            left = _rest(left, count)
         return total
 
     def __del__(self) -> None:
@@ -71,13 +62,13 @@ class LocalFile:
 
 
 class _Directory:
-    """A folder that is held open: its number on the disk is given to no other one meanwhile."""
+    """A folder held open, so that the file system gives its inode number to no other meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self._fd = -1
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        found = os.fstat(self._fd)
-        self._number = found.st_dev, found.st_ino
+        info = os.fstat(self._fd)
+        self._number = info.st_dev, info.st_ino
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Directory) and self._number == other._number
@@ -90,25 +81,19 @@ class _Directory:
             os.close(self._fd)
 
 
-class LocalFolder:
+class LocalFolder(Folder):
     """A folder of this machine; its files are fsynced before they get their names."""
-
-    at_a_time = 1
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def identity(self) -> object:
-        """The folder, held open for as long as it is compared."""
         try:
             return _Directory(self.path)
-        except OSError as error:
-            if error.errno in _NOTHING:
-                return None
-            raise
+        except _NOTHING:
+            return None
 
     def read(self, key: str) -> bytes | None:
-        """A whole file, or None where there is none; empty where it can be no file of a store."""
         try:
             file = self.open(key)
         except NoFile:
@@ -118,33 +103,15 @@ class LocalFolder:
         data = memoryview(bytearray(file.size))
         return bytes(data[: file.read_into(0, [data])])
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Several whole files."""
-        return [self.read(key) for key in keys]
-
     def open(self, key: str, tail: int = 0) -> LocalFile | None:
-        """A file for reading ranges, or None where there is none.
-
-        Raises
-        ------
-        NoFile
-            It is something else.
-        """
+        """As of `Folder`; `NoFile` where something else is in the file's place."""
         try:
             return LocalFile(self.path / plain_key(key))
-        except OSError as error:
-            if error.errno in _NOTHING:
-                return None
-            raise
+        except _NOTHING:
+            return None
 
     def _own(self, key: str) -> Path:
-        """Where to write or remove: never through a link that leads out of the folder.
-
-        Raises
-        ------
-        StoreError
-            It would be somewhere else.
-        """
+        """Where to write or remove; `StoreError` where a link leads out of the folder."""
         path = self.path / plain_key(key)
         home, parent = os.path.realpath(self.path), os.path.realpath(path.parent)
         if key and os.path.commonpath((home, parent)) != home:
@@ -152,17 +119,30 @@ class LocalFolder:
                              " there: put the folder itself in its place")
         return path
 
-    def forget(self, key: str) -> None:
-        """Nothing is known of a file but what the system says."""
-
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Write a whole file: under another name, fsync, rename, fsync of the folder."""
         path = self._own(key)
         new = _make_folder(path.parent, self.path)
         with _draft(path, parts) as draft:
             os.replace(draft, path)
-        for folder in (path.parent, *new):
+        for folder in (path.parent, *new):  # a rename is durable once its folder is
             _sync(folder)
+
+    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
+        """Write some bytes of a file in their place, and fsync it.
+
+        A file that has a second name, as copies by hard links have, is left to that one.
+        """
+        path = self._own(key)
+        if not _patchable(path, size):
+            with PATCHING:  # of several threads one makes it
+                if not _patchable(path, size):
+                    return self._rewrite(key, offset, data, size)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            os.pwrite(fd, data, offset)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def create(self, key: str, data: bytes) -> bool:
         """Make a file that is not there yet: a link to another name, which only one can make."""
@@ -182,30 +162,28 @@ class LocalFolder:
         return True
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        """Write several files at a time: one is copied while another waits for the disk."""
-        with ThreadPoolExecutor(WRITERS, "write") as pool:
-            tasks = [pool.submit(self._write_later, *item) for item in files.items()]
+        def write(key: str) -> None:
+            self.write(key, files[key]())
+
+        with ThreadPoolExecutor(WRITERS, "write") as pool:  # one is copied, another is fsynced
+            tasks = [pool.submit(write, key) for key in files]
         for task in tasks:
             task.result()
 
-    def _write_later(self, key: str, parts: Callable[[], Sequence[Buffer]]) -> None:
-        self.write(key, parts())
-
     def there(self) -> bool:
-        """Whether anything is there."""
         return self.path.exists()
 
     def names(self, key: str = "") -> list[str]:
-        """Names directly below that can be printed; empty where there is nothing."""
         try:
             return sorted(filter(str.isprintable, os.listdir(self.path / plain_key(key))))
+        except _NOTHING:
+            return []
         except OSError as error:
-            if error.errno in (*_NOTHING, errno.ELOOP):
-                return []
-            raise
+            if error.errno != errno.ELOOP:
+                raise
+            return []
 
     def remove(self, key: str) -> None:
-        """Remove a file, or a folder with all that is in it; of a link the link."""
         path = self._own(key)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -213,14 +191,12 @@ class LocalFolder:
             path.unlink(missing_ok=True)
 
     def remove_partials(self, key: str = "") -> None:
-        """Remove what killed writes left below."""
         for folder, _, names in os.walk(self._own(f"{key}/{PARTIAL}").parent):
             for name in names:
                 if name.endswith(PARTIAL):
                     Path(folder, name).unlink(missing_ok=True)
 
     def bytes_below(self, key: str = "") -> int:
-        """Bytes of all files below; links are not followed."""
         path = self.path / plain_key(key)
         return 0 if key and path.is_symlink() else bytes_below(path)
 
@@ -230,12 +206,9 @@ def _draft(path: Path, parts: Sequence[Buffer]) -> Iterator[Path]:
     """A whole file under another name, on the disk; gone again after an error."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            _write_all(fd, parts)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        with open(draft, "xb", buffering=0) as file:
+            _write_all(file.fileno(), parts)
+            os.fsync(file.fileno())
         yield draft
     except BaseException:
         with contextlib.suppress(OSError):
@@ -243,16 +216,23 @@ def _draft(path: Path, parts: Sequence[Buffer]) -> Iterator[Path]:
         raise
 
 
-def _create_empty(path: Path, data: bytes) -> bool:
-    """For file systems without links: made by one, filled a moment later."""
+def _patchable(path: Path, size: int) -> bool:
+    """Whether bytes of a file may be written in their place: it is there, whole, and nobody
+    else's."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size and found.st_nlink == 1
+
+
+def _create_empty(path: Path, data: bytes) -> bool:
+    """For file systems without links: one process makes the file, and fills it a moment later."""
+    try:
+        with open(path, "xb", buffering=0) as file:
+            _write_all(file.fileno(), [data])
     except FileExistsError:
         return False
-    try:
-        _write_all(fd, [data])
-    finally:
-        os.close(fd)
     return True
 
 
@@ -272,8 +252,7 @@ def _rest(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
 
 
 def _make_folder(path: Path, home: Path) -> list[Path]:
-    """Make a folder with all above it, up to a home that must be there; the folders that have a new
-    entry now."""
+    """Make a folder and its parents up to `home`, which exists; the folders with a new entry."""
     missing = []
     while path != home and not path.is_dir():
         missing.append(path)

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 _NO_BUCKET = "there is no such bucket; make it, or look at the name"
 _started: int | None = None
-"""The process whose threads make the requests; they do not follow a fork."""
+"""The process whose threads make the requests: threads do not survive a fork."""
 
 
 @contextmanager
 def remote_errors(place: Url) -> Iterator[None]:
-    """Turn what obstore raises into a `RemoteError`, without what it says of its settings."""
+    """Turn what obstore raises into a `RemoteError` that shows no settings, so no secrets."""
     need_threads(place)
     try:
         yield
@@ -31,11 +31,11 @@ def remote_errors(place: Url) -> Iterator[None]:
     except (PermissionDeniedError, UnauthenticatedError):
         raise RemoteError(_denied(place)) from None
     except BaseError as error:
-        raise RemoteError(said(place, str(error))) from None
+        raise RemoteError(reworded(place, str(error))) from None
 
 
-def said(place: Url, text: str) -> str:
-    """What obstore says, in one line that shows nothing of its settings."""
+def reworded(place: Url, text: str) -> str:
+    """An error text of obstore as one line that shows no settings."""
     status = re.search(r"status code: (\d{3})", text)
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
         return f"{place}: {_NO_BUCKET}"
@@ -59,12 +59,12 @@ def unreachable(place: Url, why: str) -> str:
 
 
 def _denied(place: Url) -> str:
+    if place.web:
+        return f"{place}: no permission; only public files can be read there"
     names = {"s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION",
-             "gs": "GOOGLE_APPLICATION_CREDENTIALS"}.get(place.scheme.removesuffix("a"))
-    names = names or "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY"
-    return f"{place}: no permission; " + (
-        "only what anybody may read can be read there" if place.web else
-        f"give credentials in the environment ({names} …)")
+             "gs": "GOOGLE_APPLICATION_CREDENTIALS"}.get(
+        place.scheme.removesuffix("a"), "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY")
+    return f"{place}: no permission; give credentials in the environment ({names} …)"
 
 
 def need_threads(place: Url) -> None:

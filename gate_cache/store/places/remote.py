@@ -16,23 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    NotModifiedError,
-    NotSupportedError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore import exceptions
 
 from gate_cache.core.errors import RemoteError
 from gate_cache.store.format.shards import Damaged
-from gate_cache.store.places.folders import MOST, Buffer, plain_key
+from gate_cache.store.places.cache import KeptFiles
+from gate_cache.store.places.folders import MOST, Buffer, File, Folder, plain_key
 from gate_cache.store.places.refusals import remote_errors, unreachable
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Url
+    from gate_cache.store.places.cache import Cache
 
 AT_A_TIME = 16
 """Requests of one call under way at once."""
@@ -46,7 +40,13 @@ Out = TypeVar("Out")
 
 
 class RemoteFile:
-    """An object, of which ranges are read, all of the same version."""
+    """An object, of which ranges are read, all of the same version.
+
+    Parameters
+    ----------
+    meta : obstore's, with size and ETag
+    tail : the object's last bytes, where they are read already
+    """
 
     def __init__(self, folder: RemoteFolder, key: str, meta: Any, tail: bytes) -> None:
         self.size: int = meta["size"]
@@ -56,13 +56,7 @@ class RemoteFile:
         self._tail = tail
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Fill buffers one after the other from an offset, by one request; bytes read.
-
-        Raises
-        ------
-        Damaged
-            Another object has taken its place.
-        """
+        """As of `File`, by one request; `Damaged` where another object has taken its place."""
         stop = min(offset + sum(map(len, buffers)), self.size)
         if stop <= offset:
             return 0
@@ -77,39 +71,45 @@ class RemoteFile:
         return at
 
 
-class RemoteFolder:
+class RemoteFolder(Folder):
     """A prefix of a bucket.
 
     Parameters
     ----------
     store : obstore's, of that prefix
+    cache : in which files that are opened are kept
     """
 
-    at_a_time = AT_A_TIME
-
-    def __init__(self, place: Url, store: Any) -> None:
+    def __init__(self, place: Url, store: Any, cache: Cache | None = None) -> None:
         self.place = place
         self._store = store
+        self._kept = KeptFiles(cache, place, self.fetch) if cache else None
+        self.at_a_time = self._kept.at_a_time if self._kept else AT_A_TIME
 
     def identity(self) -> object:
         """The URL: a prefix is no thing that can be replaced."""
         return str(self.place)
 
     def read(self, key: str) -> bytes | None:
-        """A whole object, or None where there is none."""
         with remote_errors(self.place):
             try:
-                found = obstore.get(self._store, plain_key(key))
-                return bytes(found.bytes()) if found.meta["size"] <= MOST else b""
+                answer = obstore.get(self._store, plain_key(key))
+                return bytes(answer.bytes()) if answer.meta["size"] <= MOST else b""
             except FileNotFoundError:
                 return None
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Several whole objects."""
-        return self._each(self.read, keys)
+        return self._map(self.read, keys)
 
-    def open(self, key: str, tail: int = 0) -> RemoteFile | None:
-        """An object for reading ranges: one request for its size and its end."""
+    def open(self, key: str, tail: int = 0) -> File | None:
+        return self._kept.open(key) if self._kept else self.open_object(key, tail)
+
+    def forget(self, key: str) -> None:
+        if self._kept:
+            self._kept.forget(key)
+
+    def open_object(self, key: str, tail: int = 0) -> RemoteFile | None:
+        """As `open`, past the cache."""
         with remote_errors(self.place):
             try:
                 return self._open(plain_key(key), tail)
@@ -119,9 +119,9 @@ class RemoteFolder:
     def _open(self, key: str, tail: int) -> RemoteFile:
         if tail:
             try:
-                found = obstore.get(self._store, key, options={"range": {"suffix": tail}})
-                return RemoteFile(self, key, found.meta, bytes(found.bytes()))
-            except BaseError as error:
+                answer = obstore.get(self._store, key, options={"range": {"suffix": tail}})
+                return RemoteFile(self, key, answer.meta, bytes(answer.bytes()))
+            except exceptions.BaseError as error:
                 if not _no_range(error):
                     raise
         meta = obstore.head(self._store, key)
@@ -132,63 +132,63 @@ class RemoteFolder:
         return RemoteFile(self, key, meta, raw)
 
     def get_range(self, key: str, start: int, stop: int, etag: str | None) -> Any:
-        """Bytes of an object's version."""
+        """Bytes of one version of an object; `Damaged` where it has another one now, or is gone."""
         with remote_errors(self.place):
             try:
                 options: obstore.GetOptions = {"range": (start, stop)}
                 if etag:
                     options["if_match"] = etag
                 return obstore.get(self._store, key, options=options).bytes()
-            except (PreconditionError, FileNotFoundError):
+            except (exceptions.PreconditionError, FileNotFoundError):
                 raise Damaged(f"{key} has changed") from None
 
-    def fetch(self, key: str, known: str, draft: Path) -> str | None:
-        """Write an object to a file, unless it has the version that is known.
+    def fetch(self, key: str, kept: str, draft: Path) -> str | None:
+        """Write an object to a file, unless its version is the one that is kept.
+
+        Parameters
+        ----------
+        kept : as returned before; empty where nothing is kept
+        draft : the file to write
 
         Returns
         -------
-        Its version; None where there is none.
+        The object's version; None where there is no object
         """
         options: obstore.GetOptions = {}
-        if known.startswith(_ETAG):
-            options["if_none_match"] = known.removeprefix(_ETAG)
-        elif known.startswith(_TIME):
-            options["if_modified_since"] = datetime.fromisoformat(known.removeprefix(_TIME))
+        if kept.startswith(_ETAG):
+            options["if_none_match"] = kept.removeprefix(_ETAG)
+        elif kept.startswith(_TIME):
+            options["if_modified_since"] = datetime.fromisoformat(kept.removeprefix(_TIME))
         with remote_errors(self.place):
             try:
-                found: Any = obstore.get(self._store, key, options=options)
+                answer: Any = obstore.get(self._store, key, options=options)
             except FileNotFoundError:
                 return None
-            except NotModifiedError:
-                return known
+            except exceptions.NotModifiedError:
+                return kept
             with draft.open("wb") as file:
-                for part in found.stream(min_chunk_size=PART):
+                for part in answer.stream(min_chunk_size=PART):
                     file.write(part)
-        if draft.stat().st_size != found.meta["size"]:
+        if draft.stat().st_size != answer.meta["size"]:  # a stream may end early without an error
             raise RemoteError(unreachable(self.place, "an answer was cut off"))
-        return version_of(found.meta)
-
-    def forget(self, key: str) -> None:
-        """Nothing is kept."""
+        return version_of(answer.meta)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Put an object unless there is one; whether it was put."""
         for left in range(CREATE_TRIES)[::-1]:  # obstore does not try these again itself
             with remote_errors(self.place):
                 try:
                     obstore.put(self._store, key, data, mode="create", use_multipart=False)
                     return True
-                except AlreadyExistsError:
+                except exceptions.AlreadyExistsError:
                     return self.read(key) == data  # ours, where the answer to it was lost
-                except (PermissionDeniedError, UnauthenticatedError):
+                except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
                     raise
-                except BaseError:
+                except exceptions.BaseError:
                     if not left:
                         raise
         raise AssertionError
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Put a whole object; before that it is the old one."""
         size = sum(memoryview(p).nbytes for p in parts)
         key = plain_key(key)
         with remote_errors(self.place):
@@ -196,48 +196,43 @@ class RemoteFolder:
                 obstore.put(self._store, key, b"".join(parts), use_multipart=False)
             else:
                 obstore.put(self._store, key, iter(parts), chunk_size=PART)
+        self.forget(key)
 
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        """Put several objects at a time."""
-        self._each(lambda item: self.write(item[0], item[1]()), list(files.items()))
+        self._map(lambda item: self.write(item[0], item[1]()), list(files.items()))
 
     def there(self) -> bool:
-        """Whether anything is there."""
         return bool(self.names())
 
     def names(self, key: str = "") -> list[str]:
-        """Names directly below; empty where there is nothing."""
         with remote_errors(self.place):
-            found = obstore.list_with_delimiter(self._store, plain_key(key) or None)
-        paths = [*found["common_prefixes"], *(o["path"] for o in found["objects"])]
+            listing = obstore.list_with_delimiter(self._store, plain_key(key) or None)
+        paths = [*listing["common_prefixes"], *(o["path"] for o in listing["objects"])]
         names = {path.rstrip("/").rpartition("/")[2] for path in paths}
         return sorted(filter(str.isprintable, names))
 
     def remove(self, key: str) -> None:
-        """Remove an object, or all that is below a prefix."""
         with remote_errors(self.place):
             for batch in obstore.list(self._store, plain_key(key)):
                 obstore.delete(self._store, [o["path"] for o in batch])
             with suppress(FileNotFoundError):  # S3 does not mind
                 obstore.delete(self._store, key)
-
-    def remove_partials(self, key: str = "") -> None:
-        """Nothing is ever half written."""
+        if self._kept:
+            self._kept.check_below(key)
 
     def bytes_below(self, key: str = "") -> int:
-        """Bytes of all objects below."""
         with remote_errors(self.place):
             return sum(o["size"] for batch in obstore.list(self._store, key or None) for o in batch)
 
-    def _each(self, work: Callable[[In], Out], parts: Sequence[In]) -> list[Out]:
+    def _map(self, work: Callable[[In], Out], parts: Sequence[In]) -> list[Out]:
         if len(parts) < 2:
             return [work(part) for part in parts]
-        with ThreadPoolExecutor(min(self.at_a_time, len(parts))) as pool:
+        with ThreadPoolExecutor(min(AT_A_TIME, len(parts))) as pool:
             return list(pool.map(work, parts))
 
 
 def version_of(meta: Any) -> str:
-    """What tells an object's versions apart; empty where nothing does."""
+    """What tells an object's versions apart: its ETag, else its time; empty without either."""
     if meta.get("e_tag"):
         return f"{_ETAG}{meta['e_tag']}"
     time = meta.get("last_modified")
@@ -249,7 +244,7 @@ def _strong(meta: Any) -> str | None:
     return etag if etag and not etag.startswith("W/") else None
 
 
-def _no_range(error: BaseError) -> bool:
-    """Whether the end alone is not to be had: on Azure, and of empty objects."""
-    return isinstance(error, NotSupportedError) or \
+def _no_range(error: exceptions.BaseError) -> bool:
+    """Whether the server cannot give the end alone: Azure, and any for an empty object."""
+    return isinstance(error, exceptions.NotSupportedError) or \
         re.search("non-partial|status code: 416", str(error)) is not None

@@ -1,4 +1,4 @@
-"""Opening a folder behind a URL through obstore, with a cache of this machine if asked for."""
+"""Opening a folder behind a URL through obstore, with the cache that the environment names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import obstore
 from obstore.exceptions import BaseError
 
 from gate_cache.core.errors import RemoteError
-from gate_cache.store.places.cache import cached
-from gate_cache.store.places.refusals import said
+from gate_cache.store.places.cache import cache_here
+from gate_cache.store.places.refusals import reworded
 from gate_cache.store.places.remote import RemoteFolder
 from gate_cache.store.places.web import WebFolder
 
@@ -26,14 +26,14 @@ RETRY: dict[str, Any] = {
 
 
 def open_remote(place: Url) -> Folder:
-    """The folder behind a URL, with a cache of this machine where one is wanted."""
-    made: Any = obstore.store.HTTPStore if place.web else obstore.store
+    """The folder behind a URL, with the cache that the environment names, if any."""
+    factory: Any = obstore.store.HTTPStore if place.web else obstore.store
     options = {**CLIENT, "allow_http": _plain_http(place)}
     try:
-        store = made.from_url(str(place), client_options=options, retry_config=RETRY)
+        store = factory.from_url(str(place), client_options=options, retry_config=RETRY)
     except (BaseError, ValueError) as error:
-        raise RemoteError(said(place, str(error))) from None
-    return cached((WebFolder if place.web else RemoteFolder)(place, store))
+        raise RemoteError(reworded(place, str(error))) from None
+    return (WebFolder if place.web else RemoteFolder)(place, store, cache_here())
 
 
 def _plain_http(place: Url) -> bool:

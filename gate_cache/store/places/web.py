@@ -22,7 +22,6 @@ class WebFolder(RemoteFolder):
     """A folder of a web server."""
 
     def names(self, key: str = "") -> list[str]:
-        """Names directly below; empty where there is nothing."""
         names = (name.rstrip("/") for name in self._links(key))
         return sorted(filter(str.isprintable, names))
 
@@ -31,9 +30,8 @@ class WebFolder(RemoteFolder):
         return self.read("zarr.json") is not None or bool(self.names())
 
     def bytes_below(self, key: str = "") -> int:
-        """Bytes of all files below."""
         links = [f"{key}/{name}".lstrip("/") for name in self._links(key)]
-        files = self._each(self.open, [link for link in links if not link.endswith("/")])
+        files = self._map(self.open_object, [link for link in links if not link.endswith("/")])
         inside = sum(self.bytes_below(link.rstrip("/")) for link in links if link.endswith("/"))
         return inside + sum(file.size for file in files if file)
 
@@ -46,19 +44,17 @@ class WebFolder(RemoteFolder):
             raise StoreError(f"{self.place}: the server shows no page of links for folders, so what"
                              " is in the store cannot be known; turn its directory index on, or"
                              " copy the store to a disk or bucket")
-        folder = unquote(urlsplit(f"{self.place}/{key}").path).rstrip("/")
-        return _Links(folder).of(text)
+        links = _Links(unquote(urlsplit(f"{self.place}/{key}").path).rstrip("/"))
+        links.feed(text)
+        return list(links.names)
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Refused."""
         self._refuse()
 
     def create(self, key: str, data: bytes) -> bool:
-        """Refused."""
         self._refuse()
 
     def remove(self, key: str) -> None:
-        """Refused."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -72,17 +68,11 @@ class _Links(HTMLParser):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self._folder = folder
-        self._found: dict[str, None] = {}
-
-    def of(self, text: str) -> list[str]:
-        """The names."""
-        self.feed(text)
-        return list(self._found)
+        self.names: dict[str, None] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take a link."""
         link = dict(attrs).get("href") if tag == "a" else None
         parts = urlsplit(link or "")
         name = unquote(parts.path).removeprefix(self._folder + "/").removeprefix("./")
         if name and name[0] not in "./" and "/" not in name[:-1] and not parts.query:
-            self._found[name] = None
+            self.names[name] = None
