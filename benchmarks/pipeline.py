@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.synthetic import BLOCK, SD15
-from gate_cache.diffusion.passes.extractor import Piece
+from gate_cache.diffusion.passes.pieces import Piece
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import WRITERS, Engine
 from gate_cache.store.format.checksums import row_sums
@@ -45,6 +45,7 @@ Costs = tuple[float, float]
 class Stub:
     """An extractor whose maps are there already."""
 
+    batch = BATCH
     model = SimpleNamespace(device=torch.device("cpu"), place=torch.as_tensor)
 
     def __init__(self, dtype: torch.dtype) -> None:

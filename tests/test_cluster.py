@@ -21,8 +21,8 @@ from gate_cache.core.errors import DataError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.cluster import local, own_environment, run
 from gate_cache.extraction.extract import Workers, extract
+from gate_cache.extraction.job import own_threads
 from gate_cache.extraction.status import status
-from gate_cache.extraction.threads import own_threads
 from gate_cache.workspace.workspace import Workspace
 
 
@@ -46,9 +46,9 @@ def test_starting_workers_leaves_the_environment_as_it_was() -> None:
 def test_only_the_start_of_this_process_decides_its_threads(
         monkeypatch: pytest.MonkeyPatch) -> None:
     """dask's nanny sets OMP_NUM_THREADS where it starts workers, not only in them."""
-    threads = own_threads(None)
+    threads = own_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
-    assert own_threads(None) == threads
+    assert own_threads() == threads
 
 
 def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) -> None:

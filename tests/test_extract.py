@@ -563,7 +563,8 @@ def test_too_small_a_disk_is_refused_before_the_model_is_loaded(
 
 def test_values_beyond_float16_are_refused(toy: Toy, roots: Roots,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    from gate_cache.diffusion.passes.extractor import Extractor, Piece
+    from gate_cache.diffusion.passes.extractor import Extractor
+    from gate_cache.diffusion.passes.pieces import Piece
 
     real = Extractor.run
 

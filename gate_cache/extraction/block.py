@@ -13,7 +13,8 @@ from gate_cache.extraction.inputs import BlockInputs, ImageSource
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 
 if TYPE_CHECKING:
-    from gate_cache.diffusion.passes.extractor import Extractor, Piece
+    from gate_cache.diffusion.passes.extractor import Extractor
+    from gate_cache.diffusion.passes.pieces import Piece
     from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.diffusion.passes.schedule import PassGroup
     from gate_cache.extraction.transfer import Buffers, HostMemory, Transfer
@@ -184,7 +185,7 @@ class Block:
 
     def _latents(self) -> Iterator[Piece]:
         """Make latents known to the passes: from the store, or through the VAE."""
-        from gate_cache.diffusion.passes.extractor import Piece
+        from gate_cache.diffusion.passes.pieces import Piece
 
         kept = self._work.latents.read_kept(self._rows)[LATENT_MAP]
         if len(kept):
@@ -240,7 +241,7 @@ class _Draft:
 
     def bring(self, piece: Piece, transfer: Transfer) -> Callable[[], bool]:
         """Begin to copy computed rows to their places; see `Transfer.start`."""
-        from gate_cache.diffusion.passes.extractor import runs
+        from gate_cache.diffusion.passes.pieces import runs
         from gate_cache.extraction.transfer import Move
 
         memory, moves, at = self._buffers().tensors, [], 0

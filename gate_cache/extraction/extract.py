@@ -11,32 +11,34 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from gate_cache.core.errors import DataError, StoreError, listed
-from gate_cache.core.preprocessing import Preprocessing
+from gate_cache.core.errors import DataError
 from gate_cache.core.progress import ProgressTask, Silent
 from gate_cache.core.stopping import stopping
 from gate_cache.core.versions import versions
-from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
+from gate_cache.extraction.job import (
+    ExtractionJob,
+    open_engine,
+    open_work,
+    own_threads,
+    tell_anew,
+    tell_kept,
+)
 from gate_cache.extraction.register import FIRST, Registration
-from gate_cache.extraction.storing import encoding_asked, store_batch, store_block
-from gate_cache.extraction.threads import own_threads
-from gate_cache.extraction.validate import sample_problems
+from gate_cache.extraction.storing import store_batch, store_block
+from gate_cache.extraction.validate import notes_on_files, sample_problems
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
 from gate_cache.workspace.data_summary import before_extraction, check_data
-from gate_cache.workspace.lookup import Stale, find_combo
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.extraction.block import Job, Work
-    from gate_cache.manifest.specs import Manifest
+    from gate_cache.extraction.block import Work
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
 
@@ -101,13 +103,14 @@ def extract(work: Workspace, *, batch: int | Literal["auto"] | None = None,
     files = _checked(work, dataset, ids)
     plans = work.plans(files)
     block = store_block(manifest, [p.shapes for p in plans])
+    cores = threads or own_threads(spread.workers if spread else 0)
     with open_writer(path, dataset.name, block, store_batch(manifest), versions(),
-                     threads or own_threads(spread), show.say if wait else None) as store:
+                     cores, show.say if wait else None) as store:
         images = Registration(store, dataset, ids, rehash, FIRST_OF_OTHERS if spread else FIRST)
         asked = batch or manifest.store.batch
         order = ExtractionJob(
             _for_others(work) if spread else work, batch if isinstance(batch, int) else store.batch,
-            threads or store.threads or own_threads(spread), frozenset(), asked == "auto")
+            threads or store.threads or cores, frozenset(), asked == "auto")
         result = Extracted(path, len(ids), 0, dict.fromkeys([LATENTS, *manifest.combos], 0))
         with _Rounds(work, store, files, plans, result) as rounds:
             for _ in images.rounds(show):
@@ -134,10 +137,10 @@ class _Rounds(ExitStack):
         """Compute all that is missing of the images that are registered."""
         if not self._told:
             remember(self._store.path, self._work.roots)
-            _tell_anew(self._work, self._plans)
+            tell_anew(self._work, self._plans)
         left = open_work(order, self._store, self._files, self._plans)
         if not self._told:
-            _tell_kept(self._work, self._store, left.jobs)
+            tell_kept(self._work, self._store, left.jobs)
         self._told = True
         todo = {group: [rows for rows in rows_ if images.settled(rows)]
                 for group, rows_ in _todo(left)}
@@ -189,47 +192,9 @@ def _checked(work: Workspace, dataset: ImageDataset, ids: Sequence[str]) -> Mode
     wrong, notes = sample_problems(work.manifest, work.roots, ids)
     if wrong:
         raise DataError("\n".join(wrong))
-    for line in [*_notes(dataset, work.manifest), *notes]:
+    for line in [*notes_on_files(dataset, work.manifest), *notes]:
         work.progress.say(f"note: {line}")
     return files
-
-
-def _notes(dataset: ImageDataset, manifest: Manifest) -> list[str]:
-    """What to know of a data set's files before they are read."""
-    if isinstance(dataset, ImageFiles) and Preprocessing.of(manifest.model, 0).background is None:
-        return ["'resample: opencv' without a 'background' drops alpha, as the first release did:"
-                " transparent pictures show what lies under it"]
-    return []
-
-
-def _tell_anew(work: Workspace, plans: Sequence[PlannedCombo]) -> None:
-    """Say which combos are in the store already, but with other settings."""
-    store, why = work.store(), dict[str, str]()
-    for plan in plans:
-        try:
-            find_combo(store, work.manifest, plan.name, plan.recipe)
-        except Stale as error:
-            why[plan.name] = "; ".join(error.why)
-        except StoreError:
-            continue
-    if why:
-        work.progress.say(f"note: {listed(why)}: extracted anew, beside what the store holds with"
-                          f" other settings ({next(iter(why.values()))})")
-
-
-def _tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
-    """Say where a store keeps to what it was begun with, whatever the manifest says now."""
-    now, said = work.manifest.store, []
-    if now.block and now.block != store.block:
-        said.append(f"blocks of {store.block}")
-    if now.batch not in ("auto", store.batch):
-        said.append(f"batches of {store.batch}")
-    asked = encoding_asked(work.manifest)
-    said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
-             if job.group.encoding != asked]
-    if said:
-        work.progress.say(f"note: this store was begun with {listed(said)}, and keeps it; give"
-                          " store.path another name to change that")
 
 
 def _todo(work: Work) -> Iterator[tuple[GroupWriter, list[range]]]:

@@ -19,7 +19,7 @@ from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.extraction.inputs import BlockInputs, open_source
-from gate_cache.extraction.threads import own_threads
+from gate_cache.extraction.job import own_threads
 from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
 from gate_cache.workspace.data_root import dataset_near
 
@@ -185,7 +185,7 @@ class _Run:
                 told: Any) -> list[Compared]:
         import torch
 
-        threads = self._store.attrs.get("threads") or own_threads(None)
+        threads = self._store.attrs.get("threads") or own_threads()
         with ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,)) as device, \
                 ThreadPoolExecutor(2, "readers") as readers:
             return device.submit(self._compare, found, readers, told).result()

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from gate_cache.core.memory import fitted, free, is_full
 from gate_cache.diffusion.models import loading
@@ -22,16 +21,16 @@ from gate_cache.diffusion.models.conditioning import Extra, Text
 from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.noise import add_noise, noise
+from gate_cache.diffusion.passes.pieces import Piece, Ready, pieces, pooled
 from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 
 if TYPE_CHECKING:
-    from gate_cache.core.features import MapSpec
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.diffusion.passes.schedule import Item, PassGroup, Tail
+    from gate_cache.diffusion.passes.schedule import Item, PassGroup
     from gate_cache.diffusion.techniques.base import Images, Inputs, Steering, Use
     from gate_cache.manifest.specs import ModelSpec
 
@@ -41,33 +40,8 @@ KEPT_PROMPTS = 256
 """Embeddings kept at most; with a caption for each image there is no end of them."""
 
 
-class Piece(NamedTuple):
-    """Maps of some rows of a combo: name to (N, C, h, w) as computed, on the device."""
-
-    combo: str
-    rows: list[int]
-    maps: dict[str, torch.Tensor]
-
-
 class _Stopped(Exception):
     """Ends a lane's passes before they are read."""
-
-
-class Ready(NamedTuple):
-    """A pass that is about to run.
-
-    Attributes
-    ----------
-    tail : of its lane
-    items : its images, behind which the batch is filled up
-    x : (B, 4, h, w) float32, noised and, where the lane's walk has steps, denoised
-    run : the pass; gives what the UNet predicts, (B, 4, h, w)
-    """
-
-    tail: Tail
-    items: Sequence[Item]
-    x: torch.Tensor
-    run: Callable[[], torch.Tensor]
 
 
 class Extractor:
@@ -140,7 +114,7 @@ class Extractor:
                     for ready in self._batch(lane, lane.items[at : at + self.batch], inputs):
                         with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
                             maps = taps.read(ready.run)
-                        for piece in _pieces(lane, ready, maps, read[ready.tail] - at):
+                        for piece in pieces(lane, ready, maps, read[ready.tail] - at):
                             yield piece._replace(maps=pooled(piece.maps, specs[piece.combo]))
                         read[ready.tail] = max(read[ready.tail], at + len(ready.items))
                     at = min(read.values())
@@ -269,47 +243,3 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
                 steering[use] = technique.open(model, roots)
     faster(model, spec)
     return Extractor(model, steering, batch)
-
-
-def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str, torch.Tensor]:
-    """Maps of one combo, those made smaller that it wants so, in float32.
-
-    Torch's adaptive pooling: cell (i, j) of a grid of g cells a side is of the values from
-    ⌊i·h/g⌋ to ⌈(i+1)·h/g⌉, and so in the other direction.
-    """
-    kinds: dict[str, Callable[..., torch.Tensor]] = {
-        "mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
-    return {s.name: kinds[s.pool](maps[s.name].float(), s.grid) if s.grid else maps[s.name]
-            for s in specs}
-
-
-def _pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor],
-            read: int) -> Iterator[Piece]:
-    """What each combo reads from one pass.
-
-    Parameters
-    ----------
-    read : items that were read from a pass before, at the beginning
-    """
-    for half in dict.fromkeys(item.half for item in ready.items):
-        for reader in lane.readers[half, ready.tail]:
-            places = [i for i, item in enumerate(ready.items)
-                      if i >= read and item.half == half and item.row in reader.rows]
-            if places:
-                yield Piece(reader.combo.name, [ready.items[i].row for i in places], {
-                    s.name: _taken(maps[s.name], places) for s in reader.combo.specs})
-
-
-def _taken(values: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-    """Some of a batch by slices: a list as an index would be copied to the device first."""
-    parts = [values[run.start : run.stop] for run in runs(places)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def runs(numbers: Sequence[int]) -> Iterator[range]:
-    """Numbers in as few ranges, in their order."""
-    start = 0
-    for end in range(1, len(numbers) + 1):
-        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
-            yield range(numbers[start], numbers[end - 1] + 1)
-            start = end

@@ -55,7 +55,7 @@ class GroupWriter:
         self._absent = frozenset(self.attrs.get(ABSENT, ()))
         self._may_write = may_write
         self._back: set[int] = set()
-        self._noting = Lock()
+        self._noting = Lock()  # blocks may be written at a time
         self._seen: dict[int, int] | None = None  # marks, as `todo` found them
 
     @contextmanager
@@ -76,13 +76,7 @@ class GroupWriter:
 
     @cached_property
     def encoding(self) -> Encoding:
-        """How they are stored; fixed when the group was made.
-
-        Raises
-        ------
-        StoreError
-            It is not known here.
-        """
+        """How they are stored, fixed when it was made; `StoreError` where that is not known."""
         first = read_array(self.folder, f"{self.name}/{self.maps[0]}")
         return encoding_of(f"{self.path}: {self.name}", self.attrs,
                            str(first.dtype) if first else "float16")
@@ -95,13 +89,7 @@ class GroupWriter:
 
     @cached_property
     def metas(self) -> dict[str, ArrayMeta]:
-        """Of each stored array, in the same order.
-
-        Raises
-        ------
-        StoreError
-            One is missing or damaged.
-        """
+        """Of each stored array, in the same order; `StoreError` where one is missing or damaged."""
         names = [name + part.suffix for name in self.maps
                  for part in self.encoding.parts((1, 1, 1))]
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
@@ -223,13 +211,7 @@ class GroupWriter:
             arrays[name][places] = self.parts[name].fill
 
     def encode(self, name: str, values: npt.NDArray[Any]) -> Stored:
-        """Rows of one map as they are stored.
-
-        Raises
-        ------
-        gate_cache.store.format.codes.DoesNotFit
-            A value is too large.
-        """
+        """Rows of one map as they are stored; `DoesNotFit` where a value is too large."""
         return {name + suffix: array for suffix, array in encode(self.encoding, values).items()}
 
     def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
@@ -266,7 +248,8 @@ class GroupWriter:
         """Mark a block done, whose shards are there to stay and have these rows."""
         block, mark = rows.start // self.block, done.mark_of(found, self.lengths)
         self.write_sums(block, found)
-        self.marks.write(block, mark)
+        with self._noting:  # where a file holds several marks
+            self.marks.write(block, mark)
         if self._seen is not None:
             self._seen[block] = mark
 
@@ -302,7 +285,7 @@ class GroupWriter:
             self._put_attrs({DEVICES: sorted([*known, device])})
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
-        """Say before the data which rows of it are void; blocks may be written at a time."""
+        """Say before the data which rows of it are void."""
         with self._noting:
             if set(absent) != {row for row in rows if row in self._absent}:
                 self._note(self._absent.difference(rows).union(absent))
