@@ -92,7 +92,7 @@ def main() -> None:
         maps = Maps(shapes, combos, side)
         channels = sum(s[0] for s in shapes.values())
         model = VectorModel(VectorAmalgamator(channels, 2, members=members),
-                            PixelMLPs(2 * channels, 0, classes, members), range(combos), False)
+                            PixelMLPs(2 * channels, 0, classes, members), range(combos), None)
         model.eval()
         found: dict[Any, float] = {way: min(seconds(way, maps, model, side)
                                             for _ in range(repeat)) for way in (usual, ours)}

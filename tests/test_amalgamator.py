@@ -3,11 +3,24 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, diversity, mix, sparsity
+from gate_cache.learn.features.bucket import Bucket
+from gate_cache.learn.mixing.amalgamator import (
+    Amalgamator,
+    FixedWeights,
+    by_map,
+    diversity,
+    mix,
+    sparsity,
+)
+from gate_cache.learn.mixing.model import build_baseline, build_gate
+from gate_cache.learn.mixing.vectors import VectorAmalgamator
+from gate_cache.manifest.specs import TrainSpec
 
 COUNTS = pytest.mark.parametrize("assigners", [1, 2, 3])
 Regulariser = Callable[[torch.Tensor], torch.Tensor]
@@ -190,3 +203,92 @@ def test_dropout_acts_in_training_only() -> None:
     model, maps = module(1, dropout=0.5), bucket()
     assert not torch.equal(model.train()(maps).weights, model(maps).weights)
     assert torch.equal(model.eval()(maps).weights, model(maps).weights)
+
+
+@pytest.mark.parametrize("where", ["head", "bucket"])
+@pytest.mark.parametrize("head", ["nn", "conv"])
+def test_attention_is_mixed_only_in_the_bucket(head: str, where: Any) -> None:
+    """As the released code has it: every combo's map is its channels and attention's, raw."""
+    spec = TrainSpec(head=head, attention_in=where, assigners=1)  # type: ignore[arg-type]
+    model = build_gate(spec, 6, [0, 2], 5).eval()
+    conv, attention = torch.randn(2, 3, 6, 4, 4), torch.rand(2, 5, 4, 4)
+    found = model(Bucket(conv, attention))
+    inner = model.mixer.assigners[0].body[0].in_channels
+    assert inner == (11 if where == "bucket" else 6)
+    maps = conv[:, [0, 2]]
+    if where == "bucket":
+        maps = torch.cat([maps, attention[:, None].expand(-1, 2, -1, -1, -1)], 2)
+    sums = model.mixer(maps).maps
+    by_hand = model.head(sums, None if where == "bucket" else attention)
+    torch.testing.assert_close(found.values, by_hand)
+    if head == "nn" and where == "bucket":
+        torch.testing.assert_close(sums[:, 0, 6:], attention)  # weights sum to 1
+        torch.testing.assert_close(found.values, F.normalize(sums[:, 0], dim=1))
+    alone = build_baseline(spec, 6, [1.0], [1], None)
+    assert torch.equal(alone(Bucket(conv, attention)).values, alone(Bucket(conv, None)).values)
+
+
+# -------------------------------------------------------------------------- weights of channels
+
+
+def of_channels(assigners: int = 2) -> Amalgamator:
+    torch.manual_seed(3)
+    return Amalgamator(3, assigners, hidden=6, dropout=0.0, weights="channel")
+
+
+@COUNTS
+def test_weights_of_channels_sum_to_one_over_the_bucket(assigners: int) -> None:
+    maps = bucket()
+    found = of_channels(assigners)(maps)
+    assert found.weights.shape == (2, assigners, 4, 3)
+    torch.testing.assert_close(found.weights.sum(2), torch.ones(2, assigners, 3))
+    slow = torch.zeros(2, assigners, *maps.shape[2:])
+    for image, j, i, c in itertools.product(range(2), range(assigners), range(4), range(3)):
+        slow[image, j, c] += found.weights[image, j, i, c] * maps[image, i, c]
+    torch.testing.assert_close(found.maps, slow)
+
+
+def test_weights_of_channels_are_those_of_the_released_assigner() -> None:
+    """Convolution without bias, ReLU, batch norm, mean over places, linear to C; softmax over maps.
+    """
+    model, maps = of_channels(1).eval(), bucket()
+    body = model.assigners[0].body
+    logits = []
+    for i in range(4):
+        hidden = F.conv2d(maps[:, i], body[0].weight, None, padding=1).relu()
+        hidden = (hidden / math.sqrt(1 + body[2].eps)).mean((2, 3))  # fresh running statistics
+        logits.append(hidden @ body[6].weight.T + body[6].bias)
+    expected = torch.stack(logits).softmax(0).permute(1, 0, 2)
+    torch.testing.assert_close(model.weigh(maps)[:, 0], expected)
+    assert body[0].bias is None and module(1).assigners[0].body[0].bias is not None
+
+
+def test_regularisers_of_channels_are_means_of_each_channels() -> None:
+    weights = random_weights(2, 3, 4 * 5).unflatten(2, (4, 5))
+    for regulariser in (sparsity, diversity):
+        each = [regulariser(weights[..., c]) for c in range(5)]
+        torch.testing.assert_close(regulariser(weights), torch.stack(each).mean())
+
+
+def test_weights_of_channels_are_told_as_their_mean() -> None:
+    weights = random_weights(2, 3, 4 * 5).unflatten(2, (4, 5))
+    torch.testing.assert_close(by_map(weights), weights.mean(3))
+    assert by_map(weights[..., 0]) is not None and by_map(weights[..., 0]).shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_vectors_have_weights_of_channels_too(members: int) -> None:
+    torch.manual_seed(5)
+    model = VectorAmalgamator(4, 2, 6, 0.0, members, "channel").eval()
+    vectors = torch.randn(5, 3, 4)
+    found = model(vectors)
+    assert found.weights.shape == (members, 5, 2, 3, 4)
+    torch.testing.assert_close(found.weights.sum(3), torch.ones(members, 5, 2, 4))
+    norm = model.norm
+    for m, j in itertools.product(range(members), range(2)):
+        at = m * 2 + j
+        part = slice(6 * at, 6 * (at + 1))
+        hidden = (vectors @ model.first.weight[part].T + model.first.bias[part]).relu()
+        logits = hidden / math.sqrt(1 + norm.eps) @ model.last[at] + model.bias[at]
+        torch.testing.assert_close(found.weights[m, :, j], logits.softmax(1))
+        torch.testing.assert_close(found.maps[m, :, j], (logits.softmax(1) * vectors).sum(1))

@@ -49,8 +49,8 @@ def places(roots: Roots, *names: str) -> list[object]:
 def test_help_lists_the_commands(gate: Run) -> None:
     found = gate("--help")
     assert found.code == 0
-    for command in ("validate", "plan", "extract", "status", "inspect", "train", "lora", "caption",
-                    "verify", "diff", "prune"):
+    for command in ("validate", "plan", "extract", "status", "inspect", "train", "probe", "lora",
+                    "caption", "verify", "diff", "prune"):
         assert command in found.out
 
 
@@ -144,7 +144,7 @@ def test_status_without_a_store(gate: Run, roots: Roots, manifest: WriteManifest
 
 def test_inspect_shows_tree_settings_and_bytes(gate: Run, toy: Toy) -> None:
     text = gate("inspect", toy[2]).out
-    for word in ("up2  7×64×16×16  float16", "attn3  7×77×16×16", "done: 7/7",
+    for word in ("up2  7×64×16×16  float16", "attn2  7×77×8×8", "done: 7/7",
                  "prompt: a photo of a horse, high quality", "lora from: tiny/moderate",
                  "canny", "latents-", "blocks of 3"):
         assert word in text
@@ -169,7 +169,8 @@ def test_inspect_of_no_store(gate: Run, tmp_path: Path) -> None:
 
 
 def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_path: Path,
-                                                 manifest: WriteManifest) -> None:
+                                                 manifest: WriteManifest,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = manifest(dataset={"name": "toyworld", "train": 16, "val": 0, "test": 16}, attention={},
                       conv={"a": PROMPT, "b": {**PROMPT, "seed": 1}},
                       store={"batch": 8, "block": 32})
@@ -182,6 +183,19 @@ def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_pa
                  "original-image pixels", str(out)):
         assert word in found.out
     assert json.loads((out / "metrics.json").read_text())["head"] == "nn"
+    ranked = json.loads(gate("probe", loaded.path, *where, "--split", "test", "--json").out)
+    assert [t["task"] for t in ranked["tables"]] == [
+        "correspondence", "segmentation", "classification"]
+    assert "mean of 2" in gate("probe", loaded.path, *where, "--split", "test", "--images", 4).out
+    unseen = gate("probe", loaded.path, *where)
+    assert unseen.code == 2 and "split 'val' has no images; say --split test" in unseen.err
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gate_cache.analysis.probe.probe", interrupted)
+    assert gate("probe", loaded.path, *where).err == (
+        "error: interrupted; a probe keeps nothing; --images 100 takes less\n")
 
 
 def test_train_without_a_store_says_how_to_get_one(gate: Run, roots: Roots,

@@ -112,7 +112,7 @@ def test_stored_maps_equal_a_pass_of_plain_diffusers(toy: Toy) -> None:
 
 def test_attention_maps_sum_to_one_over_tokens(toy: Toy) -> None:
     view = FeatureStore.open(toy[2])["attn"]
-    assert view.maps == ("attn1", "attn2", "attn3")
+    assert view.maps == ("attn1", "attn2")
     assert view.attrs["tokens"][:4] == ["<|startoftext|>", "a", "photo", "<|endoftext|>"]
     for name in view:
         np.testing.assert_allclose(view[name][:].astype(np.float32).sum(1), 1, atol=2e-2)
@@ -595,6 +595,24 @@ def test_only_the_maps_that_are_wanted_are_stored(roots: Roots, manifest: WriteM
     view = FeatureStore.open(result.store)["plain"]
     assert view.maps == ("up2",)
     np.testing.assert_array_equal(view["up2"][:], FeatureStore.open(toy[2])["plain"]["up2"][:])
+
+
+def test_attention_maps_that_were_stored_by_default_once_can_be_kept(
+        roots: Roots, manifest: WriteManifest) -> None:
+    """Release 0.1 stored all; today's default leaves out those of the latent's own resolution."""
+    names, few = ["attn1", "attn2", "attn3"], {"dataset": {**TOY["dataset"], "train": 1}}
+    kept = manifest(conv={}, attention={"attn": {**PROMPT, "maps": names}}, **few)
+    store = FeatureStore.open(extract(Workspace(kept, roots, "cpu")).store)
+    now = Workspace(manifest(conv={}, attention={"attn": PROMPT}, **few), roots, "cpu")
+    (found,) = status(now).combos
+    assert found.state == "stale" and found.why == [
+        'maps changed: ["attn1", "attn2", "attn3"] → ["attn1", "attn2"]',
+        "'maps: [attn1, attn2, attn3]' in the combo keeps what is stored"]
+    (old,) = store.views()
+    (new,) = [v for v in FeatureStore.open(extract(now).store).views() if v.name != old.name]
+    assert new.maps == ("attn1", "attn2")
+    for name in new:
+        np.testing.assert_array_equal(new[name][:], old[name][:])
 
 
 @pytest.mark.parametrize(("batch", "says"), [

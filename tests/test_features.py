@@ -61,7 +61,7 @@ def conv_shapes(layout: Family, size: int) -> dict[str, tuple[int, ...]]:
 
 
 def attention_shapes(layout: Family, size: int, tokens: int) -> dict[str, tuple[int, ...]]:
-    return {m.name: m.shape(size, tokens) for m in layout.select("attention", None)}
+    return {m.name: m.shape(size, tokens) for m in layout.maps if m.kind == "attention"}
 
 
 def measured(config: dict[str, Any], latent: int) -> dict[str, tuple[int, ...]]:
@@ -188,7 +188,33 @@ def test_sizes_of_stable_diffusion_1_5() -> None:
 
 def test_select_gives_all_or_the_named_in_the_models_order() -> None:
     assert [m.name for m in SD15.select("conv", ["up3", "up0"])] == ["up0", "up3"]
-    assert [m.name for m in SD15.select("attention", None)] == ["attn1", "attn2", "attn3"]
+    assert [m.name for m in SD15.select("attention", None)] == ["attn1", "attn2"]
+    assert [m.name for m in SD15.select("attention", ["attn3", "attn1"])] == ["attn1", "attn3"]
+
+
+SMALL = {"block_out_channels": [320, 640, 1280], "mid_block_type": None}
+"""Of a UNet without a mid block and with three levels, as BK-SDM's tiny one."""
+
+
+@pytest.mark.parametrize(("config", "vae", "expected"), [
+    (SD15_UNET, SD15_VAE, {"attn1": 4, "attn2": 2}),
+    (published(SD_2_1)["unet"], published(SD_2_1)["vae"], {"attn1": 4, "attn2": 2}),
+    (published(SDXL_BASE)["unet"], published(SDXL_BASE)["vae"], {"attn0": 4, "attn1": 2}),
+    (tiny_config("unet"), tiny_config("vae"), {"attn1": 4, "attn2": 2}),
+    ({**SMALL, "up_block_types": ["CrossAttnUpBlock2D"] * 3}, SD15_VAE, {"attn0": 4, "attn1": 2}),
+    ({**SMALL, "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]}, SD15_VAE,
+     {"attn1": 2}),
+    ({**SMALL, "up_block_types": ["UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"]}, SD15_VAE,
+     {"attn2": 1}),
+    (DDPM256, None, {}),
+], ids=["sd1", "sd2", "sdxl", "tiny", "no-mid", "one-level", "finest-alone", "ddpm"])
+def test_attention_by_default_is_that_of_the_released_code(
+    config: dict[str, Any], vae: dict[str, Any] | None, expected: dict[str, int],
+) -> None:
+    """Sides of a quarter and half of the latent's, whatever the levels are called."""
+    layout = family(config, vae)
+    found = {m.name: m.stride // layout.latent_stride for m in layout.select("attention", None)}
+    assert found == expected
 
 
 @pytest.mark.parametrize(("kind", "name", "message"), [

@@ -430,14 +430,14 @@ def test_a_row_that_would_grow_without_end_is_refused(tmp_path: Path) -> None:
 
     from gate_cache.store.format.shards import Damaged, unpack
 
-    row = memoryview(bytearray(64))
-    unpack(memoryview(zstd.compress(bytes(range(64)))), row)
+    row, kind = memoryview(bytearray(64)), (Codec.parse("zstd"), "u1")
+    unpack(memoryview(zstd.compress(bytes(range(64)))), row, *kind)
     assert bytes(row) == bytes(range(64))
     for size in (63, 65, 10**9):
         with pytest.raises(Damaged, match="another length"):
-            unpack(memoryview(zstd.compress(bytes(size))), row)
+            unpack(memoryview(zstd.compress(bytes(size))), row, *kind)
     with pytest.raises(Damaged):
-        unpack(memoryview(b"\x28\xb5\x2f\xfd" + os.urandom(40)), row)
+        unpack(memoryview(b"\x28\xb5\x2f\xfd" + os.urandom(40)), row, *kind)
 
 
 def test_a_pipe_is_not_opened(path: Path) -> None:

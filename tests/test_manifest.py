@@ -127,6 +127,8 @@ def test_denoise_may_start_exactly_its_steps_above_t(tmp_path: Path) -> None:
     ("train: {combos: [a, aa]}", "train.combos[1]: 'aa' is no combo of 'conv' (did you mean 'a'?)"),
     ("train: {baseline: zzz}", "train.baseline: 'zzz' is no combo of 'conv'"),
     ("train: {attention: a}", "train.attention: 'a' is no combo of 'attention'"),
+    ("train: {attention_in: bucket}",
+     "train.attention_in: there is no combo of 'attention' to put into the bucket"),
     ("attention: {a: {prompt: y}}", "attention.a: this name is also a combo of 'conv'"),
     ("attention: {b: {prompt: y, maps: [up0]}}",
      "attention.b.maps[0]: 'up0' is no attention map: attn0, attn1, …"),
@@ -135,6 +137,13 @@ def test_sections_are_checked_against_each_other(
     tmp_path: Path, line: str, expected: str,
 ) -> None:
     assert problems(tmp_path, f"{BASE}{line}\n") == [f"m.yaml:5: {expected}"]
+
+
+def test_attention_is_not_mixed_level_by_level(tmp_path: Path) -> None:
+    text = f"{BASE}attention: {{b: {{prompt: y}}}}\ntrain: {{attention_in: bucket}}\n"
+    assert read(tmp_path, text).manifest.train.attention_in == "bucket"
+    (found,) = problems(tmp_path, text, head="upernet")
+    assert found.startswith("m.yaml:6: train.attention_in: head 'upernet' is given attention level")
 
 
 def test_combos_with_identical_settings_are_refused(tmp_path: Path) -> None:
@@ -280,7 +289,8 @@ def test_overrides_replace_fields_of_train_and_no_others(tmp_path: Path) -> None
 
 def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, BASE, head="cnn")
-    assert "train.head: unknown head 'cnn'" in found and "known: classifier, conv, nn" in found
+    assert "train.head: unknown head 'cnn'" in found
+    assert "known: classifier, conv, conv-released, knn" in found
     assert "(did you mean 'nn'?)" in found
 
 

@@ -10,7 +10,14 @@ import pytest
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.learn.features.pairs import PairPoints, copy_position, evaluate, load_pairs
-from gate_cache.learn.metrics.pck import PCK, Prediction, by_category, pck
+from gate_cache.learn.metrics.pck import (
+    PCK,
+    Prediction,
+    by_category,
+    correct,
+    pck,
+    radius_in_cells,
+)
 
 ALPHAS = (0.01, 0.05, 0.1, 0.15, 0.2)
 PF_WILLOW = Path(os.environ.get("GATE_CACHE_DATA", "data")) / "PF-dataset-WILLOW"
@@ -39,7 +46,7 @@ def pair(source: Keypoints, target: Keypoints) -> PairPoints:
 def slow_pck(predictions: list[Prediction], alpha: float, radius: str, average: str) -> float:
     """PCK word for word from the module's definition."""
     shares, right, total = [], 0, 0
-    by_category: dict[str, list[bool]] = {}
+    by_category: dict[str, list[list[bool]]] = {}
     for p in predictions:
         height, width = p.target.size
         x0, y0, x1, y1 = p.target.box
@@ -49,11 +56,15 @@ def slow_pck(predictions: list[Prediction], alpha: float, radius: str, average: 
         if hits:
             shares.append(sum(hits) / len(hits))
             right, total = right + sum(hits), total + len(hits)
-            by_category.setdefault(p.category, []).extend(hits)
+            by_category.setdefault(p.category, []).append(hits)
     if not shares:
         return math.nan
-    if average == "category":
-        return 100 * sum(sum(h) / len(h) for h in by_category.values()) / len(by_category)
+    if average.startswith("category"):
+        of_each = []
+        for pairs in by_category.values():
+            each = pairs if average == "category-image" else [[h for p in pairs for h in p]]
+            of_each.append(sum(sum(h) / len(h) for h in each) / len(each))
+        return 100 * sum(of_each) / len(of_each)
     return 100 * (right / total if average == "point" else sum(shares) / len(shares))
 
 
@@ -71,7 +82,7 @@ def random_predictions(seed: int) -> list[Prediction]:
     return found
 
 
-@pytest.mark.parametrize("average", ["point", "image", "category"])
+@pytest.mark.parametrize("average", ["point", "image", "category", "category-image"])
 @pytest.mark.parametrize("radius", ["image", "box"])
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_agrees_with_the_definition(alpha: float, radius: str, average: str) -> None:
@@ -87,6 +98,34 @@ def only(found: PCK, radius: str, average: str = "point") -> float:
 
 def test_a_point_on_the_border_counts() -> None:
     assert only(pck([prediction([(60, 50)], [(50, 50)])]), "image") == 100
+
+
+def test_on_the_border_we_say_what_hpf_dift_and_gate_say_and_geoaware_does_not() -> None:
+    """They write ``<=``; GeoAware-SC writes ``<``: a point exactly at the radius tells them apart.
+
+    0.25 × 40 is exact in binary, and so is the distance.
+    """
+    at = prediction([(16, 18)], [(10, 10)], box=(0, 0, 40, 20))
+    distance, radius = math.dist((16, 18), (10, 10)), 0.25 * 40
+    assert (distance <= radius) and not distance < radius
+    assert correct(at, 0.25, "box").tolist() == [True]
+    assert pck([at], [0.25]).values[0.25, "box", "point"] == 100
+
+
+def test_a_category_by_image_is_what_hpf_and_geoaware_print_for_it() -> None:
+    """Two pairs of cats, of 1 and of 3 points, and a dog: means over pairs, then over both."""
+    cats = [prediction([(0, 0)], [(0, 0)], category="cat"),
+            prediction([(0, 0), (90, 0), (90, 0)], [(0, 0)] * 3, category="cat")]
+    found = pck([*cats, prediction([(90, 0)], [(0, 0)], category="dog")])
+    assert only(found, "image", "category-image") == pytest.approx(100 * ((1 + 1 / 3) / 2 + 0) / 2)
+    assert only(found, "image", "category") == pytest.approx(100 * (2 / 4 + 0) / 2)
+
+
+def test_a_radius_is_told_in_cells() -> None:
+    """A box of 40 in a picture of 100 × 200, seen by 16 × 16 cells of 12.5 pixels: 4 / 12.5."""
+    small, flat = keypoints([(1, 1)], (200, 100), (0, 0, 40, 20)), keypoints([(1, 1)], box=(1,) * 4)
+    assert radius_in_cells([small, flat], 16) == pytest.approx(0.32)
+    assert math.isnan(radius_in_cells([flat], 16))
 
 
 def test_a_point_just_beyond_the_border_does_not_count() -> None:
@@ -167,7 +206,7 @@ def test_no_pair_gives_nan(predictions: list[Prediction]) -> None:
 def test_names_say_the_whole_protocol() -> None:
     names = pck([prediction([(0, 0)], [(0, 0)])]).to_json()
     assert "pck@0.05/radius=box/average=point" in names
-    assert len(names) == 24
+    assert len(names) == 32
 
 
 def test_copied_position_is_relative_to_the_sides() -> None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -92,6 +93,64 @@ def test_what_is_predicted_where_labels_are_ignored_does_not_count() -> None:
 def test_a_number_that_is_no_class_is_refused() -> None:
     with pytest.raises(ValueError, match="classes 0 to 5"):
         confusion(np.array([0, 5]), np.array([0, 0]), 2)
+
+
+def slow_scarce(trues: list[Array], founds: list[Array], classes: int) -> float:
+    """ddpm-segmentation's mIoU: a class's pixels of both maps, whatever is ignored; all classes."""
+    ious = []
+    for c in range(classes):
+        both = either = 0
+        for true, found in zip(trues, founds, strict=True):
+            a, b = (cv2.resize(x, (256, 256), interpolation=cv2.INTER_NEAREST) == c
+                    for x in (true, found))
+            both, either = both + (a & b).sum(), either + (a | b).sum()
+        ious.append(both / (1e-8 + either))
+    return 100 * float(np.mean(ious))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ddpm_segmentations_variant_is_its_own(seed: int) -> None:
+    cases = [random_case(seed), random_case(seed + 100)]
+    trues, founds = [c[0] for c in cases], [c[1] for c in cases]
+    classes = max(c[2] for c in cases) + seed % 2  # sometimes one that is nowhere
+    scores = ImageScores([str(c) for c in range(classes)], scarce=True)
+    for true, found in zip(trues, founds, strict=True):
+        scores.image(true, found)
+    values = scores.segmentation(interval=True)
+    expected = slow_scarce(trues, founds, classes)
+    assert values.values["mIoU/ddpm-segmentation"] == pytest.approx(expected, abs=1e-6)
+    assert values.values["mIoU"] == pytest.approx(
+        slow(np.concatenate([t.ravel() for t in trues]),
+             np.concatenate([f.ravel() for f in founds]), classes)["mIoU"])
+    low, high = values.details["interval"]["mIoU/ddpm-segmentation"]
+    assert low <= expected + 1e-6 and expected - 1e-6 <= high
+
+
+def test_both_mious_by_hand() -> None:
+    """2 × 2 pixels, one ignored and taken for class 1; class 2 is nowhere.
+
+    Ours: 0: 1 of 1, 1: 2 of 2. ddpm-segmentation: 0: 1 of 1, 1: 2 of 3, 2: 0.
+    """
+    scores = ImageScores(["a", "b", "c"], scarce=True)
+    scores.image(np.array([[0, 1], [1, IGNORED]], np.uint8), np.array([[0, 1], [1, 1]], np.uint8))
+    found = scores.segmentation(interval=False).values
+    assert found["mIoU"] == 100
+    assert found["mIoU/ddpm-segmentation"] == pytest.approx(100 * (1 + 2 / 3 + 0) / 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mmsegmentation_says_the_same(seed: int) -> None:
+    """Areas by histogram over what is not ignored; IoU, Acc and their means without NaN."""
+    true, found, classes = random_case(seed)
+    kept = true != IGNORED
+    label, pred = true[kept], found[kept]
+    area = [np.histogram(x, bins=classes, range=(-0.5, classes - 0.5))[0].astype(float)
+            for x in (pred[pred == label], pred, label)]
+    with np.errstate(invalid="ignore"):
+        ious, accs = area[0] / (area[1] + area[2] - area[0]), area[0] / area[2]
+    expected = {"mIoU": 100 * np.nanmean(ious), "mAcc": 100 * np.nanmean(accs),
+                "aAcc": 100 * area[0].sum() / area[2].sum()}
+    assert fast(true, found, classes) == pytest.approx(expected)
 
 
 def test_a_tally_sums_pixels_and_keeps_images_apart() -> None:

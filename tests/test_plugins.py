@@ -112,11 +112,12 @@ def others(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_all_heads_are_found_with_their_tasks() -> None:
-    ours = ["classifier", "conv", "nn", "pixel-mlp", "upernet"]
-    assert head_names()[:5] == ours and {"points", "pixels"} <= set(head_names())
-    assert heads_of("correspondence") == ["conv", "nn", "points", "bare"]
-    assert heads_of("segmentation", "pixels") == ["pixel-mlp", "upernet", "pixels", "strange"]
-    assert [head_of(name).learns for name in ours] == [True, True, False, True, True]
+    ours = ["classifier", "conv", "conv-released", "knn", "linear", "nn", "pixel-knn",
+            "pixel-linear", "pixel-mlp", "upernet"]
+    assert head_names()[:10] == ours and {"points", "pixels"} <= set(head_names())
+    assert heads_of("correspondence") == ["conv", "conv-released", "nn", "points", "bare"]
+    assert heads_of("segmentation", "pixels") == [*ours[6:], "pixels", "strange"]
+    assert [name for name in ours if not head_of(name).learns] == ["nn"]
 
 
 def test_a_head_of_no_task_or_strange_options_is_refused() -> None:
@@ -133,7 +134,7 @@ def test_a_head_of_no_task_or_strange_options_is_refused() -> None:
     ("strange", "train: head 'strange' has a default for 'epochs', which is no field of train"),
     ({"name": "points", "scale": 0}, "train.head.scale: must be more than 0.0, got 0"),
     ({"name": "points", "scal": 1}, "train.head.scal: unknown field (did you mean 'scale'?); known:"
-     " name, resolution, matching, scale"),
+     " name, resolution, matching, standardise, temperature, scale"),
 ])
 def test_what_is_wrong_with_a_head_is_a_line(tmp_path: Path, head: Any, says: str) -> None:
     with pytest.raises(ManifestError) as refused:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from published_trees import IMAGES, TREES, cifar, cityscapes, labels, picture, save, write
 from pydantic import TypeAdapter
@@ -32,6 +34,7 @@ from gate_cache.datasets.common.label_pictures import read_labels
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate
+from gate_cache.learn.tasks.correspondence import sample
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.load import load
 from gate_cache.workspace.workspace import Workspace
@@ -64,19 +67,38 @@ def splits(dataset: Any) -> Counter[str]:
 # --------------------------------------------------------------------------------- all of them
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", [*TREES, "spair-released", "horse-21-released"])
 def test_manifest_is_sound_and_counts_the_images_of_a_small_tree(
     tmp_path: Path, name: str,
 ) -> None:
-    TREES[name](tmp_path)
+    data = name.removesuffix("-released")
+    TREES[data](tmp_path)
     loaded, roots = load(MANIFESTS / f"{name}.yaml"), Roots(
         tmp_path, tmp_path / "models", tmp_path / "stores", tmp_path / "runs")
     assert not [n for n in validate(Workspace(loaded, roots)).absent if "expected" in n]
     found = plan(Workspace(loaded, roots))
-    assert found.images == IMAGES[name]
+    assert found.images == IMAGES[data]
     assert any("counted as Stable Diffusion 1.5" in n for n in found.notes)
     first = next(line for line in found.lines if line.kind == "conv")
     assert first.shapes["up1"] == (1280, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["spair", "horse-21"])
+def test_paper_and_released_code_differ_where_the_docs_say(tmp_path: Path, name: str) -> None:
+    """One pass at t = 50 for features with ControlNet, or eleven from 61 to 51."""
+    TREES[name](tmp_path)
+    roots = Roots(tmp_path, tmp_path / "models", tmp_path / "stores", tmp_path / "runs")
+    paper, code = (load(MANIFESTS / f"{n}.yaml") for n in (name, f"{name}-released"))
+    assert paper.manifest.combos.keys() == code.manifest.combos.keys()
+    assert {c.t for c in paper.manifest.combos.values()} == {50}
+    assert {c.t for c in code.manifest.combos.values()} == {51}
+    for loaded, conv, attention in ((paper, 1, 2), (code, 11, 11)):
+        lines = {line.name: line for line in plan(Workspace(loaded, roots)).lines}
+        assert lines["prompt-0"].unet_passes == IMAGES[name]
+        assert lines["control-0"].unet_passes == conv * IMAGES[name]
+        assert lines["attn-0"].unet_passes == attention * IMAGES[name]
+        assert lines["attn-0"].shapes == {"attn1": (77, 16, 16), "attn2": (77, 32, 32)}
+    assert code.manifest.train.weights == "channel" and code.manifest.train.assigners == 1
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.yaml")), ids=lambda p: p.name)
@@ -178,8 +200,24 @@ def test_spair_points_that_are_null_are_not_visible(tmp_path: Path) -> None:
     hidden = (ord("a") + 3) % 3
     assert found.visible.nonzero()[0].tolist() == [i for i in range(3) if i != hidden]
     assert found.xy.shape == (30, 2) and found.size == (6, 8)
-    np.testing.assert_array_equal(found.xy[2], [3, 4])
+    np.testing.assert_array_equal(found.xy[2], [3.5, 4.5])
     np.testing.assert_array_equal(found.box, [1, 1, 7, 5])
+
+
+def test_spair_points_are_read_where_dift_reads_them(tmp_path: Path) -> None:
+    """DIFT enlarges maps to the picture, takes pixel [y, x] of a point and compares indices.
+
+    A descriptor at a point is that pixel's, and the distance of two pixels is that of indices.
+    """
+    data = made("spair", tmp_path)
+    kps = {"0": [2, 1], "1": [7, 5]}
+    found = spair_annotation(data, kps=kps)
+    maps = torch.rand(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    enlarged = F.interpolate(maps[None], found.size, mode="bilinear")[0]
+    expected = F.normalize(torch.stack([enlarged[:, 1, 2], enlarged[:, 5, 7]]), dim=1)
+    points = torch.from_numpy(found.xy[:2] / [8, 6]).float()
+    torch.testing.assert_close(sample(maps, points), expected)
+    assert np.hypot(*(found.xy[1] - found.xy[0])) == np.hypot(5, 4)
 
 
 @pytest.mark.parametrize(("text", "reason"), [
@@ -208,6 +246,7 @@ def test_spair_points_outside_the_picture_are_not_visible(tmp_path: Path) -> Non
     kps = {"0": [400, 2], "1": [-1, -1], "2": [8, 6], "3": [0, 0], "4": [3, 6.5]}
     found = spair_annotation(made("spair", tmp_path), kps=kps)
     assert found.visible.nonzero()[0].tolist() == [2, 3]
+    np.testing.assert_array_equal(found.xy[[2, 3]], [[8, 6], [0.5, 0.5]])
 
 
 @pytest.mark.parametrize(("fields", "reason"), [

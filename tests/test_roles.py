@@ -214,7 +214,8 @@ def test_titles_of_the_first_release_give_what_is_written_now(
     then, now = (read_record(folder).results for folder in (first / kind, made[kind][0]))
     assert [(r.method.role, r.method.head, r.method.attention, r.method.assigners)
             for r in then] == [(r.method.role, r.method.head, r.method.attention,
-                                r.method.assigners) for r in now]
+                                r.method.assigners) for r in now
+                               if r.role not in ("majority", "prior")]  # later ones
     alone = ("baseline", "untrained", "best-single", "gate")
     assert [r.method.combos for r in then if r.method.role in alone] == [
         r.method.combos for r in now if r.method.role in alone]
@@ -229,7 +230,7 @@ def test_weights_of_the_first_release_are_judged_as_then(
                      trial=trial)
     row = next(r for r in read_record(first / kind).results if r.name == trial or
                (trial is None and r.role == "gate"))
-    assert again.values == pytest.approx(dict(row.test), abs=1e-3)
+    assert {k: again.values[k] for k in row.test} == pytest.approx(dict(row.test), abs=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "trial", "combos"), [

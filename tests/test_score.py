@@ -19,6 +19,7 @@ from gate_cache.analysis.score import (
     REFERENCE,
     Scored,
     ShiftScores,
+    _plain_name,
     _Table,
     score_combos,
 )
@@ -149,7 +150,7 @@ def test_images_whose_anchor_has_no_shift_are_left_out() -> None:
     anchor, feature = edges.clone(), edges + 0.1
     anchor[1:] += 0.4
     table = _Table({REFERENCE: {"up0": edges}, ANCHOR: {"up0": anchor}, "a": {"up0": feature},
-                    "@plain t=50 seed=0": {"up0": anchor}})
+                    _plain_name(Combo(prompt="p")): {"up0": anchor}})
     assert table.kept.tolist() == [False, True, True]
     (row,) = table.combos({"a": Combo(prompt="p")})
     assert row.score.mean == pytest.approx(0.75, abs=1e-4)

@@ -52,11 +52,13 @@ SIDES = {"up0": 4, "up1": 8, "up2": 16}
 IDS: dict[Split, list[str]] = {"train": [f"t{i}" for i in range(8)], "val": [], "test": ["t0"]}
 CONV = {"noise": {"prompt": "noise"}, "good": {"prompt": "good"}}
 ATTENTION = {"attn": {"prompt": "attention"}}
-HEADS = ("upernet", "pixel-mlp", "classifier")
+PROBES = ("linear", "knn", "pixel-linear", "pixel-knn")
+HEADS = ("upernet", "pixel-mlp", "classifier", *PROBES)
 FAST: dict[str, dict[str, Any]] = {
     "upernet": {"steps": 20, "batch": 8, "lr": 3e-3, "decoder_channels": 16, "hidden": 8},
     "pixel-mlp": {"steps": 100, "batch": 128, "lr": 1e-2, "hidden": 8, "members": 3},
     "classifier": {"steps": 40, "batch": 8, "lr": 3e-2, "hidden": 8},
+    **{head: {"steps": 10, "batch": 8, "hidden": 8} for head in PROBES},
 }
 
 
@@ -159,7 +161,7 @@ def native(path: Path, levels: int | None = None) -> NativeMaps:
 def task_of(head: str, maps: NativeMaps, bound: int = 2**28) -> Any:
     if head == "upernet":
         return SegmentationTask(maps, Pictures(), IDS)
-    if head == "pixel-mlp":
+    if head.startswith("pixel"):
         return PixelTask(maps, Pictures(), IDS, bound)
     return ClassificationTask(maps, Pictures(), IDS)
 
@@ -188,13 +190,13 @@ def test_eight_samples_are_learnt(head: str, maps: NativeMaps) -> None:
     (found,) = fit([trial(head, task)], task)
     (scores,) = task.judge([found.model], "train")
     assert not found.failed
-    assert scores.select > {"upernet": 95, "pixel-mlp": 99, "classifier": 99}[head]
+    assert scores.select > {"upernet": 95, "pixel-linear": 95, "pixel-knn": 95}.get(head, 99)
 
 
 SHORT: dict[str, dict[str, Any]] = {
     "upernet": {"steps": 3, "batch": 2, "validate_steps": 1},
     "pixel-mlp": {"steps": 3, "batch": 32, "validate_steps": 1},
-    "classifier": {"steps": 3, "batch": 4, "validate_steps": 1},
+    **{h: {"steps": 3, "batch": 4, "validate_steps": 1} for h in ("classifier", *PROBES)},
 }
 
 
@@ -290,13 +292,37 @@ def test_judging_counts_the_image_s_own_pixels(maps: NativeMaps) -> None:
     assert found[0].shape == Pictures().size("t0")
 
 
-@pytest.mark.parametrize("mixed", ["assigners", "fixed", "no attention"])
+@pytest.mark.parametrize("head", ["pixel-mlp", "classifier"])
+def test_attention_in_the_bucket_is_mixed_as_part_of_every_feature(
+    head: str, maps: NativeMaps,
+) -> None:
+    """Against vectors to which it is concatenated by hand, without attention beside them."""
+    task = task_of(head, maps)
+    spec = TrainSpec(head=head, attention_in="bucket")  # type: ignore[arg-type]
+    model, batch = task.model(spec, [0, 1], None, True).eval(), task.inputs(list(task.items()[:3]))
+    each = batch.attention[:, None].expand(-1, 2, -1)
+    joined = torch.cat([batch.conv, each], 2)
+    assert joined.shape[2] == maps.channels + maps.tokens
+    found = model(batch)
+    by_hand = type(model)(model.mixer, model.head, None, None)(
+        batch._replace(conv=joined, attention=None))
+    torch.testing.assert_close(found.values, by_hand.values)
+    torch.testing.assert_close(found.weights, by_hand.weights)
+    plain = task.model(spec, [0], [1.0], False)(batch)  # the single feature is read without it
+    assert plain.values.isfinite().all()
+
+
+@pytest.mark.parametrize("mixed", ["assigners", "fixed", "no attention", "inside", "fixed inside",
+                                   "inside by channel"])
 def test_whole_images_are_judged_as_pixel_by_pixel(maps: NativeMaps, mixed: str) -> None:
     """Linear layers before or after the interpolation: the same values, attention and extra too."""
     sample_id, size = "t0", Pictures().size("t0")
     task = task_of("pixel-mlp", maps)
-    model = task.model(TrainSpec(head="pixel-mlp", members=3, assigners=2), [1, 0],
-                       [0.3, 0.7] if mixed == "fixed" else None, mixed != "no attention")
+    spec = TrainSpec(head="pixel-mlp", members=3, assigners=2,
+                     weights="channel" if "channel" in mixed else "map",
+                     attention_in="bucket" if "inside" in mixed else "head")
+    model = task.model(spec, [1, 0], [0.3, 0.7] if "fixed" in mixed else None,
+                       mixed != "no attention")
     for each in model.modules():  # as if it were trained
         if isinstance(each, RowNorm):
             assert each.running_mean is not None and each.running_var is not None
@@ -430,10 +456,12 @@ def manifest(folder: Path, name: str = "toy", dataset: dict[str, Any] | None = N
 
 
 SMALL = {**DATASET, "train": 8, "val": 8, "test": 8}
+WHOLE = ("classifier", "linear", "knn")
 WIRED: dict[str, dict[str, Any]] = {
     "upernet": {"steps": 2, "batch": 2, "decoder_channels": 8},
     "pixel-mlp": {"steps": 2, "batch": 32, "members": 2, "reservoir_mb": 1, "extra": ["ddpm"]},
     "classifier": {"steps": 20, "batch": 8, "lr": 3e-2},
+    **{head: {"steps": 2, "batch": 8} for head in PROBES},
 }
 
 
@@ -475,11 +503,12 @@ def test_train_compares_single_uniform_and_gate(head: str, home: Path, tmp_path:
     found = trained(home, tmp_path, head, baseline="noise")
     metrics = json.loads((found.run / "metrics.json").read_text())
     (table,) = metrics["tables"]
+    floors = ["majority class", "commonest class at each place"]
     assert [r["method"] for r in table["rows"]] == [
-        "single feature: noise", "all features, uniform weights + attention",
-        "GATE: 2 assigners + attention"]
-    metric = "accuracy" if head == "classifier" else "mIoU"
-    for row in table["rows"]:
+        *floors[:1 if head in WHOLE else 2], "single feature: noise",
+        "all features, uniform weights + attention", "GATE: 2 assigners + attention"]
+    metric = "accuracy" if head in WHOLE else "mIoU"
+    for row in table["rows"][-3:]:  # draws without a class that a floor misses are above it
         low, high = row["details"]["interval"][metric]
         assert low <= row[metric] <= high
     assert set(table["rows"][-1]["details"]["weights"]["overlap"]) == {"none", "top1", "top2"}
@@ -495,14 +524,17 @@ def test_sweep_has_what_train_has(head: str, home: Path, tmp_path: Path) -> None
     found = sweep(Workspace(loaded, Roots(stores=home / "stores", runs=tmp_path), "cpu"),
                   load_sweep(tmp_path / "s.yaml", loaded), tmp_path / "out")
     assert [r.name for r in found.rows][-2:] == ["seed=0", "seed=1"]
-    assert len(found.rows) == 6 and not found.failed
-    assert found.select == ("accuracy" if head == "classifier" else "mIoU")
+    floors = [r.method.role for r in found.rows if not r.trained]
+    assert floors == (["majority"] if head in WHOLE else ["majority", "prior"])
+    assert len(found.rows) == 6 + len(floors) and not found.failed
+    assert found.select == ("accuracy" if head in WHOLE else "mIoU")
     (tmp_path / "one").mkdir()
     alone = trained(home, tmp_path / "one", head, seed=1)
     rows: Any = alone.tables[0].rows
     swept = {r.name: r.test for r in found.rows}
     assert swept["seed=1"] == rows[-1].scores.values
-    assert swept[f"head {head}, single feature: noise,seed=1"] == rows[0].scores.values
+    assert swept[f"head {head}, single feature: noise,seed=1"] == rows[-3].scores.values
+    assert swept["majority class"] == rows[0].scores.values
 
 
 def test_the_report_shows_intervals(home: Path, tmp_path: Path,
@@ -534,7 +566,7 @@ def test_an_extra_combo_that_is_nowhere_is_named(home: Path, tmp_path: Path) -> 
 
 
 def test_extra_is_for_pixels_only(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'nn' has no such option; it is one of head 'pixel-mlp'"):
+    with pytest.raises(UserError, match="'nn' has no such option; it is one of"):
         manifest(tmp_path, head="nn", extra=["ddpm"])
 
 

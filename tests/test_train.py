@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from gate_cache.analysis.describe import of_run
 from gate_cache.core.errors import RowNotDone, StoreError, UserError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
@@ -22,7 +24,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.techniques.registry import settings, sources
-from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, stack
+from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, attention_maps, stack
 from gate_cache.learn.features.data import FeatureDataset, LRUCache, MapCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.fit.fit import fit
@@ -31,6 +33,7 @@ from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, b
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec
+from gate_cache.report.html.record import read_record
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import blocks_of
 from gate_cache.store.format.samples import NewSample
@@ -271,7 +274,9 @@ def test_boxes_without_extent_choose_no_checkpoint(root: Path, tmp_path: Path,
     row = found.gate
     assert row["pairs_without_box"] == row["pairs"] > 0 and row[SCORE] is None
     assert row["pck@0.10/radius=image/average=point"] is not None
-    assert "interval" not in row
+    assert row["interval"].keys() == {"pck@0.10/radius=image/average=point"}
+    assert found.config["radius_in_cells"] is None
+    assert read_record(found.trained.run).select == "pck@0.10/radius=image/average=point"
 
 
 @pytest.fixture(scope="module")
@@ -729,6 +734,24 @@ def test_bucket_holds_all_levels_at_the_finest_resolution(store: FeatureStore) -
         coarse, fine = (torch.from_numpy(store[name][m][5]).float() for m in ("up0", "up1"))
         wide = F.interpolate(coarse[None], (16, 16), mode="bilinear", align_corners=False)[0]
         torch.testing.assert_close(found.conv[i], torch.cat([wide, fine]))
+
+
+def test_a_run_with_attention_in_the_bucket_is_trained_and_read_again(
+    root: Path, tmp_path: Path,
+) -> None:
+    found = finished(root, tmp_path, **{**SHORT, "attention": None, "attention_in": "bucket"})
+    first = found.weights("gate-best")["mixer.assigners.0.body.0.weight"]
+    assert first.shape[1] == 2 * CHANNELS + 2 * TOKENS
+    describer = of_run(Workspace(found.loaded, Roots(stores=root / "stores"), "cpu"),
+                       found.trained.run)
+    sample = describer.store.samples.ids[0]
+    (level,) = describer(sample).levels
+    assert level.shape[0] == found.loaded.manifest.train.assigners * first.shape[1]
+
+
+def test_the_two_finest_attention_maps_are_read_for_runs_of_the_first_release() -> None:
+    view: Any = SimpleNamespace(maps=("attn1", "attn2", "attn3"))
+    assert attention_maps(view, "two finest") == ("attn2", "attn3")
 
 
 def test_attention_is_beside_the_bucket(store: FeatureStore) -> None:

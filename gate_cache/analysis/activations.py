@@ -81,7 +81,8 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
         No such image or combo, or something of the model is missing.
     """
     every = chosen_combos(work, combos)
-    chosen = every if combos else dict([next(iter(every.items()))])
+    asked = every if combos else dict([next(iter(every.items()))])
+    chosen = {n: c.model_copy(update={"ensemble": 1}) for n, c in asked.items()}  # one pass
     dataset = work.dataset()
     ids = pick([s.id for s in dataset.samples()], images, 1, work.name, "its data set")
     with open_passes(work, chosen, dataset, ids, batch=1) as passes:
@@ -101,7 +102,7 @@ def _run(passes: Passes) -> Iterator[Activations]:
             noised, denoised = (p.cpu().numpy() for p in model.decode(torch.cat([ready.x, clean])))
             noise = model.as_epsilon(predicted, ready.x, t)
             levels = {name: Level.of(values[0]) for name, values in seen.items()}
-            image = passes.inputs.images([item.row])[0]
+            image = ready.inputs.images([item.row])[0]
             for reader in lane.readers[item.half, ready.tail]:
                 yield Activations(passes.inputs.id(item.row), reader.combo.name, t, image, noised,
                                   denoised, Level.of(ready.x[0]), Level.of(noise[0]), levels)

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from gate_cache.core.errors import StoreError, UserError
-from gate_cache.learn.features.bucket import Buckets, BucketSpec, feature_maps, one_square, stack
+from gate_cache.learn.features.bucket import (
+    Buckets,
+    BucketSpec,
+    Standardise,
+    one_square,
+    stack,
+    standardised,
+)
 from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.manifest.heads import heads_of
-from gate_cache.training.inputs import attention_of, matching_of, mixed_of, resolution_of, views_of
+from gate_cache.training.inputs import attention_of, matching_options, mixed_of, views_of
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
 
@@ -58,24 +65,29 @@ class PlainFeature:
     Parameters
     ----------
     name, about : for messages, and in words
-    views : with the same maps, of which `feature_maps` are read
+    views : with the same maps
     device : that computes
+    standardise : as of `BucketSpec`; attention maps stay as they are
     """
 
     def __init__(self, name: str, about: str, views: Sequence[ComboView],
-                 device: torch.device) -> None:
-        self.name, self.about = name, about
+                 device: torch.device, standardise: Standardise = "none") -> None:
+        self._standardised = standardise == "image" and views[0].attrs["kind"] == "conv"
+        self.name = name
+        self.about = about + ", channels standardised" * self._standardised
         self._views = views
         self._device = device
-        self._maps = feature_maps(views[0])
+        self._maps = views[0].maps
         self._side = max(views[0][m].shape[-1] for m in self._maps)
 
     def describe(self, row: int) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
         first = self._views[0]
+        placement = first.square.place(*original_size(first.store, row))
         with one_thread():
             levels = [self._level(name, row) for name in self._maps]
-            placement = first.square.place(*original_size(first.store, row))
+            if self._standardised:
+                levels = [standardised(level, placement) for level in levels]
             return describe(levels, placement.window(self._side))
 
     def _level(self, name: str, row: int) -> torch.Tensor:
@@ -129,8 +141,9 @@ def of_combo(work: Workspace, combo: str | None = None) -> Describer:
         chosen_combos(work, [name])
     store = work.store()
     view = views_of(work, store, [name])[name]
+    own = matching_options(manifest.train).standardise
     return Describer(store, PlainFeature(f"combo {view.label}", view.label, [view],
-                                         work.torch_device()))
+                                         work.torch_device(), own))
 
 
 def of_run(work: Workspace, run: Path, *, trial: str | None = None,
@@ -189,29 +202,30 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     spec = trained.spec
     conv = [v for v in views.values() if v.attrs["kind"] == "conv"]
     attention = next((v for v in views.values() if v.attrs["kind"] == "attention"), None)
+    own = matching_options(spec)
     bucket = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
-                        tuple(spec.attention_maps) if spec.attention_maps else None,
-                        resolution_of(spec))
+                        spec.attention_maps, own.resolution, own.standardise)
     store = conv[0].store
     buckets = Buckets(store, bucket, device, MapCache(store, _READ_BYTES), {})
-    model = build_gate(spec, buckets.channels, attention=attention is not None)
+    model = build_gate(spec, buckets.channels, tokens=buckets.tokens)
     trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""
     with_attention = " + attention" * bool(attention)
     about = f"head {spec.head.name}, {spec.assigners} assigner{many}{with_attention}"
     return TrainedFeature(f"run {trained.name}", about, store, model.to(device).eval(), buckets,
-                          matching_of(spec))
+                          own.matching)
 
 
-def plain_features(store: FeatureStore, device: torch.device) -> list[Feature]:
+def plain_features(store: FeatureStore, device: torch.device,
+                   standardise: Standardise = "none") -> list[Feature]:
     """Every combo, convolutional ones first, and the mean of these where they can be averaged."""
     views = dict(zip(store.combos, store.views(), strict=True))
     conv = [v for v in views.values() if v.attrs["kind"] == "conv"]
-    features: list[Feature] = [PlainFeature(f"combo {n}", n, [v], device) for n, v in
+    features: list[Feature] = [PlainFeature(f"combo {n}", n, [v], device, standardise) for n, v in
                                sorted(views.items(), key=lambda item: item[1] not in conv)]
     if len(conv) > 1 and _amalgamable(store, conv):
         about = f"uniform mean of {len(conv)} combos"
-        features.append(PlainFeature(MEAN, about, conv, device))
+        features.append(PlainFeature(MEAN, about, conv, device, standardise))
     return features
 
 

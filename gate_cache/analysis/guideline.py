@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.analysis.reference import PROMPT, Selection, plain, techniques_of
+from gate_cache.analysis.reference import ONE_PASS, PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
@@ -118,7 +118,7 @@ class Img2Img:
     def of(self, combo: Combo, seed: int) -> Combo:
         """A combo that denoises from there to t = 0."""
         walk = DenoiseSpec.model_validate({"from": self.start, "steps": self.steps})
-        return combo.model_copy(update={"t": 0, "seed": seed, "denoise": walk, "maps": None})
+        return combo.model_copy(update={**ONE_PASS, "seed": seed, "denoise": walk})
 
 
 def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
@@ -128,7 +128,8 @@ def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
     ----------
     work : the manifest, data set and model
     how : strength, steps and seeds of Img2Img
-    selection : combos and images; combos that differ in seed, t or maps alone are one technique
+    selection : combos and images; combos that differ in what `ONE_PASS` names alone are one
+        technique
 
     Raises
     ------
@@ -163,7 +164,7 @@ def distinct(combos: Mapping[str, Combo]) -> dict[str, Combo]:
     """One combo of those that make the same of an image and its noise."""
     names: dict[str, str] = {}
     for name, combo in combos.items():
-        same = combo.model_copy(update={"seed": 0, "t": 0, "denoise": None, "maps": None})
+        same = combo.model_copy(update={**ONE_PASS, "denoise": None})
         names.setdefault(same.model_dump_json(), name)
     return {name: combos[name] for name in names.values()}
 

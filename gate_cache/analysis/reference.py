@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.techniques.registry import techniques
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 PROMPT = "a photo"
 """Of the reference, unless it is given: it says nothing of what the image shows."""
+ONE_PASS: dict[str, Any] = {"t": 0, "seed": 0, "ensemble": 1, "noise": "gaussian", "mirror": False,
+                            "maps": None}
+"""What a combo says of the pass that is read, and not of what the model is given beside x_t."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,14 @@ class Selection:
     batch: int | None = None
 
 
-def plain(files: ModelFiles, prompt: str | None, seed: int = 0, t: int = 0) -> Combo:
+def plain(files: ModelFiles, prompt: str | None, **read: Any) -> Combo:
     """A combo without techniques.
 
     Parameters
     ----------
     files : of the model
     prompt : of the reference; `PROMPT` where none is given
-    seed, t : of the noise, and its timestep
+    read : what of `ONE_PASS` is otherwise
 
     Raises
     ------
@@ -52,10 +55,10 @@ def plain(files: ModelFiles, prompt: str | None, seed: int = 0, t: int = 0) -> C
         A prompt is given, and the model takes no text.
     """
     if files.family.text:
-        return Combo(prompt=PROMPT if prompt is None else prompt, seed=seed, t=t)
+        return Combo(prompt=PROMPT if prompt is None else prompt, **{**ONE_PASS, **read})
     if prompt is not None:
         raise UserError(f"--prompt: {files.source} takes no text")
-    return Combo(seed=seed, t=t)
+    return Combo(**{**ONE_PASS, **read})
 
 
 def techniques_of(combo: Combo) -> str:

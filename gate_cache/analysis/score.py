@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.analysis.reference import PROMPT, Selection, plain, techniques_of
+from gate_cache.analysis.reference import ONE_PASS, PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
 from gate_cache.learn.metrics.intervals import Spread
@@ -99,13 +99,13 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
     ids = pick([s.id for s in dataset.samples()], selection.images, selection.count or IMAGES,
                work.name, "its data set")
     prompt = selection.prompt
-    times = {(c.t, c.seed): _plain_name(c) for c in chosen.values()}
-    latest = max(t for t, _ in times)
+    alike = {_plain_name(c): c for c in chosen.values()}
+    latest = max(c.t for c in chosen.values())
     if latest >= anchor_t:
         raise UserError(f"--anchor-t {anchor_t}: the anchor is to have shifted most, and a combo is"
                         f" read at t = {latest}; say more, up to {T_MAX}")
     every = {REFERENCE: plain(files, prompt), ANCHOR: plain(files, prompt, t=anchor_t),
-             **{name: plain(files, prompt, seed, t) for (t, seed), name in times.items()},
+             **{name: plain(files, prompt, **_read(c)) for name, c in alike.items()},
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
              **({_own(name): _clean(c) for name, c in chosen.items()} if own else {})}
     with open_passes(work, every, dataset, ids, selection.batch) as passes:
@@ -113,7 +113,7 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
     table = _Table(edges)
     left_out = [i for i, kept in zip(ids, table.kept, strict=True) if not kept]
     return ShiftScores(str(work.loaded.path), files.source, PROMPT if prompt is None else prompt,
-                       own, anchor_t, ids, left_out, [*table.plain(times), *table.combos(chosen)])
+                       own, anchor_t, ids, left_out, [*table.plain(alike), *table.combos(chosen)])
 
 
 def _own(name: str) -> str:
@@ -122,12 +122,16 @@ def _own(name: str) -> str:
 
 def _clean(combo: Combo) -> Combo:
     """The same at t = 0, of noise 0 like every reference."""
-    return combo.model_copy(update={"t": 0, "seed": 0, "denoise": None, "guidance": None,
-                                    "maps": None})
+    return combo.model_copy(update={**ONE_PASS, "denoise": None, "guidance": None})
+
+
+def _read(combo: Combo) -> dict[str, Any]:
+    """The noise and time with which a combo is read."""
+    return {field: getattr(combo, field) for field in ONE_PASS if field != "maps"}
 
 
 def _plain_name(combo: Combo) -> str:
-    return f"{PLAIN} t={combo.t} seed={combo.seed}"
+    return f"{PLAIN} {_read(combo)}"
 
 
 @torch.inference_mode()
@@ -167,14 +171,15 @@ class _Table:
         self._scores = {c: {m: score(anchor[m], d).double().numpy()[self.kept]
                             for m, d in maps.items()} for c, maps in diffs.items()}
 
-    def plain(self, times: Mapping[tuple[int, int], str]) -> list[Scored]:
-        """A row for each t, over all its seeds."""
+    def plain(self, alike: Mapping[str, Combo]) -> list[Scored]:
+        """A row for each t, over all its seeds, with noise and without."""
         rows = []
-        for t in sorted({t for t, _ in times}):
-            names = [name for (at, _), name in times.items() if at == t]
+        for t, noise in sorted({(c.t, c.noise) for c in alike.values()}):
+            names = [name for name, c in alike.items() if (c.t, c.noise) == (t, noise)]
+            without = ", no noise" * (noise == "none")
             maps = {m: np.mean([self._scores[n][m] for n in names], 0)
                     for m in self._scores[names[0]]}
-            rows.append(_row("no technique", "", t, maps, None))
+            rows.append(_row(f"no technique{without}", "", t, maps, None))
         return rows
 
     def combos(self, chosen: Mapping[str, Combo]) -> list[Scored]:

@@ -21,7 +21,9 @@ from gate_cache.analysis.session_match import Matcher
 from gate_cache.analysis.session_pictures import Colours
 from gate_cache.core.errors import DataError, RowNotDone, UserError, did_you_mean
 from gate_cache.core.places import Place, is_manifest
+from gate_cache.learn.features.bucket import Standardise
 from gate_cache.store.reader import ComboView, FeatureStore
+from gate_cache.training.inputs import matching_options
 from gate_cache.workspace.device import choose_device
 from gate_cache.workspace.workspace import Workspace
 
@@ -237,9 +239,10 @@ def open_session(target: Place, roots: Roots, show: Progress, *, runs: Sequence[
         There is no store, it holds nothing, or a run does not fit it.
     """
     dataset: ImageDataset | None = None
+    standardise: Standardise = "none"
     if is_manifest(target):
         work = Workspace.open(target, roots, device, show)
-        store = work.store()
+        store, standardise = work.store(), matching_options(work.manifest.train).standardise
         try:
             dataset = work.dataset()
         except DataError as error:
@@ -252,4 +255,5 @@ def open_session(target: Place, roots: Roots, show: Progress, *, runs: Sequence[
         raise RowNotDone(f"{store.path}: holds no extracted image yet; run 'gate-cache extract'")
     place = choose_device(device)
     trained = [of_store(store, run, trial, place) for run in runs]
-    return ViewerSession(store, dataset, Matcher([*plain_features(store, place), *trained]))
+    plain = plain_features(store, place, standardise)
+    return ViewerSession(store, dataset, Matcher([*plain, *trained]))

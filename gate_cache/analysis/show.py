@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.core.places import Place, is_manifest
+from gate_cache.diffusion.techniques.registry import read_as
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.pick import one
@@ -35,12 +36,14 @@ class ImageMaps:
     image : (H, W, 3), or None where the data set is not here
     conv : combo to map to (h, w, 3) colours
     attention : combo to its words' heat, (h, w) each, with the word
+    about : combo to how it was read, where that is not one pass of the noised image
     """
 
     id: str
     image: npt.NDArray[np.uint8] | None
     conv: dict[str, dict[str, npt.NDArray[np.uint8]]]
     attention: dict[str, list[tuple[str, npt.NDArray[np.float32]]]]
+    about: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def show(source: ShownImages, images: Sequence[str] = (),
         yield ImageMaps(
             store.samples[row], dataset.image(store.samples[row]) if dataset else None,
             {v.label: {m: colours[_key(v, m)](_one(v, m, row)) for m in v.maps} for v in conv},
-            {v.label: _words(v, row, tokens) for v in views if v.attrs["kind"] == "attention"})
+            {v.label: _words(v, row, tokens) for v in views if v.attrs["kind"] == "attention"},
+            {v.label: read_as(v.recipe.get("settings", {})) for v in views})
 
 
 def _row(store: FeatureStore, image: str) -> int:

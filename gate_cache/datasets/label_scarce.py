@@ -4,7 +4,7 @@ Layout, as published: ``<set>/real/{train,test}/<image>.png`` (or .jpg) with ``<
 it, a (height, width) table of labels. Results are means over five random splits of all images into
 as many training images as the folder ``train`` holds, and the rest. No list of them is published;
 the released code of GATE shuffles the file lists with Python's seeded generator, and so does
-`LabelScarce`, with the fold as the seed.
+`LabelScarce`, with the fold as the seed. That code takes a seed of 0 for none, so fold 0 is ours.
 """
 
 from __future__ import annotations

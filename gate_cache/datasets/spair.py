@@ -63,7 +63,11 @@ class SPair(ListedPairs):
         return [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
     def keypoints(self, sample_id: str) -> Keypoints:
-        """The numbered points of an image; ``null`` ones, and those outside it, are not visible."""
+        """The numbered points of an image; ``null`` ones, and those outside it, are not visible.
+
+        They are indices of pixels, as DIFT's released evaluation reads them, so half a pixel is
+        added: a point is at its pixel's centre. One on the far border stays on it.
+        """
         path = self.annotation(sample_id)
         text = read_text(path, EXPECTED)
         try:
@@ -100,7 +104,8 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
     if stated != size:
         raise DataError(f"{path}: is of an image of {stated[1]} × {stated[0]}, and the file has"
                         f" {size[1]} × {size[0]} (width × height): points and image do not fit")
-    return Keypoints(xy, within(xy, size), check_box(path, box, size), size)
+    centres = np.minimum(xy + 0.5, size[::-1])
+    return Keypoints(centres, within(xy, size), check_box(path, box, size), size)
 
 
 def _finite(numbers: Any, count: int) -> npt.NDArray[np.float64]:

@@ -138,9 +138,7 @@ class Block:
         if rows := sorted(self._drafts[LATENTS].left):
             self._inputs.images(rows)
         for lane in self._lanes:
-            rows = list(dict.fromkeys(item.row for item in lane.items))
-            uses = {use for tail in lane.tails for use in tail}.union(lane.common.uses)
-            self._extractor.ahead(sorted(uses), self._inputs, rows)
+            self._extractor.ahead(lane, self._inputs)
 
     def compute(self, stopped: Callable[[], bool]) -> deque[Future[None]]:
         """Run the device; what has not arrived yet."""

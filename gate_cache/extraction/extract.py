@@ -15,6 +15,7 @@ from gate_cache.core.errors import DataError
 from gate_cache.core.progress import ProgressTask, Silent
 from gate_cache.core.stopping import stopping
 from gate_cache.core.versions import versions
+from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.job import (
     ExtractionJob,
@@ -99,7 +100,7 @@ def extract(work: Workspace, *, batch: int | Literal["auto"] | None = None,
     """
     show, manifest, path = work.progress, work.manifest, work.store_path
     dataset = open_dataset(manifest.dataset, work.roots)
-    ids = [s.id for s in dataset.samples()]
+    ids = ids_of(dataset)
     files = _checked(work, dataset, ids)
     plans = work.plans(files)
     block = store_block(manifest, [p.shapes for p in plans])

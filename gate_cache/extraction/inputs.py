@@ -159,7 +159,6 @@ class BlockInputs:
         self._source = source
         self._readers = readers
         self._latents: dict[int, torch.Tensor] = {}
-        self._images: dict[int, Pixels] = {}
         self._kept: dict[tuple[object, int], Any] = {}
 
     def take_latents(self, rows: Sequence[int], latents: torch.Tensor) -> None:
@@ -182,10 +181,10 @@ class BlockInputs:
 
     def images(self, rows: Sequence[int]) -> Pixels:
         """(N, size, size, 3) uint8."""
-        missing = [r for r in dict.fromkeys(rows) if r not in self._images]
-        found = self._readers.map(self._source.image, missing)
-        self._images.update(zip(missing, found, strict=True))
-        return np.stack([self._images[r] for r in rows])
+        def read(missing: list[int]) -> Iterable[Pixels]:
+            return self._readers.map(self._source.image, missing)
+
+        return np.asarray(self.kept("images", rows, read))
 
     def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
         """(N, size, size) bool: the pixels that are the image's, not padding."""
@@ -196,8 +195,13 @@ class BlockInputs:
         return np.stack(list(self._readers.map(partial(self._source.from_folder, folder), rows)))
 
     def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
-        """Arrays made once a row, (N, …)."""
+        """Arrays, or tensors, made once a row, (N, …)."""
         missing = list(dict.fromkeys(r for r in rows if (key, r) not in self._kept))
         if missing:
             self._kept |= {(key, r): v for r, v in zip(missing, make(missing), strict=True)}
-        return np.stack([self._kept[key, r] for r in rows])
+        found = [self._kept[key, r] for r in rows]
+        if isinstance(found[0], np.ndarray):
+            return np.stack(found)
+        import torch
+
+        return torch.stack(found)

@@ -21,8 +21,10 @@ from gate_cache.diffusion.passes.recipes import (
 )
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
+from gate_cache.diffusion.techniques.registry import read_as, settings
 from gate_cache.extraction.footprint import MANY_FILES, Proposal, StoreShape, proposals
 from gate_cache.extraction.storing import encoding_asked
+from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.layout import LATENT_MAP, Footprint
 
 if TYPE_CHECKING:
@@ -33,7 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    """One group of the store to be: a combo, the latents or the table of samples."""
+    """One group of the store to be: a combo, the latents or the table of samples.
+
+    Attributes
+    ----------
+    about : how a combo is read where that is not one pass of the noised image
+    """
 
     name: str
     kind: str
@@ -44,6 +51,7 @@ class Line:
     files: int
     folders: int
     at_most: bool = False
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     if files is None:
         notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
                      f" {assumed(manifest.model).title}; extract will fetch it")
-    notes += files.notes if files else ()
+    notes += [*(files.notes if files else ()), *improbable(manifest)]
     model = files or assumed(manifest.model)
     check_fit(manifest, model, roots)
     layout, size = model.family, model.size(manifest.model.size)
@@ -176,7 +184,9 @@ def _lines(manifest: Manifest, shape: StoreShape) -> list[Line]:
 def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], size: Footprint,
           images: int) -> Line:
     combo = manifest.combos.get(name)
-    kind = manifest.kind(name) if combo else {"samples": "table"}.get(name, name)
-    passes = images * Walk.of(combo).passes if combo else 0
-    return Line(name, kind, shapes, passes, passes if combo and combo.controlnet else 0,
-                size.bytes, size.files, size.folders, size.at_most)
+    if combo is None:
+        kind = {"samples": "table"}.get(name, name)
+        return Line(name, kind, shapes, 0, 0, size.bytes, size.files, size.folders, size.at_most)
+    passes = images * Walk.of(combo).passes * combo.ensemble
+    return Line(name, manifest.kind(name), shapes, passes, passes if combo.controlnet else 0,
+                size.bytes, size.files, size.folders, size.at_most, read_as(settings(combo)))

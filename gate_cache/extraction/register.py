@@ -45,7 +45,7 @@ class Registration:
     unread : id of each image that cannot be read to why; it gets no row
     """
 
-    def __init__(self, store: StoreWriter, dataset: ImageDataset, ids: list[str],
+    def __init__(self, store: StoreWriter, dataset: ImageDataset, ids: Sequence[str],
                  rehash: bool = False, first: int = FIRST) -> None:
         self._store = store
         self._dataset = dataset

@@ -16,6 +16,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems
 from gate_cache.extraction.plan import about_tokens
+from gate_cache.manifest.notes import improbable
 from gate_cache.workspace.data_summary import before_extraction, check_data
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def validate(work: Workspace) -> Validated:
             wrong += str(error).splitlines()
     if wrong:
         raise NotReady(list(dict.fromkeys(wrong)), absent)
+    told += [f"note: {line}" for line in improbable(manifest)]
     return Validated(work.name, len(manifest.combos), absent, told)
 
 

@@ -19,8 +19,14 @@ FLAT = ("conv_channels", "resolution", "decoder_channels", "classifier_hidden", 
 """Options of heads that were fields of ``train``."""
 COUNTS = {"pairs": "steps", "validate_every": "validate_steps"}
 """Fields that counted items, and those that count steps."""
+TWO_FINEST = "two finest"
+"""Maps of an attention combo that were read where ``attention_maps`` named none."""
 BATCH, HEAD = 4, "nn"
 """Defaults of ``train`` that conversion depends on."""
+WERE = {"schedule": "constant", "warmup": 0}
+"""What newer fields of ``train`` would have said."""
+HEADS_WERE = {"matching": "cells", "pool": 1}
+"""And newer options of heads."""
 UNTIL = "this spelling of the first release is accepted for one release"
 
 
@@ -39,13 +45,16 @@ def options_in_head(train: dict[str, Any]) -> dict[str, Any]:
 def of_a_run(train: dict[str, Any]) -> dict[str, Any]:
     """A section as runs of the first release hold it, without the options of all other heads.
 
-    That release searched matches at cells' centres, and its figures stay so.
+    That release searched matches at cells' centres and read other attention maps; its figures stay
+    so.
     """
     own, head = option_names(head_name(train)), train.get("head", HEAD)
-    found = {k: v for k, v in train.items() if k not in FLAT or k in own}
+    found = {**WERE, **{k: v for k, v in train.items() if k not in FLAT or k in own}}
     inside = head if isinstance(head, dict) else {"name": head}
-    if "matching" in own and "matching" not in inside:
-        found["head"] = {**inside, "matching": "cells"}
+    if newer := {k: v for k, v in HEADS_WERE.items() if k in own and k not in inside}:
+        found["head"] = {**inside, **newer}
+    if "attention_in" not in train and not train.get("attention_maps"):
+        found["attention_maps"] = TWO_FINEST
     return found
 
 

@@ -52,6 +52,17 @@ class CorrespondenceSpec(HeadSpec):
     resolution: int | None = Field(None, ge=1, description="side to which maps are resized")
     matching: Literal["dense", "cells"] = Field(
         "dense", description="where matches are searched: between cells too, or at their centres")
+    standardise: Literal["none", "image"] = Field(
+        "none", description="channels before they are compared: as they are, or of mean 0 and"
+        " variance 1 over each image's cells")
+    temperature: Literal["learnt", "fixed"] = Field("learnt", description="of the loss")
+
+
+class PooledSpec(HeadSpec):
+    """Options of heads that see an image as one vector."""
+
+    pool: int = Field(2, ge=1, le=64, description="cells along a side of the grid to which each map"
+                      " of an image is averaged; 1: one mean a map")
 
 
 class PixelSpec(HeadSpec):
@@ -61,8 +72,16 @@ class PixelSpec(HeadSpec):
                                     " as they are, of any model in the store")
     sampling: Literal["uniform", "balanced"] = Field(
         "uniform", description="pixels of an image: as they come, or as many of each class")
+    min_pixels: int = Field(0, ge=0, description="of a class in a training image, below which it is"
+                            " ignored there")
     reservoir_mb: int = Field(1024, ge=1, description="memory for the training pixels")
     members: int = Field(1, ge=1, description="of the ensemble, each with assigners of its own")
+
+
+class PixelProbeSpec(PixelSpec):
+    """Options of heads that are solved on pixels."""
+
+    members: int = Field(1, ge=1, le=1, description="a probe is no ensemble")
 
 
 class HeadTask(NamedTuple):
@@ -89,13 +108,21 @@ _IOU = ("IoU and accuracy in original pixels, one confusion matrix over all of a
 TASKS: dict[str, HeadTask] = {
     "correspondence": HeadTask(
         "key points", "pairs", "PCK in original-image pixels; radius = α × longer side of image or"
-        " box", CorrespondenceSpec, ("resolution", "matching")),
+        " box", CorrespondenceSpec, ("resolution", "matching", "standardise", "temperature")),
     "segmentation": HeadTask("masks", "images", _IOU, HeadSpec),
-    "pixels": HeadTask("masks", "pixels", _IOU, PixelSpec, ("extra", "sampling", "reservoir_mb")),
+    "pixels": HeadTask(
+        "masks", "pixels", f"{_IOU}; mIoU/ddpm-segmentation: at 256 × 256, with what is predicted"
+        " where labels are ignored, and 0 for a class that is nowhere", PixelSpec,
+        ("extra", "sampling", "min_pixels", "reservoir_mb")),
     "classification": HeadTask(
         "classes of images", "images",
-        "top-1 accuracy; class accuracy is the mean over classes", HeadSpec),
+        "top-1 accuracy; class accuracy is the mean over classes", HeadSpec, ("pool",)),
 }
+
+
+SHORT: Mapping[str, Any] = {"steps": 200, "validate_steps": 50, "batch": 64, "lr": 1e-3,
+                            "schedule": "cosine", "warmup": 0.1}
+"""Defaults of heads that are solved: only assigners need steps."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from gate_cache.core.errors import ManifestError, OldSpelling, did_you_mean
 from gate_cache.core.features import MANTISSA_BITS
 from gate_cache.manifest.dataset_specs import Shared
 from gate_cache.manifest.first_release import COUNTS, FLAT, head_name, told
-from gate_cache.manifest.heads import PixelSpec, option_names
+from gate_cache.manifest.heads import PixelSpec, head_of, option_names
 from gate_cache.manifest.problems import explain
-from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest, StoreSpec
+from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest
+from gate_cache.manifest.store_specs import StoreSpec
 from gate_cache.manifest.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -185,6 +187,8 @@ def _check_store(store: StoreSpec) -> list[Problem]:
 
 def _check_combo(place: Place, combo: Combo) -> list[Problem]:
     found: list[Problem] = []
+    if combo.noise == "none":
+        found += [((*place, field), why) for field, why in _without_noise(combo)]
     if combo.denoise and combo.denoise.start - combo.t < combo.denoise.steps:
         found.append(((*place, "denoise"), f"needs 'from' at least 'steps' above t = {combo.t}"))
     if combo.guidance and not combo.denoise:
@@ -199,6 +203,18 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
             found.append(((*place, "maps", i),
                           f"'{name}' is no {place[0]} map: {prefix}0, {prefix}1, …"))
     return found
+
+
+def _without_noise(combo: Combo) -> Iterator[tuple[str, str]]:
+    """What is wrong with a combo whose latent is left as it is."""
+    if "t" not in combo.model_fields_set:
+        yield "t", "required with 'noise: none': what the UNet is told (261 for CleanDIFT)"
+    if "seed" in combo.model_fields_set:
+        yield "seed", "has no effect with 'noise: none'; leave it out"
+    if combo.ensemble > 1:
+        yield "ensemble", "is a mean over noises, and 'noise: none' has none"
+    if combo.denoise:
+        yield "denoise", "takes noise away, and 'noise: none' has none"
 
 
 def _check_twins(section: str, combos: dict[str, Combo]) -> list[Problem]:
@@ -230,4 +246,16 @@ def _check_train(manifest: Manifest) -> list[Problem]:
     if isinstance(train.attention, str) and train.attention not in manifest.attention:
         found.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
                       f"{did_you_mean(train.attention, manifest.attention)}"))
+    if train.attention_in == "bucket":
+        found += [(("train", "attention_in"), why) for why in _not_inside(manifest)]
     return found
+
+
+def _not_inside(manifest: Manifest) -> Iterator[str]:
+    """Why attention cannot be mixed."""
+    name = manifest.train.head.name
+    if not manifest.attention:
+        yield "there is no combo of 'attention' to put into the bucket"
+    if head_of(name).task == "segmentation":
+        yield (f"head '{name}' is given attention level by level, behind what is mixed; leave it"
+               " out, or say 'head'")

@@ -21,6 +21,7 @@ _TEXTS = {
     "list_type": "expected a list, got {got}",
     "string_type": "expected text, got {got} (quote it if it is meant as text)",
     "int_type": "expected a whole number, got {got}",
+    "bool_type": "expected true or false, got {got}",
     "float_type": "expected a number, got {got}",
     "int_from_float": "expected a whole number, got {got}",
     "greater_than_equal": "must be at least {ge}, got {got}",

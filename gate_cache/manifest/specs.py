@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SerializeAsAny,
@@ -20,9 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import TOLD, did_you_mean
-from gate_cache.core.features import Pool, Pooling
+from gate_cache.core.features import Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
@@ -36,6 +34,7 @@ from gate_cache.manifest.first_release import (
     options_in_head,
 )
 from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
+from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
 
 T_MAX = 999
 CAPTION = "{caption}"
@@ -63,6 +62,7 @@ class ModelSpec(Spec):
     digest: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$",
                                description="sha256 of the unet component, or its beginning")
     config: str | None = Field(None, description="tokenizers and configurations of a single file")
+    unet: str | None = Field(None, description="a file with other weights for the source's UNet")
     revision: str | None = None
     variant: str | None = None
     size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
@@ -83,7 +83,12 @@ class ModelSpec(Spec):
     @property
     def source(self) -> str:
         """The sources, for people."""
-        return " or ".join(self.sources)
+        return " or ".join(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """What the model is called by each source."""
+        return [f"{s} with {self.unet}" if self.unet else s for s in self.sources]
 
     @field_serializer("sources")
     def _plain(self, sources: list[str]) -> str | list[str]:
@@ -133,26 +138,15 @@ class DenoiseSpec(Spec):
     steps: int = Field(1, ge=1)
 
 
-class MapSize(Spec):
-    """A map made smaller as it is extracted: pooled over the cells of a grid."""
-
-    grid: int | None = Field(None, ge=1, le=512, description="cells a side [all of the map]")
-    pool: Pool = "mean"
-
-
-def _by_name(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        if len(set(value)) < len(value):
-            raise PydanticCustomError(TOLD, "a map is named twice")
-        return {name: {} for name in value}
-    return {n: v or {} for n, v in value.items()} if isinstance(value, dict) else value
-
-
 class Combo(Spec):
     """A technique combination: one set of feature maps per image."""
 
     prompt: str = ""
     seed: int = Field(0, ge=0)
+    ensemble: int = Field(1, ge=1, le=100, description="noises that maps are the mean over: those"
+                          " of seed, seed + 1, …")
+    noise: Literal["gaussian", "none"] = Field("gaussian", description="added to the latent")
+    mirror: bool = Field(False, description="of the image mirrored left to right")
     t: int = Field(50, ge=0, le=T_MAX)
     controlnet: ControlNetSpec | None = None
     lora: Annotated[list[LoraSpec], BeforeValidator(_as_list)] = Field(default_factory=list)
@@ -160,7 +154,7 @@ class Combo(Spec):
     denoise: DenoiseSpec | None = None
     guidance: GuidanceSpec | None = None
     extra: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    maps: Annotated[dict[str, MapSize] | None, BeforeValidator(_by_name)] = Field(
+    maps: Annotated[dict[str, MapSize] | None, BeforeValidator(by_name)] = Field(
         None, min_length=1, description="names, or by name how they are made smaller")
 
     @field_serializer("maps")
@@ -186,26 +180,8 @@ class Combo(Spec):
         return "prompt" in self.model_fields_set
 
 
-def _known_codec(value: Any) -> Any:
-    try:
-        return value if value is None else Codec.parse(value).to_json()
-    except ValueError as error:
-        raise PydanticCustomError(TOLD, "{why}", {"why": str(error)}) from None
-
-
-class StoreSpec(Spec):
-    """Where the store is (below the stores root) and how it is laid out."""
-
-    path: str | None = None
-    dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
-    keep_bits: int | None = Field(None, ge=1, description="of the mantissa of a float")
-    codec: Annotated[str | dict[str, Any] | None, AfterValidator(_known_codec)] = Field(
-        None, description="a name, or {name: blosc, cname: zstd, …}")
-    latents: bool = Field(True, description="kept, so that later combos need not encode again")
-    block: int | None = Field(None, ge=1, le=1024)
-    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
-
-
+AttentionMaps = Annotated[list[str], Field(min_length=1)] | Literal["two finest"] | None
+"""Maps of an attention combo by name, all, or those that the first release read by default."""
 OF_A_RUN = "of a run"
 """Validation context of settings that a run's files hold, be it one of the first release."""
 
@@ -221,14 +197,20 @@ class TrainSpec(Spec):
         default_factory=lambda: cast(HeadSpec, parse_head(HEAD)))
     combos: list[str] | None = Field(None, min_length=1)
     attention: str | Literal[False] | None = None
-    attention_maps: list[str] | None = Field(None, min_length=1)
+    attention_maps: AttentionMaps = None
+    attention_in: Literal["head", "bucket"] = Field(
+        "head", description="attention is concatenated behind the mixture, or to all that is mixed")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
+    weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
     steps: int = Field(2500, ge=1, description="of the optimiser")
     batch: int = Field(BATCH, ge=1, description="pairs, images or pixels of a step")
     lr: float = Field(5e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of lr after the warm-up: as it is, or half a cosine down to 0")
+    warmup: float = Field(0, ge=0, lt=1, description="share of the steps in which lr rises first")
     weight_decay: float = Field(0.01, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     hidden: int = Field(128, ge=1)

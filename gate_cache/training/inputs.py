@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,7 @@ from gate_cache.learn.metrics.pck import SELECTED
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.manifest.heads import CorrespondenceSpec, PixelSpec
+from gate_cache.training.hints import hints, typical_radius
 from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 from gate_cache.workspace.lookup import find_combo, need_all
@@ -80,19 +81,22 @@ class TrainingInputs:
     def gate(self, spec: TrainSpec) -> CorrespondenceModel:
         """The full model of a trial: its combos, and attention unless it wants none."""
         return build_gate(spec, self.full.channels, self.chosen(spec.combos or self.mixed),
-                          spec.attention is not False)
+                          self._tokens(spec.attention is not False))
 
     def single(self, spec: TrainSpec, combo: str | None = None) -> CorrespondenceModel:
         """The head on one feature alone; by default the baseline."""
         chosen = self.chosen([combo or self.baseline])
-        return build_baseline(spec, self.full.channels, [1.0], chosen, attention=False)
+        return build_baseline(spec, self.full.channels, [1.0], chosen, None)
 
     def uniform(self, spec: TrainSpec, attention: bool | None = None) -> CorrespondenceModel:
         """The head on the mean of a trial's combos, with attention unless it wants none."""
         combos = spec.combos or self.mixed
         wanted = spec.attention is not False if attention is None else attention
         return build_baseline(spec, self.full.channels, [1 / len(combos)] * len(combos),
-                              self.chosen(combos), wanted)
+                              self.chosen(combos), self._tokens(wanted))
+
+    def _tokens(self, wanted: bool) -> int | None:
+        return self.full.tokens if wanted else None
 
     @property
     def has_attention(self) -> bool:
@@ -113,6 +117,7 @@ class TrainingInputs:
         spec = self.full.spec
         return {**features_used(self.store, [*spec.combos, spec.attention]),
                 "resolution": self.full.resolution, "device": str(self.full.device),
+                "radius_in_cells": typical_radius(self.pairs["test"], self.full),
                 "splits": self.splits()}
 
 
@@ -146,13 +151,16 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
                           " chooses a checkpoint: the last step's weights are taken")
     published = load_pairs(dataset, None)
     groups = tuple(views[name].name for name in combos)
-    maps = tuple(spec.attention_maps) if spec.attention_maps else None
-    asked = BucketSpec(groups, views[attention].name if attention else None, maps,
-                       resolution_of(spec))
+    own = matching_options(spec)
+    asked = BucketSpec(groups, views[attention].name if attention else None, spec.attention_maps,
+                       own.resolution, own.standardise)
     full = Buckets(store, asked, place, MapCache(store, CACHE_BYTES), rows)
+    for hint in hints(full, views[baseline].name, pairs["test"]):
+        work.progress.say(f"note: {hint}")
     return TrainingInputs(
         spec=spec, store=store, combos=combos, mixed=mixed, baseline=baseline, full=full,
-        task=CorrespondenceTask(full, pairs, matching_of(spec)), pairs=pairs,
+        task=CorrespondenceTask(full, pairs, own.matching, own.temperature == "learnt"),
+        pairs=pairs,
         published=published if len(published) > sum(map(len, pairs.values())) else [],
         protocol=dataset.protocol, members=members_of(dataset, store, rows),
     )
@@ -180,14 +188,9 @@ def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
     return tuple(name for name in conv if name in wanted)
 
 
-def resolution_of(spec: TrainSpec) -> int | None:
-    """Side to which maps are resized, where a head of correspondence says it."""
-    return spec.head.resolution if isinstance(spec.head, CorrespondenceSpec) else None
-
-
-def matching_of(spec: TrainSpec) -> Literal["dense", "cells"]:
-    """Where a head of correspondence searches matches."""
-    return spec.head.matching if isinstance(spec.head, CorrespondenceSpec) else "dense"
+def matching_options(spec: TrainSpec) -> CorrespondenceSpec:
+    """How images are described and matched; of a head that does not, the defaults."""
+    return spec.head if isinstance(spec.head, CorrespondenceSpec) else CorrespondenceSpec(name="nn")
 
 
 def extra_of(spec: TrainSpec) -> list[str]:

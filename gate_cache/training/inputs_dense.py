@@ -21,8 +21,8 @@ from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
-from gate_cache.learn.tasks.task import Task
-from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
+from gate_cache.learn.tasks.task import Scores, Task
+from gate_cache.manifest.heads import TASKS, PixelSpec, PooledSpec, head_of
 from gate_cache.training import inputs as study
 from gate_cache.training.inputs import (
     attention_of,
@@ -37,6 +37,7 @@ from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.specs import TrainSpec
     from gate_cache.store.reader import FeatureStore
     from gate_cache.workspace.workspace import Workspace
@@ -53,6 +54,9 @@ class DenseTask(Task, Protocol):
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> nn.Module:
         """GATE, or a baseline with given weights."""
+
+    def floors(self) -> dict[Role, Scores]:
+        """What labels alone say of ``test``."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +168,10 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
                             " it")
     asked = NativeSpec(tuple(views[c].name for c in combos),
                        views[attention].name if attention else None,
-                       tuple(spec.attention_maps) if spec.attention_maps else None,
+                       spec.attention_maps,
                        tuple(views[c].name for c in extra_of(spec)),
-                       LEVELS if task_of(spec) == "segmentation" else None)
+                       LEVELS if task_of(spec) == "segmentation" else None,
+                       spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
     held = study.CACHE_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
     maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
     return DenseInputs(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),
@@ -193,5 +198,6 @@ def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
         return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids)
     masks = cast(SegmentationDataset, dataset)
     if isinstance(spec.head, PixelSpec):
-        return PixelTask(maps, masks, ids, spec.head.reservoir_mb * 2**20, spec.head.sampling)
+        own = spec.head
+        return PixelTask(maps, masks, ids, own.reservoir_mb * 2**20, own.sampling, own.min_pixels)
     return SegmentationTask(maps, masks, ids)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.fit.trials import Trial
 
 ANEW = "remove this checkpoint to train from the start"
-LOOSE = ("versions", "commands", "began")
+LOOSE = ("versions", "commands", "began", "radius_in_cells")
 """What of a configuration may change between a run's beginning and its end."""
 
 

@@ -157,7 +157,7 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
             result.select = result.select or study.select
             _same_sweep(folder, i, points, {**settled(work, study), **told})
             keep_members(folder, study.members)
-            if isinstance(study, TrainingInputs) and share.count == 1:
+            if share.count == 1:
                 result.baselines |= judge_untrained(folder, study, i, show)
             for stream in streams:
                 more = baseline_points(study, stream, i)

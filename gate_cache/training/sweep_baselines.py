@@ -15,13 +15,14 @@ from gate_cache.learn.tasks.matching import Matched, scores
 from gate_cache.manifest.first_release import COUNTS
 from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.sweep_file import SEEDS, Point
+from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.methods import Make, baselines, untrained
 from gate_cache.training.run_files import items_file
 from gate_cache.training.sweep_tables import TrialRow
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.training.inputs import TrainingInputs
+    from gate_cache.learn.tasks.task import Scores
     from gate_cache.training.inputs_dense import DenseInputs
 
 OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
@@ -92,23 +93,28 @@ def model_of(study: TrainingInputs | DenseInputs, point: Point) -> nn.Module:
     return point.make(point.spec) if isinstance(point, BaselinePoint) else study.gate(point.spec)
 
 
-def judge_untrained(folder: Path, study: TrainingInputs, number: int,
+def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: int,
                     show: Progress) -> dict[str, TrialRow]:
     """What learns nothing, judged once for all trials of a study."""
     rows = {}
     with show.task("judging baselines", 1, "tables") as bar:
-        pairs = study.pairs["test"]
-        copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
-        copied = replace(scores(copies.predictions), items=copies.items())
-        candidates = untrained(study)
-        models = [c.model.to(study.full.device).eval() for c in candidates]
-        found = [copied, *study.task.judge(models, "test")]
+        judged = _of_pairs(study) if isinstance(study, TrainingInputs) else \
+            {Method(role): found for role, found in study.task.floors().items()}
         bar.advance()
-    methods = [Method("floor"), *(c.method for c in candidates)]
-    for method, each in zip(methods, found, strict=True):
+    for method, each in judged.items():
         name, key = baseline_name(method, {}, number), baseline_key(method, {}, number)
         if each.items:
             each.items.save(items_file(folder, key))
         rows[name] = TrialRow(name, {}, method, False, "", dict(each.values), {}, 0,
                               list(each.each), key, name)
     return rows
+
+
+def _of_pairs(study: TrainingInputs) -> dict[Method, Scores]:
+    copies = Matched({pair: copy_position(pair) for pair in study.pairs["test"]}, {})
+    copied = replace(scores(copies.predictions), items=copies.items())
+    candidates = untrained(study)
+    models = [c.model.to(study.full.device).eval() for c in candidates]
+    found = study.task.judge(models, "test")
+    return {Method("floor"): copied,
+            **{c.method: each for c, each in zip(candidates, found, strict=True)}}

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from gate_cache.core.errors import UserError
 from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.results import ScoreRow, ScoreTable
-from gate_cache.learn.metrics.roles import WEIGHTS
+from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.training.items import keep_items
 from gate_cache.training.methods import baselines, gate, weights_note
+from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import Checkpoint, RunDirectory
 from gate_cache.training.tasks import measured
 
@@ -43,6 +44,11 @@ def train_dense(study: DenseInputs, show: Progress,
     keep_items(folder.path, study.task, {t.label: t.model for t in trials},
                dict(zip(labels, found, strict=True)), labels[-1:])
     table = ScoreTable("test split", measured(study))
+    for role, scores in study.task.floors().items():
+        floor = Method(role)
+        table.rows.append(ScoreRow(floor, scores, trained=False))
+        if scores.items:
+            scores.items.save(items_file(folder.path, floor.key))
     for method, scores in zip(makes, found, strict=True):
         note = weights_note(method.combos, scores.details["weights"]["mean"]) \
             if method.role == "gate" else ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
+from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
@@ -80,7 +81,7 @@ def counted(number: int, one: str, several: str) -> str:
 
 def need_trainable(work: Workspace, summary: Summary, task: str) -> None:
     """Raise `UserError`, with one line that says why, if there is nothing to learn or to judge."""
-    problem = _untrainable(summary, task)
+    problem = untrainable(summary, task)
     if problem:
         raise UserError(f"{work.name}: dataset: {problem}")
 
@@ -88,12 +89,12 @@ def need_trainable(work: Workspace, summary: Summary, task: str) -> None:
 def before_extraction(work: Workspace, summary: Summary) -> list[str]:
     """As `short`; and where the manifest says how to train, what will keep it from that."""
     train = work.manifest.train
-    problem = _untrainable(summary, head_of(train.head.name).task) \
+    problem = untrainable(summary, head_of(train.head.name).task) \
         if "head" in train.model_fields_set else None
     return [*short(summary), *([f"note: train will refuse this: {problem}"] if problem else [])]
 
 
-def _untrainable(summary: Summary, task: str) -> str | None:
+def untrainable(summary: Summary, task: str) -> str | None:
     """Why a task cannot be trained on a data set, or None."""
     if not summary.read:
         return None
@@ -164,7 +165,7 @@ def _cache_file(work: Workspace, dataset: ImageDataset) -> Path | None:
 
 def _files(dataset: Any) -> str:
     """A digest of all samples, and of the sizes and times of all their files."""
-    ids = [s.id for s in dataset.samples()]
+    ids = ids_of(dataset)
     digest = hashlib.sha256("\n".join(ids).encode())
     if isinstance(dataset, ImageFiles) and type(dataset).sources is ImageFiles.sources:
         digest.update(f"{dataset.root}".encode() + dataset.stamps().tobytes())

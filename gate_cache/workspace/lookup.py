@@ -69,6 +69,9 @@ def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
         old["latents"] = now.get("latents")
     keep = [f"'resample: {old['resample']}' in 'model' keeps what is stored"] \
         if "resample" in changed else []
+    if view.attrs["kind"] == "attention" and old.get("maps") != now.get("maps") \
+            and not manifest.combos[view.label].maps:
+        keep.append(f"'maps: [{', '.join(view.maps)}]' in the combo keeps what is stored")
     return differences(old, now) + keep
 
 
@@ -101,7 +104,7 @@ def _plain(view: ComboView, key: str, manifest: Manifest) -> Any:
         return view.attrs.get(key)
     if key == "model":  # the one of several sources that was there
         used, named = view.attrs.get(key), manifest.model
-        return named.source if used in named.sources else used
+        return named.source if used in named.names else used
     if key == "resize":
         return view.square.fit
     value = view.recipe.get(key, FIRST_SETTINGS.get(key))

@@ -41,6 +41,12 @@ class Sample:
     id: str
 
 
+def ids_of(dataset: ImageDataset) -> Sequence[str]:
+    """Ids of all samples, in their order."""
+    samples = dataset.samples()
+    return samples.ids if isinstance(samples, Listing) else [s.id for s in samples]
+
+
 class Listing(Sequence[Sample]):
     """Samples by their ids, each made when it is asked for: a million would fill the memory."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gate_cache.core.errors import DataError
 from gate_cache.core.fingerprint import file_sha256
 from gate_cache.core.preprocessing import WHITE, Color
-from gate_cache.datasets.common.base import Sample
+from gate_cache.datasets.common.base import Sample, ids_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +56,8 @@ class ImageFiles:
         if self._stamps is None:
             import numpy as np
 
-            found = (os.stat(self.path(s.id)) for s in self.samples())
+            root, plain = str(self.root), type(self).path is ImageFiles.path
+            found = (os.stat(f"{root}/{i}" if plain else self.path(i)) for i in ids_of(self))
             self._stamps = np.array([(i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns)
                                      for i in found], np.int64).reshape(-1, 4)
         return self._stamps
@@ -162,7 +163,8 @@ def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = N
         for name in names:
             if name[0] == ".":
                 continue
-            suffix = os.path.splitext(name)[1].lower()
+            dot = name.rfind(".")
+            suffix = name[dot:].lower() if dot > 0 else ""
             if suffix in extensions:
                 found.append(prefix + name)
             elif others is not None and name not in _SYSTEM and "__MACOSX" not in prefix:

@@ -78,8 +78,10 @@ def _converted(file: Path, component: str, module: Any,
                config: dict[str, Any]) -> tuple[State, State]:
     """A component's tensors as in the file, and by the names of diffusers or transformers."""
     if component == "unet":
-        source = read_safetensors(file, "model.diffusion_model.", "model_ema.")
-        return source, tables.convert_ldm_unet_checkpoint(source, config, extract_ema=True)
+        if source := read_safetensors(file, "model.diffusion_model.", "model_ema."):
+            return source, tables.convert_ldm_unet_checkpoint(source, config, extract_ema=True)
+        source = read_safetensors(file)  # a UNet alone, in diffusers' own names
+        return source, dict(source)
     if component == "vae":
         source = read_safetensors(file, "first_stage_model.")
         return source, tables.convert_ldm_vae_checkpoint(source, config)

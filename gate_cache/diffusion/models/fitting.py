@@ -152,7 +152,7 @@ def _weights(files: ModelFiles) -> Iterator[str]:
         shapes = files.shapes(component)
         yield from _strange(files, component, shapes)
         yield from _quantised(files, component)
-        config, place = files.config(component), files.file or files.folder(component)
+        config, place = files.config(component), files.alone(component) or files.folder(component)
         if component == UNET:
             name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
                 "conv_in.weight"
@@ -202,10 +202,11 @@ def _quantised(files: ModelFiles, component: str) -> Iterator[str]:
 def _strange(files: ModelFiles, component: str,
              shapes: Mapping[str, Sequence[int]]) -> Iterator[str]:
     """Tensors that are plainly of something else; the others are compared when they are loaded."""
-    top, place, what = _TOP.get(component), files.folder(component), f"its {component}"
+    top, what = _TOP.get(component), f"its {component}"
+    place = files.alone(component) or files.folder(component)
     strange = [k for k in shapes if ".lora_" in k or (top and k.split(".")[0] not in top)]
     if files.file:
-        place, what = files.file, files.title
+        what = files.title
         strange = foreign_tensors(shapes, files.published) if component == UNET else []
         if component == VAE and not any(k.startswith("first_stage_model.") for k in shapes):
             yield f"{place}: no autoencoder in it (first_stage_model.…); take a whole file"

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def component(cls: Any, files: ModelFiles, name: str) -> Any:
     """Load one module of a model."""
-    if files.file:
-        module = read_original(cls, files.file, name, files.config(name))
-        need_finite(files.file, module.named_parameters())
+    if file := files.alone(name):
+        module = read_original(cls, file, name, files.config(name))
+        need_finite(file, module.named_parameters())
         return module
     return pretrained(cls, files.folder(name), files.variant)
 

@@ -39,6 +39,7 @@ class ModelFiles:
     variant : such as ``fp16``: which weight files of the folder
     published : a well-known model whose configurations stand in for those the folder lacks
     file : with all weights, in the original layout
+    unet : of a folder: a file with other weights for its UNet
     sure : whether it is what the source names, not a stand-in for plans
     notes : other sources that were passed over, and why
     """
@@ -48,6 +49,7 @@ class ModelFiles:
     variant: str | None = None
     published: str = ""
     file: Path | None = None
+    unet: Path | None = None
     sure: bool = True
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -55,6 +57,10 @@ class ModelFiles:
         """Where a component is."""
         bare = self.file is None and layouts.is_bare(self.path)
         return self.path if bare else self.path / component
+
+    def alone(self, component: str) -> Path | None:
+        """The single file with a component's weights, where they are in none of its folder."""
+        return self.file or (self.unet if component == UNET else None)
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's configuration; `ModelError` where it is missing or not JSON."""
@@ -123,7 +129,8 @@ class ModelFiles:
 
     def weight_files(self, component: str) -> list[Path]:
         """The files with a component's weights; or the single file, which holds all."""
-        return [self.file] if self.file else weight_files(self.folder(component), self.variant)
+        file = self.alone(component)
+        return [file] if file else weight_files(self.folder(component), self.variant)
 
     def shapes(self, component: str) -> dict[str, tuple[int, ...]]:
         """Tensor name to shape in a component's files."""
@@ -172,7 +179,8 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
     for fetch in (False, True) if download else (False,):
         for source in spec.sources:
             try:
-                files = _checked(spec, _located(spec, source, roots, fetch))
+                found = _located(spec, source, roots, fetch)
+                files = _checked(spec, found and _with_unet(spec, found, roots))
             except ModelError as error:
                 passed[source] = error
                 continue
@@ -213,6 +221,23 @@ def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> Mode
         if not layouts.is_bare(folder) and not (folder / component).is_dir():
             raise ModelError(f"{folder}: no '{component}' in it; {kind.expected}")
     return ModelFiles(source, folder, spec.variant)
+
+
+def _with_unet(spec: ModelSpec, files: ModelFiles, roots: Roots) -> ModelFiles:
+    """The same with the weights of ``model.unet``, where the manifest names any."""
+    if spec.unet is None:
+        return files
+    path = roots.below("models", spec.unet, "model.unet")
+    if files.file:
+        raise ModelError("model.unet: is for a folder or a hub id, and"
+                         f" '{files.source}' is a single file")
+    if path.suffix.lower() != single_file.SUFFIX:
+        raise ModelError(f"model.unet: {path}: expected a .safetensors file; pickled weights are"
+                         " not read")
+    if not path.is_file():
+        raise NotThere(f"model.unet: {path}: no such file; put it there, or name the models root"
+                       " with --models")
+    return replace(files, source=f"{files.source} with {spec.unet}", unet=path)
 
 
 def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:

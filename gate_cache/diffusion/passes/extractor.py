@@ -19,7 +19,9 @@ from gate_cache.core.memory import fitted, free, is_full
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.conditioning import Extra, Text
 from gate_cache.diffusion.models.speed import faster
+from gate_cache.diffusion.passes.ensemble import Means
 from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.diffusion.passes.mirror import Mirrored
 from gate_cache.diffusion.passes.noise import add_noise, noise
 from gate_cache.diffusion.passes.pieces import Piece, Ready, pieces, pooled
 from gate_cache.diffusion.passes.shared_encoder import shared_half
@@ -97,14 +99,24 @@ class Extractor:
             found.append(self.model.encode(torch.from_numpy(part[index]))[: len(part)])
         return torch.cat(found).contiguous()
 
-    def ahead(self, uses: Sequence[Use], inputs: Inputs, rows: Sequence[int]) -> None:
-        """Let techniques prepare rows on the CPU."""
-        for use in uses:
-            self._steering[use].ahead(inputs, rows)
+    def ahead(self, lane: PassGroup, inputs: Inputs) -> None:
+        """Let a lane's techniques prepare its rows on the CPU."""
+        rows = list(dict.fromkeys(item.row for item in lane.items))
+        for use in sorted({*lane.common.uses, *(use for tail in lane.tails for use in tail)}):
+            self._steering[use].ahead(self._seen(lane, inputs), rows)
+
+    def _seen(self, lane: PassGroup, inputs: Inputs) -> Inputs:
+        """Inputs as a lane's passes are given them."""
+        return Mirrored(inputs, self.encode) if lane.common.mirror else inputs
 
     @torch.inference_mode()
     def run(self, lane: PassGroup, inputs: Inputs) -> Iterator[Piece]:
-        """All that combos read from a lane's passes, as it comes."""
+        """All that combos read from a lane's passes, as it comes.
+
+        Maps of mirrored images are mirrored back, so that a cell shows the same place in all
+        combos. Of an ensemble come the means.
+        """
+        inputs, means = self._seen(lane, inputs), Means()
         at, read = 0, dict.fromkeys(lane.tails, 0)
         specs = {reader.combo.name: reader.combo.specs for readers in lane.readers.values()
                  for reader in readers}
@@ -114,7 +126,12 @@ class Extractor:
                     for ready in self._batch(lane, lane.items[at : at + self.batch], inputs):
                         with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
                             maps = taps.read(ready.run)
-                        for piece in pieces(lane, ready, maps, read[ready.tail] - at):
+                        if lane.common.mirror:
+                            maps = {name: values.flip(-1) for name, values in maps.items()}
+                        new = slice(read[ready.tail] - at, len(ready.items))
+                        whole = means.of(ready.tail, ready.items[new],
+                                         {name: values[new] for name, values in maps.items()})
+                        for piece in pieces(lane, ready.tail, *whole):
                             yield piece._replace(maps=pooled(piece.maps, specs[piece.combo]))
                         read[ready.tail] = max(read[ready.tail], at + len(ready.items))
                     at = min(read.values())
@@ -148,6 +165,7 @@ class Extractor:
 
         What leads to them, the denoising steps, has run.
         """
+        inputs = self._seen(lane, inputs)
         with self._steered(lane):
             for start in range(0, len(lane.items), self.batch):
                 yield from self._batch(lane, lane.items[start : start + self.batch], inputs)
@@ -163,10 +181,12 @@ class Extractor:
                 extras = [*always, *self._extras(tail, whole, inputs)]
                 x = self._denoised(lane, noised, text, extras)
                 yield Ready(tail, items, x, partial(
-                    model.predict, x, lane.common.walk.stop, text, *extras))
+                    model.predict, x, lane.common.walk.stop, text, *extras), inputs)
 
     def _noised(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
         x0 = inputs.latents([i.row for i in items])
+        if not lane.common.walk.noised:
+            return x0
         return add_noise(x0, self._drawn(items, inputs, x0.shape[1:]), lane.common.walk.start,
                          self.model.alphas_cumprod)
 
@@ -174,7 +194,7 @@ class Extractor:
                shape: Sequence[int]) -> torch.Tensor:
         """(B, 4, h, w) float32, ε of each; drawn and brought to the device once an image."""
         known = self._noise.setdefault(inputs, {})
-        keys = [(item.half.seed, item.row) for item in items]
+        keys = [(item.seed, item.row) for item in items]
         if new := [key for key in dict.fromkeys(keys) if key not in known]:
             drawn = torch.stack([noise(seed, inputs.id(row), shape) for seed, row in new])
             known |= zip(new, self.model.place(drawn), strict=True)

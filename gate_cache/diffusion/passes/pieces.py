@@ -11,6 +11,7 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
     from gate_cache.diffusion.passes.schedule import Item, PassGroup, Tail
+    from gate_cache.diffusion.techniques.base import Inputs
 
 
 class Piece(NamedTuple):
@@ -30,12 +31,14 @@ class Ready(NamedTuple):
     items : its images, behind which the batch is filled up
     x : (B, 4, h, w) float32, noised and, where the lane's walk has steps, denoised
     run : the pass; gives what the UNet predicts, (B, 4, h, w)
+    inputs : what it was made from
     """
 
     tail: Tail
     items: Sequence[Item]
     x: torch.Tensor
     run: Callable[[], torch.Tensor]
+    inputs: Inputs
 
 
 def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str, torch.Tensor]:
@@ -50,20 +53,15 @@ def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str,
             for s in specs}
 
 
-def pieces(lane: PassGroup, ready: Ready, maps: dict[str, torch.Tensor],
-            read: int) -> Iterator[Piece]:
-    """What each combo reads from one pass.
-
-    Parameters
-    ----------
-    read : items that were read from a pass before, at the beginning
-    """
-    for half in dict.fromkeys(item.half for item in ready.items):
-        for reader in lane.readers[half, ready.tail]:
-            places = [i for i, item in enumerate(ready.items)
-                      if i >= read and item.half == half and item.row in reader.rows]
+def pieces(lane: PassGroup, tail: Tail, items: Sequence[Item],
+           maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
+    """What each combo reads from the maps of some images."""
+    for half in dict.fromkeys(item.half for item in items):
+        for reader in lane.readers[half, tail]:
+            places = [i for i, item in enumerate(items)
+                      if item.half == half and item.row in reader.rows]
             if places:
-                yield Piece(reader.combo.name, [ready.items[i].row for i in places], {
+                yield Piece(reader.combo.name, [items[i].row for i in places], {
                     s.name: _taken(maps[s.name], places) for s in reader.combo.specs})
 
 

@@ -59,18 +59,27 @@ class Half:
     Attributes
     ----------
     prompt : as the combo has it, an image's caption not filled in
+    ensemble : how many noises the maps of one image are the mean over, those of `seed`,
+        `seed` + 1, …
     """
 
     prompt: str
     seed: int
+    ensemble: int = 1
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image in one half: a place in a batch."""
+    """One image in one half, with one of its noises: a place in a batch."""
 
     half: Half
     row: int
+    member: int = 0
+
+    @property
+    def seed(self) -> int:
+        """Of its noise."""
+        return self.half.seed + self.member
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,14 @@ class Common:
     uses : techniques that change the whole model
     tokens : length of the text
     alone : the tail of a combo that is denoised first, for it changes what goes into the half
+    mirror : whether images are mirrored
     """
 
     uses: tuple[Use, ...]
     walk: Walk
     tokens: int
     alone: Tail | None = None
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,7 @@ class PassGroup:
     Attributes
     ----------
     tails : each item goes through the down half once, and then through the rest with each
+    items : the noises of one image follow each other
     readers : by half and tail
     """
 
@@ -141,6 +153,7 @@ class Pieces:
     edges : Canny maps, or control images from folders
     controlnet_passes, unet_passes : of a ControlNet, of the UNet
     halves : runs of the UNet's down and mid blocks; the other passes are given them
+    encoded : of an image: itself, and mirrored where a combo asks for that
     """
 
     texts: int
@@ -149,31 +162,34 @@ class Pieces:
     controlnet_passes: int
     unet_passes: int
     halves: int
+    encoded: int = 1
 
     @classmethod
     def of(cls, lanes: Sequence[PassGroup]) -> Pieces:
         """The pieces of lanes of one image."""
         items = [(lane, item) for lane in lanes for item in lane.items]
-        nets = [r.combo.combo.controlnet for lane in lanes for rs in lane.readers.values()
-                for r in rs if r.combo.combo.controlnet]
+        combos = [r.combo.combo for lane in lanes for rs in lane.readers.values() for r in rs]
+        nets = [(c.controlnet, c.mirror) for c in combos if c.controlnet]
         walks = [(lane.common.walk, lane.common.uses) for lane in lanes]
         texts = {(i.half.prompt, lane.common.uses) for lane, i in items}
         texts |= {(walk.negative, uses) for walk, uses in walks if walk.guided}
         return cls(
             texts=len(texts),
-            noised=len({(i.half.seed, lane.common.walk.start) for lane, i in items}),
-            edges=len({(n.images or (n.low, n.high)) for n in nets}),
+            noised=len({(i.seed, lane.common.walk.start, lane.common.mirror) for lane, i in items
+                        if lane.common.walk.noised}),
+            edges=len({(n.images or (n.low, n.high), mirror) for n, mirror in nets}),
             controlnet_passes=sum(lane.halves * sum(1 for tail in lane.tails for use in tail
                                                     if use.technique == "controlnet")
                                   for lane in lanes),
             unet_passes=sum(lane.passes for lane in lanes),
-            halves=sum(lane.halves for lane in lanes))
+            halves=sum(lane.halves for lane in lanes),
+            encoded=1 + any(lane.common.mirror for lane in lanes))
 
 
 def _common(wanted: Wanted, tokens: int) -> Common:
     uses = tuple(use for use in wanted.uses if use.place == "model")
     walk = Walk.of(wanted.combo)
-    return Common(uses, walk, tokens, wanted.tail if walk.steps else None)
+    return Common(uses, walk, tokens, wanted.tail if walk.steps else None, wanted.combo.mirror)
 
 
 def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
@@ -188,7 +204,8 @@ def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
     needed: dict[tuple[Common, Item], set[Tail]] = defaultdict(set)
     readers: dict[tuple[Common, Half, Tail], list[Reader]] = defaultdict(list)
     for wanted, rows in todo:
-        half, alike = Half(wanted.combo.prompt, wanted.combo.seed), defaultdict[int, set[int]](set)
+        asked, alike = wanted.combo, defaultdict[int, set[int]](set)
+        half = Half(asked.prompt, asked.seed, asked.ensemble)
         for row in sorted(rows):
             alike[count_tokens(half.prompt, row)].add(row)
         for tokens, same in alike.items():
@@ -211,4 +228,5 @@ def _lane(common: Common, tails: tuple[Tail, ...], items: list[Item],
     kept = {(half, tail): tuple(Reader(r.combo, r.rows & rows[half])
                                 for r in readers[common, half, tail] if r.rows & rows[half])
             for half in rows for tail in tails}
-    return PassGroup(common, tails, tuple(items), kept)
+    members = (Item(i.half, i.row, k) for i in items for k in range(i.half.ensemble))
+    return PassGroup(common, tails, tuple(members), kept)

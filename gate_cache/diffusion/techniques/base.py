@@ -56,8 +56,6 @@ class Inputs(Protocol):
         """Arrays that `make` yields for rows, (N, …), made once a row whoever asks."""
 
 
-
-
 class Steering:
     """A technique beside a loaded model. Overwrite what it needs."""
 

@@ -26,6 +26,7 @@ class Walk:
     start, stop, steps : denoised from `start` to `stop` in `steps` steps, 0 for none
     guidance : its scale; 1 for none
     negative : prompt of the other pass of each step
+    noised : whether the latent is noised to `start`; else the UNet is only told that time
     """
 
     start: int
@@ -33,12 +34,13 @@ class Walk:
     steps: int = 0
     guidance: float = 1.0
     negative: str = ""
+    noised: bool = True
 
     @classmethod
     def of(cls, combo: Combo) -> Walk:
         """The walk of a combo."""
         if not combo.denoise:
-            return cls(combo.t, combo.t)
+            return cls(combo.t, combo.t, noised=combo.noise != "none")
         found = cls(combo.denoise.start, combo.t, combo.denoise.steps)
         if not combo.guidance:
             return found

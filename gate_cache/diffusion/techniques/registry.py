@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ManifestError, UserError, did_you_mean
@@ -47,12 +48,31 @@ def _installed(combo: str, name: str) -> type[Technique[Any]]:
 def settings(combo: Combo) -> dict[str, Any]:
     """What of a combo the manifest alone decides (no weights); part of its recipe."""
     found: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
+    if combo.noise == "none":
+        found = {"prompt": combo.prompt, "noise": "none", "t": combo.t}
+    if combo.ensemble > 1:
+        found["ensemble"] = combo.ensemble
+    if combo.mirror:
+        found["mirror"] = True
     found |= {t.name: t.settings() for t in techniques("", combo)}
     if combo.denoise:
         found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
     if combo.guidance:
         found["guidance"] = combo.guidance.model_dump()
     return found
+
+
+def read_as(settings: Mapping[str, Any]) -> str:
+    """How maps are read where it is not one pass of the noised image, in a few words for people.
+
+    Parameters
+    ----------
+    settings : of a recipe
+    """
+    n = settings.get("ensemble", 1)
+    parts = [f"mean of {n} noises" if n > 1 else "", "no noise" if "noise" in settings else "",
+             "mirrored" if settings.get("mirror") else ""]
+    return ", ".join(filter(None, parts))
 
 
 def sources(combo: Combo) -> dict[str, Any]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
 from gate_cache.learn.features.data import LRUCache, MapCache
+from gate_cache.manifest.first_release import TWO_FINEST
 
 if TYPE_CHECKING:
-    from gate_cache.core.geometry import Square, Window
+    from gate_cache.core.geometry import Placement, Square, Window
+    from gate_cache.manifest.specs import AttentionMaps
     from gate_cache.store.reader import ComboView, FeatureStore
 
+Standardise = Literal["none", "image"]
 BUCKET_BYTES = 2**30
 """Resized buckets held at most, on the training device."""
 
@@ -39,16 +42,18 @@ class BucketSpec:
 
     Attributes
     ----------
-    combos : names of the combos that are amalgamated, each with its `feature_maps`
+    combos : names of the combos that are amalgamated, each with all its maps
     attention : name of the attention combo that is concatenated, or None
-    attention_maps : its maps; by default the two finest
+    attention_maps : its maps; by default all
     resolution : side of all maps; by default the finest convolutional map's
+    standardise : ``image``: see `standardised`, for convolutional maps
     """
 
     combos: tuple[str, ...]
     attention: str | None = None
-    attention_maps: tuple[str, ...] | None = None
+    attention_maps: AttentionMaps = None
     resolution: int | None = None
+    standardise: Standardise = "none"
 
 
 class Buckets:
@@ -77,18 +82,23 @@ class Buckets:
         self._cache = cache
         self._rows = rows
         self._recent: LRUCache[Bucket] = LRUCache(self, _bytes, BUCKET_BYTES)
-        self._maps = {name: feature_maps(store[name]) for name in spec.combos}
+        self._maps = {name: store[name].maps for name in spec.combos}
         if len(set(self._maps.values())) > 1:
             raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")
         first = store[spec.combos[0]]
         shapes = [first[name].shape[1:] for name in self._maps[spec.combos[0]]]
-        self.channels: int = sum(s[0] for s in shapes)
+        self.levels = {name: int(s[0]) for name, s in
+                       zip(self._maps[spec.combos[0]], shapes, strict=True)}
+        """Channels of each level of a combo, in their order."""
+        self.channels: int = sum(self.levels.values())
         self.resolution = spec.resolution or max(s[-1] for s in shapes)
         self._square = one_square(store, spec)
+        self.tokens = 0
+        """T of the attention feature."""
         if spec.attention:
             view = store[spec.attention]
-            wanted = spec.attention_maps or feature_maps(view)
-            self._maps[spec.attention] = tuple(view[name].name for name in wanted)
+            self._maps[spec.attention] = attention_maps(view, spec.attention_maps)
+            self.tokens = sum(int(view[n].shape[1]) for n in self._maps[spec.attention])
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
         """The same rows with other features; what was read is shared."""
@@ -105,22 +115,49 @@ class Buckets:
 
     def __call__(self, row: int) -> Bucket:
         """The bucket of one row."""
-        conv = torch.stack([self._joined(name, row) for name in self.spec.combos])
-        attention = self._joined(self.spec.attention, row) if self.spec.attention else None
-        return Bucket(conv, attention)
+        spec, place = self.spec, self._square.place(*map(int, self._store.samples.sizes[row]))
+        conv = [self._joined(self._read(name, row), place) for name in spec.combos]
+        attention = torch.cat([self._resized(m) for m in self._read(spec.attention, row)]) \
+            if spec.attention else None
+        return Bucket(torch.stack(conv), attention)
 
-    def _joined(self, combo: str, row: int) -> torch.Tensor:
-        """A combo's levels, resized (bilinear) and concatenated along the channels."""
-        maps = self._cache(combo, self._maps[combo], row)
+    def _read(self, combo: str, row: int) -> list[torch.Tensor]:
+        found = self._cache(combo, self._maps[combo], row).values()
+        return [level.to(self.device).float() for level in found]
+
+    def _joined(self, levels: list[torch.Tensor], place: Placement) -> torch.Tensor:
+        """A combo's levels, resized and concatenated along the channels."""
+        if self.spec.standardise == "image":
+            levels = [standardised(level, place) for level in levels]
+        return torch.cat([self._resized(level) for level in levels])
+
+    def _resized(self, level: torch.Tensor) -> torch.Tensor:
         size = (self.resolution, self.resolution)
-        parts = [F.interpolate(m.to(self.device).float()[None], size, mode="bilinear",
-                               align_corners=False, antialias=False)[0] for m in maps.values()]
-        return torch.cat(parts)
+        return F.interpolate(level[None], size, mode="bilinear", align_corners=False,
+                             antialias=False)[0]
 
 
-def feature_maps(view: ComboView) -> tuple[str, ...]:
-    """Maps of a combo as a feature: all of a convolutional one, an attention one's two finest."""
-    return view.maps[-2:] if view.attrs["kind"] == "attention" else view.maps
+def standardised(level: torch.Tensor, place: Placement) -> torch.Tensor:
+    """Each channel of (C, h, w) less its mean, over its standard deviation, in float32.
+
+    Both are taken over the cells that show the image. A channel that is the same everywhere
+    becomes 0.
+
+    Parameters
+    ----------
+    place : of the image in the square
+    """
+    seen = place.window(level.shape[-1]).cut(level.float())
+    spread, mean = torch.std_mean(seen, (-2, -1), correction=0, keepdim=True)
+    moved = (level.float() - mean) / spread.clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where(spread > 1e-6 * mean.abs(), moved, torch.zeros_like(moved))
+
+
+def attention_maps(view: ComboView, asked: AttentionMaps) -> tuple[str, ...]:
+    """Maps of an attention combo: by default all, or as asked."""
+    if asked == TWO_FINEST:
+        return view.maps[-2:]
+    return tuple(view[name].name for name in asked or view.maps)
 
 
 def one_square(store: FeatureStore, spec: BucketSpec) -> Square:

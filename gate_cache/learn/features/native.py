@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.bucket import BucketSpec, feature_maps, one_square
+from gate_cache.learn.features.bucket import BucketSpec, attention_maps, one_square
 from gate_cache.learn.features.pixel_grid import read_at
 from gate_cache.learn.mixing.vectors import Vectors
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Points
     from gate_cache.learn.features.data import MapCache
+    from gate_cache.manifest.specs import AttentionMaps
     from gate_cache.store.reader import FeatureStore
 
 
@@ -42,16 +44,18 @@ class NativeSpec:
     ----------
     combos : names of the combos that are amalgamated
     attention : name of the attention combo, or None
-    attention_maps : its maps; by default the two finest
+    attention_maps : its maps; by default all
     extra : names of combos that are concatenated as they are
     levels : how many of the combos' maps, from the coarsest; all by default
+    pool : side of the grid of parts of an image that `NativeMaps.pooled` averages over
     """
 
     combos: tuple[str, ...]
     attention: str | None = None
-    attention_maps: tuple[str, ...] | None = None
+    attention_maps: AttentionMaps = None
     extra: tuple[str, ...] = ()
     levels: int | None = None
+    pool: int = 1
 
 
 class NativeMaps:
@@ -85,9 +89,7 @@ class NativeMaps:
         self._levels = found[spec.combos[0]][:spec.levels]
         self._attention: tuple[str, ...] = ()
         if spec.attention:
-            view = store[spec.attention]
-            wanted = spec.attention_maps or feature_maps(view)
-            self._attention = tuple(view[n].name for n in wanted)
+            self._attention = attention_maps(store[spec.attention], spec.attention_maps)
         first = store[spec.combos[0]]
         self.level_channels = tuple(int(first[n].shape[1]) for n in self._levels)
         self.level_sides = tuple(int(first[n].shape[-1]) for n in self._levels)
@@ -139,7 +141,7 @@ class NativeMaps:
 
         def mean(found: torch.Tensor) -> torch.Tensor:
             cut: torch.Tensor = place.window(found.shape[-1]).cut(found)
-            return cut.mean((-2, -1))
+            return F.adaptive_avg_pool2d(cut, self.spec.pool).flatten(-3)
 
         conv = torch.cat([mean(level) for level in maps.levels], -1)
         return Vectors(conv[None], _joined([mean(m)[None] for m in maps.attention]), None)

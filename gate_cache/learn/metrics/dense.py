@@ -19,7 +19,11 @@ from gate_cache.datasets.common.base import IGNORED
 Labels = npt.NDArray[Any]
 Matrix = npt.NDArray[np.int64]
 Counts = npt.NDArray[Any]
-"""(3, classes): found, true and predicted pixels of each class; those of images add up."""
+"""(3, classes): found, true and predicted pixels of each class; those of images add up.
+
+Three more rows may follow: those of `scarce_counts`."""
+SCARCE_SIDE = 256
+"""Pixels along each side at which ddpm-segmentation, and GATE's released code, count."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -51,6 +55,27 @@ def confusion(true: Labels, predicted: Labels, classes: int, ignored: int = IGNO
 def counts(matrix: Matrix) -> Counts:
     """All that the metrics take from a confusion matrix."""
     return np.stack([np.diag(matrix), matrix.sum(1), matrix.sum(0)])
+
+
+def scarce_counts(true: Labels, predicted: Labels, classes: int) -> Counts:
+    """(3, classes) of one image as ddpm-segmentation counts them.
+
+    Both label maps are brought to `SCARCE_SIDE` by cv2's nearest neighbour, which takes the pixel
+    at ``floor(i · size / SCARCE_SIDE)``. Predictions on ignored pixels are among the predicted.
+    """
+    a, b = (_sampled(labels) for labels in (true, predicted))
+    sizes = [np.bincount(x.ravel(), minlength=256)[:classes] for x in (a[a == b], a, b)]
+    return np.stack(sizes)
+
+
+def _sampled(labels: Labels) -> Labels:
+    rows, columns = (np.arange(SCARCE_SIDE) * length // SCARCE_SIDE for length in labels.shape)
+    return labels[np.ix_(rows, columns)]
+
+
+def mean_scarce_iou(found: Counts) -> float:
+    """mIoU in percent as ddpm-segmentation has it: a class that is nowhere counts as 0."""
+    return float(np.nan_to_num(iou(found[3:])).mean())
 
 
 def iou(found: Counts) -> Floats:

@@ -20,13 +20,17 @@ from gate_cache.learn.metrics.dense import (
     iou,
     mean_accuracy,
     mean_iou,
+    mean_scarce_iou,
+    scarce_counts,
 )
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.metrics.items import Items
+from gate_cache.learn.mixing.amalgamator import by_map
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.task import Scores
 
 Metric = Callable[[Counts], float]
+SCARCE = "mIoU/ddpm-segmentation"
 MOST_WEIGHTS = 100_000
 """Weights kept for statistics at most."""
 
@@ -37,10 +41,12 @@ class ImageScores:
     Parameters
     ----------
     classes : names, by number
+    scarce : whether to count as ddpm-segmentation, too
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], scarce: bool = False) -> None:
         self.classes = classes
+        self._scarce = scarce
         self._images: list[Counts] = []
         self._weights: list[torch.Tensor] = []
         self._kept = 0
@@ -49,12 +55,16 @@ class ImageScores:
 
     def image(self, true: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> None:
         """Count one image's pixels, or the one label of a classified image."""
-        self._images.append(counts(confusion(true, predicted, len(self.classes))))
+        found = counts(confusion(true, predicted, len(self.classes)))
+        if self._scarce:
+            more = scarce_counts(true, predicted, len(self.classes))
+            found = np.concatenate([found, more])
+        self._images.append(found)
 
     def weigh(self, weights: torch.Tensor) -> None:
-        """Keep (N, n, b) weights for statistics, as long as there are not too many."""
+        """Keep (N, n, b[, C]) weights for statistics, as long as there are not too many."""
         if self._kept < MOST_WEIGHTS:
-            self._weights.append(weights.float().cpu())
+            self._weights.append(by_map(weights).float().cpu())
             self._kept += len(weights)
 
     def add(self, name: str, value: float) -> None:
@@ -74,7 +84,8 @@ class ImageScores:
         interval : whether to tell the metrics' intervals
         ids : of the images in their order, where results are wanted image by image
         """
-        values: dict[str, Metric] = {"mIoU": mean_iou, "aAcc": accuracy, "mAcc": mean_accuracy}
+        values: dict[str, Metric] = {"mIoU": mean_iou, "aAcc": accuracy, "mAcc": mean_accuracy,
+                                     **({SCARCE: mean_scarce_iou} if self._scarce else {})}
         total = self._total()
         each = list(map(mean_iou, self._images))
         return self._scores(values, "mIoU", each, interval,
@@ -96,7 +107,7 @@ class ImageScores:
         details |= {"images": len(self._images),
                     **{name: float(np.mean(v)) for name, v in self._more.items()}}
         if interval:
-            units = np.stack(self._images) if self._images else np.zeros((0, 3, 1))
+            units = np.stack(self._images) if self._images else np.zeros((0, 6, 1))
             details["interval"] = {name: list(bootstrap(units, metrics[name])) for name in values}
         if self._weights:
             details["weights"] = weight_stats(torch.cat(self._weights)).to_json()
@@ -109,5 +120,5 @@ class ImageScores:
                      {name: np.array(values) for name, values in self._noted.items()})
 
     def _total(self) -> Counts:
-        empty = np.zeros((3, len(self.classes)), np.int64)
+        empty = np.zeros((3 + 3 * self._scarce, len(self.classes)), np.int64)
         return np.asarray(sum(self._images, empty))

@@ -3,9 +3,9 @@
 A predicted point is correct when its distance to the true one, in the target's original pixels,
 is at most α times the longer side of the target image (``image``) or of its object's box
 (``box``). Correct points are averaged over all points (``point``), or first over each pair's points
-and then over pairs (``image``), or first over all points of a category and then over categories
-(``category``). A pair whose target has no box, or one without extent (of a single point, say), has
-no radius by it and is in no PCK of the box.
+and then over pairs (``image``), or first over a category's points (``category``) or pairs
+(``category-image``) and then over categories. A pair whose target has no box, or one without extent
+(of a single point, say), has no radius by it and is in no PCK of the box.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 ALPHAS = (0.01, 0.05, 0.1, 0.15)
 RADII = ("image", "box")
-AVERAGES = ("point", "image", "category")
+AVERAGES = ("point", "image", "category", "category-image")
 SELECT = (0.1, "box", "point")
 """The PCK that chooses the best checkpoint on ``val``: α, radius, average."""
+BROAD = (SELECT[0], "image", SELECT[2])
+"""The PCK that leads in reports where the radius of `SELECT` is below one cell of the maps."""
 Points = npt.NDArray[np.float64]
 
 
@@ -73,7 +75,7 @@ def named(alpha: float, radius: str, average: str) -> str:
     return f"pck@{alpha:.2f}/radius={radius}/average={average}"
 
 
-SELECTED = named(*SELECT)
+SELECTED, BROADER = named(*SELECT), named(*BROAD)
 
 
 def share(counts: npt.NDArray[np.float64]) -> float:
@@ -94,8 +96,11 @@ def pck(predictions: Sequence[Prediction], alphas: Sequence[float] = ALPHAS) -> 
             hits = [correct(p, alpha, radius) for p in counted]
             values[alpha, radius, "point"] = _percent(hits)
             values[alpha, radius, "image"] = _percent([[h.mean()] for h in hits])
-            values[alpha, radius, "category"] = _percent(
-                [[h.mean()] for h in _by_category(counted, hits).values()])
+            groups = _by_category(counted, hits).values()
+            values[alpha, radius, "category"] = _percent([[np.concatenate(g).mean()]
+                                                          for g in groups])
+            values[alpha, radius, "category-image"] = _percent(
+                [[np.mean([h.mean() for h in g])] for g in groups])
     return PCK(values, len(judged), sum(len(p.true) for p in judged),
                len(judged) - len(with_radius(judged, "box")))
 
@@ -118,15 +123,35 @@ def by_category(predictions: Sequence[Prediction], alpha: float, radius: str) ->
     """Percent of each category's points that are correct."""
     judged = with_radius(predictions, radius)
     hits = [correct(p, alpha, radius) for p in judged]
-    return {name: _percent([h]) for name, h in sorted(_by_category(judged, hits).items())}
+    return {name: _percent(h) for name, h in sorted(_by_category(judged, hits).items())}
+
+
+def units(predictions: Sequence[Prediction], alpha: float, radius: str,
+          ) -> npt.NDArray[np.int64]:
+    """(N, 2) right points and all that count of each prediction: none without a radius."""
+    hits = [correct(p, alpha, radius) for p in predictions]
+    counted = [len(with_radius([p], radius)) for p in predictions]
+    return np.array([[int(h.sum()), n * len(h)] for h, n in zip(hits, counted, strict=True)],
+                    np.int64).reshape(-1, 2)
+
+
+def radius_in_cells(targets: Sequence[Keypoints], side: int) -> float:
+    """Median radius of `SELECT` in cells of side × side maps; NaN where no target has one.
+
+    A cell is as wide as the image's longer side divided by `side`: the longer way across it where
+    the image was squashed into the maps.
+    """
+    found = [SELECT[0] * longer_side(t, SELECT[1]) * side / max(t.size) for t in targets]
+    known = [radius for radius in found if not math.isnan(radius)]
+    return float(np.median(known)) if known else math.nan
 
 
 def _by_category(judged: Sequence[Prediction], hits: Sequence[npt.NDArray[np.bool_]],
-                 ) -> dict[str, npt.NDArray[np.bool_]]:
+                 ) -> dict[str, list[npt.NDArray[np.bool_]]]:
     found: dict[str, list[npt.NDArray[np.bool_]]] = {}
     for prediction, each in zip(judged, hits, strict=True):
         found.setdefault(prediction.category, []).append(each)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+    return found
 
 
 def longer_side(target: Keypoints, radius: str) -> float:

@@ -50,10 +50,11 @@ class ScoreRow:
     method: Method
     scores: Scores
     note: str = ""
+    trained: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """A row of ``metrics.json``."""
-        return {**self.method.to_json(), "key": self.method.key, "trained": True,
+        return {**self.method.to_json(), "key": self.method.key, "trained": self.trained,
                 "note": self.note, **self.scores.values, "details": dict(self.scores.details)}
 
 

@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Role = Literal["floor", "baseline", "untrained", "best-single", "uniform", "gate"]
+Role = Literal["floor", "majority", "prior", "baseline", "untrained", "best-single", "uniform",
+               "gate"]
 """Every role that a row can have:
 
-``floor`` needs no feature at all; ``baseline`` is the single feature that GATE is compared with,
-``untrained`` the same with head ``nn`` beside a head that learns, ``best-single`` the single
-feature that is best on ``val``; ``uniform`` mixes all features evenly, ``gate`` by what it learns.
+Three need no feature at all: ``floor`` copies positions, ``majority`` says the commonest class of
+``train``, ``prior`` the commonest at each place. ``baseline`` is the single feature that GATE is
+compared with, ``untrained`` the same with head ``nn`` beside a head that learns, ``best-single``
+the single feature that is best on ``val``; ``uniform`` mixes all features evenly, ``gate`` by what
+it learns.
 """
 ROLES: tuple[Role, ...] = get_args(Role)
+FLOORS: tuple[Role, ...] = ("floor", "majority", "prior")
 WEIGHTS: Mapping[str, str] = {"baseline": "single", "uniform": "uniform", "gate": "gate"}
 """Roles whose models a training keeps, and how its files call their weights."""
 
@@ -27,7 +31,7 @@ class Method:
 
     Attributes
     ----------
-    head : empty for the floor
+    head : empty for floors
     combos : names of the combos that go into the descriptor
     attention : whether the attention feature is concatenated
     assigners : 0 where weights are fixed
@@ -52,6 +56,10 @@ class Method:
         match self.role:
             case "floor":
                 return "copy the position"
+            case "majority":
+                return "majority class"
+            case "prior":
+                return "commonest class at each place"
             case "baseline":
                 return f"single feature: {single}"
             case "untrained":

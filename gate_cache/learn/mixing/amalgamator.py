@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from gate_cache.learn.mixing.assigners import ConvAssigner
 
 EPS = 1e-12
+Weights = Literal["map", "channel"]
 
 
 class Amalgamated(NamedTuple):
@@ -19,7 +20,7 @@ class Amalgamated(NamedTuple):
     Attributes
     ----------
     maps : (B, n, C, h, w), Σ_i w_i^j r_i for each assigner j
-    weights : (B, n, b), each row sums to 1
+    weights : (B, n, b), or (B, n, b, C) of channels; their sum over b is 1
     """
 
     maps: torch.Tensor
@@ -34,23 +35,25 @@ class Amalgamator(nn.Module):
     channels : C of a feature map
     assigners : n
     hidden, dropout : of each assigner
+    weights : of a whole ``map``, as the paper has it, or of each ``channel``, as the released code
     """
 
-    def __init__(self, channels: int, assigners: int, hidden: int = 128,
-                 dropout: float = 0.1) -> None:
+    def __init__(self, channels: int, assigners: int, hidden: int = 128, dropout: float = 0.1,
+                 weights: Weights = "map") -> None:
         super().__init__()
+        outputs = 1 if weights == "map" else channels
         self.assigners = nn.ModuleList(
-            ConvAssigner(channels, hidden, dropout) for _ in range(assigners))
+            ConvAssigner(channels, hidden, dropout, outputs) for _ in range(assigners))
 
     def forward(self, bucket: torch.Tensor) -> Amalgamated:
         """(B, b, C, h, w) to n sums."""
         return mix(bucket, self.weigh(bucket))
 
     def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
-        """(B, b, C, h, w) to (B, n, b) weights: softmax over the b maps (Eq. 3)."""
+        """(B, b, C, h, w) to (B, n, b[, C]) weights: softmax over the b maps (Eq. 3)."""
         flat = bucket.flatten(0, 1)
         logits = [f(flat).unflatten(0, bucket.shape[:2]) for f in self.assigners]
-        return torch.stack(logits, 1).softmax(-1)
+        return torch.stack(logits, 1).softmax(2)
 
 
 class FixedWeights(nn.Module):
@@ -78,17 +81,23 @@ class FixedWeights(nn.Module):
 
 
 def mix(bucket: torch.Tensor, weights: torch.Tensor) -> Amalgamated:
-    """Σ_i w_i^j r_i for a bucket (B, b, C, h, w) or (B, b, C), weights (B, n, b) (Eq. 4)."""
-    return Amalgamated(torch.einsum("bnk,bk...->bn...", weights, bucket), weights)
+    """Σ_i w_i^j r_i of (B, b, C, …), for weights (B, n, b) or (B, n, b, C) (Eq. 4)."""
+    of_each = "bnk,bk...->bn..." if weights.dim() == 3 else "bnkc,bkc...->bnc..."
+    return Amalgamated(torch.einsum(of_each, weights, bucket), weights)
+
+
+def by_map(weights: torch.Tensor) -> torch.Tensor:
+    """(…, n, b) weights as they are; of (N, n, b, C) ones their means over the channels."""
+    return weights.mean(-1) if weights.dim() == 4 else weights
 
 
 def sparsity(weights: torch.Tensor) -> torch.Tensor:
-    """Σ_j ‖w^j‖₂ of (B, n, b) weights, mean over the batch (first regulariser of Eq. 5)."""
+    """Σ_j ‖w^j‖₂ of (B, n, b[, C]) weights, mean over batch and channels (Eq. 5, first)."""
     return _norm(weights).sum(1).mean()
 
 
 def diversity(weights: torch.Tensor) -> torch.Tensor:
-    """½ Σ_j Σ_{k≠j} ‖w^j − w^k‖₂ of (B, n, b) weights, mean over the batch (second of Eq. 5).
+    """½ Σ_j Σ_{k≠j} ‖w^j − w^k‖₂ of such weights, mean over batch and channels (Eq. 5, second).
 
     The gradient is finite where two assigners agree: there it is zero.
     """
@@ -98,5 +107,5 @@ def diversity(weights: torch.Tensor) -> torch.Tensor:
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
-    """Euclidean norm over the last axis, with a finite gradient at 0."""
-    return (x.square().sum(-1) + EPS).sqrt()
+    """Euclidean norm over the maps of (B, n, b[, C]), with a finite gradient at 0."""
+    return (x.square().sum(2) + EPS).sqrt()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
+
+AttentionIn = Literal["head", "bucket"]
 
 
 class MixedModel(nn.Module):
@@ -16,21 +19,36 @@ class MixedModel(nn.Module):
     mixer : an amalgamator, or `FixedWeights` for baselines
     head : takes what is mixed, and attention features if any
     chosen : which of a bucket's maps are mixed; all by default
-    attention : whether the attention feature is used, where there is one
+    attention : where the attention feature goes, where there is one: ``head``, concatenated behind
+        what is mixed (paper, A.4); ``bucket``, concatenated to every map before, so that it is
+        mixed, too (as in the released code); None: it is not used
     """
 
     def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
-                 attention: bool = True) -> None:
+                 attention: AttentionIn | None = "head") -> None:
         super().__init__()
         self.mixer = mixer
         self.head = head
         self._chosen = None if chosen is None else list(chosen)
-        self._attention = attention
+        self.attention = attention
 
     def of_bucket(self, bucket: torch.Tensor) -> torch.Tensor:
         """The chosen ones of (B, b, …) maps."""
         return bucket if self._chosen is None else bucket[:, self._chosen]
 
-    def attended(self, attention: torch.Tensor | None) -> torch.Tensor | None:
-        """The attention feature, where it is used."""
-        return attention if self._attention else None
+    def parts(self, bucket: torch.Tensor,
+              attention: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What is mixed, and what the head is given beside it.
+
+        Parameters
+        ----------
+        bucket : (B, b, C, …) maps or vectors
+        attention : (B, T, …) or None
+        """
+        chosen = self.of_bucket(bucket)
+        if attention is None or self.attention is None:
+            return chosen, None
+        if self.attention == "head":
+            return chosen, attention
+        each = attention[:, None].expand(-1, chosen.shape[1], *attention.shape[1:])
+        return torch.cat([chosen, each], 2), None

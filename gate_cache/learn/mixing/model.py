@@ -22,25 +22,46 @@ class CorrespondenceModel(MixedModel):
 
     def forward(self, bucket: Bucket) -> Output:
         """A batch of buckets to descriptors (B, D, h, w) of unit length over D."""
-        mixed = self.mixer(self.of_bucket(bucket.conv))
-        return Output(self.head(mixed.maps, self.attended(bucket.attention)), mixed.weights)
+        maps, beside = self.parts(bucket.conv, bucket.attention)
+        mixed = self.mixer(maps)
+        return Output(self.head(mixed.maps, beside), mixed.weights)
 
 
 def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = None,
-               attention: bool = True) -> CorrespondenceModel:
-    """The full model: n weight assigners and the head."""
-    mixer = Amalgamator(channels, spec.assigners, spec.hidden, spec.dropout)
-    head = _head(spec, channels, spec.assigners)
-    return CorrespondenceModel(mixer, head, chosen, attention)
+               tokens: int | None = 0) -> CorrespondenceModel:
+    """The full model: n weight assigners and the head.
+
+    Parameters
+    ----------
+    channels : C of a bucket's maps
+    chosen : which of them are mixed; all by default
+    tokens : T of its attention feature, where there is one; None: it is not used
+    """
+    sizes = _sizes(spec, spec.assigners, channels, tokens)
+    mixer = Amalgamator(sizes.channels, spec.assigners, spec.hidden, spec.dropout, spec.weights)
+    return CorrespondenceModel(mixer, _head(spec, sizes), chosen,
+                               None if tokens is None else spec.attention_in)
 
 
 def build_baseline(spec: TrainSpec, channels: int, weights: list[float],
                    chosen: Sequence[int] | None = None,
-                   attention: bool = True) -> CorrespondenceModel:
-    """A baseline with given weights: a single feature, or all uniformly."""
-    return CorrespondenceModel(FixedWeights(weights), _head(spec, channels, 1), chosen, attention)
+                   tokens: int | None = 0) -> CorrespondenceModel:
+    """A baseline with given weights: a single feature, or all uniformly; as `build_gate`."""
+    head = _head(spec, _sizes(spec, 1, channels, tokens))
+    return CorrespondenceModel(FixedWeights(weights), head, chosen,
+                               None if tokens is None else spec.attention_in)
 
 
-def _head(spec: TrainSpec, channels: int, assigners: int) -> nn.Module:
-    made: nn.Module = head_of(spec.head.name).build(spec.head, Sizes(assigners, channels))
+def inside(spec: TrainSpec, tokens: int | None) -> int:
+    """How many of an attention feature's T channels are mixed."""
+    return (tokens or 0) if spec.attention_in == "bucket" else 0
+
+
+def _sizes(spec: TrainSpec, assigners: int, channels: int, tokens: int | None) -> Sizes:
+    mixed = inside(spec, tokens)
+    return Sizes(assigners, channels + mixed, tokens=(tokens or 0) - mixed)
+
+
+def _head(spec: TrainSpec, sizes: Sizes) -> nn.Module:
+    made: nn.Module = head_of(spec.head.name).build(spec.head, sizes)
     return made

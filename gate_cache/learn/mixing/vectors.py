@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from gate_cache.learn.mixing.amalgamator import Amalgamated
+from gate_cache.learn.mixing.amalgamator import Amalgamated, Weights
 from gate_cache.learn.mixing.mixed_model import MixedModel
 from gate_cache.learn.tasks.task import Output
 
@@ -51,35 +51,41 @@ class VectorAmalgamator(nn.Module):
     assigners : n
     hidden, dropout : of each assigner
     members : M, each with assigners of its own
+    weights : as of `Amalgamator`
     """
 
     def __init__(self, channels: int, assigners: int, hidden: int = 128, dropout: float = 0.1,
-                 members: int = 1) -> None:
+                 members: int = 1, weights: Weights = "map") -> None:
         super().__init__()
-        self._shape = (members, assigners)
+        self.by_channel = weights == "channel"
+        outputs = (channels,) if self.by_channel else ()
+        self._shape = (members, assigners, *outputs)
         count = members * assigners
         self.first = nn.Linear(channels, count * hidden)
         self.norm = RowNorm(count * hidden)
         self.dropout = nn.Dropout(dropout)
         bound = hidden**-0.5
-        self.last = nn.Parameter(torch.empty(count, hidden).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(count).uniform_(-bound, bound))
+        self.last = nn.Parameter(torch.empty(count, hidden, *outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(count, *outputs).uniform_(-bound, bound))
 
     def forward(self, bucket: torch.Tensor) -> Amalgamated:
-        """(B, b, C) to n sums (M, B, n, C) with weights (M, B, n, b)."""
+        """(B, b, C) to n sums (M, B, n, C) with weights (M, B, n, b[, C])."""
         logits = self.logits(self.first(bucket.flatten(0, 1)))
-        weights = self.shares(logits.view(*bucket.shape[:2], -1))
-        return Amalgamated(torch.einsum("mbnk,bkc->mbnc", weights, bucket), weights)
+        weights = self.shares(logits.view(*bucket.shape[:2], *logits.shape[1:]))
+        of_each = "mbnkc,bkc->mbnc" if self.by_channel else "mbnk,bkc->mbnc"
+        return Amalgamated(torch.einsum(of_each, weights, bucket), weights)
 
     def logits(self, found: torch.Tensor) -> torch.Tensor:
-        """What the first layer found, (B, M·n·hidden), to (B, M·n)."""
-        hidden = self.dropout(self.norm(found.relu()))
-        units = hidden.view(-1, *self.last.shape)
+        """What the first layer found, (B, M·n·hidden), to (B, M·n[, C])."""
+        units = self.dropout(self.norm(found.relu())).view(len(found), *self.last.shape[:2])
+        if self.by_channel:
+            return torch.einsum("bjh,jhc->bjc", units, self.last) + self.bias
         return torch.as_tensor((units * self.last).sum(-1) + self.bias)
 
     def shares(self, logits: torch.Tensor) -> torch.Tensor:
-        """(B, b, M·n) to weights (M, B, n, b): softmax over combos."""
-        return logits.view(*logits.shape[:2], *self._shape).permute(2, 0, 3, 1).softmax(-1)
+        """(B, b, M·n[, C]) to weights (M, B, n, b[, C]): softmax over combos."""
+        of_assigners = logits.view(*logits.shape[:2], *self._shape)
+        return of_assigners.movedim(2, 0).movedim(2, 3).softmax(3)
 
 
 class VectorModel(MixedModel):
@@ -89,11 +95,16 @@ class VectorModel(MixedModel):
     """
 
     def forward(self, batch: Vectors) -> Output:
-        """The head's values, and weights (M·B, n, b)."""
-        mixed = cast(Amalgamated, self.mixer(self.of_bucket(batch.conv)))
+        """The head's values, and weights (M·B, n, b[, C])."""
+        given, weights = self.mixed(batch)
+        return Output(self.head(*given), weights.flatten(0, 1))
+
+    def mixed(self, batch: Vectors) -> tuple[Vectors, torch.Tensor]:
+        """What the head takes, its maps (M or 1, B, n, C); and weights (M or 1, B, n, b[, C])."""
+        vectors, beside = self.parts(batch.conv, batch.attention)
+        mixed = cast(Amalgamated, self.mixer(vectors))
         maps, weights = mixed if mixed.maps.dim() == 4 else (m[None] for m in mixed)
-        values = self.head(maps, self.attended(batch.attention), batch.extra)
-        return Output(values, weights.flatten(0, 1))
+        return Vectors(maps, beside, batch.extra), weights
 
 
 def stack_vectors(parts: Sequence[Vectors]) -> Vectors:

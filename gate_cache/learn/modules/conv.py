@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gate_cache.learn.modules.descriptor import Join
@@ -28,3 +29,28 @@ class ConvHead(nn.Module):
         """(B, n, C, h, w) and (B, T, h, w) or None to unit descriptors (B, D, h, w)."""
         parts = [conv(maps[:, j]) for j, conv in enumerate(self.convs)]
         return torch.as_tensor(self.join(torch.cat(parts, 1), attention))
+
+
+class ReleasedConvHead(nn.Module):
+    """As GATE's released code: the attention feature goes through the convolutions, as it is.
+
+    A convolution has as many channels out as in, and no bias.
+
+    Parameters
+    ----------
+    channels : C of a feature map
+    assigners : n
+    tokens : T of the attention feature, 0 without
+    """
+
+    def __init__(self, channels: int, assigners: int, tokens: int) -> None:
+        super().__init__()
+        width = channels + tokens
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(assigners))
+
+    def forward(self, maps: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+        """(B, n, C, h, w) and (B, T, h, w) or None to unit descriptors (B, n·(C + T), h, w)."""
+        more = [] if attention is None else [attention]
+        parts = [conv(torch.cat([maps[:, j], *more], 1)) for j, conv in enumerate(self.convs)]
+        return F.normalize(torch.cat(parts, 1), dim=1)

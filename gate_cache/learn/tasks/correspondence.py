@@ -119,15 +119,19 @@ def _peak(values: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
 
 
 class CorrespondenceLoss(nn.Module):
-    """Cross-entropy over cosine similarities, both directions, with CLIP's learnt temperature.
+    """Cross-entropy over cosine similarities, both directions, with CLIP's temperature.
 
     For every key point, the other image's positions are the classes and the cell that holds the
     partner is the right one.
+
+    Parameters
+    ----------
+    learnt : whether the temperature is, from 0.07 on
     """
 
-    def __init__(self) -> None:
+    def __init__(self, learnt: bool = True) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)), requires_grad=learnt)
 
     def forward(self, a: torch.Tensor, b: torch.Tensor, points_a: torch.Tensor,
                 points_b: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -15,6 +14,8 @@ from gate_cache.learn.features.bucket import Bucket, Buckets, stack
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import (
+    BROAD,
+    BROADER,
     PCK,
     SELECT,
     SELECTED,
@@ -24,8 +25,10 @@ from gate_cache.learn.metrics.pck import (
     correct,
     pck,
     share,
+    units,
     with_radius,
 )
+from gate_cache.learn.mixing.amalgamator import by_map
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
 from gate_cache.learn.tasks.task import Scores
@@ -44,14 +47,16 @@ class CorrespondenceTask:
     buckets : of all features that any trial uses
     pairs : of each split
     matching : where matches are searched, as `correspondence.nearest` has it; never of the loss
+    learnt : whether the loss's temperature is
     """
 
     unit = "pairs"
 
     def __init__(self, buckets: Buckets, pairs: dict[Split, list[PairPoints]],
-                 matching: Matching = "dense") -> None:
+                 matching: Matching = "dense", learnt: bool = True) -> None:
         self.buckets = buckets
         self.matching: Matching = matching
+        self._learnt = learnt
         self._pairs = pairs
 
     def items(self) -> Sequence[PairPoints]:
@@ -65,7 +70,7 @@ class CorrespondenceTask:
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""
-        return _PairsLoss(self.buckets)
+        return _PairsLoss(self.buckets, self._learnt)
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
@@ -117,7 +122,7 @@ class CorrespondenceTask:
         batch = stack([self.buckets.named(sample_id)])
         for model, each in zip(models, found, strict=True):
             output = model(batch)
-            each.weights[sample_id] = output.weights[0].cpu()
+            each.weights[sample_id] = by_map(output.weights)[0].cpu()
             yield output.values[0]
 
 
@@ -149,12 +154,13 @@ class Matched:
         Of a pair whose target has no box none counts, and its score is NaN.
         """
         told, pairs = self.predictions, list(self.by_pair)
-        units = _units(told)
+        chosen = units(told, *SELECT[:2])
         points = [p.predicted for p in told] or [np.zeros((0, 2))]
-        known = np.where(units[:, 1] > 0, units[:, 1].astype(np.float64), np.nan)
+        known = np.where(chosen[:, 1] > 0, chosen[:, 1].astype(np.float64), np.nan)
         return Items(np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_),
-                     100 * units[:, 0] / known, units,
-                     {"points": np.concatenate(points).astype(np.float32),
+                     100 * chosen[:, 0] / known, chosen,
+                     {BROADER: units(told, *BROAD[:2]),
+                      "points": np.concatenate(points).astype(np.float32),
                       "counts": np.array([len(p.true) for p in told], np.int64),
                       "category": np.array([p.pair.category for p in pairs], np.str_)})
 
@@ -188,30 +194,23 @@ def scores(predictions: Sequence[Prediction],
 
 def details(predictions: Sequence[Prediction],
             weights: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Interval over pairs of the PCK that chooses; statistics of (n, b) weights by image."""
+    """Intervals over pairs of the PCK that chooses, and of the broader one; weights by image."""
     found: dict[str, Any] = {}
-    units = _units(predictions)
-    if units.any():
-        found["interval"] = {SELECTED: list(bootstrap(units, share))}
+    counted = {name: units(predictions, *key[:2])
+               for name, key in ((SELECTED, SELECT), (BROADER, BROAD))}
+    if known := {name: list(bootstrap(u, share)) for name, u in counted.items() if u.any()}:
+        found["interval"] = known
     if weights:
         found["weights"] = weight_stats(weights).to_json()
     return found
 
 
-def _units(predictions: Sequence[Prediction]) -> npt.NDArray[np.int64]:
-    """(N, 2) right points and all that count of each pair, by the PCK that chooses."""
-    hits = [correct(p, SELECT[0], SELECT[1]) for p in predictions]
-    counted = [len(with_radius([p], SELECT[1])) for p in predictions]
-    return np.array([[int(h.sum()), n * len(h)] for h, n in zip(hits, counted, strict=True)],
-                    np.int64).reshape(-1, 2)
-
-
 class _PairsLoss(nn.Module):
     """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first."""
 
-    def __init__(self, buckets: Buckets) -> None:
+    def __init__(self, buckets: Buckets, learnt: bool) -> None:
         super().__init__()
-        self.loss = CorrespondenceLoss()
+        self.loss = CorrespondenceLoss(learnt)
         self._buckets = buckets
 
     def forward(self, descriptors: torch.Tensor, pairs: Sequence[PairPoints]) -> torch.Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,11 @@ from torch import nn
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Reservoir, Sampling, fill
 from gate_cache.learn.metrics.image_scores import ImageScores
-from gate_cache.learn.mixing.amalgamator import FixedWeights
+from gate_cache.learn.mixing.amalgamator import FixedWeights, by_map
+from gate_cache.learn.mixing.model import inside
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
+from gate_cache.learn.tasks.floors import mask_floors
 from gate_cache.learn.tasks.painted import Painted
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.heads import PixelSpec, Sizes, head_of
@@ -26,6 +29,7 @@ from gate_cache.manifest.heads import PixelSpec, Sizes, head_of
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import SegmentationDataset, Split
     from gate_cache.learn.features.native import NativeMaps
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.learn.tasks.task import Output, Scores
     from gate_cache.manifest.specs import TrainSpec
 
@@ -45,23 +49,26 @@ class PixelTask:
     ids : samples of each split
     bound : bytes of the reservoir at most
     sampling : of its pixels
+    min_pixels : as of `fill`
     """
 
     unit = "pixels"
     select = "mIoU"
 
     def __init__(self, maps: NativeMaps, data: SegmentationDataset, ids: dict[Split, list[str]],
-                 bound: int, sampling: Sampling = "uniform") -> None:
+                 bound: int, sampling: Sampling = "uniform", min_pixels: int = 0) -> None:
         self.maps = maps
         self.data = data
         self._ids = ids
         self._bound = bound
         self._sampling: Sampling = sampling
+        self._min_pixels = min_pixels
 
     @cached_property
     def reservoir(self) -> Reservoir:
         """The training pixels, sampled on first use."""
-        return fill(self.maps, self.data, self._ids["train"], self._bound, self._sampling)
+        return fill(self.maps, self.data, self._ids["train"], self._bound, self._sampling,
+                    self._min_pixels)
 
     def items(self) -> Sequence[int]:
         """Numbers of the reservoir's pixels."""
@@ -71,6 +78,16 @@ class PixelTask:
         """Features of some pixels."""
         return self.reservoir(items)
 
+    def labels(self, items: Sequence[int]) -> torch.Tensor:
+        """(B,) classes."""
+        return self.reservoir.labels[list(items)].to(self.maps.device)
+
+    def of(self, ids: dict[Split, list[str]]) -> Self:
+        """The same with other samples of each split; what was read is shared."""
+        found = copy(self)
+        found._ids = ids
+        return found
+
     def criterion(self) -> nn.Module:
         """Cross-entropy, mean over members."""
         return _PixelLoss(self)
@@ -79,15 +96,23 @@ class PixelTask:
               attention: bool) -> VectorModel:
         """GATE, or a baseline with given weights."""
         n, maps, own = 1 if weights else spec.assigners, self.maps, cast(PixelSpec, spec.head)
+        tokens = maps.tokens if attention else 0
+        mixed = inside(spec, tokens)
         mixer: nn.Module = FixedWeights(weights) if weights else VectorAmalgamator(
-            maps.channels, n, spec.hidden, spec.dropout, own.members)
-        sizes = Sizes(n, maps.channels, tokens=maps.tokens if attention else 0,
-                      extra=maps.extra_channels, classes=len(self.data.classes))
-        return VectorModel(mixer, head_of(own.name).build(own, sizes), chosen, attention)
+            maps.channels + mixed, n, spec.hidden, spec.dropout, own.members, spec.weights)
+        sizes = Sizes(n, maps.channels + mixed, tokens=tokens - mixed, extra=maps.extra_channels,
+                      classes=len(self.data.classes))
+        return VectorModel(mixer, head_of(own.name).build(own, sizes), chosen,
+                           spec.attention_in if attention else None)
+
+    def floors(self) -> dict[Role, Scores]:
+        """What masks alone say of ``test``."""
+        return mask_floors(self.data, self._ids, scarce=True)
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; features are read once for all of them."""
-        tallies, test = [ImageScores(self.data.classes) for _ in models], split == "test"
+        tallies = [ImageScores(self.data.classes, scarce=True) for _ in models]
+        test = split == "test"
         for sample_id in self._ids[split]:
             true = self.data.mask(sample_id)
             for tally, found in zip(tallies, self._look(models, sample_id), strict=True):
@@ -97,7 +122,7 @@ class PixelTask:
                 means = torch.cat(found.doubts, 1).mean(1).tolist()
                 tally.add("members that disagree", 100 * means[0])
                 tally.add("entropy of the mean", means[1])
-        return [t.segmentation(test, self._ids[split] if test else ()) for t in tallies]
+        return [t.segmentation(test, self._ids[split]) for t in tallies]
 
     def predict(self, models: Sequence[nn.Module],
                 sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
@@ -138,7 +163,7 @@ class _Looked:
         doubts = [disagreement(output.values), entropy(output.values)]
         self.doubts.append(torch.stack(doubts).cpu())
         step = max(1, output.weights.shape[1] // WEIGHED)
-        self.weights.append(output.weights[:, ::step].flatten(0, 1))
+        self.weights.append(by_map(output.weights[:, ::step].flatten(0, 1)))
 
     def classes(self) -> npt.NDArray[np.uint8]:
         return np.asarray(torch.cat(self.votes).numpy().reshape(self.size), np.uint8)
@@ -152,5 +177,4 @@ class _PixelLoss(nn.Module):
         self._task = task
 
     def forward(self, values: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
-        labels = self._task.reservoir.labels[list(items)].to(values.device)
-        return F.cross_entropy(values.flatten(0, 1), labels.repeat(len(values)))
+        return F.cross_entropy(values.flatten(0, 1), self._task.labels(items).repeat(len(values)))

@@ -17,6 +17,7 @@ from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, mix
 from gate_cache.learn.mixing.mixed_model import MixedModel
+from gate_cache.learn.tasks.floors import mask_floors
 from gate_cache.learn.tasks.painted import Painted
 from gate_cache.learn.tasks.task import Output, Scores
 from gate_cache.manifest.heads import Sizes, head_of
@@ -24,6 +25,7 @@ from gate_cache.manifest.heads import Sizes, head_of
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement
     from gate_cache.learn.features.native import Native, NativeMaps
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.learn.modules.upernet import Decoded
     from gate_cache.manifest.specs import TrainSpec
 
@@ -59,9 +61,12 @@ class LevelsModel(MixedModel):
     mixer: Amalgamator | FixedWeights
 
     def forward(self, batch: Levels) -> Output:
-        """`Decoded` logits, and weights (B, n, b)."""
+        """`Decoded` logits, and weights (B, n, b[, C])."""
         weights = self.mixer.weigh(self.of_bucket(batch.joined))
-        sums = [mix(self.of_bucket(level), weights).maps.flatten(1, 2) for level in batch.levels]
+        widths = [level.shape[2] for level in batch.levels]
+        each = torch.split(weights, widths, 3) if weights.dim() == 4 else [weights] * len(widths)
+        sums = [mix(self.of_bucket(level), own).maps.flatten(1, 2)
+                for level, own in zip(batch.levels, each, strict=True)]
         return Output(self.head(sums, batch.attention), weights)
 
 
@@ -105,11 +110,15 @@ class SegmentationTask:
         """GATE, or a baseline with given weights."""
         n = 1 if weights else spec.assigners
         mixer = FixedWeights(weights) if weights else \
-            Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout)
+            Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout, spec.weights)
         tokens = self._tokens() if attention else []
         sizes = Sizes(n, self.maps.channels, self.maps.level_channels, sum(tokens), tuple(tokens),
                       classes=len(self.data.classes))
         return LevelsModel(mixer, head_of(spec.head.name).build(spec.head, sizes), chosen)
+
+    def floors(self) -> dict[Role, Scores]:
+        """What masks alone say of ``test``."""
+        return mask_floors(self.data, self._ids)
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; an image is read once for all of them."""

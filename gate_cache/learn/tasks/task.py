@@ -20,7 +20,7 @@ class Output(NamedTuple):
     Attributes
     ----------
     values : what the task's loss takes
-    weights : (B, n, b) of the amalgamator
+    weights : (B, n, b[, C]) of the amalgamator
     """
 
     values: Any

@@ -91,11 +91,13 @@ def page(maps_of: ImageMaps) -> Picture:
         h, w = maps_of.image.shape[:2]
         rows.append(PictureRow("image", [PictureCell(fitted(maps_of.image, smooth=max(h, w) > 200),
                                                      f"{w} x {h} pixels")]))
+    titles = {combo: f"{combo}  {about}".rstrip() for combo, about in maps_of.about.items()}
     for combo, maps in maps_of.conv.items():
-        rows.append(PictureRow(combo, [PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}")
-                                       for n, m in maps.items()]))
+        rows.append(PictureRow(titles.get(combo, combo), [
+            PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}") for n, m in maps.items()]))
     for combo, words in maps_of.attention.items():
-        rows.append(PictureRow(combo, [PictureCell(heat(v), word) for word, v in words]))
+        rows.append(PictureRow(titles.get(combo, combo), [PictureCell(heat(v), word)
+                                                          for word, v in words]))
     return sheet(rows, maps_of.id).done()
 
 

@@ -18,6 +18,7 @@ from gate_cache.learn.metrics.pck import share
 from gate_cache.manifest.first_release import COUNTS
 
 if TYPE_CHECKING:
+    from gate_cache.learn.metrics.items import Items
     from gate_cache.learn.metrics.roles import Role
     from gate_cache.report.html.record import Record, Result
 
@@ -64,7 +65,7 @@ class Group:
     @cached_property
     def units(self) -> list[npt.NDArray[Any]]:
         """Counts of each seed's items; empty where they were not kept."""
-        units = [r.items.units for r in self.results if r.items]
+        units = [units_of(r.items, self.select) for r in self.results if r.items]
         return units if len(units) == len(self.results) else []
 
     @cached_property
@@ -101,12 +102,21 @@ class Verdict:
     gate : of a sweep, the configuration with the best mean on ``val``
     chosen : whether ``val`` chose it; else it is the first, or the only one
     gains : over the single feature and uniform weights, where they are known
+    rival : the best of all rows that are not GATE, floors too
+    against : GATE's gain over that one, where it is known
     """
 
     gate: Group
     chosen: bool
     baselines: dict[Role, Group]
     gains: dict[Role, Gain]
+    rival: Group | None = None
+    against: Gain | None = None
+
+
+def units_of(items: Items, select: str) -> npt.NDArray[Any]:
+    """Counts of items from which a metric follows."""
+    return np.asarray(items.more.get(select, items.units))
 
 
 def metric_of(select: str) -> Metric:
@@ -133,13 +143,17 @@ def verdict(record: Record) -> Verdict | None:
         return None
     judged = [g for g in trials if g.values(record.select, "val")]
     best = max(judged, key=lambda g: g.mean(split="val")) if judged else trials[0]
-    others = [g for g in grouped(record, record.results) if g.results and _beside(g, best)]
+    rows = [g for g in grouped(record, record.results)
+            if g.results and g.first.role != "gate" and g.values(record.select)]
+    others = [g for g in rows if _beside(g, best)]
     roles: tuple[Role, ...] = ("baseline", "uniform")
     baselines = {role: of_role[-1] for role in roles
                  if (of_role := [g for g in others if g.first.role == role])}
-    gains = {role: _gain(best, base) for role, base in baselines.items()
-             if best.units and base.units and _same_items(best, base)}
-    return Verdict(best, bool(judged) and len(trials) > 1, baselines, gains)
+    gains = {role: gained for role, base in baselines.items() if (gained := _gain(best, base))}
+    rivals = [g for g in rows if not g.first.trained or _beside(g, best)]
+    rival = max(rivals, key=Group.mean, default=None)
+    return Verdict(best, bool(judged) and len(trials) > 1, baselines, gains, rival,
+                   _gain(best, rival) if rival else None)
 
 
 def _beside(base: Group, gate: Group) -> bool:
@@ -157,5 +171,7 @@ def _same_items(a: Group, b: Group) -> bool:
     return bool(first and second and np.array_equal(first.ids, second.ids))
 
 
-def _gain(gate: Group, base: Group) -> Gain:
+def _gain(gate: Group, base: Group) -> Gain | None:
+    if not (gate.units and base.units and _same_items(gate, base)):
+        return None
     return Gain(base, *gain(gate.units, base.units, metric_of(gate.select)))

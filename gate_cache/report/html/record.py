@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from gate_cache.core.errors import UserError
 from gate_cache.learn.metrics.items import Items
+from gate_cache.learn.metrics.pck import BROADER, SELECTED
 from gate_cache.learn.metrics.roles import WEIGHTS, Method, Role
 from gate_cache.manifest.first_release import head_name
 from gate_cache.training.rows import configuration_of, key_of, method_of
@@ -87,7 +88,9 @@ class Record:
 
     Attributes
     ----------
-    select : the metric that chose checkpoints on ``val``
+    select : the metric that the page is about: the one that chose checkpoints on ``val``, or PCK of
+        the image where the radius of that is less than a cell of the maps
+    chooser : the one that chose
     results : on ``test``; of a sweep baselines and trials
     published : results over all published pairs, as `results`; empty where there are none
     seconds : that the call which finished it took
@@ -102,6 +105,7 @@ class Record:
     results: Sequence[Result]
     published: Sequence[Result]
     seconds: float
+    chooser: str = ""
 
     @property
     def title(self) -> str:
@@ -152,9 +156,9 @@ def _training(folder: Path) -> Record:
     first, *more = metrics["tables"]
     results = [_method(folder, row, config, metrics) for row in first["rows"]]
     published = [_method(folder, row, config, metrics) for row in more[0]["rows"]] if more else []
-    select = config.get("select") or _likely(results[0].test)
-    return Record(folder, "training", config, metrics["head"], select, first["protocol"], results,
-                  published, float(metrics["seconds"]))
+    chooser = config.get("select") or _likely(results[0].test)
+    return Record(folder, "training", config, metrics["head"], _leading(config, chooser),
+                  first["protocol"], results, published, float(metrics["seconds"]), chooser)
 
 
 def _method(folder: Path, row: dict[str, Any], config: dict[str, Any],
@@ -178,9 +182,10 @@ def _sweep(folder: Path) -> Record:
     config, table = _read(folder / SWEEP), _read(folder / RESULTS)
     results = [_trial(folder, row, config) for row in table["rows"]]
     heads = {head_name(dict(r.spec)) for r in results if r.spec}
-    select = table.get("select") or _likely(next((r.test for r in results if r.test), {}))
-    return Record(folder, "sweep", config, " and ".join(sorted(filter(None, heads))), select,
-                  str(config.get("protocol", "")), results, [], float(table.get("seconds") or 0))
+    chooser = table.get("select") or _likely(next((r.test for r in results if r.test), {}))
+    return Record(folder, "sweep", config, " and ".join(sorted(filter(None, heads))),
+                  _leading(config, chooser), str(config.get("protocol", "")), results, [],
+                  float(table.get("seconds") or 0), chooser)
 
 
 def _trial(folder: Path, row: dict[str, Any], config: dict[str, Any]) -> Result:
@@ -203,9 +208,15 @@ def counted(results: Sequence[Result]) -> str:
     return "steps" if all("step" in h for r in results for h in r.history) else "items seen"
 
 
+def _leading(config: Mapping[str, Any], chooser: str) -> str:
+    """Runs of earlier versions do not tell the radius; null is where no target has one."""
+    small = not (config.get("radius_in_cells", math.inf) or 0) >= 1
+    return BROADER if chooser == SELECTED and small else chooser
+
+
 def _likely(test: Mapping[str, float]) -> str:
     """The metric that chose, in the folder of a version that did not write it."""
-    usual = ("pck@0.10/radius=box/average=point", "mIoU", "accuracy")
+    usual = (SELECTED, "mIoU", "accuracy")
     return next((m for m in usual if m in test), next(iter(test), ""))
 
 

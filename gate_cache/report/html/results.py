@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gate_cache.learn.metrics.roles import ROLES, Role
+from gate_cache.learn.metrics.pck import SELECTED
+from gate_cache.learn.metrics.roles import ROLES, Method, Role
 from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
-from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of
+from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of, units_of
 from gate_cache.report.html.page import (
     Column,
     PageCell,
@@ -53,9 +54,39 @@ def lead(record: Record, verdict: Verdict | None) -> Html:
         "that comes first, since there is no val split to choose on"
     several = verdict.chosen or len(grouped(record, record.trials)) > 1
     notes = f"GATE is the configuration {why}: {gate.name}. " if several else ""
-    return join([paragraph(*first), tag("ul", *gains) if gains else None, paragraph(
+    if record.chooser not in ("", record.select):
+        notes += (f"The radius of {metric_name(record.chooser)}, which chooses checkpoints, is less"
+                  " than a cell of the maps, if there is one at all: the image's leads here. ")
+    listed = tag("ul", *gains) if gains else None
+    return join([paragraph(_winner(verdict)), paragraph(*first), listed, paragraph(
         f"{notes}Intervals are of a bootstrap over the test items, with the same draws for both"
         " sides of a difference; they do not tell what another seed would change.", note=True)])
+
+
+def _winner(verdict: Verdict) -> Html:
+    """Which row is best on test, whichever it is, and whether the test decides it."""
+    rival, against = verdict.rival, verdict.against
+    if rival is None:
+        return tag("strong", "GATE has nothing beside it.")
+    name, ahead = _called(rival.first.method), verdict.gate.mean() > rival.mean()
+    both = f"GATE {percent(verdict.gate.mean())}, {name} {percent(rival.mean())}"
+    if against is None:
+        best = "GATE" if ahead else name
+        return join([tag("strong", f"Highest: {best}."), f" {both}; no intervals were kept."])
+    low, high = map(signed, against.interval)
+    apart = f" {both}, the best of the rest" if ahead else f" {both}"
+    told = f"{apart}; difference {signed(against.points)}, {LEVEL} interval {low} to {high}."
+    if not against.clear:
+        return join([tag("strong", "Undecided: no row is clearly the best."), told])
+    return join([tag("strong", f"{'GATE' if ahead else name[0].upper() + name[1:]} wins."), told])
+
+
+def _called(method: Method) -> str:
+    """A row in a sentence: some titles lean on the row above."""
+    if method.role == "uniform":
+        return WORDS["uniform"] + " with attention" * method.attention
+    single = ", ".join(method.combos)
+    return f"untrained single feature: {single}" if method.role == "untrained" else method.title
 
 
 def _gained(role: Role, gain: Gain) -> Html:
@@ -124,7 +155,7 @@ def _tables(record: Record, rows: Sequence[Result], caption: str, key: str) -> l
     metrics = [m for m in record.metrics if SHOWN.fullmatch(m)] if pck else record.metrics
     metrics.sort(key=lambda m: (m != record.select, m[:8] != record.select[:8]))
     parts = [table(
-        [Column("Method"), *(_column(m, m == record.select and key == "test") for m in metrics)],
+        [Column("Method"), *(_column(m, m == record.chooser and key == "test") for m in metrics)],
         [PageRow([g.name, *(_cell(record, g, m, groups, key) for m in metrics)],
                  strong=g.first.role == "gate") for g in groups],
         f"{caption}; percent{_counts(rows)}")]
@@ -192,12 +223,12 @@ def categories(group: Group) -> dict[str, float | None]:
 
 
 def _categories(result: Result, select: str) -> dict[str, float | None]:
-    key = {"mIoU": "IoU", "accuracy": "accuracy"}.get(select, "categories")
-    known = result.details.get(key)
+    kept = {"mIoU": "IoU", "accuracy": "accuracy", SELECTED: "categories"}
+    known = result.details.get(kept.get(select, ""))
     if isinstance(known, dict):
         return known
     items = result.items
     if not items or "category" not in items.more:
         return {}
-    of_item, metric = items.more["category"], metric_of(select)
-    return {str(name): metric(items.units[of_item == name].sum(0)) for name in np.unique(of_item)}
+    of_item, metric, units = items.more["category"], metric_of(select), units_of(items, select)
+    return {str(name): metric(units[of_item == name].sum(0)) for name in np.unique(of_item)}

@@ -70,6 +70,7 @@ def show_plan(plan: Plan) -> None:
                  left=2)
     for line in plan.lines:
         maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
+        maps += f" ({line.about})" if line.about else ""
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
                       str(line.controlnet_passes or ""), _size(line), str(line.files),
                       str(line.folders))
@@ -104,7 +105,7 @@ def _size(counted: Line | Plan) -> str:
 def _each_once(plan: Plan) -> str:
     """What is computed once although several combos need it."""
     n, p = plan.images, plan.pieces
-    parts = {"images read and encoded": n, "texts": p.texts, "edge maps": n * p.edges,
+    parts = {"images read and encoded": n * p.encoded, "texts": p.texts, "edge maps": n * p.edges,
              "noised latents": n * p.noised, "down halves": n * p.halves,
              "UNet passes": plan.unet_passes}
     return "each once: " + ", ".join(f"{v} {k}" for k, v in parts.items() if v)
@@ -210,7 +211,7 @@ def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
 def _show_results(results: Results) -> None:
     first = results.rows[0].pck
     say(f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
-    variants = [k for k in first.values if k[0] in SHOWN and k[2] != "category"]
+    variants = [k for k in first.values if k[0] in SHOWN and k[2] in ("point", "image")]
     keys = sorted(variants, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
     names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
     table = grid("PCK, %\nradius\naveraged by", *names)
@@ -230,15 +231,16 @@ def _show_results(results: Results) -> None:
 def _show_scores(results: ScoreTable) -> None:
     """Metrics with their 95 % intervals over images."""
     say(f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
-    table = grid("%", *results.rows[0].scores.values)
+    table = grid("%", *(n.replace("/", "\n") for n in results.rows[0].scores.values))
     for row in results.rows:
         between = row.scores.details["interval"]
         table.add_row(escape(row.method.title), *(
             f"{value:.1f}\n{between[name][0]:.1f}–{between[name][1]:.1f}"
             for name, value in row.scores.values.items()), style="bold" if row.note else None)
     put(table)
-    say(f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained",
-        style="dim")
+    floors = ", ".join(row.method.title for row in results.rows if not row.trained)
+    say(f"{results.protocol}; below: 95 % of a bootstrap over images; all rows are trained but"
+        f" floors, which know labels alone ({floors})", style="dim")
     for row in results.rows:
         if row.note:
             say(f"weights of {row.method.title}: {row.note}", style="dim")

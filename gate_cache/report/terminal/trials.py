@@ -39,7 +39,7 @@ def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:
     if not select.startswith("pck"):
         return [n for n in names if n != select]
     return [n for n in names if n.startswith("pck@0.10") and n != select
-            and not n.endswith("average=category")][:most]
+            and "average=category" not in n][:most]
 
 
 def _cell(mean: Mean, name: str) -> str:

@@ -76,7 +76,7 @@ class GroupWriter:
 
     @cached_property
     def encoding(self) -> Encoding:
-        """How they are stored, fixed when it was made; `StoreError` where that is not known."""
+        """How they are stored, fixed when it was made; a `StoreError` where it is not known."""
         first = read_array(self.folder, f"{self.name}/{self.maps[0]}")
         return encoding_of(f"{self.path}: {self.name}", self.attrs,
                            str(first.dtype) if first else "float16")
@@ -89,7 +89,7 @@ class GroupWriter:
 
     @cached_property
     def metas(self) -> dict[str, ArrayMeta]:
-        """Of each stored array, in the same order; `StoreError` where one is missing or damaged."""
+        """Of each stored array, in the same order; a `StoreError` where one is damaged."""
         names = [name + part.suffix for name in self.maps
                  for part in self.encoding.parts((1, 1, 1))]
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}

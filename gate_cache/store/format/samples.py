@@ -15,6 +15,7 @@ from numcodecs.vlen import VLenUTF8
 from gate_cache.core.errors import StoreError, did_you_mean
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.store.format.attrs import CHECKSUM, read_meta
+from gate_cache.store.format.checksums import Digests, raw_digests
 from gate_cache.store.format.documents import (
     Document,
     array_document,
@@ -53,19 +54,6 @@ class NewSample:
     width: int
 
 
-class Digests(Sequence[str]):
-    """Each image's sha256 as hex; held as bytes, which take a quarter of the memory."""
-
-    def __init__(self, raw: npt.NDArray[np.uint8]) -> None:
-        self.raw = raw
-
-    def __len__(self) -> int:
-        return len(self.raw)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self.raw[row].tobytes().hex()
-
-
 class Samples(Sequence[str]):
     """The table of samples: row i of every map is sample i.
 
@@ -84,7 +72,7 @@ class Samples(Sequence[str]):
     def __init__(self, ids: Sequence[str], sha256: Sequence[str] | npt.NDArray[np.uint8],
                  sizes: npt.NDArray[np.int32]) -> None:
         self.ids = tuple(ids)
-        self.sha256 = Digests(sha256 if isinstance(sha256, np.ndarray) else _raw(sha256))
+        self.sha256 = Digests(sha256 if isinstance(sha256, np.ndarray) else raw_digests(sha256))
         self.sizes = sizes
 
     @cached_property
@@ -126,7 +114,7 @@ class Samples(Sequence[str]):
 
     def find(self, sample_id: str, sha256: str) -> int | None:
         """The row of a sample with this content, or None."""
-        found = int(self.find_all([sample_id], _raw([sha256]))[0])
+        found = int(self.find_all([sample_id], raw_digests([sha256]))[0])
         return None if found < 0 else found
 
     def find_all(self, ids: Sequence[str],
@@ -150,7 +138,7 @@ class Samples(Sequence[str]):
     def extended(self, new: Sequence[NewSample]) -> Samples:
         """The table with further rows."""
         sizes = np.array([[s.height, s.width] for s in new], np.int32).reshape(-1, 2)
-        digests = _raw([s.sha256 for s in new])
+        digests = raw_digests([s.sha256 for s in new])
         return Samples((*self.ids, *(s.id for s in new)),
                        np.concatenate([self.sha256.raw, digests]),
                        np.concatenate([self.sizes, sizes]))
@@ -169,11 +157,6 @@ class Samples(Sequence[str]):
         """As formats before the third have it."""
         return fingerprint({"ids": self.ids, "sha256": list(self.sha256),
                             "sizes": self.sizes.tolist()})[:16]
-
-
-def _raw(digests: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """(n, 32): from hex."""
-    return np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 32)
 
 
 def create_samples(folder: Folder) -> None:
