@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.utils.backend_registration
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -31,8 +31,6 @@ _READ = {aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.d
 _DATA_DEPENDENT = {aten.nonzero.default, aten.masked_select.default, aten._unique2.default,
                    aten.unique_dim.default, aten.unique_consecutive.default, aten.bincount.default,
                    aten.repeat_interleave.Tensor}
-_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
-_GUARD = torch.utils.backend_registration._DummyDeviceGuard()
 
 
 class OnDevice(torch.Tensor):
@@ -45,8 +43,7 @@ class OnDevice(torch.Tensor):
     def __new__(cls, held: torch.Tensor, device: torch.device) -> OnDevice:
         found: OnDevice = torch.Tensor._make_wrapper_subclass(
             cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(),
-            dtype=held.dtype, layout=held.layout, device=f"privateuseone:{device.index}",
-            _extra_dispatch_keys=_AUTOCAST)
+            dtype=held.dtype, layout=held.layout, device="meta")  # autograd knows it
         found.held = held
         found.place = device
         return found
@@ -58,6 +55,11 @@ class OnDevice(torch.Tensor):
         return self.place
 
     is_cuda = property(lambda self: True)
+    is_meta = property(lambda self: False)
+
+    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None,
+                   **more: Any) -> torch.Tensor:
+        return torch.tensor(data, dtype=dtype or self.dtype, device=device or self.device, **more)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -66,6 +68,27 @@ class OnDevice(torch.Tensor):
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"OnDevice({self.held!r}, {self.device})"
+
+    def numpy(self, *, force: bool = False) -> Any:
+        if force:
+            return self.detach().to("cpu").numpy()
+        raise TypeError(f"can't convert {self.place} device type tensor to numpy")
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return self.numpy()
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(self._index(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(self._index(index), value)
+
+    def _index(self, index: Any) -> Any:
+        if isinstance(index, tuple):
+            return tuple(map(self._index, index))
+        if isinstance(index, (list, range)) or type(index).__name__ == "ndarray":
+            return _to(torch.as_tensor(index), self.place)
+        return index
 
     def tolist(self) -> Any:
         """Not an operation of torch's dispatcher."""
@@ -167,14 +190,16 @@ class Device:
         leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         there = [t for t in leaves if isinstance(t, OnDevice)]
         asked = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
-        if not there and (asked is None or asked.type == "cpu"):
+        if not there and (asked is None or asked.type != "cuda"):
             return func(*args, **{k: v for k, v in kwargs.items() if k != "pin_memory"})
+        if asked and asked.type == "meta":
+            asked = None
         place = _indexed(asked) if asked else there[0].device
         if func is aten.copy_.default:
             return self._copy(args[0], args[1], kwargs.get("non_blocking", len(args) > 2))
         if func is aten._to_copy.default:
             return self._moved(func, leaves[0], place, kwargs)
-        self._refuse_mixed(func, leaves, args)
+        self.refuse_mixed(func, leaves, args)
         self._count(func, leaves)
         return self._computed(func, args, kwargs, there, place)
 
@@ -191,8 +216,12 @@ class Device:
                 raise AssertionError(f"{func}: changes the shape in place, which is not pretended")
         if place.type == "cpu":
             return found
-        return tree_map(lambda t: known.get(id(t)) or OnDevice(t, place)
-                        if isinstance(t, torch.Tensor) else t, found)
+
+        def back(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            return known[id(value)] if id(value) in known else OnDevice(value, place)
+        return tree_map(back, found)
 
     @contextmanager
     def _random(self, func: Any, place: torch.device) -> Iterator[None]:
@@ -240,7 +269,8 @@ class Device:
         Stream.now().waiting.append(lambda: into.copy_(values))
         return into
 
-    def _refuse_mixed(self, func: Any, leaves: list[torch.Tensor], args: Any) -> None:
+    def refuse_mixed(self, func: Any, leaves: list[torch.Tensor], args: Any) -> None:
+        """Raise as CUDA does where tensors of several devices meet."""
         if func is aten.record_stream.default:
             return
         places = {t.device for t in leaves if t.dim()}
@@ -271,7 +301,7 @@ def _number(device: Any) -> int:
 
 
 def _indexed(device: torch.device) -> torch.device:
-    return device if device.type == "cpu" else torch.device("cuda", device.index or 0)
+    return device if device.type != "cuda" else torch.device("cuda", device.index or 0)
 
 
 def _place() -> str:
@@ -366,6 +396,25 @@ def _synchronize(*_: Any) -> None:
     Stream.now().synchronize()
 
 
+def _enter(mode: Any) -> None:
+    """`torch.inference_mode` as `torch.no_grad`: its tensors cannot become parameters."""
+    mode.pretended = torch.no_grad()
+    mode.pretended.__enter__()
+
+
+def _attention(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """`F.scaled_dot_product_attention` by the CPU's kernel, as one operation."""
+    leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+    there = [t for t in leaves if isinstance(t, OnDevice)]
+    if not there or torch.is_grad_enabled():
+        return _ATTENTION(*args, **kwargs)
+    _PRESENT[-1].refuse_mixed(_ATTENTION, leaves, args)
+    return OnDevice(_ATTENTION(*tree_map(_held, args), **tree_map(_held, kwargs)), there[0].device)
+
+
+_ATTENTION = F.scaled_dot_product_attention
+
+
 class _Threads:
     """Threads that begin meanwhile compute on the device as well."""
 
@@ -386,7 +435,6 @@ class _Threads:
 @contextmanager
 def pretended(count: int = 1) -> Iterator[Device]:
     """So many devices while within; tensors on them must not be used afterwards."""
-    torch._C._acc.register_python_privateuseone_device_guard(_GUARD)
     device = Device(count)
     cuda: dict[str, Any] = {
         "is_available": lambda: True, "device_count": lambda: count, "is_initialized": lambda: True,
@@ -404,6 +452,10 @@ def pretended(count: int = 1) -> Iterator[Device]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cuda.items():
             patch.setattr(torch.cuda, name, value)
+        patch.setattr(F, "scaled_dot_product_attention", _attention)
+        inference = torch.autograd.grad_mode.inference_mode
+        patch.setattr(inference, "__enter__", _enter)
+        patch.setattr(inference, "__exit__", lambda mode, *error: mode.pretended.__exit__(*error))
         patch.setattr(torch.Tensor, "to", _to)
         patch.setattr(torch.Tensor, "cuda", lambda t, *a, **k: _to(t, torch.device("cuda"), **k))
         patch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
 import pytest
+import torch
 from conftest import WriteManifest
 from distributed import Client, LocalCluster, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from test_extract import Toy, assert_same
 
 from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
-from gate_cache.extraction.cluster import local, own_environment, run
+from gate_cache.extraction.cluster import (
+    check_workers,
+    claim_device,
+    local,
+    own_environment,
+    remote,
+    run,
+)
 from gate_cache.extraction.extract import Workers, extract
 from gate_cache.extraction.job import own_threads
 from gate_cache.extraction.status import status
@@ -60,6 +73,16 @@ def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) 
     assert not any(extract(Workspace(toy[0], roots, "cpu"), spread=spread).rows.values())
 
 
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
 def test_a_lost_workers_block_is_done_by_another(toy: Toy, roots: Roots, cluster: Any) -> None:
     """One worker is killed (kill -9) as soon as something is written."""
     def kill() -> None:
@@ -71,10 +94,12 @@ def test_a_lost_workers_block_is_done_by_another(toy: Toy, roots: Roots, cluster
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    result = extract(Workspace(toy[0], roots, "cpu"),
+    heard = Heard()
+    result = extract(Workspace(toy[0], roots, "cpu", progress=heard),
                      spread=Workers(scheduler=cluster.scheduler_address))
     killer.join(timeout=60)
     assert not killer.is_alive()
+    assert any("is lost; what it had is done by the others" in line for line in heard.said)
     assert_same(result.store, toy[2])
     assert all(c.state == "done" for c in status(Workspace(toy[0], roots)).combos)
 
@@ -120,3 +145,85 @@ def test_what_cannot_be_done_ends_in_one_line(deadly: bool, says: str) -> None:
     once = {"distributed.scheduler.allowed-failures": 0}
     with dask.config.set(once), local(1) as client, pytest.raises(UserError, match=says):
         run(client, Fails(deadly), blocks, seen.append)
+
+
+# ------------------------------------------------------------------------------------ GPUs
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two GPUs, that others may see by other numbers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties",
+                        lambda number: SimpleNamespace(uuid=f"GPU-{number}"))
+
+
+@pytest.mark.parametrize("asked", [None, "cuda"])
+def test_each_worker_has_a_gpu_of_its_own(gpus: None, asked: str | None,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    first, claim = claim_device(asked)
+    assert first == "cuda:0" and claim
+    second, other = claim_device(asked)
+    assert second == "cuda:1" and other
+    with pytest.raises(UserError, match=r"all 2 GPUs of .* have a worker already"):
+        claim_device(asked)
+    claim.release()
+    monkeypatch.setattr(torch.cuda, "get_device_properties",
+                        lambda number: SimpleNamespace(uuid=f"GPU-{1 - number}"))
+    assert claim_device(asked)[0] == "cuda:1"  # CUDA_VISIBLE_DEVICES=1,0
+
+
+@pytest.mark.parametrize("asked", ["cpu", "cuda:1"])
+def test_a_device_that_is_named_is_not_chosen(gpus: None, asked: str) -> None:
+    assert claim_device(asked) == claim_device(asked) == (asked, None)
+
+
+@pytest.mark.parametrize(("workers", "device", "refused"), [
+    (2, None, False), (2, "cuda", False), (3, None, True), (3, "cuda", True), (2, "cuda:1", True),
+    (1, "cuda:1", False), (9, "cpu", False)])
+def test_more_workers_than_gpus_are_refused(gpus: None, workers: int, device: str | None,
+                                            refused: bool) -> None:
+    if not refused:
+        return check_workers(workers, device)
+    with pytest.raises(UserError, match=f"--workers {workers}: --device cuda.* use --workers"):
+        check_workers(workers, device)
+
+
+def test_workers_share_a_machine_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    check_workers(9, None)
+    assert claim_device(None) == (None, None)
+
+
+class Waits(WorkerPlugin):
+    """Does a block in a while."""
+
+    def block(self, rows: range) -> dict[str, int]:
+        time.sleep(0.5)
+        return {"a": len(rows)}
+
+
+def test_a_lost_scheduler_ends_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    dask_ = [str(Path(sys.executable).with_name("dask"))]
+    rest = ["--scheduler-file", str(file), "--no-dashboard"]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    scheduler = subprocess.Popen([*dask_, "scheduler", "--port", "0", "--host", "127.0.0.1", *rest],
+                                 env=path, **quiet)
+    worker = subprocess.Popen([*dask_, "worker", "--no-nanny", "--nthreads", "1", *rest], env=path,
+                              **quiet)
+    try:
+        while not file.exists():
+            time.sleep(0.05)
+        address = json.loads(file.read_text())["address"]
+        with Client(address) as client:
+            client.wait_for_workers(1)
+        with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), \
+                pytest.raises(UserError, match="the dask scheduler is lost"), \
+                remote(address) as client:
+            run(client, Waits(), [range(i, i + 1) for i in range(40)], lambda _: scheduler.kill())
+    finally:
+        scheduler.kill()
+        worker.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +17,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask
-from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed import CancelledError, Client, LocalCluster, as_completed, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
+from filelock import FileLock, Timeout
 
 from gate_cache.core.errors import DataError, GateCacheError, UserError
+from gate_cache.diffusion.files.digest_cache import cache_folder
 from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 AT_A_TIME = 2
 """Blocks that a worker has under way: one on the device, one read ahead or written behind."""
 TIMEOUT = "10s"
+_LOST = ("the dask scheduler is lost; what is done is kept: start it again, and then the same"
+         " command")
 Counts = dict[str, int]
 
 
@@ -48,6 +53,7 @@ class BlockWorker(WorkerPlugin):
         self._place: tuple[Work, Engine] | None = None
         self._name: Any = None
         self._lock: Any = None
+        self._claim: FileLock | None = None
 
     def setup(self, worker: Any) -> None:
         """Note who works here; the model is loaded later."""
@@ -71,7 +77,8 @@ class BlockWorker(WorkerPlugin):
         from gate_cache.store.writer import join_writer
 
         here = self._order.workspace
-        here = replace(here, device=_own_device(here.device, self._name))
+        device, self._claim = claim_device(here.device)
+        here = replace(here, device=device)
         order = replace(self._order, workspace=here)
         if not exists(self._store):
             raise UserError(f"{self._store}: not to be seen from worker {self._name}; all workers"
@@ -84,6 +91,8 @@ class BlockWorker(WorkerPlugin):
         """Stop the threads."""
         if self._place:
             self._place[1].close()
+        if self._claim:
+            self._claim.release()
 
 
 class _Counted:
@@ -103,13 +112,52 @@ class _Counted:
         self.counts[group] = self.counts.get(group, 0) + rows
 
 
-def _own_device(asked: str | None, name: Any) -> str | None:
-    """A GPU for each worker of this machine, in turn; elsewhere, what the worker was given."""
+def claim_device(asked: str | None) -> tuple[str | None, FileLock | None]:
+    """A GPU of this machine that no other worker has, unless one is named or there is none.
+
+    Returns
+    -------
+    Its name, and the claim to it, which ends with the process
+
+    Raises
+    ------
+    UserError
+        Other workers have them all.
+    """
     import torch
 
-    if asked or not isinstance(name, int) or not torch.cuda.is_available():
-        return asked
-    return f"cuda:{name % torch.cuda.device_count()}"
+    gpus = torch.cuda.device_count() if asked in (None, "cuda") else 0
+    for number in range(gpus):
+        known = torch.cuda.get_device_properties(number).uuid  # whatever number others see it as
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        claim = FileLock(cache_folder() / f"gpu-{known}.lock")
+        try:
+            claim.acquire(timeout=0)
+        except Timeout:
+            continue
+        return f"cuda:{number}", claim
+    if gpus:
+        raise UserError(f"all {gpus} GPUs of {socket.gethostname()} have a worker already: start no"
+                        " more workers on a machine than it has GPUs")
+    return asked, None
+
+
+def check_workers(workers: int, device: str | None) -> None:
+    """Refuse more workers of this machine than it has GPUs, where they compute on GPUs.
+
+    Raises
+    ------
+    UserError
+        Several would share a GPU, each with a model of its own.
+    """
+    import torch
+
+    named = (device or "").startswith("cuda:")
+    gpus = torch.cuda.device_count() if device in (None, "cuda") else int(named)
+    if 0 < gpus < workers:
+        here = "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+        raise UserError(f"--workers {workers}: --device {device or 'cuda'} is {here} here, and each"
+                        f" worker needs its own; use --workers {gpus}")
 
 
 @contextmanager
@@ -151,20 +199,21 @@ def remote(address: str) -> Iterator[Client]:
         raise UserError(f"--scheduler {address}: no dask scheduler answers there"
                         f" ({type(error).__name__})") from None
     with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
+        if not _workers(client):
             raise UserError(f"--scheduler {address}: it has no workers; start some with 'dask"
                             f" worker {address}'")
         yield client
 
 
 def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
-        told: Callable[[Counts], None]) -> None:
+        told: Callable[[Counts], None], say: Callable[[str], None] = print) -> None:
     """All these blocks, in any order.
 
     Parameters
     ----------
     site : a plugin that does a block: ``block(rows) -> Counts``
     told : hears of every block that is done
+    say : hears of every worker that is lost
 
     Raises
     ------
@@ -175,13 +224,25 @@ def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
     client.register_plugin(site, name=token)
     tasks = client.map(_block, [(rows.start, rows.stop) for rows in blocks], token=token,
                        key=[f"block-{token}-{rows.start}" for rows in blocks], pure=False)
+    workers = set(_workers(client))
     try:
         for task, counts in _results(tasks):
             told(counts)
             task.release()
+            now = set(_workers(client))
+            for lost in sorted(workers - now):
+                say(f"note: worker {lost} is lost; what it had is done by the others")
+            workers = now
+    except (CancelledError, OSError):
+        raise UserError(_LOST) from None
     finally:
-        client.cancel(tasks)
-        client.unregister_worker_plugin(token)
+        if client.status == "running":
+            client.cancel(tasks)
+            client.unregister_worker_plugin(token)
+
+
+def _workers(client: Client) -> dict[str, Any]:
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def _results(tasks: Iterable[Any]) -> Iterator[tuple[Any, Counts]]:

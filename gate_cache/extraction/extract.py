@@ -168,7 +168,7 @@ class _Rounds(ExitStack):
         for note in files.notes:
             show.say(f"note: {note}")
         show.say(f"loading {files.source}")
-        place = _elsewhere(self._store.path, spread, self._heard) if spread else \
+        place = _elsewhere(self._store.path, spread, self._heard, self._work) if spread else \
             _here(order, plans, files, self._heard, self._smaller)
         run = self.enter_context(place)
         self._heard.task = self.enter_context(show.task("extracting", rows, "rows"))
@@ -214,14 +214,16 @@ def _space(work: Work, block: int, more: int) -> int:
 
 
 @contextmanager
-def _elsewhere(store: Place, spread: Workers, heard: _Heard) -> Iterator[_Run]:
+def _elsewhere(store: Place, spread: Workers, heard: _Heard, work: Workspace) -> Iterator[_Run]:
     """Blocks in a cluster, which loads the model for every round."""
     from gate_cache.extraction import cluster
 
+    cluster.check_workers(spread.workers, work.device)
     with cluster.local(spread.workers) if spread.workers else cluster.remote(
             spread.scheduler) as client:
         yield lambda order, _, blocks: cluster.run(
-            client, cluster.BlockWorker(order, store.resolve()), blocks, heard.counted)
+            client, cluster.BlockWorker(order, store.resolve()), blocks, heard.counted,
+            work.progress.say)
 
 
 @contextmanager
