@@ -36,6 +36,7 @@ from gate_cache.extraction.cluster import (
 from gate_cache.extraction.extract import Workers, extract
 from gate_cache.extraction.job import own_threads
 from gate_cache.extraction.status import status
+from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.workspace import Workspace
 
 
@@ -70,6 +71,8 @@ def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) 
     assert result.rows == {"latents": 7, "plain": 7, "seed-1": 7, "lora": 7, "control": 7,
                            "attn": 7}
     assert_same(result.store, toy[2])
+    store = FeatureStore.open(result.store)
+    assert [v.attrs["devices"] for v in (*store.latents(), *store.views())] == [["cpu"]] * 6
     assert not any(extract(Workspace(toy[0], roots, "cpu"), spread=spread).rows.values())
 
 
@@ -129,12 +132,12 @@ class Fails(WorkerPlugin):
     def __init__(self, deadly: bool) -> None:
         self.deadly = deadly
 
-    def block(self, rows: range) -> dict[str, int]:
+    def block(self, rows: range) -> tuple[dict[str, int], str]:
         if self.deadly and rows.start == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         if rows.start == 6:
             raise DataError(f"{get_worker().name}: on purpose")
-        return {"a": len(rows)}
+        return {"a": len(rows)}, "cpu"
 
 
 @pytest.mark.parametrize(("deadly", "says"), [
@@ -144,7 +147,7 @@ def test_what_cannot_be_done_ends_in_one_line(deadly: bool, says: str) -> None:
     blocks = [range(i, i + 3) for i in range(0, 6 if deadly else 9, 3)]
     once = {"distributed.scheduler.allowed-failures": 0}
     with dask.config.set(once), local(1) as client, pytest.raises(UserError, match=says):
-        run(client, Fails(deadly), blocks, seen.append)
+        run(client, Fails(deadly), blocks, lambda counts, _: seen.append(counts))
 
 
 # ------------------------------------------------------------------------------------ GPUs
@@ -199,9 +202,9 @@ def test_workers_share_a_machine_without_gpus(monkeypatch: pytest.MonkeyPatch) -
 class Waits(WorkerPlugin):
     """Does a block in a while."""
 
-    def block(self, rows: range) -> dict[str, int]:
+    def block(self, rows: range) -> tuple[dict[str, int], str]:
         time.sleep(0.5)
-        return {"a": len(rows)}
+        return {"a": len(rows)}, "cpu"
 
 
 def test_a_lost_scheduler_ends_in_one_line(tmp_path: Path) -> None:
@@ -223,7 +226,7 @@ def test_a_lost_scheduler_ends_in_one_line(tmp_path: Path) -> None:
         with dask.config.set({"distributed.comm.timeouts.connect": "1s"}), \
                 pytest.raises(UserError, match="the dask scheduler is lost"), \
                 remote(address) as client:
-            run(client, Waits(), [range(i, i + 1) for i in range(40)], lambda _: scheduler.kill())
+            run(client, Waits(), [range(i, i + 1) for i in range(40)], lambda *_: scheduler.kill())
     finally:
         scheduler.kill()
         worker.kill()

@@ -377,6 +377,7 @@ def test_rows_computed_again_are_equal(toy: Toy) -> None:
     assert {c.name: c.rows for c in found.combos} == {
         "latents": 3, **dict.fromkeys(loaded.manifest.combos, 3)}
     assert found.changed == [] and found.notes == []
+    assert found.tolerance == 0 and found.agrees
     assert found.rows != recompute(Workspace(loaded, roots, "cpu"), 3, seed=2).rows
 
 
@@ -396,7 +397,8 @@ def test_what_differs_is_measured_and_explained(toy: Toy, tmp_path: Path) -> Non
     plain = next(c for c in found.combos if c.name == "plain")
     assert (plain.rows, plain.equal) == (7, 4)
     assert 0.005 < plain.relative < 0.02
-    assert not found.equal
+    assert not found.equal and found.tolerance == 1e-3 and not found.agrees
+    assert recompute(Workspace(loaded, roots, "cpu"), 7, tolerance=0.02).agrees
     text = "\n".join(found.changed)
     assert "torch 1.0 then" in text and "device cuda (Old) then, cpu now" in text
 
@@ -467,3 +469,18 @@ def test_the_command_that_computes_again(gate: Run, toy: Toy) -> None:
     assert json.loads(gate(*words, "--json").out)["equal"]
     found = gate("verify", toy[2], "--recompute", 2)
     assert found.code == 2 and "gate-cache verify MANIFEST --recompute 8" in found.err
+
+
+def test_what_does_not_agree_has_an_exit_code(gate: Run, toy: Toy, tmp_path: Path) -> None:
+    loaded, old, path = toy
+    shutil.copytree(old.stores, tmp_path / "stores")
+    group = join_writer(tmp_path / "stores/toy.zarr").find(FeatureStore.open(path)["plain"].recipe)
+    assert group
+    kept = group.read_kept(range(3))
+    group.write(range(3), {n: m * np.float16(1.01) for n, m in kept.items()})
+    command = ("verify", loaded.path, "--stores", tmp_path / "stores", "--recompute", 7,
+               "--device", "cpu")
+    found = gate(*command)
+    assert found.code == 1 and "allowed: no difference: it does not agree" in found.out
+    found = gate(*command, "--tolerance", 0.02)
+    assert found.code == 0 and "it agrees" in found.out

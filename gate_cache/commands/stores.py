@@ -71,10 +71,13 @@ def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest fo
                min=0, help="Of a manifest: extract so many rows again and compare them, instead of"
                " reading everything.")] = 0,
            seed: Annotated[int, typer.Option(min=0, help="Of the choice of these rows.")] = 0,
+           tolerance: Annotated[float | None, typer.Option(
+               min=0, help="Of --recompute, as a share of a map's largest value [0 with the same"
+               " device and software].")] = None,
            threads: Annotated[int | None, typer.Option(
                min=1, help="That read [one a core, at most 8].")] = None,
            on: Computes = HERE, as_json: Json = False) -> None:
-    """Check a store against its checksums. Exit code 1 where something is damaged."""
+    """Check a store against its checksums. Exit code 1 where something is damaged, or differs."""
     from gate_cache.core.places import is_manifest, parse_place
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.report.terminal.store_tables import show_recomputed, show_verified
@@ -88,8 +91,11 @@ def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest fo
         if repair or not is_manifest(place):
             raise UserError("--recompute needs the manifest, and goes without --repair:"
                             " gate-cache verify MANIFEST --recompute 8")
-        again = compare(on.open(place), recompute, seed=seed)
-        return print_result(again, show_recomputed, as_json, equal=again.equal)
+        again = compare(on.open(place), recompute, seed=seed, tolerance=tolerance)
+        print_result(again, show_recomputed, as_json, equal=again.equal, agrees=again.agrees)
+        if not again.agrees:
+            raise typer.Exit(1)
+        return
     verdict = stage(store_at(place, on.roots), repair=repair, threads=threads,
                     progress=console_progress())
     print_result(verdict, show_verified, as_json, sound=verdict.sound)

@@ -37,6 +37,8 @@ TIMEOUT = "10s"
 _LOST = ("the dask scheduler is lost; what is done is kept: start it again, and then the same"
          " command")
 Counts = dict[str, int]
+Done = tuple[Counts, str]
+"""Rows written by group, and the device that computed them."""
 
 
 class BlockWorker(WorkerPlugin):
@@ -60,8 +62,8 @@ class BlockWorker(WorkerPlugin):
         self._name = worker.name
         self._lock = threading.Lock()
 
-    def block(self, rows: range) -> Counts:
-        """Do a block; rows written by group."""
+    def block(self, rows: range) -> Done:
+        """Do a block."""
         from gate_cache.workspace.device import out_of_memory, smaller_than
 
         with self._lock:
@@ -70,7 +72,7 @@ class BlockWorker(WorkerPlugin):
         heard = _Counted()
         with out_of_memory(smaller_than(self._order.batch)):
             engine.block(work, rows, heard)
-        return heard.counts
+        return heard.counts, engine.device
 
     def _open(self) -> tuple[Work, Engine]:
         from gate_cache.store.opening import exists
@@ -206,12 +208,12 @@ def remote(address: str) -> Iterator[Client]:
 
 
 def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
-        told: Callable[[Counts], None], say: Callable[[str], None] = print) -> None:
+        told: Callable[[Counts, str], None], say: Callable[[str], None] = print) -> None:
     """All these blocks, in any order.
 
     Parameters
     ----------
-    site : a plugin that does a block: ``block(rows) -> Counts``
+    site : a plugin that does a block: ``block(rows) -> Done``
     told : hears of every block that is done
     say : hears of every worker that is lost
 
@@ -226,8 +228,8 @@ def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
                        key=[f"block-{token}-{rows.start}" for rows in blocks], pure=False)
     workers = set(_workers(client))
     try:
-        for task, counts in _results(tasks):
-            told(counts)
+        for task, done in _results(tasks):
+            told(*done)
             task.release()
             now = set(_workers(client))
             for lost in sorted(workers - now):
@@ -245,7 +247,7 @@ def _workers(client: Client) -> dict[str, Any]:
     return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
-def _results(tasks: Iterable[Any]) -> Iterator[tuple[Any, Counts]]:
+def _results(tasks: Iterable[Any]) -> Iterator[tuple[Any, Done]]:
     for task in as_completed(tasks):
         try:
             yield task, task.result()
@@ -255,9 +257,9 @@ def _results(tasks: Iterable[Any]) -> Iterator[tuple[Any, Counts]]:
                             " --batch; what is done is kept") from None
 
 
-def _block(rows: tuple[int, int], token: str) -> Counts:
+def _block(rows: tuple[int, int], token: str) -> Any:
     site: Any = get_worker().plugins[token]
     try:
-        return dict(site.block(range(*rows)))
+        return site.block(range(*rows))
     except GateCacheError as error:
         raise UserError(str(error)) from None  # one whose like every worker can unpickle

@@ -221,9 +221,16 @@ def _elsewhere(store: Place, spread: Workers, heard: _Heard, work: Workspace) ->
     cluster.check_workers(spread.workers, work.device)
     with cluster.local(spread.workers) if spread.workers else cluster.remote(
             spread.scheduler) as client:
-        yield lambda order, _, blocks: cluster.run(
-            client, cluster.BlockWorker(order, store.resolve()), blocks, heard.counted,
-            work.progress.say)
+        def run(order: ExtractionJob, left: Work, blocks: list[range]) -> None:
+            groups = {LATENTS: left.latents, **{j.plan.name: j.group for j in left.jobs}}
+
+            def told(counts: dict[str, int], device: str) -> None:
+                for name in counts:
+                    groups[name].note_device(device)
+                heard.counted(counts)
+            cluster.run(client, cluster.BlockWorker(order, store.resolve()), blocks, told,
+                        work.progress.say)
+        yield run
 
 
 @contextmanager

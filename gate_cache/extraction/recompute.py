@@ -71,6 +71,7 @@ class Recomputed:
     rows : of the store
     device : what they were computed on now
     changed : what differs from what the store notes (libraries, device), a line each
+    tolerance : what was allowed, as a share of the largest absolute value of a map
     notes : what was left out, a line each
     """
 
@@ -79,6 +80,7 @@ class Recomputed:
     device: str
     combos: list[Compared]
     changed: list[str]
+    tolerance: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -86,13 +88,25 @@ class Recomputed:
         """Whether every bit is the same."""
         return all(c.rows == c.equal for c in self.combos)
 
+    @property
+    def agrees(self) -> bool:
+        """Whether the largest difference is within the tolerance."""
+        return all(c.rows == c.equal or c.relative <= self.tolerance for c in self.combos)
 
-def recompute(work: Workspace, count: int = 8, *, seed: int = 0) -> Recomputed:
+
+ACROSS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+"""What another device or other software may change, by the model's dtype; see `Compared`."""
+
+
+def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
+              tolerance: float | None = None) -> Recomputed:
     """Extract some rows of a store again, of all combos that have them.
 
     Parameters
     ----------
     count, seed : of rows, chosen at random among those that are done
+    tolerance : by default 0 on the device and with the software that the store notes, and `ACROSS`
+        elsewhere
 
     Raises
     ------
@@ -125,7 +139,9 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0) -> Recomputed:
     left = len(work.manifest.combos) - len(found)
     notes += [f"{left} combos of the manifest are not in the store"] if left else []
     changed = list(dict.fromkeys(line for _, v in found for line in _changed(v, here)))
-    return Recomputed(str(store.path), rows, here, combos, changed, notes)
+    if tolerance is None:
+        tolerance = ACROSS[model.dtype] if changed else 0.0
+    return Recomputed(str(store.path), rows, here, combos, changed, tolerance, notes)
 
 
 def _views(store: FeatureStore, plans: Sequence[PlannedCombo]) -> list[

@@ -43,6 +43,10 @@ def show_recomputed(report: Recomputed) -> None:
     put(lines)
     for line in report.changed:
         say(f"changed since: {line}")
+    allowed = f"{report.tolerance:g} of the largest value"
+    verdict = "it agrees" if report.agrees else "it does not agree"
+    say(f"allowed: {allowed if report.tolerance else 'no difference'}: {verdict}",
+        None if report.agrees else "yellow")
     say_notes(report.notes)
 
 
