@@ -19,7 +19,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract probe train sweep show view plan status verify paper lora caption tiny test test-slow check dist docs clean
+.PHONY: help setup demo extract probe train sweep show view plan status verify paper lora caption tiny test test-slow test-device check dist docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -84,6 +84,9 @@ test: .venv/.ready  ## the tests, in JOBS processes of one thread each
 
 test-slow: .venv/.ready  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow -o faulthandler_timeout=10800 $(ARGS)
+
+test-device: .venv/.ready  ## stage 1 on a pretended GPU (part of `make test`)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_device.py $(ARGS)
 
 check: .venv/.ready  ## lint and types
 	$(BIN)/ruff check .
