@@ -12,7 +12,7 @@ import math
 import shlex
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from gate_cache.learn.metrics.roles import Role
 from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.report.html.compare import Gain, gains_of
+from gate_cache.report.html.record import read_record
 from gate_cache.report.html.write import try_report
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.training.inputs import extra_of
@@ -46,6 +48,8 @@ GATE: Mapping[str, Any] = {"name": "GATE", "combos": SIX}
 PCK = {"pck@0.10/radius=image/average=point": "PCK@0.1 img",
        "pck@0.10/radius=box/average=point": "PCK@0.1 bbox"}
 IOU = {"mIoU": "mIoU"}
+OVER: Mapping[Role, str] = {"baseline": "over single (95 %)", "uniform": "over uniform (95 %)"}
+"""Headings of paired differences, of the metric that leads in the report."""
 WEIGHTS = {"weights/top1": "largest", "weights/top2": "second", "weights/none": "no overlap",
            "weights/overlap top1": "overlap @ top-1", "weights/overlap top2": "overlap @ top-2"}
 """Of a trial's assigners, percent (paper, Figure 12)."""
@@ -147,6 +151,7 @@ class Outcome:
     ----------
     folders : of the sweeps, one a fold
     rows : of all of them
+    gains : of each mean over its baselines, of the metric that leads; none over several folds
     """
 
     part: Part
@@ -156,6 +161,7 @@ class Outcome:
     rows: list[TrialRow]
     seconds: float
     paper: bool
+    gains: Sequence[Mapping[Role, Gain]] = ()
 
     @property
     def means(self) -> list[Mean]:
@@ -202,7 +208,8 @@ def _part(part: Part, folder: Path, options: Options) -> Outcome:
     assert made is not None
     model = loaded.manifest.model.source
     return Outcome(part, f"{loaded.manifest.dataset.name}, {model}", made, folders, rows,
-                   time.monotonic() - began, options.real)
+                   time.monotonic() - began, options.real,
+                   [] if len(folders) > 1 else gains_of(read_record(folders[0])))
 
 
 def with_weights(row: TrialRow, folder: Path) -> TrialRow:
@@ -264,12 +271,35 @@ def markdown(outcome: Outcome) -> str:
     """A table: mean ± standard deviation over seeds and folds, the paper's figures beside ours."""
     heads = list(outcome.part.columns.values())
     paper = outcome.part.paper if outcome.paper else {}
-    shown = [*heads, *(f"{h} (paper)" for h in heads)] if paper else heads
+    shown = [*heads, *gain_heads(outcome), *(f"{h} (paper)" for h in heads if paper)]
     lines = [f"| {outcome.part.title} ({outcome.setting}) | {' | '.join(shown)} |",
              "|---|" + "---:|" * len(shown)]
-    lines += [f"| {name}{times(mean)} | {' | '.join(_cells(mean, outcome.part, paper))} |"
-              for name, mean in named(outcome)]
+    lines += [f"| {name}{times(mean)} | {' | '.join(cells(outcome, i))} |"
+              for i, (name, mean) in enumerate(named(outcome))]
     return "\n".join(lines)
+
+
+def gain_heads(outcome: Outcome) -> list[str]:
+    """Headings of the paired differences that there are."""
+    return [head for role, head in OVER.items() if any(role in g for g in outcome.gains)]
+
+
+def cells(outcome: Outcome, row: int) -> list[str]:
+    """A row's figures, its gains, and the paper's figures."""
+    mean, columns = outcome.means[row], outcome.part.columns
+    paper = outcome.part.paper if outcome.paper else {}
+    gains = [told(outcome.gains[row].get(role)) for role, head in OVER.items()
+             if head in gain_heads(outcome)]
+    return [*(spread(mean, metric) for metric in columns), *gains,
+            *(figures_of(paper, mean).get(head, "") for head in columns.values() if paper)]
+
+
+def told(gain: Gain | None) -> str:
+    """``+1.4 (0.9 to 1.9)``; in bold where the interval leaves out 0."""
+    if gain is None:
+        return ""
+    text = f"{gain.points:+.1f} ({gain.interval.low:.1f} to {gain.interval.high:.1f})"
+    return f"**{text}**" if gain.clear else text
 
 
 def named(outcome: Outcome) -> list[tuple[str, Mean]]:
@@ -293,12 +323,6 @@ def _brief(mean: Mean, left_out: Sequence[str]) -> str:
 def times(mean: Mean) -> str:
     """How often it was trained."""
     return f" (n = {mean.seeds})" if mean.trained else ""
-
-
-def _cells(mean: Mean, part: Part, paper: Figures) -> Iterable[str]:
-    yield from (spread(mean, metric) for metric in part.columns)
-    if paper:
-        yield from (figures_of(paper, mean).get(head, "") for head in part.columns.values())
 
 
 def figures_of(paper: Figures, mean: Mean) -> Mapping[str, str]:

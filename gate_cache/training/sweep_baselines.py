@@ -112,7 +112,7 @@ def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: i
 
 def _of_pairs(study: TrainingInputs) -> dict[Method, Scores]:
     copies = Matched({pair: copy_position(pair) for pair in study.pairs["test"]}, {})
-    copied = replace(scores(copies.predictions), items=copies.items())
+    copied = replace(scores(copies), items=copies.items())
     candidates = untrained(study)
     models = [c.model.to(study.full.device).eval() for c in candidates]
     found = study.task.judge(models, "test")
