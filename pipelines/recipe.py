@@ -88,6 +88,7 @@ class Part:
     ----------
     columns : metric to heading
     toy : None where it would be the one of the part before
+    real : None where only toyworld has it
     paper : the paper's figure of each heading, by a trial's name, or a baseline's role and head
     full : names of trials that are GATE in full, which stand out
     """
@@ -95,7 +96,7 @@ class Part:
     title: str
     columns: Mapping[str, str]
     toy: Source | None
-    real: Source
+    real: Source | None
     paper: Figures = field(default_factory=dict)
     full: Sequence[str] = ("GATE",)
 
@@ -176,17 +177,17 @@ def run(recipe: Recipe, options: Options) -> list[Outcome]:
         raise UserError(f"{recipe.name}: has no part '{options.part}', but {', '.join(titles)}")
     found = []
     for number, part in enumerate(recipe.parts):
-        if (part.toy is None and not options.real) or options.part not in (None, part.title):
+        source = part.real if options.real else part.toy
+        if source is None or options.part not in (None, part.title):
             continue
         folder = options.roots.runs / "paper" / "-".join([recipe.name, str(number), *options.words])
-        found.append(_part(part, folder, options))
+        found.append(_part(part, source, folder, options))
         print(f"\n{markdown(found[-1])}\n", flush=True)
     return found
 
 
-def _part(part: Part, folder: Path, options: Options) -> Outcome:
+def _part(part: Part, source: Source, folder: Path, options: Options) -> Outcome:
     began, show = time.monotonic(), console_progress()
-    source = part.real if options.real or part.toy is None else part.toy
     folder.mkdir(parents=True, exist_ok=True)
     folders, rows, made = [], [], None
     for fold in source.folds or (None,):
@@ -235,6 +236,8 @@ def write_manifest(source: Source, to: Path, options: Options, fold: int | None)
     data["model"] |= {k: v for k, v in (("source", options.model), ("dtype", options.dtype)) if v}
     store = data.setdefault("store", {})
     store.setdefault("path", f"{path.stem}.zarr")
+    if style := source.dataset.get("style"):  # other pictures of the same names
+        store["path"] = f"{Path(store['path']).stem}-{style}.zarr"
     train = overridden(data.get("train", {}), dict(source.train))
     conv = {**data.get("conv", {}), **source.conv}
     wanted = {name for trial in source.trials for name in trial.get("combos", ())}

@@ -213,7 +213,8 @@ def _points(study: TrainingInputs, asked: ProbeOptions, work: Workspace) -> Prob
         for each, found in zip(units, task.match(models, part), strict=True):
             each.append(found.items().units)
     return ProbeTable("correspondence", "nn", SELECTED, measured(study), "pairs", len(pairs), 0,
-                      _ranked(features, units, share))
+                      _ranked(features, units, share,
+                               np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_)))
 
 
 def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTable:
@@ -272,11 +273,12 @@ def _watched(show: Progress, label: str, items: Sequence[Any], unit: str,
 
 
 def _ranked(features: Sequence[_Feature], units: Sequence[Sequence[Units]],
-            metric: Metric) -> list[ProbeRow]:
-    """Rows, the best first, each compared with it over the same images or pairs."""
+            metric: Metric, ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
+    """Rows, the best first, each compared with it over the same images, or pairs of `ids`."""
     counts = [np.concatenate(each) for each in units]
     values = [metric(each.sum(0)) for each in counts]
     order = sorted(range(len(values)), key=lambda i: -values[i])
     best = counts[order[0]]
-    return [ProbeRow(features[i].combos, features[i].maps, values[i], bootstrap(counts[i], metric),
-                     *gain([best], [counts[i]], metric)) for i in order]
+    return [ProbeRow(features[i].combos, features[i].maps, values[i],
+                     bootstrap(counts[i], metric, ids=ids),
+                     *gain([best], [counts[i]], metric, ids)) for i in order]
