@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import PROMPT, WriteManifest
+from marks import marks_of
 
 from gate_cache import cli
 from gate_cache.core.roots import Roots
@@ -156,7 +157,7 @@ def test_inspect_names_missing_rows(gate: Run, toy: Toy, tmp_path: Path) -> None
     import shutil
 
     store = shutil.copytree(toy[2], tmp_path / "copy.zarr")
-    (next(store.glob("plain-*")) / "done" / "c" / "1").unlink()
+    marks_of(store, "plain").write(1, 0)
     assert "done: 4/7, missing rows 3–5" in gate("inspect", store).out
 
 

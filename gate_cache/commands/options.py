@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from gate_cache.core.errors import Interrupted
+from gate_cache.core.errors import Interrupted, UserError
 from gate_cache.core.roots import Roots
 
 if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
+RunPath = Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")]
 Data = Annotated[Path | None, typer.Option(
     help="Folder that holds the data sets [GATE_CACHE_DATA, else data/].")]
 Models = Annotated[Path | None, typer.Option(
@@ -94,6 +96,12 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def refuse(condition: object, message: str) -> None:
+    """Raise a `UserError` where options contradict each other."""
+    if condition:
+        raise UserError(message)
+
+
 @contextmanager
 def interruptible(left: str) -> Iterator[None]:
     """Say in one line what Ctrl-C left."""
@@ -101,6 +109,22 @@ def interruptible(left: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {left}") from None
+
+
+def parse_size(text: str | None) -> int | None:
+    """Bytes: ``100GB``, ``1.5 TB`` (powers of 1000).
+
+    Raises
+    ------
+    UserError
+        It is no size.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    if not match:
+        raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
+    return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 
 def print_result(result: Any, show: Callable[[Any], None], as_json: bool,

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from gate_cache.core.codecs import Codec
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import Shapes, block_rows
 
 if TYPE_CHECKING:
     from gate_cache.manifest.specs import Manifest
+
+AUTO_BATCH = 16
+"""More images a pass are hardly faster, and most cards hold fewer."""
 
 
 def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
@@ -20,7 +24,12 @@ def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
     return block_rows(every, encoding_asked(manifest))
 
 
+def store_batch(manifest: Manifest) -> int:
+    """Images a pass in a new store; where the manifest leaves it open, to begin with."""
+    return AUTO_BATCH if manifest.store.batch == "auto" else manifest.store.batch
+
+
 def encoding_asked(manifest: Manifest) -> Encoding:
     """How a manifest wants the maps of new groups to be stored."""
     asked = manifest.store
-    return Encoding(asked.dtype, asked.keep_bits, asked.codec)
+    return Encoding(asked.dtype, asked.keep_bits, Codec.parse(asked.codec) if asked.codec else None)

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, did_you_mean
+from gate_cache.core.features import Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
@@ -33,6 +34,7 @@ from gate_cache.manifest.first_release import (
     options_in_head,
 )
 from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
+from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
 
 T_MAX = 999
 CAPTION = "{caption}"
@@ -45,6 +47,9 @@ def _listed(value: Any) -> Any:
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
+
+
+TF32 = "+tf32"
 
 
 class ModelSpec(Spec):
@@ -66,6 +71,14 @@ class ModelSpec(Spec):
     background: Annotated[str, BeforeValidator(parse_color)] = Field(
         "", description="colour below transparent pixels [white]")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    tf32: bool = Field(False, description="NVIDIA's short float32, where float32 is computed")
+    channels_last: bool = False
+    compile: bool = Field(False, description="the UNet's repeated blocks, by torch")
+
+    @property
+    def compute(self) -> str:
+        """The dtype, with what else decides values more than rounding does."""
+        return self.dtype + (TF32 if self.tf32 else "")
 
     @property
     def source(self) -> str:
@@ -141,7 +154,20 @@ class Combo(Spec):
     denoise: DenoiseSpec | None = None
     guidance: GuidanceSpec | None = None
     extra: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    maps: list[str] | None = Field(None, min_length=1)
+    maps: Annotated[dict[str, MapSize] | None, BeforeValidator(by_name)] = Field(
+        None, min_length=1, description="names, or by name how they are made smaller")
+
+    @field_serializer("maps")
+    def _names(self, maps: dict[str, MapSize] | None) -> Any:
+        """As it may be written in every release, where no map is made smaller."""
+        grids = {n: m.model_dump() for n, m in (maps or {}).items() if m.grid}
+        return {n: grids.get(n) for n in maps or ()} if grids else maps and list(maps)
+
+    @property
+    def pooling(self) -> Pooling:
+        """Of the maps that are made smaller: cells a side, and what is kept of each."""
+        return {n: {"grid": m.grid, "pool": m.pool} for n, m in (self.maps or {}).items()
+                if m.grid}
 
     @property
     def captioned(self) -> bool:
@@ -152,17 +178,6 @@ class Combo(Spec):
     def prompted(self) -> bool:
         """Whether the manifest gives it a prompt, be it an empty one."""
         return "prompt" in self.model_fields_set
-
-
-class StoreSpec(Spec):
-    """Where the store is (below the stores root) and how it is laid out."""
-
-    path: str | None = None
-    dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
-    keep_bits: int | None = Field(None, ge=1, description="of the mantissa of a float")
-    codec: Literal["zstd"] | None = None
-    block: int | None = Field(None, ge=1, le=1024)
-    batch: int = Field(8, ge=1)
 
 
 AttentionMaps = Annotated[list[str], Field(min_length=1)] | Literal["two finest"] | None
@@ -187,6 +202,8 @@ class TrainSpec(Spec):
         "head", description="attention is concatenated behind the mixture, or to all that is mixed")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
+    assigner_resolution: int | None = Field(
+        None, ge=1, description="side to which maps are averaged for the assigners [as they are]")
     weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
@@ -233,6 +250,10 @@ class TrainSpec(Spec):
         if strange := given.keys() - type(self).model_fields.keys():
             raise PydanticCustomError(TOLD, f"head '{self.head.name}' has a default for"
                                       f" '{min(strange)}', which is no field of train")
+        if self.assigner_resolution and head_of(self.head.name).task in ("pixels",
+                                                                         "classification"):
+            raise PydanticCustomError(TOLD, f"assigner_resolution: head '{self.head.name}' weighs"
+                                      " no maps, but pixels or means of them")
         self.__dict__.update(given)
         for items, steps in COUNTS.items():
             if count := getattr(self, items):

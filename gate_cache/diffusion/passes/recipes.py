@@ -14,6 +14,7 @@ from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.suits import check_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import settings, techniques
+from gate_cache.manifest.specs import TF32
 
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
@@ -64,7 +65,7 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
     check_combos(manifest, layout, files.schedule(), _of_text)
     found = {}
     for name, combo in manifest.combos.items():
-        specs = layout.select(manifest.kind(name), combo.maps)
+        specs = layout.select(manifest.kind(name), combo.maps, combo.pooling)
         tokens = count_tokens(combo.prompt)
         found[name] = ComboMaps(specs, {s.name: s.shape(size, tokens) for s in specs})
     return found
@@ -72,9 +73,10 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
 
 def latents_recipe(files: ModelFiles, preprocessing: Preprocessing, dtype: str) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
+    alone = dtype.removesuffix(TF32)
     return {"kind": "latents", **_coder(files), "size": preprocessing.size,
             "resize": preprocessing.fit, "preprocessing": PREPROCESSING,
-            "compute": files.latents_dtype(dtype), **preprocessing.recipe}
+            "compute": files.latents_dtype(alone) + dtype[len(alone):], **preprocessing.recipe}
 
 
 def _coder(files: ModelFiles) -> Recipe:
@@ -99,12 +101,12 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     model, size = manifest.model, files.size(manifest.model.size)
     captions = _captions_digest(manifest, roots)
     preprocessing = Preprocessing.of(model, size)
-    latents = fingerprint(latents_recipe(files, preprocessing, model.dtype))
+    latents = fingerprint(latents_recipe(files, preprocessing, model.compute))
     found = []
     for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
         combo = manifest.combos[name]
         used = [(t, t.digests(roots)) for t in techniques(name, combo)]
-        recipe = {
+        recipe: Recipe = {
             "kind": manifest.kind(name),
             "settings": settings(combo),
             "maps": list(maps.shapes),
@@ -112,8 +114,10 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
             "latents": latents,
             "weights": _weights(files, used),
             "schedule": files.schedule(),
-            "compute": model.dtype,
+            "compute": model.compute,
         }
+        if combo.pooling:
+            recipe["pooling"] = combo.pooling
         if combo.captioned:
             recipe["captions"] = captions
         marks = _marks(manifest, combo, files, roots)

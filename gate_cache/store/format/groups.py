@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,12 @@ import numpy.typing as npt
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, read_array, read_attrs
-from gate_cache.store.format.checksums import Sums, row_sums
+from gate_cache.store.format.checksums import Sums, array_sums
 from gate_cache.store.format.chunks import Chunks, OpenFiles
 from gate_cache.store.format.codes import encode
 from gate_cache.store.format.documents import put_attrs, resize
 from gate_cache.store.format.encodings import Encoding, Part, encoding_of
-from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, blocks_of
+from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, Blocks, blocks_of
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.shards import Damaged, shard_parts
 from gate_cache.store.places.disk import disk_errors
@@ -51,8 +51,11 @@ class GroupWriter:
         self.rows = rows
         self.block = block
         self.attrs: dict[str, Any] = read_attrs(folder, name)
+        self.marks = done.BlockMarks(folder, name)
+        self._absent = frozenset(self.attrs.get(ABSENT, ()))
         self._may_write = may_write
         self._back: set[int] = set()
+        self._noting = Lock()  # blocks may be written at a time
         self._seen: dict[int, int] | None = None  # marks, as `todo` found them
 
     @contextmanager
@@ -73,13 +76,7 @@ class GroupWriter:
 
     @cached_property
     def encoding(self) -> Encoding:
-        """How they are stored; fixed when the group was made.
-
-        Raises
-        ------
-        StoreError
-            It is not known here.
-        """
+        """How they are stored, fixed when it was made; a `StoreError` where it is not known."""
         first = read_array(self.folder, f"{self.name}/{self.maps[0]}")
         return encoding_of(f"{self.path}: {self.name}", self.attrs,
                            str(first.dtype) if first else "float16")
@@ -92,13 +89,7 @@ class GroupWriter:
 
     @cached_property
     def metas(self) -> dict[str, ArrayMeta]:
-        """Of each stored array, in the same order.
-
-        Raises
-        ------
-        StoreError
-            One is missing or damaged.
-        """
+        """Of each stored array, in the same order; a `StoreError` where one is damaged."""
         names = [name + part.suffix for name in self.maps
                  for part in self.encoding.parts((1, 1, 1))]
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
@@ -114,32 +105,29 @@ class GroupWriter:
 
     def absent(self, rows: range) -> list[int]:
         """Rows that are void since their image was gone when they were written."""
-        return [row for row in self.attrs.get(ABSENT, ()) if row in rows]
+        return [row for row in rows if row in self._absent]
 
-    def todo(self, gone: Collection[int] = ()) -> list[range]:
+    def todo(self, gone: Collection[int] = ()) -> Blocks:
         """Row ranges of blocks that are not done, or hold fewer rows than they should.
 
         Parameters
         ----------
         gone : rows whose image is not there now; a block is done without them
         """
-        self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
-        marks = done.read_marks(self.folder, self.name, len(blocks_of(self.rows, self.block)))
+        self._back = {row for row in self._absent if row not in gone}
+        marks = self.marks.read_all(len(blocks_of(self.rows, self.block)))
         have = done.rows_in(marks)
         self._seen = dict(enumerate(marks.tolist()))
-        return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
-                if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows)]
+        return Blocks(rows for i, rows in enumerate(blocks_of(self.rows, self.block))
+                      if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows))
 
     def kept(self, rows: range) -> int:
         """How many leading rows of a block need not be computed (images were added since)."""
         if self._back.intersection(rows):
             return 0
-        seen = self._seen
-        mark = self._mark(rows) if seen is None else seen.get(rows.start // self.block, 0)
+        block, seen = rows.start // self.block, self._seen
+        mark = self.marks.read(block) if seen is None else seen.get(block, 0)
         return min(mark >> 32, len(rows))
-
-    def _mark(self, rows: range) -> int:
-        return done.read_mark(self.folder, self.name, rows.start // self.block)
 
     def fit(self) -> None:
         """Grow the arrays to the table of samples, and clear what a killed write left."""
@@ -149,6 +137,7 @@ class GroupWriter:
             for name, meta in self.metas.items():
                 self._grow(name, self.rows, *meta.shape[1:])
             self._grow(DONE, blocks)
+            self.marks.make_files(blocks)
             self._grow(SUMS, blocks * len(self.parts) * self.block)
 
     def _grow(self, array: str, *shape: int) -> None:
@@ -169,7 +158,7 @@ class GroupWriter:
             except StoreError:
                 whole = False
             if not whole:
-                done.write_mark(self.folder, self.name, rows.start // self.block, 0)
+                self.marks.write(rows.start // self.block, 0)
 
     @property
     def lengths(self) -> list[int]:
@@ -194,7 +183,7 @@ class GroupWriter:
             return {n: np.empty((0, *p.shape), p.dtype) for n, p in self.parts.items()}
         try:
             kept = {n: self._read(n, range(rows.start, stop)) for n in self.parts}
-            whole = done.mark(kept) == self._mark(rows)
+            whole = done.mark(kept) == self.marks.read(rows.start // self.block)
         except Damaged:
             whole = False
         if not whole:
@@ -209,22 +198,20 @@ class GroupWriter:
         Chunks(OpenFiles(self.folder), f"{self.name}/{name}", meta).read(rows, flat, "always")
         return found
 
-    def draft(self, rows: range) -> Stored:
-        """A block's arrays: the kept rows as they are, what stands for NaN in the others."""
-        found = {n: np.full((len(rows), *p.shape), p.fill, p.dtype)
-                 for n, p in self.parts.items()}
+    def begin(self, rows: range, arrays: Stored, void: Iterable[int]) -> None:
+        """Fill a block's arrays with the rows that are kept, and what stands for NaN in void ones.
+
+        Parameters
+        ----------
+        arrays : name to memory for all rows of each stored array
+        """
+        places = [row - rows.start for row in void]
         for name, kept in self.read_kept(rows).items():
-            found[name][: len(kept)] = kept
-        return found
+            arrays[name][: len(kept)] = kept
+            arrays[name][places] = self.parts[name].fill
 
     def encode(self, name: str, values: npt.NDArray[Any]) -> Stored:
-        """Rows of one map as they are stored.
-
-        Raises
-        ------
-        gate_cache.store.format.codes.DoesNotFit
-            A value is too large.
-        """
+        """Rows of one map as they are stored; `DoesNotFit` where a value is too large."""
         return {name + suffix: array for suffix, array in encode(self.encoding, values).items()}
 
     def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
@@ -252,35 +239,44 @@ class GroupWriter:
         ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self.parts.items()}
         block = rows.start // self.block
         with self._writing():
-            if self._mark(rows) and not self.kept(rows):
-                done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
+            if self.marks.read(rows.start // self.block) and not self.kept(rows):
+                self.marks.write(block, 0)  # nothing is kept
             self._note_absent(rows, absent)
-            with ThreadPoolExecutor(1) as beside:  # the disk is waited for
-                checksums = beside.submit(row_sums, ordered)
-                self._put(block, ordered)
-            self.write_sums(block, checksums.result())
-            mark = done.mark_of(checksums.result(), self.lengths)
-            done.write_mark(self.folder, self.name, block, mark)
-            if self._seen is not None:
-                self._seen[block] = mark
+            self.commit(rows, self._put(block, ordered))
 
-    def _put(self, block: int, maps: Maps) -> None:
+    def commit(self, rows: range, found: Sums) -> None:
+        """Mark a block done, whose shards are there to stay and have these rows."""
+        block, mark = rows.start // self.block, done.mark_of(found, self.lengths)
+        self.write_sums(block, found)
+        with self._noting:  # where a file holds several marks
+            self.marks.write(block, mark)
+        if self._seen is not None:
+            self._seen[block] = mark
+
+    def _put(self, block: int, arrays: Maps) -> Sums:
+        """Write a block's shards; the checksums of its rows, each taken once."""
+        sums = np.zeros((len(arrays), len(next(iter(arrays.values())))), np.uint32)
+
+        def parts(at: int, name: str) -> list[bytes | memoryview]:
+            found = array_sums(arrays[name])
+            sums[at] = found
+            return shard_parts(arrays[name], self.block, self.metas[name].packing, found)
         self.folder.write_many({
-            shard_file(f"{self.name}/{name}", block, meta):
-                partial(shard_parts, maps[name], self.block, meta.packing)
-            for name, meta in self.metas.items()})
+            shard_file(f"{self.name}/{name}", block, self.metas[name]): partial(parts, at, name)
+            for at, name in enumerate(arrays)})
+        return sums
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.
 
         Written at once, so that several workers need not share an attribute.
         """
-        kept = set(self.attrs.get(ABSENT, ()))
+        absent = set(self._absent)
         for rows in blocks:
-            stay = rows[: self.kept(rows)]
-            kept = {r for r in kept if r not in rows or r in stay}
-            kept |= {r for r in rows[len(stay):] if r in gone}
-        self._note(kept)
+            fresh = rows[self.kept(rows):]
+            absent.difference_update(fresh)
+            absent.update(row for row in fresh if row in gone)
+        self._note(absent)
 
     def note_device(self, device: str) -> None:
         """Say that some rows are computed on this device."""
@@ -290,11 +286,14 @@ class GroupWriter:
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""
-        self._note(set(self.attrs.get(ABSENT, ())).difference(rows).union(absent))
+        with self._noting:
+            if set(absent) != {row for row in rows if row in self._absent}:
+                self._note(self._absent.difference(rows).union(absent))
 
-    def _note(self, absent: set[int]) -> None:
-        if absent != set(self.attrs.get(ABSENT, ())):
+    def _note(self, absent: Collection[int]) -> None:
+        if absent != self._absent:
             self._put_attrs({ABSENT: sorted(absent)})
+            self._absent = frozenset(absent)
 
     def _put_attrs(self, changed: Mapping[str, Any]) -> None:
         with self._writing():
