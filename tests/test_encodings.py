@@ -74,7 +74,7 @@ def maps(rows: range, seed: int = 0) -> dict[str, Array]:
 @contextmanager
 def writing(path: Path, encoding: Encoding, rows: int = ROWS
             ) -> Iterator[tuple[StoreWriter, GroupWriter]]:
-    with open_writer(path, "toy", BLOCK, 2, {"torch": "1"}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         store.append([NewSample(f"a/{i:02}", f"{i:064x}", 10, 20)
                       for i in range(len(store.samples), rows)])
         group = store.require("plain", RECIPE, SHAPES, encoding, {"model": "tiny"})

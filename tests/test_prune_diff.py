@@ -136,7 +136,7 @@ def test_a_removal_that_is_cut_off_anywhere_is_finished_later(
 
 
 def test_prune_waits_for_no_writer(copy: Path, roots: Roots, manifest: WriteManifest) -> None:
-    with open_writer(copy, "toyworld", 3, 2, {}):
+    with open_writer(copy, "toyworld", 3, 2):
         with pytest.raises(StoreError, match="is writing to this store"):
             pruned(manifest(**FEWER), roots, yes=True)
         assert pruned(manifest(**FEWER), roots).groups

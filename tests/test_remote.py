@@ -96,7 +96,7 @@ def maps(rows: range) -> dict[str, np.ndarray]:
 
 @contextmanager
 def writing(path: Place, rows: int = ROWS) -> Iterator[tuple[StoreWriter, GroupWriter]]:
-    with open_writer(path, "toy", BLOCK, 2, {"torch": "1"}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         store.append([NewSample(f"horse/{i:02}", f"{i:064x}", 10 + i, 20)
                       for i in range(len(store.samples), rows)])
         group = store.require("plain", RECIPE, SHAPES, "float16", {})

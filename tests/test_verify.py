@@ -46,7 +46,7 @@ def maps(rows: range, void: int = -1) -> dict[str, np.ndarray]:
 
 @contextmanager
 def writing(path: Path, rows: int = ROWS) -> Iterator[dict[str, GroupWriter]]:
-    with open_writer(path, "toy", BLOCK, 2, {"torch": "1"}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         add_samples(store, rows)
         groups = {n: store.require(n, r, SHAPES, "float16", {}) for n, r in RECIPES.items()}
         for group in groups.values():
@@ -266,7 +266,7 @@ def test_metadata_that_is_known_is_written_anew(path: Path, name: str) -> None:
 def test_damaged_metadata_of_a_column_is_not_sealed_anew(path: Path) -> None:
     meta = path / "samples/height/zarr.json"
     meta.write_bytes(meta.read_bytes().replace(b'"int32"', b'"int16"'))
-    with open_writer(path, "toy", BLOCK, 2, {}) as store, pytest.raises(
+    with open_writer(path, "toy", BLOCK, 2) as store, pytest.raises(
             StoreError, match=r"samples/height/zarr\.json is damaged; run 'gate-cache verify"):
         add_samples(store, ROWS + 1)
     mended(path)
@@ -333,7 +333,7 @@ def test_repair_waits_for_no_writer(path: Path) -> None:
 def test_a_table_whose_growth_was_cut_off_is_noted(path: Path) -> None:
     """Rows beyond the count are written, and do not count yet."""
     before = (path / "samples/zarr.json").read_bytes()
-    with open_writer(path, "toy", BLOCK, 2, {}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         add_samples(store, ROWS + 2)
     (path / "samples/zarr.json").write_bytes(before)
     found = verify(path)

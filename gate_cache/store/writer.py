@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT, Recipe, fingerprint
+from gate_cache.core.versions import versions
 from gate_cache.store.binding import bind
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read_attrs, read_meta
@@ -238,7 +239,7 @@ def join_writer(path: Place) -> StoreWriter:
 
 
 @contextmanager
-def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Mapping[str, str],
+def open_writer(path: Place, dataset: str, block: int, batch: int,
                 threads: int | None = None, waiting: Callable[[str], None] | None = None,
                 ) -> Iterator[StoreWriter]:
     """Open a store for writing, making it where there is none; one writer at a time.
@@ -248,7 +249,6 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
     path : the store's folder, or a URL
     dataset : name of the data set; another one's store is refused
     block, batch, threads : for a new store; an old one keeps its own
-    versions : of the libraries, noted in a new store
     waiting : is told who is waited for, where another process writes to it; None does not wait
 
     Raises
@@ -262,7 +262,7 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
         with disk_errors(path):
             if not is_store(path):
                 _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
-                               "batch": batch, "threads": threads, "versions": dict(versions)})
+                               "batch": batch, "threads": threads, "versions": versions()})
             writer = StoreWriter(path, held)
         if writer.attrs["dataset"] != dataset:
             raise StoreError(f"{path}: holds maps of '{writer.attrs['dataset']}', not of"
