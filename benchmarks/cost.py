@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import shutil
 import tempfile
@@ -103,7 +104,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not (args.models / args.model).exists():
-        write(args.model, args.models / args.model)
+        writer = multiprocessing.get_context("spawn").Process(
+            target=write, args=(args.model, args.models / args.model))
+        writer.start()  # its memory is not that of an extraction
+        writer.join()
     with tempfile.TemporaryDirectory() as temp:
         home, clock = Path(temp), Clock()
         roots = Roots(home / "data", args.models, home / "stores", home / "runs")
