@@ -122,7 +122,7 @@ def main() -> None:
             "model": args.model, "size": args.size, "dtype": args.dtype, "images": args.images,
             "processor_s an image": round(clock.processor / args.images, 1),
             "wall_s an image": round(clock.wall / args.images, 1),
-            "peak_GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1),
+            "peak_GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 1),
             "GB for 1,000 images": round(size_of(store) / args.images / 1e6, 2),
         }, indent=2))
 

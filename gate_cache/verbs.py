@@ -58,7 +58,7 @@ def extract(images: Images | Workspace, *,
     Raises
     ------
     UserError
-        Something is missing, damaged, or not meant so (`ManifestError`); what was done is kept.
+        Something is missing, damaged or invalid (`ManifestError`); what was done is kept.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def match(store: FeatureStore | Workspace | str | Path, source: str, target: str
 def train(store: FeatureStore | Workspace | str | Path,
           labels: Mapping[str, str] | None = None, head: str | None = None, *,
           run: Path | None = None, **settings: Any) -> TrainedRun:
-    """Train a head on a store and judge it on images that it has not seen.
+    """Train a head on a store and evaluate it on images that it has not seen.
 
     Parameters
     ----------

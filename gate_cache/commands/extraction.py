@@ -28,7 +28,7 @@ def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
             )] = "", rehash: Annotated[bool, typer.Option(
                 "--rehash", help="Read every image, also those whose file looks unchanged.",
             )] = False, on: Computes = HERE, as_json: Json = False) -> None:
-    """Stage 1: run the diffusion model for all that is missing. Goes on where it stopped."""
+    """Stage 1: run the diffusion model for all that is missing. Resumes after an interruption."""
 
     work = on.open(manifest)
     with interruptible("finished blocks are kept, run the same command again to go on"):
@@ -62,7 +62,7 @@ def lora(manifest: ManifestPath,
          force: Annotated[bool, typer.Option(
              "--force", help="Write over files that exist.")] = False,
          on: Computes = HERE, as_json: Json = False) -> None:
-    """Train a LoRA on random training images. Goes on where it stopped."""
+    """Train a LoRA on random training images. Resumes after an interruption."""
 
     work = on.open(manifest)
     with interruptible("run the same command again to go on from the last checkpoint"):
@@ -88,7 +88,7 @@ def caption(manifest: ManifestPath,
                 help="The file, below the data root [captions/<manifest>.jsonl].")] = None,
             batch: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 8,
             on: Computes = HERE, as_json: Json = False) -> None:
-    """Write a caption for every image, by a captioner. Goes on where it stopped."""
+    """Write a caption for every image, by a captioner. Resumes after an interruption."""
     from gate_cache.extraction.caption import caption as stage
 
     work = on.open(manifest)

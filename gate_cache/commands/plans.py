@@ -33,7 +33,7 @@ def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) ->
         raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
                               *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
                               ]) from None
-    lines = [f"{checked.manifest}: sound, {checked.combos} combos", *checked.data,
+    lines = [f"{checked.manifest}: valid, {checked.combos} combos", *checked.data,
              *(f"note: {line}" for line in checked.absent)]
     print_result(checked, lambda _: typer.echo("\n".join(lines)), as_json)
 

@@ -1,4 +1,4 @@
-"""Looking at stores, checking and mending them."""
+"""Looking at stores, checking and repairing them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _manifest_of(target: str) -> Path:
 
 def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest for its store.")],
            repair: Annotated[bool, typer.Option(
-               "--repair", help="Mend what can be; damaged blocks become undone.")] = False,
+               "--repair", help="Repair what can be; damaged blocks become undone.")] = False,
            recompute: Annotated[int, typer.Option(
                min=0, help="Of a manifest: extract so many rows again and compare them, instead of"
                " reading everything.")] = 0,

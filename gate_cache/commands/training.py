@@ -62,7 +62,7 @@ def sweep(manifest: ManifestPath,
           workers: Annotated[int, typer.Option(
               min=1, help="Processes that share the trials: one a GPU.")] = 1,
           on: Trains = HERE, as_json: Json = False) -> None:
-    """Stage 2, many times: all trials over one stream of the store. Goes on where it stopped."""
+    """Stage 2, many times: all trials over one stream of the store. Resumes after an interruption."""
     from gate_cache.manifest.sweep_file import load_sweep
 
     work = on.open(manifest)
@@ -85,7 +85,7 @@ def probe(manifest: ManifestPath,
           by: Annotated[Probes, typer.Option(
               "--probe", help="Of classes and masks; key points take the nearest neighbour."
               )] = "linear",
-          split: Annotated[Splits, typer.Option(help="That is judged; solved on train.")] = "val",
+          split: Annotated[Splits, typer.Option(help="To evaluate on; solved on train.")] = "val",
           pool: Annotated[int, typer.Option(
               min=1, max=64, help="Side of the grid to which maps are averaged, for classes.")] = 2,
           images: Annotated[int, typer.Option(
@@ -104,18 +104,18 @@ def probe(manifest: ManifestPath,
 
 def report(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
            on: Pictures = HERE) -> None:
-    """Write report.html of a finished training or sweep anew, from what its folder holds."""
+    """Write report.html of a finished training or sweep again, from what its folder holds."""
     from gate_cache.report.html.write import write_report
 
     typer.echo(str(write_report(run, on.roots)))
 
 
 def evaluate(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
-             manifest: Annotated[Path, typer.Option("--manifest", help="Whose data to judge on.")],
+             manifest: Annotated[Path, typer.Option("--manifest", help="Whose data to evaluate on.")],
              trial: Trial = None, last: Last = False,
              val: Annotated[bool, typer.Option("--val", help="On val, not on test.")] = False,
              on: Computes = HERE, as_json: Json = False) -> None:
-    """Judge trained weights, on their own manifest's test split or on another's."""
+    """Evaluate trained weights, on their own manifest's test split or on another's."""
     from gate_cache.report.terminal.trials import show_evaluated
     from gate_cache.training.evaluate import evaluate as stage
 

@@ -44,7 +44,7 @@ class Masks(LabelledImages):
     """
 
     protocol = ("masks: IoU over all pixels of a split's images; a split is a folder called train,"
-                " val or test, else a seeded share")
+                " val or test, else a seeded part")
     expected = EXPECTED
 
     def __init__(self, root: Path, folders: tuple[str, str] = ("images", "masks"),

@@ -154,7 +154,7 @@ def _tell_anew(work: Workspace, plans: Sequence[PlannedCombo]) -> None:
         except StoreError:
             continue
     if why:
-        work.progress.say(f"note: {listed(why)}: extracted anew, beside what the store holds with"
+        work.progress.say(f"note: {listed(why)}: extracted again, beside what the store holds with"
                           f" other settings ({next(iter(why.values()))})")
 
 

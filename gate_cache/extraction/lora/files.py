@@ -111,7 +111,7 @@ class LoraFiles:
         if why:
             raise UserError(f"{self._checkpoint}: an unfinished training that differs"
                             f" ({'; '.join(why[:3])}); finish that one as it was begun, or say"
-                            " --force to begin anew")
+                            " --force to start over")
 
     def _differences(self) -> list[str]:
         """Why the checkpoint is not one of this training, a line each."""
