@@ -84,7 +84,7 @@ def test_validate_says_what_is_not_here(gate: Run, roots: Roots, manifest: Write
         "a": {**PROMPT, "lora": {"source": "x.safetensors"}}}, attention={})
     found = gate("validate", loaded.path, *places(roots, "data", "models"))
     assert found.code == 0
-    assert "toy.yaml: sound, 1 combos" in found.out
+    assert "toy.yaml: valid, 1 combos" in found.out
     for word in ("PF-WILLOW not found", "x.safetensors", "org/sd"):
         assert word in found.out
 
@@ -99,7 +99,7 @@ def test_validate_of_what_cannot_run_says_not_ready(gate: Run, roots: Roots,
                             "b": {**PROMPT, "lora": {"source": "x.safetensors"}}}, attention={})
     for words in (("validate",), ("validate", "--json")):
         found = gate(*words, loaded.path, *places(roots, "data", "models"))
-        assert found.code == 2 and "sound" not in found.out + found.err
+        assert found.code == 2 and ": valid," not in found.out + found.err
         wrong, absent = found.err.splitlines()
         assert wrong.startswith("error: toy.yaml: not ready: ")
         assert wrong.endswith("config.json: its class is ControlNetUnionModel; only"
