@@ -18,11 +18,11 @@ from gate_cache.core.errors import UserError
 
 
 def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
-                min=1, help="Images per pass for this run [what the store was begun with].",
+                min=1, help="Images per pass for this run [as when the store was created].",
             )] = None, threads: Annotated[int | None, typer.Option(
-                min=1, help="CPU threads of a pass [what the store was begun with].",
+                min=1, help="CPU threads of a pass [as when the store was created].",
             )] = None, workers: Annotated[int, typer.Option(
-                min=0, help="Dask workers on this machine, one a GPU where there are GPUs [none].",
+                min=0, help="Dask workers on this machine, one per GPU if there are any [none].",
             )] = 0, scheduler: Annotated[str, typer.Option(
                 help="Address of a running dask scheduler, such as tcp://host:8786.",
             )] = "", rehash: Annotated[bool, typer.Option(
@@ -54,13 +54,13 @@ def lora(manifest: ManifestPath,
          alpha: Annotated[float, typer.Option(help="Scales the LoRA by alpha / rank.")] = 32.0,
          lr: Annotated[float, typer.Option(min=0, help="Learning rate of the UNet.")] = 1e-4,
          text_lr: Annotated[float, typer.Option(
-             min=0, help="Of the text encoder; 0 leaves it as it is.")] = 5e-5,
-         batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 2,
-         seed: Annotated[int, typer.Option(min=0, help="Of images and training.")] = 0,
+             min=0, help="Learning rate of the text encoder; 0 leaves it unchanged.")] = 5e-5,
+         batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 2,
+         seed: Annotated[int, typer.Option(min=0, help="Random seed for images and training.")] = 0,
          captions: Annotated[str | None, typer.Option(
              help="Captions, below the data root [as caption writes them, if there].")] = None,
          force: Annotated[bool, typer.Option(
-             "--force", help="Write over files that exist.")] = False,
+             "--force", help="Overwrite existing files.")] = False,
          on: Computes = HERE, as_json: Json = False) -> None:
     """Train a LoRA on random training images. Resumes after an interruption."""
 
@@ -83,10 +83,10 @@ def caption(manifest: ManifestPath,
                 help="A captioner of the transformers library, such as"
                 " microsoft/kosmos-2-patch14-224: a folder below the models root, or a hub id.",
             )] = "Salesforce/blip-image-captioning-base",
-            revision: Annotated[str | None, typer.Option(help="Of a hub id.")] = None,
+            revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
             out: Annotated[str | None, typer.Option(
                 help="The file, below the data root [captions/<manifest>.jsonl].")] = None,
-            batch: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 8,
+            batch: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 8,
             on: Computes = HERE, as_json: Json = False) -> None:
     """Write a caption for every image, by a captioner. Resumes after an interruption."""
     from gate_cache.extraction.caption import caption as stage
