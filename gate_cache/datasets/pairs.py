@@ -124,16 +124,14 @@ class Pairs(ImageFiles):
     def pairs(self, split: Split | None) -> Sequence[Pair]:
         """Pairs of which both images are in a split; for None all that the table lists."""
         if self.tables[1] is not None:
-            return [p for p in self._listed if split is None or self._both_in(p, split)]
+            return [p for p in self._listed if split is None
+                    or self.split_of(p.source) == self.split_of(p.target) == split]
         groups: dict[tuple[Split, str], list[str]] = defaultdict(list)
         for i in self._points:
             if split in (None, self.split_of(i)):
                 groups[self.split_of(i), self.category(i)].append(i)
         order = sorted(groups, key=lambda group: SPLITS.index(group[0]))  # stable within a split
         return PairsWithin((name, groups[s, name]) for s, name in order)
-
-    def _both_in(self, pair: Pair, split: Split) -> bool:
-        return self.split_of(pair.source) == self.split_of(pair.target) == split
 
     @cached_property
     def _listed(self) -> list[Pair]:

@@ -83,6 +83,7 @@ class PFWillow(ImageFiles):
 
     def _deal(self, contents: list[str], chosen: dict[str, Split]) -> None:
         """Bring one sub-class to its shares, minding photographs that are dealt already."""
+        # Photographs of an earlier sub-class count towards the shares of this one, too.
         room = {s: round(self.shares[s] * len(contents)) for s in ("val", "test")}
         for content in contents:
             if chosen.get(content) in room:

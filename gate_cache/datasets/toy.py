@@ -88,7 +88,12 @@ class ToyWorld:
 
         Those of the categories are the classes of whole pictures, too; none is background.
         """
-        return (*(_parts() if self.masks == "parts" else CATEGORIES), BACKGROUND)
+        if self.masks == "categories":
+            return (*CATEGORIES, BACKGROUND)
+        from gate_cache.toyworld import PARTS
+
+        return (*(f"{category} {part}" for category in CATEGORIES for part in PARTS[category]),
+                BACKGROUND)
 
     def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel; occluders are background."""
@@ -132,12 +137,6 @@ class ToyWorld:
         for i in range(self.counts.get(split, 0)):
             groups[CATEGORIES[i % len(CATEGORIES)]].append(_name(split, i))
         return groups
-
-
-def _parts() -> list[str]:
-    from gate_cache.toyworld import PARTS
-
-    return [f"{category} {part}" for category in CATEGORIES for part in PARTS[category]]
 
 
 def _name(split: str, index: int) -> str:
