@@ -92,7 +92,7 @@ def layers(model: Annotated[str, typer.Argument(
                min=1, help="Side of the input in pixels [the model's own].")] = None,
            config: Annotated[str | None, typer.Option(
                help="For a .safetensors file: the folder with its tokenizers.")] = None,
-           variant: Annotated[str | None, typer.Option(help="Of the weights, such as fp16.")] = None,
+           variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
            models: Models = None, outside: Outside = False, as_json: Json = False) -> None:
     """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""
     from gate_cache.extraction.layers import layers as stage

@@ -208,7 +208,7 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
 def _without_noise(combo: Combo) -> Iterator[tuple[str, str]]:
     """What is wrong with a combo whose latent is left as it is."""
     if "t" not in combo.model_fields_set:
-        yield "t", "required with 'noise: none': the timestep that the UNet is conditioned on (261 for CleanDIFT)"
+        yield "t", "required with 'noise: none': the UNet's timestep (261 for CleanDIFT)"
     if "seed" in combo.model_fields_set:
         yield "seed", "has no effect with 'noise: none'; leave it out"
     if combo.ensemble > 1:
