@@ -188,7 +188,7 @@ def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_pa
         "correspondence", "segmentation", "classification"]
     assert "mean of 2" in gate("probe", loaded.path, *where, "--split", "test", "--images", 4).out
     unseen = gate("probe", loaded.path, *where)
-    assert unseen.code == 2 and "split 'val' has no images; say --split test" in unseen.err
+    assert unseen.code == 2 and "split 'val' has no images; pass --split test" in unseen.err
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -267,7 +267,7 @@ def test_ctrl_c_is_one_line(gate: Run, toy: Toy, monkeypatch: pytest.MonkeyPatch
     found = gate("extract", toy[0].path)
     assert found.code == 130
     assert found.err.splitlines() == ["error: interrupted; finished blocks are kept, run the same"
-                                      " command again to go on"]
+                                      " command again to resume"]
 
 
 def test_paths_that_leave_their_roots_are_refused_unasked(gate: Run, roots: Roots, tmp_path: Path,

@@ -307,4 +307,4 @@ def test_a_store_of_the_first_release_stays_valid_under_its_own_filter(
     assert states == ["done", "done"]
     assert not np.array_equal(old["x0"][0], new["x0"][0])
     assert {g.why for g in prune([first.path], roots)[0].groups} == {
-        "no manifest given names it, unless one says 'resample: bicubic'"}
+        "no manifest given names it, unless one sets 'resample: bicubic'"}

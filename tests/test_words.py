@@ -12,7 +12,9 @@ import pytest
 from doc_blocks import PAGES, ROOT
 
 GONE = {
-    r"go(es)? on where|goes on with (it|what)": "resumes",
+    r"go(es)? on where|goes on with (it|what)|to go on|going on at": "resumes",
+    r"say (--|'\w+: |(in )?dataset\.).*": "pass --option, set 'field: value'",
+    r"begun": "created, started",
     r"sound": "valid",
     r"counts? for nothing": "ignored",
     r"ma[dk]e (it )?again": "reproduce, repeat",

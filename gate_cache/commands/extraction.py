@@ -31,7 +31,7 @@ def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
     """Stage 1: run the diffusion model for all that is missing. Resumes after an interruption."""
 
     work = on.open(manifest)
-    with interruptible("finished blocks are kept, run the same command again to go on"):
+    with interruptible("finished blocks are kept, run the same command again to resume"):
         from gate_cache.extraction.extract import Workers
         from gate_cache.extraction.extract import extract as stage
         from gate_cache.report.terminal.tables import show_extracted
@@ -65,7 +65,7 @@ def lora(manifest: ManifestPath,
     """Train a LoRA on random training images. Resumes after an interruption."""
 
     work = on.open(manifest)
-    with interruptible("run the same command again to go on from the last checkpoint"):
+    with interruptible("run the same command again to resume from the last checkpoint"):
         from gate_cache.extraction.lora.files import LoraOutput, parse_steps
         from gate_cache.extraction.lora.train import train_lora
         from gate_cache.extraction.lora.trainer import LoraSettings
@@ -92,7 +92,7 @@ def caption(manifest: ManifestPath,
     from gate_cache.extraction.caption import caption as stage
 
     work = on.open(manifest)
-    with interruptible("captions so far are kept, run the same command again to go on"):
+    with interruptible("captions so far are kept, run the same command again to resume"):
         captions = stage(work, model=model, revision=revision, out=out, batch=batch)
     line = f"{captions.path}: {captions.images} images, {captions.new} captioned now"
     again = "" if captions.new else "; remove the file to caption them again"

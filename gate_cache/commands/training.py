@@ -69,7 +69,7 @@ def sweep(manifest: ManifestPath,
     work = on.open(manifest)
     points = load_sweep(trials, work.loaded)
     folder = out or on.roots.runs / f"{work.loaded.path.stem}-{trials.stem}"
-    with interruptible("run the same command again to go on from the last checkpoint"):
+    with interruptible("run the same command again to resume from the last checkpoint"):
         from gate_cache.report.html.write import try_report
         from gate_cache.report.terminal.trials import show_swept
         from gate_cache.training.sweep_workers import sweep_on

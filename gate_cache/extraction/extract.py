@@ -73,8 +73,8 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     Parameters
     ----------
     work : the manifest on this machine
-    batch : images per pass for this run; by default what the store was begun with
-    threads : of the CPU in a pass; by default what the store was begun with
+    batch : images per pass for this run; by default what the store was created with
+    threads : of the CPU in a pass; by default what the store was created with
     spread : compute on several workers
     wait : until another extraction of this store ends; else that is an error
     rehash : read every image, whatever is remembered of files that look unchanged
@@ -169,7 +169,7 @@ def _tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
     said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
              if job.group.encoding != asked]
     if said:
-        work.progress.say(f"note: this store was begun with {listed(said)}, and keeps it; give"
+        work.progress.say(f"note: this store was created with {listed(said)}, and keeps it; give"
                           " store.path another name to change that")
 
 

@@ -110,7 +110,7 @@ class LoraFiles:
         why = self._differences() if self._checkpoint.exists() else []
         if why:
             raise UserError(f"{self._checkpoint}: an unfinished training that differs"
-                            f" ({'; '.join(why[:3])}); finish that one as it was begun, or say"
+                            f" ({'; '.join(why[:3])}); finish that one as it was started, or pass"
                             " --force to start over")
 
     def _differences(self) -> list[str]:

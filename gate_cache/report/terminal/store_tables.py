@@ -85,4 +85,4 @@ def show_pruned(stores: list[Pruned]) -> None:
     elif stores[0].removed:
         say(f"{size} removed")
     else:
-        say(f"nothing was removed; say --yes to remove {size}")
+        say(f"nothing was removed; pass --yes to remove {size}")
