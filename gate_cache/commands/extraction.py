@@ -44,7 +44,7 @@ def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
     print_result(done, show_extracted, as_json)
     if done.unread:
         raise DataError("\n".join([*done.unread.values(), f"{len(done.unread)} of {done.images}"
-                                   " images cannot be read and were left out; mend them and run"
+                                   " images cannot be read and were left out; fix them and run"
                                    " the same command again"]))
 
 
