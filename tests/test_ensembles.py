@@ -282,7 +282,7 @@ def test_another_ensemble_is_another_combo(made: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fields", "said"), [
-    ({"noise": "none"}, "t: required with 'noise: none': what the UNet is told"),
+    ({"noise": "none"}, "t: required with 'noise: none': the UNet's timestep"),
     ({"noise": "none", "t": 261, "seed": 1}, "seed: has no effect with 'noise: none'"),
     ({"noise": "none", "t": 261, "ensemble": 8}, "ensemble: is a mean over noises"),
     ({"noise": "none", "t": 20, "denoise": {"from": 60}}, "denoise: takes noise away"),

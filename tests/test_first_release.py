@@ -285,6 +285,6 @@ def test_the_command_line_notes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as end:
         main()
     said = capsys.readouterr()
-    assert not end.value.code and said.out.startswith("m.yaml: sound")
+    assert not end.value.code and said.out.startswith("m.yaml: valid")
     (note,) = said.err.splitlines()
     assert note.startswith("note: m.yaml:10: train.decoder_channels: write head: {name: upernet,")

@@ -233,7 +233,7 @@ def test_the_commands(gate: Run, toy: Toy, copy: Path, roots: Roots,
     assert found.code == 1 and "only in" in found.out
     assert not json.loads(gate("diff", fewer, copy, "--json").out)["same"]
     words = "prune", fewer, "--stores", roots.stores
-    assert "say --yes to remove" in gate(*words).out
+    assert "pass --yes to remove" in gate(*words).out
     assert len(json.loads(gate(*words, "--json").out)["stores"][0]["groups"]) == 4
     assert "removed" in gate(*words, "--yes").out
     assert "nothing to remove" in gate(*words).out

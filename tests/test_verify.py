@@ -188,7 +188,7 @@ def test_repair_undoes_the_damaged_block_alone(path: Path, how: str) -> None:
         shard.unlink()
     (problem,) = verify(path).problems
     assert problem.place == f"{group}: rows 3–5"
-    assert problem.then == "--repair can mend it"
+    assert problem.then == "--repair can fix it"
     mended(path)
     with pytest.raises(RowNotDone):
         FeatureStore.open(path)["plain"]["up0"][4]
@@ -449,9 +449,9 @@ def test_the_command(gate: Run, toy: Toy, roots: Roots) -> None:
     found = gate("verify", toy[0].path, "--stores", roots.stores)
     assert found.code == 1 and "rows 3–5: " in found.out and "is missing" in found.out
     data = json.loads(gate("verify", toy[0].path, "--stores", roots.stores, "--json").out)
-    assert not data["sound"] and data["problems"][0]["then"] == "--repair can mend it"
+    assert not data["sound"] and data["problems"][0]["then"] == "--repair can fix it"
     found = gate("verify", toy[0].path, "--stores", roots.stores, "--repair")
-    assert found.code == 0 and "are marked undone" in found.out and "1 mended" in found.out
+    assert found.code == 0 and "are marked undone" in found.out and "1 repaired" in found.out
     assert gate("status", toy[0].path, "--stores", roots.stores).out.count("7/7") == 4
 
 

@@ -255,7 +255,7 @@ def _accuracy(counts: npt.NDArray[np.float64]) -> float:
 def _some(items: Sequence[Any], asked: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
     """Not more than are asked for."""
     if not items:
-        raise UserError(f"{work.name}: dataset: split '{asked.split}' has no {unit}; say --split"
+        raise UserError(f"{work.name}: dataset: split '{asked.split}' has no {unit}; pass --split"
                         f" {'test' if asked.split == 'val' else 'val'}, or enlarge it")
     numbers = pick([str(i) for i in range(len(items))], [], asked.images, work.name, unit)
     return [items[int(i)] for i in numbers]

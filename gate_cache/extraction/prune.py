@@ -106,7 +106,7 @@ def _why(view: ComboView, manifests: list[Workspace]) -> str:
     filters = {m.manifest.model.resample for m in manifests
                if view.label in (LATENTS, *m.manifest.combos)}
     own = str(view.recipe.get("resample", FIRST))
-    more = f", unless one says 'resample: {own}'" if filters and own not in filters else ""
+    more = f", unless one sets 'resample: {own}'" if filters and own not in filters else ""
     return f"no manifest given names it{more}"
 
 

@@ -26,7 +26,7 @@ def show_verified(report: Verified) -> None:
         verdict = "everything is as it was written"
     else:
         mended = sum(p.mended for p in report.problems)
-        verdict = f"{len(report.problems)} problems" + (f", {mended} mended" if mended else "")
+        verdict = f"{len(report.problems)} problems" + (f", {mended} repaired" if mended else "")
     say(f"{report.store}: {looked}: {verdict}", "bold")
     if any(p.mended for p in report.problems):
         say("run 'gate-cache extract' on its manifests to fill what is undone now")
@@ -85,4 +85,4 @@ def show_pruned(stores: list[Pruned]) -> None:
     elif stores[0].removed:
         say(f"{size} removed")
     else:
-        say(f"nothing was removed; say --yes to remove {size}")
+        say(f"nothing was removed; pass --yes to remove {size}")

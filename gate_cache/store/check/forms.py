@@ -37,7 +37,7 @@ class Forms:
                 or {**document, "attributes": None} != {**expected, "attributes": None}:
             there = self.folder.read(f"{key}/{META}") is not None
             yield Finding(f"{key}/{META}", "is damaged" if there else "is missing",
-                          f"{key}/{META} is written anew",
+                          f"{key}/{META} is written again",
                           partial(write_array, self.folder, key, new))
         else:
             yield from self.form(key)

@@ -254,7 +254,7 @@ def table_checksum(table: Samples, stated: str | None) -> str:
 
 def _damaged() -> StoreError:
     return StoreError("the table of samples (samples/) is damaged; restore it from a copy: what is"
-                      " in the rows cannot be told without it")
+                      " in the rows is unknown without it")
 
 
 def _table(folder: Folder, count: int) -> Samples:
