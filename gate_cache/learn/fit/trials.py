@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from gate_cache.core.errors import UserError
+from gate_cache.learn.fit.pace import Pace
 from gate_cache.learn.mixing.amalgamator import diversity, sparsity
 
 if TYPE_CHECKING:
@@ -183,14 +184,18 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progres
         raise UserError(f"no {task.unit} to train on: the split 'train' holds none that count;"
                         " 'gate-cache data' shows what it holds")
     seen = start
+    pace = Pace(show.say, label, step_of(spec.items - start, spec),
+                step_of(spec.validate_items, spec))
     with show.task(label, spec.items - start, task.unit) as bar:
         for seen, items, inputs in _ahead(task, spec, start):
             for trial in [t for t in trials if t.active]:
                 _step(trial, inputs, items)
             bar.advance(len(items))
+            pace.step()
             if _due(seen, len(items), spec):
                 _validate(trials, task, has_val, seen, log)
                 keep(seen)
+                pace.validated()
             if not any(t.active for t in trials):
                 break
     for trial in trials:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.datasets.common.base import IGNORED, ClassifiedDataset, SegmentationDataset
+from gate_cache.datasets.common.base import ClassifiedDataset, SegmentationDataset
+from gate_cache.report.figures.masks import (
+    IGNORE,
+    SWATCH,
+    Style,
+    areas,
+    enlarged,
+    figure,
+    painted,
+    styles,
+)
 from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.page import Column, PageCell, PageRow, paragraph, table
 from gate_cache.report.html.record import number
@@ -19,9 +29,8 @@ if TYPE_CHECKING:
 
 SHOWN, MANY = 12, 20
 """Images of wrong answers; classes that a table of confusions has at most."""
-COLOURS = ("#4a5160", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
-           "#9c9c9c", "#882255", "#44aa99", "#ddcc77", "#332288", "#117733", "#aa4499", "#661100")
-"""Of classes, the most frequent first: Okabe and Ito's, then Tol's."""
+SIDE = 256
+"""Longer side of a picture, in pixels."""
 Mask = npt.NDArray[np.uint8]
 
 
@@ -33,8 +42,9 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     order = sorted(items.masks, key=lambda i: scores[i])
     half = (len(order) + 1) // 2
     true = {i: data.mask(i) for i in order}
-    classes = _frequent([*true.values(), *items.masks.values()])
-    parts: list[Child] = [_legend(classes, data.classes)]
+    look = styles(data.classes)
+    seen = areas([*true.values(), *items.masks.values()])
+    parts: list[Child] = [_legend(sorted(seen, key=lambda k: -seen[k]), data.classes, look)]
     for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
         figures = []
         for sample_id in ids:
@@ -43,18 +53,19 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
             if other and sample_id in other.masks:
                 kinds["single feature"] = other.masks[sample_id]
                 scores_of.append(f"single feature {number(theirs[sample_id])}")
-            figures.append(_figure(data, sample_id, kinds, classes, scores_of))
+            figures.append(_figure(data, sample_id, kinds, look, scores_of))
         if figures:
             parts += [tag("h3", title), tag("div", *figures, class_="examples two")]
     return parts
 
 
 def _figure(data: SegmentationDataset, sample_id: str, kinds: dict[str, Mask],
-            classes: Sequence[int], words: Sequence[str]) -> Html:
-    image = data_uri(data.image(sample_id), 256)
+            look: Mapping[int, Style], words: Sequence[str]) -> Html:
+    image = data_uri(data.image(sample_id), SIDE)
     panels = [tag("div", tag("b", "input"), tag("img", src=image, alt=f"Input {sample_id}"))]
     for name, mask in kinds.items():
-        uri = data_uri(_coloured(mask, classes), 256, smooth=False)
+        shown = painted(enlarged(mask, SIDE), look, enlarged(kinds["truth"], SIDE))
+        uri = data_uri(shown, SIDE, smooth=False)
         panels.append(tag("div", tag("b", name), tag("img", src=uri, alt=f"Classes: {name}",
                                                      class_="pixels")))
     return tag("figure", tag("div", *panels, class_="three four"),
@@ -62,28 +73,13 @@ def _figure(data: SegmentationDataset, sample_id: str, kinds: dict[str, Mask],
                    tag("small", sample_id)))
 
 
-def _coloured(mask: Mask, classes: Sequence[int]) -> Mask:
-    """(H, W, 4) colours; where no class counts nothing is drawn."""
-    table = np.zeros((256, 4), np.uint8)
-    for place, value in enumerate(classes):
-        colour = COLOURS[place % len(COLOURS)]
-        table[value] = [*bytes.fromhex(colour[1:]), 255]
-    table[IGNORED] = 0
-    return np.asarray(table[mask])
-
-
-def _frequent(masks: Sequence[Mask]) -> list[int]:
-    """Classes of these masks, the most frequent first."""
-    counts = sum(np.bincount(m.ravel(), minlength=256) for m in masks)
-    order = np.argsort(-np.asarray(counts), kind="stable")
-    return [int(i) for i in order if np.asarray(counts)[i] and i != IGNORED]
-
-
-def _legend(frequent: Sequence[int], classes: Sequence[str]) -> Html:
-    return tag("ul", *(tag("li", tag("span", class_="swatch", style="background: "
-                                     + COLOURS[place % len(COLOURS)]), classes[value])
-                       for place, value in enumerate(frequent[:len(COLOURS)])
-                       if value < len(classes)), class_="legend")
+def _legend(frequent: Iterable[int], classes: Sequence[str], look: Mapping[int, Style]) -> Html:
+    return tag("ul", *(tag("li", tag("img", src=data_uri(figure(style, (SWATCH, SWATCH)),
+                                                         smooth=False), alt="", class_="swatch"),
+                           name)
+                       for name, style in ((classes[k], look[k]) if k in look else
+                                           ("ignored", IGNORE) for k in frequent)),
+               class_="legend")
 
 
 def tiles(data: ClassifiedDataset, items: Items) -> Html:
