@@ -19,7 +19,7 @@ GATE     := $(BIN)/gate-cache
 MANIFEST := manifests/$(DATASET).yaml
 ROOTS    := --data "$(DATA)" --stores "$(STORES)"
 
-.PHONY: help setup demo extract train sweep show view plan status verify paper lora caption tiny test test-slow check dist docs clean
+.PHONY: help setup demo extract probe train sweep show view plan status verify paper lora caption tiny test test-slow check dist docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ status: .venv/.ready  ## what of DATASET is done, missing or stale
 
 verify: .venv/.ready  ## DATASET's store against its checksums; ARGS=--repair mends
 	$(GATE) verify $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
+
+probe: .venv/.ready  ## which features of DATASET are worth a training, in a minute
+	$(GATE) probe $(MANIFEST) $(ROOTS) --models "$(MODELS)" $(ARGS)
 
 train: .venv/.ready  ## stage 2 for DATASET with HEAD
 	$(GATE) train $(MANIFEST) $(ROOTS) --models "$(MODELS)" --runs "$(RUNS)" $(if $(HEAD),--head $(HEAD)) $(ARGS)

@@ -1,6 +1,7 @@
 """What each way of storing maps costs in quality and saves in bytes: tiny, on toyworld.
 
     python -m benchmarks.encodings --plot docs/encodings.png
+    python -m benchmarks.encodings --codecs    # bytes and speed of every codec, nothing trained
 
 Maps are extracted once, in float32, and stored anew in each way. Quality: PCK of the head nn, and
 mIoU of a linear probe of pixels (which category, or background). Speed: synthetic maps of Stable
@@ -10,13 +11,13 @@ Diffusion 1.5's sizes.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.encodings_report import Row, plot, table
+from gate_cache.core.codecs import Codec
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
@@ -48,10 +50,15 @@ from gate_cache.workspace.workspace import Workspace
 
 ENCODINGS = [
     Encoding("float16"), Encoding("float32"), Encoding("bfloat16"), Encoding("int8"),
-    Encoding("float16", codec="zstd"), Encoding("bfloat16", codec="zstd"),
-    Encoding("int8", codec="zstd"),
-    *(Encoding("float16", bits, "zstd") for bits in (7, 5, 3, 1)),
+    Encoding("float16", codec=Codec.parse("zstd")), Encoding("bfloat16", codec=Codec.parse("zstd")),
+    Encoding("int8", codec=Codec.parse("zstd")),
+    *(Encoding("float16", bits, Codec.parse("zstd")) for bits in (7, 5, 3, 1)),
 ]
+CODECS = [Encoding("float16"), *(Encoding("float16", bits, Codec.parse(codec))
+                                 for bits in (None, 7, 5) for codec in (
+    "zstd", "blosc", {"name": "blosc", "clevel": 5}, {"name": "blosc", "cname": "lz4"}, "lz4",
+    *(["pcodec"] if find_spec("pcodec") else ())))]
+"""Blosc shuffles bits."""
 SD15 = {"up0": (1280, 16, 16), "up1": (1280, 32, 32), "up2": (640, 64, 64), "up3": (320, 64, 64)}
 CLASSES = 1 + len(CATEGORIES)
 PCK = 0.1, "image", "point"
@@ -80,7 +87,7 @@ def shard_bytes(store: FeatureStore) -> int:
     """Bytes of all combos' maps on disk."""
     home = Path(str(store.path))
     files = [p for view in store.views() for name in view
-             for p in (home / view.name).glob(f"{name}*/c/**/*")]
+             for p in (home / view.name).glob(f"{name}*/c*")]
     return sum(p.stat().st_size for p in files if p.is_file())
 
 
@@ -160,19 +167,25 @@ def _miou(found: torch.Tensor, true: torch.Tensor) -> float:
     return float(100 * (both[either > 0] / either[either > 0]).mean())
 
 
-def speeds(folder: Path, rows: int, rounds: int) -> dict[Encoding, tuple[float, float]]:
-    """Seconds of writing, and of reading rows in random order (processor time, least of rounds)."""
+Speed = tuple[float, float, float]
+"""Seconds of writing and of reading, and bytes of a value."""
+
+
+def speeds(folder: Path, rows: int, rounds: int,
+           encodings: Sequence[Encoding] = ENCODINGS) -> dict[Encoding, Speed]:
+    """Of writing, and of reading rows in random order (processor time, least of rounds)."""
     rng = np.random.default_rng(0)
     maps = {n: smooth(rng, (rows, *shape)) for n, shape in SD15.items()}
     order = rng.permutation(rows).tolist()
-    took: dict[Encoding, list[tuple[float, float]]] = {e: [] for e in ENCODINGS}
+    took: dict[Encoding, list[Speed]] = {e: [] for e in encodings}
     for turn in range(rounds):
-        for i, encoding in enumerate(ENCODINGS):
+        for i, encoding in enumerate(encodings):
             took[encoding].append(_speed(folder / f"{turn}-{i}.zarr", encoding, maps, order))
-    return {e: (min(w for w, _ in t), min(r for _, r in t)) for e, t in took.items()}
+    return {e: (min(w for w, _, _ in t), min(r for _, r, _ in t), t[0][2])
+            for e, t in took.items()}
 
 
-def _speed(path: Path, encoding: Encoding, maps: Maps, order: list[int]) -> tuple[float, float]:
+def _speed(path: Path, encoding: Encoding, maps: Maps, order: list[int]) -> Speed:
     with open_writer(path, "toy", 8, 8, {}) as writer:
         writer.append([NewSample(str(r), f"{r:064x}", 1, 1) for r in order])
         group = writer.require("a", {"kind": "conv"}, SD15, encoding, {})
@@ -192,7 +205,8 @@ def _speed(path: Path, encoding: Encoding, maps: Maps, order: list[int]) -> tupl
                 view[name].read_into([row], out)
 
     read()  # from here on the files are in memory, and their checksums compared
-    found = written, seconds(read)
+    size = shard_bytes(FeatureStore.open(path)) / sum(m.size for m in maps.values())
+    found = written, seconds(read), size
     shutil.rmtree(path)
     return found
 
@@ -227,14 +241,25 @@ def judged(roots: Roots, truth: FeatureStore, encoding: Encoding, test: int, see
     """One way of storing: its bytes, errors and quality."""
     name = f"{encoding}.zarr"
     store = store_again(truth, Path(str(roots.stores)) / name, encoding)
-    again = manifest(test, {"path": name, **{
-        k: v for k, v in dataclasses.asdict(encoding).items() if v}})
+    again = manifest(test, {"path": name, "dtype": encoding.dtype, "keep_bits": encoding.keep_bits,
+                            "codec": encoding.codec and encoding.codec.to_json()})
     rms, most = errors(truth, store)
     found = {"store": str(encoding), "bytes": shard_bytes(store), "rms": 100 * rms,
              "max": 100 * most, **pck(open_training_inputs(Workspace(again, roots, "cpu")), seeds),
              "miou": probe(store["prompt"])}
     print(json.dumps(found), file=sys.stderr)
     return found
+
+
+def tell_codecs(rows: int, rounds: int) -> None:
+    """A table of bytes, largest error and speeds, relative to raw float16."""
+    with tempfile.TemporaryDirectory() as temp:
+        took = speeds(Path(temp), rows, rounds, CODECS)
+    base = took[CODECS[0]]
+    print("| stored as | bytes | error | write | read |", "|---|---|---|---|---|", sep="\n")
+    for encoding, (write, read, size) in took.items():
+        print(f"| {encoding} | {size / base[2]:.2f} | {encoding.error} | {base[0] / write:.2f} |"
+              f" {base[1] / read:.2f} |")
 
 
 def main() -> None:
@@ -245,7 +270,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="images whose speed is measured")
     parser.add_argument("--rounds", type=int, default=3, help="of measuring speed")
     parser.add_argument("--plot", type=Path, help="a PNG to write")
+    parser.add_argument("--codecs", action="store_true", help="their bytes and speed alone")
     args = parser.parse_args()
+    if args.codecs:
+        return tell_codecs(args.rows, args.rounds)
     with tempfile.TemporaryDirectory() as temp:
         roots = Roots(stores=Path(temp))
         exact = manifest(args.images, {"path": "exact.zarr", "dtype": "float32"})
@@ -256,7 +284,7 @@ def main() -> None:
         took = speeds(Path(temp), args.rows, args.rounds)
     base, whole = took[Encoding()], rows[0]["bytes"]
     for row, encoding in zip(rows, ENCODINGS, strict=True):
-        write, read = took[encoding]
+        write, read, _ = took[encoding]
         row |= {"bytes": row["bytes"] / whole, "write": base[0] / write, "read": base[1] / read}
     print(json.dumps(rows, indent=2))
     print(table(rows))

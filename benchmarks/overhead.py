@@ -29,7 +29,6 @@ from gate_cache.diffusion.passes.recipes import latents_recipe
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.status import status
 from gate_cache.store.check.inspect import inspect
-from gate_cache.store.format.done import write_mark
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS, blocks_of
 from gate_cache.store.format.samples import NewSample
@@ -84,7 +83,7 @@ def mark(group: GroupWriter) -> None:
     """Say that all blocks are done."""
     group.fit()
     for number, rows in enumerate(blocks_of(group.rows, group.block)):
-        write_mark(group.folder, group.name, number, len(rows) << 32 | 1)
+        group.marks.write(number, len(rows) << 32 | 1)
 
 
 def seconds(call: Callable[[], Any], rounds: int = 3) -> float:

@@ -23,9 +23,9 @@ app = typer.Typer(
 )
 for _command in (plans.validate, plans.data, plans.plan, extraction.extract, plans.status,
                  stores.inspect, stores.show, stores.verify, stores.diff, stores.prune,
-                 plans.layers, training.train, training.sweep, training.evaluate, training.report,
-                 extraction.lora, extraction.caption, pictures.match, pictures.predict,
-                 pictures.score, pictures.guideline, viewer.view):
+                 plans.layers, training.probe, training.train, training.sweep, training.evaluate,
+                 training.report, extraction.lora, extraction.caption, pictures.match,
+                 pictures.predict, pictures.score, pictures.guideline, viewer.view):
     app.command()(with_options(_command))
 
 

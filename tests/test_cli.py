@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import PROMPT, WriteManifest
+from marks import marks_of
 
 from gate_cache import cli
 from gate_cache.core.roots import Roots
@@ -48,8 +49,8 @@ def places(roots: Roots, *names: str) -> list[object]:
 def test_help_lists_the_commands(gate: Run) -> None:
     found = gate("--help")
     assert found.code == 0
-    for command in ("validate", "plan", "extract", "status", "inspect", "train", "lora", "caption",
-                    "verify", "diff", "prune"):
+    for command in ("validate", "plan", "extract", "status", "inspect", "train", "probe", "lora",
+                    "caption", "verify", "diff", "prune"):
         assert command in found.out
 
 
@@ -156,7 +157,7 @@ def test_inspect_names_missing_rows(gate: Run, toy: Toy, tmp_path: Path) -> None
     import shutil
 
     store = shutil.copytree(toy[2], tmp_path / "copy.zarr")
-    (next(store.glob("plain-*")) / "done" / "c" / "1").unlink()
+    marks_of(store, "plain").write(1, 0)
     assert "done: 4/7, missing rows 3–5" in gate("inspect", store).out
 
 
@@ -168,7 +169,8 @@ def test_inspect_of_no_store(gate: Run, tmp_path: Path) -> None:
 
 
 def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_path: Path,
-                                                 manifest: WriteManifest) -> None:
+                                                 manifest: WriteManifest,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = manifest(dataset={"name": "toyworld", "train": 16, "val": 0, "test": 16}, attention={},
                       conv={"a": PROMPT, "b": {**PROMPT, "seed": 1}},
                       store={"batch": 8, "block": 32})
@@ -181,6 +183,19 @@ def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_pa
                  "original-image pixels", str(out)):
         assert word in found.out
     assert json.loads((out / "metrics.json").read_text())["head"] == "nn"
+    ranked = json.loads(gate("probe", loaded.path, *where, "--split", "test", "--json").out)
+    assert [t["task"] for t in ranked["tables"]] == [
+        "correspondence", "segmentation", "classification"]
+    assert "mean of 2" in gate("probe", loaded.path, *where, "--split", "test", "--images", 4).out
+    unseen = gate("probe", loaded.path, *where)
+    assert unseen.code == 2 and "split 'val' has no images; say --split test" in unseen.err
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gate_cache.analysis.probe.probe", interrupted)
+    assert gate("probe", loaded.path, *where).err == (
+        "error: interrupted; a probe keeps nothing; --images 100 takes less\n")
 
 
 def test_train_without_a_store_says_how_to_get_one(gate: Run, roots: Roots,

@@ -24,6 +24,7 @@ from gate_cache.cli import main
 from gate_cache.core.errors import ManifestError, OldSpelling, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
+from gate_cache.manifest.first_release import HEADS_WERE, WERE
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
@@ -137,8 +138,8 @@ def test_the_same_training_has_the_same_result(name: str, home: Path, tmp_path: 
     """The old spelling means the same batches; so the same values, to the last bit."""
     folder, whole = folder_of(home, name), home / "runs" / name
     manifest = load(folder / f"{name}.yaml")
-    spec = TrainSpec.model_validate(  # matches are searched as they were then
-        manifest.manifest.train.model_dump(mode="json") | {"head": _searched_in_cells(manifest)})
+    spec = TrainSpec.model_validate(
+        manifest.manifest.train.model_dump(mode="json") | _as_then(manifest, whole))
     manifest = manifest.model_copy(update={"manifest": manifest.manifest.model_copy(
         update={"train": spec})})
     found = train(Workspace(manifest, roots(folder), "cpu"), run=tmp_path / "r")
@@ -146,9 +147,11 @@ def test_the_same_training_has_the_same_result(name: str, home: Path, tmp_path: 
     assert within(gate(found.run), then) == then
 
 
-def _searched_in_cells(loaded: Loaded) -> dict[str, Any]:
+def _as_then(loaded: Loaded, run: Path) -> dict[str, Any]:
+    """What that release did without being told: values of newer options, and its rate."""
     head = loaded.manifest.train.head.model_dump(mode="json")
-    return head | ({"matching": "cells"} if "matching" in head else {})
+    lr = json.loads((run / "config.json").read_text())["manifest"]["train"]["lr"]
+    return WERE | {"lr": lr, "head": head | {k: v for k, v in HEADS_WERE.items() if k in head}}
 
 
 # ---------------------------------------------------------------------------------- spelling

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,11 @@ def data(store: Path) -> dict[str, bytes]:
             if p.is_file() and p.name != "zarr.json" and "sums" not in p.parts}
 
 
+def shards(names: Iterable[str]) -> set[str]:
+    """Without marks, and as the third format calls them, without folders."""
+    return {re.sub(r"/c/(\d+)/0/0/0$", r"/c.\1.0.0.0", n) for n in names if "/done/" not in n}
+
+
 def test_it_is_read_as_plain_zarr_reads_it(frozen: Path) -> None:
     store, plain = FeatureStore.open(frozen), zarr.open_group(frozen, mode="r")
     assert store.combos == ("attn", "plain", "seed-1")
@@ -102,7 +109,7 @@ def test_what_is_brought_up_equals_what_is_made_now(frozen: Path, loaded: Loaded
                                                     tmp_path: Path) -> None:
     """All but the bytes of the shards, which other machines round differently."""
     now = extract(Workspace(loaded, Roots(stores=tmp_path / "now"), "cpu")).store
-    assert data(now).keys() == data(frozen).keys()
+    assert shards(data(now)) == shards(data(frozen))
     ours, theirs = FeatureStore.open(now), FeatureStore.open(frozen)
     assert ours.samples.checksum() == theirs.samples.checksum()
     for combo in ours.combos:

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import zarr
 from conftest import WriteManifest
+from marks import marks_of
 from test_cli import Run, gate
 from test_verify import BLOCK, ROWS, SHAPES, fill, group_of, maps, writing
 
 from gate_cache import FeatureStore
+from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import DiskError, RowNotDone, StoreError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
@@ -76,7 +78,7 @@ def told_apart(path: Path, dtype: str = "float16", codec: str | None = None) -> 
         store.append([NewSample(f"{i}", f"{i:064x}", 1, 1) for i in range(ROWS)])
         for name, more in (("plain", 0), ("other", 100)):
             group = store.require(name, {"kind": "conv", "settings": {"n": name}}, SHAPES,
-                                  Encoding(dtype, None, codec), {})
+                                  Encoding(dtype, None, codec and Codec.parse(codec)), {})
             group.fit()
             for rows in group.todo():
                 group.write(rows, {n: m + more for n, m in maps(rows).items()})
@@ -84,7 +86,7 @@ def told_apart(path: Path, dtype: str = "float16", codec: str | None = None) -> 
 
 
 def shards(path: Path) -> list[Path]:
-    return sorted(p for n in SHAPES for p in path.glob(f"*/{n}/c/*/0/0/0"))
+    return sorted(p for n in SHAPES for p in path.glob(f"*/{n}/c.*.0.0.0"))
 
 
 @pytest.mark.parametrize("table", [True, False])
@@ -119,10 +121,12 @@ def test_a_whole_block_moved_with_its_mark_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     told_apart(path)
     one = group_of(path, "plain")
-    for name in ("up0/c/{}/0/0/0", "up1/c/{}/0/0/0", "done/c/{}", "sums/c/{}"):
+    for name in ("up0/c.{}.0.0.0", "up1/c.{}.0.0.0", "sums/c/{}"):
         shutil.copy(path / one / name.format(1), path / one / name.format(0))
+    marks = marks_of(path, "plain")
+    marks.write(0, marks.read(1))
     assert FeatureStore.open(path)["plain"]["up0"][3].max() == 3.5
-    with pytest.raises(StoreError, match=r"up0/c/0/0/0/0: row 0 is not the one.*verify --repair"):
+    with pytest.raises(StoreError, match=r"up0/c.0.0.0.0: row 0 is not the one.*verify --repair"):
         FeatureStore.open(path)["plain"]["up0"][0]
     (problem,) = verify(path).problems
     assert problem.place == f"{one}: rows 0–2" and "another block or combo" in problem.what
@@ -146,7 +150,7 @@ def test_a_whole_combo_over_another_is_refused_and_mended(tmp_path: Path) -> Non
 def test_the_trainer_refuses_too(toy: Toy, roots: Roots, manifest: WriteManifest) -> None:
     shutil.copytree(toy[1].stores, roots.stores)
     store = roots.stores / "toy.zarr"
-    one, other = (next(store.glob(f"{n}-*/up1/c/0/0/0/0")) for n in ("plain", "seed-1"))
+    one, other = (next(store.glob(f"{n}-*/up1/c.0.0.0.0")) for n in ("plain", "seed-1"))
     shutil.copy(other, one)
     loaded = manifest(train={"head": "classifier", "combos": ["plain", "seed-1"], "pairs": 4})
     with pytest.raises(StoreError, match=r"plain-.*row \d+ is not the one.*verify --repair"):
@@ -183,8 +187,8 @@ def test_what_an_older_release_wrote_is_bound_by_the_next_extract(path: Path) ->
     for folder in path.glob("*/sums"):
         shutil.rmtree(folder)
     assert "no table of row checksums" in "\n".join(verify(path).notes)
-    shard = path / group_of(path, "plain") / "up0/c/0/0/0/0"
-    shutil.copy(path / group_of(path, "plain") / "up0/c/1/0/0/0", shard)
+    shard = path / group_of(path, "plain") / "up0/c.0.0.0.0"
+    shutil.copy(path / group_of(path, "plain") / "up0/c.1.0.0.0", shard)
     assert fill(path) == []
     missing = [p for p in before if not p.exists()]
     assert [p.name for p in missing] == ["0"]  # not of the block that is not what was marked
@@ -352,7 +356,7 @@ def test_extract_with_nothing_to_do_needs_no_writing(toy: Toy, code: int,
 def test_extract_with_something_to_do_says_that_it_cannot(
         toy: Toy, roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(toy[1].stores, roots.stores)
-    next(roots.stores.glob("toy.zarr/plain-*/done/c/1")).unlink()
+    marks_of(roots.stores / "toy.zarr", "plain").write(1, 0)
     read_only(monkeypatch)
     with pytest.raises(DiskError, match=r"toy\.zarr: the disk is read-only; choose another place"):
         extract(Workspace(toy[0], roots, "cpu"))
@@ -426,18 +430,18 @@ def test_a_row_that_would_grow_without_end_is_refused(tmp_path: Path) -> None:
 
     from gate_cache.store.format.shards import Damaged, unpack
 
-    row = memoryview(bytearray(64))
-    unpack(memoryview(zstd.compress(bytes(range(64)))), row)
+    row, kind = memoryview(bytearray(64)), (Codec.parse("zstd"), "u1")
+    unpack(memoryview(zstd.compress(bytes(range(64)))), row, *kind)
     assert bytes(row) == bytes(range(64))
     for size in (63, 65, 10**9):
         with pytest.raises(Damaged, match="another length"):
-            unpack(memoryview(zstd.compress(bytes(size))), row)
+            unpack(memoryview(zstd.compress(bytes(size))), row, *kind)
     with pytest.raises(Damaged):
-        unpack(memoryview(b"\x28\xb5\x2f\xfd" + os.urandom(40)), row)
+        unpack(memoryview(b"\x28\xb5\x2f\xfd" + os.urandom(40)), row, *kind)
 
 
 def test_a_pipe_is_not_opened(path: Path) -> None:
-    shard = path / group_of(path, "plain") / "up0/c/0/0/0/0"
+    shard = path / group_of(path, "plain") / "up0/c.0.0.0.0"
     shard.unlink()
     os.mkfifo(shard)
     waiting = threading.Timer(20, lambda: os._exit(1))

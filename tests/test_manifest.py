@@ -290,7 +290,7 @@ def test_overrides_replace_fields_of_train_and_no_others(tmp_path: Path) -> None
 def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, BASE, head="cnn")
     assert "train.head: unknown head 'cnn'" in found
-    assert "known: classifier, conv, conv-released, nn" in found
+    assert "known: classifier, conv, conv-released, knn" in found
     assert "(did you mean 'nn'?)" in found
 
 

@@ -81,7 +81,7 @@ def test_the_padding_has_no_edges() -> None:
     image = np.zeros((30, 60, 3), np.uint8)
     image[:, ::12] = image[:, 1::12] = 255
     square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image)
-    samples = Samples(["bars"], ["x"], np.array([[30, 60]], np.int32))
+    samples = Samples(["bars"], ["0" * 64], np.array([[30, 60]], np.int32))
     source: Any = ImageSource(pixels, samples, Preprocessing(64, "pad"),  # type: ignore[arg-type]
                               None, Roots(), {})  # type: ignore[arg-type]
     control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]

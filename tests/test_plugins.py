@@ -112,11 +112,12 @@ def others(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_all_heads_are_found_with_their_tasks() -> None:
-    ours = ["classifier", "conv", "conv-released", "nn", "pixel-mlp", "upernet"]
-    assert head_names()[:6] == ours and {"points", "pixels"} <= set(head_names())
+    ours = ["classifier", "conv", "conv-released", "knn", "linear", "nn", "pixel-knn",
+            "pixel-linear", "pixel-mlp", "upernet"]
+    assert head_names()[:10] == ours and {"points", "pixels"} <= set(head_names())
     assert heads_of("correspondence") == ["conv", "conv-released", "nn", "points", "bare"]
-    assert heads_of("segmentation", "pixels") == ["pixel-mlp", "upernet", "pixels", "strange"]
-    assert [head_of(name).learns for name in ours] == [True, True, True, False, True, True]
+    assert heads_of("segmentation", "pixels") == [*ours[6:], "pixels", "strange"]
+    assert [name for name in ours if not head_of(name).learns] == ["nn"]
 
 
 def test_a_head_of_no_task_or_strange_options_is_refused() -> None:

@@ -205,16 +205,17 @@ def test_images_added_later_extend_the_last_block(path: Path, full: FeatureStore
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
 def test_a_refused_write_leaves_the_block_undone(path: Path, monkeypatch: pytest.MonkeyPatch,
                                                  fails: str, code: int) -> None:
-    real = LocalFolder.write
+    real = {1: LocalFolder.write, 3: LocalFolder.patch}
 
-    def refuse(self: LocalFolder, key: str, parts: Any) -> None:
+    def refuse(self: LocalFolder, key: str, *rest: Any) -> None:
         if f"/{fails}/" in key:
             raise OSError(code, "refused")
-        real(self, key, parts)
+        real[len(rest)](self, key, *rest)
 
     with writing(path) as (_, group):
         group.write(range(4), maps(range(4)))
         monkeypatch.setattr(LocalFolder, "write", refuse)
+        monkeypatch.setattr(LocalFolder, "patch", refuse)
         with pytest.raises(DiskError, match=r"run the same command again; what is done so far"):
             group.write(range(4, 8), maps(range(4, 8)))
         monkeypatch.undo()
@@ -260,7 +261,7 @@ def test_leftovers_of_a_killed_write_are_removed(path: Path) -> None:
 
 
 def test_a_lost_shard_is_an_error_not_nan(full: FeatureStore) -> None:
-    shard = full.path / full["plain"].name / "up0" / "c" / "1" / "0" / "0" / "0"
+    shard = full.path / full["plain"].name / "up0" / "c.1.0.0.0"
     shard.unlink()
     assert full["plain"]["up0"][0].max() == 0.5
     with pytest.raises(StoreError, match="missing or damaged"):
@@ -268,7 +269,7 @@ def test_a_lost_shard_is_an_error_not_nan(full: FeatureStore) -> None:
 
 
 def test_a_flipped_byte_is_an_error(full: FeatureStore) -> None:
-    shard = full.path / full["plain"].name / "up1" / "c" / "0" / "0" / "0" / "0"
+    shard = full.path / full["plain"].name / "up1" / "c.0.0.0.0"
     data = bytearray(shard.read_bytes())
     data[5] ^= 1
     shard.write_bytes(data)

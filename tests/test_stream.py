@@ -210,7 +210,7 @@ def test_damage_is_found_where_it_is_looked_for(tmp_path: Path, path: Path, thre
                                                 check: Any) -> None:
     copy = Path(shutil.copytree(path, tmp_path / "s.zarr"))
     name = FeatureStore.open(copy)["a"].name
-    shard = copy / name / "up1/c/2/0/0/0"
+    shard = copy / name / "up1/c.2.0.0.0"
     raw = bytearray(shard.read_bytes())
     raw[5] ^= 1
     shard.write_bytes(raw)
@@ -227,7 +227,7 @@ def test_first_touch_checks_once(tmp_path: Path, path: Path, check: Any) -> None
     copy = Path(shutil.copytree(path, tmp_path / "s.zarr"))
     store = FeatureStore.open(copy, check)
     assert store["a"]["up1"][8].shape == SHAPES["up1"]
-    shard = copy / store["a"].name / "up1/c/2/0/0/0"
+    shard = copy / store["a"].name / "up1/c.2.0.0.0"
     with shard.open("r+b") as file:  # under the open file
         file.write(b"\xff\xff")
     if check == "first":

@@ -52,11 +52,13 @@ SIDES = {"up0": 4, "up1": 8, "up2": 16}
 IDS: dict[Split, list[str]] = {"train": [f"t{i}" for i in range(8)], "val": [], "test": ["t0"]}
 CONV = {"noise": {"prompt": "noise"}, "good": {"prompt": "good"}}
 ATTENTION = {"attn": {"prompt": "attention"}}
-HEADS = ("upernet", "pixel-mlp", "classifier")
+PROBES = ("linear", "knn", "pixel-linear", "pixel-knn")
+HEADS = ("upernet", "pixel-mlp", "classifier", *PROBES)
 FAST: dict[str, dict[str, Any]] = {
     "upernet": {"steps": 20, "batch": 8, "lr": 3e-3, "decoder_channels": 16, "hidden": 8},
     "pixel-mlp": {"steps": 100, "batch": 128, "lr": 1e-2, "hidden": 8, "members": 3},
     "classifier": {"steps": 40, "batch": 8, "lr": 3e-2, "hidden": 8},
+    **{head: {"steps": 10, "batch": 8, "hidden": 8} for head in PROBES},
 }
 
 
@@ -159,7 +161,7 @@ def native(path: Path, levels: int | None = None) -> NativeMaps:
 def task_of(head: str, maps: NativeMaps, bound: int = 2**28) -> Any:
     if head == "upernet":
         return SegmentationTask(maps, Pictures(), IDS)
-    if head == "pixel-mlp":
+    if head.startswith("pixel"):
         return PixelTask(maps, Pictures(), IDS, bound)
     return ClassificationTask(maps, Pictures(), IDS)
 
@@ -188,13 +190,13 @@ def test_eight_samples_are_learnt(head: str, maps: NativeMaps) -> None:
     (found,) = fit([trial(head, task)], task)
     (scores,) = task.judge([found.model], "train")
     assert not found.failed
-    assert scores.select > {"upernet": 95, "pixel-mlp": 99, "classifier": 99}[head]
+    assert scores.select > {"upernet": 95, "pixel-linear": 95, "pixel-knn": 95}.get(head, 99)
 
 
 SHORT: dict[str, dict[str, Any]] = {
     "upernet": {"steps": 3, "batch": 2, "validate_steps": 1},
     "pixel-mlp": {"steps": 3, "batch": 32, "validate_steps": 1},
-    "classifier": {"steps": 3, "batch": 4, "validate_steps": 1},
+    **{h: {"steps": 3, "batch": 4, "validate_steps": 1} for h in ("classifier", *PROBES)},
 }
 
 
@@ -454,10 +456,12 @@ def manifest(folder: Path, name: str = "toy", dataset: dict[str, Any] | None = N
 
 
 SMALL = {**DATASET, "train": 8, "val": 8, "test": 8}
+WHOLE = ("classifier", "linear", "knn")
 WIRED: dict[str, dict[str, Any]] = {
     "upernet": {"steps": 2, "batch": 2, "decoder_channels": 8},
     "pixel-mlp": {"steps": 2, "batch": 32, "members": 2, "reservoir_mb": 1, "extra": ["ddpm"]},
     "classifier": {"steps": 20, "batch": 8, "lr": 3e-2},
+    **{head: {"steps": 2, "batch": 8} for head in PROBES},
 }
 
 
@@ -501,9 +505,9 @@ def test_train_compares_single_uniform_and_gate(head: str, home: Path, tmp_path:
     (table,) = metrics["tables"]
     floors = ["majority class", "commonest class at each place"]
     assert [r["method"] for r in table["rows"]] == [
-        *floors[:1 if head == "classifier" else 2], "single feature: noise",
+        *floors[:1 if head in WHOLE else 2], "single feature: noise",
         "all features, uniform weights + attention", "GATE: 2 assigners + attention"]
-    metric = "accuracy" if head == "classifier" else "mIoU"
+    metric = "accuracy" if head in WHOLE else "mIoU"
     for row in table["rows"][-3:]:  # draws without a class that a floor misses are above it
         low, high = row["details"]["interval"][metric]
         assert low <= row[metric] <= high
@@ -521,9 +525,9 @@ def test_sweep_has_what_train_has(head: str, home: Path, tmp_path: Path) -> None
                   load_sweep(tmp_path / "s.yaml", loaded), tmp_path / "out")
     assert [r.name for r in found.rows][-2:] == ["seed=0", "seed=1"]
     floors = [r.method.role for r in found.rows if not r.trained]
-    assert floors == (["majority"] if head == "classifier" else ["majority", "prior"])
+    assert floors == (["majority"] if head in WHOLE else ["majority", "prior"])
     assert len(found.rows) == 6 + len(floors) and not found.failed
-    assert found.select == ("accuracy" if head == "classifier" else "mIoU")
+    assert found.select == ("accuracy" if head in WHOLE else "mIoU")
     (tmp_path / "one").mkdir()
     alone = trained(home, tmp_path / "one", head, seed=1)
     rows: Any = alone.tables[0].rows
@@ -562,7 +566,7 @@ def test_an_extra_combo_that_is_nowhere_is_named(home: Path, tmp_path: Path) -> 
 
 
 def test_extra_is_for_pixels_only(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'nn' has no such option; it is one of head 'pixel-mlp'"):
+    with pytest.raises(UserError, match="'nn' has no such option; it is one of"):
         manifest(tmp_path, head="nn", extra=["ddpm"])
 
 

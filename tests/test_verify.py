@@ -24,6 +24,7 @@ from gate_cache.manifest.load import Loaded
 from gate_cache.store.check.verify import Verified, verify
 from gate_cache.store.format import samples as samples_module
 from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.format.layout import blocks_of
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import StoreWriter, join_writer, open_writer
 from gate_cache.workspace.workspace import Workspace
@@ -180,7 +181,7 @@ def mended(path: Path) -> Verified:
 @pytest.mark.parametrize("how", ["flip", "cut", "gone"])
 def test_repair_undoes_the_damaged_block_alone(path: Path, how: str) -> None:
     before, group = files(path), group_of(path, "plain")
-    shard = path / group / "up1/c/1/0/0/0"
+    shard = path / group / "up1/c.1.0.0.0"
     data = shard.read_bytes()
     shard.write_bytes(flip(data, 99) if how == "flip" else data[:50])
     if how == "gone":
@@ -198,11 +199,18 @@ def test_repair_undoes_the_damaged_block_alone(path: Path, how: str) -> None:
 
 def test_repair_of_damaged_marks(path: Path) -> None:
     before, group = files(path), group_of(path, "other")
-    for change in (b"\1", flip(before[f"{group}/done/c/1"], 33), flip(before[f"{group}/done/c/1"],
-                                                                     60), bytes(4)):
-        (path / group / "done/c/1").write_bytes(change)
+    whole = before[f"{group}/done/c/0"]
+    for change in (flip(whole, 64 + 33), flip(whole, 64 + 60)):
+        (path / group / "done/c/0").write_bytes(change)
         mended(path)
         assert fill(path) == [("other", range(3, 6))]
+        assert files(path) == before
+    for change in (b"\1", whole[:-1], bytes(4)):
+        (path / group / "done/c/0").write_bytes(change)
+        with pytest.raises(StoreError, match="done/c/0: the mark of a finished block is damaged"):
+            FeatureStore.open(path)["other"]["up0"][0]
+        mended(path)
+        assert fill(path) == [("other", rows) for rows in blocks_of(ROWS, BLOCK)]
         assert files(path) == before
 
 
@@ -238,7 +246,7 @@ def test_metadata_of_a_group_is_made_anew(path: Path, name: str) -> None:
 def test_metadata_made_anew_over_other_data_vouches_for_nothing(path: Path) -> None:
     group = group_of(path, "plain")
     (path / group / "up0" / "zarr.json").unlink()
-    shutil.copytree(path / group / "up0/c/0", path / group / "up0/c/1", dirs_exist_ok=True)
+    shutil.copy(path / group / "up0/c.0.0.0.0", path / group / "up0/c.1.0.0.0")
     assert fill(path) == [("plain", range(3, 6))]
     assert verify(path).sound
 
@@ -291,7 +299,7 @@ def test_what_is_not_ours_is_noted(path: Path) -> None:
     (path / "notes").mkdir()
     (path / "notes" / "mine.txt").write_text("mine")
     (path / group / "extra").mkdir()
-    (path / group / "up0/c/0/0/0/0.77.partial").write_bytes(b"half")
+    (path / group / "up0/c.0.0.0.0.77.partial").write_bytes(b"half")
     zarr.open_group(path / group).attrs["theirs"] = 1
     zarr.open_group(path)[f"{group}/up0"].attrs["theirs"] = 1
     found = verify(path)
@@ -408,7 +416,7 @@ def test_extract_fills_what_repair_undid(toy: Toy, roots: Roots) -> None:
     shutil.copytree(toy[1].stores, roots.stores)
     path = roots.stores / "toy.zarr"
     before = files(path)
-    for name in ("latents-*/x0/c/1/0/0/0", "attn-*/attn2/c/0/0/0/0"):
+    for name in ("latents-*/x0/c.1.0.0.0", "attn-*/attn2/c.0.0.0.0"):
         shard = next(path.glob(name))
         shard.write_bytes(flip(shard.read_bytes(), 500))
     assert len(verify(path, repair=True).problems) == 2
@@ -437,7 +445,7 @@ def test_the_command(gate: Run, toy: Toy, roots: Roots) -> None:
     found = gate("verify", toy[2])
     assert found.code == 0 and "everything is as it was written" in found.out
     shutil.copytree(toy[1].stores, roots.stores)
-    next(roots.stores.glob("toy.zarr/plain-*/up1/c/1/0/0/0")).unlink()
+    next(roots.stores.glob("toy.zarr/plain-*/up1/c.1.0.0.0")).unlink()
     found = gate("verify", toy[0].path, "--stores", roots.stores)
     assert found.code == 1 and "rows 3–5: " in found.out and "is missing" in found.out
     data = json.loads(gate("verify", toy[0].path, "--stores", roots.stores, "--json").out)

@@ -25,7 +25,9 @@ def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
                 min=0, help="Dask workers on this machine, one a GPU where there are GPUs [none].",
             )] = 0, scheduler: Annotated[str, typer.Option(
                 help="Address of a running dask scheduler, such as tcp://host:8786.",
-            )] = "", on: Computes = HERE, as_json: Json = False) -> None:
+            )] = "", rehash: Annotated[bool, typer.Option(
+                "--rehash", help="Read every image, also those whose file looks unchanged.",
+            )] = False, on: Computes = HERE, as_json: Json = False) -> None:
     """Stage 1: run the diffusion model for all that is missing. Goes on where it stopped."""
 
     work = on.open(manifest)
@@ -37,7 +39,7 @@ def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
         if workers and scheduler:
             raise UserError("--workers starts workers, --scheduler has them: give one of the two")
         spread = Workers(workers, scheduler) if workers or scheduler else None
-        done = stage(work, batch=batch, threads=threads, spread=spread)
+        done = stage(work, batch=batch, threads=threads, spread=spread, rehash=rehash)
     print_result(done, show_extracted, as_json)
 
 

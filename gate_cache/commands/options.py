@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from gate_cache.core.errors import Interrupted
+from gate_cache.core.errors import Interrupted, UserError
 from gate_cache.core.roots import Roots
 
 if TYPE_CHECKING:
@@ -101,6 +102,22 @@ def interruptible(left: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {left}") from None
+
+
+def parse_size(text: str | None) -> int | None:
+    """Bytes: ``100GB``, ``1.5 TB`` (powers of 1000).
+
+    Raises
+    ------
+    UserError
+        It is no size.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    if not found:
+        raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
+    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
 
 
 def print_result(result: Any, show: Callable[[Any], None], as_json: bool,

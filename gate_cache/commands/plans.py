@@ -8,12 +8,14 @@ import typer
 
 from gate_cache.commands.options import (
     HERE,
+    Computes,
     Json,
     ManifestPath,
     Models,
     Outside,
     Pictures,
     Reads,
+    parse_size,
     print_result,
 )
 from gate_cache.core.roots import Roots
@@ -50,14 +52,29 @@ def data(manifest: ManifestPath, on: Pictures = HERE, as_json: Json = False) -> 
         raise typer.Exit(2)
 
 
-def plan(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
-    """Show what extracting will cost: combos, UNet passes, bytes, files. Runs nothing."""
+def plan(manifest: ManifestPath,
+         disk: Annotated[str | None, typer.Option(
+             help="Room for the store, such as 100GB or 2TB [what is free].")] = None,
+         rate: Annotated[float | None, typer.Option(
+             min=1e-9, help="UNet passes a second, to say hours.")] = None,
+         measure: Annotated[bool, typer.Option(
+             "--measure", help="Run a batch of every combo, to say hours.")] = False,
+         on: Computes = HERE, as_json: Json = False) -> None:
+    """Show what extracting will cost: passes, bytes, files, hours; and what would fit the disk.
+
+    Runs nothing but what --measure asks for.
+    """
     from gate_cache.extraction.plan import plan as stage
     from gate_cache.report.terminal.tables import show_plan
 
-    cost = stage(on.open(manifest))
+    work, seconds = on.open(manifest), None
+    if measure:
+        from gate_cache.extraction.measure import seconds_an_image
+
+        seconds = seconds_an_image(work)
+    cost = stage(work, room=parse_size(disk), rate=rate, seconds=seconds)
     print_result(cost, show_plan, as_json, unet_passes=cost.unet_passes, bytes=cost.bytes,
-                 files=cost.files)
+                 files=cost.files, folders=cost.folders, hours=cost.hours)
 
 
 def status(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,9 @@ from gate_cache.commands.options import (
     print_result,
 )
 from gate_cache.core.errors import UserError
+
+Probes = Literal["linear", "knn"]
+Splits = Literal["train", "val", "test"]
 
 
 def train(manifest: ManifestPath,
@@ -76,6 +79,27 @@ def sweep(manifest: ManifestPath,
     if swept.failed:
         raise UserError(f"{len(swept.failed)} of {len(points)} trials failed:"
                         f" {swept.failed[0].name}: {swept.failed[0].failed}")
+
+
+def probe(manifest: ManifestPath,
+          by: Annotated[Probes, typer.Option(
+              "--probe", help="Of classes and masks; key points take the nearest neighbour."
+              )] = "linear",
+          split: Annotated[Splits, typer.Option(help="That is judged; solved on train.")] = "val",
+          pool: Annotated[int, typer.Option(
+              min=1, max=64, help="Side of the grid to which maps are averaged, for classes.")] = 2,
+          images: Annotated[int, typer.Option(
+              min=2, help="Of each split, and pairs, at most.")] = 500,
+          on: Computes = HERE, as_json: Json = False) -> None:
+    """Rank combos, maps and their mean by probes of each task, in a minute. Trains nothing."""
+    work = on.open(manifest)
+    with interruptible("a probe keeps nothing; --images 100 takes less"):
+        from gate_cache.analysis.probe import ProbeOptions
+        from gate_cache.analysis.probe import probe as stage
+        from gate_cache.report.terminal.probes import show_probed
+
+        ranked = stage(work, ProbeOptions(by, split, pool, images))
+    print_result(ranked, show_probed, as_json)
 
 
 def report(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],

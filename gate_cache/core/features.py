@@ -6,14 +6,17 @@ Read from the published configurations alone, so that a plan needs neither weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gate_cache.core.errors import ModelError, did_you_mean
 
 TOKENS_PER_PIECE = 77
 Kind = Literal["conv", "attention"]
+Pool = Literal["mean", "max"]
+Pooling = Mapping[str, Mapping[str, Any]]
+"""Map name to ``{"grid", "pool"}``: the maps that are made smaller as they are extracted."""
 MANTISSA_BITS = {"float16": 10, "float32": 23}
 """Of the dtypes in which numpy and Zarr hold maps as they are."""
 
@@ -26,13 +29,17 @@ class MapSpec:
     ----------
     level : up-sampling level it is read from, 0 for the coarsest
     channels : number of channels, or 0 where it is the number of prompt tokens
-    stride : input pixels per cell
+    stride : input pixels per cell, before it is made smaller
+    grid : cells a side that it is made smaller to, 0 for none
+    pool : what is kept of each: the mean or the largest value
     """
 
     kind: Kind
     level: int
     channels: int
     stride: int
+    grid: int = 0
+    pool: Pool = "mean"
 
     @property
     def name(self) -> str:
@@ -40,8 +47,18 @@ class MapSpec:
         return f"{'up' if self.kind == 'conv' else 'attn'}{self.level}"
 
     def shape(self, size: int, tokens: int = 0) -> tuple[int, int, int]:
-        """(C, h, w) for a square input of `size` pixels and a prompt of `tokens` tokens."""
+        """(C, h, w) for a square input of `size` pixels and a prompt of `tokens` tokens.
+
+        Raises
+        ------
+        ModelError
+            The map has fewer cells than it is to be made smaller to.
+        """
         side = size // self.stride
+        if self.grid > side:
+            raise ModelError(f"maps: {self.name}: a grid of {self.grid} cells a side, but the map"
+                             f" has {side} at {size} pixels")
+        side = self.grid or side
         return (self.channels or tokens, side, side)
 
 
@@ -61,7 +78,8 @@ class Family:
     size_multiple: int
     text: bool = True
 
-    def select(self, kind: Kind, names: list[str] | None) -> tuple[MapSpec, ...]:
+    def select(self, kind: Kind, names: Collection[str] | None,
+               pooling: Pooling | None = None) -> tuple[MapSpec, ...]:
         """The maps of one kind, those named or by default; order is the model's.
 
         By default all, but of attention those of at most half the latent's side, as the released
@@ -80,7 +98,8 @@ class Family:
                                  f" it offers: {', '.join(offered)}")
         coarse = {m.name for m in offered.values() if m.stride > self.latent_stride}
         wanted = names or (kind == "attention" and coarse) or offered
-        return tuple(m for m in offered.values() if m.name in wanted)
+        return tuple(replace(m, **(pooling or {}).get(m.name, {})) for m in offered.values()
+                     if m.name in wanted)
 
     def latent_shape(self, size: int) -> tuple[int, int, int]:
         """(C, h, w) of the latent (or pixels) for a square input of `size` pixels."""

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from gate_cache.core.errors import DataError, did_you_mean
-from gate_cache.datasets.common.base import NoClass, Sample, Split
-from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
+from gate_cache.datasets.common.base import Listing, NoClass, Sample, Split
+from gate_cache.datasets.common.files import ImageFiles, need_folder
 from gate_cache.datasets.common.pictures import passed_over_line, pictures
-from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 
 
 class ImageFolder(ImageFiles):
@@ -27,6 +27,8 @@ class ImageFolder(ImageFiles):
 
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
                 " called train, val or test, else a seeded share")
+
+    named_splits = True  # names and settings alone decide them
 
     def __init__(self, root: Path, rule: SplitRule = BY_FOLDER,
                  files: Sequence[str] | None = None,
@@ -44,28 +46,34 @@ class ImageFolder(ImageFiles):
         DataError
             There are none, or one that was named is missing or named twice.
         """
+        return Listing(self._walked[0])
+
+    @cached_property
+    def _walked(self) -> tuple[list[str], dict[str, int]]:
+        """Ids of all images, and how many other files there are, by suffix."""
         need_folder(self.root, "image folder",
                     "put images there, or set dataset.root in the manifest, or --data")
         return images_below(self.root) if self.files is None else self._named(self.files)
 
-    def _named(self, files: Sequence[str]) -> list[Sample]:
+    def _named(self, files: Sequence[str]) -> tuple[list[str], dict[str, int]]:
         for name, times in Counter(files).items():
             if times > 1:
                 raise DataError(f"{self.root}: dataset.files names '{name}' {times} times")
             if not self.path(name).is_file():
                 raise DataError(f"{self.path(name)}: not found, but dataset.files names it")
-        return [Sample(name) for name in files]
+        return list(files), {}
 
     @cached_property
     def _tree(self) -> Tree:
-        return Tree(self.root, [s.id for s in self.samples()], self.rule)
+        return Tree(self.root, self._walked[0], self.rule)
 
     @cached_property
     def _class_of(self) -> dict[str, str | None]:
-        """The label; else the folder after the split, or else the first one, where there is one."""
+        """The label of each image; else of each folder: the part of its path after the split, or
+        else the first one, where there is one."""
         if self.labels is not None:
             return self._labelled(self.labels)
-        folders, split = self._tree.folders, self._tree.depth or 0
+        folders, split = self._tree.folders_of, self._tree.depth or 0
         before = {tuple(path[:split]) for path in folders.values()}
         after = any(len(path) > split for path in folders.values())
         if len(before) > 1 and after:
@@ -75,7 +83,7 @@ class ImageFolder(ImageFiles):
         return {i: path[at] if len(path) > at else None for i, path in folders.items()}
 
     def _labelled(self, labels: Mapping[str, str]) -> dict[str, str | None]:
-        ids = [s.id for s in self.samples()]
+        ids = self._walked[0]
         if strange := sorted(labels.keys() - set(ids)):
             raise DataError(f"{self.root}: labels are given for {len(strange)} images that are not"
                             f" there, such as '{strange[0]}'{did_you_mean(strange[0], ids)}")
@@ -94,25 +102,30 @@ class ImageFolder(ImageFiles):
         NoClass
             It lies in no class folder.
         """
-        name = self._class_of[sample_id]
+        name = self._class_of[parent_of(sample_id) if self.labels is None else sample_id]
         if name is None:
             raise NoClass(f"{self.path(sample_id)}: has no label" if self.labels else
                           f"{self.path(sample_id)}: is in no class folder; move it to"
                           " <class>/, or to train/<class>/, test/<class>/ …")
-        return self.classes.index(name)
+        return self._numbers[name]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
 
     def split_of(self, sample_id: str) -> Split:
-        return self._tree.split_of[sample_id]
+        return self._tree.split(sample_id)
 
     def passed_over(self) -> dict[str, int]:
-        return passed_over(self.root, {s.id for s in self.samples()}) if self.files is None else {}
+        return self._walked[1]
 
 
-def images_below(root: Path) -> list[Sample]:
-    """All images below a folder, sorted by path; a `DataError` where there are none."""
-    samples = [Sample(name) for name in pictures(root)]
-    if not samples:
-        other = passed_over(root, ())
+def images_below(root: Path) -> tuple[list[str], dict[str, int]]:
+    """All images below a folder, sorted by path, and the other files by suffix; a `DataError`
+    where there are no images."""
+    others: Counter[str] = Counter()
+    found = pictures(root, others)
+    if not found:
         raise DataError(f"{root}: no images below it"
-                        + (f" that can be read ({passed_over_line(other)})" if other else ""))
-    return samples
+                        + (f" that can be read ({passed_over_line(others)})" if others else ""))
+    return found, dict(sorted(others.items()))

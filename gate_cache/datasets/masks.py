@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gate_cache.core.errors import DataError, listed
 from gate_cache.datasets.common.base import IGNORED, Split
-from gate_cache.datasets.common.files import passed_over, read_text, walk
+from gate_cache.datasets.common.files import read_text, walk
 from gate_cache.datasets.common.label_values import Values, hint_for, means_object
 from gate_cache.datasets.common.labelled import LabelledImages, distinct
 from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
@@ -124,7 +124,7 @@ class Masks(LabelledImages):
                 *([f"{lone} label pictures have no image"] if lone else [])]
 
     def passed_over(self) -> dict[str, int]:
-        return passed_over(self.root / self.parts[0], {s.id for s in self.samples()})
+        return self._images[1]
 
     def classes_by_label(self) -> Mapping[int, int]:
         """Labels are classes, but for the one that does not count; or as `values` says."""
@@ -147,9 +147,13 @@ class Masks(LabelledImages):
                 return None
         return None if IGNORED not in present else "object" if len(self.classes) == 2 else "unclear"
 
+    @cached_property
+    def _images(self) -> tuple[list[str], dict[str, int]]:
+        return images_below(self.root / self.parts[0])
+
     def listed(self) -> tuple[list[str], list[str]]:
         self.values.table(self.classes)  # which names the first value that is no class
-        ids = [s.id for s in images_below(self.root / self.parts[0])]
+        ids = self._images[0]
         stems: dict[str, str] = {}
         for i in ids:
             twin = stems.setdefault(os.path.splitext(i)[0], i)

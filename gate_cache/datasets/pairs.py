@@ -25,7 +25,7 @@ from gate_cache.datasets.common.point_table import (
     read_points,
     refuse_alike,
 )
-from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
+from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 from gate_cache.datasets.common.tables import inside, read_csv
 
 
@@ -78,7 +78,7 @@ class Pairs(ImageFiles):
 
     def category(self, sample_id: str) -> str:
         """The folder of an image that says what its points mean."""
-        return next(iter(self._tree.folders[sample_id][::-1]), "all")
+        return next(iter(self._tree.folders_of[parent_of(sample_id)][::-1]), "all")
 
     def point_names(self) -> dict[str, list[str]]:
         """Names of a category's points, in the order of their first lines."""
@@ -119,7 +119,7 @@ class Pairs(ImageFiles):
         return Keypoints(xy, visible, tight_box(xy, visible), size)
 
     def split_of(self, sample_id: str) -> Split:
-        return self._tree.split_of[sample_id]
+        return self._tree.split(sample_id)
 
     def pairs(self, split: Split | None) -> list[Pair]:
         """Pairs of which both images are in a split; for None all that the table lists."""

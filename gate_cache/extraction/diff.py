@@ -11,7 +11,7 @@ from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import Recipe, differences
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.preprocessing import FIRST_SETTINGS
-from gate_cache.store.format import done
+from gate_cache.store.format.done import BlockMarks
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.lookup import wanted_of
 from gate_cache.workspace.workspace import Workspace
@@ -19,7 +19,7 @@ from gate_cache.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
 
-SHARED = ("kind", "settings", "maps", "size", "compute", "resize", "resample",
+SHARED = ("kind", "settings", "maps", "size", "compute", "pooling", "resize", "resample",
           "background")
 """What of a recipe is known without weights."""
 
@@ -128,7 +128,8 @@ def _pairs(a: Side, b: Side) -> dict[str, str]:
 def _changed(old: Recipe, new: Recipe, partial: bool) -> list[str]:
     if not partial:
         return differences(old, new)
-    old, new = ({"resize": "squash", **FIRST_SETTINGS, **side} for side in (old, new))
+    unsaid = {"resize": "squash", "pooling": None, **FIRST_SETTINGS}
+    old, new = ({**unsaid, **side} for side in (old, new))
     keys = [k for k in SHARED if k in old and k in new]
     return differences({k: _plain(old[k]) for k in keys}, {k: _plain(new[k]) for k in keys})
 
@@ -152,10 +153,10 @@ def _compare(a: Side, b: Side, x: str, y: str, values: bool) -> ComboDiff:
 
 def _common(a: ComboView, b: ComboView) -> list[tuple[int, int]]:
     """Rows of the same image that both have done."""
-    there, ours, theirs = b.store.samples, a.done(), b.done()
-    found = [(row, there.find(*key)) for row, key in enumerate(
-        zip(a.store.samples.ids, a.store.samples.sha256, strict=True)) if ours[row]]
-    return [(x, y) for x, y in found if y is not None and theirs[y]]
+    here, ours, theirs = a.store.samples, a.done(), b.done()
+    found = b.store.samples.find_all(here.ids, here.sha256.raw)
+    rows = (ours & (found >= 0)).nonzero()[0]
+    return [(x, y) for x, y in zip(rows.tolist(), found[rows].tolist(), strict=True) if theirs[y]]
 
 
 def _alike(a: FeatureStore, b: FeatureStore) -> bool:
@@ -165,9 +166,9 @@ def _alike(a: FeatureStore, b: FeatureStore) -> bool:
 def _blocks(a: ComboView, b: ComboView, rows: list[tuple[int, int]]) -> int:
     """Rows in blocks whose marks, which hold a checksum, differ."""
     blocks = -(-len(a.store.samples) // a.store.block)
-    ours, theirs = (done.read_marks(v.store.folder, v.name, blocks) for v in (a, b))
-    return sum(bool(ours[row // a.store.block] != theirs[row // a.store.block])
-               for row, _ in rows)
+    ours, theirs = (BlockMarks(v.store.folder, v.name).read_all(blocks) for v in (a, b))
+    block = np.array([row for row, _ in rows], np.int64) // a.store.block
+    return int((ours[block] != theirs[block]).sum())
 
 
 def _values(a: ComboView, b: ComboView, rows: list[tuple[int, int]]) -> tuple[int, float]:

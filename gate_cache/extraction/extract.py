@@ -15,6 +15,7 @@ from gate_cache.core.errors import DataError, StoreError, listed
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import ProgressTask, Silent
 from gate_cache.core.versions import versions
+from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
@@ -66,7 +67,7 @@ class Extracted:
 
 
 def extract(work: Workspace, *, batch: int | None = None, threads: int | None = None,
-            spread: Workers | None = None, wait: bool = True) -> Extracted:
+            spread: Workers | None = None, wait: bool = True, rehash: bool = False) -> Extracted:
     """Extract all that is missing.
 
     Parameters
@@ -76,6 +77,7 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     threads : of the CPU in a pass; by default what the store was begun with
     spread : compute on several workers
     wait : until another extraction of this store ends; else that is an error
+    rehash : read every image, whatever is remembered of files that look unchanged
 
     Raises
     ------
@@ -84,13 +86,13 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     """
     show, manifest, path = work.progress, work.manifest, work.store_path
     dataset = open_dataset(manifest.dataset, work.roots)
-    ids = [s.id for s in dataset.samples()]
+    ids = ids_of(dataset)
     files = _checked(work, dataset, ids)
     plans = work.plans(files)
     block = store_block(manifest, [p.shapes for p in plans])
     with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
                      threads or own_threads(spread), show.say if wait else None) as store:
-        new, gone = register(store, dataset, ids, show)
+        new, gone = register(store, dataset, ids, show, rehash)
         remember(path, work.roots)
         _tell_anew(work, plans)
         order = ExtractionJob(_for_others(work) if spread else work, batch or store.batch,

@@ -15,7 +15,7 @@ from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import Engine
 from gate_cache.extraction.inputs import open_source
 from gate_cache.extraction.storing import encoding_asked
-from gate_cache.store.format.layout import LATENT_MAP, LATENTS
+from gate_cache.store.format.layout import LATENT_MAP
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -55,8 +55,8 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
     preprocessing = Preprocessing.of(model, files.size(model.size))
     about = {"model": files.source, "versions": versions()}
     shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
-    latents = store.require(LATENTS, latents_recipe(files, preprocessing, model.dtype), shape,
-                            "float32", about)
+    latents = store.require_latents(latents_recipe(files, preprocessing, model.dtype), shape, about,
+                                    manifest.store.latents)
     jobs = []
     for plan in plans:
         one_text = plan.recipe["kind"] == "attention" and not plan.combo.captioned

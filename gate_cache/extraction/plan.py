@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +22,13 @@ from gate_cache.diffusion.passes.recipes import (
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.diffusion.techniques.registry import read_as, settings
-from gate_cache.extraction.storing import encoding_asked, store_block
+from gate_cache.extraction.footprint import MANY_FILES, Proposal, StoreShape, proposals
+from gate_cache.extraction.storing import encoding_asked
 from gate_cache.manifest.notes import improbable
-from gate_cache.store.format.encodings import Encoding
-from gate_cache.store.format.layout import (
-    LATENT_MAP,
-    group_footprint,
-    samples_footprint,
-)
+from gate_cache.store.format.layout import LATENT_MAP, Footprint
 
 if TYPE_CHECKING:
+    from gate_cache.core.places import Place
     from gate_cache.manifest.specs import Manifest
     from gate_cache.workspace.workspace import Workspace
 
@@ -50,6 +49,7 @@ class Line:
     controlnet_passes: int
     bytes: int
     files: int
+    folders: int
     at_most: bool = False
     about: str = ""
 
@@ -65,6 +65,9 @@ class Plan:
     encoding : how maps are stored
     notes : what is missing or assumed, a line each
     pieces : what is computed for each image, and how many texts; combos share what they can
+    room : bytes that the store may take
+    proposals : what takes less, where that is too little
+    seconds : of each image, where they were measured or stated
     """
 
     store: str
@@ -76,6 +79,14 @@ class Plan:
     lines: list[Line]
     notes: list[str]
     pieces: Pieces
+    room: int
+    proposals: list[Proposal]
+    seconds: float | None = None
+
+    @property
+    def hours(self) -> float | None:
+        """Of the whole extraction."""
+        return None if self.seconds is None else self.images * self.seconds / 3600
 
     @property
     def unet_passes(self) -> int:
@@ -97,9 +108,21 @@ class Plan:
         """Files of the finished store."""
         return sum(line.files for line in self.lines) + 1
 
+    @property
+    def folders(self) -> int:
+        """Folders of the finished store, itself included."""
+        return sum(line.folders for line in self.lines) + 1
 
-def plan(work: Workspace) -> Plan:
-    """Count images, passes, bytes and files.
+
+def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
+         seconds: float | None = None) -> Plan:
+    """Count images, passes, bytes, files and folders; and hours where it is known how fast.
+
+    Parameters
+    ----------
+    room : bytes that the store may take; by default what is free where it will be
+    rate : UNet passes a second
+    seconds : of each image, as `gate_cache.extraction.measure` finds them
 
     Raises
     ------
@@ -124,15 +147,25 @@ def plan(work: Workspace) -> Plan:
     shapes = {name: m.shapes for name, m in maps.items()}
     lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
                       for name, m in maps.items()], lambda prompt, _row: count(prompt))
-    block = store_block(manifest, shapes.values())
-    lines = [_table(ids), _latents(layout.latent_shape(size), len(ids), block)]
-    lines += [_combo(manifest, n, s, len(ids), block) for n, s in shapes.items()]
-    store = work.store_path
+    latent = layout.latent_shape(size) if manifest.store.latents else None
+    encoding, pieces, store = encoding_asked(manifest), Pieces.of(lanes), work.store_path
+    shape = StoreShape(ids, latent, shapes, encoding, manifest.store.block)
+    lines = _lines(manifest, shape)
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
-    source = files.source if files else manifest.model.source
-    return Plan(str(store), source, size, len(ids), block, str(encoding_asked(manifest)), lines,
-                notes, Pieces.of(lanes))
+    free = _free(store) if room is None else room
+    large = sum(line.bytes for line in lines) > free or sum(g.files for g in lines) > MANY_FILES
+    return Plan(str(store), files.source if files else manifest.model.source, size, len(ids),
+                shape.rows, str(encoding), lines, notes, pieces, free,
+                proposals(shape, free) if large else [],
+                pieces.unet_passes / rate if rate else seconds)
+
+
+def _free(store: Place) -> int:
+    """Bytes free on a disk; buckets have no end."""
+    if not isinstance(store, Path):
+        return sys.maxsize
+    return shutil.disk_usage(next(p for p in (store, *store.absolute().parents) if p.exists())).free
 
 
 def about_tokens(text: str) -> int:
@@ -141,21 +174,19 @@ def about_tokens(text: str) -> int:
     return TOKENS_PER_PIECE * max(math.ceil(words / (TOKENS_PER_PIECE - 2)), 1)
 
 
-def _table(ids: list[str]) -> Line:
-    size = samples_footprint(ids)
-    return Line("samples", "table", {}, 0, 0, size.bytes, size.files)
+def _lines(manifest: Manifest, shape: StoreShape) -> list[Line]:
+    """The table of samples, the latents, and every combo."""
+    shapes = {"samples": {}, "latents": {LATENT_MAP: shape.latent or ()}, **shape.combos}
+    return [_line(manifest, name, dict(shapes[name]), size, len(shape.ids))
+            for name, size in shape.groups().items()]
 
 
-def _latents(shape: tuple[int, ...], images: int, block: int) -> Line:
-    shapes: dict[str, tuple[int, ...]] = {LATENT_MAP: shape}
-    size = group_footprint(shapes, Encoding("float32"), images, block)
-    return Line("latents", "latents", shapes, 0, 0, size.bytes, size.files, size.at_most)
-
-
-def _combo(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], images: int,
-           block: int) -> Line:
-    combo = manifest.combos[name]
+def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], size: Footprint,
+          images: int) -> Line:
+    combo = manifest.combos.get(name)
+    if combo is None:
+        kind = {"samples": "table"}.get(name, name)
+        return Line(name, kind, shapes, 0, 0, size.bytes, size.files, size.folders, size.at_most)
     passes = images * Walk.of(combo).passes * combo.ensemble
-    size = group_footprint(shapes, encoding_asked(manifest), images, block)
     return Line(name, manifest.kind(name), shapes, passes, passes if combo.controlnet else 0,
-                size.bytes, size.files, size.at_most, read_as(settings(combo)))
+                size.bytes, size.files, size.folders, size.at_most, read_as(settings(combo)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from gate_cache.core.errors import DataError, listed
 from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.store.format.samples import NewSample
+from gate_cache.workspace.image_digests import image_digests
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
@@ -19,19 +22,24 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-def register(store: StoreWriter, dataset: ImageDataset, ids: list[str],
-             show: Progress) -> tuple[int, set[int]]:
+def register(store: StoreWriter, dataset: ImageDataset, ids: Sequence[str], show: Progress,
+             rehash: bool = False) -> tuple[int, set[int]]:
     """Append images that the store does not know, by id and content; all are decoded first.
+
+    Parameters
+    ----------
+    rehash : read every image, whatever is remembered of it
 
     Returns
     -------
     How many are new, and the rows whose image is gone from the data set, or has other content.
     """
-    digests = _each(show, "reading the data set", dataset.sha256, ids)
-    present = set(zip(ids, digests, strict=True))
-    gone = {row for row, key in enumerate(zip(store.samples.ids, store.samples.sha256,
-                                              strict=True)) if key not in present}
-    new = [(i, d) for i, d in zip(ids, digests, strict=True) if store.samples.find(i, d) is None]
+    digests = image_digests(dataset, ids, show, rehash)
+    rows = store.samples.find_all(ids, digests)
+    here = np.zeros(len(store.samples), bool)
+    here[rows[rows >= 0]] = True
+    gone = set((~here).nonzero()[0].tolist())
+    new = [(ids[i], digests[i].tobytes().hex()) for i in (rows < 0).nonzero()[0].tolist()]
     if not new:
         return 0, gone
     checked = _each(show, "checking new images", partial(_check, dataset), [i for i, _ in new])

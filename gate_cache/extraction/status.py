@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import StoreError
+from gate_cache.datasets.common.base import ids_of
 from gate_cache.store.opening import exists
 from gate_cache.workspace.data_root import dataset_near
 from gate_cache.workspace.lookup import Stale, find_combo
@@ -69,14 +70,13 @@ def status(work: Workspace) -> Status:
     manifest = work.manifest
     path = work.store_path
     dataset, found = dataset_near(path, manifest.dataset, work.roots)
-    ids = [s.id for s in dataset.samples()]
+    ids = ids_of(dataset)
     if not exists(path):
         missing = [ComboStatus(n, "missing", 0, len(ids)) for n in manifest.combos]
         return Status(str(path), False, missing, [], found)
     store = work.store()
     recipes, notes = work.recipes()
-    known = set(store.samples.ids)
-    rows = [store.samples.row(i) for i in ids if i in known]
+    rows = [store.samples.row(i) for i in ids if i in store.samples]
     combos = [_combo(store, manifest, name, recipes.get(name), rows, len(ids))
               for name in manifest.combos]
     named = {c.group for c in combos}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from gate_cache.core.codecs import Codec
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import Shapes, block_rows
 
@@ -23,4 +24,4 @@ def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
 def encoding_asked(manifest: Manifest) -> Encoding:
     """How a manifest wants the maps of new groups to be stored."""
     asked = manifest.store
-    return Encoding(asked.dtype, asked.keep_bits, asked.codec)
+    return Encoding(asked.dtype, asked.keep_bits, Codec.parse(asked.codec) if asked.codec else None)

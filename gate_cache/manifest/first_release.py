@@ -23,6 +23,10 @@ TWO_FINEST = "two finest"
 """Maps of an attention combo that were read where ``attention_maps`` named none."""
 BATCH, HEAD = 4, "nn"
 """Defaults of ``train`` that conversion depends on."""
+WERE = {"schedule": "constant", "warmup": 0}
+"""What newer fields of ``train`` would have said."""
+HEADS_WERE = {"matching": "cells", "pool": 1}
+"""And newer options of heads."""
 UNTIL = "this spelling of the first release is accepted for one release"
 
 
@@ -45,10 +49,10 @@ def of_a_run(train: dict[str, Any]) -> dict[str, Any]:
     so.
     """
     own, head = option_names(head_name(train)), train.get("head", HEAD)
-    found = {k: v for k, v in train.items() if k not in FLAT or k in own}
+    found = {**WERE, **{k: v for k, v in train.items() if k not in FLAT or k in own}}
     inside = head if isinstance(head, dict) else {"name": head}
-    if "matching" in own and "matching" not in inside:
-        found["head"] = {**inside, "matching": "cells"}
+    if newer := {k: v for k, v in HEADS_WERE.items() if k in own and k not in inside}:
+        found["head"] = {**inside, **newer}
     if "attention_in" not in train and not train.get("attention_maps"):
         found["attention_maps"] = TWO_FINEST
     return found

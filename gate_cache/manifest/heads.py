@@ -58,6 +58,13 @@ class CorrespondenceSpec(HeadSpec):
     temperature: Literal["learnt", "fixed"] = Field("learnt", description="of the loss")
 
 
+class PooledSpec(HeadSpec):
+    """Options of heads that see an image as one vector."""
+
+    pool: int = Field(2, ge=1, le=64, description="cells along a side of the grid to which each map"
+                      " of an image is averaged; 1: one mean a map")
+
+
 class PixelSpec(HeadSpec):
     """Options of heads that are trained on single pixels."""
 
@@ -69,6 +76,12 @@ class PixelSpec(HeadSpec):
                             " ignored there")
     reservoir_mb: int = Field(1024, ge=1, description="memory for the training pixels")
     members: int = Field(1, ge=1, description="of the ensemble, each with assigners of its own")
+
+
+class PixelProbeSpec(PixelSpec):
+    """Options of heads that are solved on pixels."""
+
+    members: int = Field(1, ge=1, le=1, description="a probe is no ensemble")
 
 
 class HeadTask(NamedTuple):
@@ -103,8 +116,13 @@ TASKS: dict[str, HeadTask] = {
         ("extra", "sampling", "min_pixels", "reservoir_mb")),
     "classification": HeadTask(
         "classes of images", "images",
-        "top-1 accuracy; class accuracy is the mean over classes", HeadSpec),
+        "top-1 accuracy; class accuracy is the mean over classes", HeadSpec, ("pool",)),
 }
+
+
+SHORT: Mapping[str, Any] = {"steps": 200, "validate_steps": 50, "batch": 64, "lr": 1e-3,
+                            "schedule": "cosine", "warmup": 0.1}
+"""Defaults of heads that are solved: only assigners need steps."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from gate_cache.manifest.dataset_specs import Shared
 from gate_cache.manifest.first_release import COUNTS, FLAT, head_name, told
 from gate_cache.manifest.heads import PixelSpec, head_of, option_names
 from gate_cache.manifest.problems import explain
-from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest, StoreSpec
+from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest
+from gate_cache.manifest.store_specs import StoreSpec
 from gate_cache.manifest.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -201,8 +202,6 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
         if not re.fullmatch(rf"{prefix}\d", name):
             found.append(((*place, "maps", i),
                           f"'{name}' is no {place[0]} map: {prefix}0, {prefix}1, …"))
-    if combo.maps and len(set(combo.maps)) < len(combo.maps):
-        found.append(((*place, "maps"), "a map is named twice"))
     return found
 
 

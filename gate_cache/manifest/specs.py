@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, did_you_mean
+from gate_cache.core.features import Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
@@ -33,6 +34,7 @@ from gate_cache.manifest.first_release import (
     options_in_head,
 )
 from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
+from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
 
 T_MAX = 999
 CAPTION = "{caption}"
@@ -141,7 +143,20 @@ class Combo(Spec):
     denoise: DenoiseSpec | None = None
     guidance: GuidanceSpec | None = None
     extra: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    maps: list[str] | None = Field(None, min_length=1)
+    maps: Annotated[dict[str, MapSize] | None, BeforeValidator(by_name)] = Field(
+        None, min_length=1, description="names, or by name how they are made smaller")
+
+    @field_serializer("maps")
+    def _names(self, maps: dict[str, MapSize] | None) -> Any:
+        """As it may be written in every release, where no map is made smaller."""
+        grids = {n: m.model_dump() for n, m in (maps or {}).items() if m.grid}
+        return {n: grids.get(n) for n in maps or ()} if grids else maps and list(maps)
+
+    @property
+    def pooling(self) -> Pooling:
+        """Of the maps that are made smaller: cells a side, and what is kept of each."""
+        return {n: {"grid": m.grid, "pool": m.pool} for n, m in (self.maps or {}).items()
+                if m.grid}
 
     @property
     def captioned(self) -> bool:
@@ -152,17 +167,6 @@ class Combo(Spec):
     def prompted(self) -> bool:
         """Whether the manifest gives it a prompt, be it an empty one."""
         return "prompt" in self.model_fields_set
-
-
-class StoreSpec(Spec):
-    """Where the store is (below the stores root) and how it is laid out."""
-
-    path: str | None = None
-    dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
-    keep_bits: int | None = Field(None, ge=1, description="of the mantissa of a float")
-    codec: Literal["zstd"] | None = None
-    block: int | None = Field(None, ge=1, le=1024)
-    batch: int = Field(8, ge=1)
 
 
 AttentionMaps = Annotated[list[str], Field(min_length=1)] | Literal["two finest"] | None
@@ -193,6 +197,9 @@ class TrainSpec(Spec):
     steps: int = Field(2500, ge=1, description="of the optimiser")
     batch: int = Field(BATCH, ge=1, description="pairs, images or pixels of a step")
     lr: float = Field(5e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of lr after the warm-up: as it is, or half a cosine down to 0")
+    warmup: float = Field(0, ge=0, lt=1, description="share of the steps in which lr rises first")
     weight_decay: float = Field(0.01, ge=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     hidden: int = Field(128, ge=1)

@@ -26,7 +26,7 @@ def bind(group: GroupWriter) -> None:
         return
     have, key = set(folder.names(f"{group.name}/{SUMS}/c")), f"{group.name}/{SUMS}"
     with suppress(StoreError):  # damaged metadata or marks: raised where they are used
-        marks = done.read_marks(folder, group.name, blocks).tolist()
+        marks = group.marks.read_all(blocks).tolist()
         missing = [i for i, mark in enumerate(marks) if mark and str(i) not in have]
         if missing and read_array(folder, key) is None:
             write_array(folder, key, sums.document(blocks, len(group.parts), group.block))

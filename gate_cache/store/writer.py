@@ -16,7 +16,7 @@ from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read
 from gate_cache.store.format.documents import make_part, put_attrs, write_array
 from gate_cache.store.format.encodings import ENCODING, Encoding, Part
 from gate_cache.store.format.groups import GroupWriter
-from gate_cache.store.format.layout import DONE, FORMAT, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.layout import DONE, FORMAT, LATENTS, SAMPLES, SUMS, blocks_of
 from gate_cache.store.format.samples import (
     COLUMNS,
     NewSample,
@@ -26,12 +26,14 @@ from gate_cache.store.format.samples import (
     read_samples,
     seal_samples,
 )
+from gate_cache.store.format.unkept import UnkeptGroup
 from gate_cache.store.holding import Held, ReadOnly, hold_or_look
 from gate_cache.store.opening import is_store, open_folder, open_store
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.folders import PARTIAL, Folder
 
 if TYPE_CHECKING:
+    from gate_cache.core.codecs import Codec
     from gate_cache.core.places import Place
 
 
@@ -50,7 +52,7 @@ class StoreWriter:
         self._identity = self.folder.identity()
         self._used: set[str] = set()  # groups that are written to
         try:
-            self.samples = read_samples(self.folder, checked=self.attrs["format"] > 1)
+            self.samples = read_samples(self.folder, self.attrs["format"])
         except StoreError as error:
             raise StoreError(f"{path}: {error}") from None
 
@@ -94,8 +96,7 @@ class StoreWriter:
         """Append rows to the table; they count once the group's attribute says so."""
         with disk_errors(self.path):
             self.check()
-            append_samples(self.folder, new)
-        self.samples = read_samples(self.folder)
+            self.samples = append_samples(self.folder, self.samples, new)
         return self.samples
 
     def find(self, recipe: Recipe) -> GroupWriter | None:
@@ -150,15 +151,26 @@ class StoreWriter:
             lost = self._complete(name, parts, used.codec)
             self._used.add(name)
             writer = self._writer(name)
+            if self._held is None and writer.marks.one_writer:
+                raise StoreError(f"{self.path}: marks of {name} share files, as on a disk, and"
+                                 " several workers cannot write them there; leave out --workers")
             blocks = len(blocks_of(writer.rows, self.block))
-            if (lost or not found) and done.read_marks(self.folder, name, blocks).any():
+            if (lost or not found) and writer.marks.read_all(blocks).any():
                 writer.recheck()
         return writer
 
-    def _complete(self, group: str, parts: Mapping[str, Part], codec: str | None) -> bool:
+    def require_latents(self, recipe: Recipe, shapes: Mapping[str, tuple[int, ...]],
+                        about: Mapping[str, Any], keep: bool) -> GroupWriter:
+        """The group of latents; where none is there and none is to be kept, what stands for it."""
+        if keep or self.find(recipe):
+            return self.require(LATENTS, recipe, shapes, "float32", about)
+        return UnkeptGroup(self.path, self.folder, self.block, shapes)
+
+    def _complete(self, group: str, parts: Mapping[str, Part], codec: Codec | None) -> bool:
         """Make the arrays that a group lacks; whether any of its maps was among them."""
         lost = [name for name in parts if self._lacks(f"{group}/{name}")]
-        others = {DONE: done.document(0), SUMS: sums.document(0, len(parts), self.block)}
+        others = {DONE: done.document(0, done.BlockMarks(self.folder, group).width),
+                  SUMS: sums.document(0, len(parts), self.block)}
         missing = [name for name in others if self._lacks(f"{group}/{name}")]
         if lost or missing:
             self.check()
@@ -199,13 +211,13 @@ class StoreWriter:
                 bind(self._writer(name))
 
     def _seal(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add checksums of metadata, which format 1 had not."""
-        for name in (*groups, SAMPLES):
+        """Add checksums of metadata, which format 1 had not, and today's of the table."""
+        for name in (*groups, SAMPLES) if self.attrs["format"] == 1 else ():
             for array in self.folder.names(name):
                 if document := read_meta(self.folder, f"{name}/{array}"):
                     write_array(self.folder, f"{name}/{array}", document)
-        for name, attrs in groups.items():
-            put_attrs(self.folder, name, attrs)
+            if name in groups:
+                put_attrs(self.folder, name, groups[name])
         seal_samples(self.folder, self.samples)
         self.attrs = put_attrs(self.folder, "", {**self.attrs, "format": FORMAT})
 

@@ -22,7 +22,7 @@ from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.learn.tasks.task import Scores, Task
-from gate_cache.manifest.heads import TASKS, PixelSpec, head_of
+from gate_cache.manifest.heads import TASKS, PixelSpec, PooledSpec, head_of
 from gate_cache.training import inputs as study
 from gate_cache.training.inputs import (
     attention_of,
@@ -170,7 +170,8 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
                        views[attention].name if attention else None,
                        spec.attention_maps,
                        tuple(views[c].name for c in extra_of(spec)),
-                       LEVELS if task_of(spec) == "segmentation" else None)
+                       LEVELS if task_of(spec) == "segmentation" else None,
+                       spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
     held = study.CACHE_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
     maps = NativeMaps(store, asked, place, MapCache(store, held), rows, dataset.size)
     return DenseInputs(spec, store, combos, mixed, baseline, maps, _task(maps, dataset, ids, spec),

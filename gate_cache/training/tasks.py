@@ -40,7 +40,7 @@ def alike(spec: TrainSpec) -> tuple[Any, ...]:
     """What trials of one study agree in."""
     attention = spec.attention if isinstance(spec.attention, str) else None
     head = head_of(spec.head.name)
-    own = {name: getattr(spec.head, name) for name in TASKS[head.task].shared}
+    own = {name: getattr(spec.head, name, None) for name in TASKS[head.task].shared}
     return (head.task, head.metric, attention, str(spec.attention_maps), spec.baseline,
             str(own))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
+from gate_cache.datasets.common.base import ids_of
+from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.workspace.workspace import Workspace
 
-VERSION = 3
+VERSION = 4
 """Of what is read and reported; summaries of another version are not used."""
 
 
@@ -78,7 +81,7 @@ def counted(number: int, one: str, several: str) -> str:
 
 def need_trainable(work: Workspace, summary: Summary, task: str) -> None:
     """Raise `UserError`, with one line that says why, if there is nothing to learn or to judge."""
-    problem = _untrainable(summary, task)
+    problem = untrainable(summary, task)
     if problem:
         raise UserError(f"{work.name}: dataset: {problem}")
 
@@ -86,12 +89,12 @@ def need_trainable(work: Workspace, summary: Summary, task: str) -> None:
 def before_extraction(work: Workspace, summary: Summary) -> list[str]:
     """As `short`; and where the manifest says how to train, what will keep it from that."""
     train = work.manifest.train
-    problem = _untrainable(summary, head_of(train.head.name).task) \
+    problem = untrainable(summary, head_of(train.head.name).task) \
         if "head" in train.model_fields_set else None
     return [*short(summary), *([f"note: train will refuse this: {problem}"] if problem else [])]
 
 
-def _untrainable(summary: Summary, task: str) -> str | None:
+def untrainable(summary: Summary, task: str) -> str | None:
     """Why a task cannot be trained on a data set, or None."""
     if not summary.read:
         return None
@@ -148,18 +151,28 @@ def _cache_file(work: Workspace, dataset: ImageDataset) -> Path | None:
     sources = getattr(dataset, "sources", None)
     if sources is None:
         return None
-    ids = [s.id for s in dataset.samples()]
-    files = {str(p): p for i in ids for p in sources(i)}
-    files |= {str(p): p for p in getattr(dataset, "tables", ()) if p}
     try:
-        return cache_folder() / "data" / "{}.json".format(fingerprint({
-            "version": VERSION, "dataset": work.manifest.dataset.model_dump(mode="json"),
-            "files": {name: file_stamp(path) for name, path in files.items()},
-            "splits": [dataset.split_of(i) for i in ids] if hasattr(dataset, "split_of") else [],
-            "classes": list(getattr(dataset, "classes", ())),
-            "other": dataset.passed_over() if hasattr(dataset, "passed_over") else {}}))
+        told = {"version": VERSION, "dataset": work.manifest.dataset.model_dump(mode="json"),
+                "files": _files(dataset), "classes": list(getattr(dataset, "classes", ())),
+                "tables": {str(p): file_stamp(p) for p in getattr(dataset, "tables", ()) if p},
+                "other": dataset.passed_over() if hasattr(dataset, "passed_over") else {}}
+        if hasattr(dataset, "split_of") and not getattr(dataset, "named_splits", False):
+            told["splits"] = [dataset.split_of(s.id) for s in dataset.samples()]
+        return cache_folder() / "data" / f"{fingerprint(told)}.json"
     except (OSError, DataError):
         return None
+
+
+def _files(dataset: Any) -> str:
+    """A digest of all samples, and of the sizes and times of all their files."""
+    ids = ids_of(dataset)
+    digest = hashlib.sha256("\n".join(ids).encode())
+    if isinstance(dataset, ImageFiles) and type(dataset).sources is ImageFiles.sources:
+        digest.update(f"{dataset.root}".encode() + dataset.stamps().tobytes())
+        return digest.hexdigest()
+    for path in dict.fromkeys(p for i in ids for p in dataset.sources(i)):
+        digest.update(f"{path}{file_stamp(path)}".encode())
+    return digest.hexdigest()
 
 
 def _load(path: Path) -> Summary | None:

@@ -55,7 +55,7 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     store.refuse_damaged(name)
     older = [v for v in views if v.label == name]
     if older:
-        now = {**_preprocessing(manifest), **(recipe or wanted_of(manifest, name))}
+        now = {"pooling": None, **_preprocessing(manifest), **(recipe or wanted_of(manifest, name))}
         why = min((_differences(v, now, manifest) for v in older), key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
@@ -95,6 +95,7 @@ def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
             "source": sources(combo), "model": manifest.model.source,
             "compute": manifest.model.dtype, **_preprocessing(manifest),
             **({"size": manifest.model.size} if manifest.model.size else {}),
+            "pooling": combo.pooling or None,
             **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
 

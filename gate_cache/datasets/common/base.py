@@ -6,9 +6,9 @@ samples and must be instant.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from gate_cache.core.errors import DataError
 
@@ -29,7 +29,7 @@ class NoClass(DataError):
     """An image that can be used, but not for a training of classes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image.
 
@@ -39,6 +39,28 @@ class Sample:
     """
 
     id: str
+
+
+def ids_of(dataset: ImageDataset) -> Sequence[str]:
+    """Ids of all samples, in their order."""
+    samples = dataset.samples()
+    return samples.ids if isinstance(samples, Listing) else [s.id for s in samples]
+
+
+class Listing(Sequence[Sample]):
+    """Samples by their ids, each made when it is asked for: a million would fill the memory."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: Any) -> Any:
+        return Listing(self.ids[key]) if isinstance(key, slice) else Sample(self.ids[key])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(Sample, self.ids)
 
 
 @dataclass(frozen=True)

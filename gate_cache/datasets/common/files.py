@@ -6,13 +6,14 @@ import codecs
 import io
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
 from gate_cache.core.fingerprint import file_sha256
 from gate_cache.core.preprocessing import WHITE, Color
+from gate_cache.datasets.common.base import Sample, ids_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,11 @@ class ImageFiles:
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self.root = root
+        self._stamps: npt.NDArray[np.int64] | None = None
+
+    def samples(self) -> Sequence[Sample]:
+        """All samples, in a fixed order."""
+        raise NotImplementedError
 
     def path(self, sample_id: str) -> Path:
         return self.root / sample_id
@@ -43,6 +49,18 @@ class ImageFiles:
             return file_sha256(self.path(sample_id))
         except OSError as error:
             raise DataError(f"{self.path(sample_id)}: cannot be read: {error.strerror}") from None
+
+    def stamps(self) -> npt.NDArray[np.int64]:
+        """(N, 4): size, inode, modification and change time of each sample's file; changes when
+        anything does."""
+        if self._stamps is None:
+            import numpy as np
+
+            root, plain = str(self.root), type(self).path is ImageFiles.path
+            found = (os.stat(f"{root}/{i}" if plain else self.path(i)) for i in ids_of(self))
+            self._stamps = np.array([(i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns)
+                                     for i in found], np.int64).reshape(-1, 4)
+        return self._stamps
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
         """Every file that decides a sample: the image, and what is known of it."""
@@ -122,29 +140,46 @@ def passed_over(root: Path, used: Collection[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def walk(root: Path, extensions: frozenset[str]) -> list[str]:
+def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = None) -> list[str]:
     """Relative paths (``/`` between parts) of all files with these extensions, sorted.
 
     Hidden files and folders are skipped; links to folders are followed, loops are not.
+
+    Parameters
+    ----------
+    others : counts the other files by suffix, as `passed_over` does
 
     Raises
     ------
     DataError
         A folder that cannot be read, or a name that is not UTF-8.
     """
-    paths: list[str] = []
+    found: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = sorted(f for f in folders if not f.startswith(".")
                             and not _loops(os.path.join(folder, f), root))
-        below = Path(folder).relative_to(root)
-        paths += [(below / n).as_posix() for n in names
-                  if not n.startswith(".") and os.path.splitext(n)[1].lower() in extensions]
-    for name in paths:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"{root}: the file name {name!r} is not UTF-8; rename it") from None
-    return sorted(paths)
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        for name in names:
+            if name[0] == ".":
+                continue
+            dot = name.rfind(".")
+            suffix = name[dot:].lower() if dot > 0 else ""
+            if suffix in extensions:
+                found.append(prefix + name)
+            elif others is not None and name not in _SYSTEM and "__MACOSX" not in prefix:
+                others[suffix or name] += 1
+    found.sort()
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{root}: the file name {_not_utf8(found)!r} is not UTF-8; rename it"
+                        ) from error
+    return found
+
+
+def _not_utf8(names: list[str]) -> str:
+    return next(n for n in names if n != n.encode(errors="ignore").decode())
 
 
 def _refuse(error: OSError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,14 +21,16 @@ UNREAD = frozenset({".heic", ".heif", ".hif", ".jxl", ".svg", *BUILT_IN})
 """Suffixes of pictures that no Pillow reads, or not every one."""
 
 
-def pictures(root: Path) -> list[str]:
+def pictures(root: Path, others: Counter[str] | None = None) -> list[str]:
     """As `walk`, all files that this machine's Pillow reads, by their suffix."""
-    names = walk(root, ALWAYS | BUILT_IN.keys())
-    special = {_suffix(name) for name in names} & BUILT_IN.keys()
+    names = walk(root, ALWAYS | BUILT_IN.keys(), others)
+    special = {_suffix(name) for name in names if name.lower().endswith(tuple(BUILT_IN))}
     if special:
         from PIL import features  # which takes as long as a whole plan: only where it must be asked
 
         lacking = {suffix for suffix in special if not features.check(BUILT_IN[suffix])}
+        if others is not None:
+            others.update(suffix for suffix in map(_suffix, names) if suffix in lacking)
         names = [name for name in names if _suffix(name) not in lacking]
     return names
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
@@ -40,13 +41,19 @@ def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
     The sha256 of ``<seed>/<id>``, as a number from 0 to 1, is below the share of ``test``, or below
     that of ``test`` and ``val`` together; else the id is in ``train``.
     """
+    return {i: dealt(i, shares, seed) for i in ids}
+
+
+def dealt(sample_id: str, shares: Shares, seed: int) -> Split:
+    """The split of one id, see `deal`."""
+    place = int(order(seed, sample_id)[:13], 16) / 16**13  # 52 bits: exact as a float
     test = shares.get("test", 0)
-    both = test + shares.get("val", 0)
-    splits: dict[str, Split] = {}
-    for i in ids:
-        place = int(order(seed, i)[:13], 16) / 16**13  # 52 bits: exact as a float
-        splits[i] = "test" if place < test else "val" if place < both else "train"
-    return splits
+    return "test" if place < test else "val" if place < test + shares.get("val", 0) else "train"
+
+
+def parent_of(sample_id: str) -> str:
+    """The folder that an image lies in; empty for the root."""
+    return sample_id.rpartition("/")[0]
 
 
 def with_val(train: Sequence[str], test: Iterable[str], val: float,
@@ -92,7 +99,8 @@ class Tree:
 
     Attributes
     ----------
-    folders : of each image, without the one that is its split
+    folders_of : of each folder with images (`parent_of`): those on the way to it, without the one
+        that is its split
     depth : of the folders that are splits; None where none are
 
     Raises
@@ -103,25 +111,36 @@ class Tree:
     """
 
     def __init__(self, root: Path, ids: Sequence[str], rule: SplitRule) -> None:
-        paths = {i: i.split("/")[:-1] for i in ids}
+        self._ids, self._seed = ids, rule.seed
+        first = {parent_of(i): i for i in reversed(ids)}  # there are far fewer folders than images
+        paths = {i: i.split("/")[:-1] for i in sorted(first.values())}
         self.depth = _depth(root, paths) if rule.by_folder else None
-        self.folders = {i: [f for d, f in enumerate(p) if d != self.depth]
-                        for i, p in paths.items()}
-        self.split_of: dict[str, Split] = self._fixed(paths)
-        there = set(self.split_of.values())
-        open_shares: Shares = {s: n for s, n in rule.shares.items() if s not in there}
-        self.split_of |= deal([i for i in ids if self.split_of.get(i, "train") == "train"],
-                              open_shares, rule.seed)
+        self.folders_of = {f: [part for d, part in enumerate(paths[i]) if d != self.depth]
+                           for f, i in first.items()}
+        named = {} if self.depth is None else {
+            f: split_named(paths[i][self.depth]) for f, i in first.items()}
+        self._fixed = {f: split for f, split in named.items() if split}
+        there = set(self._fixed.values())
+        self._shares: Shares = {s: n for s, n in rule.shares.items() if s not in there}
 
-    def _fixed(self, paths: Mapping[str, list[str]]) -> dict[str, Split]:
-        if self.depth is None:
-            return {}
-        splits = {i: split_named(p[self.depth]) for i, p in paths.items()}
-        return {i: split for i, split in splits.items() if split}
+    def split(self, sample_id: str) -> Split:
+        """The split of an image."""
+        fixed = self._fixed.get(parent_of(sample_id), "train")
+        return fixed if fixed != "train" else dealt(sample_id, self._shares, self._seed)
+
+    @cached_property
+    def split_of(self) -> dict[str, Split]:
+        """Of every image."""
+        return {i: self.split(i) for i in self._ids}
 
 
 def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:
-    """How deep the folders are that all images' splits are called after."""
+    """How deep the folders are that all images' splits are called after.
+
+    Parameters
+    ----------
+    paths : of one image of each folder
+    """
     for depth in range(max(map(len, paths.values()), default=0)):
         near, other = dict[str, str](), dict[str, str]()
         for i, path in paths.items():

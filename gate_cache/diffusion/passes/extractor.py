@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.conditioning import Extra, Text
@@ -24,6 +25,7 @@ from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 
 if TYPE_CHECKING:
+    from gate_cache.core.features import MapSpec
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -114,13 +116,17 @@ class Extractor:
         Maps of mirrored images are mirrored back, so that a cell shows the same place in all
         combos. Of an ensemble come the means.
         """
+        specs = {reader.combo.name: reader.combo.specs for readers in lane.readers.values()
+                 for reader in readers}
         means = Means()
         for ready in self.ready(lane, inputs):
             with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
                 maps = taps.read(ready.run)
             if lane.common.mirror:
                 maps = {name: values.flip(-1) for name, values in maps.items()}
-            yield from _pieces(lane, ready.tail, *means.of(ready.tail, ready.items, maps))
+            found = _pieces(lane, ready.tail, *means.of(ready.tail, ready.items, maps))
+            yield from (piece._replace(maps=pooled(piece.maps, specs[piece.combo]))
+                        for piece in found)
 
     @torch.inference_mode()
     def ready(self, lane: PassGroup, inputs: Inputs) -> Iterator[Ready]:
@@ -214,6 +220,18 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
             if use not in steering:
                 steering[use] = technique.open(model, roots)
     return Extractor(model, steering, batch)
+
+
+def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str, torch.Tensor]:
+    """Maps of one combo, those made smaller that it wants so, in float32.
+
+    Torch's adaptive pooling: cell (i, j) of a grid of g cells a side is of the values from
+    ⌊i·h/g⌋ to ⌈(i+1)·h/g⌉, and so in the other direction.
+    """
+    kinds: dict[str, Callable[..., torch.Tensor]] = {
+        "mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
+    return {s.name: kinds[s.pool](maps[s.name].float(), s.grid) if s.grid else maps[s.name]
+            for s in specs}
 
 
 def _pieces(lane: PassGroup, tail: Tail, items: Sequence[Item],

@@ -64,7 +64,7 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
     check_combos(manifest, layout, files.schedule(), _of_text)
     found = {}
     for name, combo in manifest.combos.items():
-        specs = layout.select(manifest.kind(name), combo.maps)
+        specs = layout.select(manifest.kind(name), combo.maps, combo.pooling)
         tokens = count_tokens(combo.prompt)
         found[name] = ComboMaps(specs, {s.name: s.shape(size, tokens) for s in specs})
     return found
@@ -104,7 +104,7 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
         combo = manifest.combos[name]
         used = [(t, t.digests(roots)) for t in techniques(name, combo)]
-        recipe = {
+        recipe: Recipe = {
             "kind": manifest.kind(name),
             "settings": settings(combo),
             "maps": list(maps.shapes),
@@ -114,6 +114,8 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
             "schedule": files.schedule(),
             "compute": model.dtype,
         }
+        if combo.pooling:
+            recipe["pooling"] = combo.pooling
         if combo.captioned:
             recipe["captions"] = captions
         marks = _marks(manifest, combo, files, roots)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
 from gate_cache.learn.features.bucket import BucketSpec, attention_maps, one_square
@@ -46,6 +47,7 @@ class NativeSpec:
     attention_maps : its maps; by default all
     extra : names of combos that are concatenated as they are
     levels : how many of the combos' maps, from the coarsest; all by default
+    pool : side of the grid of parts of an image that `NativeMaps.pooled` averages over
     """
 
     combos: tuple[str, ...]
@@ -53,6 +55,7 @@ class NativeSpec:
     attention_maps: AttentionMaps = None
     extra: tuple[str, ...] = ()
     levels: int | None = None
+    pool: int = 1
 
 
 class NativeMaps:
@@ -138,7 +141,7 @@ class NativeMaps:
 
         def mean(found: torch.Tensor) -> torch.Tensor:
             cut: torch.Tensor = place.window(found.shape[-1]).cut(found)
-            return cut.mean((-2, -1))
+            return F.adaptive_avg_pool2d(cut, self.spec.pool).flatten(-3)
 
         conv = torch.cat([mean(level) for level in maps.levels], -1)
         return Vectors(conv[None], _joined([mean(m)[None] for m in maps.attention]), None)

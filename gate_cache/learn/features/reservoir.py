@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -77,7 +77,8 @@ def tile_pixels(maps: NativeMaps) -> int:
 
 
 def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], bound: int,
-         sampling: Sampling, min_pixels: int = 0) -> Reservoir:
+         sampling: Sampling, min_pixels: int = 0,
+         note: Callable[[], None] = lambda: None) -> Reservoir:
     """Sample pixels of images, as many of each image, until all are in or the bound is reached.
 
     An image's pixels are drawn by its own seed, a hash of its id: the same for every trial.
@@ -88,6 +89,7 @@ def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], bound:
     sampling : ``uniform`` over an image's labelled pixels, or ``balanced``: as many of each of
         its classes, as far as there are
     min_pixels : a class with fewer pixels in an image is ignored there (20 in ddpm-segmentation)
+    note : called after each image
     """
     masks = {i: without_specks(data.mask(i), min_pixels) for i in ids}
     sizes = [int((m != IGNORED).sum()) for m in masks.values()]
@@ -101,6 +103,7 @@ def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], bound:
             labels = torch.from_numpy(mask.ravel()[chosen[part]].astype(np.int64))
             found.put(start, maps.at(native, sample_id, points), labels)
             start += len(labels)
+        note()
     return found
 
 

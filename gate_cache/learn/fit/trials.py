@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from gate_cache.core.errors import UserError
+from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.fit.pace import Pace
 from gate_cache.learn.mixing.amalgamator import diversity, sparsity
+from gate_cache.learn.modules.probes import Probe, joined
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
     from gate_cache.manifest.specs import TrainSpec
 
 State = dict[str, torch.Tensor]
+SOLVED = 10_000
+"""Training items at most of which a probe is solved, evenly drawn."""
+AT_ONCE = 256
+"""Items of these that a model sees at once."""
 
 
 @dataclass
@@ -69,12 +77,13 @@ class Trial:
         self._losses: list[float] = []
         with torch.random.fork_rng(_cuda(device)):
             torch.manual_seed(spec.seed)
-            self.model = make().to(device)
+            self.model: Any = make().to(device)
             self._criterion = task.criterion().to(device)
             self._rng = _rng(device)
         parameters = [*self.model.parameters(), *self._criterion.parameters()]
         self._optimiser = torch.optim.AdamW(parameters, lr=spec.lr,
                                             weight_decay=spec.weight_decay)
+        self._schedule = LambdaLR(self._optimiser, partial(share_of_lr, spec))
 
     @property
     def active(self) -> bool:
@@ -83,7 +92,13 @@ class Trial:
 
     @property
     def stopped(self) -> bool:
-        """Whether ``patience`` validations in a row were no better."""
+        """Whether ``patience`` validations in a row were no better, or nothing is left to learn.
+
+        A probe of a fixed mixture is solved for good at the first validation.
+        """
+        fixed = isinstance(self.model.head, Probe) and not list(self.model.mixer.parameters())
+        if fixed and self.fitted.history:
+            return True
         return self.spec.patience is not None and self._stale >= self.spec.patience
 
     def step(self, inputs: Any, items: Sequence[Any]) -> None:
@@ -100,6 +115,7 @@ class Trial:
         self._optimiser.zero_grad()
         torch.autograd.backward(total)
         self._optimiser.step()
+        self._schedule.step()
         self._losses.append(float(task.detach()))
 
     def note(self, seen: int, scores: Scores | None) -> dict[str, Any]:
@@ -134,6 +150,7 @@ class Trial:
         """All that going on needs, as tensors and plain data."""
         return {"model": self.model.state_dict(), "criterion": self._criterion.state_dict(),
                 "optimiser": self._optimiser.state_dict(), "rng": self._rng,
+                "taken": self._schedule.last_epoch,
                 "best": self.fitted.best, "best_at": self.fitted.best_at,
                 "history": self.fitted.history, "score": self._best, "stale": self._stale,
                 "losses": self._losses, "failed": self.failed}
@@ -143,6 +160,7 @@ class Trial:
         self.model.load_state_dict(state["model"])
         self._criterion.load_state_dict(state["criterion"])
         self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.last_epoch = state.get("taken", 0)  # where there is none, it is constant
         self._rng = state["rng"]
         self.fitted = Fitted(state["best"], {}, *in_steps(state, self.spec))
         self._best, self._stale = state["score"], state["stale"]
@@ -207,12 +225,30 @@ def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
               log: Callable[[str], None]) -> None:
     active = [t for t in trials if t.active]
     for trial in active:
-        trial.model.eval()
+        solve(trial.model.eval(), task)
     scores: Sequence[Scores | None] = [None] * len(active)
     if has_val and active:
         scores = task.judge([t.model for t in active], "val")
     for trial, found in zip(active, scores, strict=True):
         log(f"{trial.label}: {json.dumps(trial.note(seen, found))}")
+
+
+def solve(model: Any, task: Any) -> None:
+    """Solve a head that is a probe from training items as the model sees them; leave others.
+
+    Parameters
+    ----------
+    model : a `VectorModel` or `Reading` where its head is a probe
+    task : a `PixelTask` or `ClassificationTask` then
+    """
+    if not isinstance(head := getattr(model, "head", None), Probe):
+        return
+    every = task.items()
+    items = every[::max(1, -(-len(every) // SOLVED))]
+    with torch.no_grad():
+        seen = [joined(*model.mixed(task.inputs(items[part]))[0])
+                for part in tiles(len(items), AT_ONCE)]
+    head.solve(torch.cat(seen), task.labels(items))
 
 
 def _step(trial: Trial, inputs: Any, items: Sequence[Any]) -> None:
@@ -253,6 +289,16 @@ def batches(items: Sequence[Any], spec: TrainSpec) -> Iterator[tuple[int, list[A
         batch, queue = queue[:size], queue[size:]
         seen += size
         yield seen, [items[i] for i in batch]
+
+
+def share_of_lr(spec: TrainSpec, step: int) -> float:
+    """What a step (from 0 on) takes of ``lr``: even warm-up, then as ``schedule`` says."""
+    steps = step_of(spec.items, spec)
+    if step < (rising := int(spec.warmup * steps)):
+        return (step + 1) / (rising + 1)
+    if spec.schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * min(1.0, (step - rising) / (steps - rising)))) / 2
 
 
 def step_of(seen: int, spec: TrainSpec) -> int:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gate_cache.manifest.heads import Head, HeadSpec, Sizes
+from gate_cache.manifest.heads import Head, PooledSpec, Sizes
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class ClassifierSpec(HeadSpec):
+class ClassifierSpec(PooledSpec):
     """Options of ``classifier``."""
 
     classifier_hidden: int = Field(0, ge=0, description="units of a hidden layer; 0: none")
@@ -26,4 +26,5 @@ def _build(options: ClassifierSpec, sizes: Sizes) -> nn.Module:
 
 
 HEAD = Head("classifier", "classification", ClassifierSpec, _build,
-            {"steps": 1_563, "validate_steps": 157, "batch": 64})
+            {"steps": 1_563, "validate_steps": 157, "batch": 64, "lr": 2e-3, "schedule": "cosine",
+             "warmup": 0.05})

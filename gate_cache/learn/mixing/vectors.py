@@ -96,11 +96,15 @@ class VectorModel(MixedModel):
 
     def forward(self, batch: Vectors) -> Output:
         """The head's values, and weights (M·B, n, b[, C])."""
+        given, weights = self.mixed(batch)
+        return Output(self.head(*given), weights.flatten(0, 1))
+
+    def mixed(self, batch: Vectors) -> tuple[Vectors, torch.Tensor]:
+        """What the head takes, its maps (M or 1, B, n, C); and weights (M or 1, B, n, b[, C])."""
         vectors, beside = self.parts(batch.conv, batch.attention)
         mixed = cast(Amalgamated, self.mixer(vectors))
         maps, weights = mixed if mixed.maps.dim() == 4 else (m[None] for m in mixed)
-        values = self.head(maps, beside, batch.extra)
-        return Output(values, weights.flatten(0, 1))
+        return Vectors(maps, beside, batch.extra), weights
 
 
 def stack_vectors(parts: Sequence[Vectors]) -> Vectors:

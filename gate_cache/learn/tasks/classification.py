@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from copy import copy
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class ClassificationTask:
         self._pooled: LRUCache[Vectors] = LRUCache(maps.pooled, _bytes, POOLED_BYTES)
         self._labels = {i: data.label(i) for of_split in ids.values() for i in of_split}
         names = list(data.classes)
-        self._classes = names[:1 + max(self._labels.values(), default=0)]
+        self.classes = names[:1 + max(self._labels.values(), default=0)]
 
     def items(self) -> Sequence[str]:
         """The training images."""
@@ -67,6 +68,12 @@ class ClassificationTask:
         """(B,) classes."""
         return torch.tensor([self._labels[i] for i in items], device=self.maps.device)
 
+    def of(self, ids: dict[Split, list[str]]) -> Self:
+        """The same with other samples of each split; what was read is shared."""
+        found = copy(self)
+        found._ids = ids
+        return found
+
     def criterion(self) -> nn.Module:
         """Cross-entropy."""
         return _LabelLoss(self)
@@ -74,22 +81,23 @@ class ClassificationTask:
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
         """GATE, or a baseline with given weights."""
-        n, tokens = 1 if weights else spec.assigners, self.maps.tokens if attention else 0
-        channels = self.maps.channels + (mixed := inside(spec, tokens))
+        n, parts = 1 if weights else spec.assigners, self.maps.spec.pool**2
+        tokens = self.maps.tokens * parts if attention else 0
+        channels = self.maps.channels * parts + (mixed := inside(spec, tokens))
         mixer: nn.Module = FixedWeights(weights) if weights else \
             VectorAmalgamator(channels, n, spec.hidden, spec.dropout, weights=spec.weights)
-        sizes = Sizes(n, channels, tokens=tokens - mixed, classes=len(self._classes))
+        sizes = Sizes(n, channels, tokens=tokens - mixed, classes=len(self.classes))
         head = head_of(spec.head.name).build(spec.head, sizes)
         return VectorModel(mixer, head, chosen, spec.attention_in if attention else None)
 
     def floors(self) -> dict[Role, Scores]:
         """What the labels alone say of ``test``."""
-        return label_floor(self._labels, self._classes, self._ids)
+        return label_floor(self._labels, self.classes, self._ids)
 
     @torch.inference_mode()
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Top-1 accuracy of every model; features are read once for all of them."""
-        tallies, ids = [ImageScores(self._classes) for _ in models], self._ids[split]
+        tallies, ids = [ImageScores(self.classes) for _ in models], self._ids[split]
         for part in tiles(len(ids), BATCH):
             batch, true = self.inputs(ids[part]), self.labels(ids[part]).cpu().numpy()
             for model, tally in zip(models, tallies, strict=True):
@@ -100,7 +108,7 @@ class ClassificationTask:
                     tally.note(true=label, predicted=guess, confidence=share)
                 tally.weigh(output.weights)
         test = split == "test"
-        return [t.classification(test, ids if test else ()) for t in tallies]
+        return [t.classification(test, ids) for t in tallies]
 
 
 class _LabelLoss(nn.Module):

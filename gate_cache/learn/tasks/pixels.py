@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,16 @@ class PixelTask:
         """Features of some pixels."""
         return self.reservoir(items)
 
+    def labels(self, items: Sequence[int]) -> torch.Tensor:
+        """(B,) classes."""
+        return self.reservoir.labels[list(items)].to(self.maps.device)
+
+    def of(self, ids: dict[Split, list[str]]) -> Self:
+        """The same with other samples of each split; what was read is shared."""
+        found = copy(self)
+        found._ids = ids
+        return found
+
     def criterion(self) -> nn.Module:
         """Cross-entropy, mean over members."""
         return _PixelLoss(self)
@@ -111,7 +122,7 @@ class PixelTask:
                 means = torch.cat(found.doubts, 1).mean(1).tolist()
                 tally.add("members that disagree", 100 * means[0])
                 tally.add("entropy of the mean", means[1])
-        return [t.segmentation(test, self._ids[split] if test else ()) for t in tallies]
+        return [t.segmentation(test, self._ids[split]) for t in tallies]
 
     def predict(self, models: Sequence[nn.Module],
                 sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
@@ -166,5 +177,4 @@ class _PixelLoss(nn.Module):
         self._task = task
 
     def forward(self, values: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
-        labels = self._task.reservoir.labels[list(items)].to(values.device)
-        return F.cross_entropy(values.flatten(0, 1), labels.repeat(len(values)))
+        return F.cross_entropy(values.flatten(0, 1), self._task.labels(items).repeat(len(values)))

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gate_cache.learn.features.pixel_grid import centres, tiles
+from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.mixing.amalgamator import FixedWeights
-from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel
+from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import FirstLayer, PixelMLPs
+from gate_cache.learn.modules.probes import Probe
 from gate_cache.learn.tasks.task import Output
 
 if TYPE_CHECKING:
@@ -111,6 +113,9 @@ class WholeImage:
     def outputs(self, model: VectorModel, pixels: slice) -> Iterator[Output]:
         """Values (M, P, K) and weights (M, P, n, b) of some pixels, by tiles."""
         points, head = centres(self._size, pixels), model.head
+        if isinstance(head, Probe):
+            yield self._by_cells(model, head, points)
+            return
         if not isinstance(head, PixelMLPs) or _by_channel(model.mixer):
             yield from self._one_by_one(model, points)
             return
@@ -139,6 +144,21 @@ class WholeImage:
         for part in tiles(len(points), at_once):
             found = model(self._maps.at(self._native, self._id, points[part]))
             yield Output(found.values, found.weights.unflatten(0, (-1, len(points[part]))))
+
+    def _by_cells(self, model: VectorModel, head: Probe, points: Points) -> Output:
+        """A probe's values at the finest map's cells, interpolated at pixels as DINOv2 does it."""
+        found, side = model(self._cells), self._maps.resolution
+        values = found.values[0].exp() if head.votes else found.values[0]
+        grid = torch.cat([values, found.weights.flatten(1)], 1).T.reshape(1, -1, side, side)
+        at, count = read_at(grid, self._place, points)[:, 0], head.classes
+        return Output((at[:, :count].log() if head.votes else at[:, :count])[None],
+                      at[:, count:].reshape(1, len(points), *found.weights.shape[1:]))
+
+    @cached_property
+    def _cells(self) -> Vectors:
+        """Features at the centres of all cells of the finest map."""
+        side = self._maps.resolution
+        return self._maps.at(self._native, self._id, self._place.to_image(centres((side, side))))
 
     def _taps(self, levels: Levels, points: Points, place: Placement | None = None) -> Taps:
         return taps(place or self._place, [m.shape[-1] for m in levels], points, self._device)

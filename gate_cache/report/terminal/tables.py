@@ -33,7 +33,8 @@ def shape(dims: Any) -> str:
 
 def show_plan(plan: Plan) -> None:
     say(f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
-    table = Grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", left=2)
+    table = Grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", "folders",
+                 left=2)
     first: dict[str, str] = {}
     for line in plan.lines:
         maps = "\n".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
@@ -41,14 +42,29 @@ def show_plan(plan: Plan) -> None:
         maps = maps if like == line.name else f"as {escape(like)}"
         maps += f" ({line.about})" if line.about else ""
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
-                      str(line.controlnet_passes or ""), _size(line), str(line.files))
+                      str(line.controlnet_passes or ""), _size(line), str(line.files),
+                      str(line.folders))
     control = plan.images * plan.pieces.controlnet_passes
     table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
-                  _size(plan), str(plan.files), style="bold")
+                  _size(plan), str(plan.files), str(plan.folders), style="bold")
     put(table)
     say(f"store: {plan.store}, maps as {plan.encoding}")
     say(_each_once(plan))
+    if plan.hours is not None:
+        say(f"about {plan.hours:,.1f} hours, at {plan.seconds:.3g} s an image")
+    _show_proposals(plan)
     say_notes(plan.notes)
+
+
+def _show_proposals(plan: Plan) -> None:
+    """What would take less, where the store is larger than its disk or has very many files."""
+    if not plan.proposals:
+        return
+    table = Grid(f"{human(plan.room)} of room; what takes less", "size", "files", "")
+    for other in plan.proposals:
+        table.add_row(escape(other.change), human(other.bytes), str(other.files),
+                      "fits" if other.fits else "")
+    put(table)
 
 
 def _size(counted: Line | Plan) -> str:

@@ -11,9 +11,9 @@ from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import BlockCheck
 from gate_cache.store.check.findings import Finding, note
+from gate_cache.store.check.forms import STRAY, Forms
 from gate_cache.store.format import done, samples, sums
 from gate_cache.store.format.attrs import (
-    ATTRS,
     CHECKSUM,
     META,
     ArrayMeta,
@@ -23,19 +23,18 @@ from gate_cache.store.format.attrs import (
     read_array,
     read_meta,
 )
-from gate_cache.store.format.documents import Document, dumped, map_document, write_array
+from gate_cache.store.format.documents import Document, map_document
 from gate_cache.store.format.encodings import encoding_of
-from gate_cache.store.format.layout import DONE, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.layout import DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
-from gate_cache.store.places.folders import PARTIAL, Folder, is_number
+from gate_cache.store.places.folders import Folder, is_number
 
 COPY = "restore the store from a copy"
-STRAY = "no part of the store"
-LEFT = "left by a write that was cut off; the next extract removes it"
 
 
 @dataclass
-class Audit:
+class Audit(Forms):
     """A check of one store.
 
     Attributes
@@ -52,7 +51,7 @@ class Audit:
 
     def metadata(self) -> Iterator[Finding]:
         """Everything but the maps' data."""
-        yield from self._form("")
+        yield from self.form("")
         if self.attrs["format"] == 1:
             yield note("format 1", "has no checksums of metadata; the next extract adds them")
         yield from self._table()
@@ -64,41 +63,41 @@ class Audit:
 
     def _table(self) -> Iterator[Finding]:
         try:
-            self.samples = samples.read_samples(self.folder, checked=self.attrs["format"] > 1)
+            self.samples = samples.read_samples(self.folder, self.attrs["format"])
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
                           f"{COPY}: what is in the rows cannot be told without it")
             return
         table = self.samples
         attributes: Document = {COUNT: len(table)}
-        if self.attrs["format"] > 1:
-            attributes[CHECKSUM] = table.checksum()
         document = read_meta(self.folder, SAMPLES) or {}
+        if self.attrs["format"] > 1:
+            stated = document.get("attributes", {}).get(CHECKSUM)
+            attributes[CHECKSUM] = samples.table_checksum(table, stated)
         if {**document, "attributes": attributes} != _group_document(attributes):
             yield Finding(f"{SAMPLES}/{META}", "is damaged", then=COPY)
-        yield from self._form(SAMPLES)
+        yield from self.form(SAMPLES)
         for name in COLUMNS:
             yield from self._column(table, name)
-        yield from self._strays(SAMPLES, {META, *COLUMNS})
+        yield from self.strays(SAMPLES, {META, *COLUMNS})
 
     def _column(self, table: Samples, name: str) -> Iterator[Finding]:
         key, document = f"{SAMPLES}/{name}", samples.column_document(name, len(table))
         meta = read_array(self.folder, key)
         rows = meta.shape[0] if meta else 0
         longer = rows > len(table)
-        yield from self._fixed(key, {**document, "shape": [rows, *document["shape"][1:]]}
+        yield from self.fixed(key, {**document, "shape": [rows, *document["shape"][1:]]}
                                if longer else document, document)
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
             return
-        expected = dict(samples.column_chunks(table, name))
-        for chunk, data in expected.items():
+        for chunk, data in samples.column_chunks(table, name):
             if self.folder.read(chunk) != data:
                 yield Finding(chunk, "is damaged where no row is", f"{chunk} is written anew",
                               partial(self.folder.write, chunk, [data]))
-        names = {chunk.split("/")[3] for chunk in expected}
-        yield from self._strays(key, {META, "c"})
-        yield from self._strays(f"{key}/c", names)
+        names = set(map(str, range(-(-len(table) // SAMPLE_CHUNK))))
+        yield from self.strays(key, {META, "c"})
+        yield from self.strays(f"{key}/c", names)
 
     # ----------------------------------------------------------------------------- groups
 
@@ -117,11 +116,11 @@ class Audit:
                           " its manifest names it, and checks the rows",
                           partial(self.folder.remove, place))
             return
-        yield from self._form(name)
+        yield from self.form(name)
         if not name.endswith(f"-{attrs['fingerprint'][:SHORT]}"):
             yield note(name, f"is the group of fingerprint {attrs['fingerprint'][:SHORT]}, renamed")
-        marks = self._marks_of(name)
-        marked = {i: raw for i, raw in marks.items() if raw != bytes(done.BYTES)}
+        marks = done.BlockMarks(self.folder, name)
+        marked = marks.known()
         maps: dict[str, ArrayMeta | None] = {}
         try:
             arrays = self._arrays(name, attrs)
@@ -130,12 +129,12 @@ class Audit:
             return
         for array in arrays:
             maps[array] = yield from self._map(name, array, bool(marked))
-        yield from self._marks(name, marks, bool(marked))
+        yield from self._marks(name, marks)
         yield from self._sums(name, len(arrays), set(marked))
-        yield from self._strays(name, {META, DONE, SUMS, *arrays})
+        yield from self.strays(name, {META, DONE, SUMS, *arrays})
         self.blocks += [BlockCheck(self.folder, name, attrs["fingerprint"], maps, i,
-                                   self.attrs["block"])
-                        for i, raw in marked.items() if self._is_mark(i, raw)]
+                                   self.attrs["block"], marks)
+                        for i, mark in marked.items() if self._is_mark(i, mark)]
 
     def _sums(self, group: str, arrays: int, marked: set[int]) -> Iterator[Finding]:
         """The tables of row checksums; a release before this one wrote none."""
@@ -151,7 +150,7 @@ class Audit:
             meta, blocks = read_array(self.folder, key), len(self._row_ranges)
             width = arrays * self.attrs["block"]
             have = min(meta.shape[0] // width, blocks) if meta else blocks
-            yield from self._fixed(key, *(sums.document(n, arrays, self.attrs["block"])
+            yield from self.fixed(key, *(sums.document(n, arrays, self.attrs["block"])
                                           for n in (have, blocks)))
             yield from self._strays_of_blocks(key)
 
@@ -160,10 +159,11 @@ class Audit:
         """Rows of each block."""
         return blocks_of(len(self.samples or ()), self.attrs["block"])
 
-    def _strays_of_blocks(self, key: str) -> Iterator[Finding]:
-        """As `_strays`, of an array with one file a block."""
-        yield from self._strays(key, {META, "c"})
-        yield from self._strays(f"{key}/c", set(map(str, range(len(self._row_ranges)))))
+    def _strays_of_blocks(self, key: str, blocks: int = 1) -> Iterator[Finding]:
+        """As `strays`, of an array with one file for so many blocks."""
+        yield from self.strays(key, {META, "c"})
+        yield from self.strays(f"{key}/c", set(map(str, range(
+            -(-len(self._row_ranges) // blocks)))))
 
     def _arrays(self, name: str, attrs: dict[str, Any]) -> list[str]:
         """All arrays of a group, in the order checksums run over them."""
@@ -174,7 +174,7 @@ class Audit:
 
     def _headless(self, name: str) -> Iterator[Finding]:
         """A folder without metadata."""
-        if any(map(any, self._marks_of(name).values())):
+        if any(map(any, done.BlockMarks(self.folder, name).files().values())):
             yield Finding(f"{name}/{META}", "is missing", then="'gate-cache extract' makes it"
                           " anew where its manifest names it, and checks the rows")
         else:
@@ -197,10 +197,19 @@ class Audit:
                           partial(self.folder.remove, f"{key}/{META}"))
             return None
         else:
-            yield from self._form(key)
-            yield from self._strays(key, {META, "c"})
-            yield from self._strays(f"{key}/c", None)
+            yield from self.form(key)
+            yield from self._shard_strays(key, meta)
         return meta
+
+    def _shard_strays(self, key: str, meta: ArrayMeta) -> Iterator[Finding]:
+        if meta.separator == "/":
+            yield from self.strays(key, {META, "c"})
+            yield from self.strays(f"{key}/c", None)
+            return
+        numbers = {n: n.split(".")[1] for n in self.folder.names(key) if n.startswith("c.")}
+        shards = {n for n, number in numbers.items() if is_number(number)
+                  and f"{key}/{n}" == shard_file(key, int(number), meta)}
+        yield from self.strays(key, {META, *shards})
 
     def _sound(self, document: Document, meta: ArrayMeta) -> bool:
         if self.attrs["format"] > 1 or CHECKSUM in own_attrs(document):
@@ -210,75 +219,42 @@ class Audit:
 
     # ------------------------------------------------------------------------------ marks
 
-    def _marks_of(self, group: str) -> dict[int, bytes]:
-        """All marks as they are on disk."""
-        names = [n for n in self.folder.names(f"{group}/{DONE}/c") if is_number(n)]
-        marks = self.folder.read_many([f"{group}/{DONE}/c/{n}" for n in names])
-        return {int(n): raw for n, raw in zip(names, marks, strict=True) if raw is not None}
-
-    def _marks(self, group: str, marks: dict[int, bytes], marked: bool) -> Iterator[Finding]:
+    def _marks(self, group: str, marks: done.BlockMarks) -> Iterator[Finding]:
         if self.samples is None:
             return
-        key = f"{group}/{DONE}"
-        if self.folder.read(f"{key}/{META}") is None and not marked:
+        key, files, width = f"{group}/{DONE}", marks.files(), marks.width
+        if self.folder.read(f"{key}/{META}") is None and not any(map(any, files.values())):
             yield note(group, "is half made: an extract was cut off")
             return
-        slots = min(done.slots(self.folder, group), len(self._row_ranges))
-        yield from self._fixed(key, done.document(slots), done.document(len(self._row_ranges)))
-        missing = 0
+        blocks = len(self._row_ranges)
+        yield from self.fixed(key, *(done.document(n, width)
+                                     for n in (min(marks.slots, blocks), blocks)))
+        damaged = [range(file * width, (file + 1) * width) for file, raw in files.items()
+                   if len(raw) != width * done.BYTES]
+        values, missing = marks.known(), 0
         for i, rows in enumerate(self._row_ranges):
-            raw = marks.get(i, bytes(done.BYTES))
-            have = int.from_bytes(raw[: done.BYTES], "little") >> 32
-            if (any(raw) and not self._is_mark(i, raw)) or len(raw) != done.BYTES:
-                yield Finding(f"{key}/c/{i}", "the mark of a finished block is damaged",
-                              f"block {i} of {group} is marked undone",
-                              partial(done.write_mark, self.folder, group, i, 0))
-            missing += len(rows) - min(have, len(rows))
+            mark = values.get(i, 0)
+            damaged += [range(i, i + 1)] if mark and not self._is_mark(i, mark) else []
+            missing += len(rows) - min(mark >> 32, len(rows))
+        yield from (_bad_mark(group, marks, some) for some in damaged)
         if missing:
             yield note(group, f"{missing} of {len(self.samples)} rows are not extracted")
-        yield from self._strays_of_blocks(key)
+        yield from self._strays_of_blocks(key, width)
 
-    def _is_mark(self, block: int, raw: bytes) -> bool:
+    def _is_mark(self, block: int, mark: int) -> bool:
         """Whether a mark says of a block that it has no more rows than it can have."""
-        size = self.attrs["block"]
+        size = int(self.attrs["block"])
         most = size if self.samples is None else min(len(self.samples) - block * size, size)
-        return len(raw) == done.BYTES and 1 <= int.from_bytes(raw, "little") >> 32 <= most
+        return 1 <= mark >> 32 <= most
 
-    # ------------------------------------------------------------------------- everywhere
 
-    def _fixed(self, key: str, expected: Document, new: Document) -> Iterator[Finding]:
-        """Metadata of which every field is determined; `new` is what repair writes."""
-        document = read_meta(self.folder, key)
-        sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(document)
-        if document is None or (sealed and not is_sound_array(document)) \
-                or {**document, "attributes": None} != {**expected, "attributes": None}:
-            there = self.folder.read(f"{key}/{META}") is not None
-            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing",
-                          f"{key}/{META} is written anew",
-                          partial(write_array, self.folder, key, new))
-        else:
-            yield from self._form(key)
-
-    def _form(self, key: str) -> Iterator[Finding]:
-        """Metadata whose content is right."""
-        place = f"{key}/{META}" if key else META
-        raw, document = self.folder.read(place), read_meta(self.folder, key)
-        if raw is None or document is None:
-            return
-        if raw != dumped(document):
-            yield note(place, "is not written as gate-cache writes it; what it says is right")
-        if others := sorted({*document.get("attributes", {})} - {ATTRS, COUNT, CHECKSUM}):
-            yield note(place, f"attributes that are not ours are not checked: {', '.join(others)}")
-        if "consolidated_metadata" in document:
-            yield note(place, "consolidated metadata is not ours and not checked")
-
-    def _strays(self, key: str, own: set[str] | None) -> Iterator[Finding]:
-        """Names in a folder that are not the store's own; None: numbers are."""
-        for name in self.folder.names(key):
-            if name.endswith(PARTIAL):
-                yield note(f"{key}/{name}", LEFT)
-            elif name not in own if own is not None else not is_number(name):
-                yield note(f"{key}/{name}", STRAY)
+def _bad_mark(group: str, marks: done.BlockMarks, blocks: range) -> Finding:
+    """A mark, or a file of them, whose blocks are all undone when the first is."""
+    named = f"block {blocks.start} of {group} is" if len(blocks) == 1 else \
+        f"blocks {blocks.start} to {blocks.stop - 1} of {group} are"
+    return Finding(f"{group}/{DONE}/c/{blocks.start // marks.width}",
+                   "the mark of a finished block is damaged", f"{named} marked undone",
+                   partial(marks.write, blocks.start, 0))
 
 
 def _group_document(attributes: Document) -> Document:

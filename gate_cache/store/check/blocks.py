@@ -32,6 +32,7 @@ class BlockCheck:
     maps : of its group, in order; None where an array's metadata is damaged
     index : which block of the group
     slots : rows of a full block
+    marks : of the group
     """
 
     folder: Folder
@@ -40,6 +41,7 @@ class BlockCheck:
     maps: dict[str, ArrayMeta | None]
     index: int
     slots: int
+    marks: done.BlockMarks
 
     @property
     def place(self) -> str:
@@ -49,9 +51,9 @@ class BlockCheck:
     def check(self) -> list[Finding]:
         """What is wrong with it; a block that is written meanwhile is checked again."""
         while True:
-            mark = done.read_mark(self.folder, self.group, self.index)
+            mark = self.marks.read(self.index)
             wrong = list(self._wrong(mark)) if mark else []
-            if not wrong or done.read_mark(self.folder, self.group, self.index) == mark:
+            if not wrong or self.marks.read(self.index) == mark:
                 break
         first = self.index * self.slots
         rows = f"rows {first}–{first + (mark >> 32) - 1}"
@@ -61,7 +63,7 @@ class BlockCheck:
 
     def undo(self) -> None:
         """Mark it undone."""
-        done.write_mark(self.folder, self.group, self.index, 0)
+        self.marks.write(self.index, 0)
 
     def _wrong(self, mark: int) -> Iterator[str]:
         by_map: dict[str, list[int]] = {}
@@ -104,10 +106,11 @@ class BlockCheck:
 
     def _strays(self) -> Iterator[str]:
         for name, meta in self.maps.items():
-            file = shard_file(f"{self.group}/{name}", self.index, meta) if meta else ""
-            parent, _, own = file.rpartition("/")
+            if meta is None or meta.separator == ".":  # the array's folder was looked at
+                continue
+            parent, _, own = shard_file(f"{self.group}/{name}", self.index, meta).rpartition("/")
             yield from (f"{parent}/{n} is no part of the store"
-                        for n in (self.folder.names(parent) if meta else ()) if n != own)
+                        for n in self.folder.names(parent) if n != own)
 
 
 def _runs(shard: OpenShard, slots: list[int], step: int) -> Iterator[list[int]]:

@@ -35,12 +35,14 @@ class ArrayMeta:
     shape : (N, …)
     block : rows of a shard (of a chunk, where it has no shards)
     packing : of its shards; ``other`` where it has none
+    separator : of the parts of a shard's key: with ``.`` it needs no folders of its own
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     block: int
     packing: Packing
+    separator: str = "/"
 
     @property
     def chunk(self) -> int:
@@ -76,7 +78,8 @@ def read_array(folder: Folder, key: str) -> ArrayMeta | None:
         return None
     dtype = "T" if found.data_type == "string" else found.data_type
     return ArrayMeta(tuple(found.shape), np.dtype(dtype), found.chunks[0],
-                     packing_of(found.codecs, found.shape[1:]))
+                     packing_of(found.codecs, found.shape[1:]),
+                     found.chunk_key_encoding.configuration.separator)
 
 
 def sealed(attrs: Mapping[str, Any]) -> dict[str, Any]:

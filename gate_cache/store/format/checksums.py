@@ -7,7 +7,7 @@ by x^(8·length) modulo the polynomial), so a mark can be compared with the shar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -83,3 +83,21 @@ def _times(a: int, b: int) -> int:
         value ^= b if a >> i & 1 else 0
         b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
     return value
+
+
+class Digests(Sequence[str]):
+    """Each image's sha256 as hex; held as bytes, which take a quarter of the memory."""
+
+    def __init__(self, raw: npt.NDArray[np.uint8]) -> None:
+        self.raw = raw
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.raw[row].tobytes().hex()
+
+
+def raw_digests(digests: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """(n, 32): from hex."""
+    return np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(-1, 32)

@@ -134,7 +134,7 @@ class Chunks:
         self.key, self.meta, self.sums = key, meta, sums
         self.block, self.chunk = meta.block, meta.chunk
         self._files, self._forget = files, forget
-        self._one = self._packed if meta.packing == "zstd" else self._raw
+        self._one = self._raw if meta.packing == "raw" else self._packed
 
     def read(self, rows: Sequence[int], buffers: Sequence[memoryview], check: Check) -> None:
         """Fill one buffer for each row; rows that follow each other are one system call.
@@ -186,7 +186,7 @@ class Chunks:
 
     def _packed(self, shard: int, slot: int, buffer: memoryview, check: Check) -> None:
         opened = self._files.get(self, shard)
-        unpack(opened.chunk(slot)[:-CRC], buffer)
+        unpack(opened.chunk(slot)[:-CRC], buffer, self.meta.packing, self.meta.dtype)
         if opened.sums and (check == "always" or (check == "first" and slot not in opened.checked)):
             opened.is_row(slot, crc32c.crc32c(buffer))
             opened.checked.add(slot)

@@ -7,8 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numcodecs.bitround import BitRound
 
-from gate_cache.store.format.encodings import BFLOAT16_NAN, INT8_VOID, SCALE, Encoding
+from gate_cache.store.format.encodings import (
+    BFLOAT16_BITS,
+    BFLOAT16_NAN,
+    INT8_VOID,
+    SCALE,
+    Encoding,
+)
 
 Array = npt.NDArray[Any]
 Parts = Mapping[str, Array]
@@ -87,8 +94,7 @@ def _to_int8(values: Array) -> dict[str, Array]:
 
 def _to_bfloat16(values: Array) -> Array:
     """The high half of each float32, rounded to nearest, ties to even."""
-    bits = _round_bits(np.ascontiguousarray(values).view(np.uint32), 16)
-    found = np.right_shift(bits, 16, out=bits).astype(np.uint16)
+    found = (_rounded(values, BFLOAT16_BITS).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     void = np.isnan(values)
     if void.any():
         found[void] = BFLOAT16_NAN
@@ -96,21 +102,9 @@ def _to_bfloat16(values: Array) -> Array:
 
 
 def _rounded(values: Array, keep: int) -> Array:
-    """All bits of the mantissa but the first ones rounded to 0, as numcodecs' BitRound does."""
-    drop = np.finfo(values.dtype).nmant - keep
-    bits = _round_bits(values.view(f"u{values.itemsize}"), drop)
-    found = bits.view(values.dtype)
+    """All bits of the mantissa but the first ones rounded to 0; NaN stays NaN."""
+    found = np.asarray(BitRound(keep).encode(np.ascontiguousarray(values))).view(values.dtype)
     void = np.isnan(values)
     if void.any():
         found[void] = np.nan
     return found
-
-
-def _round_bits(bits: Array, drop: int) -> Array:
-    """To nearest, ties to even; the lowest bits become 0."""
-    one = bits.dtype.type(1)
-    last = (bits >> bits.dtype.type(drop)) & one
-    last += bits
-    last += bits.dtype.type((1 << (drop - 1)) - 1)
-    last &= bits.dtype.type((1 << 8 * bits.itemsize) - (1 << drop))
-    return np.asarray(last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ from gate_cache.store.format.attrs import (
     sealed,
     sealed_array,
 )
-from gate_cache.store.format.shards import ZSTD_LEVEL
 
 if TYPE_CHECKING:
+    from gate_cache.core.codecs import Codec
     from gate_cache.store.format.encodings import Part
     from gate_cache.store.places.folders import Folder
 
@@ -61,21 +62,26 @@ def make_array(folder: Folder, key: str, **spec: Any) -> None:
     write_array(folder, key, array_document(**spec))
 
 
-def make_part(folder: Folder, key: str, part: Part, block: int, codec: str | None) -> None:
+def make_part(folder: Folder, key: str, part: Part, block: int, codec: Codec | None) -> None:
     """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum."""
-    from zarr.codecs import Crc32cCodec, ZstdCodec
+    from zarr.codecs import Crc32cCodec
 
-    make_array(
-        folder, key,
+    document = array_document(
         shape=(0, *part.shape),
         chunks=(1, *part.shape),
         shards=(block, *part.shape),
         dtype=part.dtype,
-        compressors=[*([ZstdCodec(level=ZSTD_LEVEL)] if codec else ()), Crc32cCodec()],
+        compressors=[Crc32cCodec()],
         fill_value=part.fill,
+        chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=("sample", "channel", "y", "x")[: 1 + len(part.shape)],
         attributes={ATTRS: {"decode": part.decode}} if part.decode else None,
     )
+    if codec:
+        inside = document["codecs"][0]["configuration"]
+        itemsize = part.nbytes // max(math.prod(part.shape), 1)
+        inside["codecs"] = [*codec.documents(itemsize), inside["codecs"][-1]]
+    write_array(folder, key, document)
 
 
 def resize(folder: Folder, key: str, shape: Sequence[int]) -> None:

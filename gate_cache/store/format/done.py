@@ -1,25 +1,28 @@
 """The done mark of a block: how many rows it holds and the checksum of their bytes.
 
-One uint64 a block, a file of its own, written after the block's shards: rows in the high 32 bits,
-in the low 32 bits crc32c over the raw bytes of each map's rows, map after map in the group's order.
-0, or no file: not done.
+One uint64 a block, written after the block's shards: rows in the high 32 bits, in the low 32 bits
+crc32c over the raw bytes of each map's rows, map after map in the group's order. 0: not done. On a
+disk `MARKS` of them share a file, in which each is written in its place, so that several workers
+may; behind a URL, where nothing is written in its place, and in stores of format 1 and 2, each has
+a file of its own. What an array's metadata says counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
-from gate_cache.store.format.attrs import read_array
+from gate_cache.store.format.attrs import MEND, read_array
 from gate_cache.store.format.checksums import Sums, joined, row_sums
 from gate_cache.store.format.documents import Document, array_document
-from gate_cache.store.format.layout import DONE
+from gate_cache.store.format.layout import DONE, MARKS
 from gate_cache.store.places.folders import Folder, is_number
+from gate_cache.store.places.local import LocalFolder
 
 Marks = npt.NDArray[np.uint64]
 BYTES = 8
@@ -35,56 +38,103 @@ def mark_of(sums: Sums, lengths: Sequence[int]) -> int:
     return int(sums.shape[1]) << 32 | joined(sums, lengths)
 
 
-def document(blocks: int) -> Document:
-    """The metadata of the array of marks."""
-    return {**_no_marks(), "shape": [blocks]}
+def document(blocks: int, width: int) -> Document:
+    """The metadata of the array of marks, `width` in a file."""
+    return {**_no_marks(width), "shape": [blocks]}
 
 
 @cache
-def _no_marks() -> Document:
-    return array_document(shape=(0,), chunks=(1,), dtype="uint64", compressors=None, fill_value=0)
+def _no_marks(width: int) -> Document:
+    return array_document(shape=(0,), chunks=(width,), dtype="uint64", compressors=None,
+                          fill_value=0)
 
 
-def slots(folder: Folder, group: str) -> int:
-    """How many blocks the array of marks has a place for."""
-    meta = read_array(folder, f"{group}/{DONE}")
-    return meta.shape[0] if meta else 0
+class BlockMarks:
+    """The marks of one group's blocks, as they are on disk now."""
 
+    def __init__(self, folder: Folder, group: str) -> None:
+        self._folder, self._array = folder, f"{group}/{DONE}"
 
-def read_marks(folder: Folder, group: str, blocks: int) -> Marks:
-    """The marks of a group's first blocks, up to the last one that has one.
+    @cached_property
+    def width(self) -> int:
+        """Marks in a file; where the array's metadata does not say, as its files do."""
+        meta = read_array(self._folder, self._array)
+        if meta and meta.block in (1, MARKS):
+            return meta.block
+        names = self._folder.names(f"{self._array}/c")
+        raw = self._folder.read(f"{self._array}/c/{names[0]}") if names else None
+        return self._own_width if raw is None else 1 if len(raw) <= BYTES else MARKS
 
-    Raises
-    ------
-    StoreError
-        One of them is damaged.
-    """
-    names = [n for n in folder.names(f"{group}/{DONE}/c") if is_number(n) and int(n) < blocks]
-    marks = np.zeros(max(map(int, names), default=-1) + 1, np.uint64)
-    keys = [f"{group}/{DONE}/c/{name}" for name in names]
-    for name, key, raw in zip(names, keys, folder.read_many(keys), strict=True):
-        if raw is not None:
-            marks[int(name)] = _value(key, raw)
-    return marks
+    @property
+    def _own_width(self) -> int:
+        """Of a new group."""
+        return MARKS if isinstance(self._folder, LocalFolder) else 1
 
+    @property
+    def one_writer(self) -> bool:
+        """Whether they can be written by one process only."""
+        return self.width > self._own_width
 
-def read_mark(folder: Folder, group: str, block: int) -> int:
-    """One block's mark."""
-    key = f"{group}/{DONE}/c/{block}"
-    raw = folder.read(key)
-    return 0 if raw is None else _value(key, raw)
+    @property
+    def slots(self) -> int:
+        """How many blocks the array has a place for."""
+        meta = read_array(self._folder, self._array)
+        return meta.shape[0] if meta else 0
 
+    def files(self) -> dict[int, bytes]:
+        """All files, by number."""
+        numbers = [int(n) for n in self._folder.names(f"{self._array}/c") if is_number(n)]
+        found = self._folder.read_many(list(map(self._key, numbers)))
+        return {n: raw for n, raw in zip(numbers, found, strict=True) if raw is not None}
 
-def write_mark(folder: Folder, group: str, block: int, value: int) -> None:
-    """Mark a block, to stay."""
-    folder.write(f"{group}/{DONE}/c/{block}", [value.to_bytes(BYTES, "little")])
+    def known(self) -> dict[int, int]:
+        """The mark of each block that has one, of files that are whole."""
+        return {file * self.width + i: mark for file, raw in self.files().items()
+                if len(raw) == self.width * BYTES
+                for i, mark in enumerate(np.frombuffer(raw, "<u8").tolist()) if mark}
 
+    def read_all(self, blocks: int) -> Marks:
+        """(blocks,): the marks of the group's first blocks.
 
-def _value(key: str, raw: bytes) -> int:
-    if len(raw) != BYTES:
-        raise StoreError(f"{key}: the mark of a finished block is damaged; run 'gate-cache verify"
-                         " --repair', then 'gate-cache extract'")
-    return int.from_bytes(raw, "little")
+        Raises
+        ------
+        StoreError
+            One of them is damaged.
+        """
+        marks = np.zeros(blocks, np.uint64)
+        for file, raw in self.files().items():
+            if (start := file * self.width) < blocks:
+                marks[start : start + self.width] = self._values(file, raw)[: blocks - start]
+        return marks
+
+    def read(self, block: int) -> int:
+        """One block's mark."""
+        file, place = divmod(block, self.width)
+        raw = self._folder.read(self._key(file))
+        return 0 if raw is None else int(self._values(file, raw)[place])
+
+    def make_files(self, blocks: int) -> None:
+        """Make the files that several workers will write marks into."""
+        there = set(self._folder.names(f"{self._array}/c"))
+        for file in range(-(-blocks // self.width) if self.width > 1 else 0):
+            if str(file) not in there:
+                self._folder.write(self._key(file), [bytes(self.width * BYTES)])
+
+    def write(self, block: int, mark: int) -> None:
+        """Mark a block, to stay."""
+        (file, place), data = divmod(block, self.width), mark.to_bytes(BYTES, "little")
+        if self.width == 1:
+            self._folder.write(self._key(file), [data])
+        else:
+            self._folder.patch(self._key(file), place * BYTES, data, self.width * BYTES)
+
+    def _key(self, file: int) -> str:
+        return f"{self._array}/c/{file}"
+
+    def _values(self, file: int, raw: bytes) -> Marks:
+        if len(raw) != self.width * BYTES:
+            raise StoreError(f"{self._key(file)}: the mark of a finished block is damaged; {MEND}")
+        return np.frombuffer(raw, "<u8").astype(np.uint64)
 
 
 def rows_in(marks: Marks) -> npt.NDArray[np.int64]:
@@ -93,9 +143,10 @@ def rows_in(marks: Marks) -> npt.NDArray[np.int64]:
 
 
 def valid(marks: Marks, block: int, rows: int) -> npt.NDArray[np.bool_]:
-    """(rows,) bool: which rows a finished block holds."""
-    index = np.arange(rows)
-    counts = np.zeros(-(-rows // block), np.int64)
-    known = rows_in(marks)[: len(counts)]
-    counts[: len(known)] = known
-    return np.asarray(index % block < counts[index // block])
+    """(rows,) bool: which rows a finished block holds.
+
+    Parameters
+    ----------
+    marks : of all blocks
+    """
+    return np.asarray(np.arange(block) < rows_in(marks)[:, None]).reshape(-1)[:rows]

@@ -6,13 +6,13 @@ No numpy or zarr, so that a plan can use it; the arithmetic is in `gate_cache.st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import StoreError
 from gate_cache.core.features import MANTISSA_BITS, nbytes
 
-CODECS = ("zstd",)
 SCALE = ".scale"
 """End of the name of the array that holds a map's scales."""
 ENCODING = "encoding"
@@ -63,7 +63,7 @@ class Encoding:
 
     dtype: str = "float16"
     keep_bits: int | None = None
-    codec: str | None = None
+    codec: Codec | None = None
 
     @classmethod
     def of(cls, asked: Encoding | str) -> Encoding:
@@ -82,15 +82,14 @@ class Encoding:
         if keep is not None and (type(keep) is not int or
                                  keep not in range(MANTISSA_BITS.get(name, 0))):
             raise ValueError(f"keep_bits: {keep!r:.40}")
-        if codec is not None and codec not in CODECS:
-            raise ValueError(f"codec: {codec!r:.40}")
         if unknown := set(settings) - {"keep_bits", "codec"}:
             raise ValueError(repr(sorted(unknown)[0])[:40])
-        return cls(name, keep, codec)
+        return cls(name, keep, None if codec is None else Codec.parse(codec))
 
     def to_json(self) -> dict[str, Any]:
         """``{"name", "configuration"}``, as `parse` reads it."""
-        settings = {k: v for k, v in asdict(self).items() if k != "dtype" and v is not None}
+        settings: dict[str, Any] = {} if self.keep_bits is None else {"keep_bits": self.keep_bits}
+        settings |= {"codec": self.codec.to_json()} if self.codec else {}
         return {"name": self.dtype, "configuration": settings}
 
     def __str__(self) -> str:
@@ -115,7 +114,7 @@ class Encoding:
         """
         if self.dtype == "int8":
             return 0.5 / _INT8
-        bits = _BFLOAT16 if self.dtype == "bfloat16" else MANTISSA_BITS[self.dtype]
+        bits = BFLOAT16_BITS if self.dtype == "bfloat16" else MANTISSA_BITS[self.dtype]
         whole = 0.0 if bits == MANTISSA_BITS["float32"] else 2.0 ** -(bits + 1)
         return whole if self.keep_bits is None else whole + 2.0 ** -(self.keep_bits + 1)
 
@@ -140,7 +139,7 @@ class Encoding:
 
 
 _INT8 = 127
-_BFLOAT16 = 7
+BFLOAT16_BITS = 7
 _NAN = float("nan")
 BFLOAT16_NAN = 0x7FC0
 INT8_VOID = -128

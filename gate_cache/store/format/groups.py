@@ -19,7 +19,7 @@ from gate_cache.store.format.chunks import Chunks, OpenFiles
 from gate_cache.store.format.codes import encode
 from gate_cache.store.format.documents import put_attrs, resize
 from gate_cache.store.format.encodings import Encoding, Part, encoding_of
-from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, blocks_of
+from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, Blocks, blocks_of
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.shards import Damaged, shard_parts
 from gate_cache.store.places.disk import disk_errors
@@ -51,6 +51,8 @@ class GroupWriter:
         self.rows = rows
         self.block = block
         self.attrs: dict[str, Any] = read_attrs(folder, name)
+        self.marks = done.BlockMarks(folder, name)
+        self._absent = frozenset(self.attrs.get(ABSENT, ()))
         self._may_write = may_write
         self._back: set[int] = set()
         self._seen: dict[int, int] | None = None  # marks, as `todo` found them
@@ -73,13 +75,7 @@ class GroupWriter:
 
     @cached_property
     def encoding(self) -> Encoding:
-        """How they are stored; fixed when the group was made.
-
-        Raises
-        ------
-        StoreError
-            It is not known here.
-        """
+        """How they are stored, fixed when it was made; a `StoreError` where it is not known."""
         first = read_array(self.folder, f"{self.name}/{self.maps[0]}")
         return encoding_of(f"{self.path}: {self.name}", self.attrs,
                            str(first.dtype) if first else "float16")
@@ -92,13 +88,7 @@ class GroupWriter:
 
     @cached_property
     def metas(self) -> dict[str, ArrayMeta]:
-        """Of each stored array, in the same order.
-
-        Raises
-        ------
-        StoreError
-            One is missing or damaged.
-        """
+        """Of each stored array, in the same order; a `StoreError` where one is damaged."""
         names = [name + part.suffix for name in self.maps
                  for part in self.encoding.parts((1, 1, 1))]
         found = {name: read_array(self.folder, f"{self.name}/{name}") for name in names}
@@ -114,32 +104,29 @@ class GroupWriter:
 
     def absent(self, rows: range) -> list[int]:
         """Rows that are void since their image was gone when they were written."""
-        return [row for row in self.attrs.get(ABSENT, ()) if row in rows]
+        return [row for row in rows if row in self._absent]
 
-    def todo(self, gone: Collection[int] = ()) -> list[range]:
+    def todo(self, gone: Collection[int] = ()) -> Blocks:
         """Row ranges of blocks that are not done, or hold fewer rows than they should.
 
         Parameters
         ----------
         gone : rows whose image is not there now; a block is done without them
         """
-        self._back = {row for row in self.attrs.get(ABSENT, ()) if row not in gone}
-        marks = done.read_marks(self.folder, self.name, len(blocks_of(self.rows, self.block)))
+        self._back = {row for row in self._absent if row not in gone}
+        marks = self.marks.read_all(len(blocks_of(self.rows, self.block)))
         have = done.rows_in(marks)
         self._seen = dict(enumerate(marks.tolist()))
-        return [rows for i, rows in enumerate(blocks_of(self.rows, self.block))
-                if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows)]
+        return Blocks(rows for i, rows in enumerate(blocks_of(self.rows, self.block))
+                      if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows))
 
     def kept(self, rows: range) -> int:
         """How many leading rows of a block need not be computed (images were added since)."""
         if self._back.intersection(rows):
             return 0
-        seen = self._seen
-        mark = self._mark(rows) if seen is None else seen.get(rows.start // self.block, 0)
+        block, seen = rows.start // self.block, self._seen
+        mark = self.marks.read(block) if seen is None else seen.get(block, 0)
         return min(mark >> 32, len(rows))
-
-    def _mark(self, rows: range) -> int:
-        return done.read_mark(self.folder, self.name, rows.start // self.block)
 
     def fit(self) -> None:
         """Grow the arrays to the table of samples, and clear what a killed write left."""
@@ -149,6 +136,7 @@ class GroupWriter:
             for name, meta in self.metas.items():
                 self._grow(name, self.rows, *meta.shape[1:])
             self._grow(DONE, blocks)
+            self.marks.make_files(blocks)
             self._grow(SUMS, blocks * len(self.parts) * self.block)
 
     def _grow(self, array: str, *shape: int) -> None:
@@ -169,7 +157,7 @@ class GroupWriter:
             except StoreError:
                 whole = False
             if not whole:
-                done.write_mark(self.folder, self.name, rows.start // self.block, 0)
+                self.marks.write(rows.start // self.block, 0)
 
     @property
     def lengths(self) -> list[int]:
@@ -194,7 +182,7 @@ class GroupWriter:
             return {n: np.empty((0, *p.shape), p.dtype) for n, p in self.parts.items()}
         try:
             kept = {n: self._read(n, range(rows.start, stop)) for n in self.parts}
-            whole = done.mark(kept) == self._mark(rows)
+            whole = done.mark(kept) == self.marks.read(rows.start // self.block)
         except Damaged:
             whole = False
         if not whole:
@@ -252,17 +240,21 @@ class GroupWriter:
         ordered = {n: np.ascontiguousarray(arrays[n], p.dtype) for n, p in self.parts.items()}
         block = rows.start // self.block
         with self._writing():
-            if self._mark(rows) and not self.kept(rows):
-                done.write_mark(self.folder, self.name, block, 0)  # nothing is kept
+            if self.marks.read(rows.start // self.block) and not self.kept(rows):
+                self.marks.write(block, 0)  # nothing is kept
             self._note_absent(rows, absent)
             with ThreadPoolExecutor(1) as beside:  # the disk is waited for
                 checksums = beside.submit(row_sums, ordered)
                 self._put(block, ordered)
-            self.write_sums(block, checksums.result())
-            mark = done.mark_of(checksums.result(), self.lengths)
-            done.write_mark(self.folder, self.name, block, mark)
-            if self._seen is not None:
-                self._seen[block] = mark
+            self.commit(rows, checksums.result())
+
+    def commit(self, rows: range, found: Sums) -> None:
+        """Mark a block done, whose shards are there to stay and have these rows."""
+        block, mark = rows.start // self.block, done.mark_of(found, self.lengths)
+        self.write_sums(block, found)
+        self.marks.write(block, mark)
+        if self._seen is not None:
+            self._seen[block] = mark
 
     def _put(self, block: int, maps: Maps) -> None:
         self.folder.write_many({
@@ -275,12 +267,12 @@ class GroupWriter:
 
         Written at once, so that several workers need not share an attribute.
         """
-        kept = set(self.attrs.get(ABSENT, ()))
+        absent = set(self._absent)
         for rows in blocks:
-            stay = rows[: self.kept(rows)]
-            kept = {r for r in kept if r not in rows or r in stay}
-            kept |= {r for r in rows[len(stay):] if r in gone}
-        self._note(kept)
+            fresh = rows[self.kept(rows):]
+            absent.difference_update(fresh)
+            absent.update(row for row in fresh if row in gone)
+        self._note(absent)
 
     def note_device(self, device: str) -> None:
         """Say that some rows are computed on this device."""
@@ -290,11 +282,13 @@ class GroupWriter:
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""
-        self._note(set(self.attrs.get(ABSENT, ())).difference(rows).union(absent))
+        if set(absent) != {row for row in rows if row in self._absent}:
+            self._note(self._absent.difference(rows).union(absent))
 
-    def _note(self, absent: set[int]) -> None:
-        if absent != set(self.attrs.get(ABSENT, ())):
+    def _note(self, absent: Collection[int]) -> None:
+        if absent != self._absent:
             self._put_attrs({ABSENT: sorted(absent)})
+            self._absent = frozenset(absent)
 
     def _put_attrs(self, changed: Mapping[str, Any]) -> None:
         with self._writing():

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gate_cache.store.format.encodings import Encoding
 
-FORMAT = 2
-"""1: as 2, but without checksums of attributes and of the table of samples."""
+FORMAT = 3
+"""1: no checksums of attributes and of the table of samples. 2: a file for each block's mark, a
+folder for each shard, and the table's checksum is of its JSON. Each array says how it is laid out,
+so that what an older release has written is extended as it is."""
 SAMPLES = "samples"
 LATENTS = "latents"
 LATENT_MAP = "x0"
 DONE = "done"
+MARKS = 1024
+"""Of blocks, that share a file on a disk."""
 SUMS = "sums"
 """Array of a group: the checksums of its rows, bound to the group, the map and the block."""
 ABSENT = "absent"
@@ -48,7 +52,7 @@ def block_rows(shapes: Iterable[tuple[int, ...]], encoding: Encoding) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes and files of one group on disk.
+    """Bytes, files and folders of one group on disk.
 
     Attributes
     ----------
@@ -57,6 +61,7 @@ class Footprint:
 
     bytes: int
     files: int
+    folders: int
     at_most: bool = False
 
 
@@ -64,17 +69,14 @@ def group_footprint(shapes: Shapes, encoding: Encoding, rows: int, block: int) -
     """What a finished group of `rows` images takes: shards, their indexes, metadata, done."""
     blocks = math.ceil(rows / block)
     parts = [part for shape in shapes.values() for part in encoding.parts(shape)]
-    data = sum(rows * (_most(part.nbytes, encoding.codec) + _CRC) for part in parts)
+    data = sum(rows * (encoding.codec.most(part.nbytes) if encoding.codec else part.nbytes)
+               for part in parts) + rows * len(parts) * _CRC
     index = len(parts) * blocks * (block * _INDEX_ENTRY + _CRC)
     meta = _GROUP_META + (len(parts) + 2) * _ARRAY_META
-    marks = blocks * (8 + len(parts) * block * _CRC + _CRC)
-    return Footprint(data + index + meta + marks, (len(parts) + 2) * (blocks + 1) + 1,
-                     encoding.codec is not None)
-
-
-def _most(size: int, codec: str | None) -> int:
-    """The most that bytes take after a codec: zstd keeps what it cannot compress, and says so."""
-    return size if codec is None else size + size // 256 + 64
+    marks = math.ceil(blocks / MARKS)
+    bound = marks * MARKS * 8 + blocks * (len(parts) * block * _CRC + _CRC)
+    return Footprint(data + index + meta + bound, (len(parts) + 1) * (blocks + 1) + marks + 2,
+                     len(parts) + 5, encoding.codec is not None)
 
 
 def samples_footprint(ids: Iterable[str]) -> Footprint:
@@ -82,7 +84,18 @@ def samples_footprint(ids: Iterable[str]) -> Footprint:
     lengths = [len(i.encode()) for i in ids]
     chunks = math.ceil(len(lengths) / SAMPLE_CHUNK)
     columns = SAMPLE_CHUNK * (4 + 32 + 4 + 4) + 4  # id's length prefixes, sha256, height, width
-    return Footprint(sum(lengths) + chunks * columns + 5 * 600, 4 * (chunks + 1) + 1)
+    return Footprint(sum(lengths) + chunks * columns + 5 * 600, 4 * (chunks + 1) + 1, chunks + 9)
+
+
+class Blocks(list[range]):
+    """Row ranges of blocks; whether one is among them is told without a search."""
+
+    def __init__(self, blocks: Iterable[range]) -> None:
+        super().__init__(blocks)
+        self._set = frozenset(self)
+
+    def __contains__(self, rows: object) -> bool:
+        return rows in self._set
 
 
 def blocks_of(rows: int, block: int) -> list[range]:

@@ -13,7 +13,7 @@ from gate_cache.store.format import done
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, is_whole, read_array, read_attrs
 from gate_cache.store.format.chunks import Check, Chunks, OpenFiles
 from gate_cache.store.format.encodings import Encoding, Part, encoding_of
-from gate_cache.store.format.layout import ABSENT, blocks_of
+from gate_cache.store.format.layout import ABSENT
 from gate_cache.store.format.samples import Samples, read_samples
 from gate_cache.store.format.sums import RowSums
 
@@ -43,7 +43,7 @@ class OpenStore:
     def samples(self) -> Samples:
         """The table of samples. Opened once: open the store again to see later ones."""
         try:
-            return read_samples(self.folder, checked=self.attrs["format"] > 1)
+            return read_samples(self.folder, self.attrs["format"])
         except StoreError as error:
             raise StoreError(f"{self.path}: {error}") from None
 
@@ -135,7 +135,7 @@ class OpenGroup:
         """(N,) bool: which rows are extracted. Read afresh at each call."""
         self.attrs = self.store.attrs_of(self.name) or self.attrs
         rows, block = len(self.store.samples), self.store.block
-        marks = done.read_marks(self.store.folder, self.name, len(blocks_of(rows, block)))
+        marks = done.BlockMarks(self.store.folder, self.name).read_all(-(-rows // block))
         found = done.valid(marks, block, rows)
         found[[row for row in self.attrs.get(ABSENT, ()) if row < rows]] = False
         return found

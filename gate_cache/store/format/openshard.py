@@ -74,7 +74,8 @@ def wrong(key: str, slot: int) -> Damaged:
 
 def shard_file(key: str, shard: int, meta: ArrayMeta) -> str:
     """The key of a shard's file."""
-    return f"{key}/c/{shard}{'/0' * (len(meta.shape) - 1)}"
+    parts = ["c", str(shard), *["0"] * (len(meta.shape) - 1)]
+    return f"{key}/{meta.separator.join(parts)}"
 
 
 def open_shard(folder: Folder, array: str, shard: int, meta: ArrayMeta) -> OpenShard:
@@ -124,5 +125,5 @@ def row_sum(shard: OpenShard, slot: int, meta: ArrayMeta) -> int:
             raise Damaged(f"{shard.key} lacks row {slot} of the shard")
         return int.from_bytes(checksum, "little")
     row = memoryview(bytearray(meta.chunk))
-    unpack(shard.chunk(slot)[:-CRC], row)
+    unpack(shard.chunk(slot)[:-CRC], row, meta.packing, meta.dtype)
     return int(crc32c.crc32c(row))

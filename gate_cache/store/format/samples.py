@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import struct
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from numcodecs.vlen import VLenUTF8
 
 from gate_cache.core.errors import StoreError, did_you_mean
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.store.format.attrs import CHECKSUM, read_meta
+from gate_cache.store.format.checksums import Digests, raw_digests
 from gate_cache.store.format.documents import (
     Document,
     array_document,
@@ -36,6 +38,8 @@ _COLUMNS: tuple[tuple[str, Any, tuple[int, ...]], ...] = (
 )
 COLUMNS = tuple(name for name, _, _ in _COLUMNS)
 COUNT = "count"
+SHORT_CHECKSUM = 16
+"""Digits of the checksum that formats before the third have."""
 _AT_ONCE = 256
 """Chunks of a column read at once."""
 
@@ -53,20 +57,38 @@ class NewSample:
 class Samples(Sequence[str]):
     """The table of samples: row i of every map is sample i.
 
+    Parameters
+    ----------
+    ids : of str
+    sha256 : (N, 32) uint8 array, or hex strings, of each image's content
+    sizes : (N, 2) int32 array of original height and width
+
     Attributes
     ----------
     ids : tuple of str
-    sha256 : tuple of str, of each image's content
-    sizes : (N, 2) int32 array of original height and width
+    sha256 : sequence of str
     """
 
-    def __init__(self, ids: Sequence[str], sha256: Sequence[str],
+    def __init__(self, ids: Sequence[str], sha256: Sequence[str] | npt.NDArray[np.uint8],
                  sizes: npt.NDArray[np.int32]) -> None:
         self.ids = tuple(ids)
-        self.sha256 = tuple(sha256)
+        self.sha256 = Digests(sha256 if isinstance(sha256, np.ndarray) else raw_digests(sha256))
         self.sizes = sizes
-        self._rows = {name: row for row, name in enumerate(self.ids)}
-        self._exact = {key: row for row, key in enumerate(zip(self.ids, self.sha256, strict=True))}
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """The newest row of each id."""
+        return {name: row for row, name in enumerate(self.ids)}
+
+    @cached_property
+    def _older(self) -> dict[str, list[int]]:
+        """Rows of ids that have several: contents that an image had before."""
+        found: dict[str, list[int]] = {}
+        if len(self._rows) < len(self.ids):
+            for row, name in enumerate(self.ids):
+                if self._rows[name] != row:
+                    found.setdefault(name, []).append(row)
+        return found
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,14 +109,54 @@ class Samples(Sequence[str]):
                              f"{did_you_mean(sample_id, self.ids)}")
         return self._rows[sample_id]
 
+    def __contains__(self, sample_id: object) -> bool:
+        return sample_id in self._rows
+
     def find(self, sample_id: str, sha256: str) -> int | None:
         """The row of a sample with this content, or None."""
-        return self._exact.get((sample_id, sha256))
+        found = int(self.find_all([sample_id], raw_digests([sha256]))[0])
+        return None if found < 0 else found
+
+    def find_all(self, ids: Sequence[str],
+                 sha256: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """(n,): the row of each sample with this content, or -1.
+
+        Parameters
+        ----------
+        sha256 : (n, 32)
+        """
+        known = self._rows
+        rows = np.fromiter((known.get(i, -1) for i in ids), np.int64, len(ids))
+        other = (rows >= 0) & (self.sha256.raw[rows] != sha256).any(1) if len(self) else rows >= 0
+        rows[other] = [self._before(ids[i], sha256[i]) for i in other.nonzero()[0].tolist()]
+        return rows
+
+    def _before(self, sample_id: str, sha256: npt.NDArray[np.uint8]) -> int:
+        return next((row for row in self._older.get(sample_id, ())
+                     if (self.sha256.raw[row] == sha256).all()), -1)
+
+    def extended(self, new: Sequence[NewSample]) -> Samples:
+        """The table with further rows."""
+        sizes = np.array([[s.height, s.width] for s in new], np.int32).reshape(-1, 2)
+        digests = raw_digests([s.sha256 for s in new])
+        return Samples((*self.ids, *(s.id for s in new)),
+                       np.concatenate([self.sha256.raw, digests]),
+                       np.concatenate([self.sizes, sizes]))
 
     def checksum(self) -> str:
-        """Of the whole table."""
-        sizes = self.sizes.tolist()
-        return fingerprint({"ids": self.ids, "sha256": self.sha256, "sizes": sizes})[:16]
+        """Of the whole table: sha256 over ids, each ended by a line break, digests and sizes."""
+        found = hashlib.sha256()
+        for start in range(0, len(self), _AT_ONCE * SAMPLE_CHUNK):
+            ids = self.ids[start : start + _AT_ONCE * SAMPLE_CHUNK]
+            found.update("\n".join([*ids, ""]).encode())
+        for numbers in (self.sha256.raw, self.sizes.astype("<i4")):
+            found.update(np.ascontiguousarray(numbers).data)
+        return found.hexdigest()
+
+    def first_checksum(self) -> str:
+        """As formats before the third have it."""
+        return fingerprint({"ids": self.ids, "sha256": list(self.sha256),
+                            "sizes": self.sizes.tolist()})[:16]
 
 
 def create_samples(folder: Folder) -> None:
@@ -116,8 +178,9 @@ def _empty_column(name: str, chunk: int) -> Document:
     return array_document(shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype, compressors=None)
 
 
-def append_samples(folder: Folder, new: Sequence[NewSample]) -> None:
-    """Append rows; they count once the table's attribute says so, which comes last.
+def append_samples(folder: Folder, old: Samples, new: Sequence[NewSample]) -> Samples:
+    """Append rows, and return the whole table; they count once the table's attribute says so,
+    which comes last.
 
     Raises
     ------
@@ -127,15 +190,13 @@ def append_samples(folder: Folder, new: Sequence[NewSample]) -> None:
     if bad := [s.id for s in new if not is_sample(s.id)]:
         raise StoreError(f"{bad[0]!r}: no id for an image: a path below the data set, without line"
                          " breaks; rename the file")
-    old = read_samples(folder)
-    sizes = np.array([[s.height, s.width] for s in new], np.int32).reshape(-1, 2)
-    whole = Samples([*old.ids, *(s.id for s in new)], [*old.sha256, *(s.sha256 for s in new)],
-                    np.concatenate([old.sizes, sizes]))
+    whole = old.extended(new)
     for name, _, shape in _COLUMNS:
         resize(folder, f"{SAMPLES}/{name}", (len(whole), *shape))
         for key, data in column_chunks(whole, name, len(old) // SAMPLE_CHUNK):
             folder.write(key, [data])
     seal_samples(folder, whole)
+    return whole
 
 
 def column_chunks(table: Samples, name: str, first: int = 0) -> Iterator[tuple[str, bytes]]:
@@ -148,12 +209,11 @@ def column_chunks(table: Samples, name: str, first: int = 0) -> Iterator[tuple[s
 def _encoded(table: Samples, name: str, rows: slice) -> bytes:
     """One chunk of a column, filled up to its full length."""
     if name == "id":
-        ids = [i.encode() for i in table.ids[rows]]
-        ids += [b""] * (SAMPLE_CHUNK - len(ids))
-        return struct.pack("<I", len(ids)) + b"".join(struct.pack("<I", len(i)) + i for i in ids)
+        ids = table.ids[rows]
+        filled = np.array([*ids, *[""] * (SAMPLE_CHUNK - len(ids))], object)
+        return bytes(VLenUTF8().encode(filled))
     if name == "sha256":
-        raw = b"".join(map(bytes.fromhex, table.sha256[rows]))
-        return raw.ljust(SAMPLE_CHUNK * 32, b"\0")
+        return table.sha256.raw[rows].tobytes().ljust(SAMPLE_CHUNK * 32, b"\0")
     raw = table.sizes[rows, ("height", "width").index(name)].astype("<i4").tobytes()
     return raw.ljust(SAMPLE_CHUNK * 4, b"\0")
 
@@ -163,12 +223,12 @@ def seal_samples(folder: Folder, table: Samples) -> None:
     write_group(folder, SAMPLES, {COUNT: len(table), CHECKSUM: table.checksum()})
 
 
-def read_samples(folder: Folder, checked: bool = True) -> Samples:
+def read_samples(folder: Folder, store_format: int) -> Samples:
     """Read the table, without Zarr; only rows counted in its attribute exist.
 
     Parameters
     ----------
-    checked : whether it must have a checksum, as it has since format 2
+    store_format : it must have a checksum since the second
 
     Raises
     ------
@@ -179,11 +239,17 @@ def read_samples(folder: Folder, checked: bool = True) -> Samples:
     try:
         found = TableAttrs.model_validate(attrs)
         table = _table(folder, found.count)
-    except (Damaged, ValueError, struct.error):
+    except ValueError:  # Damaged is one
         raise _damaged() from None
-    if (checked or found.checksum) and table.checksum() != found.checksum:
+    if (store_format > 1 or found.checksum) and table_checksum(table, found.checksum) \
+            != found.checksum:
         raise _damaged()
     return table
+
+
+def table_checksum(table: Samples, stated: str | None) -> str:
+    """What the table's attribute must say, in the manner in which it says it."""
+    return table.first_checksum() if stated and len(stated) == SHORT_CHECKSUM else table.checksum()
 
 
 def _damaged() -> StoreError:
@@ -193,12 +259,12 @@ def _damaged() -> StoreError:
 
 def _table(folder: Folder, count: int) -> Samples:
     ids = _strings(folder, count)
-    digests = [row.tobytes().hex() for row in _numbers(folder, "sha256", count, "u1", 32)]
+    digests = _numbers(folder, "sha256", count, "u1", 32)
     sizes = np.concatenate([_numbers(folder, name, count, "<i4", 1)
                             for name in ("height", "width")], axis=1)
     if not all(map(is_sample, ids)) or (sizes < 1).any():
         raise Damaged("an id that is no path below a data set, or an image without pixels")
-    return Samples(ids, digests, sizes.astype(np.int32))
+    return Samples(ids, digests, sizes.astype(np.int32, copy=False))
 
 
 def _chunk(name: str, chunk: int, ndim: int = 1) -> str:
@@ -217,15 +283,9 @@ def _strings(folder: Folder, count: int) -> list[str]:
     """A column of strings: in each chunk their number, then length and UTF-8 of each."""
     found: list[str] = []
     for raw in _chunks(folder, "id", count, 1):
-        (number,), at = struct.unpack_from("<I", raw), 4
-        for _ in range(number):
-            (length,) = struct.unpack_from("<I", raw, at)
-            if at + 4 + length > len(raw):
-                raise Damaged("a chunk of ids is cut off")
-            found.append(raw[at + 4 : at + 4 + length].decode())
-            at += 4 + length
-    if len(found) < count:
-        raise Damaged("there are fewer ids than rows")
+        if raw[:4] != SAMPLE_CHUNK.to_bytes(4, "little"):  # before memory is taken for so many
+            raise Damaged("a chunk of ids holds another number of them")
+        found += VLenUTF8().decode(raw).tolist()
     return found[:count]
 
 

@@ -72,6 +72,11 @@ class StoreAttrs(_Model):
     versions: dict[Text, Text]
 
 
+class _Pooling(_Model):
+    grid: Annotated[int, Field(ge=1, le=512)]
+    pool: Literal["mean", "max"]
+
+
 class _Recipe(_Model):
     kind: Name
     maps: list[Name] | None = None
@@ -79,6 +84,7 @@ class _Recipe(_Model):
     size: Side | None = None
     resize: Fit | None = None
     latents: Text | None = None
+    pooling: dict[MapName, _Pooling] = {}
     compute: Name | None = None
 
 
@@ -116,7 +122,7 @@ class _Grid(_Model):
 
 
 class _Separator(_Model):
-    separator: Literal["/"] = "/"
+    separator: Literal["/", "."] = "/"
 
 
 class _Keys(_Model):
@@ -154,7 +160,8 @@ class TableAttrs(_Model):
     """Attributes of the table of samples."""
 
     count: Row
-    checksum: Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")] | None = None
+    checksum: Annotated[str, StringConstraints(
+        pattern="^([0-9a-f]{16}|[0-9a-f]{64})$")] | None = None
 
 
 def parse(raw: bytes | None) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """The bytes of a Zarr v3 shard: chunks with their crc32c, then an index with its own.
 
-Zarr's ``sharding_indexed`` with inner codecs ``bytes``, ``crc32c`` and between them ``zstd`` where
+Zarr's ``sharding_indexed`` with inner codecs ``bytes``, ``crc32c`` and between them a codec where
 maps are compressed, and the index at the end: any Zarr reader reads what is written here. A chunk
 is one row; the index holds offset and length of every slot, all ones where there is no row.
 """
@@ -13,16 +13,16 @@ from typing import Any, Literal
 import crc32c
 import numpy as np
 import numpy.typing as npt
-from numcodecs import zstd
+
+from gate_cache.core.codecs import Codec
+from gate_cache.store.format.codecs import compress, decompress
 
 CRC = 4
 ENTRY = 16
 EMPTY = 2**64 - 1
-ZSTD_LEVEL = 1
-"""Higher ones take longer and hardly make maps smaller."""
 
-Packing = Literal["raw", "zstd", "other"]
-"""How chunks are laid out: as they are, compressed, or in a way that is not written here."""
+Packing = Codec | Literal["raw", "other"]
+"""How chunks are laid out: compressed, as they are, or in a way that is not written here."""
 
 Index = npt.NDArray[np.uint64]
 """(slots, 2): offset and length of each chunk, its checksum included."""
@@ -47,7 +47,7 @@ def shard_parts(rows: npt.NDArray[Any], slots: int,
     index, at = np.full((slots, 2), EMPTY, "<u8"), 0
     for slot, row in enumerate(rows):
         chunk: bytes | memoryview = memoryview(row.reshape(-1).view(np.uint8))
-        chunk = zstd.compress(chunk, ZSTD_LEVEL) if packing == "zstd" else chunk
+        chunk = compress(packing, row) if isinstance(packing, Codec) else chunk
         parts += [chunk, _sum(chunk)]
         index[slot] = at, len(chunk) + CRC
         at += len(chunk) + CRC
@@ -62,9 +62,9 @@ def index_bytes(slots: int) -> int:
 
 def range_of(packing: Packing, chunk: int) -> tuple[int, int]:
     """The least and the most that a row of so many bytes takes in a shard."""
-    if packing == "raw":
+    if not isinstance(packing, Codec):
         return chunk + CRC, chunk + CRC
-    return 1 + CRC, chunk + chunk // 256 + 64 + CRC
+    return 1 + CRC, packing.most(chunk) + CRC
 
 
 def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int,
@@ -96,30 +96,20 @@ def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int,
     return index
 
 
-def unpack(chunk: memoryview, buffer: memoryview) -> None:
+def unpack(chunk: memoryview, buffer: memoryview, packing: Packing, dtype: Any) -> None:
     """Decompress a chunk into memory of a row's length.
 
     Raises
     ------
     Damaged
-        It is none, or has another length: looked at before anything is decompressed.
+        It is none, or has another length.
     """
-    if _content(chunk) not in (None, len(buffer)):
-        raise Damaged("a row has another length than the others")
     try:
-        zstd.decompress(chunk, buffer)
-    except (RuntimeError, ValueError) as error:
+        if not isinstance(packing, Codec):
+            raise ValueError("in no way that is known here")
+        decompress(packing, chunk, np.frombuffer(buffer, dtype))
+    except (RuntimeError, ValueError, TypeError) as error:
         raise Damaged(f"a row cannot be decompressed ({error})") from None
-
-
-def _content(frame: memoryview) -> int | None:
-    """Bytes that a zstd frame says it holds (RFC 8878, section 3.1.1.1); None where it does not."""
-    flags = frame[4] if len(frame) > 4 else 0
-    one_segment = flags >> 5 & 1
-    size = (one_segment, 2, 4, 8)[flags >> 6]
-    start = 6 - one_segment + (0, 1, 2, 4)[flags & 3]
-    value = int.from_bytes(frame[start : start + size], "little")
-    return value + 256 * (size == 2) if size else None
 
 
 def matches(chunk: Any, checksum: bytes | bytearray | memoryview) -> bool:
@@ -133,9 +123,17 @@ def packing_of(codecs: Sequence[Any], row: Sequence[int]) -> Packing:
     if inside.get("chunk_shape") != [1, *row] or inside.get("index_location", "end") != "end" \
             or _chain(inside.get("index_codecs")) != ["bytes", "crc32c"]:
         return "other"
-    chain = _chain(inside.get("codecs"))
-    return "raw" if chain == ["bytes", "crc32c"] else \
-        "zstd" if chain == ["bytes", "zstd", "crc32c"] else "other"
+    *chain, last = inside.get("codecs") or [None]
+    if _chain([last]) != ["crc32c"]:
+        return "other"
+    named = _chain(chain)
+    if named == ["bytes"]:
+        return "raw"
+    try:
+        codec = Codec.of_zarr(named[-1], _settings(chain[-1])) if named else None
+    except ValueError:
+        return "other"
+    return codec if codec and named[:-1] == ([] if codec.typed else ["bytes"]) else "other"
 
 
 def _chain(codecs: Any) -> list[str]:

@@ -136,7 +136,7 @@ class RowSums:
         if not isinstance(self._folder, LocalFolder):
             return None
         metas = {name: read_array(self._folder, f"{self._group}/{name}") for name in self._arrays}
-        mark = done.read_mark(self._folder, self._group, block)
+        mark = done.BlockMarks(self._folder, self._group).read(block)
         known = {n: m for n, m in metas.items() if m is not None and m.packing == "raw"}
         if len(known) < len(metas) or not 0 < mark >> 32 <= self._slots:
             return None

@@ -6,6 +6,7 @@ folder of this machine. Keys are relative paths with ``/``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -16,6 +17,10 @@ PARTIAL = ".partial"
 """End of the names of files that are not whole yet; zarr's own end so too."""
 MOST = 64 * 2**20
 """Bytes of a file that is read whole, at most: a larger one is none of ours."""
+
+
+PATCHING = threading.Lock()
+"""Held while a file is made of what is patched, by the threads of a process."""
 
 
 class File(Protocol):
@@ -62,6 +67,17 @@ class Folder(Protocol):
 
     def write(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write a whole file, durably: readers see the old file until it is complete."""
+
+    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
+        """Write some bytes of a file in their place; one that is not there, or has another size, is
+        made of `size` zeros. On a disk other processes may patch other bytes of it meanwhile."""
+        with PATCHING:
+            self._rewrite(key, offset, data, size)
+
+    def _rewrite(self, key: str, offset: int, data: bytes, size: int) -> None:
+        old = self.read(key)
+        raw = old if old is not None and len(old) == size else bytes(size)
+        self.write(key, [raw[:offset] + data + raw[offset + len(data):]])
 
     def create(self, key: str, data: bytes) -> bool:
         """Make a small file; False where there is one already. Of several processes that try at

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.places.disk import bytes_below
-from gate_cache.store.places.folders import MOST, PARTIAL, Buffer, Folder, plain_key
+from gate_cache.store.places.folders import MOST, PARTIAL, PATCHING, Buffer, Folder, plain_key
 
 WRITERS = 4
 """Files that one `write_many` writes at a time."""
@@ -127,6 +127,23 @@ class LocalFolder(Folder):
         for folder in (path.parent, *new):  # a rename is durable once its folder is
             _sync(folder)
 
+    def patch(self, key: str, offset: int, data: bytes, size: int) -> None:
+        """Write some bytes of a file in their place, and fsync it.
+
+        A file that has a second name, as copies by hard links have, is left to that one.
+        """
+        path = self._own(key)
+        if not _patchable(path, size):
+            with PATCHING:  # of several threads one makes it
+                if not _patchable(path, size):
+                    return self._rewrite(key, offset, data, size)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            os.pwrite(fd, data, offset)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
     def create(self, key: str, data: bytes) -> bool:
         """Make a file that is not there yet: a link to another name, which only one can make."""
         path = self._own(key)
@@ -197,6 +214,16 @@ def _draft(path: Path, parts: Sequence[Buffer]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
+
+
+def _patchable(path: Path, size: int) -> bool:
+    """Whether bytes of a file may be written in their place: it is there, whole, and nobody
+    else's."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size and found.st_nlink == 1
 
 
 def _create_empty(path: Path, data: bytes) -> bool:

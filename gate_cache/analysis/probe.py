@@ -1,0 +1,282 @@
+"""``probe``: which features are worth a training, by what the field judges frozen ones with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gate_cache.core.errors import ModelError, StoreError, UserError
+from gate_cache.core.progress import Silent
+from gate_cache.datasets.common.base import (
+    ClassifiedDataset,
+    CorrespondenceDataset,
+    SegmentationDataset,
+    Split,
+)
+from gate_cache.learn.features.bucket import attention_maps
+from gate_cache.learn.features.pixel_grid import tiles
+from gate_cache.learn.features.reservoir import fill, pixel_bytes
+from gate_cache.learn.fit.trials import SOLVED, solve
+from gate_cache.learn.metrics.dense import mean_iou
+from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
+from gate_cache.learn.metrics.pck import SELECTED, share
+from gate_cache.learn.mixing.reading import Reading
+from gate_cache.learn.modules.nn import NearestNeighbour
+from gate_cache.learn.modules.probes import PROBES
+from gate_cache.learn.tasks.classification import ClassificationTask
+from gate_cache.learn.tasks.matching import CorrespondenceTask
+from gate_cache.learn.tasks.pixels import PixelTask
+from gate_cache.manifest.heads import option_names, parse_head
+from gate_cache.training.inputs import TrainingInputs
+from gate_cache.training.inputs_dense import DenseInputs
+from gate_cache.training.tasks import measured, open_any
+from gate_cache.workspace.data_summary import check_data, untrainable
+from gate_cache.workspace.pick import pick
+
+if TYPE_CHECKING:
+    from gate_cache.core.progress import Progress
+    from gate_cache.workspace.workspace import Workspace
+
+AT_ONCE = 16
+"""Images, or pairs, after which progress is told."""
+RESERVOIR = 2**29
+"""Bytes of training pixels at most."""
+HAS: dict[str, type] = {"correspondence": CorrespondenceDataset, "pixels": SegmentationDataset,
+                        "classification": ClassifiedDataset}
+Units = npt.NDArray[Any]
+Metric = Callable[[npt.NDArray[np.float64]], float]
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How features are probed.
+
+    Attributes
+    ----------
+    probe : of classes and of masks; key points are matched by the nearest neighbour
+    split : that is judged
+    pool : side of the grid to which an image's maps are averaged for its class
+    images : of either split at most, and pairs that are judged; drawn at random, always the same
+    """
+
+    probe: Literal["linear", "knn"] = "linear"
+    split: Split = "val"
+    pool: int = 2
+    images: int = 500
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One feature.
+
+    Attributes
+    ----------
+    combos : one, or those whose mean it is
+    maps : its maps, concatenated
+    value : percent, with its 95 % interval over images or pairs
+    behind : the best feature's value less this one's, with the interval over the same ones
+    """
+
+    combos: tuple[str, ...]
+    maps: tuple[str, ...]
+    value: float
+    interval: Interval
+    behind: float
+    behind_interval: Interval
+
+    @property
+    def equal(self) -> bool:
+        """Whether the interval does not tell it from the best."""
+        return self.behind_interval.low <= 0
+
+
+@dataclass(frozen=True)
+class ProbeTable:
+    """Features ranked by one task, the best first.
+
+    Attributes
+    ----------
+    judged : images, or pairs, of the split
+    solved : images that the probe was solved from; 0 where it is not
+    """
+
+    task: str
+    probe: str
+    metric: str
+    protocol: str
+    unit: str
+    judged: int
+    solved: int
+    rows: list[ProbeRow]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a manifest's features tell of each task of its data set."""
+
+    manifest: str
+    split: str
+    tables: list[ProbeTable]
+    seconds: float
+
+
+class _Feature(NamedTuple):
+    """Names, and where it is: combos of a bucket (none: attention), channels of each."""
+
+    combos: tuple[str, ...]
+    maps: tuple[str, ...]
+    numbers: tuple[int, ...]
+    channels: slice
+
+    def under(self, head: torch.nn.Module, device: torch.device) -> Reading:
+        return Reading(head, self.numbers, self.channels).to(device).eval()
+
+
+def probe(work: Workspace, options: ProbeOptions | None = None) -> Probed:
+    """Rank every combo, each of its maps and all of them, and the combos' mean, by every task.
+
+    Raises
+    ------
+    UserError
+        The store lacks something, or the data set has no task or nothing to judge on.
+    """
+    began, asked = time.monotonic(), options or ProbeOptions()
+    heads = {"correspondence": "nn", "pixels": f"pixel-{asked.probe}",
+             "classification": asked.probe}
+    dataset = work.dataset()
+    summary = check_data(work, dataset)
+    why = {task: untrainable(summary, task) for task, kind in HAS.items()
+           if isinstance(dataset, kind)}
+    tables = []
+    for task in [task for task, problem in why.items() if problem is None]:
+        try:
+            tables.append(_table(work, asked, heads[task]))
+        except (StoreError, ModelError):
+            raise
+        except UserError as error:
+            why[task] = str(error)
+    reasons = [f"not probed by {task}: {text}" for task, text in why.items() if text]
+    if not tables:
+        raise UserError("\n".join(reasons) or f"{work.name}: dataset: has no labels to probe by")
+    for line in reasons:
+        work.progress.say(f"note: {line}")
+    return Probed(work.name, asked.split, tables, round(time.monotonic() - began, 2))
+
+
+def _table(work: Workspace, asked: ProbeOptions, head: str) -> ProbeTable:
+    """One task, with what a training by this head would read."""
+    pooled = {"pool": asked.pool} if "pool" in option_names(head) else {}
+    spec = work.manifest.train.model_copy(
+        update={"head": parse_head({"name": head, **pooled}), "combos": None})
+    study = open_any(replace(work, progress=Silent()).with_manifest(train=spec))
+    if isinstance(study, TrainingInputs):
+        return _points(study, asked, work)
+    return _labels(study, asked, work)
+
+
+def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
+    """Every combo, and the mean of all that are mixed; of each all maps, then each map."""
+    spec = study.full.spec if isinstance(study, TrainingInputs) else study.maps.spec
+    parts = 1 if isinstance(study, TrainingInputs) else study.maps.spec.pool**2
+    read: list[tuple[tuple[str, ...], tuple[int, ...], str]] = [
+        ((name,), (i,), spec.combos[i]) for i, name in enumerate(study.combos)]
+    if len(study.mixed) > 1:
+        read.append((study.mixed, tuple(map(study.combos.index, study.mixed)), spec.combos[0]))
+    if spec.attention:
+        read.append(((study.store[spec.attention].label,), (), spec.attention))
+    found = []
+    for combos, numbers, group in read:
+        view = study.store[group]
+        names = view.maps if numbers else attention_maps(view, spec.attention_maps)
+        widths = [parts * int(view[name].shape[1]) for name in names]
+        ends = np.cumsum([0, *widths]).tolist()
+        found.append(_Feature(combos, tuple(names), numbers, slice(0, ends[-1])))
+        found += [_Feature(combos, (name,), numbers, slice(a, b)) for name, a, b in
+                  zip(names, ends, ends[1:], strict=False) if len(names) > 1]
+    return found
+
+
+def _points(study: TrainingInputs, asked: ProbeOptions, work: Workspace) -> ProbeTable:
+    """PCK of nearest neighbours."""
+    pairs = _some(study.pairs[asked.split], asked, work, "pairs")
+    features = _features(study)
+    models = [f.under(NearestNeighbour(), study.device) for f in features]
+    task = CorrespondenceTask(study.full, {}, study.task.matching)
+    units: list[list[Units]] = [[] for _ in models]
+    for part in _watched(work.progress, "matching", pairs, "pairs"):
+        for each, found in zip(units, task.match(models, part), strict=True):
+            each.append(found.items().units)
+    return ProbeTable("correspondence", "nn", SELECTED, measured(study), "pairs", len(pairs), 0,
+                      _ranked(features, units, share))
+
+
+def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTable:
+    """mIoU or accuracy of a probe."""
+    train, judged = (_some(study.ids[s], asked, work, "images") for s in ("train", asked.split))
+    whole = isinstance(study.task, ClassificationTask)
+    features = _features(study)
+    task: Any = study.task.of({"train": train, "val": judged})  # type: ignore[attr-defined]
+    if whole:
+        for part in _watched(work.progress, "reading", [*train, *judged], "images"):
+            task.inputs(part)
+    else:
+        _read_pixels(task, train, work.progress)
+    classes = len(task.classes if whole else task.data.classes)
+    models = [f.under(PROBES[asked.probe](f.channels.stop - f.channels.start, classes, not whole),
+                      study.device) for f in features]
+    for (model,) in _watched(work.progress, f"solving {asked.probe}", models, "features", 1):
+        solve(model, task)
+    units: list[list[Units]] = [[] for _ in models]
+    for part in _watched(work.progress, "judging", judged, "images"):
+        for each, found in zip(units, task.of({"val": part}).judge(models, "val"), strict=True):
+            each.append(found.items.units)
+    name, metric = ("classification", _accuracy) if whole else ("segmentation", mean_iou)
+    return ProbeTable(name, asked.probe, study.select, measured(study), "images", len(judged),
+                      len(train), _ranked(features, units, metric))
+
+
+def _read_pixels(task: PixelTask, train: Sequence[str], show: Progress) -> None:
+    """Fill the task's reservoir, with no more pixels than a probe is solved from."""
+    bound = min(RESERVOIR, SOLVED * pixel_bytes(task.maps))
+    with show.task("reading", len(train), "images") as bar:
+        task.reservoir = fill(task.maps, task.data, train, bound, "uniform",
+                              note=bar.advance)
+
+
+def _accuracy(counts: npt.NDArray[np.float64]) -> float:
+    return share(counts[:2].sum(1))
+
+
+def _some(items: Sequence[Any], asked: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
+    """Not more than are asked for."""
+    if not items:
+        raise UserError(f"{work.name}: dataset: split '{asked.split}' has no {unit}; say --split"
+                        f" {'test' if asked.split == 'val' else 'val'}, or enlarge it")
+    numbers = pick([str(i) for i in range(len(items))], [], asked.images, work.name, unit)
+    return [items[int(i)] for i in numbers]
+
+
+def _watched(show: Progress, label: str, items: Sequence[Any], unit: str,
+             most: int = AT_ONCE) -> Iterator[Sequence[Any]]:
+    """A few at a time, told as they are done."""
+    with show.task(label, len(items), unit) as bar:
+        for part in tiles(len(items), most):
+            yield items[part]
+            bar.advance(len(items[part]))
+
+
+def _ranked(features: Sequence[_Feature], units: Sequence[Sequence[Units]],
+            metric: Metric) -> list[ProbeRow]:
+    """Rows, the best first, each compared with it over the same images or pairs."""
+    counts = [np.concatenate(each) for each in units]
+    values = [metric(each.sum(0)) for each in counts]
+    order = sorted(range(len(values)), key=lambda i: -values[i])
+    best = counts[order[0]]
+    return [ProbeRow(features[i].combos, features[i].maps, values[i], bootstrap(counts[i], metric),
+                     *gain([best], [counts[i]], metric)) for i in order]

@@ -1,0 +1,64 @@
+"""Whether a document of a store is written as it should be, and what else lies in its folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from gate_cache.store.check.findings import Finding, note
+from gate_cache.store.format.attrs import (
+    ATTRS,
+    CHECKSUM,
+    META,
+    is_sound_array,
+    own_attrs,
+    read_meta,
+)
+from gate_cache.store.format.documents import Document, dumped, write_array
+from gate_cache.store.format.samples import COUNT
+from gate_cache.store.places.folders import PARTIAL, Folder, is_number
+
+STRAY = "no part of the store"
+LEFT = "left by a write that was cut off; the next extract removes it"
+
+
+class Forms:
+    """What all checks of a store's documents need."""
+
+    folder: Folder
+    attrs: dict[str, Any]
+
+    def fixed(self, key: str, expected: Document, new: Document) -> Iterator[Finding]:
+        """Metadata of which every field is determined; `new` is what repair writes."""
+        document = read_meta(self.folder, key)
+        sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(document)
+        if document is None or (sealed and not is_sound_array(document)) \
+                or {**document, "attributes": None} != {**expected, "attributes": None}:
+            there = self.folder.read(f"{key}/{META}") is not None
+            yield Finding(f"{key}/{META}", "is damaged" if there else "is missing",
+                          f"{key}/{META} is written anew",
+                          partial(write_array, self.folder, key, new))
+        else:
+            yield from self.form(key)
+
+    def form(self, key: str) -> Iterator[Finding]:
+        """Metadata whose content is right."""
+        place = f"{key}/{META}" if key else META
+        raw, document = self.folder.read(place), read_meta(self.folder, key)
+        if raw is None or document is None:
+            return
+        if raw != dumped(document):
+            yield note(place, "is not written as gate-cache writes it; what it says is right")
+        if others := sorted({*document.get("attributes", {})} - {ATTRS, COUNT, CHECKSUM}):
+            yield note(place, f"attributes that are not ours are not checked: {', '.join(others)}")
+        if "consolidated_metadata" in document:
+            yield note(place, "consolidated metadata is not ours and not checked")
+
+    def strays(self, key: str, own: set[str] | None) -> Iterator[Finding]:
+        """Names in a folder that are not the store's own; None: numbers are."""
+        for name in self.folder.names(key):
+            if name.endswith(PARTIAL):
+                yield note(f"{key}/{name}", LEFT)
+            elif name not in own if own is not None else not is_number(name):
+                yield note(f"{key}/{name}", STRAY)
