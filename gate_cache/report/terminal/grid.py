@@ -47,7 +47,8 @@ class Grid:
         self._columns, self._rows = columns, list[tuple[Sequence[str], str | None]]()
 
     def add_row(self, *cells: str, style: str | None = None) -> None:
-        self._rows.append((cells, style))
+        """Append a row; cells that are left out at its end are empty."""
+        self._rows.append(((*cells, *[""] * (len(self._columns) - len(cells))), style))
 
     def parts(self, width: int) -> Iterator[Table]:
         """Tables that are no wider than `width`, with as many columns of numbers as fit."""

@@ -22,9 +22,10 @@ def show_swept(sweep: Swept, page: Path | None = None) -> None:
     means = over_seeds(sweep.rows)
     trained = sorted((m for m in means if m.trained),
                      key=lambda m: m.test.get(sweep.select, (-math.inf, 0))[0])
-    table = Grid("trial", "seeds", sweep.select, *_others(means, sweep.select))
+    names = [sweep.select, *_others(means, sweep.select)]
+    table = Grid("trial", "seeds", *(name.replace("/", "\n") for name in names))
     for mean in [*(m for m in means if not m.trained), *trained]:
-        cells = [_cell(mean, name) for name in [sweep.select, *_others(means, sweep.select)]]
+        cells = [_cell(mean, name) for name in names]
         failed = f" ({mean.failed} failed)" if mean.failed else ""
         table.add_row(escape(mean.name), f"{mean.seeds}{failed}" if mean.trained else "", *cells)
     put(table)
