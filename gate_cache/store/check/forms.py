@@ -20,6 +20,8 @@ from gate_cache.store.format.samples import COUNT
 from gate_cache.store.places.folders import PARTIAL, Folder, is_number
 
 STRAY = "no part of the store"
+_FREE: Document = {"attributes": None, "dimension_names": None}
+"""What is checked elsewhere, or that stores of an earlier release lack."""
 LEFT = "left by a write that was cut off; the next extract removes it"
 
 
@@ -34,7 +36,7 @@ class Forms:
         document = read_meta(self.folder, key)
         sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(document)
         if document is None or (sealed and not is_sound_array(document)) \
-                or {**document, "attributes": None} != {**expected, "attributes": None}:
+                or {**document, **_FREE} != {**expected, **_FREE}:
             there = self.folder.read(f"{key}/{META}") is not None
             yield Finding(f"{key}/{META}", "is damaged" if there else "is missing",
                           f"{key}/{META} is written anew",
