@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import RowNotDone, StoreError, UserError
+from gate_cache.store.check.verify import verify
 
 
 @pytest.fixture
@@ -121,3 +122,15 @@ def test_xarray_opens_a_group_s_files(store: FeatureStore) -> None:
             assert np.array_equal(found[name].values, store[combo][name][:])
     table = xarray.open_zarr(Path(store.path) / "samples", consolidated=False)
     assert list(table["id"].values) == list(store.samples.ids)
+
+
+def test_a_store_lists_its_groups_and_arrays_for_zarr(store: FeatureStore) -> None:
+    """Consolidated metadata, as Zarr reads it without listing a folder."""
+    root = zarr.open_consolidated(store.path, mode="r")
+    plain = zarr.open_group(store.path, mode="r", use_consolidated=False)
+    assert set(root.group_keys()) == set(plain.group_keys())
+    for name, group in root.groups():
+        here, there = ({k: str(a.metadata.to_dict()) for k, a in g.arrays()}
+                       for g in (group, plain[name]))
+        assert (here == there and "done" in here) or name == "samples"
+    assert not verify(store.path).notes
