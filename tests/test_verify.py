@@ -338,7 +338,8 @@ def test_a_table_whose_growth_was_cut_off_is_noted(path: Path) -> None:
     (path / "samples/zarr.json").write_bytes(before)
     found = verify(path)
     assert found.sound
-    assert all("rows that do not count" in note for note in found.notes) and found.notes
+    notes = [note for note in found.notes if "list of groups" not in note]
+    assert all("rows that do not count" in note for note in notes) and notes
 
 
 def test_a_compressed_map_is_checked_too(path: Path) -> None:
