@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.datasets.common.base import ClassifiedDataset, SegmentationDataset
+from gate_cache.learn.metrics.items import Items
 from gate_cache.report.figures.masks import (
     IGNORE,
     SWATCH,
@@ -23,9 +23,6 @@ from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.page import Column, PageCell, PageRow, paragraph, table
 from gate_cache.report.html.record import number
 from gate_cache.report.html.tags import Child, Html, join, tag
-
-if TYPE_CHECKING:
-    from gate_cache.learn.metrics.items import Items
 
 SHOWN, MANY = 12, 20
 """Images of wrong answers; classes that a table of confusions has at most."""
@@ -43,28 +40,29 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     half = (len(order) + 1) // 2
     true = {i: data.mask(i) for i in order}
     look = styles(data.classes)
-    seen = areas([*true.values(), *items.masks.values()])
-    parts: list[Child] = [_legend(sorted(seen, key=lambda k: -seen[k]), data.classes, look)]
+    pixels = areas([*true.values(), *items.masks.values()])
+    classes = sorted(pixels, key=lambda k: (-pixels[k], k))
+    parts: list[Child] = [_legend(classes, data.classes, look)]
     for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
         figures = []
         for sample_id in ids:
-            kinds = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
-            scores_of = [f"GATE {number(scores[sample_id])}"]
+            by_method = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
+            lines = [f"GATE {number(scores[sample_id])}"]
             if other and sample_id in other.masks:
-                kinds["single feature"] = other.masks[sample_id]
-                scores_of.append(f"single feature {number(theirs[sample_id])}")
-            figures.append(_figure(data, sample_id, kinds, look, scores_of))
+                by_method["single feature"] = other.masks[sample_id]
+                lines.append(f"single feature {number(theirs[sample_id])}")
+            figures.append(_figure(data, sample_id, by_method, look, lines))
         if figures:
             parts += [tag("h3", title), tag("div", *figures, class_="examples two")]
     return parts
 
 
-def _figure(data: SegmentationDataset, sample_id: str, kinds: dict[str, Mask],
+def _figure(data: SegmentationDataset, sample_id: str, by_method: dict[str, Mask],
             look: Mapping[int, Style], words: Sequence[str]) -> Html:
     image = data_uri(data.image(sample_id), SIDE)
     panels = [tag("div", tag("b", "input"), tag("img", src=image, alt=f"Input {sample_id}"))]
-    for name, mask in kinds.items():
-        shown = painted(enlarged(mask, SIDE), look, enlarged(kinds["truth"], SIDE))
+    for name, mask in by_method.items():
+        shown = painted(enlarged(mask, SIDE), look, enlarged(by_method["truth"], SIDE))
         uri = data_uri(shown, SIDE, smooth=False)
         panels.append(tag("div", tag("b", name), tag("img", src=uri, alt=f"Classes: {name}",
                                                      class_="pixels")))
