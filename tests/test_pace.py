@@ -13,7 +13,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.fit import pace
 from gate_cache.learn.fit.pace import Pace, about
-from gate_cache.learn.fit.trials import fit_trials
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.manifest.heads import Sizes, head_of, parse_head
 
 
@@ -76,7 +76,7 @@ def test_a_training_says_it(maps: NativeMaps, monkeypatch: pytest.MonkeyPatch) -
     show.say = lines.append  # type: ignore[method-assign, assignment]
     monkeypatch.setattr(pace, "MEASURED", 1e-9)
     task = task_of("classifier", maps)
-    fit_trials([trial("classifier", task)], task, False, show, "training")
+    fit_trials([trial("classifier", task)], task, False, FitSession(show, "training"))
     assert lines[0].startswith("training: about ")
     left = int(lines[0].split(" steps more")[0].split()[-1])
     assert left == FAST["classifier"]["steps"] - 2

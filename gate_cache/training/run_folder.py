@@ -65,8 +65,8 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError):
             return f"holds no run ({CONFIG} is missing or damaged)"
         new = json.loads(json.dumps(config))
-        changed = differences(*({k: v for k, v in c.items() if k not in LOOSE}
-                                for c in (old, new)))
+        old, new = ({k: v for k, v in c.items() if k not in LOOSE} for c in (old, new))
+        changed = differences(old, new)
         if changed:
             return f"is a run of other settings ({listed(changed, 3)})"
         return "is a finished run of these settings" if (self.path / METRICS).exists() else ""
