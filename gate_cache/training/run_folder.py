@@ -66,7 +66,7 @@ class RunDirectory:
             return f"holds no run ({CONFIG} is missing or damaged)"
         new = json.loads(json.dumps(config))
         old, new = ({k: v for k, v in c.items() if k not in LOOSE} for c in (old, new))
-        changed = differences(old, new)
+        changed = sorted(differences(old, new), key=lambda line: not line.startswith("manifest."))
         if changed:
             return f"is a run of other settings ({listed(changed, 3)})"
         return "is a finished run of these settings" if (self.path / METRICS).exists() else ""
