@@ -59,7 +59,9 @@ class RunDirectory:
     def _why_not(self, config: Mapping[str, Any]) -> str:
         """Why what is there does not go on as an unfinished run of this configuration."""
         try:
-            old = dict(json.loads((self.path / CONFIG).read_text(encoding="utf-8")))
+            old = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            if not isinstance(old, dict):
+                raise ValueError("no JSON object")
             if "manifest" in old:
                 old["manifest"]["train"] = in_todays_words(old["manifest"]["train"])
         except (OSError, ValueError, KeyError, TypeError):
