@@ -137,7 +137,11 @@ def held_by(place: Place) -> dict[str, Any]:
     """All files but those of marks, which share them on a disk; and all marks, by group."""
     folder = open_folder(place)
     groups = [name for name in folder.names() if folder.names(f"{name}/done")]
-    return {k: raw for k, raw in files_of(place).items() if "/done/" not in k} | {
+    files = {k: raw for k, raw in files_of(place).items() if "/done/" not in k}
+    own = json.loads(files.pop("zarr.json"))
+    own[LISTING]["metadata"] = {k: v for k, v in own[LISTING]["metadata"].items()
+                                if not k.endswith("/done")}
+    return files | {"zarr.json": own} | {
         name: BlockMarks(folder, name).read_all(9).tolist() for name in groups}
 
 
