@@ -68,7 +68,7 @@ def fill(work: Workspace) -> None:
         store.append(new)
         size, model = files.size(None), manifest.model
         latents = {LATENT_MAP: files.family.latent_shape(size)}
-        recipe = latents_recipe(files, Preprocessing.of(model, size), model.dtype)
+        recipe = latents_recipe(files, Preprocessing.of(model, size), model.compute)
         mark(store.require(LATENTS, recipe, latents, "float32", {}))
         plans = work.plans(files)
         for plan in plans:

@@ -28,7 +28,6 @@ import yaml
 from PIL import Image
 
 from gate_cache.core.preprocessing import Preprocessing
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.passes.recipes import latents_recipe
@@ -45,7 +44,7 @@ from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import StoreWriter, open_writer
-from gate_cache.workspace.image_digests import image_digests
+from gate_cache.workspace.image_digests import ImageDigests
 from gate_cache.workspace.workspace import Workspace
 
 SIZES = 1_000, 10_000, 100_000, 1_000_000
@@ -81,12 +80,12 @@ def make(home: Path, images: int) -> Workspace:
     manifest, files = work.manifest, work.model()
     dataset = open_dataset(manifest.dataset, work.roots)
     ids = [s.id for s in dataset.samples()]
-    digests = image_digests(dataset, ids, Silent())
+    digests = ImageDigests(dataset, ids)
     with open_writer(work.store_path, dataset.name, BLOCK, 8, {}, 1) as store:
-        store.append([NewSample(i, d.tobytes().hex(), 32, 32)
-                      for i, d in zip(ids, digests, strict=True)])
+        store.append([NewSample(name, digests.read(at), 32, 32) for at, name in enumerate(ids)])
+        digests.keep()
         size, model = files.size(None), manifest.model
-        recipe = latents_recipe(files, Preprocessing.of(model, size), model.dtype)
+        recipe = latents_recipe(files, Preprocessing.of(model, size), model.compute)
         fill(store, LATENTS, recipe, {LATENT_MAP: files.family.latent_shape(size)}, "float32")
         for combo in work.plans(files):
             fill(store, combo.name, combo.recipe, combo.shapes, "float16")

@@ -239,7 +239,8 @@ def test_images_added_later_leave_the_rows_that_were_there(path: Path, encoding:
         block = range(8, 12)
         assert group.todo() == [block, range(12, 13)] and group.kept(block) == 2
         before = group.read_kept(block)
-        draft = group.draft(block)
+        draft = {n: np.empty((4, *p.shape), p.dtype) for n, p in group.parts.items()}
+        group.begin(block, draft, [])
         for name, values in maps(range(10, 12), seed=1).items():
             for stored, rows in group.encode(name, values).items():
                 draft[stored][2:] = rows

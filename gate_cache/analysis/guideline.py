@@ -173,7 +173,7 @@ def distinct(combos: Mapping[str, Combo]) -> dict[str, Combo]:
 def _decoded(passes: Passes) -> list[Pixels]:
     """What the autoencoder keeps of each image."""
     decode, latents = passes.extractor.model.decode, passes.inputs.latents
-    return [decode(torch.from_numpy(latents([row])))[0].cpu().numpy()
+    return [decode(latents([row]))[0].cpu().numpy()
             for row in range(len(passes.source.samples))]
 
 

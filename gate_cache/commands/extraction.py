@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,11 +15,12 @@ from gate_cache.commands.options import (
     print_result,
     refuse,
 )
+from gate_cache.core.errors import DataError, UserError
 
 
-def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
-                min=1, help="Images per pass for this run [what the store was begun with].",
-            )] = None, threads: Annotated[int | None, typer.Option(
+def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
+                help="Images per pass for this run, or auto: as many as fit [what the store was"
+                " begun with].")] = None, threads: Annotated[int | None, typer.Option(
                 min=1, help="CPU threads of a pass [what the store was begun with].",
             )] = None, workers: Annotated[int, typer.Option(
                 min=0, help="Dask workers on this machine, one a GPU where there are GPUs [none].",
@@ -39,8 +40,20 @@ def extract(manifest: ManifestPath, batch: Annotated[int | None, typer.Option(
         refuse(workers and scheduler,
                "--workers starts workers, --scheduler has them: give one of the two")
         spread = Workers(workers, scheduler) if workers or scheduler else None
-        done = stage(work, batch=batch, threads=threads, spread=spread, rehash=rehash)
+        done = stage(work, batch=_batch(batch), threads=threads, spread=spread, rehash=rehash)
     print_result(done, show_extracted, as_json)
+    if done.unread:
+        raise DataError("\n".join([*done.unread.values(), f"{len(done.unread)} of {done.images}"
+                                   " images cannot be read and were left out; mend them and run"
+                                   " the same command again"]))
+
+
+def _batch(given: str | None) -> int | Literal["auto"] | None:
+    if given in (None, "auto"):
+        return given  # type: ignore[return-value]
+    if not (given.isdecimal() and int(given)):
+        raise UserError(f"--batch {given}: is to be a number from 1 on, or auto")
+    return int(given)
 
 
 def lora(manifest: ManifestPath,

@@ -13,6 +13,9 @@ class ProgressTask(Protocol):
     def advance(self, n: int = 1) -> None:
         """Count `n` more units as done."""
 
+    def expect(self, total: int) -> None:
+        """Another number of units in all than was said at first."""
+
 
 class Progress(Protocol):
     """Shows long work; see `Silent` for the simplest one."""
@@ -26,6 +29,9 @@ class Progress(Protocol):
 
 class _SilentTask:
     def advance(self, n: int = 1) -> None:
+        """Show nothing."""
+
+    def expect(self, total: int) -> None:
         """Show nothing."""
 
 

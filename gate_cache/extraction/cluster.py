@@ -20,11 +20,12 @@ from distributed import Client, LocalCluster, as_completed, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 
-from gate_cache.core.errors import GateCacheError, UserError
+from gate_cache.core.errors import DataError, GateCacheError, UserError
 from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
+    from gate_cache.extraction.block import Work
     from gate_cache.extraction.engine import Engine
 
 AT_A_TIME = 2
@@ -44,7 +45,7 @@ class BlockWorker(WorkerPlugin):
     def __init__(self, order: ExtractionJob, store: Place) -> None:
         self._order = order
         self._store = store
-        self._engine: Engine | None = None
+        self._place: tuple[Work, Engine] | None = None
         self._name: Any = None
         self._lock: Any = None
 
@@ -58,13 +59,14 @@ class BlockWorker(WorkerPlugin):
         from gate_cache.workspace.device import out_of_memory, smaller_than
 
         with self._lock:
-            self._engine = self._engine or self._open()
+            self._place = self._place or self._open()
+            work, engine = self._place
         heard = _Counted()
         with out_of_memory(smaller_than(self._order.batch)):
-            self._engine.block(rows, heard)
+            engine.block(work, rows, heard)
         return heard.counts
 
-    def _open(self) -> Engine:
+    def _open(self) -> tuple[Work, Engine]:
         from gate_cache.store.opening import exists
         from gate_cache.store.writer import join_writer
 
@@ -76,12 +78,12 @@ class BlockWorker(WorkerPlugin):
                             " need the same folders under the same paths")
         files = here.model()
         work = open_work(order, join_writer(self._store), files, here.plans(files))
-        return open_engine(order, work, files)
+        return work, open_engine(order, [job.plan for job in work.jobs if job.todo], files)
 
     def teardown(self, worker: Any) -> None:
         """Stop the threads."""
-        if self._engine:
-            self._engine.close()
+        if self._place:
+            self._place[1].close()
 
 
 class _Counted:
@@ -92,6 +94,10 @@ class _Counted:
 
     def computed(self, rows: int) -> None:
         """Progress is told a block at a time."""
+
+    def unread(self, sample_id: str, why: str) -> None:
+        """What rows are void is one attribute of a group, which workers cannot share."""
+        raise DataError(why)
 
     def written(self, group: str, rows: int) -> None:
         self.counts[group] = self.counts.get(group, 0) + rows

@@ -7,36 +7,45 @@ memory: their images, edge maps and latents, and the maps of one block or of wha
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gate_cache.extraction.block import Block, Told, Work
+from gate_cache.extraction.block import Block, Helpers, Told, Work
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.passes.extractor import Extractor
 
-IN_FLIGHT, READERS = 3, 2
-"""Blocks under way, and threads that read images."""
+IN_FLIGHT, READERS, WRITERS = 3, 2, 2
+"""Blocks under way, and threads that read images and write a combo's blocks."""
 
 
 class Engine:
-    """A loaded model at work on a store's blocks.
+    """A loaded model at work on blocks of a store.
 
     Parameters
     ----------
     threads : of the CPU in a pass; they decide the last bits of its result
     """
 
-    def __init__(self, work: Work, extractor: Extractor, threads: int) -> None:
+    def __init__(self, extractor: Extractor, threads: int) -> None:
         import torch
 
-        self._work = work
+        from gate_cache.extraction.transfer import HostMemory, Transfer
+
+        device = extractor.model.device
         self._extractor = extractor
         self._stop = threading.Event()
+        extractor.stopped = self._stop.is_set
         self._device = ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,))
-        self._behind = ThreadPoolExecutor(1, "behind")
-        self._readers = ThreadPoolExecutor(READERS, "readers")
+        self._helpers = Helpers(
+            ThreadPoolExecutor(READERS, "readers"), ThreadPoolExecutor(1, "behind"),
+            _Writers(WRITERS), HostMemory(device.type == "cuda"), Transfer(device))
+
+    @property
+    def extractor(self) -> Extractor:
+        """What computes."""
+        return self._extractor
 
     @property
     def device(self) -> str:
@@ -45,7 +54,11 @@ class Engine:
 
         return described(self._extractor.model.device)
 
-    def run(self, blocks: Iterable[range], told: Told) -> None:
+    def stop(self) -> None:
+        """Have `run` end after the pass that is under way; what is computed is written."""
+        self._stop.set()
+
+    def run(self, work: Work, blocks: Iterable[range], told: Told) -> None:
         """All these blocks; what was written before an error is kept.
 
         Parameters
@@ -53,7 +66,7 @@ class Engine:
         told : hears what has come, from several threads
         """
         with ThreadPoolExecutor(IN_FLIGHT, "blocks") as pool:
-            tasks = [pool.submit(self.block, rows, told) for rows in blocks]
+            tasks = [pool.submit(self.block, work, rows, told) for rows in blocks]
             try:
                 wait(tasks, return_when=FIRST_EXCEPTION)
             finally:
@@ -64,21 +77,36 @@ class Engine:
             if not task.cancelled():
                 task.result()
 
-    def block(self, rows: range, told: Told) -> None:
+    def block(self, work: Work, rows: range, told: Told) -> None:
         """One block, from its images to the store; may run in several threads at a time."""
-        block = Block(self._work, rows, self._extractor, self._readers, told)
-        block.prepare()
         if self._stop.is_set():
             return
-        for writing in self._device.submit(block.compute, self._behind, self._stop.is_set).result():
-            writing.result()
+        block = Block(work, rows, self._extractor, self._helpers, told)
+        block.prepare()
+        block.finish(self._device.submit(block.compute, self._stop.is_set).result(),
+                     self._stop.is_set())
 
     def close(self) -> None:
         """Stop the threads, and take back what techniques have put beside the model."""
         self._stop.set()
-        for pool in (self._device, self._behind, self._readers):
+        helpers = self._helpers
+        for pool in (self._device, helpers.behind, helpers.writers, helpers.readers):
             pool.shutdown()
         self._extractor.close()
+
+
+class _Writers(ThreadPoolExecutor):
+    """Threads that write; who hands over more than one thing more than they can do waits."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, "writers")
+        self._room = threading.Semaphore(threads + 1)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._room.acquire()
+        task = super().submit(fn, *args, **kwargs)
+        task.add_done_callback(lambda _: self._room.release())
+        return task
 
 
 def _succeeded(task: Future[None]) -> bool:

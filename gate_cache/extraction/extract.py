@@ -7,38 +7,48 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from gate_cache.core.errors import DataError, StoreError, listed
-from gate_cache.core.preprocessing import Preprocessing
+from gate_cache.core.errors import DataError
 from gate_cache.core.progress import ProgressTask, Silent
+from gate_cache.core.stopping import stopping
 from gate_cache.core.versions import versions
 from gate_cache.datasets.common.base import ids_of
-from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
-from gate_cache.extraction.register import register
-from gate_cache.extraction.storing import encoding_asked, store_block
-from gate_cache.extraction.threads import own_threads
-from gate_cache.extraction.validate import sample_problems
+from gate_cache.extraction.job import (
+    ExtractionJob,
+    open_engine,
+    open_work,
+    own_threads,
+    tell_anew,
+    tell_kept,
+)
+from gate_cache.extraction.register import FIRST, Registration
+from gate_cache.extraction.storing import store_batch, store_block
+from gate_cache.extraction.validate import notes_on_files, sample_problems
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.data_root import remember
 from gate_cache.workspace.data_summary import before_extraction, check_data
-from gate_cache.workspace.lookup import Stale, find_combo
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.extraction.block import Job, Work
-    from gate_cache.manifest.specs import Manifest
+    from gate_cache.extraction.block import Work
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
+
+    _Run = Callable[[ExtractionJob, Work, list[range]], None]
+    """Computes blocks."""
+
+
+FIRST_OF_OTHERS = 8192
+"""Images of the first round of a cluster, whose workers load the model for each."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +68,26 @@ class Extracted:
     images : samples of the data set
     new_images : of them, appended to the store by this run
     rows : combo name to rows computed by this run (0: it was all there)
+    unread : id of each image that could not be read, and was left out, to why
     """
 
     store: Place
     images: int
     new_images: int
     rows: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
 
-def extract(work: Workspace, *, batch: int | None = None, threads: int | None = None,
-            spread: Workers | None = None, wait: bool = True, rehash: bool = False) -> Extracted:
+def extract(work: Workspace, *, batch: int | Literal["auto"] | None = None,
+            threads: int | None = None, spread: Workers | None = None, wait: bool = True,
+            rehash: bool = False) -> Extracted:
     """Extract all that is missing.
 
     Parameters
     ----------
     work : the manifest on this machine
-    batch : images per pass for this run; by default what the store was begun with
+    batch : images per pass for this run; by default what the store was begun with. ``"auto"``
+        halves it for as long as the device's memory is full
     threads : of the CPU in a pass; by default what the store was begun with
     spread : compute on several workers
     wait : until another extraction of this store ends; else that is an error
@@ -90,31 +104,80 @@ def extract(work: Workspace, *, batch: int | None = None, threads: int | None = 
     files = _checked(work, dataset, ids)
     plans = work.plans(files)
     block = store_block(manifest, [p.shapes for p in plans])
-    with open_writer(path, dataset.name, block, manifest.store.batch, versions(),
-                     threads or own_threads(spread), show.say if wait else None) as store:
-        new, gone = register(store, dataset, ids, show, rehash)
-        remember(path, work.roots)
-        _tell_anew(work, plans)
-        order = ExtractionJob(_for_others(work) if spread else work, batch or store.batch,
-                              threads or store.threads or own_threads(spread), frozenset(gone))
-        left = open_work(order, store, files, plans)
-        result = Extracted(path, len(ids), new, dict.fromkeys([LATENTS, *manifest.combos], 0))
-        _tell_kept(work, store, left.jobs)
-        if any(todo for _, todo in _todo(left)):
-            need_space(path, _space(left, store.block))
-            for group, todo in _todo(left):
-                if todo:
-                    group.fit()
-                    group.note_absent(todo, order.gone)
-            for note in files.notes:
-                show.say(f"note: {note}")
-            show.say(f"loading {files.source}")
-            with _place(order, left, files, path, spread) as run:
-                total = sum(len(left.fresh(j.group, r)) for j in left.jobs for r in j.todo)
-                blocks = sorted({(r.start, r.stop) for _, todo in _todo(left) for r in todo})
-                with show.task("extracting", total, "rows") as task:
-                    run([range(*block) for block in blocks], _Heard(result, task))
+    cores = threads or own_threads(spread.workers if spread else 0)
+    with open_writer(path, dataset.name, block, store_batch(manifest), versions(),
+                     cores, show.say if wait else None) as store:
+        images = Registration(store, dataset, ids, rehash, FIRST_OF_OTHERS if spread else FIRST)
+        asked = batch or manifest.store.batch
+        order = ExtractionJob(
+            _for_others(work) if spread else work, batch if isinstance(batch, int) else store.batch,
+            threads or store.threads or cores, frozenset(), asked == "auto")
+        result = Extracted(path, len(ids), 0, dict.fromkeys([LATENTS, *manifest.combos], 0))
+        with _Rounds(work, store, files, plans, result) as rounds:
+            for _ in images.rounds(show):
+                rounds.extract(images, replace(order, gone=images.gone), spread)
+        result.new_images, result.unread = images.new, {**images.unread, **result.unread}
     return result
+
+
+class _Rounds(ExitStack):
+    """Rounds of images through one loaded model, which is closed at the end."""
+
+    def __init__(self, work: Workspace, store: StoreWriter, files: ModelFiles,
+                 plans: Sequence[PlannedCombo], result: Extracted) -> None:
+        super().__init__()
+        self._work = work
+        self._store = store
+        self._files = files
+        self._plans = plans
+        self._heard = _Heard(result)
+        self._run: _Run | None = None
+        self._told = False
+
+    def extract(self, images: Registration, order: ExtractionJob, spread: Workers | None) -> None:
+        """Compute all that is missing of the images that are registered."""
+        if not self._told:
+            remember(self._store.path, self._work.roots)
+            tell_anew(self._work, self._plans)
+        left = open_work(order, self._store, self._files, self._plans)
+        if not self._told:
+            tell_kept(self._work, self._store, left.jobs)
+        self._told = True
+        todo = {group: [rows for rows in rows_ if images.settled(rows)]
+                for group, rows_ in _todo(left)}
+        blocks = sorted({(r.start, r.stop) for ready in todo.values() for r in ready})
+        if not blocks:
+            return
+        rows = sum(sum(len(left.fresh(group, r)) for r in missing) + images.unknown
+                   for group, missing in _todo(left))
+        if self._run is None:
+            need_space(self._store.path, _space(left, self._store.block, images.unknown))
+            images.hide()
+            plans = [job.plan for job in left.jobs if job.todo or images.unknown]
+            self._run = self._begin(order, plans, spread, rows)
+        self._heard.expect(rows)
+        for group, ready in todo.items():
+            if ready:
+                group.fit()
+                group.note_absent(ready, order.gone)
+        self._run(order, left, [range(*block) for block in blocks])
+
+    def _begin(self, order: ExtractionJob, plans: Sequence[PlannedCombo],
+               spread: Workers | None, rows: int) -> _Run:
+        show, files = self._work.progress, self._files
+        for note in files.notes:
+            show.say(f"note: {note}")
+        show.say(f"loading {files.source}")
+        place = _elsewhere(self._store.path, spread, self._heard) if spread else \
+            _here(order, plans, files, self._heard, self._smaller)
+        run = self.enter_context(place)
+        self._heard.task = self.enter_context(show.task("extracting", rows, "rows"))
+        return run
+
+    def _smaller(self, batch: int) -> None:
+        """The memory was full."""
+        self._work.progress.say(f"note: the device's memory was full: batches of {batch} now")
+        self._store.note_batch(batch)
 
 
 def _for_others(work: Workspace) -> Workspace:
@@ -130,100 +193,82 @@ def _checked(work: Workspace, dataset: ImageDataset, ids: Sequence[str]) -> Mode
     wrong, notes = sample_problems(work.manifest, work.roots, ids)
     if wrong:
         raise DataError("\n".join(wrong))
-    for line in [*_notes(dataset, work.manifest), *notes]:
+    for line in [*notes_on_files(dataset, work.manifest), *notes]:
         work.progress.say(f"note: {line}")
     return files
 
 
-def _notes(dataset: ImageDataset, manifest: Manifest) -> list[str]:
-    """What to know of a data set's files before they are read."""
-    if isinstance(dataset, ImageFiles) and Preprocessing.of(manifest.model, 0).background is None:
-        return ["'resample: opencv' without a 'background' drops alpha, as the first release did:"
-                " transparent pictures show what lies under it"]
-    return []
-
-
-def _tell_anew(work: Workspace, plans: Sequence[PlannedCombo]) -> None:
-    """Say which combos are in the store already, but with other settings."""
-    store, why = work.store(), dict[str, str]()
-    for plan in plans:
-        try:
-            find_combo(store, work.manifest, plan.name, plan.recipe)
-        except Stale as error:
-            why[plan.name] = "; ".join(error.why)
-        except StoreError:
-            continue
-    if why:
-        work.progress.say(f"note: {listed(why)}: extracted anew, beside what the store holds with"
-                          f" other settings ({next(iter(why.values()))})")
-
-
-def _tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
-    """Say where a store keeps to what it was begun with, whatever the manifest says now."""
-    now, said = work.manifest.store, []
-    if now.block and now.block != store.block:
-        said.append(f"blocks of {store.block}")
-    if now.batch != store.batch:
-        said.append(f"batches of {store.batch}")
-    asked = encoding_asked(work.manifest)
-    said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
-             if job.group.encoding != asked]
-    if said:
-        work.progress.say(f"note: this store was begun with {listed(said)}, and keeps it; give"
-                          " store.path another name to change that")
-
-
 def _todo(work: Work) -> Iterator[tuple[GroupWriter, list[range]]]:
     """The latents' and every combo's group, and what is left to do of it."""
-    yield work.latents, work.latents.todo(work.gone)
+    yield work.latents, work.blocks
     yield from ((job.group, job.todo) for job in work.jobs)
 
 
-def _space(work: Work, block: int) -> int:
-    """Bytes that what is left to do will take."""
+def _space(work: Work, block: int, more: int) -> int:
+    """Bytes that what is left to do will take, and so many images that are not registered yet."""
     total = 0
     for group, todo in _todo(work):
-        left, shapes = sum(map(len, todo)), {name: group.shape(name) for name in group.maps}
+        left, shapes = sum(map(len, todo)) + more, {name: group.shape(name) for name in group.maps}
         total += group_footprint(shapes, group.encoding, left, block).bytes if left else 0
     return total
 
 
 @contextmanager
-def _place(order: ExtractionJob, work: Work, files: ModelFiles, store: Place,
-           spread: Workers | None) -> Iterator[Callable[[list[range], _Heard], None]]:
-    """Where blocks are computed, this process or a cluster: what runs them."""
+def _elsewhere(store: Place, spread: Workers, heard: _Heard) -> Iterator[_Run]:
+    """Blocks in a cluster, which loads the model for every round."""
+    from gate_cache.extraction import cluster
+
+    with cluster.local(spread.workers) if spread.workers else cluster.remote(
+            spread.scheduler) as client:
+        yield lambda order, _, blocks: cluster.run(
+            client, cluster.BlockWorker(order, store.resolve()), blocks, heard.counted)
+
+
+@contextmanager
+def _here(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles,
+          heard: _Heard, smaller: Callable[[int], None]) -> Iterator[_Run]:
+    """Blocks in this process."""
     from gate_cache.workspace.device import out_of_memory, smaller_than
 
-    if spread:
-        from gate_cache.extraction import cluster
+    with out_of_memory(smaller_than(order.batch)):
+        engine = open_engine(order, plans, files)
+        if order.halves:
+            engine.extractor.halved = smaller
 
-        site = cluster.BlockWorker(order, store.resolve())
-        with cluster.local(spread.workers) if spread.workers else cluster.remote(
-                spread.scheduler) as client:
-            yield lambda blocks, heard: cluster.run(client, site, blocks, heard.counted)
-        return
-    engine = open_engine(order, work, files)
-    for group, todo in _todo(work):
-        if todo:
-            group.note_device(engine.device)
-    try:
-        with out_of_memory(smaller_than(order.batch)):
-            yield engine.run
-    finally:
-        engine.close()
+        def run(_: ExtractionJob, work: Work, blocks: list[range]) -> None:
+            for group, todo in _todo(work):
+                if todo:
+                    group.note_device(engine.device)
+            with stopping(engine.stop, order.workspace.progress.say):
+                engine.run(work, blocks, heard)
+        try:
+            yield run
+        finally:
+            engine.close()
 
 
 class _Heard:
     """Keeps count for the user; called from several threads."""
 
-    def __init__(self, result: Extracted, task: ProgressTask) -> None:
+    task: ProgressTask
+
+    def __init__(self, result: Extracted) -> None:
         self._result = result
-        self._task = task
+        self._computed = 0
         self._lock = threading.Lock()
+
+    def expect(self, left: int) -> None:
+        """So many rows are left to compute."""
+        self.task.expect(self._computed + left)
 
     def computed(self, rows: int) -> None:
         with self._lock:
-            self._task.advance(rows)
+            self._computed += rows
+            self.task.advance(rows)
+
+    def unread(self, sample_id: str, why: str) -> None:
+        with self._lock:
+            self._result.unread[sample_id] = why
 
     def written(self, group: str, rows: int) -> None:
         with self._lock:
@@ -232,5 +277,4 @@ class _Heard:
     def counted(self, counts: dict[str, int]) -> None:
         for group, rows in counts.items():
             self.written(group, rows)
-            if group != LATENTS:
-                self.computed(rows)
+            self.computed(rows)

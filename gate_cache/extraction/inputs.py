@@ -24,6 +24,8 @@ from gate_cache.diffusion.passes.schedule import PassGroup, Wanted, schedule
 from gate_cache.manifest.specs import CAPTION
 
 if TYPE_CHECKING:
+    import torch
+
     from gate_cache.core.roots import Roots
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -146,24 +148,22 @@ def captions_of(work: Workspace, samples: Samples, gone: Collection[int],
 
 
 class BlockInputs:
-    """A block's rows for passes; see `gate_cache.diffusion.techniques.base.Inputs`.
+    """Rows for passes; see `gate_cache.diffusion.techniques.base.Inputs`.
 
     Parameters
     ----------
-    start : the block's first row
     readers : threads that read images
     """
 
-    def __init__(self, source: ImageSource, start: int, readers: Executor) -> None:
+    def __init__(self, source: ImageSource, readers: Executor) -> None:
         self._source = source
-        self._start = start
         self._readers = readers
-        self._latents = np.empty(0, np.float32)
+        self._latents: dict[int, torch.Tensor] = {}
         self._kept: dict[tuple[object, int], Any] = {}
 
-    def take_latents(self, latents: npt.NDArray[np.float32]) -> None:
-        """The block's latents, (rows, 4, h, w), once they are known."""
-        self._latents = latents
+    def take_latents(self, rows: Sequence[int], latents: torch.Tensor) -> None:
+        """These rows' latents, (N, 4, h, w) float32 on the device, once they are known."""
+        self._latents.update(zip(rows, latents, strict=True))
 
     def id(self, row: int) -> str:
         """The sample's id."""
@@ -173,9 +173,11 @@ class BlockInputs:
         """A combo's prompt for one image."""
         return self._source.prompt(row, prompt)
 
-    def latents(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        """(N, 4, h, w) float32, x_0."""
-        return self._latents[[r - self._start for r in rows]]
+    def latents(self, rows: Sequence[int]) -> torch.Tensor:
+        """(N, 4, h, w) float32, x_0, on the device."""
+        import torch
+
+        return torch.stack([self._latents[r] for r in rows])
 
     def images(self, rows: Sequence[int]) -> Pixels:
         """(N, size, size, 3) uint8."""
@@ -193,8 +195,13 @@ class BlockInputs:
         return np.stack(list(self._readers.map(partial(self._source.from_folder, folder), rows)))
 
     def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
-        """Arrays made once a row, (N, …)."""
+        """Arrays, or tensors, made once a row, (N, …)."""
         missing = list(dict.fromkeys(r for r in rows if (key, r) not in self._kept))
         if missing:
             self._kept |= {(key, r): v for r, v in zip(missing, make(missing), strict=True)}
-        return np.stack([self._kept[key, r] for r in rows])
+        found = [self._kept[key, r] for r in rows]
+        if isinstance(found[0], np.ndarray):
+            return np.stack(found)
+        import torch
+
+        return torch.stack(found)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gate_cache.extraction.passes import open_passes
+from gate_cache.extraction.storing import store_batch
 
 if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
@@ -28,7 +29,7 @@ def seconds_an_image(work: Workspace, batch: int | None = None) -> float:
         The model, or an image, is not there.
     """
     dataset = work.dataset()
-    count = batch or work.manifest.store.batch
+    count = batch or store_batch(work.manifest)
     ids = [s.id for s in dataset.samples()[:count]]
     with open_passes(work, work.manifest.combos, dataset, ids, batch) as passes:
         for _ in range(2):

@@ -13,8 +13,9 @@ import numpy as np
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
 from gate_cache.extraction.inputs import BlockInputs, ImageSource, open_source
+from gate_cache.extraction.storing import store_batch
 from gate_cache.store.format.samples import Samples
-from gate_cache.workspace.device import out_of_memory, smaller_than
+from gate_cache.workspace.device import LOADING, out_of_memory, smaller_than
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
@@ -75,7 +76,7 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
     ----------
     combos : by name; they need not be the manifest's own. Their convolutional maps are read
     ids : of the data set
-    batch : images per pass; by default what the manifest says
+    batch : images per pass; by default what the manifest says, or as many as fit
 
     Raises
     ------
@@ -91,15 +92,22 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
     source = open_source(asked, dataset, samples, files)
     lanes = source.passes((plan, range(len(ids))) for plan in plans)
     most = max(len(lane.items) for lane in lanes)
-    size = min(batch or asked.manifest.store.batch, most)
+    size = min(batch or store_batch(asked.manifest), most)
     place = work.torch_device()
     work.progress.say(f"loading {files.source}")
+    with out_of_memory(LOADING, kept=False):
+        extractor = open_extractor(files, plans, work.roots, size, place, model)
+    if batch is None:
+        extractor.halved = lambda count: work.progress.say(
+            f"note: the device's memory was full: batches of {count} now")
     with out_of_memory(smaller_than(size), kept=False):
-        extractor = open_extractor(files, plans, work.roots, size, place, model.dtype)
         try:
             with ThreadPoolExecutor(2) as readers:
-                inputs = BlockInputs(source, 0, readers)
-                inputs.take_latents(extractor.encode(inputs.images(range(len(ids)))))
+                inputs, rows = BlockInputs(source, readers), range(len(ids))
+                with work.progress.task("encoding", len(rows), "images") as task:
+                    for part in (rows[i : i + size] for i in range(0, len(rows), size)):
+                        inputs.take_latents(part, extractor.encode(inputs.images(part)))
+                        task.advance(len(part))
                 yield Passes(extractor, tuple(lanes), source, inputs)
         finally:
             extractor.close()

@@ -18,8 +18,8 @@ from gate_cache.core.errors import DataError, StoreError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
-from gate_cache.extraction.inputs import BlockInputs, ImageSource, open_source
-from gate_cache.extraction.threads import own_threads
+from gate_cache.extraction.inputs import BlockInputs, open_source
+from gate_cache.extraction.job import own_threads
 from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
 from gate_cache.workspace.data_root import dataset_near
 
@@ -100,7 +100,7 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0) -> Recomputed:
         Nothing of the manifest is in its store, or something that extracting needs is missing.
     """
     from gate_cache.diffusion.passes.extractor import open_extractor
-    from gate_cache.workspace.device import described
+    from gate_cache.workspace.device import LOADING, described, out_of_memory, smaller_than
 
     store = work.store()
     files = work.model()
@@ -108,10 +108,15 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0) -> Recomputed:
     dataset, notes = dataset_near(work.store_path, work.manifest.dataset, work.roots)
     rows = _choose(store, dataset, [view for _, view in found], count, seed)
     model = work.manifest.model
-    extractor = open_extractor(files, [plan for plan, _ in found], work.roots,
-                               int(store.attrs["batch"]), work.torch_device(), model.dtype)
+    batch = int(store.attrs["batch"])
+    with out_of_memory(LOADING, kept=False):
+        extractor = open_extractor(files, [plan for plan, _ in found], work.roots, batch,
+                                   work.torch_device(), model)
+    extractor.halved = lambda count: notes.append(
+        f"the device's memory was full: computed in batches of {count}, not of {batch}")
     try:
-        with work.progress.task("computing again", len(rows) * len(found), "rows") as task:
+        with out_of_memory(smaller_than(1), kept=False), \
+                work.progress.task("computing again", len(rows) * len(found), "rows") as task:
             run = _Run(work, store, files, dataset, extractor, rows)
             combos = run.compare(found, task.advance)
     finally:
@@ -162,18 +167,6 @@ def _changed(view: ComboView, device: str) -> list[str]:
     return lines
 
 
-class _Scattered(BlockInputs):
-    """Inputs of rows that are no block."""
-
-    def __init__(self, source: ImageSource, rows: Sequence[int], readers: Executor) -> None:
-        super().__init__(source, 0, readers)
-        self._places = {row: i for i, row in enumerate(rows)}
-
-    def latents(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        """(N, 4, h, w) float32, x_0."""
-        return self._latents[[self._places[r] for r in rows]]
-
-
 class _Run:
     """Rows through the model, as `Block` does it."""
 
@@ -184,7 +177,7 @@ class _Run:
         self._source = open_source(work, dataset, store.samples, files, others)
         self._store = store
         self._latents = latents_recipe(files, Preprocessing.of(model, files.size(model.size)),
-                                       model.dtype)
+                                       model.compute)
         self._extractor = extractor
         self._rows = rows
 
@@ -192,24 +185,23 @@ class _Run:
                 told: Any) -> list[Compared]:
         import torch
 
-        threads = self._store.attrs.get("threads") or own_threads(None)
+        threads = self._store.attrs.get("threads") or own_threads()
         with ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,)) as device, \
                 ThreadPoolExecutor(2, "readers") as readers:
             return device.submit(self._compare, found, readers, told).result()
 
     def _compare(self, found: Sequence[tuple[PlannedCombo, ComboView]], readers: Executor,
                  told: Any) -> list[Compared]:
-        inputs = _Scattered(self._source, self._rows, readers)
+        inputs = BlockInputs(self._source, readers)
         x0 = self._extractor.encode(inputs.images(self._rows))
-        x0 = np.ascontiguousarray(x0)  # as in a block: the layout decides a pass's last bits
-        inputs.take_latents(x0)
-        report = [self._compare_latents(x0)]
+        inputs.take_latents(self._rows, x0)
+        report = [self._compare_latents(x0.cpu().numpy())]
         views = {plan.name: view for plan, view in found}
         combos = {name: Compared(name) for name in views}
         todo = {name: {r for r in self._rows if view.done()[r]} for name, view in views.items()}
         for lane in self._source.passes((plan, todo[plan.name]) for plan, _ in found):
             for piece in self._extractor.run(lane, inputs):
-                maps = {n: values.cpu().numpy() for n, values in piece.maps.items()}
+                maps = {n: values.float().cpu().numpy() for n, values in piece.maps.items()}
                 for i, row in enumerate(piece.rows):
                     view = views[piece.combo]
                     combos[piece.combo].add({n: view[n][row] for n in view},

@@ -12,6 +12,9 @@ from gate_cache.store.format.layout import Shapes, block_rows
 if TYPE_CHECKING:
     from gate_cache.manifest.specs import Manifest
 
+AUTO_BATCH = 16
+"""More images a pass are hardly faster, and most cards hold fewer."""
+
 
 def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
     """Rows of a block in a new store: as the manifest says, or by the largest map."""
@@ -19,6 +22,11 @@ def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
         return manifest.store.block
     every = [s for maps in shapes for s in maps.values()]
     return block_rows(every, encoding_asked(manifest))
+
+
+def store_batch(manifest: Manifest) -> int:
+    """Images a pass in a new store; where the manifest leaves it open, to begin with."""
+    return AUTO_BATCH if manifest.store.batch == "auto" else manifest.store.batch
 
 
 def encoding_asked(manifest: Manifest) -> Encoding:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ManifestError, NotThere, UserError, listed
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
+from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.datasets.common.pictures import by_stem, stem_of
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
@@ -19,6 +21,7 @@ from gate_cache.workspace.data_summary import before_extraction, check_data
 
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
+    from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.manifest.specs import Manifest
     from gate_cache.workspace.workspace import Workspace
 
@@ -133,3 +136,11 @@ def _lacking(ids: Sequence[str], before: str, after: str) -> list[str]:
 
 def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:
     combo_maps(manifest, files, files.size(manifest.model.size), about_tokens)
+
+
+def notes_on_files(dataset: ImageDataset, manifest: Manifest) -> list[str]:
+    """What to know of a data set's files before they are read."""
+    if isinstance(dataset, ImageFiles) and Preprocessing.of(manifest.model, 0).background is None:
+        return ["'resample: opencv' without a 'background' drops alpha, as the first release did:"
+                " transparent pictures show what lies under it"]
+    return []

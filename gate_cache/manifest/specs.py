@@ -49,6 +49,9 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
+TF32 = "+tf32"
+
+
 class ModelSpec(Spec):
     """The diffusion model: ``tiny``, a folder or file below the models root, or a hub id.
 
@@ -68,6 +71,14 @@ class ModelSpec(Spec):
     background: Annotated[str, BeforeValidator(parse_color)] = Field(
         "", description="colour below transparent pixels [white]")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    tf32: bool = Field(False, description="NVIDIA's short float32, where float32 is computed")
+    channels_last: bool = False
+    compile: bool = Field(False, description="the UNet's repeated blocks, by torch")
+
+    @property
+    def compute(self) -> str:
+        """The dtype, with what else decides values more than rounding does."""
+        return self.dtype + (TF32 if self.tf32 else "")
 
     @property
     def source(self) -> str:

@@ -46,4 +46,4 @@ class StoreSpec(Spec):
         None, description="a name, or {name: blosc, cname: zstd, …}")
     latents: bool = Field(True, description="kept, so that later combos need not encode again")
     block: int | None = Field(None, ge=1, le=1024)
-    batch: int = Field(8, ge=1)
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 8

@@ -88,6 +88,12 @@ class StoreWriter:
         """Images per forward pass, fixed when the store was made."""
         return int(self.attrs["batch"])
 
+    def note_batch(self, batch: int) -> None:
+        """Have later runs begin with so many images per forward pass."""
+        with disk_errors(self.path):
+            self.check()
+            self.attrs = put_attrs(self.folder, "", {**self.attrs, "batch": batch})
+
     @property
     def threads(self) -> int | None:
         """CPU threads of a pass, fixed when the store was made; None in older stores."""

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 import torch
 
 from gate_cache.core.errors import UserError
+from gate_cache.core.memory import is_full
+
+LOADING = "a smaller model, or float16 or bfloat16 as model.dtype"
+"""What to try when a model does not fit."""
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -47,7 +51,7 @@ def out_of_memory(way_out: str, kept: bool = True) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+        if not is_full(error):
             raise
         raise UserError(f"the device's memory is full: use {way_out}"
                         f"{'; what is done is kept' if kept else ''}") from error
@@ -56,5 +60,5 @@ def out_of_memory(way_out: str, kept: bool = True) -> Iterator[None]:
 def smaller_than(batch: int) -> str:
     """What to try when a batch does not fit into the device's memory."""
     if batch > 1:
-        return f"--batch {batch // 2}"
+        return f"--batch {batch // 2}, or --batch auto"
     return "a smaller model.size, or float16 or bfloat16 as model.dtype"

@@ -10,7 +10,6 @@ import hashlib
 import time
 import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,6 @@ from gate_cache.datasets.common.files import ImageFiles
 from gate_cache.diffusion.files.digest_cache import cache_folder
 
 if TYPE_CHECKING:
-    from gate_cache.core.progress import Progress
     from gate_cache.datasets.common.base import ImageDataset
 
 Digests = npt.NDArray[np.uint8]
@@ -33,46 +31,50 @@ _FRESH = 50_000_000
 another time, so it is not remembered."""
 
 
-def image_digests(dataset: ImageDataset, ids: Sequence[str], show: Progress,
-                  rehash: bool = False) -> Digests:
-    """The sha256 of all images, (N, 32) uint8.
+class ImageDigests:
+    """The sha256 of a data set's images, read where they are not remembered.
 
     Parameters
     ----------
     ids : of all samples, in the data set's order
     rehash : read every file, whatever is remembered
-
-    Raises
-    ------
-    DataError
-        An image cannot be read.
     """
-    if not isinstance(dataset, ImageFiles) or type(dataset).sha256 is not ImageFiles.sha256:
-        return _read(dataset, ids, show)
-    now = time.time_ns()
-    try:
-        path, stamps = _file(dataset), dataset.stamps()
-    except OSError:  # no home to remember in; or a file is missing, which reading says
-        return _read(dataset, ids, show)
-    found = np.zeros((len(ids), 32), np.uint8)
-    known = np.zeros(len(ids), bool)
-    if not rehash:
-        with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            known = _recall(path, ids, stamps, found)
-    if len(left := (~known).nonzero()[0]):
-        found[left] = _read(dataset, [ids[i] for i in left.tolist()], show)
-        _keep(path, ids, np.where(now - stamps[:, 3:] < _FRESH, -1, stamps), found)
-    return found
 
+    def __init__(self, dataset: ImageDataset, ids: Sequence[str], rehash: bool = False) -> None:
+        self._dataset = dataset
+        self._ids = ids
+        self._found = np.zeros((len(ids), 32), np.uint8)
+        self._known = np.zeros(len(ids), bool)
+        self._new = False
+        self._now = time.time_ns()
+        self._path: Path | None = None
+        if not isinstance(dataset, ImageFiles) or type(dataset).sha256 is not ImageFiles.sha256:
+            return
+        with suppress(OSError):  # no home to remember in; or a file is missing, as reading says
+            self._path, self._stamps = _file(dataset), dataset.stamps()
+        if self._path and not rehash:
+            with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                self._known = _recall(self._path, ids, self._stamps, self._found)
 
-def _read(dataset: ImageDataset, ids: Sequence[str], show: Progress) -> Digests:
-    found = np.zeros((len(ids), 32), np.uint8)
-    with show.task("reading the data set", len(ids), "images") as task, \
-            ThreadPoolExecutor(2) as pool:
-        for row, digest in zip(found, pool.map(dataset.sha256, ids), strict=True):
-            row[:] = np.frombuffer(bytes.fromhex(digest), np.uint8)
-            task.advance()
-    return found
+    def read(self, at: int) -> str:
+        """sha256 (hex) of one image, by its place among the ids; may be called by several threads.
+
+        Raises
+        ------
+        DataError
+            It cannot be read.
+        """
+        if not self._known[at]:
+            digest = self._dataset.sha256(self._ids[at])
+            self._found[at] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+            self._known[at] = self._new = True
+        return str(self._found[at].tobytes().hex())
+
+    def keep(self) -> None:
+        """Remember what has been read, but for what was changed just before."""
+        if self._path and self._new:
+            fresh = (self._now - self._stamps[:, 3:] < _FRESH) | ~self._known[:, None]
+            _keep(self._path, self._ids, np.where(fresh, -1, self._stamps), self._found)
 
 
 def _recall(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64],

@@ -93,7 +93,7 @@ def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
     combo = manifest.combos[name]
     return {"kind": manifest.kind(name), "settings": settings(combo),
             "source": sources(combo), "model": manifest.model.source,
-            "compute": manifest.model.dtype, **_preprocessing(manifest),
+            "compute": manifest.model.compute, **_preprocessing(manifest),
             **({"size": manifest.model.size} if manifest.model.size else {}),
             "pooling": combo.pooling or None,
             **({"maps": sorted(combo.maps)} if combo.maps else {})}

@@ -69,9 +69,25 @@ class Backbone(ABC):
         levels = ((values.float() + 1) * 127.5).round().clamp(0, 255)
         return levels.byte().permute(0, 2, 3, 1)
 
+    def place(self, values: Any) -> torch.Tensor:
+        """A tensor or an array of this process's memory on the device, which is not waited for."""
+        found = torch.as_tensor(values)
+        if self.device.type != "cuda":
+            return found.to(self.device)
+        return found.pin_memory().to(self.device, non_blocking=True)
+
+    def here(self, module: Any) -> Any:
+        """A module on the device, which it may have left."""
+        return module if self.device.type == "cpu" else module.to(self.device)
+
+    def leave(self, *modules: Any) -> None:
+        """Have modules leave the device until they are used again: its memory is for passes."""
+        for module in modules if self.device.type != "cpu" else ():
+            module.to("cpu")
+
     def scaled(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 pixels as (B, 3, H, W) float32 from −1 to 1, on the device."""
-        return pixels.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.place(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def predict(self, x: torch.Tensor, t: int, text: Text, *extras: Extra | None) -> torch.Tensor:
         """One UNet pass.
@@ -88,7 +104,7 @@ class Backbone(ABC):
         (B, 4, h, w) what the UNet predicts (see `prediction_type`)
         """
         text = self.conditioned(text, x)
-        call = Call(x.to(self.dtype), torch.tensor(t, device=x.device), text)
+        call = Call(x.to(self.dtype), torch.full((), t, device=x.device), text)
         added, more = dict(text.added), dict[str, Any]()
         for extra in extras:
             arguments = dict(extra(call)) if extra else {}

@@ -51,12 +51,13 @@ class StableDiffusionXL(StableDiffusion):
                     {"text_embeds": pooled})
 
     def _encoded(self, encoder: Any, tokens: Tokens, prompt: str) -> Any:
-        pieces = torch.tensor(tokens.encode(prompt).ids, device=self.device)
-        return encoder(pieces, output_hidden_states=True)
+        pieces = self.place(torch.tensor(tokens.encode(prompt).ids))
+        return self.here(encoder)(pieces, output_hidden_states=True)
 
     def conditioned(self, text: Text, x: torch.Tensor) -> Text:
         """Prompts with the time ids (H, W, 0, 0, H, W): an original of this size, not cropped."""
         stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
         height, width = (int(side) * stride for side in x.shape[-2:])
-        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=x.device)
+        ids = self.once(("time ids", height, width), lambda: self.place(
+            torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype)))
         return Text(text.states, {**text.added, "time_ids": ids.expand(len(x), -1)})

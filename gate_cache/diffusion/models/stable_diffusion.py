@@ -35,7 +35,7 @@ class StableDiffusion(Backbone):
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Latents x_0: the posterior's mean, shifted and scaled as the configuration says."""
-        posterior = self.vae.encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
+        posterior = self.here(self.vae).encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
         shift, scale = self._latent_scale()
         return torch.as_tensor((posterior.mode().float() - shift) * scale)
 
@@ -45,17 +45,17 @@ class StableDiffusion(Backbone):
         shift, scale = float(config.shift_factor or 0), float(config.scaling_factor)
         if config.latents_mean is None:
             return shift, scale
-        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1)
+        mean, std = (self.place(torch.tensor(v)).view(1, -1, 1, 1)
                      for v in (config.latents_mean, config.latents_std))
         return mean + shift, scale / std
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         shift, scale = self._latent_scale()
         unscaled = latents.to(self.device) / scale + shift
-        return self.pixels(self.vae.decode(unscaled.to(self.vae.dtype)).sample)
+        return self.pixels(self.here(self.vae).decode(unscaled.to(self.vae.dtype)).sample)
 
     def embed(self, prompt: str) -> Text:
         """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""
-        pieces = torch.tensor(self.tokens.encode(prompt).ids, device=self.device)
-        states = self.text_encoder(pieces)[0]
+        pieces = self.place(torch.tensor(self.tokens.encode(prompt).ids))
+        states = self.here(self.text_encoder)(pieces)[0]
         return Text(states.reshape(1, -1, states.shape[-1]).to(self.dtype))

@@ -28,7 +28,7 @@ class Means:
 
         Parameters
         ----------
-        maps : name to (B, C, h, w) float32, whose first places are those of `items`
+        maps : name to (B, C, h, w), whose first places are those of `items`
         """
         if all(item.half.ensemble == 1 for item in items):
             return items, maps
@@ -46,7 +46,8 @@ class Means:
     def _added(self, tail: Tail, item: Item, maps: Maps) -> Maps:
         key = tail, item.half, item.row
         if key not in self._sums:
-            self._sums[key] = {name: values.clone() for name, values in maps.items()}
+            self._sums[key] = {name: values.to(torch.float32, copy=True)
+                               for name, values in maps.items()}
             return self._sums[key]
         for name, values in self._sums[key].items():
             values += maps[name]

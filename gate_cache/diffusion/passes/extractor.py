@@ -7,61 +7,43 @@ row's bytes do not depend on its neighbours, on resuming or on the order of work
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from gate_cache.core.memory import fitted, free, is_full
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.conditioning import Extra, Text
+from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.ensemble import Means
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.mirror import Mirrored
 from gate_cache.diffusion.passes.noise import add_noise, noise
+from gate_cache.diffusion.passes.pieces import Piece, Ready, pieces, pooled
 from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 
 if TYPE_CHECKING:
-    from gate_cache.core.features import MapSpec
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.diffusion.passes.schedule import Item, PassGroup, Tail
-    from gate_cache.diffusion.techniques.base import Floats, Images, Inputs, Steering, Use
+    from gate_cache.diffusion.passes.schedule import Item, PassGroup
+    from gate_cache.diffusion.techniques.base import Images, Inputs, Steering, Use
+    from gate_cache.manifest.specs import ModelSpec
 
+CODER_PIXELS = 8 * 512 * 512
+"""At a time through the autoencoder, which takes more memory than a pass: two images of 1024."""
 KEPT_PROMPTS = 256
 """Embeddings kept at most; with a caption for each image there is no end of them."""
 
 
-class Piece(NamedTuple):
-    """Maps of some rows of a combo: name to (N, C, h, w) float32, on the device."""
-
-    combo: str
-    rows: list[int]
-    maps: dict[str, torch.Tensor]
-
-
-class Ready(NamedTuple):
-    """A pass that is about to run.
-
-    Attributes
-    ----------
-    tail : of its lane
-    items : its images, behind which the batch is filled up
-    x : (B, 4, h, w) float32, noised and, where the lane's walk has steps, denoised
-    run : the pass; gives what the UNet predicts, (B, 4, h, w)
-    inputs : what it was made from
-    """
-
-    tail: Tail
-    items: Sequence[Item]
-    x: torch.Tensor
-    run: Callable[[], torch.Tensor]
-    inputs: Inputs
+class _Stopped(Exception):
+    """Ends a lane's passes before they are read."""
 
 
 class Extractor:
@@ -71,16 +53,27 @@ class Extractor:
     ----------
     steering : the opened techniques
     batch : images per pass
+
+    Attributes
+    ----------
+    halved : hears of each smaller batch that passes go on with when the memory is full; None: that
+        is an error
+    stopped : whether to end `run` between the steps of denoising
     """
+
+    halved: Callable[[int], object] | None = None
+    stopped: Callable[[], bool] = staticmethod(lambda: False)
 
     def __init__(self, model: Backbone, steering: dict[Use, Steering], batch: int) -> None:
         self.model = model
-        self.batch = batch
+        self.batch = self._coder_batch = batch
         self._steering = steering
         self._embeddings: dict[tuple[str, Any], Text] = {}
+        self._noise: WeakKeyDictionary[Inputs, dict[tuple[int, int], torch.Tensor]] = \
+            WeakKeyDictionary()
 
     @torch.inference_mode()
-    def encode(self, images: Images) -> Floats:
+    def encode(self, images: Images) -> torch.Tensor:
         """VAE latents x_0.
 
         Parameters
@@ -89,15 +82,22 @@ class Extractor:
 
         Returns
         -------
-        (N, 4, h, w) float32
+        (N, 4, h, w) float32, on the device
         """
+        pixels = images.shape[1] * images.shape[2]
+        size = max(min(self._coder_batch, CODER_PIXELS // pixels), 1)
+        if self.halved is None:
+            return self._encoded(images, size)
+        found, self._coder_batch = fitted(size, partial(self._encoded, images))
+        return found
+
+    def _encoded(self, images: Images, size: int) -> torch.Tensor:
         found = []
-        for start in range(0, len(images), self.batch):
-            part = images[start : start + self.batch]
-            index = np.minimum(np.arange(self.batch), len(part) - 1)
-            latents = self.model.encode(torch.from_numpy(part[index]))
-            found.append(latents[: len(part)].cpu().numpy())
-        return np.concatenate(found)
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            index = np.minimum(np.arange(size), len(part) - 1)
+            found.append(self.model.encode(torch.from_numpy(part[index]))[: len(part)])
+        return torch.cat(found).contiguous()
 
     def ahead(self, lane: PassGroup, inputs: Inputs) -> None:
         """Let a lane's techniques prepare its rows on the CPU."""
@@ -116,17 +116,48 @@ class Extractor:
         Maps of mirrored images are mirrored back, so that a cell shows the same place in all
         combos. Of an ensemble come the means.
         """
+        inputs, means = self._seen(lane, inputs), Means()
+        at, read = 0, dict.fromkeys(lane.tails, 0)
         specs = {reader.combo.name: reader.combo.specs for readers in lane.readers.values()
                  for reader in readers}
-        means = Means()
-        for ready in self.ready(lane, inputs):
-            with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
-                maps = taps.read(ready.run)
-            if lane.common.mirror:
-                maps = {name: values.flip(-1) for name, values in maps.items()}
-            found = _pieces(lane, ready.tail, *means.of(ready.tail, ready.items, maps))
-            yield from (piece._replace(maps=pooled(piece.maps, specs[piece.combo]))
-                        for piece in found)
+        with self._steered(lane):
+            while at < len(lane.items):
+                try:
+                    for ready in self._batch(lane, lane.items[at : at + self.batch], inputs):
+                        with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
+                            maps = taps.read(ready.run)
+                        if lane.common.mirror:
+                            maps = {name: values.flip(-1) for name, values in maps.items()}
+                        new = slice(read[ready.tail] - at, len(ready.items))
+                        whole = means.of(ready.tail, ready.items[new],
+                                         {name: values[new] for name, values in maps.items()})
+                        for piece in pieces(lane, ready.tail, *whole):
+                            yield piece._replace(maps=pooled(piece.maps, specs[piece.combo]))
+                        read[ready.tail] = max(read[ready.tail], at + len(ready.items))
+                    at = min(read.values())
+                    continue
+                except _Stopped:
+                    return
+                except RuntimeError as error:
+                    if self.batch == 1 or self.halved is None or not is_full(error):
+                        raise
+                self._halve()
+                self.halved(self.batch)
+
+    def _halve(self) -> None:
+        """Go on with less in the memory: half as many images, and no module that can wait."""
+        model = self.model
+        self.batch //= 2
+        model.leave(*[m for m in (model.vae, *model.text_encoders.values()) if m is not None])
+        free()
+
+    @contextmanager
+    def _steered(self, lane: PassGroup) -> Iterator[None]:
+        """What a lane's techniques change of the whole model."""
+        with ExitStack() as active:
+            for use in lane.common.uses:
+                active.enter_context(self._steering[use].active())
+            yield
 
     @torch.inference_mode()
     def ready(self, lane: PassGroup, inputs: Inputs) -> Iterator[Ready]:
@@ -135,9 +166,7 @@ class Extractor:
         What leads to them, the denoising steps, has run.
         """
         inputs = self._seen(lane, inputs)
-        with ExitStack() as active:
-            for use in lane.common.uses:
-                active.enter_context(self._steering[use].active())
+        with self._steered(lane):
             for start in range(0, len(lane.items), self.batch):
                 yield from self._batch(lane, lane.items[start : start + self.batch], inputs)
 
@@ -155,13 +184,21 @@ class Extractor:
                     model.predict, x, lane.common.walk.stop, text, *extras), inputs)
 
     def _noised(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
-        x0 = torch.from_numpy(inputs.latents([i.row for i in items]))
-        place = self.model.device
+        x0 = inputs.latents([i.row for i in items])
         if not lane.common.walk.noised:
-            return x0.to(place)
-        eps = torch.stack([noise(i.seed, inputs.id(i.row), x0.shape[1:]) for i in items])
-        return add_noise(x0.to(place), eps.to(place), lane.common.walk.start,
+            return x0
+        return add_noise(x0, self._drawn(items, inputs, x0.shape[1:]), lane.common.walk.start,
                          self.model.alphas_cumprod)
+
+    def _drawn(self, items: Sequence[Item], inputs: Inputs,
+               shape: Sequence[int]) -> torch.Tensor:
+        """(B, 4, h, w) float32, ε of each; drawn and brought to the device once an image."""
+        known = self._noise.setdefault(inputs, {})
+        keys = [(item.seed, item.row) for item in items]
+        if new := [key for key in dict.fromkeys(keys) if key not in known]:
+            drawn = torch.stack([noise(seed, inputs.id(row), shape) for seed, row in new])
+            known |= zip(new, self.model.place(drawn), strict=True)
+        return torch.stack([known[key] for key in keys])
 
     def _denoised(self, lane: PassGroup, x: torch.Tensor, text: Text,
                   extras: Sequence[Extra | None]) -> torch.Tensor:
@@ -171,6 +208,8 @@ class Extractor:
         negative, model = self._negative(walk, len(x), lane.common.uses), self.model
 
         def predict(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+            if self.stopped():
+                raise _Stopped
             found = model.predict(x, t, text, *extras).float()
             if negative is not None:  # x_0 and noise are affine in it: guided as they would be
                 away = model.predict(x, t, negative, *extras).float()
@@ -183,16 +222,19 @@ class Extractor:
         return Text.joined([self._text(walk.negative, uses)] * count) if walk.guided else None
 
     def _texts(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> Text:
-        return Text.joined([self._text(inputs.prompt(i.row, i.half.prompt), lane.common.uses)
-                            for i in items])
+        prompts = [inputs.prompt(i.row, i.half.prompt) for i in items]
+        return Text.joined([self._text(p, lane.common.uses, p != i.half.prompt)
+                            for p, i in zip(prompts, items, strict=True)])
 
-    def _text(self, prompt: str, uses: tuple[Use, ...]) -> Text:
+    def _text(self, prompt: str, uses: tuple[Use, ...], captioned: bool = False) -> Text:
         """One prompt's embedding; LoRAs change the text encoder, so they are in the key."""
         key = prompt, uses
         if key not in self._embeddings:
             if len(self._embeddings) >= KEPT_PROMPTS:
                 self._embeddings.clear()
             self._embeddings[key] = self.model.embed(prompt)
+            if not captioned:  # as many as there are images, one by one
+                self.model.leave(*self.model.text_encoders.values())
         return self._embeddings[key]
 
     def _extras(self, uses: Sequence[Use], items: Sequence[Item],
@@ -205,7 +247,7 @@ class Extractor:
 
 
 def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Roots, batch: int,
-                   device: torch.device, dtype: str) -> Extractor:
+                   device: torch.device, spec: ModelSpec) -> Extractor:
     """Load a model with what the techniques of these combos need.
 
     Raises
@@ -213,34 +255,11 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
     ModelError
         Something is missing or does not fit.
     """
-    model = loading.load(files, device, getattr(torch, dtype))
+    model = loading.load(files, device, getattr(torch, spec.dtype))
     steering: dict[Use, Steering] = {}
     for plan in plans:
         for use, technique in plan.techniques.items():
             if use not in steering:
                 steering[use] = technique.open(model, roots)
+    faster(model, spec)
     return Extractor(model, steering, batch)
-
-
-def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str, torch.Tensor]:
-    """Maps of one combo, those made smaller that it wants so, in float32.
-
-    Torch's adaptive pooling: cell (i, j) of a grid of g cells a side is of the values from
-    ⌊i·h/g⌋ to ⌈(i+1)·h/g⌉, and so in the other direction.
-    """
-    kinds: dict[str, Callable[..., torch.Tensor]] = {
-        "mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
-    return {s.name: kinds[s.pool](maps[s.name].float(), s.grid) if s.grid else maps[s.name]
-            for s in specs}
-
-
-def _pieces(lane: PassGroup, tail: Tail, items: Sequence[Item],
-            maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
-    """What each combo reads from the maps of some images."""
-    for half in dict.fromkeys(item.half for item in items):
-        for reader in lane.readers[half, tail]:
-            places = [i for i, item in enumerate(items)
-                      if item.half == half and item.row in reader.rows]
-            if places:
-                yield Piece(reader.combo.name, [items[i].row for i in places], {
-                    s.name: maps[s.name][places] for s in reader.combo.specs})

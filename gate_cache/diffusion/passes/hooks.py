@@ -46,7 +46,7 @@ class Hooks:
         return self.take()
 
     def take(self) -> dict[str, torch.Tensor]:
-        """Maps of the latest pass, each (B, C, h, w) in float32; forgets them.
+        """Maps of the latest pass, each (B, C, h, w) as computed; forgets them.
 
         Raises
         ------
@@ -56,7 +56,7 @@ class Hooks:
         found = {}
         for spec in self._specs:
             if spec.name in self._conv:
-                found[spec.name] = self._conv.pop(spec.name).float()
+                found[spec.name] = self._conv.pop(spec.name)
             elif self._attention[spec.name]:
                 maps = torch.stack(self._attention.pop(spec.name)).mean(0)  # (B, hw, T)
                 side = self._sides[spec.name]

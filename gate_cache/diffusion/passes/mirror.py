@@ -9,8 +9,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import torch
 
-    from gate_cache.diffusion.techniques.base import Floats, Images, Inputs
+    from gate_cache.diffusion.techniques.base import Images, Inputs
 
 
 class Mirrored:
@@ -25,7 +26,7 @@ class Mirrored:
     encode : (N, H, W, 3) uint8 to latents
     """
 
-    def __init__(self, inputs: Inputs, encode: Callable[[Images], Floats]) -> None:
+    def __init__(self, inputs: Inputs, encode: Callable[[Images], torch.Tensor]) -> None:
         self._inputs = inputs
         self._encode = encode
 
@@ -37,9 +38,9 @@ class Mirrored:
         """A combo's prompt, as for the picture as it is."""
         return self._inputs.prompt(row, prompt)
 
-    def latents(self, rows: Sequence[int]) -> Floats:
-        """(N, 4, h, w) float32, of the mirrored pictures."""
-        found: Floats = self.kept("latents", rows, lambda r: self._encode(self.images(r)))
+    def latents(self, rows: Sequence[int]) -> torch.Tensor:
+        """(N, 4, h, w) float32, of the mirrored pictures, on the device."""
+        found: torch.Tensor = self.kept("latents", rows, lambda r: self._encode(self.images(r)))
         return found
 
     def images(self, rows: Sequence[int]) -> Images:

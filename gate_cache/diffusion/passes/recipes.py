@@ -14,6 +14,7 @@ from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.suits import check_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import settings, techniques
+from gate_cache.manifest.specs import TF32
 
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
@@ -72,9 +73,10 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
 
 def latents_recipe(files: ModelFiles, preprocessing: Preprocessing, dtype: str) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
+    alone = dtype.removesuffix(TF32)
     return {"kind": "latents", **_coder(files), "size": preprocessing.size,
             "resize": preprocessing.fit, "preprocessing": PREPROCESSING,
-            "compute": files.latents_dtype(dtype), **preprocessing.recipe}
+            "compute": files.latents_dtype(alone) + dtype[len(alone):], **preprocessing.recipe}
 
 
 def _coder(files: ModelFiles) -> Recipe:
@@ -99,7 +101,7 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     model, size = manifest.model, files.size(manifest.model.size)
     captions = _captions_digest(manifest, roots)
     preprocessing = Preprocessing.of(model, size)
-    latents = fingerprint(latents_recipe(files, preprocessing, model.dtype))
+    latents = fingerprint(latents_recipe(files, preprocessing, model.compute))
     found = []
     for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
         combo = manifest.combos[name]
@@ -112,7 +114,7 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
             "latents": latents,
             "weights": _weights(files, used),
             "schedule": files.schedule(),
-            "compute": model.dtype,
+            "compute": model.compute,
         }
         if combo.pooling:
             recipe["pooling"] = combo.pooling

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
 
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
 
     Images = npt.NDArray[np.uint8]
-    Floats = npt.NDArray[np.float32]
 Place = Literal["model", "tail"]
 """What a technique changes: ``model``: all passes, weights and inputs included; ``tail``: only what
 is added to the UNet behind its down and mid blocks, which combos that differ there can share."""
@@ -40,8 +40,8 @@ class Inputs(Protocol):
     def prompt(self, row: int, prompt: str) -> str:
         """A combo's prompt for one image: its caption filled in."""
 
-    def latents(self, rows: Sequence[int]) -> Floats:
-        """(N, 4, h, w) float32, x_0."""
+    def latents(self, rows: Sequence[int]) -> torch.Tensor:
+        """(N, 4, h, w) float32, x_0, on the device."""
 
     def images(self, rows: Sequence[int]) -> Images:
         """(N, H, W, 3) uint8, RGB, at the model's size."""

@@ -158,10 +158,7 @@ class Control(Steering):
         self.images(inputs, rows)
 
     def batch(self, inputs: Inputs, rows: Sequence[int]) -> Extra:
-        import torch
-
-        images = torch.from_numpy(self.images(inputs, rows))
-        image = images.to(self._model.device, self._model.dtype) / 255
+        image = self._model.place(self.images(inputs, rows)).to(self._model.dtype) / 255
         image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image.contiguous()
         return lambda call: self._residuals(call, image)
 

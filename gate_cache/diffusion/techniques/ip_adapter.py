@@ -146,11 +146,11 @@ class _Prompted(Steering):
         from torch.nn.functional import interpolate
         from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-        net, place = self._loaded.encoder, self._model.device
-        pixels = torch.from_numpy(images).to(place).permute(0, 3, 1, 2).float() / 255
+        net, place = self._loaded.encoder, self._model.place
+        pixels = place(images).permute(0, 3, 1, 2).float() / 255
         side = (net.config.image_size,) * 2
         pixels = interpolate(pixels, side, mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (torch.tensor(v, device=place).view(1, 3, 1, 1)
+        mean, std = (place(torch.tensor(v)).view(1, 3, 1, 1)
                      for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         out = net(((pixels - mean) / std).to(self._model.dtype),
                   output_hidden_states=self._loaded.patches)

@@ -47,6 +47,10 @@ class _LineTask:
         if time.monotonic() - self._shown >= EVERY_SECONDS:
             self.show()
 
+    def expect(self, total: int) -> None:
+        """Another number of units in all."""
+        self._total = total
+
     def show(self) -> None:
         now = time.monotonic()
         self._shown, spent = now, now - self._began
@@ -83,6 +87,10 @@ class _BarTask:
         speed = self._progress.tasks[self._number].speed
         rate = f"{speed:.1f} {self._unit}/s" if speed else self._unit
         self._progress.update(self._number, advance=n, rate=rate)
+
+    def expect(self, total: int) -> None:
+        """Another length of the bar."""
+        self._progress.update(self._number, total=total)
 
 
 def clock(seconds: float) -> str:

@@ -29,10 +29,14 @@ def row_sums(arrays: Mapping[str, npt.NDArray[Any]]) -> Sums:
         raise ValueError(f"maps of one block have different numbers of rows: {sorted(rows)}")
     found = np.zeros((len(arrays), rows.pop()), np.uint32)
     for sums, array in zip(found, arrays.values(), strict=True):
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        for i, row in enumerate(little):
-            sums[i] = crc32c.crc32c(row.reshape(-1).view(np.uint8).data)
+        sums[:] = array_sums(array)
     return found
+
+
+def array_sums(array: npt.NDArray[Any]) -> list[int]:
+    """The checksum of each row of one array, (rows, …)."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return [crc32c.crc32c(row.reshape(-1).view(np.uint8).data) for row in little]
 
 
 def joined(sums: Sums, lengths: Iterable[int]) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, read_array, read_attrs
-from gate_cache.store.format.checksums import Sums, row_sums
+from gate_cache.store.format.checksums import Sums, array_sums
 from gate_cache.store.format.chunks import Chunks, OpenFiles
 from gate_cache.store.format.codes import encode
 from gate_cache.store.format.documents import put_attrs, resize
@@ -55,6 +55,7 @@ class GroupWriter:
         self._absent = frozenset(self.attrs.get(ABSENT, ()))
         self._may_write = may_write
         self._back: set[int] = set()
+        self._noting = Lock()  # blocks may be written at a time
         self._seen: dict[int, int] | None = None  # marks, as `todo` found them
 
     @contextmanager
@@ -197,22 +198,20 @@ class GroupWriter:
         Chunks(OpenFiles(self.folder), f"{self.name}/{name}", meta).read(rows, flat, "always")
         return found
 
-    def draft(self, rows: range) -> Stored:
-        """A block's arrays: the kept rows as they are, what stands for NaN in the others."""
-        found = {n: np.full((len(rows), *p.shape), p.fill, p.dtype)
-                 for n, p in self.parts.items()}
+    def begin(self, rows: range, arrays: Stored, void: Iterable[int]) -> None:
+        """Fill a block's arrays with the rows that are kept, and what stands for NaN in void ones.
+
+        Parameters
+        ----------
+        arrays : name to memory for all rows of each stored array
+        """
+        places = [row - rows.start for row in void]
         for name, kept in self.read_kept(rows).items():
-            found[name][: len(kept)] = kept
-        return found
+            arrays[name][: len(kept)] = kept
+            arrays[name][places] = self.parts[name].fill
 
     def encode(self, name: str, values: npt.NDArray[Any]) -> Stored:
-        """Rows of one map as they are stored.
-
-        Raises
-        ------
-        gate_cache.store.format.codes.DoesNotFit
-            A value is too large.
-        """
+        """Rows of one map as they are stored; `DoesNotFit` where a value is too large."""
         return {name + suffix: array for suffix, array in encode(self.encoding, values).items()}
 
     def write(self, rows: range, maps: Maps, absent: Collection[int] = ()) -> None:
@@ -243,24 +242,29 @@ class GroupWriter:
             if self.marks.read(rows.start // self.block) and not self.kept(rows):
                 self.marks.write(block, 0)  # nothing is kept
             self._note_absent(rows, absent)
-            with ThreadPoolExecutor(1) as beside:  # the disk is waited for
-                checksums = beside.submit(row_sums, ordered)
-                self._put(block, ordered)
-            self.commit(rows, checksums.result())
+            self.commit(rows, self._put(block, ordered))
 
     def commit(self, rows: range, found: Sums) -> None:
         """Mark a block done, whose shards are there to stay and have these rows."""
         block, mark = rows.start // self.block, done.mark_of(found, self.lengths)
         self.write_sums(block, found)
-        self.marks.write(block, mark)
+        with self._noting:  # where a file holds several marks
+            self.marks.write(block, mark)
         if self._seen is not None:
             self._seen[block] = mark
 
-    def _put(self, block: int, maps: Maps) -> None:
+    def _put(self, block: int, arrays: Maps) -> Sums:
+        """Write a block's shards; the checksums of its rows, each taken once."""
+        sums = np.zeros((len(arrays), len(next(iter(arrays.values())))), np.uint32)
+
+        def parts(at: int, name: str) -> list[bytes | memoryview]:
+            found = array_sums(arrays[name])
+            sums[at] = found
+            return shard_parts(arrays[name], self.block, self.metas[name].packing, found)
         self.folder.write_many({
-            shard_file(f"{self.name}/{name}", block, meta):
-                partial(shard_parts, maps[name], self.block, meta.packing)
-            for name, meta in self.metas.items()})
+            shard_file(f"{self.name}/{name}", block, self.metas[name]): partial(parts, at, name)
+            for at, name in enumerate(arrays)})
+        return sums
 
     def note_absent(self, blocks: Iterable[range], gone: Collection[int]) -> None:
         """Say before these blocks are written which rows of them are void.
@@ -282,8 +286,9 @@ class GroupWriter:
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""
-        if set(absent) != {row for row in rows if row in self._absent}:
-            self._note(self._absent.difference(rows).union(absent))
+        with self._noting:
+            if set(absent) != {row for row in rows if row in self._absent}:
+                self._note(self._absent.difference(rows).union(absent))
 
     def _note(self, absent: Collection[int]) -> None:
         if absent != self._absent:

@@ -32,14 +32,15 @@ class Damaged(ValueError):
     """Bytes are not what was written."""
 
 
-def shard_parts(rows: npt.NDArray[Any], slots: int,
-                packing: Packing = "raw") -> list[bytes | memoryview]:
+def shard_parts(rows: npt.NDArray[Any], slots: int, packing: Packing,
+                sums: Sequence[int]) -> list[bytes | memoryview]:
     """A whole shard, as buffers to be written one after the other; raw rows are not copied.
 
     Parameters
     ----------
     rows : (n, …) little-endian and contiguous, n <= slots
     slots : rows of a full shard
+    sums : crc32c of each row
     """
     if len(rows) > slots or not rows.flags.c_contiguous or not _little(rows.dtype):
         raise ValueError(f"not the rows of one shard: {rows.shape} {rows.dtype} for {slots} slots")
@@ -47,12 +48,15 @@ def shard_parts(rows: npt.NDArray[Any], slots: int,
     index, at = np.full((slots, 2), EMPTY, "<u8"), 0
     for slot, row in enumerate(rows):
         chunk: bytes | memoryview = memoryview(row.reshape(-1).view(np.uint8))
-        chunk = compress(packing, row) if isinstance(packing, Codec) else chunk
-        parts += [chunk, _sum(chunk)]
+        checksum = _bytes_of(sums[slot])
+        if isinstance(packing, Codec):
+            chunk = compress(packing, row)
+            checksum = _bytes_of(crc32c.crc32c(chunk))
+        parts += [chunk, checksum]
         index[slot] = at, len(chunk) + CRC
         at += len(chunk) + CRC
     raw = index.tobytes()
-    return [*parts, raw, _sum(raw)]
+    return [*parts, raw, _bytes_of(crc32c.crc32c(raw))]
 
 
 def index_bytes(slots: int) -> int:
@@ -149,8 +153,8 @@ def _settings(codec: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _sum(data: bytes | memoryview) -> bytes:
-    return int(crc32c.crc32c(data)).to_bytes(CRC, "little")
+def _bytes_of(checksum: int) -> bytes:
+    return checksum.to_bytes(CRC, "little")
 
 
 def _little(dtype: np.dtype[Any]) -> bool:
