@@ -49,6 +49,7 @@ FENCES = {  # library to the rooms and files that may import it
     "filelock": ("store/places/cache.py",),
     "obstore": ("store/places/",),
     "dask": ("store/", "extraction/"),
+    "xarray": ("store/",),
     "distributed": ("extraction/cluster.py",),
     "diffusers": ("diffusion/",),
     "transformers": ("diffusion/", "learn/modules/upernet.py"),

@@ -246,7 +246,7 @@ def test_the_store_says_what_a_combo_is(made: Any) -> None:
 
 def test_plan_inspect_and_show_say_it(made: Any, monkeypatch: pytest.MonkeyPatch,
                                       capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("gate_cache.report.terminal.tables.PLAIN_WIDTH", 200)
+    monkeypatch.setattr("gate_cache.report.terminal.grid.PLAIN_WIDTH", 200)
     show_plan(plan(Workspace(made[0], made[1])))
     show_store(inspect(made[2].path))
     out = capsys.readouterr().out

@@ -507,5 +507,5 @@ def test_other_versions_and_another_call_are_the_same_run(tmp_path: Path) -> Non
     config = {"seed": 1, "versions": {"zarr": "3"}, "commands": ["a"], "began": "today"}
     RunDirectory(tmp_path / "run").begin(config)
     RunDirectory(tmp_path / "run").begin({**config, "versions": {}, "commands": [], "began": ""})
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match=r"other settings \(seed changed: 1 → 2\)"):
         RunDirectory(tmp_path / "run").begin({**config, "seed": 2})

@@ -687,7 +687,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     for name in ("gate-best", "gate-last"):
         assert same_weights(again, whole, name)
     assert not list((tmp_path / "cut" / "run").glob("checkpoint-*.pt"))
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists already, and is a finished run of these settings"):
         run(root, tmp_path / "cut", head=head, **SHORT)
 
 
@@ -697,8 +697,12 @@ def test_an_unfinished_run_of_other_settings_is_left_alone(
         KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path, **SHORT)
-    with pytest.raises(UserError, match="exists already"):
+    told = r"is a run of other settings \(manifest\.train\.seed changed: 0 → 5\); give --out"
+    with pytest.raises(UserError, match=told):
         run(root, tmp_path, **SHORT, seed=5)
+    (tmp_path / "run" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no run"):
+        run(root, tmp_path, **SHORT)
 
 
 def test_a_run_begun_again_is_not_finished(tmp_path: Path) -> None:

@@ -338,7 +338,8 @@ def test_a_table_whose_growth_was_cut_off_is_noted(path: Path) -> None:
     (path / "samples/zarr.json").write_bytes(before)
     found = verify(path)
     assert found.sound
-    assert all("rows that do not count" in note for note in found.notes) and found.notes
+    notes = [note for note in found.notes if "list of groups" not in note]
+    assert all("rows that do not count" in note for note in notes) and notes
 
 
 def test_a_compressed_map_is_checked_too(path: Path) -> None:
@@ -353,7 +354,7 @@ def test_a_compressed_map_is_checked_too(path: Path) -> None:
     make_array(FeatureStore.open(path).folder, f"{group}/up0", shape=(ROWS, 2, 2, 2),
                chunks=(1, 2, 2, 2), shards=(BLOCK, 2, 2, 2), dtype="float16",
                compressors=[ZstdCodec(), Crc32cCodec()], fill_value=float("nan"))
-    zarr.open_group(path)[f"{group}/up0"][:] = old
+    zarr.open_group(path, use_consolidated=False)[f"{group}/up0"][:] = old
     assert verify(path).sound
     shard = path / group / "up0/c/1/0/0/0"
     shard.write_bytes(flip(shard.read_bytes(), 77))
@@ -437,7 +438,7 @@ def test_metadata_of_all_kinds_comes_back_by_extract(toy: Toy, roots: Roots) -> 
     assert not any(extract(Workspace(toy[0], roots, "cpu")).rows.values())
     after = files(path)
     assert {n for n in before if before[n] != after[n]} <= {
-        n for n in before if n.count("/") == 1 and n.endswith("zarr.json")}
+        n for n in before if n.count("/") <= 1 and n.endswith("zarr.json")}
     assert verify(path).sound
 
 

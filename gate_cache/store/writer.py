@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from gate_cache.store.format.documents import make_part, put_attrs, write_array
 from gate_cache.store.format.encodings import ENCODING, Encoding, Part
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import DONE, FORMAT, LATENTS, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.listing import write_listing
 from gate_cache.store.format.samples import (
     COLUMNS,
     NewSample,
@@ -217,6 +218,14 @@ class StoreWriter:
             for name in groups:
                 bind(self._writer(name))
 
+    def list_groups(self) -> None:
+        """Bring the store's list of groups and arrays up to date, if this process may write."""
+        if isinstance(self._held, ReadOnly) or self.folder.identity() != self._identity:
+            return
+        with suppress(OSError, StoreError):  # it is a help to readers, and hides no other error
+            self.check()
+            write_listing(self.folder)
+
     def _seal(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
         """Add checksums of metadata, which format 1 had not, and today's of the table."""
         for name in (*groups, SAMPLES) if self.attrs["format"] == 1 else ():
@@ -268,7 +277,10 @@ def open_writer(path: Place, dataset: str, block: int, batch: int,
             raise StoreError(f"{path}: holds maps of '{writer.attrs['dataset']}', not of"
                              f" '{dataset}'; give store.path another name")
         writer.upgrade()
-        yield writer
+        try:
+            yield writer
+        finally:
+            writer.list_groups()
         writer.need_there()
     finally:
         held.release()

@@ -26,6 +26,7 @@ from gate_cache.store.format.attrs import (
 from gate_cache.store.format.documents import Document, map_document
 from gate_cache.store.format.encodings import encoding_of
 from gate_cache.store.format.layout import DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.listing import LISTING
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
 from gate_cache.store.places.folders import Folder, is_number
@@ -263,5 +264,5 @@ def _group_document(attributes: Document) -> Document:
 
 def _sensible(document: Document | None, attrs: dict[str, Any]) -> bool:
     """Whether a group's metadata is one of ours, its recipe being what its fingerprint says."""
-    rest = {k: v for k, v in (document or {}).items() if k != "consolidated_metadata"}
+    rest = {k: v for k, v in (document or {}).items() if k != LISTING}
     return bool(attrs) and {**rest, "attributes": {}} == _group_document({})
