@@ -21,7 +21,7 @@ from gate_cache.datasets.common.base import (
 )
 from gate_cache.learn.features.bucket import attention_maps
 from gate_cache.learn.features.pixel_grid import tiles
-from gate_cache.learn.features.reservoir import fill, pixel_bytes
+from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes
 from gate_cache.learn.fit.trials import SOLVED, solve
 from gate_cache.learn.metrics.dense import mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
@@ -246,8 +246,7 @@ def _read_pixels(task: PixelTask, train: Sequence[str], show: Progress) -> None:
     """Fill the task's reservoir, with no more pixels than a probe is solved from."""
     bound = min(RESERVOIR, SOLVED * pixel_bytes(task.maps))
     with show.task("reading", len(train), "images") as bar:
-        task.reservoir = fill(task.maps, task.data, train, bound, "uniform",
-                              note=bar.advance)
+        task.reservoir = fill(task.maps, task.data, train, Draw(bound), bar.advance)
 
 
 def _accuracy(counts: npt.NDArray[np.float64]) -> float:
@@ -257,7 +256,7 @@ def _accuracy(counts: npt.NDArray[np.float64]) -> float:
 def _some(items: Sequence[Any], asked: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
     """Not more than are asked for."""
     if not items:
-        raise UserError(f"{work.name}: dataset: split '{asked.split}' has no {unit}; say --split"
+        raise UserError(f"{work.name}: dataset: split '{asked.split}' has no {unit}; pass --split"
                         f" {'test' if asked.split == 'val' else 'val'}, or enlarge it")
     numbers = pick([str(i) for i in range(len(items))], [], asked.images, work.name, unit)
     return [items[int(i)] for i in numbers]

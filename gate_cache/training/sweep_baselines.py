@@ -97,7 +97,7 @@ def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: i
                     show: Progress) -> dict[str, TrialRow]:
     """What learns nothing, judged once for all trials of a study."""
     rows = {}
-    with show.task("judging baselines", 1, "tables") as bar:
+    with show.task("evaluating baselines", 1, "tables") as bar:
         judged = _of_pairs(study) if isinstance(study, TrainingInputs) else \
             {Method(role): found for role, found in study.task.floors().items()}
         bar.advance()
