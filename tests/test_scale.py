@@ -19,7 +19,6 @@ from gate_cache import FeatureStore
 from gate_cache.commands.options import parse_size
 from gate_cache.core.errors import ManifestError, ModelError, StoreError, UserError
 from gate_cache.core.fingerprint import file_sha256
-from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.extraction.extract import extract
@@ -234,9 +233,10 @@ def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         read.clear()
         data = ImageFolder(tmp_path / "d")
         ids = [s.id for s in data.samples()]
-        found = digests.image_digests(data, ids, Silent(), rehash)
-        assert [d.tobytes().hex() for d in found] == [
+        found = digests.ImageDigests(data, ids, rehash)
+        assert [found.read(at) for at in range(len(ids))] == [
             file_sha256(tmp_path / "d" / i) for i in ids]
+        found.keep()
         return sorted(read)
 
     def counted(self: ImageFolder, sample_id: str) -> str:
