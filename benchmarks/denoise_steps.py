@@ -56,7 +56,7 @@ def main() -> None:
         for name in names:
             change = [np.linalg.norm(study.store[name][m][:] - best[m][:])
                       / np.linalg.norm(best[m][:].astype(np.float32)) for m in best.maps]
-            buckets = study.full.of(study.full.spec.combos, study.store[name].name)
+            buckets = study.features.of(study.features.spec.combos, study.store[name].name)
             model = build_baseline(study.spec, buckets.channels, [1.0])
             pck = judge(model, buckets, study.pairs["test"])
             found[name] = {

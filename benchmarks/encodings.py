@@ -33,9 +33,8 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
-from gate_cache.learn.features.data import MapCache
-from gate_cache.learn.fit.fit import fit
-from gate_cache.learn.mixing.model import build_gate
+from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
@@ -107,23 +106,27 @@ def _errors(truth: npt.NDArray[Any], stored: npt.NDArray[Any]) -> tuple[float, f
 def pck(study: TrainingInputs, seeds: int) -> dict[str, Any]:
     """PCK on the test split: of the single feature as it is, and of GATE for some seeds."""
     test = study.pairs["test"]
-    single = judge(study.single(study.spec), study.full, test)
-    gate = []
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        model = build_gate(study.spec, study.full.channels)
-        spec = study.spec.model_copy(update={"seed": seed})
-        fit(model, spec, study.full, study.pairs["train"], [], Silent(), "GATE")
-        gate.append(judge(model, study.full, test).values[PCK])
+    single = judge(study.single(study.spec), study.features, test)
+    gate = [judge(_trained(study, seed), study.features, test).values[PCK] for seed in range(seeds)]
     return {"single": single.values[PCK], "gate": float(np.mean(gate)), "gate of seeds": gate,
             "points": single.points}
+
+
+def _trained(study: TrainingInputs, seed: int) -> CorrespondenceModel:
+    """GATE of one seed, after its last step."""
+    torch.manual_seed(seed)
+    model = build_gate(study.spec, study.features.channels)
+    trial = Trial("GATE", study.spec.model_copy(update={"seed": seed}), lambda: model, study.task,
+                  study.device)
+    fit_trials([trial], study.task, False, FitSession(Silent()))
+    return model
 
 
 def probe(view: ComboView) -> float:
     """mIoU (%) of logistic regression on single pixels of a combo: train split to test split."""
     store = view.store
     buckets = Buckets(store, BucketSpec((view.name,)), torch.device("cpu"),
-                      MapCache(store, 2**30), {i: r for r, i in enumerate(store.samples)})
+                      {i: r for r, i in enumerate(store.samples)})
     world = ToyWorld({})
     split = {s: [i for i in store.samples if i.startswith(f"{s}/")] for s in ("train", "test")}
     maps = {s: torch.stack([buckets.named(i).conv[0] for i in ids]) for s, ids in split.items()}

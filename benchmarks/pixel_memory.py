@@ -24,10 +24,9 @@ import torch
 from benchmarks.synthetic import SD15, block
 from gate_cache.core.progress import Silent
 from gate_cache.datasets.common.base import Sample, Split
-from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.reservoir import pixel_bytes
-from gate_cache.learn.fit.trials import Trial, fit_trials
+from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.store.format.samples import NewSample
@@ -89,8 +88,8 @@ def measure(path: Path, options: argparse.Namespace) -> None:
     groups = {v.label: v.name for v in store.views()}
     spec = NativeSpec(tuple(groups[f"c{i}"] for i in range(options.combos)), groups["attn"],
                       None, (groups["ddpm"],))
-    maps = NativeMaps(store, spec, torch.device("cpu"), MapCache(store, FEW_BYTES),
-                      {i: row for row, i in enumerate(IDS)}, Horses().size)
+    maps = NativeMaps(store, spec, torch.device("cpu"),
+                      {i: row for row, i in enumerate(IDS)}, Horses().size, FEW_BYTES)
     ids: dict[Split, list[str]] = {"train": IDS, "val": [], "test": IDS[:options.judged]}
     task = PixelTask(maps, Horses(), ids, options.reservoir_mb * 2**20)
     say("opened", time.monotonic())
@@ -104,7 +103,7 @@ def measure(path: Path, options: argparse.Namespace) -> None:
     trial = Trial("gate", train, partial(task.model, train, range(options.combos), None, True),
                   task, maps.device)
     began = time.monotonic()
-    fit_trials([trial], task, False, Silent(), "")
+    fit_trials([trial], task, False, FitSession(Silent()))
     say(f"{options.steps} steps of 64 pixels, {members} members", began)
     began = time.monotonic()
     task.judge([trial.model], "test")

@@ -21,17 +21,17 @@ from typing import Any
 
 import torch
 
-from gate_cache.core.errors import GateCacheError, ManifestError
+from gate_cache.core.errors import GateCacheError, ManifestError, UserError
 from gate_cache.core.places import parse_place
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets
 from gate_cache.learn.features.pairs import copy_position, evaluate
-from gate_cache.learn.fit.fit import fit
+from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
 from gate_cache.learn.metrics.pck import PCK
 from gate_cache.learn.metrics.shift import score, shift
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
-from gate_cache.learn.tasks.matching import judge
+from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
@@ -91,7 +91,7 @@ class Question:
         work = Workspace(loaded, roots, progress=SHOW).with_manifest(train=every)
         self._study: TrainingInputs = open_training_inputs(work)
         self._spec, self._seeds = spec, seeds
-        full = self._study.full.spec
+        full = self._study.features.spec
         self._groups = dict(zip(self._study.combos, full.combos, strict=True))
         self._attention = full.attention
         self._techniques: dict[str, list[str]] = defaultdict(list)
@@ -141,7 +141,7 @@ class Question:
         return found
 
     def _of(self, combos: list[str], attention: str | None = None) -> Buckets:
-        return self._study.full.of(tuple(self._groups[c] for c in combos), attention)
+        return self._study.features.of(tuple(self._groups[c] for c in combos), attention)
 
     def _fixed(self, buckets: Buckets) -> list[float]:
         count = len(buckets.spec.combos)
@@ -152,8 +152,12 @@ class Question:
         spec = self._spec.model_copy(update={"seed": seed})
         torch.manual_seed(seed)
         model = build_gate(spec, buckets.channels)
-        fit(model, spec, buckets, self._study.pairs["train"], self._study.pairs["val"], SHOW,
-            f"{name}, seed {seed}")
+        label, pairs = f"{name}, seed {seed}", self._study.pairs
+        task = CorrespondenceTask(buckets, pairs)
+        trial = Trial(label, spec, lambda: model, task, buckets.device)
+        fit_trials([trial], task, bool(pairs["val"]), FitSession(SHOW, label))
+        if trial.failed:
+            raise UserError(trial.failed)
         return self._judged(model, buckets)
 
     def _judged(self, model: CorrespondenceModel, buckets: Buckets) -> list[float]:

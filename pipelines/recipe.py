@@ -28,7 +28,7 @@ from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.html.write import try_report
 from gate_cache.report.terminal.console import console_progress
-from gate_cache.training.inputs import extra_of
+from gate_cache.training.features import extra_of
 from gate_cache.training.run_files import trial_file
 from gate_cache.training.sweep import sweep
 from gate_cache.training.sweep_baselines import baseline_name

@@ -205,6 +205,16 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model.eval()(maps).weights, model(maps).weights)
 
 
+def test_assigners_see_averages_of_cells_where_a_resolution_is_asked_for() -> None:
+    maps = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(3)
+    small = Amalgamator(3, 2, hidden=6, dropout=0.0, resolution=4).eval()
+    whole = module(2).eval()
+    means = maps.unflatten(-1, (4, 2)).unflatten(-3, (4, 2)).mean((-1, -3))
+    found = small(maps)
+    torch.testing.assert_close(found.weights, whole.weigh(means))
+    assert found.maps.shape == (2, 2, 3, 8, 8)
+    torch.testing.assert_close(small.weigh(means), whole.weigh(means))
 @pytest.mark.parametrize("where", ["head", "bucket"])
 @pytest.mark.parametrize("head", ["nn", "conv"])
 def test_attention_is_mixed_only_in_the_bucket(head: str, where: Any) -> None:

@@ -63,7 +63,7 @@ def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) 
 def test_a_lost_workers_block_is_done_by_another(toy: Toy, roots: Roots, cluster: Any) -> None:
     """One worker is killed (kill -9) as soon as something is written."""
     def kill() -> None:
-        while not list(roots.stores.glob("*/plain-*/up0/c/*")):
+        while not list(roots.stores.glob("*/plain-*/up0/c.*")):
             time.sleep(0.02)
         with Client(cluster.scheduler_address) as client:
             pids = list(client.run(os.getpid).values())

@@ -178,7 +178,7 @@ def test_features_are_those_that_training_compares(home: Path, explorer: ViewerS
     gate = study.gate(study.spec)
     find_trained(home / "nn" / "run").load(gate, loaded)
     nn = study.spec.model_copy(update={"head": parse_head("nn")})
-    single = build_baseline(nn, study.full.channels, [1.0], [0], None)
+    single = build_baseline(nn, study.features.channels, [1.0], [0], None)
     for name, model in {"run run": gate, "combo good": single}.items():
         pairs = study.pairs["test"][:3]
         (matched,) = study.task.match([model], pairs)

@@ -213,7 +213,7 @@ def test_nn_and_match_describe_by_standardised_channels(root: Path,  # noqa: F81
     assert isinstance(study, TrainingInputs)
     pair = study.pairs["test"][0]
     store = study.store
-    bucket = study.full.named(pair.pair.source)
+    bucket = study.features.named(pair.pair.source)
     row = store.samples.row(pair.pair.source)
     view = next(v for v in store.views() if v.label == "good")
     parts = []
@@ -246,9 +246,9 @@ def test_a_run_keeps_how_its_channels_were_compared(root: Path, tmp_path: Path) 
 def test_a_level_that_drowns_the_others_is_told(root: Path, tmp_path: Path) -> None:  # noqa: F811
     study = open_any(Workspace(manifest(tmp_path), Roots(stores=root / "stores"), "cpu"))
     assert isinstance(study, TrainingInputs)
-    pairs, group = study.pairs["test"], study.full.spec.combos[0]
-    assert not any("squared length" in h for h in hints(study.full, group, pairs))
-    alone = study.full.of((group,))
+    pairs, group = study.pairs["test"], study.features.spec.combos[0]
+    assert not any("squared length" in h for h in hints(study.features, group, pairs))
+    alone = study.features.of((group,))
     energy = [alone.named(p.pair.source).conv[0].square().sum((1, 2)) for p in pairs[:40]]
     assert sum(alone.levels.values()) == 2 * CHANNELS and energy[0].shape == (2 * CHANNELS,)
 

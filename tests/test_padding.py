@@ -26,9 +26,8 @@ from gate_cache.extraction.extract import extract
 from gate_cache.extraction.inputs import BlockInputs, ImageSource
 from gate_cache.extraction.status import status
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
-from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.pairs import PairPoints
-from gate_cache.learn.fit.fit import fit
+from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
 from gate_cache.learn.mixing.model import build_baseline, build_gate
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge, pair_loss
@@ -150,7 +149,7 @@ def store(tmp_path: Path) -> FeatureStore:
 def buckets(store: FeatureStore, *combos: str, resolution: int | None = None) -> Buckets:
     rows = {name: row for row, name in enumerate(SIZES)}
     spec = BucketSpec(combos, resolution=resolution)
-    return Buckets(store, spec, CPU, MapCache(store, 2**20), rows)
+    return Buckets(store, spec, CPU, rows, 2**20)
 
 
 def all_pairs() -> list[PairPoints]:
@@ -196,7 +195,8 @@ def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:
     spec = TrainSpec(head={"name": "conv", "conv_channels": 16}, steps=30, batch=4,
                      lr=1e-2, hidden=8, validate_steps=30, assigners=1)
     model, found = build_gate(spec, POINTS + 1), buckets(store, "padded")
-    fit(model, spec, found, all_pairs(), all_pairs(), Silent(), "")
+    task = CorrespondenceTask(found, {"train": all_pairs(), "val": all_pairs()})
+    fit_trials([Trial("", spec, lambda: model, task, CPU)], task, True, FitSession(Silent()))
     score = judge(model, found, all_pairs()).values[SCORE]
     assert score > 95
 

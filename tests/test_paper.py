@@ -14,7 +14,7 @@ from playwright.sync_api import Page
 from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.sweep_file import load_sweep
-from gate_cache.training.inputs import extra_of
+from gate_cache.training.features import extra_of
 from gate_cache.training.sweep_tables import Mean
 from pipelines.page import write_page
 from pipelines.paper import RECIPES, logged, recipe_of, results

@@ -40,6 +40,7 @@ from gate_cache.analysis.probe import Probed, ProbeOptions, ProbeTable, probe
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
+from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.features.pixel_grid import centres
 from gate_cache.learn.fit.trials import share_of_lr, solve
@@ -174,7 +175,8 @@ def test_a_bank_is_loaded_whatever_its_size() -> None:
 def test_maps_are_averaged_to_a_grid(maps: NativeMaps,
                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "spec", replace(maps.spec, pool=2))
-    found = maps.pooled("t1").conv[0, 0]  # (18 channels × 4,)
+    pooled = maps._pooled
+    found = Feed(pooled._reader, pooled._made, maps.device, 0)("t1").conv[0, 0]
     place, channel = maps.place("t1"), maps("t1").levels[2][0, 0]
     cut = place.window(16).cut(channel)
     h, w = cut.shape
@@ -355,7 +357,7 @@ def test_points_are_ranked_as_training_judges_its_single_features(tmp_path: Path
     whole = {r.combos: r for r in found.rows if len(r.maps) == 2}
     assert whole["noise-0", "good", "noise-1"].value < whole["good",].value
     for name in study.combos:
-        expected = judge(study.single(study.spec, name), study.full, study.pairs["val"])
+        expected = judge(study.single(study.spec, name), study.features, study.pairs["val"])
         assert whole[name,].value == pytest.approx(expected.values[SELECT])
 
 

@@ -603,5 +603,5 @@ def test_grey_of_few_bits_is_not_scaled(tmp_path: Path) -> None:
 
 def test_colour_picture_is_no_label_picture(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", picture(0))
-    with pytest.raises(DataError, match=r"x\.png: cannot be read as labels \(mode 'RGB' is not"):
+    with pytest.raises(DataError, match=r"x\.png: cannot be read as labels \(a picture of colours"):
         read_labels(path)

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from gate_cache import FeatureStore
-from gate_cache.core.errors import RowNotDone, StoreError
+from gate_cache.core.errors import RowNotDone, StoreError, UserError
+from gate_cache.learn.features.layout import views_of
 from gate_cache.learn.features.order import Order, epoch_order
+from gate_cache.learn.features.samples import Sample, SampleReader
 from gate_cache.learn.features.stream import FeatureStream
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
@@ -156,7 +158,7 @@ def test_memory_is_not_used_again_below_a_copy(
         store: FeatureStore, monkeypatch: pytest.MonkeyPatch, threads: int, known: bool) -> None:
     """Where the copies are not waited for they carry other samples away: the test can fail."""
     device = LateDevice(store)
-    monkeypatch.setattr("gate_cache.learn.features.stream._TASK_BYTES", 0)
+    monkeypatch.setattr("gate_cache.learn.features.samples._TASK_BYTES", 0)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: known)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda number: number)
@@ -168,9 +170,9 @@ def test_memory_is_not_used_again_below_a_copy(
 
 
 def test_memory_is_used_again(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gate_cache.learn.features.stream._TASK_BYTES", 0)  # else in groups
+    monkeypatch.setattr("gate_cache.learn.features.samples._TASK_BYTES", 0)  # else in groups
     stream = FeatureStream(store, ["a"], threads=0, reuse=True)
-    assert len({s.maps["a"]["up0"].data_ptr() for s in stream}) == 1
+    assert len({s.maps["a"]["up0"].data_ptr() for s in stream}) == 6
     stream = FeatureStream(store, ["a"], threads=1, ahead=2, reuse=True)
     assert len({s.maps["a"]["up0"].data_ptr() for s in stream}) == 4
 
@@ -256,3 +258,70 @@ def test_pinned_memory_needs_a_gpu(store: FeatureStore) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     assert next(iter(FeatureStream(store, ["a"]))).maps["a"]["up0"].is_pinned()
+
+
+@pytest.mark.parametrize(("given", "told"), [
+    ({"rows": [-1]}, "has no row -1; it has rows 0 to 22"),
+    ({"rows": [3, 23]}, "has no row 23; it has rows 0 to 22"),
+    ({"order": "sequental"}, "order='sequental' (did you mean 'sequential'?)"),
+    ({"threads": -1}, "threads=-1: must be at least 0"),
+    ({"window": 0}, "window=0: must be at least 1"), ({"ahead": 0}, "ahead=0"),
+    ({"keep": 0}, "keep=0"), ({"seed": -3}, "seed=-3"),
+])
+def test_arguments_that_cannot_be_are_told_in_one_line(store: FeatureStore, given: Any,
+                                                       told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        FeatureStream(store, ["a"], **given)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+# What training reads through
+
+
+def reader(store: FeatureStore, **more: Any) -> SampleReader:
+    return SampleReader(views_of(store, ["a", "b"]), **more)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("room", [1, 4, 50])
+def test_samples_are_held_within_a_bound_and_read_again_beyond_it(
+        store: FeatureStore, monkeypatch: pytest.MonkeyPatch, threads: int, room: int) -> None:
+    monkeypatch.setattr("gate_cache.learn.features.samples._TASK_BYTES", 0)
+    reads: list[int] = []
+    real = Sample.fill
+    monkeypatch.setattr(Sample, "fill", lambda self: (reads.append(self.row), real(self))[1])
+    found = reader(store, threads=threads, ahead=1)
+    held = reader(store, held=room * found.layout.nbytes, threads=threads, ahead=1)
+    rows = [*range(10), *range(10), 9, 9]
+    for row, sample in zip(rows, held.stream(rows), strict=True):
+        assert sample is not None and equal(store, row, sample.maps())
+        held.release(sample)
+        assert held._count <= max(room, 1 + threads + 1)
+    assert len(reads) == (10 if room >= 10 else 20)
+
+
+def test_samples_that_are_skipped_are_not_read(store: FeatureStore) -> None:
+    rows = [5, 6, 7, 8]
+    found = list(reader(store, threads=2).stream(rows, lambda row: row % 2 == 0))
+    assert [s and s.row for s in found] == [5, None, 7, None]
+
+
+def test_a_sample_that_cannot_be_read_is_tried_again(
+        store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = reader(store, threads=1)
+    with monkeypatch.context() as broken:
+        broken.setattr(Sample, "fill", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            next(found.stream([4]))
+    with found.sample(4) as sample:
+        assert equal(store, 4, sample.maps())
+
+
+def test_two_loops_may_read_at_once(store: FeatureStore) -> None:
+    found = reader(store, threads=2, ahead=3)
+    a, b = found.stream(range(ROWS)), found.stream(reversed(range(ROWS)))
+    for row, (one, other) in enumerate(zip(a, b, strict=True)):
+        assert one is not None and other is not None
+        assert equal(store, row, one.maps()) and equal(store, ROWS - 1 - row, other.maps())
+        found.release(one)
+        found.release(other)

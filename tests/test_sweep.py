@@ -20,6 +20,7 @@ from test_train import CONV_HEAD, SHORT, manifest, one_thread, root, run  # noqa
 
 from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
+from gate_cache.learn.features.bucket import Buckets
 from gate_cache.learn.fit.trials import Trial, batches
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.roles import Method
@@ -135,13 +136,13 @@ def test_conv_has_baselines_that_are_trained(root: Path, tmp_path: Path) -> None
 def reads(root: Path, to: Path, file: dict[str, Any],  # noqa: F811
           monkeypatch: pytest.MonkeyPatch) -> int:
     counted = []
-    real = MapView.read_into
+    real = MapView.read_row
 
-    def count(self: MapView, rows: Any, out: Any) -> None:
-        counted.extend(rows)
-        real(self, rows, out)
+    def count(self: MapView, row: int, buffers: Any) -> None:
+        counted.append(row)
+        real(self, row, buffers)
 
-    monkeypatch.setattr(MapView, "read_into", count)
+    monkeypatch.setattr(MapView, "read_row", count)
     swept(root, to, file)
     monkeypatch.undo()
     return len(counted)
@@ -152,7 +153,7 @@ def test_many_trials_read_as_often_as_one(root: Path, tmp_path: Path, cached: bo
                                           monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing held in memory too: every batch is read once for all of them."""
     if not cached:
-        monkeypatch.setattr("gate_cache.training.inputs.CACHE_BYTES", 0)
+        monkeypatch.setattr(Buckets.__init__, "__defaults__", (1,))
         monkeypatch.setattr("gate_cache.learn.features.bucket.BUCKET_BYTES", 0)
     patches = pytest.MonkeyPatch()
     one = reads(root, tmp_path / "one", {"grid": {"gamma1": [0.1]}}, patches)
@@ -348,7 +349,7 @@ def test_patience_ends_a_trial_alone(root: Path, tmp_path: Path,  # noqa: F811
 
     def count(self: Trial, *_: Any) -> None:
         steps[self.label] = steps.get(self.label, 0) + 1
-        self._losses.append(0.0)
+        self._losses.append(torch.tensor(0.0))
 
     monkeypatch.setattr(Trial, "step", count)  # nothing is learnt: no validation is better
     swept(root, tmp_path, {"trials": [{"patience": 2}, {"gamma1": 0.3}]}, steps=6,

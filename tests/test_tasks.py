@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from test_train import CPU, DATASET, ELSEWHERE, recipe
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gate_cache.core.errors import GateCacheError, UserError
 from gate_cache.core.geometry import Square
@@ -23,11 +25,10 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import IGNORED, Sample, Split
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.learn.features.data import MapCache
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pixel_grid import centres, read_at
 from gate_cache.learn.features.reservoir import fill, pixel_bytes, sample_pixels, share_out
-from gate_cache.learn.fit.trials import Trial, fit_trials
+from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
 from gate_cache.learn.mixing.vectors import RowNorm
 from gate_cache.learn.modules.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
 from gate_cache.learn.modules.upernet import UPerNet
@@ -155,7 +156,7 @@ def native(path: Path, levels: int | None = None) -> NativeMaps:
     spec = NativeSpec((groups["noise"], groups["good"]), groups["attn"], None, (groups["ddpm"],),
                       levels)
     rows = {name: row for row, name in enumerate(store.samples.ids)}
-    return NativeMaps(store, spec, CPU, MapCache(store, 2**28), rows, Pictures().size)
+    return NativeMaps(store, spec, CPU, rows, Pictures().size)
 
 
 def task_of(head: str, maps: NativeMaps, bound: int = 2**28) -> Any:
@@ -173,7 +174,7 @@ def trial(head: str, task: Any, name: str = "", **fields: Any) -> Trial:
 
 
 def fit(trials: list[Trial], task: Any, **more: Any) -> list[Trial]:
-    fit_trials(trials, task, False, Silent(), "", **more)
+    fit_trials(trials, task, False, FitSession(Silent(), **more))
     return trials
 
 
@@ -249,7 +250,7 @@ def test_a_baseline_has_the_given_weights(head: str, maps: NativeMaps) -> None:
     task = task_of(head, maps)
     spec = TrainSpec(head=head, **FAST[head])  # type: ignore[arg-type]
     model = task.model(spec, [1], [1.0], False).eval()
-    output = model(task.inputs(list(task.items()[:2])))
+    output = model(next(task.feed([list(task.items()[:2])])))
     assert (output.weights == 1).all() and output.weights.shape[-2:] == (1, 1)
 
 
@@ -299,7 +300,8 @@ def test_attention_in_the_bucket_is_mixed_as_part_of_every_feature(
     """Against vectors to which it is concatenated by hand, without attention beside them."""
     task = task_of(head, maps)
     spec = TrainSpec(head=head, attention_in="bucket")  # type: ignore[arg-type]
-    model, batch = task.model(spec, [0, 1], None, True).eval(), task.inputs(list(task.items()[:3]))
+    model = task.model(spec, [0, 1], None, True).eval()
+    batch = next(task.feed([list(task.items()[:3])]))
     each = batch.attention[:, None].expand(-1, 2, -1)
     joined = torch.cat([batch.conv, each], 2)
     assert joined.shape[2] == maps.channels + maps.tokens
@@ -434,7 +436,7 @@ def test_widths(classes: int, expected: tuple[int, int]) -> None:
 
 def test_upernet_sees_attention_at_its_levels(maps: NativeMaps) -> None:
     task = task_of("upernet", maps)
-    batch = task.inputs(["t0", "t1"])
+    batch = next(task.feed([["t0", "t1"]]))
     assert [a if a is None else tuple(a.shape[1:]) for a in batch.attention] == [
         None, (6, 8, 8), (6, 16, 16)]
     assert batch.joined.shape == (2, 2, 18, 16, 16)
@@ -574,3 +576,42 @@ def test_defaults_of_a_head_count_where_nothing_is_said() -> None:
     spec = TrainSpec(head="pixel-mlp", lr=0.5)
     assert (spec.batch, spec.lr, spec.weight_decay) == (64, 0.5, 0)
     assert TrainSpec().batch == 4 and "batch" not in spec.model_fields_set
+
+
+class Waits(TorchDispatchMode):
+    """Counts what waits for a device: numbers read from it, positions counted there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense,
+                                              torch.ops.aten.nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_no_step_waits_for_the_device(head: str, maps: NativeMaps,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of(head, maps)
+    found = trial(head, task)
+    items = list(task.items()[:2])
+    inputs = next(task.feed([items]))
+    monkeypatch.setattr(found._optimiser, "step", lambda: None)  # counts its steps on this side
+    with Waits() as waits:
+        found.step(inputs, items)
+    assert waits.count == 0
+    with Waits() as waits:
+        found.look()
+    assert waits.count == 1
+
+
+def test_a_loss_that_is_not_finite_ends_that_trial_alone(maps: NativeMaps) -> None:
+    task = task_of("classifier", maps)
+    wild, tame = trial("classifier", task, "wild"), trial("classifier", task, "tame")
+    with torch.no_grad():
+        next(wild.model.parameters()).fill_(math.nan)
+    fit([wild, tame], task)
+    assert "not finite any more" in wild.failed and not tame.failed
+    assert all(torch.isfinite(v).all() for v in tame.fitted.last.values())

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader
 
 from gate_cache.analysis.describe import of_run
-from gate_cache.core.errors import RowNotDone, StoreError, UserError
+from gate_cache.core.errors import StoreError, UserError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
@@ -25,10 +24,10 @@ from gate_cache.datasets.common.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.techniques.registry import settings, sources
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, attention_maps, stack
-from gate_cache.learn.features.data import FeatureDataset, LRUCache, MapCache
+from gate_cache.learn.features.lru import LRUCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
-from gate_cache.learn.fit.fit import fit
-from gate_cache.learn.fit.trials import Trial
+from gate_cache.learn.features.samples import Sample
+from gate_cache.learn.fit.trials import FitSession, Fitted, Trial, fit_trials
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load, overridden
@@ -244,7 +243,7 @@ def scripted_run(root: Path) -> Finished:
     def step(trial: Trial, *_: Any) -> None:
         model: Any = trial.model
         model.head.join.attention_scale.data.fill_(next(shares))
-        trial._losses.append(0.0)
+        trial._losses.append(torch.tensor(0.0))
 
     fields = {"combos": ["good"], "attention": "attn", "steps": len(SCRIPT), "batch": 1,
               "validate_steps": 1}
@@ -287,7 +286,7 @@ def every(store: FeatureStore) -> Buckets:
 
 def buckets(store: FeatureStore, *combos: str, attention: str | None = None) -> Buckets:
     rows = {name: row for row, name in enumerate(store.samples.ids)}
-    return Buckets(store, BucketSpec(combos, attention), CPU, MapCache(store, 2**30), rows)
+    return Buckets(store, BucketSpec(combos, attention), CPU, rows)
 
 
 def pairs(split: Split) -> list[PairPoints]:
@@ -384,12 +383,22 @@ def test_nn_chooses_the_good_combo(fixture: str, every: Buckets,
     assert weights[:, list(CONV).index("good")].max() > 0.75
 
 
+def fit(model: CorrespondenceModel, spec: TrainSpec, every: Buckets, train: list[PairPoints],
+        val: list[PairPoints]) -> Fitted:
+    """Train one model on its own."""
+    task = CorrespondenceTask(every, {"train": train, "val": val})
+    trial = Trial("", spec, lambda: model, task, CPU)
+    fit_trials([trial], task, bool(val), FitSession(Silent()))
+    assert not trial.failed
+    return trial.fitted
+
+
 def weights_after(every: Buckets, store: FeatureStore, **fields: Any) -> torch.Tensor:
     """Mean weights (n, b) after a short fit; no regulariser unless `fields` say so."""
     spec = TrainSpec(**{**TRAIN, "steps": 20, "gamma1": 0.0, "gamma2": 0.0, **fields})
     torch.manual_seed(0)
     model = build_gate(spec, every.channels)
-    fit(model, spec, every, pairs("train")[:2], [], Silent(), "")
+    fit(model, spec, every, pairs("train")[:2], [])
     return mean_weights(model.eval(), every, range(3))
 
 
@@ -409,7 +418,7 @@ def test_conv_learns_a_handful_of_pairs(store: FeatureStore, every: Buckets) -> 
     torch.manual_seed(0)
     model = build_gate(spec, every.channels)
     before = judge(model, every, few).values[0.1, "image", "point"]
-    fit(model, spec, every, few, [], Silent(), "")
+    fit(model, spec, every, few, [])
     after = judge(model, every, few).values[0.1, "image", "point"]
     assert before < 30
     assert after > 90
@@ -512,7 +521,7 @@ def test_without_val_the_last_checkpoint_is_reported(root: Path, tmp_path: Path)
 def test_exactly_the_asked_number_of_pairs_is_seen(store: FeatureStore, every: Buckets) -> None:
     spec = TrainSpec(**{**TRAIN, "steps": 3, "batch": 4, "validate_steps": 1})
     model = build_gate(spec, every.channels)
-    found = fit(model, spec, every, pairs("train")[:3], [], Silent(), "")
+    found = fit(model, spec, every, pairs("train")[:3], [])
     assert [e["seen"] for e in found.history] == [4, 8, 12]
 
 
@@ -520,8 +529,7 @@ def test_every_step_is_taken_in_training_mode(store: FeatureStore, every: Bucket
     """Batch norm counts its batches in training mode only; validation lies between the steps."""
     spec = TrainSpec(**{**TRAIN, "steps": 3, "batch": 1, "validate_steps": 1})
     model = build_gate(spec, every.channels)
-    found = fit(model, spec, every, pairs("train")[:3], pairs("val")[:1], Silent(),
-                "")
+    found = fit(model, spec, every, pairs("train")[:3], pairs("val")[:1])
     assert found.last["mixer.assigners.0.body.2.num_batches_tracked"] == 3
 
 
@@ -719,7 +727,7 @@ def test_the_note_names_each_assigners_weights(nn_run: Finished) -> None:
 def test_the_note_is_there_when_weights_are_one_hot(root: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingInputs, "gate", lambda study, spec: build_baseline(
-        spec, study.full.channels, [0.0, 1.0, 0.0]))
+        spec, study.features.channels, [0.0, 1.0, 0.0]))
     assert "good 1.00" in finished(root, tmp_path, assigners=1, pairs=1).gate["note"]
 
 
@@ -762,7 +770,7 @@ def test_attention_is_beside_the_bucket(store: FeatureStore) -> None:
 
 def test_resolution_can_be_chosen(store: FeatureStore) -> None:
     spec = BucketSpec(("good",), "attn", ("attn0",), 4)
-    found = Buckets(store, spec, CPU, MapCache(store, 0), {})(0)
+    found = Buckets(store, spec, CPU, {}, 0)(0)
     assert found.attention is not None
     assert (found.conv.shape[-1], found.attention.shape) == (4, (TOKENS, 4, 4))
 
@@ -773,37 +781,6 @@ def test_stacking_makes_a_batch(store: FeatureStore) -> None:
     assert batch.attention is not None
     assert torch.equal(batch.conv[1], make(1).conv)
     assert batch.attention.shape == (2, 2 * TOKENS, 16, 16)
-
-
-# Reading for other training loops
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_data_loader_returns_the_stores_values(store: FeatureStore, workers: int) -> None:
-    loader = DataLoader(FeatureDataset(store, ["good", "attn"]), batch_size=16,
-                        num_workers=workers, timeout=30 if workers else 0,
-                        multiprocessing_context="fork" if workers else None)
-    batches = list(loader)
-    assert [len(b["good"]["up0"]) for b in batches] == [16, 16, 8]
-    for combo, name in [("good", "up0"), ("good", "up1"), ("attn", "attn1")]:
-        read = torch.cat([b[combo][name] for b in batches])
-        assert read.dtype == torch.float16
-        np.testing.assert_array_equal(read.numpy(), store[combo][name][:])
-
-
-def test_data_set_takes_chosen_rows_and_maps(store: FeatureStore) -> None:
-    data = FeatureDataset(store, {"good": ["up1"]}, rows=[7, 2])
-    assert len(data) == 2
-    assert list(data[0]["good"]) == ["up1"]
-    np.testing.assert_array_equal(data[1]["good"]["up1"].numpy(), store["good"]["up1"][2])
-
-
-def test_data_set_refuses_rows_that_are_not_done(tmp_path: Path) -> None:
-    build(tmp_path / "stores", manifest(tmp_path), rows={"good": 8}, only=["good"])
-    data = FeatureDataset(FeatureStore.open(tmp_path / "stores" / "toy.zarr"), ["good"])
-    assert set(data[7]) == {"good"}
-    with pytest.raises(RowNotDone, match="row 8"):
-        data[8]
 
 
 def counting(bound: int) -> tuple[LRUCache[str], list[int]]:
@@ -846,13 +823,14 @@ def test_recent_returns_a_value_beyond_its_bound() -> None:
     assert made == [9]
 
 
-def test_map_cache_reads_a_row_once_for_all_who_share_it(
-        store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_is_held_is_not_read_again(store: FeatureStore,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
-    real = FeatureDataset.__getitem__
-    monkeypatch.setattr(FeatureDataset, "__getitem__", lambda self, i: (
-        reads.append(i), real(self, i))[1])
-    cache = MapCache(store, 2**30)
-    for combos in (("good",), ("good", "noise-0")):
-        Buckets(store, BucketSpec(combos), CPU, cache, {})(3)
-    assert reads == [3, 3]  # one row of each combo
+    real = Sample.fill
+    monkeypatch.setattr(Sample, "fill", lambda self: (reads.append(self.row), real(self))[1])
+    few, many = buckets(store, "good"), buckets(store, "good", "noise-0")
+    names = [store.samples[row] for row in (3, 5, 3, 3)]
+    for found in (few, many):
+        assert [torch.equal(a.conv, found(row).conv) for a, row in
+                zip(found.stream(names), (3, 5, 3, 3), strict=True)] == [True] * 4
+    assert reads == [3, 5] * 2

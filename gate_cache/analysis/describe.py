@@ -19,11 +19,13 @@ from gate_cache.learn.features.bucket import (
     stack,
     standardised,
 )
-from gate_cache.learn.features.data import MapCache
+from gate_cache.learn.features.layout import Maps
+from gate_cache.learn.features.samples import SampleReader
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.manifest.heads import heads_of
-from gate_cache.training.inputs import attention_of, matching_options, mixed_of, views_of
+from gate_cache.training.features import attention_of, mixed_of, views_of
+from gate_cache.training.inputs import matching_options
 from gate_cache.training.tasks import matches
 from gate_cache.training.trained import Trained, find_trained
 
@@ -78,6 +80,7 @@ class PlainFeature:
         self._views = views
         self._device = device
         self._maps = views[0].maps
+        self._reader = SampleReader({v.name: [v[m] for m in self._maps] for v in views}, 0)
         self._side = max(views[0][m].shape[-1] for m in self._maps)
 
     def describe(self, row: int) -> LevelDescriptors:
@@ -85,13 +88,16 @@ class PlainFeature:
         first = self._views[0]
         placement = first.square.place(*original_size(first.store, row))
         with one_thread():
-            levels = [self._level(name, row) for name in self._maps]
+            with self._reader.sample(row) as sample:
+                maps = sample.maps(self._device)
+            levels = [self._level(name, maps) for name in self._maps]
             if self._standardised:
                 levels = [standardised(level, placement) for level in levels]
             return describe(levels, placement.window(self._side))
 
-    def _level(self, name: str, row: int) -> torch.Tensor:
-        parts = [torch.from_numpy(view[name][row]).to(self._device) for view in self._views]
+    @staticmethod
+    def _level(name: str, maps: Maps) -> torch.Tensor:
+        parts = [combo[name] for combo in maps.values()]
         if len(parts) == 1:
             return parts[0]
         mean = parts[0].float()  # float16 sums would lose what the combos differ in
@@ -206,7 +212,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     bucket = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
                         spec.attention_maps, own.resolution, own.standardise)
     store = conv[0].store
-    buckets = Buckets(store, bucket, device, MapCache(store, _READ_BYTES), {})
+    buckets = Buckets(store, bucket, device, {}, _READ_BYTES)
     model = build_gate(spec, buckets.channels, tokens=buckets.tokens)
     trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""

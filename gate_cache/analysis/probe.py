@@ -182,8 +182,8 @@ def _table(work: Workspace, asked: ProbeOptions, head: str) -> ProbeTable:
 
 def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
     """Every combo, and the mean of all that are mixed; of each all maps, then each map."""
-    spec = study.full.spec if isinstance(study, TrainingInputs) else study.maps.spec
-    parts = 1 if isinstance(study, TrainingInputs) else study.maps.spec.pool**2
+    spec = study.features.spec
+    parts = 1 if isinstance(study, TrainingInputs) else study.features.spec.pool**2
     read: list[tuple[tuple[str, ...], tuple[int, ...], str]] = [
         ((name,), (i,), spec.combos[i]) for i, name in enumerate(study.combos)]
     if len(study.mixed) > 1:
@@ -207,7 +207,7 @@ def _points(study: TrainingInputs, asked: ProbeOptions, work: Workspace) -> Prob
     pairs = _some(study.pairs[asked.split], asked, work, "pairs")
     features = _features(study)
     models = [f.under(NearestNeighbour(), study.device) for f in features]
-    task = CorrespondenceTask(study.full, {}, study.task.matching)
+    task = CorrespondenceTask(study.features, {}, study.task.matching)
     units: list[list[Units]] = [[] for _ in models]
     for part in _watched(work.progress, "matching", pairs, "pairs"):
         for each, found in zip(units, task.match(models, part), strict=True):
@@ -223,8 +223,8 @@ def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTa
     features = _features(study)
     task: Any = study.task.of({"train": train, "val": judged})  # type: ignore[attr-defined]
     if whole:
-        for part in _watched(work.progress, "reading", [*train, *judged], "images"):
-            task.inputs(part)
+        for _ in task.feed(_watched(work.progress, "reading", [*train, *judged], "images")):
+            pass  # what is read is held
     else:
         _read_pixels(task, train, work.progress)
     classes = len(task.classes if whole else task.data.classes)

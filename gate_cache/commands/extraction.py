@@ -13,6 +13,7 @@ from gate_cache.commands.options import (
     ManifestPath,
     interruptible,
     print_result,
+    refuse,
 )
 from gate_cache.core.errors import DataError, UserError
 
@@ -36,8 +37,8 @@ def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
         from gate_cache.extraction.extract import extract as stage
         from gate_cache.report.terminal.tables import show_extracted
 
-        if workers and scheduler:
-            raise UserError("--workers starts workers, --scheduler has them: give one of the two")
+        refuse(workers and scheduler,
+               "--workers starts workers, --scheduler has them: give one of the two")
         spread = Workers(workers, scheduler) if workers or scheduler else None
         done = stage(work, batch=_batch(batch), threads=threads, spread=spread, rehash=rehash)
     print_result(done, show_extracted, as_json)

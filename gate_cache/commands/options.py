@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.")]
+RunPath = Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")]
 Data = Annotated[Path | None, typer.Option(
     help="Folder that holds the data sets [GATE_CACHE_DATA, else data/].")]
 Models = Annotated[Path | None, typer.Option(
@@ -95,6 +96,12 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def refuse(condition: object, message: str) -> None:
+    """Raise a `UserError` where options contradict each other."""
+    if condition:
+        raise UserError(message)
+
+
 @contextmanager
 def interruptible(left: str) -> Iterator[None]:
     """Say in one line what Ctrl-C left."""
@@ -114,10 +121,10 @@ def parse_size(text: str | None) -> int | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
+    if not match:
         raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
-    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
+    return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 
 def print_result(result: Any, show: Callable[[Any], None], as_json: bool,

@@ -13,9 +13,11 @@ from gate_cache.commands.options import (
     Json,
     Last,
     ManifestPath,
+    RunPath,
     Trial,
     interruptible,
     print_result,
+    refuse,
 )
 from gate_cache.core.errors import UserError
 from gate_cache.core.places import is_manifest
@@ -52,27 +54,23 @@ def match(images: Annotated[list[str], typer.Argument(
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.workspace.own_images import Features, passing
 
-    if run and combo:
-        raise UserError("--combo and --run: a run brings its own combos; give one of the two")
-    if (trial or last) and not run:
-        raise UserError("--trial and --last say which weights of --run RUN")
-    if at and grid:
-        raise UserError("--at and --grid: give one of the two")
+    refuse(run and combo, "--combo and --run: a run brings its own combos; give one of the two")
+    refuse((trial or last) and not run, "--trial and --last say which weights of --run RUN")
+    refuse(at and grid, "--at and --grid: give one of the two")
     points = [_point(text) for text in at or []] or None
     if out:
         is_file_name(out)
     own = is_manifest(Path(images[0]))
     if len(images) == 2 and not own:
-        if run or combo:
-            raise UserError("--combo and --run are for two images of a manifest")
+        refuse(run or combo, "--combo and --run are for two images of a manifest")
         features = Features(model or "tiny", {"plain": prompt or "a photo"})
         with passing(images, features, on.roots, on.device, console_progress()) as (work, ids):
             extract(work)
             matches = match_images(work, of_combo(work), (ids[0], ids[1]), grid, points)
         folder = Path()
     elif len(images) == 3 and own:
-        if model or prompt:
-            raise UserError("--model and --prompt are for two image files; a manifest has its own")
+        refuse(model or prompt,
+               "--model and --prompt are for two image files; a manifest has its own")
         work = on.open(Path(images[0]))
         describer = of_run(work, run, trial=trial, last=last) if run else of_combo(work, combo)
         matches = match_images(work, describer, (images[1], images[2]), grid, points)
@@ -92,7 +90,7 @@ def _point(text: str) -> tuple[float, float]:
     return x, y
 
 
-def predict(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
+def predict(run: RunPath,
             manifest: Annotated[Path, typer.Option("--manifest", help="Whose images to show.")],
             image: Annotated[list[str] | None, typer.Option(
                 help="An image's id, or a part of it; may be repeated [a few of test].")] = None,

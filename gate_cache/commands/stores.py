@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gate_cache.commands.options import HERE, Computes, Json, Reads, print_result
+from gate_cache.commands.options import HERE, Computes, Json, Reads, print_result, refuse
 from gate_cache.core.errors import UserError
 
 
@@ -43,8 +43,7 @@ def show(target: Annotated[str, typer.Argument(
     if activations:
         from gate_cache.report.figures.activations import draw_activations
 
-        if token:
-            raise UserError("--token is for attention maps, which --activations does not show")
+        refuse(token, "--token is for attention maps, which --activations does not show")
         work = on.open(_manifest_of(target))
         for path in draw_activations(work, image or [], combo or [], out):
             typer.echo(str(path))

@@ -14,6 +14,7 @@ from gate_cache.commands.options import (
     Last,
     ManifestPath,
     Pictures,
+    RunPath,
     Trains,
     Trial,
     interruptible,
@@ -102,15 +103,14 @@ def probe(manifest: ManifestPath,
     print_result(ranked, show_probed, as_json)
 
 
-def report(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
-           on: Pictures = HERE) -> None:
+def report(run: RunPath, on: Pictures = HERE) -> None:
     """Write report.html of a finished training or sweep anew, from what its folder holds."""
     from gate_cache.report.html.write import write_report
 
     typer.echo(str(write_report(run, on.roots)))
 
 
-def evaluate(run: Annotated[Path, typer.Argument(help="A run directory, or a sweep's folder.")],
+def evaluate(run: RunPath,
              manifest: Annotated[Path, typer.Option("--manifest", help="Whose data to judge on.")],
              trial: Trial = None, last: Last = False,
              val: Annotated[bool, typer.Option("--val", help="On val, not on test.")] = False,

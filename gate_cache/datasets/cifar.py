@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Sample, Split
-from gate_cache.datasets.common.files import need_folder
+from gate_cache.datasets.common.files import need_folder, readable
 from gate_cache.datasets.common.splits import with_val
 
 if TYPE_CHECKING:
@@ -76,12 +76,9 @@ class CIFAR10:
 
     def _record(self, sample_id: str) -> bytes:
         path, number = self._locate(sample_id)
-        try:
-            with path.open("rb") as data:
-                data.seek(number * _RECORD)
-                record = data.read(_RECORD)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        with readable(path), path.open("rb") as data:
+            data.seek(number * _RECORD)
+            record = data.read(_RECORD)
         if len(record) < _RECORD or record[0] >= len(CLASSES):
             raise DataError(f"{path}: record of '{sample_id}' is damaged; {EXPECTED}")
         return record
@@ -116,12 +113,8 @@ class CIFAR10:
 
 
 def _records(path: Path) -> int:
-    try:
+    with readable(path, f"not found; {EXPECTED}"):
         size = path.stat().st_size
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; {EXPECTED}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     if not size or size % _RECORD:
         raise DataError(f"{path}: {size} bytes are not whole records of {_RECORD}; {EXPECTED}")
     return size // _RECORD

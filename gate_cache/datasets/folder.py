@@ -124,8 +124,8 @@ def images_below(root: Path) -> tuple[list[str], dict[str, int]]:
     """All images below a folder, sorted by path, and the other files by suffix; a `DataError`
     where there are no images."""
     others: Counter[str] = Counter()
-    found = pictures(root, others)
-    if not found:
+    samples = pictures(root, others)
+    if not samples:
         raise DataError(f"{root}: no images below it"
                         + (f" that can be read ({passed_over_line(others)})" if others else ""))
-    return found, dict(sorted(others.items()))
+    return samples, dict(sorted(others.items()))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import permutations
 from pathlib import Path
 
 from gate_cache.core.errors import DataError, did_you_mean
@@ -27,6 +26,7 @@ from gate_cache.datasets.common.point_table import (
 )
 from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 from gate_cache.datasets.common.tables import inside, read_csv
+from gate_cache.datasets.common.within import PairsWithin
 
 
 class Pairs(ImageFiles):
@@ -121,20 +121,17 @@ class Pairs(ImageFiles):
     def split_of(self, sample_id: str) -> Split:
         return self._tree.split(sample_id)
 
-    def pairs(self, split: Split | None) -> list[Pair]:
+    def pairs(self, split: Split | None) -> Sequence[Pair]:
         """Pairs of which both images are in a split; for None all that the table lists."""
         if self.tables[1] is not None:
-            return [p for p in self._listed if split is None or self._both_in(p, split)]
-        if split is None:
-            return [p for s in SPLITS for p in self.pairs(s)]
-        groups: dict[str, list[str]] = defaultdict(list)
+            return [p for p in self._listed if split is None
+                    or self.split_of(p.source) == self.split_of(p.target) == split]
+        groups: dict[tuple[Split, str], list[str]] = defaultdict(list)
         for i in self._points:
-            if self.split_of(i) == split:
-                groups[self.category(i)].append(i)
-        return [Pair(a, b, name) for name, ids in groups.items() for a, b in permutations(ids, 2)]
-
-    def _both_in(self, pair: Pair, split: Split) -> bool:
-        return self.split_of(pair.source) == self.split_of(pair.target) == split
+            if split in (None, self.split_of(i)):
+                groups[self.split_of(i), self.category(i)].append(i)
+        order = sorted(groups, key=lambda group: SPLITS.index(group[0]))  # stable within a split
+        return PairsWithin((name, groups[s, name]) for s, name in order)
 
     @cached_property
     def _listed(self) -> list[Pair]:

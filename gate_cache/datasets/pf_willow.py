@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Keypoints, Pair, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, read_mat
 from gate_cache.datasets.common.splits import order
+from gate_cache.datasets.common.within import PairsWithin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,7 @@ class PFWillow(ImageFiles):
 
     def _deal(self, contents: list[str], chosen: dict[str, Split]) -> None:
         """Bring one sub-class to its shares, minding photographs that are dealt already."""
+        # Photographs of an earlier sub-class count towards the shares of this one, too.
         room = {s: round(self.shares[s] * len(contents)) for s in ("val", "test")}
         for content in contents:
             if chosen.get(content) in room:
@@ -97,12 +98,12 @@ class PFWillow(ImageFiles):
     def split_of(self, sample_id: str) -> Split:
         return self._splits[sample_id]
 
-    def pairs(self, split: Split | None) -> list[Pair]:
+    def pairs(self, split: Split | None) -> Sequence[Pair]:
         groups: dict[str, list[str]] = defaultdict(list)
         for sample in self.samples():
             if split is None or self.split_of(sample.id) == split:
                 groups[sample.id.split("/")[0]].append(sample.id)
-        return [Pair(a, b, name) for name, ids in groups.items() for a, b in permutations(ids, 2)]
+        return PairsWithin(groups.items())
 
 
 def _points(path: Path) -> npt.NDArray[np.float64]:

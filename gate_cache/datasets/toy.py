@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from itertools import permutations
 from typing import TYPE_CHECKING, Literal
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
+from gate_cache.datasets.common.within import PairsWithin
 from gate_cache.toyworld.names import CATEGORIES
 
 if TYPE_CHECKING:
@@ -88,7 +88,12 @@ class ToyWorld:
 
         Those of the categories are the classes of whole pictures, too; none is background.
         """
-        return (*(_parts() if self.masks == "parts" else CATEGORIES), BACKGROUND)
+        if self.masks == "categories":
+            return (*CATEGORIES, BACKGROUND)
+        from gate_cache.toyworld import PARTS
+
+        return (*(f"{category} {part}" for category in CATEGORIES for part in PARTS[category]),
+                BACKGROUND)
 
     def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel; occluders are background."""
@@ -123,19 +128,15 @@ class ToyWorld:
         """The split, which is the first part of the id."""
         return next(s for s in SPLITS if sample_id.startswith(f"{s}/"))
 
-    def pairs(self, split: Split | None) -> list[Pair]:
-        if split is None:
-            return [pair for s in SPLITS for pair in self.pairs(s)]
+    def pairs(self, split: Split | None) -> Sequence[Pair]:
+        return PairsWithin(group for s in SPLITS if split in (None, s)
+                           for group in self._groups(s).items())
+
+    def _groups(self, split: Split) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = defaultdict(list)
         for i in range(self.counts.get(split, 0)):
             groups[CATEGORIES[i % len(CATEGORIES)]].append(_name(split, i))
-        return [Pair(a, b, name) for name, ids in groups.items() for a, b in permutations(ids, 2)]
-
-
-def _parts() -> list[str]:
-    from gate_cache.toyworld import PARTS
-
-    return [f"{category} {part}" for category in CATEGORIES for part in PARTS[category]]
+        return groups
 
 
 def _name(split: str, index: int) -> str:

@@ -202,6 +202,8 @@ class TrainSpec(Spec):
         "head", description="attention is concatenated behind the mixture, or to all that is mixed")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
+    assigner_resolution: int | None = Field(
+        None, ge=1, description="side to which maps are averaged for the assigners [as they are]")
     weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
@@ -248,6 +250,10 @@ class TrainSpec(Spec):
         if strange := given.keys() - type(self).model_fields.keys():
             raise PydanticCustomError(TOLD, f"head '{self.head.name}' has a default for"
                                       f" '{min(strange)}', which is no field of train")
+        if self.assigner_resolution and head_of(self.head.name).task in ("pixels",
+                                                                         "classification"):
+            raise PydanticCustomError(TOLD, f"assigner_resolution: head '{self.head.name}' weighs"
+                                      " no maps, but pixels or means of them")
         self.__dict__.update(given)
         for items, steps in COUNTS.items():
             if count := getattr(self, items):

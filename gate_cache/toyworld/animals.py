@@ -87,8 +87,7 @@ def horse(layer: Layer, rng: Rng, look: Look) -> str:
     fat, sway = rng.uniform(-0.03, 0.04), rng.uniform(0.0, 0.04)
     torso = [(-0.62, -0.06), (-0.46, -0.25), (-0.1, -0.21 + sway), (0.28, -0.25), (0.5, -0.16),
              (0.53, 0.06), (0.34, 0.2), (0.0, 0.2 + fat), (-0.36, 0.17 + fat / 2), (-0.58, 0.12)]
-    coat = look.texture(rng, -0.62, -0.28, 0.55, 0.24)
-    layer.blob(torso, look.main("body", 0.22)._replace(decor=coat))
+    layer.blob(torso, look.main("body", 0.22, look.texture(rng, -0.62, -0.28, 0.55, 0.24)))
     layer.key("croup", (-0.44, -0.235))
 
     back = np.array([-np.cos(lean), -np.sin(lean)])
@@ -130,7 +129,7 @@ def _cat_head(layer: Layer, rng: Rng, look: Look, at: Points, r: float) -> None:
     outline = [(0, -0.88), (0.62, -0.68), (1.0, 0.0), (0.9, 0.48), (0.4, 0.8), (0, 0.86)]
     outline += [(-x, y) for x, y in outline[-2:0:-1]]
     layer.blob([at + across * x + down * y for x, y in outline],
-               look.main("head")._replace(decor=decor))
+               look.main("head", decor=decor))
     for name, tip in tips.items():
         layer.key(name, tip)
     face = at + across * turn
@@ -176,8 +175,7 @@ def _cat_sitting(layer: Layer, rng: Rng, look: Look, sock: bool) -> Points:
                             (-0.62 - curl, 0.2 - 0.45 * up)])
     body = [(lean, -0.35), (0.26 + lean, -0.2), (0.36, 0.25), (0.44, 0.62), (0.2, 0.76),
             (-0.25, 0.76), (-0.5, 0.6), (-0.42, 0.2), (-0.24 + lean, -0.18)]
-    decor = look.texture(rng, -0.5, -0.1, 0.44, 0.8)
-    layer.blob(body, look.main("body", 0.2)._replace(decor=decor))
+    layer.blob(body, look.main("body", 0.2, look.texture(rng, -0.5, -0.1, 0.44, 0.8)))
     layer.blob([(lean, -0.1), (0.17 + lean, 0.1), (0.05, 0.42), (-0.12 + lean, 0.1)],
                Paint(mix(look.base, WHITE, 0.55)))
     layer.key("chest", (0.03 + lean, 0.12))
@@ -203,8 +201,7 @@ def _cat_standing(layer: Layer, rng: Rng, look: Look, sock: bool) -> Points:
     arch = rng.uniform(-0.05, 0.1)
     body = [(-0.6, 0.0), (-0.5, -0.18), (-0.1, -0.22 - arch), (0.3, -0.24), (0.5, -0.05),
             (0.42, 0.2), (0.0, 0.23), (-0.4, 0.22), (-0.58, 0.14)]
-    decor = look.texture(rng, -0.6, -0.3, 0.3, 0.25)
-    layer.blob(body, look.main("body", 0.2)._replace(decor=decor))
+    layer.blob(body, look.main("body", 0.2, look.texture(rng, -0.6, -0.3, 0.3, 0.25)))
     layer.key("chest", (0.42, 0.08))
     for i in (3, 2):
         _cat_leg(layer, look.main("leg", 0.08), [hips[i], feet[i]], sock)
@@ -218,8 +215,7 @@ def _cat_lying(layer: Layer, rng: Rng, look: Look, sock: bool) -> Points:
                             (-1.0 + 0.2 * sweep, -0.12 - 0.5 * sweep)])
     body = [(-0.78, 0.12), (-0.66, -0.14), (-0.3, -0.24), (0.2, -0.2), (0.46, 0.0),
             (0.46, 0.24), (0.1, 0.3), (-0.5, 0.3), (-0.74, 0.26)]
-    decor = look.texture(rng, -0.8, -0.25, 0.3, 0.3)
-    layer.blob(body, look.main("body", 0.2)._replace(decor=decor))
+    layer.blob(body, look.main("body", 0.2, look.texture(rng, -0.8, -0.25, 0.3, 0.3)))
     thigh = look.main("leg", 0.12)
     layer.blob([(-0.66, 0.1), (-0.44, -0.04), (-0.24, 0.12), (-0.26, 0.29), (-0.6, 0.3)], thigh)
     layer.key("chest", (0.4, 0.1))

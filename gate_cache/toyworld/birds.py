@@ -104,17 +104,16 @@ def bird(layer: Layer, rng: Rng, look: Look) -> str:
         head += (0.1, 0.1)
     r = rng.uniform(0.19, 0.24)
     layer.limb([(0.24, -0.06), head], (0.22, r * 0.8), look.main("body", 0.1))
-    layer.blob(body, look.main("body", 0.2)._replace(decor=decor))
+    layer.blob(body, look.main("body", 0.2, decor))
     layer.blob([chest, (0.2, plump * 0.8), (-0.12, plump * 0.94), (0.1, 0.1)],
                Paint(mix(look.base, WHITE, 0.55)))
     layer.key("breast", chest - xy(0.03, 0.0))
     _head(layer, rng, look, head, r)
     if flying:
         tip = _open_wing(layer, wing, root, beat, span)
-        layer.key("wing tip", tip + 0.05 * (root - tip))
     else:
         tip = _folded_wing(layer, wing, root, rng.uniform(-0.12, 0.06))
-        layer.key("wing tip", tip + 0.05 * (root - tip))
+    layer.key("wing tip", tip + 0.05 * (root - tip))
     layer.key("wing root", root)
     return "flying" if flying else "standing"
 

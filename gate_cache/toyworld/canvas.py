@@ -22,7 +22,7 @@ PointsLike = Points | Sequence[PointLike]
 COVER = "background"
 """Part name of shapes that hide what lies below them (label 0)."""
 
-_NEAR = 0.015
+_NEAR = 0.015  # about a pixel at 64 px
 
 
 class Decor(NamedTuple):
@@ -100,11 +100,6 @@ def xy(x: float, y: float) -> Points:
     return np.array([x, y], dtype=np.float64)
 
 
-@cache
-def _steps(count: int) -> Points:
-    return np.linspace(0, 1, count)
-
-
 def spline(points: PointsLike, *, closed: bool = True, samples: int = 6) -> Points:
     """Catmull-Rom curve through points (N, 2), as a polyline."""
     p = np.asarray(points, dtype=np.float64)
@@ -118,6 +113,11 @@ def spline(points: PointsLike, *, closed: bool = True, samples: int = 6) -> Poin
     windows = np.stack([q[i : i + count] for i in range(4)], axis=1)
     curve: Points = (_spline_basis(samples) @ windows).reshape(-1, 2)
     return curve if closed else np.concatenate([curve, p[-1:]])
+
+
+def box(x: float, y: float, w: float, h: float) -> Points:
+    """Corners (4, 2) of an upright rectangle whose top left one is (x, y)."""
+    return np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], dtype=np.float64)
 
 
 def oval(centre: PointLike, radii: tuple[float, float], angle: float = 0.0) -> Points:
@@ -180,13 +180,13 @@ class Layer:
 
     def rect(self, x: float, y: float, w: float, h: float, paint: Paint) -> None:
         """Add an upright rectangle with its top left corner at (x, y)."""
-        self.polygon([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], paint)
+        self.add([box(x, y, w, h)], paint)
 
     def limb(self, points: PointsLike, radii: Sequence[float], paint: Paint) -> None:
         """Add a chain of round-ended, tapering segments with one radius per point."""
         p = np.asarray(points, dtype=np.float64)
         last = len(p) - 1
-        r = np.interp(np.arange(last + 1) / last, _steps(len(radii)), radii)
+        r = np.interp(np.arange(last + 1) / last, np.linspace(0, 1, len(radii)), radii)
         self.add([_capsule(p[i], p[i + 1], r[i], r[i + 1]) for i in range(last)], paint)
 
     def key(self, name: str, point: PointLike, *, seen: bool = True) -> None:

@@ -5,7 +5,7 @@ Each is drawn by the function of its name: it stands or lies at (x, y), `h` high
 
 import numpy as np
 
-from gate_cache.toyworld.canvas import COVER, RGB, Layer, Paint, Rng, oval, spline, xy
+from gate_cache.toyworld.canvas import COVER, RGB, Layer, Paint, Rng, box, oval, spline, xy
 from gate_cache.toyworld.looks import COLOURS, WHITE, mix, pick, tint, vary
 
 BRIGHT = ("red", "orange", "yellow", "teal", "blue", "purple", "pink")
@@ -50,8 +50,7 @@ def tower(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
     w = h * rng.uniform(0.14, 0.24)
     layer.rect(x - w, y - h, 2 * w, h, Paint(vary(rng, (150, 152, 168), 26), shade=0.1))
     pane = Paint((244, 226, 160) if rng.random() < 0.5 else (110, 132, 160))
-    panes = [np.array([(px, py), (px + 0.3 * w, py), (px + 0.3 * w, py + 0.06 * h),
-                       (px, py + 0.06 * h)])
+    panes = [box(px, py, 0.3 * w, 0.06 * h)
              for px in (x - 0.75 * w, x - 0.15 * w, x + 0.45 * w)
              for py in (y - 0.9 * h, y - 0.74 * h, y - 0.58 * h, y - 0.42 * h)]
     layer.add(panes, pane)

@@ -4,7 +4,7 @@ import numpy as np
 
 from gate_cache.toyworld import clutter
 from gate_cache.toyworld.backgrounds import Scenery
-from gate_cache.toyworld.canvas import COVER, Layer, Paint, Rng
+from gate_cache.toyworld.canvas import COVER, Layer, Paint, Rng, box
 from gate_cache.toyworld.looks import COLOURS, WHITE, pick, tint, vary
 
 
@@ -13,8 +13,7 @@ def _fence(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
     gap = rng.uniform(0.13, 0.18)
     planks = [np.array([(a, y), (a, y - h), (a + 0.02, y - h - 0.025), (a + 0.04, y - h),
                         (a + 0.04, y)]) for a in np.arange(x - 5 * gap, x + 5 * gap, gap)]
-    rails = [np.array([(-0.1, y - t * h), (1.1, y - t * h), (1.1, y - t * h + 0.025),
-                       (-0.1, y - t * h + 0.025)]) for t in (0.35, 0.8)]
+    rails = [box(-0.1, y - t * h, 1.2, 0.025) for t in (0.35, 0.8)]
     layer.add([*rails, *planks], paint)
 
 

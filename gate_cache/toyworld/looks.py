@@ -80,9 +80,9 @@ class Look:
         """The main colour in shadow, for the far side."""
         return tint(self.base, 0.72)
 
-    def main(self, part: str, shade: float = 0.16) -> Paint:
+    def main(self, part: str, shade: float = 0.16, decor: tuple[Decor, ...] = ()) -> Paint:
         """Paint of the near side."""
-        return Paint(self.base, part, shade, ink=True)
+        return Paint(self.base, part, shade, ink=True, decor=decor)
 
     def behind(self, part: str) -> Paint:
         """Paint of the far side."""

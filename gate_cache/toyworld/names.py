@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 VERSION: int = 1
-"""Part of every picture's seed; changes when drawings change."""
+"""Part of every picture's seed; changes when drawings change: stores hold maps of the old ones."""
 
 CATEGORIES: tuple[str, ...] = (
     "aeroplane", "bird", "boat", "bottle", "car", "cat", "chair", "horse",

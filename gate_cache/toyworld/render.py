@@ -16,8 +16,8 @@ Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Contour = npt.NDArray[np.int32]
 
-SUPERSAMPLING = 4
-_SHIFT = 4
+SUPERSAMPLING = 4  # edges are drawn hard, so that labels fit them, and smoothed by averaging
+_SHIFT = 4  # cv2 takes points as integers with so many bits behind the binary point
 
 
 def to_pixels(points: Points, size: int) -> Points:

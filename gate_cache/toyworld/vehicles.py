@@ -41,7 +41,7 @@ def aeroplane(layer: Layer, rng: Rng, look: Look) -> str:
     layer.polygon([(-0.5, -fat * 0.8), top + xy(0.1, 0), top - xy(0.05, 0), (-0.92, -0.06)],
                   look.second("tail"))
     layer.key("fin tip", top + xy(0.02, 0.02))
-    layer.blob(hull, look.main("fuselage", 0.25)._replace(decor=decor))
+    layer.blob(hull, look.main("fuselage", 0.25, decor))
     layer.limb(spline([(-0.8, 0.02), (0.0, fat * 0.5), (0.85, fat * 0.5)], closed=False),
                (0.022,), Paint(look.accent))
     for x in np.linspace(-0.45, 0.5, int(rng.integers(5, 10))):
@@ -122,8 +122,7 @@ def boat(layer: Layer, rng: Rng, look: Look) -> str:
     sheer = spline([stern, (-0.2, 0.04), (0.4, 0.02), bow], closed=False)
     decor = look.texture(rng, -0.8, -0.1, 0.9, deep) if not sailing else ()
     belly = spline([bow, (bow[0] - rake * 0.6, deep * 0.6), (bow[0] - rake, deep)], closed=False)
-    layer.polygon([*sheer, *belly, (-0.64, deep)],
-                  look.main("hull", 0.2)._replace(decor=decor))
+    layer.polygon([*sheer, *belly, (-0.64, deep)], look.main("hull", 0.2, decor))
     layer.limb(sheer + xy(0.0, 0.035), (0.026,), Paint(look.accent))
     layer.polygon([(-0.67, deep * 0.72), (bow[0] - rake * 0.74, deep * 0.72),
                    (bow[0] - rake, deep), (-0.64, deep)], Paint(tint(look.base, 0.7)))
@@ -181,8 +180,7 @@ def car(layer: Layer, rng: Rng, look: Look) -> str:
     side = [(-0.95, 0.26), (-0.97, 0.05), (-0.92, belt), (-0.5, belt - 0.005), (0.0, belt),
             (ends[1], belt), (0.86, belt + 0.06 + snout), (0.97, 0.1), (0.97, 0.26), (0.7, 0.3),
             (0.0, 0.31), (-0.7, 0.3)]
-    decor = look.texture(rng, -0.95, belt, 0.95, 0.3)
-    layer.blob(side, look.main("body", 0.24)._replace(decor=decor))
+    layer.blob(side, look.main("body", 0.24, look.texture(rng, -0.95, belt, 0.95, 0.3)))
     layer.key("windscreen base", (ends[1] - 0.02, belt + 0.01))
     layer.key("rear window base", (ends[0] + 0.02, belt + 0.01))
     layer.limb([(-0.94, 0.235), (0.94, 0.235)], (0.03,), Paint(tint(look.base, 0.6)))

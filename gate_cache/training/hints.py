@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,13 +20,13 @@ MOST = 2 / 3
 """Of the squared length, in less than half of the channels: worth a line."""
 
 
-def typical_radius(pairs: list[PairPoints], full: Buckets) -> float | None:
+def typical_radius(pairs: Sequence[PairPoints], full: Buckets) -> float | None:
     """Median radius of the PCK that chooses, in cells; None where no target has one."""
     found = radius_in_cells([p.target for p in pairs], full.resolution)
     return None if math.isnan(found) else found
 
 
-def hints(full: Buckets, baseline: str, pairs: list[PairPoints]) -> Iterator[str]:
+def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator[str]:
     """What to say.
 
     Parameters
@@ -43,7 +43,7 @@ def hints(full: Buckets, baseline: str, pairs: list[PairPoints]) -> Iterator[str
                " head, gives every channel the same say")
 
 
-def _heaviest(full: Buckets, group: str, pairs: list[PairPoints]) -> str:
+def _heaviest(full: Buckets, group: str, pairs: Sequence[PairPoints]) -> str:
     """The level that holds most of a feature's squared length, if one does by few channels."""
     alone = full.of((group,))
     ids = list(dict.fromkeys(p.pair.source for p in pairs))[:LOOKED_AT]

@@ -79,7 +79,7 @@ def _best_single(study: TrainingInputs, spec: TrainSpec) -> list[Candidate]:
     """The single feature that is best on ``val``, where it is another than the baseline."""
     if not study.pairs["val"]:
         return []
-    models = [study.single(spec, name).to(study.full.device) for name in study.combos]
+    models = [study.single(spec, name).to(study.features.device) for name in study.combos]
     scores = [found.select for found in study.task.judge(models, "val")]
     best = max(range(len(models)), key=lambda i: scores[i])
     if study.combos[best] == study.baseline:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from gate_cache.core.errors import UserError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
-from gate_cache.learn.fit.trials import Trial, fit_trials, in_steps, together
+from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials, in_steps, together
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import TrainingInputs
@@ -210,8 +210,8 @@ def _stream(folder: Path, study: TrainingInputs | DenseInputs, points: list[Poin
     name = f"checkpoint-{_digest([p.key for p in points])}.pt"
     checkpoint = Checkpoint(folder / name, trials)
     label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
-    fit_trials(trials, study.task, study.has_val, show, label, log.info,
-               checkpoint.keep, checkpoint.start)
+    fit_trials(trials, study.task, study.has_val,
+               FitSession(show, label, log.info, checkpoint.keep, checkpoint.start))
     sound = [t for t in trials if not t.failed]
     found = dict(zip([t.label for t in sound],
                      study.task.judge([t.model for t in sound], "test"), strict=True))

@@ -114,7 +114,7 @@ def _of_pairs(study: TrainingInputs) -> dict[Method, Scores]:
     copies = Matched({pair: copy_position(pair) for pair in study.pairs["test"]}, {})
     copied = replace(scores(copies.predictions), items=copies.items())
     candidates = untrained(study)
-    models = [c.model.to(study.full.device).eval() for c in candidates]
+    models = [c.model.to(study.features.device).eval() for c in candidates]
     found = study.task.judge(models, "test")
     return {Method("floor"): copied,
             **{c.method: each for c, each in zip(candidates, found, strict=True)}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,15 @@ import torch
 
 from gate_cache.core.errors import UserError
 from gate_cache.learn.features.pairs import PairPoints, copy_position
-from gate_cache.learn.fit.trials import Fitted, Trial, fit_trials
+from gate_cache.learn.fit.trials import FitSession, Fitted, Trial, fit_trials
 from gate_cache.learn.metrics.pck import pck
-from gate_cache.learn.metrics.results import ResultRow, ScoreTable, Table
+from gate_cache.learn.metrics.results import ResultRow, ScoreRow, ScoreTable, Table
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
 from gate_cache.learn.tasks.matching import Matched, details
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs_dense import DenseInputs
+from gate_cache.training.items import keep_items
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import (
     Candidate,
@@ -35,7 +37,6 @@ from gate_cache.training.reproduce import train_commands
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
 from gate_cache.training.tasks import measured, open_any, settled
-from gate_cache.training.train_dense import train_dense
 from gate_cache.workspace.device import out_of_memory
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _results(study: TrainingInputs | DenseInputs, show: Progress, folder: RunDir
              ) -> tuple[list[Table] | list[ScoreTable], dict[str, Fitted]]:
     """Train all that the head trains and judge it."""
     if isinstance(study, DenseInputs):
-        return train_dense(study, show, folder)
+        return _dense(study, show, folder)
     methods, fits = _train(study, show, folder)
     return _judge(study, methods, folder), fits
 
@@ -125,18 +126,56 @@ def _train(study: TrainingInputs, show: Progress,
     spec = study.spec
     compared = baselines(study, spec)
     makes: dict[Method, Make] = {**compared, gate(study, spec): study.gate}
-    trials = [Trial(method.key, spec, partial(make, spec), study.task, study.device)
-              for method, make in makes.items()]
-    kept = Checkpoint(folder.checkpoint("all"), trials)
-    fit_trials(trials, study.task, study.has_val, show, f"training {spec.head.name}",
-               folder.log.info, kept.keep, kept.start)
-    for method, trial in zip(makes, trials, strict=True):
-        if trial.failed:
-            raise UserError(f"{method.title}: {trial.failed}" if compared else trial.failed)
+    trials = _fit(study, show, folder, makes)
     trained = [_trained(method, trial) for method, trial in zip(makes, trials, strict=True)]
     methods = [trained[0], single_nn(study), *trained[1:]] if compared \
         else [*untrained(study), *trained]
     return methods, {WEIGHTS[m.role]: t.fitted for m, t in zip(makes, trials, strict=True)}
+
+
+def _fit(study: TrainingInputs | DenseInputs, show: Progress, folder: RunDirectory,
+         makes: dict[Method, Make]) -> list[Trial]:
+    """Train all methods over one stream.
+
+    Raises
+    ------
+    UserError
+        One of them failed.
+    """
+    spec = study.spec
+    trials = [Trial(method.key, spec, partial(make, spec), study.task, study.device)
+              for method, make in makes.items()]
+    kept = Checkpoint(folder.checkpoint("all"), trials)
+    fit_trials(trials, study.task, study.has_val, FitSession(
+        show, f"training {spec.head.name}", folder.log.info, kept.keep, kept.start))
+    for method, trial in zip(makes, trials, strict=True):
+        if trial.failed:
+            raise UserError(f"{method.title}: {trial.failed}" if len(makes) > 1 else trial.failed)
+    return trials
+
+
+def _dense(study: DenseInputs, show: Progress,
+           folder: RunDirectory) -> tuple[list[ScoreTable], dict[str, Fitted]]:
+    """Train all methods of a head for images or pixels, judge them on ``test``."""
+    makes: dict[Method, Make] = {**baselines(study, study.spec), gate(study, study.spec):
+                                 study.gate}
+    trials = _fit(study, show, folder, makes)
+    found = study.task.judge([t.model for t in trials], "test")
+    labels = [t.label for t in trials]
+    keep_items(folder.path, study.task, {t.label: t.model for t in trials},
+               dict(zip(labels, found, strict=True)), labels[-1:])
+    table = ScoreTable("test split", measured(study))
+    for role, scores in study.task.floors().items():
+        floor = Method(role)
+        table.rows.append(ScoreRow(floor, scores, trained=False))
+        if scores.items:
+            scores.items.save(items_file(folder.path, floor.key))
+    for method, scores in zip(makes, found, strict=True):
+        note = weights_note(method.combos, scores.details["weights"]["mean"]) \
+            if method.role == "gate" else ""
+        table.rows.append(ScoreRow(method, scores, note))
+    folder.log.info(json.dumps(table.to_json(), ensure_ascii=False))
+    return [table], {WEIGHTS[m.role]: t.fitted for m, t in zip(makes, trials, strict=True)}
 
 
 def _trained(method: Method, trial: Trial) -> Candidate:
@@ -158,15 +197,16 @@ def _judge(study: TrainingInputs, methods: list[Candidate], folder: RunDirectory
     return tables
 
 
-def _table(study: TrainingInputs, table: Table, pairs: list[PairPoints], methods: list[Candidate],
-           folder: Path | None = None) -> Table:
+def _table(study: TrainingInputs, table: Table, pairs: Sequence[PairPoints],
+           methods: list[Candidate], folder: Path | None = None) -> Table:
     """Results of every method; in a folder, pair by pair too."""
+    pairs = list(pairs)
     copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
     floor = Method("floor")
     table.add(floor, pck(copies.predictions), details=details(copies.predictions, []))
     if folder:
         copies.items().save(items_file(folder, floor.key))
-    models = [m.model.to(study.full.device) for m in methods]
+    models = [m.model.to(study.features.device) for m in methods]
     for each, found in zip(methods, study.task.match(models, pairs), strict=True):
         if folder:
             found.items().save(items_file(folder, each.method.key))

@@ -15,7 +15,7 @@ from torch import nn
 from gate_cache.core.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import OF_A_RUN, Manifest, TrainSpec
-from gate_cache.training.inputs import attention_of, mixed_of
+from gate_cache.training.features import attention_of, mixed_of
 from gate_cache.training.rows import key_of, method_of
 from gate_cache.training.run_files import CONFIG, SWEEP, read_json, trial_file
 

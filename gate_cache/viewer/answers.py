@@ -29,7 +29,8 @@ def store(explorer: ViewerSession) -> Data:
     return {
         "name": explorer.store.path.name, "dataset": explorer.store.attrs["dataset"],
         "images": len(explorer.ids), "originals": explorer.has_originals,
-        "combos": [asdict(replace(c, tokens=_words(c.tokens))) for c in explorer.combos()],
+        "combos": [asdict(replace(c, tokens=[t.removesuffix("</w>") for t in c.tokens]))
+                   for c in explorer.combos()],
         "features": [{"name": f.name, "about": f.about}
                      for f in explorer.matcher.features.values()],
         "palette": _packed(palette),
@@ -71,7 +72,21 @@ def picture(explorer: ViewerSession, name: str, side: int) -> tuple[bytes, str]:
 
 def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
          tokens: list[int]) -> Data:
-    """Some maps of a combo: colours, or of an attention combo the heat of each word."""
+    """Some maps of a combo: colours, or of an attention combo the heat of each word.
+
+    Parameters
+    ----------
+    name : the image's id
+    levels : names of maps, such as ``up1``
+    tokens : places of words in the prompt, for attention
+
+    Raises
+    ------
+    StoreError
+        No such image, combo or map.
+    RowNotDone
+        The image is not extracted yet.
+    """
     view = explorer.view(combo)
     names = [view[level].name for level in levels]
     if view.attrs["kind"] == "conv":
@@ -84,7 +99,19 @@ def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
 
 def match(explorer: ViewerSession, feature: str, name: str, target: str,
           point: tuple[float, float]) -> Data:
-    """Where a point is found in another image."""
+    """Where a point is found in another image.
+
+    Parameters
+    ----------
+    feature : a name of the session's features
+    name, target : ids of both images
+    point : x and y as shares of the image's width and height
+
+    Raises
+    ------
+    RowNotDone
+        One of the images is not extracted yet.
+    """
     row, other = explorer.row(name), explorer.row(target)
     best = explorer.matcher.match(feature, row, point, other)
     return {"x": best.x, "y": best.y, "similarity": best.similarity,
@@ -125,7 +152,3 @@ def _values(values: npt.NDArray[np.float32]) -> Data:
 
 def _packed(values: npt.NDArray[np.uint8]) -> str:
     return base64.b64encode(values.tobytes()).decode()
-
-
-def _words(tokens: list[str]) -> list[str]:
-    return [t.removesuffix("</w>") for t in tokens]

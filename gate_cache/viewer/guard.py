@@ -13,7 +13,8 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -39,20 +40,15 @@ MAX_BODY = 8192
 
 @dataclass(frozen=True)
 class Gate:
-    """What a request must be like.
-
-    Attributes
-    ----------
-    port : the server's
-    """
+    """What a request to the server at this port must be like."""
 
     port: int
-    hosts: frozenset[str] = field(init=False)
 
-    def __post_init__(self) -> None:
-        names = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost")}
-        bare = {"127.0.0.1", "localhost"} if self.port == 80 else set()
-        object.__setattr__(self, "hosts", frozenset(names | bare))
+    @cached_property
+    def hosts(self) -> set[str]:
+        """Values of the header Host that mean this server; browsers leave port 80 out."""
+        names = {"127.0.0.1", "localhost"}
+        return {f"{name}:{self.port}" for name in names} | (names if self.port == 80 else set())
 
     def refusal(self, request: HTTPServerRequest) -> str | None:
         """Why a request is not answered, or None."""

@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def matched(descriptors: dict[str, torch.Tensor], pair: PairPoints) -> Points:
     return np.asarray(nearest(wanted, descriptors[pair.pair.target]).double())
 
 
-def pck(pairs: list[PairPoints], predict: Callable[[PairPoints], Points]) -> dict[str, Any]:
+def pck(pairs: Sequence[PairPoints], predict: Callable[[PairPoints], Points]) -> dict[str, Any]:
     """PCK@0.1 for both radii, with intervals over pairs."""
     units: dict[str, list[list[int]]] = {"image": [], "box": []}
     for pair in pairs:

@@ -160,5 +160,5 @@ class CorrespondenceDataset(SplitDataset, Protocol):
     def keypoints(self, sample_id: str) -> Keypoints:
         """Key points of one image."""
 
-    def pairs(self, split: Split | None) -> list[Pair]:
+    def pairs(self, split: Split | None) -> Sequence[Pair]:
         """Ordered pairs inside one split, or all of the published protocol for None."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gate_cache.core.errors import DataError, did_you_mean
 from gate_cache.core.replacing import replacing
+from gate_cache.datasets.common.files import readable
 
 EXPECTED = '{"id": sample, "sha256": of the image, "caption": text}'
 _FIELDS = ("id", "sha256", "caption")
@@ -74,12 +75,8 @@ def read_captions(path: Path) -> Captions:
     DataError
         Missing, or a line that is not a caption: file and line are named.
     """
-    try:
+    with readable(path, "no captions here; write them with 'gate-cache caption'"):
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no captions here; write them with 'gate-cache caption'") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     *lines, rest = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
     # A file that was edited by hand may end without a line break: then its last line counts too.
     return Captions(path, _parsed(path, [*lines, rest] if _is_json(rest) else lines))
@@ -137,6 +134,7 @@ def append_captions(path: Path, captions: Iterable[Caption]) -> None:
 def write_captions(path: Path, captions: Iterable[Caption]) -> None:
     """Replace a captions file as a whole, so that no reader sees half of it."""
     captions = list(captions)
+    # Nothing is written where nothing changed: the data root may be read-only by now.
     if path.exists() and path.read_bytes() == _encoded(captions):
         return
     with replacing(path) as draft:

@@ -6,7 +6,8 @@ import codecs
 import io
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +46,8 @@ class ImageFiles:
         return self.root / sample_id
 
     def sha256(self, sample_id: str) -> str:
-        try:
+        with readable(self.path(sample_id)):
             return file_sha256(self.path(sample_id))
-        except OSError as error:
-            raise DataError(f"{self.path(sample_id)}: cannot be read: {error.strerror}") from None
 
     def stamps(self) -> npt.NDArray[np.int64]:
         """(N, 4): size, inode, modification and change time of each sample's file; changes when
@@ -57,9 +56,9 @@ class ImageFiles:
             import numpy as np
 
             root, plain = str(self.root), type(self).path is ImageFiles.path
-            found = (os.stat(f"{root}/{i}" if plain else self.path(i)) for i in ids_of(self))
+            stats = (os.stat(f"{root}/{i}" if plain else self.path(i)) for i in ids_of(self))
             self._stamps = np.array([(i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns)
-                                     for i in found], np.int64).reshape(-1, 4)
+                                     for i in stats], np.int64).reshape(-1, 4)
         return self._stamps
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
@@ -92,6 +91,17 @@ def need_folder(root: Path, what: str, expected: str) -> None:
         raise DataError(f"{root}: {what} not found; {expected}")
 
 
+@contextmanager
+def readable(path: Path, missing: str = "") -> Iterator[None]:
+    """Turn what the system refuses into a `DataError`; `missing` says it where nothing is there."""
+    try:
+        yield
+    except OSError as error:
+        gone = missing and isinstance(error, FileNotFoundError)
+        raise DataError(f"{path}: {missing if gone else f'cannot be read: {error.strerror}'}"
+                        ) from None
+
+
 def read_text(path: Path, expected: str) -> str:
     """The text of a file in UTF-8, or in UTF-16 with its byte order mark; marks are dropped.
 
@@ -100,14 +110,11 @@ def read_text(path: Path, expected: str) -> str:
     DataError
         Missing or not UTF-8; `expected` is the way out.
     """
-    try:
+    with readable(path, f"not found; {expected}"):
         data = path.read_bytes()
-        wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
         return io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None).read()
-    except FileNotFoundError:
-        raise DataError(f"{path}: not found; {expected}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text; {expected}") from None
 
@@ -154,7 +161,7 @@ def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = N
     DataError
         A folder that cannot be read, or a name that is not UTF-8.
     """
-    found: list[str] = []
+    files: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = sorted(f for f in folders if not f.startswith(".")
                             and not _loops(os.path.join(folder, f), root))
@@ -166,16 +173,16 @@ def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = N
             dot = name.rfind(".")
             suffix = name[dot:].lower() if dot > 0 else ""
             if suffix in extensions:
-                found.append(prefix + name)
+                files.append(prefix + name)
             elif others is not None and name not in _SYSTEM and "__MACOSX" not in prefix:
                 others[suffix or name] += 1
-    found.sort()
+    files.sort()
     try:
-        "".join(found).encode()
+        "".join(files).encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{root}: the file name {_not_utf8(found)!r} is not UTF-8; rename it"
+        raise DataError(f"{root}: the file name {_not_utf8(files)!r} is not UTF-8; rename it"
                         ) from error
-    return found
+    return files
 
 
 def _not_utf8(names: list[str]) -> str:

@@ -120,6 +120,12 @@ def to_square(image: Pixels, size: int, fit: Fit = "squash",
 
     ``squash`` does not keep the aspect, as in the peers' code; ``pad`` does, and continues the
     image's border into the rest of the square: any fixed colour would draw a frame.
+
+    Parameters
+    ----------
+    image : (h, w, 3) RGB
+    size : side of the square in pixels
+    resample : a filter of Pillow, or ``opencv`` as some peers do it
     """
     place = Square(size, fit).place(*image.shape[:2])
     inner = _resized(image, place, resample)

@@ -84,14 +84,18 @@ def raise_all(wrong: Sequence[str]) -> None:
 
 def refuse_alike(path: Path, category: str, names: Iterable[str]) -> None:
     """Raise where names of a category's points differ by case alone."""
+    for group in same_but_case(names):
+        alike = listed(f"'{n}'" for n in sorted(group))
+        raise DataError(f"{path}: category '{category}' has the points {alike}, which differ by"
+                        " case alone; spell them alike")
+
+
+def same_but_case(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ by case alone."""
     groups = defaultdict[str, list[str]](list)
     for name in names:
         groups[name.casefold()].append(name)
-    for group in groups.values():
-        if len(group) > 1:
-            alike = listed(f"'{n}'" for n in sorted(group))
-            raise DataError(f"{path}: category '{category}' has the points {alike}, which differ by"
-                            " case alone; spell them alike")
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _point(place: str, row: Row, coco: bool, odd: Counter[str]) -> TablePoint:

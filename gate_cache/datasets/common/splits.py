@@ -61,6 +61,12 @@ def with_val(train: Sequence[str], test: Iterable[str], val: float,
     """Published train and test images, with a share of the former as ``val``: the first in order.
 
     Published sets do not grow, so the share is exact.
+
+    Parameters
+    ----------
+    train, test : ids of the published halves
+    val : share of `train`, from 0 to 1
+    seed : of the order; another value, another split
     """
     chosen = set(sorted(train, key=lambda i: order(seed, i))[:round(val * len(train))])
     return {**{i: "val" if i in chosen else "train" for i in train}, **dict.fromkeys(test, "test")}

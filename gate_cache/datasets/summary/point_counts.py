@@ -48,7 +48,7 @@ class PointCounts:
         summary, members = self.summary, defaultdict[str, dict[str, None]](dict)
         pairs = {str(split): self.dataset.pairs(split) for split in SPLITS}
         for p in chain.from_iterable(pairs.values()):
-            members[p.category] |= {p.source: None, p.target: None}
+            members[p.category].update({p.source: None, p.target: None})
         if uneven := _uneven(visible, members):
             summary.faults += [f"{summary.name}: {line}" for line in uneven]
             return

@@ -16,6 +16,7 @@ from gate_cache.datasets.common.base import (
     NoClass,
     SegmentationDataset,
 )
+from gate_cache.datasets.common.point_table import same_but_case
 from gate_cache.datasets.summary.label_counts import LabelCounts
 from gate_cache.datasets.summary.point_counts import PointCounts
 from gate_cache.datasets.summary.summary import Summary, grouped, tell_classes
@@ -79,11 +80,8 @@ def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], summary: Summ
         return
     summary.classes = {name: dict(counts[name]) for name in names if name in counts}
     summary.unclassed = grouped(lacking)
-    alike = defaultdict[str, list[str]](list)
-    for name in names:
-        alike[name.casefold()].append(name)
-    summary.unclassed += [f"classes {listed(map(repr, same))} differ by case alone: call their"
-                          " folders alike" for same in alike.values() if len(same) > 1]
+    summary.unclassed += [f"classes {listed(map(repr, alike))} differ by case alone: call their"
+                          " folders alike" for alike in same_but_case(names)]
     tell_classes(summary)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.data import LRUCache, MapCache
+from gate_cache.learn.features.feed import Feed, Made
+from gate_cache.learn.features.layout import Maps, views_of
+from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
 from gate_cache.manifest.first_release import TWO_FINEST
 
 if TYPE_CHECKING:
@@ -63,9 +65,9 @@ class Buckets:
     ----------
     store : an open store
     spec : what makes up a bucket
-    device : where maps are resized
-    cache : reads maps; several `Buckets` may share one
+    device : where maps are decoded and resized
     rows : row of each sample by id
+    held : bytes of stored rows that are held in this machine's memory at most
 
     Raises
     ------
@@ -75,20 +77,17 @@ class Buckets:
     """
 
     def __init__(self, store: FeatureStore, spec: BucketSpec, device: torch.device,
-                 cache: MapCache, rows: Mapping[str, int]) -> None:
+                 rows: Mapping[str, int], held: int = HELD_BYTES) -> None:
         self.spec = spec
         self.device = device
-        self._store = store
-        self._cache = cache
-        self._rows = rows
-        self._recent: LRUCache[Bucket] = LRUCache(self, _bytes, BUCKET_BYTES)
-        self._maps = {name: store[name].maps for name in spec.combos}
-        if len(set(self._maps.values())) > 1:
-            raise StoreError(f"combos of one bucket need the same maps, these have: {self._maps}")
+        self._store, self._rows, self._held = store, rows, held
+        maps = {name: store[name].maps for name in spec.combos}
+        if len(set(maps.values())) > 1:
+            raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
         first = store[spec.combos[0]]
-        shapes = [first[name].shape[1:] for name in self._maps[spec.combos[0]]]
+        shapes = [first[name].shape[1:] for name in maps[spec.combos[0]]]
         self.levels = {name: int(s[0]) for name, s in
-                       zip(self._maps[spec.combos[0]], shapes, strict=True)}
+                       zip(maps[spec.combos[0]], shapes, strict=True)}
         """Channels of each level of a combo, in their order."""
         self.channels: int = sum(self.levels.values())
         self.resolution = spec.resolution or max(s[-1] for s in shapes)
@@ -97,44 +96,51 @@ class Buckets:
         """T of the attention feature."""
         if spec.attention:
             view = store[spec.attention]
-            self._maps[spec.attention] = attention_maps(view, spec.attention_maps)
-            self.tokens = sum(int(view[n].shape[1]) for n in self._maps[spec.attention])
+            maps[spec.attention] = attention_maps(view, spec.attention_maps)
+            self.tokens = sum(int(view[n].shape[1]) for n in maps[spec.attention])
+        made = Made[int, Bucket](int, self._made, nbytes)
+        self._feed = Feed(SampleReader(views_of(store, maps), held), made, device, BUCKET_BYTES)
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
-        """The same rows with other features; what was read is shared."""
+        """The same rows with other features."""
         spec = replace(self.spec, combos=combos, attention=attention)
-        return Buckets(self._store, spec, self.device, self._cache, self._rows)
+        return Buckets(self._store, spec, self.device, self._rows, self._held)
 
     def window(self, size: tuple[int, int]) -> Window:
         """The cells that show an image of this (height, width), of maps at `resolution`."""
         return self._square.place(*size).window(self.resolution)
 
     def named(self, sample_id: str) -> Bucket:
-        """The bucket of one sample, held as long as memory lasts."""
-        return self._recent(self._rows[sample_id])
+        """The bucket of one sample."""
+        return self._feed(self._rows[sample_id])
+
+    def stream(self, ids: Iterable[str]) -> Generator[Bucket]:
+        """Buckets in this order, read ahead."""
+        return self._feed.stream(self._rows[i] for i in ids)
 
     def __call__(self, row: int) -> Bucket:
         """The bucket of one row."""
-        spec, place = self.spec, self._square.place(*map(int, self._store.samples.sizes[row]))
-        conv = [self._joined(self._read(name, row), place) for name in spec.combos]
-        attention = torch.cat([self._resized(m) for m in self._read(spec.attention, row)]) \
-            if spec.attention else None
-        return Bucket(torch.stack(conv), attention)
+        return self._feed(row)
 
-    def _read(self, combo: str, row: int) -> list[torch.Tensor]:
-        found = self._cache(combo, self._maps[combo], row).values()
-        return [level.to(self.device).float() for level in found]
+    def _made(self, row: int, maps: Maps) -> Bucket:
+        spec, levels = self.spec, [list(maps[name].values()) for name in self.spec.combos]
+        if spec.standardise == "image":
+            place = self._square.place(*map(int, self._store.samples.sizes[row]))
+            levels = [[standardised(level, place) for level in of] for of in levels]
+        return Bucket(self._joined(levels), self._joined([list(maps[spec.attention].values())])[0]
+                      if spec.attention else None)
 
-    def _joined(self, levels: list[torch.Tensor], place: Placement) -> torch.Tensor:
-        """A combo's levels, resized and concatenated along the channels."""
-        if self.spec.standardise == "image":
-            levels = [standardised(level, place) for level in levels]
-        return torch.cat([self._resized(level) for level in levels])
-
-    def _resized(self, level: torch.Tensor) -> torch.Tensor:
-        size = (self.resolution, self.resolution)
-        return F.interpolate(level[None], size, mode="bilinear", align_corners=False,
-                             antialias=False)[0]
+    def _joined(self, combos: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """(b, C, h, w): levels resized (bilinear) and concatenated along the channels."""
+        levels = [torch.stack(level) for level in zip(*combos, strict=True)]
+        side, at = self.resolution, 0
+        found = torch.empty(len(combos), sum(m.shape[1] for m in levels), side, side,
+                            device=self.device)
+        for level in levels:
+            part = found[:, at : (at := at + level.shape[1])]
+            part.copy_(level if tuple(level.shape[2:]) == (side, side) else F.interpolate(
+                level.float(), (side, side), mode="bilinear", align_corners=False))
+        return found
 
 
 def standardised(level: torch.Tensor, place: Placement) -> torch.Tensor:
@@ -177,8 +183,9 @@ def one_square(store: FeatureStore, spec: BucketSpec) -> Square:
     return squares[names[0]]
 
 
-def _bytes(bucket: Bucket) -> int:
-    return sum(t.nbytes for t in bucket if t is not None)
+def nbytes(parts: Iterable[torch.Tensor | None]) -> int:
+    """Of all tensors that are there."""
+    return sum(t.nbytes for t in parts if t is not None)
 
 
 def stack(buckets: list[Bucket]) -> Bucket:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import tee
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.bucket import BucketSpec, attention_maps, one_square
+from gate_cache.learn.features.bucket import BucketSpec, attention_maps, nbytes, one_square
+from gate_cache.learn.features.feed import Feed, Made
+from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.pixel_grid import read_at
+from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
 from gate_cache.learn.mixing.vectors import Vectors
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Points
-    from gate_cache.learn.features.data import MapCache
     from gate_cache.manifest.specs import AttentionMaps
     from gate_cache.store.reader import FeatureStore
+
+NATIVE_BYTES = 2**30
+POOLED_BYTES = 2**29
+"""Maps, and means of them, held on the training device at most."""
 
 
 class Native(NamedTuple):
@@ -66,9 +73,9 @@ class NativeMaps:
     store : an open store
     spec : which maps
     device : where they are used
-    cache : reads them
     rows : row of each sample by id
     size : (height, width) of a sample's image
+    held : bytes of stored rows that are held in this machine's memory at most
 
     Raises
     ------
@@ -77,11 +84,11 @@ class NativeMaps:
     """
 
     def __init__(self, store: FeatureStore, spec: NativeSpec, device: torch.device,
-                 cache: MapCache, rows: Mapping[str, int],
-                 size: Callable[[str], tuple[int, int]]) -> None:
+                 rows: Mapping[str, int], size: Callable[[str], tuple[int, int]],
+                 held: int = HELD_BYTES) -> None:
         self.spec = spec
         self.device = device
-        self._store, self._cache, self._rows, self._size = store, cache, rows, size
+        self._store, self._size = store, size
         self.square = one_square(store, BucketSpec(spec.combos, spec.attention))
         found = {name: store[name].maps for name in spec.combos}
         if len(set(found.values())) > 1:
@@ -97,6 +104,11 @@ class NativeMaps:
         self.attention_tokens = tuple(self._shape(spec.attention, n)[1] for n in self._attention)
         self.extra_channels = sum(int(store[c][n].shape[1]) for c in spec.extra
                                   for n in store[c].maps)
+        reader = SampleReader(views_of(store, self._wanted()), held)
+        self._native = Feed(reader, Made(rows.__getitem__, self._made, _bytes), device,
+                            min(held, NATIVE_BYTES))
+        self._pooled = Feed(reader, Made(rows.__getitem__, self._mean, nbytes), device,
+                            POOLED_BYTES)
 
     @property
     def channels(self) -> int:
@@ -119,12 +131,20 @@ class NativeMaps:
 
     def __call__(self, sample_id: str) -> Native:
         """All maps of one sample."""
-        combos = [self._read(name, self._levels, sample_id) for name in self.spec.combos]
-        attention = self._read(self.spec.attention, self._attention, sample_id) \
-            if self.spec.attention else ()
-        return Native(tuple(torch.stack(level) for level in zip(*combos, strict=True)), attention,
-                      tuple(self._read(c, self._store[c].maps, sample_id)
-                            for c in self.spec.extra))
+        return self._native(sample_id)
+
+    def stream(self, ids: Iterable[str]) -> Generator[Native]:
+        """All maps of each sample in this order, read ahead."""
+        return self._native.stream(ids)
+
+    def each(self, ids: Iterable[str]) -> Iterator[str]:
+        """These samples in turn: when one comes its maps are held, and others' are being read."""
+        ids, order = tee(ids)
+        return (i for i, _ in zip(order, self.stream(ids), strict=True))
+
+    def pooled(self, ids: Iterable[str]) -> Generator[Vectors]:
+        """Means over the cells that show each image, as batches of one; read ahead."""
+        return self._pooled.stream(ids)
 
     def at(self, maps: Native, sample_id: str, points: Points) -> Vectors:
         """Features at (P, 2) points of the image, shares of its sides: bilinear, level by level."""
@@ -135,9 +155,28 @@ class NativeMaps:
                  in zip(self.extra_places(sample_id), maps.extra, strict=True) for m in found]
         return Vectors(conv, _joined(attention), _joined(extra))
 
-    def pooled(self, sample_id: str) -> Vectors:
-        """Means over the cells that show the image, as a batch of one."""
-        maps, place = self(sample_id), self.place(sample_id)
+    def extra_places(self, sample_id: str) -> list[Placement]:
+        """Where an image lies in the square of each extra combo."""
+        size = self._size(sample_id)
+        return [self._store[combo].square.place(*size) for combo in self.spec.extra]
+
+    def _wanted(self) -> dict[str, tuple[str, ...]]:
+        """Maps of each combo that is read."""
+        found = dict.fromkeys(self.spec.combos, self._levels)
+        if self.spec.attention:
+            found[self.spec.attention] = self._attention
+        return {**found, **{c: self._store[c].maps for c in self.spec.extra}}
+
+    def _made(self, _: str, maps: Maps) -> Native:
+        levels = tuple(torch.stack([maps[c][n] for c in self.spec.combos]).float()
+                       for n in self._levels)
+        attention = self.spec.attention
+        return Native(levels, tuple(_own(maps[attention][n]) for n in self._attention)
+                      if attention else (), tuple(tuple(_own(maps[c][n])
+                      for n in self._store[c].maps) for c in self.spec.extra))
+
+    def _mean(self, sample_id: str, stored: Maps) -> Vectors:
+        maps, place = self._made(sample_id, stored), self.place(sample_id)
 
         def mean(found: torch.Tensor) -> torch.Tensor:
             cut: torch.Tensor = place.window(found.shape[-1]).cut(found)
@@ -146,15 +185,6 @@ class NativeMaps:
         conv = torch.cat([mean(level) for level in maps.levels], -1)
         return Vectors(conv[None], _joined([mean(m)[None] for m in maps.attention]), None)
 
-    def extra_places(self, sample_id: str) -> list[Placement]:
-        """Where an image lies in the square of each extra combo."""
-        size = self._size(sample_id)
-        return [self._store[combo].square.place(*size) for combo in self.spec.extra]
-
-    def _read(self, combo: str, names: tuple[str, ...], sample_id: str) -> tuple[torch.Tensor, ...]:
-        found = self._cache(combo, names, self._rows[sample_id])
-        return tuple(found[n].to(self.device).float() for n in names)
-
     def _shape(self, combo: str | None, name: str) -> tuple[int, ...]:
         assert combo is not None
         return tuple(int(n) for n in self._store[combo][name].shape)
@@ -162,3 +192,12 @@ class NativeMaps:
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor | None:
     return torch.cat(parts, -1) if parts else None
+
+
+def _own(stored: torch.Tensor) -> torch.Tensor:
+    """In float32, in memory of its own."""
+    return stored.to(torch.float32, copy=True)
+
+
+def _bytes(found: Native) -> int:
+    return sum(t.nbytes for part in (found.levels, found.attention, *found.extra) for t in part)

@@ -61,7 +61,7 @@ class Reservoir:
     def __call__(self, numbers: Sequence[int]) -> Vectors:
         """Pixels by number, in float32, on the training device."""
         index = torch.as_tensor(list(numbers))
-        return Vectors(*(None if t is None else t[index].to(self._device).float()  # type: ignore[arg-type]
+        return Vectors(*(None if t is None else t[index].to(self._device, non_blocking=True).float()  # type: ignore[arg-type]
                          for t in (self._conv, self._attention, self._extra)))
 
 
@@ -95,7 +95,8 @@ def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], bound:
     sizes = [int((m != IGNORED).sum()) for m in masks.values()]
     shares = share_out(sizes, bound // pixel_bytes(maps))
     found, start = Reservoir(maps, sum(shares)), 0
-    for (sample_id, mask), count in zip(masks.items(), shares, strict=True):
+    for sample_id, count in zip(maps.each(masks), shares, strict=True):
+        mask = masks[sample_id]
         chosen = sample_pixels(mask.ravel(), count, sampling, _seed(sample_id))
         native = maps(sample_id)
         for part in tiles(len(chosen), tile_pixels(maps)):

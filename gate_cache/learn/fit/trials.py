@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from gate_cache.manifest.specs import TrainSpec
 
 State = dict[str, torch.Tensor]
+LOOK = 64
+"""Steps after which a trial's loss is looked at."""
+LONGEST = 2**24
+"""Items of an epoch whose order is drawn at once."""
 SOLVED = 10_000
 """Training items at most of which a probe is solved, evenly drawn."""
 AT_ONCE = 256
@@ -73,7 +77,8 @@ class Trial:
         self._device = device
         self._best = -math.inf
         self._stale = 0
-        self._losses: list[float] = []
+        self._losses: list[torch.Tensor] = []
+        self._sound = torch.ones((), dtype=torch.bool, device=device)
         with torch.random.fork_rng(_cuda(device)):
             torch.manual_seed(spec.seed)
             self.model: Any = make().to(device)
@@ -101,26 +106,41 @@ class Trial:
         return self.spec.patience is not None and self._stale >= self.spec.patience
 
     def step(self, inputs: Any, items: Sequence[Any]) -> None:
-        """One step of AdamW on the task's loss and both regularisers (Eq. 5)."""
+        """One step of AdamW on the task's loss and both regularisers (Eq. 5).
+
+        Nothing waits for the device but the look at the loss, at every `LOOK`-th step.
+
+        Raises
+        ------
+        UserError
+            The loss was not finite at some step since the last look.
+        """
         with self._own_numbers(), self._precision():
             self.model.train()
             found = self.model(inputs)
             task = self._criterion(found.values, items)
             total = task - self.spec.gamma1 * sparsity(found.weights) \
                 - self.spec.gamma2 * diversity(found.weights)
-        if not torch.isfinite(total):
-            raise UserError("the loss is not finite any more: training diverged; lower train.lr"
-                            f" (now {self.spec.lr:g})")
         self._optimiser.zero_grad()
         torch.autograd.backward(total)
         self._optimiser.step()
         self._schedule.step()
-        self._losses.append(float(task.detach()))
+        self._losses.append(task.detach())
+        self._sound &= torch.isfinite(total.detach())
+        if len(self._losses) % LOOK == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Raise `UserError` where the loss was not finite."""
+        if not self._sound:
+            raise UserError("the loss is not finite any more: training diverged; lower train.lr"
+                            f" (now {self.spec.lr:g})")
 
     def note(self, seen: int, scores: Scores | None) -> dict[str, Any]:
         """Note mean loss and scores on ``val``; keep the weights if they are the best so far."""
         step = step_of(seen, self.spec)
-        entry: dict[str, Any] = {"step": step, "seen": seen, "loss": float(np.mean(self._losses))}
+        entry: dict[str, Any] = {"step": step, "seen": seen,
+                                 "loss": float(np.mean(_floats(self._losses)))}
         self._losses = []
         score = math.nan
         if scores:
@@ -152,7 +172,7 @@ class Trial:
                 "taken": self._schedule.last_epoch,
                 "best": self.fitted.best, "best_at": self.fitted.best_at,
                 "history": self.fitted.history, "score": self._best, "stale": self._stale,
-                "losses": self._losses, "failed": self.failed}
+                "losses": _floats(self._losses), "failed": self.failed}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
@@ -163,7 +183,8 @@ class Trial:
         self._rng = state["rng"]
         self.fitted = Fitted(state["best"], {}, *in_steps(state, self.spec))
         self._best, self._stale = state["score"], state["stale"]
-        self._losses, self.failed = state["losses"], state["failed"]
+        self._losses = [torch.tensor(loss, device=self._device) for loss in state["losses"]]
+        self.failed = state["failed"]
 
     def _precision(self) -> Any:
         enabled = self.spec.amp and self._device.type == "cuda"
@@ -180,9 +201,26 @@ class Trial:
             self._rng = _rng(self._device)
 
 
-def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progress, label: str,
-               log: Callable[[str], None] = lambda _: None,
-               keep: Callable[[int], None] = lambda _: None, start: int = 0) -> None:
+@dataclass(frozen=True)
+class FitSession:
+    """Who follows a training, and where it goes on.
+
+    Attributes
+    ----------
+    show, label : progress, and what it calls this training
+    log : called with a line at every validation
+    keep : called with the items seen, after every validation
+    start : items that were seen already
+    """
+
+    show: Progress
+    label: str = ""
+    log: Callable[[str], None] = lambda _: None
+    keep: Callable[[int], None] = lambda _: None
+    start: int = 0
+
+
+def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, session: FitSession) -> None:
     """Train several trials over one stream; each model is left with its best weights.
 
     A trial that fails says so in `failed` and leaves the stream; the others go on.
@@ -191,24 +229,25 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progres
     ----------
     trials : that agree in `together`
     has_val : whether there is a ``val`` split to choose checkpoints on
-    label : what progress calls this training
-    log : called with a line at every validation
-    keep : called with the items seen, after every validation
-    start : items that were seen already
+
+    Raises
+    ------
+    UserError
+        There is nothing to train on.
     """
     spec = trials[0].spec
     if not task.items():
         raise UserError(f"no {task.unit} to train on: the split 'train' holds none that count;"
                         " 'gate-cache data' shows what it holds")
-    seen = start
-    with show.task(label, spec.items - start, task.unit) as bar:
-        for seen, items, inputs in _ahead(task, spec, start):
+    seen = session.start
+    with session.show.task(session.label, spec.items - seen, task.unit) as bar:
+        for seen, items, inputs in _ahead(task, spec, session.start):
             for trial in [t for t in trials if t.active]:
-                _step(trial, inputs, items)
+                _guarded(trial, trial.step, inputs, items)
             bar.advance(len(items))
             if _due(seen, len(items), spec):
-                _validate(trials, task, has_val, seen, log)
-                keep(seen)
+                _validate(trials, task, has_val, seen, session.log)
+                session.keep(seen)
             if not any(t.active for t in trials):
                 break
     for trial in trials:
@@ -218,6 +257,9 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, show: Progres
 
 def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
               log: Callable[[str], None]) -> None:
+    for trial in trials:
+        if trial.active:
+            _guarded(trial, trial.look)
     active = [t for t in trials if t.active]
     for trial in active:
         solve(trial.model.eval(), task)
@@ -226,6 +268,10 @@ def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
         scores = task.judge([t.model for t in active], "val")
     for trial, found in zip(active, scores, strict=True):
         log(f"{trial.label}: {json.dumps(trial.note(seen, found))}")
+
+
+def _floats(losses: Sequence[torch.Tensor]) -> list[float]:
+    return [float(v) for v in torch.stack(list(losses)).tolist()] if losses else []
 
 
 def solve(model: Any, task: Any) -> None:
@@ -240,31 +286,32 @@ def solve(model: Any, task: Any) -> None:
         return
     every = task.items()
     items = every[::max(1, -(-len(every) // SOLVED))]
+    parts = [items[part] for part in tiles(len(items), AT_ONCE)]
     with torch.no_grad():
-        seen = [joined(*model.mixed(task.inputs(items[part]))[0])
-                for part in tiles(len(items), AT_ONCE)]
+        seen = [joined(*model.mixed(batch)[0]) for batch in task.feed(parts)]
     head.solve(torch.cat(seen), task.labels(items))
 
 
-def _step(trial: Trial, inputs: Any, items: Sequence[Any]) -> None:
+def _guarded(trial: Trial, work: Callable[..., None], *given: Any) -> None:
+    """Do work of a trial; what is wrong with it ends that trial alone."""
     try:
-        trial.step(inputs, items)
+        work(*given)
     except UserError as error:
         trial.failed = str(error)
 
 
 def _ahead(task: Task, spec: TrainSpec, start: int) -> Iterator[tuple[int, list[Any], Any]]:
     """Batches with their features; the next one's are made while this one is used."""
+    def order() -> Iterator[tuple[int, list[Any]]]:
+        return ((seen, items) for seen, items in batches(task.items(), spec) if seen > start)
+
+    feed = task.feed(items for _, items in order())
     with ThreadPoolExecutor(1, "inputs") as pool:
-        waiting: tuple[int, list[Any], Any] | None = None
-        for seen, items in batches(task.items(), spec):
-            if seen <= start:
-                continue
-            ready, waiting = waiting, (seen, items, pool.submit(task.inputs, items))
-            if ready:
-                yield ready[0], ready[1], ready[2].result()
-        if waiting:
-            yield waiting[0], waiting[1], waiting[2].result()
+        following = pool.submit(next, feed, None)
+        for seen, items in order():
+            ready = following.result()
+            following = pool.submit(next, feed, None)
+            yield seen, items, ready
 
 
 def _due(seen: int, size: int, spec: TrainSpec) -> bool:
@@ -280,10 +327,17 @@ def batches(items: Sequence[Any], spec: TrainSpec) -> Iterator[tuple[int, list[A
     while seen < spec.items:
         size = min(spec.batch, spec.items - seen)
         while len(queue) < size:
-            queue += torch.randperm(len(items), generator=generator).tolist()
+            queue += _drawn(len(items), size, generator)
         batch, queue = queue[:size], queue[size:]
         seen += size
         yield seen, [items[i] for i in batch]
+
+
+def _drawn(count: int, size: int, generator: torch.Generator) -> list[int]:
+    """An epoch in random order; where it is too long to be held, some items at random."""
+    if count > LONGEST:
+        return torch.randint(count, (size,), generator=generator).tolist()
+    return torch.randperm(count, generator=generator).tolist()
 
 
 def share_of_lr(spec: TrainSpec, step: int) -> float:

@@ -1,8 +1,8 @@
-"""Metrics of dense prediction and of classification, from one confusion matrix.
+"""Metrics of dense prediction and of classification, from counts of each class.
 
-Rows of a confusion matrix are true classes, columns predicted ones; pixels whose true class is
-`IGNORED` are nowhere in it. A class that is neither in the truth nor in the predictions has no IoU
-and is left out of mIoU; one that is not in the truth has no accuracy and is left out of mAcc.
+Pixels whose true class is `IGNORED` are counted nowhere. A class that is neither in the truth nor
+in the predictions has no IoU and is left out of mIoU; one that is not in the truth has no accuracy
+and is left out of mAcc.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from gate_cache.datasets.common.base import IGNORED
 
 Labels = npt.NDArray[Any]
-Matrix = npt.NDArray[np.int64]
 Counts = npt.NDArray[Any]
 """(3, classes): found, true and predicted pixels of each class; those of images add up.
 
@@ -27,8 +26,8 @@ SCARCE_SIDE = 256
 Floats = npt.NDArray[np.float64]
 
 
-def confusion(true: Labels, predicted: Labels, classes: int, ignored: int = IGNORED) -> Matrix:
-    """How often each class was taken for each.
+def counts(true: Labels, predicted: Labels, classes: int, ignored: int = IGNORED) -> Counts:
+    """How often each class was found, is true and was predicted: all that the metrics take.
 
     Parameters
     ----------
@@ -37,7 +36,7 @@ def confusion(true: Labels, predicted: Labels, classes: int, ignored: int = IGNO
 
     Returns
     -------
-    (classes, classes): true × predicted
+    (3, classes)
 
     Raises
     ------
@@ -49,12 +48,7 @@ def confusion(true: Labels, predicted: Labels, classes: int, ignored: int = IGNO
     for values in (a, b):
         if values.size and not 0 <= values.min() <= values.max() < classes:
             raise ValueError(f"classes {values.min()} to {values.max()}, and there are {classes}")
-    return np.bincount(a * classes + b, minlength=classes**2).reshape(classes, classes)
-
-
-def counts(matrix: Matrix) -> Counts:
-    """All that the metrics take from a confusion matrix."""
-    return np.stack([np.diag(matrix), matrix.sum(1), matrix.sum(0)])
+    return np.stack([np.bincount(x, minlength=classes) for x in (a[a == b], a, b)])
 
 
 def scarce_counts(true: Labels, predicted: Labels, classes: int) -> Counts:

@@ -15,7 +15,6 @@ from gate_cache.learn.metrics.dense import (
     accuracy,
     by_name,
     class_accuracy,
-    confusion,
     counts,
     iou,
     mean_accuracy,
@@ -55,7 +54,7 @@ class ImageScores:
 
     def image(self, true: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> None:
         """Count one image's pixels, or the one label of a classified image."""
-        found = counts(confusion(true, predicted, len(self.classes)))
+        found = counts(true, predicted, len(self.classes))
         if self._scarce:
             more = scarce_counts(true, predicted, len(self.classes))
             found = np.concatenate([found, more])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gate_cache.learn.mixing.assigners import ConvAssigner
@@ -36,11 +37,13 @@ class Amalgamator(nn.Module):
     assigners : n
     hidden, dropout : of each assigner
     weights : of a whole ``map``, as the paper has it, or of each ``channel``, as the released code
+    resolution : side to which the maps are averaged before they are weighed; by default as they are
     """
 
     def __init__(self, channels: int, assigners: int, hidden: int = 128, dropout: float = 0.1,
-                 weights: Weights = "map") -> None:
+                 weights: Weights = "map", resolution: int | None = None) -> None:
         super().__init__()
+        self.resolution = resolution
         outputs = 1 if weights == "map" else channels
         self.assigners = nn.ModuleList(
             ConvAssigner(channels, hidden, dropout, outputs) for _ in range(assigners))
@@ -52,6 +55,8 @@ class Amalgamator(nn.Module):
     def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
         """(B, b, C, h, w) to (B, n, b[, C]) weights: softmax over the b maps (Eq. 3)."""
         flat = bucket.flatten(0, 1)
+        if self.resolution and self.resolution < flat.shape[-1]:
+            flat = F.adaptive_avg_pool2d(flat, self.resolution)
         logits = [f(flat).unflatten(0, bucket.shape[:2]) for f in self.assigners]
         return torch.stack(logits, 1).softmax(2)
 

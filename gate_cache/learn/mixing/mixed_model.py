@@ -24,6 +24,8 @@ class MixedModel(nn.Module):
         mixed, too (as in the released code); None: it is not used
     """
 
+    _index: torch.Tensor
+
     def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
                  attention: AttentionIn | None = "head") -> None:
         super().__init__()
@@ -31,10 +33,13 @@ class MixedModel(nn.Module):
         self.head = head
         self._chosen = None if chosen is None else list(chosen)
         self.attention = attention
+        index = torch.tensor(self._chosen or [], dtype=torch.int64)
+        self.register_buffer("_index", index, persistent=False)
 
     def of_bucket(self, bucket: torch.Tensor) -> torch.Tensor:
-        """The chosen ones of (B, b, …) maps."""
-        return bucket if self._chosen is None else bucket[:, self._chosen]
+        """The chosen ones of (B, b, …) maps; no copy where these are all."""
+        every = self._chosen in (None, list(range(bucket.shape[1])))
+        return bucket if every else bucket.index_select(1, self._index)
 
     def parts(self, bucket: torch.Tensor,
               attention: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:

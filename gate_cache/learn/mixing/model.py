@@ -38,7 +38,8 @@ def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = No
     tokens : T of its attention feature, where there is one; None: it is not used
     """
     sizes = _sizes(spec, spec.assigners, channels, tokens)
-    mixer = Amalgamator(sizes.channels, spec.assigners, spec.hidden, spec.dropout, spec.weights)
+    mixer = Amalgamator(sizes.channels, spec.assigners, spec.hidden, spec.dropout, spec.weights,
+                        spec.assigner_resolution)
     return CorrespondenceModel(mixer, _head(spec, sizes), chosen,
                                None if tokens is None else spec.attention_in)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Self
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.learn.features.data import LRUCache
+from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from gate_cache.learn.tasks.task import Scores
     from gate_cache.manifest.specs import TrainSpec
 
-POOLED_BYTES = 2**29
-"""Pooled features held at most."""
 BATCH = 256
 """Images judged at once."""
 
@@ -51,7 +49,6 @@ class ClassificationTask:
         self.maps = maps
         self.data = data
         self._ids = ids
-        self._pooled: LRUCache[Vectors] = LRUCache(maps.pooled, _bytes, POOLED_BYTES)
         self._labels = {i: data.label(i) for of_split in ids.values() for i in of_split}
         names = list(data.classes)
         self.classes = names[:1 + max(self._labels.values(), default=0)]
@@ -60,13 +57,14 @@ class ClassificationTask:
         """The training images."""
         return self._ids["train"]
 
-    def inputs(self, items: Sequence[str]) -> Vectors:
+    def feed(self, batches: Iterable[Sequence[str]]) -> Iterator[Vectors]:
         """Pooled features of some images."""
-        return stack_vectors([self._pooled(i) for i in items])
+        return map(stack_vectors, batched(self.maps.pooled, batches))
 
     def labels(self, items: Sequence[str]) -> torch.Tensor:
         """(B,) classes."""
-        return torch.tensor([self._labels[i] for i in items], device=self.maps.device)
+        return torch.tensor([self._labels[i] for i in items]).to(self.maps.device,
+                                                                non_blocking=True)
 
     def of(self, ids: dict[Split, list[str]]) -> Self:
         """The same with other samples of each split; what was read is shared."""
@@ -98,8 +96,9 @@ class ClassificationTask:
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Top-1 accuracy of every model; features are read once for all of them."""
         tallies, ids = [ImageScores(self.classes) for _ in models], self._ids[split]
-        for part in tiles(len(ids), BATCH):
-            batch, true = self.inputs(ids[part]), self.labels(ids[part]).cpu().numpy()
+        parts = [ids[part] for part in tiles(len(ids), BATCH)]
+        for part, batch in zip(parts, self.feed(parts), strict=True):
+            true = [self._labels[i] for i in part]
             for model, tally in zip(models, tallies, strict=True):
                 output = model.eval()(batch)
                 sure, found = output.values.softmax(-1).max(-1)
@@ -120,7 +119,3 @@ class _LabelLoss(nn.Module):
 
     def forward(self, values: torch.Tensor, items: Sequence[str]) -> torch.Tensor:
         return F.cross_entropy(values, self._task.labels(items))
-
-
-def _bytes(found: Vectors) -> int:
-    return sum(t.nbytes for t in found if t is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gate_cache.learn.features.bucket import Bucket, Buckets, stack
+from gate_cache.learn.features.feed import batched
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import (
@@ -29,6 +30,7 @@ from gate_cache.learn.metrics.pck import (
     with_radius,
 )
 from gate_cache.learn.mixing.amalgamator import by_map
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
 from gate_cache.learn.tasks.task import Scores
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from gate_cache.core.geometry import Window
     from gate_cache.datasets.common.base import Split
     from gate_cache.learn.features.pairs import PairPoints
+    from gate_cache.manifest.specs import TrainSpec
 
 
 class CorrespondenceTask:
@@ -51,8 +54,9 @@ class CorrespondenceTask:
     """
 
     unit = "pairs"
+    select = SELECTED
 
-    def __init__(self, buckets: Buckets, pairs: dict[Split, list[PairPoints]],
+    def __init__(self, buckets: Buckets, pairs: Mapping[Split, Sequence[PairPoints]],
                  matching: Matching = "dense", learnt: bool = True) -> None:
         self.buckets = buckets
         self.matching: Matching = matching
@@ -63,10 +67,18 @@ class CorrespondenceTask:
         """The training pairs."""
         return self._pairs["train"]
 
-    def inputs(self, items: Sequence[PairPoints]) -> Bucket:
-        """Buckets of all sources, then of all targets."""
-        ids = [p.pair.source for p in items] + [p.pair.target for p in items]
-        return stack([self.buckets.named(i) for i in ids])
+    def feed(self, batches: Iterable[Sequence[PairPoints]]) -> Iterator[Bucket]:
+        """Buckets of all sources, then of all targets, of each batch."""
+        ids = ([p.pair.source for p in items] + [p.pair.target for p in items] for items in batches)
+        return map(stack, batched(self.buckets.stream, ids))
+
+    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
+              attention: bool) -> CorrespondenceModel:
+        """GATE, or a baseline with given weights."""
+        tokens = self.buckets.tokens if attention else None
+        if weights:
+            return build_baseline(spec, self.buckets.channels, weights, chosen, tokens)
+        return build_gate(spec, self.buckets.channels, chosen, tokens)
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""
@@ -86,7 +98,7 @@ class CorrespondenceTask:
         Of each category an image is read once as a source, of which only the descriptors at its
         points are held, and once as a target.
         """
-        found = [Matched({}, {}) for _ in models]
+        found, pairs = [Matched({}, {}) for _ in models], list(pairs)
         for model in models:
             model.eval()
         for group in _grouped(pairs, lambda p: p.pair.category).values():
@@ -99,27 +111,34 @@ class CorrespondenceTask:
                found: Sequence[Matched]) -> None:
         """The pairs of one category."""
         wanted: list[dict[PairPoints, torch.Tensor]] = [{} for _ in models]
-        for of_source in _grouped(pairs, lambda p: p.pair.source).values():
+        for of_source, described in self._described(models, pairs, lambda p: p.pair.source, found):
             window = self.buckets.window(of_source[0].source.size)
-            for maps, points in zip(self._described(models, of_source[0].pair.source, found),
-                                    wanted, strict=True):
+            for maps, points in zip(described, wanted, strict=True):
                 cut = window.cut(maps)
                 for pair in of_source:
                     at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
                     points[pair] = sample(cut, at)
-        for of_target in _grouped(pairs, lambda p: p.pair.target).values():
+        for of_target, described in self._described(models, pairs, lambda p: p.pair.target, found):
             window = self.buckets.window(of_target[0].target.size)
-            described = self._described(models, of_target[0].pair.target, found)
             for maps, points, each in zip(described, wanted, found, strict=True):
-                cut = window.cut(maps)
-                for pair in of_target:
-                    there = nearest(points[pair], cut, self.matching).cpu().double()
-                    each.by_pair[pair] = window.leave(np.asarray(there))
+                asked = [points.pop(pair) for pair in of_target]
+                there = nearest(torch.cat(asked), window.cut(maps), self.matching).cpu().double()
+                shares = torch.split(there, list(map(len, asked)))
+                for pair, some in zip(of_target, shares, strict=True):
+                    each.by_pair[pair] = window.leave(np.asarray(some))
 
-    def _described(self, models: Sequence[nn.Module], sample_id: str,
+    def _described(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
+                   image: Callable[[PairPoints], str], found: Sequence[Matched],
+                   ) -> Iterator[tuple[list[PairPoints], Iterator[torch.Tensor]]]:
+        """The pairs of each image, and its descriptors by every model, one after the other."""
+        groups = _grouped(pairs, image)
+        for (sample_id, group), bucket in zip(groups.items(), self.buckets.stream(groups),
+                                              strict=True):
+            yield group, self._of_models(models, sample_id, stack([bucket]), found)
+
+    @staticmethod
+    def _of_models(models: Sequence[nn.Module], sample_id: str, batch: Bucket,
                    found: Sequence[Matched]) -> Iterator[torch.Tensor]:
-        """An image's descriptors by every model, one after the other."""
-        batch = stack([self.buckets.named(sample_id)])
         for model, each in zip(models, found, strict=True):
             output = model(batch)
             each.weights[sample_id] = by_map(output.weights)[0].cpu()
@@ -223,8 +242,8 @@ def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
               source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Of whole descriptor maps (D, h, w), of which only the images' own cells count."""
     here, there = windows(buckets, pair)
-    a = torch.from_numpy(here.enter(pair.source_shares)).to(source)
-    b = torch.from_numpy(there.enter(pair.target_shares)).to(target)
+    a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
+            in ((here, pair.source_shares), (there, pair.target_shares)))
     return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
 
 

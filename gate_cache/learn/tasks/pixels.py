@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -74,13 +74,13 @@ class PixelTask:
         """Numbers of the reservoir's pixels."""
         return range(len(self.reservoir))
 
-    def inputs(self, items: Sequence[int]) -> Vectors:
+    def feed(self, batches: Iterable[Sequence[int]]) -> Iterator[Vectors]:
         """Features of some pixels."""
-        return self.reservoir(items)
+        return map(self.reservoir, batches)
 
     def labels(self, items: Sequence[int]) -> torch.Tensor:
         """(B,) classes."""
-        return self.reservoir.labels[list(items)].to(self.maps.device)
+        return self.reservoir.labels[list(items)].to(self.maps.device, non_blocking=True)
 
     def of(self, ids: dict[Split, list[str]]) -> Self:
         """The same with other samples of each split; what was read is shared."""
@@ -113,7 +113,7 @@ class PixelTask:
         """Scores of every model in original pixels; features are read once for all of them."""
         tallies = [ImageScores(self.data.classes, scarce=True) for _ in models]
         test = split == "test"
-        for sample_id in self._ids[split]:
+        for sample_id in self.maps.each(self._ids[split]):
             true = self.data.mask(sample_id)
             for tally, found in zip(tallies, self._look(models, sample_id), strict=True):
                 tally.image(true, found.classes())

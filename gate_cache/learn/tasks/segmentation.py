@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset, Split
+from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, mix
@@ -94,9 +95,11 @@ class SegmentationTask:
         """The training images."""
         return self._ids["train"]
 
-    def inputs(self, items: Sequence[str]) -> Levels:
+    def feed(self, batches: Iterable[Sequence[str]]) -> Iterator[Levels]:
         """Maps of all levels, and the joined ones."""
-        found = [self.maps(i) for i in items]
+        return map(self._levels, batched(self.maps.stream, batches))
+
+    def _levels(self, found: Sequence[Native]) -> Levels:
         levels = tuple(torch.stack(parts) for parts in
                        zip(*(m.levels for m in found), strict=True))
         return Levels(self._join(levels), levels, self._attend(found))
@@ -110,7 +113,8 @@ class SegmentationTask:
         """GATE, or a baseline with given weights."""
         n = 1 if weights else spec.assigners
         mixer = FixedWeights(weights) if weights else \
-            Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout, spec.weights)
+            Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout, spec.weights,
+                        spec.assigner_resolution)
         tokens = self._tokens() if attention else []
         sizes = Sizes(n, self.maps.channels, self.maps.level_channels, sum(tokens), tuple(tokens),
                       classes=len(self.data.classes))
@@ -123,7 +127,7 @@ class SegmentationTask:
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; an image is read once for all of them."""
         tallies = [ImageScores(self.data.classes) for _ in models]
-        for sample_id in self._ids[split]:
+        for sample_id in self.maps.each(self._ids[split]):
             true = self.data.mask(sample_id)
             found = self.predict(models, sample_id)
             for tally, (predicted, weights) in zip(tallies, found, strict=True):
@@ -136,7 +140,7 @@ class SegmentationTask:
     def predict(self, models: Sequence[nn.Module],
                 sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
         """Each model's (H, W) classes of an image's own pixels, and its weights (1, n, b)."""
-        batch, found = self.inputs([sample_id]), []
+        batch, found = self._levels([self.maps(sample_id)]), []
         for model in models:
             output = model.eval()(batch)
             found.append((to_pixels(output.values.logits, self.maps.place(sample_id),
@@ -146,7 +150,7 @@ class SegmentationTask:
     @torch.inference_mode()
     def paint(self, model: nn.Module, sample_id: str) -> Painted:
         """One model's classes of an image's own pixels, and the entropy of their softmax."""
-        logits = model.eval()(self.inputs([sample_id])).values.logits
+        logits = model.eval()(self._levels([self.maps(sample_id)])).values.logits
         about = self.maps.place(sample_id), self.data.size(sample_id)
         return Painted(to_pixels(logits, *about), to_entropy(logits, *about), "entropy",
                        math.log(logits.shape[1]))
@@ -154,7 +158,7 @@ class SegmentationTask:
     def labels(self, sample_id: str) -> torch.Tensor:
         """(S, S) classes in the model's square; the padding is ignored."""
         square = self.maps.place(sample_id).labels_to_square(self.data.mask(sample_id), IGNORED)
-        return torch.from_numpy(square.astype(np.int64)).to(self.maps.device)
+        return torch.from_numpy(square.astype(np.int64)).to(self.maps.device, non_blocking=True)
 
     def _join(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
         size = (self.maps.resolution, self.maps.resolution)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -56,8 +56,8 @@ class Task(Protocol):
     def items(self) -> Sequence[Any]:
         """What is trained on."""
 
-    def inputs(self, items: Sequence[Any]) -> Any:
-        """The features of a batch, on the training device; read and resized once for all trials."""
+    def feed(self, batches: Iterable[Sequence[Any]]) -> Iterator[Any]:
+        """The features of each batch, on the training device; read once for all trials, ahead."""
 
     def criterion(self) -> nn.Module:
         """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""

@@ -27,23 +27,23 @@ def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[st
         No such image or combo, or the folder cannot be written.
     """
     folder = need_folder(out or beside(work.store_path))
-    for run in activations(work, images, combos):
-        name = f"{file_name(run.id)}-{run.combo}-activations"
-        yield written(page(run), folder, name)
+    for trace in activations(work, images, combos):
+        name = f"{file_name(trace.id)}-{trace.combo}-activations"
+        yield written(page(trace), folder, name)
 
 
-def page(run: Activations) -> Picture:
+def page(trace: Activations) -> Picture:
     """Along the pass: what goes in, down and mid, up, and what comes out."""
-    t = f"t = {run.t}"
-    rows = [PictureRow("input", [_decoded(run.image, "image"),
-                                 _decoded(run.noised, f"noised, {t}, decoded"),
-                                 _level("noised latent", run.latents)])]
+    t = f"t = {trace.t}"
+    rows = [PictureRow("input", [_decoded(trace.image, "image"),
+                                 _decoded(trace.noised, f"noised, {t}, decoded"),
+                                 _level("noised latent", trace.latents)])]
     for title, starts in STAGES.items():
-        rows.append(PictureRow(title, [_level(n, level) for n, level in run.levels.items()
+        rows.append(PictureRow(title, [_level(n, level) for n, level in trace.levels.items()
                                        if n.startswith(starts)]))
-    rows.append(PictureRow("output", [_level("predicted noise", run.noise),
-                                      _decoded(run.clean, "denoised at once, decoded")]))
-    return sheet(rows, f"{run.id}, {run.combo}: one pass; maps as the colours of their first"
+    rows.append(PictureRow("output", [_level("predicted noise", trace.noise),
+                                      _decoded(trace.clean, "denoised at once, decoded")]))
+    return sheet(rows, f"{trace.id}, {trace.combo}: one pass; maps as the colours of their first"
                        " three components").done()
 
 

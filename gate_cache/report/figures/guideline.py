@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from gate_cache.analysis.guideline import MEASURES, Guideline, TriedTechnique
-from gate_cache.report.figures.marks import cut, wrapped
+from gate_cache.report.figures.marks import LINE, cut, wrapped
 from gate_cache.report.figures.pictures import (
     EDGE,
     GAP,
-    LINE,
     Picture,
     PictureCell,
     PictureRow,

@@ -22,8 +22,8 @@ SKY, AMBER, YELLOW, BLACK = (86, 180, 233), (230, 159, 0), (240, 228, 66), (0, 0
 OKABE_ITO: tuple[Colour, ...] = (BLUE, AMBER, GREEN, PINK, SKY, ORANGE, YELLOW, BLACK)
 """Eight colours that the colour-blind tell apart (Okabe and Ito 2008)."""
 INK, PAPER = (32, 33, 36), (255, 255, 255)
-LINE = 20
-"""Height of a legend's line, in pixels."""
+LINE = 17
+"""Height of a line of text, in pixels."""
 
 
 class Canvas:
@@ -41,7 +41,7 @@ class Canvas:
         self._page.paste(large, _fine(at))
 
     def line(self, a: At, b: At, colour: Colour, width: float = 1.5, dashed: bool = False) -> None:
-        """A line, with a white rim so that it is seen on everything."""
+        """A line from `a` to `b`, `width` pixels wide, with a white rim on either side."""
         for start, end in _dashes(a, b) if dashed else [(a, b)]:
             self._draw.line([_fine(start), _fine(end)], PAPER, round((width + 1.2) * FINE))
             self._draw.line([_fine(start), _fine(end)], colour, round(width * FINE))
@@ -68,7 +68,14 @@ class Canvas:
 
     def text(self, words: str, at: At, size: float = 13, colour: Colour = INK,
              middle: bool = False, rim: bool = False) -> None:
-        """Words, with their top left there, or their middle; with a white rim on pictures."""
+        """One line of text.
+
+        Parameters
+        ----------
+        at : where its top left is, or with `middle` its middle
+        size : height of letters in pixels
+        rim : whether letters have a white rim, to be read on pictures
+        """
         self._draw.text(_fine(at), words, colour, _font(size * FINE),
                         anchor="mm" if middle else "la", stroke_width=FINE * 2 if rim else 0,
                         stroke_fill=PAPER)
@@ -76,7 +83,7 @@ class Canvas:
     def lines(self, lines: Sequence[str], at: At, size: float = 13) -> None:
         """Lines of text, the top left of the first one there."""
         for i, line in enumerate(lines):
-            self.text(line, (at[0], at[1] + i * 17), size)
+            self.text(line, (at[0], at[1] + i * LINE), size)
 
     def done(self) -> Picture:
         """(H, W, 3) of all that was drawn, brought down to its size."""
@@ -109,13 +116,14 @@ class Legend:
                 x, row = float(edge), row + 1
             self._entries.append((words, mark, x, row))
             x += room
-        self.height = (row + 1) * LINE
+        self.height = (row + 1) * (LINE + 3)
 
     def draw(self, canvas: Canvas, top: float) -> None:
         """Draw it, from that height down."""
         for words, mark, x, row in self._entries:
-            mark(canvas, (x + 7, top + row * LINE + 8))
-            canvas.text(words, (x + 20, top + row * LINE))
+            y = top + row * (LINE + 3)
+            mark(canvas, (x + 7, y + 8))
+            canvas.text(words, (x + 20, y))
 
 
 def width_of(words: str, size: float = 13) -> float:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gate_cache.datasets.common.base import IGNORED
 from gate_cache.report.figures.marks import OKABE_ITO, PAPER, At, Canvas, Colour, Legend
-from gate_cache.report.figures.pictures import Picture, heat
+from gate_cache.report.figures.pictures import Picture
 
 Labels = npt.NDArray[np.uint8]
 
@@ -56,10 +56,8 @@ def styles(names: Sequence[str], seen: Mapping[int, int]) -> dict[int, Style]:
 
 def areas(masks: Iterable[Labels]) -> dict[int, int]:
     """Class to number of pixels over several masks."""
-    total = np.zeros(256, np.int64)
-    for mask in masks:
-        total += np.bincount(mask.ravel(), minlength=256)
-    return {int(k): int(total[k]) for k in np.flatnonzero(total)}
+    classes, counts = np.unique(np.concatenate([m.ravel() for m in masks]), return_counts=True)
+    return dict(zip(classes.tolist(), counts.tolist(), strict=True))
 
 
 def painted(mask: Labels, style_of: Mapping[int, Style], ignored: Labels | None = None) -> Picture:
@@ -88,11 +86,6 @@ def figure(style: Style, size: tuple[int, ...]) -> Picture:
     if style.pattern:
         picture[cut[style.pattern]] = GREY if style.pattern < 0 else PAPER
     return picture
-
-
-def scale(width: int, height: int) -> Picture:
-    """A strip from the least to the most uncertainty."""
-    return np.repeat(heat(np.linspace(0, 1, width)[None], 0, 1), height, 0)
 
 
 def legend(names: Sequence[str], classes: Iterable[int], style_of: Mapping[int, Style], width: int,

@@ -12,6 +12,7 @@ import numpy as np
 from gate_cache.report.figures.marks import (
     BLUE,
     INK,
+    LINE,
     ORANGE,
     At,
     Canvas,
@@ -29,8 +30,8 @@ from gate_cache.training.run_files import trial_file
 if TYPE_CHECKING:
     from gate_cache.analysis.match import Matches
 
-SIDE, BETWEEN, EDGE, LINE = 380, 36, 12, 20
-"""Longer side of a picture, space between both, the page's margin, height of a line; pixels."""
+SIDE, BETWEEN, EDGE = 380, 36, 12
+"""Longer side of a picture, space between both, the page's margin; pixels."""
 MARK = 6.5
 FEW = 12
 """Points that are listed one by one."""

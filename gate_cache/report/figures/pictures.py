@@ -14,12 +14,12 @@ from matplotlib import colormaps
 from PIL import Image
 
 from gate_cache.core.replacing import replacing
-from gate_cache.report.figures.marks import Canvas, cut, width_of, wrapped
+from gate_cache.report.figures.marks import LINE, Canvas, cut, width_of, wrapped
 
 Picture = npt.NDArray[np.uint8]
 
-CELL, GAP, EDGE, LINE = 176, 10, 12, 17
-"""Longer side of a picture, space between, a page's margin, height of a line; pixels."""
+CELL, GAP, EDGE = 176, 10, 12
+"""Longer side of a picture, space between, a page's margin; pixels."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,6 @@ def encoded(picture: Picture, side: int, smooth: bool = True) -> tuple[bytes, st
     if max(picture.shape[:2]) > side:
         picture = fitted(picture, side, smooth)
     photograph = smooth and picture.shape[2] == 3 and max(picture.shape[:2]) > 96
-    file = io.BytesIO()
-    if photograph:
-        Image.fromarray(picture).save(file, "JPEG", quality=82, optimize=True)
-    else:
-        Image.fromarray(picture).save(file, "PNG", optimize=True)
-    return file.getvalue(), f"image/{'jpeg' if photograph else 'png'}"
+    kind, file = "jpeg" if photograph else "png", io.BytesIO()
+    Image.fromarray(picture).save(file, kind, optimize=True, quality=82)  # of JPEG alone
+    return file.getvalue(), f"image/{kind}"

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gate_cache.report.figures.marks import Canvas, width_of
-from gate_cache.report.figures.masks import Style, areas, legend, painted, scale, styles
+from gate_cache.report.figures.marks import LINE, Canvas, width_of
+from gate_cache.report.figures.masks import Style, areas, legend, painted, styles
 from gate_cache.report.figures.pictures import (
     EDGE,
     GAP,
-    LINE,
     Picture,
     PictureCell,
     PictureRow,
@@ -74,5 +73,5 @@ def _scale(canvas: Canvas, row: Predicted, y: float) -> None:
     most = f"{row.found.most:.2f} nats" if row.found.measure == "entropy" else "all"
     x = EDGE + width_of(words) + 8
     canvas.text(words, (EDGE, y))
-    canvas.picture(scale(STRIP, 12), (x, y + 2))
+    canvas.picture(heat(np.linspace(0, 1, STRIP)[None].repeat(12, 0)), (x, y + 2))
     canvas.text(most, (x + STRIP + 8, y))

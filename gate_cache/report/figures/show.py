@@ -33,8 +33,8 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
         No such image, combo or word, or the folder cannot be written.
     """
     one = out if len(images) == 1 else need_folder(out) if out else None
-    for maps_of in show(source, images, combos, tokens):
-        yield written(page(maps_of), one or beside(source.store.path), file_name(maps_of.id))
+    for sample in show(source, images, combos, tokens):
+        yield written(page(sample), one or beside(source.store.path), file_name(sample.id))
 
 
 def written(picture: Picture, out: Path, name: str) -> Path:
@@ -84,21 +84,21 @@ def file_name(sample_id: str) -> str:
     return sample_id.replace("/", "_").rsplit(".", 1)[0]
 
 
-def page(maps_of: ImageMaps) -> Picture:
+def page(sample: ImageMaps) -> Picture:
     """The image, then each combo's maps coarse to fine, then attention by word."""
     rows = []
-    if maps_of.image is not None:
-        h, w = maps_of.image.shape[:2]
-        rows.append(PictureRow("image", [PictureCell(fitted(maps_of.image, smooth=max(h, w) > 200),
+    if sample.image is not None:
+        h, w = sample.image.shape[:2]
+        rows.append(PictureRow("image", [PictureCell(fitted(sample.image, smooth=max(h, w) > 200),
                                                      f"{w} x {h} pixels")]))
-    titles = {combo: f"{combo}  {about}".rstrip() for combo, about in maps_of.about.items()}
-    for combo, maps in maps_of.conv.items():
+    titles = {combo: f"{combo}  {about}".rstrip() for combo, about in sample.about.items()}
+    for combo, maps in sample.conv.items():
         rows.append(PictureRow(titles.get(combo, combo), [
             PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}") for n, m in maps.items()]))
-    for combo, words in maps_of.attention.items():
+    for combo, words in sample.attention.items():
         rows.append(PictureRow(titles.get(combo, combo), [PictureCell(heat(v), word)
                                                           for word, v in words]))
-    return sheet(rows, maps_of.id).done()
+    return sheet(rows, sample.id).done()
 
 
 def beside(store: Place) -> Path:

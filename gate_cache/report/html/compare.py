@@ -7,20 +7,18 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.learn.metrics.dense import accuracy, mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
+from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import share
+from gate_cache.learn.metrics.roles import Role
 from gate_cache.manifest.first_release import COUNTS
-
-if TYPE_CHECKING:
-    from gate_cache.learn.metrics.items import Items
-    from gate_cache.learn.metrics.roles import Role
-    from gate_cache.report.html.record import Record, Result
+from gate_cache.report.html.record import Record, Result
 
 Metric = Callable[[npt.NDArray[np.float64]], float]
 PLACES = ("steps", "batch", "validate_steps", *COUNTS)
@@ -73,8 +71,8 @@ class Group:
         """95 % over items of the metric that chooses, mean over seeds; NaN where not known."""
         if not self.units:
             stored = self.first.details.get("interval") or {}
-            ends = stored.get(self.select) if len(self.results) == 1 else None
-            return Interval(*ends) if ends else Interval(math.nan, math.nan)
+            bounds = stored.get(self.select) if len(self.results) == 1 else None
+            return Interval(*bounds) if bounds else Interval(math.nan, math.nan)
         metric = metric_of(self.select)
         return bootstrap(np.stack(self.units, 1),
                          lambda total: float(np.mean([metric(part) for part in total])))

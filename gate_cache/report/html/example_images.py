@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gate_cache.datasets.common.base import IGNORED, ClassifiedDataset, SegmentationDataset
+from gate_cache.learn.metrics.items import Items
+from gate_cache.report.figures.masks import areas
 from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.page import Column, PageCell, PageRow, paragraph, table
 from gate_cache.report.html.record import number
 from gate_cache.report.html.tags import Child, Html, join, tag
-
-if TYPE_CHECKING:
-    from gate_cache.learn.metrics.items import Items
 
 SHOWN, MANY = 12, 20
 """Images of wrong answers; classes that a table of confusions has at most."""
@@ -33,27 +31,28 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     order = sorted(items.masks, key=lambda i: scores[i])
     half = (len(order) + 1) // 2
     true = {i: data.mask(i) for i in order}
-    classes = _frequent([*true.values(), *items.masks.values()])
+    pixels = areas([*true.values(), *items.masks.values()])
+    classes = sorted(pixels.keys() - {IGNORED}, key=lambda k: (-pixels[k], k))
     parts: list[Child] = [_legend(classes, data.classes)]
     for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
         figures = []
         for sample_id in ids:
-            kinds = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
-            scores_of = [f"GATE {number(scores[sample_id])}"]
+            by_method = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
+            lines = [f"GATE {number(scores[sample_id])}"]
             if other and sample_id in other.masks:
-                kinds["single feature"] = other.masks[sample_id]
-                scores_of.append(f"single feature {number(theirs[sample_id])}")
-            figures.append(_figure(data, sample_id, kinds, classes, scores_of))
+                by_method["single feature"] = other.masks[sample_id]
+                lines.append(f"single feature {number(theirs[sample_id])}")
+            figures.append(_figure(data, sample_id, by_method, classes, lines))
         if figures:
             parts += [tag("h3", title), tag("div", *figures, class_="examples two")]
     return parts
 
 
-def _figure(data: SegmentationDataset, sample_id: str, kinds: dict[str, Mask],
+def _figure(data: SegmentationDataset, sample_id: str, by_method: dict[str, Mask],
             classes: Sequence[int], words: Sequence[str]) -> Html:
     image = data_uri(data.image(sample_id), 256)
     panels = [tag("div", tag("b", "input"), tag("img", src=image, alt=f"Input {sample_id}"))]
-    for name, mask in kinds.items():
+    for name, mask in by_method.items():
         uri = data_uri(_coloured(mask, classes), 256, smooth=False)
         panels.append(tag("div", tag("b", name), tag("img", src=uri, alt=f"Classes: {name}",
                                                      class_="pixels")))
@@ -70,13 +69,6 @@ def _coloured(mask: Mask, classes: Sequence[int]) -> Mask:
         table[value] = [*bytes.fromhex(colour[1:]), 255]
     table[IGNORED] = 0
     return np.asarray(table[mask])
-
-
-def _frequent(masks: Sequence[Mask]) -> list[int]:
-    """Classes of these masks, the most frequent first."""
-    counts = sum(np.bincount(m.ravel(), minlength=256) for m in masks)
-    order = np.argsort(-np.asarray(counts), kind="stable")
-    return [int(i) for i in order if np.asarray(counts)[i] and i != IGNORED]
 
 
 def _legend(frequent: Sequence[int], classes: Sequence[str]) -> Html:

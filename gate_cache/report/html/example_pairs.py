@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.datasets.common.base import CorrespondenceDataset, Keypoints
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import SELECT, Prediction, correct
 from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.svg import digest
 from gate_cache.report.html.tags import Html, join, tag
-
-if TYPE_CHECKING:
-    from gate_cache.datasets.common.base import CorrespondenceDataset, Keypoints
 
 SIDE = 240.0
 """Width of a picture in its own units: marks are of one size on all of them."""

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gate_cache.core.errors import GateCacheError
 from gate_cache.core.places import parse_place
+from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import (
     ClassifiedDataset,
     CorrespondenceDataset,
     ImageDataset,
     SegmentationDataset,
 )
+from gate_cache.learn.metrics.items import Items
 from gate_cache.manifest.specs import OF_A_RUN, Manifest
+from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.example_images import confusions, masks, tiles
 from gate_cache.report.html.example_pairs import ExamplePairs, marks_legend, pair
 from gate_cache.report.html.page import Section, paragraph, section
+from gate_cache.report.html.record import Record, Result
 from gate_cache.report.html.tags import Child, tag
 from gate_cache.workspace.data_root import dataset_near
-
-if TYPE_CHECKING:
-    from gate_cache.core.roots import Roots
-    from gate_cache.learn.metrics.items import Items
-    from gate_cache.report.html.compare import Verdict
-    from gate_cache.report.html.record import Record, Result
 
 EACH, MOST = 2, 200
 """Pairs shown of every kind, and those that are looked at for different ones."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gate_cache.core.fingerprint import file_sha256
+from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Column,
     PageRow,
@@ -24,9 +25,6 @@ from gate_cache.report.html.tags import Child, Html, tag
 from gate_cache.report.html.trials import spelled
 from gate_cache.report.terminal.console import clock
 from gate_cache.training.run_files import WEIGHTS, trial_file
-
-if TYPE_CHECKING:
-    from gate_cache.report.html.compare import Verdict
 
 FIRST = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "batch", "lr", "seed")
 """Settings that are always shown; all are in a fold."""

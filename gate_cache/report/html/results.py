@@ -224,9 +224,9 @@ def categories(group: Group) -> dict[str, float | None]:
 
 def _categories(result: Result, select: str) -> dict[str, float | None]:
     kept = {"mIoU": "IoU", "accuracy": "accuracy", SELECTED: "categories"}
-    known = result.details.get(kept.get(select, ""))
-    if isinstance(known, dict):
-        return known
+    stored = result.details.get(kept.get(select, ""))
+    if isinstance(stored, dict):
+        return stored
     items = result.items
     if not items or "category" not in items.more:
         return {}

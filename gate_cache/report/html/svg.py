@@ -82,7 +82,7 @@ def _inlined(drawn: str, name: str, alt: str) -> Html:
     svg = re.sub(r' id="(?:figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|legend|'
                  r'PathCollection|LineCollection|QuadMesh|PolyCollection|FillBetweenPolyCollection'
                  r')_\d+"', "", svg)
-    key = f"{name}-{digest(svg)}"
+    key = f"{name}-{digest(svg)}"  # all charts of a page share one space of ids
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
     svg = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
     svg = svg.replace("xlink:href", "href")
@@ -91,7 +91,7 @@ def _inlined(drawn: str, name: str, alt: str) -> Html:
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
     svg = re.sub(r'width="[^"]*"', f'width="{width}"', svg, count=1)
     svg = re.sub(r'height="[^"]*"', f'height="{height}"', svg, count=1)
-    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)
+    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)  # nobody sees less than a hundredth of a pixel
     svg = re.sub(r"\n\s*", "\n", svg)
     return Html(svg.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gate_cache.report.html.charts import Curve, Labels, bars, curves, density
+from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Column,
     PageRow,
@@ -22,9 +23,6 @@ from gate_cache.report.html.results import COLOURS
 from gate_cache.report.html.svg import DASHES, SERIES, STROKES
 from gate_cache.report.html.tags import Html, tag
 from gate_cache.report.html.trials import broken
-
-if TYPE_CHECKING:
-    from gate_cache.report.html.compare import Verdict
 
 FEW = 4
 """Lines that get colours of their own."""
@@ -80,12 +78,12 @@ def _look(result: Result, fitted: Sequence[Result], verdict: Verdict | None) -> 
 def _curve(result: Result, what: str, colour: str, faint: bool) -> Curve | None:
     points = [(at(h), h["loss"] if what == "loss" else (h.get("val") or {}).get(what))
               for h in result.history]
-    points_seen = [(x, y) for x, y in points if y is not None]
-    if not points_seen:
+    measured = [(x, y) for x, y in points if y is not None]
+    if not measured:
         return None
-    seen = [x for x, _ in points_seen]
+    seen = [x for x, _ in measured]
     best = seen.index(result.best_at) if what != "loss" and result.best_at in seen else None
-    return Curve(result.name, seen, [y for _, y in points_seen], colour, best, faint)
+    return Curve(result.name, seen, [y for _, y in measured], colour, best, faint)
 
 
 def _alt(what: str, lines: Sequence[Curve]) -> str:
@@ -164,13 +162,13 @@ def _overlap(shares: Mapping[str, float], key: str) -> Html:
 
 def _all_weights(record: Record) -> Html | None:
     """Sparsity and overlap of all trials of a sweep, one line each."""
-    rows_of = [(r, r.weights) for r in record.trials if r.weights]
-    if len(rows_of) < 2:
+    weighted = [(r, r.weights) for r in record.trials if r.weights]
+    if len(weighted) < 2:
         return None
     columns = [Column("Trial"), Column("largest", "mean"), Column("second", "mean"),
                Column("no overlap", "%"), Column("in top 2", "%"), Column("same top 1", "%")]
     rows = []
-    for result, stats in rows_of:
+    for result, stats in weighted:
         top = [sum(stats[k]) / len(stats[k]) for k in ("top1", "top2")]
         overlap = [f"{100 * stats['overlap'][k]:.0f}" if stats["overlap"] else ""
                    for k in ("none", "top2", "top1")]

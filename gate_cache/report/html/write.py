@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import GateCacheError
+from gate_cache.core.progress import Progress
 from gate_cache.core.replacing import replacing
+from gate_cache.core.roots import Roots
 from gate_cache.report.html.compare import Verdict, verdict
 from gate_cache.report.html.examples import examples
 from gate_cache.report.html.page import Section, document
@@ -17,10 +18,6 @@ from gate_cache.report.html.training import training, weights
 from gate_cache.report.html.trials import trials
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.run_files import REPORT
-
-if TYPE_CHECKING:
-    from gate_cache.core.progress import Progress
-    from gate_cache.core.roots import Roots
 
 
 def write_report(folder: Path, roots: Roots) -> Path:

@@ -213,7 +213,7 @@ def _show_results(results: Results) -> None:
     say(f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
     variants = [k for k in first.values if k[0] in SHOWN and k[2] in ("point", "image")]
     keys = sorted(variants, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
-    names = [f"{_share(a)}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
+    names = [f"@{a:.2f}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
     table = grid("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
         values = ["–" if math.isnan(v := row.pck.values[k]) else f"{v:.1f}" for k in keys]
@@ -244,7 +244,3 @@ def _show_scores(results: ScoreTable) -> None:
     for row in results.rows:
         if row.note:
             say(f"weights of {row.method.title}: {row.note}", style="dim")
-
-
-def _share(alpha: float) -> str:
-    return f"@{alpha:.2f}"

@@ -92,10 +92,11 @@ class MapView:
             rows = self.combo.store.samples.row(rows)
         if rows is None or rows is Ellipsis:
             raise IndexError("index the samples first, such as [row] or [:, 0]")
-        index = np.arange(len(self))[rows]
-        wanted = np.atleast_1d(index)
+        simple = isinstance(rows, int | np.integer | slice)  # of a million rows none is counted
+        index: Any = range(len(self))[rows] if simple else np.arange(len(self))[rows]
+        wanted = [int(row) for row in ([index] if np.ndim(index) == 0 else index)]
         out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
-        self.read_into(wanted.tolist(), out)
+        self.read_into(wanted, out)
         return np.asarray(out[0][rest] if np.ndim(index) == 0 else out[(slice(None), *rest)])
 
     def read_into(self, rows: Sequence[int], out: npt.NDArray[Any]) -> None:
@@ -113,18 +114,15 @@ class MapView:
             self.read_parts_into(some, parts)
             decode(self.encoding, parts, out[at : at + step])
 
-    def read_row(self, row: int, out: npt.NDArray[Any], buffer: memoryview) -> None:
-        """Read a row that is known to be done, in the fewest steps.
+    def read_row(self, row: int, buffers: Mapping[str, memoryview]) -> None:
+        """Read a row that is known to be done, as it is stored, in the fewest steps.
 
         Parameters
         ----------
-        out : (1, C, h, w) of `dtype`, contiguous
-        buffer : its bytes
+        buffers : suffix of each of `parts` to its bytes
         """
-        if self._direct:
-            self._direct.read_row(row, out, buffer)
-        else:
-            self.read_into([row], out)
+        for suffix, buffer in buffers.items():
+            self._arrays[suffix].read_row(row, buffer)
 
     def read_parts_into(self, rows: Sequence[int],
                         outs: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -152,14 +150,8 @@ class _Array:
         flat = out.reshape(len(rows), math.prod(out.shape[1:])).view(np.uint8)
         self._read(self._chunks.read, rows, [row.data for row in flat])
 
-    def read_row(self, row: int, out: npt.NDArray[Any], buffer: memoryview) -> None:
-        """Read a row that is known to be done.
-
-        Parameters
-        ----------
-        out : (1, …) and contiguous
-        buffer : its bytes
-        """
+    def read_row(self, row: int, buffer: memoryview) -> None:
+        """Read a row that is known to be done into as many bytes."""
         self._read(self._chunks.read_row, row, buffer)
 
     def _read(self, read: Callable[[Any, Any, Check], None], rows: Any, into: Any) -> None:

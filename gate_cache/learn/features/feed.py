@@ -1,0 +1,110 @@
+"""What training makes of whole samples, on its device: read ahead in its order, held in bounds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, islice, tee
+from typing import Generic, TypeVar
+
+import torch
+
+from gate_cache.learn.features.layout import Maps
+from gate_cache.learn.features.lru import LRUCache
+from gate_cache.learn.features.samples import Sample, SampleReader
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Made(Generic[Key, Value]):
+    """How a value comes of a sample.
+
+    Attributes
+    ----------
+    row : of a key
+    make : key and maps on the training device to a value that shares no memory with them
+    size : of a value, in bytes
+    """
+
+    row: Callable[[Key], int]
+    make: Callable[[Key, Maps], Value]
+    size: Callable[[Value], int]
+
+
+class Feed(Generic[Key, Value]):
+    """Values of a store's samples by key.
+
+    Parameters
+    ----------
+    reader : of the samples; several feeds may share it
+    made : how values come of them
+    device : where that is done
+    bound : bytes of values held there
+    """
+
+    def __init__(self, reader: SampleReader, made: Made[Key, Value], device: torch.device,
+                 bound: int) -> None:
+        self.device = device
+        self._reader, self._made = reader, made
+        self._recent: LRUCache[Value] = LRUCache(self._read, made.size, bound)
+
+    def __call__(self, key: Key) -> Value:
+        """The value of one key.
+
+        Raises
+        ------
+        StoreError
+            Its sample is damaged, or (RowNotDone) not extracted.
+        """
+        if (found := self._recent.held(key)) is not None:
+            return found
+        return self._recent.keep(key, self._read(key))
+
+    def stream(self, keys: Iterable[Key]) -> Generator[Value]:
+        """Values in this order, whose samples are read ahead unless they are held."""
+        now, ahead = tee(keys)
+        waiting, held = deque[Key](), deque[Value]()
+
+        def rows() -> Iterator[int]:
+            for key in ahead:
+                waiting.append(key)
+                yield self._made.row(key)
+
+        def skip(_: int) -> bool:
+            value = self._recent.held(waiting.popleft())
+            if value is not None:
+                held.append(value)
+            return value is not None
+
+        with closing(self._reader.stream(rows(), skip)) as samples:
+            for key, sample in zip(now, samples, strict=False):
+                if sample is None:
+                    yield held.popleft()
+                    continue
+                try:  # twice among those that were read ahead: the first has made it
+                    value = self._recent.held(key)
+                    if value is None:
+                        value = self._keep(key, sample)
+                finally:
+                    self._reader.release(sample)
+                yield value
+
+    def _read(self, key: Key) -> Value:
+        with self._reader.sample(self._made.row(key)) as sample:
+            return self._made.make(key, sample.maps(self.device))
+
+    def _keep(self, key: Key, sample: Sample) -> Value:
+        return self._recent.keep(key, self._made.make(key, sample.maps(self.device)))
+
+
+def batched(stream: Callable[[Iterable[Key]], Generator[Value]],
+            batches: Iterable[Sequence[Key]]) -> Generator[list[Value]]:
+    """Values of batches of keys, read ahead across them."""
+    now, ahead = tee(batches)
+    with closing(stream(chain.from_iterable(ahead))) as values:
+        for keys in now:
+            yield list(islice(values, len(keys)))

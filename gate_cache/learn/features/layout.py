@@ -1,0 +1,74 @@
+"""How one sample's stored arrays lie in memory: one piece, so that it is copied at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from gate_cache.learn.features.decode import decode, part_dtype
+
+if TYPE_CHECKING:
+    from gate_cache.store.format.encodings import Encoding, Part
+    from gate_cache.store.format.maps import MapView
+    from gate_cache.store.reader import FeatureStore
+
+Maps = dict[str, dict[str, torch.Tensor]]
+"""Combo name to map name to one image's map, (C, h, w)."""
+Views = Mapping[str, Sequence["MapView"]]
+"""Combo name to its maps that are read."""
+_ALIGN = 64
+
+
+def views_of(store: FeatureStore, combos: Iterable[str] | Mapping[str, Iterable[str] | None],
+             ) -> dict[str, list[MapView]]:
+    """The maps of combos, all of them where they are not named."""
+    wanted = combos if isinstance(combos, Mapping) else dict.fromkeys(combos)
+    return {name: [store[name][m] for m in maps or store[name].maps]
+            for name, maps in wanted.items()}
+
+
+class _Map(NamedTuple):
+    combo: str
+    name: str
+    encoding: Encoding
+    parts: Sequence[tuple[Part, int]]
+    """Each with where it begins."""
+
+
+class Layout:
+    """How the stored arrays of one sample lie in one piece of memory.
+
+    Attributes
+    ----------
+    nbytes : of a sample
+    """
+
+    def __init__(self, views: Views) -> None:
+        self.nbytes = 0
+        self.views, self._maps = views, []
+        for combo, maps in views.items():
+            for view in maps:
+                parts = []
+                for part in view.parts.values():
+                    parts.append((part, self.nbytes))
+                    self.nbytes += -(-part.nbytes // _ALIGN) * _ALIGN
+                self._maps.append(_Map(combo, view.name, view.encoding, parts))
+        self.views_only = all(m.encoding.dtype != "int8" for m in self._maps)
+
+    def maps(self, memory: torch.Tensor) -> Maps:
+        """The values, on the device that the memory is on; a view of it, unless it is int8."""
+        found: Maps = {}
+        for combo, name, encoding, parts in self._maps:
+            stored = {p.suffix: memory[at : at + p.nbytes].view(part_dtype(p)).view(p.shape)
+                      for p, at in parts}
+            found.setdefault(combo, {})[name] = decode(encoding, stored)
+        return found
+
+    def reads(self, memory: torch.Tensor) -> list[tuple[MapView, dict[str, memoryview]]]:
+        """Each map with the bytes that its arrays are read into."""
+        raw = memoryview(memory.numpy().data)
+        views = [view for maps in self.views.values() for view in maps]
+        return [(view, {p.suffix: raw[at : at + p.nbytes] for p, at in found.parts})
+                for view, found in zip(views, self._maps, strict=True)]

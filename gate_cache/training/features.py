@@ -1,0 +1,237 @@
+"""What trials read of a store, brought together and checked: combos, rows, members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gate_cache.core.errors import ManifestError, StoreError, listed
+from gate_cache.manifest.heads import PixelSpec
+from gate_cache.training.members import Members, members_of
+from gate_cache.workspace.lookup import find_combo, need_all
+
+if TYPE_CHECKING:
+    from gate_cache.core.fingerprint import Recipe
+    from gate_cache.datasets.common.base import (
+        ClassifiedDataset,
+        CorrespondenceDataset,
+        ImageDataset,
+        SegmentationDataset,
+    )
+    from gate_cache.manifest.load import Loaded
+    from gate_cache.manifest.specs import Manifest, TrainSpec
+    from gate_cache.store.reader import ComboView, FeatureStore
+    from gate_cache.workspace.workspace import Workspace
+
+    Learnt = ClassifiedDataset | CorrespondenceDataset | SegmentationDataset
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training of any head needs.
+
+    Attributes
+    ----------
+    spec : settings of the training, or of a sweep's first trial
+    combos : names of the convolutional combos that are read: mixed ones, then the baseline
+    mixed : names of those that a trial amalgamates where it names none
+    members : every image by its split
+    protocol : of the data set, in words
+    features : of all combos, with the attention feature and extra combos, if any
+    task : what is learnt from them
+    """
+
+    spec: TrainSpec
+    store: FeatureStore
+    combos: tuple[str, ...]
+    mixed: tuple[str, ...]
+    baseline: str
+    members: Members
+    protocol: str
+    features: Any
+    task: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return torch.device(self.features.device)
+
+    @property
+    def select(self) -> str:
+        """The metric that chooses checkpoints on ``val``."""
+        return str(self.task.select)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether there is an attention feature."""
+        return self.features.spec.attention is not None
+
+    def chosen(self, combos: Sequence[str]) -> list[int]:
+        """Where these combos are in a bucket."""
+        return [self.combos.index(name) for name in combos]
+
+    def gate(self, spec: TrainSpec) -> Any:
+        """The full model of a trial: its combos, and attention unless it wants none."""
+        return self.task.model(spec, self.chosen(spec.combos or self.mixed), None,
+                               spec.attention is not False)
+
+    def single(self, spec: TrainSpec, combo: str | None = None) -> Any:
+        """The head on one feature alone; by default the baseline."""
+        return self.task.model(spec, self.chosen([combo or self.baseline]), [1.0], False)
+
+    def uniform(self, spec: TrainSpec, attention: bool | None = None) -> Any:
+        """The head on the mean of a trial's combos, with attention unless it wants none."""
+        combos = spec.combos or self.mixed
+        wanted = spec.attention is not False if attention is None else attention
+        return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos), wanted)
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Images, and of a head that matches points pairs, of each split."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """What was settled: store, groups and how they are stored, resolution, device, splits."""
+        spec = self.features.spec
+        groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ())]
+        return {**features_used(self.store, groups), "resolution": self.features.resolution,
+                "device": str(self.device), "splits": self.splits()}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store's combos that trials read, and where a data set's images are in it.
+
+    Attributes
+    ----------
+    shared : fields of `Inputs`, but for the features and the task
+    groups, attention : names of the groups of `combos`, and of the attention feature
+    views : by combo
+    rows : by sample
+    """
+
+    shared: dict[str, Any]
+    groups: tuple[str, ...]
+    attention: str | None
+    views: dict[str, ComboView]
+    rows: dict[str, int]
+
+
+def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) -> Opened:
+    """Open and check what trials read of a store.
+
+    Raises
+    ------
+    StoreError
+        A combo is not extracted or stale, or an image is not in it.
+    """
+    spec, store = specs[0], work.store()
+    mixed = mixed_of(work.loaded, specs)
+    combos = read_of(mixed, specs)
+    baseline = spec.baseline or combos[0]
+    attention = next((a for s in specs if (a := attention_of(work.manifest, s))), None)
+    views = views_of(work, store, [*combos, baseline, attention], extra_of(spec))
+    rows = rows_of(store, dataset, list(views.values()))
+    shared = {"spec": spec, "store": store, "combos": combos, "mixed": mixed, "baseline": baseline,
+              "members": members_of(dataset, store, rows), "protocol": dataset.protocol}
+    return Opened(shared, tuple(views[name].name for name in combos),
+                  views[attention].name if attention else None, views, rows)
+
+
+def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
+    """Combos that any trial amalgamates, in the manifest's order."""
+    conv = loaded.manifest.conv
+    extra = {name for s in specs for name in extra_of(s)}
+    wanted = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
+    if len(specs) == 1 and specs[0].combos:
+        return tuple(specs[0].combos)
+    if not wanted:
+        raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
+    return tuple(name for name in conv if name in wanted)
+
+
+def extra_of(spec: TrainSpec) -> list[str]:
+    """Combos that a head concatenates as they are."""
+    return list(spec.head.extra or ()) if isinstance(spec.head, PixelSpec) else []
+
+
+def read_of(mixed: Sequence[str], specs: Sequence[TrainSpec]) -> tuple[str, ...]:
+    """Those, and baselines that are not among them."""
+    return tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
+
+
+def views_of(work: Workspace, store: FeatureStore, names: Sequence[str | None],
+             extra: Sequence[str] = ()) -> dict[str, ComboView]:
+    """The combos of a store that a manifest means; `extra` ones may be another manifest's.
+
+    Raises
+    ------
+    StoreError
+        One is not extracted, or stale.
+    """
+    recipes, notes = work.recipes()
+    for note in notes:
+        work.progress.say(f"note: {note}")
+    found = {n: find_combo(store, work.manifest, n, recipes.get(n)) for n in names if n}
+    for name in extra:
+        found[name] = find_combo(store, work.manifest, name, recipes.get(name)) \
+            if name in work.manifest.combos else _labelled(store, name)
+    return found
+
+
+def _labelled(store: FeatureStore, name: str) -> ComboView:
+    """A combo that another manifest extracted into the same store, by its name there."""
+    found = [view for view in store.views() if view.label == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise StoreError(f"{store.path}: train.head.extra: {len(found)} combos are called '{name}'"
+                         f" ({', '.join(v.name for v in found)}); remove the old ones")
+    raise StoreError(f"{store.path}: train.head.extra: '{name}' is neither a combo of this manifest"
+                     " nor in the store; extract it from a manifest of its model with the same"
+                     " store.path")
+
+
+def features_used(store: FeatureStore, groups: Sequence[str | None]) -> dict[str, Any]:
+    """A store and its groups, by fingerprint and as they are stored, for a run's configuration."""
+    views = {name: store[name] for name in groups if name}
+    return {"store": str(store.path), "store_format": store.attrs["format"],
+            "samples": {"count": len(store.samples), "checksum": store.samples.checksum()},
+            "labels": {n: v.label for n, v in views.items()},
+            "model_weights": _weights([v.recipe for v in views.values()]),
+            "fingerprints": {n: v.fingerprint for n, v in views.items()},
+            "encodings": {n: str(v.encoding) for n, v in views.items()}}
+
+
+def _weights(recipes: Sequence[Recipe]) -> dict[str, list[str]]:
+    """Digests of the weights that made combos' maps, by part of the model."""
+    found: dict[str, dict[str, None]] = {}
+    for recipe in recipes:
+        given = recipe.get("weights")
+        for part, digests in given.items() if isinstance(given, dict) else ():
+            each = digests if isinstance(digests, list) else [digests]
+            found.setdefault(part, {}).update(dict.fromkeys(map(str, each)))
+    return {part: list(digests) for part, digests in found.items()}
+
+
+def attention_of(manifest: Manifest, spec: TrainSpec) -> str | None:
+    """The attention combo to concatenate: as `spec` says, else the manifest's only or first one."""
+    if spec.attention is False:
+        return None
+    return spec.attention or next(iter(manifest.attention), None)
+
+
+def rows_of(store: FeatureStore, dataset: ImageDataset,
+            views: list[ComboView]) -> dict[str, int]:
+    """Rows of all images: each is in the store with the content it has now, and extracted."""
+    ids = [s.id for s in dataset.samples()]
+    rows = {i: store.samples.find(i, dataset.sha256(i)) for i in ids}
+    lacking = [i for i, row in rows.items() if row is None]
+    if lacking:
+        raise StoreError(f"{store.path}: {len(lacking)} images of the data set are not in it, or"
+                         f" were changed since ({listed(lacking, 3)}); run 'gate-cache extract'")
+    found = {i: row for i, row in rows.items() if row is not None}
+    for view in views:
+        need_all(view, list(found.values()))
+    return found

@@ -1,0 +1,41 @@
+"""Pairs that are made when asked for, against lists of all of them."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from gate_cache.datasets.common.base import Keypoints, Pair
+from gate_cache.datasets.common.within import PairsWithin
+from gate_cache.learn.features.pairs import SharedPairs, images_of
+
+GROUPS = [("cat", list("abcdefgh")), ("dog", ["i"]), ("cow", list("jklmn"))]
+
+
+def test_pairs_within_groups_are_the_permutations() -> None:
+    expected = [Pair(a, b, name) for name, ids in GROUPS for a, b in permutations(ids, 2)]
+    found = PairsWithin(GROUPS)
+    assert found == expected and list(found) == expected and len(found) == len(expected)
+    assert found[-1] == expected[-1] and found[3:9:2] == expected[3:9:2]
+    with pytest.raises(IndexError):
+        found[len(expected)]
+    assert found != expected[:-1] and found != [*expected[:-1], expected[0]]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
+def test_only_pairs_that_share_a_point_are_there(share: float) -> None:
+    generator = np.random.default_rng(int(10 * share))
+    points = {i: Keypoints(np.zeros((4, 2)), generator.random(4) < share, np.zeros(4), (9, 9))
+              for _, ids in GROUPS for i in ids}
+    expected = [(a, b, name) for name, ids in GROUPS for a, b in permutations(ids, 2)
+                if (points[a].visible & points[b].visible).any()]
+    found = SharedPairs(GROUPS, points)
+    assert [(p.pair.source, p.pair.target, p.pair.category) for p in found] == expected
+    assert all(p.target is points[p.pair.target] and p.shared.any() for p in found)
+    assert images_of(found) == images_of(list(found)) == len({i for p in expected for i in p[:2]})
+
+
+def test_a_hundred_million_pairs_are_no_list() -> None:
+    pairs = PairsWithin([("all", [str(i) for i in range(10_001)])])
+    assert len(pairs) == 10_001 * 10_000
+    assert pairs[10_000 * 5_000 + 7] == Pair("5000", "7", "all")
