@@ -69,8 +69,7 @@ Maps = dict[str, npt.NDArray[np.float32]]
 def store_again(source: FeatureStore, path: Path, encoding: Encoding) -> FeatureStore:
     """All combos of a store, in another way."""
     table, attrs = source.samples, source.attrs
-    with open_writer(path, attrs["dataset"], source.block, attrs["batch"],
-                     attrs["versions"]) as writer:
+    with open_writer(path, attrs["dataset"], source.block, attrs["batch"]) as writer:
         rows = zip(table.ids, table.sha256, table.sizes.tolist(), strict=True)
         writer.append([NewSample(i, digest, *size) for i, digest, size in rows])
         for view in source.views():
@@ -189,7 +188,7 @@ def speeds(folder: Path, rows: int, rounds: int,
 
 
 def _speed(path: Path, encoding: Encoding, maps: Maps, order: list[int]) -> Speed:
-    with open_writer(path, "toy", 8, 8, {}) as writer:
+    with open_writer(path, "toy", 8, 8) as writer:
         writer.append([NewSample(str(r), f"{r:064x}", 1, 1) for r in order])
         group = writer.require("a", {"kind": "conv"}, SD15, encoding, {})
         group.fit()

@@ -64,7 +64,7 @@ def fill(work: Workspace) -> None:
     dataset = open_dataset(manifest.dataset, work.roots)
     ids = [s.id for s in dataset.samples()]
     new = [NewSample(i, file_sha256(work.roots.data / "images" / i), 360, 480) for i in ids]
-    with open_writer(work.store_path, dataset.name, BLOCK, 8, {}, 2) as store:
+    with open_writer(work.store_path, dataset.name, BLOCK, 8, 2) as store:
         store.append(new)
         size, model = files.size(None), manifest.model
         latents = {LATENT_MAP: files.family.latent_shape(size)}

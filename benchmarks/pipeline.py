@@ -106,7 +106,7 @@ class Unheard:
 def in_a_store(home: Path, images: int, combos: int, encoding: str,
                run: Way) -> Costs:
     """What it costs to fill a new store's groups, after blocks that bring memory into use."""
-    with open_writer(home / "store.zarr", "synthetic", BLOCK, BATCH, {}) as store:
+    with open_writer(home / "store.zarr", "synthetic", BLOCK, BATCH) as store:
         store.append([NewSample(f"{i}.png", f"{i:064x}", 512, 512) for i in range(images)])
         groups = {LATENTS: store.require(LATENTS, {"kind": "latents"}, {LATENT_MAP: LATENT},
                                          "float32", {})}

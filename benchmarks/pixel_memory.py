@@ -69,7 +69,7 @@ class Horses:
 def write(path: Path, combos: int) -> None:
     """The store, a block at a time."""
     named = {**{f"c{i}": SD15 for i in range(combos)}, "attn": ATTENTION, "ddpm": EXTRA}
-    with open_writer(path, "horse-21", BLOCK, 8, {}) as store:
+    with open_writer(path, "horse-21", BLOCK, 8) as store:
         store.append([NewSample(i, "00" * 32, SIDE, SIDE) for i in IDS])
         for name, shapes in named.items():
             group = store.require(name, {"kind": "conv", "combo": name, "size": 512}, shapes,

@@ -95,7 +95,7 @@ def serving(kind: str, folder: Path) -> Iterator[str]:
 
 def make(path: Path, rows: int, block: int) -> None:
     values = np.random.default_rng(0)
-    with open_writer(path, "bench", block, 1, {}) as writer:
+    with open_writer(path, "bench", block, 1) as writer:
         writer.append([NewSample(str(i), f"{i:064x}", 512, 512) for i in range(rows)])
         group = writer.require("c", {"kind": "conv", "size": 512}, SHAPES, "float16", {})
         group.fit()

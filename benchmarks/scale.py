@@ -81,7 +81,7 @@ def make(home: Path, images: int) -> Workspace:
     dataset = open_dataset(manifest.dataset, work.roots)
     ids = [s.id for s in dataset.samples()]
     digests = ImageDigests(dataset, ids)
-    with open_writer(work.store_path, dataset.name, BLOCK, 8, {}, 1) as store:
+    with open_writer(work.store_path, dataset.name, BLOCK, 8, 1) as store:
         store.append([NewSample(name, digests.read(at), 32, 32) for at, name in enumerate(ids)])
         digests.keep()
         size, model = files.size(None), manifest.model
@@ -120,7 +120,7 @@ def one_more(home: Path) -> Any:
 
 def half_gone(home: Path) -> Any:
     """What a store does about images of which half are not there any more."""
-    with open_writer(home / "stores" / "s.zarr", "folder", BLOCK, 8, {}, 1) as store:
+    with open_writer(home / "stores" / "s.zarr", "folder", BLOCK, 8, 1) as store:
         gone = frozenset(range(0, len(store.samples), 2))
         group = store.require("gone", {"kind": "conv", "size": 64}, {"up0": (8, 1, 1)},
                               "float16", {"source": {}})

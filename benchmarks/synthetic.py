@@ -35,7 +35,7 @@ def blocks(images: int) -> Iterator[tuple[str, range, Block]]:
 def write_store(path: Path, images: int, encoding: str = "float16") -> None:
     """A store as `extract` leaves it."""
     new = [NewSample(f"{i:06d}.png", f"{i:064x}", 512, 512) for i in range(images)]
-    with open_writer(path, "synthetic", BLOCK, 8, {}) as store:
+    with open_writer(path, "synthetic", BLOCK, 8) as store:
         store.append(new)
         groups = {name: store.require(name, {"kind": "conv", "combo": name, "size": 512}, SD15,
                                       encoding, {}) for name in COMBOS}

@@ -31,7 +31,7 @@ def ours(home: Path, maps: Block, count: int) -> float:
     """Shards, their checksums, marks; fsync."""
     rows = count * BLOCK
     new = [NewSample(f"{i}.png", f"{i:064x}", 512, 512) for i in range(rows)]
-    with open_writer(home / "ours.zarr", "synthetic", BLOCK, 8, {}) as store:
+    with open_writer(home / "ours.zarr", "synthetic", BLOCK, 8) as store:
         store.append(new)
         group = store.require("a", {"kind": "conv"}, SD15, "float16", {})
         group.fit()
@@ -44,7 +44,7 @@ def ours(home: Path, maps: Block, count: int) -> float:
 def zarr_python(home: Path, maps: Block, count: int) -> float:
     """The same arrays, written by zarr-python; no fsync."""
     new = [NewSample(f"{i}.png", f"{i:064x}", 512, 512) for i in range(count * BLOCK)]
-    with open_writer(home / "zarr.zarr", "synthetic", BLOCK, 8, {}) as store:
+    with open_writer(home / "zarr.zarr", "synthetic", BLOCK, 8) as store:
         store.append(new)
         name = store.require("a", {"kind": "conv"}, SD15, "float16", {})
         name.fit()

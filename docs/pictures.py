@@ -13,7 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+import gate_cache
+from gate_cache.analysis.show import ShownImages, show
 from gate_cache.cli import app
+from gate_cache.core.roots import Roots
+from gate_cache.report.figures.match import page
+from gate_cache.report.figures.pictures import PictureCell, PictureRow, heat, save, sheet
 from gate_cache.toyworld import CATEGORIES, draw
 
 HERE = Path(__file__).parent
@@ -35,6 +40,41 @@ PICTURES = {
     "guideline.png": ("guideline", TOY),
 }
 """File to the command that draws it."""
+
+
+FIRST = """\
+dataset: {name: toyworld, train: 0, val: 0, test: 40, image_size: 384}
+model: {source: tiny, size: 128}
+conv:
+  plain:
+    prompt: >-
+      a photo of aeroplane, bird, boat, bottle, car, cat, chair, horse,
+      high quality, best quality, highly realistic
+    t: 100
+    ensemble: 8
+attention:
+  words: {prompt: a photo of a bird, t: 100, maps: [attn3]}
+"""
+PAIR = ("test/bird/00025", "test/bird/00033")
+"""A pair on which the plain feature does well; most of toyworld's pairs are harder for it."""
+
+
+def first() -> np.ndarray:
+    """Two pictures, the matches of their key points, and the features behind them."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "first.yaml").write_text(FIRST, encoding="utf-8")
+        work = gate_cache.Workspace.open(
+            Path(folder) / "first.yaml", Roots(*[Path(folder)] * 4))
+        store = gate_cache.extract(work)
+        matches = page(gate_cache.match(work, *PAIR, combo="plain"))
+        cells = [cell for maps in show(ShownImages(store, work.dataset()), PAIR, tokens=["bird"])
+                 for cell in (PictureCell(maps.conv["plain"]["up2"], "up2 as colours (PCA)"),
+                              PictureCell(heat(maps.attention["words"][0][1]),
+                                          "attention to 'bird'"))]
+    features = sheet([PictureRow("", cells)], cell=194).done()
+    width = max(matches.shape[1], features.shape[1])
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)),
+                                  constant_values=255) for part in (matches, features)])
 
 
 def toyworld() -> np.ndarray:
@@ -66,7 +106,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("only", nargs="*", help="names of pictures [all]")
     args = parser.parse_args()
-    wanted = args.only or [*PICTURES, "toyworld.jpg"]
+    wanted = args.only or [*PICTURES, "first.png", "toyworld.jpg"]
+    if "first.png" in wanted:
+        save(first(), HERE / "first.png")
+    if wanted == ["first.png"]:
+        return
     app(["extract", TOY, "--stores", args.stores], standalone_mode=False)
     for run, words in RUNS.items():
         if not (args.runs / run).exists() and any(run in PICTURES.get(p, ()) for p in wanted):

@@ -58,7 +58,7 @@ def extract(images: Images | Workspace, *,
     Raises
     ------
     UserError
-        Something is missing, damaged, or not meant so (`ManifestError`); what was done is kept.
+        Something is missing, damaged or invalid (`ManifestError`); what was done is kept.
 
     Examples
     --------
@@ -73,14 +73,15 @@ def extract(images: Images | Workspace, *,
 
 
 def match(store: FeatureStore | Workspace | str | Path, source: str, target: str,
-          xy: npt.ArrayLike, combo: str | None = None) -> Matches:
+          xy: npt.ArrayLike | None = None, combo: str | None = None) -> Matches:
     """Find points of one image in another, by the cosine of their features (METHOD: `nn`).
 
     Parameters
     ----------
     store : that `extract` returned or wrote; or a `Workspace`
     source, target : ids of images, or parts of them
-    xy : (2,) or (K, 2), x and y in the source's pixels
+    xy : (2,) or (K, 2), x and y in the source's pixels; by default key points that are known,
+        else a grid
     combo : whose features describe points; by default the manifest's baseline, else the first
 
     Returns
@@ -102,7 +103,7 @@ def match(store: FeatureStore | Workspace | str | Path, source: str, target: str
 def train(store: FeatureStore | Workspace | str | Path,
           labels: Mapping[str, str] | None = None, head: str | None = None, *,
           run: Path | None = None, **settings: Any) -> TrainedRun:
-    """Train a head on a store and judge it on images that it has not seen.
+    """Train a head on a store and evaluate it on images that it has not seen.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Figure 3: prompts of high and of low quality, on Horse-21 and CIFAR-10."""
 
 from pipelines.command_line import main
-from pipelines.recipe import IOU, TOY, Part, Recipe, Source, Trials
-from pipelines.settings import TOY_CLASSES, horse_pixels, toy_pixels
+from pipelines.recipe import IOU, Part, Recipe, Source, Trials
+from pipelines.settings import horse_pixels, toy_classes, toy_pixels
 
 TRIALS: Trials = [{"name": f"{quality}-quality prompt", "combos": [f"{quality}-0"], "assigners": 1}
           for quality in ("high", "low")]
@@ -12,7 +12,7 @@ RECIPE = Recipe(
     " gains from the first and CIFAR-10, of low quality, from the second (no figures are printed)."
     " Toyworld is 70 % of high quality.",
     [Part("segmentation", IOU, toy_pixels(TRIALS), horse_pixels(TRIALS, one_fold=False)),
-     Part("classification", {"accuracy": "accuracy"}, Source(TOY, TRIALS, TOY_CLASSES),
+     Part("classification", {"accuracy": "accuracy"}, toy_classes(TRIALS),
           Source("cifar-10.yaml", TRIALS, {"head": "classifier"}))])
 
 if __name__ == "__main__":

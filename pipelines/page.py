@@ -21,7 +21,17 @@ from gate_cache.report.html.page import (
 )
 from gate_cache.report.html.tags import Html
 from gate_cache.training.sweep_tables import Mean
-from pipelines.recipe import Outcome, Recipe, command, figures_of, named, reused, spread, times
+from pipelines.recipe import (
+    Outcome,
+    Recipe,
+    cells,
+    command,
+    gain_heads,
+    named,
+    reused,
+    spread,
+    times,
+)
 
 GAMMAS = ("gamma1", "gamma2")
 MOST = 44
@@ -56,12 +66,11 @@ def part(name: str, outcome: Outcome) -> Html:
 def _table(outcome: Outcome) -> Html:
     heads = list(outcome.part.columns.values())
     paper = outcome.part.paper if outcome.paper else {}
-    columns = [Column(""), *(Column(h) for h in heads),
+    columns = [Column(""), *(Column(h) for h in [*heads, *gain_heads(outcome)]),
                *(Column(h, "paper") for h in heads if paper)]
-    rows = [PageRow([f"{name}{times(mean)}", *(spread(mean, m) for m in outcome.part.columns),
-                     *(figures_of(paper, mean).get(h, "") for h in heads if paper)],
+    rows = [PageRow([f"{name}{times(mean)}", *(c.strip("*") for c in cells(outcome, i))],
                     strong=mean.name in outcome.part.full)
-            for name, mean in named(outcome)]
+            for i, (name, mean) in enumerate(named(outcome))]
     return table(columns, rows, f"{outcome.part.title}: {outcome.setting}")
 
 

@@ -12,7 +12,7 @@ import math
 import shlex
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from gate_cache.learn.metrics.roles import Role
 from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.report.html.compare import Gain, gains_of
+from gate_cache.report.html.record import read_record
 from gate_cache.report.html.write import try_report
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.training.features import extra_of
@@ -46,6 +48,8 @@ GATE: Mapping[str, Any] = {"name": "GATE", "combos": SIX}
 PCK = {"pck@0.10/radius=image/average=point": "PCK@0.1 img",
        "pck@0.10/radius=box/average=point": "PCK@0.1 bbox"}
 IOU = {"mIoU": "mIoU"}
+OVER: Mapping[Role, str] = {"baseline": "over single (95 %)", "uniform": "over uniform (95 %)"}
+"""Headings of paired differences, of the metric that leads in the report."""
 WEIGHTS = {"weights/top1": "largest", "weights/top2": "second", "weights/none": "no overlap",
            "weights/overlap top1": "overlap @ top-1", "weights/overlap top2": "overlap @ top-2"}
 """Of a trial's assigners, percent (paper, Figure 12)."""
@@ -84,6 +88,7 @@ class Part:
     ----------
     columns : metric to heading
     toy : None where it would be the one of the part before
+    real : None where only toyworld has it
     paper : the paper's figure of each heading, by a trial's name, or a baseline's role and head
     full : names of trials that are GATE in full, which stand out
     """
@@ -91,7 +96,7 @@ class Part:
     title: str
     columns: Mapping[str, str]
     toy: Source | None
-    real: Source
+    real: Source | None
     paper: Figures = field(default_factory=dict)
     full: Sequence[str] = ("GATE",)
 
@@ -147,6 +152,7 @@ class Outcome:
     ----------
     folders : of the sweeps, one a fold
     rows : of all of them
+    gains : of each mean over its baselines, of the metric that leads; none over several folds
     """
 
     part: Part
@@ -156,6 +162,7 @@ class Outcome:
     rows: list[TrialRow]
     seconds: float
     paper: bool
+    gains: Sequence[Mapping[Role, Gain]] = ()
 
     @property
     def means(self) -> list[Mean]:
@@ -170,17 +177,17 @@ def run(recipe: Recipe, options: Options) -> list[Outcome]:
         raise UserError(f"{recipe.name}: has no part '{options.part}', but {', '.join(titles)}")
     found = []
     for number, part in enumerate(recipe.parts):
-        if (part.toy is None and not options.real) or options.part not in (None, part.title):
+        source = part.real if options.real else part.toy
+        if source is None or options.part not in (None, part.title):
             continue
         folder = options.roots.runs / "paper" / "-".join([recipe.name, str(number), *options.words])
-        found.append(_part(part, folder, options))
+        found.append(_part(part, source, folder, options))
         print(f"\n{markdown(found[-1])}\n", flush=True)
     return found
 
 
-def _part(part: Part, folder: Path, options: Options) -> Outcome:
+def _part(part: Part, source: Source, folder: Path, options: Options) -> Outcome:
     began, show = time.monotonic(), console_progress()
-    source = part.real if options.real or part.toy is None else part.toy
     folder.mkdir(parents=True, exist_ok=True)
     folders, rows, made = [], [], None
     for fold in source.folds or (None,):
@@ -202,7 +209,8 @@ def _part(part: Part, folder: Path, options: Options) -> Outcome:
     assert made is not None
     model = loaded.manifest.model.source
     return Outcome(part, f"{loaded.manifest.dataset.name}, {model}", made, folders, rows,
-                   time.monotonic() - began, options.real)
+                   time.monotonic() - began, options.real,
+                   [] if len(folders) > 1 else gains_of(read_record(folders[0])))
 
 
 def with_weights(row: TrialRow, folder: Path) -> TrialRow:
@@ -228,6 +236,8 @@ def write_manifest(source: Source, to: Path, options: Options, fold: int | None)
     data["model"] |= {k: v for k, v in (("source", options.model), ("dtype", options.dtype)) if v}
     store = data.setdefault("store", {})
     store.setdefault("path", f"{path.stem}.zarr")
+    if style := source.dataset.get("style"):  # other pictures of the same names
+        store["path"] = f"{Path(store['path']).stem}-{style}.zarr"
     train = overridden(data.get("train", {}), dict(source.train))
     conv = {**data.get("conv", {}), **source.conv}
     wanted = {name for trial in source.trials for name in trial.get("combos", ())}
@@ -264,12 +274,35 @@ def markdown(outcome: Outcome) -> str:
     """A table: mean ± standard deviation over seeds and folds, the paper's figures beside ours."""
     heads = list(outcome.part.columns.values())
     paper = outcome.part.paper if outcome.paper else {}
-    shown = [*heads, *(f"{h} (paper)" for h in heads)] if paper else heads
+    shown = [*heads, *gain_heads(outcome), *(f"{h} (paper)" for h in heads if paper)]
     lines = [f"| {outcome.part.title} ({outcome.setting}) | {' | '.join(shown)} |",
              "|---|" + "---:|" * len(shown)]
-    lines += [f"| {name}{times(mean)} | {' | '.join(_cells(mean, outcome.part, paper))} |"
-              for name, mean in named(outcome)]
+    lines += [f"| {name}{times(mean)} | {' | '.join(cells(outcome, i))} |"
+              for i, (name, mean) in enumerate(named(outcome))]
     return "\n".join(lines)
+
+
+def gain_heads(outcome: Outcome) -> list[str]:
+    """Headings of the paired differences that there are."""
+    return [head for role, head in OVER.items() if any(role in g for g in outcome.gains)]
+
+
+def cells(outcome: Outcome, row: int) -> list[str]:
+    """A row's figures, its gains, and the paper's figures."""
+    mean, columns = outcome.means[row], outcome.part.columns
+    paper = outcome.part.paper if outcome.paper else {}
+    gains = [told(outcome.gains[row].get(role)) for role, head in OVER.items()
+             if head in gain_heads(outcome)]
+    return [*(spread(mean, metric) for metric in columns), *gains,
+            *(figures_of(paper, mean).get(head, "") for head in columns.values() if paper)]
+
+
+def told(gain: Gain | None) -> str:
+    """``+1.4 (0.9 to 1.9)``; in bold where the interval leaves out 0."""
+    if gain is None:
+        return ""
+    text = f"{gain.points:+.1f} ({gain.interval.low:.1f} to {gain.interval.high:.1f})"
+    return f"**{text}**" if gain.clear else text
 
 
 def named(outcome: Outcome) -> list[tuple[str, Mean]]:
@@ -293,12 +326,6 @@ def _brief(mean: Mean, left_out: Sequence[str]) -> str:
 def times(mean: Mean) -> str:
     """How often it was trained."""
     return f" (n = {mean.seeds})" if mean.trained else ""
-
-
-def _cells(mean: Mean, part: Part, paper: Figures) -> Iterable[str]:
-    yield from (spread(mean, metric) for metric in part.columns)
-    if paper:
-        yield from (figures_of(paper, mean).get(head, "") for head in part.columns.values())
 
 
 def figures_of(paper: Figures, mean: Mean) -> Mapping[str, str]:

@@ -1,13 +1,12 @@
 """Table 1, right: label-scarce segmentation on Horse-21 and Bedroom-28."""
 
 from pipelines.command_line import main
-from pipelines.recipe import IOU, SIX, Part, Recipe, Source
+from pipelines.recipe import GATE, IOU, Part, Recipe, Source
 from pipelines.settings import FOLDS, toy_pixels
 
 HORSES = [{"name": "GATE", "combos": ["prompt-0", "control-0", "lora-0", "lora-1"]}]
 BEDROOMS = [{"name": "GATE", "combos": ["prompt-0", "control-0", "lora-0"]}]
-TOYS = toy_pixels([{"name": "GATE", "combos": SIX}], attention=True,
-                  parts=True)
+TOYS = toy_pixels([GATE], parts=True)
 PIXELS = {"head": "pixel-mlp", "baseline": "plain-0"}
 RECIPE = Recipe(
     "table1-right", "Table 1, right: label-scarce segmentation",

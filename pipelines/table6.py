@@ -21,7 +21,7 @@ RECIPE = Recipe(
     "table6", "Table 6: the number of weight assigners",
     "GATE with one to four assigners, trained as long and twice as long.",
     [Part("label-scarce segmentation", IOU,
-          toy_pixels(trials(SIX, (188, TOY_PIXELS["steps"])), baseline="prompt-0"),
+          toy_pixels(trials(SIX, (50, TOY_PIXELS["steps"])), baseline="prompt-0"),
           Source("horse-21.yaml", trials(HORSE, (10_000, 20_000)), PIXELS, folds=FOLDS),
           {f"{n} assigner{'s' if n > 1 else ''}, {k + 1} × steps": {"mIoU": PAPER[n][k]}
            for n in NUMBERS for k in (0, 1)})])

@@ -1,8 +1,8 @@
 """Table 7: image classification on CIFAR-10."""
 
 from pipelines.command_line import main
-from pipelines.recipe import GATE, TOY, Part, Recipe, Source
-from pipelines.settings import TOY_CLASSES
+from pipelines.recipe import GATE, Part, Recipe, Source
+from pipelines.settings import toy_classes
 
 REAL = ["low-0", "lora-0", "control-0"]
 ONE = {"prompt": "a photo", "maps": ["up1"]}
@@ -10,7 +10,7 @@ RECIPE = Recipe(
     "table7", "Table 7: image classification",
     "Pooled features and a linear layer: one without techniques against GATE. The paper says"
     " neither which features nor which classifier.",
-    [Part("classification", {"accuracy": "accuracy"}, Source(TOY, [GATE], TOY_CLASSES),
+    [Part("classification", {"accuracy": "accuracy"}, toy_classes([GATE]),
           Source("cifar-10.yaml", [{"name": "GATE", "combos": REAL}], {"head": "classifier"},
                  conv={"lora-0": {**ONE, "lora": {"source": "cifar-10-lora.safetensors"}},
                        "control-0": {**ONE, "controlnet":

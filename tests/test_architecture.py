@@ -49,6 +49,7 @@ FENCES = {  # library to the rooms and files that may import it
     "filelock": ("store/places/cache.py",),
     "obstore": ("store/places/",),
     "dask": ("store/", "extraction/"),
+    "xarray": ("store/",),
     "distributed": ("extraction/cluster.py",),
     "diffusers": ("diffusion/",),
     "transformers": ("diffusion/", "learn/modules/upernet.py"),
@@ -313,7 +314,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (combo,) = plan_combos(loaded.manifest, ModelFiles("tiny", HOME), roots)
     new = [NewSample(f"train/{name}", "00" * 32, 64, 64) for name in
            ("aeroplane/00000", "bird/00001")]
-    with open_writer(folder / "stores" / "m.zarr", "toyworld", 8, 1, {}) as writer:
+    with open_writer(folder / "stores" / "m.zarr", "toyworld", 8, 1) as writer:
         writer.append(new)
         group = writer.require("a", combo.recipe, combo.shapes, "float16", {})
         group.fit()
@@ -323,7 +324,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("command", "banned", "expected"), [
     ("--help", (*HEAVY, "zarr", "numpy", "pydantic", "yaml", "tokenizers"), "Usage"),
-    ("validate m.yaml", (*HEAVY, "zarr", "numpy"), "sound, 1 combos"),
+    ("validate m.yaml", (*HEAVY, "zarr", "numpy"), "valid, 1 combos"),
     ("plan m.yaml", (*HEAVY, "zarr", "numpy"), "UNet passes"),
     ("layers tiny", (*HEAVY, "zarr", "numpy"), "sha256"),
     ("status m.yaml", (*HEAVY, "zarr"), "2/2"),
@@ -340,3 +341,24 @@ def test_commands_that_only_look_start_light(
                           cwd=home, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
+
+
+def wide(source: str) -> Iterator[str]:
+    """Public functions of a source text with more than six parameters."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            if len([a for a in given if a.arg not in ("self", "cls")]) > 6:
+                yield node.name
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if not p.startswith("commands/")])
+def test_functions_have_few_parameters(path: str) -> None:
+    """Commands have as many as options."""
+    assert list(wide(SOURCES[path])) == []
+
+
+def test_wide_functions_are_seen() -> None:
+    six = "self, a, b, c, /, d, *, e, f"
+    assert list(wide(f"class X:\n    def ok({six}): ...\n    def wide({six}, g): ...\n"
+                     f"def _own({six}, g): ...\n")) == ["wide"]

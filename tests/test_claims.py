@@ -130,7 +130,7 @@ def test_whoever_was_overtaken_writes_no_block(tmp_path: Path) -> None:
     import numpy as np
 
     path = tmp_path / STORE
-    with open_writer(path, "set", 2, 1, {}) as store:
+    with open_writer(path, "set", 2, 1) as store:
         store.append([NewSample(f"{i}", f"{i:064x}", 1, 1) for i in range(4)])
         group = store.require("a", {"kind": "conv"}, {"up0": (1, 1, 1)}, "float16", {})
         group.fit()

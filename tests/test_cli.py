@@ -84,7 +84,7 @@ def test_validate_says_what_is_not_here(gate: Run, roots: Roots, manifest: Write
         "a": {**PROMPT, "lora": {"source": "x.safetensors"}}}, attention={})
     found = gate("validate", loaded.path, *places(roots, "data", "models"))
     assert found.code == 0
-    assert "toy.yaml: sound, 1 combos" in found.out
+    assert "toy.yaml: valid, 1 combos" in found.out
     for word in ("PF-WILLOW not found", "x.safetensors", "org/sd"):
         assert word in found.out
 
@@ -99,7 +99,7 @@ def test_validate_of_what_cannot_run_says_not_ready(gate: Run, roots: Roots,
                             "b": {**PROMPT, "lora": {"source": "x.safetensors"}}}, attention={})
     for words in (("validate",), ("validate", "--json")):
         found = gate(*words, loaded.path, *places(roots, "data", "models"))
-        assert found.code == 2 and "sound" not in found.out + found.err
+        assert found.code == 2 and ": valid," not in found.out + found.err
         wrong, absent = found.err.splitlines()
         assert wrong.startswith("error: toy.yaml: not ready: ")
         assert wrong.endswith("config.json: its class is ControlNetUnionModel; only"
@@ -188,7 +188,7 @@ def test_train_prints_the_table_and_leaves_a_run(gate: Run, roots: Roots, tmp_pa
         "correspondence", "segmentation", "classification"]
     assert "mean of 2" in gate("probe", loaded.path, *where, "--split", "test", "--images", 4).out
     unseen = gate("probe", loaded.path, *where)
-    assert unseen.code == 2 and "split 'val' has no images; say --split test" in unseen.err
+    assert unseen.code == 2 and "split 'val' has no images; pass --split test" in unseen.err
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -267,7 +267,7 @@ def test_ctrl_c_is_one_line(gate: Run, toy: Toy, monkeypatch: pytest.MonkeyPatch
     found = gate("extract", toy[0].path)
     assert found.code == 130
     assert found.err.splitlines() == ["error: interrupted; finished blocks are kept, run the same"
-                                      " command again to go on"]
+                                      " command again to resume"]
 
 
 def test_paths_that_leave_their_roots_are_refused_unasked(gate: Run, roots: Roots, tmp_path: Path,

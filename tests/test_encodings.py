@@ -74,7 +74,7 @@ def maps(rows: range, seed: int = 0) -> dict[str, Array]:
 @contextmanager
 def writing(path: Path, encoding: Encoding, rows: int = ROWS
             ) -> Iterator[tuple[StoreWriter, GroupWriter]]:
-    with open_writer(path, "toy", BLOCK, 2, {"torch": "1"}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         store.append([NewSample(f"a/{i:02}", f"{i:064x}", 10, 20)
                       for i in range(len(store.samples), rows)])
         group = store.require("plain", RECIPE, SHAPES, encoding, {"model": "tiny"})
@@ -381,7 +381,7 @@ def test_an_array_of_another_dtype_than_stated_is_an_error(path: Path) -> None:
 
 @pytest.mark.parametrize(("store", "said"), [
     ({"dtype": "int4"}, r"store\.dtype: expected .*'int8'"),
-    ({"keep_bits": 5}, r"store\.keep_bits: saves no bytes by itself: say 'codec: zstd'"),
+    ({"keep_bits": 5}, r"store\.keep_bits: saves no bytes by itself: set 'codec: zstd'"),
     ({"keep_bits": 10, "codec": "zstd"}, r"store\.keep_bits: float16 has 10 bits"),
     ({"keep_bits": 0, "codec": "zstd"}, r"store\.keep_bits: must be at least 1"),
     ({"dtype": "int8", "keep_bits": 4, "codec": "zstd"}, "is for float16 and float32, not for"),

@@ -246,7 +246,7 @@ def test_the_store_says_what_a_combo_is(made: Any) -> None:
 
 def test_plan_inspect_and_show_say_it(made: Any, monkeypatch: pytest.MonkeyPatch,
                                       capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("gate_cache.report.terminal.tables.PLAIN_WIDTH", 200)
+    monkeypatch.setattr("gate_cache.report.terminal.grid.PLAIN_WIDTH", 200)
     show_plan(plan(Workspace(made[0], made[1])))
     show_store(inspect(made[2].path))
     out = capsys.readouterr().out
@@ -282,7 +282,7 @@ def test_another_ensemble_is_another_combo(made: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fields", "said"), [
-    ({"noise": "none"}, "t: required with 'noise: none': what the UNet is told"),
+    ({"noise": "none"}, "t: required with 'noise: none': the UNet's timestep"),
     ({"noise": "none", "t": 261, "seed": 1}, "seed: has no effect with 'noise: none'"),
     ({"noise": "none", "t": 261, "ensemble": 8}, "ensemble: is a mean over noises"),
     ({"noise": "none", "t": 20, "denoise": {"from": 60}}, "denoise: takes noise away"),

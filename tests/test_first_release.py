@@ -124,7 +124,7 @@ def test_what_is_unfinished_is_refused_and_left(home: Path) -> None:
     """Its checkpoints are called after titles; it is said, and nothing is written over."""
     half = home / "runs" / "half"
     before = {p: p.read_bytes() for p in half.rglob("*") if p.is_file()}
-    with pytest.raises(UserError, match="no unfinished run with these settings; give --out"):
+    with pytest.raises(UserError, match=r"is a run of other settings \(.*\); give --out"):
         train(Workspace.open(home / "nn.yaml", roots(home), "cpu"), run=half)
     assert {p: p.read_bytes() for p in half.rglob("*") if p.is_file()} == before
     loaded = load(home / "sweep.yaml")
@@ -285,6 +285,6 @@ def test_the_command_line_notes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemExit) as end:
         main()
     said = capsys.readouterr()
-    assert not end.value.code and said.out.startswith("m.yaml: sound")
+    assert not end.value.code and said.out.startswith("m.yaml: valid")
     (note,) = said.err.splitlines()
     assert note.startswith("note: m.yaml:10: train.decoder_channels: write head: {name: upernet,")

@@ -102,7 +102,7 @@ class Home:
 def build(path: Path, loaded: Loaded, roots: Roots, encoding: Encoding) -> None:
     data, files = open_dataset(loaded.manifest.dataset, roots), ModelFiles("tiny", HOME)
     ids, rng = [s.id for s in data.samples()], np.random.default_rng(0)
-    with open_writer(path, "toyworld", 3, 2, {"torch": "1"}) as writer:
+    with open_writer(path, "toyworld", 3, 2) as writer:
         writer.append([NewSample(i, data.sha256(i), *data.size(i)) for i in ids])
         wanted = [(p.name, p.recipe, p.shapes) for p in plan_combos(loaded.manifest, files, roots)]
         latents = latents_recipe(files, Preprocessing(64), "float32")

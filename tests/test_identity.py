@@ -74,7 +74,7 @@ def told_apart(path: Path, dtype: str = "float16", codec: str | None = None) -> 
     with writing(path) as groups:
         pass
     shutil.rmtree(path)
-    with open_writer(path, "toy", BLOCK, 2, {}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         store.append([NewSample(f"{i}", f"{i:064x}", 1, 1) for i in range(ROWS)])
         for name, more in (("plain", 0), ("other", 100)):
             group = store.require(name, {"kind": "conv", "settings": {"n": name}}, SHAPES,
@@ -218,9 +218,9 @@ def test_a_store_has_one_writer_whatever_path_leads_to_it(path: Path, tmp_path: 
         for spelling in (tmp_path / "elsewhere" / "other.zarr", tmp_path / "linked" / "toy.zarr",
                          tmp_path / "elsewhere" / ".." / "toy.zarr"):
             with pytest.raises(StoreError, match="is writing to this store"), \
-                    open_writer(spelling, "toy", BLOCK, 2, {}):
+                    open_writer(spelling, "toy", BLOCK, 2):
                 pass
-    with open_writer(tmp_path / "elsewhere" / "other.zarr", "toy", BLOCK, 2, {}) as store:
+    with open_writer(tmp_path / "elsewhere" / "other.zarr", "toy", BLOCK, 2) as store:
         assert len(store.samples) == ROWS
     assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["other.zarr"]
 

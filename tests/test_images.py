@@ -301,10 +301,10 @@ def test_a_store_of_the_first_release_stays_valid_under_its_own_filter(
         "'resample: opencv' in 'model' keeps what is stored"])
     heard = Heard()
     extract(Workspace(now, roots, "cpu", heard))
-    assert sum(line.startswith("note: c: extracted anew, beside") for line in heard.lines) == 1
+    assert sum(line.startswith("note: c: extracted again, beside") for line in heard.lines) == 1
     old, new = FeatureStore.open(path).latents()
     states = [c.state for m in (first, now) for c in status(Workspace(m, roots)).combos]
     assert states == ["done", "done"]
     assert not np.array_equal(old["x0"][0], new["x0"][0])
     assert {g.why for g in prune([first.path], roots)[0].groups} == {
-        "no manifest given names it, unless one says 'resample: bicubic'"}
+        "no manifest given names it, unless one sets 'resample: bicubic'"}

@@ -355,7 +355,7 @@ def test_an_interrupted_training_gives_the_same_bytes(toyworld: Loaded, roots: R
     assert not (roots.models / "cut.safetensors").exists()
     told = Told()
     cut = train(toyworld, roots, steps=4, save_at=[3], out="cut.safetensors", progress=told)
-    assert "going on at step 2" in told.said
+    assert "resuming at step 2" in told.said
     for step in (3, 4):
         expected = whole.paths[step].read_bytes()
         assert again.paths[step].read_bytes() == expected
@@ -390,7 +390,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(toyworld: Loaded, roots: 
     checkpoint.write_bytes(whole)
     told = Told()
     found = train(toyworld, roots, other, steps=2, force=True, progress=told)
-    assert not any("going on" in line for line in told.said)
+    assert not any("resuming" in line for line in told.said)
     assert load_file(found.paths[2])[next(iter(load_file(found.paths[2])))].shape[0] == 3
 
 

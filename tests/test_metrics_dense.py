@@ -195,6 +195,20 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.88 <= np.mean(hits) <= 0.99
 
 
+def test_pairs_are_drawn_by_their_images() -> None:
+    rng, mean = np.random.default_rng(0), lambda total: float(total[0] / total[1])
+    a, b = np.array([(a, b) for a in range(16) for b in range(16) if a != b]).T
+    ids = np.stack([a, b], 1).astype(str)
+    covered = []
+    for _ in range(60):
+        images = rng.normal(0, 1, 16)  # pairs are alike where they share an image
+        units = np.stack([images[a] + images[b] + rng.normal(5, 0.5, len(a)), np.ones(len(a))], 1)
+        found = [bootstrap(units, mean, draws=200), bootstrap(units, mean, ids=ids, draws=200)]
+        covered.append([low <= 5 <= high for low, high in found])
+    of_pairs, of_images = np.mean(covered, 0)
+    assert of_pairs < 0.6 and of_images >= 0.88
+
+
 def test_bootstrap_of_a_ratio_draws_images_whole() -> None:
     units = np.array([[10, 10], [0, 1], [3, 6]])
     low, high = bootstrap(units, lambda total: float(total[0] / total[1]))

@@ -379,5 +379,5 @@ def test_toyworld_parts_are_named_after_their_category() -> None:
         shown = {data.classes[c] for c in np.unique(data.mask(i))} - {"background"}
         assert shown and all(name.startswith(f"{category} ") for name in shown)
         assert len(shown) == len(np.unique(data.scene(i).parts)) - 1
-    with pytest.raises(DataError, match="say 'masks: categories'"):
+    with pytest.raises(DataError, match="set 'masks: categories'"):
         data.label(ids(data)[0])

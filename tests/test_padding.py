@@ -135,7 +135,7 @@ STORED: dict[str, tuple[Fit, int]] = {
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
     """The same maps under the names of how they might have been made."""
-    with open_writer(tmp_path / "s.zarr", "test", 8, 1, {}) as writer:
+    with open_writer(tmp_path / "s.zarr", "test", 8, 1) as writer:
         writer.append([NewSample(n, "00" * 32, *size) for n, size in SIZES.items()])
         about = {"source": {"controlnet": None, "lora": []}, "model": "tiny"}
         for name, (how, size) in STORED.items():

@@ -14,6 +14,7 @@ from playwright.sync_api import Page
 from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.report.html.record import read_record
 from gate_cache.training.features import extra_of
 from gate_cache.training.sweep_tables import Mean
 from pipelines.page import write_page
@@ -37,7 +38,7 @@ from pipelines.recipe import (
 
 PARTS = [pytest.param(name, i, real, id=f"{name}-{i}-{'real' if real else 'toy'}")
          for name in RECIPES for i, part in enumerate(recipe_of(name).parts)
-         for real in (False, True) if real or part.toy]
+         for real in (False, True) if (part.real if real else part.toy)]
 
 
 def source_of(name: str, number: int, real: bool) -> tuple[Part, Source]:
@@ -103,7 +104,8 @@ def shorter(recipe: Recipe, **fields: Any) -> Recipe:
         assert part.toy
         trials = [{k: v for k, v in t.items() if k not in ("steps", "validate_steps")}
                   for t in part.toy.trials]
-        return replace(part, toy=replace(part.toy, trials=trials,
+        few = {k: v for k, v in part.toy.dataset.items() if k not in ("train", "val", "test")}
+        return replace(part, toy=replace(part.toy, trials=trials, dataset=few,
                                          train={**part.toy.train, **fields}))
 
     return replace(recipe, parts=[cut(p) for p in recipe.parts if p.toy])
@@ -126,6 +128,18 @@ def test_a_recipe_has_every_row_with_every_seed(grid: list[Outcome]) -> None:
     text = markdown(found)
     assert "| GATE, gamma1=0.05, gamma2=0.2 (n = 2) |" in text and "(paper)" not in text
     assert "PCK@0.1 bbox" in text and "| copy the position |" in text
+
+
+def test_gains_are_over_baselines_on_the_same_pairs(grid: list[Outcome]) -> None:
+    (found,) = grid
+    assert "| over single (95 %) | over uniform (95 %) |" in markdown(found)
+    select = read_record(found.folders[0]).select
+    last = {m.method.role: m.test[select][0] for m in found.means}  # uniform: with attention
+    for mean, gains in zip(found.means, found.gains, strict=True):
+        assert set(gains) == ({"baseline", "uniform"} if mean.trained else set())
+        for role, gain in gains.items():
+            assert gain.points == pytest.approx(mean.test[select][0] - last[role])
+            assert gain.interval.low <= gain.points <= gain.interval.high
 
 
 def test_the_next_recipe_extracts_only_what_is_new(grid: list[Outcome],

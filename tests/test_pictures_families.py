@@ -71,6 +71,6 @@ def test_padding_is_not_compared(home: Roots, tmp_path: Path,  # noqa: F811
         judge = _Judge(passes)
     changed = judge.inputs["a.png"].copy()
     changed[:20] = 255
-    assert judge.each([[changed]])["SSIM"].item() == pytest.approx(1)
+    assert judge.measure([[changed]])["SSIM"].item() == pytest.approx(1)
     changed[30:34] = 255
-    assert judge.each([[changed]])["SSIM"].item() < 0.95
+    assert judge.measure([[changed]])["SSIM"].item() < 0.95

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64decode
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,12 +28,13 @@ from gate_cache.report.figures.masks import (
     BACKGROUND,
     COLOURS,
     GREY,
-    PATTERNS,
-    areas,
+    enlarged,
+    figure,
     painted,
     styles,
 )
 from gate_cache.report.figures.predict import page
+from gate_cache.report.html.example_images import masks
 from gate_cache.training.predict import Predicted, Predictions
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
@@ -76,8 +81,10 @@ def test_agreement_leaves_ignored_pixels_out() -> None:
 
 def test_classes_are_told_apart_without_colours_red_and_green() -> None:
     """Under simulated deuteranopia (Viénot et al. 1999) and in pattern no two styles are alike."""
-    known = list(styles([str(i) for i in range(32)], {}).values())
-    assert len(set(known)) == 32
+    known = list(styles([str(i) for i in range(64)]).values())
+    assert len(set(known)) == 64
+    drawn = {figure(style, (16, 16)).tobytes() for style in known}
+    assert len(drawn) == 64
     eye = np.array([[0.2926, 0.7074, 0.0], [0.2926, 0.7074, 0.0], [-0.0223, 0.0223, 1.0]])
     seen = [eye @ ((np.array(c) / 255) ** 2.2) for c in (*COLOURS, BACKGROUND)]
     apart = [np.abs(np.clip(a, 0, 1) ** 0.45 - np.clip(b, 0, 1) ** 0.45).max()
@@ -85,26 +92,34 @@ def test_classes_are_told_apart_without_colours_red_and_green() -> None:
     assert min(apart) > 0.08
 
 
-def test_few_classes_keep_their_colours_whatever_is_shown() -> None:
-    names = ["cat", "dog", "background"]
-    assert styles(names, {0: 5}) == styles(names, {1: 9, 2: 1})
-    assert styles(names, {})[2].colour == BACKGROUND
+def test_background_is_light_and_takes_no_colour() -> None:
+    found = styles(["background", "cat", "dog"])
+    assert (found[0].colour, found[1].colour) == (BACKGROUND, COLOURS[0])
 
 
-def test_of_many_classes_the_largest_differ_first() -> None:
+def test_a_report_paints_classes_as_predict_does() -> None:
+    """One look a class, whatever else is shown: in the sheets of `predict` and on the page."""
     names = [str(i) for i in range(150)]
-    found = styles(names, {140: 900, 3: 500, 77: 10})
-    assert [found[k].colour for k in (140, 3, 77)] == list(COLOURS[:3])
-    assert len(COLOURS) * PATTERNS < 150
+    mask = np.array([[140, 3], [3, IGNORED]], np.uint8)
+    data = SimpleNamespace(classes=names, mask=lambda _: mask,
+                           image=lambda _: np.zeros((2, 2, 3), np.uint8))
+    items = SimpleNamespace(ids=[("a", "")], scores=[50.0],
+                            masks={"a": np.full((2, 2), 3, np.uint8)})
+    html = str(masks(data, items, None)[-1])  # type: ignore[arg-type]
+    uris = re.findall(r'src="(data:image/png[^"]+)"', html)[-2:]
+    truth, found = (np.asarray(Image.open(BytesIO(b64decode(u.split(",")[1])))) for u in uris)
+    look = styles(names)
+    assert np.array_equal(truth, painted(enlarged(mask, 256), look))
+    assert np.array_equal(found[:, :128], figure(look[3], (256, 256))[:, :128])
 
 
 def test_ignored_pixels_are_hatched() -> None:
     mask = np.zeros((24, 24), np.uint8)
     mask[:, :8] = IGNORED
-    drawn = painted(mask, styles(["cat"], areas([mask])))
+    drawn = painted(mask, styles(["cat"]))
     assert {tuple(c) for c in drawn[:, :8].reshape(-1, 3)} == {PAPER, GREY}
     assert (drawn[:, 8:] == COLOURS[0]).all()
-    over = painted(np.zeros((24, 24), np.uint8), styles(["cat"], {}), mask)
+    over = painted(np.zeros((24, 24), np.uint8), styles(["cat"]), mask)
     assert np.array_equal(over, drawn)
 
 

@@ -363,7 +363,7 @@ def test_points_are_ranked_as_training_judges_its_single_features(tmp_path: Path
 
 def test_nothing_to_judge_on_is_told(home: Path, tmp_path: Path) -> None:
     loaded = manifest(tmp_path, dataset={"name": "toyworld", "train": 8, "val": 0, "test": 8})
-    with pytest.raises(UserError, match="split 'val' has no images; say --split test"):
+    with pytest.raises(UserError, match="split 'val' has no images; pass --split test"):
         probe(Workspace(loaded, Roots(stores=home / "stores"), "cpu"))
 
 

@@ -136,7 +136,7 @@ def test_a_removal_that_is_cut_off_anywhere_is_finished_later(
 
 
 def test_prune_waits_for_no_writer(copy: Path, roots: Roots, manifest: WriteManifest) -> None:
-    with open_writer(copy, "toyworld", 3, 2, {}):
+    with open_writer(copy, "toyworld", 3, 2):
         with pytest.raises(StoreError, match="is writing to this store"):
             pruned(manifest(**FEWER), roots, yes=True)
         assert pruned(manifest(**FEWER), roots).groups
@@ -233,7 +233,7 @@ def test_the_commands(gate: Run, toy: Toy, copy: Path, roots: Roots,
     assert found.code == 1 and "only in" in found.out
     assert not json.loads(gate("diff", fewer, copy, "--json").out)["same"]
     words = "prune", fewer, "--stores", roots.stores
-    assert "say --yes to remove" in gate(*words).out
+    assert "pass --yes to remove" in gate(*words).out
     assert len(json.loads(gate(*words, "--json").out)["stores"][0]["groups"]) == 4
     assert "removed" in gate(*words, "--yes").out
     assert "nothing to remove" in gate(*words).out

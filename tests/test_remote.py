@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
+import json
 import multiprocessing
 import os
 import pickle
@@ -39,6 +41,7 @@ from gate_cache.extraction.status import status
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format.done import BlockMarks
 from gate_cache.store.format.groups import GroupWriter
+from gate_cache.store.format.listing import LISTING
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.opening import open_folder
 from gate_cache.store.places import remote, urls
@@ -96,7 +99,7 @@ def maps(rows: range) -> dict[str, np.ndarray]:
 
 @contextmanager
 def writing(path: Place, rows: int = ROWS) -> Iterator[tuple[StoreWriter, GroupWriter]]:
-    with open_writer(path, "toy", BLOCK, 2, {"torch": "1"}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         store.append([NewSample(f"horse/{i:02}", f"{i:064x}", 10 + i, 20)
                       for i in range(len(store.samples), rows)])
         group = store.require("plain", RECIPE, SHAPES, "float16", {})
@@ -134,7 +137,11 @@ def held_by(place: Place) -> dict[str, Any]:
     """All files but those of marks, which share them on a disk; and all marks, by group."""
     folder = open_folder(place)
     groups = [name for name in folder.names() if folder.names(f"{name}/done")]
-    return {k: raw for k, raw in files_of(place).items() if "/done/" not in k} | {
+    files = {k: raw for k, raw in files_of(place).items() if "/done/" not in k}
+    own = json.loads(files.pop("zarr.json"))
+    own[LISTING]["metadata"] = {k: v for k, v in own[LISTING]["metadata"].items()
+                                if not k.endswith("/done")}
+    return files | {"zarr.json": own} | {
         name: BlockMarks(folder, name).read_all(9).tolist() for name in groups}
 
 
@@ -659,7 +666,24 @@ def test_a_web_server_is_not_written_to(web: str) -> None:
         FeatureStore.open(web.replace("toy", "none"))
 
 
-def test_a_web_server_that_lists_nothing_says_so(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_web_server_that_lists_nothing_has_the_store_s_own_list(
+        web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ranges, "list_directory", lambda self, _: self.send_error(403))
+    equal(FeatureStore.open(web))
+    own = tmp_path / "site" / "toy.zarr" / "zarr.json"
+    document = json.loads(own.read_text())
+    assert set(document.pop(LISTING)["metadata"]) >= {"samples", "samples/id"}
+    own.write_text(json.dumps(document, indent=2))  # as an earlier release left it
     with pytest.raises((StoreError, RemoteError), match=r"directory index|only public files"):
         assert FeatureStore.open(web).combos
+
+
+@pytest.mark.parametrize("listing", [
+    None, 3, {}, {"metadata": None}, {"metadata": {"../x": {}, "/etc": {}, "": {}, "\n": 0}},
+    {"metadata": {"plain-0": {}, "a/b/c": {}, "a" * 9999: []}}])
+def test_a_list_that_lies_leads_nowhere(listing: Any, web: str, tmp_path: Path) -> None:
+    own = tmp_path / "site" / "toy.zarr" / "zarr.json"
+    document = json.loads(own.read_text())
+    own.write_text(json.dumps({**document, LISTING: listing}))
+    with contextlib.suppress(StoreError, RemoteError):  # a line, and no traceback
+        assert not set(FeatureStore.open(web).combos) - {"plain", "attn", "int8"}

@@ -117,7 +117,7 @@ def test_a_report_opens_alone_and_is_well_formed(kind: str, made: dict[str, Made
     assert page.locator("html").get_attribute("lang") == "en"
     assert page.evaluate("document.characterSet") == "UTF-8"
     headings = page.locator("h2").all_inner_texts()
-    assert {"Results", "Examples", "Training", "Weights", "Settings", "Make it again"} <= {
+    assert {"Results", "Examples", "Training", "Weights", "Settings", "Reproduce"} <= {
         *headings}
     assert page.locator("nav a").all_inner_texts() == headings
     for link in page.locator("nav a").all():
@@ -338,7 +338,7 @@ def test_a_folder_of_an_earlier_version_has_a_report_too(made: dict[str, Made],
 @pytest.mark.parametrize(("files", "said"), [
     ({}, "is no run's folder"),
     ({"config.json": "{}"}, "is not finished; run the same command again with --out"),
-    ({"sweep.json": "{}"}, "is not finished; run the same command again to go on"),
+    ({"sweep.json": "{}"}, "is not finished; run the same command again to resume"),
     ({"config.json": "{}", "metrics.json": "[]"}, "cannot be read"),
     ({"config.json": "{}", "metrics.json": '{"tables": []}'}, "cannot be read"),
     ({"sweep.json": "{", "results.json": "{}"}, "cannot be read"),
@@ -507,5 +507,5 @@ def test_other_versions_and_another_call_are_the_same_run(tmp_path: Path) -> Non
     config = {"seed": 1, "versions": {"zarr": "3"}, "commands": ["a"], "began": "today"}
     RunDirectory(tmp_path / "run").begin(config)
     RunDirectory(tmp_path / "run").begin({**config, "versions": {}, "commands": [], "began": ""})
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match=r"other settings \(seed changed: 1 → 2\)"):
         RunDirectory(tmp_path / "run").begin({**config, "seed": 2})

@@ -160,7 +160,7 @@ def new_samples(first: int, last: int) -> list[NewSample]:
 
 def test_marks_share_a_file_that_plain_zarr_reads(tmp_path: Path) -> None:
     path, rows = tmp_path / "s.zarr", 2 * MARKS + 3
-    with open_writer(path, "toy", 2, 2, {}) as store:
+    with open_writer(path, "toy", 2, 2) as store:
         store.append(new_samples(0, rows))
         group = store.require("plain", {"kind": "conv"}, {"up0": (2, 1, 1)}, "float16", {})
         group.fit()
@@ -195,7 +195,7 @@ def test_a_patch_leaves_other_bytes_and_other_names_alone(tmp_path: Path) -> Non
 
 def test_the_table_is_appended_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.zarr"
-    with open_writer(path, "toy", 2, 2, {}) as store:
+    with open_writer(path, "toy", 2, 2) as store:
         store.append(new_samples(0, 3000))
         written: list[str] = []
         real = LocalFolder.write
@@ -257,7 +257,7 @@ def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_table_of_another_count_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
-    with open_writer(path, "toy", 2, 2, {}) as store:
+    with open_writer(path, "toy", 2, 2) as store:
         store.append(new_samples(0, 3))
     chunk = path / "samples/id/c/0"
     chunk.write_bytes((2**32 - 1).to_bytes(4, "little") + chunk.read_bytes()[4:])

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import PROMPT, WriteManifest
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors.numpy import load_file, save_file
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import ManifestError, ModelError
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.files.hub import from_hub
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.sources import locate
 from gate_cache.extraction.extract import extract
@@ -109,3 +118,29 @@ def test_what_a_source_cannot_be(manifest: WriteManifest, model: dict[str, Any],
     with pytest.raises(ManifestError) as caught:
         manifest(model=model)
     assert says in str(caught.value)
+
+
+def refusal(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
+    return kind("refused", response=response)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("error", "offline", "says"), [
+    (ConnectionError("no route"), False, "cannot be reached, or does not answer (ConnectionError)"),
+    (LocalEntryNotFoundError("not here"), False, "check the network"),
+    (LocalEntryNotFoundError("not here"), True, "HF_HUB_OFFLINE"),
+    (refusal(GatedRepoError, 403), False, "hf auth login"),
+    (refusal(RepositoryNotFoundError, 401), False, "check the name, or log in"),
+    (refusal(HfHubHTTPError, 503), False, "does not answer (HfHubHTTPError)"),
+    (refusal(RevisionNotFoundError, 404), False, "model.revision")])
+def test_only_what_a_login_mends_is_told_to_log_in(error: Exception, offline: bool, says: str,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(_: str, local_files_only: bool, **__: Any) -> str:
+        raise LocalEntryNotFoundError("not here") if local_files_only else error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    with pytest.raises(ModelError) as caught:
+        from_hub("org/name", None, [], lambda _: False, True)
+    assert says in str(caught.value) and "<models root>/org/name" in str(caught.value)
+    assert ("log in" in str(caught.value)) == isinstance(error, RepositoryNotFoundError)

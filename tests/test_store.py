@@ -42,7 +42,7 @@ def maps(rows: range) -> dict[str, np.ndarray]:
 
 @contextmanager
 def writing(path: Path, rows: int = ROWS) -> Iterator[tuple[StoreWriter, GroupWriter]]:
-    with open_writer(path, "toy", BLOCK, 2, {"torch": "1"}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         store.append(samples(len(store.samples), rows))
         group = store.require("plain", RECIPE, SHAPES, "float16", {})
         group.fit()
@@ -287,7 +287,7 @@ def test_one_writer_at_a_time(path: Path) -> None:
 
 def test_another_data_sets_store_is_refused(path: Path, full: FeatureStore) -> None:
     refused = pytest.raises(StoreError, match="holds maps of 'toy', not of 'spair'")
-    with refused, open_writer(path, "spair", BLOCK, 2, {}):
+    with refused, open_writer(path, "spair", BLOCK, 2):
         pass
 
 
@@ -369,7 +369,7 @@ def test_names_are_suggested(full: FeatureStore) -> None:
 
 def test_a_changed_recipe_is_another_group(path: Path, full: FeatureStore) -> None:
     name = full["plain"].name
-    with open_writer(path, "toy", BLOCK, 2, {}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         other = {**RECIPE, "settings": {"prompt": "b"}}
         store.require("plain", other, SHAPES, "float16", {}).fit()
     again = FeatureStore.open(path)
@@ -381,7 +381,7 @@ def test_a_changed_recipe_is_another_group(path: Path, full: FeatureStore) -> No
 
 
 def test_a_renamed_combo_is_found_by_its_recipe(path: Path, full: FeatureStore) -> None:
-    with open_writer(path, "toy", BLOCK, 2, {}) as store:
+    with open_writer(path, "toy", BLOCK, 2) as store:
         assert store.require("renamed", RECIPE, SHAPES, "float16", {}).todo() == []
     assert FeatureStore.open(path).combos == ("plain",)
 

@@ -21,7 +21,7 @@ from gate_cache import FeatureStore
 from gate_cache.core.errors import RowNotDone, StoreError, UserError
 from gate_cache.learn.features.layout import views_of
 from gate_cache.learn.features.order import Order, epoch_order
-from gate_cache.learn.features.samples import Sample, SampleReader
+from gate_cache.learn.features.samples import SampleBuffer, SampleReader
 from gate_cache.learn.features.stream import FeatureStream
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
@@ -40,7 +40,7 @@ def values(combo: int, rows: range) -> dict[str, np.ndarray]:
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with two combos of 23 rows; a third has its first block only."""
     path = tmp_path_factory.mktemp("stream") / "s.zarr"
-    with open_writer(path, "set", BLOCK, 2, {}) as store:
+    with open_writer(path, "set", BLOCK, 2) as store:
         store.append([NewSample(f"{i}.png", f"{i:064x}", 8, 8) for i in range(ROWS)])
         for number, name in enumerate("abc"):
             group = store.require(name, {"kind": "conv", "name": name}, SHAPES, "float16", {})
@@ -288,8 +288,8 @@ def test_samples_are_held_within_a_bound_and_read_again_beyond_it(
         store: FeatureStore, monkeypatch: pytest.MonkeyPatch, threads: int, room: int) -> None:
     monkeypatch.setattr("gate_cache.learn.features.samples._TASK_BYTES", 0)
     reads: list[int] = []
-    real = Sample.fill
-    monkeypatch.setattr(Sample, "fill", lambda self: (reads.append(self.row), real(self))[1])
+    real = SampleBuffer.fill
+    monkeypatch.setattr(SampleBuffer, "fill", lambda self: (reads.append(self.row), real(self))[1])
     found = reader(store, threads=threads, ahead=1)
     held = reader(store, held=room * found.layout.nbytes, threads=threads, ahead=1)
     rows = [*range(10), *range(10), 9, 9]
@@ -310,7 +310,7 @@ def test_a_sample_that_cannot_be_read_is_tried_again(
         store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     found = reader(store, threads=1)
     with monkeypatch.context() as broken:
-        broken.setattr(Sample, "fill", lambda self: 1 / 0)
+        broken.setattr(SampleBuffer, "fill", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             next(found.stream([4]))
     with found.sample(4) as sample:

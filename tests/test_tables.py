@@ -140,7 +140,7 @@ def test_ids_stay_below_the_root_unless_allowed(tmp_path: Path, name: str) -> No
     data = tree(root, TABLE + f"{name},nose,1,1,1\n")
     (root / "cat" / "link.png").symlink_to(tmp_path / "other" / "3.png")
     (root / "away").symlink_to(tmp_path / "other")
-    with pytest.raises(DataError, match=r"points\.csv:6: .*or say --allow-outside"):
+    with pytest.raises(DataError, match=r"points\.csv:6: .*or pass --allow-outside"):
         data.samples()
     if name == "../other/3.png":
         allowed = tree(root, TABLE + f"{name},nose,1,1,1\n", links=None)

@@ -27,7 +27,7 @@ from gate_cache.datasets.common.base import IGNORED, Sample, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pixel_grid import centres, read_at
-from gate_cache.learn.features.reservoir import fill, pixel_bytes, sample_pixels, share_out
+from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes, sample_pixels, share_out
 from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
 from gate_cache.learn.mixing.vectors import RowNorm
 from gate_cache.learn.modules.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
@@ -117,7 +117,7 @@ def write(path: Path, fit: str, data: Any, ids: Sequence[str], manifest: Loaded 
           labels: int = len(CLASSES)) -> None:
     """A store in which ``good`` tells the classes, ``noise`` nothing, ``ddpm`` a bit."""
     square = Square(64, fit)  # type: ignore[arg-type]
-    with open_writer(path, data.name, 8, 4, {}) as writer:
+    with open_writer(path, data.name, 8, 4) as writer:
         writer.append([NewSample(i, data.sha256(i), *data.size(i)) for i in ids])
         for name in ("noise", "good", "attn", "ddpm"):
             rng = np.random.default_rng(len(name))
@@ -366,7 +366,7 @@ def test_padding_is_ignored_in_the_square(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pixels", [10, 1000, 10**6])
 def test_the_bound_holds(maps: NativeMaps, sampling: Any, pixels: int) -> None:
     bound = pixels * pixel_bytes(maps)
-    found = fill(maps, Pictures(), IDS["train"], bound, sampling)
+    found = fill(maps, Pictures(), IDS["train"], Draw(bound, sampling))
     known = sum(int((Pictures().mask(i) != IGNORED).sum()) for i in IDS["train"])
     assert found.nbytes <= bound
     assert len(found) == min(pixels, known) if pixels != 1000 or sampling == "uniform" else True
@@ -374,7 +374,7 @@ def test_the_bound_holds(maps: NativeMaps, sampling: Any, pixels: int) -> None:
 
 
 def test_a_reservoir_holds_the_features_of_its_pixels(maps: NativeMaps) -> None:
-    found = fill(maps, Pictures(), ["t1"], 50 * pixel_bytes(maps), "uniform")
+    found = fill(maps, Pictures(), ["t1"], Draw(50 * pixel_bytes(maps)))
     chosen = sample_pixels(Pictures().mask("t1").ravel(), 50, "uniform", seed_of("t1"))
     expected = maps.at(maps("t1"), "t1", centres((24, 48), chosen))
     for a, b in zip(found(range(50)), expected, strict=True):

@@ -26,7 +26,7 @@ from gate_cache.diffusion.techniques.registry import settings, sources
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, attention_maps, stack
 from gate_cache.learn.features.lru import LRUCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
-from gate_cache.learn.features.samples import Sample
+from gate_cache.learn.features.samples import SampleBuffer
 from gate_cache.learn.fit.trials import FitSession, Fitted, Trial, fit_trials
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
@@ -124,7 +124,7 @@ def build(stores: Path, loaded: Loaded, rows: dict[str, int] | None = None,
     """Write a manifest's store; `rows` limits how many rows of a combo are done."""
     world = ToyWorld(COUNTS)
     ids = [s.id for s in world.samples()]
-    with open_writer(stores / "toy.zarr", "toyworld", BLOCK, 4, {}) as writer:
+    with open_writer(stores / "toy.zarr", "toyworld", BLOCK, 4) as writer:
         if not len(writer.samples):
             writer.append([NewSample(i, world.sha256(i), *world.size(i)) for i in ids])
         for name in only or loaded.manifest.combos:
@@ -687,7 +687,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     for name in ("gate-best", "gate-last"):
         assert same_weights(again, whole, name)
     assert not list((tmp_path / "cut" / "run").glob("checkpoint-*.pt"))
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists already, and is a finished run of these settings"):
         run(root, tmp_path / "cut", head=head, **SHORT)
 
 
@@ -697,8 +697,12 @@ def test_an_unfinished_run_of_other_settings_is_left_alone(
         KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path, **SHORT)
-    with pytest.raises(UserError, match="exists already"):
+    told = r"is a run of other settings \(manifest\.train\.seed changed: 0 → 5\); give --out"
+    with pytest.raises(UserError, match=told):
         run(root, tmp_path, **SHORT, seed=5)
+    (tmp_path / "run" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no run"):
+        run(root, tmp_path, **SHORT)
 
 
 def test_a_run_begun_again_is_not_finished(tmp_path: Path) -> None:
@@ -826,8 +830,8 @@ def test_recent_returns_a_value_beyond_its_bound() -> None:
 def test_a_row_that_is_held_is_not_read_again(store: FeatureStore,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
-    real = Sample.fill
-    monkeypatch.setattr(Sample, "fill", lambda self: (reads.append(self.row), real(self))[1])
+    real = SampleBuffer.fill
+    monkeypatch.setattr(SampleBuffer, "fill", lambda self: (reads.append(self.row), real(self))[1])
     few, many = buckets(store, "good"), buckets(store, "good", "noise-0")
     names = [store.samples[row] for row in (3, 5, 3, 3)]
     for found in (few, many):

@@ -107,7 +107,7 @@ def test_labels_are_learnt(home: Path, store: FeatureStore, tmp_path: Path) -> N
     labels = {s: "low" if int(s[:2]) % 2 else "high" for s in store.samples.ids}
     done = gate_cache.train(store, labels, run=tmp_path / "run", steps=2)
     assert done.head == "classifier" and sum(s["images"] for s in done.splits.values()) == COUNT
-    assert len(done.scores) == 3
+    assert len(done.scores) == 4
     assert all(values.keys() == {"accuracy", "class accuracy"} for values in done.scores.values())
     with pytest.raises(DataError, match=r"1 images that are not there, such as '2\.png'"):
         gate_cache.train(store, {**labels, "2.png": "high"}, run=tmp_path / "other")
@@ -163,4 +163,4 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
-    assert len(names["done"].scores) == 3 and "late" in names["store"].combos  # type: ignore[attr-defined]
+    assert len(names["done"].scores) == 4 and "late" in names["store"].combos  # type: ignore[attr-defined]

@@ -428,7 +428,7 @@ def test_the_keys(page: Page, server: Served, explorer: ViewerSession) -> None: 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> ViewerSession:
     path = tmp_path_factory.mktemp("many") / "many.zarr"
-    with open_writer(path, "many", 8, 1, {}) as writer:
+    with open_writer(path, "many", 8, 1) as writer:
         writer.append([NewSample(f"all/{i:05d}", f"{i:064x}", 8, 8) for i in range(20_000)])
         group = writer.require("a", {"kind": "conv", "size": 64}, {"up0": (4, 2, 2)}, "float16", {})
         group.fit()

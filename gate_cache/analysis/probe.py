@@ -21,7 +21,7 @@ from gate_cache.datasets.common.base import (
 )
 from gate_cache.learn.features.bucket import attention_maps
 from gate_cache.learn.features.pixel_grid import tiles
-from gate_cache.learn.features.reservoir import fill, pixel_bytes
+from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes
 from gate_cache.learn.fit.trials import SOLVED, solve
 from gate_cache.learn.metrics.dense import mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
@@ -213,7 +213,8 @@ def _points(study: TrainingInputs, asked: ProbeOptions, work: Workspace) -> Prob
         for each, found in zip(units, task.match(models, part), strict=True):
             each.append(found.items().units)
     return ProbeTable("correspondence", "nn", SELECTED, measured(study), "pairs", len(pairs), 0,
-                      _ranked(features, units, share))
+                      _ranked(features, units, share,
+                               np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_)))
 
 
 def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTable:
@@ -245,8 +246,7 @@ def _read_pixels(task: PixelTask, train: Sequence[str], show: Progress) -> None:
     """Fill the task's reservoir, with no more pixels than a probe is solved from."""
     bound = min(RESERVOIR, SOLVED * pixel_bytes(task.maps))
     with show.task("reading", len(train), "images") as bar:
-        task.reservoir = fill(task.maps, task.data, train, bound, "uniform",
-                              note=bar.advance)
+        task.reservoir = fill(task.maps, task.data, train, Draw(bound), bar.advance)
 
 
 def _accuracy(counts: npt.NDArray[np.float64]) -> float:
@@ -256,7 +256,7 @@ def _accuracy(counts: npt.NDArray[np.float64]) -> float:
 def _some(items: Sequence[Any], asked: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
     """Not more than are asked for."""
     if not items:
-        raise UserError(f"{work.name}: dataset: split '{asked.split}' has no {unit}; say --split"
+        raise UserError(f"{work.name}: dataset: split '{asked.split}' has no {unit}; pass --split"
                         f" {'test' if asked.split == 'val' else 'val'}, or enlarge it")
     numbers = pick([str(i) for i in range(len(items))], [], asked.images, work.name, unit)
     return [items[int(i)] for i in numbers]
@@ -272,11 +272,12 @@ def _watched(show: Progress, label: str, items: Sequence[Any], unit: str,
 
 
 def _ranked(features: Sequence[_Feature], units: Sequence[Sequence[Units]],
-            metric: Metric) -> list[ProbeRow]:
-    """Rows, the best first, each compared with it over the same images or pairs."""
+            metric: Metric, ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
+    """Rows, the best first, each compared with it over the same images, or pairs of `ids`."""
     counts = [np.concatenate(each) for each in units]
     values = [metric(each.sum(0)) for each in counts]
     order = sorted(range(len(values)), key=lambda i: -values[i])
     best = counts[order[0]]
-    return [ProbeRow(features[i].combos, features[i].maps, values[i], bootstrap(counts[i], metric),
-                     *gain([best], [counts[i]], metric)) for i in order]
+    return [ProbeRow(features[i].combos, features[i].maps, values[i],
+                     bootstrap(counts[i], metric, ids=ids),
+                     *gain([best], [counts[i]], metric, ids)) for i in order]

@@ -19,20 +19,20 @@ from gate_cache.core.errors import DataError, UserError
 
 
 def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
-                help="Images per pass for this run, or auto: as many as fit [what the store was"
-                " begun with].")] = None, threads: Annotated[int | None, typer.Option(
-                min=1, help="CPU threads of a pass [what the store was begun with].",
+                help="Images per pass for this run, or auto: as many as fit [as when the"
+                " store was created].")] = None, threads: Annotated[int | None, typer.Option(
+                min=1, help="CPU threads of a pass [as when the store was created].",
             )] = None, workers: Annotated[int, typer.Option(
-                min=0, help="Dask workers on this machine, one a GPU where there are GPUs [none].",
+                min=0, help="Dask workers on this machine, one per GPU if there are any [none].",
             )] = 0, scheduler: Annotated[str, typer.Option(
                 help="Address of a running dask scheduler, such as tcp://host:8786.",
             )] = "", rehash: Annotated[bool, typer.Option(
                 "--rehash", help="Read every image, also those whose file looks unchanged.",
             )] = False, on: Computes = HERE, as_json: Json = False) -> None:
-    """Stage 1: run the diffusion model for all that is missing. Goes on where it stopped."""
+    """Stage 1: run the diffusion model for all that is missing. Resumes after an interruption."""
 
     work = on.open(manifest)
-    with interruptible("finished blocks are kept, run the same command again to go on"):
+    with interruptible("finished blocks are kept, run the same command again to resume"):
         from gate_cache.extraction.extract import Workers
         from gate_cache.extraction.extract import extract as stage
         from gate_cache.report.terminal.tables import show_extracted
@@ -44,7 +44,7 @@ def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
     print_result(done, show_extracted, as_json)
     if done.unread:
         raise DataError("\n".join([*done.unread.values(), f"{len(done.unread)} of {done.images}"
-                                   " images cannot be read and were left out; mend them and run"
+                                   " images cannot be read and were left out; fix them and run"
                                    " the same command again"]))
 
 
@@ -67,18 +67,18 @@ def lora(manifest: ManifestPath,
          alpha: Annotated[float, typer.Option(help="Scales the LoRA by alpha / rank.")] = 32.0,
          lr: Annotated[float, typer.Option(min=0, help="Learning rate of the UNet.")] = 1e-4,
          text_lr: Annotated[float, typer.Option(
-             min=0, help="Of the text encoder; 0 leaves it as it is.")] = 5e-5,
-         batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 2,
-         seed: Annotated[int, typer.Option(min=0, help="Of images and training.")] = 0,
+             min=0, help="Learning rate of the text encoder; 0 leaves it unchanged.")] = 5e-5,
+         batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 2,
+         seed: Annotated[int, typer.Option(min=0, help="Random seed for images and training.")] = 0,
          captions: Annotated[str | None, typer.Option(
              help="Captions, below the data root [as caption writes them, if there].")] = None,
          force: Annotated[bool, typer.Option(
-             "--force", help="Write over files that exist.")] = False,
+             "--force", help="Overwrite existing files.")] = False,
          on: Computes = HERE, as_json: Json = False) -> None:
-    """Train a LoRA on random training images. Goes on where it stopped."""
+    """Train a LoRA on random training images. Resumes after an interruption."""
 
     work = on.open(manifest)
-    with interruptible("run the same command again to go on from the last checkpoint"):
+    with interruptible("run the same command again to resume from the last checkpoint"):
         from gate_cache.extraction.lora.files import LoraOutput, parse_steps
         from gate_cache.extraction.lora.train import train_lora
         from gate_cache.extraction.lora.trainer import LoraSettings
@@ -96,16 +96,16 @@ def caption(manifest: ManifestPath,
                 help="A captioner of the transformers library, such as"
                 " microsoft/kosmos-2-patch14-224: a folder below the models root, or a hub id.",
             )] = "Salesforce/blip-image-captioning-base",
-            revision: Annotated[str | None, typer.Option(help="Of a hub id.")] = None,
+            revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
             out: Annotated[str | None, typer.Option(
                 help="The file, below the data root [captions/<manifest>.jsonl].")] = None,
-            batch: Annotated[int, typer.Option(min=1, help="Images a pass.")] = 8,
+            batch: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 8,
             on: Computes = HERE, as_json: Json = False) -> None:
-    """Write a caption for every image, by a captioner. Goes on where it stopped."""
+    """Write a caption for every image, by a captioner. Resumes after an interruption."""
     from gate_cache.extraction.caption import caption as stage
 
     work = on.open(manifest)
-    with interruptible("captions so far are kept, run the same command again to go on"):
+    with interruptible("captions so far are kept, run the same command again to resume"):
         captions = stage(work, model=model, revision=revision, out=out, batch=batch)
     line = f"{captions.path}: {captions.images} images, {captions.new} captioned now"
     again = "" if captions.new else "; remove the file to caption them again"

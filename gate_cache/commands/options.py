@@ -36,9 +36,9 @@ Outside = Annotated[bool, typer.Option(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 Device = Annotated[str | None, typer.Option(
     help="cpu, cuda, cuda:1 … [a GPU where there is one].")]
-Trial = Annotated[str | None, typer.Option(help="Of a sweep: which trial.")]
+Trial = Annotated[str | None, typer.Option(help="Trial of a sweep.")]
 Last = Annotated[bool, typer.Option(
-    "--last", help="The last step's weights, not the best ones on val.")]
+    "--last", help="Use the last step's weights, not the best ones on val.")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,13 +35,13 @@ def match(images: Annotated[list[str], typer.Argument(
           combo: Annotated[str | None, typer.Option(
               help="The combo that describes points [train.baseline, else the first].")] = None,
           run: Annotated[Path | None, typer.Option(
-              help="A trained run, or a sweep's folder, whose feature describes them.")] = None,
+              help="A run, or a sweep's folder, whose trained feature describes points.")] = None,
           trial: Trial = None, last: Last = False,
           grid: Annotated[int | None, typer.Option(
-              min=1, max=40, help="Match a grid of so many points a side, not key points.")] = None,
+              min=1, max=40, help="Match a grid of this many points per side.")] = None,
           model: Annotated[str | None, typer.Option(
-              help="Of two files: tiny, a hub id, a folder or a file [tiny].")] = None,
-          prompt: Annotated[str | None, typer.Option(help="Of two files [a photo].")] = None,
+              help="Model for two files: tiny, a hub id, a folder or a file [tiny].")] = None,
+          prompt: Annotated[str | None, typer.Option(help="For two files [a photo].")] = None,
           out: Annotated[Path | None, typer.Option(
               help="A PNG file, or its folder [<store>-pictures; here for two files].")] = None,
           on: Computes = HERE, as_json: Json = False) -> None:
@@ -98,7 +98,7 @@ def predict(run: RunPath,
             out: Annotated[Path | None, typer.Option(
                 help="Folder for the PNG files [pictures/ in the run].")] = None,
             on: Computes = HERE) -> None:
-    """Masks that a trained upernet or pixel-mlp predicts, the truth beside, and its uncertainty."""
+    """Draw masks that a trained upernet or pixel-mlp predicts, with the truth and uncertainty."""
     from gate_cache.report.figures.predict import draw_predictions
     from gate_cache.training.predict import predict as stage
 
@@ -112,20 +112,20 @@ Combos = Annotated[list[str] | None, typer.Option(
 Chosen = Annotated[list[str] | None, typer.Option(
     "--image", help="An image's id, or a part of it; may be repeated [drawn at random].")]
 Prompt = Annotated[str | None, typer.Option(
-    help="Of the reference, which uses no technique [a photo].")]
+    help="Prompt of the reference, which uses no technique [a photo].")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images per pass [the manifest's].")]
 
 
 def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
-          images: Annotated[int, typer.Option(min=1, help="How many are drawn.")] = 32,
+          images: Annotated[int, typer.Option(min=1, help="Images drawn at random.")] = 32,
           anchor_t: Annotated[int, typer.Option(
-              min=1, max=999, help="Time of the anchor, a feature that has shifted a lot.")] = 500,
+              min=1, max=999, help="Timestep of the anchor, which has shifted a lot.")] = 500,
           own: Annotated[bool, typer.Option(
               "--own-reference", help="Compare each combo with itself at t = 0, not with the"
               " feature without techniques.")] = False,
           prompt: Prompt = None, batch: Batch = None, out: Out = None, on: Computes = HERE,
           as_json: Json = False) -> None:
-    """Content shift of each combo, as a table and a plot (Equations 1, 2). Writes into no store."""
+    """Measure content shift of each combo: a table and a plot (Equations 1, 2). Stores nothing."""
     from gate_cache.analysis.reference import Selection
     from gate_cache.analysis.score import score_combos
     from gate_cache.report.figures.score import draw_scores, show_scores
@@ -140,14 +140,14 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
 
 
 def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
-              images: Annotated[int, typer.Option(min=1, help="How many are drawn.")] = 4,
+              images: Annotated[int, typer.Option(min=1, help="Images drawn at random.")] = 4,
               strength: Annotated[float, typer.Option(
-                  min=0.01, max=1.0, help="Share of the times that are denoised.")] = 0.7,
-              steps: Annotated[int, typer.Option(min=1, help="Of denoising.")] = 20,
-              seeds: Annotated[int, typer.Option(min=1, help="Results of each image.")] = 3,
+                  min=0.01, max=1.0, help="Fraction of the timesteps that are denoised.")] = 0.7,
+              steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
+              seeds: Annotated[int, typer.Option(min=1, help="Results per image.")] = 3,
               prompt: Prompt = None, batch: Batch = None, out: Out = None,
               on: Computes = HERE, as_json: Json = False) -> None:
-    """GATE's guideline: Img2Img with each technique beside the reference; before extracting."""
+    """Apply GATE's guideline before extracting: Img2Img with and without each technique."""
     from gate_cache.analysis.guideline import Img2Img
     from gate_cache.analysis.guideline import guideline as stage
     from gate_cache.analysis.reference import Selection

@@ -33,7 +33,7 @@ def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) ->
         raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
                               *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
                               ]) from None
-    lines = [f"{checked.manifest}: sound, {checked.combos} combos", *checked.data,
+    lines = [f"{checked.manifest}: valid, {checked.combos} combos", *checked.data,
              *(f"note: {line}" for line in checked.absent)]
     print_result(checked, lambda _: typer.echo("\n".join(lines)), as_json)
 
@@ -41,7 +41,7 @@ def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) ->
 def data(manifest: ManifestPath, on: Pictures = HERE, as_json: Json = False) -> None:
     """Show what the data set holds: splits, classes, labels, points; and what is wrong with it.
 
-    Exit code 2 where something is.
+    Exit code 2 if anything is wrong.
     """
     from gate_cache.report.terminal.data import show_data
     from gate_cache.workspace.data_summary import data as stage
@@ -56,9 +56,9 @@ def plan(manifest: ManifestPath,
          disk: Annotated[str | None, typer.Option(
              help="Room for the store, such as 100GB or 2TB [what is free].")] = None,
          rate: Annotated[float | None, typer.Option(
-             min=1e-9, help="UNet passes a second, to say hours.")] = None,
+             min=1e-9, help="UNet passes per second, to estimate hours.")] = None,
          measure: Annotated[bool, typer.Option(
-             "--measure", help="Run a batch of every combo, to say hours.")] = False,
+             "--measure", help="Run one batch of every combo, to estimate hours.")] = False,
          on: Computes = HERE, as_json: Json = False) -> None:
     """Show what extracting will cost: passes, bytes, files, hours; and what would fit the disk.
 
@@ -91,7 +91,7 @@ def layers(model: Annotated[str, typer.Argument(
            size: Annotated[int | None, typer.Option(
                min=1, help="Side of the input in pixels [the model's own].")] = None,
            config: Annotated[str | None, typer.Option(
-               help="Of a .safetensors file: the folder with its tokenizers.")] = None,
+               help="For a .safetensors file: the folder with its tokenizers.")] = None,
            variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
            models: Models = None, outside: Outside = False, as_json: Json = False) -> None:
     """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""

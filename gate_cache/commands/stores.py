@@ -1,4 +1,4 @@
-"""Looking at stores, checking and mending them."""
+"""Looking at stores, checking and repairing them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def show(target: Annotated[str, typer.Argument(
          token: Annotated[list[str] | None, typer.Option(
              help="A word whose attention is shown; may be repeated [the first few].")] = None,
          activations: Annotated[bool, typer.Option(
-             "--activations", help="Of a manifest: run its model, and show what every level gives"
+             "--activations", help="With a manifest: run its model and show every level's output"
              " along one pass.")] = False,
          out: Annotated[Path | None, typer.Option(
              help="Folder for the PNG files [<store>-pictures beside the store].")] = None,
          on: Computes = HERE) -> None:
-    """Pictures of feature maps: PCA as colours, attention by word; a PNG file an image."""
+    """Draw feature maps: PCA as colours, attention by word; one PNG file per image."""
     from gate_cache.analysis.show import open_shown
     from gate_cache.core.places import parse_place
     from gate_cache.report.figures.show import draw
@@ -66,18 +66,18 @@ def _manifest_of(target: str) -> Path:
 
 def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest for its store.")],
            repair: Annotated[bool, typer.Option(
-               "--repair", help="Mend what can be; damaged blocks become undone.")] = False,
+               "--repair", help="Repair what can be; damaged blocks are marked undone.")] = False,
            recompute: Annotated[int, typer.Option(
-               min=0, help="Of a manifest: extract so many rows again and compare them, instead of"
-               " reading everything.")] = 0,
-           seed: Annotated[int, typer.Option(min=0, help="Of the choice of these rows.")] = 0,
+               min=0, help="With a manifest: extract this many rows again and compare them; read"
+               " nothing else.")] = 0,
+           seed: Annotated[int, typer.Option(min=0, help="Random seed of their choice.")] = 0,
            tolerance: Annotated[float | None, typer.Option(
                min=0, help="Of --recompute, as a share of a map's largest value [0 with the same"
                " device and software].")] = None,
            threads: Annotated[int | None, typer.Option(
-               min=1, help="That read [one a core, at most 8].")] = None,
+               min=1, help="Threads that read [one per core, at most 8].")] = None,
            on: Computes = HERE, as_json: Json = False) -> None:
-    """Check a store against its checksums. Exit code 1 where something is damaged, or differs."""
+    """Check a store against its checksums. Exit code 1 if anything is damaged or differs."""
     from gate_cache.core.places import is_manifest, parse_place
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.report.terminal.store_tables import show_recomputed, show_verified
@@ -106,9 +106,9 @@ def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest fo
 def diff(a: Annotated[str, typer.Argument(help="A manifest or a store.")],
          b: Annotated[str, typer.Argument(help="Another one.")],
          values: Annotated[bool, typer.Option(
-             "--values", help="Of two stores, read and compare all maps.")] = False,
+             "--values", help="With two stores: read and compare all maps.")] = False,
          on: Reads = HERE, as_json: Json = False) -> None:
-    """Show what differs between manifests and stores. Exit code 1 where something does."""
+    """Show what differs between manifests and stores. Exit code 1 if anything does."""
     from gate_cache.core.places import parse_place
     from gate_cache.extraction.diff import diff as stage
     from gate_cache.report.terminal.store_tables import show_diff
@@ -123,7 +123,7 @@ def prune(targets: Annotated[list[str], typer.Argument(
               help="Manifests whose combos to keep; stores, to clear what was cut off.")],
           yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
           on: Reads = HERE, as_json: Json = False) -> None:
-    """Show what of a store no manifest given names, and with --yes remove it."""
+    """Show what no given manifest names in a store; with --yes, remove it."""
     from gate_cache.core.places import parse_place
     from gate_cache.extraction.prune import prune as stage
     from gate_cache.report.terminal.store_tables import show_pruned

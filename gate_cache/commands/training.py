@@ -32,12 +32,12 @@ def train(manifest: ManifestPath,
           assigners: Annotated[int | None, typer.Option(min=1, help="Weight assigners.")] = None,
           gamma1: Annotated[float | None, typer.Option(help="Weight of sparsity (Eq. 5).")] = None,
           gamma2: Annotated[float | None, typer.Option(help="Weight of diversity.")] = None,
-          steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser.")] = None,
+          steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
           pairs: Annotated[int | None, typer.Option(
-              min=1, hidden=True, help="As the first release counted: items, not steps.")] = None,
+              min=1, hidden=True, help="Items, not steps, as release 0.1 counted.")] = None,
           lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-          seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything.")] = None,
-          out: Annotated[Path | None, typer.Option(help="The run directory to make.")] = None,
+          seed: Annotated[int | None, typer.Option(min=0, help="Random seed.")] = None,
+          out: Annotated[Path | None, typer.Option(help="Run directory to create.")] = None,
           on: Trains = HERE, as_json: Json = False) -> None:
     """Stage 2: train on the store, print the table, leave a run directory."""
 
@@ -61,15 +61,15 @@ def sweep(manifest: ManifestPath,
           out: Annotated[Path | None, typer.Option(
               help="The sweep's folder [<runs>/<manifest>-<trials>].")] = None,
           workers: Annotated[int, typer.Option(
-              min=1, help="Processes that share the trials: one a GPU.")] = 1,
+              min=1, help="Processes that share the trials, one per GPU.")] = 1,
           on: Trains = HERE, as_json: Json = False) -> None:
-    """Stage 2, many times: all trials over one stream of the store. Goes on where it stopped."""
+    """Stage 2, many times: all trials over one stream of the store; resumes."""
     from gate_cache.manifest.sweep_file import load_sweep
 
     work = on.open(manifest)
     points = load_sweep(trials, work.loaded)
     folder = out or on.roots.runs / f"{work.loaded.path.stem}-{trials.stem}"
-    with interruptible("run the same command again to go on from the last checkpoint"):
+    with interruptible("run the same command again to resume from the last checkpoint"):
         from gate_cache.report.html.write import try_report
         from gate_cache.report.terminal.trials import show_swept
         from gate_cache.training.sweep_workers import sweep_on
@@ -84,13 +84,13 @@ def sweep(manifest: ManifestPath,
 
 def probe(manifest: ManifestPath,
           by: Annotated[Probes, typer.Option(
-              "--probe", help="Of classes and masks; key points take the nearest neighbour."
+              "--probe", help="For classes and masks; key points use the nearest neighbour."
               )] = "linear",
-          split: Annotated[Splits, typer.Option(help="That is judged; solved on train.")] = "val",
+          split: Annotated[Splits, typer.Option(help="Probes are fitted on train.")] = "val",
           pool: Annotated[int, typer.Option(
               min=1, max=64, help="Side of the grid to which maps are averaged, for classes.")] = 2,
           images: Annotated[int, typer.Option(
-              min=2, help="Of each split, and pairs, at most.")] = 500,
+              min=2, help="At most this many images of each split, and pairs.")] = 500,
           on: Computes = HERE, as_json: Json = False) -> None:
     """Rank combos, maps and their mean by probes of each task, in a minute. Trains nothing."""
     work = on.open(manifest)
@@ -104,18 +104,18 @@ def probe(manifest: ManifestPath,
 
 
 def report(run: RunPath, on: Pictures = HERE) -> None:
-    """Write report.html of a finished training or sweep anew, from what its folder holds."""
+    """Write report.html of a finished training or sweep again, from what its folder holds."""
     from gate_cache.report.html.write import write_report
 
     typer.echo(str(write_report(run, on.roots)))
 
 
 def evaluate(run: RunPath,
-             manifest: Annotated[Path, typer.Option("--manifest", help="Whose data to judge on.")],
+             manifest: Annotated[Path, typer.Option("--manifest", help="Whose data to use.")],
              trial: Trial = None, last: Last = False,
-             val: Annotated[bool, typer.Option("--val", help="On val, not on test.")] = False,
+             val: Annotated[bool, typer.Option("--val", help="Use val, not test.")] = False,
              on: Computes = HERE, as_json: Json = False) -> None:
-    """Judge trained weights, on their own manifest's test split or on another's."""
+    """Evaluate trained weights, on their own manifest's test split or on another's."""
     from gate_cache.report.terminal.trials import show_evaluated
     from gate_cache.training.evaluate import evaluate as stage
 

@@ -17,11 +17,11 @@ def view(target: Annotated[str, typer.Argument(
          )] = None,
          trial: Trial = None,
          port: Annotated[int, typer.Option(
-             min=0, max=65535, help="Of the server; 0 for any that is free.")] = 0,
+             min=0, max=65535, help="Port of the server; 0 for any free one.")] = 0,
          browser: Annotated[bool, typer.Option(
              "--browser/--no-browser", help="Open the page, or only print its address.")] = True,
          on: Computes = HERE) -> None:
-    """Look into a store with a browser: maps, attention, matches by click. Ctrl-C ends it."""
+    """Browse a store: maps, attention, matches by click. Ctrl-C ends it."""
     from gate_cache.analysis.session import open_session
     from gate_cache.core.places import parse_place
     from gate_cache.report.terminal.console import console_progress

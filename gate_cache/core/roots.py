@@ -50,7 +50,7 @@ class Roots:
             url = Url(path)
             if not self.outside and not (isinstance(self.stores, Url) and url.below(self.stores)):
                 raise UserError(f"{place}: '{url}' is not below the stores root ({self.stores});"
-                                " say --allow-outside, or --stores with its folder")
+                                " pass --allow-outside, or --stores with its folder")
             return url
         if isinstance(self.stores, Url) and self.outside and os.path.isabs(path):
             return Path(path)
@@ -71,7 +71,7 @@ class Roots:
         problem = None if self.outside else escapes(path)
         if problem:
             raise UserError(f"{place}: '{path}' {problem}; paths are relative to the {root} root"
-                            f" ({getattr(self, root)}), or say --allow-outside")
+                            f" ({getattr(self, root)}), or pass --allow-outside")
         return path
 
 

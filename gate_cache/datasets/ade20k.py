@@ -40,7 +40,7 @@ class ADE20K(PublishedHalves):
     """The 20,210 + 2,000 images below the folder ``ADEChallengeData2016``."""
 
     protocol = ("ADE20K: IoU of 150 classes over the 2,000 images of the published validation"
-                " split, which is 'test' here; 'val' is a seeded share of the published training"
+                " split, which is 'test' here; 'val' is a seeded part of the published training"
                 " split")
     classes = CLASSES
     expected = EXPECTED

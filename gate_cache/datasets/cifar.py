@@ -46,7 +46,7 @@ class CIFAR10:
     """
 
     name = "cifar-10"
-    protocol = ("CIFAR-10: accuracy over all 10,000 published test images; 'val' is a seeded share"
+    protocol = ("CIFAR-10: accuracy over all 10,000 published test images; 'val' is a seeded part"
                 " of the training images")
     classes = CLASSES
 

@@ -35,7 +35,7 @@ class Cityscapes(PublishedHalves):
     """The 2,975 + 500 finely annotated images."""
 
     protocol = ("Cityscapes: IoU of 19 classes over the 500 images of the published val split,"
-                " which is 'test' here; 'val' is a seeded share of the published train split")
+                " which is 'test' here; 'val' is a seeded part of the published train split")
     classes = CLASSES
     expected = EXPECTED
     folders = ("leftImg8bit", "gtFine")

@@ -26,7 +26,7 @@ class ImageFolder(ImageFiles):
     """
 
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
-                " called train, val or test, else a seeded share")
+                " called train, val or test, else a seeded part")
 
     named_splits = True  # names and settings alone decide them
 

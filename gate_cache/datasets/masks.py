@@ -44,7 +44,7 @@ class Masks(LabelledImages):
     """
 
     protocol = ("masks: IoU over all pixels of a split's images; a split is a folder called train,"
-                " val or test, else a seeded share")
+                " val or test, else a seeded part")
     expected = EXPECTED
 
     def __init__(self, root: Path, folders: tuple[str, str] = ("images", "masks"),
@@ -106,7 +106,7 @@ class Masks(LabelledImages):
         """(H, W) class of every pixel; a label of none is named, with what it may mean."""
         if self._binary == "unclear":
             raise DataError(f"{self.root / self.parts[1]}: no label picture has another label than"
-                            " 0 and 255, and 255 does not count unless you say: dataset.values:"
+                            " 0 and 255, and 255 does not count unless you set dataset.values:"
                             " {0: background, 255: object} (or ignore: 255)")
         try:
             return super().to_mask(sample_id, labels)

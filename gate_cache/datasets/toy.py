@@ -120,7 +120,7 @@ class ToyWorld:
             The classes are those of parts.
         """
         if self.masks == "parts":
-            raise DataError("toyworld: with 'masks: parts' whole pictures have no class; say"
+            raise DataError("toyworld: with 'masks: parts' whole pictures have no class; set"
                             " 'masks: categories' in the manifest's dataset")
         return CATEGORIES.index(sample_id.split("/")[1])
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 from gate_cache.core.errors import DataError
 from gate_cache.core.progress import ProgressTask, Silent
 from gate_cache.core.stopping import stopping
-from gate_cache.core.versions import versions
 from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.job import (
@@ -105,8 +104,8 @@ def extract(work: Workspace, *, batch: int | Literal["auto"] | None = None,
     plans = work.plans(files)
     block = store_block(manifest, [p.shapes for p in plans])
     cores = threads or own_threads(spread.workers if spread else 0)
-    with open_writer(path, dataset.name, block, store_batch(manifest), versions(),
-                     cores, show.say if wait else None) as store:
+    with open_writer(path, dataset.name, block, store_batch(manifest), cores,
+                     show.say if wait else None) as store:
         images = Registration(store, dataset, ids, rehash, FIRST_OF_OTHERS if spread else FIRST)
         asked = batch or manifest.store.batch
         order = ExtractionJob(

@@ -115,7 +115,7 @@ def tell_anew(work: Workspace, plans: Sequence[PlannedCombo]) -> None:
         except StoreError:
             continue
     if why:
-        work.progress.say(f"note: {listed(why)}: extracted anew, beside what the store holds with"
+        work.progress.say(f"note: {listed(why)}: extracted again, beside what the store holds with"
                           f" other settings ({next(iter(why.values()))})")
 
 
@@ -130,5 +130,5 @@ def tell_kept(work: Workspace, store: StoreWriter, jobs: list[Job]) -> None:
     said += [f"{job.plan.name} in {job.group.encoding}" for job in jobs
              if job.group.encoding != asked]
     if said:
-        work.progress.say(f"note: this store was begun with {listed(said)}, and keeps it; give"
+        work.progress.say(f"note: this store was created with {listed(said)}, and keeps it; give"
                           " store.path another name to change that")

@@ -12,6 +12,7 @@ from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.preprocessing import FIRST
 from gate_cache.store.check.removal import leftovers, remove_group
 from gate_cache.store.format.layout import LATENTS
+from gate_cache.store.format.listing import write_listing
 from gate_cache.store.holding import alone
 from gate_cache.store.opening import exists
 from gate_cache.store.places.disk import disk_errors
@@ -98,6 +99,8 @@ def _prune(path: Place, manifests: list[Workspace], yes: bool) -> Pruned:
         groups = [PrunedGroup(n, why, store.folder.bytes_below(n)) for n, why in found.items()]
         for name in found if yes else ():
             remove_group(store.folder, name)
+        if yes and found:
+            write_listing(store.folder)
     return Pruned(str(path), groups, [v.name for v in views if v.name in needed], notes, yes)
 
 
@@ -106,7 +109,7 @@ def _why(view: ComboView, manifests: list[Workspace]) -> str:
     filters = {m.manifest.model.resample for m in manifests
                if view.label in (LATENTS, *m.manifest.combos)}
     own = str(view.recipe.get("resample", FIRST))
-    more = f", unless one says 'resample: {own}'" if filters and own not in filters else ""
+    more = f", unless one sets 'resample: {own}'" if filters and own not in filters else ""
     return f"no manifest given names it{more}"
 
 

@@ -182,7 +182,7 @@ def _check_store(store: StoreSpec) -> list[Problem]:
         why = f"{store.dtype} has {bits} bits to keep some of" if bits else \
             f"is for float16 and float32, not for {store.dtype}"
         return [(place, why)]
-    return [] if store.codec else [(place, "saves no bytes by itself: say 'codec: zstd' as well")]
+    return [] if store.codec else [(place, "saves no bytes by itself: set 'codec: zstd' as well")]
 
 
 def _check_combo(place: Place, combo: Combo) -> list[Problem]:
@@ -208,7 +208,7 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
 def _without_noise(combo: Combo) -> Iterator[tuple[str, str]]:
     """What is wrong with a combo whose latent is left as it is."""
     if "t" not in combo.model_fields_set:
-        yield "t", "required with 'noise: none': what the UNet is told (261 for CleanDIFT)"
+        yield "t", "required with 'noise: none': the UNet's timestep (261 for CleanDIFT)"
     if "seed" in combo.model_fields_set:
         yield "seed", "has no effect with 'noise: none'; leave it out"
     if combo.ensemble > 1:
@@ -258,4 +258,4 @@ def _not_inside(manifest: Manifest) -> Iterator[str]:
         yield "there is no combo of 'attention' to put into the bucket"
     if head_of(name).task == "segmentation":
         yield (f"head '{name}' is given attention level by level, behind what is mixed; leave it"
-               " out, or say 'head'")
+               " out, or choose 'head'")

@@ -105,8 +105,8 @@ class Claim:
         if self._lost or _newest(self._folder, self._store) > self._number:
             self._lost = True
             raise StoreError(f"{self._store}: another gate-cache has taken over this store, since"
-                             f" nothing was heard of this one for {EXPIRES:.0f} s; what is done is"
-                             " kept, run the same command again to go on")
+                             f" this one did not renew its lock for {EXPIRES:.0f} s; what is done"
+                             " is kept, run the same command again to resume")
 
     def release(self) -> None:
         """Let the next one write."""

@@ -15,11 +15,15 @@ from gate_cache.store.format.attrs import META, is_whole, read_attrs
 from gate_cache.store.format.combos import ComboView
 from gate_cache.store.format.layout import DONE, LATENTS, SAMPLES
 from gate_cache.store.format.opened import OpenStore
+from gate_cache.store.handing import MapDataset, to_xarray
 from gate_cache.store.opening import open_store
 from gate_cache.store.places.disk import disk_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import dask.array as da
+    import xarray
 
     from gate_cache.store.format.chunks import Check
 
@@ -114,6 +118,48 @@ class FeatureStore(OpenStore):
             raise StoreError(f"{self.path}: no combo '{name}'{did_you_mean(name, self.combos)};"
                              f" it has: {listed(self.combos, 12) or 'none'}")
         return found[0]
+
+    def torch_dataset(self, combos: Sequence[str] = (), maps: Sequence[str] | None = None,
+                      rows: Sequence[int | str] | None = None) -> MapDataset:
+        """Maps as a map-style dataset, for ``torch.utils.data.DataLoader``.
+
+        Parameters
+        ----------
+        combos : by name; all of them by default
+        maps : of each of these combos; all of them by default
+        rows : by number or id, in this order; all of them by default
+
+        Returns
+        -------
+        Item i is ``{"id": …, combo: {map: (C, h, w) array}}``, which torch's own collating stacks.
+        It is pickled as the store's place and the names alone, so that workers open it themselves.
+
+        Raises
+        ------
+        StoreError
+            There is no such combo, map or image; `RowNotDone` where one is not extracted.
+
+        Examples
+        --------
+        >>> data = store.torch_dataset(["plain"], ["up2"])            # doctest: +SKIP
+        >>> loader = DataLoader(data, batch_size=8, num_workers=2)    # doctest: +SKIP
+        """
+        return MapDataset(self, {n: self[n] for n in combos or self.combos}, maps, rows)
+
+    def to_xarray(self) -> xarray.DataTree:
+        """All combos as an xarray tree: a node a combo, a lazy variable a map.
+
+        Returns
+        -------
+        A tree whose dimension ``sample`` has the images' ids as its index. Nothing is read before
+        it is computed, a block at a time; computing a row that is not done raises `RowNotDone`.
+
+        Raises
+        ------
+        UserError
+            xarray is not installed.
+        """
+        return to_xarray(self, {name: self[name] for name in self.combos}, self.dask)
 
     def dask(self, combo: str, name: str) -> da.Array:
         """One map of all samples as a lazy dask array, one chunk a block.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT, Recipe, fingerprint
+from gate_cache.core.versions import versions
 from gate_cache.store.binding import bind
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read_attrs, read_meta
@@ -17,6 +18,7 @@ from gate_cache.store.format.documents import make_part, put_attrs, write_array
 from gate_cache.store.format.encodings import ENCODING, Encoding, Part
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import DONE, FORMAT, LATENTS, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.listing import write_listing
 from gate_cache.store.format.samples import (
     COLUMNS,
     NewSample,
@@ -216,6 +218,14 @@ class StoreWriter:
             for name in groups:
                 bind(self._writer(name))
 
+    def list_groups(self) -> None:
+        """Bring the store's list of groups and arrays up to date, if this process may write."""
+        if isinstance(self._held, ReadOnly) or self.folder.identity() != self._identity:
+            return
+        with suppress(OSError, StoreError):  # it is a help to readers, and hides no other error
+            self.check()
+            write_listing(self.folder)
+
     def _seal(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
         """Add checksums of metadata, which format 1 had not, and today's of the table."""
         for name in (*groups, SAMPLES) if self.attrs["format"] == 1 else ():
@@ -238,7 +248,7 @@ def join_writer(path: Place) -> StoreWriter:
 
 
 @contextmanager
-def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Mapping[str, str],
+def open_writer(path: Place, dataset: str, block: int, batch: int,
                 threads: int | None = None, waiting: Callable[[str], None] | None = None,
                 ) -> Iterator[StoreWriter]:
     """Open a store for writing, making it where there is none; one writer at a time.
@@ -248,7 +258,6 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
     path : the store's folder, or a URL
     dataset : name of the data set; another one's store is refused
     block, batch, threads : for a new store; an old one keeps its own
-    versions : of the libraries, noted in a new store
     waiting : is told who is waited for, where another process writes to it; None does not wait
 
     Raises
@@ -262,13 +271,16 @@ def open_writer(path: Place, dataset: str, block: int, batch: int, versions: Map
         with disk_errors(path):
             if not is_store(path):
                 _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
-                               "batch": batch, "threads": threads, "versions": dict(versions)})
+                               "batch": batch, "threads": threads, "versions": versions()})
             writer = StoreWriter(path, held)
         if writer.attrs["dataset"] != dataset:
             raise StoreError(f"{path}: holds maps of '{writer.attrs['dataset']}', not of"
                              f" '{dataset}'; give store.path another name")
         writer.upgrade()
-        yield writer
+        try:
+            yield writer
+        finally:
+            writer.list_groups()
         writer.need_there()
     finally:
         held.release()

@@ -65,7 +65,7 @@ def evaluate(work: Workspace, run: Path, *, trial: str | None = None, last: bool
     with torch.random.fork_rng():
         (found,) = study.task.judge([model.to(study.device).eval()], split)
     if not found.values:
-        raise UserError(f"{work.name}: split '{split}' has nothing to judge on")
+        raise UserError(f"{work.name}: split '{split}' has nothing to evaluate on")
     known = found.details.get("interval")
     known = known.get(study.select) if isinstance(known, dict) else None
     interval = Interval(*known) if known else bootstrap(list(found.each))

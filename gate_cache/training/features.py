@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Learnt = ClassifiedDataset | CorrespondenceDataset | SegmentationDataset
 
 @dataclass(frozen=True)
-class Inputs:
+class StudyInputs:
     """What a training of any head needs.
 
     Attributes
@@ -105,7 +105,7 @@ class Opened:
 
     Attributes
     ----------
-    shared : fields of `Inputs`, but for the features and the task
+    shared : fields of `StudyInputs`, but for the features and the task
     groups, attention : names of the groups of `combos`, and of the attention feature
     views : by combo
     rows : by sample

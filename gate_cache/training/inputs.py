@@ -14,7 +14,7 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.pairs import PairPoints, images_of, load_pairs
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.manifest.heads import CorrespondenceSpec
-from gate_cache.training.features import Inputs, open_features
+from gate_cache.training.features import StudyInputs, open_features
 from gate_cache.training.hints import hints, typical_radius
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainingInputs(Inputs):
+class TrainingInputs(StudyInputs):
     """One training's inputs, of a head that matches points.
 
     Attributes

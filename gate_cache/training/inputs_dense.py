@@ -22,7 +22,7 @@ from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.learn.tasks.task import Scores, Task
 from gate_cache.manifest.heads import TASKS, PixelSpec, PooledSpec, head_of
-from gate_cache.training.features import Inputs, extra_of, open_features
+from gate_cache.training.features import StudyInputs, extra_of, open_features
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class DenseTask(Task, Protocol):
 
 
 @dataclass(frozen=True)
-class DenseInputs(Inputs):
+class DenseInputs(StudyInputs):
     """One training's inputs, of a head that classifies images or pixels.
 
     Attributes

@@ -39,12 +39,12 @@ def keep_members(folder: Path, members: Members) -> None:
     Raises
     ------
     UserError
-        The run was begun with other splits.
+        The run was started with other splits.
     """
     known = read_members(folder)
     if known is not None and known != members:
         moved = [i for s in SPLITS for i in members[s] if i not in known[s]]
-        raise UserError(f"{folder}: was begun with other splits ({listed(moved, 3)} moved or came);"
+        raise UserError(f"{folder}: was started with other splits ({listed(moved, 3)} moved, came);"
                         " give --out another name")
     if known is None:
         write_json(folder / MEMBERS, members)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import UserError, listed
+from gate_cache.core.fingerprint import differences
 from gate_cache.core.replacing import replacing
 from gate_cache.manifest.specs import in_todays_words
 from gate_cache.training.run_files import CONFIG, LOG, METRICS, unreadable, write_json
@@ -49,23 +50,28 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True)
         except (FileExistsError, NotADirectoryError):
-            if not self._goes_on(config):
-                raise UserError(f"{self.path}: exists already, and is no unfinished run with these"
-                                " settings; give --out another name") from None
+            if why := self._why_not(config):
+                raise UserError(f"{self.path}: exists already, and {why}; give --out another name"
+                                ) from None
         start_log(self.log, self.path)
         write_json(self.path / CONFIG, config)
 
-    def _goes_on(self, config: Mapping[str, Any]) -> bool:
-        """Whether an unfinished run of this configuration is there."""
+    def _why_not(self, config: Mapping[str, Any]) -> str:
+        """Why what is there does not go on as an unfinished run of this configuration."""
         try:
             old = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            if not isinstance(old, dict):
+                raise ValueError("no JSON object")
             if "manifest" in old:
                 old["manifest"]["train"] = in_todays_words(old["manifest"]["train"])
         except (OSError, ValueError, KeyError, TypeError):
-            return False
+            return f"holds no run ({CONFIG} is missing or damaged)"
         new = json.loads(json.dumps(config))
-        same = all(old.get(k) == new.get(k) for k in {*old, *new} if k not in LOOSE)
-        return same and not (self.path / METRICS).exists()
+        old, new = ({k: v for k, v in c.items() if k not in LOOSE} for c in (old, new))
+        changed = sorted(differences(old, new), key=lambda line: not line.startswith("manifest."))
+        if changed:
+            return f"is a run of other settings ({listed(changed, 3)})"
+        return "is a finished run of these settings" if (self.path / METRICS).exists() else ""
 
     def checkpoint(self, name: str) -> Path:
         """Where a training of this run is kept on its way."""

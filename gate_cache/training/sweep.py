@@ -96,7 +96,7 @@ def sweep(work: Workspace, points: Sequence[Point], folder: Path, *, file: Path 
     """
     began = time.monotonic()
     found = train_share(work, points, folder, Share(retry=retry), file)
-    with disk_errors(folder, "--out", "and run the same command again to go on"):
+    with disk_errors(folder, "--out", "and run the same command again to resume"):
         ordered = [*found.baselines.values(), *(found.rows[p.name] for p in points)]
         seconds = time.monotonic() - began
         write_tables(folder, ordered, select=found.select, seconds=round(seconds, 2))
@@ -149,7 +149,7 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
             "trials_file": file.read_text(encoding="utf-8") if file else None}
     groups = [(group, _streams(group)) for group in _studies(points)]
     total, number = sum(len(streams) for _, streams in groups), 0
-    with disk_errors(folder, "--out", "and run the same command again to go on"), \
+    with disk_errors(folder, "--out", "and run the same command again to resume"), \
             out_of_memory("fewer trials at a time, or a smaller train.batch"), \
             torch.random.fork_rng(), _log(folder) as log:
         for i, (group, streams) in enumerate(groups):
@@ -253,7 +253,7 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
            "trials": {p.name: p.spec.model_dump(mode="json") for p in points}}
     path = folder / (f"study-{number}.json" if number else SWEEP)
     now = json.loads(json.dumps(now))
-    old = read_json(path, "give --out another name, or remove the folder to begin anew")
+    old = read_json(path, "give --out another name, or remove the folder to start over")
     if old is not None:
         old["trials"] = {k: in_todays_words(v) for k, v in old.get("trials", {}).items()}
         same = ("fingerprints", "trials", "resolution", "splits")

@@ -97,7 +97,7 @@ def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: i
                     show: Progress) -> dict[str, TrialRow]:
     """What learns nothing, judged once for all trials of a study."""
     rows = {}
-    with show.task("judging baselines", 1, "tables") as bar:
+    with show.task("evaluating baselines", 1, "tables") as bar:
         judged = _of_pairs(study) if isinstance(study, TrainingInputs) else \
             {Method(role): found for role, found in study.task.floors().items()}
         bar.advance()
@@ -112,7 +112,7 @@ def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: i
 
 def _of_pairs(study: TrainingInputs) -> dict[Method, Scores]:
     copies = Matched({pair: copy_position(pair) for pair in study.pairs["test"]}, {})
-    copied = replace(scores(copies.predictions), items=copies.items())
+    copied = replace(scores(copies), items=copies.items())
     candidates = untrained(study)
     models = [c.model.to(study.features.device).eval() for c in candidates]
     found = study.task.judge(models, "test")

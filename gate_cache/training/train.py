@@ -19,7 +19,7 @@ from gate_cache.learn.metrics.pck import pck
 from gate_cache.learn.metrics.results import ResultRow, ScoreRow, ScoreTable, Table
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.learn.mixing.model import CorrespondenceModel
-from gate_cache.learn.tasks.matching import Matched, details
+from gate_cache.learn.tasks.matching import Matched, intervals, weights
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs_dense import DenseInputs
 from gate_cache.training.items import keep_items
@@ -203,15 +203,14 @@ def _table(study: TrainingInputs, table: Table, pairs: Sequence[PairPoints],
     pairs = list(pairs)
     copies = Matched({pair: copy_position(pair) for pair in pairs}, {})
     floor = Method("floor")
-    table.add(floor, pck(copies.predictions), details=details(copies.predictions, []))
+    table.add(floor, pck(copies.predictions), details=intervals(copies))
     if folder:
         copies.items().save(items_file(folder, floor.key))
     models = [m.model.to(study.features.device) for m in methods]
     for each, found in zip(methods, study.task.match(models, pairs), strict=True):
         if folder:
             found.items().save(items_file(folder, each.method.key))
-        weights = list(found.weights.values())
-        told = details(found.predictions, weights if each.note else [])
+        told = intervals(found) | (weights(found) if each.note else {})
         note = weights_note(each.method.combos, told["weights"]["mean"]) if each.note else ""
         table.add(each.method, pck(found.predictions), each.trained, note, told)
     return table

@@ -116,4 +116,4 @@ def need_all(view: ComboView, rows: list[int]) -> None:
     missing = int((~view.done()[rows]).sum())
     if missing:
         raise RowNotDone(f"{view.store.path}: '{view.label}' lacks {missing} of {len(rows)} images;"
-                         " run 'gate-cache extract' to go on")
+                         " run 'gate-cache extract' to resume")

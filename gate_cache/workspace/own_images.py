@@ -18,7 +18,7 @@ from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.yaml_source import to_yaml
 from gate_cache.workspace.workspace import Workspace
 
-WRITTEN = "# Written by gate_cache.extract, which writes it anew.\n"
+WRITTEN = "# Written by gate_cache.extract, which overwrites it.\n"
 Images = str | Path | Sequence[str | Path]
 """A folder, with all images below it, or files."""
 

@@ -82,11 +82,11 @@ def hint_for(labels: Sequence[int], strange: Sequence[int], classes: int, values
     """
     if values.colours:
         colours = listed((f"'#{n:06x}'" for n in strange), 3)
-        return f"; say in dataset.values which class {colours} is (null: none)"
+        return f"; set in dataset.values which class {colours} is (null: none)"
     if values.names is not None:
-        return "; say in dataset.values which class it is (null: none)"
+        return "; set in dataset.values which class it is (null: none)"
     if IGNORED in strange:
-        return "; say dataset.ignore: 255 if it does not count, or values: {0: …, 255: …}"
+        return "; set dataset.ignore: 255 if it does not count, or values: {0: …, 255: …}"
     if labels[0] == 1 and labels[-1] == classes:
         return f"; labels that start at 1 need dataset.values: {{1: …, {classes}: …}}"
     if list(strange) == [classes]:

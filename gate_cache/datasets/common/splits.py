@@ -172,7 +172,7 @@ def _refuse_inner(root: Path, below: Mapping[str, list[str]]) -> None:
         if len({split_named(n) for n in names} - {None}) > 1 and all(map(split_named, names)):
             raise DataError(f"{root}: '{next(iter(below))}' lies in two folders called like splits;"
                             " move the inner ones up, let dataset.root be the outer one, or"
-                            " say dataset.split_folders: false, and no folder is a split")
+                            " set dataset.split_folders: false, and no folder is a split")
 
 
 def _unclear(name: str) -> bool:
@@ -190,5 +190,5 @@ def _refusal(root: Path, near: Mapping[str, str], other: Mapping[str, str]) -> s
     names = listed((f"'{n}'" for n in sorted(near)), 3)
     beside = listed((f"'{i}'" for i in other.values()), 3)
     return (f"{root}: folders are called like splits ({names}), and {beside} is in none that is"
-            " called train, val or test; put every image into one of these, or say"
+            " called train, val or test; put every image into one of these, or set"
             " dataset.split_folders: false, and no folder is a split")

@@ -123,6 +123,6 @@ def inside(root: Path, named: str, place: str, links: Sequence[Path] | None = ()
     if not problem and not any(real.is_relative_to(top.resolve()) for top in (root, *links)):
         problem = f"leads to {real} by a link"
     if problem:
-        raise DataError(f"{place}: '{named}' {problem}; images are paths below {root}, or say"
+        raise DataError(f"{place}: '{named}' {problem}; images are paths below {root}, or pass"
                         " --allow-outside")
     return text

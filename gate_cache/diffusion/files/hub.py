@@ -139,6 +139,20 @@ def from_hub(repo: str, revision: str | None, patterns: list[str],
 
 
 def _unreachable(repo: str, error: Exception) -> ModelError:
-    return ModelError(f"{repo}: not on this machine and not to be had from the hub"
-                      f" ({type(error).__name__}); put its files into <models root>/{repo}, or log"
-                      " in with 'hf auth login'")
+    """Why a repository cannot be had: only what a login mends is told to log in."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    name, status = type(error).__name__, getattr(getattr(error, "response", None), "status_code", 0)
+    if isinstance(error, RevisionNotFoundError):
+        why = "the hub has no such revision of it; check model.revision"
+    elif isinstance(error, RepositoryNotFoundError) or status in (401, 403):
+        why = (f"the hub has none of that name, or shows it to none but its users ({name}); check"
+               " the name, or log in with 'hf auth login'")
+    elif constants.is_offline_mode():
+        why = "HF_HUB_OFFLINE keeps it from being fetched; unset it"
+    else:
+        why = (f"the hub cannot be reached, or does not answer ({name}); check the network"
+               " (HF_ENDPOINT, HTTPS_PROXY) and run it again")
+    return ModelError(f"{repo}: not on this machine: {why}; or put its files into"
+                      f" <models root>/{repo}")

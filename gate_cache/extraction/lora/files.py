@@ -110,8 +110,8 @@ class LoraFiles:
         why = self._differences() if self._checkpoint.exists() else []
         if why:
             raise UserError(f"{self._checkpoint}: an unfinished training that differs"
-                            f" ({'; '.join(why[:3])}); finish that one as it was begun, or say"
-                            " --force to begin anew")
+                            f" ({'; '.join(why[:3])}); finish that one as it was started, or pass"
+                            " --force to start over")
 
     def _differences(self) -> list[str]:
         """Why the checkpoint is not one of this training, a line each."""

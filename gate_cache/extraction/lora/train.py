@@ -166,7 +166,7 @@ def _train(files: LoraFiles, adapter: Adapter, trainer: LoraTrainer,
            show: Progress) -> float | None:
     """Train to the last step; return the mean loss of the last steps."""
     if trainer.step:
-        show.say(f"going on at step {trainer.step}")
+        show.say(f"resuming at step {trainer.step}")
     losses: list[float] = []
     files.write(adapter, trainer.step)
     with show.task("training", files.steps - trainer.step, "steps") as task:

@@ -13,7 +13,7 @@ import torch
 
 from gate_cache.learn.features.layout import Maps
 from gate_cache.learn.features.lru import LRUCache
-from gate_cache.learn.features.samples import Sample, SampleReader
+from gate_cache.learn.features.samples import SampleBuffer, SampleReader
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -97,7 +97,7 @@ class Feed(Generic[Key, Value]):
         with self._reader.sample(self._made.row(key)) as sample:
             return self._made.make(key, sample.maps(self.device))
 
-    def _keep(self, key: Key, sample: Sample) -> Value:
+    def _keep(self, key: Key, sample: SampleBuffer) -> Value:
         return self._recent.keep(key, self._made.make(key, sample.maps(self.device)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -76,8 +77,24 @@ def tile_pixels(maps: NativeMaps) -> int:
     return max(64, TILE_BYTES // (2 * pixel_bytes(maps)))
 
 
-def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], bound: int,
-         sampling: Sampling, min_pixels: int = 0,
+@dataclass(frozen=True)
+class Draw:
+    """Which pixels of images are sampled.
+
+    Attributes
+    ----------
+    bound : bytes of the reservoir at most
+    sampling : ``uniform`` over an image's labelled pixels, or ``balanced``: as many of each of
+        its classes, as far as there are
+    min_pixels : a class with fewer pixels in an image is ignored there (20 in ddpm-segmentation)
+    """
+
+    bound: int
+    sampling: Sampling = "uniform"
+    min_pixels: int = 0
+
+
+def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], draw: Draw,
          note: Callable[[], None] = lambda: None) -> Reservoir:
     """Sample pixels of images, as many of each image, until all are in or the bound is reached.
 
@@ -85,19 +102,19 @@ def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], bound:
 
     Parameters
     ----------
-    bound : bytes of the reservoir at most
-    sampling : ``uniform`` over an image's labelled pixels, or ``balanced``: as many of each of
-        its classes, as far as there are
-    min_pixels : a class with fewer pixels in an image is ignored there (20 in ddpm-segmentation)
+    maps : what pixels are described by
+    data : the labels
+    ids : of the images
+    draw : which of their pixels
     note : called after each image
     """
-    masks = {i: without_specks(data.mask(i), min_pixels) for i in ids}
+    masks = {i: without_specks(data.mask(i), draw.min_pixels) for i in ids}
     sizes = [int((m != IGNORED).sum()) for m in masks.values()]
-    shares = share_out(sizes, bound // pixel_bytes(maps))
+    shares = share_out(sizes, draw.bound // pixel_bytes(maps))
     found, start = Reservoir(maps, sum(shares)), 0
     for sample_id, count in zip(maps.each(masks), shares, strict=True):
         mask = masks[sample_id]
-        chosen = sample_pixels(mask.ravel(), count, sampling, _seed(sample_id))
+        chosen = sample_pixels(mask.ravel(), count, draw.sampling, _seed(sample_id))
         native = maps(sample_id)
         for part in tiles(len(chosen), tile_pixels(maps)):
             points = centres((mask.shape[0], mask.shape[1]), chosen[part])

@@ -32,7 +32,7 @@ _AHEAD = 4, 256
 """Samples read ahead: those of so many bytes, at least and at most so many."""
 
 
-class Sample:
+class SampleBuffer:
     """Memory for one sample.
 
     Attributes
@@ -108,12 +108,12 @@ class SampleReader:
         self._threads = _threads(views, size) if threads is None else threads
         self._ahead = ahead or min(max(_AHEAD_BYTES // size, _AHEAD[0]), _AHEAD[1])
         self._size, self._held, self._most = size, held, held // size
-        self._samples: OrderedDict[int, Sample] = OrderedDict()
+        self._samples: OrderedDict[int, SampleBuffer] = OrderedDict()
         self._count = 0
         self._lock = threading.Lock()
 
     @contextmanager
-    def sample(self, row: int) -> Iterator[Sample]:
+    def sample(self, row: int) -> Iterator[SampleBuffer]:
         """One sample, valid inside.
 
         Raises
@@ -130,7 +130,7 @@ class SampleReader:
             self.release(found)
 
     def stream(self, rows: Iterable[int], skip: Callable[[int], bool] = lambda _: False,
-               ) -> Generator[Sample | None]:
+               ) -> Generator[SampleBuffer | None]:
         """Samples in this order, read ahead; each is to be given to `release`.
 
         Parameters
@@ -141,7 +141,7 @@ class SampleReader:
         if not self._threads:
             yield from (None if skip(row) else self._at_once(row) for row in order)
             return
-        waiting: deque[Sample | None] = deque()
+        waiting: deque[SampleBuffer | None] = deque()
         pool = ThreadPoolExecutor(self._threads, "samples")
         try:
             while self._ask(waiting, order, skip, pool):
@@ -154,7 +154,7 @@ class SampleReader:
                 if left is not None:
                     self.release(left)
 
-    def release(self, sample: Sample) -> None:
+    def release(self, sample: SampleBuffer) -> None:
         """Its memory may be used again, after the copies that were asked for by now."""
         if not self._held:
             return
@@ -164,7 +164,7 @@ class SampleReader:
             if not sample.users and (self._count > self._most or not sample.sound):
                 self._drop(sample)
 
-    def _at_once(self, row: int) -> Sample:
+    def _at_once(self, row: int) -> SampleBuffer:
         found = self._take(row)
         try:
             found.ready()
@@ -173,7 +173,7 @@ class SampleReader:
             raise
         return found
 
-    def _ask(self, waiting: deque[Sample | None], order: Iterator[int],
+    def _ask(self, waiting: deque[SampleBuffer | None], order: Iterator[int],
              skip: Callable[[int], bool], pool: ThreadPoolExecutor) -> bool:
         """Have the next rows read, a group of them a task; whether any are waited for."""
         group = max(min(_TASK_BYTES // self._size, _TASK_ROWS), 1)
@@ -189,7 +189,7 @@ class SampleReader:
                 break
         return bool(waiting)
 
-    def _take(self, row: int) -> Sample:
+    def _take(self, row: int) -> SampleBuffer:
         """The sample that holds a row, or memory that is to be filled with it."""
         with self._lock:
             found = self._samples.get(row)
@@ -202,7 +202,7 @@ class SampleReader:
                 del self._samples[row]
             return found
 
-    def _memory(self) -> Sample:
+    def _memory(self) -> SampleBuffer:
         """Memory that nobody uses; of its own, or beyond the bound, where all is in use."""
         if self._held and self._count >= self._most:
             for old in self._samples.values():
@@ -210,9 +210,9 @@ class SampleReader:
                     del self._samples[old.row]
                     return old
         self._count += 1
-        return Sample(self.layout, self._pin)
+        return SampleBuffer(self.layout, self._pin)
 
-    def _drop(self, sample: Sample) -> None:
+    def _drop(self, sample: SampleBuffer) -> None:
         self._count -= 1
         if self._samples.get(sample.row) is sample:
             del self._samples[sample.row]
@@ -233,6 +233,6 @@ def copies_so_far() -> Sequence[torch.cuda.Event]:
     return [torch.cuda.current_stream(d).record_event() for d in devices]
 
 
-def _fill(samples: Sequence[Sample]) -> None:
+def _fill(samples: Sequence[SampleBuffer]) -> None:
     for sample in samples:
         sample.fill()

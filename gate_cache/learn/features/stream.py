@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.learn.features.layout import Layout, Maps, views_of
 from gate_cache.learn.features.order import Order, epoch_order
-from gate_cache.learn.features.samples import Sample, SampleReader
+from gate_cache.learn.features.samples import SampleBuffer, SampleReader
 
 if TYPE_CHECKING:
     from gate_cache.store.reader import FeatureStore
@@ -127,7 +127,7 @@ class FeatureStream(IterableDataset[StreamedSample]):
                                                 ahead=self._ahead, pin=self._pin))
 
     def _samples(self, rows: Sequence[int], reader: SampleReader) -> Iterator[StreamedSample]:
-        valid: deque[Sample] = deque()
+        valid: deque[SampleBuffer] = deque()
         with closing(reader.stream(rows)) as stream:
             for row in rows:
                 if len(valid) == self._keep:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gate_cache.core.errors import UserError
 from gate_cache.learn.features.pixel_grid import tiles
+from gate_cache.learn.fit.pace import Pace
 from gate_cache.learn.mixing.amalgamator import diversity, sparsity
 from gate_cache.learn.modules.probes import Probe, joined
 
@@ -240,14 +241,18 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, session: FitS
         raise UserError(f"no {task.unit} to train on: the split 'train' holds none that count;"
                         " 'gate-cache data' shows what it holds")
     seen = session.start
+    pace = Pace(session.show.say, session.label, step_of(spec.items - seen, spec),
+                step_of(spec.validate_items, spec))
     with session.show.task(session.label, spec.items - seen, task.unit) as bar:
         for seen, items, inputs in _ahead(task, spec, session.start):
             for trial in [t for t in trials if t.active]:
                 _guarded(trial, trial.step, inputs, items)
             bar.advance(len(items))
+            pace.step()
             if _due(seen, len(items), spec):
                 _validate(trials, task, has_val, seen, session.log)
                 session.keep(seen)
+                pace.validated()
             if not any(t.active for t in trials):
                 break
     for trial in trials:

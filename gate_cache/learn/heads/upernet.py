@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 class UPerNetSpec(HeadSpec):
     """Options of ``upernet``."""
 
-    decoder_channels: int = Field(512, ge=2, description="the auxiliary head has half of it")
+    decoder_channels: int | None = Field(None, ge=2, description="the auxiliary head has half of"
+                                         " them [512, or the widest level's where it has fewer]")
 
 
 def _build(options: UPerNetSpec, sizes: Sizes) -> nn.Module:
     from gate_cache.learn.modules.upernet import UPerNet
 
     levels = [sizes.assigners * channels for channels in sizes.levels]
-    return UPerNet(levels, sizes.classes, options.decoder_channels, sizes.level_tokens)
+    width = options.decoder_channels or min(512, max(sizes.levels))
+    return UPerNet(levels, sizes.classes, width, sizes.level_tokens)
 
 
 HEAD = Head("upernet", "segmentation", UPerNetSpec, _build, {"lr": 1e-4})

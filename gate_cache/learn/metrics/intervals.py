@@ -21,12 +21,17 @@ class Interval(NamedTuple):
 
 def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
               statistic: Callable[[npt.NDArray[np.float64]], float] | None = None, *,
+              ids: npt.NDArray[np.str_] | None = None,
               draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
     """A statistic's interval when as many units are drawn again, with replacement.
+
+    Pairs share images, so images are drawn, not pairs: a pair counts as often as the product of
+    its images' numbers (the pigeonhole bootstrap, Owen 2007, which errs towards wide intervals).
 
     Parameters
     ----------
     units : (N, …), one entry for all that stands or falls together: an image, a pair
+    ids : (N, 2) images of each pair, (N, 1) or None where units are drawn themselves
     statistic : of the drawn units' sum (…); by default the mean of numbers
     draws : how often all are drawn
 
@@ -38,11 +43,16 @@ def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
     given = np.asarray(units, dtype=np.float64)
     count = len(given)
     of_sum = statistic or (lambda total: float(total) / count)
+    members = np.arange(count)[:, None]
+    if ids is not None and ids.shape[1] > 1:
+        members = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
+    drawn = int(members.max(initial=0)) + 1
     generator = np.random.default_rng(seed)
     found: list[float] = []
     for start in range(0, draws if count else 0, AT_ONCE):
         size = min(AT_ONCE, draws - start)
-        times = generator.multinomial(count, np.full(count, 1 / count), size)
+        times = generator.multinomial(drawn, np.full(drawn, 1 / drawn), size)
+        times = times[:, members].prod(-1)
         sums = times @ given.reshape(count, -1)
         found += [of_sum(s.reshape(given.shape[1:])) for s in sums]
     known = [v for v in found if not np.isnan(v)]
@@ -74,14 +84,15 @@ class Spread:
 
 
 def gain(ours: Sequence[npt.NDArray[Any]], theirs: Sequence[npt.NDArray[Any]],
-         metric: Callable[[npt.NDArray[np.float64]], float], *, draws: int = DRAWS,
-         seed: int = 0) -> tuple[float, Interval]:
+         metric: Callable[[npt.NDArray[np.float64]], float],
+         ids: npt.NDArray[np.str_] | None = None) -> tuple[float, Interval]:
     """How much higher a metric is for some models than for others, over the same items.
 
     Parameters
     ----------
     ours, theirs : (N, …) counts of each model; several are seeds of one training, and averaged
     metric : of counts summed over items
+    ids : as of `bootstrap`
 
     Returns
     -------
@@ -94,4 +105,4 @@ def gain(ours: Sequence[npt.NDArray[Any]], theirs: Sequence[npt.NDArray[Any]],
         values = [metric(part) for part in total]
         return float(np.mean(values[:split]) - np.mean(values[split:]))
 
-    return difference(both.sum(0)), bootstrap(both, difference, draws=draws, seed=seed)
+    return difference(both.sum(0)), bootstrap(both, difference, ids=ids)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -87,8 +88,7 @@ class CorrespondenceTask:
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
         test = split == "test"
-        return [replace(scores(found.predictions, found.weights, test),
-                        items=found.items() if test else None)
+        return [replace(scores(found, test), items=found.items() if test else None)
                 for found in self.match(models, self._pairs[split])]
 
     @torch.inference_mode()
@@ -167,21 +167,25 @@ class Matched:
         """In original pixels, beside the truth."""
         return [pair.judge(points) for pair, points in self.by_pair.items()]
 
+    @property
+    def ids(self) -> npt.NDArray[np.str_]:
+        """(N, 2) each pair's images."""
+        return np.array([(p.pair.source, p.pair.target) for p in self.by_pair], np.str_)
+
     def items(self) -> Items:
         """Pair by pair: right points of all that count, predicted points in the target's pixels.
 
         Of a pair whose target has no box none counts, and its score is NaN.
         """
-        told, pairs = self.predictions, list(self.by_pair)
+        told = self.predictions
         chosen = units(told, *SELECT[:2])
         points = [p.predicted for p in told] or [np.zeros((0, 2))]
         known = np.where(chosen[:, 1] > 0, chosen[:, 1].astype(np.float64), np.nan)
-        return Items(np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_),
-                     100 * chosen[:, 0] / known, chosen,
+        return Items(self.ids, 100 * chosen[:, 0] / known, chosen,
                      {BROADER: units(told, *BROAD[:2]),
                       "points": np.concatenate(points).astype(np.float32),
                       "counts": np.array([len(p.true) for p in told], np.int64),
-                      "category": np.array([p.pair.category for p in pairs], np.str_)})
+                      "category": np.array([p.pair.category for p in self.by_pair], np.str_)})
 
 
 def _grouped(pairs: Sequence[PairPoints],
@@ -192,36 +196,37 @@ def _grouped(pairs: Sequence[PairPoints],
     return found
 
 
-def scores(predictions: Sequence[Prediction],
-           weights: Mapping[str, torch.Tensor] | None = None, draw: bool = False) -> Scores:
-    """PCK in all variants; each pair's share of right points is what an interval draws from.
+def scores(matched: Matched, draw: bool = False) -> Scores:
+    """PCK in all variants; each pair's share of right points.
 
     Parameters
     ----------
-    weights : of the amalgamator by image, (n, b), where there is one
     draw : whether to tell the interval
     """
+    predictions = matched.predictions
     found = pck(predictions)
-    told = details(predictions if draw else [], list(weights.values()) if weights else [])
     each = [100 * float(correct(p, SELECT[0], SELECT[1]).mean())
             for p in with_radius(predictions, SELECT[1])]
     return Scores({k: v for k, v in found.to_json().items() if v is not None},
                   found.values[SELECT], each,
                   {"pairs": found.pairs, "points": found.points,
-                   "categories": by_category(predictions, SELECT[0], SELECT[1]), **told})
+                   "categories": by_category(predictions, SELECT[0], SELECT[1]),
+                   **(intervals(matched) if draw else {}), **weights(matched)})
 
 
-def details(predictions: Sequence[Prediction],
-            weights: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Intervals over pairs of the PCK that chooses, and of the broader one; weights by image."""
-    found: dict[str, Any] = {}
-    counted = {name: units(predictions, *key[:2])
+def intervals(matched: Matched) -> dict[str, Any]:
+    """Of the PCK that chooses, and of the broader one, over the pairs' images."""
+    counted = {name: units(matched.predictions, *key[:2])
                for name, key in ((SELECTED, SELECT), (BROADER, BROAD))}
-    if known := {name: list(bootstrap(u, share)) for name, u in counted.items() if u.any()}:
-        found["interval"] = known
-    if weights:
-        found["weights"] = weight_stats(weights).to_json()
-    return found
+    known = {name: list(bootstrap(u, share, ids=matched.ids))
+             for name, u in counted.items() if u.any()}
+    return {"interval": known} if known else {}
+
+
+def weights(matched: Matched) -> dict[str, Any]:
+    """What its amalgamator weighs; empty where it has none."""
+    given = list(matched.weights.values())
+    return {"weights": weight_stats(given).to_json()} if given else {}
 
 
 class _PairsLoss(nn.Module):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gate_cache.learn.features.pixel_grid import tiles
-from gate_cache.learn.features.reservoir import Reservoir, Sampling, fill
+from gate_cache.learn.features.reservoir import Draw, Reservoir, Sampling, fill
 from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights, by_map
 from gate_cache.learn.mixing.model import inside
@@ -67,8 +67,8 @@ class PixelTask:
     @cached_property
     def reservoir(self) -> Reservoir:
         """The training pixels, sampled on first use."""
-        return fill(self.maps, self.data, self._ids["train"], self._bound, self._sampling,
-                    self._min_pixels)
+        draw = Draw(self._bound, self._sampling, self._min_pixels)
+        return fill(self.maps, self.data, self._ids["train"], draw)
 
     def items(self) -> Sequence[int]:
         """Numbers of the reservoir's pixels."""

@@ -19,7 +19,7 @@ from gate_cache.report.figures.pictures import (
     sheet,
 )
 from gate_cache.report.figures.show import written
-from gate_cache.report.terminal.tables import grid, put, say
+from gate_cache.report.terminal.grid import Grid, put, say
 
 if TYPE_CHECKING:
     from gate_cache.learn.metrics.intervals import Spread
@@ -34,7 +34,7 @@ def show_guideline(study: Guideline) -> None:
     """A row a technique: how like the input its results are, and what it gains."""
     say(f"Img2Img, {study.manifest}, model {study.model}, {len(study.inputs)} images x"
         f" {study.seeds} seeds", "bold")
-    table = grid("combo", "techniques", *MEASURES, "gain in SSIM", "95 % of mean",
+    table = Grid("combo", "techniques", *MEASURES, "gain in SSIM", "95 % of mean",
                  "gain in edges", "closer", left=2)
     for row in study.rows:
         table.add_row(escape(row.name), escape(row.techniques), *_figures(row.mean), *_gains(row),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gate_cache.datasets.common.base import IGNORED
 from gate_cache.report.figures.marks import OKABE_ITO, PAPER, At, Canvas, Colour, Legend
-from gate_cache.report.figures.pictures import Picture
+from gate_cache.report.figures.pictures import Picture, fitted
 
 Labels = npt.NDArray[np.uint8]
 
@@ -33,22 +33,19 @@ class Style(NamedTuple):
     pattern: int = 0
 
 
-PATTERNS = 4
+PATTERNS = 8
 IGNORE = Style(PAPER, -1)
 """White with grey stripes: no class counts there."""
 
 
-def styles(names: Sequence[str], seen: Mapping[int, int]) -> dict[int, Style]:
-    """How every class is drawn: by its number, or where there are too many for that by its area.
+def styles(names: Sequence[str]) -> dict[int, Style]:
+    """How every class is drawn, by its number: the same in every picture and page of a data set.
 
     Parameters
     ----------
-    names : of all classes
-    seen : class to number of pixels, of those that are shown
+    names : of all classes; of more than 64 those that are 64 apart look alike
     """
     every = [k for k, name in enumerate(names) if name != "background"]
-    if len(every) > len(COLOURS) * PATTERNS:
-        every = [k for k in sorted(seen, key=lambda k: -seen[k]) if k in every]
     by_class = {k: Style(COLOURS[i % len(COLOURS)], i // len(COLOURS) % PATTERNS)
                 for i, k in enumerate(every)}
     return {**{k: Style(BACKGROUND) for k, n in enumerate(names) if n == "background"}, **by_class}
@@ -58,6 +55,11 @@ def areas(masks: Iterable[Labels]) -> dict[int, int]:
     """Class to number of pixels over several masks."""
     classes, counts = np.unique(np.concatenate([m.ravel() for m in masks]), return_counts=True)
     return dict(zip(classes.tolist(), counts.tolist(), strict=True))
+
+
+def enlarged(mask: Labels, side: int) -> Labels:
+    """Classes by nearest neighbour, the longer side as given, so that patterns are drawn finer."""
+    return fitted(np.repeat(mask[..., None], 3, 2), side)[..., 0]
 
 
 def painted(mask: Labels, style_of: Mapping[int, Style], ignored: Labels | None = None) -> Picture:
@@ -82,7 +84,9 @@ def figure(style: Style, size: tuple[int, ...]) -> Picture:
     """A style on a rectangle of (h, w) pixels."""
     y, x = np.mgrid[: size[0], : size[1]]
     picture = np.full((size[0], size[1], 3), style.colour, np.uint8)
-    cut = {-1: (x + y) % 6 < 2, 1: (x - y) % 8 < 2, 2: (x % 7 < 3) & (y % 7 < 3), 3: y % 6 < 2}
+    cut = {-1: (x + y) % 6 < 2, 1: (x - y) % 8 < 2, 2: (x % 7 < 3) & (y % 7 < 3), 3: y % 6 < 2,
+           4: x % 6 < 2, 5: (x % 8 < 2) | (y % 8 < 2), 6: (x // 4 + y // 4) % 2 == 0,
+           7: ((x + y) % 10 < 2) | ((x - y) % 10 < 2)}
     if style.pattern:
         picture[cut[style.pattern]] = GREY if style.pattern < 0 else PAPER
     return picture

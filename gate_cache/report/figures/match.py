@@ -24,7 +24,7 @@ from gate_cache.report.figures.marks import (
 )
 from gate_cache.report.figures.pictures import Picture, fitted
 from gate_cache.report.figures.show import file_name, written
-from gate_cache.report.terminal.tables import say
+from gate_cache.report.terminal.grid import say
 from gate_cache.training.run_files import trial_file
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gate_cache.report.figures.marks import LINE, Canvas, width_of
-from gate_cache.report.figures.masks import Style, areas, legend, painted, styles
+from gate_cache.report.figures.masks import Style, areas, enlarged, legend, painted, styles
 from gate_cache.report.figures.pictures import (
     EDGE,
     GAP,
@@ -42,7 +42,7 @@ def draw_predictions(predictions: Predictions, folder: Path) -> Iterator[Path]:
 def page(about: Predictions, rows: Sequence[Predicted]) -> Picture:
     """A row an image: input, truth, prediction, uncertainty; the classes that are seen below."""
     seen = areas([m for r in rows for m in (r.true, r.found.classes)])
-    style_of = styles(about.classes, seen)
+    style_of = styles(about.classes)
     names = legend(about.classes, seen, style_of, len(COLUMNS) * (SIDE + GAP) + GAP, EDGE)
     foot = names.height + LINE + EDGE
     canvas = sheet([PictureRow("", _cells(row, style_of)) for row in rows],
@@ -54,18 +54,13 @@ def page(about: Predictions, rows: Sequence[Predicted]) -> Picture:
 
 def _cells(row: Predicted, style_of: Mapping[int, Style]) -> list[PictureCell]:
     painting = row.found
-    true, classes = (_enlarged(m) for m in (row.true, painting.classes))
+    true, classes = (enlarged(m, SIDE) for m in (row.true, painting.classes))
     return [PictureCell(fitted(row.image, SIDE, smooth=max(row.image.shape) > SIDE), row.id),
             PictureCell(painted(true, style_of)),
             PictureCell(painted(classes, style_of, true),
                         f"accuracy {row.accuracy:.1f} %, mIoU {row.iou:.1f} %"),
             PictureCell(heat(painting.uncertainty, 0, painting.most),
                         f"mean {painting.uncertainty.mean():.3f}")]
-
-
-def _enlarged(mask: np.ndarray) -> np.ndarray:
-    """Classes in the pixels of the page, by nearest neighbour."""
-    return fitted(np.repeat(mask[..., None], 3, 2), SIDE)[..., 0]
 
 
 def _scale(canvas: Canvas, row: Predicted, y: float) -> None:

@@ -12,12 +12,11 @@ from rich.markup import escape
 
 from gate_cache.report.figures.marks import AMBER, BLUE, GREEN, INK, PINK, SKY, Colour
 from gate_cache.report.figures.show import written
-from gate_cache.report.terminal.tables import grid, put, say
+from gate_cache.report.terminal.grid import Grid, put, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from rich.table import Table
 
     from gate_cache.analysis.score import Scored, ShiftScores
     from gate_cache.learn.metrics.intervals import Spread
@@ -31,7 +30,7 @@ def show_scores(scores: ShiftScores) -> None:
     """A row a combo: Score, its spread, its interval, and what the technique gains."""
     say(f"content shift, {scores.manifest}, model {scores.model}, {len(scores.images)} images",
         "bold")
-    table = grid("combo", "techniques", "t", "Score", "±", "95 % of mean", "gain",
+    table = Grid("combo", "techniques", "t", "Score", "±", "95 % of mean", "gain",
                  "95 % of mean", left=2)
     for row in scores.rows:
         gain = [f"{row.gain.mean:+.3f}", _interval(row.gain, "+")] if row.gain else ["", ""]
@@ -47,9 +46,9 @@ def show_scores(scores: ShiftScores) -> None:
         say(f"note: {len(scores.dropped)} images whose anchor has no shift are left out")
 
 
-def _by_map(scores: ShiftScores) -> Table:
+def _by_map(scores: ShiftScores) -> Grid:
     names = list(scores.rows[0].maps)
-    table = grid("Score by map", *names)
+    table = Grid("Score by map", *names)
     for row in scores.rows:
         table.add_row(escape(_label(row)), *(f"{row.maps[m].mean:.3f}" for m in names))
     return table

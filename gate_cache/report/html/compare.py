@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,7 +75,8 @@ class Group:
             return Interval(*bounds) if bounds else Interval(math.nan, math.nan)
         metric = metric_of(self.select)
         return bootstrap(np.stack(self.units, 1),
-                         lambda total: float(np.mean([metric(part) for part in total])))
+                         lambda total: float(np.mean([metric(part) for part in total])),
+                         ids=self.first.items.ids if self.first.items else None)
 
 
 @dataclass(frozen=True)
@@ -141,17 +142,38 @@ def verdict(record: Record) -> Verdict | None:
         return None
     judged = [g for g in trials if g.values(record.select, "val")]
     best = max(judged, key=lambda g: g.mean(split="val")) if judged else trials[0]
-    rows = [g for g in grouped(record, record.results)
-            if g.results and g.first.role != "gate" and g.values(record.select)]
-    others = [g for g in rows if _beside(g, best)]
-    roles: tuple[Role, ...] = ("baseline", "uniform")
-    baselines = {role: of_role[-1] for role in roles
-                 if (of_role := [g for g in others if g.first.role == role])}
-    gains = {role: gained for role, base in baselines.items() if (gained := _gain(best, base))}
+    rows = _rows(record)
+    baselines = _baselines_of(best, rows)
     rivals = [g for g in rows if not g.first.trained or _beside(g, best)]
     rival = max(rivals, key=Group.mean, default=None)
-    return Verdict(best, bool(judged) and len(trials) > 1, baselines, gains, rival,
-                   _gain(best, rival) if rival else None)
+    return Verdict(best, bool(judged) and len(trials) > 1, baselines,
+                   _gains(best, baselines), rival, _gain(best, rival) if rival else None)
+
+
+def _rows(record: Record) -> list[Group]:
+    """All that GATE is compared with."""
+    return [g for g in grouped(record, record.results)
+            if g.results and g.first.role != "gate" and g.values(record.select)]
+
+
+def _baselines_of(gate: Group, rows: Sequence[Group]) -> dict[Role, Group]:
+    """The single feature and uniform weights that were treated as GATE was."""
+    roles: tuple[Role, ...] = ("baseline", "uniform")
+    found = [g for g in rows if _beside(g, gate)]
+    return {role: of_role[-1] for role in roles
+            if (of_role := [g for g in found if g.first.role == role])}
+
+
+def gains_of(record: Record) -> list[dict[Role, Gain]]:
+    """Of every group of `grouped`, in its order; empty for what is no GATE."""
+    rows = _rows(record)
+    return [_gains(group, _baselines_of(group, rows))
+            if group.results and group.first.role == "gate" else {}
+            for group in grouped(record, record.results)]
+
+
+def _gains(gate: Group, baselines: Mapping[Role, Group]) -> dict[Role, Gain]:
+    return {role: found for role, base in baselines.items() if (found := _gain(gate, base))}
 
 
 def _beside(base: Group, gate: Group) -> bool:
@@ -172,4 +194,5 @@ def _same_items(a: Group, b: Group) -> bool:
 def _gain(gate: Group, base: Group) -> Gain | None:
     if not (gate.units and base.units and _same_items(gate, base)):
         return None
-    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select)))
+    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select),
+                            gate.results[0].items.ids if gate.results[0].items else None))

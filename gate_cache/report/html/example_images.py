@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.datasets.common.base import IGNORED, ClassifiedDataset, SegmentationDataset
+from gate_cache.datasets.common.base import ClassifiedDataset, SegmentationDataset
 from gate_cache.learn.metrics.items import Items
-from gate_cache.report.figures.masks import areas
+from gate_cache.report.figures.masks import (
+    IGNORE,
+    SWATCH,
+    Style,
+    areas,
+    enlarged,
+    figure,
+    painted,
+    styles,
+)
 from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.page import Column, PageCell, PageRow, paragraph, table
 from gate_cache.report.html.record import number
@@ -17,9 +26,8 @@ from gate_cache.report.html.tags import Child, Html, join, tag
 
 SHOWN, MANY = 12, 20
 """Images of wrong answers; classes that a table of confusions has at most."""
-COLOURS = ("#4a5160", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
-           "#9c9c9c", "#882255", "#44aa99", "#ddcc77", "#332288", "#117733", "#aa4499", "#661100")
-"""Of classes, the most frequent first: Okabe and Ito's, then Tol's."""
+SIDE = 256
+"""Longer side of a picture, in pixels."""
 Mask = npt.NDArray[np.uint8]
 
 
@@ -31,9 +39,10 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     order = sorted(items.masks, key=lambda i: scores[i])
     half = (len(order) + 1) // 2
     true = {i: data.mask(i) for i in order}
+    look = styles(data.classes)
     pixels = areas([*true.values(), *items.masks.values()])
-    classes = sorted(pixels.keys() - {IGNORED}, key=lambda k: (-pixels[k], k))
-    parts: list[Child] = [_legend(classes, data.classes)]
+    classes = sorted(pixels, key=lambda k: (-pixels[k], k))
+    parts: list[Child] = [_legend(classes, data.classes, look)]
     for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
         figures = []
         for sample_id in ids:
@@ -42,18 +51,19 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
             if other and sample_id in other.masks:
                 by_method["single feature"] = other.masks[sample_id]
                 lines.append(f"single feature {number(theirs[sample_id])}")
-            figures.append(_figure(data, sample_id, by_method, classes, lines))
+            figures.append(_figure(data, sample_id, by_method, look, lines))
         if figures:
             parts += [tag("h3", title), tag("div", *figures, class_="examples two")]
     return parts
 
 
 def _figure(data: SegmentationDataset, sample_id: str, by_method: dict[str, Mask],
-            classes: Sequence[int], words: Sequence[str]) -> Html:
-    image = data_uri(data.image(sample_id), 256)
+            look: Mapping[int, Style], words: Sequence[str]) -> Html:
+    image = data_uri(data.image(sample_id), SIDE)
     panels = [tag("div", tag("b", "input"), tag("img", src=image, alt=f"Input {sample_id}"))]
     for name, mask in by_method.items():
-        uri = data_uri(_coloured(mask, classes), 256, smooth=False)
+        shown = painted(enlarged(mask, SIDE), look, enlarged(by_method["truth"], SIDE))
+        uri = data_uri(shown, SIDE, smooth=False)
         panels.append(tag("div", tag("b", name), tag("img", src=uri, alt=f"Classes: {name}",
                                                      class_="pixels")))
     return tag("figure", tag("div", *panels, class_="three four"),
@@ -61,21 +71,13 @@ def _figure(data: SegmentationDataset, sample_id: str, by_method: dict[str, Mask
                    tag("small", sample_id)))
 
 
-def _coloured(mask: Mask, classes: Sequence[int]) -> Mask:
-    """(H, W, 4) colours; where no class counts nothing is drawn."""
-    table = np.zeros((256, 4), np.uint8)
-    for place, value in enumerate(classes):
-        colour = COLOURS[place % len(COLOURS)]
-        table[value] = [*bytes.fromhex(colour[1:]), 255]
-    table[IGNORED] = 0
-    return np.asarray(table[mask])
-
-
-def _legend(frequent: Sequence[int], classes: Sequence[str]) -> Html:
-    return tag("ul", *(tag("li", tag("span", class_="swatch", style="background: "
-                                     + COLOURS[place % len(COLOURS)]), classes[value])
-                       for place, value in enumerate(frequent[:len(COLOURS)])
-                       if value < len(classes)), class_="legend")
+def _legend(frequent: Iterable[int], classes: Sequence[str], look: Mapping[int, Style]) -> Html:
+    return tag("ul", *(tag("li", tag("img", src=data_uri(figure(style, (SWATCH, SWATCH)),
+                                                         smooth=False), alt="", class_="swatch"),
+                           name)
+                       for name, style in ((classes[k], look[k]) if k in look else
+                                           ("ignored", IGNORE) for k in frequent)),
+               class_="legend")
 
 
 def tiles(data: ClassifiedDataset, items: Items) -> Html:

@@ -45,7 +45,7 @@ def data(record: Record) -> Html:
     splits = record.config.get("splits") or {}
     units = list(dict.fromkeys(u for s in splits.values() for u in s))
     rows = [PageRow([name, *(of.get(u, "") for u in units)]) for name, of in splits.items()]
-    listed = table([Column("Split"), *map(Column, units)], rows, "Images and what is judged")
+    listed = table([Column("Split"), *map(Column, units)], rows, "Images and what is evaluated")
     about: dict[str, Child] = {
         "data set": str((record.manifest.get("dataset") or {}).get("name", "")),
         "protocol": record.protocol,
@@ -74,7 +74,7 @@ def reproduction(record: Record, verdict: Verdict | None) -> Section:
     about: dict[str, Child] = {
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
         "device": str(config.get("device", "")), "took": clock(record.seconds)}
-    return section("Make it again", *parts, facts(about), fingerprints(record, verdict))
+    return section("Reproduce", *parts, facts(about), fingerprints(record, verdict))
 
 
 def _placeholders(commands: list[str]) -> bool:

@@ -143,7 +143,7 @@ def read_record(folder: Path) -> Record:
                         " 'gate-cache sweep' made")
     if not (folder / (RESULTS if sweep else METRICS)).is_file():
         raise UserError(f"{folder}: is not finished; run the same command again"
-                        f"{'' if sweep else f' with --out {folder}'} to go on")
+                        f"{'' if sweep else f' with --out {folder}'} to resume")
     try:
         return _sweep(folder) if sweep else _training(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

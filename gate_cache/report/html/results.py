@@ -199,20 +199,22 @@ def by_category(record: Record, verdict: Verdict | None) -> tuple[Html, Html]:
     if not names:
         return nothing, nothing
     what = {"mIoU": "IoU", "accuracy": "Accuracy"}.get(record.select, metric_name(record.select))
+    one, many = ("category", "categories") if record.select.startswith("pck") else \
+        ("class", "classes")
     heads = ["GATE", *(WORDS[r].removeprefix("the ") for r in verdict.baselines)]
     rows = [PageRow([n, *(number(v.get(n)) for v in values)]) for n in names]
-    listing = table([Column("Category"), *(Column(h) for h in heads)], rows,
-                    f"{what} by category, percent", sortable=True)
+    listing = table([Column(one.capitalize()), *(Column(h) for h in heads)], rows,
+                    f"{what} by {one}, percent", sortable=True)
     chart = nothing
     if len(names) <= FEW and len(values) > 1 and len(names) > 1:
         order = sorted(names, key=lambda n: -(values[0][n] or 0))
         ours, theirs = ([v.get(n) or 0.0 for n in order] for v in values[:2])
         chart = figure(dumbbells(
-            Labels("categories", f"{what} by category, GATE and {heads[1]}; the table below has"
+            Labels(many, f"{what} by {one}, GATE and {heads[1]}; the table below has"
                    " the numbers", x=f"{what}, %"),
             order, ours, theirs, (heads[0], heads[1])),
-            "By category, GATE's best first.")
-    return chart, fold("Every category", listing, opened=not chart)
+            f"By {one}, GATE's best first.")
+    return chart, fold(f"Every {one}", listing, opened=not chart)
 
 
 def categories(group: Group) -> dict[str, float | None]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from rich.markup import escape
-from rich.table import Table
 
 from gate_cache.core.errors import listed
 from gate_cache.datasets.common.base import SPLITS
 from gate_cache.datasets.common.pictures import passed_over_line
 from gate_cache.datasets.summary.summary import Counts, Summary, labelled_pixels
-from gate_cache.report.terminal.tables import grid, put, say
+from gate_cache.report.terminal.grid import Grid, put, say
 from gate_cache.workspace.data_summary import counted
 
 MOST = 60
@@ -18,7 +17,7 @@ MOST = 60
 
 def show_data(summary: Summary) -> None:
     say(f"{summary.name}: {sum(summary.images.values())} images", "bold")
-    table = grid("", *SPLITS, "in all")
+    table = Grid("", *SPLITS, "in all")
     _row(table, "images", summary.images)
     if summary.pixels:
         _row(table, "  with no pixel of a class", summary.blank)
@@ -37,7 +36,7 @@ def show_data(summary: Summary) -> None:
             say(f"{kind}: {line}")
 
 
-def _row(table: Table, name: str, counts: Counts) -> None:
+def _row(table: Grid, name: str, counts: Counts) -> None:
     cells = [str(counts.get(s, 0)) for s in SPLITS]
     table.add_row(name, *cells, str(sum(counts.get(s, 0) for s in SPLITS)))
 
@@ -47,7 +46,7 @@ def _show_classes(summary: Summary) -> None:
     pixels, ignored = labelled_pixels(summary)
     say("")
     share = ["pixels"] if summary.pixels else []
-    table = grid(counted(len(summary.classes), "class", "classes"), *SPLITS, *share)
+    table = Grid(counted(len(summary.classes), "class", "classes"), *SPLITS, *share)
     for name, counts in list(summary.classes.items())[:MOST]:
         cells = [str(counts.get(s, 0)) for s in SPLITS]
         if summary.pixels:
@@ -64,7 +63,7 @@ def _show_classes(summary: Summary) -> None:
 def _show_points(summary: Summary) -> None:
     say("")
     title = counted(len(summary.categories), "category", "categories")
-    table = grid(title, "points", "images", "pairs", left=2)
+    table = Grid(title, "points", "images", "pairs", left=2)
     for name, images in list(summary.categories.items())[:MOST]:
         table.add_row(escape(name), escape(listed(summary.point_names.get(name, ()), 12)),
                       str(images), str(summary.category_pairs.get(name, 0)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gate_cache.report.terminal.tables import grid, put, say
+from gate_cache.report.terminal.grid import Grid, put, say
 
 if TYPE_CHECKING:
     from gate_cache.analysis.probe import Probed, ProbeRow, ProbeTable
@@ -26,7 +26,7 @@ def show_probed(probed: Probed) -> None:
 def _show(ranked: ProbeTable, split: str) -> None:
     solved = f"{ranked.probe} solved on {ranked.solved}" if ranked.solved else "nearest neighbour"
     say(f"{ranked.task}: {ranked.judged} {ranked.unit} of {split}, {solved}", "bold")
-    table = grid("combo", "maps", "%", "95 %", "behind the best", left=2)
+    table = Grid("combo", "maps", "%", "95 %", "behind the best", left=2)
     most = {combos: max(len(row.maps) for row in ranked.rows if row.combos == combos)
             for combos in {row.combos for row in ranked.rows}}
     for row in ranked.rows[:MOST]:

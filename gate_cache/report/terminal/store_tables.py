@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gate_cache.report.terminal.tables import grid, put, say, say_notes
+from gate_cache.report.terminal.grid import Grid, put, say, say_notes
 from gate_cache.store.places.disk import human
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def show_verified(report: Verified) -> None:
         verdict = "everything is as it was written"
     else:
         mended = sum(p.mended for p in report.problems)
-        verdict = f"{len(report.problems)} problems" + (f", {mended} mended" if mended else "")
+        verdict = f"{len(report.problems)} problems" + (f", {mended} repaired" if mended else "")
     say(f"{report.store}: {looked}: {verdict}", "bold")
     if any(p.mended for p in report.problems):
         say("run 'gate-cache extract' on its manifests to fill what is undone now")
@@ -35,7 +35,7 @@ def show_verified(report: Verified) -> None:
 def show_recomputed(report: Recomputed) -> None:
     rows = ", ".join(map(str, report.rows))
     say(f"{report.store}: rows {rows} computed again on {report.device}", "bold")
-    lines = grid("combo", "rows", "equal to the bit", "largest difference", "of the largest value")
+    lines = Grid("combo", "rows", "equal to the bit", "largest difference", "of the largest value")
     for combo in report.combos:
         lines.add_row(escape(combo.name), str(combo.rows), str(combo.equal),
                       f"{combo.largest:.3g}", f"{combo.relative:.2e}",
@@ -77,7 +77,7 @@ def _combo_lines(combo: ComboDiff) -> list[str]:
 def show_pruned(stores: list[Pruned]) -> None:
     for store in stores:
         say(f"{store.store}: {len(store.kept)} groups are kept", "bold")
-        lines = grid("group", "why", "size", left=2)
+        lines = Grid("group", "why", "size", left=2)
         for group in store.groups:
             lines.add_row(escape(group.name), group.why, human(group.bytes))
         if store.groups:
@@ -89,4 +89,4 @@ def show_pruned(stores: list[Pruned]) -> None:
     elif stores[0].removed:
         say(f"{size} removed")
     else:
-        say(f"nothing was removed; say --yes to remove {size}")
+        say(f"nothing was removed; pass --yes to remove {size}")

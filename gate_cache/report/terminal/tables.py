@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from gate_cache.report.terminal.grid import Grid, put, say, say_notes
 from gate_cache.store.places.disk import human
 
 if TYPE_CHECKING:
@@ -25,38 +22,8 @@ if TYPE_CHECKING:
     from gate_cache.store.check.inspect import GroupReport, StoreReport
     from gate_cache.training.train import TrainedRun
 
-PLAIN_WIDTH = 110
 SHOWN = (0.05, 0.1)
 """PCK's α that fit on a line; metrics.json has all."""
-
-
-def _console() -> Console:
-    """stdout; a fixed width where it is no terminal, so that tables can be compared."""
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, soft_wrap=False,
-                   highlight=False)
-
-
-def say(line: str, style: str | None = None) -> None:
-    """Print one line as it is: no markup, no folding, so that paths can be copied."""
-    _console().print(line, markup=False, style=style, soft_wrap=True)
-
-
-def say_notes(notes: Iterable[str]) -> None:
-    for note in notes:
-        say(f"note: {note}")
-
-
-def put(table: Table) -> None:
-    _console().print(table)
-
-
-def grid(*columns: str, left: int = 1) -> Table:
-    """A table whose first `left` columns are text, the others numbers."""
-    table = Table(box=None, pad_edge=False)
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i < left else "right",
-                         overflow="fold" if i < left else "ellipsis")
-    return table
 
 
 def shape(dims: Any) -> str:
@@ -66,15 +33,17 @@ def shape(dims: Any) -> str:
 
 def show_plan(plan: Plan) -> None:
     say(f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
-    table = grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", "folders",
+    table = Grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", "folders",
                  left=2)
+    first: dict[str, str] = {}
     for line in plan.lines:
-        maps = " ".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
+        maps = "\n".join(f"{n} {shape(s)}" for n, s in line.shapes.items())
+        like = first.setdefault(maps, line.name)
+        maps = maps if like == line.name else f"as {escape(like)}"
         maps += f" ({line.about})" if line.about else ""
         table.add_row(escape(line.name), maps, str(line.unet_passes or ""),
                       str(line.controlnet_passes or ""), _size(line), str(line.files),
                       str(line.folders))
-    table.add_section()
     control = plan.images * plan.pieces.controlnet_passes
     table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
                   _size(plan), str(plan.files), str(plan.folders), style="bold")
@@ -91,7 +60,7 @@ def _show_proposals(plan: Plan) -> None:
     """What would take less, where the store is larger than its disk or has very many files."""
     if not plan.proposals:
         return
-    table = grid(f"{human(plan.room)} of room; what takes less", "size", "files", "")
+    table = Grid(f"{human(plan.room)} of room; what takes less", "size", "files", "")
     for other in plan.proposals:
         table.add_row(escape(other.change), human(other.bytes), str(other.files),
                       "fits" if other.fits else "")
@@ -123,7 +92,7 @@ def show_extracted(done: Extracted) -> None:
 
 def show_status(status: Status) -> None:
     say(status.store, "bold")
-    table = grid("combo", "state", "images", left=2)
+    table = Grid("combo", "state", "images", left=2)
     styles = {"done": "green", "partial": "yellow", "missing": "red", "stale": "magenta"}
     for combo in status.combos:
         why = f" ({'; '.join(combo.why)})" if combo.why else ""
@@ -177,7 +146,7 @@ def show_layers(maps: ModelMaps) -> None:
     say(f"{maps.model}: {maps.kind}, predicts {maps.predicts}", style="bold")
     say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple};"
         f" latent at {maps.size} px: {shape(maps.latent)}")
-    table = grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", left=2)
+    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", left=2)
     for layer in maps.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
         table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape))
@@ -214,7 +183,7 @@ def _show_results(results: Results) -> None:
     variants = [k for k in first.values if k[0] in SHOWN and k[2] in ("point", "image")]
     keys = sorted(variants, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
     names = [f"@{a:.2f}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
-    table = grid("PCK, %\nradius\naveraged by", *names)
+    table = Grid("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
         values = ["–" if math.isnan(v := row.pck.values[k]) else f"{v:.1f}" for k in keys]
         table.add_row(escape(row.method.title), *values, style="bold" if row.trained else None)
@@ -231,7 +200,7 @@ def _show_results(results: Results) -> None:
 def _show_scores(results: ScoreTable) -> None:
     """Metrics with their 95 % intervals over images."""
     say(f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
-    table = grid("%", *(n.replace("/", "\n") for n in results.rows[0].scores.values))
+    table = Grid("%", *(n.replace("/", "\n") for n in results.rows[0].scores.values))
     for row in results.rows:
         between = row.scores.details["interval"]
         table.add_row(escape(row.method.title), *(

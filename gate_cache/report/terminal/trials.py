@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from gate_cache.report.terminal.tables import grid, put, say, say_notes
+from gate_cache.report.terminal.grid import Grid, put, say, say_notes
 from gate_cache.training.sweep_tables import Mean, over_seeds
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ def show_swept(sweep: Swept, page: Path | None = None) -> None:
     means = over_seeds(sweep.rows)
     trained = sorted((m for m in means if m.trained),
                      key=lambda m: m.test.get(sweep.select, (-math.inf, 0))[0])
-    table = grid("trial", "seeds", sweep.select, *_others(means, sweep.select))
+    names = [sweep.select, *_others(means, sweep.select)]
+    table = Grid("trial", "seeds", *(name.replace("/", "\n") for name in names))
     for mean in [*(m for m in means if not m.trained), *trained]:
-        cells = [_cell(mean, name) for name in [sweep.select, *_others(means, sweep.select)]]
+        cells = [_cell(mean, name) for name in names]
         failed = f" ({mean.failed} failed)" if mean.failed else ""
         table.add_row(escape(mean.name), f"{mean.seeds}{failed}" if mean.trained else "", *cells)
     put(table)
@@ -52,7 +53,7 @@ def _cell(mean: Mean, name: str) -> str:
 def show_evaluated(scores: Evaluated) -> None:
     """All metrics; the one that chose the checkpoint with its interval."""
     say(f"{scores.run} on the {scores.split} split of {scores.manifest}", "bold")
-    table = grid("metric", scores.split, "95 % interval")
+    table = Grid("metric", scores.split, "95 % interval")
     for name, value in scores.values.items():
         low, high = scores.interval
         between = f"{low:.1f} – {high:.1f}" if name == scores.select and not math.isnan(low) else ""

@@ -26,6 +26,7 @@ from gate_cache.store.format.attrs import (
 from gate_cache.store.format.documents import Document, map_document
 from gate_cache.store.format.encodings import encoding_of
 from gate_cache.store.format.layout import DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.listing import LISTING
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
 from gate_cache.store.places.folders import Folder, is_number
@@ -66,7 +67,7 @@ class Audit(Forms):
             self.samples = samples.read_samples(self.folder, self.attrs["format"])
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
-                          f"{COPY}: what is in the rows cannot be told without it")
+                          f"{COPY}: what is in the rows is unknown without it")
             return
         table = self.samples
         attributes: Document = {COUNT: len(table)}
@@ -93,7 +94,7 @@ class Audit(Forms):
             return
         for chunk, data in samples.column_chunks(table, name):
             if self.folder.read(chunk) != data:
-                yield Finding(chunk, "is damaged where no row is", f"{chunk} is written anew",
+                yield Finding(chunk, "is damaged where no row is", f"{chunk} is written again",
                               partial(self.folder.write, chunk, [data]))
         names = set(map(str, range(-(-len(table) // SAMPLE_CHUNK))))
         yield from self.strays(key, {META, "c"})
@@ -112,7 +113,7 @@ class Audit(Forms):
             return
         attrs = own_attrs(document)
         if not is_whole(attrs, self.attrs["format"]) or not _sensible(document, attrs):
-            yield Finding(place, "is damaged", f"{place} is removed; extract makes it anew where"
+            yield Finding(place, "is damaged", f"{place} is removed; extract writes it again where"
                           " its manifest names it, and checks the rows",
                           partial(self.folder.remove, place))
             return
@@ -175,8 +176,8 @@ class Audit(Forms):
     def _headless(self, name: str) -> Iterator[Finding]:
         """A folder without metadata."""
         if any(map(any, done.BlockMarks(self.folder, name).files().values())):
-            yield Finding(f"{name}/{META}", "is missing", then="'gate-cache extract' makes it"
-                          " anew where its manifest names it, and checks the rows")
+            yield Finding(f"{name}/{META}", "is missing", then="'gate-cache extract' writes it"
+                          " again where its manifest names it, and checks the rows")
         else:
             yield note(name, STRAY)
 
@@ -189,11 +190,11 @@ class Audit(Forms):
             yield note(key, "is not made yet: an extract was cut off")
         elif not there:
             yield Finding(f"{key}/{META}", "is missing",
-                          then="'gate-cache extract' makes it anew, and checks the rows")
+                          then="'gate-cache extract' writes it again, and checks the rows")
         elif document is None or meta is None or not self._sound(document, meta) \
                 or meta.packing == "other" or meta.block != self.attrs["block"]:
             yield Finding(f"{key}/{META}", "is damaged",
-                          f"{key}/{META} is removed; extract makes it anew, and checks the rows",
+                          f"{key}/{META} is removed; extract writes it again, and checks the rows",
                           partial(self.folder.remove, f"{key}/{META}"))
             return None
         else:
@@ -263,5 +264,5 @@ def _group_document(attributes: Document) -> Document:
 
 def _sensible(document: Document | None, attrs: dict[str, Any]) -> bool:
     """Whether a group's metadata is one of ours, its recipe being what its fingerprint says."""
-    rest = {k: v for k, v in (document or {}).items() if k != "consolidated_metadata"}
+    rest = {k: v for k, v in (document or {}).items() if k != LISTING}
     return bool(attrs) and {**rest, "attributes": {}} == _group_document({})

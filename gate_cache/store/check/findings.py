@@ -31,9 +31,9 @@ class Finding:
         if self.mend is None:
             return self
         if not repair:
-            return replace(self, then="--repair can mend it")
+            return replace(self, then="--repair can fix it")
         self.mend()
-        return replace(self, then=f"mended: {self.then}", mended=True)
+        return replace(self, then=f"repaired: {self.then}", mended=True)
 
 
 def note(place: str, what: str) -> Finding:

@@ -16,10 +16,13 @@ from gate_cache.store.format.attrs import (
     read_meta,
 )
 from gate_cache.store.format.documents import Document, dumped, write_array
+from gate_cache.store.format.listing import LISTING, collected
 from gate_cache.store.format.samples import COUNT
 from gate_cache.store.places.folders import PARTIAL, Folder, is_number
 
 STRAY = "no part of the store"
+_FREE: Document = {"attributes": None, "dimension_names": None}
+"""What is checked elsewhere, or that stores of an earlier release lack."""
 LEFT = "left by a write that was cut off; the next extract removes it"
 
 
@@ -34,10 +37,10 @@ class Forms:
         document = read_meta(self.folder, key)
         sealed = self.attrs["format"] > 1 or CHECKSUM in own_attrs(document)
         if document is None or (sealed and not is_sound_array(document)) \
-                or {**document, "attributes": None} != {**expected, "attributes": None}:
+                or {**document, **_FREE} != {**expected, **_FREE}:
             there = self.folder.read(f"{key}/{META}") is not None
             yield Finding(f"{key}/{META}", "is damaged" if there else "is missing",
-                          f"{key}/{META} is written anew",
+                          f"{key}/{META} is written again",
                           partial(write_array, self.folder, key, new))
         else:
             yield from self.form(key)
@@ -52,8 +55,9 @@ class Forms:
             yield note(place, "is not written as gate-cache writes it; what it says is right")
         if others := sorted({*document.get("attributes", {})} - {ATTRS, COUNT, CHECKSUM}):
             yield note(place, f"attributes that are not ours are not checked: {', '.join(others)}")
-        if "consolidated_metadata" in document:
-            yield note(place, "consolidated metadata is not ours and not checked")
+        if LISTING in document and (key or document[LISTING] != collected(self.folder)):
+            yield note(place, "its list of groups and arrays is not up to date; the next extract"
+                       " writes it anew")
 
     def strays(self, key: str, own: set[str] | None) -> Iterator[Finding]:
         """Names in a folder that are not the store's own; None: numbers are."""

@@ -66,6 +66,7 @@ def make_part(folder: Folder, key: str, part: Part, block: int, codec: Codec | N
     """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum."""
     from zarr.codecs import Crc32cCodec
 
+    array = key.rpartition("/")[2]  # xarray asks that what is called alike is as long
     document = array_document(
         shape=(0, *part.shape),
         chunks=(1, *part.shape),
@@ -74,7 +75,7 @@ def make_part(folder: Folder, key: str, part: Part, block: int, codec: Codec | N
         compressors=[Crc32cCodec()],
         fill_value=part.fill,
         chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=("sample", "channel", "y", "x")[: 1 + len(part.shape)],
+        dimension_names=["sample", *(f"{array}_{axis}" for axis in "cyx"[: len(part.shape)])],
         attributes={ATTRS: {"decode": part.decode}} if part.decode else None,
     )
     if codec:

@@ -46,7 +46,7 @@ def document(blocks: int, width: int) -> Document:
 @cache
 def _no_marks(width: int) -> Document:
     return array_document(shape=(0,), chunks=(width,), dtype="uint64", compressors=None,
-                          fill_value=0)
+                          fill_value=0, dimension_names=["block"])
 
 
 class BlockMarks:

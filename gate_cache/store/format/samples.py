@@ -175,7 +175,8 @@ def column_document(name: str, count: int) -> Document:
 @cache
 def _empty_column(name: str, chunk: int) -> Document:
     dtype, shape = next((dtype, shape) for n, dtype, shape in _COLUMNS if n == name)
-    return array_document(shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype, compressors=None)
+    return array_document(shape=(0, *shape), chunks=(chunk, *shape), dtype=dtype, compressors=None,
+                          dimension_names=["sample", "byte"][: 1 + len(shape)])
 
 
 def append_samples(folder: Folder, old: Samples, new: Sequence[NewSample]) -> Samples:
@@ -254,7 +255,7 @@ def table_checksum(table: Samples, stated: str | None) -> str:
 
 def _damaged() -> StoreError:
     return StoreError("the table of samples (samples/) is damaged; restore it from a copy: what is"
-                      " in the rows cannot be told without it")
+                      " in the rows is unknown without it")
 
 
 def _table(folder: Folder, count: int) -> Samples:

@@ -43,7 +43,8 @@ def _empty(width: int) -> Document:
     from zarr.codecs import Crc32cCodec
 
     return array_document(shape=(0,), chunks=(width,), dtype="uint32",
-                          compressors=[Crc32cCodec()], fill_value=0)
+                          compressors=[Crc32cCodec()], fill_value=0,
+                          dimension_names=["checksum"])
 
 
 def key(group: str, block: int) -> str:

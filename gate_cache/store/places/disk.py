@@ -16,8 +16,8 @@ _HINTS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
     errno.EROFS: "the disk is read-only; choose another place with {option}",
-    errno.EACCES: "permission denied; mend the permissions or choose another place with {option}",
-    errno.EPERM: "not permitted; mend the permissions or choose another place with {option}",
+    errno.EACCES: "permission denied; change the permissions or choose another place with {option}",
+    errno.EPERM: "not permitted; change the permissions or choose another place with {option}",
     errno.EFBIG: "the file grew beyond the allowed size; raise the limit (ulimit -f)",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
@@ -70,7 +70,7 @@ def _system_text(path: Place, error: OSError) -> str:
     file = str(getattr(error, "filename2", None) or error.filename or "")
     where = file.removeprefix(f"{path}/")
     named = f" ({where[:200]})" if where and file != str(path) else ""
-    return f"{words[:1].lower()}{words[1:]}{named}; mend that"
+    return f"{words[:1].lower()}{words[1:]}{named}; fix that"
 
 
 def _no_inodes(path: Place) -> bool:

@@ -1,7 +1,8 @@
-"""A store on an ordinary web server: read only, listed by the server's own pages of links.
+"""A store on an ordinary web server: read only, listed by the store itself or by pages of links.
 
-HTTP has no listing. Most servers show a page of links for a folder (Python's ``http.server``,
-Apache, nginx with ``autoindex``), and that is what is read here.
+HTTP has no listing. A store's own ``zarr.json`` has one; for stores of earlier releases, and for
+what is not in it, most servers show a page of links for a folder (Python's ``http.server``, Apache,
+nginx with ``autoindex``), and that is what is read here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from gate_cache.core.errors import StoreError
+from gate_cache.store.format.listing import listed_names
 from gate_cache.store.places.remote import RemoteFolder
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ class WebFolder(RemoteFolder):
     """A folder of a web server."""
 
     def names(self, key: str = "") -> list[str]:
+        known = listed_names(self, key)
+        if known is not None:
+            return known
         names = (name.rstrip("/") for name in self._links(key))
         return sorted(filter(str.isprintable, names))
 
