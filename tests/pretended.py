@@ -105,6 +105,8 @@ _PRESENT: list[Device] = []
 def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """`torch.Tensor.to`, which asks a library that is not there for the index of ``cuda``."""
     copy = kwargs.pop("copy", False)
+    if args and isinstance(args[0], torch.Tensor):
+        args = (args[0].device, args[0].dtype, *args[1:])
     device, dtype, late, layout = torch._C._nn._parse_to(*args, **kwargs)
     there = tensor.device if device is None else _indexed(device)
     if there == tensor.device and dtype in (None, tensor.dtype) and not layout and not copy:

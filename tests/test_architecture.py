@@ -46,7 +46,7 @@ FENCES = {  # library to the rooms and files that may import it
     "zarr": ("store/",),
     "numcodecs": ("store/",),
     "crc32c": ("store/",),
-    "filelock": ("store/places/cache.py",),
+    "filelock": ("store/places/cache.py", "extraction/cluster.py"),
     "obstore": ("store/places/",),
     "dask": ("store/", "extraction/"),
     "xarray": ("store/",),
