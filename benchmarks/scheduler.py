@@ -17,9 +17,9 @@ from gate_cache.extraction import cluster
 class Stub(WorkerPlugin):
     """Does a block at once."""
 
-    def block(self, rows: range) -> dict[str, int]:
-        """Nothing, in place of `cluster.Site`."""
-        return {"stub": len(rows)}
+    def block(self, rows: range) -> cluster.Done:
+        """Nothing, in place of `cluster.BlockWorker`."""
+        return {"stub": len(rows)}, "cpu"
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     done = 0
 
-    def count(found: cluster.Counts) -> None:
+    def count(found: cluster.Counts, _: str) -> None:
         nonlocal done
         done += found["stub"]
 

@@ -12,15 +12,11 @@ import torch
 from conftest import PROMPT, TOY, write
 from pretended import Device, Kinds, pretended
 from test_techniques import ADAPTER, write_ip_adapter
-from test_train import build
-from test_train import manifest as stage_2
 
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.passes.extractor import Extractor
 from gate_cache.extraction.extract import extract
 from gate_cache.store.reader import FeatureStore
-from gate_cache.training.evaluate import evaluate
-from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
 STEPS = {"denoise": {"from": 60, "steps": 2}}
@@ -104,26 +100,6 @@ def test_a_pass_that_mixes_devices_fails(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Extractor, "run", run)
     with pytest.raises(RuntimeError, match="same device, but found at least two devices, cpu"):
         on_gpu(write(tmp_path / "toy.yaml", conv={"plain": PROMPT}, attention={}), roots)
-
-
-# ------------------------------------------------------------------------------------- stage 2
-
-
-@pytest.mark.parametrize("head", ["nn", "conv"])
-def test_a_training_is_the_cpus(tmp_path: Path, head: str) -> None:
-    loaded = stage_2(tmp_path, attention="attn", steps=4, validate_steps=2, assigners=2,
-                     head={"name": head, **({"conv_channels": 8} if head == "conv" else {})})
-    build(tmp_path / "stores", loaded)
-    roots = Roots(stores=tmp_path / "stores", runs=tmp_path / "runs")
-    wanted = train(Workspace(loaded, roots, "cpu"), tmp_path / "cpu").scores
-    with pretended() as found:
-        scores = train(Workspace(loaded, roots, "cuda"), tmp_path / "gpu").scores
-        waited = found.taken()
-        evaluate(Workspace(loaded, roots, "cuda"), tmp_path / "gpu")
-    assert scores.keys() == wanted.keys()
-    print(waited)
-    for method, values in wanted.items():
-        assert scores[method] == pytest.approx(values, abs=5), method
 
 
 # --------------------------------------------------------------------------- the device itself
