@@ -80,9 +80,9 @@ class FeatureStore(OpenStore):
         names = [n for n in self.folder.names() if n not in (SAMPLES, META)]
         keys = [f"{n}/{DONE}/{META}" for n in names]
         whole = [n for n, raw in zip(names, self.folder.read_many(keys), strict=True) if raw]
-        found = {name: read_attrs(self.folder, name) for name in whole}
-        damaged = [n for n, a in found.items() if not is_whole(a, self.attrs["format"])]
-        return [ComboView(self, n, a) for n, a in found.items() if n not in damaged], damaged
+        attrs = {name: read_attrs(self.folder, name) for name in whole}
+        damaged = [n for n, a in attrs.items() if not is_whole(a, self.attrs["format"])]
+        return [ComboView(self, n, a) for n, a in attrs.items() if n not in damaged], damaged
 
     @property
     def damaged(self) -> list[str]:
@@ -109,15 +109,15 @@ class FeatureStore(OpenStore):
 
     def __getitem__(self, name: str) -> ComboView:
         views = self.views()
-        found = [v for v in views if v.name == name] or [v for v in views if v.label == name]
-        if len(found) > 1:
-            raise StoreError(f"{self.path}: '{name}' was extracted with {len(found)} settings; say"
-                             f" which: {', '.join(v.name for v in found)}")
-        if not found:
+        matches = [v for v in views if v.name == name] or [v for v in views if v.label == name]
+        if len(matches) > 1:
+            raise StoreError(f"{self.path}: '{name}' was extracted with {len(matches)} settings;"
+                             f" say which: {', '.join(v.name for v in matches)}")
+        if not matches:
             self.refuse_damaged(name)
             raise StoreError(f"{self.path}: no combo '{name}'{did_you_mean(name, self.combos)};"
                              f" it has: {listed(self.combos, 12) or 'none'}")
-        return found[0]
+        return matches[0]
 
     def torch_dataset(self, combos: Sequence[str] = (), maps: Sequence[str] | None = None,
                       rows: Sequence[int | str] | None = None) -> MapDataset:

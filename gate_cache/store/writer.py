@@ -115,10 +115,10 @@ class StoreWriter:
         StoreError
             It is there, but its metadata is damaged.
         """
-        wanted = fingerprint(recipe)
+        digest = fingerprint(recipe)
         for name in self.folder.names():
             attrs = read_attrs(self.folder, name)
-            if attrs.get("fingerprint") == wanted or name.endswith(f"-{wanted[:SHORT]}"):
+            if attrs.get("fingerprint") == digest or name.endswith(f"-{digest[:SHORT]}"):
                 if is_whole(attrs, self.attrs["format"]):
                     return self._writer(name)
                 self._refuse_damaged(name)
@@ -150,10 +150,10 @@ class StoreWriter:
         about : further attributes (tokens, versions, weights)
         """
         with disk_errors(self.path):
-            found, asked = self.find(recipe), Encoding.of(encoding)
-            name = found.name if found else self._make(
-                label, recipe, shapes, {**about, ENCODING: asked.to_json()})
-            used = found.encoding if found else asked
+            group, requested = self.find(recipe), Encoding.of(encoding)
+            name = group.name if group else self._make(
+                label, recipe, shapes, {**about, ENCODING: requested.to_json()})
+            used = group.encoding if group else requested
             parts = {map_ + part.suffix: part for map_, shape in shapes.items()
                      for part in used.parts(shape)}
             lost = self._complete(name, parts, used.codec)
@@ -163,7 +163,7 @@ class StoreWriter:
                 raise StoreError(f"{self.path}: marks of {name} share files, as on a disk, and"
                                  " several workers cannot write them there; leave out --workers")
             blocks = len(blocks_of(writer.rows, self.block))
-            if (lost or not found) and writer.marks.read_all(blocks).any():
+            if (lost or not group) and writer.marks.read_all(blocks).any():
                 writer.recheck()
         return writer
 

@@ -18,11 +18,11 @@ def watched(unet: Any) -> Iterator[dict[str, torch.Tensor]]:
     ``down0`` …, ``mid``, ``up0`` … to (B, C, h, w) float32 of the latest pass, as they have run. A
     level's output is that behind its down- or up-sampler.
     """
-    found: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
     with ExitStack() as undo:
         for name, block in _levels(unet):
-            undo.callback(block.register_forward_hook(_keep(found, name)).remove)
-        yield found
+            undo.callback(block.register_forward_hook(_keep(outputs, name)).remove)
+        yield outputs
 
 
 def _levels(unet: Any) -> Iterator[tuple[str, Any]]:
@@ -32,9 +32,9 @@ def _levels(unet: Any) -> Iterator[tuple[str, Any]]:
     yield from ((f"up{i}", block) for i, block in enumerate(unet.up_blocks))
 
 
-def _keep(found: dict[str, torch.Tensor], name: str) -> Any:
+def _keep(outputs: dict[str, torch.Tensor], name: str) -> Any:
     def hook(_module: Any, _args: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output  # down blocks give skips too
-        found.pop(name, None)
-        found[name] = first.detach().float()
+        outputs.pop(name, None)
+        outputs[name] = first.detach().float()
     return hook

@@ -35,11 +35,11 @@ class Means:
         whole: list[Item] = []
         means: dict[str, list[torch.Tensor]] = {name: [] for name in maps}
         for i, item in enumerate(items):
-            found = self._added(tail, item, {name: values[i] for name, values in maps.items()})
+            sums = self._added(tail, item, {name: values[i] for name, values in maps.items()})
             if item.member == item.half.ensemble - 1:
                 whole.append(item)
                 del self._sums[tail, item.half, item.row]
-                for name, values in found.items():
+                for name, values in sums.items():
                     means[name].append(values / item.half.ensemble)
         return whole, {name: torch.stack(values) for name, values in means.items() if values}
 

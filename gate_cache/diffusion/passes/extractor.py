@@ -88,16 +88,16 @@ class Extractor:
         size = max(min(self._coder_batch, CODER_PIXELS // pixels), 1)
         if self.halved is None:
             return self._encoded(images, size)
-        found, self._coder_batch = fitted(size, partial(self._encoded, images))
-        return found
+        latents, self._coder_batch = fitted(size, partial(self._encoded, images))
+        return latents
 
     def _encoded(self, images: Images, size: int) -> torch.Tensor:
-        found = []
+        latents = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
             index = np.minimum(np.arange(size), len(part) - 1)
-            found.append(self.model.encode(torch.from_numpy(part[index]))[: len(part)])
-        return torch.cat(found).contiguous()
+            latents.append(self.model.encode(torch.from_numpy(part[index]))[: len(part)])
+        return torch.cat(latents).contiguous()
 
     def ahead(self, lane: PassGroup, inputs: Inputs) -> None:
         """Let a lane's techniques prepare its rows on the CPU."""
@@ -210,11 +210,11 @@ class Extractor:
         def predict(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
             if self.stopped():
                 raise _Stopped
-            found = model.predict(x, t, text, *extras).float()
+            output = model.predict(x, t, text, *extras).float()
             if negative is not None:  # x_0 and noise are affine in it: guided as they would be
                 away = model.predict(x, t, negative, *extras).float()
-                found = away + walk.guidance * (found - away)
-            return model.as_clean(found, x, t), model.as_epsilon(found, x, t)
+                output = away + walk.guidance * (output - away)
+            return model.as_clean(output, x, t), model.as_epsilon(output, x, t)
 
         return ddim(x, walk.timesteps(), model.alphas_cumprod, predict)
 
@@ -249,6 +249,15 @@ class Extractor:
 def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Roots, batch: int,
                    device: torch.device, spec: ModelSpec) -> Extractor:
     """Load a model with what the techniques of these combos need.
+
+    Parameters
+    ----------
+    files : the model's
+    plans : combos, with their techniques
+    roots : folders that techniques' files are looked up in
+    batch : images per pass
+    device : where the model runs
+    spec : the manifest's part on the model; its `dtype` is that of the weights
 
     Raises
     ------

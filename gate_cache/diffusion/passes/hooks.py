@@ -53,18 +53,18 @@ class Hooks:
         ModelError
             A map was not seen: the model does not call what was tapped.
         """
-        found = {}
+        features = {}
         for spec in self._specs:
             if spec.name in self._conv:
-                found[spec.name] = self._conv.pop(spec.name)
+                features[spec.name] = self._conv.pop(spec.name)
             elif self._attention[spec.name]:
                 maps = torch.stack(self._attention.pop(spec.name)).mean(0)  # (B, hw, T)
                 side = self._sides[spec.name]
-                found[spec.name] = maps.transpose(1, 2).reshape(len(maps), -1, *side)
+                features[spec.name] = maps.transpose(1, 2).reshape(len(maps), -1, *side)
             else:
                 raise ModelError(f"the model did not run what '{spec.name}' is read from; is its"
                                  " attention replaced or compiled?")
-        return found
+        return features
 
     def conv_hook(self, name: str) -> Any:
         """Forward hook that keeps a level's output."""
@@ -105,8 +105,8 @@ class _Recorder:
         if encoder_hidden_states is not None:
             text = encoder_hidden_states[0] if isinstance(encoder_hidden_states, tuple) \
                 else encoder_hidden_states  # IP-Adapter's are (text, images)
-            found = cross_attention(attn, hidden_states, text)
-            self._taps.add_attention(self._name, found)
+            attention = cross_attention(attn, hidden_states, text)
+            self._taps.add_attention(self._name, attention)
         return output
 
 

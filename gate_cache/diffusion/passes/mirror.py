@@ -40,8 +40,8 @@ class Mirrored:
 
     def latents(self, rows: Sequence[int]) -> torch.Tensor:
         """(N, 4, h, w) float32, of the mirrored pictures, on the device."""
-        found: torch.Tensor = self.kept("latents", rows, lambda r: self._encode(self.images(r)))
-        return found
+        latents: torch.Tensor = self.kept("latents", rows, lambda r: self._encode(self.images(r)))
+        return latents
 
     def images(self, rows: Sequence[int]) -> Images:
         """(N, H, W, 3) uint8."""

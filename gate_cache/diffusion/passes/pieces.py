@@ -55,7 +55,15 @@ def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str,
 
 def pieces(lane: PassGroup, tail: Tail, items: Sequence[Item],
            maps: dict[str, torch.Tensor]) -> Iterator[Piece]:
-    """What each combo reads from the maps of some images."""
+    """What each combo reads from the maps of some images.
+
+    Parameters
+    ----------
+    lane : whose passes yielded the maps
+    tail : techniques of the passes' last part
+    items : B images with their noises, in the batch's order
+    maps : name to (B, C, h, w)
+    """
     for half in dict.fromkeys(item.half for item in items):
         for reader in lane.readers[half, tail]:
             places = [i for i, item in enumerate(items)

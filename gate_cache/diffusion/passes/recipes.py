@@ -54,6 +54,13 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
                count_tokens: Callable[[str], int]) -> dict[str, ComboMaps]:
     """Combo name to its maps, for all combos of a manifest.
 
+    Parameters
+    ----------
+    manifest : whose combos they are
+    files : the model's
+    size : side of the input, in pixels
+    count_tokens : a prompt to how many tokens its text has
+
     Raises
     ------
     ManifestError
@@ -63,12 +70,12 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
     """
     layout = files.family
     check_combos(manifest, layout, files.schedule(), _of_text)
-    found = {}
+    maps = {}
     for name, combo in manifest.combos.items():
         specs = layout.select(manifest.kind(name), combo.maps, combo.pooling)
         tokens = count_tokens(combo.prompt)
-        found[name] = ComboMaps(specs, {s.name: s.shape(size, tokens) for s in specs})
-    return found
+        maps[name] = ComboMaps(specs, {s.name: s.shape(size, tokens) for s in specs})
+    return maps
 
 
 def latents_recipe(files: ModelFiles, preprocessing: Preprocessing, dtype: str) -> Recipe:
@@ -102,7 +109,7 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     captions = _captions_digest(manifest, roots)
     preprocessing = Preprocessing.of(model, size)
     latents = fingerprint(latents_recipe(files, preprocessing, model.compute))
-    found = []
+    plans = []
     for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
         combo = manifest.combos[name]
         used = [(t, t.digests(roots)) for t in techniques(name, combo)]
@@ -126,9 +133,9 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
         if model.fit != "squash":  # which is what a recipe that does not say means
             recipe["resize"] = model.fit
         recipe |= preprocessing.recipe
-        found.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe,
+        plans.append(PlannedCombo(name, combo, maps.specs, maps.shapes, recipe,
                                   {Use.of(t, digests): t for t, digests in used}))
-    return found
+    return plans
 
 
 def _marks(manifest: Manifest, combo: Combo, files: ModelFiles, roots: Roots) -> list[str]:

@@ -137,9 +137,9 @@ class PassGroup:
 
     def specs(self, tail: Tail) -> list[MapSpec]:
         """All maps that some combo wants from the passes with one tail."""
-        found = {s.name: s for (_, t), readers in self.readers.items() if t == tail
+        specs = {s.name: s for (_, t), readers in self.readers.items() if t == tail
                  for reader in readers for s in reader.combo.specs}
-        return list(found.values())
+        return list(specs.values())
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,10 @@ class Pieces:
             encoded=1 + any(lane.common.mirror for lane in lanes))
 
 
-def _common(wanted: Wanted, tokens: int) -> Common:
-    uses = tuple(use for use in wanted.uses if use.place == "model")
-    walk = Walk.of(wanted.combo)
-    return Common(uses, walk, tokens, wanted.tail if walk.steps else None, wanted.combo.mirror)
+def _common(plan: Wanted, tokens: int) -> Common:
+    uses = tuple(use for use in plan.uses if use.place == "model")
+    walk = Walk.of(plan.combo)
+    return Common(uses, walk, tokens, plan.tail if walk.steps else None, plan.combo.mirror)
 
 
 def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
@@ -203,21 +203,21 @@ def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
     """
     needed: dict[tuple[Common, Item], set[Tail]] = defaultdict(set)
     readers: dict[tuple[Common, Half, Tail], list[Reader]] = defaultdict(list)
-    for wanted, rows in todo:
-        asked, alike = wanted.combo, defaultdict[int, set[int]](set)
-        half = Half(asked.prompt, asked.seed, asked.ensemble)
+    for plan, rows in todo:
+        combo, alike = plan.combo, defaultdict[int, set[int]](set)
+        half = Half(combo.prompt, combo.seed, combo.ensemble)
         for row in sorted(rows):
             alike[count_tokens(half.prompt, row)].add(row)
         for tokens, same in alike.items():
-            common = _common(wanted, tokens)
-            readers[common, half, wanted.tail].append(Reader(wanted, frozenset(same)))
+            common = _common(plan, tokens)
+            readers[common, half, plan.tail].append(Reader(plan, frozenset(same)))
             for row in sorted(same):
-                needed[common, Item(half, row)].add(wanted.tail)
+                needed[common, Item(half, row)].add(plan.tail)
     lanes: dict[tuple[Common, tuple[Tail, ...]], list[Item]] = defaultdict(list)
     for (common, item), tails in needed.items():
         lanes[common, tuple(sorted(tails))].append(item)
-    found = [_lane(common, tails, items, readers) for (common, tails), items in lanes.items()]
-    return sorted(found, key=lambda lane: lane.common.uses)
+    groups = [_lane(common, tails, items, readers) for (common, tails), items in lanes.items()]
+    return sorted(groups, key=lambda lane: lane.common.uses)
 
 
 def _lane(common: Common, tails: tuple[Tail, ...], items: list[Item],

@@ -18,22 +18,22 @@ def shared_half(unet: Any) -> Iterator[None]:
     The first one runs the down and mid blocks, the others are given what it found. The blocks are
     restored at the end.
     """
-    found: dict[int, Any] = {}
+    outputs: dict[int, Any] = {}
     with ExitStack() as undo:
         mid = [] if unet.mid_block is None else [unet.mid_block]  # distilled ones have none
         for i, block in enumerate([*unet.down_blocks, *mid]):
-            undo.enter_context(_remembered(block, i, found))
+            undo.enter_context(_remembered(block, i, outputs))
         yield
 
 
 @contextmanager
-def _remembered(block: Any, key: int, found: dict[int, Any]) -> Iterator[None]:
+def _remembered(block: Any, key: int, outputs: dict[int, Any]) -> Iterator[None]:
     inner = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if key not in found:
-            found[key] = inner(*args, **kwargs)
-        return found[key]
+        if key not in outputs:
+            outputs[key] = inner(*args, **kwargs)
+        return outputs[key]
 
     block.forward = forward
     try:

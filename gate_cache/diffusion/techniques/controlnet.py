@@ -57,11 +57,11 @@ class ControlNet(Technique[ControlNetSpec]):
         place = self._net(roots)
         paths = [place] if place.is_file() else self._weights(place)
         shapes, unet = plain_names(shapes_in(paths)), files.config(UNET)
-        told = self._config(place, roots)
+        config = self._config(place, roots)
         name = str(place if place.is_file() else place / "config.json")
         by_shape = [*shape_problems(str(place), shapes, unet)]
-        problems = by_shape if by_shape and not told else [*controlnet_problems(
-            name, told or inferred_config(shapes, unet), files)] or by_shape
+        problems = by_shape if by_shape and not config else [*controlnet_problems(
+            name, config or inferred_config(shapes, unet), files)] or by_shape
         if problems:
             raise ModelError("\n".join(problems))
 
@@ -166,12 +166,12 @@ class Control(Steering):
         """(N, 1 or 3, H, W) uint8 control images, each made once."""
         spec, folder = self._spec, self._spec.images
         if folder:
-            found = inputs.kept(("folder", folder), rows, lambda r: inputs.from_folder(folder, r))
-            return cast("Images", found.transpose(0, 3, 1, 2))
-        found = inputs.kept(
+            images = inputs.kept(("folder", folder), rows, lambda r: inputs.from_folder(folder, r))
+            return cast("Images", images.transpose(0, 3, 1, 2))
+        images = inputs.kept(
             ("canny", spec.low, spec.high), rows,
             lambda r: canny(inputs.images(r), spec.low, spec.high) * inputs.masks(r))
-        return cast("Images", found[:, None])
+        return cast("Images", images[:, None])
 
     def _residuals(self, call: Call, image: Any) -> dict[str, Any]:
         down, mid = self._net(

@@ -41,10 +41,10 @@ class Walk:
         """The walk of a combo."""
         if not combo.denoise:
             return cls(combo.t, combo.t, noised=combo.noise != "none")
-        found = cls(combo.denoise.start, combo.t, combo.denoise.steps)
+        walk = cls(combo.denoise.start, combo.t, combo.denoise.steps)
         if not combo.guidance:
-            return found
-        return cls(found.start, found.stop, found.steps, combo.guidance.scale,
+            return walk
+        return cls(walk.start, walk.stop, walk.steps, combo.guidance.scale,
                    combo.guidance.negative)
 
     @property
@@ -71,6 +71,8 @@ def ddim(x: torch.Tensor, times: list[int], alphas_cumprod: torch.Tensor,
     Parameters
     ----------
     x : (B, 4, h, w) float32, x at ``times[0]``
+    times : timesteps, from the noisiest on
+    alphas_cumprod : (T,) float32, ᾱ
     predict : (x, t) to what is predicted, as x_0 and as noise, of the same shape
 
     Returns

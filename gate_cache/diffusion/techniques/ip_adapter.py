@@ -159,13 +159,13 @@ class _Prompted(Steering):
 
 def _grouped(file: Path, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """``image_proj.…`` and ``ip_adapter.…`` apart, as diffusers takes them."""
-    found: dict[str, dict[str, Any]] = {"image_proj": {}, "ip_adapter": {}}
+    tensors: dict[str, dict[str, Any]] = {"image_proj": {}, "ip_adapter": {}}
     for key, value in state.items():
         part, _, rest = key.partition(".")
-        found.setdefault(part, {})[rest] = value
+        tensors.setdefault(part, {})[rest] = value
     if not _is_known(state):
         raise ModelError(f"{file}: {_OTHER}")
-    return found
+    return tensors
 
 
 _OTHER = ("not an IP-Adapter of the plain, the Plus or the Full variant (FaceID needs a face's"
@@ -185,12 +185,12 @@ def _adapter_problem(shapes: Mapping[str, tuple[int, ...]], unet: Mapping[str, A
     if not _is_known(shapes):
         return _OTHER
     width = unet.get("cross_attention_dim", 1280)
-    wanted = {f"ip_adapter.{2 * i + 1}.to_{part}_ip.weight": (channels, width)
+    expected = {f"ip_adapter.{2 * i + 1}.to_{part}_ip.weight": (channels, width)
               for i, channels in enumerate(cross_attentions(unet)) for part in "kv"}
     got = {k: v for k, v in shapes.items() if k.startswith("ip_adapter.")}
-    fit = sum(wanted.get(k) == v for k, v in got.items())
-    if got != wanted:
-        return (f"{fit} of its {len(got)} tensors fit this model, which takes {len(wanted)}"
+    fit = sum(expected.get(k) == v for k, v in got.items())
+    if got != expected:
+        return (f"{fit} of its {len(got)} tensors fit this model, which takes {len(expected)}"
                 "; is it made for another one?")
     outputs = {_PLAIN: 4, "proj_out.weight": 1, _FULL: 1}  # by layer, how many tokens it gives
     for name, tokens in outputs.items():
@@ -208,12 +208,12 @@ def _encoder_problem(shapes: Mapping[str, tuple[int, ...]],
     vision = text_config(config, "vision_config")
     if f"image_proj.{_PLAIN}" in shapes:
         got, what = vision.get("projection_dim", 512), "projection_dim"
-        wanted = shapes[f"image_proj.{_PLAIN}"][1]
+        width = shapes[f"image_proj.{_PLAIN}"][1]
     else:
         got, what = vision.get("hidden_size", 768), "hidden_size"
-        wanted = shapes.get("image_proj.proj_in.weight", shapes.get("image_proj.proj.0.weight",
+        width = shapes.get("image_proj.proj_in.weight", shapes.get("image_proj.proj.0.weight",
                                                                     (0, 0)))[1]
-    return None if got == wanted else (f"its {what} is {got}, the adapter takes {wanted}: the image"
+    return None if got == width else (f"its {what} is {got}, the adapter takes {width}: the image"
                                        " encoder of another IP-Adapter")
 
 

@@ -88,9 +88,9 @@ def lora_digest(source: str, path: Path) -> str:
 class _Switched(Steering):
     """LoRAs, by digest with their scales, switched on together."""
 
-    def __init__(self, loras: Loras, wanted: list[tuple[str, float]]) -> None:
+    def __init__(self, loras: Loras, scales: list[tuple[str, float]]) -> None:
         self._loras = loras
-        self._wanted = wanted
+        self._scales = scales
 
     def active(self) -> AbstractContextManager[object]:
-        return self._loras.active(self._wanted)
+        return self._loras.active(self._scales)

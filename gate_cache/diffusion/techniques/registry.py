@@ -27,9 +27,9 @@ def techniques(name: str, combo: Combo) -> list[Technique[Any]]:
     ManifestError
         One of ``extra`` is not installed, or refuses its settings.
     """
-    asked = [(cls, getattr(combo, cls.name)) for cls in BUILT_IN]
-    found = [cls(name, spec) for cls, spec in asked if spec]
-    return found + [_installed(name, key)(name, spec) for key, spec in combo.extra.items()]
+    specs = [(cls, getattr(combo, cls.name)) for cls in BUILT_IN]
+    used = [cls(name, spec) for cls, spec in specs if spec]
+    return used + [_installed(name, key)(name, spec) for key, spec in combo.extra.items()]
 
 
 def _installed(combo: str, name: str) -> type[Technique[Any]]:
@@ -39,27 +39,27 @@ def _installed(combo: str, name: str) -> type[Technique[Any]]:
         raise ManifestError([f"{combo}.extra: no technique '{name}'{did_you_mean(name, known)};"
                              f" {have} (entry points '{GROUP}')"])
     try:
-        found: type[Technique[Any]] = load_plugin(GROUP, name)
+        technique: type[Technique[Any]] = load_plugin(GROUP, name)
     except UserError as error:
         raise ManifestError([f"{combo}.extra.{name}: {error}"]) from error
-    return found
+    return technique
 
 
 def settings(combo: Combo) -> dict[str, Any]:
     """What of a combo the manifest alone decides (no weights); part of its recipe."""
-    found: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
+    recipe: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
     if combo.noise == "none":
-        found = {"prompt": combo.prompt, "noise": "none", "t": combo.t}
+        recipe = {"prompt": combo.prompt, "noise": "none", "t": combo.t}
     if combo.ensemble > 1:
-        found["ensemble"] = combo.ensemble
+        recipe["ensemble"] = combo.ensemble
     if combo.mirror:
-        found["mirror"] = True
-    found |= {t.name: t.settings() for t in techniques("", combo)}
+        recipe["mirror"] = True
+    recipe |= {t.name: t.settings() for t in techniques("", combo)}
     if combo.denoise:
-        found["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
+        recipe["denoise"] = {"from": combo.denoise.start, "steps": combo.denoise.steps}
     if combo.guidance:
-        found["guidance"] = combo.guidance.model_dump()
-    return found
+        recipe["guidance"] = combo.guidance.model_dump()
+    return recipe
 
 
 def read_as(settings: Mapping[str, Any]) -> str:

@@ -57,8 +57,8 @@ def read_meta(folder: Folder, key: str = "") -> dict[str, Any] | None:
 
 def own_attrs(meta: Mapping[str, Any] | None) -> dict[str, Any]:
     """Our attributes in a group's or array's metadata; empty where there are none."""
-    found = (meta or {}).get("attributes")
-    ours = found.get(ATTRS) if isinstance(found, dict) else None
+    attributes = (meta or {}).get("attributes")
+    ours = attributes.get(ATTRS) if isinstance(attributes, dict) else None
     return dict(ours) if isinstance(ours, dict) else {}
 
 
@@ -73,13 +73,13 @@ def read_array(folder: Folder, key: str) -> ArrayMeta | None:
     if meta is None or (CHECKSUM in own_attrs(meta) and not is_sound_array(meta)):
         return None
     try:
-        found = ArrayDocument.model_validate(meta)
+        array = ArrayDocument.model_validate(meta)
     except ValidationError:
         return None
-    dtype = "T" if found.data_type == "string" else found.data_type
-    return ArrayMeta(tuple(found.shape), np.dtype(dtype), found.chunks[0],
-                     packing_of(found.codecs, found.shape[1:]),
-                     found.chunk_key_encoding.configuration.separator)
+    dtype = "T" if array.data_type == "string" else array.data_type
+    return ArrayMeta(tuple(array.shape), np.dtype(dtype), array.chunks[0],
+                     packing_of(array.codecs, array.shape[1:]),
+                     array.chunk_key_encoding.configuration.separator)
 
 
 def sealed(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,11 +95,11 @@ def is_sound(attrs: Mapping[str, Any]) -> bool:
 
 def sealed_array(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with a checksum of all of it, but for other tools' attributes."""
-    found = document.get("attributes")
+    attributes = document.get("attributes")
     rest = {k: v for k, v in document.items() if k != "attributes"}
     ours = {k: v for k, v in own_attrs(document).items() if k != CHECKSUM}
     ours[CHECKSUM] = fingerprint({**rest, ATTRS: ours})[:16]
-    others = found if isinstance(found, dict) else {}
+    others = attributes if isinstance(attributes, dict) else {}
     return {**document, "attributes": {**others, ATTRS: ours}}
 
 

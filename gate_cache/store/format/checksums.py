@@ -27,10 +27,10 @@ def row_sums(arrays: Mapping[str, npt.NDArray[Any]]) -> Sums:
     rows = {len(a) for a in arrays.values()}
     if len(rows) != 1:
         raise ValueError(f"maps of one block have different numbers of rows: {sorted(rows)}")
-    found = np.zeros((len(arrays), rows.pop()), np.uint32)
-    for sums, array in zip(found, arrays.values(), strict=True):
+    table = np.zeros((len(arrays), rows.pop()), np.uint32)
+    for sums, array in zip(table, arrays.values(), strict=True):
         sums[:] = array_sums(array)
-    return found
+    return table
 
 
 def array_sums(array: npt.NDArray[Any]) -> list[int]:

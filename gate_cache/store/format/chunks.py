@@ -57,13 +57,13 @@ class OpenFiles:
         if os.getpid() != self._pid:
             self._reset()  # forked: another thread of the parent may have held the lock
         key = array.key, shard
-        if found := self._held(key):
-            return found
+        if cached := self._held(key):
+            return cached
         with self._lock:
             gate = self._gates.setdefault(key, threading.Lock())
         with gate:  # of several threads one opens it
-            if found := self._held(key):
-                return found
+            if cached := self._held(key):
+                return cached
             opened = self._opened(array, shard)
             with self._lock:
                 self._open[key] = opened
@@ -86,10 +86,10 @@ class OpenFiles:
 
     def _held(self, key: _Key) -> OpenShard | None:
         with self._lock:
-            found = self._open.get(key)
-            if found is not None:
+            cached = self._open.get(key)
+            if cached is not None:
                 self._open.move_to_end(key)
-            return found
+            return cached
 
     def each(self, work: Callable[[range], None], parts: Sequence[range], array: Chunks,
              shards: Iterable[int]) -> None:
@@ -97,6 +97,9 @@ class OpenFiles:
 
         Parameters
         ----------
+        work : does one part
+        parts : places in the rows that are read
+        array : whose rows they are
         shards : of each part
         """
         at_once = min(self._folder.at_a_time, len(parts))
@@ -108,8 +111,8 @@ class OpenFiles:
             list(pool.map(work, parts))
 
     def _is_here(self, key: _Key) -> bool:
-        found = self._open.get(key)
-        return found is not None and isinstance(found.file, LocalFile)
+        cached = self._open.get(key)
+        return cached is not None and isinstance(cached.file, LocalFile)
 
     def drop(self, array: Chunks, shard: int) -> None:
         """Open this shard anew when it is wanted next: it may have been written again."""
@@ -123,7 +126,9 @@ class Chunks:
 
     Parameters
     ----------
+    files : open shards, shared by all arrays of a store
     key : the array's folder
+    meta : the array's shape, dtype, block and packing
     sums : what the rows of a shard must be, see `gate_cache.store.format.sums`
     forget : is told of a shard that was not what it should be
     """

@@ -28,8 +28,8 @@ def decompress(codec: Codec, chunk: memoryview, row: Array) -> None:
     ValueError, RuntimeError
         The chunk is none, or of a row of another length.
     """
-    said = _length(codec, chunk)
-    if said is not None and said != row.nbytes:
+    length = _length(codec, chunk)
+    if length is not None and length != row.nbytes:
         raise ValueError("a row has another length than the others")
     if codec.name == "gzip":
         _gunzip(chunk, row)
@@ -51,12 +51,12 @@ def _length(codec: Codec, chunk: memoryview) -> int | None:
 def _gunzip(chunk: memoryview, row: Array) -> None:
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        found = unpacker.decompress(chunk, row.nbytes + 1)
+        raw = unpacker.decompress(chunk, row.nbytes + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    if len(found) != row.nbytes or not unpacker.eof:
+    if len(raw) != row.nbytes or not unpacker.eof:
         raise ValueError("a row has another length than the others")
-    row.reshape(-1).view("u1").data[:] = found
+    row.reshape(-1).view("u1").data[:] = raw
 
 
 @lru_cache

@@ -48,17 +48,17 @@ def encode(encoding: Encoding, values: Array) -> dict[str, Array]:
     if encoding.dtype == "int8":
         return _to_int8(np.asarray(values, np.float32))
     if encoding.dtype == "bfloat16":
-        found = _to_bfloat16(np.asarray(values, np.float32))
-        infinite = bool(((found & 0x7FFF) == 0x7F80).any())
+        rows = _to_bfloat16(np.asarray(values, np.float32))
+        infinite = bool(((rows & 0x7FFF) == 0x7F80).any())
     else:
         with np.errstate(over="ignore"):
-            found = np.ascontiguousarray(values, encoding.dtype)
+            rows = np.ascontiguousarray(values, encoding.dtype)
         if encoding.keep_bits is not None:
-            found = _rounded(found, encoding.keep_bits)
-        infinite = _infinite(found)
+            rows = _rounded(rows, encoding.keep_bits)
+        infinite = _infinite(rows)
     if infinite:
         raise DoesNotFit(f"values beyond {encoding.dtype}")
-    return {"": found}
+    return {"": rows}
 
 
 def decode(encoding: Encoding, parts: Parts, out: Array) -> None:
@@ -84,27 +84,27 @@ def _to_int8(values: Array) -> dict[str, Array]:
     scale = largest / _LARGEST
     scale[largest > 0] = np.maximum(scale[largest > 0], _SMALLEST_SCALE)
     steps = np.where(scale > 0, scale, np.float32(1))  # an empty channel; NaN stays out as well
-    found = values / steps[..., None, None]
-    np.rint(found, out=found)
+    quantized = values / steps[..., None, None]
+    np.rint(quantized, out=quantized)
     void = np.isnan(largest)
     if void.any():
-        found[void] = INT8_VOID
-    return {"": found.astype(np.int8), SCALE: scale}
+        quantized[void] = INT8_VOID
+    return {"": quantized.astype(np.int8), SCALE: scale}
 
 
 def _to_bfloat16(values: Array) -> Array:
     """The high half of each float32, rounded to nearest, ties to even."""
-    found = (_rounded(values, BFLOAT16_BITS).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    bits = (_rounded(values, BFLOAT16_BITS).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
     void = np.isnan(values)
     if void.any():
-        found[void] = BFLOAT16_NAN
-    return found
+        bits[void] = BFLOAT16_NAN
+    return bits
 
 
 def _rounded(values: Array, keep: int) -> Array:
     """All bits of the mantissa but the first ones rounded to 0; NaN stays NaN."""
-    found = np.asarray(BitRound(keep).encode(np.ascontiguousarray(values))).view(values.dtype)
+    rounded = np.asarray(BitRound(keep).encode(np.ascontiguousarray(values))).view(values.dtype)
     void = np.isnan(values)
     if void.any():
-        found[void] = np.nan
-    return found
+        rounded[void] = np.nan
+    return rounded

@@ -38,8 +38,8 @@ def array_document(**spec: Any) -> Document:
 
     files: dict[str, Any] = {}
     zarr.create_array(MemoryStore(files), name="array", **spec)
-    found: Document = json.loads(files[f"array/{META}"].to_bytes())
-    return found
+    document: Document = json.loads(files[f"array/{META}"].to_bytes())
+    return document
 
 
 def map_document(shape: tuple[int, ...], block: int, dtype: str) -> Document:
@@ -63,7 +63,16 @@ def make_array(folder: Folder, key: str, **spec: Any) -> None:
 
 
 def make_part(folder: Folder, key: str, part: Part, block: int, codec: Codec | None) -> None:
-    """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum."""
+    """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum.
+
+    Parameters
+    ----------
+    folder : the store
+    key : the array's folder in it
+    part : shape and dtype of a row
+    block : rows of a shard
+    codec : that compresses each chunk; None leaves it raw
+    """
     from zarr.codecs import Crc32cCodec
 
     array = key.rpartition("/")[2]  # xarray asks that what is called alike is as long
@@ -108,8 +117,8 @@ def put_attrs(folder: Folder, key: str, attrs: Mapping[str, Any]) -> Document:
 
 def write_group(folder: Folder, key: str, attributes: Document) -> None:
     """Write attributes of a group, to stay; others that it has stay too."""
-    found = read_meta(folder, key) or {"attributes": {}, "zarr_format": 3, "node_type": "group"}
-    old = found.get("attributes")
+    meta = read_meta(folder, key) or {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+    old = meta.get("attributes")
     old = old if isinstance(old, dict) else {}
     name = f"{key}/{META}" if key else META
-    folder.write(name, [dumped({**found, "attributes": {**old, **attributes}})])
+    folder.write(name, [dumped({**meta, "attributes": {**old, **attributes}})])

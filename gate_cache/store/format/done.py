@@ -84,8 +84,8 @@ class BlockMarks:
     def files(self) -> dict[int, bytes]:
         """All files, by number."""
         numbers = [int(n) for n in self._folder.names(f"{self._array}/c") if is_number(n)]
-        found = self._folder.read_many(list(map(self._key, numbers)))
-        return {n: raw for n, raw in zip(numbers, found, strict=True) if raw is not None}
+        contents = self._folder.read_many(list(map(self._key, numbers)))
+        return {n: raw for n, raw in zip(numbers, contents, strict=True) if raw is not None}
 
     def known(self) -> dict[int, int]:
         """The mark of each block that has one, of files that are whole."""

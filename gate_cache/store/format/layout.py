@@ -66,7 +66,15 @@ class Footprint:
 
 
 def group_footprint(shapes: Shapes, encoding: Encoding, rows: int, block: int) -> Footprint:
-    """What a finished group of `rows` images takes: shards, their indexes, metadata, done."""
+    """What a finished group of `rows` images takes: shards, their indexes, metadata, done.
+
+    Parameters
+    ----------
+    shapes : map name to (C, h, w)
+    encoding : how maps are stored
+    rows : images
+    block : rows of a shard
+    """
     blocks = math.ceil(rows / block)
     parts = [part for shape in shapes.values() for part in encoding.parts(shape)]
     data = sum(rows * (encoding.codec.most(part.nbytes) if encoding.codec else part.nbytes)

@@ -20,16 +20,16 @@ LISTING = "consolidated_metadata"
 
 def collected(folder: Folder) -> Document:
     """The list as the store is now."""
-    found: dict[str, Document] = {}
+    nodes: dict[str, Document] = {}
     for name in folder.names():
         group = read_meta(folder, name)
         if name == META or group is None or group.get("node_type") != "group":
             continue
-        found[name] = group
+        nodes[name] = group
         for array in folder.names(name):
             if array != META and (document := read_meta(folder, f"{name}/{array}")):
-                found[f"{name}/{array}"] = document
-    return {"kind": "inline", "must_understand": False, "metadata": found}
+                nodes[f"{name}/{array}"] = document
+    return {"kind": "inline", "must_understand": False, "metadata": nodes}
 
 
 def write_listing(folder: Folder) -> None:
@@ -42,8 +42,8 @@ def write_listing(folder: Folder) -> None:
 def listed_names(folder: Folder, key: str) -> list[str] | None:
     """What is directly below a key by the list; None where there is none, or it does not say."""
     listing = (read_meta(folder) or {}).get(LISTING)
-    found = listing.get("metadata") if isinstance(listing, dict) else None
-    if not isinstance(found, dict):
+    nodes = listing.get("metadata") if isinstance(listing, dict) else None
+    if not isinstance(nodes, dict):
         return None
     group, _, rest = key.partition("/")
     if rest == f"{DONE}/c":
@@ -52,5 +52,5 @@ def listed_names(folder: Folder, key: str) -> list[str] | None:
     if rest:
         return None
     start = f"{key}/" if key else ""
-    below = {name.removeprefix(start).partition("/")[0] for name in found if name.startswith(start)}
+    below = {name.removeprefix(start).partition("/")[0] for name in nodes if name.startswith(start)}
     return sorted(filter(str.isprintable, {META, *below}))

@@ -31,6 +31,8 @@ class MapView:
 
     Parameters
     ----------
+    combo : the group it is of
+    name : of the map
     shape : (C, h, w) of one image's map
     metas : of the arrays it is stored in, by suffix
 
@@ -94,9 +96,9 @@ class MapView:
             raise IndexError("index the samples first, such as [row] or [:, 0]")
         simple = isinstance(rows, int | np.integer | slice)  # of a million rows none is counted
         index: Any = range(len(self))[rows] if simple else np.arange(len(self))[rows]
-        wanted = [int(row) for row in ([index] if np.ndim(index) == 0 else index)]
-        out = np.empty((len(wanted), *self.shape[1:]), self.dtype)
-        self.read_into(wanted, out)
+        indices = [int(row) for row in ([index] if np.ndim(index) == 0 else index)]
+        out = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        self.read_into(indices, out)
         return np.asarray(out[0][rest] if np.ndim(index) == 0 else out[(slice(None), *rest)])
 
     def read_into(self, rows: Sequence[int], out: npt.NDArray[Any]) -> None:

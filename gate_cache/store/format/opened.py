@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
 
 class OpenStore:
-    """A store's files, its own attributes and its table of samples."""
+    """A store's files, its own attributes and its table of samples.
+
+    Parameters
+    ----------
+    path : the store's folder, or a URL; for messages
+    folder : its files
+    attrs : its own attributes
+    check : when rows that are read are compared with their checksums
+    """
 
     def __init__(self, path: Place, folder: Folder, attrs: dict[str, Any],
                  check: Check = "first") -> None:
@@ -136,9 +144,9 @@ class OpenGroup:
         self.attrs = self.store.attrs_of(self.name) or self.attrs
         rows, block = len(self.store.samples), self.store.block
         marks = done.BlockMarks(self.store.folder, self.name).read_all(-(-rows // block))
-        found = done.valid(marks, block, rows)
-        found[[row for row in self.attrs.get(ABSENT, ()) if row < rows]] = False
-        return found
+        mask = done.valid(marks, block, rows)
+        mask[[row for row in self.attrs.get(ABSENT, ()) if row < rows]] = False
+        return mask
 
     def check(self, rows: npt.NDArray[Any]) -> None:
         """Raise `RowNotDone` unless all these rows are extracted."""

@@ -83,7 +83,10 @@ def open_shard(folder: Folder, array: str, shard: int, meta: ArrayMeta) -> OpenS
 
     Parameters
     ----------
+    folder : the store
     array : the array's folder
+    shard : number of the block
+    meta : the array's shape, block and packing
 
     Raises
     ------

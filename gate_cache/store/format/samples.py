@@ -83,12 +83,12 @@ class Samples(Sequence[str]):
     @cached_property
     def _older(self) -> dict[str, list[int]]:
         """Rows of ids that have several: contents that an image had before."""
-        found: dict[str, list[int]] = {}
+        older: dict[str, list[int]] = {}
         if len(self._rows) < len(self.ids):
             for row, name in enumerate(self.ids):
                 if self._rows[name] != row:
-                    found.setdefault(name, []).append(row)
-        return found
+                    older.setdefault(name, []).append(row)
+        return older
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,8 +114,8 @@ class Samples(Sequence[str]):
 
     def find(self, sample_id: str, sha256: str) -> int | None:
         """The row of a sample with this content, or None."""
-        found = int(self.find_all([sample_id], raw_digests([sha256]))[0])
-        return None if found < 0 else found
+        row = int(self.find_all([sample_id], raw_digests([sha256]))[0])
+        return None if row < 0 else row
 
     def find_all(self, ids: Sequence[str],
                  sha256: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -145,13 +145,13 @@ class Samples(Sequence[str]):
 
     def checksum(self) -> str:
         """Of the whole table: sha256 over ids, each ended by a line break, digests and sizes."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for start in range(0, len(self), _AT_ONCE * SAMPLE_CHUNK):
             ids = self.ids[start : start + _AT_ONCE * SAMPLE_CHUNK]
-            found.update("\n".join([*ids, ""]).encode())
+            digest.update("\n".join([*ids, ""]).encode())
         for numbers in (self.sha256.raw, self.sizes.astype("<i4")):
-            found.update(np.ascontiguousarray(numbers).data)
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(numbers).data)
+        return digest.hexdigest()
 
     def first_checksum(self) -> str:
         """As formats before the third have it."""
@@ -238,12 +238,12 @@ def read_samples(folder: Folder, store_format: int) -> Samples:
     """
     attrs = (read_meta(folder, SAMPLES) or {}).get("attributes")
     try:
-        found = TableAttrs.model_validate(attrs)
-        table = _table(folder, found.count)
+        header = TableAttrs.model_validate(attrs)
+        table = _table(folder, header.count)
     except ValueError:  # Damaged is one
         raise _damaged() from None
-    if (store_format > 1 or found.checksum) and table_checksum(table, found.checksum) \
-            != found.checksum:
+    if (store_format > 1 or header.checksum) and table_checksum(table, header.checksum) \
+            != header.checksum:
         raise _damaged()
     return table
 
@@ -282,12 +282,12 @@ def _numbers(folder: Folder, name: str, count: int, dtype: str,
 
 def _strings(folder: Folder, count: int) -> list[str]:
     """A column of strings: in each chunk their number, then length and UTF-8 of each."""
-    found: list[str] = []
+    ids: list[str] = []
     for raw in _chunks(folder, "id", count, 1):
         if raw[:4] != SAMPLE_CHUNK.to_bytes(4, "little"):  # before memory is taken for so many
             raise Damaged("a chunk of ids holds another number of them")
-        found += VLenUTF8().decode(raw).tolist()
-    return found[:count]
+        ids += VLenUTF8().decode(raw).tolist()
+    return ids[:count]
 
 
 def _chunks(folder: Folder, name: str, count: int, ndim: int) -> Iterator[bytes]:

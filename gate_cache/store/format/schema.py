@@ -170,10 +170,10 @@ def parse(raw: bytes | None) -> dict[str, Any] | None:
     That is NaN and infinity, text that is no Unicode, and brackets too deep to walk.
     """
     try:
-        found = json.loads(raw or b"", parse_constant=_refuse)
+        document = json.loads(raw or b"", parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and _sane(found) else None
+    return document if isinstance(document, dict) and _sane(document) else None
 
 
 def fits(model: type[BaseModel], found: Mapping[str, Any]) -> bool:

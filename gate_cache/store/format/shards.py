@@ -40,6 +40,7 @@ def shard_parts(rows: npt.NDArray[Any], slots: int, packing: Packing,
     ----------
     rows : (n, …) little-endian and contiguous, n <= slots
     slots : rows of a full shard
+    packing : a codec, or raw
     sums : crc32c of each row
     """
     if len(rows) > slots or not rows.flags.c_contiguous or not _little(rows.dtype):
@@ -78,6 +79,7 @@ def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int,
     Parameters
     ----------
     raw : the shard's last `index_bytes`
+    slots : rows of a full shard
     size : bytes of the whole shard
     lengths : of a chunk with its checksum, at least and at most
 
@@ -102,6 +104,13 @@ def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int,
 
 def unpack(chunk: memoryview, buffer: memoryview, packing: Packing, dtype: Any) -> None:
     """Decompress a chunk into memory of a row's length.
+
+    Parameters
+    ----------
+    chunk : without its checksum
+    buffer : as many bytes as a row has
+    packing : the array's; anything but a codec is refused
+    dtype : of the row's values
 
     Raises
     ------
@@ -149,8 +158,8 @@ def _chain(codecs: Any) -> list[str]:
 
 
 def _settings(codec: Any) -> dict[str, Any]:
-    found = codec.get("configuration", {}) if isinstance(codec, dict) else {}
-    return found if isinstance(found, dict) else {}
+    configuration = codec.get("configuration", {}) if isinstance(codec, dict) else {}
+    return configuration if isinstance(configuration, dict) else {}
 
 
 def _bytes_of(checksum: int) -> bytes:

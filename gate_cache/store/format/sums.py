@@ -77,17 +77,25 @@ def of_shards(folder: Folder, group: str, metas: Mapping[str, ArrayMeta], block:
               rows: int) -> Sums:
     """What the shards of a block say of its rows; no raw row is read, compressed ones are.
 
+    Parameters
+    ----------
+    folder : the store
+    group : its name
+    metas : name to metadata of the group's arrays, in the order of the sums
+    block : its number, which is the shards' too
+    rows : how many the block has
+
     Raises
     ------
     Damaged
         A shard is missing or damaged.
     """
-    found = np.zeros((len(metas), rows), np.uint32)
-    for sums, (name, meta) in zip(found, metas.items(), strict=True):
+    table = np.zeros((len(metas), rows), np.uint32)
+    for sums, (name, meta) in zip(table, metas.items(), strict=True):
         shard = open_shard(folder, f"{group}/{name}", block, meta)
         for slot in range(rows):
             sums[slot] = row_sum(shard, slot, meta)
-    return found
+    return table
 
 
 class RowSums:
@@ -95,6 +103,9 @@ class RowSums:
 
     Parameters
     ----------
+    folder : the store
+    group : its name
+    fingerprint : of the group's recipe
     arrays : names, in the order that marks and tables have
     slots : rows of a block
     """
@@ -119,8 +130,8 @@ class RowSums:
             if len(known) >= _KEPT:
                 self._known = known = {}  # a new one: other threads may read the old one
             known[block] = self._read(block)
-        found = known[block]
-        return None if found is None else found[self._arrays[array]].tolist()
+        table = known[block]
+        return None if table is None else table[self._arrays[array]].tolist()
 
     def forget(self, block: int) -> None:
         """Look again: the block may have been written again."""
@@ -128,9 +139,9 @@ class RowSums:
 
     def _read(self, block: int) -> Sums | None:
         raw = self._folder.read(key(self._group, block))
-        found = decode(raw, self._slots, salts(self._fingerprint, self._arrays, block)) \
+        table = decode(raw, self._slots, salts(self._fingerprint, self._arrays, block)) \
             if raw else None
-        return self._by_mark(block) if found is None else found
+        return self._by_mark(block) if table is None else table
 
     def _by_mark(self, block: int) -> Sums | None:
         """Without a table, and only where looking costs no requests to a server."""
@@ -141,7 +152,7 @@ class RowSums:
         known = {n: m for n, m in metas.items() if m is not None and m.packing == "raw"}
         if len(known) < len(metas) or not 0 < mark >> 32 <= self._slots:
             return None
-        found = of_shards(self._folder, self._group, known, block, mark >> 32)
-        if joined(found, [m.chunk for m in known.values()]) != mark & 0xFFFFFFFF:
+        table = of_shards(self._folder, self._group, known, block, mark >> 32)
+        if joined(table, [m.chunk for m in known.values()]) != mark & 0xFFFFFFFF:
             raise Damaged(f"block {block} has shards of another block or combo, or older ones")
-        return np.pad(found, ((0, 0), (0, self._slots - found.shape[1])))
+        return np.pad(table, ((0, 0), (0, self._slots - table.shape[1])))

@@ -20,6 +20,9 @@ class UnkeptGroup(GroupWriter):
 
     Parameters
     ----------
+    path : the store's folder, or a URL; for messages
+    folder : the store's files
+    block : rows of a block
     shapes : map name to (C, h, w), of float32
     """
 
