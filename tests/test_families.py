@@ -135,8 +135,8 @@ def test_extract_resumes_and_yields_the_plan(name: str, home: Roots, manifest: W
 
     run, close = Engine.run, Extractor.close
 
-    def first_block_only(engine: Engine, blocks: Any, told: Any) -> None:
-        run(engine, list(blocks)[:1], told)
+    def first_block_only(engine: Engine, work: Any, blocks: Any, told: Any) -> None:
+        run(engine, work, list(blocks)[:1], told)
         raise KeyboardInterrupt
 
     def closed(extractor: Extractor) -> None:

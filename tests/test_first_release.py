@@ -144,6 +144,7 @@ def test_the_same_training_has_the_same_result(name: str, home: Path, tmp_path: 
         update={"train": spec})})
     found = train(Workspace(manifest, roots(folder), "cpu"), run=tmp_path / "r")
     then = gate(whole)
+    then.pop("interval", None)  # that release drew pairs, not images
     assert within(gate(found.run), then) == then
 
 

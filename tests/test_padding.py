@@ -85,7 +85,7 @@ def test_the_padding_has_no_edges() -> None:
                               None, Roots(), {})  # type: ignore[arg-type]
     control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as readers:
-        edges = control.images(BlockInputs(source, 0, readers), [0])[0, 0]
+        edges = control.images(BlockInputs(source, readers), [0])[0, 0]
     own = square.place(30, 60).mask(64)
     (drawn,) = canny(to_square(image, 64, "pad")[None], 100, 200)
     assert drawn[~own].any() and drawn[own].any()

@@ -212,5 +212,5 @@ def test_a_full_memory_is_a_line(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> N
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(Extractor, "encode", full)
-    with pytest.raises(UserError, match=r"memory is full: use --batch 4$"):
+    with pytest.raises(UserError, match=r"memory is full: use --batch 4, or --batch auto$"):
         score_combos(Workspace(toy[0], toy[1], "cpu"), Selection(batch=8))

@@ -57,7 +57,7 @@ class Forms:
             yield note(place, f"attributes that are not ours are not checked: {', '.join(others)}")
         if LISTING in document and (key or document[LISTING] != collected(self.folder)):
             yield note(place, "its list of groups and arrays is not up to date; the next extract"
-                       " writes it anew")
+                       " writes it again")
 
     def strays(self, key: str, own: set[str] | None) -> Iterator[Finding]:
         """Names in a folder that are not the store's own; None: numbers are."""
