@@ -32,8 +32,8 @@ def epoch_order(rows: Sequence[int], block: int, order: Order, window: int, seed
         blocks.setdefault(row // block, []).append(row)
     groups = list(blocks.values())
     shuffled = [groups[i] for i in generator.permutation(len(groups))]
-    found: list[int] = []
+    ordered: list[int] = []
     for start in range(0, len(shuffled), window):
         near = [row for group in shuffled[start : start + window] for row in group]
-        found += [near[i] for i in generator.permutation(len(near))]
-    return found
+        ordered += [near[i] for i in generator.permutation(len(near))]
+    return ordered
