@@ -118,10 +118,10 @@ class Trial:
         """
         with self._own_numbers(), self._precision():
             self.model.train()
-            found = self.model(inputs)
-            task = self._criterion(found.values, items)
-            total = task - self.spec.gamma1 * sparsity(found.weights) \
-                - self.spec.gamma2 * diversity(found.weights)
+            output = self.model(inputs)
+            task = self._criterion(output.values, items)
+            total = task - self.spec.gamma1 * sparsity(output.weights) \
+                - self.spec.gamma2 * diversity(output.weights)
         self._optimiser.zero_grad()
         torch.autograd.backward(total)
         self._optimiser.step()
@@ -271,8 +271,8 @@ def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
     scores: Sequence[Scores | None] = [None] * len(active)
     if has_val and active:
         scores = task.judge([t.model for t in active], "val")
-    for trial, found in zip(active, scores, strict=True):
-        log(f"{trial.label}: {json.dumps(trial.note(seen, found))}")
+    for trial, score in zip(active, scores, strict=True):
+        log(f"{trial.label}: {json.dumps(trial.note(seen, score))}")
 
 
 def _floats(losses: Sequence[torch.Tensor]) -> list[float]:
@@ -297,10 +297,10 @@ def solve(model: Any, task: Any) -> None:
     head.solve(torch.cat(seen), task.labels(items))
 
 
-def _guarded(trial: Trial, work: Callable[..., None], *given: Any) -> None:
+def _guarded(trial: Trial, work: Callable[..., None], *args: Any) -> None:
     """Do work of a trial; what is wrong with it ends that trial alone."""
     try:
-        work(*given)
+        work(*args)
     except UserError as error:
         trial.failed = str(error)
 
@@ -384,10 +384,10 @@ def state_of(model: nn.Module) -> State:
 
 
 def _rng(device: torch.device) -> State:
-    found = {"cpu": torch.get_rng_state()}
+    states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
-    return found
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
 def _cuda(device: torch.device) -> list[torch.device]:
