@@ -64,5 +64,5 @@ def _sizes(spec: TrainSpec, assigners: int, channels: int, tokens: int | None) -
 
 
 def _head(spec: TrainSpec, sizes: Sizes) -> nn.Module:
-    made: nn.Module = head_of(spec.head.name).build(spec.head, sizes)
-    return made
+    head: nn.Module = head_of(spec.head.name).build(spec.head, sizes)
+    return head
