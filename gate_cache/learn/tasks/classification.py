@@ -68,9 +68,9 @@ class ClassificationTask:
 
     def of(self, ids: dict[Split, list[str]]) -> Self:
         """The same with other samples of each split; what was read is shared."""
-        found = copy(self)
-        found._ids = ids
-        return found
+        task = copy(self)
+        task._ids = ids
+        return task
 
     def criterion(self) -> nn.Module:
         """Cross-entropy."""
@@ -101,8 +101,8 @@ class ClassificationTask:
             true = [self._labels[i] for i in part]
             for model, tally in zip(models, tallies, strict=True):
                 output = model.eval()(batch)
-                sure, found = output.values.softmax(-1).max(-1)
-                for label, guess, share in zip(true, found.tolist(), sure.tolist(), strict=True):
+                sure, classes = output.values.softmax(-1).max(-1)
+                for label, guess, share in zip(true, classes.tolist(), sure.tolist(), strict=True):
                     tally.image(np.array([label]), np.array([guess]))
                     tally.note(true=label, predicted=guess, confidence=share)
                 tally.weigh(output.weights)
