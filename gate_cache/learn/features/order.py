@@ -16,10 +16,12 @@ def epoch_order(rows: Sequence[int], block: int, order: Order, window: int, seed
 
     Parameters
     ----------
+    rows : numbers of the rows that are read
     block : rows of a shard
     order : ``window``: shards in random order, and their rows shuffled among `window` shards, so
         that a disk or a network reads a few files at a time; ``random``: all rows shuffled;
         ``sequential``: as given
+    window : shards whose rows are shuffled together
     seed, epoch : the same pair gives the same order
     """
     if order == "sequential":

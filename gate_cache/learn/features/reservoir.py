@@ -142,7 +142,15 @@ def share_out(sizes: Sequence[int], total: int) -> list[int]:
 
 def sample_pixels(labels: npt.NDArray[Any], count: int, sampling: Sampling,
                   seed: int) -> npt.NDArray[np.int64]:
-    """Sorted numbers of `count` pixels of (P,) labels, none of them ignored."""
+    """Sorted numbers of `count` pixels of (P,) labels, none of them ignored.
+
+    Parameters
+    ----------
+    labels : (P,) classes, `IGNORED` where none counts
+    count : pixels at most; fewer where fewer are labelled
+    sampling : as of `Draw`
+    seed : of the random numbers
+    """
     generator = np.random.default_rng(seed)
     known = np.flatnonzero(labels != IGNORED)
     groups = [known] if sampling == "uniform" else \

@@ -138,6 +138,8 @@ def comes_back(source: LevelDescriptors, target: LevelDescriptors, points: Point
 
     Parameters
     ----------
+    source, target : descriptors of both images
+    points : (K, 2) in the source, shares of its sides
     within : as a share of the source's sides
     """
     there = match(source, target, points).points
