@@ -18,7 +18,8 @@ class Pace:
     ----------
     say : shows a line
     label : of the training
-    steps : that are left, of which `every` are followed by a validation
+    steps : that are left
+    every : steps between two validations
     clock : seconds that pass
     """
 

@@ -67,6 +67,8 @@ class Trial:
     label : what progress, log and tables call it
     spec : its settings
     make : its model, called with the trial's own random numbers
+    task : what is learnt; it gives the loss
+    device : where the model is trained
     """
 
     def __init__(self, label: str, spec: TrainSpec, make: Callable[[], nn.Module], task: Task,
@@ -229,7 +231,9 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, session: FitS
     Parameters
     ----------
     trials : that agree in `together`
+    task : what is learnt, the same for all of them
     has_val : whether there is a ``val`` split to choose checkpoints on
+    session : progress, log and where to go on
 
     Raises
     ------
