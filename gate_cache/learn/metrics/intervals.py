@@ -34,6 +34,8 @@ def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
     ids : (N, 2) images of each pair, (N, 1) or None where units are drawn themselves
     statistic : of the drawn units' sum (…); by default the mean of numbers
     draws : how often all are drawn
+    level : share of the draws inside the interval, in (0, 1)
+    seed : of the random numbers
 
     Returns
     -------
