@@ -135,7 +135,13 @@ class CorrespondenceLoss(nn.Module):
 
     def forward(self, a: torch.Tensor, b: torch.Tensor, points_a: torch.Tensor,
                 points_b: torch.Tensor) -> torch.Tensor:
-        """Loss of one pair: descriptors (D, h, w), points (K, 2) as shares of the sides."""
+        """Loss of one pair.
+
+        Parameters
+        ----------
+        a, b : (D, h, w) descriptors of both images, of unit length over D
+        points_a, points_b : (K, 2) the same points in either, shares of its sides
+        """
         scale = self.log_scale.exp().clamp(max=_MAX_SCALE)
         there = self._one_way(a, b, points_a, points_b, scale)
         back = self._one_way(b, a, points_b, points_a, scale)

@@ -75,7 +75,15 @@ class CorrespondenceTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> CorrespondenceModel:
-        """GATE, or a baseline with given weights."""
+        """GATE, or a baseline with given weights.
+
+        Parameters
+        ----------
+        spec : settings of the training, its head's among them
+        chosen : numbers of the combos that are mixed
+        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
+        attention : whether the attention feature is used
+        """
         tokens = self.buckets.tokens if attention else None
         if weights:
             return build_baseline(spec, self.buckets.channels, weights, chosen, tokens)
@@ -247,7 +255,15 @@ class _PairsLoss(nn.Module):
 
 def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
               source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Of whole descriptor maps (D, h, w), of which only the images' own cells count."""
+    """Of whole descriptor maps (D, h, w), of which only the images' own cells count.
+
+    Parameters
+    ----------
+    loss : of one pair
+    buckets : that the maps are made of; they say which cells show an image
+    pair : both images' points
+    source, target : (D, h, w) descriptors of unit length over D
+    """
     here, there = windows(buckets, pair)
     a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
             in ((here, pair.source_shares), (there, pair.target_shares)))

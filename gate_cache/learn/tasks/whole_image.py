@@ -62,7 +62,10 @@ def taps(place: Placement, sides: Sequence[int], points: Points, device: torch.d
 
     Parameters
     ----------
+    place : of the image in the square
     sides : resolution of each level
+    points : (P, 2) shares of the image's sides
+    device : where the numbers are kept
     """
     cells, shares, first = [], [], 0
     for side in sides:
