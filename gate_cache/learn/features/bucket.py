@@ -98,8 +98,8 @@ class Buckets:
             view = store[spec.attention]
             maps[spec.attention] = attention_maps(view, spec.attention_maps)
             self.tokens = sum(int(view[n].shape[1]) for n in maps[spec.attention])
-        made = Made[int, Bucket](int, self._made, nbytes)
-        self._feed = Feed(SampleReader(views_of(store, maps), held), made, device, BUCKET_BYTES)
+        recipe = Made[int, Bucket](int, self._build, nbytes)
+        self._feed = Feed(SampleReader(views_of(store, maps), held), recipe, device, BUCKET_BYTES)
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
         """The same rows with other features."""
@@ -122,7 +122,7 @@ class Buckets:
         """The bucket of one row."""
         return self._feed(row)
 
-    def _made(self, row: int, maps: Maps) -> Bucket:
+    def _build(self, row: int, maps: Maps) -> Bucket:
         spec, levels = self.spec, [list(maps[name].values()) for name in self.spec.combos]
         if spec.standardise == "image":
             place = self._square.place(*map(int, self._store.samples.sizes[row]))
@@ -134,13 +134,13 @@ class Buckets:
         """(b, C, h, w): levels resized (bilinear) and concatenated along the channels."""
         levels = [torch.stack(level) for level in zip(*combos, strict=True)]
         side, at = self.resolution, 0
-        found = torch.empty(len(combos), sum(m.shape[1] for m in levels), side, side,
-                            device=self.device)
+        joined = torch.empty(len(combos), sum(m.shape[1] for m in levels), side, side,
+                             device=self.device)
         for level in levels:
-            part = found[:, at : (at := at + level.shape[1])]
+            part = joined[:, at : (at := at + level.shape[1])]
             part.copy_(level if tuple(level.shape[2:]) == (side, side) else F.interpolate(
                 level.float(), (side, side), mode="bilinear", align_corners=False))
-        return found
+        return joined
 
 
 def standardised(level: torch.Tensor, place: Placement) -> torch.Tensor:
@@ -176,10 +176,10 @@ def one_square(store: FeatureStore, spec: BucketSpec) -> Square:
     """
     names = [*spec.combos, *([spec.attention] if spec.attention else [])]
     squares = {name: store[name].square for name in names}
-    found = set(squares.values())
-    if len(found) > 1 and any(square.fit == "pad" for square in found):
-        told = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in squares.items())
-        raise StoreError(f"combos of one bucket need images made square in the same way: {told}")
+    distinct = set(squares.values())
+    if len(distinct) > 1 and any(square.fit == "pad" for square in distinct):
+        listing = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in squares.items())
+        raise StoreError(f"combos of one bucket need images made square in the same way: {listing}")
     return squares[names[0]]
 
 

@@ -11,9 +11,9 @@ from gate_cache.store.format.encodings import SCALE, Encoding, Part
 
 def part_dtype(part: Part) -> torch.dtype:
     """Of the memory that a stored array is read into."""
-    found = getattr(torch, part.dtype)
-    assert isinstance(found, torch.dtype)
-    return found
+    dtype = getattr(torch, part.dtype)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
 
 
 def decode(encoding: Encoding, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -60,8 +60,8 @@ class Feed(Generic[Key, Value]):
         StoreError
             Its sample is damaged, or (RowNotDone) not extracted.
         """
-        if (found := self._recent.held(key)) is not None:
-            return found
+        if (value := self._recent.held(key)) is not None:
+            return value
         return self._recent.keep(key, self._read(key))
 
     def stream(self, keys: Iterable[Key]) -> Generator[Value]:

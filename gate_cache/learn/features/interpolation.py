@@ -49,27 +49,27 @@ def neighbour_products(level: torch.Tensor, side: int | None = None) -> torch.Te
     repeated.
     """
     h, w = (side, side) if side else level.shape[1:]
-    found = torch.zeros(5, h + 1, w + 1, device=level.device)
+    products = torch.zeros(5, h + 1, w + 1, device=level.device)
     for part in channel_blocks(level, h * w):
         x = F.pad(resized(level[part].float(), h, w)[None], (0, 1, 0, 1), mode="replicate")[0]
-        found[0] += (x * x).sum(0)
-        found[1, :, :-1] += (x[:, :, :-1] * x[:, :, 1:]).sum(0)
-        found[2, :-1] += (x[:, :-1] * x[:, 1:]).sum(0)
-        found[3, :-1, :-1] += (x[:, :-1, :-1] * x[:, 1:, 1:]).sum(0)
-        found[4, :-1, :-1] += (x[:, :-1, 1:] * x[:, 1:, :-1]).sum(0)
-    return found
+        products[0] += (x * x).sum(0)
+        products[1, :, :-1] += (x[:, :, :-1] * x[:, :, 1:]).sum(0)
+        products[2, :-1] += (x[:, :-1] * x[:, 1:]).sum(0)
+        products[3, :-1, :-1] += (x[:, :-1, :-1] * x[:, 1:, 1:]).sum(0)
+        products[4, :-1, :-1] += (x[:, :-1, 1:] * x[:, 1:, :-1]).sum(0)
+    return products
 
 
 def as_unit(products: torch.Tensor) -> torch.Tensor:
     """The `neighbour_products` of the same cells, each brought to unit length."""
     lengths = products[0].clamp_min(0).sqrt().clamp_min(EPS)
-    found = products.clone()
-    found[0] /= lengths * lengths
-    found[1, :, :-1] /= lengths[:, :-1] * lengths[:, 1:]
-    found[2, :-1] /= lengths[:-1] * lengths[1:]
-    found[3, :-1, :-1] /= lengths[:-1, :-1] * lengths[1:, 1:]
-    found[4, :-1, :-1] /= lengths[:-1, 1:] * lengths[1:, :-1]
-    return found
+    unit = products.clone()
+    unit[0] /= lengths * lengths
+    unit[1, :, :-1] /= lengths[:, :-1] * lengths[:, 1:]
+    unit[2, :-1] /= lengths[:-1] * lengths[1:]
+    unit[3, :-1, :-1] /= lengths[:-1, :-1] * lengths[1:, 1:]
+    unit[4, :-1, :-1] /= lengths[:-1, 1:] * lengths[1:, :-1]
+    return unit
 
 
 def between(values: torch.Tensor, steps: int) -> torch.Tensor:
@@ -99,8 +99,8 @@ def lengths_between(products: torch.Tensor, steps: int) -> torch.Tensor:
     left, u = _steps(own.shape[1] - 1, steps, own.device)
     v, u = v[:, None], u[None]
 
-    def at(found: torch.Tensor, down: int, along: int) -> torch.Tensor:
-        return found[top + down][:, left + along]
+    def at(values: torch.Tensor, down: int, along: int) -> torch.Tensor:
+        return values[top + down][:, left + along]
 
     a, b, c, d = (1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u
     squares = (a * a * at(own, 0, 0) + b * b * at(own, 0, 1) + c * c * at(own, 1, 0)

@@ -24,9 +24,9 @@ _ALIGN = 64
 def views_of(store: FeatureStore, combos: Iterable[str] | Mapping[str, Iterable[str] | None],
              ) -> dict[str, list[MapView]]:
     """The maps of combos, all of them where they are not named."""
-    wanted = combos if isinstance(combos, Mapping) else dict.fromkeys(combos)
+    selection = combos if isinstance(combos, Mapping) else dict.fromkeys(combos)
     return {name: [store[name][m] for m in maps or store[name].maps]
-            for name, maps in wanted.items()}
+            for name, maps in selection.items()}
 
 
 class _Map(NamedTuple):
@@ -59,16 +59,16 @@ class Layout:
 
     def maps(self, memory: torch.Tensor) -> Maps:
         """The values, on the device that the memory is on; a view of it, unless it is int8."""
-        found: Maps = {}
+        decoded: Maps = {}
         for combo, name, encoding, parts in self._maps:
             stored = {p.suffix: memory[at : at + p.nbytes].view(part_dtype(p)).view(p.shape)
                       for p, at in parts}
-            found.setdefault(combo, {})[name] = decode(encoding, stored)
-        return found
+            decoded.setdefault(combo, {})[name] = decode(encoding, stored)
+        return decoded
 
     def reads(self, memory: torch.Tensor) -> list[tuple[MapView, dict[str, memoryview]]]:
         """Each map with the bytes that its arrays are read into."""
         raw = memoryview(memory.numpy().data)
         views = [view for maps in self.views.values() for view in maps]
-        return [(view, {p.suffix: raw[at : at + p.nbytes] for p, at in found.parts})
-                for view, found in zip(views, self._maps, strict=True)]
+        return [(view, {p.suffix: raw[at : at + p.nbytes] for p, at in entry.parts})
+                for view, entry in zip(views, self._maps, strict=True)]

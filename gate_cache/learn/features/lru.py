@@ -32,8 +32,8 @@ class LRUCache(Generic[Value]):
     def __call__(self, key: Any) -> Value:
         """The value of a key, held or made; by one thread at a time."""
         with self._lock:
-            found = self.held(key)
-            return self.keep(key, self._make(key)) if found is None else found
+            value = self.held(key)
+            return self.keep(key, self._make(key)) if value is None else value
 
     def held(self, key: Any) -> Value | None:
         """The value of a key, if it is held."""

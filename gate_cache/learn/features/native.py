@@ -90,10 +90,10 @@ class NativeMaps:
         self.device = device
         self._store, self._size = store, size
         self.square = one_square(store, BucketSpec(spec.combos, spec.attention))
-        found = {name: store[name].maps for name in spec.combos}
-        if len(set(found.values())) > 1:
-            raise StoreError(f"combos of one bucket need the same maps, these have: {found}")
-        self._levels = found[spec.combos[0]][:spec.levels]
+        maps = {name: store[name].maps for name in spec.combos}
+        if len(set(maps.values())) > 1:
+            raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
+        self._levels = maps[spec.combos[0]][:spec.levels]
         self._attention: tuple[str, ...] = ()
         if spec.attention:
             self._attention = attention_maps(store[spec.attention], spec.attention_maps)
@@ -104,8 +104,8 @@ class NativeMaps:
         self.attention_tokens = tuple(self._shape(spec.attention, n)[1] for n in self._attention)
         self.extra_channels = sum(int(store[c][n].shape[1]) for c in spec.extra
                                   for n in store[c].maps)
-        reader = SampleReader(views_of(store, self._wanted()), held)
-        self._native = Feed(reader, Made(rows.__getitem__, self._made, _bytes), device,
+        reader = SampleReader(views_of(store, self._maps_read()), held)
+        self._native = Feed(reader, Made(rows.__getitem__, self._build, _bytes), device,
                             min(held, NATIVE_BYTES))
         self._pooled = Feed(reader, Made(rows.__getitem__, self._mean, nbytes), device,
                             POOLED_BYTES)
@@ -151,8 +151,8 @@ class NativeMaps:
         place = self.place(sample_id)
         conv = torch.cat([read_at(level, place, points) for level in maps.levels], -1)
         attention = [read_at(m[None], place, points)[:, 0] for m in maps.attention]
-        extra = [read_at(m[None], there, points)[:, 0] for there, found
-                 in zip(self.extra_places(sample_id), maps.extra, strict=True) for m in found]
+        extra = [read_at(m[None], there, points)[:, 0] for there, group
+                 in zip(self.extra_places(sample_id), maps.extra, strict=True) for m in group]
         return Vectors(conv, _joined(attention), _joined(extra))
 
     def extra_places(self, sample_id: str) -> list[Placement]:
@@ -160,14 +160,14 @@ class NativeMaps:
         size = self._size(sample_id)
         return [self._store[combo].square.place(*size) for combo in self.spec.extra]
 
-    def _wanted(self) -> dict[str, tuple[str, ...]]:
+    def _maps_read(self) -> dict[str, tuple[str, ...]]:
         """Maps of each combo that is read."""
-        found = dict.fromkeys(self.spec.combos, self._levels)
+        names = dict.fromkeys(self.spec.combos, self._levels)
         if self.spec.attention:
-            found[self.spec.attention] = self._attention
-        return {**found, **{c: self._store[c].maps for c in self.spec.extra}}
+            names[self.spec.attention] = self._attention
+        return {**names, **{c: self._store[c].maps for c in self.spec.extra}}
 
-    def _made(self, _: str, maps: Maps) -> Native:
+    def _build(self, _: str, maps: Maps) -> Native:
         levels = tuple(torch.stack([maps[c][n] for c in self.spec.combos]).float()
                        for n in self._levels)
         attention = self.spec.attention
@@ -176,10 +176,10 @@ class NativeMaps:
                       for n in self._store[c].maps) for c in self.spec.extra))
 
     def _mean(self, sample_id: str, stored: Maps) -> Vectors:
-        maps, place = self._made(sample_id, stored), self.place(sample_id)
+        maps, place = self._build(sample_id, stored), self.place(sample_id)
 
-        def mean(found: torch.Tensor) -> torch.Tensor:
-            cut: torch.Tensor = place.window(found.shape[-1]).cut(found)
+        def mean(values: torch.Tensor) -> torch.Tensor:
+            cut: torch.Tensor = place.window(values.shape[-1]).cut(values)
             return F.adaptive_avg_pool2d(cut, self.spec.pool).flatten(-3)
 
         conv = torch.cat([mean(level) for level in maps.levels], -1)
@@ -199,5 +199,5 @@ def _own(stored: torch.Tensor) -> torch.Tensor:
     return stored.to(torch.float32, copy=True)
 
 
-def _bytes(found: Native) -> int:
-    return sum(t.nbytes for part in (found.levels, found.attention, *found.extra) for t in part)
+def _bytes(native: Native) -> int:
+    return sum(t.nbytes for part in (native.levels, native.attention, *native.extra) for t in part)

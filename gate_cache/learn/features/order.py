@@ -16,10 +16,12 @@ def epoch_order(rows: Sequence[int], block: int, order: Order, window: int, seed
 
     Parameters
     ----------
+    rows : numbers of the rows that are read
     block : rows of a shard
     order : ``window``: shards in random order, and their rows shuffled among `window` shards, so
         that a disk or a network reads a few files at a time; ``random``: all rows shuffled;
         ``sequential``: as given
+    window : shards whose rows are shuffled together
     seed, epoch : the same pair gives the same order
     """
     if order == "sequential":
@@ -32,8 +34,8 @@ def epoch_order(rows: Sequence[int], block: int, order: Order, window: int, seed
         blocks.setdefault(row // block, []).append(row)
     groups = list(blocks.values())
     shuffled = [groups[i] for i in generator.permutation(len(groups))]
-    found: list[int] = []
+    ordered: list[int] = []
     for start in range(0, len(shuffled), window):
         near = [row for group in shuffled[start : start + window] for row in group]
-        found += [near[i] for i in generator.permutation(len(near))]
-    return found
+        ordered += [near[i] for i in generator.permutation(len(near))]
+    return ordered

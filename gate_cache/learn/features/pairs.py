@@ -85,13 +85,13 @@ class SharedPairs(Sequence[PairPoints]):
     @overload
     def __getitem__(self, index: slice) -> list[PairPoints]: ...
     def __getitem__(self, index: int | slice) -> PairPoints | list[PairPoints]:
-        found = range(len(self))[index]
-        if isinstance(found, range):
-            return [self[i] for i in found]
-        source = int(np.searchsorted(self._ends, found, "right")) - 1
+        position = range(len(self))[index]
+        if isinstance(position, range):
+            return [self[i] for i in position]
+        source = int(np.searchsorted(self._ends, position, "right")) - 1
         number = int(np.searchsorted(self._first, source, "right")) - 1
         group, place = self._groups[number], source - int(self._first[number])
-        a, b = group.ids[place], group.partner(place, found - int(self._ends[source]))
+        a, b = group.ids[place], group.partner(place, position - int(self._ends[source]))
         return PairPoints(Pair(a, b, group.name), self._points[a], self._points[b])
 
 
@@ -108,12 +108,12 @@ class _Group:
 
     def partner(self, source: int, number: int) -> str:
         """The `number`-th image that shares a point with one, which is none of its own."""
-        found = np.flatnonzero(self._meets(int(self._kind[source]))[self._kind])
-        return self.ids[int(found[found != source][number])]
+        candidates = np.flatnonzero(self._meets(int(self._kind[source]))[self._kind])
+        return self.ids[int(candidates[candidates != source][number])]
 
     def _meets(self, kind: int) -> npt.NDArray[np.bool_]:
-        found: npt.NDArray[np.bool_] = (self._kinds & self._kinds[kind]).any(1)
-        return found
+        overlap: npt.NDArray[np.bool_] = (self._kinds & self._kinds[kind]).any(1)
+        return overlap
 
 
 def load_pairs(dataset: CorrespondenceDataset, split: Split | None) -> Sequence[PairPoints]:
@@ -129,8 +129,8 @@ def load_pairs(dataset: CorrespondenceDataset, split: Split | None) -> Sequence[
             known[sample_id] = dataset.keypoints(sample_id)
         return known[sample_id]
 
-    found = [PairPoints(p, points(p.source), points(p.target)) for p in pairs]
-    return [p for p in found if p.shared.any()]
+    with_points = [PairPoints(p, points(p.source), points(p.target)) for p in pairs]
+    return [p for p in with_points if p.shared.any()]
 
 
 def images_of(pairs: Sequence[PairPoints]) -> int:

@@ -39,9 +39,9 @@ class ColourPCA:
         """(C, h, w) to (h, w, 3); what lies beyond 98 % of the values is clipped."""
         assert self._pca is not None
         c, h, w = values.shape
-        found = self._pca.transform(values.reshape(c, -1).T.astype(np.float64))
+        components = self._pca.transform(values.reshape(c, -1).T.astype(np.float64))
         scale = np.where(self._high > self._low, self._high - self._low, 1)
-        shares = np.clip((found - self._low) / scale, 0, 1)
+        shares = np.clip((components - self._low) / scale, 0, 1)
         colours = np.full((h * w, 3), 0.5)
         colours[:, : shares.shape[1]] = shares
         return np.asarray((colours * 255).round().astype(np.uint8).reshape(h, w, 3))

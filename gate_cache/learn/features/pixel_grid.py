@@ -22,8 +22,8 @@ def centres(size: tuple[int, int], pixels: slice | np.ndarray = slice(None)) -> 
     pixels : which, counted along the rows; all by default
     """
     height, width = size
-    wanted = np.arange(height * width)[pixels] if isinstance(pixels, slice) else pixels
-    return np.stack([(wanted % width + 0.5) / width, (wanted // width + 0.5) / height], 1)
+    numbers = np.arange(height * width)[pixels] if isinstance(pixels, slice) else pixels
+    return np.stack([(numbers % width + 0.5) / width, (numbers // width + 0.5) / height], 1)
 
 
 def read_at(maps: torch.Tensor, place: Placement, points: Points) -> torch.Tensor:
@@ -42,9 +42,9 @@ def read_at(maps: torch.Tensor, place: Placement, points: Points) -> torch.Tenso
     window = place.window(maps.shape[-1])
     grid = torch.from_numpy(window.enter(points) * 2 - 1).to(maps)
     cut = window.cut(maps)
-    found = F.grid_sample(cut, grid[None, None].expand(len(cut), -1, -1, -1), mode="bilinear",
-                          padding_mode="border", align_corners=False)
-    return found[:, :, 0].permute(2, 0, 1)
+    values = F.grid_sample(cut, grid[None, None].expand(len(cut), -1, -1, -1), mode="bilinear",
+                           padding_mode="border", align_corners=False)
+    return values[:, :, 0].permute(2, 0, 1)
 
 
 def tiles(count: int, most: int) -> Iterator[slice]:

@@ -111,7 +111,7 @@ def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], draw: 
     masks = {i: without_specks(data.mask(i), draw.min_pixels) for i in ids}
     sizes = [int((m != IGNORED).sum()) for m in masks.values()]
     shares = share_out(sizes, draw.bound // pixel_bytes(maps))
-    found, start = Reservoir(maps, sum(shares)), 0
+    reservoir, start = Reservoir(maps, sum(shares)), 0
     for sample_id, count in zip(maps.each(masks), shares, strict=True):
         mask = masks[sample_id]
         chosen = sample_pixels(mask.ravel(), count, draw.sampling, _seed(sample_id))
@@ -119,10 +119,10 @@ def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], draw: 
         for part in tiles(len(chosen), tile_pixels(maps)):
             points = centres((mask.shape[0], mask.shape[1]), chosen[part])
             labels = torch.from_numpy(mask.ravel()[chosen[part]].astype(np.int64))
-            found.put(start, maps.at(native, sample_id, points), labels)
+            reservoir.put(start, maps.at(native, sample_id, points), labels)
             start += len(labels)
         note()
-    return found
+    return reservoir
 
 
 def without_specks(mask: npt.NDArray[np.uint8], least: int) -> npt.NDArray[np.uint8]:
@@ -133,16 +133,24 @@ def without_specks(mask: npt.NDArray[np.uint8], least: int) -> npt.NDArray[np.ui
 
 def share_out(sizes: Sequence[int], total: int) -> list[int]:
     """As much of `total` for each as for the others, but never more than its size."""
-    order, left, found = sorted(range(len(sizes)), key=lambda i: sizes[i]), total, [0] * len(sizes)
+    order, left, shares = sorted(range(len(sizes)), key=lambda i: sizes[i]), total, [0] * len(sizes)
     for position, i in enumerate(order):
-        found[i] = min(sizes[i], left // (len(order) - position))
-        left -= found[i]
-    return found
+        shares[i] = min(sizes[i], left // (len(order) - position))
+        left -= shares[i]
+    return shares
 
 
 def sample_pixels(labels: npt.NDArray[Any], count: int, sampling: Sampling,
                   seed: int) -> npt.NDArray[np.int64]:
-    """Sorted numbers of `count` pixels of (P,) labels, none of them ignored."""
+    """Sorted numbers of `count` pixels of (P,) labels, none of them ignored.
+
+    Parameters
+    ----------
+    labels : (P,) classes, `IGNORED` where none counts
+    count : pixels at most; fewer where fewer are labelled
+    sampling : as of `Draw`
+    seed : of the random numbers
+    """
     generator = np.random.default_rng(seed)
     known = np.flatnonzero(labels != IGNORED)
     groups = [known] if sampling == "uniform" else \

@@ -123,11 +123,11 @@ class SampleReader:
         StoreError
             It is damaged.
         """
-        found = self._at_once(row)
+        sample = self._at_once(row)
         try:
-            yield found
+            yield sample
         finally:
-            self.release(found)
+            self.release(sample)
 
     def stream(self, rows: Iterable[int], skip: Callable[[int], bool] = lambda _: False,
                ) -> Generator[SampleBuffer | None]:
@@ -145,8 +145,8 @@ class SampleReader:
         pool = ThreadPoolExecutor(self._threads, "samples")
         try:
             while self._ask(waiting, order, skip, pool):
-                if (found := waiting[0]) is not None:
-                    found.ready()
+                if (sample := waiting[0]) is not None:
+                    sample.ready()
                 yield waiting.popleft()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -165,13 +165,13 @@ class SampleReader:
                 self._drop(sample)
 
     def _at_once(self, row: int) -> SampleBuffer:
-        found = self._take(row)
+        sample = self._take(row)
         try:
-            found.ready()
+            sample.ready()
         except BaseException:
-            self.release(found)
+            self.release(sample)
             raise
-        return found
+        return sample
 
     def _ask(self, waiting: deque[SampleBuffer | None], order: Iterator[int],
              skip: Callable[[int], bool], pool: ThreadPoolExecutor) -> bool:
@@ -179,12 +179,12 @@ class SampleReader:
         group = max(min(_TASK_BYTES // self._size, _TASK_ROWS), 1)
         while len(waiting) < max(self._ahead, group * self._threads):
             rows = list(islice(order, group))
-            found = [None if skip(row) else self._take(row) for row in rows]
-            new = list(dict.fromkeys(s for s in found if s is not None and s.read is None))
+            samples = [None if skip(row) else self._take(row) for row in rows]
+            new = list(dict.fromkeys(s for s in samples if s is not None and s.read is None))
             task = pool.submit(_fill, new) if new else None
             for sample in new:
                 sample.read = task
-            waiting.extend(found)
+            waiting.extend(samples)
             if len(rows) < group:
                 break
         return bool(waiting)
@@ -192,15 +192,15 @@ class SampleReader:
     def _take(self, row: int) -> SampleBuffer:
         """The sample that holds a row, or memory that is to be filled with it."""
         with self._lock:
-            found = self._samples.get(row)
-            if found is None or not found.sound:
-                found = self._samples[row] = self._memory()
-                found.row, found.users, found.read = row, 0, None
+            sample = self._samples.get(row)
+            if sample is None or not sample.sound:
+                sample = self._samples[row] = self._memory()
+                sample.row, sample.users, sample.read = row, 0, None
             self._samples.move_to_end(row)
-            found.users += 1
+            sample.users += 1
             if not self._held:
                 del self._samples[row]
-            return found
+            return sample
 
     def _memory(self) -> SampleBuffer:
         """Memory that nobody uses; of its own, or beyond the bound, where all is in use."""

@@ -82,21 +82,21 @@ def descriptors(image: LevelDescriptors, points: Points) -> Vectors:
     points : (K, 2) x and y as shares of the image's width and height
     """
     lengths = image.lengths
-    each = [_descriptor(image, lengths, x, y) for x, y in points]
-    return [torch.stack(level) for level in zip(*each, strict=True)]
+    per_point = [_descriptor(image, lengths, x, y) for x, y in points]
+    return [torch.stack(level) for level in zip(*per_point, strict=True)]
 
 
 def _descriptor(image: LevelDescriptors, lengths: torch.Tensor, x: float,
                 y: float) -> list[torch.Tensor]:
     """One, level by level, each (C,)."""
     corners = list(_corners(image.window, x, y))
-    found = [torch.zeros(len(level), device=level.device) for level in image.levels]
+    vectors = [torch.zeros(len(level), device=level.device) for level in image.levels]
     for row, column, share in corners:
         share /= max(float(lengths[row, column]), interpolation.EPS)
-        for total, level in zip(found, image.levels, strict=True):
+        for total, level in zip(vectors, image.levels, strict=True):
             total += share * _resized_at(level, row, column, image.window.resolution)
-    length = max(float(torch.cat(found).norm()), interpolation.EPS)
-    return [vector / length for vector in found]
+    length = max(float(torch.cat(vectors).norm()), interpolation.EPS)
+    return [vector / length for vector in vectors]
 
 
 def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
@@ -138,6 +138,8 @@ def comes_back(source: LevelDescriptors, target: LevelDescriptors, points: Point
 
     Parameters
     ----------
+    source, target : descriptors of both images
+    points : (K, 2) in the source, shares of its sides
     within : as a share of the source's sides
     """
     there = match(source, target, points).points
@@ -176,7 +178,7 @@ def _resized_at(level: torch.Tensor, row: int, column: int, side: int) -> torch.
 
 def _dot(vectors: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     """(K, C) with (C, h, w) to (K, h, w), a block of channels at a time."""
-    found = torch.zeros(len(vectors), level[0].numel(), device=level.device)
+    products = torch.zeros(len(vectors), level[0].numel(), device=level.device)
     for part in interpolation.channel_blocks(level):
-        found += vectors[:, part] @ level[part].flatten(1).float()
-    return found.view(-1, *level.shape[1:])
+        products += vectors[:, part] @ level[part].flatten(1).float()
+    return products.view(-1, *level.shape[1:])

@@ -18,7 +18,8 @@ class Pace:
     ----------
     say : shows a line
     label : of the training
-    steps : that are left, of which `every` are followed by a validation
+    steps : that are left
+    every : steps between two validations
     clock : seconds that pass
     """
 
@@ -44,10 +45,10 @@ class Pace:
 
     def validated(self) -> None:
         """A validation is done."""
-        each = self._lap() / self._every
-        if self._rate and not self._judging and each > self._rate / 2:
-            self._judging = each
-            self._tell("validations included", self._rate + each,
+        per_step = self._lap() / self._every
+        if self._rate and not self._judging and per_step > self._rate / 2:
+            self._judging = per_step
+            self._tell("validations included", self._rate + per_step,
                        "train.steps (--steps), validations (train.validate_steps)")
 
     def _lap(self) -> float:

@@ -67,6 +67,8 @@ class Trial:
     label : what progress, log and tables call it
     spec : its settings
     make : its model, called with the trial's own random numbers
+    task : what is learnt; it gives the loss
+    device : where the model is trained
     """
 
     def __init__(self, label: str, spec: TrainSpec, make: Callable[[], nn.Module], task: Task,
@@ -118,10 +120,10 @@ class Trial:
         """
         with self._own_numbers(), self._precision():
             self.model.train()
-            found = self.model(inputs)
-            task = self._criterion(found.values, items)
-            total = task - self.spec.gamma1 * sparsity(found.weights) \
-                - self.spec.gamma2 * diversity(found.weights)
+            output = self.model(inputs)
+            task = self._criterion(output.values, items)
+            total = task - self.spec.gamma1 * sparsity(output.weights) \
+                - self.spec.gamma2 * diversity(output.weights)
         self._optimiser.zero_grad()
         torch.autograd.backward(total)
         self._optimiser.step()
@@ -229,7 +231,9 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, session: FitS
     Parameters
     ----------
     trials : that agree in `together`
+    task : what is learnt, the same for all of them
     has_val : whether there is a ``val`` split to choose checkpoints on
+    session : progress, log and where to go on
 
     Raises
     ------
@@ -271,8 +275,8 @@ def _validate(trials: Sequence[Trial], task: Task, has_val: bool, seen: int,
     scores: Sequence[Scores | None] = [None] * len(active)
     if has_val and active:
         scores = task.judge([t.model for t in active], "val")
-    for trial, found in zip(active, scores, strict=True):
-        log(f"{trial.label}: {json.dumps(trial.note(seen, found))}")
+    for trial, score in zip(active, scores, strict=True):
+        log(f"{trial.label}: {json.dumps(trial.note(seen, score))}")
 
 
 def _floats(losses: Sequence[torch.Tensor]) -> list[float]:
@@ -297,10 +301,10 @@ def solve(model: Any, task: Any) -> None:
     head.solve(torch.cat(seen), task.labels(items))
 
 
-def _guarded(trial: Trial, work: Callable[..., None], *given: Any) -> None:
+def _guarded(trial: Trial, work: Callable[..., None], *args: Any) -> None:
     """Do work of a trial; what is wrong with it ends that trial alone."""
     try:
-        work(*given)
+        work(*args)
     except UserError as error:
         trial.failed = str(error)
 
@@ -384,10 +388,10 @@ def state_of(model: nn.Module) -> State:
 
 
 def _rng(device: torch.device) -> State:
-    found = {"cpu": torch.get_rng_state()}
+    states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
-    return found
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
 def _cuda(device: torch.device) -> list[torch.device]:

@@ -54,11 +54,11 @@ class ImageScores:
 
     def image(self, true: npt.NDArray[Any], predicted: npt.NDArray[Any]) -> None:
         """Count one image's pixels, or the one label of a classified image."""
-        found = counts(true, predicted, len(self.classes))
+        tally = counts(true, predicted, len(self.classes))
         if self._scarce:
             more = scarce_counts(true, predicted, len(self.classes))
-            found = np.concatenate([found, more])
-        self._images.append(found)
+            tally = np.concatenate([tally, more])
+        self._images.append(tally)
 
     def weigh(self, weights: torch.Tensor) -> None:
         """Keep (N, n, b[, C]) weights for statistics, as long as there are not too many."""
@@ -86,23 +86,23 @@ class ImageScores:
         values: dict[str, Metric] = {"mIoU": mean_iou, "aAcc": accuracy, "mAcc": mean_accuracy,
                                      **({SCARCE: mean_scarce_iou} if self._scarce else {})}
         total = self._total()
-        each = list(map(mean_iou, self._images))
-        return self._scores(values, "mIoU", each, interval,
+        per_image = list(map(mean_iou, self._images))
+        return self._scores(values, "mIoU", per_image, interval,
                             {"IoU": by_name(iou(total), self.classes)}, ids)
 
     def classification(self, interval: bool, ids: Sequence[str] = ()) -> Scores:
         """Top-1 accuracy over all images, and the mean over classes; as `segmentation`."""
         values: dict[str, Metric] = {"accuracy": accuracy, "class accuracy": mean_accuracy}
-        each = [accuracy(c) for c in self._images]
-        return self._scores(values, "accuracy", each, interval,
+        per_image = [accuracy(c) for c in self._images]
+        return self._scores(values, "accuracy", per_image, interval,
                             {"accuracy": by_name(class_accuracy(self._total()), self.classes)},
                             ids)
 
-    def _scores(self, metrics: dict[str, Metric], select: str, each: list[float], interval: bool,
-                details: dict[str, Any], ids: Sequence[str]) -> Scores:
+    def _scores(self, metrics: dict[str, Metric], select: str, per_image: list[float],
+                interval: bool, details: dict[str, Any], ids: Sequence[str]) -> Scores:
         total = self._total()
-        values = {name: found for name, metric in metrics.items()
-                  if not math.isnan(found := metric(total))}
+        values = {name: value for name, metric in metrics.items()
+                  if not math.isnan(value := metric(total))}
         details |= {"images": len(self._images),
                     **{name: float(np.mean(v)) for name, v in self._more.items()}}
         if interval:
@@ -111,11 +111,11 @@ class ImageScores:
         if self._weights:
             details["weights"] = weight_stats(torch.cat(self._weights)).to_json()
         return Scores(values, values.get(select, math.nan),
-                      [v for v in each if not math.isnan(v)], details,
-                      self._items(ids, each) if ids else None)
+                      [v for v in per_image if not math.isnan(v)], details,
+                      self._items(ids, per_image) if ids else None)
 
-    def _items(self, ids: Sequence[str], each: list[float]) -> Items:
-        return Items(np.array(ids, np.str_)[:, None], np.array(each), np.stack(self._images),
+    def _items(self, ids: Sequence[str], per_image: list[float]) -> Items:
+        return Items(np.array(ids, np.str_)[:, None], np.array(per_image), np.stack(self._images),
                      {name: np.array(values) for name, values in self._noted.items()})
 
     def _total(self) -> Counts:

@@ -34,28 +34,30 @@ def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
     ids : (N, 2) images of each pair, (N, 1) or None where units are drawn themselves
     statistic : of the drawn units' sum (…); by default the mean of numbers
     draws : how often all are drawn
+    level : share of the draws inside the interval, in (0, 1)
+    seed : of the random numbers
 
     Returns
     -------
     Interval
         Percentiles of the draws whose statistic is a number.
     """
-    given = np.asarray(units, dtype=np.float64)
-    count = len(given)
+    values = np.asarray(units, dtype=np.float64)
+    count = len(values)
     of_sum = statistic or (lambda total: float(total) / count)
     members = np.arange(count)[:, None]
     if ids is not None and ids.shape[1] > 1:
         members = np.unique(ids, return_inverse=True)[1].reshape(ids.shape)
     drawn = int(members.max(initial=0)) + 1
     generator = np.random.default_rng(seed)
-    found: list[float] = []
+    statistics: list[float] = []
     for start in range(0, draws if count else 0, AT_ONCE):
         size = min(AT_ONCE, draws - start)
         times = generator.multinomial(drawn, np.full(drawn, 1 / drawn), size)
         times = times[:, members].prod(-1)
-        sums = times @ given.reshape(count, -1)
-        found += [of_sum(s.reshape(given.shape[1:])) for s in sums]
-    known = [v for v in found if not np.isnan(v)]
+        sums = times @ values.reshape(count, -1)
+        statistics += [of_sum(s.reshape(values.shape[1:])) for s in sums]
+    known = [v for v in statistics if not np.isnan(v)]
     if not known:
         return Interval(np.nan, np.nan)
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])

@@ -49,12 +49,12 @@ class Items:
     def load(cls, path: Path) -> Items:
         """What `save` wrote; whatever is no file of plain arrays raises OSError or ValueError."""
         with np.load(path, allow_pickle=False) as file:
-            found: dict[str, Array] = {name: file[name] for name in file.files}
-        if lacking := [name for name in OWN if name not in found]:
+            arrays: dict[str, Array] = {name: file[name] for name in file.files}
+        if lacking := [name for name in OWN if name not in arrays]:
             raise ValueError(f"{path}: has no '{lacking[0]}'")
-        masks = {str(name): found.pop(f"mask-{i}") for i, name in enumerate(found["masked"])}
-        more = {name: array for name, array in found.items() if name not in OWN}
-        return cls(found["ids"], found["scores"], found["units"], more, masks)
+        masks = {str(name): arrays.pop(f"mask-{i}") for i, name in enumerate(arrays["masked"])}
+        more = {name: array for name, array in arrays.items() if name not in OWN}
+        return cls(arrays["ids"], arrays["scores"], arrays["units"], more, masks)
 
 
 def extremes(scores: Sequence[float] | Array, count: int) -> tuple[list[int], list[int]]:
@@ -62,8 +62,8 @@ def extremes(scores: Sequence[float] | Array, count: int) -> tuple[list[int], li
 
     No item is in both; those without a score (NaN) are in neither.
     """
-    given = np.asarray(scores, np.float64)
-    known = np.flatnonzero(~np.isnan(given))
-    order = known[np.argsort(given[known], kind="stable")].tolist()
+    values = np.asarray(scores, np.float64)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")].tolist()
     few = min(count, (len(order) + 1) // 2)
     return order[:few], order[::-1][:min(count, len(order) - few)]

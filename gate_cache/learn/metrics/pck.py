@@ -141,17 +141,17 @@ def radius_in_cells(targets: Sequence[Keypoints], side: int) -> float:
     A cell is as wide as the image's longer side divided by `side`: the longer way across it where
     the image was squashed into the maps.
     """
-    found = [SELECT[0] * longer_side(t, SELECT[1]) * side / max(t.size) for t in targets]
-    known = [radius for radius in found if not math.isnan(radius)]
+    radii = [SELECT[0] * longer_side(t, SELECT[1]) * side / max(t.size) for t in targets]
+    known = [radius for radius in radii if not math.isnan(radius)]
     return float(np.median(known)) if known else math.nan
 
 
 def _by_category(judged: Sequence[Prediction], hits: Sequence[npt.NDArray[np.bool_]],
                  ) -> dict[str, list[npt.NDArray[np.bool_]]]:
-    found: dict[str, list[npt.NDArray[np.bool_]]] = {}
-    for prediction, each in zip(judged, hits, strict=True):
-        found.setdefault(prediction.category, []).append(each)
-    return found
+    groups: dict[str, list[npt.NDArray[np.bool_]]] = {}
+    for prediction, hit in zip(judged, hits, strict=True):
+        groups.setdefault(prediction.category, []).append(hit)
+    return groups
 
 
 def longer_side(target: Keypoints, radius: str) -> float:

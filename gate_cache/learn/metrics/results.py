@@ -32,7 +32,16 @@ class Table:
 
     def add(self, method: Method, found: PCK, trained: bool = False, note: str = "",
             details: dict[str, Any] | None = None) -> None:
-        """Append a line."""
+        """Append a line.
+
+        Parameters
+        ----------
+        method : what the line is called by
+        found : its scores, percent
+        trained : whether anything of it was trained on this data
+        note : shown beside it
+        details : further entries of its row in ``metrics.json``
+        """
         self.rows.append(ResultRow(method, trained, found, note, details or {}))
 
     def to_json(self) -> dict[str, Any]:

@@ -55,5 +55,5 @@ class MixedModel(nn.Module):
             return chosen, None
         if self.attention == "head":
             return chosen, attention
-        each = attention[:, None].expand(-1, chosen.shape[1], *attention.shape[1:])
-        return torch.cat([chosen, each], 2), None
+        repeated = attention[:, None].expand(-1, chosen.shape[1], *attention.shape[1:])
+        return torch.cat([chosen, repeated], 2), None

@@ -33,6 +33,7 @@ def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = No
 
     Parameters
     ----------
+    spec : settings of the training, its head's among them
     channels : C of a bucket's maps
     chosen : which of them are mixed; all by default
     tokens : T of its attention feature, where there is one; None: it is not used
@@ -47,7 +48,13 @@ def build_gate(spec: TrainSpec, channels: int, chosen: Sequence[int] | None = No
 def build_baseline(spec: TrainSpec, channels: int, weights: list[float],
                    chosen: Sequence[int] | None = None,
                    tokens: int | None = 0) -> CorrespondenceModel:
-    """A baseline with given weights: a single feature, or all uniformly; as `build_gate`."""
+    """A baseline with given weights: a single feature, or all uniformly; as `build_gate`.
+
+    Parameters
+    ----------
+    spec, channels, chosen, tokens : as of `build_gate`
+    weights : (b,) of each chosen combo
+    """
     head = _head(spec, _sizes(spec, 1, channels, tokens))
     return CorrespondenceModel(FixedWeights(weights), head, chosen,
                                None if tokens is None else spec.attention_in)
@@ -64,5 +71,5 @@ def _sizes(spec: TrainSpec, assigners: int, channels: int, tokens: int | None) -
 
 
 def _head(spec: TrainSpec, sizes: Sizes) -> nn.Module:
-    made: nn.Module = head_of(spec.head.name).build(spec.head, sizes)
-    return made
+    head: nn.Module = head_of(spec.head.name).build(spec.head, sizes)
+    return head

@@ -34,8 +34,8 @@ class Reading(nn.Module):
     def forward(self, batch: Vectors | Bucket) -> Output:
         """The head's values, and weights (B, 1, 1)."""
         if isinstance(batch, Vectors):
-            given, weights = self.mixed(batch)
-            return Output(self.head(*given), weights)
+            inputs, weights = self.mixed(batch)
+            return Output(self.head(*inputs), weights)
         maps = self._read(batch.conv, batch.attention)
         return Output(self.head(maps, None), maps.new_ones(len(maps), 1, 1))
 

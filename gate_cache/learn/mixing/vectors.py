@@ -96,8 +96,8 @@ class VectorModel(MixedModel):
 
     def forward(self, batch: Vectors) -> Output:
         """The head's values, and weights (M·B, n, b[, C])."""
-        given, weights = self.mixed(batch)
-        return Output(self.head(*given), weights.flatten(0, 1))
+        inputs, weights = self.mixed(batch)
+        return Output(self.head(*inputs), weights.flatten(0, 1))
 
     def mixed(self, batch: Vectors) -> tuple[Vectors, torch.Tensor]:
         """What the head takes, its maps (M or 1, B, n, C); and weights (M or 1, B, n, b[, C])."""

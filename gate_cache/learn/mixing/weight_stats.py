@@ -43,19 +43,19 @@ class WeightStats:
 
 def weight_stats(weights: torch.Tensor | Sequence[torch.Tensor]) -> WeightStats:
     """Statistics of (N, n, b) weights. With a single feature its second largest weight is 0."""
-    given = weights if isinstance(weights, torch.Tensor) else torch.stack(list(weights))
-    given = given.double().cpu()
-    order = given.argsort(dim=-1, descending=True, stable=True)
-    largest = torch.nn.functional.pad(given.gather(-1, order), (0, 1))[..., :2]
+    stacked = weights if isinstance(weights, torch.Tensor) else torch.stack(list(weights))
+    stacked = stacked.double().cpu()
+    order = stacked.argsort(dim=-1, descending=True, stable=True)
+    largest = torch.nn.functional.pad(stacked.gather(-1, order), (0, 1))[..., :2]
     spread, mean = torch.std_mean(largest, 0, correction=0)
-    return WeightStats(given.mean(0).tolist(), mean[:, 0].tolist(), spread[:, 0].tolist(),
+    return WeightStats(stacked.mean(0).tolist(), mean[:, 0].tolist(), spread[:, 0].tolist(),
                        mean[:, 1].tolist(), spread[:, 1].tolist(), _overlap(order[..., :2]),
                        {name: _histogram(largest[..., i]) for i, name in enumerate(TOP)})
 
 
 def _histogram(weights: torch.Tensor) -> list[list[int]]:
     """Of (N, n) weights."""
-    return [torch.histc(each, BINS, 0, 1).int().tolist() for each in weights.T]
+    return [torch.histc(column, BINS, 0, 1).int().tolist() for column in weights.T]
 
 
 def _overlap(top: torch.Tensor) -> dict[str, float]:

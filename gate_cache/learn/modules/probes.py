@@ -55,8 +55,8 @@ class Probe(nn.Module):
     def forward(self, maps: torch.Tensor, attention: torch.Tensor | None,
                 extra: torch.Tensor | None) -> torch.Tensor:
         """(1, B, n, C), (B, T) or None, (B, E) or None to logits ([1,] B, K)."""
-        found = self.logits(joined(maps, attention, extra))
-        return found[None] if self._members else found
+        logits = self.logits(joined(maps, attention, extra))
+        return logits[None] if self._members else logits
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """(B, D) to (B, K)."""
@@ -151,8 +151,8 @@ class KNNProbe(Probe):
                               *rest: Any) -> None:
         """The bank is as large as the one that is loaded."""
         for name in ("bank", "labels"):
-            if (given := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, getattr(self, name).new_zeros(given.shape))
+            if (loaded := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_zeros(loaded.shape))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -68,9 +68,9 @@ class ClassificationTask:
 
     def of(self, ids: dict[Split, list[str]]) -> Self:
         """The same with other samples of each split; what was read is shared."""
-        found = copy(self)
-        found._ids = ids
-        return found
+        task = copy(self)
+        task._ids = ids
+        return task
 
     def criterion(self) -> nn.Module:
         """Cross-entropy."""
@@ -78,7 +78,15 @@ class ClassificationTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
-        """GATE, or a baseline with given weights."""
+        """GATE, or a baseline with given weights.
+
+        Parameters
+        ----------
+        spec : settings of the training, its head's among them
+        chosen : numbers of the combos that are mixed
+        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
+        attention : whether the attention feature is used
+        """
         n, parts = 1 if weights else spec.assigners, self.maps.spec.pool**2
         tokens = self.maps.tokens * parts if attention else 0
         channels = self.maps.channels * parts + (mixed := inside(spec, tokens))
@@ -101,8 +109,8 @@ class ClassificationTask:
             true = [self._labels[i] for i in part]
             for model, tally in zip(models, tallies, strict=True):
                 output = model.eval()(batch)
-                sure, found = output.values.softmax(-1).max(-1)
-                for label, guess, share in zip(true, found.tolist(), sure.tolist(), strict=True):
+                sure, classes = output.values.softmax(-1).max(-1)
+                for label, guess, share in zip(true, classes.tolist(), sure.tolist(), strict=True):
                     tally.image(np.array([label]), np.array([guess]))
                     tally.note(true=label, predicted=guess, confidence=share)
                 tally.weigh(output.weights)

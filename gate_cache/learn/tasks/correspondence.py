@@ -35,9 +35,9 @@ def sample(descriptors: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     (K, D) of unit length
     """
     grid = (points * 2 - 1)[None, None].to(descriptors)
-    found = F.grid_sample(descriptors[None], grid, mode="bilinear", padding_mode="border",
-                          align_corners=False)
-    return F.normalize(found[0, :, 0].T, dim=1)
+    values = F.grid_sample(descriptors[None], grid, mode="bilinear", padding_mode="border",
+                           align_corners=False)
+    return F.normalize(values[0, :, 0].T, dim=1)
 
 
 def match(source: torch.Tensor, target: torch.Tensor, points: torch.Tensor,
@@ -84,9 +84,9 @@ def found_at(cosines: torch.Tensor, products: torch.Tensor | None,
     if matching == "cells" or products is None:
         return peaks(cosines)
     lengths = lengths_between(products, DENSE).clamp_min(EPS)
-    found = between(cosines, DENSE) / lengths
+    fine = between(cosines, DENSE) / lengths
     sides = torch.tensor([cosines.shape[2], cosines.shape[1]], device=cosines.device)
-    steps = peaks(found) * torch.tensor([found.shape[2], found.shape[1]], device=found.device)
+    steps = peaks(fine) * torch.tensor([fine.shape[2], fine.shape[1]], device=fine.device)
     return ((steps - 0.5) / DENSE + 0.5) / sides
 
 
@@ -95,9 +95,9 @@ def peaks(similarity: torch.Tensor) -> torch.Tensor:
     h, w = similarity.shape[1:]
     best = similarity.flatten(1).argmax(1)
     y, x = best // w, best % w
-    each = torch.arange(len(best), device=best.device)
-    along_x = x + 0.5 + _peak(similarity[each, y], x)
-    along_y = y + 0.5 + _peak(similarity[each, :, x], y)
+    rows = torch.arange(len(best), device=best.device)
+    along_x = x + 0.5 + _peak(similarity[rows, y], x)
+    along_y = y + 0.5 + _peak(similarity[rows, :, x], y)
     return torch.stack([along_x / w, along_y / h], 1)
 
 
@@ -135,7 +135,13 @@ class CorrespondenceLoss(nn.Module):
 
     def forward(self, a: torch.Tensor, b: torch.Tensor, points_a: torch.Tensor,
                 points_b: torch.Tensor) -> torch.Tensor:
-        """Loss of one pair: descriptors (D, h, w), points (K, 2) as shares of the sides."""
+        """Loss of one pair.
+
+        Parameters
+        ----------
+        a, b : (D, h, w) descriptors of both images, of unit length over D
+        points_a, points_b : (K, 2) the same points in either, shares of its sides
+        """
         scale = self.log_scale.exp().clamp(max=_MAX_SCALE)
         there = self._one_way(a, b, points_a, points_b, scale)
         back = self._one_way(b, a, points_b, points_a, scale)

@@ -32,12 +32,12 @@ def mask_floors(data: SegmentationDataset, ids: Mapping[Split, Sequence[str]],
     """
     majority, prior = _commonest(data, ids["train"])
     floors: dict[Role, Classes] = {"majority": np.full((1, 1), majority, np.uint8), "prior": prior}
-    found: dict[Role, ImageScores] = {r: ImageScores(data.classes, scarce) for r in floors}
+    tallies: dict[Role, ImageScores] = {r: ImageScores(data.classes, scarce) for r in floors}
     for sample_id in ids["test"]:
         true = data.mask(sample_id)
         for role, table in floors.items():
-            found[role].image(true, _at_pixels(table, true.shape))
-    return {role: scores.segmentation(True, ids["test"]) for role, scores in found.items()}
+            tallies[role].image(true, _at_pixels(table, true.shape))
+    return {role: scores.segmentation(True, ids["test"]) for role, scores in tallies.items()}
 
 
 def label_floor(labels: Mapping[str, int], classes: Sequence[str],
@@ -45,10 +45,11 @@ def label_floor(labels: Mapping[str, int], classes: Sequence[str],
     """``majority``: the commonest class of ``train``, said of every image of ``test``."""
     known = [labels[i] for i in ids["train"]]
     shares = np.bincount(known, minlength=len(classes)) / max(len(known), 1)
-    said, scores = int(shares.argmax()), ImageScores(classes)
+    commonest, scores = int(shares.argmax()), ImageScores(classes)
     for sample_id in ids["test"]:
-        scores.image(np.array([labels[sample_id]]), np.array([said]))
-        scores.note(true=labels[sample_id], predicted=said, confidence=float(shares[said]))
+        scores.image(np.array([labels[sample_id]]), np.array([commonest]))
+        scores.note(true=labels[sample_id], predicted=commonest,
+                    confidence=float(shares[commonest]))
     return {"majority": scores.classification(True, ids["test"])}
 
 

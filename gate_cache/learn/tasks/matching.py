@@ -75,7 +75,15 @@ class CorrespondenceTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> CorrespondenceModel:
-        """GATE, or a baseline with given weights."""
+        """GATE, or a baseline with given weights.
+
+        Parameters
+        ----------
+        spec : settings of the training, its head's among them
+        chosen : numbers of the combos that are mixed
+        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
+        attention : whether the attention feature is used
+        """
         tokens = self.buckets.tokens if attention else None
         if weights:
             return build_baseline(spec, self.buckets.channels, weights, chosen, tokens)
@@ -88,8 +96,8 @@ class CorrespondenceTask:
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
         test = split == "test"
-        return [replace(scores(found, test), items=found.items() if test else None)
-                for found in self.match(models, self._pairs[split])]
+        return [replace(scores(matched, test), items=matched.items() if test else None)
+                for matched in self.match(models, self._pairs[split])]
 
     @torch.inference_mode()
     def match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints]) -> list[Matched]:
@@ -98,50 +106,52 @@ class CorrespondenceTask:
         Of each category an image is read once as a source, of which only the descriptors at its
         points are held, and once as a target.
         """
-        found, pairs = [Matched({}, {}) for _ in models], list(pairs)
+        matched, pairs = [Matched({}, {}) for _ in models], list(pairs)
         for model in models:
             model.eval()
         for group in _grouped(pairs, lambda p: p.pair.category).values():
-            self._match(models, group, found)
-        for each in found:
-            each.in_order(pairs)
-        return found
+            self._match(models, group, matched)
+        for of_model in matched:
+            of_model.in_order(pairs)
+        return matched
 
     def _match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
-               found: Sequence[Matched]) -> None:
+               matched: Sequence[Matched]) -> None:
         """The pairs of one category."""
-        wanted: list[dict[PairPoints, torch.Tensor]] = [{} for _ in models]
-        for of_source, described in self._described(models, pairs, lambda p: p.pair.source, found):
+        descriptors: list[dict[PairPoints, torch.Tensor]] = [{} for _ in models]
+        for of_source, described in self._described(models, pairs, lambda p: p.pair.source,
+                                                    matched):
             window = self.buckets.window(of_source[0].source.size)
-            for maps, points in zip(described, wanted, strict=True):
+            for maps, points in zip(described, descriptors, strict=True):
                 cut = window.cut(maps)
                 for pair in of_source:
                     at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
                     points[pair] = sample(cut, at)
-        for of_target, described in self._described(models, pairs, lambda p: p.pair.target, found):
+        for of_target, described in self._described(models, pairs, lambda p: p.pair.target,
+                                                    matched):
             window = self.buckets.window(of_target[0].target.size)
-            for maps, points, each in zip(described, wanted, found, strict=True):
-                asked = [points.pop(pair) for pair in of_target]
-                there = nearest(torch.cat(asked), window.cut(maps), self.matching).cpu().double()
-                shares = torch.split(there, list(map(len, asked)))
+            for maps, points, of_model in zip(described, descriptors, matched, strict=True):
+                sampled = [points.pop(pair) for pair in of_target]
+                there = nearest(torch.cat(sampled), window.cut(maps), self.matching).cpu().double()
+                shares = torch.split(there, list(map(len, sampled)))
                 for pair, some in zip(of_target, shares, strict=True):
-                    each.by_pair[pair] = window.leave(np.asarray(some))
+                    of_model.by_pair[pair] = window.leave(np.asarray(some))
 
     def _described(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
-                   image: Callable[[PairPoints], str], found: Sequence[Matched],
+                   image: Callable[[PairPoints], str], matched: Sequence[Matched],
                    ) -> Iterator[tuple[list[PairPoints], Iterator[torch.Tensor]]]:
         """The pairs of each image, and its descriptors by every model, one after the other."""
         groups = _grouped(pairs, image)
         for (sample_id, group), bucket in zip(groups.items(), self.buckets.stream(groups),
                                               strict=True):
-            yield group, self._of_models(models, sample_id, stack([bucket]), found)
+            yield group, self._of_models(models, sample_id, stack([bucket]), matched)
 
     @staticmethod
     def _of_models(models: Sequence[nn.Module], sample_id: str, batch: Bucket,
-                   found: Sequence[Matched]) -> Iterator[torch.Tensor]:
-        for model, each in zip(models, found, strict=True):
+                   matched: Sequence[Matched]) -> Iterator[torch.Tensor]:
+        for model, of_model in zip(models, matched, strict=True):
             output = model(batch)
-            each.weights[sample_id] = by_map(output.weights)[0].cpu()
+            of_model.weights[sample_id] = by_map(output.weights)[0].cpu()
             yield output.values[0]
 
 
@@ -177,23 +187,23 @@ class Matched:
 
         Of a pair whose target has no box none counts, and its score is NaN.
         """
-        told = self.predictions
-        chosen = units(told, *SELECT[:2])
-        points = [p.predicted for p in told] or [np.zeros((0, 2))]
+        predictions = self.predictions
+        chosen = units(predictions, *SELECT[:2])
+        points = [p.predicted for p in predictions] or [np.zeros((0, 2))]
         known = np.where(chosen[:, 1] > 0, chosen[:, 1].astype(np.float64), np.nan)
         return Items(self.ids, 100 * chosen[:, 0] / known, chosen,
-                     {BROADER: units(told, *BROAD[:2]),
+                     {BROADER: units(predictions, *BROAD[:2]),
                       "points": np.concatenate(points).astype(np.float32),
-                      "counts": np.array([len(p.true) for p in told], np.int64),
+                      "counts": np.array([len(p.true) for p in predictions], np.int64),
                       "category": np.array([p.pair.category for p in self.by_pair], np.str_)})
 
 
 def _grouped(pairs: Sequence[PairPoints],
              key: Callable[[PairPoints], str]) -> dict[str, list[PairPoints]]:
-    found: dict[str, list[PairPoints]] = {}
+    groups: dict[str, list[PairPoints]] = {}
     for pair in pairs:
-        found.setdefault(key(pair), []).append(pair)
-    return found
+        groups.setdefault(key(pair), []).append(pair)
+    return groups
 
 
 def scores(matched: Matched, draw: bool = False) -> Scores:
@@ -204,12 +214,12 @@ def scores(matched: Matched, draw: bool = False) -> Scores:
     draw : whether to tell the interval
     """
     predictions = matched.predictions
-    found = pck(predictions)
-    each = [100 * float(correct(p, SELECT[0], SELECT[1]).mean())
-            for p in with_radius(predictions, SELECT[1])]
-    return Scores({k: v for k, v in found.to_json().items() if v is not None},
-                  found.values[SELECT], each,
-                  {"pairs": found.pairs, "points": found.points,
+    result = pck(predictions)
+    per_pair = [100 * float(correct(p, SELECT[0], SELECT[1]).mean())
+                for p in with_radius(predictions, SELECT[1])]
+    return Scores({k: v for k, v in result.to_json().items() if v is not None},
+                  result.values[SELECT], per_pair,
+                  {"pairs": result.pairs, "points": result.points,
                    "categories": by_category(predictions, SELECT[0], SELECT[1]),
                    **(intervals(matched) if draw else {}), **weights(matched)})
 
@@ -225,8 +235,8 @@ def intervals(matched: Matched) -> dict[str, Any]:
 
 def weights(matched: Matched) -> dict[str, Any]:
     """What its amalgamator weighs; empty where it has none."""
-    given = list(matched.weights.values())
-    return {"weights": weight_stats(given).to_json()} if given else {}
+    by_image = list(matched.weights.values())
+    return {"weights": weight_stats(by_image).to_json()} if by_image else {}
 
 
 class _PairsLoss(nn.Module):
@@ -245,7 +255,15 @@ class _PairsLoss(nn.Module):
 
 def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
               source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Of whole descriptor maps (D, h, w), of which only the images' own cells count."""
+    """Of whole descriptor maps (D, h, w), of which only the images' own cells count.
+
+    Parameters
+    ----------
+    loss : of one pair
+    buckets : that the maps are made of; they say which cells show an image
+    pair : both images' points
+    source, target : (D, h, w) descriptors of unit length over D
+    """
     here, there = windows(buckets, pair)
     a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
             in ((here, pair.source_shares), (there, pair.target_shares)))
@@ -259,5 +277,5 @@ def windows(buckets: Buckets, pair: PairPoints) -> tuple[Window, Window]:
 
 def judge(model: nn.Module, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:
     """PCK of one model over pairs."""
-    (found,) = CorrespondenceTask(buckets, {}).match([model], pairs)
-    return pck(found.predictions)
+    (matched,) = CorrespondenceTask(buckets, {}).match([model], pairs)
+    return pck(matched.predictions)

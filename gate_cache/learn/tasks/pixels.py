@@ -84,9 +84,9 @@ class PixelTask:
 
     def of(self, ids: dict[Split, list[str]]) -> Self:
         """The same with other samples of each split; what was read is shared."""
-        found = copy(self)
-        found._ids = ids
-        return found
+        task = copy(self)
+        task._ids = ids
+        return task
 
     def criterion(self) -> nn.Module:
         """Cross-entropy, mean over members."""
@@ -94,7 +94,15 @@ class PixelTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
-        """GATE, or a baseline with given weights."""
+        """GATE, or a baseline with given weights.
+
+        Parameters
+        ----------
+        spec : settings of the training, its head's among them
+        chosen : numbers of the combos that are mixed
+        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
+        attention : whether the attention feature is used
+        """
         n, maps, own = 1 if weights else spec.assigners, self.maps, cast(PixelSpec, spec.head)
         tokens = maps.tokens if attention else 0
         mixed = inside(spec, tokens)
@@ -115,11 +123,11 @@ class PixelTask:
         test = split == "test"
         for sample_id in self.maps.each(self._ids[split]):
             true = self.data.mask(sample_id)
-            for tally, found in zip(tallies, self._look(models, sample_id), strict=True):
-                tally.image(true, found.classes())
-                for weights in found.weights:
+            for tally, looked in zip(tallies, self._look(models, sample_id), strict=True):
+                tally.image(true, looked.classes())
+                for weights in looked.weights:
                     tally.weigh(weights)
-                means = torch.cat(found.doubts, 1).mean(1).tolist()
+                means = torch.cat(looked.doubts, 1).mean(1).tolist()
                 tally.add("members that disagree", 100 * means[0])
                 tally.add("entropy of the mean", means[1])
         return [t.segmentation(test, self._ids[split]) for t in tallies]
@@ -127,8 +135,8 @@ class PixelTask:
     def predict(self, models: Sequence[nn.Module],
                 sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
         """Each model's (H, W) classes of an image's own pixels, and weights of some of them."""
-        return [(found.classes(), torch.cat(found.weights))
-                for found in self._look(models, sample_id)]
+        return [(looked.classes(), torch.cat(looked.weights))
+                for looked in self._look(models, sample_id)]
 
     @torch.inference_mode()
     def _look(self, models: Sequence[nn.Module], sample_id: str) -> list[_Looked]:
@@ -136,17 +144,17 @@ class PixelTask:
         height, width = self.data.size(sample_id)
         looked = [_Looked((height, width)) for _ in models]
         image = WholeImage(self.maps, sample_id, (height, width))
-        for model, found in zip(models, looked, strict=True):
+        for model, of_model in zip(models, looked, strict=True):
             for strip in tiles(height * width, STRIP):
                 for output in image.outputs(cast(VectorModel, model.eval()), strip):
-                    found.add(output)
+                    of_model.add(output)
         return looked
 
     def paint(self, model: nn.Module, sample_id: str) -> Painted:
         """One ensemble's votes on an image's own pixels, and the share of members against them."""
-        (found,) = self._look([model], sample_id)
-        against = torch.cat(found.doubts, 1)[0].numpy().reshape(found.size)
-        return Painted(found.classes(), against, "members that disagree", 1.0)
+        (looked,) = self._look([model], sample_id)
+        against = torch.cat(looked.doubts, 1)[0].numpy().reshape(looked.size)
+        return Painted(looked.classes(), against, "members that disagree", 1.0)
 
 
 @dataclass

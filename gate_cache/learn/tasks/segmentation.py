@@ -65,9 +65,10 @@ class LevelsModel(MixedModel):
         """`Decoded` logits, and weights (B, n, b[, C])."""
         weights = self.mixer.weigh(self.of_bucket(batch.joined))
         widths = [level.shape[2] for level in batch.levels]
-        each = torch.split(weights, widths, 3) if weights.dim() == 4 else [weights] * len(widths)
+        per_level = torch.split(weights, widths, 3) if weights.dim() == 4 \
+            else [weights] * len(widths)
         sums = [mix(self.of_bucket(level), own).maps.flatten(1, 2)
-                for level, own in zip(batch.levels, each, strict=True)]
+                for level, own in zip(batch.levels, per_level, strict=True)]
         return Output(self.head(sums, batch.attention), weights)
 
 
@@ -99,10 +100,10 @@ class SegmentationTask:
         """Maps of all levels, and the joined ones."""
         return map(self._levels, batched(self.maps.stream, batches))
 
-    def _levels(self, found: Sequence[Native]) -> Levels:
+    def _levels(self, samples: Sequence[Native]) -> Levels:
         levels = tuple(torch.stack(parts) for parts in
-                       zip(*(m.levels for m in found), strict=True))
-        return Levels(self._join(levels), levels, self._attend(found))
+                       zip(*(m.levels for m in samples), strict=True))
+        return Levels(self._join(levels), levels, self._attend(samples))
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in the model's square, of decoder and auxiliary head."""
@@ -110,7 +111,15 @@ class SegmentationTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> LevelsModel:
-        """GATE, or a baseline with given weights."""
+        """GATE, or a baseline with given weights.
+
+        Parameters
+        ----------
+        spec : settings of the training, its head's among them
+        chosen : numbers of the combos that are mixed
+        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
+        attention : whether the attention feature is used
+        """
         n = 1 if weights else spec.assigners
         mixer = FixedWeights(weights) if weights else \
             Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout, spec.weights,
@@ -129,8 +138,8 @@ class SegmentationTask:
         tallies = [ImageScores(self.data.classes) for _ in models]
         for sample_id in self.maps.each(self._ids[split]):
             true = self.data.mask(sample_id)
-            found = self.predict(models, sample_id)
-            for tally, (predicted, weights) in zip(tallies, found, strict=True):
+            predictions = self.predict(models, sample_id)
+            for tally, (predicted, weights) in zip(tallies, predictions, strict=True):
                 tally.image(true, predicted)
                 tally.weigh(weights)
         test = split == "test"
@@ -140,12 +149,12 @@ class SegmentationTask:
     def predict(self, models: Sequence[nn.Module],
                 sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
         """Each model's (H, W) classes of an image's own pixels, and its weights (1, n, b)."""
-        batch, found = self._levels([self.maps(sample_id)]), []
+        batch, predictions = self._levels([self.maps(sample_id)]), []
         for model in models:
             output = model.eval()(batch)
-            found.append((to_pixels(output.values.logits, self.maps.place(sample_id),
-                                    self.data.size(sample_id)), output.weights))
-        return found
+            predictions.append((to_pixels(output.values.logits, self.maps.place(sample_id),
+                                          self.data.size(sample_id)), output.weights))
+        return predictions
 
     @torch.inference_mode()
     def paint(self, model: nn.Module, sample_id: str) -> Painted:
@@ -167,21 +176,21 @@ class SegmentationTask:
         joined = torch.cat(parts, 1)
         return joined.view(*levels[0].shape[:2], *joined.shape[1:])
 
-    def _attend(self, found: Sequence[Native]) -> tuple[torch.Tensor | None, ...]:
+    def _attend(self, samples: Sequence[Native]) -> tuple[torch.Tensor | None, ...]:
         """Attention maps at their levels, resized where a level has another resolution."""
         parts: list[list[torch.Tensor]] = [[] for _ in self.maps.level_sides]
         for number, level in enumerate(self._attention):
             side = self.maps.level_sides[level]
-            maps = torch.stack([m.attention[number] for m in found])
+            maps = torch.stack([m.attention[number] for m in samples])
             parts[level].append(F.interpolate(maps, (side, side), mode="bilinear",
                                               align_corners=False))
         return tuple(torch.cat(p, 1) if p else None for p in parts)
 
     def _tokens(self) -> list[int]:
-        found = [0] * len(self.maps.level_sides)
+        counts = [0] * len(self.maps.level_sides)
         for level, tokens in zip(self._attention, self.maps.attention_tokens, strict=True):
-            found[level] += tokens
-        return found
+            counts[level] += tokens
+        return counts
 
 
 def to_pixels(logits: torch.Tensor, place: Placement,
@@ -200,16 +209,16 @@ def to_pixels(logits: torch.Tensor, place: Placement,
     -------
     (H, W)
     """
-    found = _each_pixel(logits, place, size, lambda values: values.argmax(-1).byte())
-    return np.asarray(found, dtype=np.uint8)
+    classes = _each_pixel(logits, place, size, lambda values: values.argmax(-1).byte())
+    return np.asarray(classes, dtype=np.uint8)
 
 
 def to_entropy(logits: torch.Tensor, place: Placement,
                size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """(H, W) entropy, in nats, of the softmax at each of an image's own pixels; see `to_pixels`."""
-    found = _each_pixel(logits, place, size,
-                        lambda values: torch.special.entr(values.softmax(-1)).sum(-1))
-    return np.asarray(found, dtype=np.float32)
+    entropy = _each_pixel(logits, place, size,
+                          lambda values: torch.special.entr(values.softmax(-1)).sum(-1))
+    return np.asarray(entropy, dtype=np.float32)
 
 
 def _each_pixel(logits: torch.Tensor, place: Placement, size: tuple[int, int],
@@ -217,9 +226,9 @@ def _each_pixel(logits: torch.Tensor, place: Placement, size: tuple[int, int],
     """(H, W) of what `of` makes of (P, K) logits, a strip at a time."""
     height, width = size
     at_once = max(width, STRIP_BYTES // (4 * logits.shape[1]))
-    found = [of(read_at(logits, place, centres(size, part))[:, 0]).cpu()
-             for part in tiles(height * width, at_once)]
-    return np.asarray(torch.cat(found).numpy().reshape(height, width))
+    strips = [of(read_at(logits, place, centres(size, part))[:, 0]).cpu()
+              for part in tiles(height * width, at_once)]
+    return np.asarray(torch.cat(strips).numpy().reshape(height, width))
 
 
 def _nearest(maps: NativeMaps) -> list[int]:

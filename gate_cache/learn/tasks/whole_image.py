@@ -62,7 +62,10 @@ def taps(place: Placement, sides: Sequence[int], points: Points, device: torch.d
 
     Parameters
     ----------
+    place : of the image in the square
     sides : resolution of each level
+    points : (P, 2) shares of the image's sides
+    device : where the numbers are kept
     """
     cells, shares, first = [], [], 0
     for side in sides:
@@ -128,12 +131,12 @@ class WholeImage:
         for part in tiles(len(points), _at_once(len(tables) * tables[0].shape[1])):
             hidden, tile = first.bias, reads.of(part)
             for number, table in enumerate(tables):
-                found = tile.read(table).view(-1, len(first.bias), n, first.units)
+                values = tile.read(table).view(-1, len(first.bias), n, first.units)
                 hidden = hidden + torch.einsum("mpn,pmnh->mph",
-                                               mixed.shares[:, part, :, number], found)
+                                               mixed.shares[:, part, :, number], values)
             for table, at in rest:
-                found = at.of(part).read(table).view(-1, len(first.bias), first.units)
-                hidden = hidden + found.transpose(0, 1)
+                values = at.of(part).read(table).view(-1, len(first.bias), first.units)
+                hidden = hidden + values.transpose(0, 1)
             yield Output(head.after_first(hidden), mixed.told[:, part])
 
     def _one_by_one(self, model: VectorModel, points: Points) -> Iterator[Output]:
@@ -142,17 +145,17 @@ class WholeImage:
         if isinstance(mixer, VectorAmalgamator) and mixer.by_channel:
             at_once = min(PIXELS, _at_once(mixer.bias.numel() * len(self._maps.spec.combos)))
         for part in tiles(len(points), at_once):
-            found = model(self._maps.at(self._native, self._id, points[part]))
-            yield Output(found.values, found.weights.unflatten(0, (-1, len(points[part]))))
+            output = model(self._maps.at(self._native, self._id, points[part]))
+            yield Output(output.values, output.weights.unflatten(0, (-1, len(points[part]))))
 
     def _by_cells(self, model: VectorModel, head: Probe, points: Points) -> Output:
         """A probe's values at the finest map's cells, interpolated at pixels as DINOv2 does it."""
-        found, side = model(self._cells), self._maps.resolution
-        values = found.values[0].exp() if head.votes else found.values[0]
-        grid = torch.cat([values, found.weights.flatten(1)], 1).T.reshape(1, -1, side, side)
+        output, side = model(self._cells), self._maps.resolution
+        values = output.values[0].exp() if head.votes else output.values[0]
+        grid = torch.cat([values, output.weights.flatten(1)], 1).T.reshape(1, -1, side, side)
         at, count = read_at(grid, self._place, points)[:, 0], head.classes
         return Output((at[:, :count].log() if head.votes else at[:, :count])[None],
-                      at[:, count:].reshape(1, len(points), *found.weights.shape[1:]))
+                      at[:, count:].reshape(1, len(points), *output.weights.shape[1:]))
 
     @cached_property
     def _cells(self) -> Vectors:
@@ -180,12 +183,12 @@ class WholeImage:
     def _weigh(self, mixer: VectorAmalgamator, combos: Sequence[Levels],
                points: Points) -> torch.Tensor:
         """(M, P, n, b) weights: logits a combo at a time, then softmax over combos (Eq. 3)."""
-        reads, first, found = self._taps(combos[0], points), mixer.first, []
+        reads, first, logits = self._taps(combos[0], points), mixer.first, []
         for levels in combos:
             table = project(levels, first.weight.T)
-            found.append(torch.cat([mixer.logits(reads.of(part).read(table) + first.bias)
-                                    for part in tiles(len(points), _at_once(table.shape[1]))]))
-        return mixer.shares(torch.stack(found, 1))
+            logits.append(torch.cat([mixer.logits(reads.of(part).read(table) + first.bias)
+                                     for part in tiles(len(points), _at_once(table.shape[1]))]))
+        return mixer.shares(torch.stack(logits, 1))
 
     def _rest(self, model: VectorModel, first: FirstLayer,
               points: Points) -> Iterator[tuple[torch.Tensor, Taps]]:
