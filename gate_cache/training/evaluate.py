@@ -63,13 +63,13 @@ def evaluate(work: Workspace, run: Path, *, trial: str | None = None, last: bool
     model = study.gate(spec)
     trained.load(model, work.name)
     with torch.random.fork_rng():
-        (found,) = study.task.judge([model.to(study.device).eval()], split)
-    if not found.values:
+        (scores,) = study.task.judge([model.to(study.device).eval()], split)
+    if not scores.values:
         raise UserError(f"{work.name}: split '{split}' has nothing to evaluate on")
-    known = found.details.get("interval")
+    known = scores.details.get("interval")
     known = known.get(study.select) if isinstance(known, dict) else None
-    interval = Interval(*known) if known else bootstrap(list(found.each))
+    interval = Interval(*known) if known else bootstrap(list(scores.each))
     return Evaluated(str(run), str(work.loaded.path), spec.head.name, split, study.protocol,
-                     dict(found.values), study.select, interval,
+                     dict(scores.values), study.select, interval,
                      tuple(seen_before(run, study.members, split)))
 
