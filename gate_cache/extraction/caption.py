@@ -59,6 +59,7 @@ def caption(work: Workspace, *, model: str, revision: str | None = None,
 
     Parameters
     ----------
+    work : the manifest on this machine
     model : the captioner: a folder below the models root, or a hub id
     revision : of a hub id
     out : the captions file, below the data root; by default the manifest's ``captions``, else

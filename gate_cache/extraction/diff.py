@@ -81,6 +81,8 @@ def diff(a: Place, b: Place, roots: Roots, values: bool = False) -> Diff:
 
     Parameters
     ----------
+    a, b : paths, each of a manifest or a store
+    roots : folders that manifests' paths are below
     values : of two stores, read and compare all maps
 
     Raises

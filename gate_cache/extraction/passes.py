@@ -74,8 +74,10 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
 
     Parameters
     ----------
+    work : the manifest on this machine
     combos : by name; they need not be the manifest's own. Their convolutional maps are read
-    ids : of the data set
+    dataset : of the images
+    ids : of images of the data set
     batch : images per pass; by default what the manifest says, or as many as fit
 
     Raises

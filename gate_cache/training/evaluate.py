@@ -47,9 +47,11 @@ def evaluate(work: Workspace, run: Path, *, trial: str | None = None, last: bool
 
     Parameters
     ----------
+    work : the manifest on this machine
     run : folder of a training, or of a sweep
     trial : which one of a sweep
     last : the weights of the last step, not the best ones on ``val``
+    split : whose images, or pairs, are judged
 
     Raises
     ------

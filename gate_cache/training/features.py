@@ -166,6 +166,13 @@ def views_of(work: Workspace, store: FeatureStore, names: Sequence[str | None],
              extra: Sequence[str] = ()) -> dict[str, ComboView]:
     """The combos of a store that a manifest means; `extra` ones may be another manifest's.
 
+    Parameters
+    ----------
+    work : the manifest on this machine
+    store : where they are
+    names : of the manifest's combos; None is passed over
+    extra : names of combos, of the manifest or another one
+
     Raises
     ------
     StoreError

@@ -41,7 +41,15 @@ class DenseTask(Task, Protocol):
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> nn.Module:
-        """GATE, or a baseline with given weights."""
+        """GATE, or a baseline with given weights.
+
+        Parameters
+        ----------
+        spec : of the trial
+        chosen : numbers of the combos that are mixed
+        weights : one a combo, of a baseline; None where they are learnt
+        attention : whether attention maps are read
+        """
 
     def floors(self) -> dict[Role, Scores]:
         """What labels alone say of ``test``."""

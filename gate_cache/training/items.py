@@ -37,6 +37,8 @@ def keep_items(folder: Path, task: Any, models: Mapping[str, nn.Module],
 
     Parameters
     ----------
+    folder : of the run
+    task : of its head; one that paints masks has some of them kept
     models, found : by name
     ranked : those whose mean score says which images' masks are kept, of all models; where none
         of them has results, all do

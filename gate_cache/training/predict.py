@@ -71,6 +71,7 @@ def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: st
 
     Parameters
     ----------
+    work : the manifest on this machine
     run : folder of a training, or of a sweep
     images : ids, or parts of them, of any split; by default a few of ``test``
     trial : which one of a sweep

@@ -85,7 +85,7 @@ def sweep(work: Workspace, points: Sequence[Point], folder: Path, *, file: Path 
 
     Parameters
     ----------
-    folder : of this sweep, made where it is not there
+    work, points, folder : manifest, trials, and the sweep's folder, made where it is not there
     file : that lists the trials, to tell how the sweep is made again
     retry : whether trials that failed are tried again
 
@@ -137,7 +137,7 @@ class SweepState:
 
 def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: Share,
                 file: Path | None = None) -> SweepState:
-    """Train and judge the trials of a share; finished ones are read.
+    """Train and judge the trials of a share, else as `sweep`; finished ones are read.
 
     Raises
     ------

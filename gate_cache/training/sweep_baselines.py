@@ -95,7 +95,15 @@ def model_of(study: TrainingInputs | DenseInputs, point: Point) -> nn.Module:
 
 def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: int,
                     show: Progress) -> dict[str, TrialRow]:
-    """What learns nothing, judged once for all trials of a study."""
+    """What learns nothing, judged once for all trials of a study.
+
+    Parameters
+    ----------
+    folder : of the sweep
+    study : what its trials are trained from
+    number : of the study; names of later ones say it
+    show : of the progress
+    """
     rows = {}
     with show.task("evaluating baselines", 1, "tables") as bar:
         judged = _of_pairs(study) if isinstance(study, TrainingInputs) else \

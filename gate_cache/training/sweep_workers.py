@@ -35,6 +35,14 @@ def sweep_on(work: Workspace, points: Sequence[Point], folder: Path, workers: in
              file: Path | None = None) -> Swept:
     """As `sweep`, with `workers` processes; worker i has GPU i, or a share of the CPU's threads.
 
+    Parameters
+    ----------
+    work : the manifest on this machine
+    points : the trials
+    folder : of the sweep
+    workers : processes, at least 1
+    file : that lists the trials, to tell how the sweep is made again
+
     Raises
     ------
     UserError

@@ -46,8 +46,11 @@ def training_images(dataset: ImageDataset, count: int, seed: int, captions: Capt
 
     Parameters
     ----------
+    dataset : whose training split is read
+    count : images, at most
     seed : another value, another choice
     captions : sentences; without, and for images that have none there, ``a photo of a …``
+    show : what is said of them
 
     Raises
     ------

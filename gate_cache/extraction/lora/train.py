@@ -59,6 +59,7 @@ def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, i
 
     Parameters
     ----------
+    work : the manifest on this machine
     settings : all that decides the weights, but the images and the number of steps
     output : how many steps, and the files they leave
     images : of the training split, chosen at random
