@@ -81,8 +81,8 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
         No such image or combo, or something of the model is missing.
     """
     every = chosen_combos(work, combos)
-    asked = every if combos else dict([next(iter(every.items()))])
-    chosen = {n: c.model_copy(update={"ensemble": 1}) for n, c in asked.items()}  # one pass
+    selected = every if combos else dict([next(iter(every.items()))])
+    chosen = {n: c.model_copy(update={"ensemble": 1}) for n, c in selected.items()}  # one pass
     dataset = work.dataset()
     ids = pick([s.id for s in dataset.samples()], images, 1, work.name, "its data set")
     with open_passes(work, chosen, dataset, ids, batch=1) as passes:

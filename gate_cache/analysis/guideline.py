@@ -224,14 +224,14 @@ def _rows(judge: _Judge, results: Mapping[str, list[Pixels]], combos: Mapping[st
     """A row for each combo, the first of which is the reference."""
     rows: list[TriedTechnique] = []
     for name, combo in combos.items():
-        made = [results[f"{name} {seed}"] for seed in range(seeds)]
-        values, about = judge.measure(made), "none"
+        images = [results[f"{name} {seed}"] for seed in range(seeds)]
+        values, about = judge.measure(images), "none"
         gain = closer = None
         if rows:
             reference, about = rows[0].values, techniques_of(combo)
             gain = _means({m: v - reference[m] for m, v in values.items()})
             closer = 100 * float((values["SSIM"] > reference["SSIM"]).mean())
-        pictures = dict(zip(judge.inputs, made[0], strict=True))
+        pictures = dict(zip(judge.inputs, images[0], strict=True))
         rows.append(TriedTechnique(name.lstrip("@"), about, pictures, values, _means(values),
                                    gain, closer))
     return rows

@@ -146,9 +146,9 @@ def probe(work: Workspace, options: ProbeOptions | None = None) -> Probed:
     UserError
         The store lacks something, or the data set has no task or nothing to judge on.
     """
-    began, asked = time.monotonic(), options or ProbeOptions()
-    heads = {"correspondence": "nn", "pixels": f"pixel-{asked.probe}",
-             "classification": asked.probe}
+    began, settings = time.monotonic(), options or ProbeOptions()
+    heads = {"correspondence": "nn", "pixels": f"pixel-{settings.probe}",
+             "classification": settings.probe}
     dataset = work.dataset()
     summary = check_data(work, dataset)
     why = {task: untrainable(summary, task) for task, kind in HAS.items()
@@ -156,7 +156,7 @@ def probe(work: Workspace, options: ProbeOptions | None = None) -> Probed:
     tables = []
     for task in [task for task, problem in why.items() if problem is None]:
         try:
-            tables.append(_table(work, asked, heads[task]))
+            tables.append(_table(work, settings, heads[task]))
         except (StoreError, ModelError):
             raise
         except UserError as error:
@@ -166,18 +166,18 @@ def probe(work: Workspace, options: ProbeOptions | None = None) -> Probed:
         raise UserError("\n".join(reasons) or f"{work.name}: dataset: has no labels to probe by")
     for line in reasons:
         work.progress.say(f"note: {line}")
-    return Probed(work.name, asked.split, tables, round(time.monotonic() - began, 2))
+    return Probed(work.name, settings.split, tables, round(time.monotonic() - began, 2))
 
 
-def _table(work: Workspace, asked: ProbeOptions, head: str) -> ProbeTable:
+def _table(work: Workspace, settings: ProbeOptions, head: str) -> ProbeTable:
     """One task, with what a training by this head would read."""
-    pooled = {"pool": asked.pool} if "pool" in option_names(head) else {}
+    pooled = {"pool": settings.pool} if "pool" in option_names(head) else {}
     spec = work.manifest.train.model_copy(
         update={"head": parse_head({"name": head, **pooled}), "combos": None})
     study = open_any(replace(work, progress=Silent()).with_manifest(train=spec))
     if isinstance(study, TrainingInputs):
-        return _points(study, asked, work)
-    return _labels(study, asked, work)
+        return _points(study, settings, work)
+    return _labels(study, settings, work)
 
 
 def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
@@ -190,36 +190,37 @@ def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
         read.append((study.mixed, tuple(map(study.combos.index, study.mixed)), spec.combos[0]))
     if spec.attention:
         read.append(((study.store[spec.attention].label,), (), spec.attention))
-    found = []
+    features = []
     for combos, numbers, group in read:
         view = study.store[group]
         names = view.maps if numbers else attention_maps(view, spec.attention_maps)
         widths = [parts * int(view[name].shape[1]) for name in names]
         ends = np.cumsum([0, *widths]).tolist()
-        found.append(_Feature(combos, tuple(names), numbers, slice(0, ends[-1])))
-        found += [_Feature(combos, (name,), numbers, slice(a, b)) for name, a, b in
-                  zip(names, ends, ends[1:], strict=False) if len(names) > 1]
-    return found
+        features.append(_Feature(combos, tuple(names), numbers, slice(0, ends[-1])))
+        features += [_Feature(combos, (name,), numbers, slice(a, b)) for name, a, b in
+                     zip(names, ends, ends[1:], strict=False) if len(names) > 1]
+    return features
 
 
-def _points(study: TrainingInputs, asked: ProbeOptions, work: Workspace) -> ProbeTable:
+def _points(study: TrainingInputs, settings: ProbeOptions, work: Workspace) -> ProbeTable:
     """PCK of nearest neighbours."""
-    pairs = _some(study.pairs[asked.split], asked, work, "pairs")
+    pairs = _some(study.pairs[settings.split], settings, work, "pairs")
     features = _features(study)
     models = [f.under(NearestNeighbour(), study.device) for f in features]
     task = CorrespondenceTask(study.features, {}, study.task.matching)
     units: list[list[Units]] = [[] for _ in models]
     for part in _watched(work.progress, "matching", pairs, "pairs"):
-        for each, found in zip(units, task.match(models, part), strict=True):
-            each.append(found.items().units)
+        for counts, matches in zip(units, task.match(models, part), strict=True):
+            counts.append(matches.items().units)
     return ProbeTable("correspondence", "nn", SELECTED, measured(study), "pairs", len(pairs), 0,
                       _ranked(features, units, share,
                                np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_)))
 
 
-def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTable:
+def _labels(study: DenseInputs, settings: ProbeOptions, work: Workspace) -> ProbeTable:
     """mIoU or accuracy of a probe."""
-    train, judged = (_some(study.ids[s], asked, work, "images") for s in ("train", asked.split))
+    train, judged = (_some(study.ids[s], settings, work, "images")
+                     for s in ("train", settings.split))
     whole = isinstance(study.task, ClassificationTask)
     features = _features(study)
     task: Any = study.task.of({"train": train, "val": judged})  # type: ignore[attr-defined]
@@ -229,16 +230,17 @@ def _labels(study: DenseInputs, asked: ProbeOptions, work: Workspace) -> ProbeTa
     else:
         _read_pixels(task, train, work.progress)
     classes = len(task.classes if whole else task.data.classes)
-    models = [f.under(PROBES[asked.probe](f.channels.stop - f.channels.start, classes, not whole),
-                      study.device) for f in features]
-    for (model,) in _watched(work.progress, f"solving {asked.probe}", models, "features", 1):
+    make = PROBES[settings.probe]
+    models = [f.under(make(f.channels.stop - f.channels.start, classes, not whole), study.device)
+              for f in features]
+    for (model,) in _watched(work.progress, f"solving {settings.probe}", models, "features", 1):
         solve(model, task)
     units: list[list[Units]] = [[] for _ in models]
     for part in _watched(work.progress, "judging", judged, "images"):
-        for each, found in zip(units, task.of({"val": part}).judge(models, "val"), strict=True):
-            each.append(found.items.units)
+        for counts, scores in zip(units, task.of({"val": part}).judge(models, "val"), strict=True):
+            counts.append(scores.items.units)
     name, metric = ("classification", _accuracy) if whole else ("segmentation", mean_iou)
-    return ProbeTable(name, asked.probe, study.select, measured(study), "images", len(judged),
+    return ProbeTable(name, settings.probe, study.select, measured(study), "images", len(judged),
                       len(train), _ranked(features, units, metric))
 
 
@@ -253,12 +255,12 @@ def _accuracy(counts: npt.NDArray[np.float64]) -> float:
     return share(counts[:2].sum(1))
 
 
-def _some(items: Sequence[Any], asked: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
+def _some(items: Sequence[Any], settings: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
     """Not more than are asked for."""
     if not items:
-        raise UserError(f"{work.name}: dataset: split '{asked.split}' has no {unit}; pass --split"
-                        f" {'test' if asked.split == 'val' else 'val'}, or enlarge it")
-    numbers = pick([str(i) for i in range(len(items))], [], asked.images, work.name, unit)
+        raise UserError(f"{work.name}: dataset: split '{settings.split}' has no {unit}; pass"
+                        f" --split {'test' if settings.split == 'val' else 'val'}, or enlarge it")
+    numbers = pick([str(i) for i in range(len(items))], [], settings.images, work.name, unit)
     return [items[int(i)] for i in numbers]
 
 
@@ -274,8 +276,8 @@ def _watched(show: Progress, label: str, items: Sequence[Any], unit: str,
 def _ranked(features: Sequence[_Feature], units: Sequence[Sequence[Units]],
             metric: Metric, ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
     """Rows, the best first, each compared with it over the same images, or pairs of `ids`."""
-    counts = [np.concatenate(each) for each in units]
-    values = [metric(each.sum(0)) for each in counts]
+    counts = [np.concatenate(parts) for parts in units]
+    values = [metric(table.sum(0)) for table in counts]
     order = sorted(range(len(values)), key=lambda i: -values[i])
     best = counts[order[0]]
     return [ProbeRow(features[i].combos, features[i].maps, values[i],

@@ -59,6 +59,7 @@ def caption(work: Workspace, *, model: str, revision: str | None = None,
 
     Parameters
     ----------
+    work : the manifest on this machine
     model : the captioner: a folder below the models root, or a hub id
     revision : of a hub id
     out : the captions file, below the data root; by default the manifest's ``captions``, else
@@ -88,12 +89,12 @@ def caption(work: Workspace, *, model: str, revision: str | None = None,
 
 def _digests(dataset: ImageDataset, show: Progress) -> dict[str, str]:
     """sha256 of every image, in the data set's order."""
-    ids, found = [s.id for s in dataset.samples()], {}
+    ids, digests = [s.id for s in dataset.samples()], {}
     with show.task("reading the data set", len(ids), "images") as task:
         for sample_id in ids:
-            found[sample_id] = dataset.sha256(sample_id)
+            digests[sample_id] = dataset.sha256(sample_id)
             task.advance()
-    return found
+    return digests
 
 
 def _begun(path: Path, digests: Mapping[str, str]) -> Captions:
@@ -106,8 +107,8 @@ def _begun(path: Path, digests: Mapping[str, str]) -> Captions:
     return Captions(path, kept)
 
 
-def _lines(found: Captions) -> list[Caption]:
-    return [Caption(i, found.sha256[i], text) for i, text in found.items()]
+def _lines(captions: Captions) -> list[Caption]:
+    return [Caption(i, captions.sha256[i], text) for i, text in captions.items()]
 
 
 @contextmanager

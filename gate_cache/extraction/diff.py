@@ -81,6 +81,8 @@ def diff(a: Place, b: Place, roots: Roots, values: bool = False) -> Diff:
 
     Parameters
     ----------
+    a, b : paths, each of a manifest or a store
+    roots : folders that manifests' paths are below
     values : of two stores, read and compare all maps
 
     Raises
@@ -154,9 +156,9 @@ def _compare(a: Side, b: Side, x: str, y: str, values: bool) -> ComboDiff:
 def _common(a: ComboView, b: ComboView) -> list[tuple[int, int]]:
     """Rows of the same image that both have done."""
     here, ours, theirs = a.store.samples, a.done(), b.done()
-    found = b.store.samples.find_all(here.ids, here.sha256.raw)
-    rows = (ours & (found >= 0)).nonzero()[0]
-    return [(x, y) for x, y in zip(rows.tolist(), found[rows].tolist(), strict=True) if theirs[y]]
+    matches = b.store.samples.find_all(here.ids, here.sha256.raw)
+    rows = (ours & (matches >= 0)).nonzero()[0]
+    return [(x, y) for x, y in zip(rows.tolist(), matches[rows].tolist(), strict=True) if theirs[y]]
 
 
 def _alike(a: FeatureStore, b: FeatureStore) -> bool:

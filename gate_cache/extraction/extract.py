@@ -107,10 +107,10 @@ def extract(work: Workspace, *, batch: int | Literal["auto"] | None = None,
     with open_writer(path, dataset.name, block, store_batch(manifest), cores,
                      show.say if wait else None) as store:
         images = Registration(store, dataset, ids, rehash, FIRST_OF_OTHERS if spread else FIRST)
-        asked = batch or manifest.store.batch
+        batch_asked = batch or manifest.store.batch
         order = ExtractionJob(
             _for_others(work) if spread else work, batch if isinstance(batch, int) else store.batch,
-            threads or store.threads or cores, frozenset(), asked == "auto")
+            threads or store.threads or cores, frozenset(), batch_asked == "auto")
         result = Extracted(path, len(ids), 0, dict.fromkeys([LATENTS, *manifest.combos], 0))
         with _Rounds(work, store, files, plans, result) as rounds:
             for _ in images.rounds(show):
@@ -213,7 +213,7 @@ def _space(work: Work, block: int, more: int) -> int:
 
 
 @contextmanager
-def _elsewhere(store: Place, spread: Workers, heard: _Heard, work: Workspace) -> Iterator[_Run]:
+def _elsewhere(store: Place, spread: Workers, counter: _Heard, work: Workspace) -> Iterator[_Run]:
     """Blocks in a cluster, which loads the model for every round."""
     from gate_cache.extraction import cluster
 
@@ -223,18 +223,18 @@ def _elsewhere(store: Place, spread: Workers, heard: _Heard, work: Workspace) ->
         def run(order: ExtractionJob, left: Work, blocks: list[range]) -> None:
             groups = {LATENTS: left.latents, **{j.plan.name: j.group for j in left.jobs}}
 
-            def told(counts: dict[str, int], device: str) -> None:
+            def finished(counts: dict[str, int], device: str) -> None:
                 for name in counts:
                     groups[name].note_device(device)
-                heard.counted(counts)
-            cluster.run(client, cluster.BlockWorker(order, store.resolve()), blocks, told,
+                counter.counted(counts)
+            cluster.run(client, cluster.BlockWorker(order, store.resolve()), blocks, finished,
                         work.progress.say)
         yield run
 
 
 @contextmanager
 def _here(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles,
-          heard: _Heard, smaller: Callable[[int], None]) -> Iterator[_Run]:
+          counter: _Heard, smaller: Callable[[int], None]) -> Iterator[_Run]:
     """Blocks in this process."""
     from gate_cache.workspace.device import out_of_memory, smaller_than
 
@@ -248,7 +248,7 @@ def _here(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles
                 if todo:
                     group.note_device(engine.device)
             with stopping(engine.stop, order.workspace.progress.say):
-                engine.run(work, blocks, heard)
+                engine.run(work, blocks, counter)
         try:
             yield run
         finally:

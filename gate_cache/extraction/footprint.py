@@ -80,12 +80,12 @@ class Proposal:
 
 def proposals(shape: StoreShape, room: int) -> list[Proposal]:
     """What takes less than a store that is larger than `room`, or has very many files."""
-    found = []
+    smaller = []
     for change, other in _changes(shape):
         groups = other.groups().values()
         size, files = sum(g.bytes for g in groups), sum(g.files for g in groups) + 1
-        found.append(Proposal(change, size, files, size <= room))
-    return found
+        smaller.append(Proposal(change, size, files, size <= room))
+    return smaller
 
 
 def _changes(shape: StoreShape) -> Iterator[tuple[str, StoreShape]]:
@@ -106,10 +106,10 @@ def _changes(shape: StoreShape) -> Iterator[tuple[str, StoreShape]]:
                   for c, shapes in shape.combos.items()}
         if pooled == shape.combos:
             continue
-        each = f"maps: {{<each>: {{grid: {grid}}}}}"
-        yield each, shape.with_maps(pooled)
+        change = f"maps: {{<each>: {{grid: {grid}}}}}"
+        yield change, shape.with_maps(pooled)
         if grid == 1 and shape.latent:
-            yield f"{each}, store: {{latents: false}}", replace(
+            yield f"{change}, store: {{latents: false}}", replace(
                 shape.with_maps(pooled), latent=None)
         for name in _common(pooled) if grid == DENSE else ():
             one = {c: {name: shapes[name]} for c, shapes in pooled.items() if name in shapes}

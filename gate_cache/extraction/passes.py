@@ -54,10 +54,10 @@ def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
         if name not in known:
             raise UserError(f"{work.name}: has no combo '{name}'"
                             f"{did_you_mean(name, known)}")
-    found = {name: known[name] for name in names} or work.manifest.conv or known
-    if not found:
+    combos = {name: known[name] for name in names} or work.manifest.conv or known
+    if not combos:
         raise UserError(f"{work.name}: has no combos")
-    return dict(found)
+    return dict(combos)
 
 
 def with_combos(work: Workspace, combos: Mapping[str, Combo]) -> Workspace:
@@ -74,8 +74,10 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
 
     Parameters
     ----------
+    work : the manifest on this machine
     combos : by name; they need not be the manifest's own. Their convolutional maps are read
-    ids : of the data set
+    dataset : of the images
+    ids : of images of the data set
     batch : images per pass; by default what the manifest says, or as many as fit
 
     Raises
@@ -83,16 +85,16 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
     UserError
         Weights, captions or images are missing, or a combo does not suit the model.
     """
-    asked = with_combos(work, combos)
-    files = asked.model()
-    plans = tuple(asked.plans(files))
-    model = asked.manifest.model
+    derived = with_combos(work, combos)
+    files = derived.model()
+    plans = tuple(derived.plans(files))
+    model = derived.manifest.model
     samples = Samples(ids, [dataset.sha256(i) for i in ids],
                       np.array([dataset.size(i) for i in ids], np.int32))
-    source = open_source(asked, dataset, samples, files)
+    source = open_source(derived, dataset, samples, files)
     lanes = source.passes((plan, range(len(ids))) for plan in plans)
     most = max(len(lane.items) for lane in lanes)
-    size = min(batch or store_batch(asked.manifest), most)
+    size = min(batch or store_batch(derived.manifest), most)
     place = work.torch_device()
     work.progress.say(f"loading {files.source}")
     with out_of_memory(LOADING, kept=False):

@@ -120,6 +120,7 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
 
     Parameters
     ----------
+    work : the manifest on this machine
     room : bytes that the store may take; by default what is free where it will be
     rate : UNet passes a second
     seconds : of each image, as `gate_cache.extraction.measure` finds them

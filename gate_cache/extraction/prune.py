@@ -93,13 +93,13 @@ def _prune(path: Place, manifests: list[Workspace], yes: bool) -> Pruned:
         notes += [f"{n} is damaged and left alone; 'gate-cache verify' says more"
                   for n in store.damaged]
         views = [*store.latents(), *store.views()]
-        found = {v.name: _why(v, manifests) for v in views if v.name not in needed}
-        found |= dict.fromkeys(leftovers(store.folder, store.attrs["format"]),
-                               "left by what was cut off")
-        groups = [PrunedGroup(n, why, store.folder.bytes_below(n)) for n, why in found.items()]
-        for name in found if yes else ():
+        unneeded = {v.name: _why(v, manifests) for v in views if v.name not in needed}
+        unneeded |= dict.fromkeys(leftovers(store.folder, store.attrs["format"]),
+                                  "left by what was cut off")
+        groups = [PrunedGroup(n, why, store.folder.bytes_below(n)) for n, why in unneeded.items()]
+        for name in unneeded if yes else ():
             remove_group(store.folder, name)
-        if yes and found:
+        if yes and unneeded:
             write_listing(store.folder)
     return Pruned(str(path), groups, [v.name for v in views if v.name in needed], notes, yes)
 
@@ -120,8 +120,8 @@ def _needed(store: FeatureStore, manifests: list[Workspace]) -> tuple[set[str], 
         return {v.name for v in (*views, *store.latents())}, notes
     kept: list[ComboView] = []
     for work in manifests:
-        recipes, said = work.recipes()
-        notes += [f"{work.name}: {line}" for line in said]
+        recipes, lines = work.recipes()
+        notes += [f"{work.name}: {line}" for line in lines]
         for name in work.manifest.combos:
             recipe = recipes.get(name)
             kept += [v for v in views if v.recipe == recipe] if recipe else \

@@ -90,8 +90,8 @@ class Registration:
                 while batch:
                     then = self._begin(pool)
                     for looked in batch:
-                        for found in looked.result():
-                            self._take(found, several)
+                        for outcome in looked.result():
+                            self._take(outcome, several)
                             task.advance()
                     batch = then
                     self._append()
@@ -125,16 +125,16 @@ class Registration:
         except DataError as error:
             return error
 
-    def _take(self, found: Looked, several: list[str]) -> None:
+    def _take(self, outcome: Looked, several: list[str]) -> None:
         at, sample_id = self._looked, self._ids[self._looked]
         self._looked += 1
-        if isinstance(found, DataError):
-            self.unread[sample_id] = str(found)
-        elif found is None:
+        if isinstance(outcome, DataError):
+            self.unread[sample_id] = str(outcome)
+        elif outcome is None:
             row = self._store.samples.find(sample_id, self._digests.read(at))
             self._here[row] = True
         else:
-            self._waiting.append(NewSample(sample_id, self._digests.read(at), *found))
+            self._waiting.append(NewSample(sample_id, self._digests.read(at), *outcome))
             if isinstance(self._dataset, ImageFiles) and self._dataset.holds_several(sample_id):
                 several.append(sample_id)
 

@@ -69,11 +69,11 @@ def status(work: Workspace) -> Status:
     """
     manifest = work.manifest
     path = work.store_path
-    dataset, found = dataset_near(path, manifest.dataset, work.roots)
+    dataset, dataset_notes = dataset_near(path, manifest.dataset, work.roots)
     ids = ids_of(dataset)
     if not exists(path):
         missing = [ComboStatus(n, "missing", 0, len(ids)) for n in manifest.combos]
-        return Status(str(path), False, missing, [], found)
+        return Status(str(path), False, missing, [], dataset_notes)
     store = work.store()
     recipes, notes = work.recipes()
     rows = [store.samples.row(i) for i in ids if i in store.samples]
@@ -83,7 +83,7 @@ def status(work: Workspace) -> Status:
     extra = [v.name for v in store.views() if v.name not in named]
     damaged = [f"{group} is damaged; run 'gate-cache verify --repair', then 'gate-cache extract'"
                for group in store.damaged]
-    return Status(str(path), True, combos, extra, [*found, *notes, *damaged])
+    return Status(str(path), True, combos, extra, [*dataset_notes, *notes, *damaged])
 
 
 def _combo(store: FeatureStore, manifest: Manifest, name: str, recipe: Recipe | None,

@@ -31,5 +31,6 @@ def store_batch(manifest: Manifest) -> int:
 
 def encoding_asked(manifest: Manifest) -> Encoding:
     """How a manifest wants the maps of new groups to be stored."""
-    asked = manifest.store
-    return Encoding(asked.dtype, asked.keep_bits, Codec.parse(asked.codec) if asked.codec else None)
+    options = manifest.store
+    codec = Codec.parse(options.codec) if options.codec else None
+    return Encoding(options.dtype, options.keep_bits, codec)

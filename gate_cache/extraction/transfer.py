@@ -72,12 +72,12 @@ class Transfer:
                 moves: Sequence[Move]) -> Callable[[], bool]:
         stored = [encode(encoding, values) for values, _ in moves]
         extremes = _extremes(stored)
-        told = torch.empty(extremes.shape, dtype=extremes.dtype, pin_memory=True)
+        host_extremes = torch.empty(extremes.shape, dtype=extremes.dtype, pin_memory=True)
         copies = [(into[suffix], part) for parts, (_, into) in zip(stored, moves, strict=True)
                   for suffix, part in parts.items()]
         stream.wait_stream(torch.cuda.current_stream(extremes.device))
         with torch.cuda.stream(stream):
-            for host, part in [*copies, (told, extremes)]:
+            for host, part in [*copies, (host_extremes, extremes)]:
                 host.copy_(part, non_blocking=True)
                 part.record_stream(stream)
             there: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -85,7 +85,7 @@ class Transfer:
 
         def arrived() -> bool:
             there.synchronize()
-            return bool(told.isfinite().all())
+            return bool(host_extremes.isfinite().all())
         return arrived
 
 
@@ -100,8 +100,8 @@ def encode(encoding: Encoding, values: torch.Tensor) -> dict[str, torch.Tensor]:
     """
     if encoding.dtype == "int8":
         return _to_int8(values.float())
-    found = values.to(getattr(torch, encoding.dtype), memory_format=torch.contiguous_format)
-    return {"": found if encoding.keep_bits is None else _rounded(found, encoding.keep_bits)}
+    stored = values.to(getattr(torch, encoding.dtype), memory_format=torch.contiguous_format)
+    return {"": stored if encoding.keep_bits is None else _rounded(stored, encoding.keep_bits)}
 
 
 def _to_int8(values: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -110,9 +110,9 @@ def _to_int8(values: torch.Tensor) -> dict[str, torch.Tensor]:
     scale = largest / torch.full_like(largest, _LARGEST)  # by a number, CUDA would multiply
     scale = torch.where(largest > 0, scale.clamp_min(_SMALLEST_SCALE), least)
     steps = torch.where(scale > 0, scale, 1.0)
-    found = (values / steps[..., None, None]).round_().to(
+    codes = (values / steps[..., None, None]).round_().to(
         torch.int8, memory_format=torch.contiguous_format)
-    return {"": found, SCALE: scale}
+    return {"": codes, SCALE: scale}
 
 
 def _rounded(values: torch.Tensor, keep: int) -> torch.Tensor:

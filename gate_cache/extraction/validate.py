@@ -70,7 +70,7 @@ def validate(work: Workspace) -> Validated:
     """
     manifest, roots = work.manifest, work.roots
     absent, wrong = input_problems(manifest, roots)
-    files, told = None, list[str]()
+    files, remarks = None, list[str]()
     dataset = open_dataset(manifest.dataset, roots)
     try:
         ids = [s.id for s in dataset.samples()]
@@ -78,13 +78,13 @@ def validate(work: Workspace) -> Validated:
         there = Path(getattr(dataset, "root", "")).is_dir()
         (wrong if there else absent).insert(0, str(error))
     else:
-        told = before_extraction(work, check_data(work, dataset))
+        remarks = before_extraction(work, check_data(work, dataset))
         if not absent and not wrong:
             try:
                 wrong, notes = sample_problems(manifest, roots, ids)
             except UserError as error:
                 wrong, notes = [str(error)], []
-            told += [f"note: {n}" for n in notes]
+            remarks += [f"note: {n}" for n in notes]
     try:
         files = locate(manifest.model, roots)
         absent += files.notes if files else [f"{manifest.model.source}: not on this machine yet"]
@@ -99,8 +99,8 @@ def validate(work: Workspace) -> Validated:
             wrong += str(error).splitlines()
     if wrong:
         raise NotReady(list(dict.fromkeys(wrong)), absent)
-    told += [f"note: {line}" for line in improbable(manifest)]
-    return Validated(work.name, len(manifest.combos), absent, told)
+    remarks += [f"note: {line}" for line in improbable(manifest)]
+    return Validated(work.name, len(manifest.combos), absent, remarks)
 
 
 def sample_problems(manifest: Manifest, roots: Roots,
@@ -120,11 +120,11 @@ def sample_problems(manifest: Manifest, roots: Roots,
         wrong += _lacking([i for i in ids if stem_of(i) not in there], f"{root}: no control image"
                           " for ", "; put one there, with the same name and any image suffix")
     if manifest.captions and any(c.captioned for c in manifest.combos.values()):
-        found = read_captions(roots.below("data", manifest.captions, "captions"))
-        wrong += _lacking([i for i in ids if i not in found], f"{found.path}: ",
+        captions = read_captions(roots.below("data", manifest.captions, "captions"))
+        wrong += _lacking([i for i in ids if i not in captions], f"{captions.path}: ",
                           " has no caption; run 'gate-cache caption'")
-        strange = sorted(found.keys() - set(ids))
-        notes += [f"{found.path}: {len(strange)} captions are of no image ({listed(strange, 3)})"
+        strange = sorted(captions.keys() - set(ids))
+        notes += [f"{captions.path}: {len(strange)} captions are of no image ({listed(strange, 3)})"
                   ] if strange else []
     return wrong, notes
 

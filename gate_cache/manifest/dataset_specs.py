@@ -192,10 +192,10 @@ def _any_dataset(value: Any, ours: ValidatorFunctionWrapHandler) -> Any:
     """Of ours by its name, else of another package."""
     name = value.get("name") if isinstance(value, dict) else None
     try:
-        found = None if name is None or name in _NAMES else installed_spec(name)
+        external = None if name is None or name in _NAMES else installed_spec(name)
     except UserError as error:
         raise PydanticCustomError(TOLD, "{text}", {"text": str(error)}) from None
-    return ours(value) if found is None else found.model_validate(value)
+    return ours(value) if external is None else external.model_validate(value)
 
 
 _Ours = (ToyWorldSpec | PFWillowSpec | PFPascalSpec | SPairSpec | ScarceSpec | ADE20KSpec

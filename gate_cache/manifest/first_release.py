@@ -49,40 +49,40 @@ def of_a_run(train: dict[str, Any]) -> dict[str, Any]:
     so.
     """
     own, head = option_names(head_name(train)), train.get("head", HEAD)
-    found = {**WERE, **{k: v for k, v in train.items() if k not in FLAT or k in own}}
+    section = {**WERE, **{k: v for k, v in train.items() if k not in FLAT or k in own}}
     inside = head if isinstance(head, dict) else {"name": head}
     if newer := {k: v for k, v in HEADS_WERE.items() if k in own and k not in inside}:
-        found["head"] = {**inside, **newer}
+        section["head"] = {**inside, **newer}
     if "attention_in" not in train and not train.get("attention_maps"):
-        found["attention_maps"] = TWO_FINEST
-    return found
+        section["attention_maps"] = TWO_FINEST
+    return section
 
 
 def in_steps(train: dict[str, Any]) -> dict[str, Any]:
     """The same with numbers of items as numbers of steps, where they are whole batches."""
     batch = _batch(train)
-    found = dict(train)
+    section = dict(train)
     for items, steps in COUNTS.items():
         count = train.get(items)
         if type(count) is int and count > 0 and count % batch == 0 and steps not in train:
-            found[steps] = count // batch
-            del found[items]
-    return found
+            section[steps] = count // batch
+            del section[items]
+    return section
 
 
 def told(train: dict[str, Any]) -> dict[str, str]:
     """What to write instead of the first release's spelling, by field."""
-    batch, name, found = _batch(train), head_name(train), dict[str, str]()
+    batch, name, advice = _batch(train), head_name(train), dict[str, str]()
     flat = {k: v for k, v in train.items() if k in FLAT and k in option_names(name)}
     if flat:
         written = ", ".join(f"{k}: {_plain(v)}" for k, v in flat.items())
-        found[next(iter(flat))] = f"write head: {{name: {name}, {written}}}; {UNTIL}"
+        advice[next(iter(flat))] = f"write head: {{name: {name}, {written}}}; {UNTIL}"
     for items, steps in COUNTS.items():
         count = train.get(items)
         if type(count) is int and count > 0:
-            found[items] = (f"counts items, in batches of {batch}; write {steps}:"
-                            f" {-(-count // batch)}; {UNTIL}")
-    return found
+            advice[items] = (f"counts items, in batches of {batch}; write {steps}:"
+                             f" {-(-count // batch)}; {UNTIL}")
+    return advice
 
 
 def head_name(train: dict[str, Any]) -> str:

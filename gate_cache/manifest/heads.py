@@ -194,7 +194,7 @@ def head_names() -> list[str]:
 
 def _ours() -> list[str]:
     folder = Path(__file__).parents[1] / "learn" / "heads"
-    return [found.name.replace("_", "-") for found in pkgutil.iter_modules([str(folder)])]
+    return [module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)])]
 
 
 @cache
@@ -207,17 +207,17 @@ def head_of(name: str) -> Head:
         There is none, or its package cannot be imported.
     """
     if name in _ours():
-        found = importlib.import_module(f"{_OURS}.{name.replace('-', '_')}").HEAD
+        head = importlib.import_module(f"{_OURS}.{name.replace('-', '_')}").HEAD
     elif name in installed(GROUP):
-        found = load_plugin(GROUP, name)
+        head = load_plugin(GROUP, name)
     else:
         known = head_names()
         raise UserError(f"unknown head '{name}'{did_you_mean(name, known)};"
                         f" known: {', '.join(known)}")
-    if not isinstance(found, Head) or found.name != name:
+    if not isinstance(head, Head) or head.name != name:
         raise UserError(f"head '{name}': entry point '{name}' of '{GROUP}' must name a"
                         f" gate_cache.manifest.heads.Head of that name")
-    return found
+    return head
 
 
 def heads_of(*tasks: TaskName) -> list[str]:
@@ -254,15 +254,15 @@ def parse_head(value: Any) -> Any:
     ValueError
         There is no such head, or it refuses an option (as pydantic says it).
     """
-    given = {"name": value} if isinstance(value, str) else value
-    if not isinstance(given, dict) or "name" not in given:
-        return given if isinstance(given, HeadSpec) else _refuse(
+    section = {"name": value} if isinstance(value, str) else value
+    if not isinstance(section, dict) or "name" not in section:
+        return section if isinstance(section, HeadSpec) else _refuse(
             "expected a head's name, or a mapping with 'name' and its options")
     try:
-        options = head_of(str(given["name"])).options
+        options = head_of(str(section["name"])).options
     except UserError as error:
         return _refuse(str(error))
-    return options.model_validate(given)
+    return options.model_validate(section)
 
 
 def _refuse(text: str) -> Any:

@@ -62,12 +62,12 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Loaded:
     data = {k: v for k, v in data.items() if not str(k).startswith("x-")}
     places = parsed.lines
     if isinstance(data.get("train") or {}, dict) and (overrides or data.get("train")):
-        file, given = data.get("train") or {}, overrides or {}
-        _tell_old(path, places, {**file, **given}, given)
-        data["train"] = overridden(file, given)
+        file, options = data.get("train") or {}, overrides or {}
+        _tell_old(path, places, {**file, **options}, options)
+        data["train"] = overridden(file, options)
         places = {**{_moved(place): line for place, line in places.items()}, **places}
-    manifest, found = _validated(data)
-    lines = parsed.problems + [_line(path, places, place, text) for place, text in found]
+    manifest, problems = _validated(data)
+    lines = parsed.problems + [_line(path, places, place, text) for place, text in problems]
     if lines or manifest is None:
         raise ManifestError(lines)
     return Loaded(path=path, manifest=manifest)
@@ -104,11 +104,11 @@ def overridden(train: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell_old(path: Path, lines: dict[Place, int], train: dict[str, Any],
-              given: dict[str, Any]) -> None:
-    """Warn of each spelling of the first release, in the file or `given`; once a process."""
+              overrides: dict[str, Any]) -> None:
+    """Warn of each spelling of the first release, in the file or `overrides`; once a process."""
     for field, text in told(train).items():
         place: Place = ("train", field)
-        line = f"{dotted(place)}: {text}" if field in given else _line(path, lines, place, text)
+        line = f"{dotted(place)}: {text}" if field in overrides else _line(path, lines, place, text)
         warnings.warn(line, OldSpelling, stacklevel=1)
 
 
@@ -138,40 +138,40 @@ def _line(path: Path, lines: dict[Place, int], place: Place, text: str) -> str:
 
 def _check_names(data: dict[str, Any]) -> list[Problem]:
     """Checks that need no typed manifest, so that they show beside typing problems."""
-    found = list[Problem]()
+    problems = list[Problem]()
     for section in ("conv", "attention"):
         names = data.get(section)
         for name in names if isinstance(names, dict) else ():
             if not NAME.fullmatch(str(name)):
-                found.append(((section, name), "a combo's name is lower-case letters, digits,"
-                              " '-', '_' and '.', starting with a letter or digit"))
+                problems.append(((section, name), "a combo's name is lower-case letters, digits,"
+                                 " '-', '_' and '.', starting with a letter or digit"))
             elif str(name) in ("samples", "latents") or str(name).startswith("latents-"):
-                found.append(((section, name), "this name is taken by the store itself"))
-    return found
+                problems.append(((section, name), "this name is taken by the store itself"))
+    return problems
 
 
 def _check(manifest: Manifest) -> list[Problem]:
     """Checks across fields of a manifest whose fields are sound one by one."""
-    found = _check_names({"conv": manifest.conv, "attention": manifest.attention})
+    problems = _check_names({"conv": manifest.conv, "attention": manifest.attention})
     if not manifest.combos:
-        found.append(((), "no combo to extract: give at least one below 'conv' or 'attention'"))
-    found += [(("attention", n), "this name is also a combo of 'conv'")
-              for n in manifest.attention if n in manifest.conv]
+        problems.append(((), "no combo to extract: give at least one below 'conv' or 'attention'"))
+    problems += [(("attention", n), "this name is also a combo of 'conv'")
+                 for n in manifest.attention if n in manifest.conv]
     for section, combos in (("conv", manifest.conv), ("attention", manifest.attention)):
         for name, combo in combos.items():
-            found += _check_combo((section, name), combo)
+            problems += _check_combo((section, name), combo)
             if combo.captioned and not manifest.captions:
-                found.append(((section, name, "prompt"), f"has {CAPTION}, but no 'captions' file is"
-                              " named at the top; 'gate-cache caption' writes one"))
-        found += _check_twins(section, combos)
+                problems.append(((section, name, "prompt"), f"has {CAPTION}, but no 'captions' file"
+                                 " is named at the top; 'gate-cache caption' writes one"))
+        problems += _check_twins(section, combos)
     data = manifest.dataset
     if manifest.model.config and not any(s.lower().endswith(SINGLE_FILE)
                                          for s in manifest.model.sources):
-        found.append((("model", "config"), f"is for a single {SINGLE_FILE} file, and 'source' names"
-                      " none"))
+        problems.append((("model", "config"), f"is for a single {SINGLE_FILE} file, and 'source'"
+                         " names none"))
     if isinstance(data, Shared) and data.val + data.test >= 1:
-        found.append((("dataset", "test"), "val and test together leave nothing to train on"))
-    return found + _check_store(manifest.store) + _check_train(manifest)
+        problems.append((("dataset", "test"), "val and test together leave nothing to train on"))
+    return problems + _check_store(manifest.store) + _check_train(manifest)
 
 
 def _check_store(store: StoreSpec) -> list[Problem]:
@@ -186,23 +186,23 @@ def _check_store(store: StoreSpec) -> list[Problem]:
 
 
 def _check_combo(place: Place, combo: Combo) -> list[Problem]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if combo.noise == "none":
-        found += [((*place, field), why) for field, why in _without_noise(combo)]
+        problems += [((*place, field), why) for field, why in _without_noise(combo)]
     if combo.denoise and combo.denoise.start - combo.t < combo.denoise.steps:
-        found.append(((*place, "denoise"), f"needs 'from' at least 'steps' above t = {combo.t}"))
+        problems.append(((*place, "denoise"), f"needs 'from' at least 'steps' above t = {combo.t}"))
     if combo.guidance and not combo.denoise:
-        found.append(((*place, "guidance"), "guides denoising steps, and there is no 'denoise'"))
+        problems.append(((*place, "guidance"), "guides denoising steps, and there is no 'denoise'"))
     if combo.controlnet and combo.controlnet.low > combo.controlnet.high:
-        found.append(((*place, "controlnet", "low"), "Canny's low threshold is above the high"))
+        problems.append(((*place, "controlnet", "low"), "Canny's low threshold is above the high"))
     if len({lora.source for lora in combo.lora}) < len(combo.lora):
-        found.append(((*place, "lora"), "a LoRA is named twice; give it once, with one scale"))
+        problems.append(((*place, "lora"), "a LoRA is named twice; give it once, with one scale"))
     prefix = "up" if place[0] == "conv" else "attn"
     for i, name in enumerate(combo.maps or ()):
         if not re.fullmatch(rf"{prefix}\d", name):
-            found.append(((*place, "maps", i),
-                          f"'{name}' is no {place[0]} map: {prefix}0, {prefix}1, …"))
-    return found
+            problems.append(((*place, "maps", i),
+                             f"'{name}' is no {place[0]} map: {prefix}0, {prefix}1, …"))
+    return problems
 
 
 def _without_noise(combo: Combo) -> Iterator[tuple[str, str]]:
@@ -219,36 +219,36 @@ def _without_noise(combo: Combo) -> Iterator[tuple[str, str]]:
 
 def _check_twins(section: str, combos: dict[str, Combo]) -> list[Problem]:
     first: dict[str, str] = {}
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for name, combo in combos.items():
         twin = first.setdefault(combo.model_dump_json(), name)
         if twin != name:
-            found.append(((section, name), f"has the same settings as '{twin}' and would yield"
-                          " the same maps"))
-    return found
+            problems.append(((section, name), f"has the same settings as '{twin}' and would yield"
+                             " the same maps"))
+    return problems
 
 
 def _check_train(manifest: Manifest) -> list[Problem]:
-    train, found = manifest.train, list[Problem]()
-    wanted: dict[Place, str | None] = {
+    train, problems = manifest.train, list[Problem]()
+    references: dict[Place, str | None] = {
         ("train", "combos", i): name for i, name in enumerate(train.combos or ())}
-    wanted["train", "baseline"] = train.baseline
-    for place, name in wanted.items():
+    references["train", "baseline"] = train.baseline
+    for place, name in references.items():
         if name is not None and name not in manifest.conv:
-            found.append((place, f"'{name}' is no combo of 'conv'"
-                          f"{did_you_mean(name, manifest.conv)}"))
+            problems.append((place, f"'{name}' is no combo of 'conv'"
+                             f"{did_you_mean(name, manifest.conv)}"))
     if train.combos and len(set(train.combos)) < len(train.combos):
-        found.append((("train", "combos"), "a combo is named twice"))
+        problems.append((("train", "combos"), "a combo is named twice"))
     extra = train.head.extra if isinstance(train.head, PixelSpec) else None
-    found += [(("train", "head", "extra", i), f"'{name}' is among train.combos: a combo is"
-               " amalgamated or concatenated") for i, name in enumerate(extra or ())
-              if name in (train.combos or ())]
+    problems += [(("train", "head", "extra", i), f"'{name}' is among train.combos: a combo is"
+                  " amalgamated or concatenated") for i, name in enumerate(extra or ())
+                 if name in (train.combos or ())]
     if isinstance(train.attention, str) and train.attention not in manifest.attention:
-        found.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
-                      f"{did_you_mean(train.attention, manifest.attention)}"))
+        problems.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
+                         f"{did_you_mean(train.attention, manifest.attention)}"))
     if train.attention_in == "bucket":
-        found += [(("train", "attention_in"), why) for why in _not_inside(manifest)]
-    return found
+        problems += [(("train", "attention_in"), why) for why in _not_inside(manifest)]
+    return problems
 
 
 def _not_inside(manifest: Manifest) -> Iterator[str]:

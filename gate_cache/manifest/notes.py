@@ -18,10 +18,11 @@ _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 def improbable(manifest: Manifest) -> list[str]:
     """A line for everything that is improbable."""
     return [f"{section}.{line}" for section, combos in
-            (("conv", manifest.conv), ("attention", manifest.attention)) for line in _told(combos)]
+            (("conv", manifest.conv), ("attention", manifest.attention))
+            for line in _combo_notes(combos)]
 
 
-def _told(combos: Mapping[str, Combo]) -> Iterator[str]:
+def _combo_notes(combos: Mapping[str, Combo]) -> Iterator[str]:
     for name, combo in combos.items():
         if combo.ensemble > MANY:
             yield (f"{name}.ensemble: {combo.ensemble} noises are {combo.ensemble} passes an image;"

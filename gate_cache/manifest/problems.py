@@ -35,11 +35,11 @@ _TEXTS = {
 
 def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[tuple[Place, str]]:
     """List every problem as (place in the document, message)."""
-    found: dict[Place, str] = {}
+    messages: dict[Place, str] = {}
     for item in error.errors(include_url=False):
         place, holder, there = _place(item["loc"], model, data)
-        found.setdefault(place, _text(dict(item), place, holder, there))
-    return list(found.items())
+        messages.setdefault(place, _text(dict(item), place, holder, there))
+    return list(messages.items())
 
 
 def _text(item: dict[str, Any], place: Place, holder: Any, there: Any) -> str:

@@ -245,16 +245,16 @@ class TrainSpec(Spec):
 
     @model_validator(mode="after")
     def _of_head(self) -> Self:
-        given = {k: v for k, v in head_of(self.head.name).defaults.items()
-                 if k not in self.model_fields_set}
-        if strange := given.keys() - type(self).model_fields.keys():
+        defaults = {k: v for k, v in head_of(self.head.name).defaults.items()
+                    if k not in self.model_fields_set}
+        if strange := defaults.keys() - type(self).model_fields.keys():
             raise PydanticCustomError(TOLD, f"head '{self.head.name}' has a default for"
                                       f" '{min(strange)}', which is no field of train")
         if self.assigner_resolution and head_of(self.head.name).task in ("pixels",
                                                                          "classification"):
             raise PydanticCustomError(TOLD, f"assigner_resolution: head '{self.head.name}' weighs"
                                       " no maps, but pixels or means of them")
-        self.__dict__.update(given)
+        self.__dict__.update(defaults)
         for items, steps in COUNTS.items():
             if count := getattr(self, items):
                 number = -(-count // self.batch)

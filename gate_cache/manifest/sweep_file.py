@@ -78,26 +78,26 @@ def load_sweep(path: Path, manifest: Loaded) -> list[Point]:
 
 
 def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
-    found: dict[str, Point] = {}
+    points: dict[str, Point] = {}
     problems: dict[str, None] = {}
-    for given, settings in _settings(path, spec):
-        shown = {k: settings[k] for k in spec.grid} if given else settings
-        name = _name(given, shown)
-        plain = _name(given, {k: v for k, v in shown.items() if k not in SEEDS})
+    for label, settings in _settings(path, spec):
+        shown = {k: settings[k] for k in spec.grid} if label else settings
+        name = _name(label, shown)
+        plain = _name(label, {k: v for k, v in shown.items() if k not in SEEDS})
         try:
-            train = load(manifest.path, {**_given(manifest), **spec.train, **settings})
+            train = load(manifest.path, {**_train_section(manifest), **spec.train, **settings})
         except ManifestError as error:
             problems |= {f"{path.name}: trial {name}: {line}": None for line in error.problems}
             continue
-        if name in found and found[name].settings != settings:
+        if name in points and points[name].settings != settings:
             problems[f"{path.name}: two trials are called '{name}'; give one another name"] = None
-        found.setdefault(name, Point(name, settings, train.manifest.train, plain))
+        points.setdefault(name, Point(name, settings, train.manifest.train, plain))
     if problems:
         raise ManifestError(list(problems))
-    return list(found.values())
+    return list(points.values())
 
 
-def _given(manifest: Loaded) -> dict[str, Any]:
+def _train_section(manifest: Loaded) -> dict[str, Any]:
     """What was said on the command line, or stands in the file; the sweep goes over it."""
     return manifest.manifest.train.model_dump(exclude_unset=True)
 
@@ -118,8 +118,8 @@ def _unnamed(settings: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k != "name"}
 
 
-def _name(given: str, settings: dict[str, Any]) -> str:
-    parts = [given] * bool(given) + [f"{k}={_short(v)}" for k, v in settings.items()]
+def _name(label: str, settings: dict[str, Any]) -> str:
+    parts = [label] * bool(label) + [f"{k}={_short(v)}" for k, v in settings.items()]
     return ",".join(parts) or "default"
 
 

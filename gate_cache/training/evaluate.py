@@ -47,9 +47,11 @@ def evaluate(work: Workspace, run: Path, *, trial: str | None = None, last: bool
 
     Parameters
     ----------
+    work : the manifest on this machine
     run : folder of a training, or of a sweep
     trial : which one of a sweep
     last : the weights of the last step, not the best ones on ``val``
+    split : whose images, or pairs, are judged
 
     Raises
     ------
@@ -63,13 +65,13 @@ def evaluate(work: Workspace, run: Path, *, trial: str | None = None, last: bool
     model = study.gate(spec)
     trained.load(model, work.name)
     with torch.random.fork_rng():
-        (found,) = study.task.judge([model.to(study.device).eval()], split)
-    if not found.values:
+        (scores,) = study.task.judge([model.to(study.device).eval()], split)
+    if not scores.values:
         raise UserError(f"{work.name}: split '{split}' has nothing to evaluate on")
-    known = found.details.get("interval")
+    known = scores.details.get("interval")
     known = known.get(study.select) if isinstance(known, dict) else None
-    interval = Interval(*known) if known else bootstrap(list(found.each))
+    interval = Interval(*known) if known else bootstrap(list(scores.each))
     return Evaluated(str(run), str(work.loaded.path), spec.head.name, split, study.protocol,
-                     dict(found.values), study.select, interval,
+                     dict(scores.values), study.select, interval,
                      tuple(seen_before(run, study.members, split)))
 

@@ -84,8 +84,9 @@ class StudyInputs:
     def uniform(self, spec: TrainSpec, attention: bool | None = None) -> Any:
         """The head on the mean of a trial's combos, with attention unless it wants none."""
         combos = spec.combos or self.mixed
-        wanted = spec.attention is not False if attention is None else attention
-        return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos), wanted)
+        with_attention = spec.attention is not False if attention is None else attention
+        return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos),
+                               with_attention)
 
     def splits(self) -> dict[str, dict[str, int]]:
         """Images, and of a head that matches points pairs, of each split."""
@@ -143,12 +144,12 @@ def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
     """Combos that any trial amalgamates, in the manifest's order."""
     conv = loaded.manifest.conv
     extra = {name for s in specs for name in extra_of(s)}
-    wanted = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
+    mixed = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
     if len(specs) == 1 and specs[0].combos:
         return tuple(specs[0].combos)
-    if not wanted:
+    if not mixed:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
-    return tuple(name for name in conv if name in wanted)
+    return tuple(name for name in conv if name in mixed)
 
 
 def extra_of(spec: TrainSpec) -> list[str]:
@@ -165,6 +166,13 @@ def views_of(work: Workspace, store: FeatureStore, names: Sequence[str | None],
              extra: Sequence[str] = ()) -> dict[str, ComboView]:
     """The combos of a store that a manifest means; `extra` ones may be another manifest's.
 
+    Parameters
+    ----------
+    work : the manifest on this machine
+    store : where they are
+    names : of the manifest's combos; None is passed over
+    extra : names of combos, of the manifest or another one
+
     Raises
     ------
     StoreError
@@ -173,21 +181,21 @@ def views_of(work: Workspace, store: FeatureStore, names: Sequence[str | None],
     recipes, notes = work.recipes()
     for note in notes:
         work.progress.say(f"note: {note}")
-    found = {n: find_combo(store, work.manifest, n, recipes.get(n)) for n in names if n}
+    views = {n: find_combo(store, work.manifest, n, recipes.get(n)) for n in names if n}
     for name in extra:
-        found[name] = find_combo(store, work.manifest, name, recipes.get(name)) \
+        views[name] = find_combo(store, work.manifest, name, recipes.get(name)) \
             if name in work.manifest.combos else _labelled(store, name)
-    return found
+    return views
 
 
 def _labelled(store: FeatureStore, name: str) -> ComboView:
     """A combo that another manifest extracted into the same store, by its name there."""
-    found = [view for view in store.views() if view.label == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise StoreError(f"{store.path}: train.head.extra: {len(found)} combos are called '{name}'"
-                         f" ({', '.join(v.name for v in found)}); remove the old ones")
+    views = [view for view in store.views() if view.label == name]
+    if len(views) == 1:
+        return views[0]
+    if views:
+        raise StoreError(f"{store.path}: train.head.extra: {len(views)} combos are called '{name}'"
+                         f" ({', '.join(v.name for v in views)}); remove the old ones")
     raise StoreError(f"{store.path}: train.head.extra: '{name}' is neither a combo of this manifest"
                      " nor in the store; extract it from a manifest of its model with the same"
                      " store.path")
@@ -206,13 +214,13 @@ def features_used(store: FeatureStore, groups: Sequence[str | None]) -> dict[str
 
 def _weights(recipes: Sequence[Recipe]) -> dict[str, list[str]]:
     """Digests of the weights that made combos' maps, by part of the model."""
-    found: dict[str, dict[str, None]] = {}
+    by_part: dict[str, dict[str, None]] = {}
     for recipe in recipes:
-        given = recipe.get("weights")
-        for part, digests in given.items() if isinstance(given, dict) else ():
-            each = digests if isinstance(digests, list) else [digests]
-            found.setdefault(part, {}).update(dict.fromkeys(map(str, each)))
-    return {part: list(digests) for part, digests in found.items()}
+        weights = recipe.get("weights")
+        for part, digests in weights.items() if isinstance(weights, dict) else ():
+            values = digests if isinstance(digests, list) else [digests]
+            by_part.setdefault(part, {}).update(dict.fromkeys(map(str, values)))
+    return {part: list(digests) for part, digests in by_part.items()}
 
 
 def attention_of(manifest: Manifest, spec: TrainSpec) -> str | None:
@@ -231,7 +239,7 @@ def rows_of(store: FeatureStore, dataset: ImageDataset,
     if lacking:
         raise StoreError(f"{store.path}: {len(lacking)} images of the data set are not in it, or"
                          f" were changed since ({listed(lacking, 3)}); run 'gate-cache extract'")
-    found = {i: row for i, row in rows.items() if row is not None}
+    row_of = {i: row for i, row in rows.items() if row is not None}
     for view in views:
-        need_all(view, list(found.values()))
-    return found
+        need_all(view, list(row_of.values()))
+    return row_of

@@ -22,8 +22,8 @@ MOST = 2 / 3
 
 def typical_radius(pairs: Sequence[PairPoints], full: Buckets) -> float | None:
     """Median radius of the PCK that chooses, in cells; None where no target has one."""
-    found = radius_in_cells([p.target for p in pairs], full.resolution)
-    return None if math.isnan(found) else found
+    radius = radius_in_cells([p.target for p in pairs], full.resolution)
+    return None if math.isnan(radius) else radius
 
 
 def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator[str]:
@@ -38,9 +38,9 @@ def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator
     if radius is not None and radius < 1:
         yield (f"the radius of {SELECTED} is {radius:.2f} cells of the {full.resolution} ×"
                f" {full.resolution} maps (median): less than one, so look at {BROADER} first")
-    if full.spec.standardise == "none" and (found := _heaviest(full, baseline, pairs)):
-        yield (f"{found}: cosine similarity sees little else; standardise: image, an option of the"
-               " head, gives every channel the same say")
+    if full.spec.standardise == "none" and (heaviest := _heaviest(full, baseline, pairs)):
+        yield (f"{heaviest}: cosine similarity sees little else; standardise: image, an option of"
+               " the head, gives every channel the same say")
 
 
 def _heaviest(full: Buckets, group: str, pairs: Sequence[PairPoints]) -> str:

@@ -77,9 +77,9 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
                           " chooses a checkpoint: the last step's weights are taken")
     published = load_pairs(dataset, None)
     own = matching_options(spec)
-    asked = BucketSpec(opened.groups, opened.attention, spec.attention_maps, own.resolution,
-                       own.standardise)
-    full = Buckets(opened.shared["store"], asked, work.torch_device(), opened.rows)
+    bucket_spec = BucketSpec(opened.groups, opened.attention, spec.attention_maps, own.resolution,
+                             own.standardise)
+    full = Buckets(opened.shared["store"], bucket_spec, work.torch_device(), opened.rows)
     for hint in hints(full, opened.views[opened.shared["baseline"]].name, pairs["test"]):
         work.progress.say(f"note: {hint}")
     return TrainingInputs(

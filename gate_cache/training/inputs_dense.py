@@ -41,7 +41,15 @@ class DenseTask(Task, Protocol):
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> nn.Module:
-        """GATE, or a baseline with given weights."""
+        """GATE, or a baseline with given weights.
+
+        Parameters
+        ----------
+        spec : of the trial
+        chosen : numbers of the combos that are mixed
+        weights : one a combo, of a baseline; None where they are learnt
+        attention : whether attention maps are read
+        """
 
     def floors(self) -> dict[Role, Scores]:
         """What labels alone say of ``test``."""
@@ -94,21 +102,21 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
         if not ids[split]:
             raise UserError(f"{work.name}: dataset: split '{split}' has no images; enlarge"
                             " it")
-    asked = NativeSpec(opened.groups, opened.attention, spec.attention_maps,
-                       tuple(opened.views[c].name for c in extra_of(spec)),
-                       LEVELS if task_of(spec) == "segmentation" else None,
-                       spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
+    native_spec = NativeSpec(opened.groups, opened.attention, spec.attention_maps,
+                             tuple(opened.views[c].name for c in extra_of(spec)),
+                             LEVELS if task_of(spec) == "segmentation" else None,
+                             spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
     held = HELD_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
-    maps = NativeMaps(opened.shared["store"], asked, work.torch_device(), opened.rows, dataset.size,
-                      held)
+    maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
+                      dataset.size, held)
     task = _task(maps, dataset, ids, spec)
     return DenseInputs(**opened.shared, features=maps, task=task, ids=ids)
 
 
 def _dataset(work: Workspace, spec: TrainSpec) -> SegmentationDataset | ClassifiedDataset:
     dataset, task = work.dataset(), task_of(spec)
-    wanted = ClassifiedDataset if task == "classification" else SegmentationDataset
-    if isinstance(dataset, wanted):
+    kind = ClassifiedDataset if task == "classification" else SegmentationDataset
+    if isinstance(dataset, kind):
         return dataset
     raise DataError(f"{work.name}: data set '{dataset.name}' has no {TASKS[task].needs},"
                     f" and head '{spec.head.name}' needs them")

@@ -37,15 +37,17 @@ def keep_items(folder: Path, task: Any, models: Mapping[str, nn.Module],
 
     Parameters
     ----------
+    folder : of the run
+    task : of its head; one that paints masks has some of them kept
     models, found : by name
     ranked : those whose mean score says which images' masks are kept, of all models; where none
         of them has results, all do
     """
-    items = {name: each.items for name, each in found.items() if each.items}
+    items = {name: result.items for name, result in found.items() if result.items}
     if isinstance(task, Painter) and items:
         items = _painted(task, models, items, ranked)
-    for name, each in items.items():
-        each.save(items_file(folder, name))
+    for name, results in items.items():
+        results.save(items_file(folder, name))
 
 
 def _painted(task: Painter, models: Mapping[str, nn.Module], items: Mapping[str, Items],
@@ -60,4 +62,4 @@ def _painted(task: Painter, models: Mapping[str, nn.Module], items: Mapping[str,
         predicted = task.predict([models[name] for name in items], sample_id)
         for name, (mask, _) in zip(items, predicted, strict=True):
             masks[name][sample_id] = mask
-    return {name: replace(each, masks=masks[name]) for name, each in items.items()}
+    return {name: replace(results, masks=masks[name]) for name, results in items.items()}

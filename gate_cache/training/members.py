@@ -27,10 +27,10 @@ def members_of(dataset: Any, store: FeatureStore, rows: Mapping[str, int]) -> Me
     ----------
     rows : of the store, by id
     """
-    found: Members = {split: {} for split in SPLITS}
+    members: Members = {split: {} for split in SPLITS}
     for sample_id, row in rows.items():
-        found[dataset.split_of(sample_id)][sample_id] = store.samples.sha256[row][:_DIGITS]
-    return found
+        members[dataset.split_of(sample_id)][sample_id] = store.samples.sha256[row][:_DIGITS]
+    return members
 
 
 def keep_members(folder: Path, members: Members) -> None:
@@ -60,14 +60,14 @@ def read_members(folder: Path) -> Members | None:
     """
     path = folder / MEMBERS
     try:
-        found: Members = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(v, str) for s in SPLITS for v in found[s].values()):
+        members: Members = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(v, str) for s in SPLITS for v in members[s].values()):
             raise ValueError("not a list of images")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); it lists the run's images") from None
-    return found
+    return members
 
 
 def seen_before(folder: Path, members: Members, split: Split) -> list[str]:

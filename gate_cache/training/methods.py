@@ -80,7 +80,7 @@ def _best_single(study: TrainingInputs, spec: TrainSpec) -> list[Candidate]:
     if not study.pairs["val"]:
         return []
     models = [study.single(spec, name).to(study.features.device) for name in study.combos]
-    scores = [found.select for found in study.task.judge(models, "val")]
+    scores = [result.select for result in study.task.judge(models, "val")]
     best = max(range(len(models)), key=lambda i: scores[i])
     if study.combos[best] == study.baseline:
         return []

@@ -71,6 +71,7 @@ def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: st
 
     Parameters
     ----------
+    work : the manifest on this machine
     run : folder of a training, or of a sweep
     images : ids, or parts of them, of any split; by default a few of ``test``
     trial : which one of a sweep
@@ -96,12 +97,12 @@ def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: st
     assert isinstance(task, SegmentationTask | PixelTask)
     every = [s.id for s in task.data.samples()] if images else study.ids["test"]
     ids = pick(every, images, IMAGES, work.name, "its data set")
-    each = (_predicted(task.data, i, task.paint(model, i)) for i in ids)
+    predicted = (_predicted(task.data, i, task.paint(model, i)) for i in ids)
     title = f"{run.resolve().name}{f'/{trial}' if trial else ''}"
-    return Predictions(title, name, tuple(task.data.classes), each)
+    return Predictions(title, name, tuple(task.data.classes), predicted)
 
 
-def _predicted(data: SegmentationDataset, sample_id: str, found: Painted) -> Predicted:
+def _predicted(data: SegmentationDataset, sample_id: str, painted: Painted) -> Predicted:
     true = data.mask(sample_id)
-    return Predicted(sample_id, data.image(sample_id), true, found,
-                     *agreement(true, found.classes))
+    return Predicted(sample_id, data.image(sample_id), true, painted,
+                     *agreement(true, painted.classes))

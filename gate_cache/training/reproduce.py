@@ -20,7 +20,7 @@ OPTIONS = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "lr", "see
 
 def train_commands(work: Workspace) -> list[str]:
     """The commands that make a training again: extraction, then training."""
-    options = [word for name, value in _given(work).items() for word in (f"--{name}", str(value))]
+    options = [word for name, value in _changes(work).items() for word in (f"--{name}", str(value))]
     return _commands(work, ["train", _path(work.loaded.path), *options])
 
 
@@ -35,7 +35,7 @@ def sweep_commands(work: Workspace, file: Path | None) -> list[str]:
     return _commands(work, ["sweep", _path(work.loaded.path), trials])
 
 
-def _given(work: Workspace) -> dict[str, Any]:
+def _changes(work: Workspace) -> dict[str, Any]:
     """Settings that are not what the manifest's file says."""
     now = work.manifest.train
     try:
@@ -50,9 +50,9 @@ def _given(work: Workspace) -> dict[str, Any]:
 
 def _options(spec: TrainSpec) -> dict[str, Any]:
     """As the command line takes them; items only where they are no whole number of steps."""
-    found = {name: getattr(spec, name) for name in OPTIONS}
-    del found["steps" if spec.pairs else "pairs"]
-    return {**found, "head": spec.head.name}
+    options = {name: getattr(spec, name) for name in OPTIONS}
+    del options["steps" if spec.pairs else "pairs"]
+    return {**options, "head": spec.head.name}
 
 
 def _commands(work: Workspace, words: list[str]) -> list[str]:
@@ -71,9 +71,9 @@ def _roots(roots: Roots) -> list[str]:
     """Options for roots that are not the default ones."""
     words: list[str] = []
     for name in ("data", "models"):
-        given = getattr(roots, name)
-        if given != Path(name):
-            words += [f"--{name}", name.upper() if given.is_absolute() else given.as_posix()]
+        root = getattr(roots, name)
+        if root != Path(name):
+            words += [f"--{name}", name.upper() if root.is_absolute() else root.as_posix()]
     if str(roots.stores) != "stores":
         words += ["--stores", str(roots.stores)]
     return [*words, "--allow-outside"] if roots.outside else words

@@ -41,14 +41,14 @@ def read_json(path: Path, way_out: str) -> dict[str, Any] | None:
         The file is there and cannot be read.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
             raise ValueError("no JSON object")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise unreadable(path, error, way_out) from None
-    return found
+    return content
 
 
 def unreadable(path: Path, error: Exception, way_out: str) -> UserError:

@@ -133,11 +133,11 @@ class Checkpoint:
     def __init__(self, path: Path, trials: Sequence[Trial]) -> None:
         self.path = path
         self._trials = trials
-        found = load_checkpoint(path) or {"seen": 0, "trials": {}}
+        state = load_checkpoint(path) or {"seen": 0, "trials": {}}
         try:
-            self.start = int(found["seen"])
+            self.start = int(state["seen"])
             for trial in trials if self.start else ():
-                trial.load(found["trials"][trial.label])
+                trial.load(state["trials"][trial.label])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise unreadable(path, error, ANEW) from error
 
@@ -166,9 +166,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         It cannot be read.
     """
     try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
     except Exception as error:
         raise unreadable(path, error, ANEW) from error
-    return found
+    return state

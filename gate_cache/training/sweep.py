@@ -85,7 +85,7 @@ def sweep(work: Workspace, points: Sequence[Point], folder: Path, *, file: Path 
 
     Parameters
     ----------
-    folder : of this sweep, made where it is not there
+    work, points, folder : manifest, trials, and the sweep's folder, made where it is not there
     file : that lists the trials, to tell how the sweep is made again
     retry : whether trials that failed are tried again
 
@@ -95,14 +95,14 @@ def sweep(work: Workspace, points: Sequence[Point], folder: Path, *, file: Path 
         The store lacks something, or the folder belongs to another sweep.
     """
     began = time.monotonic()
-    found = train_share(work, points, folder, Share(retry=retry), file)
+    state = train_share(work, points, folder, Share(retry=retry), file)
     with disk_errors(folder, "--out", "and run the same command again to resume"):
-        ordered = [*found.baselines.values(), *(found.rows[p.name] for p in points)]
+        ordered = [*state.baselines.values(), *(state.rows[p.name] for p in points)]
         seconds = time.monotonic() - began
-        write_tables(folder, ordered, select=found.select, seconds=round(seconds, 2))
+        write_tables(folder, ordered, select=state.select, seconds=round(seconds, 2))
         for path in folder.glob("checkpoint-*.pt"):  # of shares of an earlier try
             path.unlink()
-    return Swept(folder, ordered, found.select, seconds)
+    return Swept(folder, ordered, state.select, seconds)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class SweepState:
 
 def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: Share,
                 file: Path | None = None) -> SweepState:
-    """Train and judge the trials of a share; finished ones are read.
+    """Train and judge the trials of a share, else as `sweep`; finished ones are read.
 
     Raises
     ------
@@ -145,8 +145,8 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
         As `sweep`.
     """
     show, result = work.progress, SweepState()
-    told = {"commands": sweep_commands(work, file),
-            "trials_file": file.read_text(encoding="utf-8") if file else None}
+    provenance = {"commands": sweep_commands(work, file),
+                  "trials_file": file.read_text(encoding="utf-8") if file else None}
     groups = [(group, _streams(group)) for group in _studies(points)]
     total, number = sum(len(streams) for _, streams in groups), 0
     with disk_errors(folder, "--out", "and run the same command again to resume"), \
@@ -155,7 +155,7 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
         for i, (group, streams) in enumerate(groups):
             study = open_any(work, [p.spec for p in group])
             result.select = result.select or study.select
-            _same_sweep(folder, i, points, {**settled(work, study), **told})
+            _same_sweep(folder, i, points, {**settled(work, study), **provenance})
             keep_members(folder, study.members)
             if share.count == 1:
                 result.baselines |= judge_untrained(folder, study, i, show)
@@ -163,9 +163,9 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
                 more = baseline_points(study, stream, i)
                 mine = share.of([*more, *stream], number, total)
                 number += 1
-                found = _stream(folder, study, mine, show, log, share.retry)
-                result.baselines |= {p.name: found[p.name] for p in more if p.name in found}
-                result.rows |= found
+                rows = _stream(folder, study, mine, show, log, share.retry)
+                result.baselines |= {p.name: rows[p.name] for p in more if p.name in rows}
+                result.rows |= rows
     return result
 
 
@@ -183,18 +183,18 @@ def _log(folder: Path) -> Iterator[logging.Logger]:
 
 def _studies(points: Sequence[Point]) -> list[list[Point]]:
     """Trials whose features are read and resized in the same way."""
-    found: dict[tuple[Any, ...], list[Point]] = {}
+    studies: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        found.setdefault(alike(point.spec), []).append(point)
-    return list(found.values())
+        studies.setdefault(alike(point.spec), []).append(point)
+    return list(studies.values())
 
 
 def _streams(points: Sequence[Point]) -> list[list[Point]]:
     """Trials that see the same batches in the same order."""
-    found: dict[tuple[Any, ...], list[Point]] = {}
+    streams: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        found.setdefault(together(point.spec), []).append(point)
-    return list(found.values())
+        streams.setdefault(together(point.spec), []).append(point)
+    return list(streams.values())
 
 
 def _stream(folder: Path, study: TrainingInputs | DenseInputs, points: list[Point], show: Progress,
@@ -213,12 +213,12 @@ def _stream(folder: Path, study: TrainingInputs | DenseInputs, points: list[Poin
     fit_trials(trials, study.task, study.has_val,
                FitSession(show, label, log.info, checkpoint.keep, checkpoint.start))
     sound = [t for t in trials if not t.failed]
-    found = dict(zip([t.label for t in sound],
-                     study.task.judge([t.model for t in sound], "test"), strict=True))
-    keep_items(folder, study.task, {t.label: t.model for t in sound}, found,
+    scores = dict(zip([t.label for t in sound],
+                      study.task.judge([t.model for t in sound], "test"), strict=True))
+    keep_items(folder, study.task, {t.label: t.model for t in sound}, scores,
                {p.key for p in left if not isinstance(p, BaselinePoint)})
     for point, trial in zip(left, trials, strict=True):
-        done[point.name] = _finished(folder, study, point, trial, found.get(point.key))
+        done[point.name] = _finished(folder, study, point, trial, scores.get(point.key))
     checkpoint.remove()
     return done
 
@@ -278,12 +278,12 @@ def _read(folder: Path, key: str) -> TrialRow | None:
         Its file cannot be read: it may have taken hours, so it is not written over.
     """
     path = folder / "trials" / f"{trial_file(key)}.json"
-    found = read_json(path, AGAIN)
+    content = read_json(path, AGAIN)
     try:
-        if found is None:
+        if content is None:
             return None
-        best, _ = in_steps(found, TrainSpec.model_validate(found["spec"], context=OF_A_RUN))
-        return TrialRow.from_json({**found, "best_at": best})
+        best, _ = in_steps(content, TrainSpec.model_validate(content["spec"], context=OF_A_RUN))
+        return TrialRow.from_json({**content, "best_at": best})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path, error, AGAIN) from None
 

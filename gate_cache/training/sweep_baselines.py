@@ -77,15 +77,15 @@ def baseline_points(study: TrainingInputs | DenseInputs, stream: Sequence[Point]
     for point in stream:
         if head_of(point.spec.head.name).learns:
             first.setdefault((point.spec.head.name, point.spec.seed), point)
-    found = []
+    points = []
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}
         seedless = {k: v for k, v in settings.items() if k not in SEEDS}
         spec = point.spec.model_copy(update={"combos": None})
-        found += [BaselinePoint(baseline_name(method, settings, number), settings, spec,
-                                baseline_name(method, seedless, number), method, make, number)
-                  for method, make in baselines(study, spec).items()]
-    return found
+        points += [BaselinePoint(baseline_name(method, settings, number), settings, spec,
+                                 baseline_name(method, seedless, number), method, make, number)
+                   for method, make in baselines(study, spec).items()]
+    return points
 
 
 def model_of(study: TrainingInputs | DenseInputs, point: Point) -> nn.Module:
@@ -95,18 +95,26 @@ def model_of(study: TrainingInputs | DenseInputs, point: Point) -> nn.Module:
 
 def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: int,
                     show: Progress) -> dict[str, TrialRow]:
-    """What learns nothing, judged once for all trials of a study."""
+    """What learns nothing, judged once for all trials of a study.
+
+    Parameters
+    ----------
+    folder : of the sweep
+    study : what its trials are trained from
+    number : of the study; names of later ones say it
+    show : of the progress
+    """
     rows = {}
     with show.task("evaluating baselines", 1, "tables") as bar:
         judged = _of_pairs(study) if isinstance(study, TrainingInputs) else \
-            {Method(role): found for role, found in study.task.floors().items()}
+            {Method(role): result for role, result in study.task.floors().items()}
         bar.advance()
-    for method, each in judged.items():
+    for method, result in judged.items():
         name, key = baseline_name(method, {}, number), baseline_key(method, {}, number)
-        if each.items:
-            each.items.save(items_file(folder, key))
-        rows[name] = TrialRow(name, {}, method, False, "", dict(each.values), {}, 0,
-                              list(each.each), key, name)
+        if result.items:
+            result.items.save(items_file(folder, key))
+        rows[name] = TrialRow(name, {}, method, False, "", dict(result.values), {}, 0,
+                              list(result.each), key, name)
     return rows
 
 
@@ -115,6 +123,6 @@ def _of_pairs(study: TrainingInputs) -> dict[Method, Scores]:
     copied = replace(scores(copies), items=copies.items())
     candidates = untrained(study)
     models = [c.model.to(study.features.device).eval() for c in candidates]
-    found = study.task.judge(models, "test")
+    results = study.task.judge(models, "test")
     return {Method("floor"): copied,
-            **{c.method: each for c, each in zip(candidates, found, strict=True)}}
+            **{c.method: result for c, result in zip(candidates, results, strict=True)}}

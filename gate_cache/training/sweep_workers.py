@@ -35,6 +35,14 @@ def sweep_on(work: Workspace, points: Sequence[Point], folder: Path, workers: in
              file: Path | None = None) -> Swept:
     """As `sweep`, with `workers` processes; worker i has GPU i, or a share of the CPU's threads.
 
+    Parameters
+    ----------
+    work : the manifest on this machine
+    points : the trials
+    folder : of the sweep
+    workers : processes, at least 1
+    file : that lists the trials, to tell how the sweep is made again
+
     Raises
     ------
     UserError
@@ -47,12 +55,12 @@ def sweep_on(work: Workspace, points: Sequence[Point], folder: Path, workers: in
                        for i, where in enumerate(places(workers, work.device))]
             _wait(running, points, folder, work.progress, workers)
         try:
-            said = [each.result() for each in running]
+            failures = [future.result() for future in running]
         except BrokenProcessPool:
             raise UserError(f"{folder}: a worker was ended from outside (out of memory?); what is"
                             " finished is kept: run the same command again, with fewer --workers"
                             ) from None
-        for failed in filter(None, said):
+        for failed in filter(None, failures):
             raise UserError(failed)
     return sweep(work, points, folder, file=file, retry=workers == 1)
 
@@ -67,12 +75,12 @@ def _wait(running: Sequence[Future[str]], points: Sequence[Point], folder: Path,
           workers: int) -> None:
     done = 0
     with show.task(f"training on {workers} processes", len(points), "trials") as bar:
-        while not all(each.done() for each in running):
+        while not all(future.done() for future in running):
             time.sleep(POLL)
-            found = sum((folder / "trials" / f"{trial_file(p.key)}.json").exists()
-                        for p in points)
-            bar.advance(found - done)
-            done = found
+            finished = sum((folder / "trials" / f"{trial_file(p.key)}.json").exists()
+                           for p in points)
+            bar.advance(finished - done)
+            done = finished
 
 
 def _share(work: Workspace, points: Sequence[Point], folder: Path, share: Share,

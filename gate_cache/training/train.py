@@ -160,17 +160,17 @@ def _dense(study: DenseInputs, show: Progress,
     makes: dict[Method, Make] = {**baselines(study, study.spec), gate(study, study.spec):
                                  study.gate}
     trials = _fit(study, show, folder, makes)
-    found = study.task.judge([t.model for t in trials], "test")
+    results = study.task.judge([t.model for t in trials], "test")
     labels = [t.label for t in trials]
     keep_items(folder.path, study.task, {t.label: t.model for t in trials},
-               dict(zip(labels, found, strict=True)), labels[-1:])
+               dict(zip(labels, results, strict=True)), labels[-1:])
     table = ScoreTable("test split", measured(study))
     for role, scores in study.task.floors().items():
         floor = Method(role)
         table.rows.append(ScoreRow(floor, scores, trained=False))
         if scores.items:
             scores.items.save(items_file(folder.path, floor.key))
-    for method, scores in zip(makes, found, strict=True):
+    for method, scores in zip(makes, results, strict=True):
         note = weights_note(method.combos, scores.details["weights"]["mean"]) \
             if method.role == "gate" else ""
         table.rows.append(ScoreRow(method, scores, note))
@@ -207,10 +207,11 @@ def _table(study: TrainingInputs, table: Table, pairs: Sequence[PairPoints],
     if folder:
         copies.items().save(items_file(folder, floor.key))
     models = [m.model.to(study.features.device) for m in methods]
-    for each, found in zip(methods, study.task.match(models, pairs), strict=True):
+    for candidate, matched in zip(methods, study.task.match(models, pairs), strict=True):
         if folder:
-            found.items().save(items_file(folder, each.method.key))
-        told = intervals(found) | (weights(found) if each.note else {})
-        note = weights_note(each.method.combos, told["weights"]["mean"]) if each.note else ""
-        table.add(each.method, pck(found.predictions), each.trained, note, told)
+            matched.items().save(items_file(folder, candidate.method.key))
+        details = intervals(matched) | (weights(matched) if candidate.note else {})
+        note = weights_note(candidate.method.combos, details["weights"]["mean"]) \
+            if candidate.note else ""
+        table.add(candidate.method, pck(matched.predictions), candidate.trained, note, details)
     return table

@@ -169,21 +169,21 @@ def _of_train(run: Path, last: bool) -> Trained:
 
 def _of_sweep(run: Path, trial: str | None) -> Trained:
     every = [_json(path, run) for path in sorted((run / "trials").glob("*.json"))]
-    found = {str(t["name"]): t for t in every if "name" in t}
-    usable = {name: t for name, t in found.items()
+    trials = {str(t["name"]): t for t in every if "name" in t}
+    usable = {name: t for name, t in trials.items()
               if not t.get("failed") and _is_gate(t, run)}
     if trial is None:
         raise UserError(f"{run}: is a sweep; say which of its trials with --trial:"
                         f" {listed(usable, 6)}")
-    if why := found.get(trial, {}).get("failed"):
+    if why := trials.get(trial, {}).get("failed"):
         raise UserError(f"{run}: trial '{trial}' failed: {why}")
-    if trial in found and trial not in usable:
+    if trial in trials and trial not in usable:
         raise UserError(f"{run}: '{trial}' is a baseline; give --trial one of {listed(usable, 6)}")
-    if trial not in found:
+    if trial not in trials:
         raise UserError(f"{run}: has no finished trial '{trial}'{did_you_mean(trial, usable)}")
-    weights = run / "weights" / f"{trial_file(key_of(found[trial]))}.safetensors"
-    return Trained(run, _spec(found[trial].get("spec"), run), weights, trial,
-                   tuple(found[trial].get("combos") or ()))
+    weights = run / "weights" / f"{trial_file(key_of(trials[trial]))}.safetensors"
+    return Trained(run, _spec(trials[trial].get("spec"), run), weights, trial,
+                   tuple(trials[trial].get("combos") or ()))
 
 
 def _is_gate(trial: dict[str, Any], run: Path) -> bool:
@@ -194,10 +194,10 @@ def _is_gate(trial: dict[str, Any], run: Path) -> bool:
 
 
 def _json(path: Path, run: Path) -> dict[str, Any]:
-    found = read_json(path, "train again, or name another run")
-    if found is None:
+    content = read_json(path, "train again, or name another run")
+    if content is None:
         raise UserError(f"{run}: {NO_RUN}")
-    return found
+    return content
 
 
 def _spec(data: Any, run: Path) -> TrainSpec:

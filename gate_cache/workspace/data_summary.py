@@ -152,13 +152,13 @@ def _cache_file(work: Workspace, dataset: ImageDataset) -> Path | None:
     if sources is None:
         return None
     try:
-        told = {"version": VERSION, "dataset": work.manifest.dataset.model_dump(mode="json"),
-                "files": _files(dataset), "classes": list(getattr(dataset, "classes", ())),
-                "tables": {str(p): file_stamp(p) for p in getattr(dataset, "tables", ()) if p},
-                "other": dataset.passed_over() if hasattr(dataset, "passed_over") else {}}
+        key = {"version": VERSION, "dataset": work.manifest.dataset.model_dump(mode="json"),
+               "files": _files(dataset), "classes": list(getattr(dataset, "classes", ())),
+               "tables": {str(p): file_stamp(p) for p in getattr(dataset, "tables", ()) if p},
+               "other": dataset.passed_over() if hasattr(dataset, "passed_over") else {}}
         if hasattr(dataset, "split_of") and not getattr(dataset, "named_splits", False):
-            told["splits"] = [dataset.split_of(s.id) for s in dataset.samples()]
-        return cache_folder() / "data" / f"{fingerprint(told)}.json"
+            key["splits"] = [dataset.split_of(s.id) for s in dataset.samples()]
+        return cache_folder() / "data" / f"{fingerprint(key)}.json"
     except (OSError, DataError):
         return None
 

@@ -78,7 +78,7 @@ class ImageDigests:
 
 
 def _recall(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64],
-            found: Digests) -> npt.NDArray[np.bool_]:
+            out: Digests) -> npt.NDArray[np.bool_]:
     """Fill in what is remembered; which it is, (N,) bool."""
     with np.load(path, allow_pickle=False) as kept:
         old, times, digests = kept["names"], kept["stamps"], kept["sha256"]
@@ -90,14 +90,14 @@ def _recall(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64],
             digests.shape != (len(times), 32):
         raise ValueError("is not what was written")
     known: npt.NDArray[np.bool_] = (rows >= 0) & (times[rows] == stamps).all(1)
-    found[known] = digests[rows[known]]
+    out[known] = digests[rows[known]]
     return known
 
 
-def _keep(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64], found: Digests) -> None:
+def _keep(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64], digests: Digests) -> None:
     """Replace what is remembered; where nothing can be written, all is read again next time."""
     with suppress(OSError), replacing(path) as draft, draft.open("wb") as file:
-        np.savez(file, names=_joined(ids), stamps=stamps, sha256=found)
+        np.savez(file, names=_joined(ids), stamps=stamps, sha256=digests)
 
 
 def _joined(ids: Sequence[str]) -> npt.NDArray[np.uint8]:

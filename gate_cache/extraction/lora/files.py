@@ -115,29 +115,29 @@ class LoraFiles:
 
     def _differences(self) -> list[str]:
         """Why the checkpoint is not one of this training, a line each."""
-        told = read_metadata(self._checkpoint).get(TOLD)
-        if told is None:
+        text = read_metadata(self._checkpoint).get(TOLD)
+        if text is None:
             return ["it is not readable"]
-        found = json.loads(told)
-        past = [s for s in self.outputs if s < found["step"] and not self._is_ours(s)]
-        return [*differences(found["recipe"], self._recipe),
-                *(f"it is past step {s}, at {found['step']}" for s in past)]
+        state = json.loads(text)
+        past = [s for s in self.outputs if s < state["step"] and not self._is_ours(s)]
+        return [*differences(state["recipe"], self._recipe),
+                *(f"it is past step {s}, at {state['step']}" for s in past)]
 
     def _is_ours(self, step: int) -> bool:
-        return read_metadata(self.outputs[step]).get(TOLD) == self._told(step)
+        return read_metadata(self.outputs[step]).get(TOLD) == self._metadata(step)
 
-    def _told(self, step: int) -> str:
+    def _metadata(self, step: int) -> str:
         return json.dumps({"recipe": self._recipe, "step": step}, sort_keys=True)
 
     def write(self, adapter: Adapter, step: int) -> None:
         """Write the LoRA, if it is asked for after this step."""
         if step in self.outputs:
             write_tensors(self.outputs[step], adapter.tensors(),
-                          {**adapter.metadata(), TOLD: self._told(step)})
+                          {**adapter.metadata(), TOLD: self._metadata(step)})
 
     def keep(self, trainer: LoraTrainer) -> None:
         """Replace the checkpoint."""
-        write_tensors(self._checkpoint, trainer.state(), {TOLD: self._told(trainer.step)})
+        write_tensors(self._checkpoint, trainer.state(), {TOLD: self._metadata(trainer.step)})
 
     def resume(self, trainer: LoraTrainer) -> None:
         """Go on from the checkpoint, if there is one of this training."""

@@ -46,25 +46,28 @@ def training_images(dataset: ImageDataset, count: int, seed: int, captions: Capt
 
     Parameters
     ----------
+    dataset : whose training split is read
+    count : images, at most
     seed : another value, another choice
     captions : sentences; without, and for images that have none there, ``a photo of a …``
+    show : what is said of them
 
     Raises
     ------
     DataError
         There are none; where there are fewer than `count`, all are used and that is said.
     """
-    found: dict[str, str] = {}
+    by_digest: dict[str, str] = {}
     for sample_id in sorted(_training_ids(dataset), key=lambda i: _order(seed, i)):
-        if len(found) == count:
+        if len(by_digest) == count:
             break
-        found.setdefault(dataset.sha256(sample_id), sample_id)
-    if not found:
+        by_digest.setdefault(dataset.sha256(sample_id), sample_id)
+    if not by_digest:
         raise DataError(f"{dataset.name}: no training images; a LoRA needs some")
-    if len(found) < count:
-        show.say(f"note: only {len(found)} different training images, {count} asked for: all are"
-                 " used")
-    chosen = [(i, digest) for digest, i in found.items()]
+    if len(by_digest) < count:
+        show.say(f"note: only {len(by_digest)} different training images, {count} asked for: all"
+                 " are used")
+    chosen = [(i, digest) for digest, i in by_digest.items()]
     sentences = _plain_sentences(dataset)
     if captions is not None:
         known = {i: captions[i] for i, digest in chosen if captions.fits(i, digest)}

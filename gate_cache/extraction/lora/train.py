@@ -59,6 +59,7 @@ def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, i
 
     Parameters
     ----------
+    work : the manifest on this machine
     settings : all that decides the weights, but the images and the number of steps
     output : how many steps, and the files they leave
     images : of the training split, chosen at random
@@ -99,10 +100,10 @@ def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, i
     return TrainedLora(outputs, source, len(chosen), loss)
 
 
-def _captions(work: Workspace, given: str | None) -> Captions | None:
-    path = captions_path(work, given, "--captions")
-    asked = given or work.manifest.captions
-    return read_captions(path) if asked or path.exists() else None
+def _captions(work: Workspace, file: str | None) -> Captions | None:
+    path = captions_path(work, file, "--captions")
+    named = file or work.manifest.captions
+    return read_captions(path) if named or path.exists() else None
 
 
 def _need_model(work: Workspace) -> ModelFiles:
@@ -138,12 +139,12 @@ def _compute(work: Workspace) -> torch.dtype:
 def _latents(model: Backbone, read: Callable[[str], Pixels], chosen: list[TrainingImage],
              show: Progress) -> torch.Tensor:
     """(N, 4, h, w) float32, on the CPU; the VAE runs once an image."""
-    found = []
+    latents = []
     with show.task("encoding", len(chosen), "images") as task:
         for image in chosen:
-            found.append(model.encode(torch.from_numpy(read(image.id)[None])).cpu())
+            latents.append(model.encode(torch.from_numpy(read(image.id)[None])).cpu())
             task.advance()
-    return torch.cat(found)
+    return torch.cat(latents)
 
 
 def _tokens(model: Backbone, chosen: list[TrainingImage], show: Progress) -> torch.Tensor:

@@ -110,14 +110,14 @@ class LoraTrainer:
         """Which images a step sees: all of them in turn, each time in another order."""
         count, size = len(self._latents), self._settings.batch
         orders: dict[int, list[int]] = {}
-        found = []
+        indices = []
         for place in range(self.step * size, (self.step + 1) * size):
             turn, at = divmod(place, count)
             if turn not in orders:
                 g = generator("lora", self._settings.seed, "turn", turn)
                 orders[turn] = torch.randperm(count, generator=g).tolist()
-            found.append(orders[turn][at])
-        return found
+            indices.append(orders[turn][at])
+        return indices
 
     def _loss(self, batch: _Batch) -> torch.Tensor:
         model = self._model
@@ -125,19 +125,19 @@ class LoraTrainer:
         signal, spread = kept.sqrt(), (1 - kept).sqrt()
         x = add_noise(batch.latents, batch.noise, batch.times, model.alphas_cumprod)
         states = model.text_encoder(batch.tokens)[0]
-        found = model.unet(x.to(model.dtype), batch.times,
-                           encoder_hidden_states=states.to(model.dtype), return_dict=False)[0]
+        predicted = model.unet(x.to(model.dtype), batch.times,
+                               encoder_hidden_states=states.to(model.dtype), return_dict=False)[0]
         velocity = signal * batch.noise - spread * batch.latents
-        wanted = batch.noise if model.prediction_type == "epsilon" else velocity
-        return functional.mse_loss(found.float(), wanted)
+        target = batch.noise if model.prediction_type == "epsilon" else velocity
+        return functional.mse_loss(predicted.float(), target)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Weights and the optimiser's moments, on the CPU: with `step`, all there is to resume."""
-        found = {f"now.{name}": weight.detach() for name, weight in self._weights.items()}
+        tensors = {f"now.{name}": weight.detach() for name, weight in self._weights.items()}
         for name, weight in self._weights.items():
             moments = self._optimizer.state[weight]
-            found |= {f"{key}.{name}": moments[key] for key in _MOMENTS}
-        return {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+            tensors |= {f"{key}.{name}": moments[key] for key in _MOMENTS}
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     def restore(self, step: int, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from what `state` gave after `step` steps."""

@@ -21,6 +21,13 @@ def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[st
                      out: Path | None) -> Iterator[Path]:
     """Write one PNG file for each image and combo; yields their paths.
 
+    Parameters
+    ----------
+    work : the manifest on this machine
+    images : ids, or parts of them; by default the first one
+    combos : names; by default the first one
+    out : the folder; by default beside the store
+
     Raises
     ------
     UserError

@@ -41,12 +41,28 @@ class Canvas:
         self._page.paste(large, _fine(at))
 
     def line(self, a: At, b: At, colour: Colour, width: float = 1.5, dashed: bool = False) -> None:
-        """A line from `a` to `b`, `width` pixels wide, with a white rim on either side."""
+        """A line from `a` to `b`, `width` pixels wide, with a white rim on either side.
+
+        Parameters
+        ----------
+        a, b : (x, y) in pixels
+        colour : (red, green, blue), 0 to 255
+        width : in pixels
+        dashed : whether it has gaps
+        """
         for start, end in _dashes(a, b) if dashed else [(a, b)]:
             self._draw.line([_fine(start), _fine(end)], PAPER, round((width + 1.2) * FINE))
             self._draw.line([_fine(start), _fine(end)], colour, round(width * FINE))
 
     def ring(self, at: At, radius: float, colour: Colour, width: float = 1.5) -> None:
+        """A circle with a white rim.
+
+        Parameters
+        ----------
+        at : (x, y) of its centre in pixels
+        radius, width : in pixels
+        colour : (red, green, blue), 0 to 255
+        """
         self._ellipse(at, radius + 0.6, None, PAPER, width + 1.2)
         self._ellipse(at, radius, None, colour, width)
 
@@ -72,8 +88,11 @@ class Canvas:
 
         Parameters
         ----------
+        words : without line breaks
         at : where its top left is, or with `middle` its middle
         size : height of letters in pixels
+        colour : (red, green, blue), 0 to 255
+        middle : whether `at` is its middle
         rim : whether letters have a white rim, to be read on pictures
         """
         self._draw.text(_fine(at), words, colour, _font(size * FINE),

@@ -67,6 +67,8 @@ def sheet(rows: Sequence[PictureRow], title: str = "", heads: Sequence[str] = ()
 
     Parameters
     ----------
+    rows : from top to bottom
+    title : above them
     heads : words above the columns
     cell : longer side of a picture in pixels
     foot : height that is left free at the bottom

@@ -27,6 +27,14 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
          out: Path | None) -> Iterator[Path]:
     """Write one PNG file for each image; yields their paths.
 
+    Parameters
+    ----------
+    source : of `open_shown`
+    images : ids; by default the first few
+    combos : names; by default all
+    tokens : words whose attention is shown; by default the first few of the prompt
+    out : folder, or file for a single image; by default beside the store
+
     Raises
     ------
     UserError

@@ -148,7 +148,15 @@ def density(labels: Labels, counts: Mapping[str, Sequence[int]]) -> Html:
 
 def bars(labels: Labels, rows: Sequence[str], values: Mapping[str, Sequence[float]],
          digits: int = 2) -> Html:
-    """Horizontal bars, a few beside each other in every row."""
+    """Horizontal bars, a few beside each other in every row.
+
+    Parameters
+    ----------
+    labels : words of the chart
+    rows : their names, from top to bottom
+    values : lengths by series, one a row each
+    digits : after the point, of the numbers beside the bars
+    """
     thickness = max(0.8 / len(values), 0.1)
     height = 74 + len(rows) * (14 + 13 * len(values))
     with Chart(labels.key, (WIDTH, height)) as (chart, axes):
@@ -170,7 +178,15 @@ def bars(labels: Labels, rows: Sequence[str], values: Mapping[str, Sequence[floa
 def heat_map(labels: Labels, rows: Sequence[str], columns: Sequence[str],
              values: Sequence[Sequence[float]],
              notes: Sequence[Sequence[str]] | None = None) -> Html:
-    """Numbers as colours (cividis) with the numbers in them; what is missing stays empty."""
+    """Numbers as colours (cividis) with the numbers in them; what is missing stays empty.
+
+    Parameters
+    ----------
+    labels : words of the chart
+    rows, columns : their names
+    values : (rows, columns), NaN where there is none
+    notes : (rows, columns), second lines below the numbers
+    """
     grid = np.ma.masked_invalid(np.asarray(values, float))
     wide = max(56, 46 + 9 * max(len(c) for c in columns) // 2)
     size = (110 + wide * len(columns), 90 + 44 * len(rows))
@@ -213,7 +229,15 @@ def effect(labels: Labels, values: Sequence[str], results: Sequence[Sequence[flo
 
 def dumbbells(labels: Labels, rows: Sequence[str], ours: Sequence[float],
               theirs: Sequence[float], names: tuple[str, str]) -> Html:
-    """Two values a row, with the way from one to the other."""
+    """Two values a row, with the way from one to the other.
+
+    Parameters
+    ----------
+    labels : words of the chart
+    rows : their names, from top to bottom
+    ours, theirs : the two values, one a row each
+    names : what the legend calls the two
+    """
     with Chart(labels.key, (WIDTH, 84 + 25 * len(rows))) as (chart, axes):
         for y, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             axes.plot([a, b], [y, y], color=LINE, linewidth=3, zorder=1)

@@ -159,9 +159,9 @@ def _rows(record: Record) -> list[Group]:
 def _baselines_of(gate: Group, rows: Sequence[Group]) -> dict[Role, Group]:
     """The single feature and uniform weights that were treated as GATE was."""
     roles: tuple[Role, ...] = ("baseline", "uniform")
-    found = [g for g in rows if _beside(g, gate)]
+    groups = [g for g in rows if _beside(g, gate)]
     return {role: of_role[-1] for role in roles
-            if (of_role := [g for g in found if g.first.role == role])}
+            if (of_role := [g for g in groups if g.first.role == role])}
 
 
 def gains_of(record: Record) -> list[dict[Role, Gain]]:
@@ -173,7 +173,7 @@ def gains_of(record: Record) -> list[dict[Role, Gain]]:
 
 
 def _gains(gate: Group, baselines: Mapping[Role, Group]) -> dict[Role, Gain]:
-    return {role: found for role, base in baselines.items() if (found := _gain(gate, base))}
+    return {role: points for role, base in baselines.items() if (points := _gain(gate, base))}
 
 
 def _beside(base: Group, gate: Group) -> bool:

@@ -75,10 +75,11 @@ def _winner(verdict: Verdict) -> Html:
         return join([tag("strong", f"Highest: {best}."), f" {both}; no intervals were kept."])
     low, high = map(signed, against.interval)
     apart = f" {both}, the best of the rest" if ahead else f" {both}"
-    told = f"{apart}; difference {signed(against.points)}, {LEVEL} interval {low} to {high}."
+    sentence = f"{apart}; difference {signed(against.points)}, {LEVEL} interval {low} to {high}."
     if not against.clear:
-        return join([tag("strong", "Undecided: no row is clearly the best."), told])
-    return join([tag("strong", f"{'GATE' if ahead else name[0].upper() + name[1:]} wins."), told])
+        return join([tag("strong", "Undecided: no row is clearly the best."), sentence])
+    winner = "GATE" if ahead else name[0].upper() + name[1:]
+    return join([tag("strong", f"{winner} wins."), sentence])
 
 
 def _called(method: Method) -> str:

@@ -102,4 +102,13 @@ def digest(*parts: str) -> str:
 
 
 def ticked(axes: Axes, places: Sequence[float], labels: Sequence[str], axis: str = "x") -> None:
+    """Set the ticks of an axis.
+
+    Parameters
+    ----------
+    axes : to change
+    places : of the ticks, in data coordinates
+    labels : one a tick
+    axis : ``x`` or ``y``
+    """
     (axes.set_xticks if axis == "x" else axes.set_yticks)(list(places), labels=list(labels))

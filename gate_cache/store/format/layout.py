@@ -94,7 +94,8 @@ def samples_footprint(ids: Iterable[str]) -> Footprint:
     lengths = [len(i.encode()) for i in ids]
     chunks = math.ceil(len(lengths) / SAMPLE_CHUNK)
     columns = SAMPLE_CHUNK * (4 + 32 + 4 + 4) + 4  # id's length prefixes, sha256, height, width
-    return Footprint(sum(lengths) + chunks * columns + _LISTED * 5 * 600, 4 * (chunks + 1) + 1, chunks + 9)
+    meta = _LISTED * 5 * 600
+    return Footprint(sum(lengths) + chunks * columns + meta, 4 * (chunks + 1) + 1, chunks + 9)
 
 
 class Blocks(list[range]):
