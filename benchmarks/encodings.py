@@ -33,7 +33,8 @@ from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
-from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
+from gate_cache.learn.fit.trial import Trial
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded

@@ -26,7 +26,8 @@ from gate_cache.core.progress import Silent
 from gate_cache.datasets.common.base import Sample, Split
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.reservoir import pixel_bytes
-from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
+from gate_cache.learn.fit.trial import Trial
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.manifest.specs import TrainSpec
 from gate_cache.store.format.samples import NewSample

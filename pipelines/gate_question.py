@@ -27,7 +27,8 @@ from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets
 from gate_cache.learn.features.pairs import copy_position, evaluate
-from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
+from gate_cache.learn.fit.trial import Trial
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.metrics.pck import PCK
 from gate_cache.learn.metrics.shift import score, shift
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate

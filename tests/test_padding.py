@@ -27,7 +27,8 @@ from gate_cache.extraction.inputs import BlockInputs, ImageSource
 from gate_cache.extraction.status import status
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.pairs import PairPoints
-from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
+from gate_cache.learn.fit.trial import Trial
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.mixing.model import build_baseline, build_gate
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge, pair_loss

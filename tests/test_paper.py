@@ -160,7 +160,7 @@ def test_statistics_of_the_weights_are_columns(statistics: list[Outcome]) -> Non
 
 def test_a_finished_recipe_is_not_trained_again(small: Options, grid: list[Outcome],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gate_cache.learn.fit.trials.Trial.step",
+    monkeypatch.setattr("gate_cache.learn.fit.trial.Trial.step",
                         lambda *_: pytest.fail("trained again"))
     (again,) = run(shorter(recipe_of("figure11"), steps=2, validate_steps=2, hidden=4), small)
     assert markdown(again) == markdown(grid[0])

@@ -43,7 +43,8 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.features.pixel_grid import centres
-from gate_cache.learn.fit.trials import share_of_lr, solve
+from gate_cache.learn.fit.order import share_of_lr
+from gate_cache.learn.fit.trials import solve
 from gate_cache.learn.metrics.pck import SELECT
 from gate_cache.learn.mixing.reading import Reading
 from gate_cache.learn.modules.probes import (

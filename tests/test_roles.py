@@ -164,7 +164,7 @@ def test_a_finished_sweep_goes_on_under_other_titles(
         monkeypatch: pytest.MonkeyPatch) -> None:
     """Its trained baselines are found again, too."""
     shutil.copytree(made["sweep"][1], tmp_path / "out")
-    monkeypatch.setattr("gate_cache.learn.fit.trials.Trial.step",
+    monkeypatch.setattr("gate_cache.learn.fit.trial.Trial.step",
                         lambda *_: pytest.fail("trained again"))
     found = swept(root, tmp_path, {"trials": TRIALS, "grid": {"seed": [0, 1]}}, **SHORT,
                   attention="attn")
@@ -267,7 +267,7 @@ def test_a_checkpoint_with_other_names_is_a_line(root: Path, tmp_path: Path,  # 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gate_cache.learn.fit.trials.Trial.step", stop)
+    monkeypatch.setattr("gate_cache.learn.fit.trial.Trial.step", stop)
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path, **SHORT)
     torch.save({"seen": 4, "trials": {"GATE: 2 assigners": {}}},

@@ -21,7 +21,8 @@ from test_train import CONV_HEAD, SHORT, manifest, one_thread, root, run  # noqa
 from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.learn.features.bucket import Buckets
-from gate_cache.learn.fit.trials import Trial, batches
+from gate_cache.learn.fit.order import batches
+from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.learn.tasks.task import Scores

@@ -28,7 +28,8 @@ from gate_cache.datasets.toy import ToyWorld
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pixel_grid import centres, read_at
 from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes, sample_pixels, share_out
-from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials
+from gate_cache.learn.fit.trial import Trial
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.mixing.vectors import RowNorm
 from gate_cache.learn.modules.pixel_mlp import PixelMLPs, disagreement, entropy, vote, widths
 from gate_cache.learn.modules.upernet import UPerNet

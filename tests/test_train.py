@@ -27,7 +27,8 @@ from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, attent
 from gate_cache.learn.features.lru import LRUCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.features.samples import SampleBuffer
-from gate_cache.learn.fit.trials import FitSession, Fitted, Trial, fit_trials
+from gate_cache.learn.fit.trial import Fitted, Trial
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load, overridden

@@ -19,7 +19,7 @@ from gate_cache.manifest.specs import in_todays_words
 from gate_cache.training.run_files import CONFIG, LOG, METRICS, unreadable, write_json
 
 if TYPE_CHECKING:
-    from gate_cache.learn.fit.trials import Trial
+    from gate_cache.learn.fit.trial import Trial
 
 ANEW = "remove this checkpoint to train from the start"
 LOOSE = ("versions", "commands", "began", "radius_in_cells")

@@ -23,7 +23,9 @@ from safetensors.torch import save_file
 from gate_cache.core.errors import UserError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
-from gate_cache.learn.fit.trials import FitSession, Trial, fit_trials, in_steps, together
+from gate_cache.learn.fit.order import in_steps, together
+from gate_cache.learn.fit.trial import Trial
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import TrainingInputs

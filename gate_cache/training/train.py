@@ -14,7 +14,8 @@ import torch
 
 from gate_cache.core.errors import UserError
 from gate_cache.learn.features.pairs import PairPoints, copy_position
-from gate_cache.learn.fit.trials import FitSession, Fitted, Trial, fit_trials
+from gate_cache.learn.fit.trial import Fitted, Trial
+from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.metrics.pck import pck
 from gate_cache.learn.metrics.results import ResultRow, ScoreRow, ScoreTable, Table
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
