@@ -84,6 +84,14 @@ def photos(roots: Roots, count: int, size: int = 40) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """A shell's background job begins with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_stored_maps_equal_a_pass_of_plain_diffusers(toy: Toy) -> None:
     """One row from scratch: picture, VAE mean, noise as defined, UNet with plain hooks."""
     loaded, roots, path = toy

@@ -163,7 +163,7 @@ def probed() -> Any:
 def recomputed() -> Any:
     combo = Plain(name=LONG, rows=8, equal=8, largest=0.00123, relative=1.2e-6)
     return Plain(store="s.zarr", rows=[1], device="cpu", combos=[combo, combo], changed=[],
-                 notes=[])
+                 notes=[], tolerance=0.0, agrees=True)
 
 
 @pytest.mark.parametrize(("show", "result"), [

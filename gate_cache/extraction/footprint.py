@@ -14,6 +14,7 @@ from gate_cache.store.format.layout import (
     Shapes,
     block_rows,
     group_footprint,
+    listing_bytes,
     samples_footprint,
 )
 
@@ -50,11 +51,13 @@ class StoreShape:
     def groups(self) -> dict[str, Footprint]:
         """Of the table of samples, the latents, and each combo."""
         count, block = len(self.ids), self.rows
-        latents = {} if self.latent is None else {"latents": group_footprint(
-            {LATENT_MAP: self.latent}, Encoding("float32"), count, block)}
-        return {"samples": samples_footprint(self.ids), **latents} | {
-            name: group_footprint(shapes, self.encoding, count, block)
-            for name, shapes in self.combos.items()}
+        groups = {name: (shapes, self.encoding) for name, shapes in self.combos.items()}
+        if self.latent is not None:
+            groups = {"latents": ({LATENT_MAP: self.latent}, Encoding("float32")), **groups}
+        samples = samples_footprint(self.ids)
+        listed = sum(listing_bytes(*group) for group in groups.values())
+        return {"samples": replace(samples, bytes=samples.bytes + listed)} | {
+            name: group_footprint(*group, count, block) for name, group in groups.items()}
 
     def with_maps(self, combos: Mapping[str, Shapes]) -> StoreShape:
         """With other maps; blocks suit them."""

@@ -35,8 +35,6 @@ _CRC = 4
 _INDEX_ENTRY = 16
 _GROUP_META = 2000
 _ARRAY_META = 1000
-_LISTED = 2
-"""Metadata is in its own file, and in the list of the store's."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Map name to the shape of one image's map."""
@@ -82,7 +80,7 @@ def group_footprint(shapes: Shapes, encoding: Encoding, rows: int, block: int) -
     data = sum(rows * (encoding.codec.most(part.nbytes) if encoding.codec else part.nbytes)
                for part in parts) + rows * len(parts) * _CRC
     index = len(parts) * blocks * (block * _INDEX_ENTRY + _CRC)
-    meta = _LISTED * (_GROUP_META + (len(parts) + 2) * _ARRAY_META)
+    meta = _metadata(len(parts))
     marks = math.ceil(blocks / MARKS)
     bound = marks * MARKS * 8 + blocks * (len(parts) * block * _CRC + _CRC)
     return Footprint(data + index + meta + bound, (len(parts) + 1) * (blocks + 1) + marks + 2,
@@ -94,8 +92,16 @@ def samples_footprint(ids: Iterable[str]) -> Footprint:
     lengths = [len(i.encode()) for i in ids]
     chunks = math.ceil(len(lengths) / SAMPLE_CHUNK)
     columns = SAMPLE_CHUNK * (4 + 32 + 4 + 4) + 4  # id's length prefixes, sha256, height, width
-    meta = _LISTED * 5 * 600
-    return Footprint(sum(lengths) + chunks * columns + meta, 4 * (chunks + 1) + 1, chunks + 9)
+    return Footprint(sum(lengths) + chunks * columns + 5 * 600, 4 * (chunks + 1) + 1, chunks + 9)
+
+
+def listing_bytes(shapes: Shapes, encoding: Encoding) -> int:
+    """What a group takes in the list of all arrays, in the store's own metadata."""
+    return _metadata(sum(len(encoding.parts(shape)) for shape in shapes.values()))
+
+
+def _metadata(parts: int) -> int:
+    return _GROUP_META + (parts + 2) * _ARRAY_META
 
 
 class Blocks(list[range]):
