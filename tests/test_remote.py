@@ -45,7 +45,7 @@ from gate_cache.store.format.listing import LISTING
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.opening import open_folder
 from gate_cache.store.places import remote, urls
-from gate_cache.store.places.cache import Cache
+from gate_cache.store.places.cache import Cache, KeptFiles
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.workspace import Workspace
@@ -557,6 +557,13 @@ def test_the_cache_is_bounded(path: Place, cache: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("GATE_CACHE_CACHE_BYTES", "much")
     with pytest.raises(UserError, match="no number of bytes"):
         FeatureStore.open(path)
+
+
+def test_unchanged_is_no_answer_where_nothing_is_kept(tmp_path: Path) -> None:
+    """A server, or a proxy, that says "not modified" of what was never asked for."""
+    kept = KeptFiles(Cache(tmp_path), Url("https://x.org/s.zarr"), lambda *_: "v1")
+    with pytest.raises(RemoteError, match=r"plain/up0/c\.0: the server says that it has not"):
+        kept.open("plain/up0/c.0")
 
 
 def test_what_was_used_last_stays(tmp_path: Path) -> None:

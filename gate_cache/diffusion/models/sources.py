@@ -231,23 +231,23 @@ def _with_unet(spec: ModelSpec, files: ModelFiles, roots: Roots) -> ModelFiles:
     if files.file:
         raise ModelError("model.unet: is for a folder or a hub id, and"
                          f" '{files.source}' is a single file")
-    if path.suffix.lower() != single_file.SUFFIX:
-        raise ModelError(f"model.unet: {path}: expected a .safetensors file; pickled weights are"
-                         " not read")
-    if not path.is_file():
-        raise NotThere(f"model.unet: {path}: no such file; put it there, or name the models root"
-                       " with --models")
+    _need_safetensors(path, "model.unet", "expected a .safetensors file; pickled weights are not"
+                      " read")
     return replace(files, source=f"{files.source} with {spec.unet}", unet=path)
+
+
+def _need_safetensors(file: Path, place: str, way_out: str) -> None:
+    if file.suffix.lower() != single_file.SUFFIX:
+        raise ModelError(f"{place}: {file}: {way_out}")
+    if not file.is_file():
+        raise NotThere(f"{place}: {file}: no such file; put it there, or name the models root with"
+                       " --models")
 
 
 def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
     file = roots.below("models", source, "model.source")
-    if file.suffix.lower() != single_file.SUFFIX:
-        raise ModelError(f"model.source: {file}: pickled checkpoints are not read; convert it to"
-                         " .safetensors, or to diffusers layout")
-    if not file.is_file():
-        raise NotThere(f"model.source: {file}: no such file; put it there, or name the models"
-                         " root with --models")
+    _need_safetensors(file, "model.source", "pickled checkpoints are not read; convert it to"
+                      " .safetensors, or to diffusers layout")
     if spec.config is None:
         raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
                          " folder below the models root, and name this folder as model.config")

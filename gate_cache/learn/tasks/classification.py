@@ -78,15 +78,7 @@ class ClassificationTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
-        """GATE, or a baseline with given weights.
-
-        Parameters
-        ----------
-        spec : settings of the training, its head's among them
-        chosen : numbers of the combos that are mixed
-        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
-        attention : whether the attention feature is used
-        """
+        """GATE, or a baseline; see `Task.model`."""
         n, parts = 1 if weights else spec.assigners, self.maps.spec.pool**2
         tokens = self.maps.tokens * parts if attention else 0
         channels = self.maps.channels * parts + (mixed := inside(spec, tokens))

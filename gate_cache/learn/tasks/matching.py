@@ -75,15 +75,7 @@ class CorrespondenceTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> CorrespondenceModel:
-        """GATE, or a baseline with given weights.
-
-        Parameters
-        ----------
-        spec : settings of the training, its head's among them
-        chosen : numbers of the combos that are mixed
-        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
-        attention : whether the attention feature is used
-        """
+        """GATE, or a baseline; see `Task.model`."""
         tokens = self.buckets.tokens if attention else None
         if weights:
             return build_baseline(spec, self.buckets.channels, weights, chosen, tokens)

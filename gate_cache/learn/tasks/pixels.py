@@ -94,15 +94,7 @@ class PixelTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
-        """GATE, or a baseline with given weights.
-
-        Parameters
-        ----------
-        spec : settings of the training, its head's among them
-        chosen : numbers of the combos that are mixed
-        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
-        attention : whether the attention feature is used
-        """
+        """GATE, or a baseline; see `Task.model`."""
         n, maps, own = 1 if weights else spec.assigners, self.maps, cast(PixelSpec, spec.head)
         tokens = maps.tokens if attention else 0
         mixed = inside(spec, tokens)

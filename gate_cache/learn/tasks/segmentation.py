@@ -111,15 +111,7 @@ class SegmentationTask:
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> LevelsModel:
-        """GATE, or a baseline with given weights.
-
-        Parameters
-        ----------
-        spec : settings of the training, its head's among them
-        chosen : numbers of the combos that are mixed
-        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
-        attention : whether the attention feature is used
-        """
+        """GATE, or a baseline; see `Task.model`."""
         n = 1 if weights else spec.assigners
         mixer = FixedWeights(weights) if weights else \
             Amalgamator(self.maps.channels, n, spec.hidden, spec.dropout, spec.weights,

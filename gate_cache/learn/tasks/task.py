@@ -12,6 +12,7 @@ from torch import nn
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import Split
     from gate_cache.learn.metrics.items import Items
+    from gate_cache.manifest.specs import TrainSpec
 
 
 class Output(NamedTuple):
@@ -58,6 +59,18 @@ class Task(Protocol):
 
     def feed(self, batches: Iterable[Sequence[Any]]) -> Iterator[Any]:
         """The features of each batch, on the training device; read once for all trials, ahead."""
+
+    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
+              attention: bool) -> nn.Module:
+        """GATE, or a baseline with given weights.
+
+        Parameters
+        ----------
+        spec : settings of the training, its head's among them
+        chosen : numbers of the combos that are mixed
+        weights : of each chosen combo, for a baseline; None or empty: GATE learns them
+        attention : whether the attention feature is used
+        """
 
     def criterion(self) -> nn.Module:
         """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""

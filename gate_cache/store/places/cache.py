@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 
 import filelock
 
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import RemoteError, UserError
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.folders import PARTIAL, plain_key
 from gate_cache.store.places.local import LocalFile
@@ -130,7 +130,9 @@ class KeptFiles:
                     draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
-        assert path is not None and file is not None
+        if path is None or file is None:  # "not modified" of what was never asked for
+            raise RemoteError(f"{key}: the server says that it has not changed, but no copy of it"
+                              " is kept here; read it again, or tell whoever runs the server")
         self._checked[key] = path
         self._cache.make_room()
         return file
