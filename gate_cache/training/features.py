@@ -110,6 +110,7 @@ class Opened:
     groups, attention : names of the groups of `combos`, and of the attention feature
     views : by combo
     rows : by sample
+    twins : groups of the mirrored image by those of the image, where sources are aligned
     """
 
     shared: dict[str, Any]
@@ -117,6 +118,7 @@ class Opened:
     attention: str | None
     views: dict[str, ComboView]
     rows: dict[str, int]
+    twins: dict[str, str]
 
 
 def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) -> Opened:
@@ -132,12 +134,36 @@ def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) 
     combos = read_of(mixed, specs)
     baseline = spec.baseline or combos[0]
     attention = next((a for s in specs if (a := attention_of(work.manifest, s))), None)
-    views = views_of(work, store, [*combos, baseline, attention], extra_of(spec))
+    mirrored = mirrored_of(work, [*combos, attention]) \
+        if getattr(spec.head, "pose_align", False) else {}
+    views = views_of(work, store, [*combos, baseline, attention, *mirrored.values()],
+                     extra_of(spec))
     rows = rows_of(store, dataset, list(views.values()))
     shared = {"spec": spec, "store": store, "combos": combos, "mixed": mixed, "baseline": baseline,
               "members": members_of(dataset, store, rows), "protocol": dataset.protocol}
+    twins = {views[name].name: views[twin].name for name, twin in mirrored.items()}
     return Opened(shared, tuple(views[name].name for name in combos),
-                  views[attention].name if attention else None, views, rows)
+                  views[attention].name if attention else None, views, rows, twins)
+
+
+def mirrored_of(work: Workspace, names: Sequence[str | None]) -> dict[str, str]:
+    """Each combo's twin of the mirrored image, or of the image where it is mirrored itself.
+
+    Raises
+    ------
+    ManifestError
+        A combo has none.
+    """
+    combos, twins = work.manifest.combos, {}
+    for name in filter(None, names):
+        wanted = combos[name].model_copy(update={"mirror": not combos[name].mirror}).model_dump()
+        twin = next((n for n, c in combos.items() if c.model_dump() == wanted), None)
+        if twin is None:
+            raise ManifestError([f"{work.name}: train.head.pose_align: combo '{name}' has no twin"
+                                 f" with mirror: {str(wanted['mirror']).lower()}; add one that is"
+                                 " the same but for that"])
+        twins[name] = twin
+    return twins
 
 
 def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:

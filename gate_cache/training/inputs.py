@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gate_cache.core.errors import DataError, UserError
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, Split
 from gate_cache.datasets.common.points import has_extent
@@ -13,8 +15,9 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.pairs import PairPoints, images_of, load_pairs
 from gate_cache.learn.tasks.matching import CorrespondenceTask
+from gate_cache.learn.tasks.pose import MirroredPose, partners_of
 from gate_cache.manifest.heads import CorrespondenceSpec
-from gate_cache.training.features import StudyInputs, open_features
+from gate_cache.training.features import Opened, StudyInputs, open_features
 from gate_cache.training.hints import hints, typical_radius
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
@@ -84,7 +87,8 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
         work.progress.say(f"note: {hint}")
     return TrainingInputs(
         **opened.shared, features=full, pairs=pairs,
-        task=CorrespondenceTask(full, pairs, own.matching, own.temperature == "learnt"),
+        task=CorrespondenceTask(full, pairs, own.matching, own.temperature == "learnt",
+                                _mirrored(work, dataset, full, opened) if own.pose_align else None),
         published=published if len(published) > sum(map(len, pairs.values())) else [])
 
 
@@ -96,6 +100,18 @@ def _dataset(work: Workspace) -> CorrespondenceDataset:
     dataset = work.dataset()
     assert isinstance(dataset, CorrespondenceDataset)
     return dataset
+
+
+def _mirrored(work: Workspace, dataset: CorrespondenceDataset, full: Buckets,
+              opened: Opened) -> MirroredPose:
+    """The pose in which every source is tried, too."""
+    named: dict[str, list[str]] = getattr(dataset, "point_names", dict)()
+    partners = {category: partners_of(names) for category, names in named.items()}
+    if not any((numbers != np.arange(len(numbers))).any() for numbers in partners.values()):
+        raise DataError(f"{work.name}: train.head.pose_align: data set '{dataset.name}' names no"
+                        " points left and right, so nothing tells what a mirrored point is")
+    attention = opened.attention and opened.twins[opened.attention]
+    return MirroredPose(full.of(tuple(opened.twins[g] for g in opened.groups), attention), partners)
 
 
 def matching_options(spec: TrainSpec) -> CorrespondenceSpec:

@@ -34,6 +34,7 @@ from gate_cache.learn.mixing.amalgamator import by_map
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
+from gate_cache.learn.tasks.pose import PLACES, MirroredPose, SourceDescriptors
 from gate_cache.learn.tasks.task import Scores
 
 if TYPE_CHECKING:
@@ -52,17 +53,20 @@ class CorrespondenceTask:
     pairs : of each split
     matching : where matches are searched, as `correspondence.nearest` has it; never of the loss
     learnt : whether the loss's temperature is
+    mirrored : the pose in which sources are matched where that is nearer, never in training
     """
 
     unit = "pairs"
     select = SELECTED
 
     def __init__(self, buckets: Buckets, pairs: Mapping[Split, Sequence[PairPoints]],
-                 matching: Matching = "dense", learnt: bool = True) -> None:
+                 matching: Matching = "dense", learnt: bool = True,
+                 mirrored: MirroredPose | None = None) -> None:
         self.buckets = buckets
         self.matching: Matching = matching
         self._learnt = learnt
         self._pairs = pairs
+        self._mirrored = mirrored
 
     def items(self) -> Sequence[PairPoints]:
         """The training pairs."""
@@ -110,33 +114,48 @@ class CorrespondenceTask:
     def _match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
                matched: Sequence[Matched]) -> None:
         """The pairs of one category."""
-        descriptors: list[dict[PairPoints, torch.Tensor]] = [{} for _ in models]
-        for of_source, described in self._described(models, pairs, lambda p: p.pair.source,
-                                                    matched):
-            window = self.buckets.window(of_source[0].source.size)
-            for maps, points in zip(described, descriptors, strict=True):
-                cut = window.cut(maps)
-                for pair in of_source:
-                    at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
-                    points[pair] = sample(cut, at)
-        for of_target, described in self._described(models, pairs, lambda p: p.pair.target,
-                                                    matched):
-            window = self.buckets.window(of_target[0].target.size)
-            for maps, points, of_model in zip(described, descriptors, matched, strict=True):
-                sampled = [points.pop(pair) for pair in of_target]
-                there = nearest(torch.cat(sampled), window.cut(maps), self.matching).cpu().double()
+        pose = self._mirrored
+        plain = self._sources(models, pairs, matched, None)
+        mirrored = self._sources(models, pairs, [Matched({}, {}) for _ in models], pose) \
+            if pose else []
+        for of_target, window, described in self._described(
+                self.buckets, models, _grouped(pairs, lambda p: p.pair.target), matched):
+            for number, maps in enumerate(described):
+                cut, sampled = window.cut(maps), []
+                for pair in of_target:
+                    own = plain[number].pop(pair)
+                    sampled.append(pose.aligned(pair, own, mirrored[number].pop(pair), cut)
+                                   if pose else own.points)
+                there = nearest(torch.cat(sampled), cut, self.matching).cpu().double()
                 shares = torch.split(there, list(map(len, sampled)))
                 for pair, some in zip(of_target, shares, strict=True):
-                    of_model.by_pair[pair] = window.leave(np.asarray(some))
+                    matched[number].by_pair[pair] = window.leave(np.asarray(some))
 
-    def _described(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
-                   image: Callable[[PairPoints], str], matched: Sequence[Matched],
-                   ) -> Iterator[tuple[list[PairPoints], Iterator[torch.Tensor]]]:
-        """The pairs of each image, and its descriptors by every model, one after the other."""
-        groups = _grouped(pairs, image)
-        for (sample_id, group), bucket in zip(groups.items(), self.buckets.stream(groups),
-                                              strict=True):
-            yield group, self._of_models(models, sample_id, stack([bucket]), matched)
+    def _sources(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
+                 matched: Sequence[Matched], pose: MirroredPose | None,
+                 ) -> list[dict[PairPoints, SourceDescriptors]]:
+        """Every model's descriptors of each pair's source, in one pose."""
+        found: list[dict[PairPoints, SourceDescriptors]] = [{} for _ in models]
+        buckets = pose.buckets if pose else self.buckets
+        for of_source, window, described in self._described(
+                buckets, models, _grouped(pairs, lambda p: p.pair.source), matched):
+            for maps, of_model in zip(described, found, strict=True):
+                cut = window.cut(maps)
+                places = _sampled(cut, window, PLACES) if self._mirrored else None
+                for pair in of_source:
+                    at = pose.points(pair)[0] if pose else pair.source_shares
+                    of_model[pair] = SourceDescriptors(_sampled(cut, window, at), places)
+        return found
+
+    def _described(self, buckets: Buckets, models: Sequence[nn.Module],
+                   groups: Mapping[str, list[PairPoints]], matched: Sequence[Matched],
+                   ) -> Iterator[tuple[list[PairPoints], Window, Iterator[torch.Tensor]]]:
+        """The pairs of each image, its cells, and its descriptors by one model after the other."""
+        for (sample_id, group), bucket in zip(groups.items(), buckets.stream(groups), strict=True):
+            first = group[0]
+            size = (first.source if first.pair.source == sample_id else first.target).size
+            yield group, buckets.window(size), self._of_models(models, sample_id, stack([bucket]),
+                                                               matched)
 
     @staticmethod
     def _of_models(models: Sequence[nn.Module], sample_id: str, batch: Bucket,
@@ -188,6 +207,11 @@ class Matched:
                       "points": np.concatenate(points).astype(np.float32),
                       "counts": np.array([len(p.true) for p in predictions], np.int64),
                       "category": np.array([p.pair.category for p in self.by_pair], np.str_)})
+
+
+def _sampled(cut: torch.Tensor, window: Window, points: Points) -> torch.Tensor:
+    """Descriptors at points of an image, from the cells that show it."""
+    return sample(cut, torch.from_numpy(window.enter(points)).to(cut))
 
 
 def _grouped(pairs: Sequence[PairPoints],
