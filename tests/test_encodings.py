@@ -441,7 +441,7 @@ def test_training_runs(tmp_path: Path, encoding: Encoding) -> None:
     config = json.loads((tmp_path / "r" / "run" / "config.json").read_text())
     assert set(config["encodings"].values()) == {str(encoding)}
     best = next(r for r in table.rows if r.method == Method("best-single", "nn", ("good",)))
-    assert best.pck.values[0.1, "box", "point"] > 50
+    assert best.scores.values["pck@0.10/radius=box/average=point"] > 50
 
 
 # ------------------------------------------------------------------------------------- codecs

@@ -150,12 +150,12 @@ def test_a_head_of_points_goes_through_all(root: Path, tmp_path: Path) -> None: 
     fields = {"head": {"name": "points", "scale": 2}, "steps": 2, "validate_steps": 1}
     loaded, roots = manifest(tmp_path, **fields), Roots(stores=root / "stores", runs=tmp_path)
     found = train(Workspace(loaded, roots, "cpu"), run=tmp_path / "run")
-    assert [r.trained for r in found.tables[0].rows] == [False, True, False, True, True]  # type: ignore[union-attr]
+    assert [r.trained for r in found.tables[0].rows] == [False, True, False, True, True]
     assert found.tables[0].protocol.endswith("; by points")
     again = evaluate(Workspace(loaded, roots, "cpu"), found.run)
     assert again.head == "points"
-    gate = found.tables[0].rows[-1].pck.to_json()  # type: ignore[union-attr]
-    assert again.values == pytest.approx({k: v for k, v in gate.items() if v is not None})
+    gate = found.tables[0].rows[-1].scores.values
+    assert again.values == pytest.approx(gate)
     of_run(Workspace(loaded, roots, "cpu"), found.run)
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"grid": {"head.scale": [1.0, 2.0]}}))
     swept = sweep(Workspace(loaded, roots, "cpu"), load_sweep(tmp_path / "s.yaml", loaded),

@@ -492,17 +492,19 @@ def test_the_best_checkpoint_is_what_is_reported(scripted_run: Finished, store: 
 
 def test_nothing_is_chosen_on_test(root: Path, tmp_path: Path,
                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[set[str]] = []
 
     real = CorrespondenceTask.judge
 
     def spy(self: CorrespondenceTask, models: Any, split: Split) -> Any:
-        asked.extend(i for p in self._pairs[split] for i in (p.pair.source, p.pair.target))
+        asked.append({i.split("/")[0] for p in self._pairs[split]
+                      for i in (p.pair.source, p.pair.target)})
         return real(self, models, split)
 
     monkeypatch.setattr(CorrespondenceTask, "judge", spy)
     run(root, tmp_path, **SHORT)
-    assert {i.split("/")[0] for i in asked} == {"val"}
+    assert asked[-1] == {"test"} and len(asked) > 2
+    assert all(images == {"val"} for images in asked[:-1])
 
 
 def test_test_pictures_do_not_change_what_is_learnt(root: Path, short_run: Finished,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
-
-from torch import nn
+from typing import TYPE_CHECKING, cast
 
 from gate_cache.core.errors import DataError, UserError
 from gate_cache.datasets.common.base import (
@@ -20,39 +18,17 @@ from gate_cache.learn.features.samples import HELD_BYTES
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
-from gate_cache.learn.tasks.task import Scores, Task
 from gate_cache.manifest.heads import TASKS, PixelSpec, PooledSpec, head_of
 from gate_cache.training.features import StudyInputs, extra_of, open_features
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
-    from gate_cache.learn.metrics.roles import Role
+    from gate_cache.learn.tasks.task import Task
     from gate_cache.manifest.specs import TrainSpec
     from gate_cache.workspace.workspace import Workspace
 
 FEW_BYTES = 2**28
 """Maps held in memory where they are read once and condensed: to pixels, to pooled features."""
-
-
-class DenseTask(Task, Protocol):
-    """A task that makes its own models."""
-
-    select: str
-
-    def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
-              attention: bool) -> nn.Module:
-        """GATE, or a baseline with given weights.
-
-        Parameters
-        ----------
-        spec : of the trial
-        chosen : numbers of the combos that are mixed
-        weights : one a combo, of a baseline; None where they are learnt
-        attention : whether attention maps are read
-        """
-
-    def floors(self) -> dict[Role, Scores]:
-        """What labels alone say of ``test``."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +41,7 @@ class DenseInputs(StudyInputs):
     """
 
     features: NativeMaps
-    task: DenseTask
+    task: Task
     ids: dict[Split, list[str]]
 
     @property
@@ -128,7 +104,7 @@ def task_of(spec: TrainSpec) -> str:
 
 
 def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
-          ids: dict[Split, list[str]], spec: TrainSpec) -> DenseTask:
+          ids: dict[Split, list[str]], spec: TrainSpec) -> Task:
     if task_of(spec) == "classification":
         return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids)
     masks = cast(SegmentationDataset, dataset)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from gate_cache.core.geometry import Window
     from gate_cache.datasets.common.base import Split
     from gate_cache.learn.features.pairs import PairPoints
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.specs import TrainSpec
 
 
@@ -89,10 +91,20 @@ class CorrespondenceTask:
         """Cross-entropy in both directions."""
         return _PairsLoss(self.buckets, self._learnt)
 
+    def of(self, pairs: Mapping[Split, Sequence[PairPoints]]) -> Self:
+        """The same with other pairs of each split; what was read is shared."""
+        task = copy(self)
+        task._pairs = pairs
+        return task
+
+    def floors(self) -> dict[Role, Scores]:
+        """The same place in the target, relative to its sides."""
+        return {"floor": scores(Matched({p: p.source_shares for p in self._pairs["test"]}, {}),
+                                True)}
+
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
-        test = split == "test"
-        return [replace(scores(matched, test), items=matched.items() if test else None)
+        return [scores(matched, split == "test")
                 for matched in self.match(models, self._pairs[split])]
 
     @torch.inference_mode()
@@ -227,7 +239,7 @@ def scores(matched: Matched, draw: bool = False) -> Scores:
 
     Parameters
     ----------
-    draw : whether to tell the interval
+    draw : whether to tell intervals, and results pair by pair
     """
     predictions = matched.predictions
     result = pck(predictions)
@@ -236,11 +248,13 @@ def scores(matched: Matched, draw: bool = False) -> Scores:
     return Scores({k: v for k, v in result.to_json().items() if v is not None},
                   result.values[SELECT], per_pair,
                   {"pairs": result.pairs, "points": result.points,
+                   "pairs_without_box": result.boxless,
                    "categories": by_category(predictions, SELECT[0], SELECT[1]),
-                   **(intervals(matched) if draw else {}), **weights(matched)})
+                   **(_intervals(matched) if draw else {}), **_weights(matched)},
+                  matched.items() if draw else None)
 
 
-def intervals(matched: Matched) -> dict[str, Any]:
+def _intervals(matched: Matched) -> dict[str, Any]:
     """Of the PCK that chooses, and of the broader one, over the pairs' images."""
     counted = {name: units(matched.predictions, *key[:2])
                for name, key in ((SELECTED, SELECT), (BROADER, BROAD))}
@@ -249,7 +263,7 @@ def intervals(matched: Matched) -> dict[str, Any]:
     return {"interval": known} if known else {}
 
 
-def weights(matched: Matched) -> dict[str, Any]:
+def _weights(matched: Matched) -> dict[str, Any]:
     """What its amalgamator weighs; empty where it has none."""
     by_image = list(matched.weights.values())
     return {"weights": weight_stats(by_image).to_json()} if by_image else {}

@@ -12,6 +12,7 @@ from torch import nn
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import Split
     from gate_cache.learn.metrics.items import Items
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.specs import TrainSpec
 
 
@@ -53,6 +54,8 @@ class Task(Protocol):
 
     unit: str
     """What training counts: ``pairs``, ``images``, ``pixels``."""
+    select: str
+    """The metric that chooses checkpoints on ``val``."""
 
     def items(self) -> Sequence[Any]:
         """What is trained on."""
@@ -74,6 +77,9 @@ class Task(Protocol):
 
     def criterion(self) -> nn.Module:
         """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""
+
+    def floors(self) -> dict[Role, Scores]:
+        """What needs no feature, judged on ``test``."""
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Results of several models, which must be in evaluation mode, over one split."""
