@@ -19,7 +19,7 @@ from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
-from gate_cache.training.inputs import open_training_inputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.workspace.workspace import Workspace
 
 STEPS, MANY = (1, 2, 5, 10), 30
@@ -50,7 +50,8 @@ def main() -> None:
         roots = Roots(stores=Path(temp))
         loaded = Loaded(path=Path("steps.yaml"), manifest=manifest(args.images, args.start))
         extract(Workspace(loaded, roots, progress=show))
-        study = open_training_inputs(Workspace(loaded, roots, progress=show))
+        study = open_any(Workspace(loaded, roots, progress=show))
+        assert isinstance(study, TrainingInputs)
         names = list(loaded.manifest.attention)
         best, found = study.store[names[-1]], {}
         for name in names:

@@ -37,7 +37,7 @@ from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.store.reader import ComboView
-from gate_cache.training.inputs import TrainingInputs, open_training_inputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.workspace.workspace import Workspace
 
 KEYS = ((0.1, "image", "point"), (0.1, "box", "point"))
@@ -90,7 +90,9 @@ class Question:
         spec = loaded.manifest.train
         every = spec.model_copy(update={"combos": list(loaded.manifest.conv)})
         work = Workspace(loaded, roots, progress=SHOW).with_manifest(train=every)
-        self._study: TrainingInputs = open_training_inputs(work)
+        study = open_any(work)
+        assert isinstance(study, TrainingInputs)
+        self._study = study
         self._spec, self._seeds = spec, seeds
         full = self._study.features.spec
         self._groups = dict(zip(self._study.combos, full.combos, strict=True))

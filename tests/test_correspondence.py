@@ -4,9 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gate_cache.learn.modules.conv import ConvHead
-from gate_cache.learn.modules.descriptor import Join
-from gate_cache.learn.modules.nn import NearestNeighbour
+from gate_cache.learn.modules.matching import ConvHead, Join, NearestNeighbour
 from gate_cache.learn.tasks.correspondence import (
     CorrespondenceLoss,
     cells,

@@ -28,8 +28,8 @@ from gate_cache.core.errors import ManifestError, RowNotDone, StoreError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
-from gate_cache.learn.features.decode import decode as decode_torch
-from gate_cache.learn.features.decode import part_dtype
+from gate_cache.learn.features.layout import decode as decode_torch
+from gate_cache.learn.features.layout import part_dtype
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.report.terminal.console import Lines
 from gate_cache.report.terminal.tables import show_plan, show_store

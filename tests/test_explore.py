@@ -29,9 +29,8 @@ from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
-from gate_cache.training.inputs import TrainingInputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.training.sweep import sweep
-from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.workspace import Workspace
 

@@ -37,7 +37,7 @@ from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import open_writer
 from gate_cache.training import run_folder as rundir
-from gate_cache.training.tasks import open_any
+from gate_cache.training.inputs import open_any
 from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["gate"]

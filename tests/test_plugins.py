@@ -45,7 +45,7 @@ class Scaled(CorrespondenceSpec):
 
 
 def points(options, sizes):
-    from gate_cache.learn.modules.conv import ConvHead
+    from gate_cache.learn.modules.matching import ConvHead
 
     head = ConvHead(sizes.channels, sizes.assigners, 4)
     for layer in head.convs:
@@ -134,7 +134,7 @@ def test_a_head_of_no_task_or_strange_options_is_refused() -> None:
     ("strange", "train: head 'strange' has a default for 'epochs', which is no field of train"),
     ({"name": "points", "scale": 0}, "train.head.scale: must be more than 0.0, got 0"),
     ({"name": "points", "scal": 1}, "train.head.scal: unknown field (did you mean 'scale'?); known:"
-     " name, resolution, matching, standardise, temperature, scale"),
+     " name, resolution, matching, standardise, temperature, pose_align, scale"),
 ])
 def test_what_is_wrong_with_a_head_is_a_line(tmp_path: Path, head: Any, says: str) -> None:
     with pytest.raises(ManifestError) as refused:

@@ -21,12 +21,12 @@ from gate_cache.learn.features.bucket import Bucket, Buckets
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.model import CorrespondenceModel
-from gate_cache.learn.modules.nn import NearestNeighbour
+from gate_cache.learn.modules.matching import NearestNeighbour
 from gate_cache.learn.tasks.matching import CorrespondenceTask, scores
 from gate_cache.learn.tasks.pose import MirroredPose, SourceDescriptors, distance, partners_of
 from gate_cache.manifest.heads import parse_head
 from gate_cache.manifest.load import Loaded
-from gate_cache.training.inputs import open_training_inputs
+from gate_cache.training.inputs import open_any
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
@@ -154,4 +154,4 @@ def test_what_alignment_lacks_is_told(root: Path, tmp_path: Path, monkeypatch: p
     if names:
         monkeypatch.setattr(ToyWorld, "point_names", lambda _: names)
     with pytest.raises((ManifestError, DataError), match=told):
-        open_training_inputs(workspace(root, described(tmp_path, **conv)))
+        open_any(workspace(root, described(tmp_path, **conv)))

@@ -24,7 +24,7 @@ from gate_cache.datasets.common.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.techniques.registry import settings, sources
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, attention_maps, stack
-from gate_cache.learn.features.lru import LRUCache
+from gate_cache.learn.features.feed import LRUCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.features.samples import SampleBuffer
 from gate_cache.learn.fit.trial import Fitted, Trial

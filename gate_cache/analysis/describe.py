@@ -25,8 +25,7 @@ from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
 from gate_cache.manifest.heads import heads_of
 from gate_cache.training.features import attention_of, mixed_of, views_of
-from gate_cache.training.inputs import matching_options
-from gate_cache.training.tasks import matches
+from gate_cache.training.inputs import matches, matching_options
 from gate_cache.training.trained import Trained, find_trained
 
 if TYPE_CHECKING:

@@ -88,6 +88,11 @@ class StudyInputs:
         return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos),
                                with_attention)
 
+    @property
+    def has_val(self) -> bool:
+        """Whether there is a ``val`` split to choose checkpoints on."""
+        return self.splits()["val"]["images"] > 0
+
     def splits(self) -> dict[str, dict[str, int]]:
         """Images, and of a head that matches points pairs, of each split."""
         raise NotImplementedError

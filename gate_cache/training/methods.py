@@ -13,10 +13,7 @@ from gate_cache.manifest.heads import head_of, parse_head
 from gate_cache.manifest.specs import TrainSpec
 
 if TYPE_CHECKING:
-    from gate_cache.training.inputs import TrainingInputs
-    from gate_cache.training.inputs_dense import DenseInputs
-
-    Study = TrainingInputs | DenseInputs
+    from gate_cache.training.inputs import Study, TrainingInputs
 
 Make = Callable[[TrainSpec], nn.Module]
 

@@ -15,8 +15,7 @@ from gate_cache.learn.tasks.painted import Painted, agreement
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import SegmentationTask
 from gate_cache.manifest.heads import heads_of
-from gate_cache.training.inputs_dense import open_dense_inputs, task_of
-from gate_cache.training.tasks import matches
+from gate_cache.training.inputs import DenseInputs, matches, open_any, task_of
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.pick import pick
 
@@ -89,11 +88,12 @@ def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: st
         raise UserError(f"{run}: was trained with head '{name}', which predicts no masks; name a"
                         f" run of head {' or '.join(heads_of('segmentation', 'pixels'))}{other}")
     trained.check(work)
-    study = open_dense_inputs(work.with_manifest(train=trained.spec))
+    study = open_any(work.with_manifest(train=trained.spec))
     model = study.gate(trained.spec)
     trained.load(model, work.name)
     model.to(study.device).eval()
     task = study.task
+    assert isinstance(study, DenseInputs)
     assert isinstance(task, SegmentationTask | PixelTask)
     every = [s.id for s in task.data.samples()] if images else study.ids["test"]
     ids = pick(every, images, IMAGES, work.name, "its data set")

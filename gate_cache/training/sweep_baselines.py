@@ -20,7 +20,7 @@ from gate_cache.training.sweep_tables import TrialRow
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.training.methods import Study
+    from gate_cache.training.inputs import Study
 
 OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
 """Settings that a baseline shares with the trials it stands beside."""

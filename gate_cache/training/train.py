@@ -18,7 +18,7 @@ from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.metrics.results import ScoreRow, ScoreTable
 from gate_cache.learn.metrics.roles import WEIGHTS, Method
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.training.inputs import TrainingInputs
+from gate_cache.training.inputs import TrainingInputs, measured, open_any, settled
 from gate_cache.training.items import keep_items
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import (
@@ -33,12 +33,11 @@ from gate_cache.training.methods import (
 from gate_cache.training.reproduce import train_commands
 from gate_cache.training.run_files import items_file
 from gate_cache.training.run_folder import Checkpoint, RunDirectory, new_run
-from gate_cache.training.tasks import measured, open_any, settled
 from gate_cache.workspace.device import out_of_memory
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.training.methods import Study
+    from gate_cache.training.inputs import Study
     from gate_cache.workspace.workspace import Workspace
 
 

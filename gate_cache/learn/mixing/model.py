@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights
-from gate_cache.learn.mixing.mixed_model import MixedModel
+from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, MixedModel
 from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
 

@@ -15,9 +15,8 @@ from torch import nn
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset, Split
 from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
-from gate_cache.learn.metrics.image_scores import ImageScores
-from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, mix
-from gate_cache.learn.mixing.mixed_model import MixedModel
+from gate_cache.learn.metrics.dense import ImageScores
+from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, MixedModel, mix
 from gate_cache.learn.tasks.floors import mask_floors
 from gate_cache.learn.tasks.painted import Painted
 from gate_cache.learn.tasks.task import Output, Scores

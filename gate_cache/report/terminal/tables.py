@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from gate_cache.learn.metrics.pck import named
 from gate_cache.report.terminal.grid import Grid, put, say, say_notes
 from gate_cache.store.places.disk import human
 
@@ -174,6 +173,8 @@ def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
 
 def _show_results(results: ScoreTable) -> None:
     """PCK over pairs."""
+    from gate_cache.learn.metrics.pck import named  # with numpy, which a plan needs not
+
     first = results.rows[0].scores.details
     say(f"{results.title}: {first['pairs']} pairs, {first['points']} points", "bold")
     keys = [(a, r, m) for m in ("point", "image") for r in ("image", "box") for a in SHOWN]
