@@ -14,7 +14,7 @@ import numpy as np
 
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
-from gate_cache.learn.mixing.model import build_baseline
+from gate_cache.learn.mixing.model import build_model
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
@@ -58,7 +58,7 @@ def main() -> None:
             change = [np.linalg.norm(study.store[name][m][:] - best[m][:])
                       / np.linalg.norm(best[m][:].astype(np.float32)) for m in best.maps]
             buckets = study.features.of(study.features.spec.combos, study.store[name].name)
-            model = build_baseline(study.spec, buckets.channels, [1.0])
+            model = build_model(study.spec, buckets.channels, [1.0])
             pck = judge(model, buckets, study.pairs["test"])
             found[name] = {
                 "change": [round(float(c), 4) for c in change],

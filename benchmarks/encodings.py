@@ -35,7 +35,7 @@ from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
@@ -115,7 +115,7 @@ def pck(study: TrainingInputs, seeds: int) -> dict[str, Any]:
 def _trained(study: TrainingInputs, seed: int) -> CorrespondenceModel:
     """GATE of one seed, after its last step."""
     torch.manual_seed(seed)
-    model = build_gate(study.spec, study.features.channels)
+    model = build_model(study.spec, study.features.channels)
     trial = Trial("GATE", study.spec.model_copy(update={"seed": seed}), lambda: model, study.task,
                   study.device)
     fit_trials([trial], study.task, False, FitSession(Silent()))

@@ -31,7 +31,7 @@ from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.metrics.pck import PCK
 from gate_cache.learn.metrics.shift import score, shift
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.specs import Manifest
@@ -148,13 +148,13 @@ class Question:
 
     def _fixed(self, buckets: Buckets) -> list[float]:
         count = len(buckets.spec.combos)
-        model = build_baseline(self._spec, buckets.channels, [1 / count] * count)
+        model = build_model(self._spec, buckets.channels, [1 / count] * count)
         return self._judged(model, buckets)
 
     def _trained(self, buckets: Buckets, name: str, seed: int) -> list[float]:
         spec = self._spec.model_copy(update={"seed": seed})
         torch.manual_seed(seed)
-        model = build_gate(spec, buckets.channels)
+        model = build_model(spec, buckets.channels)
         label, pairs = f"{name}, seed {seed}", self._study.pairs
         task = CorrespondenceTask(buckets, pairs)
         trial = Trial(label, spec, lambda: model, task, buckets.device)

@@ -32,7 +32,7 @@ from gate_cache.learn.metrics.pck import (
     with_radius,
 )
 from gate_cache.learn.mixing.amalgamator import by_map
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
 from gate_cache.learn.tasks.pose import PLACES, MirroredPose, SourceDescriptors
@@ -83,9 +83,7 @@ class CorrespondenceTask:
               attention: bool) -> CorrespondenceModel:
         """GATE, or a baseline; see `Task.model`."""
         tokens = self.buckets.tokens if attention else None
-        if weights:
-            return build_baseline(spec, self.buckets.channels, weights, chosen, tokens)
-        return build_gate(spec, self.buckets.channels, chosen, tokens)
+        return build_model(spec, self.buckets.channels, weights, chosen, tokens)
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""

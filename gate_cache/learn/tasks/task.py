@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import Split
+    from gate_cache.learn.features.native import NativeMaps
     from gate_cache.learn.metrics.items import Items
     from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.specs import TrainSpec
@@ -83,3 +85,47 @@ class Task(Protocol):
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Results of several models, which must be in evaluation mode, over one split."""
+
+
+class ImagesTask:
+    """What tasks of images have in common.
+
+    Parameters
+    ----------
+    maps : of all combos that any trial uses
+    data : for masks or labels
+    ids : samples of each split
+    """
+
+    select = "mIoU"
+
+    def __init__(self, maps: NativeMaps, data: Any, ids: Mapping[Split, Sequence[str]]) -> None:
+        self.maps = maps
+        self.data = data
+        self._ids = ids
+
+    def items(self) -> Sequence[Any]:
+        """The training images."""
+        return self._ids["train"]
+
+    def of(self, ids: Mapping[Split, Sequence[str]]) -> Self:
+        """The same with other samples of each split; what was read is shared."""
+        task = copy(self)
+        task._ids = ids
+        return task
+
+    def criterion(self) -> nn.Module:
+        """`loss`, which has no parameters."""
+        return _Plain(self.loss)
+
+    def loss(self, values: Any, items: Sequence[Any]) -> torch.Tensor:
+        """Of a batch's values."""
+        raise NotImplementedError
+
+
+class _Plain(nn.Module):
+    """A loss without parameters."""
+
+    def __init__(self, loss: Callable[[Any, Sequence[Any]], torch.Tensor]) -> None:
+        super().__init__()
+        self.forward = loss
