@@ -278,7 +278,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real(fd)))
     monkeypatch.setattr(Path, "replace", lambda *_: calls.append("rename"))
-    rundir.save_checkpoint(tmp_path / "checkpoint-a.pt", {"seen": 1})
+    rundir.Checkpoint(tmp_path / "checkpoint-a.pt", []).keep(1)
     assert calls == ["fsync", "rename"]
 
 

@@ -651,9 +651,8 @@ def test_runs_of_one_second_do_not_meet(tmp_path: Path) -> None:
     found = []
     for _ in range(3):
         folder = new_run(tmp_path, "toy-nn")
-        folder.begin({})
-        folder.close()
-        found.append(folder.path)
+        with folder.begin({}):
+            found.append(folder.path)
     assert len(set(found)) == 3
 
 
@@ -710,16 +709,11 @@ def test_an_unfinished_run_of_other_settings_is_left_alone(
 
 def test_a_run_begun_again_is_not_finished(tmp_path: Path) -> None:
     first = RunDirectory(tmp_path / "run")
-    first.begin({})
-    first.finish({"seconds": 1})
-    again = RunDirectory(tmp_path / "run")
-    try:
-        again.begin({})
-    except UserError:
-        return
-    finally:
-        again.close()
-    assert not (tmp_path / "run" / "metrics.json").exists()
+    with first.begin({}):
+        first.finish({"seconds": 1})
+    with pytest.raises(UserError, match="is a finished run"), \
+            RunDirectory(tmp_path / "run").begin({}):
+        pass
 
 
 # Weights in the table

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import UserError
-from gate_cache.learn.tasks.painted import Painted, agreement
+from gate_cache.datasets.common.base import IGNORED
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import SegmentationTask
+from gate_cache.learn.tasks.task import Painted
 from gate_cache.manifest.heads import heads_of
 from gate_cache.training.inputs import DenseInputs, matches, open_any, task_of
 from gate_cache.training.trained import find_trained
@@ -106,3 +107,25 @@ def _predicted(data: SegmentationDataset, sample_id: str, painted: Painted) -> P
     true = data.mask(sample_id)
     return Predicted(sample_id, data.image(sample_id), true, painted,
                      *agreement(true, painted.classes))
+
+
+def agreement(true: npt.NDArray[np.uint8],
+              found: npt.NDArray[np.uint8]) -> tuple[float, float]:
+    """Of one image, percent: pixels that are right, and the mean IoU of the classes seen in it.
+
+    Parameters
+    ----------
+    true : (H, W) classes, `IGNORED` where none counts
+    found : (H, W) classes
+
+    Returns
+    -------
+    Accuracy and mean IoU; NaN where no pixel counts.
+    """
+    counted = true != IGNORED
+    if not counted.any():
+        return float("nan"), float("nan")
+    a, b = true[counted], found[counted]
+    ious = [((a == k) & (b == k)).sum() / ((a == k) | (b == k)).sum()
+            for k in np.union1d(a, b)]
+    return 100 * float((a == b).mean()), 100 * float(np.mean(ious))

@@ -10,8 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from gate_cache.training.members import keep_members
 from gate_cache.training.methods import gate
 from gate_cache.training.reproduce import sweep_commands
 from gate_cache.training.run_files import SWEEP, read_json, trial_file, unreadable, write_json
-from gate_cache.training.run_folder import Checkpoint, close_log, start_log
+from gate_cache.training.run_folder import Checkpoint, logged
 from gate_cache.training.sweep_baselines import (
     BaselinePoint,
     baseline_points,
@@ -150,9 +149,10 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
                   "trials_file": file.read_text(encoding="utf-8") if file else None}
     groups = [(group, _agreeing(group, together)) for group in _agreeing(points, alike)]
     total, number = sum(len(streams) for _, streams in groups), 0
+    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
     with disk_errors(folder, "--out", "and run the same command again to resume"), \
             out_of_memory("fewer trials at a time, or a smaller train.batch"), \
-            torch.random.fork_rng(), _log(folder) as log:
+            torch.random.fork_rng(), logged(log, folder):
         for i, (group, streams) in enumerate(groups):
             study = open_any(work, [p.spec for p in group])
             result.select = result.select or study.select
@@ -168,18 +168,6 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
                 result.baselines |= {p.name: rows[p.name] for p in more if p.name in rows}
                 result.rows |= rows
     return result
-
-
-@contextmanager
-def _log(folder: Path) -> Iterator[logging.Logger]:
-    """The folder's log; the folder is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
-    start_log(log, folder)
-    try:
-        yield log
-    finally:
-        close_log(log)
 
 
 def _agreeing(points: Sequence[Point], agree: Callable[[TrainSpec], Any]) -> list[list[Point]]:

@@ -82,19 +82,17 @@ def train(work: Workspace, run: Path | None = None) -> TrainedRun:
     study = open_any(work)
     folder = RunDirectory(run) if run else \
         new_run(work.roots.runs, f"{work.loaded.path.stem}-{head}")
+    config = {**settled(work, study), "commands": train_commands(work)}
     refused = disk_errors(folder.path, "--runs", "and train again")
-    with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng():
-        folder.begin({**settled(work, study), "commands": train_commands(work)})
-        try:
-            keep_members(folder.path, study.members)
-            tables, fits = _results(study, work.progress, folder)
-            for name, fitted in fits.items():
-                folder.weights(f"{name}-best", fitted.best)
-                folder.weights(f"{name}-last", fitted.last)
-            result = TrainedRun(folder.path, head, tables, study.splits(), time.monotonic() - began)
-            folder.finish(_metrics(result, fits))
-        finally:
-            folder.close()
+    with refused, out_of_memory("a smaller train.batch"), torch.random.fork_rng(), \
+            folder.begin(config):
+        keep_members(folder.path, study.members)
+        tables, fits = _results(study, work.progress, folder)
+        for name, fitted in fits.items():
+            folder.weights(f"{name}-best", fitted.best)
+            folder.weights(f"{name}-last", fitted.last)
+        result = TrainedRun(folder.path, head, tables, study.splits(), time.monotonic() - began)
+        folder.finish(_metrics(result, fits))
     return result
 
 

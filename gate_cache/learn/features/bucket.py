@@ -81,16 +81,12 @@ class Buckets:
         self.spec = spec
         self.device = device
         self._store, self._rows, self._held = store, rows, held
-        maps = {name: store[name].maps for name in spec.combos}
-        if len(set(maps.values())) > 1:
-            raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
-        first = store[spec.combos[0]]
-        shapes = [first[name].shape[1:] for name in maps[spec.combos[0]]]
-        self.levels = {name: int(s[0]) for name, s in
-                       zip(maps[spec.combos[0]], shapes, strict=True)}
+        first, maps = store[spec.combos[0]], dict.fromkeys(spec.combos, one_set(store, spec.combos))
+        shapes = {name: first[name].shape[1:] for name in first.maps}
+        self.levels = {name: int(s[0]) for name, s in shapes.items()}
         """Channels of each level of a combo, in their order."""
         self.channels: int = sum(self.levels.values())
-        self.resolution = spec.resolution or max(s[-1] for s in shapes)
+        self.resolution = spec.resolution or max(s[-1] for s in shapes.values())
         self._square = one_square(store, spec)
         self.tokens = 0
         """T of the attention feature."""
@@ -164,6 +160,20 @@ def attention_maps(view: ComboView, asked: AttentionMaps) -> tuple[str, ...]:
     if asked == TWO_FINEST:
         return view.maps[-2:]
     return tuple(view[name].name for name in asked or view.maps)
+
+
+def one_set(store: FeatureStore, combos: Sequence[str]) -> tuple[str, ...]:
+    """The maps that all of some combos have.
+
+    Raises
+    ------
+    StoreError
+        They have different ones.
+    """
+    maps = {name: store[name].maps for name in combos}
+    if len(set(maps.values())) > 1:
+        raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
+    return maps[combos[0]]
 
 
 def one_square(store: FeatureStore, spec: BucketSpec) -> Square:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.bucket import BucketSpec, attention_maps, nbytes, one_square
+from gate_cache.learn.features.bucket import BucketSpec, attention_maps, nbytes, one_set, one_square
 from gate_cache.learn.features.feed import Feed, Made
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.pixel_grid import read_at
@@ -90,10 +89,7 @@ class NativeMaps:
         self.device = device
         self._store, self._size = store, size
         self.square = one_square(store, BucketSpec(spec.combos, spec.attention))
-        maps = {name: store[name].maps for name in spec.combos}
-        if len(set(maps.values())) > 1:
-            raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
-        self._levels = maps[spec.combos[0]][:spec.levels]
+        self._levels = one_set(store, spec.combos)[:spec.levels]
         self._attention: tuple[str, ...] = ()
         if spec.attention:
             self._attention = attention_maps(store[spec.attention], spec.attention_maps)

@@ -21,8 +21,7 @@ from gate_cache.learn.mixing.model import inside
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
 from gate_cache.learn.tasks.floors import mask_floors
-from gate_cache.learn.tasks.painted import Painted
-from gate_cache.learn.tasks.task import ImagesTask
+from gate_cache.learn.tasks.task import ImagesTask, Painted
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.heads import PixelSpec, Sizes, head_of
 

@@ -18,8 +18,7 @@ from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.metrics.dense import ImageScores
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, MixedModel, mix
 from gate_cache.learn.tasks.floors import mask_floors
-from gate_cache.learn.tasks.painted import Painted
-from gate_cache.learn.tasks.task import ImagesTask, Output, Scores
+from gate_cache.learn.tasks.task import ImagesTask, Output, Painted, Scores
 from gate_cache.manifest.heads import Sizes, head_of
 
 if TYPE_CHECKING:

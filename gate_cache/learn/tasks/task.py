@@ -7,6 +7,8 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -49,6 +51,24 @@ class Scores:
     each: Sequence[float] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     items: Items | None = None
+
+
+class Painted(NamedTuple):
+    """One model's prediction for one image.
+
+    Attributes
+    ----------
+    classes : (H, W) class of every pixel
+    uncertainty : (H, W) how unsure the model is
+    measure : what that is: ``entropy`` of the softmax in nats, or the share of ``members that
+        disagree`` with the vote
+    most : the largest value that it can have
+    """
+
+    classes: npt.NDArray[np.uint8]
+    uncertainty: npt.NDArray[np.float32]
+    measure: str
+    most: float
 
 
 class Task(Protocol):
