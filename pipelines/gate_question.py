@@ -26,10 +26,9 @@ from gate_cache.core.places import parse_place
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets
-from gate_cache.learn.features.pairs import copy_position, evaluate
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.metrics.pck import PCK
+from gate_cache.learn.metrics.pck import PCK, pck
 from gate_cache.learn.metrics.shift import score, shift
 from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
@@ -124,7 +123,8 @@ class Question:
 
     def pck(self) -> dict[str, list[list[float]]]:
         """Row to one [PCK@0.1 image, PCK@0.1 box] a seed, on ``test``."""
-        rows = {"copy the position": [_values(evaluate(self._study.pairs["test"], copy_position))]}
+        copies = [p.judge(p.source_shares) for p in self._study.pairs["test"]]
+        rows = {"copy the position": [_values(pck(copies))]}
         for name, combos in self._techniques.items():
             rows[f"{name}, alone"] = [self._fixed(self._of([c])) for c in combos[: self._seeds]]
         for name, buckets in self._mixtures().items():

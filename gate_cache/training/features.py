@@ -136,7 +136,7 @@ def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) 
     """
     spec, store = specs[0], work.store()
     mixed = mixed_of(work.loaded, specs)
-    combos = read_of(mixed, specs)
+    combos = tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
     baseline = spec.baseline or combos[0]
     attention = next((a for s in specs if (a := attention_of(work.manifest, s))), None)
     mirrored = mirrored_of(work, [*combos, attention]) \
@@ -186,11 +186,6 @@ def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
 def extra_of(spec: TrainSpec) -> list[str]:
     """Combos that a head concatenates as they are."""
     return list(spec.head.extra or ()) if isinstance(spec.head, PixelSpec) else []
-
-
-def read_of(mixed: Sequence[str], specs: Sequence[TrainSpec]) -> tuple[str, ...]:
-    """Those, and baselines that are not among them."""
-    return tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
 
 
 def views_of(work: Workspace, store: FeatureStore, names: Sequence[str | None],

@@ -292,15 +292,10 @@ def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
     pair : both images' points
     source, target : (D, h, w) descriptors of unit length over D
     """
-    here, there = windows(buckets, pair)
+    here, there = buckets.window(pair.source.size), buckets.window(pair.target.size)
     a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
             in ((here, pair.source_shares), (there, pair.target_shares)))
     return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
-
-
-def windows(buckets: Buckets, pair: PairPoints) -> tuple[Window, Window]:
-    """The cells of maps that show the source and the target: points are matched nowhere else."""
-    return buckets.window(pair.source.size), buckets.window(pair.target.size)
 
 
 def judge(model: nn.Module, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:
