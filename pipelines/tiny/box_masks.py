@@ -39,12 +39,12 @@ PIXELS = 300
 Pixels = npt.NDArray[np.uint8]
 
 
-def boxes(archive: zipfile.ZipFile) -> dict[str, tuple[int, int, int, int]]:
+def boxes(archive: zipfile.ZipFile) -> dict[str, list[int]]:
     """Picture to x0, y0, x1, y1 (inclusive), of usable boxes, classes in turn."""
     table = csv.DictReader(io.StringIO(archive.read("boxes.tsv").decode()), delimiter="\t")
-    classes: dict[str, list[tuple[str, tuple[int, int, int, int]]]] = {}
+    classes: dict[str, list[tuple[str, list[int]]]] = {}
     for row in table:
-        x0, y0, x1, y1 = box = tuple(int(row[c]) for c in ("x0", "y0", "x1", "y1"))
+        x0, y0, x1, y1 = box = [int(row[c]) for c in ("x0", "y0", "x1", "y1")]
         if row["file"].startswith("val/") and \
                 SHARE[0] <= (x1 - x0 + 1) * (y1 - y0 + 1) / 64**2 <= SHARE[1]:
             classes.setdefault(row["file"].split("/")[1], []).append((row["file"], box))
@@ -54,7 +54,8 @@ def boxes(archive: zipfile.ZipFile) -> dict[str, tuple[int, int, int, int]]:
 
 def write(archive: zipfile.ZipFile, to: Path) -> dict[str, list[tuple[Pixels, Pixels]]]:
     """Write images and masks by split; what is written, in order."""
-    usable, written = iter(boxes(archive).items()), {}
+    usable = iter(boxes(archive).items())
+    written: dict[str, list[tuple[Pixels, Pixels]]] = {}
     for split, count in COUNTS.items():
         written[split] = []
         for number, (file, (x0, y0, x1, y1)) in zip(range(count), usable, strict=False):
@@ -71,7 +72,7 @@ def write(archive: zipfile.ZipFile, to: Path) -> dict[str, list[tuple[Pixels, Pi
 
 def described(image: Pixels) -> npt.NDArray[np.float32]:
     """(H·W, 14): colour, place and blurred colours of each pixel."""
-    rows, columns = np.indices(image.shape[:2], np.float32)
+    rows, columns = np.meshgrid(*map(np.arange, image.shape[:2]), indexing="ij")
     blurs = [cv2.GaussianBlur(image, (0, 0), sigma) for sigma in BLURS]
     parts = [image, rows[..., None], columns[..., None], *blurs]
     return np.concatenate([p.astype(np.float32) for p in parts], -1).reshape(rows.size, -1)
