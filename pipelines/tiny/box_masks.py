@@ -74,7 +74,7 @@ def described(image: Pixels) -> npt.NDArray[np.float32]:
     """(H·W, 14): colour, place and blurred colours of each pixel."""
     rows, columns = np.meshgrid(*map(np.arange, image.shape[:2]), indexing="ij")
     blurs = [cv2.GaussianBlur(image, (0, 0), sigma) for sigma in BLURS]
-    parts = [image, rows[..., None], columns[..., None], *blurs]
+    parts: list[npt.NDArray[Any]] = [image, rows[..., None], columns[..., None], *blurs]
     return np.concatenate([p.astype(np.float32) for p in parts], -1).reshape(rows.size, -1)
 
 
