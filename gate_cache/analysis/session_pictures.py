@@ -43,7 +43,7 @@ class Colours:
         key = name, values.shape[0]
         with self._locks[key]:
             if key not in self._components:
-                self._components[key] = ColourPCA([self._some(key)])
+                self._components[key] = ColourPCA(self._some(key))
         return self._components[key](values)
 
     def _some(self, key: _Key) -> npt.NDArray[np.float32]:
