@@ -19,8 +19,7 @@ from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.learn.features.bucket import Bucket, Buckets
 from gate_cache.learn.features.pairs import PairPoints
-from gate_cache.learn.mixing.amalgamator import FixedWeights
-from gate_cache.learn.mixing.model import CorrespondenceModel
+from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, FixedWeights
 from gate_cache.learn.modules.matching import NearestNeighbour
 from gate_cache.learn.tasks.matching import CorrespondenceTask, scores
 from gate_cache.learn.tasks.pose import MirroredPose, SourceDescriptors, distance, partners_of
