@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -140,6 +141,8 @@ def test_a_training_judges_aligned_sources(root: Path, tmp_path: Path) -> None:
     work = workspace(root, described(tmp_path))
     aligned = train(work, tmp_path / "run").tables[0]
     spec = work.manifest.train.model_copy(update={"head": parse_head("nn")})
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert sorted(config["labels"].values()) == ["good", "twin"]  # another twin is another run
     plain = train(work.with_manifest(train=spec), tmp_path / "plain").tables[0]
     assert aligned.to_json()["rows"] == plain.to_json()["rows"]
 

@@ -39,6 +39,7 @@ class StudyInputs:
     mixed : names of those that a trial amalgamates where it names none
     members : every image by its split
     protocol : of the data set, in words
+    twins : groups of the mirrored image by those of the image, where sources are aligned
     features : of all combos, with the attention feature and extra combos, if any
     task : what is learnt from them
     """
@@ -50,6 +51,7 @@ class StudyInputs:
     baseline: str
     members: Members
     protocol: str
+    twins: dict[str, str]
     features: Any
     task: Any
 
@@ -100,7 +102,7 @@ class StudyInputs:
     def config(self) -> dict[str, Any]:
         """What was settled: store, groups and how they are stored, resolution, device, splits."""
         spec = self.features.spec
-        groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ())]
+        groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ()), *self.twins.values()]
         return {**features_used(self.store, groups), "resolution": self.features.resolution,
                 "device": str(self.device), "splits": self.splits()}
 
@@ -115,7 +117,6 @@ class Opened:
     groups, attention : names of the groups of `combos`, and of the attention feature
     views : by combo
     rows : by sample
-    twins : groups of the mirrored image by those of the image, where sources are aligned
     """
 
     shared: dict[str, Any]
@@ -123,7 +124,6 @@ class Opened:
     attention: str | None
     views: dict[str, ComboView]
     rows: dict[str, int]
-    twins: dict[str, str]
 
 
 def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) -> Opened:
@@ -145,10 +145,10 @@ def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) 
                      extra_of(spec))
     rows = rows_of(store, dataset, list(views.values()))
     shared = {"spec": spec, "store": store, "combos": combos, "mixed": mixed, "baseline": baseline,
-              "members": members_of(dataset, store, rows), "protocol": dataset.protocol}
-    twins = {views[name].name: views[twin].name for name, twin in mirrored.items()}
+              "members": members_of(dataset, store, rows), "protocol": dataset.protocol,
+              "twins": {views[name].name: views[twin].name for name, twin in mirrored.items()}}
     return Opened(shared, tuple(views[name].name for name in combos),
-                  views[attention].name if attention else None, views, rows, twins)
+                  views[attention].name if attention else None, views, rows)
 
 
 def mirrored_of(work: Workspace, names: Sequence[str | None]) -> dict[str, str]:

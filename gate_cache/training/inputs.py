@@ -163,8 +163,9 @@ def _mirrored(work: Workspace, dataset: CorrespondenceDataset, full: Buckets,
     if not any((numbers != np.arange(len(numbers))).any() for numbers in partners.values()):
         raise DataError(f"{work.name}: train.head.pose_align: data set '{dataset.name}' names no"
                         " points left and right, so nothing tells what a mirrored point is")
-    attention = opened.attention and opened.twins[opened.attention]
-    return MirroredPose(full.of(tuple(opened.twins[g] for g in opened.groups), attention), partners)
+    twins = opened.shared["twins"]
+    attention = opened.attention and twins[opened.attention]
+    return MirroredPose(full.of(tuple(twins[g] for g in opened.groups), attention), partners)
 
 
 def matching_options(spec: TrainSpec) -> CorrespondenceSpec:
