@@ -14,6 +14,7 @@ from gate_cache.core.errors import StoreError, UserError
 from gate_cache.learn.features.bucket import (
     Buckets,
     BucketSpec,
+    FeatureSpec,
     Standardise,
     one_square,
     stack,
@@ -237,7 +238,7 @@ def plain_features(store: FeatureStore, device: torch.device,
 def _amalgamable(store: FeatureStore, views: Sequence[ComboView]) -> bool:
     """Whether these have the same maps of images made square in the same way."""
     try:
-        one_square(store, BucketSpec(tuple(v.name for v in views)))
+        one_square(store, FeatureSpec(tuple(v.name for v in views)))
     except StoreError:
         return False
     return len({tuple((m, v[m].shape) for m in v.maps) for v in views}) == 1

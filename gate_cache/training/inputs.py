@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ class TrainingInputs(StudyInputs):
     def config(self) -> dict[str, Any]:
         """With the radius of PCK in cells."""
         return {**super().config(),
-                "radius_in_cells": typical_radius(self.pairs["test"], self.features)}
+                "radius_in_cells": _radius(self.pairs["test"], self.features)}
 
 
 @dataclass(frozen=True)
@@ -244,10 +243,8 @@ MOST = 2 / 3
 """Of the squared length, in less than half of the channels: worth a line."""
 
 
-def typical_radius(pairs: Sequence[PairPoints], full: Buckets) -> float | None:
-    """Median radius of the PCK that chooses, in cells; None where no target has one."""
-    radius = radius_in_cells([p.target for p in pairs], full.resolution)
-    return None if math.isnan(radius) else radius
+def _radius(pairs: Sequence[PairPoints], full: Buckets) -> float | None:
+    return radius_in_cells([p.target for p in pairs], full.resolution)
 
 
 def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator[str]:
@@ -258,7 +255,7 @@ def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator
     baseline : the single feature's group
     pairs : that are judged
     """
-    radius = typical_radius(pairs, full)
+    radius = _radius(pairs, full)
     if radius is not None and radius < 1:
         yield (f"the radius of {SELECTED} is {radius:.2f} cells of the {full.resolution} ×"
                f" {full.resolution} maps (median): less than one, so look at {BROADER} first")

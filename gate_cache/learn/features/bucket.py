@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
-from gate_cache.learn.features.feed import Feed, Made
+from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
 from gate_cache.manifest.first_release import TWO_FINEST
@@ -39,21 +39,31 @@ class Bucket(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BucketSpec:
-    """What makes up a bucket.
+class FeatureSpec:
+    """Which features are read.
 
     Attributes
     ----------
     combos : names of the combos that are amalgamated, each with all its maps
     attention : name of the attention combo that is concatenated, or None
     attention_maps : its maps; by default all
-    resolution : side of all maps; by default the finest convolutional map's
-    standardise : ``image``: see `standardised`, for convolutional maps
     """
 
     combos: tuple[str, ...]
     attention: str | None = None
     attention_maps: AttentionMaps = None
+
+
+@dataclass(frozen=True)
+class BucketSpec(FeatureSpec):
+    """What makes up a bucket; further attributes as of `FeatureSpec`.
+
+    Attributes
+    ----------
+    resolution : side of all maps; by default the finest convolutional map's
+    standardise : ``image``: see `standardised`, for convolutional maps
+    """
+
     resolution: int | None = None
     standardise: Standardise = "none"
 
@@ -94,8 +104,8 @@ class Buckets:
             view = store[spec.attention]
             maps[spec.attention] = attention_maps(view, spec.attention_maps)
             self.tokens = sum(int(view[n].shape[1]) for n in maps[spec.attention])
-        recipe = Made[int, Bucket](int, self._build, nbytes)
-        self._feed = Feed(SampleReader(views_of(store, maps), held), recipe, device, BUCKET_BYTES)
+        self._feed: Feed[int, Bucket] = Feed(SampleReader(views_of(store, maps), held), int,
+                                             self._build, nbytes, device, BUCKET_BYTES)
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
         """The same rows with other features."""
@@ -176,7 +186,7 @@ def one_set(store: FeatureStore, combos: Sequence[str]) -> tuple[str, ...]:
     return maps[combos[0]]
 
 
-def one_square(store: FeatureStore, spec: BucketSpec) -> Square:
+def one_square(store: FeatureStore, spec: FeatureSpec) -> Square:
     """How the images of all combos were made square; the side matters only where they are padded.
 
     Raises
