@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from gate_cache.learn.features.layout import Maps
-from gate_cache.learn.features.samples import SampleBuffer, SampleReader
+from gate_cache.learn.features.samples import SampleReader
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -74,7 +74,8 @@ class Feed(Generic[Key, Value]):
                 try:  # twice among those that were read ahead: the first has made it
                     value = self._recent.held(key)
                     if value is None:
-                        value = self._keep(key, sample)
+                        made = self._make(key, sample.maps(self.device))
+                        value = self._recent.keep(key, made)
                 finally:
                     self._reader.release(sample)
                 yield value
@@ -82,9 +83,6 @@ class Feed(Generic[Key, Value]):
     def _read(self, key: Key) -> Value:
         with self._reader.sample(self._row(key)) as sample:
             return self._make(key, sample.maps(self.device))
-
-    def _keep(self, key: Key, sample: SampleBuffer) -> Value:
-        return self._recent.keep(key, self._make(key, sample.maps(self.device)))
 
 
 def batched(stream: Callable[[Iterable[Key]], Generator[Value]],
