@@ -28,31 +28,6 @@ if TYPE_CHECKING:
 EXPECTED = ("expected {folder}/real/{{train,test}}/ with images (.png or .jpg) and a .npy of labels"
             " beside each; get datasets.tar.gz of https://github.com/yandex-research/"
             "ddpm-segmentation (47 MB) and unpack it below the data root (--data)")
-CLASSES: dict[ScarceName, tuple[str, ...]] = {
-    "horse-21": class_names("""
-background, person, back, barrel, bridle, chest, ear, eye, forelock, head, hoof, leg, mane, muzzle,
-neck, nostril, tail, thigh, saddle, shoulder, leg protection
-"""),
-    "bedroom-28": class_names("""
-bed, bed footboard, bed headboard, bed side rail, carpet, ceiling, chandelier or ceiling fan blade,
-curtain, cushion, floor, table, table top, picture or mirror, pillow, lamp column, lamp shade, wall,
-window, curtain rod, window frame, chair, picture or mirror frame, plinth, door or door frame, pouf,
-wardrobe, plant, table staff
-"""),
-    "ffhq-34": class_names("""
-background, head, cheek, chin, ear, helix, lobule, bottom lid, eyelashes, iris, pupil, sclera,
-tear duct, top lid, eyebrow, forehead, frown, hair, sideburns, jaw, moustache, inferior lip,
-oral commissure, superior lip, teeth, neck, nose, ala of nose, bridge, nose tip, nostril, philtrum,
-temple, wrinkles
-"""),
-    "cat-15": class_names("""
-background, back, belly, chest, leg, paw, head, ear, eye, mouth, tongue, nose, tail, whiskers, neck
-"""),
-    "celeba-19": class_names("""
-background, cloth, earring, eyeglasses, hair, hat, left brow, left ear, left eye, lower lip, mouth,
-neck, necklace, nose, right brow, right ear, right eye, skin, upper lip
-"""),
-}
 _IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 _NO_BACKGROUND = ("bedroom-28",)
 """Sets whose label 0, the background, is neither trained on nor counted."""
@@ -76,7 +51,7 @@ class LabelScarce(LabelledImages):
                  split_seed: int = 0) -> None:
         super().__init__(name, root)
         self.expected = EXPECTED.format(folder=name.replace("-", "_"))
-        self.classes = CLASSES[name]
+        self.classes = class_names(name)
         self.fold, self.val, self.split_seed = fold, val, split_seed
 
     @property

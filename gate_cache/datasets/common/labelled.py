@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,9 +158,14 @@ class PublishedHalves(LabelledImages):
         return with_val(train, set(ids) - set(train), self.val, self.split_seed)
 
 
-def class_names(text: str) -> tuple[str, ...]:
-    """Names in the order of their labels, from a text in which commas separate them."""
-    return tuple(text.replace("\n", " ").strip().split(", "))
+@cache
+def _published() -> dict[str, list[str]]:
+    return tomllib.loads(Path(__file__).parents[1].joinpath("classes.toml").read_text("utf-8"))
+
+
+def class_names(data_set: str) -> tuple[str, ...]:
+    """Names of a published data set's classes, in the order of their labels."""
+    return tuple(_published()[data_set])
 
 
 def plain_table(classes: int) -> dict[int, int]:
