@@ -25,6 +25,7 @@ _IMAGES = frozenset({".jpg", ".jpeg", ".png"})
 class ADE20K(PublishedHalves):
     """The 20,210 + 2,000 images below the folder ``ADEChallengeData2016``."""
 
+    name = "ade20k"
     protocol = ("ADE20K: IoU of 150 classes over the 2,000 images of the published validation"
                 " split, which is 'test' here; 'val' is a seeded part of the published training"
                 " split")
@@ -32,9 +33,6 @@ class ADE20K(PublishedHalves):
     expected = EXPECTED
     folders = ("images", "annotations")
     halves = ("training", "validation")
-
-    def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
-        super().__init__("ade20k", root, val, split_seed)
 
     def label_file(self, sample_id: str) -> Path:
         return (self.root / "annotations" / sample_id).with_suffix(".png")

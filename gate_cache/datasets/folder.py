@@ -9,8 +9,7 @@ from pathlib import Path
 
 from gate_cache.core.errors import DataError, did_you_mean
 from gate_cache.datasets.common.base import Listing, NoClass, Sample, Split
-from gate_cache.datasets.common.files import ImageFiles, need_folder
-from gate_cache.datasets.common.pictures import passed_over_line, pictures
+from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over_line, pictures
 from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Keypoints, Pair, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, read_mat
+from gate_cache.datasets.common.listed_pairs import PairsWithin
 from gate_cache.datasets.common.splits import order
-from gate_cache.datasets.common.within import PairsWithin
 
 if TYPE_CHECKING:
     import numpy as np

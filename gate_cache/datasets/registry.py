@@ -9,11 +9,10 @@ from gate_cache.datasets.ade20k import ADE20K
 from gate_cache.datasets.cifar import CIFAR10
 from gate_cache.datasets.cityscapes import Cityscapes
 from gate_cache.datasets.common.base import ImageDataset
-from gate_cache.datasets.common.label_values import Values
 from gate_cache.datasets.common.splits import SplitRule
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.label_scarce import LabelScarce
-from gate_cache.datasets.masks import Masks
+from gate_cache.datasets.masks import Masks, Values
 from gate_cache.datasets.pairs import Pairs
 from gate_cache.datasets.pf_pascal import PFPascal
 from gate_cache.datasets.pf_willow import PFWillow

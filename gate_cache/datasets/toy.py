@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
-from gate_cache.datasets.common.within import PairsWithin
+from gate_cache.datasets.common.listed_pairs import PairsWithin
 from gate_cache.toyworld.names import CATEGORIES, KEYPOINTS, PARTS
 
 if TYPE_CHECKING:

@@ -155,7 +155,7 @@ class Layer:
     is set right after the part on which it should be seen.
     """
 
-    parts: tuple[str, ...] = ()
+    parts: Sequence[str] = ()
     shapes: list[Shape] = field(default_factory=list)
     keys: dict[str, Points] = field(default_factory=dict)
     depth: dict[str, int] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Colours and textures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,7 @@ def _limit(value: float) -> float:
     return min(max(value, 12.0), 252.0)
 
 
-def pick(rng: Rng, names: tuple[str, ...]) -> str:
+def pick(rng: Rng, names: Sequence[str]) -> str:
     """One of the names."""
     return names[int(rng.integers(len(names)))]
 

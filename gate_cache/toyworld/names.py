@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,16 @@ class ObjectKind:
     """A category of object; what the lists mean is said in ``world.toml``."""
 
     name: str
-    keypoints: tuple[str, ...]
-    parts: tuple[str, ...]
-    places: tuple[str, ...]
-    colours: tuple[str, ...]
-    patterns: tuple[str, ...]
+    keypoints: Sequence[str]
+    parts: Sequence[str]
+    places: Sequence[str]
+    colours: Sequence[str]
+    patterns: Sequence[str]
     tilt: float
 
 
-KINDS: dict[str, ObjectKind] = {name: ObjectKind(
-    name, **{k: tuple(v) if isinstance(v, list) else v for k, v in of.items()})
-    for name, of in WORLD["kinds"].items()}
+KINDS: dict[str, ObjectKind] = {name: ObjectKind(name, **of) for name, of in WORLD["kinds"].items()}
 CATEGORIES: tuple[str, ...] = tuple(KINDS)
 """Named as in SPair-71k; picture i shows category i modulo their number."""
-KEYPOINTS: dict[str, tuple[str, ...]] = {name: kind.keypoints for name, kind in KINDS.items()}
-PARTS: dict[str, tuple[str, ...]] = {name: kind.parts for name, kind in KINDS.items()}
+KEYPOINTS: dict[str, Sequence[str]] = {name: kind.keypoints for name, kind in KINDS.items()}
+PARTS: dict[str, Sequence[str]] = {name: kind.parts for name, kind in KINDS.items()}

@@ -40,18 +40,25 @@ def read_rgb(path: Path, background: Color | None = WHITE) -> Pixels:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; whatever it raises while it is read becomes a `DataError`."""
+def read_as(path: Path, file: str, kind: str, way_out: str = "") -> Iterator[None]:
+    """Turn whatever reading a file raises into a `DataError`: ``… cannot be read as an image``."""
     try:
-        with Image.open(path) as image:
-            yield image
+        yield
     except FileNotFoundError:
-        raise DataError(f"{path}: image not found") from None
-    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
+        raise DataError(f"{path}: {file} not found") from None
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow and numpy raise almost anything
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else \
             " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as an image ({reason});"
-                        " replace the file or move it out of the data set") from None
+        raise DataError(f"{path}: cannot be read as {kind} ({reason}){way_out}") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    way_out = "; replace the file or move it out of the data set"
+    with read_as(path, "image", "an image", way_out), Image.open(path) as image:
+        yield image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -85,10 +92,7 @@ def _laid_on(image: Image.Image, background: Color) -> Image.Image:
 def holds_several(path: Path) -> bool:
     """Whether a file is an animation, or has several pages; a photograph's previews do not count.
 
-    Raises
-    ------
-    DataError
-        As `read_rgb`.
+    Raises as `read_rgb`.
     """
     with _opened(path) as image:
         return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
@@ -100,13 +104,7 @@ def file_input(path: Path, how: Preprocessing) -> Pixels:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright image, from its header.
-
-    Raises
-    ------
-    DataError
-        As `read_rgb`.
-    """
+    """(height, width) of an upright image, from its header; raises as `read_rgb`."""
     with _opened(path) as image:
         width, height = image.size
         # Pillow reports a TIFF upright already.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gate_cache.core.errors import DataError
+from gate_cache.datasets.common.images import read_as
 
 Labels = npt.NDArray[np.int64]
 _COLOURED = ("RGB", "RGBA", "LA")
@@ -31,7 +30,7 @@ def read_labels(path: Path, colours: bool = False) -> Labels:
     DataError
         Missing or damaged; a picture of colours where none are asked for, or one with transparency.
     """
-    with _readable(path, "label picture"), Image.open(path) as image:
+    with read_as(path, "label picture", "labels"), Image.open(path) as image:
         if colours or image.mode in _COLOURED:
             return _of_colours(path, image, colours)
         if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
@@ -61,12 +60,9 @@ def _of_colours(path: Path, image: Image.Image, colours: bool) -> Labels:
 def read_array(path: Path) -> Labels:
     """Read labels from a .npy file as (h, w) numbers.
 
-    Raises
-    ------
-    DataError
-        Missing, damaged, pickled, or not a table of whole numbers.
+    A `DataError` where it is missing, damaged, pickled, or no table of whole numbers.
     """
-    with _readable(path, "label file"):
+    with read_as(path, "label file", "labels"):
         values = np.load(path, allow_pickle=False)
         if values.ndim != 2 or not values.size:
             raise ValueError(f"shape {values.shape}, expected (height, width)")
@@ -74,19 +70,6 @@ def read_array(path: Path) -> Labels:
         if not np.array_equal(whole, values):
             raise ValueError(f"{values.dtype} values that are not whole")
         return np.asarray(whole)
-
-
-@contextmanager
-def _readable(path: Path, kind: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(f"{path}: {kind} not found") from None
-    except DataError:
-        raise
-    except Exception as error:  # a damaged file makes Pillow and numpy raise almost anything
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{path}: cannot be read as labels ({reason})") from None
 
 
 def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:

@@ -125,7 +125,7 @@ class PublishedHalves(LabelledImages):
 
     Parameters
     ----------
-    name, root : as of `ImageFiles`
+    root : folder that holds those of images and of labels
     val : share of the published training images that becomes ``val``
     split_seed : another value, another split
 
@@ -138,8 +138,8 @@ class PublishedHalves(LabelledImages):
     folders: tuple[str, str]
     halves: tuple[str, str]
 
-    def __init__(self, name: str, root: Path, val: float, split_seed: int) -> None:
-        super().__init__(name, root)
+    def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
+        super().__init__(self.name, root)
         self.parts = tuple(f"{folder}/{half}" for folder in self.folders for half in self.halves)
         self.val, self.split_seed = val, split_seed
 

@@ -35,17 +35,12 @@ def split_named(folder: str) -> Split | None:
     return cast(Split, match.lastgroup) if match else None
 
 
-def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
-    """Split ids by seeded shares: each by itself, so that none moves when others come or go.
+def dealt(sample_id: str, shares: Shares, seed: int) -> Split:
+    """The split of an id by seeded shares: by itself, so that none moves when others come or go.
 
     The sha256 of ``<seed>/<id>``, as a number from 0 to 1, is below the share of ``test``, or below
     that of ``test`` and ``val`` together; else the id is in ``train``.
     """
-    return {i: dealt(i, shares, seed) for i in ids}
-
-
-def dealt(sample_id: str, shares: Shares, seed: int) -> Split:
-    """The split of one id, see `deal`."""
     place = int(order(seed, sample_id)[:13], 16) / 16**13  # 52 bits: exact as a float
     test = shares.get("test", 0)
     return "test" if place < test else "val" if place < test + shares.get("val", 0) else "train"

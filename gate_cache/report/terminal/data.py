@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from gate_cache.core.errors import listed
 from gate_cache.datasets.common.base import SPLITS
-from gate_cache.datasets.common.pictures import passed_over_line
+from gate_cache.datasets.common.files import passed_over_line
 from gate_cache.datasets.summary.summary import Counts, Summary, labelled_pixels
 from gate_cache.report.terminal.grid import Grid, put, say
 from gate_cache.workspace.data_summary import counted
