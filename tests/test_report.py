@@ -32,10 +32,9 @@ from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.learn.metrics.roles import Method, Role
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.examples import varied
-from gate_cache.report.html.page import Column, PageRow, document, section, table
+from gate_cache.report.html.page import Column, Html, PageRow, document, section, table, tag, text
 from gate_cache.report.html.record import Record, Result, metric_name, number, read_record
 from gate_cache.report.html.results import lead
-from gate_cache.report.html.tags import Html, tag, text
 from gate_cache.report.html.write import sections, try_report, write_report
 from gate_cache.training.reproduce import sweep_commands, train_commands
 from gate_cache.training.run_files import items_file

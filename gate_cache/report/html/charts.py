@@ -27,7 +27,7 @@ from gate_cache.report.html.svg import (
 )
 
 if TYPE_CHECKING:
-    from gate_cache.report.html.tags import Html
+    from gate_cache.report.html.page import Html
 
 WIDTH = 380
 """Of a panel, in pixels: on a telephone too, letters are as large as the page's."""

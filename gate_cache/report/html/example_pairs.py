@@ -11,8 +11,8 @@ from gate_cache.datasets.common.base import CorrespondenceDataset, Keypoints
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import SELECT, Prediction, correct
 from gate_cache.report.figures.pictures import data_uri
+from gate_cache.report.html.page import Html, join, tag
 from gate_cache.report.html.svg import digest
-from gate_cache.report.html.tags import Html, join, tag
 
 SIDE = 240.0
 """Width of a picture in its own units: marks are of one size on all of them."""

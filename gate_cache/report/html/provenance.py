@@ -10,7 +10,9 @@ from typing import Any
 from gate_cache.core.fingerprint import file_sha256
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
+    Child,
     Column,
+    Html,
     PageRow,
     Section,
     code,
@@ -19,9 +21,9 @@ from gate_cache.report.html.page import (
     paragraph,
     section,
     table,
+    tag,
 )
 from gate_cache.report.html.record import Record, Result, metric_name
-from gate_cache.report.html.tags import Child, Html, tag
 from gate_cache.report.html.trials import spelled
 from gate_cache.report.terminal.console import clock
 from gate_cache.training.run_files import WEIGHTS, trial_file

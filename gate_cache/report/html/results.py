@@ -14,19 +14,21 @@ from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of, units_of
 from gate_cache.report.html.page import (
     Column,
+    Html,
     PageCell,
     PageRow,
     Section,
     figure,
     fold,
+    join,
     panels,
     paragraph,
     section,
     table,
+    tag,
 )
 from gate_cache.report.html.record import Record, Result, metric_name, number
 from gate_cache.report.html.svg import GATE, SERIES, SINGLE, UNIFORM
-from gate_cache.report.html.tags import Html, join, tag
 
 COLOURS: dict[Role, str] = {**dict.fromkeys(ROLES, SERIES[6]), "gate": GATE, "baseline": SINGLE,
                             "uniform": UNIFORM}

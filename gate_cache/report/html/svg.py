@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gate_cache.report.html.tags import Html, text
+from gate_cache.report.html.page import Html, text
 
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0202{i:02x}" for i in range(8))

@@ -9,6 +9,7 @@ from gate_cache.report.html.charts import Curve, Labels, bars, curves, density
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Column,
+    Html,
     PageRow,
     Section,
     figure,
@@ -17,11 +18,11 @@ from gate_cache.report.html.page import (
     paragraph,
     section,
     table,
+    tag,
 )
 from gate_cache.report.html.record import Record, Result, at, counted, metric_name, number
 from gate_cache.report.html.results import COLOURS
 from gate_cache.report.html.svg import DASHES, SERIES, STROKES
-from gate_cache.report.html.tags import Html, tag
 from gate_cache.report.html.trials import broken
 
 FEW = 4

@@ -12,18 +12,20 @@ from gate_cache.report.html.charts import Labels, effect, heat_map
 from gate_cache.report.html.compare import Group, Verdict, grouped
 from gate_cache.report.html.page import (
     Column,
+    Html,
     PageCell,
     PageRow,
     Section,
     figure,
+    join,
     panels,
     paragraph,
     section,
     table,
+    tag,
 )
 from gate_cache.report.html.record import Record, counted, metric_name, number
 from gate_cache.report.html.results import SHOWN
-from gate_cache.report.html.tags import Html, join, tag
 
 GAMMAS = ("gamma1", "gamma2")
 GREEK = {"gamma1": "γ1 (sparsity)", "gamma2": "γ2 (diversity)"}
