@@ -55,13 +55,7 @@ def others(explorer: ViewerSession, name: str, alike: bool, count: int, seed: in
 
 
 def picture(explorer: ViewerSession, name: str, side: int) -> tuple[bytes, str]:
-    """An image file; grey where there is nothing to show.
-
-    Raises
-    ------
-    StoreError
-        The store has no such image.
-    """
+    """An image file, grey where there is nothing to show; a `StoreError` for an id of no image."""
     explorer.row(name)
     try:
         image = explorer.picture(name)

@@ -94,15 +94,7 @@ def figure(style: Style, size: tuple[int, ...]) -> Picture:
 
 def legend(names: Sequence[str], classes: Iterable[int], style_of: Mapping[int, Style], width: int,
            edge: int) -> Legend:
-    """Names of classes beside what they are drawn with; `width` and `edge` as of `Legend`.
-
-    Parameters
-    ----------
-    names : of all classes, by number
-    classes : those that are shown
-    style_of : what a class is drawn with, by its number
-    width, edge : of the page and its margin, in pixels
-    """
+    """Of all names, those of `classes` beside what they are drawn with."""
     entries = [("ignored", IGNORE) if k == IGNORED else (names[k], style_of[k])
                for k in sorted(classes)]
     return Legend([(name, partial(_swatch, figure(style, (SWATCH, SWATCH))))

@@ -46,13 +46,7 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
 
 
 def written(picture: Picture, out: Path, name: str) -> Path:
-    """Write a PNG file into the folder of ``--out``, or to the file that it names.
-
-    Raises
-    ------
-    UserError
-        It cannot be written.
-    """
+    """Write a PNG file into the folder of ``--out``, or to the file that it names, if it can be."""
     path = out if is_file_name(out) else out / f"{name}.png"
     try:
         with disk_errors(path.parent, "--out", "and run the same command again"):
@@ -62,26 +56,14 @@ def written(picture: Picture, out: Path, name: str) -> Path:
 
 
 def is_file_name(out: Path) -> bool:
-    """Whether ``--out`` names a PNG file, not a folder.
-
-    Raises
-    ------
-    UserError
-        It names a picture of another kind.
-    """
+    """Whether ``--out`` names a PNG file, not a folder; pictures of other kinds are refused."""
     if out.suffix.lower() in (".jpg", ".jpeg", ".svg", ".pdf", ".webp"):
         raise UserError(f"--out {out}: pictures are PNG files; give x.png, or a folder")
     return out.suffix.lower() == ".png" and not out.is_dir()
 
 
 def need_folder(out: Path) -> Path:
-    """The folder of several pictures.
-
-    Raises
-    ------
-    UserError
-        It names a file.
-    """
+    """The folder of several pictures; a `UserError` where it names a file."""
     if is_file_name(out):
         raise UserError(f"--out {out}: is a file, but there may be several pictures; give a folder")
     return out

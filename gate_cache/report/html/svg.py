@@ -11,9 +11,9 @@ import hashlib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -30,18 +30,8 @@ STROKES = {"-": None, "--": "7 3", "-.": "8 3 2 3", ":": "2 3"}
 """The same in an SVG of our own."""
 _NAMES = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)",
           **{c: f"var(--c{i})" for i, c in enumerate(SERIES)}}
-_STYLE: Any = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.size": 12, "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"], "text.color": INK,
-    "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 12.5,
-    "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.labelsize": 12,
-    "axes.linewidth": 0.8, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.8,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-    "xtick.labelsize": 11.5, "ytick.labelsize": 11.5, "legend.frameon": False,
-    "legend.fontsize": 11.5, "lines.linewidth": 1.8, "lines.markersize": 6,
-    "axes.unicode_minus": True, "figure.facecolor": "none", "axes.facecolor": "none",
-    "savefig.facecolor": "none"}
+_STYLE = rc_params_from_file(Path(__file__).with_name("charts.mplstyle"),
+                             use_default_template=False)
 
 
 class Chart:
@@ -102,13 +92,5 @@ def digest(*parts: str) -> str:
 
 
 def ticked(axes: Axes, places: Sequence[float], labels: Sequence[str], axis: str = "x") -> None:
-    """Set the ticks of an axis.
-
-    Parameters
-    ----------
-    axes : to change
-    places : of the ticks, in data coordinates
-    labels : one a tick
-    axis : ``x`` or ``y``
-    """
+    """Set the ticks of an axis, in data coordinates, and their labels."""
     (axes.set_xticks if axis == "x" else axes.set_yticks)(list(places), labels=list(labels))
