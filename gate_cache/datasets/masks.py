@@ -52,10 +52,7 @@ class Values:
     def table(self, classes: Sequence[str]) -> dict[int, int]:
         """Every label that may occur, and its class or `IGNORED`.
 
-        Raises
-        ------
-        DataError
-            A name is no class, or a label no number and no colour.
+        A `DataError` where a name is no class, or a label no number and no colour.
         """
         if self.names is None:
             ignored = IGNORED if self.ignore is None else self.ignore
@@ -84,14 +81,7 @@ def means_object(labels: Collection[int]) -> bool:
 
 
 def hint_for(labels: Sequence[int], strange: Sequence[int], classes: int, values: Values) -> str:
-    """The way out for labels of no class.
-
-    Parameters
-    ----------
-    labels : of a picture, sorted
-    strange : those of them that are no class
-    classes : how many there are
-    """
+    """The way out for the labels of a picture, sorted, of which the strange ones are no class."""
     if values.colours:
         colours = listed((f"'#{n:06x}'" for n in strange), 3)
         return f"; set in dataset.values which class {colours} is (null: none)"

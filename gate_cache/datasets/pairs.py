@@ -56,15 +56,8 @@ class PointTable:
 def read_points(path: Path, path_of: Callable[[str, str], str]) -> PointTable:
     """Read a table with the columns image, point, x, y and perhaps visible.
 
-    Parameters
-    ----------
-    path_of : a name in the table, and the place for messages, to an id
-
-    Raises
-    ------
-    DataError
-        A line that is no point, or a point that an image has twice: the line is named, and how many
-        more there are.
+    `path_of` makes an id of a name in the table, and the place for messages. The `DataError` of a
+    line that is no point, or repeats one of its image, says how many more there are.
     """
     rows = read_csv(path, ("image", "point", "x", "y"), EXPECTED, empty=("x", "y"))
     coco = any(whole(row.get("visible", "")) == "2" for _, row in rows)

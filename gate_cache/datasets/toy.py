@@ -108,13 +108,7 @@ class ToyWorld:
         return next(i for i, n in enumerate(self.classes) if n.startswith(f"{category} "))
 
     def label(self, sample_id: str) -> int:
-        """The number of a picture's category.
-
-        Raises
-        ------
-        DataError
-            The classes are those of parts.
-        """
+        """The number of a picture's category; a `DataError` if the classes are those of parts."""
         if self.masks == "parts":
             raise DataError("toyworld: with 'masks: parts' whole pictures have no class; set"
                             " 'masks: categories' in the manifest's dataset")

@@ -145,12 +145,7 @@ FORMS: dict[str, tuple[type[BaseModel], Callable[[Any], tuple[Any, ...]]]] = {
 
 
 def routes(prefix: str, gate: Gate, desk: Desk) -> list[tuple[Any, ...]]:
-    """All routes; there are no others.
-
-    Parameters
-    ----------
-    prefix : of every path: ``/`` and the secret
-    """
+    """All routes, below a prefix of ``/`` and the secret; there are no others."""
     tables: tuple[tuple[str, type[Route], Mapping[str, Any]], ...] = (
         ("api/", Queried, QUERIES), ("api/", Posted, FORMS), ("", Picture, SIDES))
     every: list[tuple[Any, ...]] = [

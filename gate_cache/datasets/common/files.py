@@ -105,10 +105,7 @@ def readable(path: Path, missing: str = "") -> Iterator[None]:
 def read_text(path: Path, expected: str) -> str:
     """The text of a file in UTF-8, or in UTF-16 with its byte order mark; marks are dropped.
 
-    Raises
-    ------
-    DataError
-        Missing or not UTF-8; `expected` is the way out.
+    A `DataError` with the way out, `expected`, where it is missing or not UTF-8.
     """
     with readable(path, f"not found; {expected}"):
         data = path.read_bytes()
@@ -133,9 +130,7 @@ def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64
 def passed_over(root: Path, used: Collection[str]) -> dict[str, int]:
     """How many files below a folder are not `used`, by suffix; hidden ones are not counted.
 
-    Parameters
-    ----------
-    used : paths below the root, with ``/`` between parts
+    Those that are used are paths below the root, with ``/`` between parts.
     """
     counts: Counter[str] = Counter()
     for folder, folders, names in os.walk(root):
@@ -150,16 +145,9 @@ def passed_over(root: Path, used: Collection[str]) -> dict[str, int]:
 def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = None) -> list[str]:
     """Relative paths (``/`` between parts) of all files with these extensions, sorted.
 
-    Hidden files and folders are skipped; links to folders are followed, loops are not.
-
-    Parameters
-    ----------
-    others : counts the other files by suffix, as `passed_over` does
-
-    Raises
-    ------
-    DataError
-        A folder that cannot be read, or a name that is not UTF-8.
+    Hidden files and folders are skipped; links to folders are followed, loops are not. `others`
+    counts the other files by suffix. A `DataError` where a folder cannot be read, or a name is not
+    UTF-8.
     """
     files: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
@@ -231,13 +219,7 @@ def _suffix(name: str) -> str:
 
 
 def by_stem(root: Path) -> dict[str, Path]:
-    """All pictures below a folder by their path without its suffix.
-
-    Raises
-    ------
-    DataError
-        Two differ in their suffix alone.
-    """
+    """All pictures below a folder by their path without suffix, in which no two may be alike."""
     paths: dict[str, Path] = {}
     for name in pictures(root):
         twin = paths.setdefault(stem_of(name), root / name)

@@ -65,10 +65,7 @@ class LabelledImages(ImageFiles):
     def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel, from an image's labels.
 
-        Raises
-        ------
-        DataError
-            They have another size than the image, or do not exist.
+        A `DataError` where they have another size than the image, or do not exist.
         """
         path, size = self.label_file(sample_id), self.size(sample_id)
         if labels.shape != size:
@@ -77,12 +74,7 @@ class LabelledImages(ImageFiles):
         return to_classes(path, labels, self.table(sample_id), self.colours)
 
     def faults_of(self, labels: Mapping[int, int]) -> list[str]:
-        """What is wrong with all images' labels together.
-
-        Parameters
-        ----------
-        labels : how many images have each
-        """
+        """What is wrong with all images' labels together, from how many images have each."""
         return []
 
     def classes_by_label(self) -> Mapping[int, int]:
@@ -112,10 +104,7 @@ class LabelledImages(ImageFiles):
     def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel, `IGNORED` where none counts.
 
-        Raises
-        ------
-        DataError
-            Missing or damaged, of another size than the image, or with labels that do not exist.
+        A `DataError` as of `labels` and `to_mask`.
         """
         return self.to_mask(sample_id, self.labels(sample_id))
 
@@ -175,12 +164,7 @@ def plain_table(classes: int) -> dict[int, int]:
 
 def to_classes(path: Path, labels: npt.NDArray[np.int64],
                table: Mapping[int, int], colours: bool = False) -> npt.NDArray[np.uint8]:
-    """Translate labels; one that is not in `table` is a `DataError`.
-
-    Parameters
-    ----------
-    colours : whether they are colours, as 0xRRGGBB
-    """
+    """Translate labels, colours as 0xRRGGBB; one that is not in `table` is a `DataError`."""
     import numpy as np
 
     highest = 0xFFFFFF if colours else _HIGHEST

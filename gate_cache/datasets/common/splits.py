@@ -138,9 +138,7 @@ class Tree:
 def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:
     """How deep the folders are that all images' splits are called after.
 
-    Parameters
-    ----------
-    paths : of one image of each folder
+    `paths` are of one image of each folder.
     """
     for depth in range(max(map(len, paths.values()), default=0)):
         near, other = dict[str, str](), dict[str, str]()

@@ -76,13 +76,7 @@ def _row(place: str, names: list[str], cells: list[str], required: list[str]) ->
 
 
 def number(text: str) -> float | None:
-    """A number; None where there is none.
-
-    Raises
-    ------
-    ValueError
-        It is something else, or not finite.
-    """
+    """A number; None where there is none, a `ValueError` for something else, or one not finite."""
     if text.lower() in EMPTY:
         return None
     if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):

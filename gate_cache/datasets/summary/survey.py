@@ -29,14 +29,7 @@ from gate_cache.datasets.summary.summary import Summary, grouped, read_all, tell
 def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summary:
     """Count what a data set holds, and collect everything that is wrong with it.
 
-    Parameters
-    ----------
-    read : all labels and points; else only splits are counted
-
-    Raises
-    ------
-    DataError
-        It cannot be listed.
+    Without `read`, only splits are counted. A `DataError` where it cannot be listed.
     """
     ids = [s.id for s in dataset.samples()]
     summary = Summary(dataset.name)

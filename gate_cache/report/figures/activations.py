@@ -21,17 +21,8 @@ def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[st
                      out: Path | None) -> Iterator[Path]:
     """Write one PNG file for each image and combo; yields their paths.
 
-    Parameters
-    ----------
-    work : the manifest on this machine
-    images : ids, or parts of them; by default the first one
-    combos : names; by default the first one
-    out : the folder; by default beside the store
-
-    Raises
-    ------
-    UserError
-        No such image or combo, or the folder cannot be written.
+    By default the first image and the first combo are drawn, beside the store; a `UserError` where
+    there is no such image or combo, or the folder cannot be written.
     """
     folder = need_folder(out or beside(work.store_path))
     for trace in activations(work, images, combos):

@@ -27,18 +27,9 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
          out: Path | None) -> Iterator[Path]:
     """Write one PNG file for each image; yields their paths.
 
-    Parameters
-    ----------
-    source : of `open_shown`
-    images : ids; by default the first few
-    combos : names; by default all
-    tokens : words whose attention is shown; by default the first few of the prompt
-    out : folder, or file for a single image; by default beside the store
-
-    Raises
-    ------
-    UserError
-        No such image, combo or word, or the folder cannot be written.
+    By default the first few images, all combos and the first few words of the prompt are shown,
+    beside the store; a `UserError` where there is no such image, combo or word, or the folder
+    cannot be written.
     """
     one = out if len(images) == 1 else need_folder(out) if out else None
     for sample in show(source, images, combos, tokens):

@@ -21,12 +21,7 @@ Points = npt.NDArray[np.float64]
 
 
 class ExamplePairs:
-    """Predictions of GATE, and of the single feature where it has any, for all pairs.
-
-    Parameters
-    ----------
-    data : for images and true points
-    """
+    """Predictions of GATE, and of the single feature where it has any, for all pairs."""
 
     def __init__(self, data: CorrespondenceDataset, items: Items, other: Items | None) -> None:
         same = other is not None and np.array_equal(other.ids, items.ids)

@@ -40,10 +40,8 @@ def join(parts: Iterable[Child], between: str = "") -> Html:
 def tag(name: str, /, *children: Child, **attributes: Child) -> Html:
     """An element.
 
-    Parameters
-    ----------
-    attributes : ``class_`` for class, ``_`` for ``-``; False and None leave one out, True gives it
-        without a value
+    Of attributes' names ``class_`` is for class, and ``_`` for ``-``; False and None leave one out,
+    True gives it without a value.
     """
     written = "".join(_attribute(k, v) for k, v in attributes.items()
                       if v is not None and v is not False)
@@ -122,12 +120,8 @@ def document(title: str, sections: Iterable[Section], *, lead: Child = None,
              about: Child = None) -> str:
     """A whole page as text, to be written as UTF-8.
 
-    Parameters
-    ----------
-    title : its only h1
-    sections : in their order; two of one title get ids of their own
-    lead : what is most important, before all sections
-    about : a line below the title
+    `about` is a line below its only h1, `lead` what is most important, before all sections; of two
+    sections of one title each gets an id of its own.
     """
     named = _numbered(list(sections))
     links = [tag("li", tag("a", s.title, href=f"#{key}")) for key, s in named.items()]
@@ -171,12 +165,8 @@ def table(columns: Sequence[Column], rows: Sequence[PageRow], caption: str,
           sortable: bool = False) -> Html:
     """A table in a box of its own that scrolls where the page is narrow.
 
-    Parameters
-    ----------
-    columns : the first is that of the rows' heads
-    rows : each with a cell for every column
-    caption : what the table shows; also read aloud in the box's place
-    sortable : whether a click on a head sorts the rows
+    The first column is that of the rows' heads; the caption is also read aloud in the box's place;
+    a click on a head of a `sortable` table sorts its rows.
     """
     head = tag("tr", *(tag("th", tag("span", c.title), tag("small", c.note) if c.note else None,
                            scope="col", class_="words" if c.words or not i else None)

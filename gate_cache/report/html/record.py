@@ -132,10 +132,7 @@ class Record:
 def read_record(folder: Path) -> Record:
     """Read a run directory, or a sweep's folder.
 
-    Raises
-    ------
-    UserError
-        It is neither, it is not finished, or it cannot be read.
+    A `UserError` where it is neither, is not finished, or cannot be read.
     """
     sweep = (folder / SWEEP).is_file()
     if not sweep and not (folder / CONFIG).is_file():
