@@ -47,12 +47,9 @@ class Look:
 
     Attributes
     ----------
-    name : str
-        The word for the main colour.
-    base, accent : tuple of float
-        Main and second colour, RGB 0 to 255.
-    pattern : str
-        "plain", "striped", "spotted" or "patched".
+    name : the word for the main colour
+    base, accent : main and second colour, RGB 0 to 255
+    pattern : "plain", "striped", "spotted" or "patched"
     """
 
     name: str

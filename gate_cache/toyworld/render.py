@@ -30,8 +30,7 @@ class Raster:
 
     Attributes
     ----------
-    image : uint8 (W, W, 3)
-        RGB, W = size * SUPERSAMPLING.
+    image : uint8 (W, W, 3), RGB, W = size * SUPERSAMPLING
     labels : uint8 (W, W)
     """
 

@@ -33,22 +33,17 @@ class Scene:
 
     Attributes
     ----------
-    image : uint8 (size, size, 3)
-        RGB.
-    category : str
-        One of `CATEGORIES`.
-    caption : str
-        What the picture shows, in words of `WORDS`.
-    keypoints : float32 (K, 2)
-        (x, y) of each of `KEYPOINTS[category]`, in order.
-    visible : bool (K,)
-        False for points outside the picture, behind the object or an occluder, or missing.
-    box : float32 (4,)
-        x0, y0, x1, y1: outer edges of the object within the picture, as if nothing were in front.
-    parts : uint8 (size, size)
-        0 for the background (and occluders), i + 1 for part i of `PARTS[category]`.
-    quality : str
-        The last words of the caption: "high quality", or "low quality, ..." and the flaw.
+    image : uint8 (size, size, 3), RGB
+    category : one of `CATEGORIES`
+    caption : what the picture shows, in words of `WORDS`
+    keypoints : float32 (K, 2), (x, y) of each of `KEYPOINTS[category]`, in order
+    visible : bool (K,), False for points outside the picture, behind the object or an occluder, or
+        missing
+    box : float32 (4,), x0, y0, x1, y1: outer edges of the object within the picture, as if nothing
+        were in front
+    parts : uint8 (size, size), 0 for the background (and occluders), i + 1 for part i of
+        `PARTS[category]`
+    quality : the last words of the caption: "high quality", or "low quality, …" and the flaw
     """
 
     image: npt.NDArray[np.uint8]
