@@ -37,7 +37,7 @@ class ADE20K(PublishedHalves):
     def label_file(self, sample_id: str) -> Path:
         return (self.root / "annotations" / sample_id).with_suffix(".png")
 
-    def classes_by_label(self) -> Mapping[int, int]:
+    def table(self, sample_id: str) -> Mapping[int, int]:
         """1 … 150 are the classes, 0 is not counted."""
         return {0: IGNORED, **{i + 1: i for i in range(len(CLASSES))}}
 

@@ -66,7 +66,7 @@ class LabelScarce(LabelledImages):
     def label_file(self, sample_id: str) -> Path:
         return self.path(sample_id).with_suffix(".npy")
 
-    def classes_by_label(self) -> Mapping[int, int]:
+    def table(self, sample_id: str) -> Mapping[int, int]:
         """Labels are classes; of `_NO_BACKGROUND`, they are one more and 0 is not counted."""
         if self.name in _NO_BACKGROUND:
             return {0: IGNORED, IGNORED: IGNORED, **{i + 1: i for i in range(len(self.classes))}}

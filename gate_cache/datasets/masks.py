@@ -201,7 +201,7 @@ class Masks(LabelledImages):
     def passed_over(self) -> dict[str, int]:
         return self._images[1]
 
-    def classes_by_label(self) -> Mapping[int, int]:
+    def table(self, sample_id: str) -> Mapping[int, int]:
         """Labels are classes, but for the one that does not count; or as `values` says."""
         return self._table
 

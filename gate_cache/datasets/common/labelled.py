@@ -60,7 +60,7 @@ class LabelledImages(ImageFiles):
 
     def table(self, sample_id: str) -> Mapping[int, int]:
         """Every label that may occur in an image's file, and its class or `IGNORED`."""
-        return self.classes_by_label()
+        return plain_table(len(self.classes))
 
     def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel, from an image's labels.
@@ -76,10 +76,6 @@ class LabelledImages(ImageFiles):
     def faults_of(self, labels: Mapping[int, int]) -> list[str]:
         """What is wrong with all images' labels together, from how many images have each."""
         return []
-
-    def classes_by_label(self) -> Mapping[int, int]:
-        """Every label that may occur, and its class or `IGNORED`."""
-        return plain_table(len(self.classes))
 
     @property
     def _splits(self) -> Mapping[str, Split]:
