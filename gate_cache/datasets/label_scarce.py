@@ -74,7 +74,7 @@ class LabelScarce(LabelledImages):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(H, W) labels; those of another size than the image are resized to it."""
-        from gate_cache.datasets.common.label_pictures import read_array, resize_labels
+        from gate_cache.datasets.common.images import read_array, resize_labels
 
         size, labels = self.size(sample_id), read_array(self.label_file(sample_id))
         return labels if labels.shape == size else resize_labels(labels, size)

@@ -173,7 +173,7 @@ class Masks(LabelledImages):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(h, w) labels as the file has them; with colours as values, 0xRRGGBB."""
-        from gate_cache.datasets.common.label_pictures import read_labels
+        from gate_cache.datasets.common.images import read_labels
 
         return read_labels(self.label_file(sample_id), self.colours)
 

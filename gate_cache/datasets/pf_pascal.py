@@ -87,4 +87,3 @@ def _pair(path: Path, number: int, row: dict[str, str]) -> Pair:
     name = CLASSES[int(kind) - 1]
     source, target = (f"{name}/{PureWindowsPath(row[end]).name}" for end in _COLUMNS[:2])
     return Pair(source, target, name)
-

@@ -115,5 +115,3 @@ def _points(path: Path) -> npt.NDArray[np.float64]:
             not np.isfinite(points).all():
         raise DataError(f"{path}: pts_coord is {points.shape}, expected (2, points), finite")
     return np.asarray(points.T - 0.5)
-
-

@@ -54,7 +54,7 @@ class LabelledImages(ImageFiles):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(h, w) labels as the file has them."""
-        from gate_cache.datasets.common.label_pictures import read_labels
+        from gate_cache.datasets.common.images import read_labels
 
         return read_labels(self.label_file(sample_id))
 

@@ -83,7 +83,7 @@ def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], summary: Summ
 
 
 def _turned(dataset: Any, ids: Sequence[str], summary: Summary) -> None:
-    from gate_cache.datasets.common.label_pictures import turned
+    from gate_cache.datasets.common.images import turned
 
     path = getattr(dataset, "path", None)
     count = sum(turned(path(i)) for i in ids) if path else 0
@@ -137,7 +137,7 @@ class LabelCounts:
         """(256,) pixels of each class, and (256,) those of them inside their class."""
         import numpy as np
 
-        from gate_cache.datasets.common.label_pictures import thick
+        from gate_cache.datasets.common.images import thick
         from gate_cache.datasets.common.labelled import distinct
 
         if isinstance(self.dataset, LabelledImages):

@@ -1,4 +1,4 @@
-"""`gate-cache show`: a page for each image, its maps in rows."""
+"""`gate-cache show`: a page for each image, its maps in rows; or one for each pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from gate_cache.report.figures.pictures import (
 from gate_cache.store.places.disk import disk_errors
 
 if TYPE_CHECKING:
+    from gate_cache.analysis.activations import Activations, Level
     from gate_cache.core.places import Place
+    from gate_cache.workspace.workspace import Workspace
 
 
 def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], tokens: Sequence[str],
@@ -70,8 +72,7 @@ def page(sample: ImageMaps) -> Picture:
     rows = []
     if sample.image is not None:
         h, w = sample.image.shape[:2]
-        rows.append(PictureRow("image", [PictureCell(fitted(sample.image, smooth=max(h, w) > 200),
-                                                     f"{w} x {h} pixels")]))
+        rows.append(PictureRow("image", [_photograph(sample.image, f"{w} x {h} pixels")]))
     titles = {combo: f"{combo}  {about}".rstrip() for combo, about in sample.about.items()}
     for combo, maps in sample.conv.items():
         rows.append(PictureRow(titles.get(combo, combo), [
@@ -86,3 +87,45 @@ def beside(store: Place) -> Path:
     """Where a store's pictures are put by default."""
     home = store.parent if isinstance(store, Path) else Path.cwd()
     return home / f"{store.name.removesuffix('.zarr')}-pictures"
+
+
+STAGES = {"down, mid": ("down", "mid"), "up": ("up",)}
+"""Rows between what goes in and what comes out, with what the names of their levels begin with."""
+
+
+def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[str],
+                     out: Path | None) -> Iterator[Path]:
+    """Write one PNG file for each image and combo; yields their paths.
+
+    By default the first image and the first combo are drawn, beside the store; a `UserError` where
+    there is no such image or combo, or the folder cannot be written.
+    """
+    from gate_cache.analysis.activations import activations  # runs a model, so it loads torch
+
+    folder = need_folder(out or beside(work.store_path))
+    for trace in activations(work, images, combos):
+        name = f"{file_name(trace.id)}-{trace.combo}-activations"
+        yield written(pass_page(trace), folder, name)
+
+
+def pass_page(trace: Activations) -> Picture:
+    """Along the pass: what goes in, down and mid, up, and what comes out."""
+    t = f"t = {trace.t}"
+    rows = [PictureRow("input", [_photograph(trace.image, "image"),
+                                 _photograph(trace.noised, f"noised, {t}, decoded"),
+                                 _level("noised latent", trace.latents)])]
+    for title, starts in STAGES.items():
+        rows.append(PictureRow(title, [_level(n, level) for n, level in trace.levels.items()
+                                       if n.startswith(starts)]))
+    rows.append(PictureRow("output", [_level("predicted noise", trace.noise),
+                                      _photograph(trace.clean, "denoised at once, decoded")]))
+    return sheet(rows, f"{trace.id}, {trace.combo}: one pass; maps as the colours of their first"
+                       " three components").done()
+
+
+def _level(name: str, level: Level) -> PictureCell:
+    return PictureCell(level.colours, f"{name}  {' x '.join(map(str, level.shape))}")
+
+
+def _photograph(picture: Picture, caption: str) -> PictureCell:
+    return PictureCell(fitted(picture, smooth=max(picture.shape) > 200), caption)

@@ -176,5 +176,3 @@ def _all_weights(record: Record) -> Html | None:
         rows.append(PageRow([broken(result.name), *(number(v, 2) for v in top), *overlap]))
     return fold("Weights of all trials", table(
         columns, rows, "Weights of all trials, mean over assigners", sortable=True))
-
-
