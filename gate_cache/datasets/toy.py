@@ -133,7 +133,7 @@ def _name(split: str, index: int) -> str:
     return f"{split}/{CATEGORIES[index % len(CATEGORIES)]}/{index:05d}"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)  # image, points, mask and digest of a sample are asked for one by one
 def _draw(split: str, index: int, size: int, style: Style | None) -> Scene:
     from gate_cache.toyworld.render import dusk
     from gate_cache.toyworld.scene import draw

@@ -164,6 +164,7 @@ def to_classes(path: Path, labels: npt.NDArray[np.int64],
     import numpy as np
 
     highest = 0xFFFFFF if colours else _HIGHEST
+    # A table, not a comparison for each class; uint16, since 256 must not look like a class.
     lookup = np.full(highest + 1, _UNKNOWN, np.uint16)
     lookup[list(table)] = list(table.values())
     classes = lookup[np.clip(labels, 0, highest)]

@@ -45,6 +45,7 @@ def read_csv(path: Path, columns: Sequence[str], expected: str,
     text = read_text(path, expected)
     header = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(SEPARATORS, key=header.count)
+    # strict: a quotation mark that is not closed would swallow all rows behind it without a word.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True,
                         skipinitialspace=True)
     try:
