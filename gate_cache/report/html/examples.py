@@ -33,7 +33,7 @@ from gate_cache.report.figures.masks import (
 )
 from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.compare import Verdict
-from gate_cache.report.html.example_pairs import ExamplePairs, marks_legend, pair
+from gate_cache.report.html.example_pairs import ExamplePairs, pair, pairs_legend
 from gate_cache.report.html.page import (
     Child,
     Column,
@@ -41,11 +41,12 @@ from gate_cache.report.html.page import (
     PageCell,
     PageRow,
     Section,
+    heading,
     join,
     paragraph,
+    render,
     section,
     table,
-    tag,
 )
 from gate_cache.report.html.record import Record, Result, number
 from gate_cache.workspace.data_root import dataset_near
@@ -77,33 +78,27 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
             if other and sample_id in other.masks:
                 by_method["single feature"] = other.masks[sample_id]
                 lines.append(f"single feature {number(theirs[sample_id])}")
-            figures.append(_figure(data, sample_id, by_method, look, lines))
+            figures.append({"id": sample_id, "panels": _panels(data, sample_id, by_method, look),
+                            "words": f"mIoU of the image: {', '.join(lines)}. "})
         if figures:
-            parts += [tag("h3", title), tag("div", *figures, class_="examples two")]
+            parts += [heading(title), render("examples", looks="examples two", figures=figures)]
     return parts
 
 
-def _figure(data: SegmentationDataset, sample_id: str, by_method: dict[str, Mask],
-            look: Mapping[int, Style], words: Sequence[str]) -> Html:
-    image = data_uri(data.image(sample_id), SIDE)
-    panels = [tag("div", tag("b", "input"), tag("img", src=image, alt=f"Input {sample_id}"))]
+def _panels(data: SegmentationDataset, sample_id: str, by_method: dict[str, Mask],
+            look: Mapping[int, Style]) -> list[tuple[str, str, str]]:
+    """Title, picture and what it shows of the image and its masks."""
+    panels = [("input", data_uri(data.image(sample_id), SIDE), f"Input {sample_id}")]
     for name, mask in by_method.items():
         shown = painted(enlarged(mask, SIDE), look, enlarged(by_method["truth"], SIDE))
-        uri = data_uri(shown, SIDE, smooth=False)
-        panels.append(tag("div", tag("b", name), tag("img", src=uri, alt=f"Classes: {name}",
-                                                     class_="pixels")))
-    return tag("figure", tag("div", *panels, class_="three four"),
-               tag("figcaption", f"mIoU of the image: {', '.join(words)}. ",
-                   tag("small", sample_id)))
+        panels.append((name, data_uri(shown, SIDE, smooth=False), f"Classes: {name}"))
+    return panels
 
 
-def _legend(frequent: Iterable[int], classes: Sequence[str], look: Mapping[int, Style]) -> Html:
-    return tag("ul", *(tag("li", tag("img", src=data_uri(figure(style, (SWATCH, SWATCH)),
-                                                         smooth=False), alt="", class_="swatch"),
-                           name)
-                       for name, style in ((classes[k], look[k]) if k in look else
-                                           ("ignored", IGNORE) for k in frequent)),
-               class_="legend")
+def _legend(frequent: Iterable[int], names: Sequence[str], look: Mapping[int, Style]) -> Html:
+    shown = [(names[k], look[k]) if k in look else ("ignored", IGNORE) for k in frequent]
+    return render("classes", classes=[
+        (name, data_uri(figure(style, (SWATCH, SWATCH)), smooth=False)) for name, style in shown])
 
 
 def tiles(data: ClassifiedDataset, items: Items) -> Html:
@@ -112,11 +107,11 @@ def tiles(data: ClassifiedDataset, items: Items) -> Html:
     order = np.argsort(-items.more["confidence"], kind="stable")
     wrong = [int(i) for i in order if true[i] != predicted[i]]
     right = [int(i) for i in order[::-1] if true[i] == predicted[i]]
-    parts = [tag("h3", "Most confidently wrong"),
+    parts = [heading("Most confidently wrong"),
              _tiles(data, items, wrong[:SHOWN]) if wrong else
              paragraph("No answer on test is wrong.")]
     if right:
-        parts += [tag("h3", "Right, but least sure"), _tiles(data, items, right[:SHOWN // 3])]
+        parts += [heading("Right, but least sure"), _tiles(data, items, right[:SHOWN // 3])]
     return join(parts)
 
 
@@ -125,13 +120,14 @@ def _tiles(data: ClassifiedDataset, items: Items, chosen: Sequence[int]) -> Html
     for i in chosen:
         sample_id = str(items.ids[i, 0])
         true, predicted = (data.classes[int(items.more[k][i])] for k in ("true", "predicted"))
-        sure = f"{100 * items.more['confidence'][i]:.0f}\u00a0%"
-        words = ["taken for ", tag("strong", predicted), f" ({sure}), is ", tag("strong", true)] \
-            if true != predicted else [tag("strong", true), f" ({sure})"]
-        figures.append(tag("figure", tag("img", src=data_uri(data.image(sample_id), 192),
-                                         alt=f"Test image {sample_id}"),
-                           tag("figcaption", *words, tag("br"), tag("small", sample_id))))
-    return tag("div", *figures, class_="tiles")
+        right = Html("<strong>{true}</strong> ({sure:.0f}\u00a0%)<br>")
+        wrong = Html("taken for <strong>{predicted}</strong> ({sure:.0f}\u00a0%), is"
+                     " <strong>{true}</strong><br>")
+        words = (right if true == predicted else wrong).format(
+            true=true, predicted=predicted, sure=100 * items.more["confidence"][i])
+        figures.append({"id": sample_id, "uri": data_uri(data.image(sample_id), 192),
+                        "words": words, "panels": ()})
+    return render("examples", looks="tiles", figures=figures)
 
 
 def confusions(items: Items, names: Sequence[str]) -> Html:
@@ -144,7 +140,7 @@ def confusions(items: Items, names: Sequence[str]) -> Html:
     rows = [PageRow([name, *(PageCell(int(n) or "·", int(n), strong=i == j)
                              for j, n in enumerate(row))])
             for i, (name, row) in enumerate(zip(names, counts, strict=True))]
-    return join([tag("h3", "Confusions"), table(
+    return join([heading("Confusions"), table(
         [Column("True class"), *(Column(n) for n in names)], rows,
         "Images of test: true classes in rows, answers in columns")])
 
@@ -195,12 +191,12 @@ def _parts(data: ImageDataset, gate: Result, single: Result | None) -> list[Chil
 def _pairs(data: CorrespondenceDataset, items: Items, other: Items | None) -> list[Child]:
     matches = ExamplePairs(data, items, other)
     best, worst, gained = _chosen(data, items, other)
-    parts: list[Child] = [marks_legend(matches)]
+    parts: list[Child] = [pairs_legend()]
     for title, numbers in (("Best", best), ("Worst", worst),
                            ("Where GATE and the single feature differ most", gained)):
         if numbers:
-            parts += [tag("h3", title),
-                      tag("div", *(pair(matches, i) for i in numbers), class_="examples")]
+            shown = join(pair(matches, i) for i in numbers)
+            parts += [heading(title), Html('<div class="examples">{}</div>').format(shown)]
     return parts
 
 

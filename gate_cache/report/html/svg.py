@@ -13,11 +13,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import escape
 from matplotlib import rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gate_cache.report.html.page import Html, text
+from gate_cache.report.html.page import Html
 
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0202{i:02x}" for i in range(8))
@@ -83,7 +84,7 @@ def _inlined(drawn: str, name: str, alt: str) -> Html:
     svg = re.sub(r'height="[^"]*"', f'height="{height}"', svg, count=1)
     svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)  # nobody sees less than a hundredth of a pixel
     svg = re.sub(r"\n\s*", "\n", svg)
-    return Html(svg.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1))
+    return Html(svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1))
 
 
 def digest(*parts: str) -> str:

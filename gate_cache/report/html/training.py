@@ -14,11 +14,12 @@ from gate_cache.report.html.page import (
     Section,
     figure,
     fold,
+    heading,
     panels,
     paragraph,
+    render,
     section,
     table,
-    tag,
 )
 from gate_cache.report.html.record import Record, Result, at, counted, metric_name, number
 from gate_cache.report.html.results import COLOURS
@@ -56,13 +57,8 @@ def legend(looks: Mapping[str, tuple[str, bool]]) -> Html:
     named = [(n, colour) for n, (colour, faint) in looks.items() if not faint]
     if len(named) < len(looks):
         named.append((f"the other {len(looks) - len(named)}", SERIES[7]))
-    return tag("ul", *(tag("li", _dash(colour), name) for name, colour in named), class_="legend")
-
-
-def _dash(colour: str) -> Html:
-    line = tag("line", x1=0, y1=6, x2=28, y2=6, stroke=f"var(--c{SERIES.index(colour)})",
-               stroke_width=2.5, stroke_dasharray=STROKES[DASHES[colour]])
-    return tag("svg", line, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true")
+    return render("lines", lines=[(name, SERIES.index(colour), STROKES[DASHES[colour]])
+                                  for name, colour in named])
 
 
 def _look(result: Result, fitted: Sequence[Result], verdict: Verdict | None) -> tuple[str, bool]:
@@ -114,7 +110,7 @@ def weights(record: Record, verdict: Verdict | None) -> Section | None:
     plain = next((r for r in record.trials if r.weights and r is not result
                   and r.spec.get("gamma1") == r.spec.get("gamma2") == 0), None)
     if plain:
-        parts += [tag("h3", f"Without regularisers: {plain.name}"), _panels(plain, "plain")]
+        parts += [heading(f"Without regularisers: {plain.name}"), _panels(plain, "plain")]
     return section("Weights", *parts, _all_weights(record))
 
 

@@ -16,13 +16,13 @@ from gate_cache.report.html.page import (
     PageCell,
     PageRow,
     Section,
+    bullets,
     figure,
     join,
     panels,
     paragraph,
     section,
     table,
-    tag,
 )
 from gate_cache.report.html.record import Record, counted, metric_name, number
 from gate_cache.report.html.results import SHOWN
@@ -212,5 +212,5 @@ def _failed(record: Record) -> Html | None:
     failed = [r for r in record.results if r.failed]
     if not failed:
         return None
-    items = [tag("li", tag("strong", r.name), f": {r.failed}") for r in failed]
-    return join([paragraph(f"{len(failed)} of {len(record.results)} failed:"), tag("ul", *items)])
+    items = (Html("<strong>{}</strong>: {}").format(r.name, r.failed) for r in failed)
+    return join([paragraph(f"{len(failed)} of {len(record.results)} failed:"), bullets(items)])
