@@ -1,4 +1,4 @@
-"""What data sets made of image files share: root checks, hashing, reading."""
+"""What data sets made of image files share: root checks, hashing, reading, which files are images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError, listed
@@ -132,37 +132,32 @@ def passed_over(root: Path, used: Collection[str]) -> dict[str, int]:
 
     Those that are used are paths below the root, with ``/`` between parts.
     """
-    counts: Counter[str] = Counter()
-    for folder, folders, names in os.walk(root):
-        folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
-        below = Path(folder).relative_to(root)
-        counts.update(os.path.splitext(n)[1].lower() or n for n in names
-                      if not n.startswith(".") and n not in _SYSTEM
-                      and (below / n).as_posix() not in used)
+    counts = Counter(_suffix(n) or PurePosixPath(n).name for n in walk(root) if n not in used)
     return dict(sorted(counts.items()))
 
 
-def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = None) -> list[str]:
-    """Relative paths (``/`` between parts) of all files with these extensions, sorted.
+def walk(root: Path, extensions: frozenset[str] | None = None,
+         others: Counter[str] | None = None) -> list[str]:
+    """Relative paths (``/`` between parts) of all files with these extensions, or any, sorted.
 
-    Hidden files and folders are skipped; links to folders are followed, loops are not. `others`
-    counts the other files by suffix. A `DataError` where a folder cannot be read, or a name is not
-    UTF-8.
+    Hidden files and folders, and those of systems, are skipped; links to folders are followed,
+    loops are not. `others` counts the other files by suffix. A `DataError` where a folder cannot
+    be read, or a name is not UTF-8.
     """
     files: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith(".")
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX"))
                             and not _loops(os.path.join(folder, f), root))
         below = Path(folder).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
         for name in names:
-            if name[0] == ".":
+            if name[0] == "." or name in _SYSTEM:
                 continue
             dot = name.rfind(".")
             suffix = name[dot:].lower() if dot > 0 else ""
-            if suffix in extensions:
+            if extensions is None or suffix in extensions:
                 files.append(prefix + name)
-            elif others is not None and name not in _SYSTEM and "__MACOSX" not in prefix:
+            elif others is not None:
                 others[suffix or name] += 1
     files.sort()
     try:
@@ -235,7 +230,7 @@ def stem_of(name: str) -> str:
 
 
 def passed_over_line(counts: Mapping[str, int]) -> str:
-    """What `files.passed_over` counts as one line, pictures that Pillow does not read first."""
+    """What `passed_over` counts as one line, pictures that Pillow does not read first."""
     order = sorted(counts, key=lambda suffix: (suffix not in UNREAD, -counts[suffix], suffix))
     names = [f"{counts[s]} {s}{' (Pillow cannot read them)' if s in UNREAD else ''}" for s in order]
     total = sum(counts.values())

@@ -1,4 +1,4 @@
-"""Reading images, bringing them into the model's square, and reading label files. Pillow does it.
+"""Reading images and label files with Pillow, and bringing images into the model's square.
 
 Label files are as people make them: grey, palettes, grey saved as colours, colours, and arrays.
 """
