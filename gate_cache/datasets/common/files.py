@@ -1,4 +1,4 @@
-"""What data sets made of image files share: root checks, hashing, reading, which files are images."""
+"""What data sets made of image files share: checks, hashing, reading, which files are images."""
 
 from __future__ import annotations
 

@@ -68,9 +68,7 @@ def _show_classes(summary: Summary) -> None:
         if summary.pixels:
             cells.append(_percent(sum(summary.pixels[name].values()), pixels))
         table.add_row(escape(name), *cells)
-    put(table)
-    if len(summary.classes) > MOST:
-        say(f"… and {len(summary.classes) - MOST} more (--json has all)")
+    put(table, len(summary.classes) - MOST)
     if summary.pixels:
         say(f"labelled {_percent(pixels, pixels + ignored)} of all pixels, ignored"
                  f" {_percent(ignored, pixels + ignored)}")
@@ -83,9 +81,7 @@ def _show_points(summary: Summary) -> None:
     for name, images in list(summary.categories.items())[:MOST]:
         table.add_row(escape(name), escape(listed(summary.point_names.get(name, ()), 12)),
                       str(images), str(summary.category_pairs.get(name, 0)))
-    put(table)
-    if len(summary.categories) > MOST:
-        say(f"… and {len(summary.categories) - MOST} more (--json has all)")
+    put(table, len(summary.categories) - MOST)
     say(f"{summary.points.get('visible', 0)} visible points, {summary.points.get('outside', 0)}"
              f" outside their picture; {summary.boxless} boxes without extent")
 

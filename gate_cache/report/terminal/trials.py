@@ -86,9 +86,7 @@ def _show(ranked: ProbeTable, split: str) -> None:
         table.add_row(escape(_title(row)), escape(maps), f"{row.value:.1f}",
                       _between(*row.interval), _behind(row, ranked.rows[0]),
                       style="bold" if row.equal else None)
-    put(table)
-    if len(ranked.rows) > MOST:
-        say(f"… and {len(ranked.rows) - MOST} more (--json has all)")
+    put(table, len(ranked.rows) - MOST)
     equal = sum(row.equal for row in ranked.rows) - 1
     say(f"{equal or 'no'} other feature{'s' * (equal != 1)} (bold) within the paired interval of"
         f" the best; {ranked.metric}", style="dim")
