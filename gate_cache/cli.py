@@ -11,7 +11,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we 
 
 import typer
 
-from gate_cache.commands import extraction, pictures, stores, training
+from gate_cache.commands import extraction, pictures, plans, stores, training, viewer
 from gate_cache.commands.options import with_options
 from gate_cache.core.errors import GateCacheError, OldSpelling
 
@@ -21,12 +21,11 @@ app = typer.Typer(
     help="Cache diffusion features once, train on them many times (GATE, NeurIPS 2024).",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (extraction.validate, extraction.data, extraction.plan, extraction.extract,
-                 extraction.status, stores.inspect, stores.show, stores.verify, stores.diff,
-                 stores.prune, extraction.layers, training.probe, training.train, training.sweep,
-                 training.evaluate, training.report, extraction.lora, extraction.caption,
-                 pictures.match, pictures.predict, pictures.score, pictures.guideline,
-                 pictures.view):
+for _command in (plans.validate, plans.data, plans.plan, extraction.extract, plans.status,
+                 stores.inspect, stores.show, stores.verify, stores.diff, stores.prune,
+                 plans.layers, training.probe, training.train, training.sweep, training.evaluate,
+                 training.report, extraction.lora, extraction.caption, pictures.match,
+                 pictures.predict, pictures.score, pictures.guideline, viewer.view):
     app.command()(with_options(_command))
 
 

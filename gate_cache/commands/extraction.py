@@ -1,4 +1,4 @@
-"""Stage 1: what a manifest says, needs and has; features into the store; LoRAs and captions."""
+"""Stage 1: features into the store; LoRAs and captions for it."""
 
 from __future__ import annotations
 
@@ -11,99 +11,11 @@ from gate_cache.commands.options import (
     Computes,
     Json,
     ManifestPath,
-    Models,
-    Outside,
-    Pictures,
-    Reads,
     interruptible,
-    parse_size,
     print_result,
     refuse,
 )
 from gate_cache.core.errors import DataError, UserError
-from gate_cache.core.roots import Roots
-
-
-def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
-    """Check a manifest: all problems at once, and which of its files are not here."""
-    from gate_cache.core.errors import ManifestError
-    from gate_cache.extraction.validate import NotReady
-    from gate_cache.extraction.validate import validate as stage
-
-    try:
-        checked = stage(on.open(manifest))
-    except NotReady as error:
-        raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
-                              *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
-                              ]) from None
-    lines = [f"{checked.manifest}: valid, {checked.combos} combos", *checked.data,
-             *(f"note: {line}" for line in checked.absent)]
-    print_result(checked, lambda _: typer.echo("\n".join(lines)), as_json)
-
-
-def data(manifest: ManifestPath, on: Pictures = HERE, as_json: Json = False) -> None:
-    """Show what the data set holds: splits, classes, labels, points; and what is wrong with it.
-
-    Exit code 2 if anything is wrong.
-    """
-    from gate_cache.report.terminal.tables import show_data
-    from gate_cache.workspace.data_summary import data as stage
-
-    summary = stage(on.open(manifest))
-    print_result(summary, show_data, as_json)
-    if summary.faults:
-        raise typer.Exit(2)
-
-
-def plan(manifest: ManifestPath,
-         disk: Annotated[str | None, typer.Option(
-             help="Room for the store, such as 100GB or 2TB [what is free].")] = None,
-         rate: Annotated[float | None, typer.Option(
-             min=1e-9, help="UNet passes per second, to estimate hours.")] = None,
-         measure: Annotated[bool, typer.Option(
-             "--measure", help="Run one batch of every combo, to estimate hours.")] = False,
-         on: Computes = HERE, as_json: Json = False) -> None:
-    """Show what extracting will cost: passes, bytes, files, hours; and what would fit the disk.
-
-    Runs nothing but what --measure asks for.
-    """
-    from gate_cache.extraction.plan import plan as stage
-    from gate_cache.report.terminal.tables import show_plan
-
-    work, seconds = on.open(manifest), None
-    if measure:
-        from gate_cache.extraction.measure import seconds_an_image
-
-        seconds = seconds_an_image(work)
-    cost = stage(work, room=parse_size(disk), rate=rate, seconds=seconds)
-    print_result(cost, show_plan, as_json, unet_passes=cost.unet_passes, bytes=cost.bytes,
-                 files=cost.files, folders=cost.folders, hours=cost.hours)
-
-
-def status(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
-    """Show per combo what is done, missing, or stale and why."""
-    from gate_cache.extraction.status import status as stage
-    from gate_cache.report.terminal.tables import show_status
-
-    state = stage(on.open(manifest))
-    print_result(state, show_status, as_json, complete=state.complete)
-
-
-def layers(model: Annotated[str, typer.Argument(
-               help="tiny, a folder or .safetensors below the models root, or a hub id.")],
-           size: Annotated[int | None, typer.Option(
-               min=1, help="Side of the input in pixels [the model's own].")] = None,
-           config: Annotated[str | None, typer.Option(
-               help="For a .safetensors file: the folder with its tokenizers.")] = None,
-           variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
-           models: Models = None, outside: Outside = False, as_json: Json = False) -> None:
-    """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""
-    from gate_cache.extraction.layers import layers as stage
-    from gate_cache.manifest.specs import ModelSpec
-    from gate_cache.report.terminal.tables import show_layers
-
-    spec = ModelSpec(source=[model], config=config, variant=variant)
-    print_result(stage(spec, Roots.resolve(outside, models=models), size), show_layers, as_json)
 
 
 def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(

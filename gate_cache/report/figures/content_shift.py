@@ -171,8 +171,7 @@ def _figures(mean: dict[str, Spread]) -> list[str]:
 def _gains(row: TriedTechnique) -> list[str]:
     if row.gain is None or row.closer is None:
         return [""] * 4
-    low, high = row.gain["SSIM"].interval
-    return [f"{row.gain['SSIM'].mean:+.3f}", f"{low:+.3f} – {high:+.3f}",
+    return [f"{row.gain['SSIM'].mean:+.3f}", _interval(row.gain["SSIM"], "+"),
             f"{row.gain['edges'].mean:+.3f}", f"{row.closer:.0f} %"]
 
 
