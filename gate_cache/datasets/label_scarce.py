@@ -19,7 +19,7 @@ from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import walk
 from gate_cache.datasets.common.labelled import LabelledImages, class_names, plain_table
 from gate_cache.datasets.common.splits import with_val
-from gate_cache.manifest.dataset_specs import ScarceName
+from gate_cache.manifest.dataset_specs import ScarceSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,23 +36,17 @@ _NO_BACKGROUND = ("bedroom-28",)
 class LabelScarce(LabelledImages):
     """Images with labelled parts; ids are paths below the folder ``real``.
 
-    Parameters
-    ----------
-    name : of the set
-    root : its folder
-    fold : 0 … 4, a seeded split; or None, the folders ``train`` and ``test`` themselves
-    val : share of the training images that becomes ``val``; published results have none
-    split_seed : of ``val``
+    A fold, 0 … 4, is a seeded split; None is the folders ``train`` and ``test`` themselves. A share
+    of the training images may be ``val``; published results have none.
     """
 
     parts = ("real/train", "real/test")
 
-    def __init__(self, name: ScarceName, root: Path, fold: int | None = 0, val: float = 0.0,
-                 split_seed: int = 0) -> None:
-        super().__init__(name, root)
-        self.expected = EXPECTED.format(folder=name.replace("-", "_"))
-        self.classes = class_names(name)
-        self.fold, self.val, self.split_seed = fold, val, split_seed
+    def __init__(self, root: Path, spec: ScarceSpec) -> None:
+        super().__init__(spec.name, root)
+        self.expected = EXPECTED.format(folder=spec.name.replace("-", "_"))
+        self.classes = class_names(spec.name)
+        self.fold, self.spec = spec.fold, spec
 
     @property
     def protocol(self) -> str:
@@ -92,4 +86,4 @@ class LabelScarce(LabelledImages):
         count = sum(i.startswith("train/") for i in ids)
         if self.fold is not None:
             random.Random(self.fold).shuffle(ids)  # noqa: S311 - the published split
-        return with_val(ids[:count], ids[count:], self.val, self.split_seed)
+        return with_val(ids[:count], ids[count:], self.spec.val, self.spec.split_seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.ade20k import ADE20K
@@ -20,6 +22,12 @@ from gate_cache.datasets.spair import SPair
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.manifest import dataset_specs as specs
 
+PUBLISHED: dict[type[Any], Callable[[Path, Any], ImageDataset]] = {
+    specs.PFWillowSpec: PFWillow, specs.PFPascalSpec: PFPascal, specs.SPairSpec: SPair,
+    specs.ADE20KSpec: ADE20K, specs.CityscapesSpec: Cityscapes, specs.CIFAR10Spec: CIFAR10,
+    specs.ScarceSpec: LabelScarce}
+"""Sets that others publish, which are opened by their folder and their section."""
+
 
 def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
     """Return the data set a manifest names; listing its samples is what touches the disk."""
@@ -33,23 +41,9 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
         for path in [paths] if isinstance(paths, str) else paths:
             roots.below("data", path, f"dataset.{field}")
     match spec:
-        case specs.PFWillowSpec():
-            return PFWillow(root, spec.val, spec.test, spec.split_seed)
-        case specs.PFPascalSpec():
-            return PFPascal(root)
-        case specs.SPairSpec():
-            return SPair(root, spec.layout)
         case specs.PairsSpec():
             return Pairs(root, spec.points, spec.pairs, _rule(spec),
                          None if roots.outside else (roots.data,))
-        case specs.ADE20KSpec():
-            return ADE20K(root, spec.val, spec.split_seed)
-        case specs.CityscapesSpec():
-            return Cityscapes(root, spec.val, spec.split_seed)
-        case specs.CIFAR10Spec():
-            return CIFAR10(root, spec.val, spec.split_seed)
-        case specs.ScarceSpec():
-            return LabelScarce(spec.name, root, spec.fold, spec.val, spec.split_seed)
         case specs.FolderSpec():
             return ImageFolder(root, _rule(spec), spec.files, spec.labels)
         case specs.MasksSpec():
@@ -57,6 +51,8 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
                          Values(spec.values, spec.ignore), _rule(spec))
         case specs.InstalledSpec():
             return cast(ImageDataset, spec.open(root))
+        case _:
+            return PUBLISHED[type(spec)](root, spec)
 
 
 def _rule(spec: specs.OwnTree) -> SplitRule:

@@ -12,6 +12,7 @@ from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import IGNORED, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, walk
 from gate_cache.datasets.common.splits import with_val
+from gate_cache.manifest.dataset_specs import HeldOut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,8 +112,7 @@ class PublishedHalves(LabelledImages):
     Parameters
     ----------
     root : folder that holds those of images and of labels
-    val : share of the published training images that becomes ``val``
-    split_seed : another value, another split
+    spec : which share of the published training images is ``val``
 
     Attributes
     ----------
@@ -123,10 +123,10 @@ class PublishedHalves(LabelledImages):
     folders: tuple[str, str]
     halves: tuple[str, str]
 
-    def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
+    def __init__(self, root: Path, spec: HeldOut) -> None:
         super().__init__(self.name, root)
+        self.spec = spec
         self.parts = tuple(f"{folder}/{half}" for folder in self.folders for half in self.halves)
-        self.val, self.split_seed = val, split_seed
 
     def path(self, sample_id: str) -> Path:
         return self.root / self.folders[0] / sample_id
@@ -140,7 +140,7 @@ class PublishedHalves(LabelledImages):
     def _splits(self) -> Mapping[str, Split]:
         ids = [s.id for s in self.samples()]
         train = [i for i in ids if i.startswith(f"{self.halves[0]}/")]
-        return with_val(train, set(ids) - set(train), self.val, self.split_seed)
+        return with_val(train, set(ids) - set(train), self.spec.val, self.spec.split_seed)
 
 
 @cache
