@@ -15,8 +15,9 @@ from gate_cache.core.errors import DataError, did_you_mean, listed
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import read_text, walk
 from gate_cache.datasets.common.labelled import LabelledImages, distinct
-from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
+from gate_cache.datasets.common.splits import SplitRule, Tree
 from gate_cache.datasets.folder import images_below
+from gate_cache.manifest.dataset_specs import MasksSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,28 +110,20 @@ MOST = 255
 class Masks(LabelledImages):
     """Images with a label picture each; ids are paths below the folder of images.
 
-    Parameters
-    ----------
-    root : Path
-    folders : names of the folders of images and of label pictures below it
-    classes : their names, by label; None for those of ``classes.txt``
-    values : which label is which class, and which does not count
-    rule : how images are split
+    Without `classes` in its section, their names are those of `values`, or of ``classes.txt``.
     """
 
     protocol = ("masks: IoU over all pixels of a split's images; a split is a folder called train,"
                 " val or test, else a seeded part")
     expected = EXPECTED
 
-    def __init__(self, root: Path, folders: tuple[str, str] = ("images", "masks"),
-                 classes: Sequence[str] | None = None, values: Values | None = None,
-                 rule: SplitRule = BY_FOLDER) -> None:
+    def __init__(self, root: Path, spec: MasksSpec) -> None:
         super().__init__("masks", root)
-        self.parts = folders
-        self.named = classes
-        self.values = values or Values()
+        self.parts = (spec.images, spec.masks)
+        self.named = spec.classes
+        self.values = Values(spec.values, spec.ignore)
         self.colours = self.values.colours
-        self.rule = rule
+        self.rule = SplitRule.of(spec)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -14,7 +14,7 @@ from gate_cache.datasets.common.base import ImageDataset
 from gate_cache.datasets.common.splits import SplitRule
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.label_scarce import LabelScarce
-from gate_cache.datasets.masks import Masks, Values
+from gate_cache.datasets.masks import Masks
 from gate_cache.datasets.pairs import Pairs
 from gate_cache.datasets.pf_pascal import PFPascal
 from gate_cache.datasets.pf_willow import PFWillow
@@ -22,11 +22,11 @@ from gate_cache.datasets.spair import SPair
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.manifest import dataset_specs as specs
 
-PUBLISHED: dict[type[Any], Callable[[Path, Any], ImageDataset]] = {
+_BY_SECTION: dict[type[Any], Callable[[Path, Any], ImageDataset]] = {
     specs.PFWillowSpec: PFWillow, specs.PFPascalSpec: PFPascal, specs.SPairSpec: SPair,
     specs.ADE20KSpec: ADE20K, specs.CityscapesSpec: Cityscapes, specs.CIFAR10Spec: CIFAR10,
-    specs.ScarceSpec: LabelScarce}
-"""Sets that others publish, which are opened by their folder and their section."""
+    specs.ScarceSpec: LabelScarce, specs.MasksSpec: Masks}
+"""Data sets that are opened by their folder and their section alone."""
 
 
 def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
@@ -42,18 +42,11 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
             roots.below("data", path, f"dataset.{field}")
     match spec:
         case specs.PairsSpec():
-            return Pairs(root, spec.points, spec.pairs, _rule(spec),
+            return Pairs(root, spec.points, spec.pairs, SplitRule.of(spec),
                          None if roots.outside else (roots.data,))
         case specs.FolderSpec():
-            return ImageFolder(root, _rule(spec), spec.files, spec.labels)
-        case specs.MasksSpec():
-            return Masks(root, (spec.images, spec.masks), spec.classes,
-                         Values(spec.values, spec.ignore), _rule(spec))
+            return ImageFolder(root, SplitRule.of(spec), spec.files, spec.labels)
         case specs.InstalledSpec():
             return cast(ImageDataset, spec.open(root))
         case _:
-            return PUBLISHED[type(spec)](root, spec)
-
-
-def _rule(spec: specs.OwnTree) -> SplitRule:
-    return SplitRule(spec.shares, spec.split_seed, spec.split_folders)
+            return _BY_SECTION[type(spec)](root, spec)

@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from gate_cache.core.errors import DataError, listed
 from gate_cache.datasets.common.base import Split
+from gate_cache.manifest.dataset_specs import OwnTree
 
 Shares = Mapping[Literal["val", "test"], float]
 _WHAT = r"(?:images?|imgs?|data|set|split|photos?)"
@@ -81,6 +82,11 @@ class SplitRule:
     shares: Shares = field(default_factory=dict)
     seed: int = 0
     by_folder: bool = True
+
+    @classmethod
+    def of(cls, spec: OwnTree) -> SplitRule:
+        """As a manifest's section says."""
+        return cls(spec.shares, spec.split_seed, spec.split_folders)
 
 
 BY_FOLDER = SplitRule()
