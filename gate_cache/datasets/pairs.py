@@ -41,13 +41,7 @@ class TablePoint:
 
 @dataclass
 class PointTable:
-    """All lines.
-
-    Attributes
-    ----------
-    points : of every image by name, images sorted
-    odd : how many lines give no visible point, by why
-    """
+    """Points of every image by name, images sorted; and how many lines give none, by why."""
 
     points: dict[str, dict[str, TablePoint]] = field(default_factory=dict)
     odd: Counter[str] = field(default_factory=Counter)
