@@ -113,7 +113,8 @@ def test_what_waits_is_counted(gpu: Device) -> None:
     assert b.device == torch.device("cuda:0") and not gpu.taken()
     for wait, kind in ((lambda: b.sum().item(), "read"), (lambda: b.cpu(), "to the host"),
                        (lambda: b.tolist(), "read"), (lambda: b.nonzero(), "shape from data"),
-                       (lambda: b[b > 1], "mask as an index"), (lambda: b[[0, 2]], "to the device"),
+                       (lambda: b[b > 1], "mask as an index"),
+                       (lambda: b[[0, 2]], "index from the host"),
                        (lambda: b[torch.tensor([1])], "index from the host"),
                        (torch.cuda.synchronize, "stream")):
         wait()  # type: ignore[operator]
