@@ -25,7 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
-CPU = torch.device("cpu")
+CPU, ANYWHERE = torch.device("cpu"), torch.device("cpu:1")
+"""The latter: what autograd begins with zeros in C++, which believes that all is on the CPU."""
 Kinds = Counter[tuple[str, str]]
 """What waited and where (``file:function``) to how often."""
 
@@ -59,7 +60,8 @@ class _Places:
         """Note it; the tensor itself."""
         storage = tensor.untyped_storage()
         with self._lock:
-            if storage._cdata not in self._places:  # a weak reference keeps the address taken
+            if self._places.get(storage._cdata, (None, ANYWHERE))[1] == ANYWHERE:
+                # the weak reference keeps the address from being used again
                 self._places[storage._cdata] = StorageWeakRef(storage), place
             if len(self._places) > self._most:
                 self._places = {k: v for k, v in self._places.items() if not v[0].expired()}
@@ -179,7 +181,9 @@ class Device:
             plain.pop("device")
             return self.move(func(*args, **plain), place, bool(plain.pop("non_blocking", False)),
                              _PLACES.of(leaves[0]))
-        if place.type != "cuda":
+        if asked is not None and place == CPU and torch._C._current_graph_task_id() != -1:
+            place = self._meet(func, args, leaves) if leaves else ANYWHERE
+        if place.type != "cuda" and place != ANYWHERE:
             return func(*args, **plain)
         self._count(func, leaves)
         with self._random(func, place, kwargs.get("generator")):
@@ -221,18 +225,19 @@ class Device:
 
     def _meet(self, func: Any, args: Any, leaves: list[torch.Tensor]) -> torch.device:
         """The device of an operation; raise as CUDA does where tensors of several meet."""
-        places = {_PLACES.of(t) for t in leaves if t.dim()}
+        places = {_PLACES.of(t) for t in leaves if t.dim()} - {ANYWHERE}
         if func in (aten.copy_.default, aten.record_stream.default):
             return _PLACES.of(leaves[0])
         if func in _INDEXED and _PLACES.of(args[0]).type == "cuda":
             indices = [t for t in args[1] if t is not None and _PLACES.of(t) == CPU]
             if indices:
                 self.waits("index from the host")
-            places = {_PLACES.of(t) for t in leaves if t.dim() and not any(t is i for i in indices)}
+            places = {_PLACES.of(t) for t in leaves
+                      if t.dim() and not any(t is i for i in indices)} - {ANYWHERE}
         if len(places) > 1:
             raise RuntimeError("Expected all tensors to be on the same device, but found at least"
                                f" two devices, {' and '.join(sorted(map(str, places)))}! ({func})")
-        scalars = {_PLACES.of(t) for t in leaves} - {CPU}
+        scalars = {_PLACES.of(t) for t in leaves} - {CPU, ANYWHERE}
         return next(iter(places or scalars), CPU)
 
     @contextmanager
@@ -440,7 +445,8 @@ def _of_tensors() -> dict[str, Any]:
                             **more)
 
     def reduce(tensor: torch.Tensor, protocol: Any) -> Any:
-        assert _PLACES.of(tensor) == CPU, "tensors of a device must not be written as they are"
+        if _PLACES.of(tensor).type == "cuda":
+            _PRESENT[-1].waits("to the host")
         return _TENSOR["__reduce_ex__"](tensor, protocol)
 
     return {
