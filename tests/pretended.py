@@ -1,11 +1,11 @@
 """Pretended CUDA devices: tensors of the CPU whose memory is noted to be on ``cuda:0``.
 
-Python alone: a device is a note about a tensor's *storage*: views, detached copies, and what autograd keeps share
-it, so that nothing of a tensor has to be wrapped, and each operation is the CPU's own. Values are
-real and must equal the CPU's. Operations that mix devices raise, as CUDA's do; what makes the host
-wait for a device is counted with its place in the package. A copy to the host that does not block
-arrives when it is waited for, and no sooner: until then its target holds noise. Random numbers on a
-device come from a generator of that device.
+Python alone. A device is a note about a tensor's *storage*: views, detached copies, and what
+autograd keeps share it, so that nothing of a tensor has to be wrapped, and each operation is the
+CPU's own. Values are real and must equal the CPU's. Operations that mix devices raise, as CUDA's
+do; what makes the host wait for a device is counted with its place in the package. A copy to the
+host that does not block arrives when it is waited for, and no sooner: until then its target holds
+noise. Random numbers on a device come from a generator of that device.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Device:
     def waits(self, kind: str) -> None:
         """The host waits for a device, here."""
         with self._lock:
-            self.waited[kind, _place()] += 1
+            self.waited[kind, _caller()] += 1
 
     def taken(self) -> Kinds:
         """What was counted since the last call."""
@@ -168,22 +168,17 @@ class Device:
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """One operation, as a device does it."""
         leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        place = self._place(func, args, leaves, kwargs.get("device"))
         plain = {k: v for k, v in kwargs.items() if k != "pin_memory"}
-        asked = plain.get("device")
-        if asked is not None and torch.device(asked).type == "cuda":
+        if plain.get("device") is not None and place.type != "meta":
             plain["device"] = CPU
-        place = _indexed(torch.device(asked)) if asked is not None else self._meet(func, args,
-                                                                                  leaves)
         if func is aten.copy_.default:
             return self._copy(args[0], args[1], kwargs.get("non_blocking", len(args) > 2))
-        if func is aten._to_copy.default and "cuda" in (place.type, _PLACES.of(leaves[0]).type) \
-                and place != _PLACES.of(leaves[0]):
-            plain.pop("device")
+        if func is aten._to_copy.default and {place, _PLACES.of(leaves[0])} - {
+                CPU, ANYWHERE} and place != _PLACES.of(leaves[0]) and place.type != "meta":
             return self.move(func(*args, **plain), place, bool(plain.pop("non_blocking", False)),
                              _PLACES.of(leaves[0]))
-        if asked is not None and place == CPU and torch._C._current_graph_task_id() != -1:
-            place = self._meet(func, args, leaves) if leaves else ANYWHERE
-        if place.type != "cuda" and place != ANYWHERE:
+        if place != ANYWHERE and place.type != "cuda":
             return func(*args, **plain)
         self._count(func, leaves)
         with self._random(func, place, kwargs.get("generator")):
@@ -192,6 +187,15 @@ class Device:
             if isinstance(tensor, torch.Tensor):
                 _PLACES.put(tensor, place)
         return found
+
+    def _place(self, func: Any, args: Any, leaves: list[torch.Tensor], asked: Any) -> torch.device:
+        """Where an operation is done."""
+        if asked is None:
+            return self._meet(func, args, leaves)
+        place = _indexed(torch.device(asked))
+        if place == CPU and torch._C._current_graph_task_id() != -1:  # not asked by this process
+            return self._meet(func, args, leaves) if leaves else ANYWHERE
+        return place
 
     def move(self, tensor: torch.Tensor, there: torch.device, late: bool,
              here: torch.device | None = None) -> torch.Tensor:
@@ -274,7 +278,7 @@ def _indexed(device: torch.device) -> torch.device:
     return device if device.type != "cuda" else torch.device("cuda", device.index or 0)
 
 
-def _place() -> str:
+def _caller() -> str:
     """The nearest function of the package, or of a test."""
     frame: Any = sys._getframe(1)
     while frame is not None:
