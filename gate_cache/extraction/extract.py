@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.extraction.block import Work
+    from gate_cache.store.format.done import Provenance
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
 
@@ -66,7 +67,7 @@ class Extracted:
     ----------
     images : samples of the data set
     new_images : of them, appended to the store by this run
-    rows : combo name to rows computed by this run (0: it was all there)
+    rows : combo name, and ``latents``, to rows computed by this run (0: it was all there)
     unread : id of each image that could not be read, and was left out, to why
     """
 
@@ -147,14 +148,14 @@ class _Rounds(ExitStack):
         blocks = sorted({(r.start, r.stop) for ready in todo.values() for r in ready})
         if not blocks:
             return
-        rows = sum(sum(len(left.fresh(group, r)) for r in missing) + images.unknown
-                   for group, missing in _todo(left))
+        rows = sum(sum(len(left.fresh(j.group, r)) for r in j.todo) + images.unknown
+                   for j in left.jobs)
         if self._run is None:
             need_space(self._store.path, _space(left, self._store.block, images.unknown))
             images.hide()
             plans = [job.plan for job in left.jobs if job.todo or images.unknown]
             self._run = self._begin(order, plans, spread, rows)
-        self._heard.expect(rows)
+        self._heard.expect(left, rows)
         for group, ready in todo.items():
             if ready:
                 group.fit()
@@ -221,14 +222,8 @@ def _elsewhere(store: Place, spread: Workers, counter: _Heard, work: Workspace) 
     with cluster.local(spread.workers) if spread.workers else cluster.remote(
             spread.scheduler) as client:
         def run(order: ExtractionJob, left: Work, blocks: list[range]) -> None:
-            groups = {LATENTS: left.latents, **{j.plan.name: j.group for j in left.jobs}}
-
-            def finished(counts: dict[str, int], device: str) -> None:
-                for name in counts:
-                    groups[name].note_device(device)
-                counter.counted(counts)
-            cluster.run(client, cluster.BlockWorker(order, store.resolve()), blocks, finished,
-                        work.progress.say)
+            cluster.run(client, cluster.BlockWorker(order, store.resolve()), blocks,
+                        counter.counted, work.progress.say)
         yield run
 
 
@@ -244,9 +239,6 @@ def _here(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles
             engine.extractor.halved = smaller
 
         def run(_: ExtractionJob, work: Work, blocks: list[range]) -> None:
-            for group, todo in _todo(work):
-                if todo:
-                    group.note_device(engine.device)
             with stopping(engine.stop, order.workspace.progress.say):
                 engine.run(work, blocks, counter)
         try:
@@ -263,10 +255,12 @@ class _Heard:
     def __init__(self, result: Extracted) -> None:
         self._result = result
         self._computed = 0
+        self._groups: dict[str, GroupWriter] = {}
         self._lock = threading.Lock()
 
-    def expect(self, left: int) -> None:
-        """So many rows are left to compute."""
+    def expect(self, work: Work, left: int) -> None:
+        """So many rows of combos are left to compute."""
+        self._groups = {LATENTS: work.latents, **{j.plan.name: j.group for j in work.jobs}}
         self.task.expect(self._computed + left)
 
     def computed(self, rows: int) -> None:
@@ -278,11 +272,14 @@ class _Heard:
         with self._lock:
             self._result.unread[sample_id] = why
 
-    def written(self, group: str, rows: int) -> None:
+    def written(self, group: str, rows: int, made: Provenance) -> None:
         with self._lock:
             self._result.rows[group] += rows
 
-    def counted(self, counts: dict[str, int]) -> None:
+    def counted(self, block: range, counts: dict[str, int], made: Provenance) -> None:
+        """What a worker has done."""
         for group, rows in counts.items():
-            self.written(group, rows)
-            self.computed(rows)
+            self._groups[group].note_made(made, block)
+            self.written(group, rows, made)
+            if group != LATENTS:
+                self.computed(rows)

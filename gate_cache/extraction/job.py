@@ -73,7 +73,7 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
         jobs.append(Job(plan, group, group.todo(order.gone)))
     dataset = open_dataset(manifest.dataset, workspace.roots)
     source = open_source(workspace, dataset, store.samples, files, order.gone)
-    return Work(source, jobs, latents, latents.todo(order.gone), order.gone)
+    return Work(source, jobs, latents, latents.todo(order.gone), order.gone, store.joined)
 
 
 def open_engine(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles) -> Engine:

@@ -20,7 +20,7 @@ from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.extraction.inputs import BlockInputs, open_source
 from gate_cache.extraction.job import own_threads
-from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
+from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 from gate_cache.workspace.data_root import dataset_near
 
 if TYPE_CHECKING:
@@ -174,10 +174,12 @@ def _choose(store: FeatureStore, dataset: ImageDataset, views: Sequence[ComboVie
 
 
 def _changed(view: ComboView, device: str) -> list[str]:
-    noted, now = view.attrs.get("versions", {}), versions()
-    lines = [f"{name} {noted[name]} then, {now.get(name, 'none')} now"
-             for name in noted if noted[name] != now.get(name)]
-    devices = view.attrs.get(DEVICES, [])
+    attrs, now = view.attrs, versions()
+    made = [made for made, _ in view.made() if made]
+    noted = [m.versions for m in made] or [attrs.get("versions", {})]
+    lines = [f"{name} {then[name]} then, {now.get(name, 'none')} now"
+             for then in noted for name in then if then[name] != now.get(name)]
+    devices = sorted({m.device for m in made}) or attrs.get("devices", [])  # older stores
     if devices != [device]:
         lines.append(f"device {' and '.join(devices) or 'not noted'} then, {device} now")
     return lines

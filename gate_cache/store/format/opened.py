@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,12 @@ class OpenGroup:
         mask = done.valid(marks, block, rows)
         mask[[row for row in self.attrs.get(ABSENT, ()) if row < rows]] = False
         return mask
+
+    def made(self) -> list[tuple[done.Provenance | None, int]]:
+        """What finished blocks were computed with, and how many; None where it is not noted."""
+        numbers = Counter(done.BlockMarks(self.store.folder, self.name).numbers().values())
+        known = done.provenances(self.attrs)
+        return [(known.get(number), count) for number, count in sorted(numbers.items())]
 
     def check(self, rows: npt.NDArray[Any]) -> None:
         """Raise `RowNotDone` unless all these rows are extracted."""
