@@ -20,7 +20,7 @@ class Stub(WorkerPlugin):
 
     def block(self, rows: range) -> cluster.Done:
         """Nothing, in place of `cluster.BlockWorker`."""
-        return {"stub": len(rows)}, Provenance("cpu", 16, False, {})
+        return {"stub": (len(rows), Provenance("cpu", 16, False, {}))}
 
 
 def main() -> None:
@@ -31,9 +31,9 @@ def main() -> None:
     args = parser.parse_args()
     done = 0
 
-    def count(_: range, found: cluster.Counts, made: Provenance) -> None:
+    def count(_: range, found: cluster.Done) -> None:
         nonlocal done
-        done += found["stub"]
+        done += found["stub"][0]
 
     blocks = [range(i * 16, (i + 1) * 16) for i in range(args.blocks)]
     with cluster.local(args.workers) as client:

@@ -142,7 +142,7 @@ class Fails(WorkerPlugin):
             os.kill(os.getpid(), signal.SIGKILL)
         if rows.start == 6:
             raise DataError(f"{get_worker().name}: on purpose")
-        return {"a": len(rows)}, Provenance("cpu", 2, False, {})
+        return {"a": (len(rows), Provenance("cpu", 2, False, {}))}
 
 
 @pytest.mark.parametrize(("deadly", "says"), [
@@ -152,7 +152,7 @@ def test_what_cannot_be_done_ends_in_one_line(deadly: bool, says: str) -> None:
     blocks = [range(i, i + 3) for i in range(0, 6 if deadly else 9, 3)]
     once = {"distributed.scheduler.allowed-failures": 0}
     with dask.config.set(once), local(1) as client, pytest.raises(UserError, match=says):
-        run(client, Fails(deadly), blocks, lambda _, counts, __: seen.append(counts))
+        run(client, Fails(deadly), blocks, lambda _, done: seen.append({k: n for k, (n, _) in done.items()}))
 
 
 # ------------------------------------------------------------------------------------ GPUs
@@ -209,7 +209,7 @@ class Waits(WorkerPlugin):
 
     def block(self, rows: range) -> tuple[dict[str, int], str]:
         time.sleep(0.5)
-        return {"a": len(rows)}, Provenance("cpu", 2, False, {})
+        return {"a": (len(rows), Provenance("cpu", 2, False, {}))}
 
 
 def test_a_lost_scheduler_ends_in_one_line(tmp_path: Path) -> None:

@@ -79,13 +79,13 @@ class Helpers:
     readers : threads that read images
     behind : the thread that waits for maps to arrive
     writers : threads that write whole blocks
-    made : what a block that is complete now was computed with
+    made : what a block of maps, or of latents, that is complete now was computed with
     """
 
     readers: Executor
     behind: Executor
     writers: Executor
-    made: Callable[[], Provenance]
+    made: Callable[[bool], Provenance]
     memory: HostMemory
     transfer: Transfer
 
@@ -177,7 +177,8 @@ class Block:
     def _submit(self, draft: _Draft) -> None:
         """Have a block written, as what the device computes it with now."""
         helpers = self._helpers
-        self._writes.append(helpers.writers.submit(draft.write, self._told, helpers.made()))
+        made = helpers.made(draft is self._drafts[LATENTS])
+        self._writes.append(helpers.writers.submit(draft.write, self._told, made))
 
     def _check_written(self) -> None:
         """Raise what has kept a block from being written."""

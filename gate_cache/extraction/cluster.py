@@ -37,9 +37,8 @@ AT_A_TIME = 2
 TIMEOUT = "10s"
 _LOST = ("the dask scheduler is lost; what is done is kept: start it again, and then the same"
          " command")
-Counts = dict[str, int]
-Done = tuple[Counts, "Provenance"]
-"""Rows written by group, and what they were computed with."""
+Done = dict[str, tuple[int, "Provenance"]]
+"""Rows written of a block by group, and what they were computed with."""
 
 
 class BlockWorker(WorkerPlugin):
@@ -73,7 +72,7 @@ class BlockWorker(WorkerPlugin):
         heard = _Counted()
         with out_of_memory(smaller_than(self._order.batch)):
             engine.block(work, rows, heard)
-        return heard.counts, heard.made or engine.made()
+        return heard.done
 
     def _open(self) -> tuple[Work, Engine]:
         from gate_cache.store.opening import exists
@@ -102,8 +101,7 @@ class _Counted:
     """Counts what a block writes."""
 
     def __init__(self) -> None:
-        self.counts: Counts = {}
-        self.made: Provenance | None = None
+        self.done: Done = {}
 
     def computed(self, rows: int) -> None:
         """Progress is told a block at a time."""
@@ -113,8 +111,7 @@ class _Counted:
         raise DataError(why)
 
     def written(self, group: str, rows: int, made: Provenance) -> None:
-        self.made = made
-        self.counts[group] = self.counts.get(group, 0) + rows
+        self.done[group] = rows, made
 
 
 def claim_device(asked: str | None) -> tuple[str | None, FileLock | None]:
@@ -211,7 +208,7 @@ def remote(address: str) -> Iterator[Client]:
 
 
 def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
-        told: Callable[[range, Counts, Provenance], None],
+        told: Callable[[range, Done], None],
         say: Callable[[str], None] = print) -> None:
     """All these blocks, in any order.
 
@@ -233,7 +230,7 @@ def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
     workers, rows_of = set(_workers(client)), dict(zip(tasks, blocks, strict=True))
     try:
         for task, done in _results(tasks):
-            told(rows_of.pop(task), *done)
+            told(rows_of.pop(task), done)
             task.release()
             now = set(_workers(client))
             for lost in sorted(workers - now):

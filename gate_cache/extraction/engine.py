@@ -52,9 +52,10 @@ class Engine:
             ThreadPoolExecutor(READERS, "readers"), ThreadPoolExecutor(1, "behind"),
             _Writers(WRITERS), self.made, HostMemory(device.type == "cuda"), Transfer(device))
 
-    def made(self) -> Provenance:
-        """What passes are computed with now: batches may have become smaller."""
-        return replace(self._made, batch=self.extractor.batch)
+    def made(self, latents: bool = False) -> Provenance:
+        """What maps, or latents, are computed with now: batches may have become smaller."""
+        batch = self.extractor.coder_batch if latents else self.extractor.batch
+        return replace(self._made, batch=batch)
 
     def stop(self) -> None:
         """Have `run` end after the pass that is under way; what is computed is written."""

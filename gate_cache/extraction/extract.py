@@ -6,7 +6,7 @@ Wiring only: what is missing is found in the store, computed by `diffusion`, wri
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -276,9 +276,9 @@ class _Heard:
         with self._lock:
             self._result.rows[group] += rows
 
-    def counted(self, block: range, counts: dict[str, int], made: Provenance) -> None:
+    def counted(self, block: range, done: Mapping[str, tuple[int, Provenance]]) -> None:
         """What a worker has done."""
-        for group, rows in counts.items():
+        for group, (rows, made) in done.items():
             self._groups[group].note_made(made, block)
             self.written(group, rows, made)
             if group != LATENTS:
