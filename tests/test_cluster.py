@@ -27,6 +27,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
 from gate_cache.extraction.cluster import (
+    Done,
     check_workers,
     claim_device,
     local,
@@ -149,10 +150,14 @@ class Fails(WorkerPlugin):
     (True, "workers died on the same block"), (False, "on purpose")])
 def test_what_cannot_be_done_ends_in_one_line(deadly: bool, says: str) -> None:
     seen: list[dict[str, int]] = []
+
+    def told(_: range, done: Done) -> None:
+        seen.append({name: rows for name, (rows, _) in done.items()})
+
     blocks = [range(i, i + 3) for i in range(0, 6 if deadly else 9, 3)]
     once = {"distributed.scheduler.allowed-failures": 0}
     with dask.config.set(once), local(1) as client, pytest.raises(UserError, match=says):
-        run(client, Fails(deadly), blocks, lambda _, done: seen.append({k: n for k, (n, _) in done.items()}))
+        run(client, Fails(deadly), blocks, told)
 
 
 # ------------------------------------------------------------------------------------ GPUs
