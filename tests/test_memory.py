@@ -21,7 +21,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
-from gate_cache.extraction import storing
+from gate_cache.extraction import footprint
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.recompute import recompute
 from gate_cache.workspace.workspace import Workspace
@@ -80,7 +80,7 @@ def test_auto_finds_what_fits_and_goes_on_with_it(toy: Toy, roots: Roots, manife
 def test_what_was_read_before_the_memory_was_full_is_not_read_again(
         roots: Roots, manifest: WriteManifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass without ControlNet fits, the one with it does not."""
-    monkeypatch.setattr(storing, "AUTO_BATCH", 4)
+    monkeypatch.setattr(footprint, "AUTO_BATCH", 4)
     loaded = manifest(conv={"plain": {"prompt": "a photo"}, "control": CONTROL}, attention={},
                       store={"block": 7, "batch": "auto"})
     rows: dict[str, int] = {}

@@ -69,7 +69,7 @@ def plan(manifest: ManifestPath,
 
     work, seconds = on.open(manifest), None
     if measure:
-        from gate_cache.extraction.measure import seconds_an_image
+        from gate_cache.extraction.passes import seconds_an_image
 
         seconds = seconds_an_image(work)
     cost = stage(work, room=parse_size(disk), rate=rate, seconds=seconds)

@@ -16,6 +16,7 @@ from gate_cache.core.progress import ProgressTask, Silent
 from gate_cache.core.stopping import stopping
 from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.registry import open_dataset
+from gate_cache.extraction.footprint import store_batch, store_block
 from gate_cache.extraction.job import (
     ExtractionJob,
     open_engine,
@@ -25,7 +26,6 @@ from gate_cache.extraction.job import (
     tell_kept,
 )
 from gate_cache.extraction.register import FIRST, Registration
-from gate_cache.extraction.storing import store_batch, store_block
 from gate_cache.extraction.validate import notes_on_files, sample_problems
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
+from gate_cache.extraction.footprint import store_batch
 from gate_cache.extraction.inputs import BlockInputs, ImageSource, open_source
-from gate_cache.extraction.storing import store_batch
 from gate_cache.store.format.samples import Samples
 from gate_cache.workspace.device import LOADING, out_of_memory, smaller_than
 
@@ -113,3 +115,32 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
                 yield Passes(extractor, tuple(lanes), source, inputs)
         finally:
             extractor.close()
+
+
+def seconds_an_image(work: Workspace, batch: int | None = None) -> float:
+    """Of the device, for all combos of one image; reading and writing go on beside it.
+
+    The first round, in which libraries choose how to compute, is not counted.
+
+    Parameters
+    ----------
+    batch : images of a pass; by default the manifest's
+
+    Raises
+    ------
+    UserError
+        The model, or an image, is not there.
+    """
+    dataset = work.dataset()
+    count = batch or store_batch(work.manifest)
+    ids = [s.id for s in dataset.samples()[:count]]
+    with open_passes(work, work.manifest.combos, dataset, ids, batch) as passes:
+        for _ in range(2):
+            start = time.perf_counter()
+            passes.extractor.encode(passes.inputs.images(range(len(ids))))
+            for lane in passes.lanes:
+                for piece in passes.extractor.run(lane, passes.inputs):
+                    del piece
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+    return (time.perf_counter() - start) / len(ids)

@@ -22,8 +22,13 @@ from gate_cache.diffusion.passes.recipes import (
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.diffusion.techniques.registry import read_as, settings
-from gate_cache.extraction.footprint import MANY_FILES, Proposal, StoreShape, proposals
-from gate_cache.extraction.storing import encoding_asked
+from gate_cache.extraction.footprint import (
+    MANY_FILES,
+    Proposal,
+    StoreShape,
+    encoding_asked,
+    proposals,
+)
 from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.layout import LATENT_MAP, Footprint
 
@@ -123,7 +128,7 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     work : the manifest on this machine
     room : bytes that the store may take; by default what is free where it will be
     rate : UNet passes a second
-    seconds : of each image, as `gate_cache.extraction.measure` finds them
+    seconds : of each image, as `seconds_an_image` finds them
 
     Raises
     ------
