@@ -33,8 +33,8 @@ from gate_cache.core.errors import (
     StoreError,
     UserError,
 )
+from gate_cache.core.progress import stopping
 from gate_cache.core.roots import Roots
-from gate_cache.core.stopping import stopping
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.embedded import HOME, LORAS
 from gate_cache.diffusion.models.sources import ModelFiles

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -191,8 +191,7 @@ def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], siz
           images: int) -> Line:
     combo = manifest.combos.get(name)
     if combo is None:
-        kind = {"samples": "table"}.get(name, name)
-        return Line(name, kind, shapes, 0, 0, size.bytes, size.files, size.folders, size.at_most)
+        return Line(name, {"samples": "table"}.get(name, name), shapes, 0, 0, **asdict(size))
     passes = images * Walk.of(combo).passes * combo.ensemble
     return Line(name, manifest.kind(name), shapes, passes, passes if combo.controlnet else 0,
-                size.bytes, size.files, size.folders, size.at_most, read_as(settings(combo)))
+                **asdict(size), about=read_as(settings(combo)))
