@@ -6,7 +6,7 @@ No torch, no zarr.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -94,6 +94,12 @@ class StoreShape:
         return replace(self, combos=combos, block=None)
 
 
+def whole(groups: Collection[Footprint]) -> Footprint:
+    """Of a store with these groups: its own folder, and the file that lists them, are beside."""
+    return Footprint(sum(g.bytes for g in groups), sum(g.files for g in groups) + 1,
+                     sum(g.folders for g in groups) + 1, any(g.at_most for g in groups))
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A change of a manifest.
@@ -115,17 +121,15 @@ def proposals(shape: StoreShape, room: int) -> list[Proposal]:
     """What takes less than a store that is larger than `room`, or has very many files."""
     smaller = []
     for change, other in _changes(shape):
-        groups = other.groups().values()
-        size, files = sum(g.bytes for g in groups), sum(g.files for g in groups) + 1
-        smaller.append(Proposal(change, size, files, size <= room))
+        size = whole(other.groups().values())
+        smaller.append(Proposal(change, size.bytes, size.files, size.bytes <= room))
     return smaller
 
 
 def _changes(shape: StoreShape) -> Iterator[tuple[str, StoreShape]]:
     if shape.encoding.dtype != "int8":
         yield "store: {dtype: int8}", replace(shape, encoding=Encoding("int8"))
-    files = sum(g.files for g in shape.groups().values())
-    if files > MANY_FILES and shape.rows < BLOCK_MOST:
+    if whole(shape.groups().values()).files > MANY_FILES and shape.rows < BLOCK_MOST:
         block = min(8 * shape.rows, BLOCK_MOST)
         yield f"store: {{block: {block}}}, more memory", replace(shape, block=block)
     largest = {name: max(shapes, key=lambda n, s=shapes: prod(s[n]))  # type: ignore[misc]

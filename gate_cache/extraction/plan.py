@@ -28,6 +28,7 @@ from gate_cache.extraction.footprint import (
     StoreShape,
     encoding_asked,
     proposals,
+    whole,
 )
 from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.layout import LATENT_MAP, Footprint
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 
-@dataclass(frozen=True)
-class Line:
+@dataclass(frozen=True, kw_only=True)
+class Line(Footprint):
     """One group of the store to be: a combo, the latents or the table of samples.
 
     Attributes
@@ -52,16 +53,12 @@ class Line:
     shapes: dict[str, tuple[int, ...]]
     unet_passes: int
     controlnet_passes: int
-    bytes: int
-    files: int
-    folders: int
-    at_most: bool = False
     about: str = ""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an extraction does.
+@dataclass(frozen=True, kw_only=True)
+class Plan(Footprint):
+    """What an extraction does; the footprint is that of the finished store.
 
     Attributes
     ----------
@@ -97,26 +94,6 @@ class Plan:
     def unet_passes(self) -> int:
         """Over all images and combos."""
         return self.images * self.pieces.unet_passes
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the finished store, at most where it is compressed."""
-        return sum(line.bytes for line in self.lines)
-
-    @property
-    def at_most(self) -> bool:
-        """Whether a part of it is compressed."""
-        return any(line.at_most for line in self.lines)
-
-    @property
-    def files(self) -> int:
-        """Files of the finished store."""
-        return sum(line.files for line in self.lines) + 1
-
-    @property
-    def folders(self) -> int:
-        """Folders of the finished store, itself included."""
-        return sum(line.folders for line in self.lines) + 1
 
 
 def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
@@ -160,11 +137,13 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     free = _free(store) if room is None else room
-    large = sum(line.bytes for line in lines) > free or sum(g.files for g in lines) > MANY_FILES
-    return Plan(str(store), files.source if files else manifest.model.source, size, len(ids),
-                shape.rows, str(encoding), lines, notes, pieces, free,
-                proposals(shape, free) if large else [],
-                pieces.unet_passes / rate if rate else seconds)
+    total = whole(lines)
+    large = total.bytes > free or total.files > MANY_FILES
+    return Plan(
+        **asdict(total), store=str(store), model=model.source, size=size, images=len(ids),
+        block=shape.rows, encoding=str(encoding), lines=lines, notes=notes, pieces=pieces,
+        room=free, proposals=proposals(shape, free) if large else [],
+        seconds=pieces.unet_passes / rate if rate else seconds)
 
 
 def _free(store: Place) -> int:
@@ -191,7 +170,9 @@ def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], siz
           images: int) -> Line:
     combo = manifest.combos.get(name)
     if combo is None:
-        return Line(name, {"samples": "table"}.get(name, name), shapes, 0, 0, **asdict(size))
+        return Line(**asdict(size), name=name, kind={"samples": "table"}.get(name, name),
+                    shapes=shapes, unet_passes=0, controlnet_passes=0)
     passes = images * Walk.of(combo).passes * combo.ensemble
-    return Line(name, manifest.kind(name), shapes, passes, passes if combo.controlnet else 0,
-                **asdict(size), about=read_as(settings(combo)))
+    return Line(**asdict(size), name=name, kind=manifest.kind(name), shapes=shapes,
+                unet_passes=passes, controlnet_passes=passes if combo.controlnet else 0,
+                about=read_as(settings(combo)))

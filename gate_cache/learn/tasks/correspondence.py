@@ -34,7 +34,7 @@ def sample(descriptors: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     -------
     (K, D) of unit length
     """
-    grid = (points * 2 - 1)[None, None].to(descriptors)
+    grid = (points * 2 - 1)[None, None].to(descriptors, non_blocking=True)
     values = F.grid_sample(descriptors[None], grid, mode="bilinear", padding_mode="border",
                            align_corners=False)
     return F.normalize(values[0, :, 0].T, dim=1)

@@ -117,7 +117,7 @@ class CorrespondenceTask:
             for maps, points in zip(described, descriptors, strict=True):
                 cut = window.cut(maps)
                 for pair in of_source:
-                    at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
+                    at = torch.from_numpy(window.enter(pair.source_shares)).to(cut, non_blocking=True)
                     points[pair] = sample(cut, at)
         for of_target, described in self._described(models, pairs, lambda p: p.pair.target,
                                                     matched):

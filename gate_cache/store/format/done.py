@@ -10,8 +10,6 @@ an array's metadata says counts.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
+from gate_cache.core.fingerprint import fingerprint
 from gate_cache.store.format.attrs import MEND, read_array
 from gate_cache.store.format.checksums import Sums, joined, row_sums
 from gate_cache.store.format.documents import Document, array_document
@@ -59,8 +58,7 @@ class Provenance:
     @property
     def number(self) -> int:
         """From 1 to 4095, by content: workers who cannot ask each other give the same."""
-        text = json.dumps(asdict(self), sort_keys=True).encode()
-        return 1 + int.from_bytes(hashlib.sha256(text).digest()[:4], "big") % 4095
+        return 1 + int(fingerprint(asdict(self))[:8], 16) % 4095
 
     def noted(self, attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The attribute `MADE` with this one in it."""
