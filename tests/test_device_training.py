@@ -87,6 +87,8 @@ def test_a_head_is_trained_and_used_as_on_the_cpu(
         work = work_of(stores, tmp_path / "gpu", "cuda", head, dropout=0.0)
         run = train(work, tmp_path / "gpu" / "run").run
         assert device.ran > 1000 and steps and not any(steps), steps
+        assert not [place for kind, place in device.waited if kind == "to the device"
+                    and place.startswith(("learn/tasks/", "learn/features/"))]  # judging
         again = evaluate(work, run).values
         uses(work, run, head)
     found = scores(run)
