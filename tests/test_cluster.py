@@ -228,7 +228,7 @@ def test_a_lost_scheduler_ends_in_one_line(tmp_path: Path) -> None:
     worker = subprocess.Popen([*dask_, "worker", "--no-nanny", "--nthreads", "1", *rest], env=path,
                               **quiet)
     try:
-        while not file.exists():
+        while not file.exists() or not file.read_text():  # it is there before its content is
             time.sleep(0.05)
         address = json.loads(file.read_text())["address"]
         with Client(address) as client:
