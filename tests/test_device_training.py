@@ -116,7 +116,7 @@ def uses(work: Workspace, run: Path, head: str) -> None:
 
 
 def swept(stores: dict[bool, Path], to: Path, device: str, **fields: Any) -> Swept:
-    work = work_of(stores, to, device, "nn", dropout=0.3, **fields)
+    work = work_of(stores, to, device, "nn", dropout=0.3, validate_steps=1, **fields)
     (to / "s.yaml").write_text(yaml.safe_dump({"grid": {"seed": [0, 1]}}))
     return sweep(work, load_sweep(to / "s.yaml", work.loaded), to / "out")
 
