@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import TOKENS_PER_PIECE, MapSpec
+from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.diffusion.models.published import published_name
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 
@@ -80,7 +80,9 @@ def layers(spec: ModelSpec, roots: Roots, size: int | None = None) -> ModelMaps:
         model=spec.source, kind=files.title, size=side, default_size=layout.default_size,
         size_multiple=layout.size_multiple, latent=layout.latent_shape(side),
         predicts=str(files.schedule().get("prediction_type", "epsilon")),
-        layers=[_layer(m, side) for m in layout.maps], digests=digests, notes=[*notes, *why])
+        layers=[ModelMap(m.name, m.kind, m.channels or TOKENS_PER_PIECE, m.stride,
+                         m.shape(side, TOKENS_PER_PIECE)) for m in layout.maps],
+        digests=digests, notes=[*notes, *why])
 
 
 def _files(spec: ModelSpec, roots: Roots) -> tuple[ModelFiles, list[str]]:
@@ -103,8 +105,3 @@ def _digests(files: ModelFiles) -> tuple[dict[str, str], list[str]]:
         return files.weights, []
     except ModelError as error:
         return {}, [f"no digests: {error}"]
-
-
-def _layer(spec: MapSpec, size: int) -> ModelMap:
-    return ModelMap(spec.name, spec.kind, spec.channels or TOKENS_PER_PIECE, spec.stride,
-                    spec.shape(size, TOKENS_PER_PIECE))
