@@ -15,8 +15,15 @@ from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
 from gate_cache.diffusion.models import fields
-from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, TRANSFORMER, UNET, VAE
-from gate_cache.diffusion.models.transformers import class_of
+from gate_cache.diffusion.models.layouts import (
+    DDPM,
+    SCHEDULER,
+    SDXL,
+    TRANSFORMER,
+    UNET,
+    VAE,
+    class_of,
+)
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.plugins import installed, load_plugin
-from gate_cache.diffusion.models import transformers
 from gate_cache.diffusion.models.fields import is_number
-from gate_cache.diffusion.models.unets import family
 
 if TYPE_CHECKING:
     from gate_cache.core.features import Family
@@ -47,8 +45,8 @@ class Kind:
     knows : whether a UNet or transformer of this configuration is of it: of another package's
         kind, or of a transformer's
     backbone : of another package's kind: imports and returns its `Backbone`
-    family : from configurations of UNet and VAE to its maps, where they are not those of a
-        diffusers UNet with ``up_block_types``
+    family : of another package's kind: from configurations of UNet and VAE to its maps, where
+        they are not those of a diffusers UNet with ``up_block_types``
     denoiser : folder of what is noised for
     t5 : its text encoder that is T5's, and tokens of T5's text
     tokens : that an attention map of an empty prompt has
@@ -60,7 +58,7 @@ class Kind:
     vae: bool
     knows: Callable[[Mapping[str, Any]], bool] | None = None
     backbone: Callable[[], type[Backbone]] | None = None
-    family: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Family] = family
+    family: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Family] | None = None
     denoiser: str = UNET
     t5: tuple[str, int] = ("", 0)
     tokens: int = TOKENS_PER_PIECE
@@ -104,10 +102,10 @@ def _transformer(name: str, cls: str, encoders: int, length: int, tokens: int = 
     folders = ("text_encoder", "text_encoder_2", "text_encoder_3")[:encoders]
 
     def knows(config: Mapping[str, Any]) -> bool:
-        return transformers.class_of(config) == cls and all(
+        return class_of(config) == cls and all(
             config.get(field) is value for field, value in marks.items())
 
-    return Kind(name, folders, vae=True, knows=knows, family=transformers.family,
+    return Kind(name, folders, vae=True, knows=knows,
                 denoiser=TRANSFORMER, t5=(folders[-1], length), tokens=tokens or length, flow=flow)
 
 
@@ -120,6 +118,13 @@ FLUX = _transformer("FLUX.1", "FluxTransformer2DModel", 2, 512, guidance_embeds=
 FLUX_SCHNELL = _transformer("FLUX.1 schnell", "FluxTransformer2DModel", 2, 256)
 TRANSFORMERS = (PIXART_SIGMA, PIXART_ALPHA, SD3, FLUX, FLUX_SCHNELL)
 KINDS = (SD, SDXL, DDPM, *TRANSFORMERS)
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """Name of the class that runs a configuration; the first PixArts were of another, now split."""
+    name = str(config.get("_class_name"))
+    old = name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_single"
+    return "PixArtTransformer2DModel" if old else name
 
 
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:

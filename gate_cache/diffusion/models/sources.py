@@ -14,7 +14,7 @@ from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
 from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
-from gate_cache.diffusion.models import layouts
+from gate_cache.diffusion.models import layouts, transformers, unets
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, TRANSFORMER, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
@@ -100,8 +100,9 @@ class ModelFiles:
     def family(self) -> Family:
         """The layout of the model's maps."""
         vae = self.config(VAE) if self.kind.vae else None
+        own = transformers if self.kind.denoiser == TRANSFORMER else unets
         try:
-            return self.kind.family(self.denoiser, vae)
+            return (self.kind.family or own.family)(self.denoiser, vae)
         except ModelError as error:
             raise ModelError(f"{self.source}: {error}") from None
 
