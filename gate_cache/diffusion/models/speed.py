@@ -35,7 +35,8 @@ def faster(model: Backbone, spec: ModelSpec) -> None:
         if not getattr(model.unet, "_repeated_blocks", None):
             raise ModelError("model.compile: this model has no repeated blocks; leave it out")
         model.unet.compile_repeated_blocks()
-    undo = model.once("tf32", ExitStack)
-    for place in (torch.backends.cuda.matmul, torch.backends.cudnn):
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    undo: ExitStack = model.once("tf32", lambda: ExitStack())
+    for place in places:
         undo.callback(setattr, place, "allow_tf32", place.allow_tf32)
-        place.allow_tf32 = spec.tf32  # noqa: B010: torch's types lack it
+        place.allow_tf32 = spec.tf32
