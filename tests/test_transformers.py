@@ -23,19 +23,23 @@ from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Text
 from gate_cache.diffusion.models.loading import load
-from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.published import published
+from gate_cache.diffusion.models.sources import ModelFiles, assumed
 from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.reads import without_massive
+from gate_cache.diffusion.passes.recipes import combo_maps
 from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.layers import layers
 from gate_cache.extraction.plan import plan
+from gate_cache.manifest.load import load as load_manifest
 from gate_cache.manifest.specs import ModelSpec
 from gate_cache.store.reader import FeatureStore
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
+PROTOCOLS = sorted((Path(__file__).parents[1] / "manifests/protocols").glob("*.yaml"))
 CPU, PROMPT = torch.device("cpu"), "a red horse"
 TOKENS = {"alpha": 120, "sigma": 300, "sd3": 333, "flux": 512, "schnell": 256}
 SIDE = 8
@@ -403,3 +407,28 @@ def test_published_models_are_planned_without_their_files(
     if largest:
         with pytest.raises(ModelError, match=f"more than the {largest} pixels"):
             layers(ModelSpec.model_validate({"source": hub}), roots, size=largest + 16)
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [
+    ("pixart-alpha", 1.2), ("pixart-sigma", 1.2), ("sd-3", 4.2), ("sd-3.5-medium", 4.9),
+    ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("ddpm-256", 0.2)])
+def test_published_configurations_are_of_models_as_large_as_the_docs_say(
+        name: str, gigabytes: float) -> None:
+    """Parameters and buffers in bfloat16, of the classes without memory."""
+    parts = published(name)
+    config = parts.get("transformer") or parts["unet"]
+    with torch.device("meta"):
+        model = getattr(diffusers, config["_class_name"]).from_config(config)
+    kept = [*model.parameters(), *model.buffers()]
+    assert 2e-9 * sum(v.numel() for v in kept) == pytest.approx(gigabytes, abs=0.06)
+
+
+@pytest.mark.parametrize("path", PROTOCOLS, ids=lambda p: p.stem)
+def test_protocols_name_maps_that_their_models_have(path: Path) -> None:
+    manifest = load_manifest(path).manifest
+    files = assumed(manifest.model)
+    assert files.sure
+    size = files.size(manifest.model.size)
+    found = combo_maps(manifest, files, size, files.kind.about_tokens)
+    assert found.keys() == manifest.combos.keys()
+    assert "probe   manifests" in path.read_text() or "train   manifests" in path.read_text()
