@@ -200,6 +200,21 @@ def test_a_combo_has_the_maps_of_the_middle_block_by_default(models: Path, name:
     assert [m.name for m in family.select("attention", None)] == [f"{middle}.text"]
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_half_precision_changes_maps_by_its_rounding_alone(models: Path, name: str) -> None:
+    """T5's widest layers, and the autoencoder, stay in float32."""
+    family, found = ModelFiles(name, models / name).family, []
+    x = torch.randn(1, family.latent_channels, SIDE, SIDE)
+    for dtype in (torch.float32, torch.float16):
+        model: Any = load(ModelFiles(name, models / name), CPU, dtype)
+        with tapped(model.unet, [*family.maps, *family.more]) as taps:
+            model.predict(x, 50, model.embed(PROMPT))
+            found.append(taps.take())
+    assert (model.unet.dtype, model.vae.dtype) == (torch.float16, torch.float32)
+    for key, value in found[0].items():
+        assert float((found[1][key].float() - value).norm() / value.norm()) < 0.01, key
+
+
 def test_channels_that_are_massive_in_the_raw_tokens_are_zeroed_image_by_image() -> None:
     raw, values = torch.ones(2, 4, 5), torch.arange(40.0).view(2, 4, 5) + 1
     raw[0, :, 2] = -51  # 51 times the median

@@ -28,7 +28,7 @@ class T5Tokens:
     added: tuple[()] = ()
 
     def __init__(self, folder: Path, length: int, clip: Tokens | None = None) -> None:
-        self.folder = folder
+        self._file = folder / "tokenizer.json"
         self.length = length
         self.clip = clip
 
@@ -43,10 +43,6 @@ class T5Tokens:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
-
-    @property
-    def _file(self) -> Path:
-        return self.folder / "tokenizer.json"
 
     @property
     def highest(self) -> int:
