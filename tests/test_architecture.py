@@ -30,7 +30,7 @@ FLOORS = {  # room (a folder of the package, or a module of its own) to floor
     "analysis": 6.2, "training": 6.1, "extraction": 6,
     "workspace": 5,
     "diffusion": 4, "learn": 4,
-    "store": 3, "datasets": 3,
+    "store": 3, "datasets": 3, "text": 3,
     "manifest": 2, "toyworld": 2,
     "core": 1, "__init__": 0,
 }
@@ -54,7 +54,7 @@ FENCES = {  # library to the rooms and files that may import it
     "diffusers": ("diffusion/",),
     "transformers": ("diffusion/", "extraction/captions/", "learn/modules/upernet.py"),
     "peft": ("diffusion/", "extraction/lora/"),
-    "tokenizers": ("diffusion/",),
+    "tokenizers": ("text/",),
     "huggingface_hub": ("diffusion/",),
     "torch": ("diffusion/", "learn/", "workspace/", "extraction/", "training/", "analysis/"),
     "safetensors": ("diffusion/", "extraction/", "training/"),

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.diffusion.text.tokens import Tokens
     from gate_cache.store.format.samples import Samples
+    from gate_cache.text.tokens import Tokens
     from gate_cache.workspace.workspace import Workspace
 
 Pixels = npt.NDArray[np.uint8]
