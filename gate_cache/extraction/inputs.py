@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.geometry import Square
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
@@ -30,9 +29,9 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.diffusion.text.tokens import Tokens
     from gate_cache.manifest.specs import Manifest
     from gate_cache.store.format.samples import Samples
+    from gate_cache.text.tokens import Tokens
     from gate_cache.workspace.workspace import Workspace
 
 Pixels = npt.NDArray[np.uint8]
@@ -131,7 +130,7 @@ def _check_lengths(manifest: Manifest, captions: Mapping[str, str], tokens: Toke
                    path: Path) -> None:
     for combo, spec in manifest.attention.items():
         for name, caption in captions.items() if spec.captioned else ():
-            if tokens.count(spec.prompt.replace(CAPTION, caption)) > TOKENS_PER_PIECE:
+            if tokens.count(spec.prompt.replace(CAPTION, caption)) > tokens.count(""):
                 raise DataError(f"{path}: '{name}': with this caption the prompt of"
                                 f" attention.{combo} has over 75 tokens; shorten the caption")
 

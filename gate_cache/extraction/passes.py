@@ -20,6 +20,7 @@ from gate_cache.store.format.samples import Samples
 from gate_cache.workspace.device import LOADING, out_of_memory, smaller_than
 
 if TYPE_CHECKING:
+    from gate_cache.core.features import Family
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
@@ -37,12 +38,14 @@ class Passes:
     lanes : all passes, in an order that shares what can be
     source : the images, and how they are made square
     inputs : the same for passes, with latents
+    family : what the model offers
     """
 
     extractor: Extractor
     lanes: tuple[PassGroup, ...]
     source: ImageSource
     inputs: BlockInputs
+    family: Family
 
 
 def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
@@ -132,7 +135,7 @@ def passes_over(work: Workspace, files: ModelFiles, source: ImageSource,
             for part in (rows[i : i + batch] for i in range(0, len(rows), batch)):
                 inputs.take_latents(part, extractor.encode(inputs.images(part)))
                 task.advance(len(part))
-        yield Passes(extractor, tuple(source.passes(wanted)), source, inputs)
+        yield Passes(extractor, tuple(source.passes(wanted)), source, inputs, files.family)
 
 
 def seconds_an_image(work: Workspace, batch: int | None = None) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import assumed, locate
 from gate_cache.diffusion.passes.recipes import (
@@ -125,7 +122,7 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     model = files or assumed(manifest.model)
     check_fit(manifest, model, roots)
     layout, size = model.family, model.size(manifest.model.size)
-    count = files.tokens.count if files else about_tokens
+    count = files.tokens.count if files else model.kind.about_tokens
     maps = combo_maps(manifest, model, size, count)
     shapes = {name: m.shapes for name, m in maps.items()}
     lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
@@ -151,12 +148,6 @@ def _free(store: Place) -> int:
     if not isinstance(store, Path):
         return sys.maxsize
     return shutil.disk_usage(next(p for p in (store, *store.absolute().parents) if p.exists())).free
-
-
-def about_tokens(text: str) -> int:
-    """Tokens of a prompt without its tokenizer: words and signs, in whole pieces of 77."""
-    words = len(re.findall(r"\w+|[^\w\s]", text))
-    return TOKENS_PER_PIECE * max(math.ceil(words / (TOKENS_PER_PIECE - 2)), 1)
 
 
 def _lines(manifest: Manifest, shape: StoreShape) -> list[Line]:
