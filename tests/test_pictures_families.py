@@ -13,8 +13,8 @@ from gate_cache.analysis.activations import activations
 from gate_cache.analysis.guideline import Img2Img, guideline
 from gate_cache.analysis.score import Selection, score_combos
 from gate_cache.core.roots import Roots
-from gate_cache.report.figures import activations as activations_page
-from gate_cache.report.figures import guideline as guideline_page
+from gate_cache.report.figures import content_shift
+from gate_cache.report.figures import show as show_page
 from gate_cache.workspace.workspace import Workspace
 
 
@@ -28,7 +28,7 @@ def test_a_pass_is_watched(name: str, home: Roots, manifest: WriteManifest) -> N
     if name in PIXELS:  # there the latent is the picture
         assert found.latents.shape == (3, *found.image.shape[:2])
         assert np.abs(found.noised.astype(int) - found.image).mean() < 60
-    assert activations_page.page(found).ndim == 3
+    assert show_page.pass_page(found).ndim == 3
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -38,7 +38,7 @@ def test_img2img_is_made(name: str, home: Roots, manifest: WriteManifest) -> Non
     assert [r.name for r in found.rows] == ["reference", "plain", "control", "lora", "long"]
     assert len({p.tobytes() for r in found.rows for p in r.pictures.values()}) == 5
     assert all(np.isfinite(v.mean) for r in found.rows for v in r.mean.values())
-    assert guideline_page.page(found).ndim == 3
+    assert content_shift.page(found).ndim == 3
 
 
 @pytest.mark.parametrize("name", ("sdxl", "ddpm"))
