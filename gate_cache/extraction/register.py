@@ -26,8 +26,9 @@ FIRST, MOST = 256, 2**17
 """Images of the first round, and of any."""
 _TASK = 32
 """Images that a thread looks at before it takes others."""
-Looked = tuple[int, int] | DataError | None
-"""Height and width of an image that the store does not know, why it cannot be read, or None."""
+Looked = int | tuple[int, int] | DataError
+"""The row of an image that the store knows, height and width of another one, or why it cannot be
+read."""
 
 
 class Registration:
@@ -117,9 +118,9 @@ class Registration:
 
     def _look(self, at: int) -> Looked:
         try:
-            digest = self._digests.read(at)
-            if self._store.samples.find(self._ids[at], digest) is not None:
-                return None
+            row = self._store.samples.find(self._ids[at], self._digests.read(at))
+            if row is not None:
+                return row
             height, width = self._dataset.image(self._ids[at]).shape[:2]
             return height, width
         except DataError as error:
@@ -130,9 +131,8 @@ class Registration:
         self._looked += 1
         if isinstance(outcome, DataError):
             self.unread[sample_id] = str(outcome)
-        elif outcome is None:
-            row = self._store.samples.find(sample_id, self._digests.read(at))
-            self._here[row] = True
+        elif isinstance(outcome, int):
+            self._here[outcome] = True
         else:
             self._waiting.append(NewSample(sample_id, self._digests.read(at), *outcome))
             if isinstance(self._dataset, ImageFiles) and self._dataset.holds_several(sample_id):

@@ -114,8 +114,11 @@ class Samples(Sequence[str]):
 
     def find(self, sample_id: str, sha256: str) -> int | None:
         """The row of a sample with this content, or None."""
-        row = int(self.find_all([sample_id], raw_digests([sha256]))[0])
-        return None if row < 0 else row
+        newest = self._rows.get(sample_id)
+        if newest is None:
+            return None
+        return next((row for row in (newest, *self._older.get(sample_id, ()))
+                     if self.sha256[row] == sha256), None)
 
     def find_all(self, ids: Sequence[str],
                  sha256: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
