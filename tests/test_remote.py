@@ -39,9 +39,9 @@ from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.status import status
 from gate_cache.store.check.inspect import inspect
+from gate_cache.store.format.documents import LISTING
 from gate_cache.store.format.done import BlockMarks
 from gate_cache.store.format.groups import GroupWriter
-from gate_cache.store.format.listing import LISTING
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.opening import open_folder
 from gate_cache.store.places import remote, urls

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FIRST, MOST = 256, 2**17
 """Images of the first round, and of any."""
-_TASK = 32
+_TASK = 128
 """Images that a thread looks at before it takes others."""
 Looked = int | tuple[int, int] | DataError
 """The row of an image that the store knows, height and width of another one, or why it cannot be

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray
 
-    from gate_cache.store.format.combos import ComboView
+    from gate_cache.store.format.maps import ComboView
     from gate_cache.store.format.opened import OpenStore
 
 Item = dict[str, Any]

@@ -14,11 +14,10 @@ from gate_cache.core.versions import versions
 from gate_cache.store.binding import bind
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read_attrs, read_meta
-from gate_cache.store.format.documents import make_part, put_attrs, write_array
+from gate_cache.store.format.documents import make_part, put_attrs, write_array, write_listing
 from gate_cache.store.format.encodings import ENCODING, Encoding, Part
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import DONE, FORMAT, LATENTS, SAMPLES, SUMS, blocks_of
-from gate_cache.store.format.listing import write_listing
 from gate_cache.store.format.samples import (
     COLUMNS,
     NewSample,
