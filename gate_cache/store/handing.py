@@ -47,10 +47,7 @@ class MapDataset:
         return len(self.rows)
 
     def __getitem__(self, place: int) -> Item:
-        row = self.rows[place]
-        return {"id": self._ids[place], **{
-            combo: {name: view[row] for name, view in views.items()}
-            for combo, views in self._views.items()}}
+        return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[int]) -> list[Item]:
         """A batch: its rows are read together."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from gate_cache.core.errors import DiskError, StoreError
 from gate_cache.core.places import Place, Url
@@ -13,19 +12,8 @@ from gate_cache.store.opening import is_store, open_folder
 from gate_cache.store.places.disk import READ_ONLY, disk_errors
 
 
-class Held(Protocol):
-    """The right to write, or what stands for it."""
-
-    def check(self) -> None:
-        """Raise where it is lost, or never was."""
-
-    def release(self) -> None:
-        """Let the next process write."""
-        return
-
-
-class ReadOnly(Held):
-    """Stands for a claim on a disk that is read-only: reading is allowed, writing is refused.
+class ReadOnly:
+    """Stands for a claim on a disk that is read-only: reading is allowed, writing refused.
 
     Parameters
     ----------
@@ -38,6 +26,9 @@ class ReadOnly(Held):
     def check(self) -> None:
         """Refuse."""
         raise self._error
+
+    def release(self) -> None:
+        """Nothing is held."""
 
 
 def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = None) -> Claim:
@@ -71,7 +62,7 @@ def alone(path: Place, then: str) -> Iterator[None]:
         lease.release()
 
 
-def hold_or_look(path: Place, waiting: Callable[[str], None] | None) -> Held:
+def hold_or_look(path: Place, waiting: Callable[[str], None] | None) -> Claim | ReadOnly:
     """As `hold`; but a store that is there on a read-only disk may still be read."""
     try:
         return hold(path, waiting)
