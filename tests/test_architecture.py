@@ -55,7 +55,7 @@ FENCES = {  # library to the rooms and files that may import it
     "transformers": ("diffusion/", "learn/modules/upernet.py"),
     "peft": ("diffusion/", "extraction/lora/"),
     "tokenizers": ("diffusion/",),
-    "huggingface_hub": ("diffusion/",),
+    "huggingface_hub": ("diffusion/", "store/places/hub.py"),
     "torch": ("diffusion/", "learn/", "workspace/", "extraction/", "training/", "analysis/"),
     "safetensors": ("diffusion/", "extraction/", "training/"),
     "cv2": ("datasets/", "toyworld/", "diffusion/techniques/controlnet.py"),

@@ -12,7 +12,17 @@ from gate_cache.store.opening import is_store, open_folder
 from gate_cache.store.places.disk import READ_ONLY, disk_errors
 
 
-class ReadOnly:
+class Unclaimed:
+    """Stands for a claim where commits that do not follow the last one are refused anyway."""
+
+    def check(self) -> None:
+        """Nothing is held."""
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+class ReadOnly(Unclaimed):
     """Stands for a claim on a disk that is read-only: reading is allowed, writing refused.
 
     Parameters
@@ -27,11 +37,9 @@ class ReadOnly:
         """Refuse."""
         raise self._error
 
-    def release(self) -> None:
-        """Nothing is held."""
 
-
-def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = None) -> Claim:
+def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = None,
+         ) -> Claim | Unclaimed:
     """Get the right to write to a store.
 
     Parameters
@@ -47,9 +55,15 @@ def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = 
     if isinstance(path, Url) and path.web:
         raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
                          " s3://, gs:// or az://")
+    if isinstance(path, Url) and path.hub:
+        return Unclaimed()
     with disk_errors(path, **({"then": then} if then else {})):
         own = identified(path)
         return claim(open_folder(own.parent), own.name, path, waiting)
+
+
+Held = Claim | Unclaimed
+"""The right to write, or what stands for it."""
 
 
 @contextmanager
@@ -62,7 +76,7 @@ def alone(path: Place, then: str) -> Iterator[None]:
         lease.release()
 
 
-def hold_or_look(path: Place, waiting: Callable[[str], None] | None) -> Claim | ReadOnly:
+def hold_or_look(path: Place, waiting: Callable[[str], None] | None) -> Held:
     """As `hold`; but a store that is there on a read-only disk may still be read."""
     try:
         return hold(path, waiting)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import StoreError, UserError
 from gate_cache.store.format.attrs import META, read_attrs, read_meta, was_sealed
 from gate_cache.store.format.documents import put_attrs
-from gate_cache.store.format.layout import FORMAT, SAMPLES
+from gate_cache.store.format.layout import BESIDE, FORMAT, SAMPLES
 from gate_cache.store.format.samples import COLUMNS, create_samples
 from gate_cache.store.format.schema import StoreAttrs, fits
 from gate_cache.store.places.folders import PARTIAL
@@ -24,6 +24,10 @@ def open_folder(place: Place) -> Folder:
     """The folder of a store; `UserError` where it is behind a URL and obstore is not installed."""
     if isinstance(place, Path):
         return LocalFolder(place)
+    if place.hub:
+        from gate_cache.store.places.hub import HubFolder
+
+        return HubFolder(place)
     try:
         from gate_cache.store.places.urls import open_remote
     except ModuleNotFoundError as error:
@@ -80,6 +84,7 @@ def create_store(path: Place, attrs: dict[str, Any]) -> None:
     folder.remove(SAMPLES)
     create_samples(folder)
     put_attrs(folder, "", attrs)
+    folder.flush()
 
 
 def _half_made(path: Place, folder: Folder) -> bool:
@@ -89,4 +94,4 @@ def _half_made(path: Place, folder: Folder) -> bool:
     inside = [*(os.listdir(path) if isinstance(path, Path) else folder.names()),
               *folder.names(SAMPLES)]
     whole = {name for name in inside if not name.endswith(PARTIAL)}
-    return whole <= {META, SAMPLES, *COLUMNS}
+    return whole <= {META, SAMPLES, *COLUMNS, *BESIDE}

@@ -22,7 +22,7 @@ from gate_cache.store.format.samples import (
     read_samples,
 )
 from gate_cache.store.format.unkept import UnkeptGroup
-from gate_cache.store.holding import ReadOnly, hold_or_look
+from gate_cache.store.holding import Held, ReadOnly, hold_or_look
 from gate_cache.store.opening import create_store, is_store, open_store
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.upgrading import bind, seal
@@ -30,7 +30,6 @@ from gate_cache.store.upgrading import bind, seal
 if TYPE_CHECKING:
     from gate_cache.core.codecs import Codec
     from gate_cache.core.places import Place
-    from gate_cache.store.lease import Claim
 
 
 class StoreWriter:
@@ -41,7 +40,7 @@ class StoreWriter:
     held : the right to write; None beside the process that has it
     """
 
-    def __init__(self, path: Place, held: Claim | ReadOnly | None = None) -> None:
+    def __init__(self, path: Place, held: Held | None = None) -> None:
         self.path = path
         self._held = held
         self.folder, self.attrs = open_store(path)
@@ -265,5 +264,6 @@ def open_writer(path: Place, dataset: str, block: int, batch: int,
         finally:
             writer.list_groups()
         writer.need_there()
+        writer.folder.flush()
     finally:
         held.release()

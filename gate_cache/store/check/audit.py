@@ -24,7 +24,7 @@ from gate_cache.store.format.attrs import (
 )
 from gate_cache.store.format.documents import LISTING, Document, map_document
 from gate_cache.store.format.encodings import encoding_of
-from gate_cache.store.format.layout import DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.layout import BESIDE, DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
 from gate_cache.store.places.folders import Folder, is_number
@@ -55,7 +55,7 @@ class Audit(Forms):
             yield note("format 1", "has no checksums of metadata; the next extract adds them")
         yield from self._table()
         for name in self.folder.names():
-            if name not in (META, SAMPLES):
+            if name not in (META, SAMPLES, *BESIDE):
                 yield from self._group(name)
 
     # ---------------------------------------------------------------------------- samples

@@ -216,14 +216,15 @@ class ComboView:
         return meta
 
     @cached_property
-    def _sums(self) -> RowSums:
+    def sums(self) -> RowSums:
+        """What the rows of its stored arrays must be."""
         arrays = tuple(name + part.suffix for name in self.maps
                        for part in self.encoding.parts((1, 1, 1)))
         return RowSums(self.store.folder, self.name, self.fingerprint, arrays, self.store.block)
 
     def chunks(self, array: str, meta: ArrayMeta) -> Chunks:
         """The rows of a stored array."""
-        known, key = self._sums, f"{self.name}/{array}"
+        known, key = self.sums, f"{self.name}/{array}"
         if self.store.check == "never":
             return Chunks(self.store.files, key, meta)
         return Chunks(self.store.files, key, meta, lambda block: known.of(array, block),

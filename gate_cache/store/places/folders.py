@@ -87,6 +87,10 @@ class Folder(Protocol):
         """Write several files at a time, each as `write` does, calling what makes their parts as
         late as possible. After an error some may be written, but none is half-written."""
 
+    def flush(self) -> None:
+        """Write what is held back; most places hold nothing back."""
+        return
+
     def there(self) -> bool:
         """Whether anything is there."""
 
