@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     HTTPError,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import disable_progress_bars
 
 from gate_cache.core.errors import RemoteError, UserError
 from gate_cache.store.places.folders import MOST, Buffer, Folder, plain_key
@@ -70,7 +71,8 @@ class HubFolder(Folder):
         if kind != "datasets" or len(rest) < 2 or "@" in str(place):
             raise UserError(f"{place}: write hf://datasets/<owner>/<name>, perhaps with a folder")
         self.place, self._repo, self._start = place, "/".join(rest[:2]), "/".join(rest[2:])
-        self._api, self._files = HfApi(), HfFileSystem()
+        self._api = HfApi()
+        self._files = HfFileSystem(skip_instance_cache=True)  # its listings are this folder's alone
         self._lock = RLock()
         self._waiting: dict[str, CommitOperationAdd] = {}
         self._head: str | None = None
@@ -143,6 +145,7 @@ class HubFolder(Folder):
         """Make the repository where there is none, and remember what the next commit follows."""
         with self._lock:
             if self._head is None:
+                disable_progress_bars()  # ours counts what they count
                 self._api.create_repo(self._repo, repo_type="dataset", private=True, exist_ok=True)
                 self._head = self._api.repo_info(self._repo, repo_type="dataset").sha
 
