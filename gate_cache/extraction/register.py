@@ -29,6 +29,8 @@ _TASK = 128
 Looked = int | tuple[int, int] | DataError
 """The row of an image that the store knows, height and width of another one, or why it cannot be
 read."""
+Round = tuple[int, list[Future[list[tuple[int, Looked]]]]]
+"""How many of all images are looked at with it, and by place those that are not remembered."""
 
 
 class Registration:
@@ -53,16 +55,20 @@ class Registration:
         self._ids = ids
         self._size = first
         self._digests = ImageDigests(dataset, ids, rehash)
-        places = {sample_id: at for at, sample_id in enumerate(ids)}
-        self._places = np.array([places.get(i, -1) for i in store.samples.ids], np.int64)
-        self._here = np.zeros(len(store.samples), bool)
+        table = store.samples
+        rows = table.newest(ids)
+        self._unknown = np.cumsum((rows < 0)[::-1])[::-1]
+        self._places = table.places(rows)
+        self._here = np.zeros(len(table), bool)
+        same = self._digests.known & (rows >= 0)
+        same[same] = (table.sha256.raw[rows[same]] == self._digests.raw[same]).all(1)
+        self._same = np.where(same, rows, -1)  # of a million images few are to be looked at
+        self._open = (~same).nonzero()[0]
         self._looked, self._begun = 0, 0
         self._waiting: list[NewSample] = []
         self._told = ExitStack()
         self.new = 0
         self.unread: dict[str, str] = {}
-        known = set(store.samples.ids)
-        self._unknown = np.cumsum([i not in known for i in reversed(ids)])[::-1]
 
     @property
     def gone(self) -> frozenset[int]:
@@ -90,11 +96,15 @@ class Registration:
                 batch = self._begin(pool)
                 while batch:
                     then = self._begin(pool)
-                    for looked in batch:
-                        for outcome in looked.result():
-                            self._take(outcome, several)
+                    stop, looked = batch
+                    for part in looked:
+                        for at, outcome in part.result():
+                            self._take(at, outcome, several)
                             task.advance()
-                    batch = then
+                    same = self._same[self._looked : stop]
+                    self._here[same[same >= 0]] = True
+                    task.advance(int((same >= 0).sum()))
+                    self._looked, batch = stop, then
                     self._append()
                     yield
             finally:
@@ -108,13 +118,18 @@ class Registration:
         """End the task that shows how far registering is: something else is to be seen."""
         self._told.close()
 
-    def _begin(self, pool: ThreadPoolExecutor) -> list[Future[list[Looked]]]:
-        """Have a round's images looked at."""
-        start, self._begun = self._begun, min(self._begun + self._size, len(self._ids))
+    def _begin(self, pool: ThreadPoolExecutor) -> Round | None:
+        """Have a round's images looked at; None where there are no more."""
+        if self._begun == len(self._ids):
+            return None
+        first = int(np.searchsorted(self._open, self._begun))
+        places = self._open[first : first + self._size].tolist()
+        more = first + len(places) < len(self._open)
+        self._begun = places[-1] + 1 if more else len(self._ids)
         self._size = min(2 * self._size, MOST)
-        return [pool.submit(lambda part: [self._look(at) for at in part],
-                            range(at, min(at + _TASK, self._begun)))
-                for at in range(start, self._begun, _TASK)]
+        return self._begun, [
+            pool.submit(lambda part: [(at, self._look(at)) for at in part], places[i : i + _TASK])
+            for i in range(0, len(places), _TASK)]
 
     def _look(self, at: int) -> Looked:
         try:
@@ -126,9 +141,8 @@ class Registration:
         except DataError as error:
             return error
 
-    def _take(self, outcome: Looked, several: list[str]) -> None:
-        at, sample_id = self._looked, self._ids[self._looked]
-        self._looked += 1
+    def _take(self, at: int, outcome: Looked, several: list[str]) -> None:
+        sample_id = self._ids[at]
         if isinstance(outcome, DataError):
             self.unread[sample_id] = str(outcome)
         elif isinstance(outcome, int):
