@@ -37,8 +37,9 @@ from gate_cache.core.errors import RemoteError, RowNotDone, StoreError, UserErro
 from gate_cache.core.places import Place, Url, parse_place
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
+from gate_cache.extraction.sharing.card import write_card
+from gate_cache.extraction.sharing.copy import Selection, copy_store
 from gate_cache.extraction.status import status
-from gate_cache.store.card import write_card
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.check.verify import verify
 from gate_cache.store.format.documents import LISTING
@@ -49,7 +50,6 @@ from gate_cache.store.opening import open_folder
 from gate_cache.store.places import remote, urls
 from gate_cache.store.places.cache import Cache, KeptFiles
 from gate_cache.store.places.local import LocalFolder
-from gate_cache.store.sharing import Selection, copy_store
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.workspace import Workspace
 

@@ -25,12 +25,12 @@ from gate_cache.core.errors import GateCacheError, RemoteError, StoreError, User
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.places import Place, parse_place
 from gate_cache.core.roots import Roots
-from gate_cache.store.card import write_card
+from gate_cache.extraction.sharing.card import write_card
+from gate_cache.extraction.sharing.copy import Selection, copy_store
 from gate_cache.store.check.verify import verify
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.opening import open_folder
-from gate_cache.store.sharing import Selection, copy_store
 from gate_cache.store.writer import open_writer
 
 BLOCK, ROWS = 4, 10

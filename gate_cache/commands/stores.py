@@ -151,7 +151,7 @@ def push(store: Annotated[str, typer.Argument(help="The store.")],
     What is there with the same rows is passed over. A new data set of the Hub is private.
     """
     from gate_cache.core.places import Url, parse_place
-    from gate_cache.store.card import write_card
+    from gate_cache.extraction.sharing.card import write_card
 
     target = parse_place(url)
     if not isinstance(target, Url):
@@ -170,9 +170,9 @@ def pull(url: Annotated[str, typer.Argument(help="The store: a URL, or a folder.
 
 
 def _copy(source: Place, target: Place, asked: tuple[str, str, str], as_json: bool) -> None:
+    from gate_cache.extraction.sharing.copy import Selection, copy_store
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.report.terminal.store_tables import show_copied
-    from gate_cache.store.sharing import Selection, copy_store
 
     combos, maps, images = asked
     selection = Selection(_listed(combos), _listed(maps), _images(images))

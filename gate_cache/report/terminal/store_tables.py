@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from gate_cache.extraction.diff import ComboDiff, Diff
     from gate_cache.extraction.prune import Pruned
     from gate_cache.extraction.recompute import Recomputed
+    from gate_cache.extraction.sharing.copy import Copied
     from gate_cache.store.check.verify import Verified
-    from gate_cache.store.sharing import Copied
 
 
 def show_verified(report: Verified) -> None:

@@ -34,6 +34,16 @@ class File(Protocol):
         """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
 
 
+def scattered(raw: Buffer, buffers: Sequence[memoryview]) -> int:
+    """Fill buffers one after the other; bytes that they took."""
+    at = 0
+    for buffer in buffers:
+        part = raw[at : at + len(buffer)]
+        buffer[: len(part)] = part
+        at += len(part)
+    return at
+
+
 class Folder(Protocol):
     """A place with files. Errors of the operating system are raised as they are.
 

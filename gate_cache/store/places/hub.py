@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import disable_progress_bars
 
 from gate_cache.core.errors import RemoteError, UserError
-from gate_cache.store.places.folders import MOST, Buffer, Folder, plain_key
+from gate_cache.store.places.folders import MOST, Buffer, Folder, plain_key, scattered
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Url
@@ -46,13 +46,8 @@ class HubFile:
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """As of `File`, by one request."""
         stop = min(offset + sum(map(len, buffers)), self.size)
-        raw = memoryview(self._folder.get_range(self._path, offset, stop) if stop > offset else b"")
-        at = 0
-        for buffer in buffers:
-            part = raw[at : at + len(buffer)]
-            buffer[: len(part)] = part
-            at += len(part)
-        return at
+        return scattered(memoryview(self._folder.get_range(self._path, offset, stop)), buffers) \
+            if stop > offset else 0
 
 
 class HubFolder(Folder):

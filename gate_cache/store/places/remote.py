@@ -21,7 +21,7 @@ from obstore import exceptions
 from gate_cache.core.errors import RemoteError
 from gate_cache.store.format.shards import Damaged
 from gate_cache.store.places.cache import KeptFiles
-from gate_cache.store.places.folders import MOST, Buffer, File, Folder, plain_key
+from gate_cache.store.places.folders import MOST, Buffer, File, Folder, plain_key, scattered
 from gate_cache.store.places.refusals import remote_errors, unreachable
 
 if TYPE_CHECKING:
@@ -63,12 +63,7 @@ class RemoteFile:
         start = self.size - len(self._tail)
         raw = memoryview(self._tail)[offset - start : stop - start] if offset >= start else \
             memoryview(self._folder.get_range(self._key, offset, stop, self._etag))
-        at = 0
-        for buffer in buffers:
-            part = raw[at : at + len(buffer)]
-            buffer[: len(part)] = part
-            at += len(part)
-        return at
+        return scattered(raw, buffers)
 
 
 class RemoteFolder(Folder):
