@@ -33,6 +33,7 @@ from object_server import ObjectServer
 from zarr.storage import ObjectStore
 
 from gate_cache import FeatureStore
+from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import RemoteError, RowNotDone, StoreError, UserError
 from gate_cache.core.places import Place, Url, parse_place
 from gate_cache.core.roots import Roots
@@ -44,6 +45,7 @@ from gate_cache.store.check.inspect import inspect
 from gate_cache.store.check.verify import verify
 from gate_cache.store.format.documents import LISTING
 from gate_cache.store.format.done import BlockMarks
+from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.opening import open_folder
@@ -720,3 +722,17 @@ def test_a_store_is_pushed_goes_on_after_a_failure_and_is_pulled(
     assert not server.count("GET", "up0/c.")
     np.testing.assert_array_equal(FeatureStore.open(tmp_path / "back.zarr")["plain"]["up1"][:],
                                   maps(range(5))["up1"])
+
+
+def test_compressed_rows_of_a_block_are_one_request(server: ObjectServer, path: Place) -> None:
+    with open_writer(path, "toy", BLOCK, 2) as writer:
+        writer.append([NewSample(f"{i}.jpg", f"{i:064x}", 2, 2) for i in range(BLOCK)])
+        group = writer.require("plain", RECIPE, SHAPES, Encoding("float16", codec=Codec.parse(
+            "zstd")), {})
+        group.fit()
+        group.write(range(BLOCK), maps(range(BLOCK)))
+    view = FeatureStore.open(path)["plain"]["up0"]
+    view[0]  # opens the shard
+    server.requests.clear()
+    np.testing.assert_array_equal(view[:], maps(range(BLOCK))["up0"])
+    assert server.count("GET", "up0/c.0") == 1
