@@ -8,8 +8,7 @@ commit names the one before it, so of two writers the second one is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,6 @@ FILES = 1000
 """Of a commit, at most."""
 LARGE = 2**20
 """Bytes of a file that is sent before its commit."""
-_SENDERS = 4
 _NO_FILE = (FileNotFoundError, IsADirectoryError)
 
 
@@ -59,7 +57,8 @@ class HubFolder(Folder):
         The URL names none.
     """
 
-    at_a_time = 16
+    at_a_time = reads = 16
+    writes = 4
 
     def __init__(self, place: Url) -> None:
         kind, *rest = str(place).removeprefix("hf://").split("/")
@@ -95,10 +94,6 @@ class HubFolder(Folder):
         data = memoryview(bytearray(file.size))
         return bytes(data[: file.read_into(0, [data])])
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        with ThreadPoolExecutor(self.at_a_time) as pool:
-            return list(pool.map(self.read, keys))
-
     def open(self, key: str, tail: int = 0) -> HubFile | None:
         if self._path(key) in self._waiting:
             self.flush()
@@ -125,10 +120,6 @@ class HubFolder(Folder):
             self._waiting[path] = addition
             if len(self._waiting) >= FILES:
                 self.flush()
-
-    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        with ThreadPoolExecutor(_SENDERS) as pool:
-            list(pool.map(lambda item: self.write(item[0], item[1]()), files.items()))
 
     def create(self, key: str, data: bytes) -> bool:
         if self.read(key) is not None:

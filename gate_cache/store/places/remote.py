@@ -8,12 +8,11 @@ becomes one line (`gate_cache.store.places.refusals`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore import exceptions
@@ -35,8 +34,6 @@ PART = 8 * 2**20
 CREATE_TRIES = 3
 
 _ETAG, _TIME = "e:", "t:"
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class RemoteFile:
@@ -75,6 +72,8 @@ class RemoteFolder(Folder):
     cache : in which files that are opened are kept
     """
 
+    reads = writes = AT_A_TIME
+
     def __init__(self, place: Url, store: Any, cache: Cache | None = None) -> None:
         self.place = place
         self._store = store
@@ -92,9 +91,6 @@ class RemoteFolder(Folder):
                 return bytes(answer.bytes()) if answer.meta["size"] <= MOST else b""
             except FileNotFoundError:
                 return None
-
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return self._map(self.read, keys)
 
     def open(self, key: str, tail: int = 0) -> File | None:
         return self._kept.open(key) if self._kept else self.open_object(key, tail)
@@ -193,9 +189,6 @@ class RemoteFolder(Folder):
                 obstore.put(self._store, key, iter(parts), chunk_size=PART)
         self.forget(key)
 
-    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        self._map(lambda item: self.write(item[0], item[1]()), list(files.items()))
-
     def there(self) -> bool:
         return bool(self.names())
 
@@ -218,12 +211,6 @@ class RemoteFolder(Folder):
     def bytes_below(self, key: str = "") -> int:
         with remote_errors(self.place):
             return sum(o["size"] for batch in obstore.list(self._store, key or None) for o in batch)
-
-    def _map(self, work: Callable[[In], Out], parts: Sequence[In]) -> list[Out]:
-        if len(parts) < 2:
-            return [work(part) for part in parts]
-        with ThreadPoolExecutor(min(AT_A_TIME, len(parts))) as pool:
-            return list(pool.map(work, parts))
 
 
 def version_of(meta: Any) -> str:

@@ -25,7 +25,7 @@ from gate_cache.store.places.remote import RemoteFolder
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Url
-    from gate_cache.store.places.folders import Buffer, Folder
+    from gate_cache.store.places.folders import Buffer, Folder, each
 
 CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15m"}
 RETRY: dict[str, Any] = {
@@ -68,9 +68,9 @@ class WebFolder(RemoteFolder):
 
     def bytes_below(self, key: str = "") -> int:
         links = [f"{key}/{name}".lstrip("/") for name in self._links(key)]
-        files = self._map(self.open_object, [link for link in links if not link.endswith("/")])
-        inside = sum(self.bytes_below(link.rstrip("/")) for link in links if link.endswith("/"))
-        return inside + sum(file.size for file in files if file)
+        folders = [link.rstrip("/") for link in links if link.endswith("/")]
+        files = each(self.open_object, [n for n in links if not n.endswith("/")], self.reads)
+        return sum(map(self.bytes_below, folders)) + sum(file.size for file in files if file)
 
     def _links(self, key: str) -> list[str]:
         page = self.read(key)
