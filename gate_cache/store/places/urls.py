@@ -20,12 +20,13 @@ from obstore.exceptions import BaseError
 from gate_cache.core.errors import RemoteError, StoreError
 from gate_cache.store.format.documents import listed_names
 from gate_cache.store.places.cache import cache_here
+from gate_cache.store.places.folders import each
 from gate_cache.store.places.refusals import reworded
 from gate_cache.store.places.remote import RemoteFolder
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Url
-    from gate_cache.store.places.folders import Buffer, Folder, each
+    from gate_cache.store.places.folders import Buffer, Folder
 
 CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "60s", "timeout": "15m"}
 RETRY: dict[str, Any] = {
