@@ -236,7 +236,9 @@ class _GroupCopy:
                      for suffix, part in view.parts.items()}
             view.read_parts_into(source, found)
             for suffix, part in view.parts.items():
-                arrays[name + suffix] = np.full((len(rows), *part.shape), part.fill, part.dtype)
-                arrays[name + suffix][there] = found[suffix]
+                arrays[name + suffix] = found[suffix]
+                if len(source) < len(rows):
+                    arrays[name + suffix] = np.full((len(rows), *part.shape), part.fill, part.dtype)
+                    arrays[name + suffix][there] = found[suffix]
         self.group.write_stored(rows, arrays, [row for row, ok in zip(rows, there, strict=True)
                                                if not ok])
