@@ -210,6 +210,8 @@ def test_to_the_hub_and_back(store: FeatureStore, target: Path, hub: HubServer,
     assert {k: held[start + k] for k in shards} == shards
     assert copy_store(store.path, place).kept == 9
     assert verify(place).sound
+    with pytest.raises(StoreError, match="pull it"):
+        verify(place, repair=True)
     pulled = copy_store(place, target)
     assert pulled.blocks == 9 and files(target) == files(store.path)
     part = copy_store(place, target.with_name("part.zarr"), Selection(["plain"], ["up0"], 3))

@@ -69,6 +69,9 @@ Held = Claim | Unclaimed
 @contextmanager
 def alone(path: Place, then: str) -> Iterator[None]:
     """Keep other processes from writing to a store, as `hold`, which does not wait."""
+    if isinstance(path, Url) and path.hub:
+        raise StoreError(f"{path}: is not changed in its place; pull it, change the copy, and push"
+                         " that")
     lease = hold(path, None, then)
     try:
         yield
