@@ -19,14 +19,7 @@ Item = dict[str, Any]
 
 
 class MapDataset:
-    """Rows of a store by their place: what torch calls a map-style dataset.
-
-    Parameters
-    ----------
-    store : of which they are read
-    combos : by name
-    maps, rows : as of `gate_cache.FeatureStore.torch_dataset`
-    """
+    """Rows of a store by their place, as `gate_cache.FeatureStore.torch_dataset` makes it."""
 
     def __init__(self, store: OpenStore, combos: Mapping[str, ComboView],
                  maps: Sequence[str] | None, rows: Sequence[int | str] | None) -> None:

@@ -94,15 +94,7 @@ class OpenFiles:
 
     def each(self, work: Callable[[range], None], parts: Sequence[range], array: Chunks,
              shards: Iterable[int]) -> None:
-        """Do all parts, several at once where one may wait for a server.
-
-        Parameters
-        ----------
-        work : does one part
-        parts : places in the rows that are read
-        array : whose rows they are
-        shards : of each part
-        """
+        """Do all parts, several at once where one may wait for a server; `shards` are theirs."""
         at_once = min(self._folder.at_a_time, len(parts))
         if at_once <= 1 or all(self._is_here((array.key, shard)) for shard in shards):
             for part in parts:

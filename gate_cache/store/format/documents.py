@@ -65,15 +65,7 @@ def write_array(folder: Folder, key: str, document: Document) -> None:
 
 
 def make_part(folder: Folder, key: str, part: Part, block: int, codec: Codec | None) -> None:
-    """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum.
-
-    Parameters
-    ----------
-    folder : the store
-    key : the array's folder in it
-    part : shape and dtype of a row
-    block : rows of a shard
-    codec : that compresses each chunk; None leaves it raw
+    """Make an empty array of a map: a chunk a row, a shard a block, each chunk with its checksum.
     """
     from zarr.codecs import Crc32cCodec
 

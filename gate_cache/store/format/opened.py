@@ -16,15 +16,7 @@ if TYPE_CHECKING:
 
 
 class OpenStore:
-    """A store's files, its own attributes and its table of samples.
-
-    Parameters
-    ----------
-    path : the store's folder, or a URL; for messages
-    folder : its files
-    attrs : its own attributes
-    check : when rows that are read are compared with their checksums
-    """
+    """A store's files, its own attributes and its table of samples; see `FeatureStore.open`."""
 
     def __init__(self, path: Place, folder: Folder, attrs: dict[str, Any],
                  check: Check = "first") -> None:

@@ -87,14 +87,7 @@ def shard_file(key: str, shard: int, meta: ArrayMeta) -> str:
 
 
 def open_shard(folder: Folder, array: str, shard: int, meta: ArrayMeta) -> OpenShard:
-    """A shard's file with its index.
-
-    Parameters
-    ----------
-    folder : the store
-    array : the array's folder
-    shard : number of the block
-    meta : the array's shape, block and packing
+    """Open a shard, which has the number of its block.
 
     Raises
     ------

@@ -106,14 +106,7 @@ def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int,
 
 
 def unpack(chunk: memoryview, buffer: memoryview, packing: Packing, dtype: Any) -> None:
-    """Decompress a chunk into memory of a row's length.
-
-    Parameters
-    ----------
-    chunk : without its checksum
-    buffer : as many bytes as a row has
-    packing : the array's; anything but a codec is refused
-    dtype : of the row's values
+    """Decompress a chunk, without its checksum, into memory of a row's length.
 
     Raises
     ------

@@ -64,12 +64,7 @@ class RemoteFile:
 
 
 class RemoteFolder(Folder):
-    """A prefix of a bucket.
-
-    Parameters
-    ----------
-    store : obstore's, of that prefix
-    cache : in which files that are opened are kept
+    """A prefix of a bucket, which obstore's store is of; files that are opened are kept in a cache.
     """
 
     reads = writes = AT_A_TIME
