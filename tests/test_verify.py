@@ -23,6 +23,7 @@ from gate_cache.extraction.recompute import recompute
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.check.verify import Verified, verify
 from gate_cache.store.format import samples as samples_module
+from gate_cache.store.format.documents import array_document, write_array
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import blocks_of
 from gate_cache.store.format.samples import NewSample
@@ -345,7 +346,6 @@ def test_a_table_whose_growth_was_cut_off_is_noted(path: Path) -> None:
 def test_a_compressed_map_is_checked_too(path: Path) -> None:
     """As another writer, or a later gate-cache, may have laid it out."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
-
 
     group = group_of(path, "plain")
     old = zarr.open_group(path)[f"{group}/up0"][:]
