@@ -179,8 +179,8 @@ def _copy(source: Place, target: Place, asked: tuple[str, str, str], as_json: bo
     try:
         copied = copy_store(source, target, selection, console_progress())
     except KeyboardInterrupt:
-        typer.echo("error: interrupted; what is copied is kept, run the same command again to go"
-                   " on", err=True)
+        typer.echo("error: interrupted; what is copied is kept, run the same command again to"
+                   " resume", err=True)
         os._exit(CODE)  # threads may be waiting for a server
     print_result(copied, show_copied, as_json)
 
