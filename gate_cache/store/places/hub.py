@@ -69,6 +69,9 @@ class HubFolder(Folder):
         self._files = HfFileSystem(skip_instance_cache=True)  # its listings are this folder's alone
         self._lock = RLock()
         self._waiting: dict[str, CommitOperationAdd] = {}
+        self._small: dict[str, bytes] = {}
+        """Files that were read or written: a store's documents and marks are read again and again.
+        """
         self._head: str | None = None
 
     def _path(self, key: str) -> str:
@@ -83,16 +86,16 @@ class HubFolder(Folder):
         return str(self.place)
 
     def read(self, key: str) -> bytes | None:
-        with self._lock:
-            waiting = self._waiting.get(self._path(key))
-        if waiting and isinstance(waiting.path_or_fileobj, bytes) \
-                and waiting.upload_info.size < LARGE:
-            return waiting.path_or_fileobj
+        if (known := self._small.get(self._path(key))) is not None:
+            return known  # nobody else's commit goes before one of ours
         file = self.open(key)
         if file is None or file.size > MOST:
             return b"" if file else None
         data = memoryview(bytearray(file.size))
-        return bytes(data[: file.read_into(0, [data])])
+        raw = bytes(data[: file.read_into(0, [data])])
+        if len(raw) < LARGE:
+            self._small[self._path(key)] = raw
+        return raw
 
     def open(self, key: str, tail: int = 0) -> HubFile | None:
         if self._path(key) in self._waiting:
@@ -118,6 +121,9 @@ class HubFolder(Folder):
                 self._api.preupload_lfs_files(self._repo, [addition], repo_type="dataset")
         with self._lock:
             self._waiting[path] = addition
+            self._small.pop(path, None)
+            if len(data) < LARGE:
+                self._small[path] = data
             if len(self._waiting) >= FILES:
                 self.flush()
 
@@ -163,6 +169,7 @@ class HubFolder(Folder):
 
     def remove(self, key: str) -> None:
         self.flush()
+        self._small.clear()
         with hub_errors(self.place):
             self._files.invalidate_cache()
             if self._files.exists(self._full(key)):
