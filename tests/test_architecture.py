@@ -63,6 +63,8 @@ FENCES = {  # library to the rooms and files that may import it
     "scipy": ("datasets/",),
     "sklearn": ("learn/", "report/"),
     "matplotlib": ("report/",),
+    "jinja2": ("report/html/",),
+    "markupsafe": ("report/html/",),
     "tornado": ("viewer/",),
     "yaml": ("manifest/yaml_source.py",),
     "pydantic": ("manifest/", "learn/heads/", "training/trained.py", "store/",

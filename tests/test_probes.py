@@ -61,7 +61,7 @@ from gate_cache.manifest.load import load
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.html.write import write_report
-from gate_cache.report.terminal.probes import show_probed
+from gate_cache.report.terminal.trials import show_probed
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.inputs import open_training_inputs
 from gate_cache.training.sweep import sweep

@@ -128,7 +128,7 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
     """Measure content shift of each combo: a table and a plot (Equations 1, 2). Stores nothing."""
     from gate_cache.analysis.reference import Selection
     from gate_cache.analysis.score import score_combos
-    from gate_cache.report.figures.score import draw_scores, show_scores
+    from gate_cache.report.figures.content_shift import draw_scores, show_scores
     from gate_cache.report.figures.show import beside
 
     work = on.open(manifest)
@@ -151,7 +151,7 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
     from gate_cache.analysis.guideline import Img2Img
     from gate_cache.analysis.guideline import guideline as stage
     from gate_cache.analysis.reference import Selection
-    from gate_cache.report.figures.guideline import draw_guideline, show_guideline
+    from gate_cache.report.figures.content_shift import draw_guideline, show_guideline
     from gate_cache.report.figures.show import beside
 
     work = on.open(manifest)

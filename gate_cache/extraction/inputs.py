@@ -17,9 +17,9 @@ from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.geometry import Square
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
+from gate_cache.datasets.common.files import by_stem, stem_of
 from gate_cache.datasets.common.images import file_input
 from gate_cache.datasets.common.model_input import model_input
-from gate_cache.datasets.common.pictures import by_stem, stem_of
 from gate_cache.diffusion.passes.schedule import PassGroup, Wanted, schedule
 from gate_cache.manifest.specs import CAPTION
 

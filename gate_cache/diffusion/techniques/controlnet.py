@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from gate_cache.core.errors import ModelError, NotThere
-from gate_cache.datasets.common.pictures import by_stem
+from gate_cache.datasets.common.files import by_stem
 from gate_cache.diffusion.files.control_file import inferred_config, plain_names, shape_problems
 from gate_cache.diffusion.files.digest_cache import tree_sha256
 from gate_cache.diffusion.files.headers import read_config
