@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.extraction.sharing.card import write_card
 from gate_cache.extraction.sharing.copy import Selection, copy_store
 from gate_cache.store.check.verify import verify
+from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.opening import open_folder
@@ -37,6 +39,9 @@ BLOCK, ROWS = 4, 10
 SHAPES = {"up0": (3, 2, 2), "up1": (2, 4, 4)}
 ABSENT = 5
 """A row whose image was gone when the second combo was extracted."""
+
+
+MADE = Provenance("cpu", 2, False, {"torch": "2.13"})
 
 
 def recipe(prompt: str, maps: list[str]) -> dict[str, object]:
@@ -66,6 +71,7 @@ def made(path: Place, rows: int = ROWS) -> FeatureStore:
                     for array in maps.values():
                         array[row - block.start] = np.nan
                 group.write(block, maps, [row for row in block if row in gone])
+                group.note_made(MADE, block)
         latents = store.require_latents({"kind": "latents", "size": 64}, {"x0": (4, 2, 2)}, {},
                                         keep=True)
         latents.fit()
@@ -88,6 +94,12 @@ def files(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
+def contents(path: Path) -> dict[str, object]:
+    """As `files`, whatever order what is written on a group has."""
+    return {name: json.loads(raw) if name.endswith(".json") else raw
+            for name, raw in files(path).items()}
+
+
 def sound(place: Place) -> bool:
     report = verify(place)
     return report.sound and not report.problems and not report.notes
@@ -97,6 +109,7 @@ def test_a_whole_copy_is_the_same_to_the_byte(store: FeatureStore, target: Path)
     copied = copy_store(store.path, target)
     assert copied.blocks == 9 and copied.kept == 0 and not copied.missing
     assert files(target) == files(store.path)
+    assert FeatureStore.open(target)["plain"].made() == [(MADE, 3)]
     assert sound(target)
 
 
@@ -109,7 +122,7 @@ def test_a_part_is_a_store_of_its_own(store: FeatureStore, target: Path) -> None
     assert part.samples.sizes.tolist() == [[11, 20], [15, 20], [17, 20]]
     assert part["small"].done().tolist() == [True, False, True]
     assert part["small"].fingerprint == fingerprint(recipe("small", ["up1"]))
-    assert part["small"].attrs["tokens"] == ["a"]
+    assert part["small"].attrs["tokens"] == ["a"] and part["small"].made() == [(MADE, 1)]
     for row, source in ((0, 1), (2, 7)):
         np.testing.assert_array_equal(part["small"]["up1"][row], store["small"]["up1"][source])
     assert sound(target)
@@ -122,7 +135,7 @@ def test_a_copy_goes_on_where_it_was(store: FeatureStore, target: Path) -> None:
     made(store.path, ROWS + 3)
     third = copy_store(store.path, target)
     assert (third.kept, third.blocks) == (4, 8)  # of 'plain' two are whole, of the others one each
-    assert files(target) == files(store.path)
+    assert contents(target) == contents(store.path)
 
 
 def test_rows_that_the_source_has_anew_are_copied_again(store: FeatureStore, target: Path) -> None:
@@ -210,7 +223,7 @@ def test_to_the_hub_and_back(store: FeatureStore, target: Path, hub: HubServer) 
     with pytest.raises(StoreError, match="pull it"):
         verify(place, repair=True)
     pulled = copy_store(place, target)
-    assert pulled.blocks == 9 and files(target) == files(store.path)
+    assert pulled.blocks == 9 and contents(target) == contents(store.path)
     part = copy_store(place, target.with_name("part.zarr"), Selection(["plain"], ["up0"], 3))
     assert (part.blocks, part.images) == (1, 3)
 
@@ -322,5 +335,5 @@ def test_ctrl_c_ends_at_once_and_nothing_is_lost(store: FeatureStore, target: Pa
     _, said = process.communicate(timeout=10)
     assert process.returncode == 130 and "run the same command again" in said
     copy_store(store.path, target)
-    assert files(target) == files(store.path)
+    assert contents(target) == contents(store.path)
     shutil.rmtree(target)

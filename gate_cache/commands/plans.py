@@ -69,12 +69,11 @@ def plan(manifest: ManifestPath,
 
     work, seconds = on.open(manifest), None
     if measure:
-        from gate_cache.extraction.measure import seconds_an_image
+        from gate_cache.extraction.passes import seconds_an_image
 
         seconds = seconds_an_image(work)
     cost = stage(work, room=parse_size(disk), rate=rate, seconds=seconds)
-    print_result(cost, show_plan, as_json, unet_passes=cost.unet_passes, bytes=cost.bytes,
-                 files=cost.files, folders=cost.folders, hours=cost.hours)
+    print_result(cost, show_plan, as_json, unet_passes=cost.unet_passes, hours=cost.hours)
 
 
 def status(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
@@ -93,6 +92,8 @@ def layers(model: Annotated[str, typer.Argument(
            config: Annotated[str | None, typer.Option(
                help="For a .safetensors file: the folder with its tokenizers.")] = None,
            variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
+           every: Annotated[bool, typer.Option(
+               "--all", help="Also the maps that combos have only by name.")] = False,
            models: Models = None, outside: Outside = False, as_json: Json = False) -> None:
     """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""
     from gate_cache.extraction.layers import layers as stage
@@ -100,4 +101,5 @@ def layers(model: Annotated[str, typer.Argument(
     from gate_cache.report.terminal.tables import show_layers
 
     spec = ModelSpec(source=[model], config=config, variant=variant)
-    print_result(stage(spec, Roots.resolve(outside, models=models), size), show_layers, as_json)
+    print_result(stage(spec, Roots.resolve(outside, models=models), size, every), show_layers,
+                 as_json)

@@ -10,7 +10,7 @@ import typer
 
 from gate_cache.commands.options import HERE, Computes, Json, Reads, print_result, refuse
 from gate_cache.core.errors import UserError
-from gate_cache.core.stopping import CODE
+from gate_cache.core.progress import CODE
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place

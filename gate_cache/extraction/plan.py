@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import assumed, locate
 from gate_cache.diffusion.passes.recipes import (
@@ -22,8 +19,14 @@ from gate_cache.diffusion.passes.recipes import (
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.diffusion.techniques.registry import read_as, settings
-from gate_cache.extraction.footprint import MANY_FILES, Proposal, StoreShape, proposals
-from gate_cache.extraction.storing import encoding_asked
+from gate_cache.extraction.footprint import (
+    MANY_FILES,
+    Proposal,
+    StoreShape,
+    encoding_asked,
+    proposals,
+    whole,
+)
 from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.layout import LATENT_MAP, Footprint
 
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 
-@dataclass(frozen=True)
-class Line:
+@dataclass(frozen=True, kw_only=True)
+class Line(Footprint):
     """One group of the store to be: a combo, the latents or the table of samples.
 
     Attributes
@@ -47,16 +50,12 @@ class Line:
     shapes: dict[str, tuple[int, ...]]
     unet_passes: int
     controlnet_passes: int
-    bytes: int
-    files: int
-    folders: int
-    at_most: bool = False
     about: str = ""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an extraction does.
+@dataclass(frozen=True, kw_only=True)
+class Plan(Footprint):
+    """What an extraction does; the footprint is that of the finished store.
 
     Attributes
     ----------
@@ -93,26 +92,6 @@ class Plan:
         """Over all images and combos."""
         return self.images * self.pieces.unet_passes
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of the finished store, at most where it is compressed."""
-        return sum(line.bytes for line in self.lines)
-
-    @property
-    def at_most(self) -> bool:
-        """Whether a part of it is compressed."""
-        return any(line.at_most for line in self.lines)
-
-    @property
-    def files(self) -> int:
-        """Files of the finished store."""
-        return sum(line.files for line in self.lines) + 1
-
-    @property
-    def folders(self) -> int:
-        """Folders of the finished store, itself included."""
-        return sum(line.folders for line in self.lines) + 1
-
 
 def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
          seconds: float | None = None) -> Plan:
@@ -123,7 +102,7 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     work : the manifest on this machine
     room : bytes that the store may take; by default what is free where it will be
     rate : UNet passes a second
-    seconds : of each image, as `gate_cache.extraction.measure` finds them
+    seconds : of each image, as `seconds_an_image` finds them
 
     Raises
     ------
@@ -143,7 +122,7 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     model = files or assumed(manifest.model)
     check_fit(manifest, model, roots)
     layout, size = model.family, model.size(manifest.model.size)
-    count = files.tokens.count if files else about_tokens
+    count = files.tokens.count if files else model.kind.about_tokens
     maps = combo_maps(manifest, model, size, count)
     shapes = {name: m.shapes for name, m in maps.items()}
     lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
@@ -155,11 +134,13 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     free = _free(store) if room is None else room
-    large = sum(line.bytes for line in lines) > free or sum(g.files for g in lines) > MANY_FILES
-    return Plan(str(store), files.source if files else manifest.model.source, size, len(ids),
-                shape.rows, str(encoding), lines, notes, pieces, free,
-                proposals(shape, free) if large else [],
-                pieces.unet_passes / rate if rate else seconds)
+    total = whole(lines)
+    large = total.bytes > free or total.files > MANY_FILES
+    return Plan(
+        **asdict(total), store=str(store), model=model.source, size=size, images=len(ids),
+        block=shape.rows, encoding=str(encoding), lines=lines, notes=notes, pieces=pieces,
+        room=free, proposals=proposals(shape, free) if large else [],
+        seconds=pieces.unet_passes / rate if rate else seconds)
 
 
 def _free(store: Place) -> int:
@@ -167,12 +148,6 @@ def _free(store: Place) -> int:
     if not isinstance(store, Path):
         return sys.maxsize
     return shutil.disk_usage(next(p for p in (store, *store.absolute().parents) if p.exists())).free
-
-
-def about_tokens(text: str) -> int:
-    """Tokens of a prompt without its tokenizer: words and signs, in whole pieces of 77."""
-    words = len(re.findall(r"\w+|[^\w\s]", text))
-    return TOKENS_PER_PIECE * max(math.ceil(words / (TOKENS_PER_PIECE - 2)), 1)
 
 
 def _lines(manifest: Manifest, shape: StoreShape) -> list[Line]:
@@ -186,8 +161,9 @@ def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], siz
           images: int) -> Line:
     combo = manifest.combos.get(name)
     if combo is None:
-        kind = {"samples": "table"}.get(name, name)
-        return Line(name, kind, shapes, 0, 0, size.bytes, size.files, size.folders, size.at_most)
+        return Line(**asdict(size), name=name, kind={"samples": "table"}.get(name, name),
+                    shapes=shapes, unet_passes=0, controlnet_passes=0)
     passes = images * Walk.of(combo).passes * combo.ensemble
-    return Line(name, manifest.kind(name), shapes, passes, passes if combo.controlnet else 0,
-                size.bytes, size.files, size.folders, size.at_most, read_as(settings(combo)))
+    return Line(**asdict(size), name=name, kind=manifest.kind(name), shapes=shapes,
+                unet_passes=passes, controlnet_passes=passes if combo.controlnet else 0,
+                about=read_as(settings(combo)))

@@ -15,7 +15,16 @@ from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
 from gate_cache.diffusion.models import fields
-from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
+from gate_cache.diffusion.models.layouts import (
+    DDPM,
+    SCHEDULER,
+    SDXL,
+    TRANSFORMER,
+    UNET,
+    VAE,
+    Kind,
+    class_of,
+)
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -52,15 +61,19 @@ def place_of(files: ModelFiles, component: str) -> str:
 
 
 def _fields(files: ModelFiles) -> Iterator[str]:
-    unet = files.config(UNET)
-    table = fields.DDPM if files.kind is DDPM else fields.UNET
-    yield from fields.field_problems(place_of(files, UNET), unet, table)
+    unet, place = files.config(files.kind.denoiser), place_of(files, files.kind.denoiser)
+    if files.kind.denoiser == TRANSFORMER:
+        unet = {**unet, "_class_name": class_of(unet)}
+        table = fields.TRANSFORMERS[unet["_class_name"]]
+    else:
+        table = fields.DDPM if files.kind is DDPM else fields.UNET
+    yield from fields.field_problems(place, unet, table)
     if files.kind is DDPM:
         return
     for field, read in _BLOCKS.items():
         strange = [b for b in unet.get(field, ()) if b not in read]
         if strange:
-            yield f"{place_of(files, UNET)}: {field}: {strange[0]} is not read, only" \
+            yield f"{place}: {field}: {strange[0]} is not read, only" \
                   f" {' and '.join(read)}"
     vae = files.config(VAE)
     yield from fields.field_problems(place_of(files, VAE), vae, fields.VAE)
@@ -91,32 +104,49 @@ def text_config(config: Config, half: str = "text_config") -> Config:
 
 
 def _text(files: ModelFiles) -> Iterator[str]:
-    """What the text encoders give against what the UNet takes."""
-    unet, encoders = files.config(UNET), files.kind.encoders
-    if not encoders:
-        return
-    configs = {name: files.config(name) for name in encoders}
-    wrong = [p for n, config in configs.items() for p in _encoder(place_of(files, n), config)]
+    """What the text encoders give against what the UNet or transformer takes."""
+    kind, place = files.kind, place_of(files, files.kind.denoiser)
+    encoders = {name: files.config(name) for name in kind.encoders}
+    wrong = [p for name, config in encoders.items()
+             for p in _encoder(place_of(files, name), config, name == kind.t5[0])]
     yield from wrong
-    if any(p.endswith("is not a number") for p in wrong):
+    if not encoders or any(p.endswith("is not a number") for p in wrong):
         return
-    widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in configs.values()]
-    taken = fields.one_of(unet.get("cross_attention_dim", 1280))
-    if taken != sum(widths):
-        yield (f"{place_of(files, UNET)}: cross_attention_dim: {taken}, but its text encoders"
-               f" ({', '.join(encoders)}) give {' + '.join(map(str, widths))}: parts of different"
-               " models")
-    if files.kind is SDXL:
-        pooled = text_config(configs[encoders[1]]).get("projection_dim", 512)
-        width = pooled + 6 * (unet.get("addition_time_embed_dim") or 0)
-        taken = unet.get("projection_class_embeddings_input_dim")
-        if taken != width:
-            yield (f"{place_of(files, UNET)}: projection_class_embeddings_input_dim: {taken}, but"
-                   f" {encoders[1]} and six time ids give {width}: parts of different models")
+    config: Config = {"cross_attention_dim": 1280, **files.config(kind.denoiser)}
+    for field, (given, who) in _given(kind, config, encoders).items():
+        taken = fields.one_of(config.get(field))
+        if taken != given and not (taken is None and kind.t5[0]):
+            yield (f"{place}: {field}: {taken}, but {who} gives {given}: parts of different models")
 
 
-def _encoder(place: str, config: Config) -> Iterator[str]:
+def _given(kind: Kind, config: Config,
+           encoders: Mapping[str, Config]) -> dict[str, tuple[int, str]]:
+    """By field of a UNet or transformer what its text encoders give, and which of them."""
+    names = list(encoders)
+    if kind.t5[0]:
+        clips, width = names[:-1], encoders[names[-1]].get("d_model", 512)
+        of = "projection_dim" if len(clips) > 1 else "hidden_size"
+        pooled = sum(text_config(encoders[n]).get(of, _CLIP_WIDTH) for n in clips)
+        return {"caption_channels": (width, names[-1]), "joint_attention_dim": (width, names[-1]),
+                "pooled_projection_dim": (pooled, " + ".join(clips))}
+    widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in encoders.values()]
+    given = {"cross_attention_dim": (sum(widths), " + ".join(names))}
+    if kind is SDXL:
+        pooled = text_config(encoders[names[1]]).get("projection_dim", 512)
+        given["projection_class_embeddings_input_dim"] = (
+            pooled + 6 * (config.get("addition_time_embed_dim") or 0),
+            f"{names[1]} and six time ids")
+    return given
+
+
+def _encoder(place: str, config: Config, t5: bool) -> Iterator[str]:
     kind = config.get("model_type")
+    if config.get("quantization_config"):
+        yield f"{place}: quantization_config: quantised weights are not read"
+    if t5:
+        if kind != "t5":
+            yield f"{place}: a {kind} as text encoder, which is not read here; T5's is"
+        return
     if kind not in _TEXT_TYPES or not all(
             a.startswith("CLIP") for a in config.get("architectures") or ()):
         what = ", ".join(config.get("architectures") or [str(kind)])
@@ -125,8 +155,6 @@ def _encoder(place: str, config: Config) -> Iterator[str]:
     sizes = {k: v for k, v in text_config(config).items() if k in _TEXT_SIZES}
     if wrong := [k for k, v in sizes.items() if type(v) is not int]:
         yield f"{place}: {wrong[0]}: {sizes[wrong[0]]!r} is not a number"
-    if config.get("quantization_config"):
-        yield f"{place}: quantization_config: quantised weights are not read"
     if config.get("use_attention_mask"):
         yield f"{place}: use_attention_mask asks for masks of padding, which are not given"
     positions = text_config(config).get("max_position_embeddings", TOKENS_PER_PIECE)
@@ -153,16 +181,17 @@ def _weights(files: ModelFiles) -> Iterator[str]:
         yield from _strange(files, component, shapes)
         yield from _quantised(files, component)
         config, place = files.config(component), files.alone(component) or files.folder(component)
+        name, expected = "", tuple[Any, ...]()
         if component == UNET:
             name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
                 "conv_in.weight"
             expected = (config["block_out_channels"][0], config.get("in_channels", 4))
-        elif component in files.kind.encoders and not files.file:
+        elif component in files.kind.encoders and component != files.kind.t5[0] and not files.file:
             name = next((n for n in shapes if n.endswith("token_embedding.weight")), "")
             inner = text_config(config)
             expected = (inner.get("vocab_size", _CLIP_VOCABULARY),
                         inner.get("hidden_size", _CLIP_WIDTH))
-        else:
+        elif component != TRANSFORMER:
             continue
         if not files.file:
             yield from _counts(str(place), component, shapes, config)
@@ -173,7 +202,10 @@ def _weights(files: ModelFiles) -> Iterator[str]:
 
 def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -> Iterator[str]:
     """How many blocks and layers the file has, against the configuration."""
-    if component == UNET:
+    if component == TRANSFORMER:
+        expected = {"transformer_blocks": config["num_layers"],
+                    "single_transformer_blocks": config.get("num_single_layers") or 0}
+    elif component == UNET:
         expected = {"down_blocks": len(config["down_block_types"]),
                     "up_blocks": len(config["up_block_types"]),
                     "mid_block": int(config.get("mid_block_type", "default") is not None)}
@@ -217,24 +249,6 @@ def _strange(files: ModelFiles, component: str,
 
 def _by(shape: Sequence[Any]) -> str:
     return "×".join(map(str, shape))
-
-
-def cross_attentions(unet: Config) -> list[int]:
-    """Channels of a UNet's cross-attention layers, in its own order: down, up, mid."""
-    channels = list(unet["block_out_channels"])
-    layers = fields.by_block(unet.get("layers_per_block", 2), len(channels))
-    deep = fields.by_block(unet.get("transformer_layers_per_block", 1), len(channels))
-    deep_up = unet.get("reverse_transformer_layers_per_block") or deep[::-1]
-    down = zip(unet["down_block_types"], channels, layers, deep, strict=True)
-    up = zip(unet["up_block_types"], channels[::-1], [n + 1 for n in layers[::-1]], deep_up,
-             strict=True)
-    widths: list[int] = []
-    for block, width, count, transformers in (*down, *up):
-        if "CrossAttn" in block:
-            widths += [width] * sum(fields.by_block(transformers, count))
-    if "CrossAttn" in (unet.get("mid_block_type", "UNetMidBlock2DCrossAttn") or ""):
-        widths += [channels[-1]] * fields.by_block(deep[-1], 1)[0]
-    return widths
 
 
 def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[str]:

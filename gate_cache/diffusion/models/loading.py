@@ -37,7 +37,7 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
         logging.disable_progress_bar()
     check_parts(files)
     kind = files.kind
-    family = kind.backbone() if kind.backbone else FAMILIES[kind]
+    family = kind.backbone() if kind.backbone else FAMILIES.get(kind) or _transformer(kind)
     parts = family.parts(files)
     vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
     for name, module in parts.items():
@@ -47,8 +47,21 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
 
 
+def _transformer(kind: Kind) -> type[Backbone]:
+    """The class of a transformer; its libraries are imported for it alone."""
+    from gate_cache.diffusion.models import dit, layouts
+
+    if kind is layouts.SD3:
+        return dit.StableDiffusion3
+    return dit.Flux if kind.flow else dit.PixArt
+
+
 def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
-    """ᾱ and what is predicted."""
+    """ᾱ, or σ of flow matching, and what is predicted."""
+    if files.kind.flow:
+        from gate_cache.diffusion.models.dit import sigmas_of
+
+        return {"sigmas": sigmas_of(files.schedule()).to(device), "prediction_type": "flow"}
     try:
         scheduler: Any = DDIMScheduler(**files.schedule())
     except (NotImplementedError, TypeError, ValueError) as error:

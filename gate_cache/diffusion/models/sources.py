@@ -14,12 +14,13 @@ from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
 from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
-from gate_cache.diffusion.models import layouts
+from gate_cache.diffusion.models import layouts, transformers, unets
 from gate_cache.diffusion.models.embedded import HOME, TINY
-from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, UNET, VAE, Kind
+from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, TRANSFORMER, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published, published_name
-from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
+from gate_cache.text.t5 import T5Tokens
+from gate_cache.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
 
 if TYPE_CHECKING:
     from gate_cache.core.features import Family
@@ -83,30 +84,43 @@ class ModelFiles:
     @cached_property
     def kind(self) -> Kind:
         """Which kind of model this is."""
-        return layouts.kind_of(self.source, self.config(UNET))
+        known = published(self.published) if self.published else {}
+        transformer = TRANSFORMER in known or (self.path / TRANSFORMER).is_dir()
+        return layouts.kind_of(self.source, self.config(TRANSFORMER if transformer else UNET))
 
     @cached_property
     def family(self) -> Family:
         """The layout of the model's maps."""
         vae = self.config(VAE) if self.kind.vae else None
+        own = transformers if self.kind.denoiser == TRANSFORMER else unets
         try:
-            return self.kind.family(self.config(UNET), vae)
+            return (self.kind.family or own.family)(self.config(self.kind.denoiser), vae)
         except ModelError as error:
             raise ModelError(f"{self.source}: {error}") from None
 
     @cached_property
     def tokens(self) -> Tokens:
-        """The tokenizer; of two that split alike, the first."""
-        return self.tokenizers[0] if self.tokenizers else NoTokens()
+        """The tokenizer; of two that split alike, the first; of a transformer, of all its text."""
+        first, (encoder, length) = next(iter(self.clip_tokens), NoTokens()), self.kind.t5
+        if not encoder:
+            return first
+        return T5Tokens(self.path / self.kind.tokenizers[-1], length,
+                        first if self.kind.tokens > length else None, not self.kind.flow)
 
     @cached_property
-    def tokenizers(self) -> list[ClipTokens]:
-        """One for each text encoder; `ModelError` where they split prompts differently."""
-        tokenizers = [read_tokens(self.path / name) for name in self.kind.tokenizers]
+    def clip_tokens(self) -> list[ClipTokens]:
+        """One for each of CLIP's; `ModelError` where they split prompts differently."""
+        count = len(self.kind.tokenizers) - bool(self.kind.t5[0])  # T5's is the last
+        tokenizers = [read_tokens(self.path / name) for name in self.kind.tokenizers[:count]]
         if any(t.splits != tokenizers[0].splits for t in tokenizers):
             raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
                              " have CLIP's vocabulary and merges, and the same added tokens")
         return tokenizers
+
+    @property
+    def tokenizers(self) -> list[ClipTokens | T5Tokens]:
+        """One for each text encoder."""
+        return [*self.clip_tokens, *([self.tokens] if isinstance(self.tokens, T5Tokens) else [])]
 
     def size(self, size: int | None) -> int:
         """The input's side in pixels: as given, checked, or the model's own."""
@@ -120,6 +134,8 @@ class ModelFiles:
         ModelError
             They disagree, or it is not a diffusion model in discrete steps.
         """
+        if self.kind.flow:
+            return layouts.flow_schedule_of(self.source, self.config(SCHEDULER))
         schedule = layouts.schedule_of(self.source, self.config(SCHEDULER))
         if not self.file:
             return schedule
@@ -148,11 +164,12 @@ class ModelFiles:
                           zip(self.kind.tokenizers, self.tokenizers, strict=True)}
 
     def latents_dtype(self, dtype: str) -> str:
-        """What latents are computed in: the VAE of Stable Diffusion XL overflows in float16."""
+        """What latents are computed in: XL's VAE, and a transformer's, overflow in float16."""
         if not self.kind.vae:
             return "float32"
-        upcast = self.kind is SDXL and self.config(VAE).get("force_upcast", True)
-        return "float32" if upcast and dtype == "float16" else dtype
+        large = self.kind is SDXL or self.kind.t5[0]
+        upcast = large and dtype == "float16" and self.config(VAE).get("force_upcast", True)
+        return "float32" if upcast else dtype
 
 
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
@@ -199,9 +216,10 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
 
 
 def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
-    """Refuse a model with another UNet than the manifest wants."""
-    if files and spec.digest and not files.digest(UNET).startswith(spec.digest):
-        raise ModelError(f"{files.source}: the digest of its unet is {files.digest(UNET)[:16]}…,"
+    """Refuse a model with another UNet or transformer than the manifest wants."""
+    name = files.kind.denoiser if files and spec.digest else UNET
+    if files and spec.digest and not files.digest(name).startswith(spec.digest):
+        raise ModelError(f"{files.source}: the digest of its {name} is {files.digest(name)[:16]}…,"
                          f" the manifest wants {spec.digest[:16]}…; name the right weights, or"
                          " correct model.digest ('gate-cache layers' prints it)")
     return files
@@ -228,9 +246,9 @@ def _with_unet(spec: ModelSpec, files: ModelFiles, roots: Roots) -> ModelFiles:
     if spec.unet is None:
         return files
     path = roots.below("models", spec.unet, "model.unet")
-    if files.file:
-        raise ModelError("model.unet: is for a folder or a hub id, and"
-                         f" '{files.source}' is a single file")
+    if files.file or files.kind.denoiser != UNET:
+        raise ModelError("model.unet: is for a folder or a hub id with a UNet, and"
+                         f" '{files.source}' is a single file, or has a transformer")
     _need_safetensors(path, "model.unet", "expected a .safetensors file; pickled weights are not"
                       " read")
     return replace(files, source=f"{files.source} with {spec.unet}", unet=path)

@@ -22,7 +22,7 @@ from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.ensemble import Means
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.mirror import Mirrored
-from gate_cache.diffusion.passes.noise import add_noise, noise
+from gate_cache.diffusion.passes.noise import noise
 from gate_cache.diffusion.passes.pieces import Piece, Ready, pieces, pooled
 from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
@@ -56,6 +56,7 @@ class Extractor:
 
     Attributes
     ----------
+    coder_batch : images per pass of the autoencoder
     halved : hears of each smaller batch that passes go on with when the memory is full; None: that
         is an error
     stopped : whether to end `run` between the steps of denoising
@@ -66,7 +67,7 @@ class Extractor:
 
     def __init__(self, model: Backbone, steering: dict[Use, Steering], batch: int) -> None:
         self.model = model
-        self.batch = self._coder_batch = batch
+        self.batch = self.coder_batch = batch
         self._steering = steering
         self._embeddings: dict[tuple[str, Any], Text] = {}
         self._noise: WeakKeyDictionary[Inputs, dict[tuple[int, int], torch.Tensor]] = \
@@ -85,10 +86,11 @@ class Extractor:
         (N, 4, h, w) float32, on the device
         """
         pixels = images.shape[1] * images.shape[2]
-        size = max(min(self._coder_batch, CODER_PIXELS // pixels), 1)
+        size = max(min(self.coder_batch, CODER_PIXELS // pixels), 1)
         if self.halved is None:
-            return self._encoded(images, size)
-        latents, self._coder_batch = fitted(size, partial(self._encoded, images))
+            latents, self.coder_batch = self._encoded(images, size), size
+        else:
+            latents, self.coder_batch = fitted(size, partial(self._encoded, images))
         return latents
 
     def _encoded(self, images: Images, size: int) -> torch.Tensor:
@@ -124,7 +126,9 @@ class Extractor:
             while at < len(lane.items):
                 try:
                     for ready in self._batch(lane, lane.items[at : at + self.batch], inputs):
-                        with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
+                        height, width = ready.x.shape[-2:]
+                        with tapped(self.model.unet, lane.specs(ready.tail),
+                                    height / width) as taps:
                             maps = taps.read(ready.run)
                         if lane.common.mirror:
                             maps = {name: values.flip(-1) for name, values in maps.items()}
@@ -139,10 +143,12 @@ class Extractor:
                 except _Stopped:
                     return
                 except RuntimeError as error:
-                    if self.batch == 1 or self.halved is None or not is_full(error):
+                    if not self._may_halve(error):
                         raise
                 self._halve()
-                self.halved(self.batch)
+
+    def _may_halve(self, error: RuntimeError) -> bool:
+        return self.batch > 1 and self.halved is not None and is_full(error)
 
     def _halve(self) -> None:
         """Go on with less in the memory: half as many images, and no module that can wait."""
@@ -150,6 +156,8 @@ class Extractor:
         self.batch //= 2
         model.leave(*[m for m in (model.vae, *model.text_encoders.values()) if m is not None])
         free()
+        if self.halved:
+            self.halved(self.batch)
 
     @contextmanager
     def _steered(self, lane: PassGroup) -> Iterator[None]:
@@ -163,12 +171,21 @@ class Extractor:
     def ready(self, lane: PassGroup, inputs: Inputs) -> Iterator[Ready]:
         """A lane's last passes, of each batch with every tail; to be run before the next is taken.
 
-        What leads to them, the denoising steps, has run.
+        What leads to them, the denoising steps, has run. Where the memory was full, some may come
+        again, in a smaller batch.
         """
-        inputs = self._seen(lane, inputs)
+        inputs, at = self._seen(lane, inputs), 0
         with self._steered(lane):
-            for start in range(0, len(lane.items), self.batch):
-                yield from self._batch(lane, lane.items[start : start + self.batch], inputs)
+            while at < len(lane.items):
+                items = lane.items[at : at + self.batch]
+                try:
+                    yield from self._batch(lane, items, inputs)
+                    at += len(items)
+                    continue
+                except RuntimeError as error:
+                    if not self._may_halve(error):
+                        raise
+                self._halve()
 
     def _batch(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> Iterator[Ready]:
         """One batch through the down half, and then through the rest with every tail."""
@@ -187,8 +204,8 @@ class Extractor:
         x0 = inputs.latents([i.row for i in items])
         if not lane.common.walk.noised:
             return x0
-        return add_noise(x0, self._drawn(items, inputs, x0.shape[1:]), lane.common.walk.start,
-                         self.model.alphas_cumprod)
+        return self.model.noised(x0, self._drawn(items, inputs, x0.shape[1:]),
+                                 lane.common.walk.start)
 
     def _drawn(self, items: Sequence[Item], inputs: Inputs,
                shape: Sequence[int]) -> torch.Tensor:
@@ -216,7 +233,7 @@ class Extractor:
                 output = away + walk.guidance * (output - away)
             return model.as_clean(output, x, t), model.as_epsilon(output, x, t)
 
-        return ddim(x, walk.timesteps(), model.alphas_cumprod, predict)
+        return ddim(x, walk.timesteps(), model.noised, predict)
 
     def _negative(self, walk: Walk, count: int, uses: tuple[Use, ...]) -> Text | None:
         return Text.joined([self._text(walk.negative, uses)] * count) if walk.guided else None

@@ -23,7 +23,7 @@ from gate_cache.store.format import done
 from gate_cache.store.format.attrs import CHECKSUM, MEND
 from gate_cache.store.format.encodings import ENCODING
 from gate_cache.store.format.groups import GroupWriter
-from gate_cache.store.format.layout import ABSENT, LATENTS
+from gate_cache.store.format.layout import ABSENT, LATENTS, MADE
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.format.shards import Damaged
 from gate_cache.store.lease import identified
@@ -33,7 +33,7 @@ from gate_cache.store.writer import StoreWriter, open_writer
 
 AT_ONCE = 4
 """Blocks on their way at a time: one is read while another one is sent."""
-_OWN = ("combo", "kind", "fingerprint", "maps", "recipe", ABSENT, ENCODING, CHECKSUM)
+_OWN = ("combo", "kind", "fingerprint", "maps", "recipe", ABSENT, MADE, ENCODING, CHECKSUM)
 """Attributes of a group that its writer makes anew."""
 
 
@@ -171,6 +171,7 @@ class _GroupCopy:
                  writer: StoreWriter) -> None:
         self._view, self._maps, self._rows = view, maps, rows
         self._done = view.done()[rows]
+        self._numbers = done.BlockMarks(view.store.folder, view.name).numbers()
         self.todo: list[range] = []
         recipe = view.recipe
         if "maps" in recipe:
@@ -206,6 +207,9 @@ class _GroupCopy:
                  if all(self._done[row] or row in gone for row in rows)]
         self.todo = ready
         self.group.note_absent(ready, gone)
+        for made in done.provenances(self._view.attrs).values():
+            if made and ready:
+                self.group.note_made(made)
         result.kept += len(marks) - len(todo)
         if len(ready) < len(todo):
             result.missing[self.group.name] = sum(map(len, todo)) - sum(map(len, ready))
@@ -240,5 +244,8 @@ class _GroupCopy:
                 if len(source) < len(rows):
                     arrays[name + suffix] = np.full((len(rows), *part.shape), part.fill, part.dtype)
                     arrays[name + suffix][there] = found[suffix]
-        self.group.write_stored(rows, arrays, [row for row, ok in zip(rows, there, strict=True)
-                                               if not ok])
+        made = {self._numbers.get(row // self._view.store.block, 0) for row in source}
+        known = done.provenances(self._view.attrs)
+        self.group.write_stored(
+            rows, arrays, [row for row, ok in zip(rows, there, strict=True) if not ok],
+            known.get(made.pop()) if len(made) == 1 else None)

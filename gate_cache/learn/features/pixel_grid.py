@@ -40,7 +40,7 @@ def read_at(maps: torch.Tensor, place: Placement, points: Points) -> torch.Tenso
     (P, N, C)
     """
     window = place.window(maps.shape[-1])
-    grid = torch.from_numpy(window.enter(points) * 2 - 1).to(maps)
+    grid = torch.from_numpy(window.enter(points) * 2 - 1).to(maps, non_blocking=True)
     cut = window.cut(maps)
     values = F.grid_sample(cut, grid[None, None].expand(len(cut), -1, -1, -1), mode="bilinear",
                            padding_mode="border", align_corners=False)

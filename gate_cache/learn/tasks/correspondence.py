@@ -34,7 +34,7 @@ def sample(descriptors: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     -------
     (K, D) of unit length
     """
-    grid = (points * 2 - 1)[None, None].to(descriptors)
+    grid = (points * 2 - 1)[None, None].to(descriptors, non_blocking=True)
     values = F.grid_sample(descriptors[None], grid, mode="bilinear", padding_mode="border",
                            align_corners=False)
     return F.normalize(values[0, :, 0].T, dim=1)
@@ -85,9 +85,9 @@ def found_at(cosines: torch.Tensor, products: torch.Tensor | None,
         return peaks(cosines)
     lengths = lengths_between(products, DENSE).clamp_min(EPS)
     fine = between(cosines, DENSE) / lengths
-    sides = torch.tensor([cosines.shape[2], cosines.shape[1]], device=cosines.device)
-    steps = peaks(fine) * torch.tensor([fine.shape[2], fine.shape[1]], device=fine.device)
-    return ((steps - 0.5) / DENSE + 0.5) / sides
+    coarse, steps = (torch.tensor([m.shape[2], m.shape[1]]).to(m.device, non_blocking=True)
+                     for m in (cosines, fine))
+    return ((peaks(fine) * steps - 0.5) / DENSE + 0.5) / coarse
 
 
 def peaks(similarity: torch.Tensor) -> torch.Tensor:

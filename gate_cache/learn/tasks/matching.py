@@ -117,8 +117,8 @@ class CorrespondenceTask:
             for maps, points in zip(described, descriptors, strict=True):
                 cut = window.cut(maps)
                 for pair in of_source:
-                    at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
-                    points[pair] = sample(cut, at)
+                    at = torch.from_numpy(window.enter(pair.source_shares))
+                    points[pair] = sample(cut, at.to(cut, non_blocking=True))
         for of_target, described in self._described(models, pairs, lambda p: p.pair.target,
                                                     matched):
             window = self.buckets.window(of_target[0].target.size)

@@ -150,6 +150,8 @@ def _each_once(plan: Plan) -> str:
 
 def show_extracted(done: Extracted) -> None:
     rows = {k: v for k, v in done.rows.items() if v}
+    if len(rows) > 1:  # latents are no combo that a user has written
+        rows.pop("latents", None)
     if not rows:
         say(f"nothing to do: all {done.images} images of all combos are in {done.store}")
         return
@@ -195,7 +197,17 @@ def _group_lines(group: GroupReport, images: int) -> list[str]:
         lines.append(f"rounded by {group.error}")
     gap = f", missing rows {_ranges(group.missing)}" if group.missing else ""
     lines.append(f"done: {group.done}/{images}{gap}")
-    return lines
+    return [*lines, *map(_made_line, group.made)]
+
+
+def _made_line(made: dict[str, Any]) -> str:
+    """``3 blocks: cpu, torch 2.13.0, batch 8``."""
+    blocks = f"{made['blocks']} block{'s' if made['blocks'] > 1 else ''}"
+    if "device" not in made:
+        return f"{blocks}: it is not noted what computed them"
+    tf32 = ", TF32" if made["tf32"] else ""
+    return (f"{blocks}: {made['device']}, torch {made['versions'].get('torch', '?')},"
+            f" batch {made['batch']}{tf32}")
 
 
 def _ranges(rows: list[int]) -> str:
@@ -214,13 +226,15 @@ def show_layers(maps: ModelMaps) -> None:
     say(f"{maps.model}: {maps.kind}, predicts {maps.predicts}", style="bold")
     say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple};"
         f" latent at {maps.size} px: {shape(maps.latent)}")
-    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", left=2)
+    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", "float16", left=2)
     for layer in maps.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
-        table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape))
+        table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape),
+                      human(layer.bytes))
     put(table)
     if any(layer.kind == "attention" for layer in maps.layers):
-        say("attention maps have 77 channels for each 75 tokens of the prompt", style="dim")
+        say("attention maps have a channel for each token of the text, of CLIP's 77 for each 75 of"
+            " the prompt", style="dim")
     for name, digest in maps.digests.items():
         say(f"{name:<12} sha256 {digest}")
     say_notes(maps.notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import getitem, methodcaller
@@ -17,6 +18,7 @@ from gate_cache.store.format import done
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, read_array
 from gate_cache.store.format.chunks import Chunks
 from gate_cache.store.format.codes import decode
+from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.encodings import Encoding, Part, encoding_of
 from gate_cache.store.format.layout import ABSENT
 from gate_cache.store.format.shards import Damaged
@@ -238,6 +240,12 @@ class ComboView:
         mask = done.valid(marks, block, rows)
         mask[[row for row in self.attrs.get(ABSENT, ()) if row < rows]] = False
         return mask
+
+    def made(self) -> list[tuple[Provenance | None, int]]:
+        """What finished blocks were computed with, and how many; None where it is not noted."""
+        numbers = Counter(done.BlockMarks(self.store.folder, self.name).numbers().values())
+        known = done.provenances(self.attrs)
+        return [(known.get(number), count) for number, count in sorted(numbers.items())]
 
     def check(self, rows: npt.NDArray[Any]) -> None:
         """Raise `RowNotDone` unless all these rows are extracted."""
