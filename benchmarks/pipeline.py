@@ -38,7 +38,7 @@ from gate_cache.store.writer import open_writer
 
 BATCH = 8
 LATENT = (4, 64, 64)
-THREADS = WRITERS * local.WRITERS
+THREADS = WRITERS * local.LocalFolder.writes
 WARM = 2
 """Blocks before the measured ones."""
 Costs = tuple[float, float, float]

@@ -22,7 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (plans.validate, plans.data, plans.plan, extraction.extract, plans.status,
-                 stores.inspect, stores.show, stores.verify, stores.diff, stores.prune,
+                 stores.inspect, stores.show, stores.verify, stores.diff, stores.prune, stores.push,
+                 stores.pull,
                  plans.layers, training.probe, training.train, training.sweep, training.evaluate,
                  training.report, extraction.lora, extraction.caption, pictures.match,
                  pictures.predict, pictures.score, pictures.guideline, viewer.view):

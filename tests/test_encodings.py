@@ -35,14 +35,13 @@ from gate_cache.report.terminal.console import Lines
 from gate_cache.report.terminal.tables import show_plan, show_store
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format import done
-from gate_cache.store.format.codecs import compress
 from gate_cache.store.format.codes import DoesNotFit, decode, encode
 from gate_cache.store.format.documents import put_attrs
 from gate_cache.store.format.encodings import ENCODING, Encoding
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import group_footprint
 from gate_cache.store.format.samples import NewSample
-from gate_cache.store.format.shards import Damaged, unpack
+from gate_cache.store.format.shards import Damaged, compress, unpack
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import StoreWriter, open_writer
 from gate_cache.workspace.workspace import Workspace

@@ -33,15 +33,20 @@ from object_server import ObjectServer
 from zarr.storage import ObjectStore
 
 from gate_cache import FeatureStore
+from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import RemoteError, RowNotDone, StoreError, UserError
 from gate_cache.core.places import Place, Url, parse_place
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
+from gate_cache.extraction.sharing.card import write_card
+from gate_cache.extraction.sharing.copy import Selection, copy_store
 from gate_cache.extraction.status import status
 from gate_cache.store.check.inspect import inspect
+from gate_cache.store.check.verify import verify
+from gate_cache.store.format.documents import LISTING
 from gate_cache.store.format.done import BlockMarks
+from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.groups import GroupWriter
-from gate_cache.store.format.listing import LISTING
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.opening import open_folder
 from gate_cache.store.places import remote, urls
@@ -694,3 +699,40 @@ def test_a_list_that_lies_leads_nowhere(listing: Any, web: str, tmp_path: Path) 
     own.write_text(json.dumps({**document, LISTING: listing}))
     with contextlib.suppress(StoreError, RemoteError):  # a line, and no traceback
         assert not set(FeatureStore.open(web).combos) - {"plain", "attn", "int8"}
+
+
+# ------------------------------------------------------------------------- pushing and pulling
+
+
+def test_a_store_is_pushed_goes_on_after_a_failure_and_is_pulled(
+        server: ObjectServer, path: Place, tmp_path: Path) -> None:
+    local = tmp_path / "toy.zarr"
+    fill(local)
+    with server.failing("403", when=lambda e: "c.1.0" in e["PATH_INFO"]), \
+            pytest.raises(RemoteError, match="no permission"):
+        copy_store(local, path)
+    again = copy_store(local, path)
+    assert again.blocks < 3 and again.kept == 3 - again.blocks
+    assert b"pull s3://" in write_card(path).encode()
+    assert held_by(path) == {**held_by(local), "README.md": open_folder(path).read("README.md")}
+    report = verify(path)
+    assert report.sound and not report.problems
+    server.requests.clear()
+    assert copy_store(path, tmp_path / "back.zarr", Selection(maps=["up1"], images=5)).blocks == 2
+    assert not server.count("GET", "up0/c.")
+    np.testing.assert_array_equal(FeatureStore.open(tmp_path / "back.zarr")["plain"]["up1"][:],
+                                  maps(range(5))["up1"])
+
+
+def test_compressed_rows_of_a_block_are_one_request(server: ObjectServer, path: Place) -> None:
+    with open_writer(path, "toy", BLOCK, 2) as writer:
+        writer.append([NewSample(f"{i}.jpg", f"{i:064x}", 2, 2) for i in range(BLOCK)])
+        group = writer.require("plain", RECIPE, SHAPES, Encoding("float16", codec=Codec.parse(
+            "zstd")), {})
+        group.fit()
+        group.write(range(BLOCK), maps(range(BLOCK)))
+    view = FeatureStore.open(path)["plain"]["up0"]
+    view[0]  # opens the shard
+    server.requests.clear()
+    np.testing.assert_array_equal(view[:], maps(range(BLOCK))["up0"])
+    assert server.count("GET", "up0/c.0") == 1

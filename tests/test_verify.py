@@ -25,6 +25,7 @@ from gate_cache.manifest.load import Loaded
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.check.verify import Verified, verify
 from gate_cache.store.format import samples as samples_module
+from gate_cache.store.format.documents import array_document, write_array
 from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import blocks_of
@@ -349,14 +350,12 @@ def test_a_compressed_map_is_checked_too(path: Path) -> None:
     """As another writer, or a later gate-cache, may have laid it out."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
-    from gate_cache.store.format.documents import make_array
-
     group = group_of(path, "plain")
     old = zarr.open_group(path)[f"{group}/up0"][:]
     shutil.rmtree(path / group / "up0")
-    make_array(FeatureStore.open(path).folder, f"{group}/up0", shape=(ROWS, 2, 2, 2),
-               chunks=(1, 2, 2, 2), shards=(BLOCK, 2, 2, 2), dtype="float16",
-               compressors=[ZstdCodec(), Crc32cCodec()], fill_value=float("nan"))
+    write_array(FeatureStore.open(path).folder, f"{group}/up0", array_document(
+        shape=(ROWS, 2, 2, 2), chunks=(1, 2, 2, 2), shards=(BLOCK, 2, 2, 2), dtype="float16",
+        compressors=[ZstdCodec(), Crc32cCodec()], fill_value=float("nan")))
     zarr.open_group(path, use_consolidated=False)[f"{group}/up0"][:] = old
     assert verify(path).sound
     shard = path / group / "up0/c/1/0/0/0"

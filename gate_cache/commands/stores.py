@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gate_cache.commands.options import HERE, Computes, Json, Reads, print_result, refuse
 from gate_cache.core.errors import UserError
+from gate_cache.core.progress import CODE
+
+if TYPE_CHECKING:
+    from gate_cache.core.places import Place
+
+Combos = Annotated[str, typer.Option(help="Combos to copy, as in a,b [all, and the latents].")]
+Maps = Annotated[str, typer.Option(help="Maps to copy, as in up1,up2 [all of each combo].")]
+Images = Annotated[str, typer.Option(
+    help="So many of the first images, or a file with an id a line [all].")]
 
 
 def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder, or a URL.")],
@@ -130,3 +140,66 @@ def prune(targets: Annotated[list[str], typer.Argument(
 
     pruned = stage([parse_place(t) for t in targets], on.roots, yes=yes)
     print_result({"stores": pruned}, lambda _: show_pruned(pruned), as_json)
+
+
+def push(store: Annotated[str, typer.Argument(help="The store.")],
+         url: Annotated[str, typer.Argument(
+             help="s3://bucket/prefix (gs://, az://), or hf://datasets/owner/name.")],
+         combos: Combos = "", maps: Maps = "", images: Images = "", as_json: Json = False) -> None:
+    """Copy a store to a bucket or the Hugging Face Hub, with a page that says what it holds.
+
+    What is there with the same rows is passed over. A new data set of the Hub is private.
+    """
+    from gate_cache.core.places import Url, parse_place
+    from gate_cache.extraction.sharing.card import write_card
+
+    target = parse_place(url)
+    if not isinstance(target, Url):
+        raise UserError(f"{url}: is no URL; to copy to a folder: gate-cache pull {store} {url}")
+    _copy(parse_place(store), target, (combos, maps, images), as_json)
+    write_card(target)
+
+
+def pull(url: Annotated[str, typer.Argument(help="The store: a URL, or a folder.")],
+         store: Annotated[Path, typer.Argument(help="The folder to copy it to.")],
+         combos: Combos = "", maps: Maps = "", images: Images = "", as_json: Json = False) -> None:
+    """Copy a store, or a part of it, to a folder. What is there with the same rows stays."""
+    from gate_cache.core.places import parse_place
+
+    _copy(parse_place(url), store, (combos, maps, images), as_json)
+
+
+def _copy(source: Place, target: Place, asked: tuple[str, str, str], as_json: bool) -> None:
+    from gate_cache.extraction.sharing.copy import Selection, copy_store
+    from gate_cache.report.terminal.console import console_progress
+    from gate_cache.report.terminal.store_tables import show_copied
+
+    combos, maps, images = asked
+    selection = Selection(_listed(combos), _listed(maps), _images(images))
+    try:
+        copied = copy_store(source, target, selection, console_progress())
+    except KeyboardInterrupt:
+        typer.echo("error: interrupted; what is copied is kept, run the same command again to"
+                   " resume", err=True)
+        os._exit(CODE)  # threads may be waiting for a server
+    print_result(copied, show_copied, as_json)
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _images(text: str) -> int | list[str] | None:
+    """A count, or the ids in a file."""
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    if not text:
+        return None
+    try:
+        ids = [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"--images {text}: neither a number of images nor a file with an id a"
+                        " line") from None
+    if not any(ids):
+        raise UserError(f"--images {text}: names no image")
+    return [name for name in ids if name]

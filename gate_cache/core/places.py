@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from gate_cache.core.errors import UserError
 
-SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https")
+SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "http", "https", "hf")
 AZURE = ("abfs", "abfss")
 """Schemes whose container may stand before an ``@``."""
 
@@ -39,7 +39,7 @@ class Url:
         if scheme not in SCHEMES:
             public = re.sub(r"//[^/@]*@", "//…@", re.split("[?#]", self.text)[0])  # no secrets
             raise UserError(f"'{public}': stores are folders, or URLs that begin with s3://, gs://,"
-                            " az://, abfs://, https:// or http://")
+                            " az://, abfs://, https://, http:// or hf://")
         host, _, path = rest.partition("/")
         user, at, _ = host.partition("@")
         if "?" in rest or "#" in rest or (at and (scheme not in AZURE or ":" in user)):
@@ -73,6 +73,12 @@ class Url:
     def web(self) -> bool:
         """Whether it is an ordinary web server's."""
         return self.scheme in ("http", "https")
+
+    @property
+    def hub(self) -> bool:
+        """Whether it is a repository's, to which stores are pushed and from which they are pulled.
+        """
+        return self.scheme == "hf"
 
     def below(self, other: Url) -> bool:
         """Whether it is inside another place."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from gate_cache.core.errors import UserError
 from gate_cache.core.places import Place, Url, is_url, parse_place
 
+_HUB = ("stores there are only pushed and pulled; write to a disk or a bucket, then: gate-cache"
+        " push STORE URL")
 
 @dataclass(frozen=True)
 class Roots:
@@ -31,7 +33,10 @@ class Roots:
         """Take each root from the options, else the environment, else its default."""
         names = [f.name for f in fields(cls) if f.name not in ("outside", "stores")]
         chosen = {name: options.get(name) or Path(_from_env(name)) for name in names}
-        return cls(outside=outside, stores=parse_place(stores or _from_env("stores")), **chosen)
+        place = parse_place(stores or _from_env("stores"))
+        if isinstance(place, Url) and place.hub:
+            raise UserError(f"{place}: {_HUB}")
+        return cls(outside=outside, stores=place, **chosen)
 
     def absolute(self) -> Roots:
         """The same folders for a process with another working directory."""
@@ -48,6 +53,8 @@ class Roots:
         """
         if is_url(path):
             url = Url(path)
+            if url.hub:
+                raise UserError(f"{place}: '{url}': {_HUB}")
             if not self.outside and not (isinstance(self.stores, Url) and url.below(self.stores)):
                 raise UserError(f"{place}: '{url}' is not below the stores root ({self.stores});"
                                 " pass --allow-outside, or --stores with its folder")

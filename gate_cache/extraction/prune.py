@@ -11,8 +11,8 @@ from gate_cache.core.errors import StoreError, UserError
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.preprocessing import FIRST
 from gate_cache.store.check.removal import leftovers, remove_group
+from gate_cache.store.format.documents import write_listing
 from gate_cache.store.format.layout import LATENTS
-from gate_cache.store.format.listing import write_listing
 from gate_cache.store.holding import alone
 from gate_cache.store.opening import exists
 from gate_cache.store.places.disk import disk_errors

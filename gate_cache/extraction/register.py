@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,10 +24,13 @@ if TYPE_CHECKING:
 
 FIRST, MOST = 256, 2**17
 """Images of the first round, and of any."""
-_TASK = 32
+_TASK = 128
 """Images that a thread looks at before it takes others."""
-Looked = tuple[int, int] | DataError | None
-"""Height and width of an image that the store does not know, why it cannot be read, or None."""
+Looked = int | tuple[int, int] | DataError
+"""The row of an image that the store knows, height and width of another one, or why it cannot be
+read."""
+Round = tuple[int, list[Future[list[tuple[int, Looked]]]]]
+"""How many of all images are looked at with it, and by place those that are not remembered."""
 
 
 class Registration:
@@ -51,18 +53,22 @@ class Registration:
         self._store = store
         self._dataset = dataset
         self._ids = ids
-        self._first = first
+        self._size = first
         self._digests = ImageDigests(dataset, ids, rehash)
-        places = {sample_id: at for at, sample_id in enumerate(ids)}
-        self._places = np.array([places.get(i, -1) for i in store.samples.ids], np.int64)
-        self._here = np.zeros(len(store.samples), bool)
-        self._looked = 0
+        table = store.samples
+        rows = table.newest(ids)
+        self._unknown = np.cumsum((rows < 0)[::-1])[::-1]
+        self._places = table.places(rows)
+        self._here = np.zeros(len(table), bool)
+        same = self._digests.known & (rows >= 0)
+        same[same] = (table.sha256.raw[rows[same]] == self._digests.raw[same]).all(1)
+        self._same = np.where(same, rows, -1)  # of a million images few are to be looked at
+        self._open = (~same).nonzero()[0]
+        self._looked, self._begun = 0, 0
         self._waiting: list[NewSample] = []
         self._told = ExitStack()
         self.new = 0
         self.unread: dict[str, str] = {}
-        known = set(store.samples.ids)
-        self._unknown = np.cumsum([i not in known for i in reversed(ids)])[::-1]
 
     @property
     def gone(self) -> frozenset[int]:
@@ -87,11 +93,18 @@ class Registration:
         with self._told, ThreadPoolExecutor(2, "register") as pool:
             task = self._told.enter_context(show.task("registering", len(self._ids), "images"))
             try:
-                for batch, _ in pairwise(chain(self._batches(pool), [[]])):  # begins the next
-                    for looked in batch:
-                        for outcome in looked.result():
-                            self._take(outcome, several)
+                batch = self._begin(pool)
+                while batch:
+                    then = self._begin(pool)
+                    stop, looked = batch
+                    for part in looked:
+                        for at, outcome in part.result():
+                            self._take(at, outcome, several)
                             task.advance()
+                    same = self._same[self._looked : stop]
+                    self._here[same[same >= 0]] = True
+                    task.advance(int((same >= 0).sum()))
+                    self._looked, batch = stop, then
                     self._append()
                     yield
             finally:
@@ -105,34 +118,35 @@ class Registration:
         """End the task that shows how far registering is: something else is to be seen."""
         self._told.close()
 
-    def _batches(self, pool: ThreadPoolExecutor) -> Iterator[list[Future[list[Looked]]]]:
-        """Have each round's images looked at when it is asked for."""
-        stop, size = 0, self._first
-        while stop < len(self._ids):
-            start, stop = stop, min(stop + size, len(self._ids))
-            size = min(2 * size, MOST)
-            yield [pool.submit(lambda part: [self._look(at) for at in part],
-                               range(at, min(at + _TASK, stop)))
-                   for at in range(start, stop, _TASK)]
+    def _begin(self, pool: ThreadPoolExecutor) -> Round | None:
+        """Have a round's images looked at; None where there are no more."""
+        if self._begun == len(self._ids):
+            return None
+        first = int(np.searchsorted(self._open, self._begun))
+        places = self._open[first : first + self._size].tolist()
+        more = first + len(places) < len(self._open)
+        self._begun = places[-1] + 1 if more else len(self._ids)
+        self._size = min(2 * self._size, MOST)
+        return self._begun, [
+            pool.submit(lambda part: [(at, self._look(at)) for at in part], places[i : i + _TASK])
+            for i in range(0, len(places), _TASK)]
 
     def _look(self, at: int) -> Looked:
         try:
-            digest = self._digests.read(at)
-            if self._store.samples.find(self._ids[at], digest) is not None:
-                return None
+            row = self._store.samples.find(self._ids[at], self._digests.read(at))
+            if row is not None:
+                return row
             height, width = self._dataset.image(self._ids[at]).shape[:2]
             return height, width
         except DataError as error:
             return error
 
-    def _take(self, outcome: Looked, several: list[str]) -> None:
-        at, sample_id = self._looked, self._ids[self._looked]
-        self._looked += 1
+    def _take(self, at: int, outcome: Looked, several: list[str]) -> None:
+        sample_id = self._ids[at]
         if isinstance(outcome, DataError):
             self.unread[sample_id] = str(outcome)
-        elif outcome is None:
-            row = self._store.samples.find(sample_id, self._digests.read(at))
-            self._here[row] = True
+        elif isinstance(outcome, int):
+            self._here[outcome] = True
         else:
             self._waiting.append(NewSample(sample_id, self._digests.read(at), *outcome))
             if isinstance(self._dataset, ImageFiles) and self._dataset.holds_several(sample_id):

@@ -12,21 +12,14 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray
 
-    from gate_cache.store.format.combos import ComboView
+    from gate_cache.store.format.maps import ComboView
     from gate_cache.store.format.opened import OpenStore
 
 Item = dict[str, Any]
 
 
 class MapDataset:
-    """Rows of a store by their place: what torch calls a map-style dataset.
-
-    Parameters
-    ----------
-    store : of which they are read
-    combos : by name
-    maps, rows : as of `gate_cache.FeatureStore.torch_dataset`
-    """
+    """Rows of a store by their place, as `gate_cache.FeatureStore.torch_dataset` makes it."""
 
     def __init__(self, store: OpenStore, combos: Mapping[str, ComboView],
                  maps: Sequence[str] | None, rows: Sequence[int | str] | None) -> None:
@@ -47,10 +40,7 @@ class MapDataset:
         return len(self.rows)
 
     def __getitem__(self, place: int) -> Item:
-        row = self.rows[place]
-        return {"id": self._ids[place], **{
-            combo: {name: view[row] for name, view in views.items()}
-            for combo, views in self._views.items()}}
+        return self.__getitems__([place])[0]
 
     def __getitems__(self, places: Sequence[int]) -> list[Item]:
         """A batch: its rows are read together."""

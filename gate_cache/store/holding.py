@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from gate_cache.core.errors import DiskError, StoreError
 from gate_cache.core.places import Place, Url
@@ -13,19 +12,18 @@ from gate_cache.store.opening import is_store, open_folder
 from gate_cache.store.places.disk import READ_ONLY, disk_errors
 
 
-class Held(Protocol):
-    """The right to write, or what stands for it."""
+class Unclaimed:
+    """Stands for a claim where commits that do not follow the last one are refused anyway."""
 
     def check(self) -> None:
-        """Raise where it is lost, or never was."""
+        """Nothing is held."""
 
     def release(self) -> None:
-        """Let the next process write."""
-        return
+        """Nothing is held."""
 
 
-class ReadOnly(Held):
-    """Stands for a claim on a disk that is read-only: reading is allowed, writing is refused.
+class ReadOnly(Unclaimed):
+    """Stands for a claim on a disk that is read-only: reading is allowed, writing refused.
 
     Parameters
     ----------
@@ -40,7 +38,8 @@ class ReadOnly(Held):
         raise self._error
 
 
-def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = None) -> Claim:
+def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = None,
+         ) -> Claim | Unclaimed:
     """Get the right to write to a store.
 
     Parameters
@@ -56,14 +55,23 @@ def hold(path: Place, waiting: Callable[[str], None] | None, then: str | None = 
     if isinstance(path, Url) and path.web:
         raise StoreError(f"{path}: stores on web servers are only read; write to a disk, or to"
                          " s3://, gs:// or az://")
+    if isinstance(path, Url) and path.hub:
+        return Unclaimed()
     with disk_errors(path, **({"then": then} if then else {})):
         own = identified(path)
         return claim(open_folder(own.parent), own.name, path, waiting)
 
 
+Held = Claim | Unclaimed
+"""The right to write, or what stands for it."""
+
+
 @contextmanager
 def alone(path: Place, then: str) -> Iterator[None]:
     """Keep other processes from writing to a store, as `hold`, which does not wait."""
+    if isinstance(path, Url) and path.hub:
+        raise StoreError(f"{path}: is not changed in its place; pull it, change the copy, and push"
+                         " that")
     lease = hold(path, None, then)
     try:
         yield

@@ -83,15 +83,7 @@ class Holder:
 
 
 class Claim:
-    """The right to write to a store, held until `release`.
-
-    Parameters
-    ----------
-    folder : that holds the store
-    store : the store's name
-    number : of this claim
-    holder : what the claim's file says already
-    """
+    """The right to write to a store, a file's name in a folder, held until `release`."""
 
     def __init__(self, folder: Folder, store: str, number: int, holder: Holder) -> None:
         self._folder, self._store, self._number, self._holder = folder, store, number, holder

@@ -12,8 +12,8 @@ import numpy as np
 from gate_cache.core.errors import StoreError, did_you_mean, listed
 from gate_cache.core.places import Place, parse_place
 from gate_cache.store.format.attrs import META, is_whole, read_attrs
-from gate_cache.store.format.combos import ComboView
 from gate_cache.store.format.layout import DONE, LATENTS, SAMPLES
+from gate_cache.store.format.maps import ComboView
 from gate_cache.store.format.opened import OpenStore
 from gate_cache.store.handing import MapDataset, to_xarray
 from gate_cache.store.opening import open_store

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT, Recipe, fingerprint
 from gate_cache.core.versions import versions
-from gate_cache.store.binding import bind
 from gate_cache.store.format import done, sums
-from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read_attrs, read_meta
-from gate_cache.store.format.documents import make_part, put_attrs, write_array
+from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read_attrs
+from gate_cache.store.format.documents import make_part, put_attrs, write_array, write_listing
 from gate_cache.store.format.encodings import ENCODING, Encoding, Part
 from gate_cache.store.format.groups import GroupWriter
-from gate_cache.store.format.layout import DONE, FORMAT, LATENTS, SAMPLES, SUMS, blocks_of
-from gate_cache.store.format.listing import write_listing
+from gate_cache.store.format.layout import DONE, FORMAT, LATENTS, SUMS, blocks_of
 from gate_cache.store.format.samples import (
-    COLUMNS,
     NewSample,
     Samples,
     append_samples,
-    create_samples,
     read_samples,
-    seal_samples,
 )
 from gate_cache.store.format.unkept import UnkeptGroup
 from gate_cache.store.holding import Held, ReadOnly, hold_or_look
-from gate_cache.store.opening import is_store, open_folder, open_store
+from gate_cache.store.opening import create_store, is_store, open_store
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.store.places.folders import PARTIAL, Folder
+from gate_cache.store.upgrading import bind, seal
 
 if TYPE_CHECKING:
     from gate_cache.core.codecs import Codec
@@ -219,7 +212,7 @@ class StoreWriter:
             groups = {name: attrs for name in self.folder.names()
                       if is_whole(attrs := read_attrs(self.folder, name), self.attrs["format"])}
             if self.attrs["format"] < FORMAT:
-                self._seal(groups)
+                self.attrs = seal(self.folder, self.attrs, self.samples, groups)
             for name in groups:
                 bind(self._writer(name))
 
@@ -230,17 +223,6 @@ class StoreWriter:
         with suppress(OSError, StoreError):  # it is a help to readers, and hides no other error
             self.check()
             write_listing(self.folder)
-
-    def _seal(self, groups: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add checksums of metadata, which format 1 had not, and today's of the table."""
-        for name in (*groups, SAMPLES) if self.attrs["format"] == 1 else ():
-            for array in self.folder.names(name):
-                if document := read_meta(self.folder, f"{name}/{array}"):
-                    write_array(self.folder, f"{name}/{array}", document)
-            if name in groups:
-                put_attrs(self.folder, name, groups[name])
-        seal_samples(self.folder, self.samples)
-        self.attrs = put_attrs(self.folder, "", {**self.attrs, "format": FORMAT})
 
 
 def join_writer(path: Place) -> StoreWriter:
@@ -275,8 +257,8 @@ def open_writer(path: Place, dataset: str, block: int, batch: int,
     try:
         with disk_errors(path):
             if not is_store(path):
-                _create(path, {"format": FORMAT, "dataset": dataset, "block": block,
-                               "batch": batch, "threads": threads, "versions": versions()})
+                create_store(path, {"format": FORMAT, "dataset": dataset, "block": block,
+                                    "batch": batch, "threads": threads, "versions": versions()})
             writer = StoreWriter(path, held)
         if writer.attrs["dataset"] != dataset:
             raise StoreError(f"{path}: holds maps of '{writer.attrs['dataset']}', not of"
@@ -287,27 +269,6 @@ def open_writer(path: Place, dataset: str, block: int, batch: int,
         finally:
             writer.list_groups()
         writer.need_there()
+        writer.folder.flush()
     finally:
         held.release()
-
-
-def _create(path: Place, attrs: Any) -> None:
-    """Make an empty store; its own attributes come last, so half a store is none."""
-    folder = open_folder(path)
-    if folder.there() and not _half_made(path, folder):
-        raise StoreError(f"{path}: exists and is no store; give store.path another name")
-    if isinstance(path, Path):
-        path.mkdir(parents=True, exist_ok=True)
-    folder.remove(SAMPLES)
-    create_samples(folder)
-    put_attrs(folder, "", attrs)
-
-
-def _half_made(path: Place, folder: Folder) -> bool:
-    """Empty, or what a creation that was cut off leaves: nothing of anybody else's."""
-    if isinstance(path, Path) and not path.is_dir():
-        return False
-    inside = [*(os.listdir(path) if isinstance(path, Path) else folder.names()),
-              *folder.names(SAMPLES)]
-    whole = {name for name in inside if not name.endswith(PARTIAL)}
-    return whole <= {"zarr.json", SAMPLES, *COLUMNS}

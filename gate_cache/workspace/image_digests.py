@@ -38,13 +38,18 @@ class ImageDigests:
     ----------
     ids : of all samples, in the data set's order
     rehash : read every file, whatever is remembered
+
+    Attributes
+    ----------
+    raw : (N, 32)
+    known : (N,) which of them are read, or remembered
     """
 
     def __init__(self, dataset: ImageDataset, ids: Sequence[str], rehash: bool = False) -> None:
         self._dataset = dataset
         self._ids = ids
-        self._found = np.zeros((len(ids), 32), np.uint8)
-        self._known = np.zeros(len(ids), bool)
+        self.raw = np.zeros((len(ids), 32), np.uint8)
+        self.known = np.zeros(len(ids), bool)
         self._new = False
         self._now = time.time_ns()
         self._path: Path | None = None
@@ -54,7 +59,7 @@ class ImageDigests:
             self._path, self._stamps = _file(dataset), dataset.stamps()
         if self._path and not rehash:
             with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                self._known = _recall(self._path, ids, self._stamps, self._found)
+                self.known = _recall(self._path, ids, self._stamps, self.raw)
 
     def read(self, at: int) -> str:
         """sha256 (hex) of one image, by its place among the ids; may be called by several threads.
@@ -64,17 +69,17 @@ class ImageDigests:
         DataError
             It cannot be read.
         """
-        if not self._known[at]:
+        if not self.known[at]:
             digest = self._dataset.sha256(self._ids[at])
-            self._found[at] = np.frombuffer(bytes.fromhex(digest), np.uint8)
-            self._known[at] = self._new = True
-        return str(self._found[at].tobytes().hex())
+            self.raw[at] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+            self.known[at] = self._new = True
+        return str(self.raw[at].tobytes().hex())
 
     def keep(self) -> None:
         """Remember what has been read, but for what was changed just before."""
         if self._path and self._new:
-            fresh = (self._now - self._stamps[:, 3:] < _FRESH) | ~self._known[:, None]
-            _keep(self._path, self._ids, np.where(fresh, -1, self._stamps), self._found)
+            fresh = (self._now - self._stamps[:, 3:] < _FRESH) | ~self.known[:, None]
+            _keep(self._path, self._ids, np.where(fresh, -1, self._stamps), self.raw)
 
 
 def _recall(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64],

@@ -57,8 +57,8 @@ class ImageFiles:
 
             root, plain = str(self.root), type(self).path is ImageFiles.path
             stats = (os.stat(f"{root}/{i}" if plain else self.path(i)) for i in ids_of(self))
-            self._stamps = np.array([(i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns)
-                                     for i in stats], np.int64).reshape(-1, 4)
+            flat = (n for i in stats for n in (i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns))
+            self._stamps = np.fromiter(flat, np.int64).reshape(-1, 4)
         return self._stamps
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:

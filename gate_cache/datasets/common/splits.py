@@ -42,7 +42,8 @@ def dealt(sample_id: str, shares: Shares, seed: int) -> Split:
     The sha256 of ``<seed>/<id>``, as a number from 0 to 1, is below the share of ``test``, or below
     that of ``test`` and ``val`` together; else the id is in ``train``.
     """
-    place = int(order(seed, sample_id)[:13], 16) / 16**13  # 52 bits: exact as a float
+    digest = hashlib.sha256(f"{seed}/{sample_id}".encode()).digest()
+    place = (int.from_bytes(digest[:7]) >> 4) / 2**52  # 52 bits: exact as a float
     test = shares.get("test", 0)
     return "test" if place < test else "val" if place < test + shares.get("val", 0) else "train"
 
@@ -132,7 +133,7 @@ class Tree:
 
     def split(self, sample_id: str) -> Split:
         """The split of an image."""
-        fixed = self._fixed.get(parent_of(sample_id), "train")
+        fixed = self._fixed.get(parent_of(sample_id), "train") if self._fixed else "train"
         return fixed if fixed != "train" else dealt(sample_id, self._shares, self._seed)
 
     @cached_property

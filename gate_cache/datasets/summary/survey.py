@@ -37,12 +37,12 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
         split_of = {i: dataset.split_of(i) for i in ids} if hasattr(dataset, "split_of") else {}
     except DataError as error:  # folders that may be splits or not
         return Summary(dataset.name, faults=[str(error)])
-    summary.images = {s: list(split_of.values()).count(s) for s in SPLITS} if split_of else \
-        {"train": len(ids)}
+    counts = Counter(split_of.values())
+    summary.images = {s: counts[s] for s in SPLITS} if split_of else {"train": len(ids)}
     if not read:
         return summary
     summary.read = True
-    of_split = {i: str(split_of.get(i, "train")) for i in ids}
+    of_split = split_of or dict.fromkeys(ids, "train")
     if isinstance(dataset, SegmentationDataset):
         LabelCounts(dataset, summary).count(of_split, show)
     if isinstance(dataset, ClassifiedDataset):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gate_cache.extraction.diff import ComboDiff, Diff
     from gate_cache.extraction.prune import Pruned
     from gate_cache.extraction.recompute import Recomputed
+    from gate_cache.extraction.sharing.copy import Copied
     from gate_cache.store.check.verify import Verified
 
 
@@ -30,6 +31,14 @@ def show_verified(report: Verified) -> None:
     say(f"{report.store}: {looked}: {verdict}", "bold")
     if any(p.mended for p in report.problems):
         say("run 'gate-cache extract' on its manifests to fill what is undone now")
+
+
+def show_copied(report: Copied) -> None:
+    there = f", {report.kept} were there" if report.kept else ""
+    say(f"{report.store}: {report.images} images, {len(report.groups)} groups: copied"
+        f" {report.blocks} blocks, {human(report.bytes)}{there}", "bold")
+    say_notes([f"{group}: {rows} rows are left out: not all of their block are extracted"
+               for group, rows in report.missing.items()])
 
 
 def show_recomputed(report: Recomputed) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import BlockCheck
-from gate_cache.store.check.findings import Finding, note
-from gate_cache.store.check.forms import STRAY, Forms
+from gate_cache.store.check.findings import STRAY, Finding, Forms, note
 from gate_cache.store.format import done, samples, sums
 from gate_cache.store.format.attrs import (
     CHECKSUM,
@@ -23,10 +22,9 @@ from gate_cache.store.format.attrs import (
     read_array,
     read_meta,
 )
-from gate_cache.store.format.documents import Document, map_document
+from gate_cache.store.format.documents import LISTING, Document, map_document
 from gate_cache.store.format.encodings import encoding_of
-from gate_cache.store.format.layout import DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
-from gate_cache.store.format.listing import LISTING
+from gate_cache.store.format.layout import BESIDE, DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
 from gate_cache.store.places.folders import Folder, is_number
@@ -57,7 +55,7 @@ class Audit(Forms):
             yield note("format 1", "has no checksums of metadata; the next extract adds them")
         yield from self._table()
         for name in self.folder.names():
-            if name not in (META, SAMPLES):
+            if name not in (META, SAMPLES, *BESIDE):
                 yield from self._group(name)
 
     # ---------------------------------------------------------------------------- samples

@@ -24,16 +24,7 @@ READ_BYTES = 2**24
 
 @dataclass(frozen=True)
 class BlockCheck:
-    """A finished block.
-
-    Attributes
-    ----------
-    fingerprint : of its group
-    maps : of its group, in order; None where an array's metadata is damaged
-    index : which block of the group
-    slots : rows of a full block
-    marks : of the group
-    """
+    """A finished block, of `slots` rows at most; an array with damaged metadata has None."""
 
     folder: Folder
     group: str

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import crc32c
@@ -93,15 +94,7 @@ class OpenFiles:
 
     def each(self, work: Callable[[range], None], parts: Sequence[range], array: Chunks,
              shards: Iterable[int]) -> None:
-        """Do all parts, several at once where one may wait for a server.
-
-        Parameters
-        ----------
-        work : does one part
-        parts : places in the rows that are read
-        array : whose rows they are
-        shards : of each part
-        """
+        """Do all parts, several at once where one may wait for a server; `shards` are theirs."""
         at_once = min(self._folder.at_a_time, len(parts))
         if at_once <= 1 or all(self._is_here((array.key, shard)) for shard in shards):
             for part in parts:
@@ -191,7 +184,11 @@ class Chunks:
 
     def _packed(self, shard: int, slot: int, buffer: memoryview, check: Check) -> None:
         opened = self._files.get(self, shard)
-        unpack(opened.chunk(slot)[:-CRC], buffer, self.meta.packing, self.meta.dtype)
+        self._unpack(opened, slot, opened.chunk(slot), buffer, check)
+
+    def _unpack(self, opened: OpenShard, slot: int, chunk: memoryview, buffer: memoryview,
+                check: Check) -> None:
+        unpack(chunk[:-CRC], buffer, self.meta.packing, self.meta.dtype)
         if opened.sums and (check == "always" or (check == "first" and slot not in opened.checked)):
             opened.is_row(slot, crc32c.crc32c(buffer))
             opened.checked.add(slot)
@@ -200,15 +197,21 @@ class Chunks:
         """Rows that follow each other, in one call where they lie so in the file."""
         opened = self._files.get(self, shard)
         slots = range(first, first + len(buffers))
-        offsets, step = opened.offsets[first : slots.stop], self.chunk + CRC
-        if len(slots) == 1 or self.meta.packing != "raw" or offsets != list(
-                range(offsets[0], offsets[0] + len(slots) * step, step)):
+        offsets, lengths = (some[first : slots.stop] for some in (opened.offsets, opened.lengths))
+        if len(slots) == 1 or offsets != list(accumulate(lengths[:-1], initial=offsets[0])):
             for slot, buffer in zip(slots, buffers, strict=True):
                 self._one(shard, slot, buffer, check)
             return
+        if self.meta.packing != "raw":  # all of them by one read: behind a URL, by one request
+            data = memoryview(bytearray(sum(lengths)))
+            opened.fill(offsets[0], data)
+            for slot, offset, buffer in zip(slots, offsets, buffers, strict=True):
+                chunk = data[offset - offsets[0] :][: opened.lengths[slot]]
+                self._unpack(opened, slot, opened.whole(slot, chunk), buffer, check)
+            return
         sums = [bytearray(CRC) for _ in slots]
         parts = [p for b, s in zip(buffers, sums, strict=True) for p in (b, memoryview(s))]
-        if opened.file.read_into(offsets[0], parts) != len(slots) * step:
+        if opened.file.read_into(offsets[0], parts) != sum(lengths):
             raise Damaged(f"{opened.key} is cut off")
         if check == "always" or (check == "first" and not opened.checked.issuperset(slots)):
             for slot, buffer, checksum in zip(slots, buffers, sums, strict=True):

@@ -1,4 +1,9 @@
-"""A ``zarr.json`` as a whole: laid out by Zarr in memory, sealed, written by our own folders."""
+"""A ``zarr.json`` as a whole: laid out by Zarr in memory, sealed, written by our own folders.
+
+The store's own lists all groups and arrays (Zarr's consolidated metadata), for readers where
+folders cannot be listed, as on most web servers. A writer that ends brings the list up to date;
+until then, or after a kill, it says what was there before, which is still there.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from gate_cache.store.format.attrs import (
     sealed,
     sealed_array,
 )
+from gate_cache.store.format.layout import DONE
 
 if TYPE_CHECKING:
     from gate_cache.core.codecs import Codec
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from gate_cache.store.places.folders import Folder
 
 Document = dict[str, Any]
+LISTING = "consolidated_metadata"
 
 
 def dumped(document: Document) -> bytes:
@@ -57,21 +64,8 @@ def write_array(folder: Folder, key: str, document: Document) -> None:
     folder.write(f"{key}/{META}", [dumped(sealed_array(document))])
 
 
-def make_array(folder: Folder, key: str, **spec: Any) -> None:
-    """Make an array; only its metadata is written."""
-    write_array(folder, key, array_document(**spec))
-
-
 def make_part(folder: Folder, key: str, part: Part, block: int, codec: Codec | None) -> None:
-    """An empty array of a map: a chunk a row, a shard a block, each chunk with its checksum.
-
-    Parameters
-    ----------
-    folder : the store
-    key : the array's folder in it
-    part : shape and dtype of a row
-    block : rows of a shard
-    codec : that compresses each chunk; None leaves it raw
+    """Make an empty array of a map: a chunk a row, a shard a block, each chunk with its checksum.
     """
     from zarr.codecs import Crc32cCodec
 
@@ -122,3 +116,41 @@ def write_group(folder: Folder, key: str, attributes: Document) -> None:
     old = old if isinstance(old, dict) else {}
     name = f"{key}/{META}" if key else META
     folder.write(name, [dumped({**meta, "attributes": {**old, **attributes}})])
+
+
+def collected(folder: Folder) -> Document:
+    """The list as the store is now."""
+    nodes: dict[str, Document] = {}
+    for name in folder.names():
+        group = read_meta(folder, name)
+        if name == META or group is None or group.get("node_type") != "group":
+            continue
+        nodes[name] = group
+        for array in folder.names(name):
+            if array != META and (document := read_meta(folder, f"{name}/{array}")):
+                nodes[f"{name}/{array}"] = document
+    return {"kind": "inline", "must_understand": False, "metadata": nodes}
+
+
+def write_listing(folder: Folder) -> None:
+    """Bring the list up to date; nothing is written where it is."""
+    own, now = read_meta(folder), collected(folder)
+    if own is not None and own.get(LISTING) != now:
+        folder.write(META, [dumped({**own, LISTING: now})])
+
+
+def listed_names(folder: Folder, key: str) -> list[str] | None:
+    """What is directly below a key by the list; None where there is none, or it does not say."""
+    listing = (read_meta(folder) or {}).get(LISTING)
+    nodes = listing.get("metadata") if isinstance(listing, dict) else None
+    if not isinstance(nodes, dict):
+        return None
+    group, _, rest = key.partition("/")
+    if rest == f"{DONE}/c":
+        marks = read_array(folder, f"{group}/{DONE}")
+        return [str(i) for i in range(-(-marks.shape[0] // marks.block))] if marks else []
+    if rest:
+        return None
+    start = f"{key}/" if key else ""
+    below = {name.removeprefix(start).partition("/")[0] for name in nodes if name.startswith(start)}
+    return sorted(filter(str.isprintable, {META, *below}))

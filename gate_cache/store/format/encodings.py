@@ -164,13 +164,7 @@ _PARTS = {**dict.fromkeys(MANTISSA_BITS, _direct), "bfloat16": _bfloat16, "int8"
 
 
 def encoding_of(place: str, attrs: Mapping[str, Any], dtype: str) -> Encoding:
-    """The encoding that a group states.
-
-    Parameters
-    ----------
-    place : store and group, for the error
-    attrs : of the group
-    dtype : of its first map's array, for a group that was made before groups stated it
+    """The encoding that a group states; `dtype` is that of one made before groups stated it.
 
     Raises
     ------

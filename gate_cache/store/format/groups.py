@@ -115,11 +115,13 @@ class GroupWriter:
         gone : rows whose image is not there now; a block is done without them
         """
         self._back = {row for row in self._absent if row not in gone}
-        marks = self.marks.read_all(len(blocks_of(self.rows, self.block)))
-        have = done.rows_in(marks)
+        starts = np.arange(0, self.rows, self.block)
+        marks = self.marks.read_all(len(starts))
         self._seen = dict(enumerate(marks.tolist()))
-        return Blocks(rows for i, rows in enumerate(blocks_of(self.rows, self.block))
-                      if i >= len(have) or have[i] < len(rows) or self._back.intersection(rows))
+        short = done.rows_in(marks) < np.minimum(self.block, self.rows - starts)
+        short[[row // self.block for row in self._back]] = True
+        return Blocks(range(start, min(start + self.block, self.rows))
+                      for start in starts[short].tolist())
 
     def kept(self, rows: range) -> int:
         """How many leading rows of a block need not be computed (images were added since)."""

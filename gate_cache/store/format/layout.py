@@ -15,6 +15,9 @@ FORMAT = 3
 folder for each shard, and the table's checksum is of its JSON. Each array says how it is laid out,
 so that what an older release has written is extended as it is."""
 SAMPLES = "samples"
+CARD = "README.md"
+BESIDE = (CARD, ".gitattributes")
+"""Files in a store's folder that say what it is; the second one is the Hub's."""
 LATENTS = "latents"
 LATENT_MAP = "x0"
 DONE = "done"

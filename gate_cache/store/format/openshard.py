@@ -54,11 +54,19 @@ class OpenShard:
         if self.offsets[slot] < 0:
             raise Damaged(f"{self.key} lacks row {slot} of the shard")
         data = memoryview(bytearray(self.lengths[slot]))
-        if self.file.read_into(self.offsets[slot], [data]) != len(data):
+        self.fill(self.offsets[slot], data)
+        return self.whole(slot, data)
+
+    def fill(self, offset: int, data: memoryview) -> None:
+        """Read so many bytes; `Damaged` where there are fewer."""
+        if self.file.read_into(offset, [data]) != len(data):
             raise Damaged(f"{self.key} is cut off")
-        if not matches(data[:-CRC], data[-CRC:]):
+
+    def whole(self, slot: int, chunk: memoryview) -> memoryview:
+        """The chunk; `Damaged` where it is not what its checksum was taken of."""
+        if not matches(chunk[:-CRC], chunk[-CRC:]):
             raise wrong(self.key, slot)
-        return data
+        return chunk
 
     def is_row(self, slot: int, checksum: int) -> None:
         """Raise `Damaged` where a row with this checksum belongs to another place."""
@@ -79,14 +87,7 @@ def shard_file(key: str, shard: int, meta: ArrayMeta) -> str:
 
 
 def open_shard(folder: Folder, array: str, shard: int, meta: ArrayMeta) -> OpenShard:
-    """A shard's file with its index.
-
-    Parameters
-    ----------
-    folder : the store
-    array : the array's folder
-    shard : number of the block
-    meta : the array's shape, block and packing
+    """Open a shard, which has the number of its block.
 
     Raises
     ------

@@ -112,10 +112,26 @@ class Samples(Sequence[str]):
     def __contains__(self, sample_id: object) -> bool:
         return sample_id in self._rows
 
+    def newest(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(n,): the newest row of each sample, or -1."""
+        known = self._rows
+        return np.fromiter((known.get(i, -1) for i in ids), np.int64, len(ids))
+
+    def places(self, newest: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """(N,): the place of each row's sample among those whose newest rows are given, or -1."""
+        places, known = np.full(len(self), -1), newest >= 0
+        places[newest[known]] = known.nonzero()[0]
+        for name, rows in self._older.items():
+            places[rows] = places[self._rows[name]]
+        return places
+
     def find(self, sample_id: str, sha256: str) -> int | None:
         """The row of a sample with this content, or None."""
-        row = int(self.find_all([sample_id], raw_digests([sha256]))[0])
-        return None if row < 0 else row
+        newest = self._rows.get(sample_id)
+        if newest is None:
+            return None
+        return next((row for row in (newest, *self._older.get(sample_id, ()))
+                     if self.sha256[row] == sha256), None)
 
     def find_all(self, ids: Sequence[str],
                  sha256: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -125,8 +141,7 @@ class Samples(Sequence[str]):
         ----------
         sha256 : (n, 32)
         """
-        known = self._rows
-        rows = np.fromiter((known.get(i, -1) for i in ids), np.int64, len(ids))
+        rows = self.newest(ids)
         other = (rows >= 0) & (self.sha256.raw[rows] != sha256).any(1) if len(self) else rows >= 0
         rows[other] = [self._before(ids[i], sha256[i]) for i in other.nonzero()[0].tolist()]
         return rows

@@ -7,15 +7,18 @@ is one row; the index holds offset and length of every slot, all ones where ther
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import crc32c
 import numpy as np
 import numpy.typing as npt
+from numcodecs import get_codec, zstd
 
 from gate_cache.core.codecs import Codec
-from gate_cache.store.format.codecs import compress, decompress
+from gate_cache.core.errors import UserError
 
 CRC = 4
 ENTRY = 16
@@ -103,14 +106,7 @@ def read_index(raw: bytes | bytearray | memoryview, slots: int, size: int,
 
 
 def unpack(chunk: memoryview, buffer: memoryview, packing: Packing, dtype: Any) -> None:
-    """Decompress a chunk into memory of a row's length.
-
-    Parameters
-    ----------
-    chunk : without its checksum
-    buffer : as many bytes as a row has
-    packing : the array's; anything but a codec is refused
-    dtype : of the row's values
+    """Decompress a chunk, without its checksum, into memory of a row's length.
 
     Raises
     ------
@@ -168,3 +164,69 @@ def _bytes_of(checksum: int) -> bytes:
 
 def _little(dtype: np.dtype[Any]) -> bool:
     return bool(dtype == dtype.newbyteorder("<"))
+
+
+def compress(codec: Codec, row: npt.NDArray[Any]) -> bytes:
+    """The bytes of a row's contiguous array."""
+    return bytes(_numcodec(codec).encode(row))
+
+
+def decompress(codec: Codec, chunk: memoryview, row: npt.NDArray[Any]) -> None:
+    """Fill a row's contiguous array.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        The chunk is none, or of a row of another length.
+    """
+    length = _length(codec, chunk)
+    if length is not None and length != row.nbytes:
+        raise ValueError("a row has another length than the others")
+    if codec.name == "gzip":
+        _gunzip(chunk, row)
+    elif codec.name == "zstd":
+        zstd.decompress(chunk, row)
+    else:
+        _numcodec(codec).decode(chunk, row)
+
+
+def _length(codec: Codec, chunk: memoryview) -> int | None:
+    """Bytes that a chunk says it holds; None where it does not, or a codec is given no more room
+    than a row has."""
+    if codec.name == "zstd":
+        return _content(chunk)
+    start = {"blosc": 4, "lz4": 0}.get(codec.name)
+    return None if start is None else int.from_bytes(chunk[start : start + 4], "little")
+
+
+def _gunzip(chunk: memoryview, row: npt.NDArray[Any]) -> None:
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        raw = unpacker.decompress(chunk, row.nbytes + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if len(raw) != row.nbytes or not unpacker.eof:
+        raise ValueError("a row has another length than the others")
+    row.reshape(-1).view("u1").data[:] = raw
+
+
+@lru_cache
+def _numcodec(codec: Codec) -> Any:
+    options = dict(codec.options)
+    if codec.name == "blosc":
+        options["shuffle"] = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}[options["shuffle"]]
+    try:
+        return get_codec({"id": codec.name, **options})
+    except (ImportError, ValueError) as error:
+        raise UserError(f"codec {codec.name}: this machine cannot do it ({error}); install it with"
+                        f" 'pip install {codec.name}', or choose another one") from None
+
+
+def _content(frame: memoryview) -> int | None:
+    """Bytes that a zstd frame says it holds (RFC 8878, section 3.1.1.1); None where it does not."""
+    flags = frame[4] if len(frame) > 4 else 0
+    one_segment = flags >> 5 & 1
+    size = (one_segment, 2, 4, 8)[flags >> 6]
+    start = 6 - one_segment + (0, 1, 2, 4)[flags & 3]
+    value = int.from_bytes(frame[start : start + size], "little")
+    return value + 256 * (size == 2) if size else None

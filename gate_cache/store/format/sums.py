@@ -75,15 +75,8 @@ def salts(fingerprint: str, arrays: Mapping[str, Any], block: int) -> Sums:
 
 def of_shards(folder: Folder, group: str, metas: Mapping[str, ArrayMeta], block: int,
               rows: int) -> Sums:
-    """What the shards of a block say of its rows; no raw row is read, compressed ones are.
-
-    Parameters
-    ----------
-    folder : the store
-    group : its name
-    metas : name to metadata of the group's arrays, in the order of the sums
-    block : its number, which is the shards' too
-    rows : how many the block has
+    """What the shards of a block say of its rows, in the order of the arrays' metadata; no raw row
+    is read, compressed ones are.
 
     Raises
     ------
@@ -99,16 +92,7 @@ def of_shards(folder: Folder, group: str, metas: Mapping[str, ArrayMeta], block:
 
 
 class RowSums:
-    """What the rows of one group must be, block by block.
-
-    Parameters
-    ----------
-    folder : the store
-    group : its name
-    fingerprint : of the group's recipe
-    arrays : names, in the order that marks and tables have
-    slots : rows of a block
-    """
+    """What the rows of one group must be, block by block; `slots` are the rows of a block."""
 
     def __init__(self, folder: Folder, group: str, fingerprint: str, arrays: tuple[str, ...],
                  slots: int) -> None:

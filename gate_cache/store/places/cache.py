@@ -82,15 +82,7 @@ class Cache:
 
 
 class KeptFiles:
-    """The kept files of one store.
-
-    Parameters
-    ----------
-    cache : the folder that they are in
-    place : of the store
-    fetch : key, kept version and a file to write, to the version on the server (see
-        `RemoteFolder.fetch`)
-    """
+    """The kept files of one store; `fetch` is as `RemoteFolder.fetch`."""
 
     at_a_time = 4  # downloads of whole shards: several at once fill a line
 

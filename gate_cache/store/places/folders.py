@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 from gate_cache.core.errors import StoreError
 
 Buffer = bytes | memoryview
+In = TypeVar("In")
+Out = TypeVar("Out")
 PARTIAL = ".partial"
 """End of the names of files that are not whole yet; zarr's own end so too."""
 MOST = 64 * 2**20
@@ -34,15 +37,36 @@ class File(Protocol):
         """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
 
 
+def each(work: Callable[[In], Out], parts: Sequence[In], at_once: int) -> list[Out]:
+    """What work makes of each part, so many at once."""
+    if min(len(parts), at_once) < 2:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(min(at_once, len(parts)), "files") as pool:
+        return list(pool.map(work, parts))
+
+
+def scattered(raw: Buffer, buffers: Sequence[memoryview]) -> int:
+    """Fill buffers one after the other; bytes that they took."""
+    at = 0
+    for buffer in buffers:
+        part = raw[at : at + len(buffer)]
+        buffer[: len(part)] = part
+        at += len(part)
+    return at
+
+
 class Folder(Protocol):
     """A place with files. Errors of the operating system are raised as they are.
 
     Attributes
     ----------
-    at_a_time : reads that are worth having under way at once
+    at_a_time : reads of rows that are worth having under way at once
+    reads, writes : of whole files, likewise
     """
 
     at_a_time: int = 1
+    reads: int = 1
+    writes: int = 1
 
     def identity(self) -> object:
         """What tells this folder from another one that takes its place; None where nothing is."""
@@ -56,7 +80,7 @@ class Folder(Protocol):
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several whole files, each as by `read`."""
-        return [self.read(key) for key in keys]
+        return each(self.read, keys, self.reads)
 
     def open(self, key: str, tail: int = 0) -> File | None:
         """A file for reading ranges, or None; its last `tail` bytes will be read first."""
@@ -86,6 +110,11 @@ class Folder(Protocol):
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
         """Write several files at a time, each as `write` does, calling what makes their parts as
         late as possible. After an error some may be written, but none is half-written."""
+        each(lambda item: self.write(item[0], item[1]()), list(files.items()), self.writes)
+
+    def flush(self) -> None:
+        """Write what is held back; most places hold nothing back."""
+        return
 
     def there(self) -> bool:
         """Whether anything is there."""

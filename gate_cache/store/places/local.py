@@ -8,16 +8,12 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.places.disk import bytes_below
 from gate_cache.store.places.folders import MOST, PARTIAL, PATCHING, Buffer, Folder, plain_key
-
-WRITERS = 4
-"""Files that one `write_many` writes at a time."""
 
 _IOV_MAX = 512
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -83,6 +79,8 @@ class _Directory:
 
 class LocalFolder(Folder):
     """A folder of this machine; its files are fsynced before they get their names."""
+
+    writes = 4  # one is copied while another is fsynced
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -160,15 +158,6 @@ class LocalFolder(Folder):
             finally:
                 draft.unlink(missing_ok=True)
         return True
-
-    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        def write(key: str) -> None:
-            self.write(key, files[key]())
-
-        with ThreadPoolExecutor(WRITERS, "write") as pool:  # one is copied, another is fsynced
-            tasks = [pool.submit(write, key) for key in files]
-        for task in tasks:
-            task.result()
 
     def there(self) -> bool:
         return self.path.exists()

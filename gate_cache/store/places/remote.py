@@ -8,12 +8,11 @@ becomes one line (`gate_cache.store.places.refusals`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore import exceptions
@@ -21,7 +20,7 @@ from obstore import exceptions
 from gate_cache.core.errors import RemoteError
 from gate_cache.store.format.shards import Damaged
 from gate_cache.store.places.cache import KeptFiles
-from gate_cache.store.places.folders import MOST, Buffer, File, Folder, plain_key
+from gate_cache.store.places.folders import MOST, Buffer, File, Folder, plain_key, scattered
 from gate_cache.store.places.refusals import remote_errors, unreachable
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ PART = 8 * 2**20
 CREATE_TRIES = 3
 
 _ETAG, _TIME = "e:", "t:"
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class RemoteFile:
@@ -63,22 +60,14 @@ class RemoteFile:
         start = self.size - len(self._tail)
         raw = memoryview(self._tail)[offset - start : stop - start] if offset >= start else \
             memoryview(self._folder.get_range(self._key, offset, stop, self._etag))
-        at = 0
-        for buffer in buffers:
-            part = raw[at : at + len(buffer)]
-            buffer[: len(part)] = part
-            at += len(part)
-        return at
+        return scattered(raw, buffers)
 
 
 class RemoteFolder(Folder):
-    """A prefix of a bucket.
-
-    Parameters
-    ----------
-    store : obstore's, of that prefix
-    cache : in which files that are opened are kept
+    """A prefix of a bucket, which obstore's store is of; files that are opened are kept in a cache.
     """
+
+    reads = writes = AT_A_TIME
 
     def __init__(self, place: Url, store: Any, cache: Cache | None = None) -> None:
         self.place = place
@@ -97,9 +86,6 @@ class RemoteFolder(Folder):
                 return bytes(answer.bytes()) if answer.meta["size"] <= MOST else b""
             except FileNotFoundError:
                 return None
-
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return self._map(self.read, keys)
 
     def open(self, key: str, tail: int = 0) -> File | None:
         return self._kept.open(key) if self._kept else self.open_object(key, tail)
@@ -198,9 +184,6 @@ class RemoteFolder(Folder):
                 obstore.put(self._store, key, iter(parts), chunk_size=PART)
         self.forget(key)
 
-    def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
-        self._map(lambda item: self.write(item[0], item[1]()), list(files.items()))
-
     def there(self) -> bool:
         return bool(self.names())
 
@@ -223,12 +206,6 @@ class RemoteFolder(Folder):
     def bytes_below(self, key: str = "") -> int:
         with remote_errors(self.place):
             return sum(o["size"] for batch in obstore.list(self._store, key or None) for o in batch)
-
-    def _map(self, work: Callable[[In], Out], parts: Sequence[In]) -> list[Out]:
-        if len(parts) < 2:
-            return [work(part) for part in parts]
-        with ThreadPoolExecutor(min(AT_A_TIME, len(parts))) as pool:
-            return list(pool.map(work, parts))
 
 
 def version_of(meta: Any) -> str:

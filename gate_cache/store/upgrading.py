@@ -1,19 +1,41 @@
-"""Adding tables of row checksums to blocks that a release without them has written."""
+"""Bringing up what an older release has written: checksums of metadata, of samples and of rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format import done, sums
-from gate_cache.store.format.attrs import read_array
-from gate_cache.store.format.documents import write_array
-from gate_cache.store.format.layout import DONE, SUMS, blocks_of
+from gate_cache.store.format.attrs import read_array, read_meta
+from gate_cache.store.format.documents import put_attrs, write_array
+from gate_cache.store.format.layout import DONE, FORMAT, SAMPLES, SUMS, blocks_of
+from gate_cache.store.format.samples import Samples, seal_samples
 from gate_cache.store.format.shards import Damaged
 
 if TYPE_CHECKING:
     from gate_cache.store.format.groups import GroupWriter
+    from gate_cache.store.places.folders import Folder
+
+
+def seal(folder: Folder, attrs: Mapping[str, Any], table: Samples,
+         groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Add checksums of metadata, which format 1 had not, and today's of the table of samples.
+
+    Parameters
+    ----------
+    attrs : the store's own, which are returned as they are then
+    groups : name to attributes of those that are whole
+    """
+    for name in (*groups, SAMPLES) if attrs["format"] == 1 else ():
+        for array in folder.names(name):
+            if document := read_meta(folder, f"{name}/{array}"):
+                write_array(folder, f"{name}/{array}", document)
+        if name in groups:
+            put_attrs(folder, name, groups[name])
+    seal_samples(folder, table)
+    return put_attrs(folder, "", {**attrs, "format": FORMAT})
 
 
 def bind(group: GroupWriter) -> None:
