@@ -31,13 +31,13 @@ class StoreShape:
 
     Attributes
     ----------
-    latent : shape of latents that are kept; None where none are
+    latents : shapes of those that are kept, by group
     combos : name to the shapes of its maps
     block : rows of a block; None for what suits the maps
     """
 
     ids: Sequence[str]
-    latent: tuple[int, ...] | None
+    latents: Mapping[str, tuple[int, ...]]
     combos: Mapping[str, Shapes]
     encoding: Encoding
     block: int | None
@@ -51,9 +51,10 @@ class StoreShape:
     def groups(self) -> dict[str, Footprint]:
         """Of the table of samples, the latents, and each combo."""
         count, block = len(self.ids), self.rows
-        groups = {name: (shapes, self.encoding) for name, shapes in self.combos.items()}
-        if self.latent is not None:
-            groups = {"latents": ({LATENT_MAP: self.latent}, Encoding("float32")), **groups}
+        groups: dict[str, tuple[Shapes, Encoding]] = {
+            name: ({LATENT_MAP: latent}, Encoding("float32"))
+            for name, latent in self.latents.items()}
+        groups |= {name: (shapes, self.encoding) for name, shapes in self.combos.items()}
         samples = samples_footprint(self.ids)
         listed = sum(listing_bytes(*group) for group in groups.values())
         return {"samples": replace(samples, bytes=samples.bytes + listed)} | {
@@ -111,9 +112,9 @@ def _changes(shape: StoreShape) -> Iterator[tuple[str, StoreShape]]:
             continue
         change = f"maps: {{<each>: {{grid: {grid}}}}}"
         yield change, shape.with_maps(pooled)
-        if grid == 1 and shape.latent:
+        if grid == 1 and shape.latents:
             yield f"{change}, store: {{latents: false}}", replace(
-                shape.with_maps(pooled), latent=None)
+                shape.with_maps(pooled), latents={})
         for name in _common(pooled) if grid == DENSE else ():
             one = {c: {name: shapes[name]} for c, shapes in pooled.items() if name in shapes}
             yield f"{name} alone, maps: {{{name}: {{grid: {grid}}}}}", shape.with_maps(one)

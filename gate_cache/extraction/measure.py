@@ -28,6 +28,11 @@ def seconds_an_image(work: Workspace, batch: int | None = None) -> float:
     UserError
         The model, or an image, is not there.
     """
+    return sum(_seconds(part, batch) for part in work.by_model().values())
+
+
+def _seconds(work: Workspace, batch: int | None) -> float:
+    """Of one model."""
     dataset = work.dataset()
     count = batch or store_batch(work.manifest)
     ids = [s.id for s in dataset.samples()[:count]]

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +25,11 @@ from gate_cache.diffusion.techniques.registry import read_as, settings
 from gate_cache.extraction.footprint import MANY_FILES, Proposal, StoreShape, proposals
 from gate_cache.extraction.storing import encoding_asked
 from gate_cache.manifest.notes import improbable
-from gate_cache.store.format.layout import LATENT_MAP, Footprint
+from gate_cache.store.format.layout import LATENT_MAP, Footprint, Shapes
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
+    from gate_cache.core.roots import Roots
     from gate_cache.manifest.specs import Manifest
     from gate_cache.workspace.workspace import Workspace
 
@@ -68,6 +69,8 @@ class Plan:
     room : bytes that the store may take
     proposals : what takes less, where that is too little
     seconds : of each image, where they were measured or stated
+    size : side of the input in pixels, of several models the largest
+    sizes : of each of several models, by name
     """
 
     store: str
@@ -82,6 +85,7 @@ class Plan:
     room: int
     proposals: list[Proposal]
     seconds: float | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def hours(self) -> float | None:
@@ -130,36 +134,66 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     UserError
         Data set or model folder missing, or parts or a manifest that do not fit the model.
     """
-    manifest, roots = work.manifest, work.roots
-    ids = [s.id for s in open_dataset(manifest.dataset, roots).samples()]
-    notes, wrong = input_problems(manifest, roots)
+    manifest, store = work.manifest, work.store_path
+    ids = [s.id for s in open_dataset(manifest.dataset, work.roots).samples()]
+    notes, wrong = input_problems(manifest, work.roots)
     if wrong:
         raise ModelError("\n".join(wrong))
-    files = locate(manifest.model, roots)
-    if files is None:
-        notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
-                     f" {assumed(manifest.model).title}; extract will fetch it")
-    notes += [*(files.notes if files else ()), *improbable(manifest)]
-    model = files or assumed(manifest.model)
-    check_fit(manifest, model, roots)
-    layout, size = model.family, model.size(manifest.model.size)
-    count = files.tokens.count if files else about_tokens
-    maps = combo_maps(manifest, model, size, count)
-    shapes = {name: m.shapes for name, m in maps.items()}
-    lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
-                      for name, m in maps.items()], lambda prompt, _row: count(prompt))
-    latent = layout.latent_shape(size) if manifest.store.latents else None
-    encoding, pieces, store = encoding_asked(manifest), Pieces.of(lanes), work.store_path
-    shape = StoreShape(ids, latent, shapes, encoding, manifest.store.block)
-    lines = _lines(manifest, shape)
+    models = {name: _planned(part, work.roots) for name, part in manifest.by_model().items()}
+    notes += [*(note for m in models.values() for note in m.notes), *improbable(manifest)]
+    encoding = encoding_asked(manifest)
+    shape = StoreShape(
+        ids, {f"latents {name}".strip(): m.latent for name, m in models.items() if m.latent},
+        {name: shapes for m in models.values() for name, shapes in m.shapes.items()}, encoding,
+        manifest.store.block)
+    lines, pieces = _lines(manifest, shape), Pieces.total(m.pieces for m in models.values())
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     free = _free(store) if room is None else room
     large = sum(line.bytes for line in lines) > free or sum(g.files for g in lines) > MANY_FILES
-    return Plan(str(store), files.source if files else manifest.model.source, size, len(ids),
-                shape.rows, str(encoding), lines, notes, pieces, free,
-                proposals(shape, free) if large else [],
-                pieces.unet_passes / rate if rate else seconds)
+    return Plan(str(store), " + ".join(m.source for m in models.values()),
+                max(m.size for m in models.values()), len(ids), shape.rows, str(encoding), lines,
+                notes, pieces, free, proposals(shape, free) if large else [],
+                pieces.unet_passes / rate if rate else seconds,
+                {name: m.size for name, m in models.items()} if len(models) > 1 else {})
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What one model's combos need and leave.
+
+    Attributes
+    ----------
+    latent : shape of what is kept for later combos, if anything is
+    shapes : of every map, by combo
+    """
+
+    source: str
+    size: int
+    latent: tuple[int, ...] | None
+    shapes: dict[str, dict[str, tuple[int, ...]]]
+    pieces: Pieces
+    notes: list[str]
+
+
+def _planned(manifest: Manifest, roots: Roots) -> _Planned:
+    """Of a manifest with one model."""
+    spec, notes = manifest.model, list[str]()
+    files = locate(spec, roots)
+    if files is None:
+        notes.append(f"{spec.source} is not on this machine yet: counted as"
+                     f" {assumed(spec).title}; extract will fetch it")
+    model = files or assumed(spec)
+    check_fit(manifest, model, roots)
+    size, count = model.size(spec.size), files.tokens.count if files else about_tokens
+    maps = combo_maps(manifest, model, size, count)
+    lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
+                      for name, m in maps.items()], lambda prompt, _row: count(prompt))
+    return _Planned(
+        model.source if files else spec.source, size,
+        model.family.latent_shape(size) if manifest.store.latents else None,
+        {name: m.shapes for name, m in maps.items()}, Pieces.of(lanes),
+        [*(files.notes if files else ()), *notes])
 
 
 def _free(store: Place) -> int:
@@ -177,7 +211,8 @@ def about_tokens(text: str) -> int:
 
 def _lines(manifest: Manifest, shape: StoreShape) -> list[Line]:
     """The table of samples, the latents, and every combo."""
-    shapes = {"samples": {}, "latents": {LATENT_MAP: shape.latent or ()}, **shape.combos}
+    latents = {name: {LATENT_MAP: latent} for name, latent in shape.latents.items()}
+    shapes: dict[str, Shapes] = {"samples": {}, **latents, **shape.combos}
     return [_line(manifest, name, dict(shapes[name]), size, len(shape.ids))
             for name, size in shape.groups().items()]
 
@@ -186,7 +221,7 @@ def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], siz
           images: int) -> Line:
     combo = manifest.combos.get(name)
     if combo is None:
-        kind = {"samples": "table"}.get(name, name)
+        kind = "table" if name == "samples" else "latents"
         return Line(name, kind, shapes, 0, 0, size.bytes, size.files, size.folders, size.at_most)
     passes = images * Walk.of(combo).passes * combo.ensemble
     return Line(name, manifest.kind(name), shapes, passes, passes if combo.controlnet else 0,

@@ -113,45 +113,66 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
     UserError
         Nothing of the manifest is in its store, or something that extracting needs is missing.
     """
-    from gate_cache.diffusion.passes.extractor import open_extractor
-    from gate_cache.workspace.device import LOADING, described, out_of_memory, smaller_than
+    from gate_cache.workspace.device import described
 
     store = work.store()
-    files = work.model()
-    found = _views(store, work.plans(files))
+    models = _models(work, store)
     dataset, notes = dataset_near(work.store_path, work.manifest.dataset, work.roots)
-    rows = _choose(store, dataset, [view for _, view in found], count, seed)
-    model = work.manifest.model
-    batch = int(store.attrs["batch"])
-    with out_of_memory(LOADING, kept=False):
-        extractor = open_extractor(files, [plan for plan, _ in found], work.roots, batch,
-                                   work.torch_device(), model)
-    extractor.halved = lambda count: notes.append(
-        f"the device's memory was full: computed in batches of {count}, not of {batch}")
-    try:
-        with out_of_memory(smaller_than(1), kept=False), \
-                work.progress.task("computing again", len(rows) * len(found), "rows") as task:
-            run = _Run(work, store, files, dataset, extractor, rows)
-            combos = run.compare(found, task.advance)
-    finally:
-        extractor.close()
-    here = described(extractor.model.device)
-    left = len(work.manifest.combos) - len(found)
+    views = [view for model in models for _, view in model.found]
+    rows = _choose(store, dataset, views, count, seed)
+    combos = [compared for model in models
+              for compared in _compare(model, store, dataset, rows, notes)]
+    here = described(work.torch_device())
+    left = len(work.manifest.combos) - len(views)
     notes += [f"{left} combos of the manifest are not in the store"] if left else []
-    changed = list(dict.fromkeys(line for _, v in found for line in _changed(v, here)))
+    changed = list(dict.fromkeys(line for v in views for line in _changed(v, here)))
     if tolerance is None:
-        tolerance = ACROSS[model.dtype] if changed else 0.0
+        allowed = [ACROSS[model.work.manifest.model.dtype] for model in models]
+        tolerance = max(allowed) if changed else 0.0
     return Recomputed(str(store.path), rows, here, combos, changed, tolerance, notes)
 
 
-def _views(store: FeatureStore, plans: Sequence[PlannedCombo]) -> list[
-        tuple[PlannedCombo, ComboView]]:
-    views = store.views()
-    found = [(plan, view) for plan in plans for view in views if view.recipe == plan.recipe]
-    if not found:
+@dataclass(frozen=True)
+class _Model:
+    """A model alone, with those of its combos that the store has."""
+
+    work: Workspace
+    files: ModelFiles
+    found: list[tuple[PlannedCombo, ComboView]]
+
+
+def _models(work: Workspace, store: FeatureStore) -> list[_Model]:
+    views, models = store.views(), list[_Model]()
+    for part in work.by_model().values():
+        files = part.model()
+        found = [(plan, view) for plan in part.plans(files) for view in views
+                 if view.recipe == plan.recipe]
+        models += [_Model(part, files, found)] if found else []
+    if not models:
         raise StoreError(f"{store.path}: no combo of this manifest is in it as the manifest has it"
                          " now; 'gate-cache status' says why")
-    return found
+    return models
+
+
+def _compare(model: _Model, store: FeatureStore, dataset: ImageDataset, rows: list[int],
+             notes: list[str]) -> list[Compared]:
+    """Load one model, and compare what it computes now."""
+    from gate_cache.diffusion.passes.extractor import open_extractor
+    from gate_cache.workspace.device import LOADING, out_of_memory, smaller_than
+
+    work, batch = model.work, int(store.attrs["batch"])
+    with out_of_memory(LOADING, kept=False):
+        extractor = open_extractor(model.files, [plan for plan, _ in model.found], work.roots,
+                                   batch, work.torch_device(), work.manifest.model)
+    extractor.halved = lambda count: notes.append(
+        f"the device's memory was full: computed in batches of {count}, not of {batch}")
+    try:
+        with out_of_memory(smaller_than(1), kept=False), work.progress.task(
+                "computing again", len(rows) * len(model.found), "rows") as task:
+            run = _Run(model, store, dataset, extractor, rows)
+            return run.compare(model.found, task.advance)
+    finally:
+        extractor.close()
 
 
 def _choose(store: FeatureStore, dataset: ImageDataset, views: Sequence[ComboView], count: int,
@@ -186,14 +207,14 @@ def _changed(view: ComboView, device: str) -> list[str]:
 class _Run:
     """Rows through the model, as `Block` does it."""
 
-    def __init__(self, work: Workspace, store: FeatureStore, files: ModelFiles,
-                 dataset: ImageDataset, extractor: Extractor, rows: list[int]) -> None:
-        model = work.manifest.model
+    def __init__(self, model: _Model, store: FeatureStore, dataset: ImageDataset,
+                 extractor: Extractor, rows: list[int]) -> None:
+        spec, files = model.work.manifest.model, model.files
         others = set(range(len(store.samples))).difference(rows)
-        self._source = open_source(work, dataset, store.samples, files, others)
+        self._source = open_source(model.work, dataset, store.samples, files, others)
         self._store = store
-        self._latents = latents_recipe(files, Preprocessing.of(model, files.size(model.size)),
-                                       model.compute)
+        self._latents = latents_recipe(files, Preprocessing.of(spec, files.size(spec.size)),
+                                       spec.compute)
         self._extractor = extractor
         self._rows = rows
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gate_cache.learn.metrics.roles import Method, Role
-from gate_cache.manifest.first_release import head_name
 from gate_cache.manifest.sweep_file import SEEDS
+from gate_cache.manifest.train_spec import head_name
 
 _FIRST_TITLES: tuple[tuple[str, Role], ...] = (
     ("GATE", "gate"), ("single feature", "baseline"), ("all features, uniform weights", "uniform"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, UserError
+from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
@@ -18,7 +19,6 @@ from gate_cache.workspace.data_root import dataset_near
 if TYPE_CHECKING:
     import torch
 
-    from gate_cache.core.fingerprint import Recipe
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.manifest.specs import Manifest
     from gate_cache.store.reader import FeatureStore
@@ -72,7 +72,13 @@ class Workspace:
 
     def with_manifest(self, **sections: Any) -> Workspace:
         """The same with other sections of the manifest, such as ``train``; they are not checked."""
-        manifest = self.manifest.model_copy(update=sections)
+        return self._of(self.manifest.model_copy(update=sections))
+
+    def by_model(self) -> dict[str, Workspace]:
+        """Each model of the manifest alone with its combos; see `Manifest.by_model`."""
+        return {name: self._of(manifest) for name, manifest in self.manifest.by_model().items()}
+
+    def _of(self, manifest: Manifest) -> Workspace:
         return replace(self, loaded=self.loaded.model_copy(update={"manifest": manifest}))
 
     @property
@@ -112,7 +118,7 @@ class Workspace:
         return dataset
 
     def model(self) -> ModelFiles:
-        """The model with its ControlNets and LoRAs, all on this machine or fetched.
+        """The only model with its ControlNets and LoRAs, all on this machine or fetched.
 
         Raises
         ------
@@ -138,16 +144,23 @@ class Workspace:
 
         Returns
         -------
-        The recipes by combo (none where weights are missing), and why there are none, a line each.
+        The recipes by combo (none where its model's weights are missing), and why there are none,
+        a line each.
         """
-        notes = missing_inputs(self.manifest, self.roots)
-        try:
-            files = locate(self.manifest.model, self.roots)
-        except ModelError as error:
-            files, notes = None, [str(error), *notes]
-        if files is None or notes:
-            return {}, [*notes, "weights are not all on this machine: compared by settings only"]
-        return {plan.name: plan.recipe for plan in self.plans(files)}, []
+        recipes, notes = dict[str, Recipe](), list[str]()
+        for name, work in self.by_model().items():
+            lacking = missing_inputs(work.manifest, self.roots)
+            files = None
+            try:
+                files = locate(work.manifest.model, self.roots)
+            except ModelError as error:
+                lacking.insert(0, str(error))
+            if files and not lacking:
+                recipes |= {plan.name: plan.recipe for plan in work.plans(files)}
+            else:
+                notes += [*lacking, f"weights{f' of {name}' * bool(name)} are not all on this"
+                          " machine: compared by settings only"]
+        return {name: recipes[name] for name in self.manifest.combos if name in recipes}, notes
 
     def torch_device(self) -> torch.device:
         """What computes.

@@ -13,7 +13,7 @@ from gate_cache.core.errors import StoreError
 from gate_cache.learn.features.feed import Feed, Made
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
-from gate_cache.manifest.first_release import TWO_FINEST
+from gate_cache.manifest.train_spec import TWO_FINEST
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Square, Window

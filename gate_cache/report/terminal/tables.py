@@ -32,7 +32,8 @@ def shape(dims: Any) -> str:
 
 
 def show_plan(plan: Plan) -> None:
-    say(f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
+    size = ", ".join(f"{name} {side}" for name, side in plan.sizes.items()) or plan.size
+    say(f"{plan.images} images at {size} px, model {plan.model}", "bold")
     table = Grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", "folders",
                  left=2)
     first: dict[str, str] = {}
