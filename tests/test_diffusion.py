@@ -161,7 +161,8 @@ def test_a_map_that_was_not_seen_is_an_error(model: Backbone) -> None:
 
 @pytest.mark.parametrize(("wanted", "last", "beyond"), [
     (["up1"], "up_blocks.1.upsamplers.0", "up_blocks.2.resnets.0"),
-    (["attn2"], "up_blocks.2.attentions.1", "up_blocks.2.upsamplers.0"),
+    (["attn2"], "up_blocks.2.attentions.1.transformer_blocks.0.attn2",
+     "up_blocks.2.attentions.1.transformer_blocks.0.ff"),
     (["attn2", "up2"], "up_blocks.2.upsamplers.0", "up_blocks.3.resnets.0"),
     (["up3", "attn1"], "up_blocks.3.attentions.1", "conv_norm_out")])
 def test_a_pass_ends_behind_the_last_wanted_map(model: Backbone, wanted: list[str], last: str,

@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import Family, family, nbytes
+from gate_cache.core.features import Family, nbytes
 from gate_cache.diffusion.models.published import (
     NAMES,
     SD_1_5,
@@ -18,6 +18,7 @@ from gate_cache.diffusion.models.published import (
     published,
     published_name,
 )
+from gate_cache.diffusion.models.unets import family
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import BLOCK_ROWS, block_rows

@@ -9,7 +9,7 @@ from gate_cache.core.features import MapSpec
 from gate_cache.diffusion.passes.schedule import PassGroup, Pieces, Wanted, schedule
 from gate_cache.manifest.specs import Combo
 
-UP, ATTENTION = MapSpec("conv", 2, 8, 4), MapSpec("attention", 2, 0, 4)
+UP, ATTENTION = MapSpec("up2", "conv", 8, 4), MapSpec("attn2", "attention", 0, 4)
 CONTROL = {"source": "canny"}
 
 

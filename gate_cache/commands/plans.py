@@ -93,6 +93,8 @@ def layers(model: Annotated[str, typer.Argument(
            config: Annotated[str | None, typer.Option(
                help="For a .safetensors file: the folder with its tokenizers.")] = None,
            variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
+           every: Annotated[bool, typer.Option(
+               "--all", help="Also the maps that combos have only by name.")] = False,
            models: Models = None, outside: Outside = False, as_json: Json = False) -> None:
     """Show what a model offers: maps, shapes, sizes, digests. Loads no weights."""
     from gate_cache.extraction.layers import layers as stage
@@ -100,4 +102,5 @@ def layers(model: Annotated[str, typer.Argument(
     from gate_cache.report.terminal.tables import show_layers
 
     spec = ModelSpec(source=[model], config=config, variant=variant)
-    print_result(stage(spec, Roots.resolve(outside, models=models), size), show_layers, as_json)
+    print_result(stage(spec, Roots.resolve(outside, models=models), size, every), show_layers,
+                 as_json)

@@ -6,7 +6,7 @@ Read from the published configurations alone, so that a plan needs neither weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,34 +17,37 @@ Kind = Literal["conv", "attention"]
 Pool = Literal["mean", "max"]
 Pooling = Mapping[str, Mapping[str, Any]]
 """Map name to ``{"grid", "pool"}``: the maps that are made smaller as they are extracted."""
+CELLS, MOST_CELLS = -1, 4096
+"""For `MapSpec.channels`: a channel for each of the map's cells; and how many such there may be."""
 MANTISSA_BITS = {"float16": 10, "float32": 23}
 """Of the dtypes in which numpy and Zarr hold maps as they are."""
 
 
 @dataclass(frozen=True)
 class MapSpec:
-    """One feature map of one image.
+    """One feature map of one image: its name, where a model has it, and its shape.
 
     Attributes
     ----------
-    level : up-sampling level it is read from, 0 for the coarsest
-    channels : number of channels, or 0 where it is the number of prompt tokens
+    name : in the model's terms
+    kind : the section of a manifest that offers it
+    channels : number of channels; 0 where it is the number of prompt tokens, `CELLS` where it is
+        that of the map's cells
     stride : input pixels per cell, before it is made smaller
+    modules : dotted paths of the modules it is read from; of several, the mean
+    what : of each module's run: a key of `gate_cache.diffusion.passes.reads.READS`
     grid : cells a side that it is made smaller to, 0 for none
     pool : what is kept of each: the mean or the largest value
     """
 
+    name: str
     kind: Kind
-    level: int
     channels: int
     stride: int
+    modules: tuple[str, ...] = ()
+    what: str = "output"
     grid: int = 0
     pool: Pool = "mean"
-
-    @property
-    def name(self) -> str:
-        """``up0`` … (output of a level) or ``attn1`` … (its cross-attention)."""
-        return f"{'up' if self.kind == 'conv' else 'attn'}{self.level}"
 
     def shape(self, size: int, tokens: int = 0) -> tuple[int, int, int]:
         """(C, h, w) for a square input of `size` pixels and a prompt of `tokens` tokens.
@@ -52,23 +55,34 @@ class MapSpec:
         Raises
         ------
         ModelError
-            The map has fewer cells than it is to be made smaller to.
+            The map has fewer cells than it is to be made smaller to, or so many that a channel for
+            each of them is too much.
         """
         side = size // self.stride
+        channels = side**2 if self.channels == CELLS else self.channels or tokens
+        if not self.is_small(size):
+            raise ModelError(f"maps: {self.name}: {side}×{side} cells that attend to as many are"
+                             f" more than {MOST_CELLS} channels at {size} pixels; name one of a"
+                             " coarser level, or give a smaller model.size")
         if self.grid > side:
             raise ModelError(f"maps: {self.name}: a grid of {self.grid} cells a side, but the map"
                              f" has {side} at {size} pixels")
-        side = self.grid or side
-        return (self.channels or tokens, side, side)
+        return (channels, self.grid or side, self.grid or side)
+
+    def is_small(self, size: int) -> bool:
+        """Whether it has no channel for each cell, or few cells at `size` pixels."""
+        return self.channels != CELLS or (size // self.stride) ** 2 <= MOST_CELLS
 
 
 @dataclass(frozen=True)
 class Family:
-    """The layout of one diffusion model: its maps, its latents and its sizes.
+    """The layout of one model: its maps, its latents and its sizes.
 
     Attributes
     ----------
+    maps : of which a combo takes some where it names none
     text : whether it takes prompts
+    more : maps that only a combo which names them has, in the order in which they are computed
     """
 
     maps: tuple[MapSpec, ...]
@@ -77,6 +91,7 @@ class Family:
     default_size: int
     size_multiple: int
     text: bool = True
+    more: tuple[MapSpec, ...] = ()
 
     def select(self, kind: Kind, names: Collection[str] | None,
                pooling: Pooling | None = None) -> tuple[MapSpec, ...]:
@@ -91,13 +106,16 @@ class Family:
         ModelError
             A name the model does not offer.
         """
-        offered = {m.name: m for m in self.maps if m.kind == kind}
+        usual = {m.name: m for m in self.maps if m.kind == kind}
+        offered = usual | {m.name: m for m in self.more if m.kind == kind}
         for name in names or ():
             if name not in offered:
-                raise ModelError(f"this model has no map '{name}'{did_you_mean(name, offered)};"
-                                 f" it offers: {', '.join(offered)}")
-        coarse = {m.name for m in offered.values() if m.stride > self.latent_stride}
-        wanted = names or (kind == "attention" and coarse) or offered
+                more = " and more ('gate-cache layers --all')" if len(offered) > len(usual) else ""
+                raise ModelError(f"this model has no map '{name}'"
+                                 f"{did_you_mean(name, offered)}; it offers:"
+                                 f" {', '.join(usual)}{more}")
+        coarse = {m.name for m in usual.values() if m.stride > self.latent_stride}
+        wanted = names or (kind == "attention" and coarse) or usual
         return tuple(replace(m, **(pooling or {}).get(m.name, {})) for m in offered.values()
                      if m.name in wanted)
 
@@ -113,62 +131,6 @@ class Family:
             raise ModelError(f"{place}: {size} is no multiple of {self.size_multiple}, which this"
                              f" model needs; try {near}")
         return size
-
-
-def family(unet: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
-    """Read the layout off a UNet's and an AutoencoderKL's configuration.
-
-    Parameters
-    ----------
-    vae : None for an unconditional model on pixels (DDPM)
-
-    Raises
-    ------
-    ModelError
-        A configuration without the fields that such models have, or with inputs that no image of
-        a data set is.
-    """
-    _need_lists(unet, "block_out_channels", "up_block_types")
-    stride, latent_channels = 1, 3
-    if vae is not None:
-        _need_lists(vae, "block_out_channels")
-        stride = 2 ** (len(vae["block_out_channels"]) - 1)
-        latent_channels = int(vae.get("latent_channels", 4))
-    if unet.get("in_channels", latent_channels) != latent_channels:
-        raise ModelError(f"a UNet that takes {unet['in_channels']} channels where an image gives"
-                         f" {latent_channels}: made for inpainting, depth or upscaling, or with"
-                         " another autoencoder; not read")
-    levels = len(unet["block_out_channels"])
-    return Family(
-        maps=tuple(_maps(unet, stride)),
-        latent_channels=latent_channels,
-        latent_stride=stride,
-        default_size=_side(unet.get("sample_size")) * stride,
-        size_multiple=stride * 2 ** (levels - 1),
-        text=vae is not None,
-    )
-
-
-def _need_lists(config: Mapping[str, Any], *fields: str) -> None:
-    for field in fields:
-        if not isinstance(config.get(field), list | tuple):
-            raise ModelError(f"a model configuration without '{field}': not a Stable Diffusion"
-                             " UNet with its VAE, nor a DDPM")
-
-
-def _side(sample: Any) -> int:
-    """The published input's side, in cells of the latent."""
-    return int((max(sample) if isinstance(sample, list | tuple) else sample) or 64)
-
-
-def _maps(unet: Mapping[str, Any], stride: int) -> Iterator[MapSpec]:
-    channels = list(reversed(unet["block_out_channels"]))
-    levels = len(channels)
-    for i, c in enumerate(channels):
-        yield MapSpec("conv", i, c, stride * 2 ** max(levels - 2 - i, 0))
-    for i, block in enumerate(unet["up_block_types"]):
-        if "CrossAttn" in block:
-            yield MapSpec("attention", i, 0, stride * 2 ** (levels - 1 - i))
 
 
 def nbytes(shape: tuple[int, ...], dtype: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import TOKENS_PER_PIECE, MapSpec
+from gate_cache.core.features import TOKENS_PER_PIECE, MapSpec, nbytes
 from gate_cache.diffusion.models.published import published_name
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 
@@ -24,6 +24,7 @@ class ModelMap:
     channels : of an attention map, tokens for every 75 tokens of the prompt or part of them
     stride : input pixels per cell
     shape : (C, h, w) at the asked size
+    bytes : of one image's, in float16
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelMap:
     channels: int
     stride: int
     shape: tuple[int, int, int]
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,14 @@ class ModelMaps:
     notes: list[str]
 
 
-def layers(spec: ModelSpec, roots: Roots, size: int | None = None) -> ModelMaps:
+def layers(spec: ModelSpec, roots: Roots, size: int | None = None,
+           every: bool = False) -> ModelMaps:
     """Describe a model.
 
     Parameters
     ----------
     size : side of the input in pixels, by default the model's own
+    every : also the maps that combos have only by name, behind the others
 
     Raises
     ------
@@ -76,11 +80,12 @@ def layers(spec: ModelSpec, roots: Roots, size: int | None = None) -> ModelMaps:
     layout = files.family
     side = layout.check_size(size or layout.default_size, "--size")
     digests, why = _digests(files)
+    offered = [*layout.maps, *(m for m in layout.more if every and m.is_small(side))]
     return ModelMaps(
         model=spec.source, kind=files.title, size=side, default_size=layout.default_size,
         size_multiple=layout.size_multiple, latent=layout.latent_shape(side),
         predicts=str(files.schedule().get("prediction_type", "epsilon")),
-        layers=[_layer(m, side) for m in layout.maps], digests=digests, notes=[*notes, *why])
+        layers=[_layer(m, side) for m in offered], digests=digests, notes=[*notes, *why])
 
 
 def _files(spec: ModelSpec, roots: Roots) -> tuple[ModelFiles, list[str]]:
@@ -106,5 +111,5 @@ def _digests(files: ModelFiles) -> tuple[dict[str, str], list[str]]:
 
 
 def _layer(spec: MapSpec, size: int) -> ModelMap:
-    return ModelMap(spec.name, spec.kind, spec.channels or TOKENS_PER_PIECE, spec.stride,
-                    spec.shape(size, TOKENS_PER_PIECE))
+    shape = spec.shape(size, TOKENS_PER_PIECE)
+    return ModelMap(spec.name, spec.kind, shape[0], spec.stride, shape, nbytes(shape, "float16"))

@@ -220,11 +220,11 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
         problems.append(((*place, "controlnet", "low"), "Canny's low threshold is above the high"))
     if len({lora.source for lora in combo.lora}) < len(combo.lora):
         problems.append(((*place, "lora"), "a LoRA is named twice; give it once, with one scale"))
-    prefix = "up" if place[0] == "conv" else "attn"
+    mine, other = ("up", "attn") if place[0] == "conv" else ("attn", "up")
     for i, name in enumerate(combo.maps or ()):
-        if not re.fullmatch(rf"{prefix}\d", name):
+        if re.fullmatch(rf"{other}\d", name) or not re.fullmatch(r"[a-z]\w*(\.\w+)*", name):
             problems.append(((*place, "maps", i),
-                             f"'{name}' is no {place[0]} map: {prefix}0, {prefix}1, …"))
+                             f"'{name}' is no {place[0]} map: {mine}0, {mine}1, …"))
     return problems
 
 

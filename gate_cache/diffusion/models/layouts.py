@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import Family, family
 from gate_cache.core.plugins import installed, load_plugin
 from gate_cache.diffusion.models.fields import is_number
+from gate_cache.diffusion.models.unets import family
 
 if TYPE_CHECKING:
+    from gate_cache.core.features import Family
     from gate_cache.diffusion.models.backbone import Backbone
 
 GROUP = "gate_cache.backbones"

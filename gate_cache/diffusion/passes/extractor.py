@@ -124,7 +124,9 @@ class Extractor:
             while at < len(lane.items):
                 try:
                     for ready in self._batch(lane, lane.items[at : at + self.batch], inputs):
-                        with tapped(self.model.unet, lane.specs(ready.tail)) as taps:
+                        height, width = ready.x.shape[-2:]
+                        with tapped(self.model.unet, lane.specs(ready.tail),
+                                    height / width) as taps:
                             maps = taps.read(ready.run)
                         if lane.common.mirror:
                             maps = {name: values.flip(-1) for name, values in maps.items()}

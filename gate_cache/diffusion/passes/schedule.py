@@ -90,7 +90,9 @@ class Common:
     ----------
     uses : techniques that change the whole model
     tokens : length of the text
-    alone : the tail of a combo that is denoised first, for it changes what goes into the half
+    alone : the tail of a combo that shares no half with others: one that is denoised first, for it
+        changes what goes into the half, or whose maps are of modules within the half, which run
+        with the first tail alone
     mirror : whether images are mirrored
     """
 
@@ -195,7 +197,10 @@ class Pieces:
 def _common(plan: Wanted, tokens: int) -> Common:
     uses = tuple(use for use in plan.uses if use.place == "model")
     walk = Walk.of(plan.combo)
-    return Common(uses, walk, tokens, plan.tail if walk.steps else None, plan.combo.mirror)
+    inside = plan.tail and any(path.startswith(("down_blocks.", "mid_block."))
+                               for spec in plan.specs for path in spec.modules)
+    alone = plan.tail if walk.steps or inside else None
+    return Common(uses, walk, tokens, alone, plan.combo.mirror)
 
 
 def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],

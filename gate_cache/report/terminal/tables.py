@@ -147,10 +147,11 @@ def show_layers(maps: ModelMaps) -> None:
     say(f"{maps.model}: {maps.kind}, predicts {maps.predicts}", style="bold")
     say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple};"
         f" latent at {maps.size} px: {shape(maps.latent)}")
-    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", left=2)
+    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", "float16", left=2)
     for layer in maps.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
-        table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape))
+        table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape),
+                      human(layer.bytes))
     put(table)
     if any(layer.kind == "attention" for layer in maps.layers):
         say("attention maps have 77 channels for each 75 tokens of the prompt", style="dim")
