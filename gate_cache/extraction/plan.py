@@ -23,7 +23,7 @@ from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.diffusion.techniques.registry import read_as, settings
 from gate_cache.extraction.footprint import MANY_FILES, Proposal, StoreShape, proposals
-from gate_cache.extraction.storing import encoding_asked
+from gate_cache.extraction.storing import encoding_asked, keeps_latents
 from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.layout import LATENT_MAP, Footprint, Shapes
 
@@ -187,11 +187,11 @@ def _planned(manifest: Manifest, roots: Roots) -> _Planned:
     check_fit(manifest, model, roots)
     size, count = model.size(spec.size), files.tokens.count if files else about_tokens
     maps = combo_maps(manifest, model, size, count)
-    lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
+    lanes = schedule([(Wanted.named(name, m.combo, m.specs), [0])
                       for name, m in maps.items()], lambda prompt, _row: count(prompt))
     return _Planned(
         model.source if files else spec.source, size,
-        model.family.latent_shape(size) if manifest.store.latents else None,
+        model.family.latent_shape(size) if keeps_latents(manifest, model) else None,
         {name: m.shapes for name, m in maps.items()}, Pieces.of(lanes),
         [*(files.notes if files else ()), *notes])
 

@@ -10,6 +10,7 @@ from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import Shapes, block_rows
 
 if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.manifest.specs import Manifest
 
 AUTO_BATCH = 16
@@ -27,6 +28,11 @@ def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
 def store_batch(manifest: Manifest) -> int:
     """Images a pass in a new store; where the manifest leaves it open, to begin with."""
     return AUTO_BATCH if manifest.store.batch == "auto" else manifest.store.batch
+
+
+def keeps_latents(manifest: Manifest, files: ModelFiles) -> bool:
+    """Whether a model's latents are kept; a vision encoder's are the images themselves."""
+    return manifest.store.latents and files.kind.noised
 
 
 def encoding_asked(manifest: Manifest) -> Encoding:

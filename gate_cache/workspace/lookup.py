@@ -84,16 +84,23 @@ def _preprocessing(model: ModelSpec) -> dict[str, Any]:
 
 def alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
     """Combos of the same settings and sources, called so, or by a name that is free now."""
-    fields, model = wanted_of(manifest, name), manifest.model_of(name)
-    same = [v for v in views if all(_plain(v, k, model) == w for k, w in fields.items())]
+    model = manifest.model_of(name)
+    same = [v for v in views if all(_plain(v, k, model) == w
+                                    for k, w in wanted_of(manifest, name, v).items())]
     return [v for v in same if v.label == name] or \
         [v for v in same if v.label not in manifest.combos]
 
 
-def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
-    """What a manifest alone says of a combo."""
+def wanted_of(manifest: Manifest, name: str, view: ComboView | None = None) -> dict[str, Any]:
+    """What a manifest alone says of a combo.
+
+    Parameters
+    ----------
+    view : what it is compared with, which says whether its model adds noise
+    """
     combo, model = manifest.combos[name], manifest.model_of(name)
-    return {"kind": manifest.kind(name), "settings": settings(combo),
+    noised = view is None or view.recipe.get("schedule") != {}
+    return {"kind": manifest.kind(name), "settings": settings(combo, noised),
             "source": sources(combo), "model": model.source,
             "compute": model.compute, **_preprocessing(model),
             **({"size": model.size} if model.size else {}),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.plugins import installed, load_plugin
+from gate_cache.diffusion.models import encoders
 from gate_cache.diffusion.models.fields import is_number
 from gate_cache.diffusion.models.unets import family
 
@@ -41,6 +42,7 @@ class Kind:
     backbone : of another package's kind: imports and returns its `Backbone`
     family : from configurations of UNet and VAE to its maps, where they are not those of a
         diffusers UNet with ``up_block_types``
+    noised : whether it is a diffusion model; else it is given the image, and no text
     """
 
     name: str
@@ -49,6 +51,7 @@ class Kind:
     knows: Callable[[Mapping[str, Any]], bool] | None = None
     backbone: Callable[[], type[Backbone]] | None = None
     family: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Family] = family
+    noised: bool = True
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -63,11 +66,14 @@ class Kind:
     @property
     def components(self) -> tuple[str, ...]:
         """All its folders."""
-        return (*self.modules, *self.tokenizers, SCHEDULER)
+        return (*self.modules, *self.tokenizers, *([SCHEDULER] if self.noised else []))
 
     @property
     def expected(self) -> str:
         """What its folder should hold, for messages."""
+        if not self.noised:
+            return (f"expected a {self.name} in transformers layout: config.json,"
+                    f" {encoders.PROCESSOR}, weights as safetensors")
         return (f"expected a {self.name} in diffusers layout: model_index.json and the folders"
                 f" {', '.join(self.components)}, weights as safetensors")
 
@@ -78,12 +84,28 @@ DDPM = Kind("DDPM", (), vae=False)
 KINDS = (SD, SDXL, DDPM)
 
 
+def _vision() -> type[Backbone]:
+    from gate_cache.diffusion.models.vision import VisionEncoder
+
+    return VisionEncoder
+
+
+ENCODER = Kind("vision encoder", (), vae=False, backbone=_vision, family=encoders.family,
+               noised=False)
+
+
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
     """The kind of model that a UNet's configuration belongs to; `ModelError` where none is read."""
     for other in installed(GROUP):
         kind: Kind = load_plugin(GROUP, other)
         if kind.knows and kind.knows(unet):
             return kind
+    if "model_type" in unet:  # which transformers' configurations have, and diffusers' do not
+        try:
+            encoders.encoder_type(unet)
+        except ModelError as error:
+            raise ModelError(f"{source}: {error}") from None
+        return ENCODER
     name, added = unet.get("_class_name"), unet.get("addition_embed_type")
     if unet.get("class_embed_type") or unet.get("num_class_embeds"):
         raise ModelError(f"{source}: its UNet wants a class label with each image; only text"

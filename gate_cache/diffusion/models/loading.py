@@ -44,7 +44,9 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
         if isinstance(module, torch.nn.Module):
             module.to(device=device, dtype=vae_dtype if name == "vae" else dtype)
             module.requires_grad_(False).eval()
-    return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
+    schedule = _schedule(files, device) if kind.noised else {
+        "alphas_cumprod": torch.ones(1, device=device), "prediction_type": "sample"}
+    return family(**parts, **schedule, device=device, dtype=dtype)
 
 
 def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:

@@ -115,11 +115,15 @@ class ModelFiles:
     def schedule(self) -> dict[str, Any]:
         """What of the scheduler's configuration, or of a single file's markers, decides ᾱ.
 
+        Nothing where no noise is added.
+
         Raises
         ------
         ModelError
             They disagree, or it is not a diffusion model in discrete steps.
         """
+        if not self.kind.noised:
+            return {}
         schedule = layouts.schedule_of(self.source, self.config(SCHEDULER))
         if not self.file:
             return schedule
@@ -144,6 +148,8 @@ class ModelFiles:
     def weights(self) -> dict[str, str]:
         """Digests of what decides a combo's values."""
         modules = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
+        if not self.kind.noised:
+            modules = {"encoder": modules[UNET]}
         return modules | {name: tokens.digest for name, tokens in
                           zip(self.kind.tokenizers, self.tokenizers, strict=True)}
 
