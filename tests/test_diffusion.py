@@ -266,7 +266,7 @@ def test_ddim_agrees_with_diffusers() -> None:
     scheduler.set_timesteps(100)  # a step is 10 timesteps
     x, eps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     expected = scheduler.step(eps, 60, x, eta=0.0).prev_sample
-    found = ddim(x, [60, 50], scheduler.alphas_cumprod, lambda x, t: (
+    found = ddim(x, [60, 50], lambda *x: add_noise(*x, scheduler.alphas_cumprod), lambda x, t: (
         (x - (1 - scheduler.alphas_cumprod[t]).sqrt() * eps) / scheduler.alphas_cumprod[t].sqrt(),
         eps))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -279,7 +279,7 @@ def test_ddim_with_the_true_noise_walks_along_the_schedule() -> None:
     def at(t: int) -> torch.Tensor:
         return abar[t].sqrt() * x0 + (1 - abar[t]).sqrt() * eps
 
-    found = ddim(at(60), [60, 57, 53, 50], abar, lambda _x, _t: (x0, eps))
+    found = ddim(at(60), [60, 57, 53, 50], lambda *x: add_noise(*x, abar), lambda _x, _t: (x0, eps))
     torch.testing.assert_close(found, at(50), rtol=1e-4, atol=1e-5)
 
 

@@ -158,18 +158,19 @@ def test_files_that_are_not_read(manifest: WriteManifest, roots: Roots) -> None:
     here = work(manifest, roots, size=36)
     with pytest.raises(ModelError, match="36 is no multiple of 8, which this model needs; try 32"):
         plan(here)
-    processor = folder / "preprocessor_config.json"
-    processor.write_text('{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}')
-    with pytest.raises(ModelError, match="should be three numbers, three that are not 0"):
-        extract(work(manifest, roots))
-    processor.unlink()
-    with pytest.raises(ModelError, match=r"preprocessor_config\.json: cannot be read"):
-        extract(work(manifest, roots))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "vitt"}))
+    kept = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(json.dumps({**json.loads(kept), "model_type": "vitt"}))
     with pytest.raises(ModelError, match=r"a 'vitt' of transformers is no vision encoder that is"
                        r" read \(did you mean 'vit'\?\)"):
         plan(work(manifest, roots))
+    (folder / "config.json").write_text(kept)
+    processor = folder / "preprocessor_config.json"
+    processor.write_text('{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}')
+    with pytest.raises(ModelError, match="should be three numbers, three that are not 0"):
+        plan(work(manifest, roots))
+    processor.unlink()
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json: cannot be read"):
+        extract(work(manifest, roots))
 
 
 def test_what_is_of_diffusion_alone_says_so(manifest: WriteManifest, roots: Roots) -> None:

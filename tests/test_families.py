@@ -309,7 +309,7 @@ def test_a_ddim_step_is_that_of_diffusers(models: Path, name: str, prediction: s
     scheduler.set_timesteps(100)
     x, text = torch.randn(1, model.unet.config.in_channels, 16, 16), model.embed("")
     expected = scheduler.step(model.predict(x, 60, text), 60, x, eta=0.0).prev_sample
-    found = ddim(x, [60, 50], model.alphas_cumprod, lambda x, t: (
+    found = ddim(x, [60, 50], model.noised, lambda x, t: (
         model.as_clean(model.predict(x, t, text), x, t),
         model.as_epsilon(model.predict(x, t, text), x, t)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

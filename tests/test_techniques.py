@@ -176,7 +176,7 @@ def test_guidance_pushes_the_steps_away_from_the_negative_prompt(
             eps, abar = b + 4 * (a - b), net.alphas_cumprod[t]
             return (x - (1 - abar).sqrt() * eps) / abar.sqrt(), eps
 
-        x = ddim(x, Walk(200, 50, 2).timesteps(), net.alphas_cumprod, guided)
+        x = ddim(x, Walk(200, 50, 2).timesteps(), net.noised, guided)
         with tapped(net.unet, [s for s in ModelFiles("tiny", HOME).family.maps
                                if s.kind == "conv"]) as taps:
             maps = taps.read(lambda: net.predict(x, 50, text))

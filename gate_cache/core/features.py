@@ -82,6 +82,7 @@ class Family:
     ----------
     maps : of which a combo takes some where it names none
     text : whether it takes prompts
+    largest : side of the largest input in pixels; None for no end
     more : maps that only a combo which names them has, in the order in which they are computed
     """
 
@@ -91,6 +92,7 @@ class Family:
     default_size: int
     size_multiple: int
     text: bool = True
+    largest: int | None = None
     more: tuple[MapSpec, ...] = ()
 
     def select(self, kind: Kind, names: Collection[str] | None,
@@ -126,6 +128,9 @@ class Family:
 
     def check_size(self, size: int, place: str) -> int:
         """Return `size`, or say which sizes the model allows."""
+        if self.largest and size > self.largest:
+            raise ModelError(f"{place}: {size} is more than the {self.largest} pixels that this"
+                             " model has positions for")
         if size % self.size_multiple:
             near = max(round(size / self.size_multiple), 1) * self.size_multiple
             raise ModelError(f"{place}: {size} is no multiple of {self.size_multiple}, which this"

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.geometry import Square
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
@@ -141,7 +140,7 @@ def captions_of(work: Workspace, samples: Samples, gone: Collection[int],
               if row not in gone}
     for combo, spec in manifest.attention.items():
         for name, caption in wanted.items() if spec.captioned else ():
-            if tokens.count(spec.prompt.replace(CAPTION, caption)) > TOKENS_PER_PIECE:
+            if tokens.count(spec.prompt.replace(CAPTION, caption)) > tokens.count(""):
                 raise DataError(f"{found.path}: '{name}': with this caption the prompt of"
                                 f" attention.{combo} has over 75 tokens; shorten the caption")
     return wanted

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import TOKENS_PER_PIECE, MapSpec, nbytes
+from gate_cache.core.features import MapSpec, nbytes
 from gate_cache.diffusion.models.published import published_name
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 
@@ -44,8 +44,8 @@ class ModelMaps:
     size, default_size : side of the input in pixels: asked for, and the model's own
     size_multiple : every side that the model allows is one of it
     latent : (C, h, w) of what is noised, at the asked size
-    predicts : what the UNet predicts; empty of a vision encoder
-    digests : sha256 by component, none where the weights are not here; ``unet`` is what
+    predicts : what the UNet or transformer predicts; empty of a vision encoder
+    digests : sha256 by component, none where the weights are not here; the first one is what
         ``model.digest`` of a manifest means
     notes : what limits this report, a line each
     """
@@ -85,7 +85,8 @@ def layers(spec: ModelSpec, roots: Roots, size: int | None = None,
         model=spec.source, kind=files.title, size=side, default_size=layout.default_size,
         size_multiple=layout.size_multiple, latent=layout.latent_shape(side),
         predicts=str(files.schedule().get("prediction_type", "epsilon")) * files.kind.noised,
-        layers=[_layer(m, side) for m in offered], digests=digests, notes=[*notes, *why])
+        layers=[_layer(m, side, files.kind.tokens) for m in offered], digests=digests,
+        notes=[*notes, *why])
 
 
 def _files(spec: ModelSpec, roots: Roots) -> tuple[ModelFiles, list[str]]:
@@ -110,6 +111,6 @@ def _digests(files: ModelFiles) -> tuple[dict[str, str], list[str]]:
         return {}, [f"no digests: {error}"]
 
 
-def _layer(spec: MapSpec, size: int) -> ModelMap:
-    shape = spec.shape(size, TOKENS_PER_PIECE)
+def _layer(spec: MapSpec, size: int, tokens: int) -> ModelMap:
+    shape = spec.shape(size, tokens)
     return ModelMap(spec.name, spec.kind, shape[0], spec.stride, shape, nbytes(shape, "float16"))

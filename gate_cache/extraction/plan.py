@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
-from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import assumed, locate
 from gate_cache.diffusion.passes.recipes import (
@@ -185,7 +182,8 @@ def _planned(manifest: Manifest, roots: Roots) -> _Planned:
                      f" {assumed(spec).title}; extract will fetch it")
     model = files or assumed(spec)
     check_fit(manifest, model, roots)
-    size, count = model.size(spec.size), files.tokens.count if files else about_tokens
+    size, count = model.size(spec.size), files.tokens.count if files else \
+        model.kind.about_tokens
     maps = combo_maps(manifest, model, size, count)
     lanes = schedule([(Wanted.named(name, m.combo, m.specs), [0])
                       for name, m in maps.items()], lambda prompt, _row: count(prompt))
@@ -201,12 +199,6 @@ def _free(store: Place) -> int:
     if not isinstance(store, Path):
         return sys.maxsize
     return shutil.disk_usage(next(p for p in (store, *store.absolute().parents) if p.exists())).free
-
-
-def about_tokens(text: str) -> int:
-    """Tokens of a prompt without its tokenizer: words and signs, in whole pieces of 77."""
-    words = len(re.findall(r"\w+|[^\w\s]", text))
-    return TOKENS_PER_PIECE * max(math.ceil(words / (TOKENS_PER_PIECE - 2)), 1)
 
 
 def _lines(manifest: Manifest, shape: StoreShape) -> list[Line]:

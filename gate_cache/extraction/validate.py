@@ -15,7 +15,6 @@ from gate_cache.datasets.common.pictures import by_stem, stem_of
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems
-from gate_cache.extraction.plan import about_tokens
 from gate_cache.manifest.notes import improbable
 from gate_cache.workspace.data_summary import before_extraction, check_data
 
@@ -144,7 +143,8 @@ def _lacking(ids: Sequence[str], before: str, after: str) -> list[str]:
 
 
 def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:
-    combo_maps(manifest, files, files.size(manifest.model.size), about_tokens)
+    combo_maps(manifest, files, files.size(manifest.model.size),
+               files.kind.about_tokens)
 
 
 def notes_on_files(dataset: ImageDataset, manifest: Manifest) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from gate_cache.diffusion.models.conditioning import Call, Extra, Text
+from gate_cache.diffusion.passes.noise import add_noise
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -24,7 +25,8 @@ class Backbone(ABC):
 
     Attributes
     ----------
-    unet, vae, text_encoder : modules; None of a kind that the model has not
+    unet, vae, text_encoder : modules; None of a kind that the model has not. A diffusion
+        transformer is its `unet`
     tokens : the tokenizer
     alphas_cumprod : (T,) float32, ᾱ of the forward process
     prediction_type : what the UNet predicts: ``epsilon``, ``v_prediction`` or ``sample``
@@ -121,6 +123,10 @@ class Backbone(ABC):
         return torch.as_tensor(self.unet(
             call.x, call.t, encoder_hidden_states=call.text.states, return_dict=False,
             added_cond_kwargs=added or None, **more)[0])
+
+    def noised(self, clean: torch.Tensor, eps: torch.Tensor, t: int) -> torch.Tensor:
+        """x_t of x_0 and ε, all (B, 4, h, w) float32."""
+        return add_noise(clean, eps, t, self.alphas_cumprod)
 
     def as_epsilon(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
         """What the UNet predicted at (B, 4, h, w) `x`, as noise in float32."""

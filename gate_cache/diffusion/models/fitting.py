@@ -15,7 +15,9 @@ from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
 from gate_cache.diffusion.models import fields
-from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, UNET, VAE
+from gate_cache.diffusion.models.encoders import normalisation
+from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, TRANSFORMER, UNET, VAE
+from gate_cache.diffusion.models.transformers import class_of
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -37,6 +39,10 @@ def check_parts(files: ModelFiles) -> None:
     """Raise `ModelError` with a line for everything that does not fit in a model's parts."""
     if files.kind.backbone:
         return  # another package's kind, which knows what it reads
+    if not files.kind.noised:  # its class compares configuration and weights as it is loaded
+        if not files.absent:
+            normalisation(files.path)
+        return
     problems = list(_fields(files)) or list(_text(files))
     if not files.absent and not problems:
         problems += [*_tokens(files), *_weights(files)]
@@ -52,15 +58,19 @@ def place_of(files: ModelFiles, component: str) -> str:
 
 
 def _fields(files: ModelFiles) -> Iterator[str]:
-    unet = files.config(UNET)
-    table = fields.DDPM if files.kind is DDPM else fields.UNET
-    yield from fields.field_problems(place_of(files, UNET), unet, table)
+    unet, place = files.denoiser, place_of(files, files.kind.denoiser)
+    if files.kind.denoiser == TRANSFORMER:
+        unet = {**unet, "_class_name": class_of(unet)}
+        table = fields.TRANSFORMERS[unet["_class_name"]]
+    else:
+        table = fields.DDPM if files.kind is DDPM else fields.UNET
+    yield from fields.field_problems(place, unet, table)
     if files.kind is DDPM:
         return
     for field, read in _BLOCKS.items():
         strange = [b for b in unet.get(field, ()) if b not in read]
         if strange:
-            yield f"{place_of(files, UNET)}: {field}: {strange[0]} is not read, only" \
+            yield f"{place}: {field}: {strange[0]} is not read, only" \
                   f" {' and '.join(read)}"
     vae = files.config(VAE)
     yield from fields.field_problems(place_of(files, VAE), vae, fields.VAE)
@@ -92,13 +102,17 @@ def text_config(config: Config, half: str = "text_config") -> Config:
 
 def _text(files: ModelFiles) -> Iterator[str]:
     """What the text encoders give against what the UNet takes."""
-    unet, encoders = files.config(UNET), files.kind.encoders
+    unet, encoders = files.denoiser, files.kind.encoders
     if not encoders:
         return
     configs = {name: files.config(name) for name in encoders}
-    wrong = [p for n, config in configs.items() for p in _encoder(place_of(files, n), config)]
+    wrong = [p for n, config in configs.items() for p in (
+        _t5 if n == files.kind.t5[0] else _encoder)(place_of(files, n), config)]
     yield from wrong
     if any(p.endswith("is not a number") for p in wrong):
+        return
+    if files.kind.denoiser == TRANSFORMER:
+        yield from _transformers_text(files, unet, configs)
         return
     widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in configs.values()]
     taken = fields.one_of(unet.get("cross_attention_dim", 1280))
@@ -113,6 +127,27 @@ def _text(files: ModelFiles) -> Iterator[str]:
         if taken != width:
             yield (f"{place_of(files, UNET)}: projection_class_embeddings_input_dim: {taken}, but"
                    f" {encoders[1]} and six time ids give {width}: parts of different models")
+
+
+def _transformers_text(files: ModelFiles, config: Config,
+                       encoders: Mapping[str, Config]) -> Iterator[str]:
+    """What T5 gives, and CLIPs' pooled embeddings side by side, against what is taken."""
+    *clips, t5 = encoders.values()
+    pooled = [text_config(c).get("projection_dim" if len(clips) > 1 else "hidden_size", _CLIP_WIDTH)
+              for c in clips]
+    for field, given in (("caption_channels", t5.get("d_model")),
+                         ("joint_attention_dim", t5.get("d_model")),
+                         ("pooled_projection_dim", sum(pooled))):
+        if config.get(field) not in (None, given):
+            yield (f"{place_of(files, TRANSFORMER)}: {field}: {config[field]}, but its text"
+                   f" encoders give {given}: parts of different models")
+
+
+def _t5(place: str, config: Config) -> Iterator[str]:
+    if config.get("model_type") != "t5":
+        yield f"{place}: a {config.get('model_type')} as text encoder, which is not read; T5's is"
+    if config.get("quantization_config"):
+        yield f"{place}: quantization_config: quantised weights are not read"
 
 
 def _encoder(place: str, config: Config) -> Iterator[str]:
@@ -139,7 +174,7 @@ def _tokens(files: ModelFiles) -> Iterator[str]:
     """Every id of a tokenizer has a row of its encoder's embedding."""
     for tokens, encoder in zip(files.tokenizers, files.kind.encoders, strict=True):
         rows = text_config(files.config(encoder)).get("vocab_size", _CLIP_VOCABULARY)
-        if tokens.highest >= rows:
+        if isinstance(rows, int) and tokens.highest >= rows:
             words = ", ".join(a.content for a in tokens.added if a.id >= rows)
             yield (f"{place_of(files, encoder)}: vocab_size: {rows}, but its tokenizer has ids up"
                    f" to {tokens.highest}{f' ({words})' if words else ''}; put the text encoder"
@@ -157,7 +192,9 @@ def _weights(files: ModelFiles) -> Iterator[str]:
             name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
                 "conv_in.weight"
             expected = (config["block_out_channels"][0], config.get("in_channels", 4))
-        elif component in files.kind.encoders and not files.file:
+        elif component == TRANSFORMER:
+            name, expected = "", ()
+        elif component in files.kind.encoders and component != files.kind.t5[0] and not files.file:
             name = next((n for n in shapes if n.endswith("token_embedding.weight")), "")
             inner = text_config(config)
             expected = (inner.get("vocab_size", _CLIP_VOCABULARY),
@@ -173,7 +210,10 @@ def _weights(files: ModelFiles) -> Iterator[str]:
 
 def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -> Iterator[str]:
     """How many blocks and layers the file has, against the configuration."""
-    if component == UNET:
+    if component == TRANSFORMER:
+        expected = {"transformer_blocks": config["num_layers"],
+                    "single_transformer_blocks": config.get("num_single_layers") or 0}
+    elif component == UNET:
         expected = {"down_blocks": len(config["down_block_types"]),
                     "up_blocks": len(config["up_block_types"]),
                     "mid_block": int(config.get("mid_block_type", "default") is not None)}

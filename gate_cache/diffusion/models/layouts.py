@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.core.errors import ModelError
+from gate_cache.core.errors import ModelError, listed
+from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.plugins import installed, load_plugin
-from gate_cache.diffusion.models import encoders
+from gate_cache.diffusion.models import encoders, transformers
 from gate_cache.diffusion.models.fields import is_number
 from gate_cache.diffusion.models.unets import family
 
@@ -20,12 +23,15 @@ if TYPE_CHECKING:
 
 GROUP = "gate_cache.backbones"
 """Entry points that name the `Kind` of other packages' models."""
-UNET, VAE, SCHEDULER = "unet", "vae", "scheduler"
+UNET, TRANSFORMER, VAE, SCHEDULER = "unet", "transformer", "vae", "scheduler"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _OTHER_NOISE = {"use_flow_sigmas": True, "timestep_type": "continuous",
                 "_class_name": "FlowMatchEulerDiscreteScheduler"}
 """What a scheduler of flow matching, or of noise levels without steps, says of itself."""
+_FLOW = {"num_train_timesteps": 1000, "shift": 1.0, "use_dynamic_shifting": False}
+"""What decides σ of flow matching, as a scheduler has it by default; and what may not be asked."""
+_OTHER_SIGMAS = ("invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 _SCHEDULE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule",
                   "trained_betas", "prediction_type", "rescale_betas_zero_snr")
 
@@ -38,10 +44,15 @@ class Kind:
     ----------
     encoders : its text encoders' folders; each has a tokenizer of the same number
     vae : whether it works on an autoencoder's latents; else on pixels
-    knows : of another package's kind: whether a UNet of this configuration is of it
+    knows : whether a UNet or transformer of this configuration is of it: of another package's
+        kind, or of a transformer's
     backbone : of another package's kind: imports and returns its `Backbone`
     family : from configurations of UNet and VAE to its maps, where they are not those of a
         diffusers UNet with ``up_block_types``
+    denoiser : folder of what is noised for
+    t5 : its text encoder that is T5's, and tokens of T5's text
+    tokens : that an attention map of an empty prompt has
+    flow : whether it is a model of flow matching
     noised : whether it is a diffusion model; else it is given the image, and no text
     """
 
@@ -51,6 +62,10 @@ class Kind:
     knows: Callable[[Mapping[str, Any]], bool] | None = None
     backbone: Callable[[], type[Backbone]] | None = None
     family: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Family] = family
+    denoiser: str = UNET
+    t5: tuple[str, int] = ("", 0)
+    tokens: int = TOKENS_PER_PIECE
+    flow: bool = False
     noised: bool = True
 
     @property
@@ -61,12 +76,17 @@ class Kind:
     @property
     def modules(self) -> tuple[str, ...]:
         """Folders with weights."""
-        return (UNET, *([VAE] if self.vae else []), *self.encoders)
+        return (self.denoiser, *([VAE] if self.vae else []), *self.encoders)
 
     @property
     def components(self) -> tuple[str, ...]:
         """All its folders."""
         return (*self.modules, *self.tokenizers, *([SCHEDULER] if self.noised else []))
+
+    def about_tokens(self, text: str) -> int:
+        """Tokens of a prompt without its tokenizer: words and signs, in whole pieces of CLIP's."""
+        words = 0 if self.t5[1] else len(re.findall(r"\w+|[^\w\s]", text))
+        return self.tokens * max(math.ceil(words / (TOKENS_PER_PIECE - 2)), 1)
 
     @property
     def expected(self) -> str:
@@ -81,31 +101,43 @@ class Kind:
 SD = Kind("Stable Diffusion", ("text_encoder",), vae=True)
 SDXL = Kind("Stable Diffusion XL", ("text_encoder", "text_encoder_2"), vae=True)
 DDPM = Kind("DDPM", (), vae=False)
-KINDS = (SD, SDXL, DDPM)
 
 
-def _vision() -> type[Backbone]:
-    from gate_cache.diffusion.models.vision import VisionEncoder
+def _transformer(name: str, cls: str, encoders: int, length: int, tokens: int = 0,
+                 flow: bool = True, **marks: Any) -> Kind:
+    """A transformer whose last text encoder is T5's, known by its class and some fields."""
+    folders = ("text_encoder", "text_encoder_2", "text_encoder_3")[:encoders]
 
-    return VisionEncoder
+    def knows(config: Mapping[str, Any]) -> bool:
+        return transformers.class_of(config) == cls and all(
+            config.get(field) is value for field, value in marks.items())
+
+    return Kind(name, folders, vae=True, knows=knows, family=transformers.family,
+                denoiser=TRANSFORMER, t5=(folders[-1], length), tokens=tokens or length, flow=flow)
 
 
-ENCODER = Kind("vision encoder", (), vae=False, backbone=_vision, family=encoders.family,
-               noised=False)
+PIXART_SIGMA = _transformer("PixArt-Σ", "PixArtTransformer2DModel", 1, 300, flow=False,
+                            use_additional_conditions=False)
+PIXART_ALPHA = _transformer("PixArt-α", "PixArtTransformer2DModel", 1, 120, flow=False)
+SD3 = _transformer("Stable Diffusion 3", "SD3Transformer2DModel", 3, 256,
+                   tokens=TOKENS_PER_PIECE + 256)
+FLUX = _transformer("FLUX.1", "FluxTransformer2DModel", 2, 512, guidance_embeds=True)
+FLUX_SCHNELL = _transformer("FLUX.1 schnell", "FluxTransformer2DModel", 2, 256)
+TRANSFORMERS = (PIXART_SIGMA, PIXART_ALPHA, SD3, FLUX, FLUX_SCHNELL)
+KINDS = (SD, SDXL, DDPM, *TRANSFORMERS)
+
+
+ENCODER = Kind("vision encoder", (), vae=False, knows=lambda config: "model_type" in config,
+               family=encoders.family, denoiser="encoder", noised=False)
+"""Known by a field that configurations of transformers have, and those of diffusers do not."""
 
 
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
     """The kind of model that a UNet's configuration belongs to; `ModelError` where none is read."""
-    for other in installed(GROUP):
-        kind: Kind = load_plugin(GROUP, other)
+    kinds: list[Kind] = [load_plugin(GROUP, other) for other in installed(GROUP)]
+    for kind in (*kinds, *TRANSFORMERS, ENCODER):
         if kind.knows and kind.knows(unet):
             return kind
-    if "model_type" in unet:  # which transformers' configurations have, and diffusers' do not
-        try:
-            encoders.encoder_type(unet)
-        except ModelError as error:
-            raise ModelError(f"{source}: {error}") from None
-        return ENCODER
     name, added = unet.get("_class_name"), unet.get("addition_embed_type")
     if unet.get("class_embed_type") or unet.get("num_class_embeds"):
         raise ModelError(f"{source}: its UNet wants a class label with each image; only text"
@@ -115,7 +147,8 @@ def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
         return DDPM
     if name not in (None, "UNet2DConditionModel") or added not in (None, "text_time"):
         raise ModelError(f"{source}: not the UNet of a Stable Diffusion 1.x, 2.x or XL, nor of an"
-                         f" unconditional DDPM ({name}, {added or 'no added embedding'})")
+                         f" unconditional DDPM ({name}, {added or 'no added embedding'}), nor the"
+                         f" transformer of {', '.join(k.name for k in TRANSFORMERS)}")
     return SDXL if added else SD
 
 
@@ -126,6 +159,25 @@ def _refuse_strange_ddpm(source: str, unet: Mapping[str, Any]) -> None:
     if unet.get("time_embedding_type") == "fourier" or any("Skip" in b for b in blocks):
         raise ModelError(f"{source}: a score-based UNet (NCSN++) that takes noise levels; only"
                          " DDPM's, which take timesteps, are read")
+
+
+def flow_schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a scheduler's configuration decides σ of flow matching; `ModelError` of any other.
+
+    A shift that depends on the image's size and the number of steps is about sampling: σ is then
+    that of the scheduler before it is set up, which has none.
+    """
+    name = scheduler.get("_class_name")
+    other = [f"has {k}" for k in _OTHER_SIGMAS if scheduler.get(k)]
+    if name != "FlowMatchEulerDiscreteScheduler" or other:
+        raise ModelError(f"{source}: its scheduler ({name}) {listed(other) or 'is another one'};"
+                         " of models of flow matching, FlowMatchEulerDiscreteScheduler is read")
+    schedule = {k: scheduler.get(k, value) for k, value in _FLOW.items()}
+    _check_numbers(source, schedule)
+    if not is_number(schedule["shift"]) or schedule["shift"] <= 0:
+        raise ModelError(f"{source}: its scheduler has shift: {schedule['shift']!r}, not a number"
+                         " above 0; correct scheduler_config.json")
+    return {**schedule, "prediction_type": "flow"}
 
 
 def schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,12 +232,14 @@ def steps_of(schedule: Mapping[str, Any]) -> int:
 
 def is_bare(folder: Path) -> bool:
     """Whether a folder is a UNet itself, as the first published DDPMs are laid out."""
-    return (folder / "config.json").is_file() and not (folder / UNET).is_dir()
+    return (folder / "config.json").is_file() and not any(
+        (folder / name).is_dir() for name in (UNET, TRANSFORMER))
 
 
 def guessed_kind(folder: Path) -> Kind:
     """What a folder, whole or not, seems to be meant for; for messages and downloads."""
-    for path in (folder / UNET / "config.json", folder / "config.json"):
+    for path in (folder / UNET / "config.json", folder / TRANSFORMER / "config.json",
+                 folder / "config.json"):
         try:
             return kind_of("", json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError):  # ModelError is a ValueError

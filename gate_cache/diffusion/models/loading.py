@@ -12,16 +12,17 @@ from transformers.utils import logging as transformers_logging
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.ddpm import DDPMBackbone
 from gate_cache.diffusion.models.fitting import check_parts
-from gate_cache.diffusion.models.layouts import DDPM, SD, SDXL, Kind
+from gate_cache.diffusion.models.layouts import DDPM, ENCODER, SD, SDXL, Kind
 from gate_cache.diffusion.models.sdxl import StableDiffusionXL
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
+from gate_cache.diffusion.models.vision import VisionEncoder
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
 
 FAMILIES: dict[Kind, type[Backbone]] = {
-    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone}
+    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone, ENCODER: VisionEncoder}
 
 
 def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbone:
@@ -37,7 +38,7 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
         logging.disable_progress_bar()
     check_parts(files)
     kind = files.kind
-    family = kind.backbone() if kind.backbone else FAMILIES[kind]
+    family = kind.backbone() if kind.backbone else FAMILIES.get(kind) or _transformer(kind)
     parts = family.parts(files)
     vae_dtype = getattr(torch, files.latents_dtype(str(dtype).removeprefix("torch.")))
     for name, module in parts.items():
@@ -49,8 +50,21 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
     return family(**parts, **schedule, device=device, dtype=dtype)
 
 
+def _transformer(kind: Kind) -> type[Backbone]:
+    """The class of a transformer; its libraries are imported for it alone."""
+    from gate_cache.diffusion.models import dit, layouts
+
+    if kind is layouts.SD3:
+        return dit.StableDiffusion3
+    return dit.Flux if kind.flow else dit.PixArt
+
+
 def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
-    """ᾱ and what is predicted."""
+    """ᾱ, or σ of flow matching, and what is predicted."""
+    if files.kind.flow:
+        from gate_cache.diffusion.models.dit import sigmas_of
+
+        return {"sigmas": sigmas_of(files.schedule()).to(device), "prediction_type": "flow"}
     try:
         scheduler: Any = DDIMScheduler(**files.schedule())
     except (NotImplementedError, TypeError, ValueError) as error:

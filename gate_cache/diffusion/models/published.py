@@ -23,7 +23,8 @@ def _encoders() -> dict[str, dict[str, Any]]:
 def published(name: str) -> dict[str, Any]:
     """A model's ``title``, its ``hub`` ids, and the configuration of each component."""
     if name in _encoders():
-        return {"title": "vision encoder", "hub": [name], "unet": _encoders()[name]}
+        config = _encoders()[name]
+        return {"title": "vision encoder", "hub": [name], "unet": config, "encoder": config}
     content: dict[str, Any] = json.loads((HOME / f"{name}.json").read_text(encoding="utf-8"))
     return content
 

@@ -16,9 +16,10 @@ from gate_cache.diffusion.files.hub import model_from_hub
 from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.models import layouts
 from gate_cache.diffusion.models.embedded import HOME, TINY
-from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, UNET, VAE, Kind
+from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, TRANSFORMER, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published, published_name
+from gate_cache.diffusion.text.t5 import T5Tokens
 from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
 
 if TYPE_CHECKING:
@@ -83,30 +84,51 @@ class ModelFiles:
     @cached_property
     def kind(self) -> Kind:
         """Which kind of model this is."""
-        return layouts.kind_of(self.source, self.config(UNET))
+        if self.published:
+            names = published(self.published)
+        else:
+            names = [name for name in (UNET, TRANSFORMER) if (self.path / name).is_dir()]
+        name = TRANSFORMER if TRANSFORMER in names and UNET not in names else UNET
+        return layouts.kind_of(self.source, self.config(name))
+
+    @property
+    def denoiser(self) -> dict[str, Any]:
+        """The configuration of its UNet or transformer."""
+        return self.config(self.kind.denoiser)
 
     @cached_property
     def family(self) -> Family:
         """The layout of the model's maps."""
         vae = self.config(VAE) if self.kind.vae else None
         try:
-            return self.kind.family(self.config(UNET), vae)
+            return self.kind.family(self.denoiser, vae)
         except ModelError as error:
             raise ModelError(f"{self.source}: {error}") from None
 
     @cached_property
     def tokens(self) -> Tokens:
-        """The tokenizer; of two that split alike, the first."""
-        return self.tokenizers[0] if self.tokenizers else NoTokens()
+        """The tokenizer; of two that split alike, the first; of a transformer, of all its text."""
+        if not self.kind.t5[0]:
+            return self.clip_tokens[0] if self.clip_tokens else NoTokens()
+        length = self.kind.t5[1]
+        before = self.clip_tokens[0] if self.kind.tokens > length else None
+        return T5Tokens(self.path / self.kind.tokenizers[-1], length, before)
 
     @cached_property
-    def tokenizers(self) -> list[ClipTokens]:
-        """One for each text encoder; `ModelError` where they split prompts differently."""
-        tokenizers = [read_tokens(self.path / name) for name in self.kind.tokenizers]
+    def clip_tokens(self) -> list[ClipTokens]:
+        """One for each of CLIP's; `ModelError` where they split prompts differently."""
+        tokenizers = [read_tokens(self.path / tokenizer) for tokenizer, encoder in
+                      zip(self.kind.tokenizers, self.kind.encoders, strict=True)
+                      if encoder != self.kind.t5[0]]
         if any(t.splits != tokenizers[0].splits for t in tokenizers):
             raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
                              " have CLIP's vocabulary and merges, and the same added tokens")
         return tokenizers
+
+    @property
+    def tokenizers(self) -> list[ClipTokens | T5Tokens]:
+        """One for each text encoder."""
+        return [*self.clip_tokens, *([self.tokens] if isinstance(self.tokens, T5Tokens) else [])]
 
     def size(self, size: int | None) -> int:
         """The input's side in pixels: as given, checked, or the model's own."""
@@ -124,6 +146,8 @@ class ModelFiles:
         """
         if not self.kind.noised:
             return {}
+        if self.kind.flow:
+            return layouts.flow_schedule_of(self.source, self.config(SCHEDULER))
         schedule = layouts.schedule_of(self.source, self.config(SCHEDULER))
         if not self.file:
             return schedule
@@ -148,16 +172,15 @@ class ModelFiles:
     def weights(self) -> dict[str, str]:
         """Digests of what decides a combo's values."""
         modules = {c.replace("text_encoder", "text"): self.digest(c) for c in self.kind.modules}
-        if not self.kind.noised:
-            modules = {"encoder": modules[UNET]}
         return modules | {name: tokens.digest for name, tokens in
                           zip(self.kind.tokenizers, self.tokenizers, strict=True)}
 
     def latents_dtype(self, dtype: str) -> str:
-        """What latents are computed in: the VAE of Stable Diffusion XL overflows in float16."""
+        """What latents are computed in: XL's VAE, and a transformer's, overflow in float16."""
         if not self.kind.vae:
             return "float32"
-        upcast = self.kind is SDXL and self.config(VAE).get("force_upcast", True)
+        large = self.kind is SDXL or self.kind.denoiser == TRANSFORMER
+        upcast = large and self.config(VAE).get("force_upcast", True)
         return "float32" if upcast and dtype == "float16" else dtype
 
 
@@ -205,9 +228,10 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
 
 
 def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
-    """Refuse a model with another UNet than the manifest wants."""
-    if files and spec.digest and not files.digest(UNET).startswith(spec.digest):
-        raise ModelError(f"{files.source}: the digest of its unet is {files.digest(UNET)[:16]}…,"
+    """Refuse a model with another UNet or transformer than the manifest wants."""
+    name = files.kind.denoiser if files and spec.digest else UNET
+    if files and spec.digest and not files.digest(name).startswith(spec.digest):
+        raise ModelError(f"{files.source}: the digest of its {name} is {files.digest(name)[:16]}…,"
                          f" the manifest wants {spec.digest[:16]}…; name the right weights, or"
                          " correct model.digest ('gate-cache layers' prints it)")
     return files
@@ -237,6 +261,9 @@ def _with_unet(spec: ModelSpec, files: ModelFiles, roots: Roots) -> ModelFiles:
     if files.file:
         raise ModelError("model.unet: is for a folder or a hub id, and"
                          f" '{files.source}' is a single file")
+    if files.kind.denoiser != UNET:
+        raise ModelError(f"model.unet: '{files.source}' has a transformer, which no file takes the"
+                         " place of; put the weights into its folder")
     _need_safetensors(path, "model.unet", "expected a .safetensors file; pickled weights are not"
                       " read")
     return replace(files, source=f"{files.source} with {spec.unet}", unet=path)

@@ -28,6 +28,9 @@ def faster(model: Backbone, spec: ModelSpec) -> None:
         for module in filter(None, (model.unet, model.vae)):
             module.to(memory_format=torch.channels_last)
     if spec.compile:
+        if hasattr(model.unet, "transformer_blocks"):
+            raise ModelError("model.compile: a transformer's maps are read within what would be"
+                             " compiled; leave it out")
         if not getattr(model.unet, "_repeated_blocks", None):
             raise ModelError("model.compile: this model has no repeated blocks; leave it out")
         model.unet.compile_repeated_blocks()

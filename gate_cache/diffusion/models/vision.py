@@ -14,7 +14,6 @@ from torch import nn
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.encoders import encoder_type, normalisation, prefix_tokens
-from gate_cache.diffusion.models.layouts import UNET
 from gate_cache.diffusion.models.modules import pretrained
 
 if TYPE_CHECKING:
@@ -69,10 +68,10 @@ class VisionEncoder(Backbone):
 
     @classmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
-        config = files.config(UNET)
+        config, folder = files.denoiser, files.folder(files.kind.denoiser)
         kind, name = encoder_type(config), encoder_type(config).cls
         more = {"add_pooling_layer": False} if name == "ViTModel" else {}
-        module = pretrained(getattr(transformers, name), files.folder(UNET), files.variant, **more)
+        module = pretrained(getattr(transformers, name), folder, files.variant, **more)
         options: dict[str, Any] = {"interpolate_pos_encoding": True} if kind.resizes else {}
         masked = name == "ViTMAEModel"
         if masked:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from gate_cache.core.errors import ModelError
+
 
 @contextmanager
 def watched(unet: Any) -> Iterator[dict[str, torch.Tensor]]:
@@ -26,6 +28,9 @@ def watched(unet: Any) -> Iterator[dict[str, torch.Tensor]]:
 
 
 def _levels(unet: Any) -> Iterator[tuple[str, Any]]:
+    if not hasattr(unet, "down_blocks"):
+        raise ModelError("activations are those of a UNet's levels, which a transformer has not;"
+                         " show its maps instead")
     yield from ((f"down{i}", block) for i, block in enumerate(unet.down_blocks))
     if unet.mid_block is not None:
         yield "mid", unet.mid_block

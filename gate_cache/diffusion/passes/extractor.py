@@ -22,7 +22,7 @@ from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.ensemble import Means
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.mirror import Mirrored
-from gate_cache.diffusion.passes.noise import add_noise, noise
+from gate_cache.diffusion.passes.noise import noise
 from gate_cache.diffusion.passes.pieces import Piece, Ready, pieces, pooled
 from gate_cache.diffusion.passes.shared_encoder import shared_half
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
@@ -189,8 +189,8 @@ class Extractor:
         x0 = inputs.latents([i.row for i in items])
         if not lane.common.walk.noised:
             return x0
-        return add_noise(x0, self._drawn(items, inputs, x0.shape[1:]), lane.common.walk.start,
-                         self.model.alphas_cumprod)
+        return self.model.noised(x0, self._drawn(items, inputs, x0.shape[1:]),
+                                 lane.common.walk.start)
 
     def _drawn(self, items: Sequence[Item], inputs: Inputs,
                shape: Sequence[int]) -> torch.Tensor:
@@ -218,7 +218,7 @@ class Extractor:
                 output = away + walk.guidance * (output - away)
             return model.as_clean(output, x, t), model.as_epsilon(output, x, t)
 
-        return ddim(x, walk.timesteps(), model.alphas_cumprod, predict)
+        return ddim(x, walk.timesteps(), model.noised, predict)
 
     def _negative(self, walk: Walk, count: int, uses: tuple[Use, ...]) -> Text | None:
         return Text.joined([self._text(walk.negative, uses)] * count) if walk.guided else None

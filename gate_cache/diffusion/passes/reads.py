@@ -11,8 +11,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from diffusers.models.embeddings import apply_rotary_emb
 
 from gate_cache.core.errors import ModelError
+
+MASSIVE = 50
+"""Times the median channel's magnitude, beyond which a channel is massive: decided here."""
 
 
 class Run(NamedTuple):
@@ -33,12 +37,80 @@ def _output(run: Run) -> torch.Tensor:
     return torch.as_tensor(output.detach())
 
 
+def _image(run: Run) -> torch.Tensor:
+    """Tokens of the image, behind those of the text where a block gives both."""
+    output = run.output[-1] if isinstance(run.output, tuple) else run.output
+    return torch.as_tensor(output.detach())
+
+
+def _modulated(run: Run) -> torch.Tensor:
+    """What a block makes of its input by AdaLN, without the input's massive channels."""
+    block, raw, temb = run.module, run.given("hidden_states"), run.given("temb")
+    if temb is not None:
+        norm = block.norm1 if hasattr(block, "norm1") else block.norm
+        return without_massive(norm(raw, emb=temb)[0], raw)
+    table = block.scale_shift_table[None] + run.given("timestep").reshape(len(raw), 6, -1)
+    shift, scale = table[:, :1], table[:, 1:2]  # PixArt's: of the block's attention come first
+    return without_massive(block.norm1(raw) * (1 + scale) + shift, raw)
+
+
+def without_massive(values: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+    """Zero the channels of an image in which its raw tokens are massive.
+
+    A channel is massive whose mean magnitude over the image's tokens is more than `MASSIVE` times
+    the median channel's.
+
+    Parameters
+    ----------
+    values, raw : (B, hw, C)
+    """
+    size = raw.float().abs().mean(1)
+    massive = size > MASSIVE * size.median(-1, keepdim=True).values
+    return torch.as_tensor(values.detach().masked_fill(massive[:, None], 0))
+
+
+def _joint(run: Run) -> torch.Tensor:
+    """Attention of the image's tokens to the text's, in a block that has both in one sequence."""
+    layer, image = run.module, run.given("hidden_states")
+    text = layer.add_k_proj(run.given("encoder_hidden_states")), layer.norm_added_k
+    return _beside(layer, image, text, run.given("image_rotary_emb"))
+
+
+def _single(run: Run) -> torch.Tensor:
+    """The same of FLUX's later blocks, which norm and project both alike."""
+    block, temb, layer = run.module, run.given("temb"), run.module.attn
+    image, text = (block.norm(run.given(name), emb=temb)[0]
+                   for name in ("hidden_states", "encoder_hidden_states"))
+    return _beside(layer, image, (layer.to_k(text), layer.norm_k), run.given("image_rotary_emb"))
+
+
+def _beside(layer: Any, image: torch.Tensor, text: tuple[torch.Tensor, Any],
+            rotary: Any) -> torch.Tensor:
+    """(B, hw, T) float32: the text's share of the image's attention to both, mean over heads."""
+    def heads(values: torch.Tensor, norm: Any) -> torch.Tensor:
+        split = values.unflatten(-1, (layer.heads, -1))
+        return split if norm is None else torch.as_tensor(norm(split))
+
+    query, key = (heads(layer.to_q(image), layer.norm_q), heads(layer.to_k(image), layer.norm_k))
+    of_text = heads(*text)
+    count, keys = of_text.shape[1], torch.cat([of_text, key], 1)
+    if rotary is not None:  # by place in text and image, in this order
+        query = apply_rotary_emb(query, tuple(r[count:] for r in rotary), sequence_dim=1)
+        keys = apply_rotary_emb(keys, rotary, sequence_dim=1)
+    query, keys = (z.transpose(1, 2).float() for z in (query, keys))
+    total = torch.zeros(*query.shape[:1], query.shape[2], count, device=query.device)
+    for i in range(layer.heads):  # one by one: all at once are gigabytes an image
+        scores = query[:, i] @ keys[:, i].mT * query.shape[-1] ** -0.5
+        total += scores.softmax(-1)[..., :count]
+    return total / layer.heads
+
+
 def _to_text(run: Run) -> torch.Tensor:
     text = run.given("encoder_hidden_states")
     text = text[0] if isinstance(text, tuple) else text  # IP-Adapter's are (text, images)
     if run.module.norm_cross:
         text = run.module.norm_encoder_hidden_states(text)
-    return attention(run.module, run.given("hidden_states"), text)
+    return attention(run.module, run.given("hidden_states"), text, run.given("attention_mask"))
 
 
 def _to_itself(run: Run) -> torch.Tensor:
@@ -46,11 +118,13 @@ def _to_itself(run: Run) -> torch.Tensor:
 
 
 READS: dict[str, Callable[[Run], torch.Tensor]] = {
-    "output": _output, "text": _to_text, "self": _to_itself}
+    "output": _output, "text": _to_text, "self": _to_itself,
+    "image": _image, "modulated": _modulated, "joint": _joint, "single": _single}
 """By `MapSpec.what`: from a run to (B, C, h, w), or to tokens (B, hw, C)."""
 
 
-def attention(layer: Any, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+def attention(layer: Any, hidden: torch.Tensor, context: torch.Tensor,
+              bias: torch.Tensor | None = None) -> torch.Tensor:
     """softmax(QKᵀ/√d) averaged over heads, in float32.
 
     Parameters
@@ -58,6 +132,7 @@ def attention(layer: Any, hidden: torch.Tensor, context: torch.Tensor) -> torch.
     layer : diffusers ``Attention`` layer
     hidden : (B, hw, C) queries' input
     context : (B, T, D) keys' input
+    bias : (B, 1, T) to add to the scores: far below 0 where a token is padding
 
     Returns
     -------
@@ -66,6 +141,8 @@ def attention(layer: Any, hidden: torch.Tensor, context: torch.Tensor) -> torch.
     query = layer.to_q(hidden).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
     key = layer.to_k(context).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias[:, None]
     return torch.as_tensor(scores.softmax(-1).mean(1))
 
 

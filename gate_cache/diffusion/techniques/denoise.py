@@ -63,16 +63,17 @@ class Walk:
         return [round(self.start + way * i / self.steps) for i in range(self.steps + 1)]
 
 
-def ddim(x: torch.Tensor, times: list[int], alphas_cumprod: torch.Tensor,
+def ddim(x: torch.Tensor, times: list[int],
+         noised: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor],
          predict: Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]],
          ) -> torch.Tensor:
-    """Deterministic DDIM steps (η = 0) along `times`, in float32.
+    """Deterministic DDIM steps (η = 0) along `times`, in float32; Euler's of flow matching.
 
     Parameters
     ----------
     x : (B, 4, h, w) float32, x at ``times[0]``
     times : timesteps, from the noisiest on
-    alphas_cumprod : (T,) float32, ᾱ
+    noised : (x_0, ε, t) to x at t
     predict : (x, t) to what is predicted, as x_0 and as noise, of the same shape
 
     Returns
@@ -81,6 +82,5 @@ def ddim(x: torch.Tensor, times: list[int], alphas_cumprod: torch.Tensor,
     """
     for now, then in pairwise(times):
         clean, eps = predict(x, now)
-        b = alphas_cumprod[then]
-        x = b.sqrt() * clean + (1 - b).sqrt() * eps
+        x = noised(clean, eps, then)
     return x

@@ -155,7 +155,8 @@ def show_layers(maps: ModelMaps) -> None:
                       human(layer.bytes))
     put(table)
     if any(layer.kind == "attention" for layer in maps.layers):
-        say("attention maps have 77 channels for each 75 tokens of the prompt", style="dim")
+        say("attention maps have a channel for each token of the text, of CLIP's 77 for each 75 of"
+            " the prompt", style="dim")
     for name, digest in maps.digests.items():
         say(f"{name:<12} sha256 {digest}")
     say_notes(maps.notes)

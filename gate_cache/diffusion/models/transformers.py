@@ -1,0 +1,97 @@
+"""What diffusers' diffusion transformers offer, read from configurations alone (section 3).
+
+Names are the model's own terms: ``transformer.12.img``, the image's tokens behind a block of
+``transformer_blocks``, and ``single.3.img``, behind one of FLUX's ``single_transformer_blocks``.
+``.modulated`` are the same tokens as the next block sees them, normed, scaled and shifted by its
+AdaLN, without massive channels: raw tokens are useless for matching (DiTF, Gan et al. 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from gate_cache.core.errors import ModelError
+from gate_cache.core.features import Family, MapSpec
+from gate_cache.diffusion.models.unets import latent_of, side_of
+
+PATCH = 2
+"""Cells of the latent a side that make a token, in every family that is read."""
+_ATTENTION = {"PixArtTransformer2DModel": ("attn2", "text", "attn1"),
+              "SD3Transformer2DModel": ("attn", "joint", "attn"),
+              "FluxTransformer2DModel": ("attn", "joint", "attn")}
+"""Of a block: the module that attends to text, how that is read, and the image's projections."""
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """Name of the class that runs a configuration; the first PixArts were of another, now split."""
+    name = str(config.get("_class_name"))
+    old = name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_single"
+    return "PixArtTransformer2DModel" if old else name
+
+
+class _Block(NamedTuple):
+    name: str
+    path: str
+    maps: list[MapSpec]
+
+
+def family(config: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
+    """Read the layout off a transformer's and an AutoencoderKL's configuration.
+
+    Without names a combo has the maps of the middle block.
+
+    Raises
+    ------
+    ModelError
+        Fields are missing, or it takes other latents than an image's.
+    """
+    counts = ("num_layers", "num_attention_heads", "attention_head_dim", "in_channels")
+    if lacking := [f for f in counts if type(config.get(f)) is not int or config[f] < 1]:
+        raise ModelError(f"a transformer's configuration without a number of '{lacking[0]}'")
+    stride, channels = latent_of(vae)
+    flux = class_of(config) == "FluxTransformer2DModel"
+    taken = config["in_channels"] // PATCH**2 if flux else config["in_channels"]
+    if taken != channels or (not flux and config.get("patch_size", PATCH) != PATCH):
+        raise ModelError(f"a transformer that takes patches of {config.get('patch_size', PATCH)}"
+                         f" and {taken} channels, where an image gives {channels}: made for filling"
+                         " in or control, or with another autoencoder; not read")
+    blocks = list(_blocks(config, stride * PATCH))
+    middle = blocks[len(blocks) // 2]
+    usual = [m for m in (*middle.maps, *_modulated(blocks, len(blocks) // 2))
+             if m.what in ("modulated", "text", "joint", "single")]
+    every = [m for i, block in enumerate(blocks) for m in (*block.maps, *_modulated(blocks, i))]
+    most = config.get("pos_embed_max_size")
+    return Family(
+        maps=tuple(usual), more=tuple(m for m in every if m not in usual),
+        latent_channels=channels, latent_stride=stride,
+        default_size=side_of(config.get("sample_size") or 128) * stride,
+        size_multiple=stride * PATCH, largest=most and most * PATCH * stride)
+
+
+def _blocks(config: Mapping[str, Any], stride: int) -> Iterator[_Block]:
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    attention, what, own = _ATTENTION[class_of(config)]
+
+    def conv(name: str, path: str, what: str = "output") -> MapSpec:
+        return MapSpec(name, "conv", width, stride, (path,), what)
+
+    for i in range(config["num_layers"]):
+        name, path = f"transformer.{i}", f"transformer_blocks.{i}"
+        yield _Block(name, path, [
+            *(conv(f"{name}.img.{kind}", f"{path}.{own}.to_{kind}") for kind in "qkv"),
+            MapSpec(f"{name}.text", "attention", 0, stride, (f"{path}.{attention}",), what),
+            conv(f"{name}.img", path, "image")])
+    for i in range(config.get("num_single_layers") or 0):
+        name, path = f"single.{i}", f"single_transformer_blocks.{i}"
+        yield _Block(name, path, [
+            MapSpec(f"{name}.text", "attention", 0, stride, (path,), "single"),
+            conv(f"{name}.img", path, "image")])
+
+
+def _modulated(blocks: list[_Block], i: int) -> Iterator[MapSpec]:
+    """What the next block sees of a block's tokens; the last one has none."""
+    if i + 1 < len(blocks):
+        image = blocks[i].maps[-1]
+        yield MapSpec(f"{image.name}.modulated", "conv", image.channels, image.stride,
+                      (blocks[i + 1].path,), "modulated")
