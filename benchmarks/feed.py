@@ -36,7 +36,7 @@ from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec
 from gate_cache.learn.features.feed import Feed, Made
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.features.stream import FeatureStream
-from gate_cache.learn.fit import trials
+from gate_cache.learn.fit import order
 from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.manifest.specs import TrainSpec
@@ -82,7 +82,7 @@ def training(store: FeatureStore, rows: list[int], resized: bool = False) -> Non
     task = CorrespondenceTask(buckets, {"train": pairs, "val": []})
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(  # what is held comes never again in time
-            trials, "_drawn", lambda count, *_: list(range(count))))
+            order, "_drawn", lambda count, *_: list(range(count))))
         if not resized:
             made = Made[int, Bucket](int, lambda *_: Bucket(torch.zeros(1), None), lambda _: 1)
             buckets._feed = Feed(buckets._feed._reader, made, CPU, 0)
