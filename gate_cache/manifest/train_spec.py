@@ -45,6 +45,20 @@ OF_A_RUN = "of a run"
 """Validation context of settings that a run's files hold, be it one of the first release."""
 
 
+class MixSpec(Spec):
+    """How maps of several models come together in a bucket; ``concat`` for all defaults."""
+
+    unit: bool = Field(True, description="every combo's maps of unit length at each position")
+    shares: dict[str, float] = Field(default_factory=dict, description="of models by name, what"
+                                     " their maps are multiplied with [1]")
+    projection: int | None = Field(None, ge=1, description="width to which each model's maps are"
+                                   " brought by a learnt 1×1 projection [they are concatenated]")
+
+
+def _as_mix(value: Any) -> Any:
+    return {} if value == "concat" else value
+
+
 class TrainSpec(Spec):
     """Stage 2: amalgamator, head and optimisation (paper, A.4 and C.1).
 
@@ -59,6 +73,8 @@ class TrainSpec(Spec):
     attention_maps: AttentionMaps = None
     attention_in: Literal["head", "bucket"] = Field(
         "head", description="attention is concatenated behind the mixture, or to all that is mixed")
+    mix: Annotated[MixSpec | None, BeforeValidator(_as_mix)] = Field(
+        None, exclude_if=lambda mix: mix is None, description="concat, or how models are joined")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
     assigner_resolution: int | None = Field(

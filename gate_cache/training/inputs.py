@@ -78,7 +78,7 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
     published = load_pairs(dataset, None)
     own = matching_options(spec)
     bucket_spec = BucketSpec(opened.groups, opened.attention, spec.attention_maps, own.resolution,
-                             own.standardise)
+                             own.standardise, opened.joining)
     full = Buckets(opened.shared["store"], bucket_spec, work.torch_device(), opened.rows)
     for hint in hints(full, opened.views[opened.shared["baseline"]].name, pairs["test"]):
         work.progress.say(f"note: {hint}")

@@ -105,7 +105,8 @@ def open_dense_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Dense
     native_spec = NativeSpec(opened.groups, opened.attention, spec.attention_maps,
                              tuple(opened.views[c].name for c in extra_of(spec)),
                              LEVELS if task_of(spec) == "segmentation" else None,
-                             spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
+                             spec.head.pool if isinstance(spec.head, PooledSpec) else 1,
+                             opened.joining)
     held = HELD_BYTES if task_of(spec) == "segmentation" else FEW_BYTES
     maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
                       dataset.size, held)

@@ -42,7 +42,7 @@ def alike(spec: TrainSpec) -> tuple[Any, ...]:
     head = head_of(spec.head.name)
     own = {name: getattr(spec.head, name, None) for name in TASKS[head.task].shared}
     return (head.task, head.metric, attention, str(spec.attention_maps), spec.baseline,
-            str(own))
+            str(own), str(spec.mix))
 
 
 def settled(work: Workspace, study: TrainingInputs | DenseInputs) -> dict[str, Any]:

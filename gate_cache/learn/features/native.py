@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gate_cache.core.errors import StoreError
 from gate_cache.learn.features.bucket import BucketSpec, attention_maps, nbytes, one_square
+from gate_cache.learn.features.bucket_maps import BucketMaps, Joining
 from gate_cache.learn.features.feed import Feed, Made
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.pixel_grid import read_at
@@ -55,6 +55,7 @@ class NativeSpec:
     extra : names of combos that are concatenated as they are
     levels : how many of the combos' maps, from the coarsest; all by default
     pool : side of the grid of parts of an image that `NativeMaps.pooled` averages over
+    joining : as of `BucketSpec`
     """
 
     combos: tuple[str, ...]
@@ -63,6 +64,7 @@ class NativeSpec:
     extra: tuple[str, ...] = ()
     levels: int | None = None
     pool: int = 1
+    joining: Joining | None = None
 
 
 class NativeMaps:
@@ -90,16 +92,12 @@ class NativeMaps:
         self.device = device
         self._store, self._size = store, size
         self.square = one_square(store, BucketSpec(spec.combos, spec.attention))
-        maps = {name: store[name].maps for name in spec.combos}
-        if len(set(maps.values())) > 1:
-            raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
-        self._levels = maps[spec.combos[0]][:spec.levels]
+        self.maps = BucketMaps(store, spec.combos, spec.joining, spec.levels)
         self._attention: tuple[str, ...] = ()
         if spec.attention:
             self._attention = attention_maps(store[spec.attention], spec.attention_maps)
-        first = store[spec.combos[0]]
-        self.level_channels = tuple(int(first[n].shape[1]) for n in self._levels)
-        self.level_sides = tuple(int(first[n].shape[-1]) for n in self._levels)
+        self.level_channels = tuple(level.channels for level in self.maps.levels)
+        self.level_sides = tuple(level.side for level in self.maps.levels)
         self.attention_sides = tuple(self._shape(spec.attention, n)[-1] for n in self._attention)
         self.attention_tokens = tuple(self._shape(spec.attention, n)[1] for n in self._attention)
         self.extra_channels = sum(int(store[c][n].shape[1]) for c in spec.extra
@@ -162,14 +160,13 @@ class NativeMaps:
 
     def _maps_read(self) -> dict[str, tuple[str, ...]]:
         """Maps of each combo that is read."""
-        names = dict.fromkeys(self.spec.combos, self._levels)
+        names = dict(self.maps.read)
         if self.spec.attention:
             names[self.spec.attention] = self._attention
         return {**names, **{c: self._store[c].maps for c in self.spec.extra}}
 
     def _build(self, _: str, maps: Maps) -> Native:
-        levels = tuple(torch.stack([maps[c][n] for c in self.spec.combos]).float()
-                       for n in self._levels)
+        levels = tuple(level.float() for level in self.maps.stacked(maps))
         attention = self.spec.attention
         return Native(levels, tuple(_own(maps[attention][n]) for n in self._attention)
                       if attention else (), tuple(tuple(_own(maps[c][n])
