@@ -14,12 +14,12 @@ import numpy as np
 
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
-from gate_cache.learn.mixing.model import build_baseline
+from gate_cache.learn.mixing.model import build_model
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
-from gate_cache.training.inputs import open_training_inputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.workspace.workspace import Workspace
 
 STEPS, MANY = (1, 2, 5, 10), 30
@@ -50,14 +50,15 @@ def main() -> None:
         roots = Roots(stores=Path(temp))
         loaded = Loaded(path=Path("steps.yaml"), manifest=manifest(args.images, args.start))
         extract(Workspace(loaded, roots, progress=show))
-        study = open_training_inputs(Workspace(loaded, roots, progress=show))
+        study = open_any(Workspace(loaded, roots, progress=show))
+        assert isinstance(study, TrainingInputs)
         names = list(loaded.manifest.attention)
         best, found = study.store[names[-1]], {}
         for name in names:
             change = [np.linalg.norm(study.store[name][m][:] - best[m][:])
                       / np.linalg.norm(best[m][:].astype(np.float32)) for m in best.maps]
             buckets = study.features.of(study.features.spec.combos, study.store[name].name)
-            model = build_baseline(study.spec, buckets.channels, [1.0])
+            model = build_model(study.spec, buckets.channels, [1.0])
             pck = judge(model, buckets, study.pairs["test"])
             found[name] = {
                 "change": [round(float(c), 4) for c in change],

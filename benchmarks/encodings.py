@@ -35,7 +35,7 @@ from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
@@ -45,7 +45,7 @@ from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.store.writer import open_writer
 from gate_cache.toyworld.names import CATEGORIES
-from gate_cache.training.inputs import TrainingInputs, open_training_inputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.workspace.workspace import Workspace
 
 ENCODINGS = [
@@ -115,7 +115,7 @@ def pck(study: TrainingInputs, seeds: int) -> dict[str, Any]:
 def _trained(study: TrainingInputs, seed: int) -> CorrespondenceModel:
     """GATE of one seed, after its last step."""
     torch.manual_seed(seed)
-    model = build_gate(study.spec, study.features.channels)
+    model = build_model(study.spec, study.features.channels)
     trial = Trial("GATE", study.spec.model_copy(update={"seed": seed}), lambda: model, study.task,
                   study.device)
     fit_trials([trial], study.task, False, FitSession(Silent()))
@@ -247,8 +247,10 @@ def judged(roots: Roots, truth: FeatureStore, encoding: Encoding, test: int, see
     again = manifest(test, {"path": name, "dtype": encoding.dtype, "keep_bits": encoding.keep_bits,
                             "codec": encoding.codec and encoding.codec.to_json()})
     rms, most = errors(truth, store)
+    study = open_any(Workspace(again, roots, "cpu"))
+    assert isinstance(study, TrainingInputs)
     found = {"store": str(encoding), "bytes": shard_bytes(store), "rms": 100 * rms,
-             "max": 100 * most, **pck(open_training_inputs(Workspace(again, roots, "cpu")), seeds),
+             "max": 100 * most, **pck(study, seeds),
              "miou": probe(store["prompt"])}
     print(json.dumps(found), file=sys.stderr)
     return found

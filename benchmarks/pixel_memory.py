@@ -33,7 +33,7 @@ from gate_cache.manifest.specs import TrainSpec
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
-from gate_cache.training.inputs_dense import FEW_BYTES
+from gate_cache.training.inputs import FEW_BYTES
 
 IMAGES, CLASSES, SIDE, BLOCK = 30, 21, 256, 8
 EXTRA = {"up0": (512, 32, 32), "up1": (512, 64, 64), "up2": (256, 128, 128)}

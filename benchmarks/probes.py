@@ -41,7 +41,8 @@ MANIFEST: dict[str, Any] = {
     "conv": {"plain-0": PLAIN, "plain-1": {**PLAIN, "seed": 1},
              "control-0": {**PLAIN, "controlnet": {"source": "tiny", "scale": 0.5}}},
     "train": {"head": "classifier", "attention": False, "baseline": "plain-0"}}
-OLD = {"head": {"name": "classifier", "pool": 1}, "lr": 5e-4, "schedule": "constant", "warmup": 0}
+OLD = {"head": {"name": "classifier", "pool": 1, "classifier_hidden": 0}, "lr": 5e-4,
+       "schedule": "constant", "warmup": 0}
 TRIALS = {"trials": [{"head": "linear"}, {"head": "knn"}, {"head": "classifier"}, OLD]}
 STRENGTHS = (0.1, 1.0, 10.0, 30.0)
 

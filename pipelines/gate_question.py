@@ -26,18 +26,17 @@ from gate_cache.core.places import parse_place
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets
-from gate_cache.learn.features.pairs import copy_position, evaluate
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.metrics.pck import PCK
+from gate_cache.learn.metrics.pck import PCK, pck
 from gate_cache.learn.metrics.shift import score, shift
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.specs import Manifest
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.store.reader import ComboView
-from gate_cache.training.inputs import TrainingInputs, open_training_inputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.workspace.workspace import Workspace
 
 KEYS = ((0.1, "image", "point"), (0.1, "box", "point"))
@@ -90,7 +89,9 @@ class Question:
         spec = loaded.manifest.train
         every = spec.model_copy(update={"combos": list(loaded.manifest.conv)})
         work = Workspace(loaded, roots, progress=SHOW).with_manifest(train=every)
-        self._study: TrainingInputs = open_training_inputs(work)
+        study = open_any(work)
+        assert isinstance(study, TrainingInputs)
+        self._study = study
         self._spec, self._seeds = spec, seeds
         full = self._study.features.spec
         self._groups = dict(zip(self._study.combos, full.combos, strict=True))
@@ -122,7 +123,8 @@ class Question:
 
     def pck(self) -> dict[str, list[list[float]]]:
         """Row to one [PCK@0.1 image, PCK@0.1 box] a seed, on ``test``."""
-        rows = {"copy the position": [_values(evaluate(self._study.pairs["test"], copy_position))]}
+        copies = [p.judge(p.source_shares) for p in self._study.pairs["test"]]
+        rows = {"copy the position": [_values(pck(copies))]}
         for name, combos in self._techniques.items():
             rows[f"{name}, alone"] = [self._fixed(self._of([c])) for c in combos[: self._seeds]]
         for name, buckets in self._mixtures().items():
@@ -146,13 +148,13 @@ class Question:
 
     def _fixed(self, buckets: Buckets) -> list[float]:
         count = len(buckets.spec.combos)
-        model = build_baseline(self._spec, buckets.channels, [1 / count] * count)
+        model = build_model(self._spec, buckets.channels, [1 / count] * count)
         return self._judged(model, buckets)
 
     def _trained(self, buckets: Buckets, name: str, seed: int) -> list[float]:
         spec = self._spec.model_copy(update={"seed": seed})
         torch.manual_seed(seed)
-        model = build_gate(spec, buckets.channels)
+        model = build_model(spec, buckets.channels)
         label, pairs = f"{name}, seed {seed}", self._study.pairs
         task = CorrespondenceTask(buckets, pairs)
         trial = Trial(label, spec, lambda: model, task, buckets.device)

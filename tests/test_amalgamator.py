@@ -18,7 +18,7 @@ from gate_cache.learn.mixing.amalgamator import (
     mix,
     sparsity,
 )
-from gate_cache.learn.mixing.model import build_baseline, build_gate
+from gate_cache.learn.mixing.model import build_model
 from gate_cache.learn.mixing.vectors import VectorAmalgamator
 from gate_cache.manifest.specs import TrainSpec
 
@@ -220,7 +220,7 @@ def test_assigners_see_averages_of_cells_where_a_resolution_is_asked_for() -> No
 def test_attention_is_mixed_only_in_the_bucket(head: str, where: Any) -> None:
     """As the released code has it: every combo's map is its channels and attention's, raw."""
     spec = TrainSpec(head=head, attention_in=where, assigners=1)  # type: ignore[arg-type]
-    model = build_gate(spec, 6, [0, 2], 5).eval()
+    model = build_model(spec, 6, None, [0, 2], 5).eval()
     conv, attention = torch.randn(2, 3, 6, 4, 4), torch.rand(2, 5, 4, 4)
     found = model(Bucket(conv, attention))
     inner = model.mixer.assigners[0].body[0].in_channels
@@ -234,7 +234,7 @@ def test_attention_is_mixed_only_in_the_bucket(head: str, where: Any) -> None:
     if head == "nn" and where == "bucket":
         torch.testing.assert_close(sums[:, 0, 6:], attention)  # weights sum to 1
         torch.testing.assert_close(found.values, F.normalize(sums[:, 0], dim=1))
-    alone = build_baseline(spec, 6, [1.0], [1], None)
+    alone = build_model(spec, 6, [1.0], [1], None)
     assert torch.equal(alone(Bucket(conv, attention)).values, alone(Bucket(conv, None)).values)
 
 

@@ -4,17 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gate_cache.learn.modules.conv import ConvHead
-from gate_cache.learn.modules.descriptor import Join
-from gate_cache.learn.modules.nn import NearestNeighbour
+from gate_cache.learn.modules.matching import ConvHead, Join, NearestNeighbour
 from gate_cache.learn.tasks.correspondence import (
-    DENSE,
     CorrespondenceLoss,
     cells,
     match,
     nearest,
     peaks,
     sample,
+    steps_between,
 )
 
 SHAPES = pytest.mark.parametrize(("h", "w"), [(6, 6), (4, 9), (9, 4)])
@@ -82,18 +80,36 @@ def test_match_is_finer_than_a_cell() -> None:
 
 
 @SHAPES
-@pytest.mark.parametrize("channels", [3, 700])
+@pytest.mark.parametrize("channels", [8, 700])
 def test_dense_search_is_that_over_interpolated_descriptors(
     h: int, w: int, channels: int,
 ) -> None:
     """As DIFT and GATE define it: enlarge the target, bring it to unit length, multiply."""
     wanted, target = descriptors(h, w, channels).flatten(1).T, descriptors(h, w, channels, seed=1)
-    size = ((h - 1) * DENSE + 1, (w - 1) * DENSE + 1)
+    count = steps_between(max(h, w))
+    size = ((h - 1) * count + 1, (w - 1) * count + 1)
     enlarged = F.interpolate(target[None], size, mode="bilinear", align_corners=True)[0]
     found = peaks(torch.einsum("kd,dhw->khw", wanted, F.normalize(enlarged, dim=0)))
     steps = found * torch.tensor([size[1], size[0]]) - 0.5
-    expected = (steps / DENSE + 0.5) / torch.tensor([w, h])
+    expected = (steps / count + 0.5) / torch.tensor([w, h])
     torch.testing.assert_close(nearest(wanted, target), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [8, 16, 64])
+def test_dense_search_is_as_exact_as_difts(side: int) -> None:
+    """DIFT enlarges the target to the picture's size, here 512, and takes the best pixel.
+
+    What is looked for is the target's own descriptor between cells, so the right place is known.
+    """
+    target = descriptors(side, side, 16)
+    true = torch.rand(24, 2, generator=torch.Generator().manual_seed(2)) * 0.9 + 0.05
+    wanted, pixels = sample(target, true), 512
+    big = F.interpolate(target[None], (pixels, pixels), mode="bilinear")[0]
+    best = (wanted @ F.normalize(big, dim=0).flatten(1)).argmax(1)
+    dift = (torch.stack([best % pixels, best // pixels], 1) + 0.5) / pixels
+    ours, theirs = ((found - true).norm(dim=1) * side for found in (nearest(wanted, target), dift))
+    assert ours.max() < 0.2  # of a cell
+    assert ours.mean() <= max(1.5 * theirs.mean(), 0.1)
 
 
 def test_dense_search_finds_what_lies_between_cells() -> None:

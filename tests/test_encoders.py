@@ -14,8 +14,7 @@ from conftest import WriteManifest
 from small_encoders import MEAN, MODELS, SHAPE, STD, small, write
 
 from gate_cache.analysis.activations import activations
-from gate_cache.analysis.reference import Selection
-from gate_cache.analysis.score import score_combos
+from gate_cache.analysis.score import Selection, score_combos
 from gate_cache.core.errors import ManifestError, ModelError, UserError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots

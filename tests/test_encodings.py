@@ -28,8 +28,8 @@ from gate_cache.core.errors import ManifestError, RowNotDone, StoreError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
-from gate_cache.learn.features.decode import decode as decode_torch
-from gate_cache.learn.features.decode import part_dtype
+from gate_cache.learn.features.layout import decode as decode_torch
+from gate_cache.learn.features.layout import part_dtype
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.report.terminal.console import Lines
 from gate_cache.report.terminal.tables import show_plan, show_store
@@ -441,7 +441,7 @@ def test_training_runs(tmp_path: Path, encoding: Encoding) -> None:
     config = json.loads((tmp_path / "r" / "run" / "config.json").read_text())
     assert set(config["encodings"].values()) == {str(encoding)}
     best = next(r for r in table.rows if r.method == Method("best-single", "nn", ("good",)))
-    assert best.pck.values[0.1, "box", "point"] > 50
+    assert best.scores.values["pck@0.10/radius=box/average=point"] > 50
 
 
 # ------------------------------------------------------------------------------------- codecs

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from gate_cache import FeatureStore
 from gate_cache.analysis.activations import activations
-from gate_cache.analysis.reference import Selection
-from gate_cache.analysis.score import score_combos
+from gate_cache.analysis.score import Selection, score_combos
 from gate_cache.analysis.show import ShownImages, show
 from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots

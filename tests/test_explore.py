@@ -22,16 +22,15 @@ from gate_cache.core.errors import RowNotDone, StoreError, UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.learn.mixing.model import build_baseline
+from gate_cache.learn.mixing.model import build_model
 from gate_cache.manifest.heads import parse_head
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
-from gate_cache.training.inputs import TrainingInputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.training.sweep import sweep
-from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.workspace import Workspace
 
@@ -178,7 +177,7 @@ def test_features_are_those_that_training_compares(home: Path, explorer: ViewerS
     gate = study.gate(study.spec)
     find_trained(home / "nn" / "run").load(gate, loaded)
     nn = study.spec.model_copy(update={"head": parse_head("nn")})
-    single = build_baseline(nn, study.features.channels, [1.0], [0], None)
+    single = build_model(nn, study.features.channels, [1.0], [0], None)
     for name, model in {"run run": gate, "combo good": single}.items():
         pairs = study.pairs["test"][:3]
         (matched,) = study.task.match([model], pairs)

@@ -16,7 +16,7 @@ from PIL import Image
 from small_models import write_ddpm
 
 from gate_cache.analysis.guideline import Guideline, Img2Img, distinct, guideline
-from gate_cache.analysis.reference import Selection
+from gate_cache.analysis.score import Selection
 from gate_cache.cli import main
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import HOME

@@ -44,7 +44,7 @@ from gate_cache.store.format.attrs import ATTRS, sealed, sealed_array
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
-from gate_cache.training.tasks import open_any
+from gate_cache.training.inputs import open_any
 from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["gate"]

@@ -37,7 +37,7 @@ from gate_cache.store.places.disk import disk_errors
 from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import open_writer
 from gate_cache.training import run_folder as rundir
-from gate_cache.training.tasks import open_any
+from gate_cache.training.inputs import open_any
 from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["gate"]
@@ -278,7 +278,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real(fd)))
     monkeypatch.setattr(Path, "replace", lambda *_: calls.append("rename"))
-    rundir.save_checkpoint(tmp_path / "checkpoint-a.pt", {"seen": 1})
+    rundir.Checkpoint(tmp_path / "checkpoint-a.pt", []).keep(1)
     assert calls == ["fsync", "rename"]
 
 

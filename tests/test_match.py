@@ -24,7 +24,7 @@ from gate_cache.learn.features.similarity import comes_back, describe, match
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.report.figures.marks import BLUE, ORANGE, Canvas
 from gate_cache.report.figures.match import page
-from gate_cache.training.inputs import open_training_inputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.workspace.workspace import Workspace
 
 PAIR = ("test/aeroplane/00000", "test/aeroplane/00008")
@@ -72,7 +72,8 @@ def test_a_runs_matches_are_those_it_is_judged_by(root: Path, tmp_path: Path,  #
     describer = of_run(Workspace(loaded, roots, "cpu"), nn_run.trained.run)
     assert isinstance(describer.feature, TrainedFeature)
     found = match_images(Workspace(loaded, roots), describer, PAIR)
-    study = open_training_inputs(Workspace(loaded, roots, "cpu"))
+    study = open_any(Workspace(loaded, roots, "cpu"))
+    assert isinstance(study, TrainingInputs)
     pair = next(p for p in study.pairs["test"] if (p.pair.source, p.pair.target) == PAIR)
     assert isinstance(study.task, CorrespondenceTask)
     (judged,) = study.task.match([describer.feature.model], [pair])

@@ -30,7 +30,7 @@ from gate_cache.learn.features.similarity import match
 from gate_cache.learn.metrics.intervals import Interval
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import BROADER, SELECTED
-from gate_cache.learn.modules.conv import ReleasedConvHead
+from gate_cache.learn.modules.matching import ReleasedConvHead
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
 from gate_cache.learn.tasks.floors import label_floor, mask_floors
 from gate_cache.manifest.heads import Sizes, head_of, parse_head
@@ -42,8 +42,7 @@ from gate_cache.report.html.results import lead
 from gate_cache.report.html.write import write_report
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.hints import hints
-from gate_cache.training.inputs import TrainingInputs
-from gate_cache.training.tasks import open_any
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 

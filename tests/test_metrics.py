@@ -9,7 +9,7 @@ import pytest
 
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.pf_willow import PFWillow
-from gate_cache.learn.features.pairs import PairPoints, copy_position, evaluate, load_pairs
+from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.metrics.pck import (
     PCK,
     Prediction,
@@ -212,7 +212,7 @@ def test_names_say_the_whole_protocol() -> None:
 def test_copied_position_is_relative_to_the_sides() -> None:
     source = keypoints([(25, 10)], size=(100, 50))
     target = keypoints([(0, 0)], size=(30, 400))
-    judged = pair(source, target).judge(copy_position(pair(source, target)))
+    judged = pair(source, target).judge(pair(source, target).source_shares)
     np.testing.assert_allclose(judged.predicted, [[200, 3]])
 
 
@@ -225,19 +225,20 @@ def test_true_points_stay_in_original_pixels() -> None:
 def test_distance_is_measured_after_undoing_the_squash() -> None:
     target = keypoints([(200, 50), (200, 50)], size=(100, 400))
     shares = np.array([[0.5 + 0.09, 0.5], [0.5, 0.5 + 0.41]])
-    found = evaluate([pair(keypoints([(0, 0)] * 2), target)], lambda _: shares)
+    found = pck([pair(keypoints([(0, 0)] * 2), target).judge(shares)])
     assert only(found, "image") == 50
 
 
 def test_copying_to_an_identical_picture_is_always_right() -> None:
     points = keypoints([(3, 4), (90, 20), (50, 99)], size=(120, 90))
-    assert only(evaluate([pair(points, points)], copy_position), "box") == 100
+    same = pair(points, points)
+    assert only(pck([same.judge(same.source_shares)]), "box") == 100
 
 
 def test_only_points_visible_in_both_are_judged() -> None:
     source = keypoints([(1, 1), (2, 2), (3, 3)], visible=[True, True, False])
     target = keypoints([(1, 1), (2, 2), (3, 3)], visible=[False, True, True])
-    judged = pair(source, target).judge(copy_position(pair(source, target)))
+    judged = pair(source, target).judge(pair(source, target).source_shares)
     np.testing.assert_allclose(judged.predicted, [[2, 2]])
     np.testing.assert_allclose(judged.true, [[2, 2]])
 
@@ -252,6 +253,6 @@ def willow() -> PFWillow:
 @pytest.mark.parametrize(("radius", "known"), [("image", 43.4), ("box", 26.6)])
 def test_copying_positions_on_pf_willow_gives_the_known_figure(
         willow: PFWillow, radius: str, known: float) -> None:
-    found = evaluate(load_pairs(willow, None), copy_position)
+    found = pck([p.judge(p.source_shares) for p in load_pairs(willow, None)])
     assert found.pairs == 900
     assert only(found, radius) == pytest.approx(known, abs=0.6)

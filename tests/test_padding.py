@@ -29,7 +29,7 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.mixing.model import build_baseline, build_gate
+from gate_cache.learn.mixing.model import build_model
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge, pair_loss
 from gate_cache.manifest.specs import ControlNetSpec, TrainSpec
@@ -162,7 +162,7 @@ def all_pairs() -> list[PairPoints]:
 def test_matches_follow_the_geometry_that_the_store_says(store: FeatureStore, combo: str,
                                                          right: bool) -> None:
     found = buckets(store, combo)
-    score = judge(build_baseline(TrainSpec(), POINTS + 1, [1.0]), found, all_pairs()).values[SCORE]
+    score = judge(build_model(TrainSpec(), POINTS + 1, [1.0]), found, all_pairs()).values[SCORE]
     assert score == 100 if right else score < 80
 
 
@@ -170,7 +170,7 @@ def test_matches_follow_the_geometry_that_the_store_says(store: FeatureStore, co
 def test_predictions_stay_inside_the_image(store: FeatureStore, resolution: int) -> None:
     """Whatever a head has learnt: here, nothing."""
     torch.manual_seed(0)
-    model = build_gate(TrainSpec(head={"name": "conv", "conv_channels": 4}), POINTS + 1)
+    model = build_model(TrainSpec(head={"name": "conv", "conv_channels": 4}), POINTS + 1)
     task = CorrespondenceTask(buckets(store, "padded", resolution=resolution), {})
     (matched,) = task.match([model], all_pairs())
     found = np.concatenate(list(matched.by_pair.values()))
@@ -195,7 +195,7 @@ def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:
     torch.manual_seed(0)
     spec = TrainSpec(head={"name": "conv", "conv_channels": 16}, steps=30, batch=4,
                      lr=1e-2, hidden=8, validate_steps=30, assigners=1)
-    model, found = build_gate(spec, POINTS + 1), buckets(store, "padded")
+    model, found = build_model(spec, POINTS + 1), buckets(store, "padded")
     task = CorrespondenceTask(found, {"train": all_pairs(), "val": all_pairs()})
     fit_trials([Trial("", spec, lambda: model, task, CPU)], task, True, FitSession(Silent()))
     score = judge(model, found, all_pairs()).values[SCORE]

@@ -11,8 +11,7 @@ from test_families import PIXELS, TEXT, home, models, no_grad, sections  # noqa:
 
 from gate_cache.analysis.activations import activations
 from gate_cache.analysis.guideline import Img2Img, guideline
-from gate_cache.analysis.reference import Selection
-from gate_cache.analysis.score import score_combos
+from gate_cache.analysis.score import Selection, score_combos
 from gate_cache.core.roots import Roots
 from gate_cache.report.figures import activations as activations_page
 from gate_cache.report.figures import guideline as guideline_page

@@ -14,7 +14,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
 
 from gate_cache.datasets.common.base import Keypoints, Pair
-from gate_cache.learn.features.pairs import PairPoints, copy_position, evaluate
+from gate_cache.learn.features.pairs import PairPoints
+from gate_cache.learn.metrics.pck import pck
 from pipelines.tiny import config, encoded, photographs, probe
 from pipelines.tiny.denoiser import weighted
 from pipelines.tiny.grow import deeper, wider
@@ -163,10 +164,11 @@ def pairs() -> list[PairPoints]:
 
 def test_pck_of_a_copied_position_is_the_packages() -> None:
     some = pairs()
-    found = probe.pck(some, copy_position)
+    found = probe.pck(some, lambda p: p.source_shares)
+    copied = pck([p.judge(p.source_shares) for p in some]).values
     for radius in ("image", "box"):
         value, low, high = found[radius]
-        assert value == round(evaluate(some, copy_position).values[0.1, radius, "point"], 1)
+        assert value == round(copied[0.1, radius, "point"], 1)
         assert low <= value <= high and low < high
 
 

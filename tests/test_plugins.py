@@ -45,7 +45,7 @@ class Scaled(CorrespondenceSpec):
 
 
 def points(options, sizes):
-    from gate_cache.learn.modules.conv import ConvHead
+    from gate_cache.learn.modules.matching import ConvHead
 
     head = ConvHead(sizes.channels, sizes.assigners, 4)
     for layer in head.convs:
@@ -134,7 +134,7 @@ def test_a_head_of_no_task_or_strange_options_is_refused() -> None:
     ("strange", "train: head 'strange' has a default for 'epochs', which is no field of train"),
     ({"name": "points", "scale": 0}, "train.head.scale: must be more than 0.0, got 0"),
     ({"name": "points", "scal": 1}, "train.head.scal: unknown field (did you mean 'scale'?); known:"
-     " name, resolution, matching, standardise, temperature, scale"),
+     " name, resolution, matching, standardise, temperature, pose_align, scale"),
 ])
 def test_what_is_wrong_with_a_head_is_a_line(tmp_path: Path, head: Any, says: str) -> None:
     with pytest.raises(ManifestError) as refused:
@@ -150,12 +150,12 @@ def test_a_head_of_points_goes_through_all(root: Path, tmp_path: Path) -> None: 
     fields = {"head": {"name": "points", "scale": 2}, "steps": 2, "validate_steps": 1}
     loaded, roots = manifest(tmp_path, **fields), Roots(stores=root / "stores", runs=tmp_path)
     found = train(Workspace(loaded, roots, "cpu"), run=tmp_path / "run")
-    assert [r.trained for r in found.tables[0].rows] == [False, True, False, True, True]  # type: ignore[union-attr]
+    assert [r.trained for r in found.tables[0].rows] == [False, True, False, True, True]
     assert found.tables[0].protocol.endswith("; by points")
     again = evaluate(Workspace(loaded, roots, "cpu"), found.run)
     assert again.head == "points"
-    gate = found.tables[0].rows[-1].pck.to_json()  # type: ignore[union-attr]
-    assert again.values == pytest.approx({k: v for k, v in gate.items() if v is not None})
+    gate = found.tables[0].rows[-1].scores.values
+    assert again.values == pytest.approx(gate)
     of_run(Workspace(loaded, roots, "cpu"), found.run)
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"grid": {"head.scale": [1.0, 2.0]}}))
     swept = sweep(Workspace(loaded, roots, "cpu"), load_sweep(tmp_path / "s.yaml", loaded),

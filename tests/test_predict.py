@@ -22,7 +22,6 @@ from gate_cache.cli import main
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import IGNORED
 from gate_cache.learn.features.native import NativeMaps
-from gate_cache.learn.tasks.painted import agreement
 from gate_cache.report.figures.marks import PAPER
 from gate_cache.report.figures.masks import (
     BACKGROUND,
@@ -35,7 +34,7 @@ from gate_cache.report.figures.masks import (
 )
 from gate_cache.report.figures.predict import page
 from gate_cache.report.html.example_images import masks
-from gate_cache.training.predict import Predicted, Predictions
+from gate_cache.training.predict import Predicted, Predictions, agreement
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
@@ -124,7 +123,7 @@ def test_ignored_pixels_are_hatched() -> None:
 
 
 def test_a_sheet_has_all_images_and_names() -> None:
-    from gate_cache.learn.tasks.painted import Painted
+    from gate_cache.learn.tasks.task import Painted
 
     def row(h: int, w: int) -> Predicted:
         mask = np.arange(h * w, dtype=np.uint8).reshape(h, w) % 40

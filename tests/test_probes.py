@@ -46,7 +46,7 @@ from gate_cache.learn.features.pixel_grid import centres
 from gate_cache.learn.fit.order import share_of_lr
 from gate_cache.learn.fit.trials import solve
 from gate_cache.learn.metrics.pck import SELECT
-from gate_cache.learn.mixing.reading import Reading
+from gate_cache.learn.mixing.vectors import Reading
 from gate_cache.learn.modules.probes import (
     NEIGHBOURS,
     STRENGTH,
@@ -63,7 +63,7 @@ from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.html.write import write_report
 from gate_cache.report.terminal.probes import show_probed
 from gate_cache.training.evaluate import evaluate
-from gate_cache.training.inputs import open_training_inputs
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.training.sweep import sweep
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
@@ -354,7 +354,8 @@ def test_points_are_ranked_as_training_judges_its_single_features(tmp_path: Path
     build(tmp_path / "stores", loaded)
     opened = Workspace(loaded, Roots(stores=tmp_path / "stores"), "cpu")
     found = table(probe(opened), "correspondence")
-    study = open_training_inputs(opened)
+    study = open_any(opened)
+    assert isinstance(study, TrainingInputs)
     whole = {r.combos: r for r in found.rows if len(r.maps) == 2}
     assert whole["noise-0", "good", "noise-1"].value < whole["good",].value
     for name in study.combos:

@@ -13,15 +13,16 @@ from conftest import WriteManifest
 from PIL import Image
 
 from gate_cache import FeatureStore
-from gate_cache.analysis.reference import Selection, techniques_of
 from gate_cache.analysis.score import (
     ANCHOR,
     REFERENCE,
     Scored,
+    Selection,
     ShiftScores,
     _plain_name,
     _Table,
     score_combos,
+    techniques_of,
 )
 from gate_cache.cli import main
 from gate_cache.core.errors import UserError

@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader
 from gate_cache import FeatureStore
 from gate_cache.core.errors import RowNotDone, StoreError, UserError
 from gate_cache.learn.features.layout import views_of
-from gate_cache.learn.features.order import Order, epoch_order
 from gate_cache.learn.features.samples import SampleBuffer, SampleReader
-from gate_cache.learn.features.stream import FeatureStream
+from gate_cache.learn.features.stream import FeatureStream, Order, epoch_order
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
 

@@ -88,10 +88,10 @@ def test_train_is_the_sweep_of_one(root: Path, four: tuple[Swept, Path],  # noqa
     found = run(root, tmp_path, **SHORT, gamma1=0.5, seed=1)
     gate = next(r for r in found.tables[0].rows if r.method.role == "gate")
     row = trained(four[0])["gamma1=0.5,seed=1"]
-    assert row.test == {k: v for k, v in gate.pck.to_json().items() if v is not None}
+    assert row.test == gate.scores.values
     assert same(load_file(found.run / "gate-best.safetensors"),
                 weights(four[1], "gamma1=0.5,seed=1"))
-    alone = {r.method.title: r.pck.to_json() for r in found.tables[0].rows if not r.trained}
+    alone = {r.method.title: dict(r.scores.values) for r in found.tables[0].rows if not r.trained}
     assert alone == {r.name: r.test for r in four[0].rows if not r.trained}
 
 
@@ -115,7 +115,7 @@ def test_trials_with_other_heads_and_combos(root: Path, tmp_path: Path) -> None:
     for i, (name, fields) in enumerate(zip(found, trials, strict=True)):
         alone = run(root, tmp_path / str(i), **{**SHORT, **fields})
         gate = next(r for r in alone.tables[0].rows if r.method.role == "gate")
-        assert found[name].test[PCK] == gate.pck.values[0.1, "box", "point"]
+        assert found[name].test[PCK] == gate.scores.values[PCK]
         assert found[name].method == gate.method
 
 
@@ -127,7 +127,7 @@ def test_conv_has_baselines_that_are_trained(root: Path, tmp_path: Path) -> None
         for row in alone.tables[0].rows:
             if row.trained and row.method.role != "gate":
                 twin = rows[f"head conv, {row.method.title},seed={seed}"]
-                assert twin.test[PCK] == row.pck.values[0.1, "box", "point"]
+                assert twin.test[PCK] == row.scores.values[PCK]
     assert len(rows) == 6
 
 
@@ -461,7 +461,7 @@ def test_a_run_is_judged_again_as_it_was(root: Path, tmp_path: Path) -> None:  #
     found = run(root, tmp_path / "a", **SHORT, assigners=2, combos=["good", "noise-0"])
     gate = next(r for r in found.tables[0].rows if r.method.role == "gate")
     again = evaluated(root, tmp_path / "b", found.run)  # whatever this manifest's train says
-    assert again.values == {k: v for k, v in gate.pck.to_json().items() if v is not None}
+    assert again.values == gate.scores.values
     assert again.notes == ()
     low, high = again.interval
     assert low < high and low - 1 <= again.values[again.select] + 15 and again.head == "nn"

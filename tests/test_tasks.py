@@ -558,7 +558,7 @@ def test_a_data_set_that_lacks_what_a_head_needs_is_refused(
     class Bare:
         name: str = "bare"
 
-    monkeypatch.setattr(Workspace, "dataset", lambda _: Bare())
+    monkeypatch.setattr("gate_cache.training.inputs.open_dataset", lambda *_: Bare())
     with pytest.raises(GateCacheError, match=text):
         trained(home, tmp_path, head)
 

@@ -24,12 +24,12 @@ from gate_cache.datasets.common.base import Keypoints, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.diffusion.techniques.registry import settings, sources
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec, attention_maps, stack
-from gate_cache.learn.features.lru import LRUCache
+from gate_cache.learn.features.feed import LRUCache
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.features.samples import SampleBuffer
 from gate_cache.learn.fit.trial import Fitted, Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec
@@ -189,7 +189,7 @@ class Finished:
         return load_file(self.trained.run / f"{name}.safetensors")
 
     def model(self, name: str = "gate-best") -> CorrespondenceModel:
-        model = build_gate(self.loaded.manifest.train, 2 * CHANNELS)
+        model = build_model(self.loaded.manifest.train, 2 * CHANNELS)
         model.load_state_dict(self.weights(name), strict=True)
         return model.eval()
 
@@ -321,7 +321,7 @@ def test_saved_weights_fit_the_model(fixture: str, name: str,
 
 
 def test_saved_single_fits_its_model(conv_run: Finished) -> None:
-    model = build_baseline(conv_run.loaded.manifest.train, 2 * CHANNELS, [1.0])
+    model = build_model(conv_run.loaded.manifest.train, 2 * CHANNELS, [1.0])
     model.load_state_dict(conv_run.weights("single-best"), strict=True)
 
 
@@ -398,7 +398,7 @@ def weights_after(every: Buckets, store: FeatureStore, **fields: Any) -> torch.T
     """Mean weights (n, b) after a short fit; no regulariser unless `fields` say so."""
     spec = TrainSpec(**{**TRAIN, "steps": 20, "gamma1": 0.0, "gamma2": 0.0, **fields})
     torch.manual_seed(0)
-    model = build_gate(spec, every.channels)
+    model = build_model(spec, every.channels)
     fit(model, spec, every, pairs("train")[:2], [])
     return mean_weights(model.eval(), every, range(3))
 
@@ -417,7 +417,7 @@ def test_conv_learns_a_handful_of_pairs(store: FeatureStore, every: Buckets) -> 
     spec = TrainSpec(head=CONV_HEAD, **{**TRAIN, "steps": 60})
     few = pairs("train")[:4]
     torch.manual_seed(0)
-    model = build_gate(spec, every.channels)
+    model = build_model(spec, every.channels)
     before = judge(model, every, few).values[0.1, "image", "point"]
     fit(model, spec, every, few, [])
     after = judge(model, every, few).values[0.1, "image", "point"]
@@ -492,17 +492,19 @@ def test_the_best_checkpoint_is_what_is_reported(scripted_run: Finished, store: 
 
 def test_nothing_is_chosen_on_test(root: Path, tmp_path: Path,
                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    asked: list[set[str]] = []
 
     real = CorrespondenceTask.judge
 
     def spy(self: CorrespondenceTask, models: Any, split: Split) -> Any:
-        asked.extend(i for p in self._pairs[split] for i in (p.pair.source, p.pair.target))
+        asked.append({i.split("/")[0] for p in self._pairs[split]
+                      for i in (p.pair.source, p.pair.target)})
         return real(self, models, split)
 
     monkeypatch.setattr(CorrespondenceTask, "judge", spy)
     run(root, tmp_path, **SHORT)
-    assert {i.split("/")[0] for i in asked} == {"val"}
+    assert asked[-1] == {"test"} and len(asked) > 2
+    assert all(images == {"val"} for images in asked[:-1])
 
 
 def test_test_pictures_do_not_change_what_is_learnt(root: Path, short_run: Finished,
@@ -521,7 +523,7 @@ def test_without_val_the_last_checkpoint_is_reported(root: Path, tmp_path: Path)
 
 def test_exactly_the_asked_number_of_pairs_is_seen(store: FeatureStore, every: Buckets) -> None:
     spec = TrainSpec(**{**TRAIN, "steps": 3, "batch": 4, "validate_steps": 1})
-    model = build_gate(spec, every.channels)
+    model = build_model(spec, every.channels)
     found = fit(model, spec, every, pairs("train")[:3], [])
     assert [e["seen"] for e in found.history] == [4, 8, 12]
 
@@ -529,7 +531,7 @@ def test_exactly_the_asked_number_of_pairs_is_seen(store: FeatureStore, every: B
 def test_every_step_is_taken_in_training_mode(store: FeatureStore, every: Buckets) -> None:
     """Batch norm counts its batches in training mode only; validation lies between the steps."""
     spec = TrainSpec(**{**TRAIN, "steps": 3, "batch": 1, "validate_steps": 1})
-    model = build_gate(spec, every.channels)
+    model = build_model(spec, every.channels)
     found = fit(model, spec, every, pairs("train")[:3], pairs("val")[:1])
     assert found.last["mixer.assigners.0.body.2.num_batches_tracked"] == 3
 
@@ -649,9 +651,8 @@ def test_runs_of_one_second_do_not_meet(tmp_path: Path) -> None:
     found = []
     for _ in range(3):
         folder = new_run(tmp_path, "toy-nn")
-        folder.begin({})
-        folder.close()
-        found.append(folder.path)
+        with folder.begin({}):
+            found.append(folder.path)
     assert len(set(found)) == 3
 
 
@@ -708,16 +709,11 @@ def test_an_unfinished_run_of_other_settings_is_left_alone(
 
 def test_a_run_begun_again_is_not_finished(tmp_path: Path) -> None:
     first = RunDirectory(tmp_path / "run")
-    first.begin({})
-    first.finish({"seconds": 1})
-    again = RunDirectory(tmp_path / "run")
-    try:
-        again.begin({})
-    except UserError:
-        return
-    finally:
-        again.close()
-    assert not (tmp_path / "run" / "metrics.json").exists()
+    with first.begin({}):
+        first.finish({"seconds": 1})
+    with pytest.raises(UserError, match="is a finished run"), \
+            RunDirectory(tmp_path / "run").begin({}):
+        pass
 
 
 # Weights in the table
@@ -731,7 +727,7 @@ def test_the_note_names_each_assigners_weights(nn_run: Finished) -> None:
 
 def test_the_note_is_there_when_weights_are_one_hot(root: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TrainingInputs, "gate", lambda study, spec: build_baseline(
+    monkeypatch.setattr(TrainingInputs, "gate", lambda study, spec: build_model(
         spec, study.features.channels, [0.0, 1.0, 0.0]))
     assert "good 1.00" in finished(root, tmp_path, assigners=1, pairs=1).gate["note"]
 

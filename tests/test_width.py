@@ -23,7 +23,8 @@ from test_cli import Run, Toy, gate, places  # noqa: F401
 
 import gate_cache
 from gate_cache.core.roots import Roots
-from gate_cache.learn.metrics.results import ScoreRow, ScoreTable, Table
+from gate_cache.learn.metrics.pck import named
+from gate_cache.learn.metrics.results import ScoreRow, ScoreTable
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.report.figures.guideline import show_guideline
 from gate_cache.report.figures.score import show_scores
@@ -98,8 +99,9 @@ def test_a_command_prints_no_wider(words: tuple[str, ...], gate: Run, toy: Toy, 
 
 SPREAD = Plain(mean=0.512, std=0.123, interval=(0.401, 0.623))
 METHODS = [Method("baseline", "nn", (LONG,)), Method("gate", "nn", (LONG,), True, 2)]
-PCK = Plain(values={(a, r, m): 12.3 for a in (0.05, 0.1) for r in ("image", "box")
-                    for m in ("point", "image", "category")}, pairs=9, points=90, boxless=2)
+PCK: Any = Plain(values={named(a, r, m): 12.3 for a in (0.05, 0.1) for r in ("image", "box")
+                         for m in ("point", "image", "category")},
+                 details={"pairs": 9, "points": 90, "pairs_without_box": 2})
 
 
 def scored() -> Any:
@@ -121,10 +123,7 @@ def trained(table: Any) -> Any:
 
 
 def points() -> Any:
-    table = Table("test split", "protocol")
-    for method in METHODS:
-        table.add(method, PCK, True)  # type: ignore[arg-type]
-    return trained(table)
+    return trained(ScoreTable("test split", "protocol", [ScoreRow(m, PCK) for m in METHODS]))
 
 
 def masks() -> Any:

@@ -22,11 +22,10 @@ from gate_cache.learn.features.bucket import (
 from gate_cache.learn.features.layout import Maps
 from gate_cache.learn.features.samples import SampleReader
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.manifest.heads import heads_of
 from gate_cache.training.features import attention_of, joining_of, mixed_of, views_of
-from gate_cache.training.inputs import matching_options
-from gate_cache.training.tasks import matches
+from gate_cache.training.inputs import matches, matching_options
 from gate_cache.training.trained import Trained, find_trained
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
                         joining_of(loaded.manifest, spec, views))
     store = conv[0].store
     buckets = Buckets(store, bucket, device, {}, _READ_BYTES)
-    model = build_gate(spec, buckets.channels, tokens=buckets.tokens)
+    model = build_model(spec, buckets.channels, tokens=buckets.tokens)
     trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""
     with_attention = " + attention" * bool(attention)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gate_cache.analysis.reference import ONE_PASS, PROMPT, Selection, plain, techniques_of
+from gate_cache.analysis.score import ONE_PASS, PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos

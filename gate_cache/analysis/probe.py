@@ -13,12 +13,6 @@ import torch
 
 from gate_cache.core.errors import ModelError, StoreError, UserError
 from gate_cache.core.progress import Silent
-from gate_cache.datasets.common.base import (
-    ClassifiedDataset,
-    CorrespondenceDataset,
-    SegmentationDataset,
-    Split,
-)
 from gate_cache.learn.features.bucket import attention_maps
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes
@@ -26,29 +20,26 @@ from gate_cache.learn.fit.trials import SOLVED, solve
 from gate_cache.learn.metrics.dense import mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.pck import SELECTED, share
-from gate_cache.learn.mixing.reading import Reading
-from gate_cache.learn.modules.nn import NearestNeighbour
+from gate_cache.learn.mixing.vectors import Reading
+from gate_cache.learn.modules.matching import NearestNeighbour
 from gate_cache.learn.modules.probes import PROBES
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.manifest.heads import option_names, parse_head
-from gate_cache.training.inputs import TrainingInputs
-from gate_cache.training.inputs_dense import DenseInputs
-from gate_cache.training.tasks import measured, open_any
+from gate_cache.training.inputs import HAS, DenseInputs, TrainingInputs, measured, open_any
 from gate_cache.workspace.data_summary import check_data, untrainable
 from gate_cache.workspace.pick import pick
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
+    from gate_cache.datasets.common.base import Split
     from gate_cache.workspace.workspace import Workspace
 
 AT_ONCE = 16
 """Images, or pairs, after which progress is told."""
 RESERVOIR = 2**29
 """Bytes of training pixels at most."""
-HAS: dict[str, type] = {"correspondence": CorrespondenceDataset, "pixels": SegmentationDataset,
-                        "classification": ClassifiedDataset}
 Units = npt.NDArray[Any]
 Metric = Callable[[npt.NDArray[np.float64]], float]
 

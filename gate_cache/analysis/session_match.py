@@ -13,7 +13,7 @@ import torch
 
 from gate_cache.analysis.describe import Feature, one_thread
 from gate_cache.core.errors import UserError, did_you_mean
-from gate_cache.learn.features.lru import LRUCache
+from gate_cache.learn.features.feed import LRUCache
 from gate_cache.learn.features.similarity import LevelDescriptors, best, descriptors, similarity
 
 if TYPE_CHECKING:

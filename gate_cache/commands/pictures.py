@@ -126,8 +126,7 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
           prompt: Prompt = None, batch: Batch = None, out: Out = None, on: Computes = HERE,
           as_json: Json = False) -> None:
     """Measure content shift of each combo: a table and a plot (Equations 1, 2). Stores nothing."""
-    from gate_cache.analysis.reference import Selection
-    from gate_cache.analysis.score import score_combos
+    from gate_cache.analysis.score import Selection, score_combos
     from gate_cache.report.figures.score import draw_scores, show_scores
     from gate_cache.report.figures.show import beside
 
@@ -150,7 +149,7 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
     """Apply GATE's guideline before extracting: Img2Img with and without each technique."""
     from gate_cache.analysis.guideline import Img2Img
     from gate_cache.analysis.guideline import guideline as stage
-    from gate_cache.analysis.reference import Selection
+    from gate_cache.analysis.score import Selection
     from gate_cache.report.figures.guideline import draw_guideline, show_guideline
     from gate_cache.report.figures.show import beside
 

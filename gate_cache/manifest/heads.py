@@ -56,6 +56,7 @@ class CorrespondenceSpec(HeadSpec):
         "none", description="channels before they are compared: as they are, or of mean 0 and"
         " variance 1 over each image's cells")
     temperature: Literal["learnt", "fixed"] = Field("learnt", description="of the loss")
+    pose_align: bool = Field(False, description="match a source mirrored where that is nearer")
 
 
 class PooledSpec(HeadSpec):
@@ -108,7 +109,8 @@ _IOU = ("IoU and accuracy in original pixels, one confusion matrix over all of a
 TASKS: dict[str, HeadTask] = {
     "correspondence": HeadTask(
         "key points", "pairs", "PCK in original-image pixels; radius = α × longer side of image or"
-        " box", CorrespondenceSpec, ("resolution", "matching", "standardise", "temperature")),
+        " box", CorrespondenceSpec, ("resolution", "matching", "standardise", "temperature",
+                                      "pose_align")),
     "segmentation": HeadTask("masks", "images", _IOU, HeadSpec),
     "pixels": HeadTask(
         "masks", "pixels", f"{_IOU}; mIoU/ddpm-segmentation: at 256 × 256, with what is predicted"

@@ -36,7 +36,7 @@ BATCH, HEAD = 4, "nn"
 """Defaults of ``train`` that conversion depends on."""
 WERE = {"schedule": "constant", "warmup": 0}
 """What newer fields of ``train`` would have said."""
-HEADS_WERE = {"matching": "cells", "pool": 1}
+HEADS_WERE = {"matching": "cells", "pool": 1, "classifier_hidden": 0}
 """And newer options of heads."""
 UNTIL = "this spelling of the first release is accepted for one release"
 AttentionMaps = Annotated[list[str], Field(min_length=1)] | Literal["two finest"] | None
@@ -186,7 +186,8 @@ def of_a_run(train: dict[str, Any]) -> dict[str, Any]:
     own, head = option_names(head_name(train)), train.get("head", HEAD)
     section = {**WERE, **{k: v for k, v in train.items() if k not in FLAT or k in own}}
     inside = head if isinstance(head, dict) else {"name": head}
-    if newer := {k: v for k, v in HEADS_WERE.items() if k in own and k not in inside}:
+    said = {*inside, *train}
+    if newer := {k: v for k, v in HEADS_WERE.items() if k in own and k not in said}:
         section["head"] = {**inside, **newer}
     if "attention_in" not in train and not train.get("attention_maps"):
         section["attention_maps"] = TWO_FINEST

@@ -10,8 +10,8 @@ import torch
 
 from gate_cache.core.errors import UserError
 from gate_cache.learn.metrics.intervals import Interval, bootstrap
+from gate_cache.training.inputs import open_any
 from gate_cache.training.members import seen_before
-from gate_cache.training.tasks import open_any
 from gate_cache.training.trained import find_trained
 
 if TYPE_CHECKING:

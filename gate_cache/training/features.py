@@ -89,6 +89,11 @@ class StudyInputs:
         return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos),
                                with_attention)
 
+    @property
+    def has_val(self) -> bool:
+        """Whether there is a ``val`` split to choose checkpoints on."""
+        return self.splits()["val"]["images"] > 0
+
     def splits(self) -> dict[str, dict[str, int]]:
         """Images, and of a head that matches points pairs, of each split."""
         raise NotImplementedError
@@ -112,6 +117,7 @@ class Opened:
     views : by combo
     rows : by sample
     joining : of maps of several models
+    twins : groups of the mirrored image by those of the image, where sources are aligned
     """
 
     shared: dict[str, Any]
@@ -120,6 +126,7 @@ class Opened:
     views: dict[str, ComboView]
     rows: dict[str, int]
     joining: Joining | None
+    twins: dict[str, str]
 
 
 def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) -> Opened:
@@ -132,16 +139,20 @@ def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) 
     """
     spec, store = specs[0], work.store()
     mixed = mixed_of(work.loaded, specs)
-    combos = read_of(mixed, specs)
+    combos = tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
     baseline = spec.baseline or combos[0]
     attention = next((a for s in specs if (a := attention_of(work.manifest, s))), None)
-    views = views_of(work, store, [*combos, baseline, attention], extra_of(spec))
+    mirrored = mirrored_of(work, [*combos, attention]) \
+        if getattr(spec.head, "pose_align", False) else {}
+    views = views_of(work, store, [*combos, baseline, attention, *mirrored.values()],
+                     extra_of(spec))
     rows = rows_of(store, dataset, list(views.values()))
     shared = {"spec": spec, "store": store, "combos": combos, "mixed": mixed, "baseline": baseline,
               "members": members_of(dataset, store, rows), "protocol": dataset.protocol}
+    twins = {views[name].name: views[twin].name for name, twin in mirrored.items()}
     return Opened(shared, tuple(views[name].name for name in combos),
                   views[attention].name if attention else None, views, rows,
-                  joining_of(work.manifest, spec, views))
+                  joining_of(work.manifest, spec, views), twins)
 
 
 def joining_of(manifest: Manifest, spec: TrainSpec,
@@ -168,6 +179,26 @@ def joining_of(manifest: Manifest, spec: TrainSpec,
     return Joining(spec.mix.unit, shares)
 
 
+def mirrored_of(work: Workspace, names: Sequence[str | None]) -> dict[str, str]:
+    """Each combo's twin of the mirrored image, or of the image where it is mirrored itself.
+
+    Raises
+    ------
+    ManifestError
+        A combo has none.
+    """
+    combos, twins = work.manifest.combos, {}
+    for name in filter(None, names):
+        wanted = combos[name].model_copy(update={"mirror": not combos[name].mirror}).model_dump()
+        twin = next((n for n, c in combos.items() if c.model_dump() == wanted), None)
+        if twin is None:
+            raise ManifestError([f"{work.name}: train.head.pose_align: combo '{name}' has no twin"
+                                 f" with mirror: {str(wanted['mirror']).lower()}; add one that is"
+                                 " the same but for that"])
+        twins[name] = twin
+    return twins
+
+
 def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
     """Combos that any trial amalgamates, in the manifest's order."""
     conv = loaded.manifest.conv
@@ -183,11 +214,6 @@ def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
 def extra_of(spec: TrainSpec) -> list[str]:
     """Combos that a head concatenates as they are."""
     return list(spec.head.extra or ()) if isinstance(spec.head, PixelSpec) else []
-
-
-def read_of(mixed: Sequence[str], specs: Sequence[TrainSpec]) -> tuple[str, ...]:
-    """Those, and baselines that are not among them."""
-    return tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
 
 
 def views_of(work: Workspace, store: FeatureStore, names: Sequence[str | None],

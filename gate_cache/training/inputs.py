@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+import torch
+
+import gate_cache
 from gate_cache.core.errors import DataError, UserError
-from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset, Split
+from gate_cache.core.versions import versions
+from gate_cache.datasets.common.base import (
+    SPLITS,
+    ClassifiedDataset,
+    CorrespondenceDataset,
+    SegmentationDataset,
+    Split,
+)
 from gate_cache.datasets.common.points import has_extent
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
+from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pairs import PairPoints, images_of, load_pairs
+from gate_cache.learn.features.samples import HELD_BYTES
+from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.matching import CorrespondenceTask
-from gate_cache.manifest.heads import CorrespondenceSpec
-from gate_cache.training.features import StudyInputs, open_features
+from gate_cache.learn.tasks.pixels import PixelTask
+from gate_cache.learn.tasks.pose import MirroredPose, partners_of
+from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
+from gate_cache.manifest.heads import TASKS, CorrespondenceSpec, PixelSpec, PooledSpec, head_of
+from gate_cache.training.features import Opened, StudyInputs, extra_of, open_features
 from gate_cache.training.hints import hints, typical_radius
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
+    from gate_cache.learn.tasks.task import Task
     from gate_cache.manifest.specs import TrainSpec
     from gate_cache.workspace.workspace import Workspace
+
+
+FEW_BYTES = 2**28
+"""Maps held in memory where they are read once and condensed: to pixels, to pooled features."""
+HAS: dict[str, type] = {"correspondence": CorrespondenceDataset, "pixels": SegmentationDataset,
+                        "classification": ClassifiedDataset}
+"""What a data set is that a task can be learnt from; masks are for ``segmentation``, too."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +64,6 @@ class TrainingInputs(StudyInputs):
     pairs: dict[Split, Sequence[PairPoints]]
     published: Sequence[PairPoints]
 
-    @property
-    def has_val(self) -> bool:
-        """Whether there is a ``val`` split to choose checkpoints on."""
-        return bool(self.pairs["val"])
-
     def splits(self) -> dict[str, dict[str, int]]:
         """Images and pairs of each split."""
         return {split: {"images": images_of(pairs), "pairs": len(pairs)}
@@ -54,8 +75,29 @@ class TrainingInputs(StudyInputs):
                 "radius_in_cells": typical_radius(self.pairs["test"], self.features)}
 
 
-def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> TrainingInputs:
-    """Open and check everything that a manifest's training needs.
+@dataclass(frozen=True)
+class DenseInputs(StudyInputs):
+    """One training's inputs, of a head that classifies images or pixels.
+
+    Attributes
+    ----------
+    ids : samples of each split
+    """
+
+    features: NativeMaps
+    task: Task
+    ids: dict[Split, list[str]]
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Images of each split."""
+        return {split: {"images": len(ids)} for split, ids in self.ids.items()}
+
+
+Study = TrainingInputs | DenseInputs
+
+
+def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
+    """Open and check everything that the head of these trials needs.
 
     Parameters
     ----------
@@ -64,18 +106,39 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
     Raises
     ------
     UserError
-        The store lacks something, or the data set has no key points or too few pairs.
+        The store lacks something, or the data set lacks what the head needs, or some of a split.
     """
     specs = list(specs) or [work.manifest.train]
-    dataset, spec = _dataset(work), specs[0]
-    need_trainable(work, tell_data(work, dataset), "correspondence")
+    dataset = _dataset(work, specs[0])
+    need_trainable(work, tell_data(work, dataset), task_of(specs[0]))
     opened = open_features(work, dataset, specs)
+    return _of_points(work, dataset, opened) if isinstance(dataset, CorrespondenceDataset) \
+        and matches(specs[0]) else _of_images(work, dataset, opened)
+
+
+def _dataset(work: Workspace, spec: TrainSpec) -> Any:
+    task = task_of(spec)
+    kind = HAS.get(task, SegmentationDataset)
+    named = open_dataset(work.manifest.dataset, work.roots)  # known without reading any of it
+    if not isinstance(named, kind):
+        raise DataError(f"{work.name}: data set '{named.name}' has no {TASKS[task].needs}, and head"
+                        f" '{spec.head.name}' needs them")
+    return work.dataset()
+
+
+def _need(work: Workspace, splits: Mapping[Split, Sequence[Any]], what: str) -> None:
+    for split in ("train", "test"):
+        if not splits[split]:
+            raise UserError(f"{work.name}: dataset: split '{split}' has no {what}; enlarge it")
+
+
+def _of_points(work: Workspace, dataset: CorrespondenceDataset, opened: Opened) -> TrainingInputs:
     pairs = {split: load_pairs(dataset, split) for split in SPLITS}
-    _need_pairs(work, pairs)
+    _need(work, pairs, "pairs of images of one category")
     if pairs["val"] and not any(has_extent(p.target.box) for p in pairs["val"]):
         work.progress.say("note: no target of 'val' has a box with an extent, so nothing there"
                           " chooses a checkpoint: the last step's weights are taken")
-    published = load_pairs(dataset, None)
+    published, spec = load_pairs(dataset, None), opened.shared["spec"]
     own = matching_options(spec)
     bucket_spec = BucketSpec(opened.groups, opened.attention, spec.attention_maps, own.resolution,
                              own.standardise, opened.joining)
@@ -84,18 +147,21 @@ def open_training_inputs(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Tr
         work.progress.say(f"note: {hint}")
     return TrainingInputs(
         **opened.shared, features=full, pairs=pairs,
-        task=CorrespondenceTask(full, pairs, own.matching, own.temperature == "learnt"),
+        task=CorrespondenceTask(full, pairs, own.matching, own.temperature == "learnt",
+                                _mirrored(work, dataset, full, opened) if own.pose_align else None),
         published=published if len(published) > sum(map(len, pairs.values())) else [])
 
 
-def _dataset(work: Workspace) -> CorrespondenceDataset:
-    named = open_dataset(work.manifest.dataset, work.roots)
-    if not isinstance(named, CorrespondenceDataset):
-        raise DataError(f"{work.name}: data set '{named.name}' has no key points, and head"
-                        f" '{work.manifest.train.head.name}' needs them")
-    dataset = work.dataset()
-    assert isinstance(dataset, CorrespondenceDataset)
-    return dataset
+def _mirrored(work: Workspace, dataset: CorrespondenceDataset, full: Buckets,
+              opened: Opened) -> MirroredPose:
+    """The pose in which every source is tried, too."""
+    named: dict[str, list[str]] = getattr(dataset, "point_names", dict)()
+    partners = {category: partners_of(names) for category, names in named.items()}
+    if not any((numbers != np.arange(len(numbers))).any() for numbers in partners.values()):
+        raise DataError(f"{work.name}: train.head.pose_align: data set '{dataset.name}' names no"
+                        " points left and right, so nothing tells what a mirrored point is")
+    attention = opened.attention and opened.twins[opened.attention]
+    return MirroredPose(full.of(tuple(opened.twins[g] for g in opened.groups), attention), partners)
 
 
 def matching_options(spec: TrainSpec) -> CorrespondenceSpec:
@@ -103,9 +169,67 @@ def matching_options(spec: TrainSpec) -> CorrespondenceSpec:
     return spec.head if isinstance(spec.head, CorrespondenceSpec) else CorrespondenceSpec(name="nn")
 
 
-def _need_pairs(work: Workspace, pairs: dict[Split, Sequence[PairPoints]]) -> None:
-    needed: tuple[Split, ...] = ("train", "test")
-    for split in needed:
-        if not pairs[split]:
-            raise UserError(f"{work.name}: dataset: split '{split}' has no pairs of images"
-                            " of one category; enlarge it")
+def _of_images(work: Workspace, dataset: SegmentationDataset | ClassifiedDataset,
+               opened: Opened) -> DenseInputs:
+    ids: dict[Split, list[str]] = {s: [] for s in SPLITS}
+    for sample in dataset.samples():
+        ids[dataset.split_of(sample.id)].append(sample.id)
+    _need(work, ids, "images")
+    spec = opened.shared["spec"]
+    whole = task_of(spec) == "segmentation"
+    native_spec = NativeSpec(opened.groups, opened.attention, spec.attention_maps,
+                             tuple(opened.views[c].name for c in extra_of(spec)),
+                             LEVELS if whole else None,
+                             spec.head.pool if isinstance(spec.head, PooledSpec) else 1,
+                             opened.joining)
+    maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
+                      dataset.size, HELD_BYTES if whole else FEW_BYTES)
+    return DenseInputs(**opened.shared, features=maps, task=_task(maps, dataset, ids, spec),
+                       ids=ids)
+
+
+def _task(maps: NativeMaps, dataset: SegmentationDataset | ClassifiedDataset,
+          ids: dict[Split, list[str]], spec: TrainSpec) -> Task:
+    if task_of(spec) == "classification":
+        return ClassificationTask(maps, cast(ClassifiedDataset, dataset), ids)
+    masks = cast(SegmentationDataset, dataset)
+    if isinstance(spec.head, PixelSpec):
+        own = spec.head
+        return PixelTask(maps, masks, ids, own.reservoir_mb * 2**20, own.sampling, own.min_pixels)
+    return SegmentationTask(maps, masks, ids)
+
+
+def task_of(spec: TrainSpec) -> str:
+    """The task of a training's head."""
+    return head_of(spec.head.name).task
+
+
+def matches(spec: TrainSpec) -> bool:
+    """Whether a training's head matches points."""
+    return task_of(spec) == "correspondence"
+
+
+def measured(study: Study) -> str:
+    """What is measured, and how, in words."""
+    return f"{study.protocol}; {head_of(study.spec.head.name).measured}"
+
+
+def alike(spec: TrainSpec) -> tuple[Any, ...]:
+    """What trials of one study agree in."""
+    attention = spec.attention if isinstance(spec.attention, str) else None
+    head = head_of(spec.head.name)
+    own = {name: getattr(spec.head, name, None) for name in TASKS[head.task].shared}
+    return (head.task, head.metric, attention, str(spec.attention_maps), spec.baseline,
+            str(own), str(spec.mix))
+
+
+def settled(work: Workspace, study: Study) -> dict[str, Any]:
+    """Everything that is settled before a training begins."""
+    return {
+        "gate_cache": gate_cache.__version__, "torch": str(torch.__version__),
+        "versions": versions(), "began": time.strftime("%Y-%m-%d %H:%M"),
+        "manifest_file": work.name, **study.config(),
+        "combos": list(study.combos), "baseline": study.baseline, "select": study.select,
+        "protocol": measured(study),
+        "manifest": work.manifest.model_dump(mode="json", by_alias=True),
+    }

@@ -13,9 +13,7 @@ from gate_cache.manifest.heads import head_of, parse_head
 from gate_cache.manifest.specs import TrainSpec
 
 if TYPE_CHECKING:
-    from gate_cache.learn.mixing.model import CorrespondenceModel
-    from gate_cache.training.inputs import TrainingInputs
-    from gate_cache.training.inputs_dense import DenseInputs
+    from gate_cache.training.inputs import Study, TrainingInputs
 
 Make = Callable[[TrainSpec], nn.Module]
 
@@ -27,27 +25,25 @@ class Candidate:
     Attributes
     ----------
     seen : whether it was trained, or chosen on ``val``
-    note : whether to tell its mean weights
     """
 
     method: Method
-    model: CorrespondenceModel
+    model: nn.Module
     trained: bool = False
     seen: bool = False
-    note: bool = False
 
 
-def gate(study: TrainingInputs | DenseInputs, spec: TrainSpec) -> Method:
+def gate(study: Study, spec: TrainSpec) -> Method:
     """What is trained: the combos of a trial, mixed by its assigners."""
     return Method("gate", spec.head.name, tuple(spec.combos or study.mixed), _attended(study, spec),
                   spec.assigners)
 
 
-def _attended(study: TrainingInputs | DenseInputs, spec: TrainSpec) -> bool:
+def _attended(study: Study, spec: TrainSpec) -> bool:
     return study.has_attention and spec.attention is not False
 
 
-def baselines(study: TrainingInputs | DenseInputs, spec: TrainSpec) -> dict[Method, Make]:
+def baselines(study: Study, spec: TrainSpec) -> dict[Method, Make]:
     """What GATE is compared with where the head learns: it, as long, on a fixed mixture."""
     if not head_of(spec.head.name).learns:
         return {}

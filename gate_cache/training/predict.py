@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import UserError
-from gate_cache.learn.tasks.painted import Painted, agreement
+from gate_cache.datasets.common.base import IGNORED
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import SegmentationTask
+from gate_cache.learn.tasks.task import Painted
 from gate_cache.manifest.heads import heads_of
-from gate_cache.training.inputs_dense import open_dense_inputs, task_of
-from gate_cache.training.tasks import matches
+from gate_cache.training.inputs import DenseInputs, matches, open_any, task_of
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.pick import pick
 
@@ -89,11 +89,12 @@ def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: st
         raise UserError(f"{run}: was trained with head '{name}', which predicts no masks; name a"
                         f" run of head {' or '.join(heads_of('segmentation', 'pixels'))}{other}")
     trained.check(work)
-    study = open_dense_inputs(work.with_manifest(train=trained.spec))
+    study = open_any(work.with_manifest(train=trained.spec))
     model = study.gate(trained.spec)
     trained.load(model, work.name)
     model.to(study.device).eval()
     task = study.task
+    assert isinstance(study, DenseInputs)
     assert isinstance(task, SegmentationTask | PixelTask)
     every = [s.id for s in task.data.samples()] if images else study.ids["test"]
     ids = pick(every, images, IMAGES, work.name, "its data set")
@@ -106,3 +107,25 @@ def _predicted(data: SegmentationDataset, sample_id: str, painted: Painted) -> P
     true = data.mask(sample_id)
     return Predicted(sample_id, data.image(sample_id), true, painted,
                      *agreement(true, painted.classes))
+
+
+def agreement(true: npt.NDArray[np.uint8],
+              found: npt.NDArray[np.uint8]) -> tuple[float, float]:
+    """Of one image, percent: pixels that are right, and the mean IoU of the classes seen in it.
+
+    Parameters
+    ----------
+    true : (H, W) classes, `IGNORED` where none counts
+    found : (H, W) classes
+
+    Returns
+    -------
+    Accuracy and mean IoU; NaN where no pixel counts.
+    """
+    counted = true != IGNORED
+    if not counted.any():
+        return float("nan"), float("nan")
+    a, b = true[counted], found[counted]
+    ious = [((a == k) & (b == k)).sum() / ((a == k) | (b == k)).sum()
+            for k in np.union1d(a, b)]
+    return 100 * float((a == b).mean()), 100 * float(np.mean(ious))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,9 @@ class RunDirectory:
         self.path = path
         self.log = logging.getLogger(f"gate_cache.run.{id(self)}")
 
-    def begin(self, config: Mapping[str, Any]) -> None:
-        """Make the folder, write the configuration, start the log; or go on with an unfinished run.
+    @contextmanager
+    def begin(self, config: Mapping[str, Any]) -> Iterator[None]:
+        """Make the folder, write the configuration and log; or go on with an unfinished run.
 
         Raises
         ------
@@ -53,8 +55,9 @@ class RunDirectory:
             if why := self._why_not(config):
                 raise UserError(f"{self.path}: exists already, and {why}; give --out another name"
                                 ) from None
-        start_log(self.log, self.path)
-        write_json(self.path / CONFIG, config)
+        with logged(self.log, self.path):
+            write_json(self.path / CONFIG, config)
+            yield
 
     def _why_not(self, config: Mapping[str, Any]) -> str:
         """Why what is there does not go on as an unfinished run of this configuration."""
@@ -83,29 +86,24 @@ class RunDirectory:
             save_file(state, draft)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write the metrics and close the log."""
+        """Write the metrics; checkpoints are of no more use."""
         write_json(self.path / METRICS, metrics)
         for path in self.path.glob("checkpoint-*.pt"):
             path.unlink()
-        self.close()
-
-    def close(self) -> None:
-        """Close the log."""
-        close_log(self.log)
 
 
-def start_log(log: logging.Logger, folder: Path) -> None:
-    """Append lines with their time to the folder's log."""
+@contextmanager
+def logged(log: logging.Logger, folder: Path) -> Iterator[None]:
+    """Inside, lines of a log go with their time to a file of the folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
     log.setLevel(logging.INFO)
     log.propagate = False
     handler = logging.FileHandler(folder / LOG, mode="a", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
-
-
-def close_log(log: logging.Logger) -> None:
-    """Close its file."""
-    for handler in list(log.handlers):
+    try:
+        yield
+    finally:
         log.removeHandler(handler)
         handler.close()
 
@@ -133,42 +131,23 @@ class Checkpoint:
     def __init__(self, path: Path, trials: Sequence[Trial]) -> None:
         self.path = path
         self._trials = trials
-        state = load_checkpoint(path) or {"seen": 0, "trials": {}}
-        try:
-            self.start = int(state["seen"])
-            for trial in trials if self.start else ():
+        self.start = 0
+        try:  # nothing but tensors and plain data is read
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            for trial in trials:
                 trial.load(state["trials"][trial.label])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            self.start = int(state["seen"])
+        except FileNotFoundError:
+            pass
+        except Exception as error:
             raise unreadable(path, error, ANEW) from error
 
     def keep(self, seen: int) -> None:
         """Write them as they are now."""
         states = {trial.label: trial.state() for trial in self._trials}
-        save_checkpoint(self.path, {"seen": seen, "trials": states})
+        with replacing(self.path) as draft:  # a killed write leaves the old one
+            torch.save({"seen": seen, "trials": states}, draft)
 
     def remove(self) -> None:
         """They are done."""
         self.path.unlink(missing_ok=True)
-
-
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain data; a killed write leaves the old ones."""
-    with replacing(path) as draft:
-        torch.save(dict(state), draft)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What `save_checkpoint` wrote (nothing but tensors and plain data is read); None without it.
-
-    Raises
-    ------
-    UserError
-        It cannot be read.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except Exception as error:
-        raise unreadable(path, error, ANEW) from error
-    return state

@@ -10,8 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,13 +27,13 @@ from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.training.inputs import TrainingInputs
+from gate_cache.training.inputs import alike, open_any, settled
 from gate_cache.training.items import keep_items
 from gate_cache.training.members import keep_members
 from gate_cache.training.methods import gate
 from gate_cache.training.reproduce import sweep_commands
 from gate_cache.training.run_files import SWEEP, read_json, trial_file, unreadable, write_json
-from gate_cache.training.run_folder import Checkpoint, close_log, start_log
+from gate_cache.training.run_folder import Checkpoint, logged
 from gate_cache.training.sweep_baselines import (
     BaselinePoint,
     baseline_points,
@@ -42,14 +41,13 @@ from gate_cache.training.sweep_baselines import (
     model_of,
 )
 from gate_cache.training.sweep_tables import TrialRow, write_tables
-from gate_cache.training.tasks import alike, open_any, settled
 from gate_cache.workspace.device import out_of_memory
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
     from gate_cache.learn.tasks.task import Scores
     from gate_cache.manifest.sweep_file import Point
-    from gate_cache.training.inputs_dense import DenseInputs
+    from gate_cache.training.inputs import Study
     from gate_cache.workspace.workspace import Workspace
 
 AGAIN = "delete it to train this trial again"
@@ -149,11 +147,12 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
     show, result = work.progress, SweepState()
     provenance = {"commands": sweep_commands(work, file),
                   "trials_file": file.read_text(encoding="utf-8") if file else None}
-    groups = [(group, _streams(group)) for group in _studies(points)]
+    groups = [(group, _agreeing(group, together)) for group in _agreeing(points, alike)]
     total, number = sum(len(streams) for _, streams in groups), 0
+    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
     with disk_errors(folder, "--out", "and run the same command again to resume"), \
             out_of_memory("fewer trials at a time, or a smaller train.batch"), \
-            torch.random.fork_rng(), _log(folder) as log:
+            torch.random.fork_rng(), logged(log, folder):
         for i, (group, streams) in enumerate(groups):
             study = open_any(work, [p.spec for p in group])
             result.select = result.select or study.select
@@ -171,35 +170,15 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
     return result
 
 
-@contextmanager
-def _log(folder: Path) -> Iterator[logging.Logger]:
-    """The folder's log; the folder is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    log = logging.getLogger(f"gate_cache.sweep.{id(folder)}")
-    start_log(log, folder)
-    try:
-        yield log
-    finally:
-        close_log(log)
-
-
-def _studies(points: Sequence[Point]) -> list[list[Point]]:
-    """Trials whose features are read and resized in the same way."""
-    studies: dict[tuple[Any, ...], list[Point]] = {}
+def _agreeing(points: Sequence[Point], agree: Callable[[TrainSpec], Any]) -> list[list[Point]]:
+    """Trials in groups whose settings agree in this."""
+    groups: dict[Any, list[Point]] = {}
     for point in points:
-        studies.setdefault(alike(point.spec), []).append(point)
-    return list(studies.values())
+        groups.setdefault(agree(point.spec), []).append(point)
+    return list(groups.values())
 
 
-def _streams(points: Sequence[Point]) -> list[list[Point]]:
-    """Trials that see the same batches in the same order."""
-    streams: dict[tuple[Any, ...], list[Point]] = {}
-    for point in points:
-        streams.setdefault(together(point.spec), []).append(point)
-    return list(streams.values())
-
-
-def _stream(folder: Path, study: TrainingInputs | DenseInputs, points: list[Point], show: Progress,
+def _stream(folder: Path, study: Study, points: list[Point], show: Progress,
             log: logging.Logger, retry: bool) -> dict[str, TrialRow]:
     """Train these together and judge them, but for those that are done."""
     done = {p.name: row for p in points if (row := _read(folder, p.key))
@@ -225,7 +204,7 @@ def _stream(folder: Path, study: TrainingInputs | DenseInputs, points: list[Poin
     return done
 
 
-def _finished(folder: Path, study: TrainingInputs | DenseInputs, point: Point, trial: Trial,
+def _finished(folder: Path, study: Study, point: Point, trial: Trial,
               test: Scores | None) -> TrialRow:
     best = {h["step"]: h.get("val") for h in trial.fitted.history}.get(trial.fitted.best_at)
     method = point.method if isinstance(point, BaselinePoint) else gate(study, point.spec)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from gate_cache.learn.features.pairs import copy_position
 from gate_cache.learn.metrics.roles import Method
-from gate_cache.learn.tasks.matching import Matched, scores
 from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.sweep_file import SEEDS, Point
 from gate_cache.manifest.train_spec import COUNTS
@@ -22,8 +20,7 @@ from gate_cache.training.sweep_tables import TrialRow
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
-    from gate_cache.learn.tasks.task import Scores
-    from gate_cache.training.inputs_dense import DenseInputs
+    from gate_cache.training.inputs import Study
 
 OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
 """Settings that a baseline shares with the trials it stands beside."""
@@ -63,7 +60,7 @@ def baseline_name(method: Method, settings: Mapping[str, Any], number: int = 0) 
         f",{k}={v}" for k, v in settings.items())
 
 
-def baseline_points(study: TrainingInputs | DenseInputs, stream: Sequence[Point],
+def baseline_points(study: Study, stream: Sequence[Point],
                     number: int = 0) -> list[BaselinePoint]:
     """Baselines of each head and seed of a stream, with the settings of the first such trial.
 
@@ -88,12 +85,12 @@ def baseline_points(study: TrainingInputs | DenseInputs, stream: Sequence[Point]
     return points
 
 
-def model_of(study: TrainingInputs | DenseInputs, point: Point) -> nn.Module:
+def model_of(study: Study, point: Point) -> nn.Module:
     """The model of a trial, or of a baseline."""
     return point.make(point.spec) if isinstance(point, BaselinePoint) else study.gate(point.spec)
 
 
-def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: int,
+def judge_untrained(folder: Path, study: Study, number: int,
                     show: Progress) -> dict[str, TrialRow]:
     """What learns nothing, judged once for all trials of a study.
 
@@ -106,8 +103,12 @@ def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: i
     """
     rows = {}
     with show.task("evaluating baselines", 1, "tables") as bar:
-        judged = _of_pairs(study) if isinstance(study, TrainingInputs) else \
-            {Method(role): result for role, result in study.task.floors().items()}
+        judged = {Method(role): result for role, result in study.task.floors().items()}
+        if isinstance(study, TrainingInputs):
+            candidates = untrained(study)
+            models = [c.model.to(study.device).eval() for c in candidates]
+            results = study.task.judge(models, "test")
+            judged |= {c.method: r for c, r in zip(candidates, results, strict=True)}
         bar.advance()
     for method, result in judged.items():
         name, key = baseline_name(method, {}, number), baseline_key(method, {}, number)
@@ -116,13 +117,3 @@ def judge_untrained(folder: Path, study: TrainingInputs | DenseInputs, number: i
         rows[name] = TrialRow(name, {}, method, False, "", dict(result.values), {}, 0,
                               list(result.each), key, name)
     return rows
-
-
-def _of_pairs(study: TrainingInputs) -> dict[Method, Scores]:
-    copies = Matched({pair: copy_position(pair) for pair in study.pairs["test"]}, {})
-    copied = replace(scores(copies), items=copies.items())
-    candidates = untrained(study)
-    models = [c.model.to(study.features.device).eval() for c in candidates]
-    results = study.task.judge(models, "test")
-    return {Method("floor"): copied,
-            **{c.method: result for c, result in zip(candidates, results, strict=True)}}

@@ -41,7 +41,7 @@ from gate_cache.datasets.common.images import read_rgb, to_square
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.passes.noise import noise
-from gate_cache.learn.features.pairs import PairPoints, copy_position, load_pairs
+from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.metrics.pck import Points, correct, share
 from gate_cache.learn.tasks.correspondence import nearest, sample
@@ -217,7 +217,7 @@ def judged(name: str, work: Path, archive: Path, folder: Path, side: int) -> dic
     if name == "floors":
         return {"cifar": pixels_alone(archive),
                 "willow": {"copy the position": pck(load_pairs(PFWillow(folder), None),
-                                                    copy_position)}}
+                                                    lambda p: p.source_shares)}}
     pipe = model(name)
     return {"cifar": cifar(pipe, probes(pipe, work / "data", archive)),
             "willow": willow(pipe, folder, side)}

@@ -93,13 +93,13 @@ class NativeMaps:
         self._store, self._size = store, size
         self.square = one_square(store, BucketSpec(spec.combos, spec.attention))
         self.maps = BucketMaps(store, spec.combos, spec.joining, spec.levels)
-        self._attention: tuple[str, ...] = ()
-        if spec.attention:
-            self._attention = attention_maps(store[spec.attention], spec.attention_maps)
+        beside = store[spec.attention] if spec.attention else None
+        self._attention = attention_maps(beside, spec.attention_maps) if beside else ()
         self.level_channels = tuple(level.channels for level in self.maps.levels)
         self.level_sides = tuple(level.side for level in self.maps.levels)
-        self.attention_sides = tuple(self._shape(spec.attention, n)[-1] for n in self._attention)
-        self.attention_tokens = tuple(self._shape(spec.attention, n)[1] for n in self._attention)
+        shapes = [beside[n].shape for n in self._attention] if beside else []
+        self.attention_sides = tuple(int(shape[-1]) for shape in shapes)
+        self.attention_tokens = tuple(int(shape[1]) for shape in shapes)
         self.extra_channels = sum(int(store[c][n].shape[1]) for c in spec.extra
                                   for n in store[c].maps)
         reader = SampleReader(views_of(store, self._maps_read()), held)
@@ -181,10 +181,6 @@ class NativeMaps:
 
         conv = torch.cat([mean(level) for level in maps.levels], -1)
         return Vectors(conv[None], _joined([mean(m)[None] for m in maps.attention]), None)
-
-    def _shape(self, combo: str | None, name: str) -> tuple[int, ...]:
-        assert combo is not None
-        return tuple(int(n) for n in self._store[combo][name].shape)
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor | None:

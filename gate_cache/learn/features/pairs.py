@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gate_cache.datasets.common.base import Pair
 from gate_cache.datasets.common.within import PairsWithin
-from gate_cache.learn.metrics.pck import PCK, Points, Prediction, pck
+from gate_cache.learn.metrics.pck import Points, Prediction
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import CorrespondenceDataset, Keypoints, Split
@@ -138,13 +138,3 @@ def images_of(pairs: Sequence[PairPoints]) -> int:
     if isinstance(pairs, SharedPairs):
         return pairs.images
     return len({i for p in pairs for i in (p.pair.source, p.pair.target)})
-
-
-def copy_position(pair: PairPoints) -> Points:
-    """The baseline without features: the same place in the target, relative to its sides."""
-    return pair.source_shares
-
-
-def evaluate(pairs: Sequence[PairPoints], predict: Callable[[PairPoints], Points]) -> PCK:
-    """PCK of a predictor that gives (K', 2) shares of the target's sides."""
-    return pck([pair.judge(predict(pair)) for pair in pairs])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ class ColourPCA:
     """
 
     def __init__(self, maps: Iterable[Maps]) -> None:
-        self._pca: IncrementalPCA | None = None
         pixels = [_some(m) for m in maps]
         if not pixels:
             raise ValueError("no maps to find components of")
@@ -37,7 +36,6 @@ class ColourPCA:
 
     def __call__(self, values: Maps) -> npt.NDArray[np.uint8]:
         """(C, h, w) to (h, w, 3); what lies beyond 98 % of the values is clipped."""
-        assert self._pca is not None
         c, h, w = values.shape
         components = self._pca.transform(values.reshape(c, -1).T.astype(np.float64))
         scale = np.where(self._high > self._low, self._high - self._low, 1)
@@ -45,12 +43,6 @@ class ColourPCA:
         colours = np.full((h * w, 3), 0.5)
         colours[:, : shares.shape[1]] = shares
         return np.asarray((colours * 255).round().astype(np.uint8).reshape(h, w, 3))
-
-    @property
-    def explained(self) -> Sequence[float]:
-        """Share of the variance in each component."""
-        assert self._pca is not None
-        return [float(v) for v in self._pca.explained_variance_ratio_]
 
 
 def _some(values: Maps) -> npt.NDArray[np.float64]:

@@ -8,15 +8,17 @@ descriptors have 58. The values are those of `heads.nn` on a `Buckets` map, up t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from gate_cache.learn.features import interpolation
+from gate_cache.learn.features.pixel_grid import taps
 from gate_cache.learn.tasks.correspondence import Matching, found_at
 
 if TYPE_CHECKING:
@@ -81,21 +83,14 @@ def descriptors(image: LevelDescriptors, points: Points) -> Vectors:
     ----------
     points : (K, 2) x and y as shares of the image's width and height
     """
-    lengths = image.lengths
-    per_point = [_descriptor(image, lengths, x, y) for x, y in points]
-    return [torch.stack(level) for level in zip(*per_point, strict=True)]
-
-
-def _descriptor(image: LevelDescriptors, lengths: torch.Tensor, x: float,
-                y: float) -> list[torch.Tensor]:
-    """One, level by level, each (C,)."""
-    corners = list(_corners(image.window, x, y))
-    vectors = [torch.zeros(len(level), device=level.device) for level in image.levels]
-    for row, column, share in corners:
-        share /= max(float(lengths[row, column]), interpolation.EPS)
-        for total, level in zip(vectors, image.levels, strict=True):
-            total += share * _resized_at(level, row, column, image.window.resolution)
-    length = max(float(torch.cat(vectors).norm()), interpolation.EPS)
+    side = image.window.resolution
+    corners = taps(image.window.placement, [side], points, image.products.device)
+    shares = corners.shares / image.lengths.clamp_min(interpolation.EPS).flatten()[corners.cells]
+    at = torch.stack([corners.cells % side, corners.cells // side], -1)
+    grid = ((2 * at + 1) / side - 1)[None]
+    vectors = [(F.grid_sample(level[None].float(), grid, padding_mode="border",
+                              align_corners=False)[0] * shares).sum(-1).T for level in image.levels]
+    length = torch.cat(vectors, 1).norm(dim=1, keepdim=True).clamp_min(interpolation.EPS)
     return [vector / length for vector in vectors]
 
 
@@ -145,35 +140,6 @@ def comes_back(source: LevelDescriptors, target: LevelDescriptors, points: Point
     there = match(source, target, points).points
     back = match(target, source, there).points
     return np.asarray(np.hypot(*(back - points).T) <= within)
-
-
-def _corners(window: Window, x: float, y: float) -> Iterator[tuple[int, int, float]]:
-    """Row, column and weight of the four cells around a point, all inside the window."""
-    at = window.enter(np.array([x, y]))
-    (left, right, u), (top, bottom, v) = (
-        _between(share * (cells.stop - cells.start) - 0.5, cells.start, cells.stop - 1)
-        for share, cells in zip(at, (window.columns, window.rows), strict=True))
-    yield top, left, (1 - v) * (1 - u)
-    yield top, right, (1 - v) * u
-    yield bottom, left, v * (1 - u)
-    yield bottom, right, v * u
-
-
-def _between(position: float, first: int, last: int) -> tuple[int, int, float]:
-    """The cells before and after a position, counted from `first`, and the share of the later."""
-    place = float(np.clip(position + first, first, last))
-    before = int(place)
-    return before, min(before + 1, last), place - before
-
-
-def _resized_at(level: torch.Tensor, row: int, column: int, side: int) -> torch.Tensor:
-    """(C,) of a (C, h, w) level as resized to side × side, at one cell."""
-    h, w = level.shape[1:]
-    top, bottom, v = _between((row + 0.5) * h / side - 0.5, 0, h - 1)
-    left, right, u = _between((column + 0.5) * w / side - 0.5, 0, w - 1)
-    upper = level[:, top, left].float().lerp(level[:, top, right].float(), u)
-    lower = level[:, bottom, left].float().lerp(level[:, bottom, right].float(), u)
-    return upper.lerp(lower, v)
 
 
 def _dot(vectors: torch.Tensor, level: torch.Tensor) -> torch.Tensor:

@@ -1,1 +1,28 @@
 """Task heads, one a file: a name, options, a task (`manifest.heads`). No torch at the top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gate_cache.manifest.heads import HeadSpec, Sizes
+
+
+def probe(kind: str, members: bool = False) -> Callable[[HeadSpec, Sizes], nn.Module]:
+    """How a probe of all of a vector's features is built.
+
+    Parameters
+    ----------
+    kind : one of ``learn.modules.probes.PROBES``
+    members : whether its values have an axis of ensemble members, as those of pixels
+    """
+    def build(_: HeadSpec, sizes: Sizes) -> nn.Module:
+        from gate_cache.learn.modules.probes import PROBES
+
+        features = sizes.assigners * sizes.channels + sizes.tokens + sizes.extra
+        return PROBES[kind](features, sizes.classes, members)
+
+    return build

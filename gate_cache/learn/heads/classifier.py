@@ -1,4 +1,4 @@
-"""``classifier``: a linear layer, or one hidden layer, on pooled features (paper, Table 7)."""
+"""``classifier``: one hidden layer, or a linear one, on pooled features (paper, Table 7)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ClassifierSpec(PooledSpec):
     """Options of ``classifier``."""
 
-    classifier_hidden: int = Field(0, ge=0, description="units of a hidden layer; 0: none")
+    classifier_hidden: int = Field(256, ge=0, description="units of a hidden layer; 0: none")
 
 
 def _build(options: ClassifierSpec, sizes: Sizes) -> nn.Module:
@@ -26,5 +26,5 @@ def _build(options: ClassifierSpec, sizes: Sizes) -> nn.Module:
 
 
 HEAD = Head("classifier", "classification", ClassifierSpec, _build,
-            {"steps": 1_563, "validate_steps": 157, "batch": 64, "lr": 2e-3, "schedule": "cosine",
+            {"steps": 1_563, "validate_steps": 157, "batch": 64, "lr": 1e-3, "schedule": "cosine",
              "warmup": 0.05})

@@ -19,7 +19,7 @@ class ConvSpec(CorrespondenceSpec):
 
 
 def _build(options: ConvSpec, sizes: Sizes) -> nn.Module:
-    from gate_cache.learn.modules.conv import ConvHead
+    from gate_cache.learn.modules.matching import ConvHead
 
     return ConvHead(sizes.channels, sizes.assigners, options.conv_channels)
 

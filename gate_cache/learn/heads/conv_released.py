@@ -24,7 +24,7 @@ class ReleasedSpec(CorrespondenceSpec):
 
 
 def _build(options: ReleasedSpec, sizes: Sizes) -> nn.Module:
-    from gate_cache.learn.modules.conv import ReleasedConvHead
+    from gate_cache.learn.modules.matching import ReleasedConvHead
 
     return ReleasedConvHead(sizes.channels, sizes.assigners, sizes.tokens)
 

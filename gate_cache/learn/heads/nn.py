@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _build(options: CorrespondenceSpec, sizes: Sizes) -> nn.Module:
-    from gate_cache.learn.modules.nn import NearestNeighbour
+    from gate_cache.learn.modules.matching import NearestNeighbour
 
     return NearestNeighbour()
 

@@ -76,6 +76,7 @@ def named(alpha: float, radius: str, average: str) -> str:
 
 
 SELECTED, BROADER = named(*SELECT), named(*BROAD)
+NAMES = [named(a, r, m) for a in ALPHAS for r in RADII for m in AVERAGES]
 
 
 def share(counts: npt.NDArray[np.float64]) -> float:

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.learn.mixing.assigners import ConvAssigner
-
 EPS = 1e-12
 Weights = Literal["map", "channel"]
 
@@ -114,3 +112,80 @@ def diversity(weights: torch.Tensor) -> torch.Tensor:
 def _norm(x: torch.Tensor) -> torch.Tensor:
     """Euclidean norm over the maps of (B, n, b[, C]), with a finite gradient at 0."""
     return (x.square().sum(2) + EPS).sqrt()
+
+
+class ConvAssigner(nn.Module):
+    """Convolution 3×3, ReLU, batch norm, dropout, global average, linear: a map to logits.
+
+    Parameters
+    ----------
+    channels : C of a feature map
+    hidden : width after the convolution, 128 by default
+    dropout : probability
+    outputs : logits of a map. Where there are several, the convolution has no bias: they are of the
+        released code, which has none
+    """
+
+    def __init__(self, channels: int, hidden: int = 128, dropout: float = 0.1,
+                 outputs: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, padding=1, bias=outputs == 1), nn.ReLU(),
+            nn.BatchNorm2d(hidden), nn.Dropout(dropout), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(hidden, outputs),
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) to (N,) logits, or (N, outputs)."""
+        return torch.as_tensor(self.body(maps)).squeeze(1)
+
+
+AttentionIn = Literal["head", "bucket"]
+
+
+class MixedModel(nn.Module):
+    """Mix some of a bucket's maps, then apply the head.
+
+    Parameters
+    ----------
+    mixer : an amalgamator, or `FixedWeights` for baselines
+    head : takes what is mixed, and attention features if any
+    chosen : which of a bucket's maps are mixed; all by default
+    attention : where the attention feature goes, where there is one: ``head``, concatenated behind
+        what is mixed (paper, A.4); ``bucket``, concatenated to every map before, so that it is
+        mixed, too (as in the released code); None: it is not used
+    """
+
+    _index: torch.Tensor
+
+    def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
+                 attention: AttentionIn | None = "head") -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.head = head
+        self._chosen = None if chosen is None else list(chosen)
+        self.attention = attention
+        index = torch.tensor(self._chosen or [], dtype=torch.int64)
+        self.register_buffer("_index", index, persistent=False)
+
+    def of_bucket(self, bucket: torch.Tensor) -> torch.Tensor:
+        """The chosen ones of (B, b, …) maps; no copy where these are all."""
+        every = self._chosen in (None, list(range(bucket.shape[1])))
+        return bucket if every else bucket.index_select(1, self._index)
+
+    def parts(self, bucket: torch.Tensor,
+              attention: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What is mixed, and what the head is given beside it.
+
+        Parameters
+        ----------
+        bucket : (B, b, C, …) maps or vectors
+        attention : (B, T, …) or None
+        """
+        chosen = self.of_bucket(bucket)
+        if attention is None or self.attention is None:
+            return chosen, None
+        if self.attention == "head":
+            return chosen, attention
+        repeated = attention[:, None].expand(-1, chosen.shape[1], *attention.shape[1:])
+        return torch.cat([chosen, repeated], 2), None

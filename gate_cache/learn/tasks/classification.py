@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,11 +12,12 @@ from torch import nn
 
 from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import tiles
-from gate_cache.learn.metrics.image_scores import ImageScores
+from gate_cache.learn.metrics.dense import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.model import inside
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors
 from gate_cache.learn.tasks.floors import label_floor
+from gate_cache.learn.tasks.task import ImagesTask
 from gate_cache.manifest.heads import Sizes, head_of
 
 if TYPE_CHECKING:
@@ -31,31 +31,18 @@ BATCH = 256
 """Images judged at once."""
 
 
-class ClassificationTask:
-    """Images with one class each.
-
-    Parameters
-    ----------
-    maps : of all combos that any trial uses
-    data : for labels
-    ids : samples of each split
-    """
+class ClassificationTask(ImagesTask):
+    """Images with one class each."""
 
     unit = "images"
     select = "accuracy"
 
     def __init__(self, maps: NativeMaps, data: ClassifiedDataset,
                  ids: dict[Split, list[str]]) -> None:
-        self.maps = maps
-        self.data = data
-        self._ids = ids
+        super().__init__(maps, data, ids)
         self._labels = {i: data.label(i) for of_split in ids.values() for i in of_split}
         names = list(data.classes)
         self.classes = names[:1 + max(self._labels.values(), default=0)]
-
-    def items(self) -> Sequence[str]:
-        """The training images."""
-        return self._ids["train"]
 
     def feed(self, batches: Iterable[Sequence[str]]) -> Iterator[Vectors]:
         """Pooled features of some images."""
@@ -66,15 +53,9 @@ class ClassificationTask:
         return torch.tensor([self._labels[i] for i in items]).to(self.maps.device,
                                                                 non_blocking=True)
 
-    def of(self, ids: dict[Split, list[str]]) -> Self:
-        """The same with other samples of each split; what was read is shared."""
-        task = copy(self)
-        task._ids = ids
-        return task
-
-    def criterion(self) -> nn.Module:
-        """Cross-entropy."""
-        return _LabelLoss(self)
+    def loss(self, values: torch.Tensor, items: Sequence[str]) -> torch.Tensor:
+        """Cross-entropy of (B, K) logits."""
+        return F.cross_entropy(values, self.labels(items))
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
@@ -108,14 +89,3 @@ class ClassificationTask:
                 tally.weigh(output.weights)
         test = split == "test"
         return [t.classification(test, ids) for t in tallies]
-
-
-class _LabelLoss(nn.Module):
-    """Cross-entropy of (B, K) logits."""
-
-    def __init__(self, task: ClassificationTask) -> None:
-        super().__init__()
-        self._task = task
-
-    def forward(self, values: torch.Tensor, items: Sequence[str]) -> torch.Tensor:
-        return F.cross_entropy(values, self._task.labels(items))

@@ -17,8 +17,8 @@ from gate_cache.learn.features.interpolation import (
 )
 
 Matching = Literal["dense", "cells"]
-DENSE = 4
-"""Steps of a dense search from a cell's centre to the next."""
+FEWEST, MOST, FINE = 4, 8, 256
+"""Steps of a dense search from a cell's centre to the next: as many as make a map so fine."""
 _MAX_SCALE = 100.0
 
 
@@ -64,7 +64,7 @@ def nearest(wanted: torch.Tensor, target: torch.Tensor,
     Parameters
     ----------
     matching : ``dense``: the target's descriptors are interpolated between cells, as DIFT and the
-        released code of GATE do, here at `DENSE` steps from a cell's centre to the next;
+        released code of GATE do, here at `steps_between` from a cell's centre to the next;
         ``cells``: only centres are looked at. Either way a parabola through the best position's
         neighbours moves it by less than half a step along each axis.
     """
@@ -83,11 +83,16 @@ def found_at(cosines: torch.Tensor, products: torch.Tensor | None,
     """
     if matching == "cells" or products is None:
         return peaks(cosines)
-    lengths = lengths_between(products, DENSE).clamp_min(EPS)
-    fine = between(cosines, DENSE) / lengths
-    sides = torch.tensor([cosines.shape[2], cosines.shape[1]], device=cosines.device)
-    steps = peaks(fine) * torch.tensor([fine.shape[2], fine.shape[1]], device=fine.device)
-    return ((steps - 0.5) / DENSE + 0.5) / sides
+    steps = steps_between(max(cosines.shape[1:]))
+    fine = between(cosines, steps) / lengths_between(products, steps).clamp_min(EPS)
+    sides, places = (torch.tensor(maps.shape[:0:-1], device=cosines.device)
+                     for maps in (cosines, fine))
+    return ((peaks(fine) * places - 0.5) / steps + 0.5) / sides
+
+
+def steps_between(side: int) -> int:
+    """Steps from one of `side` cells to the next: coarse maps need more of them to be as exact."""
+    return max(FEWEST, min(MOST, FINE // side))
 
 
 def peaks(similarity: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,15 +32,17 @@ from gate_cache.learn.metrics.pck import (
     with_radius,
 )
 from gate_cache.learn.mixing.amalgamator import by_map
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_baseline, build_gate
+from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
+from gate_cache.learn.tasks.pose import PLACES, MirroredPose, SourceDescriptors
 from gate_cache.learn.tasks.task import Scores
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Window
     from gate_cache.datasets.common.base import Split
     from gate_cache.learn.features.pairs import PairPoints
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.specs import TrainSpec
 
 
@@ -52,17 +55,20 @@ class CorrespondenceTask:
     pairs : of each split
     matching : where matches are searched, as `correspondence.nearest` has it; never of the loss
     learnt : whether the loss's temperature is
+    mirrored : the pose in which sources are matched where that is nearer, never in training
     """
 
     unit = "pairs"
     select = SELECTED
 
     def __init__(self, buckets: Buckets, pairs: Mapping[Split, Sequence[PairPoints]],
-                 matching: Matching = "dense", learnt: bool = True) -> None:
+                 matching: Matching = "dense", learnt: bool = True,
+                 mirrored: MirroredPose | None = None) -> None:
         self.buckets = buckets
         self.matching: Matching = matching
         self._learnt = learnt
         self._pairs = pairs
+        self._mirrored = mirrored
 
     def items(self) -> Sequence[PairPoints]:
         """The training pairs."""
@@ -77,18 +83,26 @@ class CorrespondenceTask:
               attention: bool) -> CorrespondenceModel:
         """GATE, or a baseline; see `Task.model`."""
         tokens = self.buckets.tokens if attention else None
-        if weights:
-            return build_baseline(spec, self.buckets.channels, weights, chosen, tokens)
-        return build_gate(spec, self.buckets.channels, chosen, tokens)
+        return build_model(spec, self.buckets.channels, weights, chosen, tokens)
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""
         return _PairsLoss(self.buckets, self._learnt)
 
+    def of(self, pairs: Mapping[Split, Sequence[PairPoints]]) -> Self:
+        """The same with other pairs of each split; what was read is shared."""
+        task = copy(self)
+        task._pairs = pairs
+        return task
+
+    def floors(self) -> dict[Role, Scores]:
+        """The same place in the target, relative to its sides."""
+        return {"floor": scores(Matched({p: p.source_shares for p in self._pairs["test"]}, {}),
+                                True)}
+
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
-        test = split == "test"
-        return [replace(scores(matched, test), items=matched.items() if test else None)
+        return [scores(matched, split == "test")
                 for matched in self.match(models, self._pairs[split])]
 
     @torch.inference_mode()
@@ -110,33 +124,48 @@ class CorrespondenceTask:
     def _match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
                matched: Sequence[Matched]) -> None:
         """The pairs of one category."""
-        descriptors: list[dict[PairPoints, torch.Tensor]] = [{} for _ in models]
-        for of_source, described in self._described(models, pairs, lambda p: p.pair.source,
-                                                    matched):
-            window = self.buckets.window(of_source[0].source.size)
-            for maps, points in zip(described, descriptors, strict=True):
-                cut = window.cut(maps)
-                for pair in of_source:
-                    at = torch.from_numpy(window.enter(pair.source_shares)).to(cut)
-                    points[pair] = sample(cut, at)
-        for of_target, described in self._described(models, pairs, lambda p: p.pair.target,
-                                                    matched):
-            window = self.buckets.window(of_target[0].target.size)
-            for maps, points, of_model in zip(described, descriptors, matched, strict=True):
-                sampled = [points.pop(pair) for pair in of_target]
-                there = nearest(torch.cat(sampled), window.cut(maps), self.matching).cpu().double()
+        pose = self._mirrored
+        plain = self._sources(models, pairs, matched, None)
+        mirrored = self._sources(models, pairs, [Matched({}, {}) for _ in models], pose) \
+            if pose else []
+        for of_target, window, described in self._described(
+                self.buckets, models, _grouped(pairs, lambda p: p.pair.target), matched):
+            for number, maps in enumerate(described):
+                cut, sampled = window.cut(maps), []
+                for pair in of_target:
+                    own = plain[number].pop(pair)
+                    sampled.append(pose.aligned(pair, own, mirrored[number].pop(pair), cut)
+                                   if pose else own.points)
+                there = nearest(torch.cat(sampled), cut, self.matching).cpu().double()
                 shares = torch.split(there, list(map(len, sampled)))
                 for pair, some in zip(of_target, shares, strict=True):
-                    of_model.by_pair[pair] = window.leave(np.asarray(some))
+                    matched[number].by_pair[pair] = window.leave(np.asarray(some))
 
-    def _described(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
-                   image: Callable[[PairPoints], str], matched: Sequence[Matched],
-                   ) -> Iterator[tuple[list[PairPoints], Iterator[torch.Tensor]]]:
-        """The pairs of each image, and its descriptors by every model, one after the other."""
-        groups = _grouped(pairs, image)
-        for (sample_id, group), bucket in zip(groups.items(), self.buckets.stream(groups),
-                                              strict=True):
-            yield group, self._of_models(models, sample_id, stack([bucket]), matched)
+    def _sources(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
+                 matched: Sequence[Matched], pose: MirroredPose | None,
+                 ) -> list[dict[PairPoints, SourceDescriptors]]:
+        """Every model's descriptors of each pair's source, in one pose."""
+        found: list[dict[PairPoints, SourceDescriptors]] = [{} for _ in models]
+        buckets = pose.buckets if pose else self.buckets
+        for of_source, window, described in self._described(
+                buckets, models, _grouped(pairs, lambda p: p.pair.source), matched):
+            for maps, of_model in zip(described, found, strict=True):
+                cut = window.cut(maps)
+                places = _sampled(cut, window, PLACES) if self._mirrored else None
+                for pair in of_source:
+                    at = pose.points(pair)[0] if pose else pair.source_shares
+                    of_model[pair] = SourceDescriptors(_sampled(cut, window, at), places)
+        return found
+
+    def _described(self, buckets: Buckets, models: Sequence[nn.Module],
+                   groups: Mapping[str, list[PairPoints]], matched: Sequence[Matched],
+                   ) -> Iterator[tuple[list[PairPoints], Window, Iterator[torch.Tensor]]]:
+        """The pairs of each image, its cells, and its descriptors by one model after the other."""
+        for (sample_id, group), bucket in zip(groups.items(), buckets.stream(groups), strict=True):
+            first = group[0]
+            size = (first.source if first.pair.source == sample_id else first.target).size
+            yield group, buckets.window(size), self._of_models(models, sample_id, stack([bucket]),
+                                                               matched)
 
     @staticmethod
     def _of_models(models: Sequence[nn.Module], sample_id: str, batch: Bucket,
@@ -190,6 +219,11 @@ class Matched:
                       "category": np.array([p.pair.category for p in self.by_pair], np.str_)})
 
 
+def _sampled(cut: torch.Tensor, window: Window, points: Points) -> torch.Tensor:
+    """Descriptors at points of an image, from the cells that show it."""
+    return sample(cut, torch.from_numpy(window.enter(points)).to(cut))
+
+
 def _grouped(pairs: Sequence[PairPoints],
              key: Callable[[PairPoints], str]) -> dict[str, list[PairPoints]]:
     groups: dict[str, list[PairPoints]] = {}
@@ -203,7 +237,7 @@ def scores(matched: Matched, draw: bool = False) -> Scores:
 
     Parameters
     ----------
-    draw : whether to tell the interval
+    draw : whether to tell intervals, and results pair by pair
     """
     predictions = matched.predictions
     result = pck(predictions)
@@ -212,11 +246,13 @@ def scores(matched: Matched, draw: bool = False) -> Scores:
     return Scores({k: v for k, v in result.to_json().items() if v is not None},
                   result.values[SELECT], per_pair,
                   {"pairs": result.pairs, "points": result.points,
+                   "pairs_without_box": result.boxless,
                    "categories": by_category(predictions, SELECT[0], SELECT[1]),
-                   **(intervals(matched) if draw else {}), **weights(matched)})
+                   **(_intervals(matched) if draw else {}), **_weights(matched)},
+                  matched.items() if draw else None)
 
 
-def intervals(matched: Matched) -> dict[str, Any]:
+def _intervals(matched: Matched) -> dict[str, Any]:
     """Of the PCK that chooses, and of the broader one, over the pairs' images."""
     counted = {name: units(matched.predictions, *key[:2])
                for name, key in ((SELECTED, SELECT), (BROADER, BROAD))}
@@ -225,7 +261,7 @@ def intervals(matched: Matched) -> dict[str, Any]:
     return {"interval": known} if known else {}
 
 
-def weights(matched: Matched) -> dict[str, Any]:
+def _weights(matched: Matched) -> dict[str, Any]:
     """What its amalgamator weighs; empty where it has none."""
     by_image = list(matched.weights.values())
     return {"weights": weight_stats(by_image).to_json()} if by_image else {}
@@ -256,15 +292,10 @@ def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
     pair : both images' points
     source, target : (D, h, w) descriptors of unit length over D
     """
-    here, there = windows(buckets, pair)
+    here, there = buckets.window(pair.source.size), buckets.window(pair.target.size)
     a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
             in ((here, pair.source_shares), (there, pair.target_shares)))
     return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
-
-
-def windows(buckets: Buckets, pair: PairPoints) -> tuple[Window, Window]:
-    """The cells of maps that show the source and the target: points are matched nowhere else."""
-    return buckets.window(pair.source.size), buckets.window(pair.target.size)
 
 
 def judge(model: nn.Module, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:

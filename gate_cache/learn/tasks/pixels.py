@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,13 @@ from torch import nn
 
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Draw, Reservoir, Sampling, fill
-from gate_cache.learn.metrics.image_scores import ImageScores
+from gate_cache.learn.metrics.dense import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights, by_map
 from gate_cache.learn.mixing.model import inside
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
 from gate_cache.learn.tasks.floors import mask_floors
-from gate_cache.learn.tasks.painted import Painted
+from gate_cache.learn.tasks.task import ImagesTask, Painted
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.heads import PixelSpec, Sizes, head_of
 
@@ -39,27 +38,22 @@ STRIP = 2**17
 """Pixels whose weights are held at once."""
 
 
-class PixelTask:
+class PixelTask(ImagesTask):
     """Labelled pixels, trained from a reservoir and judged on whole images in tiles.
 
     Parameters
     ----------
-    maps : of all combos that any trial uses
-    data : for masks
-    ids : samples of each split
+    maps, data, ids : as of `ImagesTask`
     bound : bytes of the reservoir at most
     sampling : of its pixels
     min_pixels : as of `fill`
     """
 
     unit = "pixels"
-    select = "mIoU"
 
     def __init__(self, maps: NativeMaps, data: SegmentationDataset, ids: dict[Split, list[str]],
                  bound: int, sampling: Sampling = "uniform", min_pixels: int = 0) -> None:
-        self.maps = maps
-        self.data = data
-        self._ids = ids
+        super().__init__(maps, data, ids)
         self._bound = bound
         self._sampling: Sampling = sampling
         self._min_pixels = min_pixels
@@ -82,15 +76,9 @@ class PixelTask:
         """(B,) classes."""
         return self.reservoir.labels[list(items)].to(self.maps.device, non_blocking=True)
 
-    def of(self, ids: dict[Split, list[str]]) -> Self:
-        """The same with other samples of each split; what was read is shared."""
-        task = copy(self)
-        task._ids = ids
-        return task
-
-    def criterion(self) -> nn.Module:
-        """Cross-entropy, mean over members."""
-        return _PixelLoss(self)
+    def loss(self, values: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
+        """Cross-entropy of (M, B, K) logits: each member's is that of a training alone, over M."""
+        return F.cross_entropy(values.flatten(0, 1), self.labels(items).repeat(len(values)))
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> VectorModel:
@@ -167,14 +155,3 @@ class _Looked:
 
     def classes(self) -> npt.NDArray[np.uint8]:
         return np.asarray(torch.cat(self.votes).numpy().reshape(self.size), np.uint8)
-
-
-class _PixelLoss(nn.Module):
-    """Cross-entropy of (M, B, K) logits: each member's is that of a training alone, over M."""
-
-    def __init__(self, task: PixelTask) -> None:
-        super().__init__()
-        self._task = task
-
-    def forward(self, values: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
-        return F.cross_entropy(values.flatten(0, 1), self._task.labels(items).repeat(len(values)))

@@ -15,12 +15,10 @@ from torch import nn
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset, Split
 from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
-from gate_cache.learn.metrics.image_scores import ImageScores
-from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, mix
-from gate_cache.learn.mixing.mixed_model import MixedModel
+from gate_cache.learn.metrics.dense import ImageScores
+from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, MixedModel, mix
 from gate_cache.learn.tasks.floors import mask_floors
-from gate_cache.learn.tasks.painted import Painted
-from gate_cache.learn.tasks.task import Output, Scores
+from gate_cache.learn.tasks.task import ImagesTask, Output, Painted, Scores
 from gate_cache.manifest.heads import Sizes, head_of
 
 if TYPE_CHECKING:
@@ -72,29 +70,15 @@ class LevelsModel(MixedModel):
         return Output(self.head(sums, batch.attention), weights)
 
 
-class SegmentationTask:
-    """Images with masks, learnt whole.
-
-    Parameters
-    ----------
-    maps : of all combos that any trial uses
-    data : for masks
-    ids : samples of each split
-    """
+class SegmentationTask(ImagesTask):
+    """Images with masks, learnt whole."""
 
     unit = "images"
-    select = "mIoU"
 
     def __init__(self, maps: NativeMaps, data: SegmentationDataset,
                  ids: dict[Split, list[str]]) -> None:
-        self.maps = maps
-        self.data = data
-        self._ids = ids
+        super().__init__(maps, data, ids)
         self._attention = _nearest(maps)
-
-    def items(self) -> Sequence[str]:
-        """The training images."""
-        return self._ids["train"]
 
     def feed(self, batches: Iterable[Sequence[str]]) -> Iterator[Levels]:
         """Maps of all levels, and the joined ones."""
@@ -105,9 +89,13 @@ class SegmentationTask:
                        zip(*(m.levels for m in samples), strict=True))
         return Levels(self._join(levels), levels, self._attend(samples))
 
-    def criterion(self) -> nn.Module:
-        """Cross-entropy in the model's square, of decoder and auxiliary head."""
-        return _MaskLoss(self)
+    def loss(self, values: Decoded, items: Sequence[str]) -> torch.Tensor:
+        """Cross-entropy, mean over the square's pixels that count; plus the auxiliary head's."""
+        labels = torch.stack([self.labels(i) for i in items])
+        loss = mask_loss(values.logits, labels)
+        if values.auxiliary is not None:
+            loss = loss + AUXILIARY * mask_loss(values.auxiliary, labels)
+        return loss
 
     def model(self, spec: TrainSpec, chosen: Sequence[int], weights: list[float] | None,
               attention: bool) -> LevelsModel:
@@ -228,21 +216,6 @@ def _nearest(maps: NativeMaps) -> list[int]:
     return [min(range(len(maps.level_sides)),
                 key=lambda i: abs(np.log(maps.level_sides[i] / side)))
             for side in maps.attention_sides]
-
-
-class _MaskLoss(nn.Module):
-    """Cross-entropy, mean over the square's pixels that count; plus the auxiliary head's."""
-
-    def __init__(self, task: SegmentationTask) -> None:
-        super().__init__()
-        self._task = task
-
-    def forward(self, values: Decoded, items: Sequence[str]) -> torch.Tensor:
-        labels = torch.stack([self._task.labels(i) for i in items])
-        loss = mask_loss(values.logits, labels)
-        if values.auxiliary is not None:
-            loss = loss + AUXILIARY * mask_loss(values.auxiliary, labels)
-        return loss
 
 
 def mask_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import Split
+    from gate_cache.learn.features.native import NativeMaps
     from gate_cache.learn.metrics.items import Items
+    from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.specs import TrainSpec
 
 
@@ -48,11 +53,31 @@ class Scores:
     items: Items | None = None
 
 
+class Painted(NamedTuple):
+    """One model's prediction for one image.
+
+    Attributes
+    ----------
+    classes : (H, W) class of every pixel
+    uncertainty : (H, W) how unsure the model is
+    measure : what that is: ``entropy`` of the softmax in nats, or the share of ``members that
+        disagree`` with the vote
+    most : the largest value that it can have
+    """
+
+    classes: npt.NDArray[np.uint8]
+    uncertainty: npt.NDArray[np.float32]
+    measure: str
+    most: float
+
+
 class Task(Protocol):
     """One data set with one way to learn from it. Used by all trials of a stream together."""
 
     unit: str
     """What training counts: ``pairs``, ``images``, ``pixels``."""
+    select: str
+    """The metric that chooses checkpoints on ``val``."""
 
     def items(self) -> Sequence[Any]:
         """What is trained on."""
@@ -75,5 +100,52 @@ class Task(Protocol):
     def criterion(self) -> nn.Module:
         """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""
 
+    def floors(self) -> dict[Role, Scores]:
+        """What needs no feature, judged on ``test``."""
+
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Results of several models, which must be in evaluation mode, over one split."""
+
+
+class ImagesTask:
+    """What tasks of images have in common.
+
+    Parameters
+    ----------
+    maps : of all combos that any trial uses
+    data : for masks or labels
+    ids : samples of each split
+    """
+
+    select = "mIoU"
+
+    def __init__(self, maps: NativeMaps, data: Any, ids: Mapping[Split, Sequence[str]]) -> None:
+        self.maps = maps
+        self.data = data
+        self._ids = ids
+
+    def items(self) -> Sequence[Any]:
+        """The training images."""
+        return self._ids["train"]
+
+    def of(self, ids: Mapping[Split, Sequence[str]]) -> Self:
+        """The same with other samples of each split; what was read is shared."""
+        task = copy(self)
+        task._ids = ids
+        return task
+
+    def criterion(self) -> nn.Module:
+        """`loss`, which has no parameters."""
+        return _Plain(self.loss)
+
+    def loss(self, values: Any, items: Sequence[Any]) -> torch.Tensor:
+        """Of a batch's values."""
+        raise NotImplementedError
+
+
+class _Plain(nn.Module):
+    """A loss without parameters."""
+
+    def __init__(self, loss: Callable[[Any, Sequence[Any]], torch.Tensor]) -> None:
+        super().__init__()
+        self.forward = loss

@@ -8,15 +8,12 @@ of thousands of pixels, and each pixel then reads 4 cells a level.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
-from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
+from gate_cache.learn.features.pixel_grid import Taps, centres, read_at, taps, tiles
 from gate_cache.learn.mixing.amalgamator import FixedWeights
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import FirstLayer, PixelMLPs
@@ -33,58 +30,6 @@ PIXELS = 4096
 """Of which features are read at once."""
 Levels = Sequence[torch.Tensor]
 """One combo's maps, (C_l, h_l, w_l) each."""
-
-
-@dataclass(frozen=True)
-class Taps:
-    """Cells that pixels read, and their shares: 4 a level.
-
-    Attributes
-    ----------
-    cells : (P, 4·L) numbers of cells; levels one after the other, each along its rows
-    shares : (P, 4·L)
-    """
-
-    cells: torch.Tensor
-    shares: torch.Tensor
-
-    def read(self, table: torch.Tensor) -> torch.Tensor:
-        """(cells, D) to (P, D)."""
-        return F.embedding_bag(self.cells, table, per_sample_weights=self.shares, mode="sum")
-
-    def of(self, part: slice) -> Taps:
-        """Those of some of the pixels."""
-        return Taps(self.cells[part], self.shares[part])
-
-
-def taps(place: Placement, sides: Sequence[int], points: Points, device: torch.device) -> Taps:
-    """Bilinear interpolation at (P, 2) points as `pixel_grid.read_at` does it, in numbers.
-
-    Parameters
-    ----------
-    place : of the image in the square
-    sides : resolution of each level
-    points : (P, 2) shares of the image's sides
-    device : where the numbers are kept
-    """
-    cells, shares, first = [], [], 0
-    for side in sides:
-        window = place.window(side)
-        x, y = window.enter(points).T
-        (x0, x1, fx), (y0, y1, fy) = _ends(x, window.columns), _ends(y, window.rows)
-        cells += [first + row * side + column for row in (y0, y1) for column in (x0, x1)]
-        shares += [v * u for v in (1 - fy, fy) for u in (1 - fx, fx)]
-        first += side * side
-    return Taps(torch.from_numpy(np.stack(cells, 1)).to(device),
-                torch.from_numpy(np.stack(shares, 1).astype(np.float32)).to(device))
-
-
-def _ends(share: Points, along: slice) -> tuple[Points, Points, Points]:
-    """Both neighbouring cells of (P,) shares of a window's side, and how near the second is."""
-    count = along.stop - along.start
-    at = (share * count - 0.5).clip(0, count - 1)
-    low = np.floor(at).astype(np.int64)
-    return along.start + low, along.start + np.minimum(low + 1, count - 1), at - low
 
 
 def project(levels: Levels, weight: torch.Tensor) -> torch.Tensor:

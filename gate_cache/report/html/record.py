@@ -15,7 +15,6 @@ from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import BROADER, SELECTED
 from gate_cache.learn.metrics.roles import WEIGHTS, Method, Role
 from gate_cache.manifest.train_spec import head_name
-from gate_cache.training.rows import configuration_of, key_of, method_of
 from gate_cache.training.run_files import (
     CONFIG,
     METRICS,
@@ -26,6 +25,7 @@ from gate_cache.training.run_files import (
     trial_file,
     unreadable,
 )
+from gate_cache.training.sweep_tables import configuration_of, key_of, method_of
 
 
 @dataclass(frozen=True)

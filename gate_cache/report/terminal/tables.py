@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from gate_cache.extraction.plan import Line, Plan
     from gate_cache.extraction.status import Status
     from gate_cache.learn.metrics.results import ScoreTable
-    from gate_cache.learn.metrics.results import Table as Results
     from gate_cache.store.check.inspect import GroupReport, StoreReport
     from gate_cache.training.train import TrainedRun
 
@@ -164,37 +162,36 @@ def show_layers(maps: ModelMaps) -> None:
 
 def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
     """Tables of results with their protocol, and where the run and its report are."""
-    from gate_cache.learn.metrics.results import ScoreTable
-
     splits = ", ".join(f"{n}: " + ", ".join(f"{count} {unit}" for unit, count in s.items())
                        for n, s in trained.splits.items())
     say(f"split by image: {splits}")
     for results in trained.tables:
         say("")
-        if isinstance(results, ScoreTable):
-            _show_scores(results)
-        else:
-            _show_results(results)
+        pairs = "pairs" in results.rows[0].scores.details
+        (_show_results if pairs else _show_scores)(results)
     say("")
     say(f"run: {trained.run} ({trained.seconds:.0f} s)")
     if page:
         say(f"report: {page}")
 
 
-def _show_results(results: Results) -> None:
-    first = results.rows[0].pck
-    say(f"{results.title}: {first.pairs} pairs, {first.points} points", "bold")
-    variants = [k for k in first.values if k[0] in SHOWN and k[2] in ("point", "image")]
-    keys = sorted(variants, key=lambda k: (k[2] != "point", k[1] != "image", k[0]))
+def _show_results(results: ScoreTable) -> None:
+    """PCK over pairs."""
+    from gate_cache.learn.metrics.pck import named  # with numpy, which a plan needs not
+
+    first = results.rows[0].scores.details
+    say(f"{results.title}: {first['pairs']} pairs, {first['points']} points", "bold")
+    keys = [(a, r, m) for m in ("point", "image") for r in ("image", "box") for a in SHOWN]
     names = [f"@{a:.2f}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
     table = Grid("PCK, %\nradius\naveraged by", *names)
     for row in results.rows:
-        values = ["–" if math.isnan(v := row.pck.values[k]) else f"{v:.1f}" for k in keys]
-        table.add_row(escape(row.method.title), *values, style="bold" if row.trained else None)
+        values = [row.scores.values.get(named(*k)) for k in keys]
+        table.add_row(escape(row.method.title), *("–" if v is None else f"{v:.1f}" for v in values),
+                      style="bold" if row.trained else None)
     put(table)
-    if first.boxless:
-        say(f"{first.boxless} pairs whose target has no box with an extent are in no PCK of"
-                 " the box", style="dim")
+    if first["pairs_without_box"]:
+        say(f"{first['pairs_without_box']} pairs whose target has no box with an extent are in no"
+            " PCK of the box", style="dim")
     say(f"{results.protocol}; trained rows are bold", style="dim")
     for row in results.rows:
         if row.note and row.trained:

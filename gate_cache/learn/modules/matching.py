@@ -1,4 +1,4 @@
-"""``conv``: one more 3×3 convolution after each assigner's sum (paper, C.1)."""
+"""Modules of the heads that match points: a descriptor for every position."""
 
 from __future__ import annotations
 
@@ -6,7 +6,39 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.learn.modules.descriptor import Join
+ATTENTION_SCALE = 0.5
+
+
+class Join(nn.Module):
+    """Concatenate amalgamated and attention features, each of unit length at every position.
+
+    Without that, cosine similarity would hardly see the attention feature, whose values are
+    hundreds of times smaller. Its share is one learnt number.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention_scale = nn.Parameter(torch.tensor(ATTENTION_SCALE))
+
+    def forward(self, features: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+        """(B, D, h, w) and (B, T, h, w) or None to (B, D + T, h, w) of unit length over D + T."""
+        joined = F.normalize(features, dim=1)
+        if attention is None:
+            return joined
+        scaled = F.normalize(attention, dim=1) * self.attention_scale
+        return F.normalize(torch.cat([joined, scaled], 1), dim=1)
+
+
+class NearestNeighbour(nn.Module):
+    """Concatenate the n sums (Eq. 4), then the attention feature. Nothing else is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.join = Join()
+
+    def forward(self, maps: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+        """(B, n, C, h, w) and (B, T, h, w) or None to unit descriptors (B, n·C + T, h, w)."""
+        return torch.as_tensor(self.join(maps.flatten(1, 2), attention))
 
 
 class ConvHead(nn.Module):
