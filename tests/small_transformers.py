@@ -66,7 +66,8 @@ def pixart(sample_size: int, **more: Any) -> Any:
 
 def write_alpha(folder: Path) -> None:
     """Of 128 cells a side, which takes resolution and aspect."""
-    PixArtAlphaPipeline(t5_tokenizer(), t5(), small_vae(4), pixart(128, num_attention_heads=3, cross_attention_dim=48),
+    transformer = pixart(128, num_attention_heads=3, cross_attention_dim=48)
+    PixArtAlphaPipeline(t5_tokenizer(), t5(), small_vae(4), transformer,
                         DDIMScheduler()).save_pretrained(folder)
 
 
@@ -112,6 +113,6 @@ WRITERS = {"alpha": write_alpha, "sigma": write_sigma, "sd3": write_sd3, "flux":
 
 
 def write_transformer(name: str, folder: Path) -> None:
-    """Write a model with random weights whose modulations are not zero, as trained ones'."""
+    """Write a model with random weights, the same each time."""
     torch.manual_seed(0)
     WRITERS[name](folder)

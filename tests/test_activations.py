@@ -14,7 +14,7 @@ from gate_cache.analysis.activations import activations
 from gate_cache.cli import main
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.passes.activations import watched
+from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.extraction.passes import chosen_combos, open_passes
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.manifest.load import Loaded
@@ -64,9 +64,10 @@ def test_the_model_is_restored(toy: Toy) -> None:
     dataset, combos = work.dataset(), chosen_combos(work, ["plain"])
     with open_passes(work, combos, dataset, [dataset.samples()[0].id]) as passes:
         unet = passes.extractor.model.unet
-        with pytest.raises(RuntimeError, match="stop"), watched(unet) as seen:
+        with pytest.raises(RuntimeError, match="stop"), tapped(
+                unet, passes.family.levels) as taps:
             unet(torch.zeros(1, 4, 16, 16), 50, encoder_hidden_states=torch.zeros(1, 77, 64))
-            assert list(seen) == list(LEVELS)
+            assert list(taps.take()) == list(LEVELS)
             raise RuntimeError("stop")
         assert not any(m._forward_hooks for m in unet.modules())
 

@@ -52,7 +52,7 @@ FENCES = {  # library to the rooms and files that may import it
     "xarray": ("store/",),
     "distributed": ("extraction/cluster.py",),
     "diffusers": ("diffusion/",),
-    "transformers": ("diffusion/", "learn/modules/upernet.py"),
+    "transformers": ("diffusion/", "extraction/captions/", "learn/modules/upernet.py"),
     "peft": ("diffusion/", "extraction/lora/"),
     "tokenizers": ("diffusion/",),
     "huggingface_hub": ("diffusion/",),

@@ -35,8 +35,8 @@ from gate_cache.datasets.common.captions import (
 )
 from gate_cache.datasets.common.images import Image
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.diffusion.text.captioner import Captioner, find_captioner, open_captioner
-from gate_cache.extraction.caption import caption
+from gate_cache.extraction.captions.caption import caption
+from gate_cache.extraction.captions.captioner import Captioner, find_captioner, open_captioner
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded
 from gate_cache.workspace.workspace import Workspace

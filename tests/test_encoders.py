@@ -177,7 +177,7 @@ def test_what_is_of_diffusion_alone_says_so(manifest: WriteManifest, roots: Root
     here = work(manifest, roots)
     with pytest.raises(UserError, match="adds no noise, so its maps have no shift to measure"):
         score_combos(here, Selection(count=1))
-    with pytest.raises(UserError, match="shows the levels of a UNet"):
+    with pytest.raises(UserError, match="a vision encoder predicts no noise"):
         next(activations(here))
 
 

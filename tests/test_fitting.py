@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from conftest import WriteManifest
@@ -23,10 +24,11 @@ from gate_cache.core.roots import Roots
 from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.weights import variant_of
 from gate_cache.diffusion.models import fields
-from gate_cache.diffusion.models.fitting import check_parts, cross_attentions
+from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.layouts import schedule_of
 from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.unets import cross_attentions
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate
@@ -93,7 +95,8 @@ def refused(home: Roots, manifest: WriteManifest, **given: Any) -> str:
 
 @pytest.mark.parametrize(("known", "cls"), [
     (fields.UNET, UNet2DConditionModel), (fields.DDPM, UNet2DModel), (fields.VAE, AutoencoderKL),
-    (fields.CONTROLNET, ControlNetModel)])
+    (fields.CONTROLNET, ControlNetModel),
+    *((known, getattr(diffusers, name)) for name, known in fields.TRANSFORMERS.items())])
 def test_the_tables_have_every_field_of_the_classes(known: fields.Fields, cls: Any) -> None:
     taken = set(inspect.signature(cls.__init__).parameters) - {"self"}
     assert known.name == cls.__name__ and known.built | known.only.keys() == taken

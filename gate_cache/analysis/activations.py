@@ -1,4 +1,4 @@
-"""``show --activations``: what a UNet's levels give along one pass (paper, Figure 4)."""
+"""``show --activations``: what a model's levels give along one pass (paper, Figure 4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from gate_cache.core.errors import UserError
-from gate_cache.diffusion.passes.activations import watched
+from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.workspace.pick import pick
@@ -53,7 +53,7 @@ class Activations:
     noised : (S, S, 3), x_t decoded
     clean : (S, S, 3), x_0 as predicted by this one pass, decoded
     latents, noise : x_t and the noise predicted in it
-    levels : ``down0`` …, ``mid``, ``up0`` … in the order of the pass
+    levels : ``down0`` …, ``mid``, ``up0`` …, or a transformer's blocks, in the order of the pass
     """
 
     id: str
@@ -94,13 +94,15 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
 @torch.inference_mode()
 def _run(passes: Passes) -> Iterator[Activations]:
     model = passes.extractor.model
-    if not hasattr(model.unet, "up_blocks"):
-        raise UserError("activations: shows the levels of a UNet, and this model has none")
+    if not passes.family.levels:
+        raise UserError("a vision encoder predicts no noise: 'show' without --activations shows its"
+                        " maps")
     for lane in passes.lanes:
         t = lane.common.walk.stop
         for ready in passes.extractor.ready(lane, passes.inputs):
-            with watched(model.unet) as seen:
+            with tapped(model.unet, passes.family.levels) as taps:
                 predicted = ready.run()
+                seen = taps.take()
             (item,) = ready.items
             clean = model.as_clean(predicted, ready.x, t)
             noised, denoised = (p.cpu().numpy() for p in model.decode(torch.cat([ready.x, clean])))

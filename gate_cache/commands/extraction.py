@@ -102,7 +102,7 @@ def caption(manifest: ManifestPath,
             batch: Annotated[int, typer.Option(min=1, help="Images per pass.")] = 8,
             on: Computes = HERE, as_json: Json = False) -> None:
     """Write a caption for every image, by a captioner. Resumes after an interruption."""
-    from gate_cache.extraction.caption import caption as stage
+    from gate_cache.extraction.captions.caption import caption as stage
 
     work = on.open(manifest)
     with interruptible("captions so far are kept, run the same command again to resume"):

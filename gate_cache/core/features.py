@@ -6,6 +6,7 @@ Read from the published configurations alone, so that a plan needs neither weigh
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -94,6 +95,12 @@ class Family:
     text: bool = True
     largest: int | None = None
     more: tuple[MapSpec, ...] = ()
+
+    @property
+    def levels(self) -> list[MapSpec]:
+        """What each level, or block of a transformer, gives, in the order of a pass."""
+        return [m for m in (*self.more, *self.maps) if m.kind == "conv" and re.fullmatch(
+            r"(down|up)\d+|mid|(transformer|single)\.\d+\.img", m.name)]
 
     def select(self, kind: Kind, names: Collection[str] | None,
                pooling: Pooling | None = None) -> tuple[MapSpec, ...]:

@@ -18,6 +18,7 @@ from gate_cache.store.format.samples import Samples
 from gate_cache.workspace.device import LOADING, out_of_memory, smaller_than
 
 if TYPE_CHECKING:
+    from gate_cache.core.features import Family
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.passes.schedule import PassGroup
     from gate_cache.manifest.specs import Combo
@@ -33,12 +34,14 @@ class Passes:
     lanes : all passes, in an order that shares what can be
     source : the images, and how they are made square
     inputs : the same for passes, with latents
+    family : what the model offers
     """
 
     extractor: Extractor
     lanes: tuple[PassGroup, ...]
     source: ImageSource
     inputs: BlockInputs
+    family: Family
 
 
 def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
@@ -124,6 +127,6 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
                     for part in (rows[i : i + size] for i in range(0, len(rows), size)):
                         inputs.take_latents(part, extractor.encode(inputs.images(part)))
                         task.advance(len(part))
-                yield Passes(extractor, tuple(lanes), source, inputs)
+                yield Passes(extractor, tuple(lanes), source, inputs, files.family)
         finally:
             extractor.close()

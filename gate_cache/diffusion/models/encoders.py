@@ -16,8 +16,7 @@ from gate_cache.core.errors import ModelError, did_you_mean
 from gate_cache.core.features import Family, MapSpec
 from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.models.fields import is_number
-
-PROCESSOR = "preprocessor_config.json"
+from gate_cache.diffusion.models.layouts import PROCESSOR
 
 
 @dataclass(frozen=True)

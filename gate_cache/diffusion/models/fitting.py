@@ -16,8 +16,15 @@ from gate_cache.diffusion.files.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.encoders import normalisation
-from gate_cache.diffusion.models.layouts import DDPM, SCHEDULER, SDXL, TRANSFORMER, UNET, VAE
-from gate_cache.diffusion.models.transformers import class_of
+from gate_cache.diffusion.models.layouts import (
+    DDPM,
+    SCHEDULER,
+    SDXL,
+    TRANSFORMER,
+    UNET,
+    VAE,
+    class_of,
+)
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -257,24 +264,6 @@ def _strange(files: ModelFiles, component: str,
 
 def _by(shape: Sequence[Any]) -> str:
     return "×".join(map(str, shape))
-
-
-def cross_attentions(unet: Config) -> list[int]:
-    """Channels of a UNet's cross-attention layers, in its own order: down, up, mid."""
-    channels = list(unet["block_out_channels"])
-    layers = fields.by_block(unet.get("layers_per_block", 2), len(channels))
-    deep = fields.by_block(unet.get("transformer_layers_per_block", 1), len(channels))
-    deep_up = unet.get("reverse_transformer_layers_per_block") or deep[::-1]
-    down = zip(unet["down_block_types"], channels, layers, deep, strict=True)
-    up = zip(unet["up_block_types"], channels[::-1], [n + 1 for n in layers[::-1]], deep_up,
-             strict=True)
-    widths: list[int] = []
-    for block, width, count, transformers in (*down, *up):
-        if "CrossAttn" in block:
-            widths += [width] * sum(fields.by_block(transformers, count))
-    if "CrossAttn" in (unet.get("mid_block_type", "UNetMidBlock2DCrossAttn") or ""):
-        widths += [channels[-1]] * fields.by_block(deep[-1], 1)[0]
-    return widths
 
 
 def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[str]:

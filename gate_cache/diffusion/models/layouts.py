@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.plugins import installed, load_plugin
-from gate_cache.diffusion.models import encoders, transformers
 from gate_cache.diffusion.models.fields import is_number
-from gate_cache.diffusion.models.unets import family
 
 if TYPE_CHECKING:
     from gate_cache.core.features import Family
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 GROUP = "gate_cache.backbones"
 """Entry points that name the `Kind` of other packages' models."""
 UNET, TRANSFORMER, VAE, SCHEDULER = "unet", "transformer", "vae", "scheduler"
+PROCESSOR = "preprocessor_config.json"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _OTHER_NOISE = {"use_flow_sigmas": True, "timestep_type": "continuous",
@@ -47,8 +46,8 @@ class Kind:
     knows : whether a UNet or transformer of this configuration is of it: of another package's
         kind, or of a transformer's
     backbone : of another package's kind: imports and returns its `Backbone`
-    family : from configurations of UNet and VAE to its maps, where they are not those of a
-        diffusers UNet with ``up_block_types``
+    family : of another package's kind: from configurations of UNet and VAE to its maps, where
+        they are not those of a diffusers UNet with ``up_block_types``
     denoiser : folder of what is noised for
     t5 : its text encoder that is T5's, and tokens of T5's text
     tokens : that an attention map of an empty prompt has
@@ -61,7 +60,7 @@ class Kind:
     vae: bool
     knows: Callable[[Mapping[str, Any]], bool] | None = None
     backbone: Callable[[], type[Backbone]] | None = None
-    family: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Family] = family
+    family: Callable[[Mapping[str, Any], Mapping[str, Any] | None], Family] | None = None
     denoiser: str = UNET
     t5: tuple[str, int] = ("", 0)
     tokens: int = TOKENS_PER_PIECE
@@ -93,7 +92,7 @@ class Kind:
         """What its folder should hold, for messages."""
         if not self.noised:
             return (f"expected a {self.name} in transformers layout: config.json,"
-                    f" {encoders.PROCESSOR}, weights as safetensors")
+                    f" {PROCESSOR}, weights as safetensors")
         return (f"expected a {self.name} in diffusers layout: model_index.json and the folders"
                 f" {', '.join(self.components)}, weights as safetensors")
 
@@ -109,10 +108,10 @@ def _transformer(name: str, cls: str, encoders: int, length: int, tokens: int = 
     folders = ("text_encoder", "text_encoder_2", "text_encoder_3")[:encoders]
 
     def knows(config: Mapping[str, Any]) -> bool:
-        return transformers.class_of(config) == cls and all(
+        return class_of(config) == cls and all(
             config.get(field) is value for field, value in marks.items())
 
-    return Kind(name, folders, vae=True, knows=knows, family=transformers.family,
+    return Kind(name, folders, vae=True, knows=knows,
                 denoiser=TRANSFORMER, t5=(folders[-1], length), tokens=tokens or length, flow=flow)
 
 
@@ -128,8 +127,15 @@ KINDS = (SD, SDXL, DDPM, *TRANSFORMERS)
 
 
 ENCODER = Kind("vision encoder", (), vae=False, knows=lambda config: "model_type" in config,
-               family=encoders.family, denoiser="encoder", noised=False)
+               denoiser="encoder", noised=False)
 """Known by a field that configurations of transformers have, and those of diffusers do not."""
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """Name of the class that runs a configuration; the first PixArts were of another, now split."""
+    name = str(config.get("_class_name"))
+    old = name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_single"
+    return "PixArtTransformer2DModel" if old else name
 
 
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:

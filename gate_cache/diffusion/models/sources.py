@@ -14,7 +14,7 @@ from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
 from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
-from gate_cache.diffusion.models import layouts
+from gate_cache.diffusion.models import encoders, layouts, transformers, unets
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, TRANSFORMER, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
@@ -84,12 +84,9 @@ class ModelFiles:
     @cached_property
     def kind(self) -> Kind:
         """Which kind of model this is."""
-        if self.published:
-            names = published(self.published)
-        else:
-            names = [name for name in (UNET, TRANSFORMER) if (self.path / name).is_dir()]
-        name = TRANSFORMER if TRANSFORMER in names and UNET not in names else UNET
-        return layouts.kind_of(self.source, self.config(name))
+        known = published(self.published) if self.published else {}
+        transformer = TRANSFORMER in known or (self.path / TRANSFORMER).is_dir()
+        return layouts.kind_of(self.source, self.config(TRANSFORMER if transformer else UNET))
 
     @property
     def denoiser(self) -> dict[str, Any]:
@@ -100,26 +97,26 @@ class ModelFiles:
     def family(self) -> Family:
         """The layout of the model's maps."""
         vae = self.config(VAE) if self.kind.vae else None
+        own = {TRANSFORMER: transformers, UNET: unets}.get(self.kind.denoiser, encoders)
         try:
-            return self.kind.family(self.denoiser, vae)
+            return (self.kind.family or own.family)(self.denoiser, vae)
         except ModelError as error:
             raise ModelError(f"{self.source}: {error}") from None
 
     @cached_property
     def tokens(self) -> Tokens:
         """The tokenizer; of two that split alike, the first; of a transformer, of all its text."""
-        if not self.kind.t5[0]:
-            return self.clip_tokens[0] if self.clip_tokens else NoTokens()
-        length = self.kind.t5[1]
-        before = self.clip_tokens[0] if self.kind.tokens > length else None
-        return T5Tokens(self.path / self.kind.tokenizers[-1], length, before)
+        first, (encoder, length) = next(iter(self.clip_tokens), NoTokens()), self.kind.t5
+        if not encoder:
+            return first
+        return T5Tokens(self.path / self.kind.tokenizers[-1], length,
+                        first if self.kind.tokens > length else None)
 
     @cached_property
     def clip_tokens(self) -> list[ClipTokens]:
         """One for each of CLIP's; `ModelError` where they split prompts differently."""
-        tokenizers = [read_tokens(self.path / tokenizer) for tokenizer, encoder in
-                      zip(self.kind.tokenizers, self.kind.encoders, strict=True)
-                      if encoder != self.kind.t5[0]]
+        count = len(self.kind.tokenizers) - bool(self.kind.t5[0])  # T5's is the last
+        tokenizers = [read_tokens(self.path / name) for name in self.kind.tokenizers[:count]]
         if any(t.splits != tokenizers[0].splits for t in tokenizers):
             raise ModelError(f"{self.path}: its tokenizers split prompts differently; both should"
                              " have CLIP's vocabulary and merges, and the same added tokens")
@@ -179,8 +176,7 @@ class ModelFiles:
         """What latents are computed in: XL's VAE, and a transformer's, overflow in float16."""
         if not self.kind.vae:
             return "float32"
-        large = self.kind is SDXL or self.kind.denoiser == TRANSFORMER
-        upcast = large and self.config(VAE).get("force_upcast", True)
+        upcast = (self.kind is SDXL or self.kind.t5[0]) and self.config(VAE).get("force_upcast", True)
         return "float32" if upcast and dtype == "float16" else dtype
 
 

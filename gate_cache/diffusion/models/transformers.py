@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.features import Family, MapSpec
+from gate_cache.diffusion.models.layouts import class_of
 from gate_cache.diffusion.models.unets import latent_of, side_of
 
 PATCH = 2
@@ -21,13 +22,6 @@ _ATTENTION = {"PixArtTransformer2DModel": ("attn2", "text", "attn1"),
               "SD3Transformer2DModel": ("attn", "joint", "attn"),
               "FluxTransformer2DModel": ("attn", "joint", "attn")}
 """Of a block: the module that attends to text, how that is read, and the image's projections."""
-
-
-def class_of(config: Mapping[str, Any]) -> str:
-    """Name of the class that runs a configuration; the first PixArts were of another, now split."""
-    name = str(config.get("_class_name"))
-    old = name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_single"
-    return "PixArtTransformer2DModel" if old else name
 
 
 class _Block(NamedTuple):
@@ -52,10 +46,11 @@ def family(config: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
     stride, channels = latent_of(vae)
     flux = class_of(config) == "FluxTransformer2DModel"
     taken = config["in_channels"] // PATCH**2 if flux else config["in_channels"]
-    if taken != channels or (not flux and config.get("patch_size", PATCH) != PATCH):
-        raise ModelError(f"a transformer that takes patches of {config.get('patch_size', PATCH)}"
-                         f" and {taken} channels, where an image gives {channels}: made for filling"
-                         " in or control, or with another autoencoder; not read")
+    patch = PATCH if flux else config.get("patch_size", PATCH)
+    if (taken, patch) != (channels, PATCH):
+        raise ModelError(f"a transformer that takes {taken} channels in patches of {patch} where an"
+                         f" image gives {channels} in patches of {PATCH}: made for filling in or"
+                         " control, or with another autoencoder; not read")
     blocks = list(_blocks(config, stride * PATCH))
     middle = blocks[len(blocks) // 2]
     usual = [m for m in (*middle.maps, *_modulated(blocks, len(blocks) // 2))

@@ -142,6 +142,12 @@ def _attention(i: int, level: _Level) -> MapSpec:
                    tuple(f"{path}.attn2" for _, path in level.layers()), "text")
 
 
+def cross_attentions(unet: Mapping[str, Any]) -> list[int]:
+    """Channels of a UNet's cross-attention layers, in its own order: down, up, mid."""
+    levels = sorted(_levels(unet, 1), key=lambda level: level.name == "mid")
+    return [level.channels for level in levels for _ in level.layers()]
+
+
 def _levels(unet: Mapping[str, Any], stride: int) -> Iterator[_Level]:
     """In the order in which they run; as of diffusers' classes where a field is not given."""
     channels = list(unet["block_out_channels"])

@@ -11,8 +11,9 @@ from gate_cache.core.errors import ModelError, NotThere
 from gate_cache.diffusion.files.digest_cache import remembered_sha256
 from gate_cache.diffusion.files.headers import read_config, read_header
 from gate_cache.diffusion.files.weights import folder_digest, weight_files
-from gate_cache.diffusion.models.fitting import cross_attentions, text_config
+from gate_cache.diffusion.models.fitting import text_config
 from gate_cache.diffusion.models.layouts import UNET
+from gate_cache.diffusion.models.unets import cross_attentions
 from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import IPAdapterSpec
 

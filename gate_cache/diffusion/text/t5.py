@@ -25,7 +25,6 @@ class T5Tokens:
     """
 
     marks: frozenset[str] = frozenset()
-    splits: tuple[()] = ()
     added: tuple[()] = ()
 
     def __init__(self, folder: Path, length: int, clip: Tokens | None = None) -> None:

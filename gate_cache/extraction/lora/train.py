@@ -16,7 +16,7 @@ from gate_cache.datasets.common.model_input import model_input
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.layouts import SD
 from gate_cache.diffusion.models.sources import ModelFiles, locate
-from gate_cache.extraction.caption import captions_path
+from gate_cache.extraction.captions.caption import captions_path
 from gate_cache.extraction.lora.adapter import Adapter
 from gate_cache.extraction.lora.files import LoraFiles, LoraOutput, refuse_existing
 from gate_cache.extraction.lora.images import TrainingImage, training_images

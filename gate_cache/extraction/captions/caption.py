@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.datasets.common.images import Pixels
-    from gate_cache.diffusion.text.captioner import Captioner
+    from gate_cache.extraction.captions.captioner import Captioner
     from gate_cache.workspace.workspace import Workspace
 
 
@@ -115,7 +115,7 @@ def _lines(captions: Captions) -> list[Caption]:
 @contextmanager
 def _opened(work: Workspace, model: str, revision: str | None) -> Iterator[Captioner]:
     """The captioner, on its device."""
-    from gate_cache.diffusion.text.captioner import find_captioner, open_captioner
+    from gate_cache.extraction.captions.captioner import find_captioner, open_captioner
     from gate_cache.workspace.device import out_of_memory
 
     place = work.torch_device()

@@ -1,0 +1,1 @@
+"""Captions of images: by an automatic captioner, kept in a file."""

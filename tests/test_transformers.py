@@ -1,0 +1,405 @@
+"""Diffusion transformers: what is read is what unmodified pipelines compute, of random weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from conftest import WriteManifest
+from diffusers import FlowMatchEulerDiscreteScheduler
+from small_transformers import WRITERS, write_transformer
+
+from gate_cache.analysis.activations import activations
+from gate_cache.core.errors import ModelError, UserError
+from gate_cache.core.roots import Roots
+from gate_cache.diffusion.models.backbone import Backbone
+from gate_cache.diffusion.models.conditioning import Text
+from gate_cache.diffusion.models.loading import load
+from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.speed import faster
+from gate_cache.diffusion.passes.hooks import tapped
+from gate_cache.diffusion.passes.reads import without_massive
+from gate_cache.diffusion.techniques.denoise import ddim
+from gate_cache.extraction.extract import extract
+from gate_cache.extraction.layers import layers
+from gate_cache.extraction.plan import plan
+from gate_cache.manifest.specs import ModelSpec
+from gate_cache.store.reader import FeatureStore
+from gate_cache.training.train import train
+from gate_cache.workspace.workspace import Workspace
+
+CPU, PROMPT = torch.device("cpu"), "a red horse"
+TOKENS = {"alpha": 120, "sigma": 300, "sd3": 333, "flux": 512, "schnell": 256}
+SIDE = 8
+"""Of the latents, so that an image is 4×4 tokens."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("transformers")
+    for name in WRITERS:
+        write_transformer(name, home / name)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def opened(models: Path, name: str) -> Any:
+    return load(ModelFiles(name, models / name), CPU, torch.float32)
+
+
+class Seen:
+    """What an unmodified transformer was given and computed in one pass of its pipeline."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer
+        self.outputs: dict[str, Any] = {}
+        self.inputs: dict[str, torch.Tensor] = {}
+        self.attended: list[tuple[torch.Tensor, torch.Tensor, Any]] = []
+
+    @contextmanager
+    def watching(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """By plain hooks; and by torch's attention, whose queries and keys are noted."""
+        real = torch.nn.functional.scaled_dot_product_attention
+        inside = [False]
+
+        def attend(query: Any, key: Any, value: Any, attn_mask: Any = None, **more: Any) -> Any:
+            if inside[0]:
+                self.attended.append((query, key, attn_mask))
+            return real(query, key, value, attn_mask=attn_mask, **more)
+
+        def keep(name: str) -> Any:
+            def hook(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
+                first = args[0] if args else kwargs.get("hidden_states")
+                if isinstance(first, torch.Tensor):
+                    self.inputs[name] = first
+                self.outputs[name] = output
+            return hook
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+        before = self.transformer.register_forward_pre_hook(lambda *_: inside.__setitem__(0, True))
+        hooks = [before, *(m.register_forward_hook(keep(n), with_kwargs=True)
+                           for n, m in self.transformer.named_modules())]
+        yield
+        for hook in hooks:
+            hook.remove()
+        monkeypatch.undo()
+
+
+def pipeline_of(models: Path, name: str) -> Any:
+    index = json.loads((models / name / "model_index.json").read_text())
+    pipe = getattr(diffusers, index["_class_name"]).from_pretrained(models / name)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def one_step(pipe: Any, name: str, x: torch.Tensor) -> tuple[Any, int]:
+    """Run a whole pipeline for one step from x, without guidance; the transformer's t, of ours."""
+    more: dict[str, Any] = {"guidance_scale": 3.5} if name in ("flux", "schnell") else {
+        "guidance_scale": 1.0}
+    if name in ("alpha", "sigma"):
+        more |= {"use_resolution_binning": False, "clean_caption": False}
+        latents = x
+    elif name == "sd3":
+        latents = x
+    else:
+        latents = pipe._pack_latents(x, *x.shape)
+    if name == "schnell":  # which was trained with shorter texts than its pipeline's default
+        more["max_sequence_length"] = 256
+    pipe(PROMPT, num_inference_steps=1, height=2 * SIDE, width=2 * SIDE, latents=latents,
+         output_type="latent", **more)
+    return pipe, 0 if name in ("alpha", "sigma") else 999  # DDIM's only step; σ = 1
+
+
+def expected_map(name: str, seen: Seen) -> torch.Tensor:
+    """A map by the documented grammar alone, from what plain hooks have seen."""
+    blocks, number, what, *rest = name.split(".")
+    path = f"{'single_' if blocks == 'single' else ''}transformer_blocks.{number}"
+    if rest and rest[0] in "qkv":
+        own = "attn1" if f"{path}.attn1" in seen.outputs else "attn"
+        tokens = seen.outputs[f"{path}.{own}.to_{rest[0]}"]
+    elif rest == ["modulated"]:
+        after = f"{path.rsplit('.', 1)[0]}.{int(number) + 1}"
+        if f"{after}" not in seen.outputs:
+            after = "single_transformer_blocks.0"
+        own = "attn1" if f"{after}.attn1" in seen.inputs else "attn"
+        tokens = seen.inputs[f"{after}.{own}"][:, -SIDE * SIDE // 4:]  # behind FLUX's text
+    else:
+        output = seen.outputs[path]
+        tokens = output[1] if isinstance(output, tuple) else output
+    assert what == "img"
+    return tokens.mT.reshape(len(tokens), -1, SIDE // 2, SIDE // 2)
+
+
+def expected_attention(seen: Seen, name: str, family: str) -> torch.Tensor:
+    """Softmax of the queries and keys that torch was given: the text's columns, the image's rows.
+
+    SD3 has the image's tokens first in its sequence, FLUX the text's; PixArt the text's alone.
+    """
+    count, cells = TOKENS[family], SIDE * SIDE // 4
+    joint = [(q, k, m) for q, k, m in seen.attended
+             if k.shape[2] == (count if family in ("alpha", "sigma") else count + cells)]
+    blocks, number, _ = name.split(".")
+    query, key, mask = joint[int(number) + (2 if blocks == "single" else 0)]
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    weights = (scores if mask is None else scores + mask).softmax(-1).mean(1)
+    if family == "sd3":
+        weights = weights[:, :cells, cells:]
+    elif family in ("flux", "schnell"):
+        weights = weights[:, count:, :count]
+    return weights.mT.reshape(len(weights), count, SIDE // 2, SIDE // 2)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_map_is_that_of_the_pipelines_own_modules(
+        models: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, model = pipeline_of(models, name), opened(models, name)
+    family = ModelFiles(name, models / name).family
+    x = torch.randn(1, family.latent_channels, SIDE, SIDE)
+    seen = Seen(pipe.transformer)
+    with seen.watching(monkeypatch):
+        _, t = one_step(pipe, name, x)
+    specs, text = [*family.maps, *family.more], model.embed(PROMPT)
+    plain = model.predict(x, t, text)
+    with tapped(model.unet, specs) as taps:
+        assert torch.equal(model.predict(x, t, text), plain)
+        found = taps.take()
+    torch.testing.assert_close(model.unet.state_dict(), pipe.transformer.state_dict())
+    output = seen.outputs[""][0]
+    if name in ("flux", "schnell"):
+        output = pipe._unpack_latents(output, SIDE, SIDE, 1)
+    torch.testing.assert_close(plain, output[:, :family.latent_channels], rtol=1e-4, atol=1e-5)
+    for spec in specs:
+        assert tuple(found[spec.name].shape[1:]) == spec.shape(2 * SIDE, TOKENS[name])
+        wanted = expected_attention(seen, spec.name, name) if spec.kind == "attention" else \
+            expected_map(spec.name, seen)
+        torch.testing.assert_close(found[spec.name], wanted, rtol=1e-4, atol=1e-5, msg=spec.name)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_combo_has_the_maps_of_the_middle_block_by_default(models: Path, name: str) -> None:
+    family = ModelFiles(name, models / name).family
+    middle = "single.0" if name in ("flux", "schnell") else "transformer.1"
+    assert [m.name for m in family.select("conv", None)] == [f"{middle}.img.modulated"]
+    assert [m.name for m in family.select("attention", None)] == [f"{middle}.text"]
+
+
+def test_channels_that_are_massive_in_the_raw_tokens_are_zeroed_image_by_image() -> None:
+    raw, values = torch.ones(2, 4, 5), torch.arange(40.0).view(2, 4, 5) + 1
+    raw[0, :, 2] = -51  # 51 times the median
+    raw[1, :, 2] = 49
+    expected = values.clone()
+    expected[0, :, 2] = 0
+    assert torch.equal(without_massive(values, raw), expected)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "schnell"])
+def test_noise_is_the_schedulers_own(models: Path, name: str) -> None:
+    """SD 3: σ = 3s / (1 + 2s); FLUX dev's shift depends on sampling, so there is none."""
+    model = opened(models, name)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(models / name / "scheduler")
+    x0, eps = torch.randn(2, 16, SIDE, SIDE), torch.randn(2, 16, SIDE, SIDE)
+    for t in (0, 260, 999):
+        time = scheduler.timesteps[999 - t]
+        expected = scheduler.scale_noise(x0, time[None], eps)
+        torch.testing.assert_close(model.noised(x0, eps, t), expected)
+        s = (t + 1) / 1000
+        sigma = s if name == "flux" else 3 * s / (1 + 2 * s)
+        assert float(model.sigmas[t]) == pytest.approx(sigma, rel=1e-6)
+        x, velocity = model.noised(x0, eps, t), eps - x0
+        torch.testing.assert_close(model.as_clean(velocity, x, t), x0, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.as_epsilon(velocity, x, t), eps, rtol=1e-4, atol=1e-4)
+
+
+def test_a_denoising_step_is_eulers(models: Path) -> None:
+    model = opened(models, "sd3")
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(models / "sd3" / "scheduler")
+    sigmas = [(t + 1) / 1000 for t in (600, 500)]
+    scheduler.set_timesteps(sigmas=sigmas)
+    x, text = torch.randn(1, 16, SIDE, SIDE), model.embed(PROMPT)
+    velocity = model.predict(x, 600, text)
+    expected = scheduler.step(velocity, scheduler.timesteps[0], x).prev_sample
+    found = ddim(x, [600, 500], model.noised, lambda x, t: (
+        model.as_clean(velocity, x, t), model.as_epsilon(velocity, x, t)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_latents_are_shifted_and_scaled_as_the_pipeline_does(models: Path) -> None:
+    pipe, model = pipeline_of(models, "sd3"), opened(models, "sd3")
+    pixels = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
+    z = pipe.vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
+    torch.testing.assert_close(model.encode(pixels), (z - 0.0609) * 1.5305)
+
+
+def test_the_token_table_is_that_of_the_tokenizers(models: Path) -> None:
+    tokens = ModelFiles("sd3", models / "sd3").tokens
+    words = tokens.encode("a cat").words
+    assert len(words) == 333 == tokens.count("a cat")
+    assert words[0] == "<|startoftext|>" and words[77:83] == ("▁", "a", "▁", "c", "a", "t")
+    assert words[83:85] == ("</s>", "<pad>")
+
+
+def edited(models: Path, tmp_path: Path, name: str, part: str, **fields: Any) -> ModelFiles:
+    """A copy of a model with other fields in a configuration."""
+    folder = tmp_path / name
+    shutil.copytree(models / name, folder)
+    file = folder / part
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+    return ModelFiles(name, folder)
+
+
+@pytest.mark.parametrize(("name", "part", "fields", "says"), [
+    ("sd3", "scheduler/scheduler_config.json", {"use_karras_sigmas": True},
+     "has use_karras_sigmas; of models of flow matching, FlowMatchEuler"),
+    ("flux", "scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"},
+     "DDIMScheduler.* is another one"),
+    ("sd3", "scheduler/scheduler_config.json", {"shift": 0}, "shift: 0, not a number above 0"),
+    ("sd3", "transformer/config.json", {"num_layers": 4},
+     "weights have 3 transformer_blocks, its configuration says 4"),
+    ("sd3", "transformer/config.json", {"joint_attention_dim": 8},
+     "joint_attention_dim: 8, but its text encoders give 88: parts of different models"),
+    ("flux", "transformer/config.json", {"pooled_projection_dim": 8},
+     "pooled_projection_dim: 8, but its text encoders give 32"),
+    ("flux", "transformer/config.json", {"in_channels": 384}, "takes 96 channels in patches of 2"),
+    ("sd3", "transformer/config.json", {"wings": 2}, "has no 'wings'"),
+    ("sigma", "text_encoder/config.json", {"model_type": "gemma"}, "a gemma as text encoder"),
+    ("sd3", "transformer/config.json", {"_class_name": "DiTTransformer2DModel"},
+     "nor the transformer of PixArt-Σ, PixArt-α, Stable Diffusion 3, FLUX.1"),
+])
+def test_what_does_not_fit_is_refused(models: Path, tmp_path: Path, name: str, part: str,
+                                      fields: dict[str, Any], says: str) -> None:
+    files = edited(models, tmp_path, name, part, **fields)
+    with pytest.raises(ModelError, match=says) as caught:
+        assert files.family
+        load(files, CPU, torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_pixarts_configurations_name_another_class(models: Path, tmp_path: Path) -> None:
+    files = edited(models, tmp_path, "sigma", "transformer/config.json",
+                   _class_name="Transformer2DModel", num_vector_embeds=None,
+                   double_self_attention=False)
+    model = load(files, CPU, torch.float32)
+    x = torch.randn(1, 4, SIDE, SIDE)
+    same = opened(models, "sigma")
+    assert torch.equal(model.predict(x, 50, model.embed("a")), same.predict(x, 50, same.embed("a")))
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda f: (f / "tokenizer_2/tokenizer.json").unlink(), "tokenizer.json: not a tokenizer"),
+    (lambda f: shutil.rmtree(f / "text_encoder_2"), "text_encoder_2"),
+])
+def test_a_folder_without_a_part_is_refused(models: Path, tmp_path: Path,
+                                            change: Callable[..., Any], says: str) -> None:
+    shutil.copytree(models / "flux", tmp_path / "flux")
+    change(tmp_path / "flux")
+    with pytest.raises(ModelError, match=says):
+        load(ModelFiles("flux", tmp_path / "flux"), CPU, torch.float32)
+
+
+def test_a_prompt_that_the_pipeline_would_cut_off_is_refused(models: Path) -> None:
+    model = opened(models, "alpha")
+    assert model.embed("b" * 118).states.shape == (1, 120, 24)
+    with pytest.raises(ModelError, match=r"^prompt 'b+…' has 121 tokens, and this model reads 120"):
+        model.embed("b" * 119)
+
+
+def test_what_is_a_unets_is_refused(models: Path) -> None:
+    model = opened(models, "sd3")
+    with pytest.raises(ModelError, match=r"model\.compile: a transformer's maps"):
+        faster(model, ModelSpec.model_validate({"source": "tiny", "compile": True}))
+    with pytest.raises(ModelError, match="200 is more than the 96 pixels"):
+        ModelFiles("sd3", models / "sd3").family.check_size(200, "model.size")
+
+
+@pytest.mark.parametrize("technique", [
+    {"lora": {"source": "tiny/moderate"}}, {"controlnet": {"source": "tiny"}}])
+def test_techniques_of_unets_are_refused_in_a_plan(models: Path, manifest: WriteManifest,
+                                                   roots: Roots, technique: Any) -> None:
+    roots = Roots(roots.data, models, roots.stores, roots.runs)
+    loaded = manifest(model={"source": "sd3"}, attention={}, conv={
+        "plain": {"prompt": "a"}, "with": {"prompt": "a", **technique}})
+    with pytest.raises(UserError, match=r"is for UNets, and 'sd3' has a transformer; leave it out"):
+        plan(Workspace(loaded, roots, "cpu"))
+
+
+def test_a_small_sd3_is_extracted_stored_and_trained_on(models: Path, manifest: WriteManifest,
+                                                        roots: Roots) -> None:
+    """Rows are maps of our own pass: the model's, at the noise that the definition says."""
+    roots = Roots(roots.data, models, roots.stores, roots.runs)
+    raw = {"maps": ["transformer.0.img", "transformer.1.img.modulated"]}
+    loaded = manifest(
+        dataset={"name": "toyworld", "train": 12, "val": 0, "test": 12},
+        model={"source": "sd3", "size": 64}, store={"block": 4, "batch": 3},
+        conv={"plain": {"prompt": PROMPT, "t": 260}, "raw": {"prompt": "b", "t": 260, **raw},
+              "walked": {"prompt": PROMPT, "t": 260, "denoise": {"from": 400, "steps": 2}}},
+        attention={"attn": {"prompt": PROMPT, "t": 260}},
+        train={"head": "nn", "combos": ["plain", "walked"], "steps": 3, "batch": 2,
+               "validate_steps": 3, "attention": "attn"})
+    work = Workspace(loaded, roots, "cpu")
+    store = FeatureStore.open(extract(work).store)
+    assert store["plain"].maps == ("transformer.1.img.modulated",)
+    assert store["attn"]["transformer.1.text"].shape[1:] == (333, 16, 16)
+    check_row(store, opened(models, "sd3"))
+    assert not np.array_equal(store["walked"]["transformer.1.img.modulated"][0],
+                              store["plain"]["transformer.1.img.modulated"][0])
+    with torch.enable_grad():
+        run = train(work, roots.runs / "nn")
+    assert len(run.scores) > 1 and all(
+        value is not None for scores in run.scores.values() for value in scores.values())
+    (seen,) = activations(work, combos=["plain"])
+    assert list(seen.levels) == [f"transformer.{i}.img" for i in range(3)]
+
+
+def check_row(store: FeatureStore, model: Backbone) -> None:
+    import zarr
+
+    from gate_cache.diffusion.passes.noise import noise
+
+    group = zarr.open_group(store.path, mode="r")
+    (name,) = [n for n in group if n.startswith("latents")]
+    x0 = torch.from_numpy(np.asarray(group[f"{name}/x0"][:1]))
+    eps = noise(0, store.samples[0], x0.shape[1:])[None]
+    sigma = 3 * 0.261 / (1 + 2 * 0.261)
+    seen: list[torch.Tensor] = []
+    hook = model.unet.transformer_blocks[0].register_forward_hook(
+        lambda _m, _a, out: seen.append(out[1]))
+    model.predict((1 - sigma) * x0 + sigma * eps, 260, Text.joined([model.embed("b")]))
+    hook.remove()
+    found = store["raw"]["transformer.0.img"][0]
+    np.testing.assert_allclose(found, seen[0][0].T.reshape(found.shape), rtol=4e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize(("hub", "block", "width", "tokens", "largest"), [
+    ("PixArt-alpha/PixArt-XL-2-1024-MS", "transformer.14", 1152, 120, None),
+    ("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "transformer.14", 1152, 300, None),
+    ("stabilityai/stable-diffusion-3-medium-diffusers", "transformer.12", 1536, 333, 3072),
+    ("stabilityai/stable-diffusion-3.5-large", "transformer.19", 2432, 333, 3072),
+    ("black-forest-labs/FLUX.1-dev", "single.9", 3072, 512, None),
+    ("black-forest-labs/FLUX.1-schnell", "single.9", 3072, 256, None)])
+def test_published_models_are_planned_without_their_files(
+        manifest: WriteManifest, roots: Roots, hub: str, block: str, width: int, tokens: int,
+        largest: int | None) -> None:
+    loaded = manifest(model={"source": hub}, conv={"c": {"prompt": "a"}},
+                      attention={"a": {"prompt": "a"}})
+    lines = {line.name: line.shapes for line in plan(Workspace(loaded, roots, "cpu")).lines}
+    assert lines["c"] == {f"{block}.img.modulated": (width, 64, 64)}
+    assert lines["a"] == {f"{block}.text": (tokens, 64, 64)}
+    found = layers(ModelSpec.model_validate({"source": hub}), roots, every=True)
+    assert (found.default_size, found.size_multiple) == (1024, 16)
+    assert next(m.bytes for m in found.layers if m.name == f"{block}.img") == 2 * width * 64 * 64
+    if largest:
+        with pytest.raises(ModelError, match=f"more than the {largest} pixels"):
+            layers(ModelSpec.model_validate({"source": hub}), roots, size=largest + 16)
