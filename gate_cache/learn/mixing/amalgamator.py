@@ -140,6 +140,25 @@ class ConvAssigner(nn.Module):
         return torch.as_tensor(self.body(maps)).squeeze(1)
 
 
+class Projection(nn.Module):
+    """A learnt 1×1 projection, without bias; orthogonal at first, so that it keeps angles.
+
+    On maps of several models, each 0 where it is another's, these are projections of each model's.
+
+    Parameters
+    ----------
+    channels, width : before and behind it
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(width, channels)))
+
+    def forward(self, bucket: torch.Tensor) -> torch.Tensor:
+        """(B, b, C, …) to (B, b, width, …)."""
+        return torch.einsum("dc,bkc...->bkd...", self.weight, bucket)
+
+
 AttentionIn = Literal["head", "bucket"]
 
 
@@ -154,14 +173,17 @@ class MixedModel(nn.Module):
     attention : where the attention feature goes, where there is one: ``head``, concatenated behind
         what is mixed (paper, A.4); ``bucket``, concatenated to every map before, so that it is
         mixed, too (as in the released code); None: it is not used
+    projection : of maps before they are mixed, if any
     """
 
     _index: torch.Tensor
 
     def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
-                 attention: AttentionIn | None = "head") -> None:
+                 attention: AttentionIn | None = "head",
+                 projection: Projection | None = None) -> None:
         super().__init__()
         self.mixer = mixer
+        self.projection = projection
         self.head = head
         self._chosen = None if chosen is None else list(chosen)
         self.attention = attention
@@ -183,6 +205,8 @@ class MixedModel(nn.Module):
         attention : (B, T, …) or None
         """
         chosen = self.of_bucket(bucket)
+        if self.projection is not None:
+            chosen = self.projection(chosen)
         if attention is None or self.attention is None:
             return chosen, None
         if self.attention == "head":

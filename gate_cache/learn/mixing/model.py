@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, MixedModel
+from gate_cache.learn.mixing.amalgamator import (
+    Amalgamator,
+    FixedWeights,
+    MixedModel,
+    Projection,
+)
 from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
 
@@ -38,11 +43,18 @@ def build_model(spec: TrainSpec, channels: int, weights: list[float] | None = No
     tokens : T of its attention feature, where there is one; None: it is not used
     """
     n, mixed = 1 if weights else spec.assigners, inside(spec, tokens)
-    sizes = Sizes(n, channels + mixed, tokens=(tokens or 0) - mixed)
+    width, projection = projected(spec, channels)
+    sizes = Sizes(n, width + mixed, tokens=(tokens or 0) - mixed)
     mixer = FixedWeights(weights) if weights else Amalgamator(
         sizes.channels, n, spec.hidden, spec.dropout, spec.weights, spec.assigner_resolution)
     return CorrespondenceModel(mixer, head_of(spec.head.name).build(spec.head, sizes), chosen,
-                               None if tokens is None else spec.attention_in)
+                               None if tokens is None else spec.attention_in, projection)
+
+
+def projected(spec: TrainSpec, channels: int) -> tuple[int, Projection | None]:
+    """C of maps before they are mixed, and what brings them to it where models are projected."""
+    width = spec.mix.projection if spec.mix else None
+    return (width, Projection(channels, width)) if width else (channels, None)
 
 
 def inside(spec: TrainSpec, tokens: int | None) -> int:
