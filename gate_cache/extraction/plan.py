@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,10 +187,12 @@ def _planned(manifest: Manifest, roots: Roots) -> _Planned:
     maps = combo_maps(manifest, model, size, count)
     lanes = schedule([(Wanted.named(name, m.combo, m.specs), [0])
                       for name, m in maps.items()], lambda prompt, _row: count(prompt))
+    pieces = Pieces.of(lanes)
     return _Planned(
         model.source if files else spec.source, size,
         model.family.latent_shape(size) if keeps_latents(manifest, model) else None,
-        {name: m.shapes for name, m in maps.items()}, Pieces.of(lanes),
+        {name: m.shapes for name, m in maps.items()},
+        pieces if model.family.text else replace(pieces, texts=0),
         [*(files.notes if files else ()), *notes])
 
 

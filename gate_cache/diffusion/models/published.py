@@ -25,7 +25,7 @@ def published(name: str) -> dict[str, Any]:
     """A model's ``title``, its ``hub`` ids, and the configuration of each component."""
     if name in _encoders():
         config = _encoders()[name]
-        return {"title": "vision encoder", "hub": [name], "unet": config, "encoder": config}
+        return {"title": name.partition("/")[2], "hub": [name], "unet": config, "encoder": config}
     content: dict[str, Any] = json.loads((HOME / f"{name}.json").read_text(encoding="utf-8"))
     return content
 
