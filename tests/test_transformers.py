@@ -23,19 +23,23 @@ from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Text
 from gate_cache.diffusion.models.loading import load
-from gate_cache.diffusion.models.sources import ModelFiles
+from gate_cache.diffusion.models.published import published
+from gate_cache.diffusion.models.sources import ModelFiles, assumed
 from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.reads import without_massive
+from gate_cache.diffusion.passes.recipes import combo_maps
 from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.layers import layers
 from gate_cache.extraction.plan import plan
+from gate_cache.manifest.load import load as load_manifest
 from gate_cache.manifest.specs import ModelSpec
 from gate_cache.store.reader import FeatureStore
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
+PROTOCOLS = sorted((Path(__file__).parents[1] / "manifests/protocols").glob("*.yaml"))
 CPU, PROMPT = torch.device("cpu"), "a red horse"
 TOKENS = {"alpha": 120, "sigma": 300, "sd3": 333, "flux": 512, "schnell": 256}
 SIDE = 8
@@ -196,6 +200,21 @@ def test_a_combo_has_the_maps_of_the_middle_block_by_default(models: Path, name:
     assert [m.name for m in family.select("attention", None)] == [f"{middle}.text"]
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_half_precision_changes_maps_by_its_rounding_alone(models: Path, name: str) -> None:
+    """T5's widest layers, and the autoencoder, stay in float32."""
+    family, found = ModelFiles(name, models / name).family, []
+    x = torch.randn(1, family.latent_channels, SIDE, SIDE)
+    for dtype in (torch.float32, torch.float16):
+        model: Any = load(ModelFiles(name, models / name), CPU, dtype)
+        with tapped(model.unet, [*family.maps, *family.more]) as taps:
+            model.predict(x, 50, model.embed(PROMPT))
+            found.append(taps.take())
+    assert (model.unet.dtype, model.vae.dtype) == (torch.float16, torch.float32)
+    for key, value in found[0].items():
+        assert float((found[1][key].float() - value).norm() / value.norm()) < 0.01, key
+
+
 def test_channels_that_are_massive_in_the_raw_tokens_are_zeroed_image_by_image() -> None:
     raw, values = torch.ones(2, 4, 5), torch.arange(40.0).view(2, 4, 5) + 1
     raw[0, :, 2] = -51  # 51 times the median
@@ -249,6 +268,12 @@ def test_the_token_table_is_that_of_the_tokenizers(models: Path) -> None:
     assert len(words) == 333 == tokens.count("a cat")
     assert words[0] == "<|startoftext|>" and words[77:83] == ("▁", "a", "▁", "c", "a", "t")
     assert words[83:85] == ("</s>", "<pad>")
+    for name in ("alpha", "flux"):  # PixArt's pipelines put prompts into lower case
+        own = ModelFiles(name, models / name).tokens
+        first = opened(models, name).tokenizers["tokenizer" if name == "alpha" else "tokenizer_2"]
+        text = "A cat ".lower().strip() if name == "alpha" else "A cat "
+        assert list(own.encode("A cat ").ids[0]) == first(
+            text, padding="max_length", max_length=own.count("")).input_ids
 
 
 def edited(models: Path, tmp_path: Path, name: str, part: str, **fields: Any) -> ModelFiles:
@@ -403,3 +428,28 @@ def test_published_models_are_planned_without_their_files(
     if largest:
         with pytest.raises(ModelError, match=f"more than the {largest} pixels"):
             layers(ModelSpec.model_validate({"source": hub}), roots, size=largest + 16)
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [
+    ("pixart-alpha", 1.2), ("pixart-sigma", 1.2), ("sd-3", 4.2), ("sd-3.5-medium", 4.9),
+    ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("ddpm-256", 0.2)])
+def test_published_configurations_are_of_models_as_large_as_the_docs_say(
+        name: str, gigabytes: float) -> None:
+    """Parameters and buffers in bfloat16, of the classes without memory."""
+    parts = published(name)
+    config = parts.get("transformer") or parts["unet"]
+    with torch.device("meta"):
+        model = getattr(diffusers, config["_class_name"]).from_config(config)
+    kept = [*model.parameters(), *model.buffers()]
+    assert 2e-9 * sum(v.numel() for v in kept) == pytest.approx(gigabytes, abs=0.06)
+
+
+@pytest.mark.parametrize("path", PROTOCOLS, ids=lambda p: p.stem)
+def test_protocols_name_maps_that_their_models_have(path: Path) -> None:
+    manifest = load_manifest(path).manifest
+    files = assumed(manifest.model)
+    assert files.sure
+    size = files.size(manifest.model.size)
+    found = combo_maps(manifest, files, size, files.kind.about_tokens)
+    assert found.keys() == manifest.combos.keys()
+    assert "probe   manifests" in path.read_text() or "train   manifests" in path.read_text()

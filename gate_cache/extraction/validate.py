@@ -143,8 +143,7 @@ def _lacking(ids: Sequence[str], before: str, after: str) -> list[str]:
 
 
 def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:
-    combo_maps(manifest, files, files.size(manifest.model.size),
-               files.kind.about_tokens)
+    combo_maps(manifest, files, files.size(manifest.model.size), files.kind.about_tokens)
 
 
 def notes_on_files(dataset: ImageDataset, manifest: Manifest) -> list[str]:

@@ -20,8 +20,10 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import PixArtSigmaPi
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import (
     StableDiffusion3Pipeline,
 )
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 
-from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.modules import component
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
@@ -113,7 +115,7 @@ class PixArt(DiffusionTransformer):
     def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
         """The pass; of what predicts variances too, only the mean's prediction."""
         batch, channels = call.x.shape[:2]
-        size = None, None
+        size: tuple[Any, ...] = None, None
         if self.unet.use_additional_conditions:
             stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
             height, width = (float(side * stride) for side in call.x.shape[-2:])
@@ -194,17 +196,10 @@ class Flux(FlowTransformer):
             encoder_hidden_states=call.text.states, timestep=self._sigma(call), guidance=guidance,
             img_ids=ids, txt_ids=ids.new_zeros(call.text.states.shape[1], 3), return_dict=False,
             **added, **more)[0]
-        return FluxPipeline._unpack_latents(output, height, width, 1)
+        return torch.as_tensor(FluxPipeline._unpack_latents(output, height, width, 1))
 
 
 def sigmas_of(schedule: dict[str, Any]) -> torch.Tensor:
     """(T,) float32, σ of each t = 0, 1 …: the scheduler's own, from the least noisy on."""
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
-        FlowMatchEulerDiscreteScheduler,
-    )
-
     fields = {k: v for k, v in schedule.items() if k != "prediction_type"}
-    try:
-        return FlowMatchEulerDiscreteScheduler(**fields).sigmas.flip(0)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"a schedule that is not read ({error})") from None
+    return torch.as_tensor(FlowMatchEulerDiscreteScheduler(**fields).sigmas.flip(0))

@@ -65,7 +65,7 @@ def place_of(files: ModelFiles, component: str) -> str:
 
 
 def _fields(files: ModelFiles) -> Iterator[str]:
-    unet, place = files.denoiser, place_of(files, files.kind.denoiser)
+    unet, place = files.config(files.kind.denoiser), place_of(files, files.kind.denoiser)
     if files.kind.denoiser == TRANSFORMER:
         unet = {**unet, "_class_name": class_of(unet)}
         table = fields.TRANSFORMERS[unet["_class_name"]]
@@ -109,12 +109,12 @@ def text_config(config: Config, half: str = "text_config") -> Config:
 
 def _text(files: ModelFiles) -> Iterator[str]:
     """What the text encoders give against what the UNet takes."""
-    unet, encoders = files.denoiser, files.kind.encoders
+    unet, encoders = files.config(files.kind.denoiser), files.kind.encoders
     if not encoders:
         return
     configs = {name: files.config(name) for name in encoders}
-    wrong = [p for n, config in configs.items() for p in (
-        _t5 if n == files.kind.t5[0] else _encoder)(place_of(files, n), config)]
+    wrong = [p for n, config in configs.items()
+             for p in _encoder(place_of(files, n), config, n == files.kind.t5[0])]
     yield from wrong
     if any(p.endswith("is not a number") for p in wrong):
         return
@@ -150,15 +150,14 @@ def _transformers_text(files: ModelFiles, config: Config,
                    f" encoders give {given}: parts of different models")
 
 
-def _t5(place: str, config: Config) -> Iterator[str]:
-    if config.get("model_type") != "t5":
-        yield f"{place}: a {config.get('model_type')} as text encoder, which is not read; T5's is"
+def _encoder(place: str, config: Config, t5: bool) -> Iterator[str]:
+    kind = config.get("model_type")
     if config.get("quantization_config"):
         yield f"{place}: quantization_config: quantised weights are not read"
-
-
-def _encoder(place: str, config: Config) -> Iterator[str]:
-    kind = config.get("model_type")
+    if t5:
+        if kind != "t5":
+            yield f"{place}: a {kind} as text encoder, which is not read here; T5's is"
+        return
     if kind not in _TEXT_TYPES or not all(
             a.startswith("CLIP") for a in config.get("architectures") or ()):
         what = ", ".join(config.get("architectures") or [str(kind)])
@@ -167,8 +166,6 @@ def _encoder(place: str, config: Config) -> Iterator[str]:
     sizes = {k: v for k, v in text_config(config).items() if k in _TEXT_SIZES}
     if wrong := [k for k, v in sizes.items() if type(v) is not int]:
         yield f"{place}: {wrong[0]}: {sizes[wrong[0]]!r} is not a number"
-    if config.get("quantization_config"):
-        yield f"{place}: quantization_config: quantised weights are not read"
     if config.get("use_attention_mask"):
         yield f"{place}: use_attention_mask asks for masks of padding, which are not given"
     positions = text_config(config).get("max_position_embeddings", TOKENS_PER_PIECE)
@@ -181,7 +178,7 @@ def _tokens(files: ModelFiles) -> Iterator[str]:
     """Every id of a tokenizer has a row of its encoder's embedding."""
     for tokens, encoder in zip(files.tokenizers, files.kind.encoders, strict=True):
         rows = text_config(files.config(encoder)).get("vocab_size", _CLIP_VOCABULARY)
-        if isinstance(rows, int) and tokens.highest >= rows:
+        if tokens.highest >= rows:
             words = ", ".join(a.content for a in tokens.added if a.id >= rows)
             yield (f"{place_of(files, encoder)}: vocab_size: {rows}, but its tokenizer has ids up"
                    f" to {tokens.highest}{f' ({words})' if words else ''}; put the text encoder"
@@ -195,18 +192,17 @@ def _weights(files: ModelFiles) -> Iterator[str]:
         yield from _strange(files, component, shapes)
         yield from _quantised(files, component)
         config, place = files.config(component), files.alone(component) or files.folder(component)
+        name, expected = "", tuple[Any, ...]()
         if component == UNET:
             name = "model.diffusion_model.input_blocks.0.0.weight" if files.file else \
                 "conv_in.weight"
             expected = (config["block_out_channels"][0], config.get("in_channels", 4))
-        elif component == TRANSFORMER:
-            name, expected = "", ()
         elif component in files.kind.encoders and component != files.kind.t5[0] and not files.file:
             name = next((n for n in shapes if n.endswith("token_embedding.weight")), "")
             inner = text_config(config)
             expected = (inner.get("vocab_size", _CLIP_VOCABULARY),
                         inner.get("hidden_size", _CLIP_WIDTH))
-        else:
+        elif component != TRANSFORMER:
             continue
         if not files.file:
             yield from _counts(str(place), component, shapes, config)

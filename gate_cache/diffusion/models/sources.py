@@ -88,18 +88,13 @@ class ModelFiles:
         transformer = TRANSFORMER in known or (self.path / TRANSFORMER).is_dir()
         return layouts.kind_of(self.source, self.config(TRANSFORMER if transformer else UNET))
 
-    @property
-    def denoiser(self) -> dict[str, Any]:
-        """The configuration of its UNet or transformer."""
-        return self.config(self.kind.denoiser)
-
     @cached_property
     def family(self) -> Family:
         """The layout of the model's maps."""
         vae = self.config(VAE) if self.kind.vae else None
         own = {TRANSFORMER: transformers, UNET: unets}.get(self.kind.denoiser, encoders)
         try:
-            return (self.kind.family or own.family)(self.denoiser, vae)
+            return (self.kind.family or own.family)(self.config(self.kind.denoiser), vae)
         except ModelError as error:
             raise ModelError(f"{self.source}: {error}") from None
 
@@ -110,7 +105,7 @@ class ModelFiles:
         if not encoder:
             return first
         return T5Tokens(self.path / self.kind.tokenizers[-1], length,
-                        first if self.kind.tokens > length else None)
+                        first if self.kind.tokens > length else None, not self.kind.flow)
 
     @cached_property
     def clip_tokens(self) -> list[ClipTokens]:
@@ -176,8 +171,9 @@ class ModelFiles:
         """What latents are computed in: XL's VAE, and a transformer's, overflow in float16."""
         if not self.kind.vae:
             return "float32"
-        upcast = (self.kind is SDXL or self.kind.t5[0]) and self.config(VAE).get("force_upcast", True)
-        return "float32" if upcast and dtype == "float16" else dtype
+        large = self.kind is SDXL or self.kind.t5[0]
+        upcast = large and dtype == "float16" and self.config(VAE).get("force_upcast", True)
+        return "float32" if upcast else dtype
 
 
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
@@ -254,12 +250,9 @@ def _with_unet(spec: ModelSpec, files: ModelFiles, roots: Roots) -> ModelFiles:
     if spec.unet is None:
         return files
     path = roots.below("models", spec.unet, "model.unet")
-    if files.file:
-        raise ModelError("model.unet: is for a folder or a hub id, and"
-                         f" '{files.source}' is a single file")
-    if files.kind.denoiser != UNET:
-        raise ModelError(f"model.unet: '{files.source}' has a transformer, which no file takes the"
-                         " place of; put the weights into its folder")
+    if files.file or files.kind.denoiser != UNET:
+        raise ModelError("model.unet: is for a folder or a hub id with a UNet, and"
+                         f" '{files.source}' is a single file, or has a transformer")
     _need_safetensors(path, "model.unet", "expected a .safetensors file; pickled weights are not"
                       " read")
     return replace(files, source=f"{files.source} with {spec.unet}", unet=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,18 +35,8 @@ def faster(model: Backbone, spec: ModelSpec) -> None:
         if not getattr(model.unet, "_repeated_blocks", None):
             raise ModelError("model.compile: this model has no repeated blocks; leave it out")
         model.unet.compile_repeated_blocks()
-    model.once("tf32", lambda: _Tf32(spec.tf32))
-
-
-class _Tf32:
-    """Whether float32 may be computed in TF32; `close` sets what was before."""
-
-    def __init__(self, allowed: bool) -> None:
-        self._places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-        self._before = [place.allow_tf32 for place in self._places]
-        for place in self._places:
-            place.allow_tf32 = allowed
-
-    def close(self) -> None:
-        for place, before in zip(self._places, self._before, strict=True):
-            place.allow_tf32 = before
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    undo: ExitStack = model.once("tf32", lambda: ExitStack())
+    for place in places:
+        undo.callback(setattr, place, "allow_tf32", place.allow_tf32)
+        place.allow_tf32 = spec.tf32

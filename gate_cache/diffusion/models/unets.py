@@ -8,7 +8,7 @@ Read from configurations alone. Names are the UNet's own terms, numbered from th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gate_cache.core.errors import ModelError
@@ -166,7 +166,7 @@ def _levels(unet: Mapping[str, Any], stride: int) -> Iterator[_Level]:
         kind = mid if _of_text(unet) else "Attn" * bool(unet.get("add_attention", True))
         coarsest = stride * 2 ** (count - 1)
         level = _level("mid", "mid_block", kind, channels[-1], (coarsest, coarsest), 1, deep[-1])
-        yield _Level(**{**vars(level), "residual": 2})
+        yield replace(level, residual=2)
     for i, kind in enumerate(ups):
         yield _level(f"up{i}", f"up_blocks.{i}", kind, channels[count - 1 - i],
                      (stride * 2 ** (count - 1 - i), stride * 2 ** max(count - 2 - i, 0)),

@@ -88,10 +88,10 @@ def _beside(layer: Any, image: torch.Tensor, text: tuple[torch.Tensor, Any],
             rotary: Any) -> torch.Tensor:
     """(B, hw, T) float32: the text's share of the image's attention to both, mean over heads."""
     def heads(values: torch.Tensor, norm: Any) -> torch.Tensor:
-        split = values.unflatten(-1, (layer.heads, -1))
+        split = values.reshape(*values.shape[:-1], layer.heads, -1)
         return split if norm is None else torch.as_tensor(norm(split))
 
-    query, key = (heads(layer.to_q(image), layer.norm_q), heads(layer.to_k(image), layer.norm_k))
+    query, key = heads(layer.to_q(image), layer.norm_q), heads(layer.to_k(image), layer.norm_k)
     of_text = heads(*text)
     count, keys = of_text.shape[1], torch.cat([of_text, key], 1)
     if rotary is not None:  # by place in text and image, in this order
@@ -102,7 +102,7 @@ def _beside(layer: Any, image: torch.Tensor, text: tuple[torch.Tensor, Any],
     for i in range(layer.heads):  # one by one: all at once are gigabytes an image
         scores = query[:, i] @ keys[:, i].mT * query.shape[-1] ** -0.5
         total += scores.softmax(-1)[..., :count]
-    return total / layer.heads
+    return torch.as_tensor(total / layer.heads)
 
 
 def _to_text(run: Run) -> torch.Tensor:
@@ -160,4 +160,4 @@ def laid_out(tokens: torch.Tensor, aspect: float) -> torch.Tensor:
     if count % height:
         raise ModelError(f"{count} tokens are no map of an image of {aspect:g} times the width in"
                          " height")
-    return tokens.transpose(1, 2).unflatten(2, (height, count // height))
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, height, count // height)

@@ -22,15 +22,18 @@ class T5Tokens:
     folder : of its ``tokenizer.json``
     length : tokens of a text
     clip : of a model that attends to CLIP's tokens too, before T5's
+    lower : whether prompts are put into lower case first, as PixArt's pipelines do
     """
 
     marks: frozenset[str] = frozenset()
     added: tuple[()] = ()
 
-    def __init__(self, folder: Path, length: int, clip: Tokens | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, length: int, clip: Tokens | None = None,
+                 lower: bool = False) -> None:
+        self._file = folder / "tokenizer.json"
         self.length = length
         self.clip = clip
+        self.lower = lower
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -43,10 +46,6 @@ class T5Tokens:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
-
-    @property
-    def _file(self) -> Path:
-        return self.folder / "tokenizer.json"
 
     @property
     def highest(self) -> int:
@@ -66,7 +65,7 @@ class T5Tokens:
         ModelError
             The prompt is longer than the model's text: nothing is cut off silently.
         """
-        found = self._tokenizer.encode(text)
+        found = self._tokenizer.encode(text.lower().strip() if self.lower else text)
         fill = self.length - len(found.ids)
         if fill < 0:
             raise ModelError(f"prompt '{text[:40]}…' has {len(found.ids)} tokens, and this model"
