@@ -14,7 +14,7 @@ import numpy as np
 
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
-from gate_cache.learn.mixing.model import build_model
+from gate_cache.learn.mixing.amalgamator import build_model
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest

@@ -35,7 +35,7 @@ from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
+from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest

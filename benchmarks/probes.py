@@ -65,7 +65,7 @@ def compare(work: Workspace, folder: Path) -> None:
     found = sweep(work, load_sweep(folder / "probes.yaml", work.loaded), folder / "runs" / "probes")
     counts = {r.key: Items.load(items_file(found.folder, r.key)).units for r in found.rows}
     best = {r.method.role: r.key for r in found.rows if r.method.head == "linear"}
-    for row in found.rows:
+    for row in [r for r in found.rows if r.method.head]:  # not the floor
         ahead, between = gain([counts[best[row.method.role]]], [counts[row.key]],
                               lambda total: 100 * float(total[0].sum() / total[1].sum()))
         print(f"{row.test['accuracy']:5.1f}  linear {ahead:+.1f} ({between.low:.1f} to"

@@ -30,7 +30,7 @@ from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.metrics.pck import PCK, pck
 from gate_cache.learn.metrics.shift import score, shift
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
+from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.specs import Manifest

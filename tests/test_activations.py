@@ -45,7 +45,7 @@ def test_up_levels_are_the_maps_of_the_store(toy: Toy) -> None:
     row = store.samples.row(found.id)
     for name in ("up0", "up2"):
         kept = np.asarray(store["control"][name][row], np.float32)
-        apart = found.levels[name].colours.astype(int) - ColourPCA([kept])(kept)
+        apart = found.levels[name].colours.astype(int) - ColourPCA(kept)(kept)
         assert np.abs(apart).max() <= 2  # float16 in the store
 
 

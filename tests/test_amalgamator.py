@@ -13,12 +13,12 @@ from gate_cache.learn.features.bucket import Bucket
 from gate_cache.learn.mixing.amalgamator import (
     Amalgamator,
     FixedWeights,
+    build_model,
     by_map,
     diversity,
     mix,
     sparsity,
 )
-from gate_cache.learn.mixing.model import build_model
 from gate_cache.learn.mixing.vectors import VectorAmalgamator
 from gate_cache.manifest.specs import TrainSpec
 

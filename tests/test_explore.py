@@ -22,7 +22,7 @@ from gate_cache.core.errors import RowNotDone, StoreError, UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
-from gate_cache.learn.mixing.model import build_model
+from gate_cache.learn.mixing.amalgamator import build_model
 from gate_cache.manifest.heads import parse_head
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.sweep_file import load_sweep

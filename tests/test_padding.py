@@ -29,9 +29,9 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.mixing.model import build_model
-from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
-from gate_cache.learn.tasks.matching import CorrespondenceTask, judge, pair_loss
+from gate_cache.learn.mixing.amalgamator import build_model
+from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, pair_loss
+from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.specs import ControlNetSpec, TrainSpec
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format.samples import NewSample, Samples

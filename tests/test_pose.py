@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +20,7 @@ from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.learn.features.bucket import Bucket, Buckets
 from gate_cache.learn.features.pairs import PairPoints
-from gate_cache.learn.mixing.amalgamator import FixedWeights
-from gate_cache.learn.mixing.model import CorrespondenceModel
+from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, FixedWeights
 from gate_cache.learn.modules.matching import NearestNeighbour
 from gate_cache.learn.tasks.matching import CorrespondenceTask, scores
 from gate_cache.learn.tasks.pose import MirroredPose, SourceDescriptors, distance, partners_of
@@ -141,6 +141,8 @@ def test_a_training_judges_aligned_sources(root: Path, tmp_path: Path) -> None:
     work = workspace(root, described(tmp_path))
     aligned = train(work, tmp_path / "run").tables[0]
     spec = work.manifest.train.model_copy(update={"head": parse_head("nn")})
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert sorted(config["labels"].values()) == ["good", "twin"]  # another twin is another run
     plain = train(work.with_manifest(train=spec), tmp_path / "plain").tables[0]
     assert aligned.to_json()["rows"] == plain.to_json()["rows"]
 

@@ -48,7 +48,7 @@ def maps(count: int = 3, channels: int = 8, side: int = 6) -> list[np.ndarray]:
 
 def test_colours_are_the_first_three_components() -> None:
     found = maps()
-    colours = ColourPCA(found)
+    colours = ColourPCA(np.concatenate(found, 1))
     red = np.concatenate([colours(m)[..., 0].ravel() for m in found]).astype(float)
     first = np.concatenate([m[0].ravel() for m in found])
     inside = (red > 0) & (red < 255)
@@ -58,19 +58,19 @@ def test_colours_are_the_first_three_components() -> None:
 def test_one_value_has_one_colour_in_every_image() -> None:
     a, b = maps(2)
     b[:, 2, 3] = a[:, 1, 1]
-    colours = ColourPCA([a, b])
+    colours = ColourPCA(np.concatenate([a, b], 1))
     assert np.array_equal(colours(a)[1, 1], colours(b)[2, 3])
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (2, 4, 4), (8, 1, 1), (5, 3, 2)])
 def test_few_channels_and_positions_have_colours_too(shape: tuple[int, int, int]) -> None:
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    assert ColourPCA([values])(values).shape == (*shape[1:], 3)
+    assert ColourPCA(values)(values).shape == (*shape[1:], 3)
 
 
 def test_a_constant_map_is_no_error() -> None:
     flat = np.ones((4, 3, 3), np.float32)
-    assert len(np.unique(ColourPCA([flat])(flat).reshape(-1, 3), axis=0)) == 1
+    assert len(np.unique(ColourPCA(flat)(flat).reshape(-1, 3), axis=0)) == 1
 
 
 def test_heat_goes_from_dark_to_light() -> None:

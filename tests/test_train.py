@@ -29,7 +29,7 @@ from gate_cache.learn.features.pairs import PairPoints, load_pairs
 from gate_cache.learn.features.samples import SampleBuffer
 from gate_cache.learn.fit.trial import Fitted, Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
+from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load, overridden
 from gate_cache.manifest.specs import TrainSpec

@@ -39,7 +39,7 @@ class Level:
     def of(cls, values: torch.Tensor) -> Level:
         """Of (C, h, w) values."""
         array = values.float().cpu().numpy()
-        return cls(array.shape, ColourPCA([array])(array))
+        return cls(array.shape, ColourPCA(array)(array))
 
 
 @dataclass(frozen=True)

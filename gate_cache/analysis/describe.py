@@ -22,7 +22,7 @@ from gate_cache.learn.features.bucket import (
 from gate_cache.learn.features.layout import Maps
 from gate_cache.learn.features.samples import SampleReader
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
+from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, build_model
 from gate_cache.manifest.heads import heads_of
 from gate_cache.training.features import attention_of, joining_of, mixed_of, views_of
 from gate_cache.training.inputs import matches, matching_options

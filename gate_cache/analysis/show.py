@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.analysis.session_cache import Colours
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.diffusion.techniques.registry import read_as
-from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.store.reader import ComboView, FeatureStore
 from gate_cache.workspace.pick import one
 from gate_cache.workspace.workspace import Workspace
@@ -90,11 +90,11 @@ def show(source: ShownImages, images: Sequence[str] = (),
         raise UserError(f"{store.path}: holds no combo to show")
     rows = [_row(store, image) for image in images] or _first(views)
     conv = [v for v in views if v.attrs["kind"] == "conv"]
-    colours = _colours(conv, rows)
+    colours = Colours(conv)
     for row in rows:
         yield ImageMaps(
             store.samples[row], dataset.image(store.samples[row]) if dataset else None,
-            {v.label: {m: colours[_key(v, m)](_one(v, m, row)) for m in v.maps} for v in conv},
+            {v.label: {m: colours(v, m, row) for m in v.maps} for v in conv},
             {v.label: _words(v, row, tokens) for v in views if v.attrs["kind"] == "attention"},
             {v.label: read_as(v.recipe.get("settings", {})) for v in views})
 
@@ -113,27 +113,11 @@ def _first(views: Sequence[ComboView]) -> list[int]:
     return rows[:: max(len(rows) // IMAGES, 1)][:IMAGES]
 
 
-def _key(view: ComboView, name: str) -> tuple[str, int]:
-    """Maps that share their colours: of one name and number of channels."""
-    return name, view[name].shape[1]
-
-
-def _colours(views: Sequence[ComboView],
-             rows: Sequence[int]) -> dict[tuple[str, int], Callable[[Any], Any]]:
-    keys = {_key(v, m) for v in views for m in v.maps}
-    return {key: ColourPCA(_one(v, m, row) for v in views for m in v.maps if _key(v, m) == key
-                           for row in rows) for key in keys}
-
-
-def _one(view: ComboView, name: str, row: int) -> npt.NDArray[np.float32]:
-    return np.asarray(view[name][row], np.float32)
-
-
 def _words(view: ComboView, row: int,
            tokens: Sequence[str]) -> list[tuple[str, npt.NDArray[np.float32]]]:
     """The finest map's attention to these words, or to the first few of the prompt."""
     finest = max(view.maps, key=lambda m: view[m].shape[-1])
-    values = _one(view, finest, row)
+    values = np.asarray(view[finest][row], np.float32)
     words = list(view.attrs.get("tokens") or [str(i) for i in range(len(values))])
     plain = [re.sub(r"</w>$", "", w) for w in words]
     if tokens:

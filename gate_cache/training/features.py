@@ -40,6 +40,7 @@ class StudyInputs:
     mixed : names of those that a trial amalgamates where it names none
     members : every image by its split
     protocol : of the data set, in words
+    twins : groups of the mirrored image by those of the image, where sources are aligned
     features : of all combos, with the attention feature and extra combos, if any
     task : what is learnt from them
     """
@@ -51,6 +52,7 @@ class StudyInputs:
     baseline: str
     members: Members
     protocol: str
+    twins: dict[str, str]
     features: Any
     task: Any
 
@@ -101,7 +103,7 @@ class StudyInputs:
     def config(self) -> dict[str, Any]:
         """What was settled: store, groups and how they are stored, resolution, device, splits."""
         spec = self.features.spec
-        groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ())]
+        groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ()), *self.twins.values()]
         return {**features_used(self.store, groups), "resolution": self.features.resolution,
                 "device": str(self.device), "splits": self.splits()}
 
@@ -117,7 +119,6 @@ class Opened:
     views : by combo
     rows : by sample
     joining : of maps of several models
-    twins : groups of the mirrored image by those of the image, where sources are aligned
     """
 
     shared: dict[str, Any]
@@ -126,7 +127,6 @@ class Opened:
     views: dict[str, ComboView]
     rows: dict[str, int]
     joining: Joining | None
-    twins: dict[str, str]
 
 
 def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) -> Opened:
@@ -148,11 +148,11 @@ def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) 
                      extra_of(spec))
     rows = rows_of(store, dataset, list(views.values()))
     shared = {"spec": spec, "store": store, "combos": combos, "mixed": mixed, "baseline": baseline,
-              "members": members_of(dataset, store, rows), "protocol": dataset.protocol}
-    twins = {views[name].name: views[twin].name for name, twin in mirrored.items()}
+              "members": members_of(dataset, store, rows), "protocol": dataset.protocol,
+              "twins": {views[name].name: views[twin].name for name, twin in mirrored.items()}}
     return Opened(shared, tuple(views[name].name for name in combos),
                   views[attention].name if attention else None, views, rows,
-                  joining_of(work.manifest, spec, views), twins)
+                  joining_of(work.manifest, spec, views))
 
 
 def joining_of(manifest: Manifest, spec: TrainSpec,

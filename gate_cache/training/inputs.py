@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +27,7 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pairs import PairPoints, images_of, load_pairs
 from gate_cache.learn.features.samples import HELD_BYTES
+from gate_cache.learn.metrics.pck import BROADER, SELECTED, radius_in_cells
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.learn.tasks.pixels import PixelTask
@@ -33,10 +35,11 @@ from gate_cache.learn.tasks.pose import MirroredPose, partners_of
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
 from gate_cache.manifest.heads import TASKS, CorrespondenceSpec, PixelSpec, PooledSpec, head_of
 from gate_cache.training.features import Opened, StudyInputs, extra_of, open_features
-from gate_cache.training.hints import hints, typical_radius
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
+    from gate_cache.learn.features.bucket import Buckets
+    from gate_cache.learn.features.pairs import PairPoints
     from gate_cache.learn.tasks.task import Task
     from gate_cache.manifest.specs import TrainSpec
     from gate_cache.workspace.workspace import Workspace
@@ -160,8 +163,9 @@ def _mirrored(work: Workspace, dataset: CorrespondenceDataset, full: Buckets,
     if not any((numbers != np.arange(len(numbers))).any() for numbers in partners.values()):
         raise DataError(f"{work.name}: train.head.pose_align: data set '{dataset.name}' names no"
                         " points left and right, so nothing tells what a mirrored point is")
-    attention = opened.attention and opened.twins[opened.attention]
-    return MirroredPose(full.of(tuple(opened.twins[g] for g in opened.groups), attention), partners)
+    twins = opened.shared["twins"]
+    attention = opened.attention and twins[opened.attention]
+    return MirroredPose(full.of(tuple(twins[g] for g in opened.groups), attention), partners)
 
 
 def matching_options(spec: TrainSpec) -> CorrespondenceSpec:
@@ -233,3 +237,46 @@ def settled(work: Workspace, study: Study) -> dict[str, Any]:
         "protocol": measured(study),
         "manifest": work.manifest.model_dump(mode="json", by_alias=True),
     }
+
+
+LOOKED_AT = 4
+"""Images in which channels are weighed."""
+MOST = 2 / 3
+"""Of the squared length, in less than half of the channels: worth a line."""
+
+
+def typical_radius(pairs: Sequence[PairPoints], full: Buckets) -> float | None:
+    """Median radius of the PCK that chooses, in cells; None where no target has one."""
+    radius = radius_in_cells([p.target for p in pairs], full.resolution)
+    return None if math.isnan(radius) else radius
+
+
+def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator[str]:
+    """What to say.
+
+    Parameters
+    ----------
+    baseline : the single feature's group
+    pairs : that are judged
+    """
+    radius = typical_radius(pairs, full)
+    if radius is not None and radius < 1:
+        yield (f"the radius of {SELECTED} is {radius:.2f} cells of the {full.resolution} ×"
+               f" {full.resolution} maps (median): less than one, so look at {BROADER} first")
+    if full.spec.standardise == "none" and (heaviest := _heaviest(full, baseline, pairs)):
+        yield (f"{heaviest}: cosine similarity sees little else; standardise: image, an option of"
+               " the head, gives every channel the same say")
+
+
+def _heaviest(full: Buckets, group: str, pairs: Sequence[PairPoints]) -> str:
+    """The level that holds most of a feature's squared length, if one does by few channels."""
+    alone = full.of((group,))
+    ids = list(dict.fromkeys(p.pair.source for p in pairs))[:LOOKED_AT]
+    energy = torch.stack([alone.named(i).conv[0].square().sum((1, 2)) for i in ids]).sum(0)
+    parts = torch.split(energy / energy.sum(), list(alone.levels.values()))
+    share, name, count = max((float(part.sum()), name, len(part))
+                             for name, part in zip(alone.levels, parts, strict=True))
+    if not share > MOST or 2 * count >= alone.channels:
+        return ""
+    return (f"{name} ({count} of {alone.channels} channels) holds {100 * share:.0f} % of the"
+            " squared length of the single feature's descriptors")

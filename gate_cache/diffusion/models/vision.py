@@ -68,7 +68,8 @@ class VisionEncoder(Backbone):
 
     @classmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
-        config, folder = files.denoiser, files.folder(files.kind.denoiser)
+        part = files.kind.denoiser
+        config, folder = files.config(part), files.folder(part)
         kind, name = encoder_type(config), encoder_type(config).cls
         more = {"add_pooling_layer": False} if name == "ViTModel" else {}
         module = pretrained(getattr(transformers, name), folder, files.variant, **more)

@@ -1,16 +1,14 @@
-"""Feature maps as colours: one PCA over several images, so that their colours can be compared."""
+"""Feature maps as colours, by the first principal components of some of their positions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
-from sklearn.decomposition import IncrementalPCA
+from sklearn.decomposition import PCA
 
 Maps = npt.NDArray[np.float32]
 PIXELS = 4096
-"""Positions of each map that the components are found from, at most."""
+"""Positions that the components are found from, about."""
 _RANGE = (1.0, 99.0)
 
 
@@ -19,20 +17,16 @@ class ColourPCA:
 
     Parameters
     ----------
-    maps : each (C, h, w), in any number; read once, in turn
+    values : (C, h, w), from which they are found: of several maps, to compare them
     """
 
-    def __init__(self, maps: Iterable[Maps]) -> None:
-        pixels = [_some(m) for m in maps]
-        if not pixels:
-            raise ValueError("no maps to find components of")
-        count = min(3, *(min(p.shape) for p in pixels))
-        self._pca = IncrementalPCA(count)
+    def __init__(self, values: Maps) -> None:
+        flat = values.reshape(len(values), -1).T
+        pixels = np.asarray(flat[::max(len(flat) // PIXELS, 1)], np.float64)  # spread evenly
+        self._pca = PCA(min(3, *pixels.shape), svd_solver="full")
         with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance at all
-            for part in pixels:
-                self._pca.partial_fit(part)
-        kept = [self._pca.transform(part) for part in pixels]
-        self._low, self._high = np.percentile(np.concatenate(kept), _RANGE, axis=0)
+            kept = self._pca.fit_transform(pixels)
+        self._low, self._high = np.percentile(kept, _RANGE, axis=0)
 
     def __call__(self, values: Maps) -> npt.NDArray[np.uint8]:
         """(C, h, w) to (h, w, 3); what lies beyond 98 % of the values is clipped."""
@@ -43,10 +37,3 @@ class ColourPCA:
         colours = np.full((h * w, 3), 0.5)
         colours[:, : shares.shape[1]] = shares
         return np.asarray((colours * 255).round().astype(np.uint8).reshape(h, w, 3))
-
-
-def _some(values: Maps) -> npt.NDArray[np.float64]:
-    """(n, C) positions spread evenly over a map."""
-    flat = values.reshape(len(values), -1).T
-    step = max(len(flat) // PIXELS, 1)
-    return np.asarray(flat[::step], np.float64)

@@ -27,4 +27,5 @@ def _build(options: UPerNetSpec, sizes: Sizes) -> nn.Module:
     return UPerNet(levels, sizes.classes, width, sizes.level_tokens)
 
 
-HEAD = Head("upernet", "segmentation", UPerNetSpec, _build, {"lr": 1e-4})
+HEAD = Head("upernet", "segmentation", UPerNetSpec, _build,
+            {"lr": 1e-3, "schedule": "cosine", "warmup": 0.05})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,10 @@ from gate_cache.learn.features.interpolation import (
     lengths_between,
     neighbour_products,
 )
+
+if TYPE_CHECKING:
+    from gate_cache.learn.features.bucket import Buckets
+    from gate_cache.learn.features.pairs import PairPoints
 
 Matching = Literal["dense", "cells"]
 FEWEST, MOST, FINE = 4, 8, 256
@@ -157,6 +162,38 @@ class CorrespondenceLoss(nn.Module):
                  points_b: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         logits = scale * torch.einsum("kd,dhw->khw", sample(a, points_a), b).flatten(1)
         return F.cross_entropy(logits, cells(points_b, b.shape[-2], b.shape[-1]))
+
+
+class PairsLoss(nn.Module):
+    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first."""
+
+    def __init__(self, buckets: Buckets, learnt: bool) -> None:
+        super().__init__()
+        self.loss = CorrespondenceLoss(learnt)
+        self._buckets = buckets
+
+    def forward(self, descriptors: torch.Tensor, pairs: Sequence[PairPoints]) -> torch.Tensor:
+        """Mean over the pairs."""
+        halves = torch.split(descriptors, len(pairs))
+        return torch.stack([pair_loss(self.loss, self._buckets, pair, a, b)
+                            for pair, a, b in zip(pairs, *halves, strict=True)]).mean()
+
+
+def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
+              source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of whole descriptor maps (D, h, w), of which only the images' own cells count.
+
+    Parameters
+    ----------
+    loss : of one pair
+    buckets : that the maps are made of; they say which cells show an image
+    pair : both images' points
+    source, target : (D, h, w) descriptors of unit length over D
+    """
+    here, there = buckets.window(pair.source.size), buckets.window(pair.target.size)
+    a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
+            in ((here, pair.source_shares), (there, pair.target_shares)))
+    return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
 
 
 def cells(points: torch.Tensor, h: int, w: int) -> torch.Tensor:

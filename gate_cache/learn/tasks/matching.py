@@ -31,10 +31,9 @@ from gate_cache.learn.metrics.pck import (
     units,
     with_radius,
 )
-from gate_cache.learn.mixing.amalgamator import by_map
-from gate_cache.learn.mixing.model import CorrespondenceModel, build_model
+from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, build_model, by_map
 from gate_cache.learn.mixing.weight_stats import weight_stats
-from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, Matching, nearest, sample
+from gate_cache.learn.tasks.correspondence import Matching, PairsLoss, nearest, sample
 from gate_cache.learn.tasks.pose import PLACES, MirroredPose, SourceDescriptors
 from gate_cache.learn.tasks.task import Scores
 
@@ -87,7 +86,7 @@ class CorrespondenceTask:
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""
-        return _PairsLoss(self.buckets, self._learnt)
+        return PairsLoss(self.buckets, self._learnt)
 
     def of(self, pairs: Mapping[Split, Sequence[PairPoints]]) -> Self:
         """The same with other pairs of each split; what was read is shared."""
@@ -265,37 +264,6 @@ def _weights(matched: Matched) -> dict[str, Any]:
     """What its amalgamator weighs; empty where it has none."""
     by_image = list(matched.weights.values())
     return {"weights": weight_stats(by_image).to_json()} if by_image else {}
-
-
-class _PairsLoss(nn.Module):
-    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first."""
-
-    def __init__(self, buckets: Buckets, learnt: bool) -> None:
-        super().__init__()
-        self.loss = CorrespondenceLoss(learnt)
-        self._buckets = buckets
-
-    def forward(self, descriptors: torch.Tensor, pairs: Sequence[PairPoints]) -> torch.Tensor:
-        halves = torch.split(descriptors, len(pairs))
-        return torch.stack([pair_loss(self.loss, self._buckets, pair, a, b)
-                            for pair, a, b in zip(pairs, *halves, strict=True)]).mean()
-
-
-def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
-              source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Of whole descriptor maps (D, h, w), of which only the images' own cells count.
-
-    Parameters
-    ----------
-    loss : of one pair
-    buckets : that the maps are made of; they say which cells show an image
-    pair : both images' points
-    source, target : (D, h, w) descriptors of unit length over D
-    """
-    here, there = buckets.window(pair.source.size), buckets.window(pair.target.size)
-    a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
-            in ((here, pair.source_shares), (there, pair.target_shares)))
-    return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
 
 
 def judge(model: nn.Module, buckets: Buckets, pairs: Sequence[PairPoints]) -> PCK:

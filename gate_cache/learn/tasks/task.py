@@ -60,8 +60,8 @@ class Painted(NamedTuple):
     ----------
     classes : (H, W) class of every pixel
     uncertainty : (H, W) how unsure the model is
-    measure : what that is: ``entropy`` of the softmax in nats, or the share of ``members that
-        disagree`` with the vote
+    measure : what that is: ``entropy`` (of the softmax, in nats), or the share of
+        ``members that disagree`` (with the vote)
     most : the largest value that it can have
     """
 
