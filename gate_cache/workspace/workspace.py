@@ -125,15 +125,18 @@ class Workspace:
         ModelError
             With a line for everything that is missing.
         """
-        problems = missing_inputs(self.manifest, self.roots, download=True)
-        files = None
-        try:
-            files = locate(self.manifest.model, self.roots, download=not problems)
-        except UserError as error:
-            problems = [str(error), *problems]
+        files, problems = self._located(download=True)
         if problems or files is None:
             raise ModelError("\n".join(problems))
         return files
+
+    def _located(self, download: bool) -> tuple[ModelFiles | None, list[str]]:
+        """The only model, where it is here or fetched; and why it, or its inputs, are not."""
+        problems = missing_inputs(self.manifest, self.roots, download)
+        try:
+            return locate(self.manifest.model, self.roots, download and not problems), problems
+        except (UserError if download else ModelError) as error:
+            return None, [str(error), *problems]
 
     def plans(self, files: ModelFiles) -> list[PlannedCombo]:
         """What computes each combo, with its recipe, by this model."""
@@ -149,12 +152,7 @@ class Workspace:
         """
         recipes, notes = dict[str, Recipe](), list[str]()
         for name, work in self.by_model().items():
-            lacking = missing_inputs(work.manifest, self.roots)
-            files = None
-            try:
-                files = locate(work.manifest.model, self.roots)
-            except ModelError as error:
-                lacking.insert(0, str(error))
+            files, lacking = work._located(download=False)
             if files and not lacking:
                 recipes |= {plan.name: plan.recipe for plan in work.plans(files)}
             else:
