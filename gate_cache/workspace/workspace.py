@@ -135,7 +135,9 @@ class Workspace:
         problems = missing_inputs(self.manifest, self.roots, download)
         try:
             return locate(self.manifest.model, self.roots, download and not problems), problems
-        except (UserError if download else ModelError) as error:
+        except UserError as error:
+            if not download and not isinstance(error, ModelError):
+                raise  # a path that leaves its root, whatever is here
             return None, [str(error), *problems]
 
     def plans(self, files: ModelFiles) -> list[PlannedCombo]:
