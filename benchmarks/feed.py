@@ -33,7 +33,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.learn.features import layout, samples
 from gate_cache.learn.features.bucket import Bucket, Buckets, BucketSpec
-from gate_cache.learn.features.feed import Feed, Made
+from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.features.stream import FeatureStream
 from gate_cache.learn.fit import order
@@ -84,8 +84,8 @@ def training(store: FeatureStore, rows: list[int], resized: bool = False) -> Non
         stack.enter_context(mock.patch.object(  # what is held comes never again in time
             order, "_drawn", lambda count, *_: list(range(count))))
         if not resized:
-            made = Made[int, Bucket](int, lambda *_: Bucket(torch.zeros(1), None), lambda _: 1)
-            buckets._feed = Feed(buckets._feed._reader, made, CPU, 0)
+            buckets._feed = Feed(buckets._feed._reader, int,
+                                 lambda *_: Bucket(torch.zeros(1), None), lambda _: 1, CPU, 0)
             stack.enter_context(mock.patch.object(layout, "decode", lambda _, parts: parts[""]))
         fit_trials([trial], task, False, FitSession(Silent()))
 

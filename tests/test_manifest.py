@@ -362,3 +362,16 @@ def test_any_text_is_parsed_or_refused_by_a_manifest_error(text: str) -> None:
 def test_hostile_text_is_refused_by_a_manifest_error(text: str) -> None:
     with pytest.raises(ManifestError):
         parse_yaml(text, "m.yaml")
+
+
+@pytest.mark.parametrize(("given", "steps", "validate"), [
+    ({}, 100, 25), ({"head": "nn"}, 100, 25), ({"head": "conv"}, 100, 25),
+    ({"head": "pixel-mlp"}, 10_000, 1_000), ({"head": "pixel-mlp", "steps": 7}, 7, 1_000),
+    ({"head": {"name": "linear", "pool": 1}}, 200, 50),
+])
+def test_another_head_has_its_own_number_of_steps(given: dict[str, Any], steps: int,
+                                                  validate: int) -> None:
+    """100 steps of 4 pairs are few pixels; a head without a default takes the manifest's."""
+    toyworld = Path(__file__).parents[1] / "manifests" / "toyworld.yaml"
+    train = load(toyworld, given).manifest.train
+    assert (train.steps, train.validate_steps) == (steps, validate)

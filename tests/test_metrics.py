@@ -125,7 +125,7 @@ def test_a_radius_is_told_in_cells() -> None:
     """A box of 40 in a picture of 100 × 200, seen by 16 × 16 cells of 12.5 pixels: 4 / 12.5."""
     small, flat = keypoints([(1, 1)], (200, 100), (0, 0, 40, 20)), keypoints([(1, 1)], box=(1,) * 4)
     assert radius_in_cells([small, flat], 16) == pytest.approx(0.32)
-    assert math.isnan(radius_in_cells([flat], 16))
+    assert radius_in_cells([flat], 16) is None
 
 
 def test_a_point_just_beyond_the_border_does_not_count() -> None:

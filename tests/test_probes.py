@@ -40,6 +40,7 @@ from gate_cache.analysis.probe import Probed, ProbeOptions, ProbeTable, probe
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
+from gate_cache.learn.features.bucket import nbytes
 from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.native import NativeMaps
 from gate_cache.learn.features.pixel_grid import centres
@@ -177,7 +178,7 @@ def test_maps_are_averaged_to_a_grid(maps: NativeMaps,
                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "spec", replace(maps.spec, pool=2))
     pooled = maps._pooled
-    found = Feed(pooled._reader, pooled._made, maps.device, 0)("t1").conv[0, 0]
+    found = Feed(pooled._reader, pooled._row, pooled._make, nbytes, maps.device, 0)("t1").conv[0, 0]
     place, channel = maps.place("t1"), maps("t1").levels[2][0, 0]
     cut = place.window(16).cut(channel)
     h, w = cut.shape

@@ -57,7 +57,7 @@ ATTENTION = {"attn": {"prompt": "attention"}}
 PROBES = ("linear", "knn", "pixel-linear", "pixel-knn")
 HEADS = ("upernet", "pixel-mlp", "classifier", *PROBES)
 FAST: dict[str, dict[str, Any]] = {
-    "upernet": {"steps": 20, "batch": 8, "lr": 3e-3, "decoder_channels": 16, "hidden": 8},
+    "upernet": {"steps": 20, "batch": 8, "lr": 6e-3, "decoder_channels": 16, "hidden": 8},
     "pixel-mlp": {"steps": 100, "batch": 128, "lr": 1e-2, "hidden": 8, "members": 3},
     "classifier": {"steps": 40, "batch": 8, "lr": 3e-2, "hidden": 8},
     **{head: {"steps": 10, "batch": 8, "hidden": 8} for head in PROBES},

@@ -14,6 +14,7 @@ from gate_cache.core.errors import StoreError, UserError
 from gate_cache.learn.features.bucket import (
     Buckets,
     BucketSpec,
+    FeatureSpec,
     Standardise,
     one_square,
     stack,
@@ -210,7 +211,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     own = matching_options(spec)
     bucket = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
                         spec.attention_maps, own.resolution, own.standardise,
-                        joining_of(loaded.manifest, spec, views))
+                        joining=joining_of(loaded.manifest, spec, views))
     store = conv[0].store
     buckets = Buckets(store, bucket, device, {}, _READ_BYTES)
     model = build_model(spec, buckets.channels, tokens=buckets.tokens)
@@ -238,7 +239,7 @@ def plain_features(store: FeatureStore, device: torch.device,
 def _amalgamable(store: FeatureStore, views: Sequence[ComboView]) -> bool:
     """Whether these have the same maps of images made square in the same way."""
     try:
-        one_square(store, BucketSpec(tuple(v.name for v in views)))
+        one_square(store, FeatureSpec(tuple(v.name for v in views)))
     except StoreError:
         return False
     return len({tuple((m, v[m].shape) for m in v.maps) for v in views}) == 1

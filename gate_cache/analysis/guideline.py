@@ -22,7 +22,6 @@ from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, wit
 from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.manifest.specs import T_MAX, Combo, DenoiseSpec
-from gate_cache.workspace.pick import pick
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
@@ -144,9 +143,7 @@ def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
     if not files.family.text:
         raise UserError(f"{files.source}: an unconditional model takes no technique, so there is no"
                         " Img2Img to compare its own with")
-    dataset = work.dataset()
-    ids = pick([s.id for s in dataset.samples()], selection.images, selection.count or IMAGES,
-               work.name, "its data set")
+    dataset, ids = selection.of(work, IMAGES)
     prompt = PROMPT if selection.prompt is None else selection.prompt
     combos = {f"@{REFERENCE}": plain(files, prompt), **chosen}
     every = {f"{name} {seed}": how.of(c, seed) for name, c in combos.items()

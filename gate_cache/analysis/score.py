@@ -24,6 +24,7 @@ from gate_cache.workspace.pick import pick
 
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
+    from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.extraction.inputs import ImageSource
     from gate_cache.workspace.workspace import Workspace
@@ -96,9 +97,7 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
     """
     chosen = chosen_combos(work, selection.combos)
     files = with_combos(work, chosen).model()
-    dataset = work.dataset()
-    ids = pick([s.id for s in dataset.samples()], selection.images, selection.count or IMAGES,
-               work.name, "its data set")
+    dataset, ids = selection.of(work, IMAGES)
     prompt = selection.prompt
     alike = {_plain_name(c): c for c in chosen.values()}
     latest = max(c.t for c in chosen.values())
@@ -226,6 +225,12 @@ class Selection:
     count: int | None = None
     prompt: str | None = None
     batch: int | None = None
+
+    def of(self, work: Workspace, usual: int) -> tuple[ImageDataset, list[str]]:
+        """The data set and ids of the images; where no number is said, the usual one."""
+        dataset = work.dataset()
+        return dataset, pick([s.id for s in dataset.samples()], self.images, self.count or usual,
+                             work.name, "its data set")
 
 
 def plain(files: ModelFiles, prompt: str | None, **read: Any) -> Combo:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.analysis.colours import Colours
 from gate_cache.analysis.describe import of_store, original_size, plain_features
-from gate_cache.analysis.session_cache import Colours, Matcher
+from gate_cache.analysis.session_match import Matcher
 from gate_cache.core.errors import DataError, RowNotDone, UserError, did_you_mean
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.learn.features.bucket import Standardise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.analysis.session_cache import Colours
+from gate_cache.analysis.colours import Colours
 from gate_cache.core.errors import UserError, did_you_mean
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.diffusion.techniques.registry import read_as

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gate_cache.core.errors import ManifestError, OldSpelling, did_you_mean
+from gate_cache.core.errors import ManifestError, OldSpelling, UserError, did_you_mean
 from gate_cache.core.features import MANTISSA_BITS
 from gate_cache.manifest.dataset_specs import Shared
 from gate_cache.manifest.heads import PixelSpec, head_of, option_names
@@ -76,7 +76,8 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Loaded:
 def overridden(train: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """A ``train`` section with what a command line or a sweep says.
 
-    Another head brings its own options: those of the section's head go with it.
+    Another head brings its own options: those of the section's head go with it. So do numbers of
+    steps, where the other head has its own: 100 steps of 4 pairs are few pixels.
 
     Parameters
     ----------
@@ -86,8 +87,9 @@ def overridden(train: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     own, file = option_names(new), train.get("head")
     base = {k: v for k, v in train.items() if new == old or k not in FLAT or k in own
             or k not in option_names(old)}
+    counted = _defaults(new).keys() if new != old else set()
     for pair in COUNTS.items():  # two spellings of one setting
-        if given.keys() & set(pair):
+        if (given.keys() | counted) & set(pair):
             base = {k: v for k, v in base.items() if k not in pair}
     heads = [h for h in (file if new == old else None, given.get("head")) if isinstance(h, dict)]
     twice = file if isinstance(file, dict) else ()  # in the file: refused
@@ -101,6 +103,13 @@ def overridden(train: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     if new and (head is None or isinstance(head, str | dict)):  # else it is refused as it is
         head = {"name": new, **options} if options else head and new
     return {**rest, "head": head} if head is not None else rest
+
+
+def _defaults(head: str) -> Mapping[str, Any]:
+    try:
+        return head_of(head).defaults
+    except UserError:  # told where the head is checked
+        return {}
 
 
 def _tell_old(path: Path, lines: dict[Place, int], train: dict[str, Any],

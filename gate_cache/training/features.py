@@ -16,18 +16,12 @@ from gate_cache.workspace.lookup import find_combo, need_all
 
 if TYPE_CHECKING:
     from gate_cache.core.fingerprint import Recipe
-    from gate_cache.datasets.common.base import (
-        ClassifiedDataset,
-        CorrespondenceDataset,
-        ImageDataset,
-        SegmentationDataset,
-    )
+    from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.manifest.load import Loaded
     from gate_cache.manifest.specs import Manifest, TrainSpec
     from gate_cache.store.reader import ComboView, FeatureStore
     from gate_cache.workspace.workspace import Workspace
 
-    Learnt = ClassifiedDataset | CorrespondenceDataset | SegmentationDataset
 
 @dataclass(frozen=True)
 class StudyInputs:
@@ -129,7 +123,7 @@ class Opened:
     joining: Joining | None
 
 
-def open_features(work: Workspace, dataset: Learnt, specs: Sequence[TrainSpec]) -> Opened:
+def open_features(work: Workspace, dataset: Any, specs: Sequence[TrainSpec]) -> Opened:
     """Open and check what trials read of a store.
 
     Raises

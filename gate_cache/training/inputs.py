@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ class TrainingInputs(StudyInputs):
     def config(self) -> dict[str, Any]:
         """With the radius of PCK in cells."""
         return {**super().config(),
-                "radius_in_cells": typical_radius(self.pairs["test"], self.features)}
+                "radius_in_cells": _radius(self.pairs["test"], self.features)}
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _of_points(work: Workspace, dataset: CorrespondenceDataset, opened: Opened) 
     published, spec = load_pairs(dataset, None), opened.shared["spec"]
     own = matching_options(spec)
     bucket_spec = BucketSpec(opened.groups, opened.attention, spec.attention_maps, own.resolution,
-                             own.standardise, opened.joining)
+                             own.standardise, joining=opened.joining)
     full = Buckets(opened.shared["store"], bucket_spec, work.torch_device(), opened.rows)
     for hint in hints(full, opened.views[opened.shared["baseline"]].name, pairs["test"]):
         work.progress.say(f"note: {hint}")
@@ -185,7 +184,7 @@ def _of_images(work: Workspace, dataset: SegmentationDataset | ClassifiedDataset
                              tuple(opened.views[c].name for c in extra_of(spec)),
                              LEVELS if whole else None,
                              spec.head.pool if isinstance(spec.head, PooledSpec) else 1,
-                             opened.joining)
+                             joining=opened.joining)
     maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
                       dataset.size, HELD_BYTES if whole else FEW_BYTES)
     return DenseInputs(**opened.shared, features=maps, task=_task(maps, dataset, ids, spec),
@@ -245,10 +244,8 @@ MOST = 2 / 3
 """Of the squared length, in less than half of the channels: worth a line."""
 
 
-def typical_radius(pairs: Sequence[PairPoints], full: Buckets) -> float | None:
-    """Median radius of the PCK that chooses, in cells; None where no target has one."""
-    radius = radius_in_cells([p.target for p in pairs], full.resolution)
-    return None if math.isnan(radius) else radius
+def _radius(pairs: Sequence[PairPoints], full: Buckets) -> float | None:
+    return radius_in_cells([p.target for p in pairs], full.resolution)
 
 
 def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator[str]:
@@ -259,7 +256,7 @@ def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator
     baseline : the single feature's group
     pairs : that are judged
     """
-    radius = typical_radius(pairs, full)
+    radius = _radius(pairs, full)
     if radius is not None and radius < 1:
         yield (f"the radius of {SELECTED} is {radius:.2f} cells of the {full.resolution} ×"
                f" {full.resolution} maps (median): less than one, so look at {BROADER} first")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import UserError, listed
 from gate_cache.datasets.common.base import SPLITS, Split
-from gate_cache.training.run_files import write_json
+from gate_cache.training.run_files import read_json, unreadable, write_json
 
 if TYPE_CHECKING:
     from gate_cache.store.reader import FeatureStore
@@ -58,15 +57,12 @@ def read_members(folder: Path) -> Members | None:
     UserError
         It cannot be read.
     """
-    path = folder / MEMBERS
-    try:
-        members: Members = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(v, str) for s in SPLITS for v in members[s].values()):
-            raise ValueError("not a list of images")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); it lists the run's images") from None
+    path, use = folder / MEMBERS, "it lists the run's images"
+    members = read_json(path, use)
+    listed_by = [members.get(split) for split in SPLITS] if members else []
+    if not all(isinstance(of, dict) and all(isinstance(v, str) for v in of.values())
+               for of in listed_by):
+        raise unreadable(path, ValueError("not a list of images"), use)
     return members
 
 

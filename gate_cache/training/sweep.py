@@ -188,7 +188,8 @@ def _stream(folder: Path, study: Study, points: list[Point], show: Progress,
         return done
     trials = [Trial(p.key, p.spec, partial(model_of, study, p), study.task, study.device)
               for p in left]
-    name = f"checkpoint-{_digest([p.key for p in points])}.pt"
+    digest = fingerprint({"names": [p.key for p in points]})[:8]
+    name = f"checkpoint-{digest}.pt"
     checkpoint = Checkpoint(folder / name, trials)
     label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
     fit_trials(trials, study.task, study.has_val,
@@ -275,7 +276,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _digest(names: list[str]) -> str:
-    return fingerprint({"names": names})[:8]

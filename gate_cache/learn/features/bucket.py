@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
 from gate_cache.learn.features.bucket_maps import BucketMaps, Joining
-from gate_cache.learn.features.feed import Feed, Made
+from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
 from gate_cache.manifest.train_spec import TWO_FINEST
@@ -41,25 +41,35 @@ class Bucket(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BucketSpec:
-    """What makes up a bucket.
+class FeatureSpec:
+    """Which features are read.
 
     Attributes
     ----------
     combos : names of the combos that are amalgamated, each with all its maps
     attention : name of the attention combo that is concatenated, or None
     attention_maps : its maps; by default all
-    resolution : side of all maps; by default the finest convolutional map's
-    standardise : ``image``: see `standardised`, for convolutional maps
     joining : of maps of several models; None: all combos have the same maps
     """
 
     combos: tuple[str, ...]
     attention: str | None = None
     attention_maps: AttentionMaps = None
+    joining: Joining | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class BucketSpec(FeatureSpec):
+    """What makes up a bucket; further attributes as of `FeatureSpec`.
+
+    Attributes
+    ----------
+    resolution : side of all maps; by default the finest convolutional map's
+    standardise : ``image``: see `standardised`, for convolutional maps
+    """
+
     resolution: int | None = None
     standardise: Standardise = "none"
-    joining: Joining | None = None
 
 
 class Buckets:
@@ -96,8 +106,8 @@ class Buckets:
             view = store[spec.attention]
             maps[spec.attention] = attention_maps(view, spec.attention_maps)
             self.tokens = sum(int(view[n].shape[1]) for n in maps[spec.attention])
-        recipe = Made[int, Bucket](int, self._build, nbytes)
-        self._feed = Feed(SampleReader(views_of(store, maps), held), recipe, device, BUCKET_BYTES)
+        self._feed: Feed[int, Bucket] = Feed(SampleReader(views_of(store, maps), held), int,
+                                             self._build, nbytes, device, BUCKET_BYTES)
 
     @property
     def levels(self) -> dict[str, int]:
@@ -167,7 +177,7 @@ def attention_maps(view: ComboView, asked: AttentionMaps) -> tuple[str, ...]:
     return tuple(view[name].name for name in asked or view.maps)
 
 
-def one_square(store: FeatureStore, spec: BucketSpec) -> Square:
+def one_square(store: FeatureStore, spec: FeatureSpec) -> Square:
     """How the images of all combos were made square; the side matters only where they are padded.
 
     Raises

@@ -6,33 +6,16 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import chain, islice, tee
 from typing import Any, Generic, TypeVar
 
 import torch
 
 from gate_cache.learn.features.layout import Maps
-from gate_cache.learn.features.samples import SampleBuffer, SampleReader
+from gate_cache.learn.features.samples import SampleReader
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Made(Generic[Key, Value]):
-    """How a value comes of a sample.
-
-    Attributes
-    ----------
-    row : of a key
-    make : key and maps on the training device to a value that shares no memory with them
-    size : of a value, in bytes
-    """
-
-    row: Callable[[Key], int]
-    make: Callable[[Key, Maps], Value]
-    size: Callable[[Value], int]
 
 
 class Feed(Generic[Key, Value]):
@@ -41,16 +24,19 @@ class Feed(Generic[Key, Value]):
     Parameters
     ----------
     reader : of the samples; several feeds may share it
-    made : how values come of them
-    device : where that is done
+    row : of a key
+    make : key and maps on the device to a value that shares no memory with them
+    size : of a value, in bytes
+    device : where values are made
     bound : bytes of values held there
     """
 
-    def __init__(self, reader: SampleReader, made: Made[Key, Value], device: torch.device,
-                 bound: int) -> None:
+    def __init__(self, reader: SampleReader, row: Callable[[Key], int],
+                 make: Callable[[Key, Maps], Value], size: Callable[[Value], int],
+                 device: torch.device, bound: int) -> None:
         self.device = device
-        self._reader, self._made = reader, made
-        self._recent: LRUCache[Value] = LRUCache(self._read, made.size, bound)
+        self._reader, self._row, self._make = reader, row, make
+        self._recent: LRUCache[Value] = LRUCache(self._read, size, bound)
 
     def __call__(self, key: Key) -> Value:
         """The value of one key.
@@ -72,7 +58,7 @@ class Feed(Generic[Key, Value]):
         def rows() -> Iterator[int]:
             for key in ahead:
                 waiting.append(key)
-                yield self._made.row(key)
+                yield self._row(key)
 
         def skip(_: int) -> bool:
             value = self._recent.held(waiting.popleft())
@@ -88,17 +74,15 @@ class Feed(Generic[Key, Value]):
                 try:  # twice among those that were read ahead: the first has made it
                     value = self._recent.held(key)
                     if value is None:
-                        value = self._keep(key, sample)
+                        made = self._make(key, sample.maps(self.device))
+                        value = self._recent.keep(key, made)
                 finally:
                     self._reader.release(sample)
                 yield value
 
     def _read(self, key: Key) -> Value:
-        with self._reader.sample(self._made.row(key)) as sample:
-            return self._made.make(key, sample.maps(self.device))
-
-    def _keep(self, key: Key, sample: SampleBuffer) -> Value:
-        return self._recent.keep(key, self._made.make(key, sample.maps(self.device)))
+        with self._reader.sample(self._row(key)) as sample:
+            return self._make(key, sample.maps(self.device))
 
 
 def batched(stream: Callable[[Iterable[Key]], Generator[Value]],

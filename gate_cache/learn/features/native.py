@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gate_cache.learn.features.bucket import BucketSpec, attention_maps, nbytes, one_square
-from gate_cache.learn.features.bucket_maps import BucketMaps, Joining
-from gate_cache.learn.features.feed import Feed, Made
+from gate_cache.learn.features.bucket import FeatureSpec, attention_maps, nbytes, one_square
+from gate_cache.learn.features.bucket_maps import BucketMaps
+from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.pixel_grid import read_at
 from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
@@ -20,7 +20,6 @@ from gate_cache.learn.mixing.vectors import Vectors
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Points
-    from gate_cache.manifest.specs import AttentionMaps
     from gate_cache.store.reader import FeatureStore
 
 NATIVE_BYTES = 2**30
@@ -44,27 +43,19 @@ class Native(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NativeSpec:
-    """Which maps.
+class NativeSpec(FeatureSpec):
+    """Which maps; further attributes as of `FeatureSpec`.
 
     Attributes
     ----------
-    combos : names of the combos that are amalgamated
-    attention : name of the attention combo, or None
-    attention_maps : its maps; by default all
     extra : names of combos that are concatenated as they are
     levels : how many of the combos' maps, from the coarsest; all by default
     pool : side of the grid of parts of an image that `NativeMaps.pooled` averages over
-    joining : as of `BucketSpec`
     """
 
-    combos: tuple[str, ...]
-    attention: str | None = None
-    attention_maps: AttentionMaps = None
     extra: tuple[str, ...] = ()
     levels: int | None = None
     pool: int = 1
-    joining: Joining | None = None
 
 
 class NativeMaps:
@@ -91,7 +82,7 @@ class NativeMaps:
         self.spec = spec
         self.device = device
         self._store, self._size = store, size
-        self.square = one_square(store, BucketSpec(spec.combos, spec.attention))
+        self.square = one_square(store, spec)
         self.maps = BucketMaps(store, spec.combos, spec.joining, spec.levels)
         beside = store[spec.attention] if spec.attention else None
         self._attention = attention_maps(beside, spec.attention_maps) if beside else ()
@@ -103,9 +94,9 @@ class NativeMaps:
         self.extra_channels = sum(int(store[c][n].shape[1]) for c in spec.extra
                                   for n in store[c].maps)
         reader = SampleReader(views_of(store, self._maps_read()), held)
-        self._native = Feed(reader, Made(rows.__getitem__, self._build, _bytes), device,
+        self._native = Feed(reader, rows.__getitem__, self._build, _bytes, device,
                             min(held, NATIVE_BYTES))
-        self._pooled = Feed(reader, Made(rows.__getitem__, self._mean, nbytes), device,
+        self._pooled = Feed(reader, rows.__getitem__, self._mean, nbytes, device,
                             POOLED_BYTES)
 
     @property

@@ -24,7 +24,7 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
     over all places where the window fits. 1 for equal pictures. Smaller pictures have a smaller
     window.
     """
-    x, y = (_luma(p) for p in (a, b))
+    x, y = (picture.double() @ torch.tensor(_LUMA, dtype=torch.float64) for picture in (a, b))
     side = min(_WINDOW, (min(x.shape) - 1) // 2 * 2 + 1)
     kernel = _gaussian(side)
 
@@ -50,10 +50,6 @@ def edge_f1(a: torch.Tensor, b: torch.Tensor, tolerance: int = 1) -> float:
     precision = float((b & _wide(a, tolerance)).sum() / b.sum())
     recall = float((a & _wide(b, tolerance)).sum() / a.sum())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _luma(picture: torch.Tensor) -> torch.Tensor:
-    return picture.double() @ torch.tensor(_LUMA, dtype=torch.float64)
 
 
 def _gaussian(side: int) -> torch.Tensor:

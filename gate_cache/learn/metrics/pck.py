@@ -136,15 +136,15 @@ def units(predictions: Sequence[Prediction], alpha: float, radius: str,
                     np.int64).reshape(-1, 2)
 
 
-def radius_in_cells(targets: Sequence[Keypoints], side: int) -> float:
-    """Median radius of `SELECT` in cells of side × side maps; NaN where no target has one.
+def radius_in_cells(targets: Sequence[Keypoints], side: int) -> float | None:
+    """Median radius of `SELECT` in cells of side × side maps; None where no target has one.
 
     A cell is as wide as the image's longer side divided by `side`: the longer way across it where
     the image was squashed into the maps.
     """
     radii = [SELECT[0] * longer_side(t, SELECT[1]) * side / max(t.size) for t in targets]
     known = [radius for radius in radii if not math.isnan(radius)]
-    return float(np.median(known)) if known else math.nan
+    return float(np.median(known)) if known else None
 
 
 def _by_category(judged: Sequence[Prediction], hits: Sequence[npt.NDArray[np.bool_]],

@@ -50,12 +50,8 @@ def weight_stats(weights: torch.Tensor | Sequence[torch.Tensor]) -> WeightStats:
     spread, mean = torch.std_mean(largest, 0, correction=0)
     return WeightStats(stacked.mean(0).tolist(), mean[:, 0].tolist(), spread[:, 0].tolist(),
                        mean[:, 1].tolist(), spread[:, 1].tolist(), _overlap(order[..., :2]),
-                       {name: _histogram(largest[..., i]) for i, name in enumerate(TOP)})
-
-
-def _histogram(weights: torch.Tensor) -> list[list[int]]:
-    """Of (N, n) weights."""
-    return [torch.histc(column, BINS, 0, 1).int().tolist() for column in weights.T]
+                       {name: [torch.histc(column, BINS, 0, 1).int().tolist()
+                               for column in largest[..., i].T] for i, name in enumerate(TOP)})
 
 
 def _overlap(top: torch.Tensor) -> dict[str, float]:
