@@ -135,7 +135,7 @@ def test_the_tables_have_every_field_of_the_classes(known: fields.Fields, cls: A
      "a T5EncoderModel as text encoder, which is not read"),
     ("text_encoder", {"use_attention_mask": True}, "use_attention_mask asks for masks"),
     ("text_encoder", {"max_position_embeddings": 248}, "max_position_embeddings: 248"),
-    ("text_encoder", {"hidden_size": 48}, r"cross_attention_dim: 32, but .* give 48"),
+    ("text_encoder", {"hidden_size": 48}, r"cross_attention_dim: 32, but .* gives 48"),
     ("scheduler", {"beta_schedule": "sigmoid"}, r"a schedule that is not read \(sigmoid\)"),
     ("scheduler", {"prediction_type": "flow_prediction"}, "predicts 'flow_prediction'"),
     ("scheduler", {"use_flow_sigmas": True}, "its scheduler has use_flow_sigmas: True"),

@@ -294,9 +294,9 @@ def edited(models: Path, tmp_path: Path, name: str, part: str, **fields: Any) ->
     ("sd3", "transformer/config.json", {"num_layers": 4},
      "weights have 3 transformer_blocks, its configuration says 4"),
     ("sd3", "transformer/config.json", {"joint_attention_dim": 8},
-     "joint_attention_dim: 8, but its text encoders give 88: parts of different models"),
+     "joint_attention_dim: 8, but text_encoder_3 gives 88: parts of different models"),
     ("flux", "transformer/config.json", {"pooled_projection_dim": 8},
-     "pooled_projection_dim: 8, but its text encoders give 32"),
+     "pooled_projection_dim: 8, but text_encoder gives 32"),
     ("flux", "transformer/config.json", {"in_channels": 384}, "takes 96 channels in patches of 2"),
     ("sd3", "transformer/config.json", {"wings": 2}, "has no 'wings'"),
     ("sigma", "text_encoder/config.json", {"model_type": "gemma"}, "a gemma as text encoder"),
@@ -431,6 +431,7 @@ def test_published_models_are_planned_without_their_files(
 
 
 @pytest.mark.parametrize(("name", "gigabytes"), [
+    ("sd-1.5", 1.7), ("sd-2.1", 1.7), ("sdxl-base", 5.1),
     ("pixart-alpha", 1.2), ("pixart-sigma", 1.2), ("sd-3", 4.2), ("sd-3.5-medium", 4.9),
     ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("ddpm-256", 0.2)])
 def test_published_configurations_are_of_models_as_large_as_the_docs_say(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
 
 GUIDANCE = 3.5
-"""That FLUX.1 dev is told, as its pipeline does by default."""
+"""That FLUX.1 dev is conditioned on, as its pipeline does by default."""
 
 
 @dataclass(kw_only=True)
@@ -185,7 +185,7 @@ class Flux(FlowTransformer):
         return Text(states.to(self.dtype), {"pooled_projections": pooled.to(self.dtype)})
 
     def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
-        """The pass itself; a model that was distilled from guidance is told `GUIDANCE`."""
+        """The pass itself; one that was distilled from guidance is conditioned on `GUIDANCE`."""
         batch, channels, height, width = call.x.shape
         guidance = torch.full((batch,), GUIDANCE, device=call.x.device) \
             if self.unet.config.guidance_embeds else None

@@ -23,6 +23,7 @@ from gate_cache.diffusion.models.layouts import (
     TRANSFORMER,
     UNET,
     VAE,
+    Kind,
     class_of,
 )
 
@@ -108,46 +109,39 @@ def text_config(config: Config, half: str = "text_config") -> Config:
 
 
 def _text(files: ModelFiles) -> Iterator[str]:
-    """What the text encoders give against what the UNet takes."""
-    unet, encoders = files.config(files.kind.denoiser), files.kind.encoders
-    if not encoders:
-        return
-    configs = {name: files.config(name) for name in encoders}
-    wrong = [p for n, config in configs.items()
-             for p in _encoder(place_of(files, n), config, n == files.kind.t5[0])]
+    """What the text encoders give against what the UNet or transformer takes."""
+    kind, place = files.kind, place_of(files, files.kind.denoiser)
+    encoders = {name: files.config(name) for name in kind.encoders}
+    wrong = [p for name, config in encoders.items()
+             for p in _encoder(place_of(files, name), config, name == kind.t5[0])]
     yield from wrong
-    if any(p.endswith("is not a number") for p in wrong):
+    if not encoders or any(p.endswith("is not a number") for p in wrong):
         return
-    if files.kind.denoiser == TRANSFORMER:
-        yield from _transformers_text(files, unet, configs)
-        return
-    widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in configs.values()]
-    taken = fields.one_of(unet.get("cross_attention_dim", 1280))
-    if taken != sum(widths):
-        yield (f"{place_of(files, UNET)}: cross_attention_dim: {taken}, but its text encoders"
-               f" ({', '.join(encoders)}) give {' + '.join(map(str, widths))}: parts of different"
-               " models")
-    if files.kind is SDXL:
-        pooled = text_config(configs[encoders[1]]).get("projection_dim", 512)
-        width = pooled + 6 * (unet.get("addition_time_embed_dim") or 0)
-        taken = unet.get("projection_class_embeddings_input_dim")
-        if taken != width:
-            yield (f"{place_of(files, UNET)}: projection_class_embeddings_input_dim: {taken}, but"
-                   f" {encoders[1]} and six time ids give {width}: parts of different models")
+    config: Config = {"cross_attention_dim": 1280, **files.config(kind.denoiser)}
+    for field, (given, who) in _given(kind, config, encoders).items():
+        taken = fields.one_of(config.get(field))
+        if taken != given and not (taken is None and kind.t5[0]):
+            yield (f"{place}: {field}: {taken}, but {who} gives {given}: parts of different models")
 
 
-def _transformers_text(files: ModelFiles, config: Config,
-                       encoders: Mapping[str, Config]) -> Iterator[str]:
-    """What T5 gives, and CLIPs' pooled embeddings side by side, against what is taken."""
-    *clips, t5 = encoders.values()
-    pooled = [text_config(c).get("projection_dim" if len(clips) > 1 else "hidden_size", _CLIP_WIDTH)
-              for c in clips]
-    for field, given in (("caption_channels", t5.get("d_model")),
-                         ("joint_attention_dim", t5.get("d_model")),
-                         ("pooled_projection_dim", sum(pooled))):
-        if config.get(field) not in (None, given):
-            yield (f"{place_of(files, TRANSFORMER)}: {field}: {config[field]}, but its text"
-                   f" encoders give {given}: parts of different models")
+def _given(kind: Kind, config: Config,
+           encoders: Mapping[str, Config]) -> dict[str, tuple[int, str]]:
+    """By field of a UNet or transformer what its text encoders give, and which of them."""
+    names = list(encoders)
+    if kind.t5[0]:
+        clips, width = names[:-1], encoders[names[-1]].get("d_model", 512)
+        of = "projection_dim" if len(clips) > 1 else "hidden_size"
+        pooled = sum(text_config(encoders[n]).get(of, _CLIP_WIDTH) for n in clips)
+        return {"caption_channels": (width, names[-1]), "joint_attention_dim": (width, names[-1]),
+                "pooled_projection_dim": (pooled, " + ".join(clips))}
+    widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in encoders.values()]
+    given = {"cross_attention_dim": (sum(widths), " + ".join(names))}
+    if kind is SDXL:
+        pooled = text_config(encoders[names[1]]).get("projection_dim", 512)
+        given["projection_class_embeddings_input_dim"] = (
+            pooled + 6 * (config.get("addition_time_embed_dim") or 0),
+            f"{names[1]} and six time ids")
+    return given
 
 
 def _encoder(place: str, config: Config, t5: bool) -> Iterator[str]:
