@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.files.weights import variant_of
+from gate_cache.core.weights import variant_of
 from gate_cache.diffusion.models.layouts import KINDS, PROCESSOR, guessed_kind, is_bare
 
 _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]

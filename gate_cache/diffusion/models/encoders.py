@@ -14,7 +14,7 @@ from typing import Any
 
 from gate_cache.core.errors import ModelError, did_you_mean
 from gate_cache.core.features import Family, MapSpec
-from gate_cache.diffusion.files.headers import read_config
+from gate_cache.core.headers import read_config
 from gate_cache.diffusion.models.fields import is_number
 from gate_cache.diffusion.models.layouts import PROCESSOR
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
-from gate_cache.diffusion.files.headers import read_header
+from gate_cache.core.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.encoders import normalisation

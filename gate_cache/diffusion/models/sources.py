@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
+from gate_cache.core.headers import read_config
 from gate_cache.core.roots import Roots, escapes
+from gate_cache.core.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.files import single_file
-from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
-from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.models import encoders, layouts, transformers, unets
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, TRANSFORMER, UNET, VAE, Kind
