@@ -30,7 +30,9 @@ DDPM = {
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": small_unet("sd-1.5"), "xl": small_unet("sdxl-base"), "ddpm": DDPM,
-    "no-mid": small_unet("sd-1.5", mid_block_type=None)}
+    "no-mid": small_unet("sd-1.5", mid_block_type=None),
+    "plain-mid": small_unet("sd-1.5", mid_block_type="UNetMidBlock2D"),
+    "ddpm-no-attention": {**DDPM, "add_attention": False}}
 INNER = {"self.q": "attn1.to_q", "self.k": "attn1.to_k", "self.v": "attn1.to_v",
          "cross.q": "attn2.to_q", "ff": "ff"}
 
@@ -56,10 +58,10 @@ def built(name: str) -> tuple[Any, Any]:
     """A small UNet with random weights, and a pass of two images."""
     config = UNETS[name]
     torch.manual_seed(0)
-    unet: Any = (UNet2DModel if name == "ddpm" else UNet2DConditionModel).from_config(config)
+    unet: Any = (UNet2DModel if "ddpm" in name else UNet2DConditionModel).from_config(config)
     x = torch.randn(2, config["in_channels"], 16, 16)
     more: dict[str, Any] = {}
-    if name != "ddpm":
+    if "ddpm" not in name:
         more = {"encoder_hidden_states": torch.randn(2, 7, config["cross_attention_dim"])}
     if name == "xl":
         pooled = config["projection_class_embeddings_input_dim"] - 6 * 256
@@ -72,7 +74,7 @@ def built(name: str) -> tuple[Any, Any]:
 @torch.no_grad()
 def test_every_layer_is_what_a_plain_hook_sees(name: str) -> None:
     unet, run = built(name)
-    layout = family(UNETS[name], None if name == "ddpm" else VAE)
+    layout = family(UNETS[name], None if "ddpm" in name else VAE)
     specs = [*layout.maps, *layout.more]
     plain = [s for s in specs if s.what == "output"]
     seen: dict[str, torch.Tensor] = {}
@@ -101,11 +103,11 @@ def test_every_layer_is_what_a_plain_hook_sees(name: str) -> None:
         assert torch.equal(found[spec.name], value), spec.name
 
 
-@torch.no_grad()
-def test_every_module_of_its_kind_has_a_name() -> None:
+@pytest.mark.parametrize("name", UNETS)
+def test_every_module_of_its_kind_has_a_name(name: str) -> None:
     """Of a UNet's residual blocks, transformers and projections none is left out."""
-    unet, _ = built("xl")
-    layout = family(UNETS["xl"], VAE)
+    unet, _ = built(name)
+    layout = family(UNETS[name], None if "ddpm" in name else VAE)
     named = {path for s in layout.more for path in s.modules}
     kinds = re.compile(r"(.*\.(resnets|attentions)\.\d+|.*\.(attn1\.to_[qkv]|attn2\.to_q|ff))")
     assert {n for n, _ in unet.named_modules() if kinds.fullmatch(n)} <= named
@@ -148,6 +150,14 @@ def test_a_pass_ends_where_the_last_map_is_computed_whatever_the_order_of_names(
     for hook in hooks:
         hook.remove()
     assert "mid_block.resnets.1" in ran and "mid_block" not in ran
+
+
+def test_a_module_that_is_not_there_is_an_error() -> None:
+    unet, _ = built("sd1")
+    spec = MapSpec("up9", "conv", 8, 8, ("up_blocks.9",))
+    with pytest.raises(ModelError, match=r"no module 'up_blocks\.9', which 'up9' is read from"), \
+            tapped(unet, [spec]):
+        pass
 
 
 def test_tokens_of_an_image_that_is_no_square_are_laid_out_by_its_sides() -> None:

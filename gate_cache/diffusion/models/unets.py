@@ -160,21 +160,19 @@ def _levels(unet: Mapping[str, Any], stride: int) -> Iterator[_Level]:
         out = stride * 2 ** min(i + 1, count - 1)
         yield _level(f"down{i}", f"down_blocks.{i}", kind, channels[i],
                      (stride * 2**i, out), counts[i], deep[i])
-    mid = unet.get("mid_block_type", "UNetMidBlock2DCrossAttn" if _of_text(unet) else
-                   "UNetMidBlock2D")
+    text = unet.get("_class_name") != "UNet2DModel"
+    mid = unet.get("mid_block_type", "UNetMidBlock2DCrossAttn" if text else "UNetMidBlock2D")
     if mid:
-        kind = mid if _of_text(unet) else "Attn" * bool(unet.get("add_attention", True))
+        attends = mid == "UNetMidBlock2DCrossAttn" if text else unet.get("add_attention", True)
         coarsest = stride * 2 ** (count - 1)
-        level = _level("mid", "mid_block", kind, channels[-1], (coarsest, coarsest), 1, deep[-1])
-        yield replace(level, residual=2)
+        level = _level("mid", "mid_block", (mid if text else "Attn") * bool(attends), channels[-1],
+                       (coarsest, coarsest), 1, deep[-1])
+        # diffusers builds the plain one of a text model with a single residual block
+        yield replace(level, residual=1 if text and mid == "UNetMidBlock2D" else 2)
     for i, kind in enumerate(ups):
         yield _level(f"up{i}", f"up_blocks.{i}", kind, channels[count - 1 - i],
                      (stride * 2 ** (count - 1 - i), stride * 2 ** max(count - 2 - i, 0)),
                      counts[count - 1 - i] + 1, deep_up[i])
-
-
-def _of_text(unet: Mapping[str, Any]) -> bool:
-    return unet.get("_class_name") != "UNet2DModel"
 
 
 def _level(name: str, path: str, kind: str, channels: int, strides: tuple[int, int], count: int,

@@ -82,15 +82,23 @@ def tapped(model: Any, specs: Sequence[MapSpec], aspect: float = 1.0) -> Iterato
     """
     taps = Hooks(specs, aspect)
     with ExitStack() as undo:
-        if any(_is_compiled(model, path) for spec in specs for path in spec.modules):
-            # a compiled module does not look again for hooks once it has been traced
-            undo.enter_context(torch.compiler.set_stance("force_eager"))
         for spec in specs:
             for path in spec.modules:
                 hook = taps.hook(spec, path)
-                undo.callback(model.get_submodule(path).register_forward_hook(
+                undo.callback(_module(model, spec, path).register_forward_hook(
                     hook, with_kwargs=True).remove)
+        if any(_is_compiled(model, path) for spec in specs for path in spec.modules):
+            # a compiled module does not look again for hooks once it has been traced
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
         yield taps
+
+
+def _module(model: Any, spec: MapSpec, path: str) -> Any:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise ModelError(f"the model has no module '{path}', which '{spec.name}' is read from; name"
+                         " another map") from None
 
 
 def _is_compiled(model: Any, path: str) -> bool:
