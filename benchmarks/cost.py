@@ -34,10 +34,10 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.published import published
-from gate_cache.diffusion.text.tokens import BOS, EOS, read_tokens
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Manifest
+from gate_cache.text.tokens import BOS, EOS, read_tokens
 from gate_cache.workspace.workspace import Workspace
 
 PIPELINES = {"sd-1.5": "StableDiffusionPipeline", "sdxl-base": "StableDiffusionXLPipeline"}

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from gate_cache.diffusion.models.embedded import HOME
-from gate_cache.diffusion.text.tokens import BOS, EOS, read_tokens
+from gate_cache.text.tokens import BOS, EOS, read_tokens
 
 DTYPE = torch.bfloat16
 DOWN = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)

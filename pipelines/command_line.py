@@ -10,7 +10,8 @@ from pathlib import Path
 from gate_cache.core.errors import GateCacheError
 from gate_cache.core.places import parse_place
 from gate_cache.core.roots import Roots
-from pipelines.recipe import SEEDS, Options, Recipe, run
+from pipelines.recipe import SEEDS, Options, Recipe
+from pipelines.run import run
 
 
 def parser(about: str) -> argparse.ArgumentParser:

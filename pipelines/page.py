@@ -9,6 +9,7 @@ from pathlib import Path
 from gate_cache.report.html.charts import Labels, Mark, bars, cut, forest, heat_map
 from gate_cache.report.html.page import (
     Column,
+    Html,
     PageRow,
     code,
     document,
@@ -19,7 +20,6 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.tags import Html
 from gate_cache.training.sweep_tables import Mean
 from pipelines.recipe import (
     Outcome,

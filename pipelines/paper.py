@@ -23,7 +23,8 @@ from pathlib import Path
 from gate_cache.core.errors import GateCacheError, UserError
 from pipelines.command_line import guarded, options_of, parser
 from pipelines.page import write_page
-from pipelines.recipe import Options, Outcome, Recipe, markdown, reused, run
+from pipelines.recipe import Options, Outcome, Recipe, markdown, reused
+from pipelines.run import run
 
 RECIPES = ("table1_left", "table1_right", "table2", "table3", "table4", "table5", "table6",
            "table7", "figure3", "figure8", "figure11", "figure12")

@@ -9,10 +9,18 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.io import savemat
 
+from gate_cache.datasets.common.base import Split
+from gate_cache.datasets.common.splits import Shares, dealt
+
 SIDE = 8
 IMAGES = {"spair": 8, "pf-pascal": 7, "horse-21": 5, "bedroom-28": 5, "ade20k": 24,
           "cityscapes": 23, "cifar-10": 55}
 """Images of every tree."""
+
+
+def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
+    """Ids split by seeded shares."""
+    return {i: dealt(i, shares, seed) for i in ids}
 
 
 def picture(seed: int, height: int = SIDE, width: int = SIDE) -> npt.NDArray[np.uint8]:

@@ -26,7 +26,7 @@ from transformers import (
 
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.published import published
-from gate_cache.diffusion.text.tokens import EOS, read_tokens
+from gate_cache.text.tokens import EOS, read_tokens
 
 WIDTH, WIDTH_2, POOLED = 32, 48, 24
 LONG = "horse car bird " * 40

@@ -18,7 +18,7 @@ from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.extraction.passes import chosen_combos, open_passes
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.manifest.load import Loaded
-from gate_cache.report.figures.activations import page
+from gate_cache.report.figures.show import pass_page
 from gate_cache.workspace.pick import one, pick
 from gate_cache.workspace.workspace import Workspace
 
@@ -78,7 +78,7 @@ def test_every_image_and_combo_has_a_page(toy: Toy) -> None:
     found = list(activations(Workspace(loaded, roots), ids, ["plain", "lora", "attn"]))
     assert {(f.id, f.combo) for f in found} == {(i, c) for i in ids
                                                 for c in ("plain", "lora", "attn")}
-    assert page(found[0]).shape[1] > 900
+    assert pass_page(found[0]).shape[1] > 900
 
 
 @pytest.mark.parametrize("asked, said", [

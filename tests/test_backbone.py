@@ -19,9 +19,9 @@ from gate_cache import FeatureStore
 from gate_cache.core.errors import ModelError
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
-from gate_cache.diffusion.text.tokens import read_tokens
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
+from gate_cache.text.tokens import read_tokens
 from gate_cache.workspace.workspace import Workspace
 
 CONV = {"plain": PROMPT, "control": {"prompt": "a photo", "controlnet": {"source": "nets/canny"}}}

@@ -284,7 +284,7 @@ def test_willow_splits_have_their_shares_in_every_subclass(willow: PFWillow) -> 
 
 def test_willow_split_is_decided_by_its_seed(willow: PFWillow) -> None:
     def split(seed: int) -> list[str]:
-        data = PFWillow(willow.root, split_seed=seed)
+        data = PFWillow(willow.root, PFWillowSpec(name="pf-willow", split_seed=seed))
         return [data.split_of(s.id) for s in data.samples()]
 
     assert split(0) == split(0) != split(1)

@@ -24,7 +24,7 @@ from gate_cache.diffusion.passes.noise import noise
 from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
 from gate_cache.manifest.load import Loaded
 from gate_cache.manifest.specs import Combo
-from gate_cache.report.figures.guideline import page
+from gate_cache.report.figures.content_shift import page
 from gate_cache.workspace.workspace import Workspace
 
 Toy = tuple[Loaded, Roots, Path]

@@ -17,9 +17,8 @@ from gate_cache.core.errors import DataError, ManifestError, UserError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
-from gate_cache.datasets.common.files import passed_over
+from gate_cache.datasets.common.files import by_stem, passed_over, passed_over_line, pictures
 from gate_cache.datasets.common.images import holds_several, read_rgb, size_of, to_square
-from gate_cache.datasets.common.pictures import by_stem, passed_over_line, pictures
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.prune import prune

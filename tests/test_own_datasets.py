@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from published_trees import labels, picture, save, write
+from published_trees import deal, labels, picture, save, write
 from pydantic import TypeAdapter
 
 from gate_cache.core.errors import DataError, ManifestError
@@ -21,7 +21,7 @@ from gate_cache.datasets.common.base import (
     Pair,
     SegmentationDataset,
 )
-from gate_cache.datasets.common.splits import SplitRule, deal
+from gate_cache.datasets.common.splits import SplitRule
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.pairs import load_pairs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gate_cache.datasets.common.base import Keypoints, Pair
-from gate_cache.datasets.common.within import PairsWithin
+from gate_cache.datasets.common.listed_pairs import PairsWithin
 from gate_cache.learn.features.pairs import SharedPairs, images_of
 
 GROUPS = [("cat", list("abcdefgh")), ("dog", ["i"]), ("cow", list("jklmn"))]

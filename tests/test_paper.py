@@ -31,10 +31,8 @@ from pipelines.recipe import (
     figures_of,
     markdown,
     reused,
-    run,
-    write_manifest,
-    write_sweep,
 )
+from pipelines.run import run, write_manifest, write_sweep
 
 PARTS = [pytest.param(name, i, real, id=f"{name}-{i}-{'real' if real else 'toy'}")
          for name in RECIPES for i, part in enumerate(recipe_of(name).parts)

@@ -12,7 +12,7 @@ import torch
 
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.toyworld import CATEGORIES, draw
-from gate_cache.toyworld.styles import dusk
+from gate_cache.toyworld.render import dusk
 from pipelines.tiny import vocabulary
 from pipelines.tiny.captions import token_ids, varied
 from pipelines.tiny.loop import Plan, fit, generator

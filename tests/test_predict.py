@@ -33,7 +33,7 @@ from gate_cache.report.figures.masks import (
     styles,
 )
 from gate_cache.report.figures.predict import page
-from gate_cache.report.html.example_images import masks
+from gate_cache.report.html.examples import masks
 from gate_cache.training.predict import Predicted, Predictions, agreement
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace

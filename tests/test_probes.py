@@ -62,7 +62,7 @@ from gate_cache.manifest.load import load
 from gate_cache.manifest.specs import OF_A_RUN, TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
 from gate_cache.report.html.write import write_report
-from gate_cache.report.terminal.probes import show_probed
+from gate_cache.report.terminal.trials import show_probed
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.training.sweep import sweep

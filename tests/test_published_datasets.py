@@ -30,7 +30,7 @@ from gate_cache.datasets.common.base import (
     Pair,
     SegmentationDataset,
 )
-from gate_cache.datasets.common.label_pictures import read_labels
+from gate_cache.datasets.common.images import read_labels
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.validate import validate

@@ -27,9 +27,9 @@ from gate_cache.core.weights import shapes_in, weight_files
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.diffusion.passes.recipes import latents_recipe, missing_inputs, plan_combos
-from gate_cache.diffusion.text.tokens import read_tokens
 from gate_cache.manifest.load import load
 from gate_cache.manifest.specs import ModelSpec
+from gate_cache.text.tokens import read_tokens
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "toyworld"},

@@ -32,10 +32,24 @@ from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.learn.metrics.roles import Method, Role
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.examples import varied
-from gate_cache.report.html.page import Column, PageRow, document, section, table
+from gate_cache.report.html.page import (
+    Column,
+    Html,
+    PageRow,
+    bullets,
+    code,
+    document,
+    facts,
+    figure,
+    fold,
+    heading,
+    join,
+    paragraph,
+    section,
+    table,
+)
 from gate_cache.report.html.record import Record, Result, metric_name, number, read_record
 from gate_cache.report.html.results import lead
-from gate_cache.report.html.tags import Html, tag, text
 from gate_cache.report.html.write import sections, try_report, write_report
 from gate_cache.training.reproduce import sweep_commands, train_commands
 from gate_cache.training.run_files import items_file
@@ -415,9 +429,10 @@ def test_a_folder_that_cannot_be_written_is_a_warning(made: dict[str, Made],
 
 def test_only_markup_is_markup() -> None:
     evil = '"><script>alert(1)</script>'
-    assert "<script" not in tag("p", evil, title=evil)
-    assert tag("p", Html("<b>x</b>"), 1.5, None) == "<p><b>x</b>1.5</p>"
-    assert text("a & b") == "a &amp; b" and text(text("<")) == "&lt;"
+    assert paragraph(Html("<b>x</b>"), 1.5, None, "a & b") == "<p><b>x</b>1.5a &amp; b</p>"
+    for made in (paragraph(evil), figure(evil, evil), fold(evil, evil), facts({evil: evil}),
+                 code(evil), heading(evil), bullets([evil]), join([evil], "<wbr>")):
+        assert "<script" not in made and "alert(1)" in made
     listing = table([Column(evil, note=evil)], [PageRow([evil])], evil)
     made = document(evil, [section(evil, evil, listing)], lead=evil, about=evil)
     assert "<script>alert" not in made and made.count("alert(1)") > 8

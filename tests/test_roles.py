@@ -35,7 +35,8 @@ from gate_cache.training.evaluate import evaluate
 from gate_cache.training.sweep_tables import TrialRow, over_seeds
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.workspace import Workspace
-from pipelines.recipe import figures_of, with_weights
+from pipelines.recipe import figures_of
+from pipelines.run import with_weights
 
 FIRST = Path(__file__).parent / "data" / "runs-format-1.zip"
 """Two trainings of correspondence, one of classes and a sweep, made by gate-cache 0.1.0."""

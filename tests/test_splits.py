@@ -6,9 +6,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from published_trees import deal
 
 from gate_cache.core.errors import DataError
-from gate_cache.datasets.common.splits import SplitRule, Tree, deal, split_named
+from gate_cache.datasets.common.splits import SplitRule, Tree, split_named
 from gate_cache.datasets.folder import ImageFolder
 
 ROOT = Path("root")

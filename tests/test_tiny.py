@@ -15,7 +15,7 @@ from safetensors import safe_open
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME, LORAS
 from gate_cache.diffusion.techniques.controlnet import canny
 from gate_cache.toyworld import CATEGORIES, Scene, draw
-from gate_cache.toyworld.styles import dusk
+from gate_cache.toyworld.render import dusk
 
 COUNT = 64
 

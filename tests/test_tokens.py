@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.embedded import HOME
-from gate_cache.diffusion.text.tokens import BOS, EOS, ClipTokens, Prompt, read_tokens
+from gate_cache.text.tokens import BOS, EOS, ClipTokens, Prompt, read_tokens
 
 OURS = read_tokens(HOME / "tokenizer")
 THEIRS = CLIPTokenizer(vocab=OURS.vocab, merges=OURS.merges)

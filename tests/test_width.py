@@ -26,14 +26,12 @@ from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.pck import named
 from gate_cache.learn.metrics.results import ScoreRow, ScoreTable
 from gate_cache.learn.metrics.roles import Method
-from gate_cache.report.figures.guideline import show_guideline
-from gate_cache.report.figures.score import show_scores
+from gate_cache.report.figures.content_shift import show_guideline, show_scores
 from gate_cache.report.terminal import grid
 from gate_cache.report.terminal.grid import Grid
-from gate_cache.report.terminal.probes import show_probed
 from gate_cache.report.terminal.store_tables import show_recomputed
 from gate_cache.report.terminal.tables import show_trained
-from gate_cache.report.terminal.trials import show_evaluated, show_swept
+from gate_cache.report.terminal.trials import show_evaluated, show_probed, show_swept
 from gate_cache.training.sweep_tables import Mean
 
 LONG = "a-combo-whose-name-says-all-of-its-settings"

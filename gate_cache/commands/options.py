@@ -112,13 +112,7 @@ def interruptible(left: str) -> Iterator[None]:
 
 
 def parse_size(text: str | None) -> int | None:
-    """Bytes: ``100GB``, ``1.5 TB`` (powers of 1000).
-
-    Raises
-    ------
-    UserError
-        It is no size.
-    """
+    """Bytes: ``100GB``, ``1.5 TB`` (powers of 1000)."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())

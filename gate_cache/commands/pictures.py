@@ -127,7 +127,7 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
           as_json: Json = False) -> None:
     """Measure content shift of each combo: a table and a plot (Equations 1, 2). Stores nothing."""
     from gate_cache.analysis.score import Selection, score_combos
-    from gate_cache.report.figures.score import draw_scores, show_scores
+    from gate_cache.report.figures.content_shift import draw_scores, show_scores
     from gate_cache.report.figures.show import beside
 
     work = on.open(manifest)
@@ -150,7 +150,7 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
     from gate_cache.analysis.guideline import Img2Img
     from gate_cache.analysis.guideline import guideline as stage
     from gate_cache.analysis.score import Selection
-    from gate_cache.report.figures.guideline import draw_guideline, show_guideline
+    from gate_cache.report.figures.content_shift import draw_guideline, show_guideline
     from gate_cache.report.figures.show import beside
 
     work = on.open(manifest)

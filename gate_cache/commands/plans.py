@@ -43,7 +43,7 @@ def data(manifest: ManifestPath, on: Pictures = HERE, as_json: Json = False) -> 
 
     Exit code 2 if anything is wrong.
     """
-    from gate_cache.report.terminal.data import show_data
+    from gate_cache.report.terminal.tables import show_data
     from gate_cache.workspace.data_summary import data as stage
 
     summary = stage(on.open(manifest))

@@ -41,7 +41,7 @@ def show(target: Annotated[str, typer.Argument(
     from gate_cache.report.terminal.console import console_progress
 
     if activations:
-        from gate_cache.report.figures.activations import draw_activations
+        from gate_cache.report.figures.show import draw_activations
 
         refuse(token, "--token is for attention maps, which --activations does not show")
         work = on.open(_manifest_of(target))

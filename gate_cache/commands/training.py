@@ -97,7 +97,7 @@ def probe(manifest: ManifestPath,
     with interruptible("a probe keeps nothing; --images 100 takes less"):
         from gate_cache.analysis.probe import ProbeOptions
         from gate_cache.analysis.probe import probe as stage
-        from gate_cache.report.terminal.probes import show_probed
+        from gate_cache.report.terminal.trials import show_probed
 
         ranked = stage(work, ProbeOptions(by, split, pool, images))
     print_result(ranked, show_probed, as_json)

@@ -18,27 +18,14 @@ from gate_cache.datasets.common.labelled import PublishedHalves, class_names
 EXPECTED = ("expected ADEChallengeData2016/ with images/{training,validation} and"
             " annotations/{training,validation}; get ADEChallengeData2016.zip from"
             " http://sceneparsing.csail.mit.edu and unpack it below the data root (--data)")
-CLASSES = class_names("""
-wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person,
-earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea,
-mirror, rug, field, armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion,
-base, box, column, signboard, chest of drawers, counter, sand, sink, skyscraper, fireplace,
-refrigerator, grandstand, path, stairs, runway, case, pool table, pillow, screen door, stairway,
-river, bridge, bookcase, blind, coffee table, toilet, flower, book, hill, bench, countertop, stove,
-palm, kitchen island, computer, swivel chair, boat, bar, arcade machine, hovel, bus, towel, light,
-truck, tower, chandelier, awning, streetlight, booth, television receiver, airplane, dirt track,
-apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship,
-fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall,
-tent, bag, minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal,
-bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic light, tray,
-ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock, flag
-""")
+CLASSES = class_names("ade20k")
 _IMAGES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 class ADE20K(PublishedHalves):
     """The 20,210 + 2,000 images below the folder ``ADEChallengeData2016``."""
 
+    name = "ade20k"
     protocol = ("ADE20K: IoU of 150 classes over the 2,000 images of the published validation"
                 " split, which is 'test' here; 'val' is a seeded part of the published training"
                 " split")
@@ -47,13 +34,10 @@ class ADE20K(PublishedHalves):
     folders = ("images", "annotations")
     halves = ("training", "validation")
 
-    def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
-        super().__init__("ade20k", root, val, split_seed)
-
     def label_file(self, sample_id: str) -> Path:
         return (self.root / "annotations" / sample_id).with_suffix(".png")
 
-    def classes_by_label(self) -> Mapping[int, int]:
+    def table(self, sample_id: str) -> Mapping[int, int]:
         """1 … 150 are the classes, 0 is not counted."""
         return {0: IGNORED, **{i + 1: i for i in range(len(CLASSES))}}
 

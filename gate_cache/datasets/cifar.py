@@ -19,6 +19,7 @@ from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Sample, Split
 from gate_cache.datasets.common.files import need_folder, readable
 from gate_cache.datasets.common.splits import with_val
+from gate_cache.manifest.dataset_specs import CIFAR10Spec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,24 +37,15 @@ _FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_
 
 
 class CIFAR10:
-    """The images of CIFAR-10; ids are ``train/00042``: the published half and a running number.
-
-    Parameters
-    ----------
-    root : the folder ``cifar-10-batches-bin``
-    val : share of the published training images that becomes ``val``
-    split_seed : another value, another split
-    """
+    """The images of CIFAR-10; ids are ``train/00042``: the published half and a running number."""
 
     name = "cifar-10"
     protocol = ("CIFAR-10: accuracy over all 10,000 published test images; 'val' is a seeded part"
                 " of the training images")
     classes = CLASSES
 
-    def __init__(self, root: Path, val: float = 0.1, split_seed: int = 0) -> None:
-        self.root = root
-        self.val = val
-        self.split_seed = split_seed
+    def __init__(self, root: Path, spec: CIFAR10Spec) -> None:
+        self.root, self.spec = root, spec
 
     def samples(self) -> Sequence[Sample]:
         """All images: the published training images, then the test images."""
@@ -106,7 +98,7 @@ class CIFAR10:
         halves: dict[str, list[str]] = {half: [] for half in _FILES}
         for sample in self.samples():
             halves[sample.id.split("/")[0]].append(sample.id)
-        return with_val(halves["train"], halves["test"], self.val, self.split_seed)
+        return with_val(halves["train"], halves["test"], self.spec.val, self.spec.split_seed)
 
     def split_of(self, sample_id: str) -> Split:
         return self._splits[sample_id]

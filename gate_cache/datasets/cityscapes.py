@@ -34,15 +34,13 @@ _IMAGE, _LABELS, _CLASSES = ("_leftImg8bit.png", "_gtFine_labelIds.png",
 class Cityscapes(PublishedHalves):
     """The 2,975 + 500 finely annotated images."""
 
+    name = "cityscapes"
     protocol = ("Cityscapes: IoU of 19 classes over the 500 images of the published val split,"
                 " which is 'test' here; 'val' is a seeded part of the published train split")
     classes = CLASSES
     expected = EXPECTED
     folders = ("leftImg8bit", "gtFine")
     halves = ("train", "val")
-
-    def __init__(self, root: Path, val: float = 0.05, split_seed: int = 0) -> None:
-        super().__init__("cityscapes", root, val, split_seed)
 
     def label_file(self, sample_id: str) -> Path:
         """The file of label ids, or of train ids where only that is there."""

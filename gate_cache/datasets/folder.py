@@ -9,8 +9,7 @@ from pathlib import Path
 
 from gate_cache.core.errors import DataError, did_you_mean
 from gate_cache.datasets.common.base import Listing, NoClass, Sample, Split
-from gate_cache.datasets.common.files import ImageFiles, need_folder
-from gate_cache.datasets.common.pictures import passed_over_line, pictures
+from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over_line, pictures
 from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 
 
@@ -41,10 +40,7 @@ class ImageFolder(ImageFiles):
     def samples(self) -> Sequence[Sample]:
         """All images, sorted by path, or those that were named, in their order.
 
-        Raises
-        ------
-        DataError
-            There are none, or one that was named is missing or named twice.
+        A `DataError` where there are none, or one that was named is missing or named twice.
         """
         return Listing(self._walked[0])
 
@@ -95,13 +91,7 @@ class ImageFolder(ImageFiles):
         return tuple(sorted({name for name in self._class_of.values() if name}))
 
     def label(self, sample_id: str) -> int:
-        """The class of an image.
-
-        Raises
-        ------
-        NoClass
-            It lies in no class folder.
-        """
+        """The class of an image; a `NoClass` where it lies in no class folder."""
         name = self._class_of[parent_of(sample_id) if self.labels is None else sample_id]
         if name is None:
             raise NoClass(f"{self.path(sample_id)}: has no label" if self.labels else

@@ -19,7 +19,7 @@ from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import walk
 from gate_cache.datasets.common.labelled import LabelledImages, class_names, plain_table
 from gate_cache.datasets.common.splits import with_val
-from gate_cache.manifest.dataset_specs import ScarceName
+from gate_cache.manifest.dataset_specs import ScarceSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,31 +28,6 @@ if TYPE_CHECKING:
 EXPECTED = ("expected {folder}/real/{{train,test}}/ with images (.png or .jpg) and a .npy of labels"
             " beside each; get datasets.tar.gz of https://github.com/yandex-research/"
             "ddpm-segmentation (47 MB) and unpack it below the data root (--data)")
-CLASSES: dict[ScarceName, tuple[str, ...]] = {
-    "horse-21": class_names("""
-background, person, back, barrel, bridle, chest, ear, eye, forelock, head, hoof, leg, mane, muzzle,
-neck, nostril, tail, thigh, saddle, shoulder, leg protection
-"""),
-    "bedroom-28": class_names("""
-bed, bed footboard, bed headboard, bed side rail, carpet, ceiling, chandelier or ceiling fan blade,
-curtain, cushion, floor, table, table top, picture or mirror, pillow, lamp column, lamp shade, wall,
-window, curtain rod, window frame, chair, picture or mirror frame, plinth, door or door frame, pouf,
-wardrobe, plant, table staff
-"""),
-    "ffhq-34": class_names("""
-background, head, cheek, chin, ear, helix, lobule, bottom lid, eyelashes, iris, pupil, sclera,
-tear duct, top lid, eyebrow, forehead, frown, hair, sideburns, jaw, moustache, inferior lip,
-oral commissure, superior lip, teeth, neck, nose, ala of nose, bridge, nose tip, nostril, philtrum,
-temple, wrinkles
-"""),
-    "cat-15": class_names("""
-background, back, belly, chest, leg, paw, head, ear, eye, mouth, tongue, nose, tail, whiskers, neck
-"""),
-    "celeba-19": class_names("""
-background, cloth, earring, eyeglasses, hair, hat, left brow, left ear, left eye, lower lip, mouth,
-neck, necklace, nose, right brow, right ear, right eye, skin, upper lip
-"""),
-}
 _IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 _NO_BACKGROUND = ("bedroom-28",)
 """Sets whose label 0, the background, is neither trained on nor counted."""
@@ -61,23 +36,17 @@ _NO_BACKGROUND = ("bedroom-28",)
 class LabelScarce(LabelledImages):
     """Images with labelled parts; ids are paths below the folder ``real``.
 
-    Parameters
-    ----------
-    name : of the set
-    root : its folder
-    fold : 0 … 4, a seeded split; or None, the folders ``train`` and ``test`` themselves
-    val : share of the training images that becomes ``val``; published results have none
-    split_seed : of ``val``
+    A fold, 0 … 4, is a seeded split; None is the folders ``train`` and ``test`` themselves. A share
+    of the training images may be ``val``; published results have none.
     """
 
     parts = ("real/train", "real/test")
 
-    def __init__(self, name: ScarceName, root: Path, fold: int | None = 0, val: float = 0.0,
-                 split_seed: int = 0) -> None:
-        super().__init__(name, root)
-        self.expected = EXPECTED.format(folder=name.replace("-", "_"))
-        self.classes = CLASSES[name]
-        self.fold, self.val, self.split_seed = fold, val, split_seed
+    def __init__(self, root: Path, spec: ScarceSpec) -> None:
+        super().__init__(spec.name, root)
+        self.expected = EXPECTED.format(folder=spec.name.replace("-", "_"))
+        self.classes = class_names(spec.name)
+        self.fold, self.spec = spec.fold, spec
 
     @property
     def protocol(self) -> str:
@@ -91,7 +60,7 @@ class LabelScarce(LabelledImages):
     def label_file(self, sample_id: str) -> Path:
         return self.path(sample_id).with_suffix(".npy")
 
-    def classes_by_label(self) -> Mapping[int, int]:
+    def table(self, sample_id: str) -> Mapping[int, int]:
         """Labels are classes; of `_NO_BACKGROUND`, they are one more and 0 is not counted."""
         if self.name in _NO_BACKGROUND:
             return {0: IGNORED, IGNORED: IGNORED, **{i + 1: i for i in range(len(self.classes))}}
@@ -99,7 +68,7 @@ class LabelScarce(LabelledImages):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(H, W) labels; those of another size than the image are resized to it."""
-        from gate_cache.datasets.common.label_pictures import read_array, resize_labels
+        from gate_cache.datasets.common.images import read_array, resize_labels
 
         size, labels = self.size(sample_id), read_array(self.label_file(sample_id))
         return labels if labels.shape == size else resize_labels(labels, size)
@@ -117,4 +86,4 @@ class LabelScarce(LabelledImages):
         count = sum(i.startswith("train/") for i in ids)
         if self.fold is not None:
             random.Random(self.fold).shuffle(ids)  # noqa: S311 - the published split
-        return with_val(ids[:count], ids[count:], self.val, self.split_seed)
+        return with_val(ids[:count], ids[count:], self.spec.val, self.spec.split_seed)

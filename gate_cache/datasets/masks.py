@@ -1,25 +1,101 @@
-"""``masks``: your own images and label pictures of the same names."""
+"""``masks``: your own images and label pictures of the same names, and what their labels mean."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from gate_cache.core.errors import DataError, listed
+from gate_cache.core.errors import DataError, did_you_mean, listed
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import read_text, walk
-from gate_cache.datasets.common.label_values import Values, hint_for, means_object
 from gate_cache.datasets.common.labelled import LabelledImages, distinct
-from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree
+from gate_cache.datasets.common.splits import SplitRule, Tree
 from gate_cache.datasets.folder import images_below
+from gate_cache.manifest.dataset_specs import MasksSpec
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class Values:
+    """Which label is which class.
+
+    Attributes
+    ----------
+    names : label, or colour as ``#rrggbb``, to the name of its class, None for none; None where
+        labels are the classes' numbers
+    ignore : the label that does not count; None for 255 where `names` says nothing
+    """
+
+    names: Mapping[int | str, str | None] | None = None
+    ignore: int | Literal["none"] | None = None
+
+    @property
+    def colours(self) -> bool:
+        """Whether labels are colours."""
+        return any(isinstance(label, str) for label in self.names or ())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names in the order in which they are given."""
+        return tuple(dict.fromkeys(name for name in (self.names or {}).values() if name))
+
+    def table(self, classes: Sequence[str]) -> dict[int, int]:
+        """Every label that may occur, and its class or `IGNORED`.
+
+        A `DataError` where a name is no class, or a label no number and no colour.
+        """
+        if self.names is None:
+            ignored = IGNORED if self.ignore is None else self.ignore
+            table = {i: i for i in range(len(classes))}
+            return table if ignored == "none" else {**table, ignored: IGNORED}
+        by_label = {} if self.ignore in (None, "none") else {self._number(self.ignore): IGNORED}
+        for label, name in self.names.items():
+            if name is not None and name not in classes:
+                raise DataError(f"dataset.values: {label}: '{name}' is none of the classes"
+                                f"{did_you_mean(name, classes)}")
+            by_label[self._number(label)] = IGNORED if name is None else classes.index(name)
+        return by_label
+
+    def _number(self, label: int | str | None) -> int:
+        if isinstance(label, int) and not self.colours:
+            return label
+        if not isinstance(label, str) or not _COLOUR.fullmatch(label):
+            raise DataError(f"dataset.values: '{label}' is no label: expected whole numbers, or"
+                            " colours as in '#ff0000' for all of them")
+        return int(label[1:], 16)
+
+
+def means_object(labels: Collection[int]) -> bool:
+    """Whether labels may be those of a picture of black and white: 0 and 255, or one of them."""
+    return set(labels) <= {0, IGNORED}
+
+
+def hint_for(labels: Sequence[int], strange: Sequence[int], classes: int, values: Values) -> str:
+    """The way out for the labels of a picture, sorted, of which the strange ones are no class."""
+    if values.colours:
+        colours = listed((f"'#{n:06x}'" for n in strange), 3)
+        return f"; set in dataset.values which class {colours} is (null: none)"
+    if values.names is not None:
+        return "; set in dataset.values which class it is (null: none)"
+    if IGNORED in strange:
+        return "; set dataset.ignore: 255 if it does not count, or values: {0: …, 255: …}"
+    if labels[0] == 1 and labels[-1] == classes:
+        return f"; labels that start at 1 need dataset.values: {{1: …, {classes}: …}}"
+    if list(strange) == [classes]:
+        return f"; try dataset.ignore: {classes}, or classes: {classes + 1} names"
+    return "; say which class each label is in dataset.values, as in {0: background, 18: car}"
+
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 """Of label pictures: formats that keep labels as they are."""
@@ -34,28 +110,20 @@ MOST = 255
 class Masks(LabelledImages):
     """Images with a label picture each; ids are paths below the folder of images.
 
-    Parameters
-    ----------
-    root : Path
-    folders : names of the folders of images and of label pictures below it
-    classes : their names, by label; None for those of ``classes.txt``
-    values : which label is which class, and which does not count
-    rule : how images are split
+    Without `classes` in its section, their names are those of `values`, or of ``classes.txt``.
     """
 
     protocol = ("masks: IoU over all pixels of a split's images; a split is a folder called train,"
                 " val or test, else a seeded part")
     expected = EXPECTED
 
-    def __init__(self, root: Path, folders: tuple[str, str] = ("images", "masks"),
-                 classes: Sequence[str] | None = None, values: Values | None = None,
-                 rule: SplitRule = BY_FOLDER) -> None:
+    def __init__(self, root: Path, spec: MasksSpec) -> None:
         super().__init__("masks", root)
-        self.parts = folders
-        self.named = classes
-        self.values = values or Values()
+        self.parts = (spec.images, spec.masks)
+        self.named = spec.classes
+        self.values = Values(spec.values, spec.ignore)
         self.colours = self.values.colours
-        self.rule = rule
+        self.rule = SplitRule.of(spec)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -98,7 +166,7 @@ class Masks(LabelledImages):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(h, w) labels as the file has them; with colours as values, 0xRRGGBB."""
-        from gate_cache.datasets.common.label_pictures import read_labels
+        from gate_cache.datasets.common.images import read_labels
 
         return read_labels(self.label_file(sample_id), self.colours)
 
@@ -126,7 +194,7 @@ class Masks(LabelledImages):
     def passed_over(self) -> dict[str, int]:
         return self._images[1]
 
-    def classes_by_label(self) -> Mapping[int, int]:
+    def table(self, sample_id: str) -> Mapping[int, int]:
         """Labels are classes, but for the one that does not count; or as `values` says."""
         return self._table
 

@@ -17,6 +17,7 @@ from gate_cache.datasets.common.base import Keypoints, Pair, Split
 from gate_cache.datasets.common.files import read_mat
 from gate_cache.datasets.common.listed_pairs import ListedPairs
 from gate_cache.datasets.common.tables import read_csv, whole
+from gate_cache.manifest.dataset_specs import PFPascalSpec
 
 EXPECTED = ("expected PF-dataset-PASCAL/ with JPEGImages, Annotations, trn_pairs.csv, val_pairs.csv"
             " and test_pairs.csv; get PF-dataset-PASCAL.zip from"
@@ -35,17 +36,13 @@ class PFPascal(ListedPairs):
     """The images of PF-PASCAL's lists; ids are ``<class>/<image>.jpg``.
 
     An image with objects of two classes is two samples, as its key points are.
-
-    Parameters
-    ----------
-    root : the folder ``PF-dataset-PASCAL``
     """
 
     protocol = ("PF-PASCAL: the listed pairs of each split, key points visible in both images;"
                 " box = the annotated one")
     expected = EXPECTED
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, _: PFPascalSpec) -> None:
         super().__init__("pf-pascal", root)
 
     def path(self, sample_id: str) -> Path:
@@ -87,4 +84,3 @@ def _pair(path: Path, number: int, row: dict[str, str]) -> Pair:
     name = CLASSES[int(kind) - 1]
     source, target = (f"{name}/{PureWindowsPath(row[end]).name}" for end in _COLUMNS[:2])
     return Pair(source, target, name)
-

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Keypoints, Pair, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, read_mat
+from gate_cache.datasets.common.listed_pairs import PairsWithin
 from gate_cache.datasets.common.splits import order
-from gate_cache.datasets.common.within import PairsWithin
+from gate_cache.manifest.dataset_specs import PFWillowSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,22 +31,14 @@ EXPECTED = ("expected PF-dataset-WILLOW/<sub-class>/*.png with a .mat of key poi
 
 
 class PFWillow(ImageFiles):
-    """The 100 images of PF-WILLOW with their key points.
-
-    Parameters
-    ----------
-    root : the folder ``PF-dataset-WILLOW``
-    val, test : shares of the photographs that go to these splits
-    split_seed : another value, another split
-    """
+    """The 100 images of PF-WILLOW with their key points; shares of photographs are its splits."""
 
     protocol = ("PF-WILLOW: ordered pairs inside a sub-class, all 10 key points;"
                 " box = tight box of the key points")
 
-    def __init__(self, root: Path, val: float = 0.2, test: float = 0.3, split_seed: int = 0):
+    def __init__(self, root: Path, spec: PFWillowSpec | None = None) -> None:
         super().__init__("pf-willow", root)
-        self.shares = {"val": val, "test": test}
-        self.split_seed = split_seed
+        self.spec = spec or PFWillowSpec(name="pf-willow")
 
     def samples(self) -> Sequence[Sample]:
         need_folder(self.root, "PF-WILLOW", EXPECTED)
@@ -84,11 +77,11 @@ class PFWillow(ImageFiles):
     def _deal(self, contents: list[str], chosen: dict[str, Split]) -> None:
         """Bring one sub-class to its shares, minding photographs that are dealt already."""
         # Photographs of an earlier sub-class count towards the shares of this one, too.
-        room = {s: round(self.shares[s] * len(contents)) for s in ("val", "test")}
+        room: dict[str, int] = {s: round(n * len(contents)) for s, n in self.spec.shares.items()}
         for content in contents:
             if chosen.get(content) in room:
                 room[chosen[content]] -= 1
-        for content in sorted(contents, key=lambda c: order(self.split_seed, c)):
+        for content in sorted(contents, key=lambda c: order(self.spec.split_seed, c)):
             if content not in chosen:
                 open_splits = [s for s in ("test", "val") if room[s] > 0]
                 chosen[content] = open_splits[0] if open_splits else "train"  # type: ignore[assignment]
@@ -115,5 +108,3 @@ def _points(path: Path) -> npt.NDArray[np.float64]:
             not np.isfinite(points).all():
         raise DataError(f"{path}: pts_coord is {points.shape}, expected (2, points), finite")
     return np.asarray(points.T - 0.5)
-
-

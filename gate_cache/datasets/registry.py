@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.ade20k import ADE20K
 from gate_cache.datasets.cifar import CIFAR10
 from gate_cache.datasets.cityscapes import Cityscapes
 from gate_cache.datasets.common.base import ImageDataset
-from gate_cache.datasets.common.label_values import Values
 from gate_cache.datasets.common.splits import SplitRule
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.label_scarce import LabelScarce
@@ -20,6 +21,12 @@ from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.datasets.spair import SPair
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.manifest import dataset_specs as specs
+
+_BY_SECTION: dict[type[Any], Callable[[Path, Any], ImageDataset]] = {
+    specs.PFWillowSpec: PFWillow, specs.PFPascalSpec: PFPascal, specs.SPairSpec: SPair,
+    specs.ADE20KSpec: ADE20K, specs.CityscapesSpec: Cityscapes, specs.CIFAR10Spec: CIFAR10,
+    specs.ScarceSpec: LabelScarce, specs.MasksSpec: Masks}
+"""Data sets that are opened by their folder and their section alone."""
 
 
 def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
@@ -34,31 +41,12 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
         for path in [paths] if isinstance(paths, str) else paths:
             roots.below("data", path, f"dataset.{field}")
     match spec:
-        case specs.PFWillowSpec():
-            return PFWillow(root, spec.val, spec.test, spec.split_seed)
-        case specs.PFPascalSpec():
-            return PFPascal(root)
-        case specs.SPairSpec():
-            return SPair(root, spec.layout)
         case specs.PairsSpec():
-            return Pairs(root, spec.points, spec.pairs, _rule(spec),
+            return Pairs(root, spec.points, spec.pairs, SplitRule.of(spec),
                          None if roots.outside else (roots.data,))
-        case specs.ADE20KSpec():
-            return ADE20K(root, spec.val, spec.split_seed)
-        case specs.CityscapesSpec():
-            return Cityscapes(root, spec.val, spec.split_seed)
-        case specs.CIFAR10Spec():
-            return CIFAR10(root, spec.val, spec.split_seed)
-        case specs.ScarceSpec():
-            return LabelScarce(spec.name, root, spec.fold, spec.val, spec.split_seed)
         case specs.FolderSpec():
-            return ImageFolder(root, _rule(spec), spec.files, spec.labels)
-        case specs.MasksSpec():
-            return Masks(root, (spec.images, spec.masks), spec.classes,
-                         Values(spec.values, spec.ignore), _rule(spec))
+            return ImageFolder(root, SplitRule.of(spec), spec.files, spec.labels)
         case specs.InstalledSpec():
             return cast(ImageDataset, spec.open(root))
-
-
-def _rule(spec: specs.OwnTree) -> SplitRule:
-    return SplitRule(spec.shares, spec.split_seed, spec.split_folders)
+        case _:
+            return _BY_SECTION[type(spec)](root, spec)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import Keypoints, Pair, Split
 from gate_cache.datasets.common.files import read_text
 from gate_cache.datasets.common.listed_pairs import ListedPairs
+from gate_cache.manifest.dataset_specs import SPairSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,19 +35,16 @@ _PAIR = re.compile(r"\d+-(?P<source>[^-:/\\]+)-(?P<target>[^-:/\\]+):(?P<categor
 class SPair(ListedPairs):
     """The images of SPair-71k with their key points; ids are ``<category>/<image>.jpg``.
 
-    Parameters
-    ----------
-    root : the folder ``SPair-71k``
-    layout : which of the two published lists of pairs; results are on ``large``
+    Of the two published layouts, lists of pairs, results are on ``large``.
     """
 
     protocol = ("SPair-71k: the published pairs of each split (test: 12,234 in the large layout),"
                 " key points visible in both images; box = the annotated one")
     expected = EXPECTED
 
-    def __init__(self, root: Path, layout: Literal["large", "small"] = "large") -> None:
+    def __init__(self, root: Path, spec: SPairSpec) -> None:
         super().__init__("spair", root)
-        self.layout = layout
+        self.layout = spec.layout
 
     def path(self, sample_id: str) -> Path:
         return self.root / "JPEGImages" / sample_id

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
-from gate_cache.datasets.common.within import PairsWithin
-from gate_cache.toyworld.names import CATEGORIES
+from gate_cache.datasets.common.listed_pairs import PairsWithin
+from gate_cache.toyworld.names import CATEGORIES, KEYPOINTS, PARTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,8 +78,6 @@ class ToyWorld:
                          scene.box.astype(np.float64) + 0.5, self.size(sample_id))
 
     def point_names(self) -> dict[str, list[str]]:
-        from gate_cache.toyworld import KEYPOINTS
-
         return {category: list(KEYPOINTS[category]) for category in CATEGORIES}
 
     @cached_property
@@ -90,8 +88,6 @@ class ToyWorld:
         """
         if self.masks == "categories":
             return (*CATEGORIES, BACKGROUND)
-        from gate_cache.toyworld import PARTS
-
         return (*(f"{category} {part}" for category in CATEGORIES for part in PARTS[category]),
                 BACKGROUND)
 
@@ -112,13 +108,7 @@ class ToyWorld:
         return next(i for i, n in enumerate(self.classes) if n.startswith(f"{category} "))
 
     def label(self, sample_id: str) -> int:
-        """The number of a picture's category.
-
-        Raises
-        ------
-        DataError
-            The classes are those of parts.
-        """
+        """The number of a picture's category; a `DataError` if the classes are those of parts."""
         if self.masks == "parts":
             raise DataError("toyworld: with 'masks: parts' whole pictures have no class; set"
                             " 'masks: categories' in the manifest's dataset")
@@ -143,10 +133,10 @@ def _name(split: str, index: int) -> str:
     return f"{split}/{CATEGORIES[index % len(CATEGORIES)]}/{index:05d}"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)  # image, points, mask and digest of a sample are asked for one by one
 def _draw(split: str, index: int, size: int, style: Style | None) -> Scene:
+    from gate_cache.toyworld.render import dusk
     from gate_cache.toyworld.scene import draw
-    from gate_cache.toyworld.styles import dusk
 
     scene = draw(split, index, size)
     return replace(scene, image=dusk(scene.image)) if style else scene

@@ -16,9 +16,9 @@ from gate_cache.core.errors import DataError
 from gate_cache.core.geometry import Square
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
+from gate_cache.datasets.common.files import by_stem, stem_of
 from gate_cache.datasets.common.images import file_input
 from gate_cache.datasets.common.model_input import model_input
-from gate_cache.datasets.common.pictures import by_stem, stem_of
 from gate_cache.diffusion.passes.schedule import PassGroup, Wanted, schedule
 from gate_cache.manifest.specs import CAPTION
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
-    from gate_cache.diffusion.text.tokens import Tokens
     from gate_cache.store.format.samples import Samples
+    from gate_cache.text.tokens import Tokens
     from gate_cache.workspace.workspace import Workspace
 
 Pixels = npt.NDArray[np.uint8]

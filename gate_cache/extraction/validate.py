@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from gate_cache.core.errors import ManifestError, NotThere, UserError, listed
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
-from gate_cache.datasets.common.files import ImageFiles
-from gate_cache.datasets.common.pictures import by_stem, stem_of
+from gate_cache.datasets.common.files import ImageFiles, by_stem, stem_of
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems

@@ -1,17 +1,16 @@
 """toyworld: a small world of drawn pictures, with captions, key points, boxes and part labels.
 
-Importing the package is instant; `draw` and the tables of names come with `scene`, which needs
-numpy and cv2.
+Importing the package is instant; `draw` comes with `scene`, which needs numpy and cv2.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gate_cache.toyworld.names import CATEGORIES, VERSION
+from gate_cache.toyworld.names import CATEGORIES, KEYPOINTS, PARTS, VERSION
 
 if TYPE_CHECKING:
-    from gate_cache.toyworld.scene import KEYPOINTS, PARTS, WORDS, Scene, draw
+    from gate_cache.toyworld.scene import WORDS, Scene, draw
 
 __all__ = ["CATEGORIES", "KEYPOINTS", "PARTS", "VERSION", "WORDS", "Scene", "draw"]
 

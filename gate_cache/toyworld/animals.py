@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld.canvas import Layer, Paint, Points, Rng, ray, spline, xy
-from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
+from gate_cache.toyworld.looks import INK, WHITE, Look, mix, tint
 
 PINK = (232, 150, 150)
 
@@ -233,26 +233,3 @@ def cat(layer: Layer, rng: Rng, look: Look) -> str:
     head = poses[pose](layer, rng, look, bool(rng.random() < 0.4))
     _cat_head(layer, rng, look, head, rng.uniform(0.31, 0.37))
     return pose
-
-
-CAT = ObjectKind(
-    "cat",
-    cat,
-    ("nose", "left eye", "right eye", "left ear", "right ear", "chest", "left front paw",
-     "right front paw", "tail tip"),
-    ("head", "ear", "body", "leg", "tail"),
-    ("room", "table", "garden", "street", "meadow"),
-    ("orange", "grey", "black", "white", "brown", "cream"),
-    ("plain", "striped", "striped", "patched"),
-)
-
-HORSE = ObjectKind(
-    "horse",
-    horse,
-    ("nose", "eye", "ear tip", "withers", "croup", "tail tip", "front knee", "front hoof",
-     "hind hock", "hind hoof"),
-    ("head", "neck", "mane", "body", "leg", "tail"),
-    ("meadow", "desert", "beach", "forest", "snow"),
-    ("brown", "black", "white", "grey", "golden", "cream"),
-    ("plain", "plain", "patched", "spotted"),
-)

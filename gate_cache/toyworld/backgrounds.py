@@ -180,10 +180,8 @@ def garden(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
     for x in rng.uniform(0, 1, 3):
         clutter.bush(layer, rng, x, horizon + 0.02, rng.uniform(0.08, 0.13), "")
     white = vary(rng, (236, 226, 208))
-    planks = [np.array([(x, horizon + 0.04), (x, horizon - 0.07), (x + 0.02, horizon - 0.1),
-                        (x + 0.04, horizon - 0.07), (x + 0.04, horizon + 0.04)])
-              for x in np.arange(-0.02, 1.0, 0.075)]
-    layer.add(planks, Paint(white))
+    layer.add(clutter.pickets(np.arange(-0.02, 1.0, 0.075), horizon + 0.04, horizon - 0.07,
+                              horizon - 0.1), Paint(white))
     green = _ground(layer, rng, horizon + 0.03, (132, 186, 100))
     clutter.tufts(layer, rng, horizon + 0.06, 1.0, tint(green, 0.8), 24)
     for x, y in rng.uniform((0, horizon + 0.12), (1, 1), (int(rng.integers(3, 8)), 2)):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld.canvas import Layer, Paint, PointLike, Points, Rng, xy
-from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
+from gate_cache.toyworld.looks import INK, WHITE, Look, mix, tint
 
 
 def _open_wing(layer: Layer, paint: Paint, root: Points, angle: float, span: float) -> Points:
@@ -116,15 +116,3 @@ def bird(layer: Layer, rng: Rng, look: Look) -> str:
     layer.key("wing tip", tip + 0.05 * (root - tip))
     layer.key("wing root", root)
     return "flying" if flying else "standing"
-
-
-BIRD = ObjectKind(
-    "bird",
-    bird,
-    ("beak tip", "eye", "crown", "breast", "wing root", "wing tip", "tail tip", "foot"),
-    ("head", "beak", "body", "wing", "tail", "leg"),
-    ("garden", "forest", "meadow", "beach", "snow"),
-    ("red", "blue", "yellow", "green", "pink", "white", "black", "purple", "orange"),
-    ("plain", "plain", "spotted", "striped"),
-    tilt=14.0,
-)

@@ -37,22 +37,14 @@ class Paint(NamedTuple):
 
     Attributes
     ----------
-    colour : tuple of float
-        RGB, 0 to 255.
-    part : str
-        Part to label; "" leaves the labels below as they are (eyes, highlights ...).
-    shade : float
-        Strength of the light gradient over the shape; 0 is flat.
-    alpha : float
-        Opacity.
-    soft : float
-        Radius of the blurred edge, in picture units.
-    ink : bool
-        Whether the scene's contour line, if it has one, is drawn around the shape.
-    decor : tuple of Decor
-        Texture, clipped to the shape.
-    fade : tuple of float, optional
-        Colour at the bottom of the shape, when it runs from `colour` at the top.
+    colour : RGB, 0 to 255
+    part : to label; "" leaves the labels below as they are (eyes, highlights …)
+    shade : strength of the light gradient over the shape; 0 is flat
+    alpha : opacity
+    soft : radius of the blurred edge, in picture units
+    ink : whether the scene's contour line, if it has one, is drawn around the shape
+    decor : texture, clipped to the shape
+    fade : colour at the bottom of the shape, when it runs from `colour` at the top
     """
 
     colour: RGB
@@ -155,7 +147,7 @@ class Layer:
     is set right after the part on which it should be seen.
     """
 
-    parts: tuple[str, ...] = ()
+    parts: Sequence[str] = ()
     shapes: list[Shape] = field(default_factory=list)
     keys: dict[str, Points] = field(default_factory=dict)
     depth: dict[str, int] = field(default_factory=dict)

@@ -3,9 +3,11 @@
 Each is drawn by the function of its name: it stands or lies at (x, y), `h` high or with radius `r`.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from gate_cache.toyworld.canvas import COVER, RGB, Layer, Paint, Rng, box, oval, spline, xy
+from gate_cache.toyworld.canvas import COVER, RGB, Layer, Paint, Points, Rng, box, oval, spline, xy
 from gate_cache.toyworld.looks import COLOURS, WHITE, mix, pick, tint, vary
 
 BRIGHT = ("red", "orange", "yellow", "teal", "blue", "purple", "pink")
@@ -96,6 +98,12 @@ def pot(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
     w = 0.2 * h
     layer.polygon([(x - w, y - 0.38 * h), (x + w, y - 0.38 * h), (x + 0.7 * w, y),
                    (x - 0.7 * w, y)], Paint(vary(rng, (196, 112, 78)), shade=0.18))
+
+
+def pickets(lefts: Iterable[float], low: float, high: float, tip: float) -> list[Points]:
+    """Pointed boards of a fence, from `low` up to `high` at the sides and `tip` in the middle."""
+    return [np.array([(x, low), (x, high), (x + 0.02, tip), (x + 0.04, high), (x + 0.04, low)])
+            for x in lefts]
 
 
 def tufts(layer: Layer, rng: Rng, y0: float, y1: float, colour: RGB, count: int) -> None:

@@ -11,8 +11,7 @@ from gate_cache.toyworld.looks import COLOURS, WHITE, pick, tint, vary
 def _fence(layer: Layer, rng: Rng, x: float, y: float, h: float) -> None:
     paint = Paint(vary(rng, (196, 156, 112)), COVER, 0.1)
     gap = rng.uniform(0.13, 0.18)
-    planks = [np.array([(a, y), (a, y - h), (a + 0.02, y - h - 0.025), (a + 0.04, y - h),
-                        (a + 0.04, y)]) for a in np.arange(x - 5 * gap, x + 5 * gap, gap)]
+    planks = clutter.pickets(np.arange(x - 5 * gap, x + 5 * gap, gap), y, y - h, y - h - 0.025)
     rails = [box(-0.1, y - t * h, 1.2, 0.025) for t in (0.35, 0.8)]
     layer.add([*rails, *planks], paint)
 

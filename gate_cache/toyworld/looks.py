@@ -1,29 +1,14 @@
-"""Colours, textures, and the description that every category of object shares."""
+"""Colours and textures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gate_cache.toyworld.canvas import RGB, Decor, Layer, Paint, Rng, oval, spline
+from gate_cache.toyworld.canvas import RGB, Decor, Paint, Rng, oval, spline
+from gate_cache.toyworld.names import WORLD
 
-COLOURS: dict[str, RGB] = {
-    "red": (214, 64, 58),
-    "orange": (236, 140, 56),
-    "yellow": (243, 205, 78),
-    "green": (92, 160, 86),
-    "teal": (54, 150, 150),
-    "blue": (66, 118, 198),
-    "purple": (134, 92, 178),
-    "pink": (236, 142, 164),
-    "brown": (140, 92, 58),
-    "black": (58, 56, 64),
-    "white": (240, 236, 228),
-    "grey": (150, 152, 160),
-    "cream": (238, 216, 176),
-    "golden": (214, 160, 76),
-}
-
+COLOURS: dict[str, RGB] = {name: (r, g, b) for name, (r, g, b) in WORLD["colours"].items()}
 INK: RGB = (44, 38, 48)
 WHITE: RGB = (250, 248, 244)
 
@@ -51,7 +36,7 @@ def _limit(value: float) -> float:
     return min(max(value, 12.0), 252.0)
 
 
-def pick(rng: Rng, names: tuple[str, ...]) -> str:
+def pick(rng: Rng, names: Sequence[str]) -> str:
     """One of the names."""
     return names[int(rng.integers(len(names)))]
 
@@ -62,12 +47,9 @@ class Look:
 
     Attributes
     ----------
-    name : str
-        The word for the main colour.
-    base, accent : tuple of float
-        Main and second colour, RGB 0 to 255.
-    pattern : str
-        "plain", "striped", "spotted" or "patched".
+    name : the word for the main colour
+    base, accent : main and second colour, RGB 0 to 255
+    pattern : "plain", "striped", "spotted" or "patched"
     """
 
     name: str
@@ -145,30 +127,3 @@ _PATTERNS: dict[str, Callable[[Rng, RGB, Rect], tuple[Decor, ...]]] = {
     "spotted": _spots,
     "patched": _patches,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectKind:
-    """A category of object, drawn facing right in coordinates of about -1 to 1, y down.
-
-    Attributes
-    ----------
-    draw : callable
-        Draws one instance on a layer and answers its pose, a word for the caption or "".
-    keypoints, parts : tuple of str
-        Key points come in this order; "left" and "right" are the object's own sides and change
-        places in a mirrored picture. Part i has label i + 1.
-    places, colours, patterns : tuple of str
-        Backgrounds, main colours and textures to choose from.
-    tilt : float
-        Largest rotation in the picture, in degrees.
-    """
-
-    name: str
-    draw: Callable[[Layer, Rng, Look], str]
-    keypoints: tuple[str, ...]
-    parts: tuple[str, ...]
-    places: tuple[str, ...]
-    colours: tuple[str, ...]
-    patterns: tuple[str, ...] = ("plain",)
-    tilt: float = 10.0

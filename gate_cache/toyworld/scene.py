@@ -6,23 +6,20 @@ from hashlib import sha256
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.toyworld import covers, quality, render
-from gate_cache.toyworld.animals import CAT, HORSE
+from gate_cache.toyworld import animals, birds, covers, quality, render, things, vehicles
 from gate_cache.toyworld.backgrounds import MOODS, PLACES, Mood
-from gate_cache.toyworld.birds import BIRD
 from gate_cache.toyworld.canvas import Layer, Paint, Points, Rng
 from gate_cache.toyworld.captions import Subject, caption, vocabulary
-from gate_cache.toyworld.looks import COLOURS, INK, Look, ObjectKind, pick, vary
-from gate_cache.toyworld.names import CATEGORIES, VERSION
-from gate_cache.toyworld.things import BOTTLE, CHAIR
-from gate_cache.toyworld.vehicles import AEROPLANE, BOAT, CAR
+from gate_cache.toyworld.looks import COLOURS, INK, Look, pick, vary
+from gate_cache.toyworld.names import CATEGORIES, KINDS, VERSION, ObjectKind
 
 _RIM = 0.008  # key points so close to the edge of the picture do not count as visible
 
-_KINDS = {k.name: k for k in (AEROPLANE, BIRD, BOAT, BOTTLE, CAR, CAT, CHAIR, HORSE)}
-
-KEYPOINTS: dict[str, tuple[str, ...]] = {name: _KINDS[name].keypoints for name in CATEGORIES}
-PARTS: dict[str, tuple[str, ...]] = {name: _KINDS[name].parts for name in CATEGORIES}
+_DRAWN = {f.__name__: f for f in (
+    vehicles.aeroplane, birds.bird, vehicles.boat, things.bottle, vehicles.car, animals.cat,
+    things.chair, animals.horse)}
+"""Each draws one of its kind, facing right in coordinates of about -1 to 1, y down, and answers its
+pose: a word for the caption, or nothing."""
 WORDS: tuple[str, ...] = vocabulary(CATEGORIES)
 
 
@@ -36,22 +33,17 @@ class Scene:
 
     Attributes
     ----------
-    image : uint8 (size, size, 3)
-        RGB.
-    category : str
-        One of `CATEGORIES`.
-    caption : str
-        What the picture shows, in words of `WORDS`.
-    keypoints : float32 (K, 2)
-        (x, y) of each of `KEYPOINTS[category]`, in order.
-    visible : bool (K,)
-        False for points outside the picture, behind the object or an occluder, or missing.
-    box : float32 (4,)
-        x0, y0, x1, y1: outer edges of the object within the picture, as if nothing were in front.
-    parts : uint8 (size, size)
-        0 for the background (and occluders), i + 1 for part i of `PARTS[category]`.
-    quality : str
-        The last words of the caption: "high quality", or "low quality, ..." and the flaw.
+    image : uint8 (size, size, 3), RGB
+    category : one of `CATEGORIES`
+    caption : what the picture shows, in words of `WORDS`
+    keypoints : float32 (K, 2), (x, y) of each of `KEYPOINTS[category]`, in order
+    visible : bool (K,), False for points outside the picture, behind the object or an occluder, or
+        missing
+    box : float32 (4,), x0, y0, x1, y1: outer edges of the object within the picture, as if nothing
+        were in front
+    parts : uint8 (size, size), 0 for the background (and occluders), i + 1 for part i of
+        `PARTS[category]`
+    quality : the last words of the caption: "high quality", or "low quality, …" and the flaw
     """
 
     image: npt.NDArray[np.uint8]
@@ -151,11 +143,11 @@ def _shadow(back: Layer, thing: Layer, bottom: float, strength: float) -> None:
 
 
 def _plan(split: str, index: int) -> _Plan:
-    kind = _KINDS[CATEGORIES[index % len(CATEGORIES)]]
+    kind = KINDS[CATEGORIES[index % len(CATEGORIES)]]
     rng = np.random.default_rng(_seed(split, index))
     look, second = _look(rng, kind)
     thing = Layer(kind.parts)
-    pose = kind.draw(thing, rng, look)
+    pose = _DRAWN[kind.name](thing, rng, look)
     mirror = bool(rng.random() < 0.5)
     view = _view(rng, kind, mirror)
     odd = rng.random() < 0.06

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld.canvas import Layer, Paint, Points, PointsLike, Rng, spline
-from gate_cache.toyworld.looks import WHITE, Look, ObjectKind, mix, tint
+from gate_cache.toyworld.looks import WHITE, Look, mix, tint
 
 
 def _label(layer: Layer, rng: Rng, look: Look, wide: float, y0: float, y1: float) -> None:
@@ -181,29 +181,3 @@ def chair(layer: Layer, rng: Rng, look: Look) -> str:
     if behind:
         _chair_back(layer, rng, look, view, size)
     return ""
-
-
-BOTTLE = ObjectKind(
-    "bottle",
-    bottle,
-    ("cap top", "cap base", "neck middle", "left shoulder", "right shoulder", "label centre",
-     "left base", "right base"),
-    ("body", "neck", "cap", "label"),
-    ("table", "table", "room", "beach", "garden"),
-    ("green", "brown", "blue", "red", "yellow", "purple", "pink", "teal", "orange"),
-    ("plain", "plain", "striped", "spotted"),
-    tilt=22.0,
-)
-
-CHAIR = ObjectKind(
-    "chair",
-    chair,
-    ("back top left", "back top right", "seat front left", "seat front right", "seat back left",
-     "seat back right", "front left foot", "front right foot", "back left foot",
-     "back right foot"),
-    ("seat", "back", "leg", "arm", "cushion"),
-    ("room", "room", "garden", "beach", "meadow"),
-    ("brown", "red", "blue", "white", "green", "yellow", "teal", "pink", "black", "orange"),
-    ("plain", "striped", "spotted"),
-    tilt=7.0,
-)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gate_cache.toyworld.canvas import Layer, Paint, PointLike, Points, Rng, spline, xy
-from gate_cache.toyworld.looks import INK, WHITE, Look, ObjectKind, mix, tint
+from gate_cache.toyworld.looks import INK, WHITE, Look, mix, tint
 
 GLASS = (150, 200, 226)
 
@@ -203,40 +203,3 @@ def car(layer: Layer, rng: Rng, look: Look) -> str:
         _wheel(layer, at, r, rim)
         layer.key(name, at)
     return ""
-
-
-AEROPLANE = ObjectKind(
-    "aeroplane",
-    aeroplane,
-    ("nose", "cockpit", "fin tip", "tail end", "tailplane tip", "wing root", "wing tip",
-     "far wing tip", "engine"),
-    ("fuselage", "wing", "tail", "engine", "cockpit"),
-    ("sky", "sky", "meadow", "sea", "desert", "snow"),
-    ("white", "red", "blue", "yellow", "grey", "green", "orange"),
-    ("plain", "plain", "striped"),
-    tilt=24.0,
-)
-
-BOAT = ObjectKind(
-    "boat",
-    boat,
-    ("bow", "stern", "keel front", "keel rear", "mast top", "mast foot", "boom end", "flag tip",
-     "cabin top"),
-    ("hull", "cabin", "mast", "sail", "flag"),
-    ("sea", "sea", "harbour", "lake", "beach"),
-    ("red", "blue", "white", "green", "brown", "orange", "teal", "yellow"),
-    ("plain", "plain", "striped"),
-    tilt=11.0,
-)
-
-CAR = ObjectKind(
-    "car",
-    car,
-    ("front wheel", "rear wheel", "headlight", "tail light", "roof front", "roof rear",
-     "windscreen base", "rear window base", "door handle"),
-    ("body", "roof", "window", "wheel", "light"),
-    ("street", "street", "desert", "meadow", "forest", "snow"),
-    ("red", "blue", "green", "yellow", "orange", "teal", "pink", "white", "grey", "purple"),
-    ("plain", "plain", "plain", "spotted", "striped"),
-    tilt=8.0,
-)

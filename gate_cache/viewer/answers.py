@@ -55,13 +55,7 @@ def others(explorer: ViewerSession, name: str, alike: bool, count: int, seed: in
 
 
 def picture(explorer: ViewerSession, name: str, side: int) -> tuple[bytes, str]:
-    """An image file; grey where there is nothing to show.
-
-    Raises
-    ------
-    StoreError
-        The store has no such image.
-    """
+    """An image file, grey where there is nothing to show; a `StoreError` for an id of no image."""
     explorer.row(name)
     try:
         image = explorer.picture(name)
@@ -74,18 +68,8 @@ def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
          tokens: list[int]) -> Data:
     """Some maps of a combo: colours, or of an attention combo the heat of each word.
 
-    Parameters
-    ----------
-    name : the image's id
-    levels : names of maps, such as ``up1``
-    tokens : places of words in the prompt, for attention
-
-    Raises
-    ------
-    StoreError
-        No such image, combo or map.
-    RowNotDone
-        The image is not extracted yet.
+    `levels` are names such as ``up1``, `tokens` places of words in the prompt. A `StoreError` where
+    there is no such image, combo or map, a `RowNotDone` where it is not extracted yet.
     """
     view = explorer.view(combo)
     names = [view[level].name for level in levels]
@@ -99,18 +83,9 @@ def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
 
 def match(explorer: ViewerSession, feature: str, name: str, target: str,
           point: tuple[float, float]) -> Data:
-    """Where a point is found in another image.
+    """Where a point, as shares of an image's width and height, is found in another image.
 
-    Parameters
-    ----------
-    feature : a name of the session's features
-    name, target : ids of both images
-    point : x and y as shares of the image's width and height
-
-    Raises
-    ------
-    RowNotDone
-        One of the images is not extracted yet.
+    A `RowNotDone` where one of the images is not extracted yet.
     """
     row, other = explorer.row(name), explorer.row(target)
     best = explorer.matcher.match(feature, row, point, other)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +53,14 @@ class Asset(Guarded):
         self.finish(self._data)
 
 
-class _Route(Guarded):
-    def initialize(self, gate: Gate, desk: Desk) -> None:  # type: ignore[override]
+class Route(Guarded):
+    """Answers with what a function of `answers` makes of the viewer's session."""
+
+    def initialize(self, gate: Gate, desk: Desk, about: Any) -> None:  # type: ignore[override]
         super().initialize(gate)
-        self._desk = desk
+        self._desk, self._about = desk, about
 
     async def answer(self, job: Callable[..., dict[str, Any]], *args: Any) -> None:
-        """Respond with what a function of `answers` makes of the viewer's session."""
         pool = self._desk.matches if job in (answers.match, answers.prepare) else \
             self._desk.pictures
         await self.respond(pool, job, self._desk.explorer, *args)
@@ -72,49 +73,29 @@ class _Route(Guarded):
             raise HTTPError(400, reason=f"{name} must be a whole number") from None
 
 
-class Store(_Route):
-    """What the store holds: combos and features."""
+class Queried(Route):
+    """What is asked for in the address, a row of `QUERIES`."""
 
     async def get(self) -> None:
-        await self.answer(answers.store)
+        await self.answer(*self._about(self))
 
 
-class Images(_Route):
-    """A part of the list of images."""
+class Posted(Route):
+    """What is asked for in a form, a row of `FORMS`."""
 
-    async def get(self) -> None:
-        await self.answer(answers.images, self.get_query_argument("q", ""),
-                          self.number("first", 0, 2**31), PAGE, self.get_query_argument("id", ""))
-
-
-class OneImage(_Route):
-    """Size and category of the image that is looked at."""
-
-    async def get(self) -> None:
-        await self.answer(answers.image, self.get_query_argument("id"))
+    async def post(self) -> None:
+        form, asked = self._about
+        await self.answer(*asked(self.posted(form)))
 
 
-class Others(_Route):
-    """Images to match with, drawn at random."""
-
-    async def get(self) -> None:
-        alike = self.get_query_argument("near", "category") == "category"
-        await self.answer(answers.others, self.get_query_argument("id"), alike,
-                          self.number("count", 6, 48), self.number("seed", 0, 2**31))
-
-
-class Picture(_Route):
-    """An image itself, or its stand-in, as a file."""
-
-    def initialize(self, gate: Gate, desk: Desk, side: int) -> None:  # type: ignore[override]
-        super().initialize(gate, desk)
-        self._side = side
+class Picture(Route):
+    """An image itself, or its stand-in, as a file of one of `SIDES`."""
 
     async def get(self) -> None:
         try:
             data, kind = await self.work(
                 self._desk.pictures, answers.picture, self._desk.explorer,
-                self.get_query_argument("id"), self._side)
+                self.get_query_argument("id"), self._about)
         except GateCacheError as error:
             raise HTTPError(404, reason=reason(error)) from None
         self.set_header("Content-Type", kind)
@@ -146,46 +127,30 @@ class PostedPoint(PostedImage):
     y: float = Field(ge=0, le=1)
 
 
-class Maps(_Route):
-    """Maps of one image and combo as colours, attention as heat."""
-
-    async def post(self) -> None:
-        query = self.posted(PostedMaps)
-        await self.answer(answers.maps, query.image, query.combo, query.maps, query.tokens)
-
-
-class MatchRoute(_Route):
-    """Where a point is found in one other image."""
-
-    async def post(self) -> None:
-        query = self.posted(PostedPoint)
-        await self.answer(answers.match, query.feature, query.image, query.target,
-                          (query.x, query.y))
-
-
-class Prepare(_Route):
-    """One image's descriptors, made before a click asks for them."""
-
-    async def post(self) -> None:
-        query = self.posted(PostedImage)
-        await self.answer(answers.prepare, query.feature, query.image)
+QUERIES: dict[str, Callable[[Route], tuple[Any, ...]]] = {
+    "store": lambda ask: (answers.store,),
+    "images": lambda ask: (answers.images, ask.get_query_argument("q", ""),
+                           ask.number("first", 0, 2**31), PAGE, ask.get_query_argument("id", "")),
+    "image": lambda ask: (answers.image, ask.get_query_argument("id")),
+    "others": lambda ask: (answers.others, ask.get_query_argument("id"),
+                           ask.get_query_argument("near", "category") == "category",
+                           ask.number("count", 6, 48), ask.number("seed", 0, 2**31)),
+}
+FORMS: dict[str, tuple[type[BaseModel], Callable[[Any], tuple[Any, ...]]]] = {
+    "maps": (PostedMaps, lambda ask: (answers.maps, ask.image, ask.combo, ask.maps, ask.tokens)),
+    "match": (PostedPoint, lambda ask: (answers.match, ask.feature, ask.image, ask.target,
+                                        (ask.x, ask.y))),
+    "prepare": (PostedImage, lambda ask: (answers.prepare, ask.feature, ask.image)),
+}
 
 
 def routes(prefix: str, gate: Gate, desk: Desk) -> list[tuple[Any, ...]]:
-    """All routes; there are no others.
-
-    Parameters
-    ----------
-    prefix : of every path: ``/`` and the secret
-    """
-    shared: dict[str, Any] = {"gate": gate, "desk": desk}
-    handlers = {"api/store": Store, "api/images": Images, "api/image": OneImage,
-                "api/others": Others, "api/maps": Maps, "api/match": MatchRoute,
-                "api/prepare": Prepare}
-    every: list[tuple[Any, ...]] = [(f"{prefix}/{name}", handler, shared)
-                                    for name, handler in handlers.items()]
-    every += [(f"{prefix}/{name}", Picture, {**shared, "side": side})
-              for name, side in SIDES.items()]
+    """All routes, below a prefix of ``/`` and the secret; there are no others."""
+    tables: tuple[tuple[str, type[Route], Mapping[str, Any]], ...] = (
+        ("api/", Queried, QUERIES), ("api/", Posted, FORMS), ("", Picture, SIDES))
+    every: list[tuple[Any, ...]] = [
+        (f"{prefix}/{below}{name}", handler, {"gate": gate, "desk": desk, "about": about})
+        for below, handler, table in tables for name, about in table.items()]
     for path in sorted(STATIC.iterdir()):
         if path.suffix in TYPES:
             asset = {"gate": gate, "data": path.read_bytes(), "kind": TYPES[path.suffix]}

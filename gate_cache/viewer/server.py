@@ -42,20 +42,9 @@ _WAY = """<!doctype html><meta charset="utf-8"><title>gate-cache view</title>
 
 @asynccontextmanager
 async def serving(explorer: ViewerSession, port: int = 0) -> AsyncIterator[str]:
-    """Serve a store inside an ``async with`` block.
+    """Serve a store at a port, 0 for any that is free; yields the page's address with its secret.
 
-    Parameters
-    ----------
-    port : 0 for any that is free
-
-    Yields
-    ------
-    The page's address, with its secret
-
-    Raises
-    ------
-    UserError
-        The port is taken, or not permitted.
+    A `UserError` where the port is taken, or not permitted.
     """
     sockets = _bound(port)
     gate = Gate(sockets[0].getsockname()[1])
@@ -75,18 +64,7 @@ async def serving(explorer: ViewerSession, port: int = 0) -> AsyncIterator[str]:
 
 
 def serve(explorer: ViewerSession, port: int, browser: bool, say: Callable[[str], None]) -> None:
-    """Serve a store until Ctrl-C.
-
-    Parameters
-    ----------
-    browser : whether to open the page
-    say : is told the address
-
-    Raises
-    ------
-    UserError
-        As `serving`.
-    """
+    """Serve a store until Ctrl-C, as `serving`; `say` is told the address."""
     async def until_stopped() -> None:
         stop = asyncio.Event()
         async with serving(explorer, port) as address:
@@ -127,7 +105,7 @@ def _leave() -> None:
         thread.join(PATIENCE / len(ours))
     if any(thread.is_alive() for thread in ours):
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(0)  # sys.exit would join these threads, and wait for a server that hangs
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
 from gate_cache.datasets.common.base import ids_of
-from gate_cache.datasets.common.files import ImageFiles
-from gate_cache.datasets.common.pictures import passed_over_line
+from gate_cache.datasets.common.files import ImageFiles, passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
 from gate_cache.manifest.heads import TASKS, head_of

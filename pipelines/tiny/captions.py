@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 
 from gate_cache.diffusion.models.embedded import HOME
-from gate_cache.diffusion.text.tokens import read_tokens
+from gate_cache.text.tokens import read_tokens
 from gate_cache.toyworld import CATEGORIES
 from gate_cache.toyworld.captions import with_article
 from pipelines.tiny.pictures import cifar_caption

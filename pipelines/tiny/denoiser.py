@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.passes.noise import add_noise
-from gate_cache.diffusion.text.tokens import BOS, EOS, read_tokens
+from gate_cache.text.tokens import BOS, EOS, read_tokens
 from pipelines.tiny import config
 from pipelines.tiny.autoencoder import choose
 from pipelines.tiny.captions import token_ids, varied

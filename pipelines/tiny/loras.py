@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from gate_cache.toyworld import draw
-from gate_cache.toyworld.styles import dusk
+from gate_cache.toyworld.render import dusk
 from pipelines.tiny.autoencoder import latents
 from pipelines.tiny.captions import token_ids
 from pipelines.tiny.denoiser import noised, times, weighted

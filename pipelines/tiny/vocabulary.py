@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-from gate_cache.diffusion.text.tokens import BOS, EOS
+from gate_cache.text.tokens import BOS, EOS
 from gate_cache.toyworld import WORDS
 
 MORE = (

@@ -54,13 +54,7 @@ class Captions(dict[str, str]):
         return self.sha256.get(sample_id) == sha256
 
     def check(self, sample_id: str, sha256: str) -> str:
-        """The caption of an image with this content.
-
-        Raises
-        ------
-        DataError
-            None there, or it was made for other content.
-        """
+        """The caption of an image; a `DataError` where none was made for this content."""
         if not self.fits(sample_id, sha256):
             why = "has changed since it was captioned" if sample_id in self else "has no caption"
             raise DataError(f"{self.path}: '{sample_id}' {why}; run 'gate-cache caption'")

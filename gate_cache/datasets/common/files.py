@@ -1,4 +1,4 @@
-"""What data sets made of image files share: root checks, hashing, reading."""
+"""What data sets made of image files share: checks, hashing, reading, which files are images."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import codecs
 import io
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from gate_cache.core.errors import DataError
+from gate_cache.core.errors import DataError, listed
 from gate_cache.core.fingerprint import file_sha256
 from gate_cache.core.preprocessing import WHITE, Color
 from gate_cache.datasets.common.base import Sample, ids_of
@@ -105,10 +105,7 @@ def readable(path: Path, missing: str = "") -> Iterator[None]:
 def read_text(path: Path, expected: str) -> str:
     """The text of a file in UTF-8, or in UTF-16 with its byte order mark; marks are dropped.
 
-    Raises
-    ------
-    DataError
-        Missing or not UTF-8; `expected` is the way out.
+    A `DataError` with the way out, `expected`, where it is missing or not UTF-8.
     """
     with readable(path, f"not found; {expected}"):
         data = path.read_bytes()
@@ -133,48 +130,34 @@ def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64
 def passed_over(root: Path, used: Collection[str]) -> dict[str, int]:
     """How many files below a folder are not `used`, by suffix; hidden ones are not counted.
 
-    Parameters
-    ----------
-    used : paths below the root, with ``/`` between parts
+    Those that are used are paths below the root, with ``/`` between parts.
     """
-    counts: Counter[str] = Counter()
-    for folder, folders, names in os.walk(root):
-        folders[:] = [f for f in folders if not f.startswith((".", "__MACOSX"))]
-        below = Path(folder).relative_to(root)
-        counts.update(os.path.splitext(n)[1].lower() or n for n in names
-                      if not n.startswith(".") and n not in _SYSTEM
-                      and (below / n).as_posix() not in used)
+    counts = Counter(_suffix(n) or PurePosixPath(n).name for n in walk(root) if n not in used)
     return dict(sorted(counts.items()))
 
 
-def walk(root: Path, extensions: frozenset[str], others: Counter[str] | None = None) -> list[str]:
-    """Relative paths (``/`` between parts) of all files with these extensions, sorted.
+def walk(root: Path, extensions: frozenset[str] | None = None,
+         others: Counter[str] | None = None) -> list[str]:
+    """Relative paths (``/`` between parts) of all files with these extensions, or any, sorted.
 
-    Hidden files and folders are skipped; links to folders are followed, loops are not.
-
-    Parameters
-    ----------
-    others : counts the other files by suffix, as `passed_over` does
-
-    Raises
-    ------
-    DataError
-        A folder that cannot be read, or a name that is not UTF-8.
+    Hidden files and folders, and those of systems, are skipped; links to folders are followed,
+    loops are not. `others` counts the other files by suffix. A `DataError` where a folder cannot
+    be read, or a name is not UTF-8.
     """
     files: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith(".")
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX"))
                             and not _loops(os.path.join(folder, f), root))
         below = Path(folder).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
         for name in names:
-            if name[0] == ".":
+            if name[0] == "." or name in _SYSTEM:
                 continue
             dot = name.rfind(".")
             suffix = name[dot:].lower() if dot > 0 else ""
-            if suffix in extensions:
+            if extensions is None or suffix in extensions:
                 files.append(prefix + name)
-            elif others is not None and name not in _SYSTEM and "__MACOSX" not in prefix:
+            elif others is not None:
                 others[suffix or name] += 1
     files.sort()
     try:
@@ -199,3 +182,56 @@ def _loops(path: str, root: Path) -> bool:
         return False
     way = [p for p in Path(path).parents if p == root or root in p.parents]
     return os.path.realpath(path) in {os.path.realpath(p) for p in way}
+
+
+ALWAYS = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi"})
+"""Suffixes of pictures that every Pillow reads."""
+BUILT_IN = {".avif": "avif", ".avifs": "avif"} | dict.fromkeys(
+    (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), "jpg_2000")
+"""Suffixes of those that a Pillow reads which was built so, with what it calls the format."""
+UNREAD = frozenset({".heic", ".heif", ".hif", ".jxl", ".svg", *BUILT_IN})
+"""Suffixes of pictures that no Pillow reads, or not every one."""
+
+
+def pictures(root: Path, others: Counter[str] | None = None) -> list[str]:
+    """As `walk`, all files that this machine's Pillow reads, by their suffix."""
+    names = walk(root, ALWAYS | BUILT_IN.keys(), others)
+    special = {_suffix(name) for name in names if name.lower().endswith(tuple(BUILT_IN))}
+    if special:
+        from PIL import features  # which takes as long as a whole plan: only where it must be asked
+
+        lacking = {suffix for suffix in special if not features.check(BUILT_IN[suffix])}
+        if others is not None:
+            others.update(suffix for suffix in map(_suffix, names) if suffix in lacking)
+        names = [name for name in names if _suffix(name) not in lacking]
+    return names
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def by_stem(root: Path) -> dict[str, Path]:
+    """All pictures below a folder by their path without suffix, in which no two may be alike."""
+    paths: dict[str, Path] = {}
+    for name in pictures(root):
+        twin = paths.setdefault(stem_of(name), root / name)
+        if twin != root / name:
+            raise DataError(f"{root}: {twin.relative_to(root).as_posix()} and {name} are both"
+                            f" called '{stem_of(name)}'; remove one of them")
+    return paths
+
+
+def stem_of(name: str) -> str:
+    """A path without its suffix, by which files that belong together are found."""
+    return Path(name).with_suffix("").as_posix()
+
+
+def passed_over_line(counts: Mapping[str, int]) -> str:
+    """What `passed_over` counts as one line, pictures that Pillow does not read first."""
+    order = sorted(counts, key=lambda suffix: (suffix not in UNREAD, -counts[suffix], suffix))
+    names = [f"{counts[s]} {s}{' (Pillow cannot read them)' if s in UNREAD else ''}" for s in order]
+    total = sum(counts.values())
+    return f"{total} {'file' if total == 1 else 'files'} passed over: {listed(names, 8)}"

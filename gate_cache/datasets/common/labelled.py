@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import IGNORED, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, walk
 from gate_cache.datasets.common.splits import with_val
+from gate_cache.manifest.dataset_specs import HeldOut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,21 +55,18 @@ class LabelledImages(ImageFiles):
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
         """(h, w) labels as the file has them."""
-        from gate_cache.datasets.common.label_pictures import read_labels
+        from gate_cache.datasets.common.images import read_labels
 
         return read_labels(self.label_file(sample_id))
 
     def table(self, sample_id: str) -> Mapping[int, int]:
         """Every label that may occur in an image's file, and its class or `IGNORED`."""
-        return self.classes_by_label()
+        return plain_table(len(self.classes))
 
     def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel, from an image's labels.
 
-        Raises
-        ------
-        DataError
-            They have another size than the image, or do not exist.
+        A `DataError` where they have another size than the image, or do not exist.
         """
         path, size = self.label_file(sample_id), self.size(sample_id)
         if labels.shape != size:
@@ -76,17 +75,8 @@ class LabelledImages(ImageFiles):
         return to_classes(path, labels, self.table(sample_id), self.colours)
 
     def faults_of(self, labels: Mapping[int, int]) -> list[str]:
-        """What is wrong with all images' labels together.
-
-        Parameters
-        ----------
-        labels : how many images have each
-        """
+        """What is wrong with all images' labels together, from how many images have each."""
         return []
-
-    def classes_by_label(self) -> Mapping[int, int]:
-        """Every label that may occur, and its class or `IGNORED`."""
-        return plain_table(len(self.classes))
 
     @property
     def _splits(self) -> Mapping[str, Split]:
@@ -111,10 +101,7 @@ class LabelledImages(ImageFiles):
     def mask(self, sample_id: str) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel, `IGNORED` where none counts.
 
-        Raises
-        ------
-        DataError
-            Missing or damaged, of another size than the image, or with labels that do not exist.
+        A `DataError` as of `labels` and `to_mask`.
         """
         return self.to_mask(sample_id, self.labels(sample_id))
 
@@ -124,9 +111,8 @@ class PublishedHalves(LabelledImages):
 
     Parameters
     ----------
-    name, root : as of `ImageFiles`
-    val : share of the published training images that becomes ``val``
-    split_seed : another value, another split
+    root : folder that holds those of images and of labels
+    spec : which share of the published training images is ``val``
 
     Attributes
     ----------
@@ -137,10 +123,10 @@ class PublishedHalves(LabelledImages):
     folders: tuple[str, str]
     halves: tuple[str, str]
 
-    def __init__(self, name: str, root: Path, val: float, split_seed: int) -> None:
-        super().__init__(name, root)
+    def __init__(self, root: Path, spec: HeldOut) -> None:
+        super().__init__(self.name, root)
+        self.spec = spec
         self.parts = tuple(f"{folder}/{half}" for folder in self.folders for half in self.halves)
-        self.val, self.split_seed = val, split_seed
 
     def path(self, sample_id: str) -> Path:
         return self.root / self.folders[0] / sample_id
@@ -154,12 +140,17 @@ class PublishedHalves(LabelledImages):
     def _splits(self) -> Mapping[str, Split]:
         ids = [s.id for s in self.samples()]
         train = [i for i in ids if i.startswith(f"{self.halves[0]}/")]
-        return with_val(train, set(ids) - set(train), self.val, self.split_seed)
+        return with_val(train, set(ids) - set(train), self.spec.val, self.spec.split_seed)
 
 
-def class_names(text: str) -> tuple[str, ...]:
-    """Names in the order of their labels, from a text in which commas separate them."""
-    return tuple(text.replace("\n", " ").strip().split(", "))
+@cache
+def _published() -> dict[str, list[str]]:
+    return tomllib.loads(Path(__file__).parents[1].joinpath("classes.toml").read_text("utf-8"))
+
+
+def class_names(data_set: str) -> tuple[str, ...]:
+    """Names of a published data set's classes, in the order of their labels."""
+    return tuple(_published()[data_set])
 
 
 def plain_table(classes: int) -> dict[int, int]:
@@ -169,15 +160,11 @@ def plain_table(classes: int) -> dict[int, int]:
 
 def to_classes(path: Path, labels: npt.NDArray[np.int64],
                table: Mapping[int, int], colours: bool = False) -> npt.NDArray[np.uint8]:
-    """Translate labels; one that is not in `table` is a `DataError`.
-
-    Parameters
-    ----------
-    colours : whether they are colours, as 0xRRGGBB
-    """
+    """Translate labels, colours as 0xRRGGBB; one that is not in `table` is a `DataError`."""
     import numpy as np
 
     highest = 0xFFFFFF if colours else _HIGHEST
+    # A table, not a comparison for each class; uint16, since 256 must not look like a class.
     lookup = np.full(highest + 1, _UNKNOWN, np.uint16)
     lookup[list(table)] = list(table.values())
     classes = lookup[np.clip(labels, 0, highest)]

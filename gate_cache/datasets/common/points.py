@@ -33,10 +33,7 @@ def has_extent(box: Floats) -> bool:
 def check_box(path: Path, box: Floats, size: tuple[int, int]) -> Floats:
     """An annotated box: its corners are in order, and at most a pixel outside the picture.
 
-    Raises
-    ------
-    DataError
-        They are not: perhaps it is x, y, width, height, or of another picture.
+    Else a `DataError`: perhaps it is x, y, width, height, or of another picture.
     """
     height, width = size
     ordered = box[0] <= box[2] and box[1] <= box[3]

@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from gate_cache.core.errors import DataError, listed
 from gate_cache.datasets.common.base import Split
+from gate_cache.manifest.dataset_specs import OwnTree
 
 Shares = Mapping[Literal["val", "test"], float]
 _WHAT = r"(?:images?|imgs?|data|set|split|photos?)"
@@ -35,17 +36,12 @@ def split_named(folder: str) -> Split | None:
     return cast(Split, match.lastgroup) if match else None
 
 
-def deal(ids: Iterable[str], shares: Shares, seed: int) -> dict[str, Split]:
-    """Split ids by seeded shares: each by itself, so that none moves when others come or go.
+def dealt(sample_id: str, shares: Shares, seed: int) -> Split:
+    """The split of an id by seeded shares: by itself, so that none moves when others come or go.
 
     The sha256 of ``<seed>/<id>``, as a number from 0 to 1, is below the share of ``test``, or below
     that of ``test`` and ``val`` together; else the id is in ``train``.
     """
-    return {i: dealt(i, shares, seed) for i in ids}
-
-
-def dealt(sample_id: str, shares: Shares, seed: int) -> Split:
-    """The split of one id, see `deal`."""
     place = int(order(seed, sample_id)[:13], 16) / 16**13  # 52 bits: exact as a float
     test = shares.get("test", 0)
     return "test" if place < test else "val" if place < test + shares.get("val", 0) else "train"
@@ -86,6 +82,11 @@ class SplitRule:
     shares: Shares = field(default_factory=dict)
     seed: int = 0
     by_folder: bool = True
+
+    @classmethod
+    def of(cls, spec: OwnTree) -> SplitRule:
+        """As a manifest's section says."""
+        return cls(spec.shares, spec.split_seed, spec.split_folders)
 
 
 BY_FOLDER = SplitRule()
@@ -143,9 +144,7 @@ class Tree:
 def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:
     """How deep the folders are that all images' splits are called after.
 
-    Parameters
-    ----------
-    paths : of one image of each folder
+    `paths` are of one image of each folder.
     """
     for depth in range(max(map(len, paths.values()), default=0)):
         near, other = dict[str, str](), dict[str, str]()

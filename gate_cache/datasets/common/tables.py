@@ -45,6 +45,7 @@ def read_csv(path: Path, columns: Sequence[str], expected: str,
     text = read_text(path, expected)
     header = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(SEPARATORS, key=header.count)
+    # strict: a quotation mark that is not closed would swallow all rows behind it without a word.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True,
                         skipinitialspace=True)
     try:
@@ -76,13 +77,7 @@ def _row(place: str, names: list[str], cells: list[str], required: list[str]) ->
 
 
 def number(text: str) -> float | None:
-    """A number; None where there is none.
-
-    Raises
-    ------
-    ValueError
-        It is something else, or not finite.
-    """
+    """A number; None where there is none, a `ValueError` for something else, or one not finite."""
     if text.lower() in EMPTY:
         return None
     if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):

@@ -73,18 +73,7 @@ def grouped(errors: Iterable[DataError]) -> list[str]:
 
 def read_all(ids: Sequence[str], label: str, show: Progress,
           read: Callable[[str], Value]) -> tuple[dict[str, Value], list[DataError]]:
-    """Read something of every sample, in threads.
-
-    Parameters
-    ----------
-    ids : of the samples
-    label : of the progress that is shown
-    read : from an id to what is read
-
-    Returns
-    -------
-    Values by id, and the errors of the other samples.
-    """
+    """Read something of every sample, in threads: values by id, and the errors of the others."""
     def tried(sample_id: str) -> Value | DataError:
         try:
             return read(sample_id)

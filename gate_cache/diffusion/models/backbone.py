@@ -14,7 +14,7 @@ from gate_cache.diffusion.passes.noise import add_noise
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
-    from gate_cache.diffusion.text.tokens import Tokens
+    from gate_cache.text.tokens import Tokens
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
-    from gate_cache.diffusion.text.tokens import Tokens
+    from gate_cache.text.tokens import Tokens
 
 
 @dataclass(kw_only=True)

@@ -19,8 +19,8 @@ from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, TRANSFORMER, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published, published_name
-from gate_cache.diffusion.text.t5 import T5Tokens
-from gate_cache.diffusion.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
+from gate_cache.text.t5 import T5Tokens
+from gate_cache.text.tokens import ClipTokens, NoTokens, Tokens, read_tokens
 
 if TYPE_CHECKING:
     from gate_cache.core.features import Family

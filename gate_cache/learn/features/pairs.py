@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.datasets.common.base import Pair
-from gate_cache.datasets.common.within import PairsWithin
+from gate_cache.datasets.common.listed_pairs import PairsWithin
 from gate_cache.learn.metrics.pck import Points, Prediction
 
 if TYPE_CHECKING:

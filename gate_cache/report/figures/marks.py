@@ -27,7 +27,11 @@ LINE = 17
 
 
 class Canvas:
-    """A white page; all places and lengths are in its pixels. Marks have a white rim."""
+    """A white page for marks with a white rim.
+
+    Places (x, y), widths and radii are in its pixels, sizes of text are heights of letters, colours
+    (red, green, blue) from 0 to 255.
+    """
 
     def __init__(self, width: int, height: int) -> None:
         self.height = height
@@ -41,28 +45,11 @@ class Canvas:
         self._page.paste(large, _fine(at))
 
     def line(self, a: At, b: At, colour: Colour, width: float = 1.5, dashed: bool = False) -> None:
-        """A line from `a` to `b`, `width` pixels wide, with a white rim on either side.
-
-        Parameters
-        ----------
-        a, b : (x, y) in pixels
-        colour : (red, green, blue), 0 to 255
-        width : in pixels
-        dashed : whether it has gaps
-        """
         for start, end in _dashes(a, b) if dashed else [(a, b)]:
             self._draw.line([_fine(start), _fine(end)], PAPER, round((width + 1.2) * FINE))
             self._draw.line([_fine(start), _fine(end)], colour, round(width * FINE))
 
     def ring(self, at: At, radius: float, colour: Colour, width: float = 1.5) -> None:
-        """A circle with a white rim.
-
-        Parameters
-        ----------
-        at : (x, y) of its centre in pixels
-        radius, width : in pixels
-        colour : (red, green, blue), 0 to 255
-        """
         self._ellipse(at, radius + 0.6, None, PAPER, width + 1.2)
         self._ellipse(at, radius, None, colour, width)
 
@@ -84,17 +71,7 @@ class Canvas:
 
     def text(self, words: str, at: At, size: float = 13, colour: Colour = INK,
              middle: bool = False, rim: bool = False) -> None:
-        """One line of text.
-
-        Parameters
-        ----------
-        words : without line breaks
-        at : where its top left is, or with `middle` its middle
-        size : height of letters in pixels
-        colour : (red, green, blue), 0 to 255
-        middle : whether `at` is its middle
-        rim : whether letters have a white rim, to be read on pictures
-        """
+        """One line of text, its top left or its middle there; a rim is to be read on pictures."""
         self._draw.text(_fine(at), words, colour, _font(size * FINE),
                         anchor="mm" if middle else "la", stroke_width=FINE * 2 if rim else 0,
                         stroke_fill=PAPER)
@@ -116,14 +93,8 @@ class Canvas:
 
 
 class Legend:
-    """Marks with their words beside them, in as many lines as they need.
-
-    Parameters
-    ----------
-    entries : words, and what draws their mark around a point of the canvas
-    width : of the page
-    edge : its margin
-    """
+    """Words, each beside what draws its mark around a point of the canvas, in as many lines as they
+    need on a page of this width and margin."""
 
     def __init__(self, entries: Sequence[tuple[str, Callable[[Canvas, At], None]]], width: int,
                  edge: int) -> None:

@@ -41,9 +41,7 @@ IGNORE = Style(PAPER, -1)
 def styles(names: Sequence[str]) -> dict[int, Style]:
     """How every class is drawn, by its number: the same in every picture and page of a data set.
 
-    Parameters
-    ----------
-    names : of all classes; of more than 64 those that are 64 apart look alike
+    Of more than 64 classes those that are 64 apart look alike.
     """
     every = [k for k, name in enumerate(names) if name != "background"]
     by_class = {k: Style(COLOURS[i % len(COLOURS)], i // len(COLOURS) % PATTERNS)
@@ -65,10 +63,7 @@ def enlarged(mask: Labels, side: int) -> Labels:
 def painted(mask: Labels, style_of: Mapping[int, Style], ignored: Labels | None = None) -> Picture:
     """(h, w) classes as an (h, w, 3) picture; patterns are drawn in its pixels.
 
-    Parameters
-    ----------
-    mask : as large as it is shown
-    ignored : (h, w) truth, where no class counts in it; those of `mask` itself always
+    No class counts where the mask itself, or the truth `ignored`, says so.
     """
     picture = np.zeros((*mask.shape, 3), np.uint8)
     for k in np.unique(mask):
@@ -94,15 +89,7 @@ def figure(style: Style, size: tuple[int, ...]) -> Picture:
 
 def legend(names: Sequence[str], classes: Iterable[int], style_of: Mapping[int, Style], width: int,
            edge: int) -> Legend:
-    """Names of classes beside what they are drawn with; `width` and `edge` as of `Legend`.
-
-    Parameters
-    ----------
-    names : of all classes, by number
-    classes : those that are shown
-    style_of : what a class is drawn with, by its number
-    width, edge : of the page and its margin, in pixels
-    """
+    """Of all names, those of `classes` beside what they are drawn with."""
     entries = [("ignored", IGNORE) if k == IGNORED else (names[k], style_of[k])
                for k in sorted(classes)]
     return Legend([(name, partial(_swatch, figure(style, (SWATCH, SWATCH))))

@@ -42,9 +42,7 @@ def heat(values: npt.NDArray[np.floating], low: float | None = None,
          high: float | None = None) -> Picture:
     """(h, w) numbers to (h, w, 3) colours of cividis, from dark blue (low) to yellow (high).
 
-    Parameters
-    ----------
-    low, high : ends of the scale; by default those of the values, without NaN
+    The scale's ends are by default those of the values, without NaN.
     """
     low = float(np.nanmin(values)) if low is None else low
     high = float(np.nanmax(values)) if high is None else high
@@ -63,15 +61,9 @@ def fitted(picture: Picture, side: int = CELL, smooth: bool = False) -> Picture:
 
 def sheet(rows: Sequence[PictureRow], title: str = "", heads: Sequence[str] = (),
           cell: int = CELL, foot: int = 0) -> Canvas:
-    """Rows of pictures with captions below them, on white.
+    """Rows of pictures with captions below them, on white; `heads` are above the columns.
 
-    Parameters
-    ----------
-    rows : from top to bottom
-    title : above them
-    heads : words above the columns
-    cell : longer side of a picture in pixels
-    foot : height that is left free at the bottom
+    The longer side of a picture has `cell` pixels, and `foot` pixels at the bottom are left free.
     """
     left = EDGE + min(round(max(width_of(r.title) for r in rows)), 2 * cell)
     left += GAP if left > EDGE else 0

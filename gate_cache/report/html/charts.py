@@ -27,7 +27,7 @@ from gate_cache.report.html.svg import (
 )
 
 if TYPE_CHECKING:
-    from gate_cache.report.html.tags import Html
+    from gate_cache.report.html.page import Html
 
 WIDTH = 380
 """Of a panel, in pixels: on a telephone too, letters are as large as the page's."""
@@ -102,13 +102,9 @@ def forest(labels: Labels, marks: Sequence[Mark]) -> Html:
 
 
 def curves(labels: Labels, lines: Sequence[Curve], least: float = 0.0) -> Html:
-    """Lines over what training has seen; the best checkpoint of each is a filled ring.
+    """Lines over what training has seen, faint ones behind; a filled ring is the best checkpoint.
 
-    Parameters
-    ----------
-    labels : the words of the chart
-    lines : drawn with faint ones behind the others
-    least : the span of the value axis at least, so that noise does not look like news
+    The value axis spans `least` at least, so that noise does not look like news.
     """
     with Chart(labels.key, (WIDTH, 270)) as (chart, axes):
         for line in sorted(lines, key=lambda c: not c.faint):
@@ -148,15 +144,7 @@ def density(labels: Labels, counts: Mapping[str, Sequence[int]]) -> Html:
 
 def bars(labels: Labels, rows: Sequence[str], values: Mapping[str, Sequence[float]],
          digits: int = 2) -> Html:
-    """Horizontal bars, a few beside each other in every row.
-
-    Parameters
-    ----------
-    labels : words of the chart
-    rows : their names, from top to bottom
-    values : lengths by series, one a row each
-    digits : after the point, of the numbers beside the bars
-    """
+    """Horizontal bars from top to bottom: a row a name, with a bar of each series of `values`."""
     thickness = max(0.8 / len(values), 0.1)
     height = 74 + len(rows) * (14 + 13 * len(values))
     with Chart(labels.key, (WIDTH, height)) as (chart, axes):
@@ -178,15 +166,7 @@ def bars(labels: Labels, rows: Sequence[str], values: Mapping[str, Sequence[floa
 def heat_map(labels: Labels, rows: Sequence[str], columns: Sequence[str],
              values: Sequence[Sequence[float]],
              notes: Sequence[Sequence[str]] | None = None) -> Html:
-    """Numbers as colours (cividis) with the numbers in them; what is missing stays empty.
-
-    Parameters
-    ----------
-    labels : words of the chart
-    rows, columns : their names
-    values : (rows, columns), NaN where there is none
-    notes : (rows, columns), second lines below the numbers
-    """
+    """(rows, columns) numbers as colours (cividis), with `notes` below them; NaN stays empty."""
     grid = np.ma.masked_invalid(np.asarray(values, float))
     wide = max(56, 46 + 9 * max(len(c) for c in columns) // 2)
     size = (110 + wide * len(columns), 90 + 44 * len(rows))
@@ -229,15 +209,7 @@ def effect(labels: Labels, values: Sequence[str], results: Sequence[Sequence[flo
 
 def dumbbells(labels: Labels, rows: Sequence[str], ours: Sequence[float],
               theirs: Sequence[float], names: tuple[str, str]) -> Html:
-    """Two values a row, with the way from one to the other.
-
-    Parameters
-    ----------
-    labels : words of the chart
-    rows : their names, from top to bottom
-    ours, theirs : the two values, one a row each
-    names : what the legend calls the two
-    """
+    """Two values a row, from top to bottom, with the way between; `names` are their legend."""
     with Chart(labels.key, (WIDTH, 84 + 25 * len(rows))) as (chart, axes):
         for y, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             axes.plot([a, b], [y, y], color=LINE, linewidth=3, zorder=1)

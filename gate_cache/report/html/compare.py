@@ -27,13 +27,7 @@ PLACES = ("steps", "batch", "validate_steps", *COUNTS)
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that differ in their seeds alone, or one method.
-
-    Attributes
-    ----------
-    results : those that did not fail
-    failed : those that did
-    """
+    """Trials that differ in their seeds alone, or one method; `results` did not fail."""
 
     name: str
     select: str

@@ -1,10 +1,14 @@
-"""Examples from ``test``, as pictures: where GATE is best, and where it is worst."""
+"""Examples from ``test``, as pictures: where GATE is best, and where it is worst.
+
+Pairs of images, masks, or single images with their classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from gate_cache.core.errors import GateCacheError
 from gate_cache.core.places import parse_place
@@ -17,13 +21,129 @@ from gate_cache.datasets.common.base import (
 )
 from gate_cache.learn.metrics.items import Items
 from gate_cache.manifest.specs import OF_A_RUN, Manifest
+from gate_cache.report.figures.masks import (
+    IGNORE,
+    SWATCH,
+    Style,
+    areas,
+    enlarged,
+    figure,
+    painted,
+    styles,
+)
+from gate_cache.report.figures.pictures import data_uri
 from gate_cache.report.html.compare import Verdict
-from gate_cache.report.html.example_images import confusions, masks, tiles
-from gate_cache.report.html.example_pairs import ExamplePairs, marks_legend, pair
-from gate_cache.report.html.page import Section, paragraph, section
-from gate_cache.report.html.record import Record, Result
-from gate_cache.report.html.tags import Child, tag
+from gate_cache.report.html.example_pairs import ExamplePairs, pair, pairs_legend
+from gate_cache.report.html.page import (
+    Child,
+    Column,
+    Html,
+    PageCell,
+    PageRow,
+    Section,
+    heading,
+    join,
+    paragraph,
+    render,
+    section,
+    table,
+)
+from gate_cache.report.html.record import Record, Result, number
 from gate_cache.workspace.data_root import dataset_near
+
+SHOWN, MANY = 12, 20
+"""Images of wrong answers; classes that a table of confusions has at most."""
+SIDE = 256
+"""Longer side of a picture, in pixels."""
+Mask = npt.NDArray[np.uint8]
+
+
+def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[Child]:
+    """The images whose masks were kept, the best ones first."""
+    scores = {str(i[0]): float(s) for i, s in zip(items.ids, items.scores, strict=True)}
+    theirs = {str(i[0]): float(s) for i, s in zip(other.ids, other.scores, strict=True)} \
+        if other else {}
+    order = sorted(items.masks, key=lambda i: scores[i])
+    half = (len(order) + 1) // 2
+    true = {i: data.mask(i) for i in order}
+    look = styles(data.classes)
+    pixels = areas([*true.values(), *items.masks.values()])
+    classes = sorted(pixels, key=lambda k: (-pixels[k], k))
+    parts: list[Child] = [_legend(classes, data.classes, look)]
+    for title, ids in (("Best", order[half:][::-1]), ("Worst", order[:half])):
+        figures = []
+        for sample_id in ids:
+            by_method = {"truth": true[sample_id], "GATE": items.masks[sample_id]}
+            lines = [f"GATE {number(scores[sample_id])}"]
+            if other and sample_id in other.masks:
+                by_method["single feature"] = other.masks[sample_id]
+                lines.append(f"single feature {number(theirs[sample_id])}")
+            figures.append({"id": sample_id, "panels": _panels(data, sample_id, by_method, look),
+                            "words": f"mIoU of the image: {', '.join(lines)}. "})
+        if figures:
+            parts += [heading(title), render("examples", looks="examples two", figures=figures)]
+    return parts
+
+
+def _panels(data: SegmentationDataset, sample_id: str, by_method: dict[str, Mask],
+            look: Mapping[int, Style]) -> list[tuple[str, str, str]]:
+    """Title, picture and what it shows of the image and its masks."""
+    panels = [("input", data_uri(data.image(sample_id), SIDE), f"Input {sample_id}")]
+    for name, mask in by_method.items():
+        shown = painted(enlarged(mask, SIDE), look, enlarged(by_method["truth"], SIDE))
+        panels.append((name, data_uri(shown, SIDE, smooth=False), f"Classes: {name}"))
+    return panels
+
+
+def _legend(frequent: Iterable[int], names: Sequence[str], look: Mapping[int, Style]) -> Html:
+    shown = [(names[k], look[k]) if k in look else ("ignored", IGNORE) for k in frequent]
+    return render("classes", classes=[
+        (name, data_uri(figure(style, (SWATCH, SWATCH)), smooth=False)) for name, style in shown])
+
+
+def tiles(data: ClassifiedDataset, items: Items) -> Html:
+    """The most confidently wrong answers, and a few of the least sure right ones."""
+    true, predicted = items.more["true"].astype(int), items.more["predicted"].astype(int)
+    order = np.argsort(-items.more["confidence"], kind="stable")
+    wrong = [int(i) for i in order if true[i] != predicted[i]]
+    right = [int(i) for i in order[::-1] if true[i] == predicted[i]]
+    parts = [heading("Most confidently wrong"),
+             _tiles(data, items, wrong[:SHOWN]) if wrong else
+             paragraph("No answer on test is wrong.")]
+    if right:
+        parts += [heading("Right, but least sure"), _tiles(data, items, right[:SHOWN // 3])]
+    return join(parts)
+
+
+def _tiles(data: ClassifiedDataset, items: Items, chosen: Sequence[int]) -> Html:
+    figures = []
+    for i in chosen:
+        sample_id = str(items.ids[i, 0])
+        true, predicted = (data.classes[int(items.more[k][i])] for k in ("true", "predicted"))
+        right = Html("<strong>{true}</strong> ({sure:.0f}\u00a0%)<br>")
+        wrong = Html("taken for <strong>{predicted}</strong> ({sure:.0f}\u00a0%), is"
+                     " <strong>{true}</strong><br>")
+        words = (right if true == predicted else wrong).format(
+            true=true, predicted=predicted, sure=100 * items.more["confidence"][i])
+        figures.append({"id": sample_id, "uri": data_uri(data.image(sample_id), 192),
+                        "words": words, "panels": ()})
+    return render("examples", looks="tiles", figures=figures)
+
+
+def confusions(items: Items, names: Sequence[str]) -> Html:
+    """How often each class was taken for each; nothing where there are many classes."""
+    if not 1 < len(names) <= MANY:
+        return Html("")
+    true, predicted = items.more["true"].astype(int), items.more["predicted"].astype(int)
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (true, predicted), 1)
+    rows = [PageRow([name, *(PageCell(int(n) or "·", int(n), strong=i == j)
+                             for j, n in enumerate(row))])
+            for i, (name, row) in enumerate(zip(names, counts, strict=True))]
+    return join([heading("Confusions"), table(
+        [Column("True class"), *(Column(n) for n in names)], rows,
+        "Images of test: true classes in rows, answers in columns")])
+
 
 EACH, MOST = 2, 200
 """Pairs shown of every kind, and those that are looked at for different ones."""
@@ -71,12 +191,12 @@ def _parts(data: ImageDataset, gate: Result, single: Result | None) -> list[Chil
 def _pairs(data: CorrespondenceDataset, items: Items, other: Items | None) -> list[Child]:
     matches = ExamplePairs(data, items, other)
     best, worst, gained = _chosen(data, items, other)
-    parts: list[Child] = [marks_legend(matches)]
+    parts: list[Child] = [pairs_legend()]
     for title, numbers in (("Best", best), ("Worst", worst),
                            ("Where GATE and the single feature differ most", gained)):
         if numbers:
-            parts += [tag("h3", title),
-                      tag("div", *(pair(matches, i) for i in numbers), class_="examples")]
+            shown = join(pair(matches, i) for i in numbers)
+            parts += [heading(title), Html('<div class="examples">{}</div>').format(shown)]
     return parts
 
 
@@ -110,5 +230,3 @@ def varied(order: Sequence[int], keys: Callable[[int], set[str]], count: int) ->
             chosen.append(i)
             used |= own
     return [*chosen, *(i for i in order if i not in chosen)][:count]
-
-

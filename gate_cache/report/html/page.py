@@ -7,13 +7,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape_silent
 
 import gate_cache
-from gate_cache.report.html.tags import Child, Html, join, tag
 
 HERE = Path(__file__).parent
+Html = Markup
+"""Markup; any other text is escaped where it becomes part of some (markupsafe)."""
+Child = str | Html | int | float | None
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True, finalize=lambda value: "" if value is None else value)
+_TEMPLATES.filters["n"] = "{:.1f}".format
+
+
+def render(template: str, **values: Any) -> Html:
+    """A file of ``templates/`` with these values in it; None is nothing."""
+    return Html(_TEMPLATES.get_template(f"{template}.html").render(values))
+
+
+def join(parts: Iterable[Child], between: str = "") -> Html:
+    """Parts one after the other; `between` is markup, and None is nothing."""
+    return Html(between).join(map(escape_silent, parts))
 
 
 @dataclass(frozen=True)
@@ -77,28 +97,13 @@ def document(title: str, sections: Iterable[Section], *, lead: Child = None,
              about: Child = None) -> str:
     """A whole page as text, to be written as UTF-8.
 
-    Parameters
-    ----------
-    title : its only h1
-    sections : in their order; two of one title get ids of their own
-    lead : what is most important, before all sections
-    about : a line below the title
+    `about` is a line below its only h1, `lead` what is most important, before all sections; of two
+    sections of one title each gets an id of its own.
     """
-    named = _numbered(list(sections))
-    links = [tag("li", tag("a", s.title, href=f"#{key}")) for key, s in named.items()]
-    body = [tag("header", tag("h1", title), tag("p", about, class_="about") if about else None),
-            tag("div", lead, class_="lead") if lead else None,
-            tag("nav", tag("ul", *links), aria_label="Contents") if len(links) > 1 else None,
-            tag("main", *(tag("section", tag("h2", s.title, id=key), s.body, aria_labelledby=key)
-                          for key, s in named.items())),
-            tag("footer", tag("p", f"Written by gate-cache {gate_cache.__version__}."))]
-    head = [tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="color-scheme", content="light dark"),
-            tag("title", title), tag("style", Html(_asset("style.css")))]
-    page = tag("html", tag("head", *head),
-               tag("body", *body, tag("script", Html(_asset("sort.js")))), lang="en")
-    return f"<!doctype html>\n{page}\n"
+    page = render("page", title=title, sections=_numbered(list(sections)), lead=lead, about=about,
+                  style=Html(_asset("style.css")), script=Html(_asset("sort.js")),
+                  version=gate_cache.__version__)
+    return f"{page}\n"
 
 
 def _numbered(sections: Sequence[Section]) -> dict[str, Section]:
@@ -114,71 +119,61 @@ def _numbered(sections: Sequence[Section]) -> dict[str, Section]:
 def _own_ids(sections: Sequence[Section], taken: set[str]) -> Iterator[Section]:
     """Sections in which no id is that of another: equal charts of several runs have equal ones."""
     for number, section in enumerate(sections):
-        body = section.body
+        body = str(section.body)  # `re` would join pieces of markup by its own join, which escapes
         own = set(re.findall(r' id="([^"]+)"', body))
         for key in sorted(own & taken):
-            body = Html(re.sub(rf'(id="|#){re.escape(key)}(?=[")])', rf"\g<1>{key}-{number}", body))
+            body = re.sub(rf'(id="|#){re.escape(key)}(?=[")])', rf"\g<1>{key}-{number}", body)
         taken |= own
-        yield Section(section.title, body)
+        yield Section(section.title, Html(body))
 
 
 def table(columns: Sequence[Column], rows: Sequence[PageRow], caption: str,
           sortable: bool = False) -> Html:
     """A table in a box of its own that scrolls where the page is narrow.
 
-    Parameters
-    ----------
-    columns : the first is that of the rows' heads
-    rows : each with a cell for every column
-    caption : what the table shows; also read aloud in the box's place
-    sortable : whether a click on a head sorts the rows
+    The first column is that of the rows' heads; the caption is also read aloud in the box's place;
+    a click on a head of a `sortable` table sorts its rows.
     """
-    head = tag("tr", *(tag("th", tag("span", c.title), tag("small", c.note) if c.note else None,
-                           scope="col", class_="words" if c.words or not i else None)
-                       for i, c in enumerate(columns)))
-    element = tag("table", tag("caption", tag("span", caption)), tag("thead", head),
-                  tag("tbody", *(_row(row, columns) for row in rows)),
-                  class_="sortable" if sortable else None)
-    return tag("div", element, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    shown = [replace(row, cells=[c if isinstance(c, PageCell) else PageCell(c) for c in row.cells])
+             for row in rows]
+    return render("table", columns=columns, rows=shown, caption=caption, sortable=sortable)
 
 
-def _row(row: PageRow, columns: Sequence[Column]) -> Html:
-    cells = [c if isinstance(c, PageCell) else PageCell(c) for c in row.cells]
-    elements = []
-    for i, (cell, column) in enumerate(zip(cells, columns, strict=True)):
-        names = [n for n, on in (("words", column.words or not i), ("strong", cell.strong)) if on]
-        inside = [cell.content, tag("small", cell.note) if cell.note is not None else None]
-        elements.append(tag("td" if i else "th", *inside, scope=None if i else "row",
-                            class_=" ".join(names) or None, data_sort=cell.sort))
-    return tag("tr", *elements, class_="strong" if row.strong else None)
+def heading(title: str) -> Html:
+    return Html("<h3>{}</h3>").format(title)
 
 
 def figure(body: Child, caption: Child) -> Html:
     """A picture or a chart with its caption."""
-    return tag("figure", body, tag("figcaption", caption))
+    return Html("<figure>{}<figcaption>{}</figcaption></figure>").format(body, caption)
 
 
 def panels(figures: Iterable[Child]) -> Html:
-    return tag("div", *figures, class_="panels")
+    return Html('<div class="panels">{}</div>').format(join(figures))
 
 
 def fold(summary: str, *parts: Child, opened: bool = False) -> Html:
     """Parts that are shown on a click; a closed one is not printed."""
-    return tag("details", tag("summary", summary), *parts, open=opened)
+    return Html("<details{}><summary>{}</summary>{}</details>").format(
+        " open" * opened, summary, join(parts))
 
 
 def facts(pairs: Mapping[str, Child]) -> Html:
-    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value))
-                       for name, value in pairs.items()))
+    pair = Html("<div><dt>{}</dt><dd>{}</dd></div>")
+    return Html("<dl>{}</dl>").format(join(pair.format(*each) for each in pairs.items()))
 
 
 def paragraph(*parts: Child, note: bool = False) -> Html:
     """A paragraph; a note is smaller."""
-    return tag("p", *parts, class_="note" if note else None)
+    return Html("<p{}>{}</p>").format(Html(' class="note"') * note, join(parts))
+
+
+def bullets(items: Iterable[Child]) -> Html:
+    return Html("<ul>{}</ul>").format(join(map(Html("<li>{}</li>").format, items)))
 
 
 def code(lines: str) -> Html:
-    return tag("pre", tag("code", lines), tabindex="0")
+    return Html('<pre tabindex="0"><code>{}</code></pre>').format(lines)
 
 
 def _asset(name: str) -> str:

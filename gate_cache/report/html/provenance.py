@@ -10,18 +10,21 @@ from typing import Any
 from gate_cache.core.fingerprint import file_sha256
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
+    Child,
     Column,
+    Html,
     PageRow,
     Section,
     code,
     facts,
     fold,
+    heading,
+    join,
     paragraph,
     section,
     table,
 )
 from gate_cache.report.html.record import Record, Result, metric_name
-from gate_cache.report.html.tags import Child, Html, tag
 from gate_cache.report.html.trials import spelled
 from gate_cache.report.terminal.console import clock
 from gate_cache.training.run_files import WEIGHTS, trial_file
@@ -52,7 +55,7 @@ def data(record: Record) -> Html:
         "checkpoints": f"chosen on val by {metric_name(record.select)}; without a val split, the"
                        " last ones",
         "intervals": "95\u00a0% percentile bootstrap over test items, 1000 draws, fixed seed"}
-    return Html(tag("h3", "Data and protocol") + listed + facts(about))
+    return join([heading("Data and protocol"), listed, facts(about)])
 
 
 def reproduction(record: Record, verdict: Verdict | None) -> Section:
@@ -98,7 +101,7 @@ def fingerprints(record: Record, verdict: Verdict | None) -> Html:
              for d in ([digests] if isinstance(digests, str) else digests)]
     trained = [PageRow([path.name, _hex(file_sha256(path))]) for path in _weights(record, verdict)]
     value = Column("sha256", words=True)
-    parts = [tag("h3", "Fingerprints"), facts(store)]
+    parts = [heading("Fingerprints"), facts(store)]
     for columns, rows, caption in (
             ([Column("Combo"), Column("stored as", words=True), value], combos,
              "Combos: of all that decides their values"),
@@ -106,11 +109,11 @@ def fingerprints(record: Record, verdict: Verdict | None) -> Html:
             ([Column("File"), value], trained, "Trained weights in the run's folder")):
         if rows:
             parts.append(table(columns, rows, caption))
-    return Html("".join(parts))
+    return join(parts)
 
 
 def _hex(digest: str) -> Html:
-    return tag("code", digest)
+    return Html("<code>{}</code>").format(digest)
 
 
 def _weights(record: Record, verdict: Verdict | None) -> list[Path]:

@@ -132,15 +132,13 @@ class Record:
 def read_record(folder: Path) -> Record:
     """Read a run directory, or a sweep's folder.
 
-    Raises
-    ------
-    UserError
-        It is neither, it is not finished, or it cannot be read.
+    A `UserError` where it is neither, is not finished, or cannot be read.
     """
     sweep = (folder / SWEEP).is_file()
     if not sweep and not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: is no run's folder; name one that 'gate-cache train' or"
                         " 'gate-cache sweep' made")
+    # Both are written last, so a folder without them is one of a training that was interrupted.
     if not (folder / (RESULTS if sweep else METRICS)).is_file():
         raise UserError(f"{folder}: is not finished; run the same command again"
                         f"{'' if sweep else f' with --out {folder}'} to resume")

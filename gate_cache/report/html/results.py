@@ -14,11 +14,14 @@ from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of, units_of
 from gate_cache.report.html.page import (
     Column,
+    Html,
     PageCell,
     PageRow,
     Section,
+    bullets,
     figure,
     fold,
+    join,
     panels,
     paragraph,
     section,
@@ -26,13 +29,13 @@ from gate_cache.report.html.page import (
 )
 from gate_cache.report.html.record import Record, Result, metric_name, number
 from gate_cache.report.html.svg import GATE, SERIES, SINGLE, UNIFORM
-from gate_cache.report.html.tags import Html, join, tag
 
 COLOURS: dict[Role, str] = {**dict.fromkeys(ROLES, SERIES[6]), "gate": GATE, "baseline": SINGLE,
                             "uniform": UNIFORM}
 WORDS: dict[Role, str] = {"baseline": "the single feature", "uniform": "uniform weights"}
 SHOWN = re.compile(r"pck@0\.(10/radius=\w+/average=(point|image)|05/radius=\w+/average=point)")
 """PCK's variants that have a place in the first table."""
+STRONG = Html("<strong>{}</strong>{}")
 LEVEL = "95\u00a0%"
 FEW = 30
 """Categories that a chart shows."""
@@ -45,11 +48,11 @@ def lead(record: Record, verdict: Verdict | None) -> Html:
     gate = verdict.gate
     seeds = f" (mean of {len(gate.results)} seeds, ± {number(gate.spread())})" \
         if len(gate.results) > 1 else ""
-    first = [tag("strong", f"GATE reaches {percent(gate.mean())}"),
-             f" {metric_name(record.select)} on test{seeds},"
-             f" {LEVEL} interval {between(gate.interval)}"]
-    gains = [tag("li", _gained(role, verdict.gains[role]) if role in verdict.gains else
-                 f"{_named(role, base)}") for role, base in verdict.baselines.items()]
+    first = STRONG.format(f"GATE reaches {percent(gate.mean())}",
+                          f" {metric_name(record.select)} on test{seeds},"
+                          f" {LEVEL} interval {between(gate.interval)}")
+    gains = [_gained(role, verdict.gains[role]) if role in verdict.gains else _named(role, base)
+             for role, base in verdict.baselines.items()]
     why = "with the best mean on val" if verdict.chosen else \
         "that comes first, since there is no val split to choose on"
     several = verdict.chosen or len(grouped(record, record.trials)) > 1
@@ -57,8 +60,8 @@ def lead(record: Record, verdict: Verdict | None) -> Html:
     if record.chooser not in ("", record.select):
         notes += (f"The radius of {metric_name(record.chooser)}, which chooses checkpoints, is less"
                   " than a cell of the maps, if there is one at all: the image's leads here. ")
-    listed = tag("ul", *gains) if gains else None
-    return join([paragraph(_winner(verdict)), paragraph(*first), listed, paragraph(
+    listed = bullets(gains) if gains else None
+    return join([paragraph(_winner(verdict)), paragraph(first), listed, paragraph(
         f"{notes}Intervals are of a bootstrap over the test items, with the same draws for both"
         " sides of a difference; they do not tell what another seed would change.", note=True)])
 
@@ -67,19 +70,19 @@ def _winner(verdict: Verdict) -> Html:
     """Which row is best on test, whichever it is, and whether the test decides it."""
     rival, against = verdict.rival, verdict.against
     if rival is None:
-        return tag("strong", "GATE has nothing beside it.")
+        return STRONG.format("GATE has nothing beside it.", "")
     name, ahead = _called(rival.first.method), verdict.gate.mean() > rival.mean()
     both = f"GATE {percent(verdict.gate.mean())}, {name} {percent(rival.mean())}"
     if against is None:
         best = "GATE" if ahead else name
-        return join([tag("strong", f"Highest: {best}."), f" {both}; no intervals were kept."])
+        return STRONG.format(f"Highest: {best}.", f" {both}; no intervals were kept.")
     low, high = map(signed, against.interval)
     apart = f" {both}, the best of the rest" if ahead else f" {both}"
     sentence = f"{apart}; difference {signed(against.points)}, {LEVEL} interval {low} to {high}."
     if not against.clear:
-        return join([tag("strong", "Undecided: no row is clearly the best."), sentence])
+        return STRONG.format("Undecided: no row is clearly the best.", sentence)
     winner = "GATE" if ahead else name[0].upper() + name[1:]
-    return join([tag("strong", f"{winner} wins."), sentence])
+    return STRONG.format(f"{winner} wins.", sentence)
 
 
 def _called(method: Method) -> str:
@@ -94,8 +97,9 @@ def _gained(role: Role, gain: Gain) -> Html:
     low, high = map(signed, gain.interval)
     verdict = "" if gain.clear else ": no clear difference"
     way = "over" if gain.points >= 0 else "against"
-    return join([tag("strong", f"{signed(gain.points)} points"),
-                 f" {way} {_named(role, gain.over)}, {LEVEL} interval {low} to {high}{verdict}"])
+    over = f"{way} {_named(role, gain.over)}"
+    return STRONG.format(f"{signed(gain.points)} points",
+                         f" {over}, {LEVEL} interval {low} to {high}{verdict}")
 
 
 def signed(value: float) -> str:

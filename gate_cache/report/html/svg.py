@@ -11,13 +11,14 @@ import hashlib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from matplotlib import rc_context
+from markupsafe import escape
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gate_cache.report.html.tags import Html, text
+from gate_cache.report.html.page import Html
 
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0202{i:02x}" for i in range(8))
@@ -30,18 +31,8 @@ STROKES = {"-": None, "--": "7 3", "-.": "8 3 2 3", ":": "2 3"}
 """The same in an SVG of our own."""
 _NAMES = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)",
           **{c: f"var(--c{i})" for i, c in enumerate(SERIES)}}
-_STYLE: Any = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.size": 12, "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"], "text.color": INK,
-    "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 12.5,
-    "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.labelsize": 12,
-    "axes.linewidth": 0.8, "axes.axisbelow": True, "grid.color": LINE, "grid.linewidth": 0.8,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-    "xtick.labelsize": 11.5, "ytick.labelsize": 11.5, "legend.frameon": False,
-    "legend.fontsize": 11.5, "lines.linewidth": 1.8, "lines.markersize": 6,
-    "axes.unicode_minus": True, "figure.facecolor": "none", "axes.facecolor": "none",
-    "savefig.facecolor": "none"}
+_STYLE = rc_params_from_file(Path(__file__).with_name("charts.mplstyle"),
+                             use_default_template=False)
 
 
 class Chart:
@@ -93,7 +84,7 @@ def _inlined(drawn: str, name: str, alt: str) -> Html:
     svg = re.sub(r'height="[^"]*"', f'height="{height}"', svg, count=1)
     svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)  # nobody sees less than a hundredth of a pixel
     svg = re.sub(r"\n\s*", "\n", svg)
-    return Html(svg.replace("<svg", f'<svg role="img" aria-label="{text(alt)}"', 1))
+    return Html(svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1))
 
 
 def digest(*parts: str) -> str:
@@ -102,13 +93,5 @@ def digest(*parts: str) -> str:
 
 
 def ticked(axes: Axes, places: Sequence[float], labels: Sequence[str], axis: str = "x") -> None:
-    """Set the ticks of an axis.
-
-    Parameters
-    ----------
-    axes : to change
-    places : of the ticks, in data coordinates
-    labels : one a tick
-    axis : ``x`` or ``y``
-    """
+    """Set the ticks of an axis, in data coordinates, and their labels."""
     (axes.set_xticks if axis == "x" else axes.set_yticks)(list(places), labels=list(labels))

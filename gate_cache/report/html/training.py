@@ -9,19 +9,21 @@ from gate_cache.report.html.charts import Curve, Labels, bars, curves, density
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Column,
+    Html,
     PageRow,
     Section,
     figure,
     fold,
+    heading,
     panels,
     paragraph,
+    render,
     section,
     table,
 )
 from gate_cache.report.html.record import Record, Result, at, counted, metric_name, number
 from gate_cache.report.html.results import COLOURS
 from gate_cache.report.html.svg import DASHES, SERIES, STROKES
-from gate_cache.report.html.tags import Html, tag
 from gate_cache.report.html.trials import broken
 
 FEW = 4
@@ -55,13 +57,8 @@ def legend(looks: Mapping[str, tuple[str, bool]]) -> Html:
     named = [(n, colour) for n, (colour, faint) in looks.items() if not faint]
     if len(named) < len(looks):
         named.append((f"the other {len(looks) - len(named)}", SERIES[7]))
-    return tag("ul", *(tag("li", _dash(colour), name) for name, colour in named), class_="legend")
-
-
-def _dash(colour: str) -> Html:
-    line = tag("line", x1=0, y1=6, x2=28, y2=6, stroke=f"var(--c{SERIES.index(colour)})",
-               stroke_width=2.5, stroke_dasharray=STROKES[DASHES[colour]])
-    return tag("svg", line, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true")
+    return render("lines", lines=[(name, SERIES.index(colour), STROKES[DASHES[colour]])
+                                  for name, colour in named])
 
 
 def _look(result: Result, fitted: Sequence[Result], verdict: Verdict | None) -> tuple[str, bool]:
@@ -113,7 +110,7 @@ def weights(record: Record, verdict: Verdict | None) -> Section | None:
     plain = next((r for r in record.trials if r.weights and r is not result
                   and r.spec.get("gamma1") == r.spec.get("gamma2") == 0), None)
     if plain:
-        parts += [tag("h3", f"Without regularisers: {plain.name}"), _panels(plain, "plain")]
+        parts += [heading(f"Without regularisers: {plain.name}"), _panels(plain, "plain")]
     return section("Weights", *parts, _all_weights(record))
 
 
@@ -175,5 +172,3 @@ def _all_weights(record: Record) -> Html | None:
         rows.append(PageRow([broken(result.name), *(number(v, 2) for v in top), *overlap]))
     return fold("Weights of all trials", table(
         columns, rows, "Weights of all trials, mean over assigners", sortable=True))
-
-

@@ -12,10 +12,13 @@ from gate_cache.report.html.charts import Labels, effect, heat_map
 from gate_cache.report.html.compare import Group, Verdict, grouped
 from gate_cache.report.html.page import (
     Column,
+    Html,
     PageCell,
     PageRow,
     Section,
+    bullets,
     figure,
+    join,
     panels,
     paragraph,
     section,
@@ -23,7 +26,6 @@ from gate_cache.report.html.page import (
 )
 from gate_cache.report.html.record import Record, counted, metric_name, number
 from gate_cache.report.html.results import SHOWN
-from gate_cache.report.html.tags import Html, join, tag
 
 GAMMAS = ("gamma1", "gamma2")
 GREEK = {"gamma1": "γ1 (sparsity)", "gamma2": "γ2 (diversity)"}
@@ -210,5 +212,5 @@ def _failed(record: Record) -> Html | None:
     failed = [r for r in record.results if r.failed]
     if not failed:
         return None
-    items = [tag("li", tag("strong", r.name), f": {r.failed}") for r in failed]
-    return join([paragraph(f"{len(failed)} of {len(record.results)} failed:"), tag("ul", *items)])
+    items = (Html("<strong>{}</strong>: {}").format(r.name, r.failed) for r in failed)
+    return join([paragraph(f"{len(failed)} of {len(record.results)} failed:"), bullets(items)])

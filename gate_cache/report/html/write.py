@@ -21,16 +21,9 @@ from gate_cache.training.run_files import REPORT
 
 
 def write_report(folder: Path, roots: Roots) -> Path:
-    """Write a finished run's or sweep's ``report.html`` from what its folder holds.
+    """Write a finished run's or sweep's ``report.html``; the examples' images are below `roots`.
 
-    Parameters
-    ----------
-    roots : where the data set's images are, for the examples
-
-    Raises
-    ------
-    UserError
-        The folder is of no finished run or sweep, or cannot be written.
+    A `UserError` where the folder is of no finished run or sweep, or cannot be written.
     """
     page = document_of(read_record(folder), roots)
     path = folder / REPORT

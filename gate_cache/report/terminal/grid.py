@@ -89,13 +89,15 @@ class Grid:
         return table
 
 
-def put(grid: Grid) -> None:
-    """Print a table."""
+def put(grid: Grid, left_out: int = 0) -> None:
+    """Print a table, and how many rows more there are."""
     console = _console()
     for number, table in enumerate(grid.parts(console.width)):
         if number:
             console.print()
         console.print(table)
+    if left_out > 0:
+        say(f"… and {left_out} more (--json has all)")
 
 
 def _width(markup: str) -> int:

@@ -1,4 +1,4 @@
-"""A sweep's results on the terminal."""
+"""Results of trials, of trained weights and of probes on the terminal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gate_cache.training.sweep_tables import Mean, over_seeds
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gate_cache.analysis.probe import Probed, ProbeRow, ProbeTable
     from gate_cache.training.evaluate import Evaluated
     from gate_cache.training.sweep import Swept
 
@@ -61,3 +62,47 @@ def show_evaluated(scores: Evaluated) -> None:
     put(table)
     say(scores.protocol)
     say_notes(scores.notes)
+
+
+MOST = 15
+"""Features of a table that are shown."""
+
+
+def show_probed(probed: Probed) -> None:
+    """The best feature of each task first, and how far the others are behind it."""
+    for table in probed.tables:
+        _show(table, probed.split)
+    say(f"{probed.manifest}: {probed.seconds:.0f} s")
+
+
+def _show(ranked: ProbeTable, split: str) -> None:
+    solved = f"{ranked.probe} solved on {ranked.solved}" if ranked.solved else "nearest neighbour"
+    say(f"{ranked.task}: {ranked.judged} {ranked.unit} of {split}, {solved}", "bold")
+    table = Grid("combo", "maps", "%", "95 %", "behind the best", left=2)
+    most = {combos: max(len(row.maps) for row in ranked.rows if row.combos == combos)
+            for combos in {row.combos for row in ranked.rows}}
+    for row in ranked.rows[:MOST]:
+        maps = "all" if len(row.maps) == most[row.combos] > 1 else " ".join(row.maps)
+        table.add_row(escape(_title(row)), escape(maps), f"{row.value:.1f}",
+                      _between(*row.interval), _behind(row, ranked.rows[0]),
+                      style="bold" if row.equal else None)
+    put(table, len(ranked.rows) - MOST)
+    equal = sum(row.equal for row in ranked.rows) - 1
+    say(f"{equal or 'no'} other feature{'s' * (equal != 1)} (bold) within the paired interval of"
+        f" the best; {ranked.metric}", style="dim")
+    say("")
+
+
+def _title(row: ProbeRow) -> str:
+    return row.combos[0] if len(row.combos) == 1 else f"mean of {len(row.combos)}"
+
+
+def _between(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"{low:.1f}–{high:.1f}"
+
+
+def _behind(row: ProbeRow, best: ProbeRow) -> str:
+    if row is best:
+        return ""
+    low, high = row.behind_interval
+    return f"{row.behind:.1f} ({low:.1f} to {high:.1f})"

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import file_sha256
-from gate_cache.diffusion.text.tokens import Prompt, Tokens
+from gate_cache.text.tokens import Prompt, Tokens
 
 PAD = "<pad>"
 

@@ -1,0 +1,1 @@
+"""From text to tokens, as text encoders count them. No torch."""
