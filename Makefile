@@ -85,8 +85,8 @@ test: .venv/.ready  ## the tests, in JOBS processes of one thread each
 test-slow: .venv/.ready  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow -o faulthandler_timeout=10800 $(ARGS)
 
-test-device: .venv/.ready  ## stage 1 on a pretended GPU (part of `make test`)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_device.py $(ARGS)
+test-device: .venv/.ready  ## both stages on a pretended GPU (part of `make test`)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/test_device.py tests/test_device_training.py $(ARGS)
 
 check: .venv/.ready  ## lint and types
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from gate_cache.diffusion.passes.pieces import Piece
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import WRITERS, Engine
 from gate_cache.store.format.checksums import row_sums
+from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import LATENT_MAP, LATENTS, blocks_of
 from gate_cache.store.format.samples import NewSample
@@ -100,7 +101,7 @@ class Unheard:
 
     def unread(self, sample_id: str, why: str) -> None: ...
 
-    def written(self, group: str, rows: int) -> None: ...
+    def written(self, group: str, rows: int, made: Provenance) -> None: ...
 
 
 def in_a_store(home: Path, images: int, combos: int, encoding: str,

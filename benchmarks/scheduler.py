@@ -12,6 +12,7 @@ import time
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from gate_cache.extraction import cluster
+from gate_cache.store.format.done import Provenance
 
 
 class Stub(WorkerPlugin):
@@ -19,7 +20,7 @@ class Stub(WorkerPlugin):
 
     def block(self, rows: range) -> cluster.Done:
         """Nothing, in place of `cluster.BlockWorker`."""
-        return {"stub": len(rows)}, "cpu"
+        return {"stub": (len(rows), Provenance("cpu", 16, False, {}))}
 
 
 def main() -> None:
@@ -30,9 +31,9 @@ def main() -> None:
     args = parser.parse_args()
     done = 0
 
-    def count(found: cluster.Counts, _: str) -> None:
+    def count(_: range, found: cluster.Done) -> None:
         nonlocal done
-        done += found["stub"]
+        done += found["stub"][0]
 
     blocks = [range(i * 16, (i + 1) * 16) for i in range(args.blocks)]
     with cluster.local(args.workers) as client:

@@ -1,9 +1,11 @@
-"""Pretended CUDA devices: memory of the CPU whose tensors say ``cuda:0``. No GPU, no compiler.
+"""Pretended CUDA devices: tensors of the CPU whose memory is noted to be on ``cuda:0``.
 
-Values are real, so results must equal the CPU's. Operations that mix devices raise, as CUDA's do;
-what makes the host wait for a device is counted with its place in the package. A copy to the host
-that does not block arrives when it is waited for, and no sooner: until then its target holds noise.
-Random numbers on a device come from a generator of that device.
+Python alone. A device is a note about a tensor's *storage*: views, detached copies, and what
+autograd keeps share it, so that nothing of a tensor has to be wrapped, and each operation is the
+CPU's own. Values are real and must equal the CPU's. Operations that mix devices raise, as CUDA's
+do; what makes the host wait for a device is counted with its place in the package. A copy to the
+host that does not block arrives when it is waited for, and no sooner: until then its target holds
+noise. Random numbers on a device come from a generator of that device.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch._C import _functorch as functorch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
+CPU, ANYWHERE = torch.device("cpu"), torch.device("cpu:1")
+"""The latter: what autograd begins with zeros in C++, which believes that all is on the CPU."""
 Kinds = Counter[tuple[str, str]]
 """What waited and where (``file:function``) to how often."""
 
@@ -33,111 +38,88 @@ _DATA_DEPENDENT = {aten.nonzero.default, aten.masked_select.default, aten._uniqu
                    aten.repeat_interleave.Tensor}
 
 
-class OnDevice(torch.Tensor):
-    """A tensor that says it is on a device, and holds one of the CPU."""
+class _Places:
+    """Which storages are on which device; all others are on the CPU."""
 
-    held: torch.Tensor
-    place: torch.device
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[StorageWeakRef, torch.device]] = {}
+        self._most = 1024
+        self._lock = threading.RLock()
 
-    @staticmethod
-    def __new__(cls, held: torch.Tensor, device: torch.device) -> OnDevice:
-        found: OnDevice = torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(),
-            dtype=held.dtype, layout=held.layout, device="meta")  # autograd knows it
-        found.held = held
-        found.place = device
-        return found
+    def of(self, tensor: torch.Tensor) -> torch.device:
+        """Of a tensor, of whatever vmap has made of it, too."""
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = functorch.get_unwrapped(tensor)
+        real: torch.device = torch._C.TensorBase.device.__get__(tensor)
+        if real != CPU or tensor.layout != torch.strided:
+            return real  # meta
+        known = self._places.get(tensor.untyped_storage()._cdata)
+        return known[1] if known else CPU
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return self.place
-
-    is_cuda = property(lambda self: True)
-    is_meta = property(lambda self: False)
-
-    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None,
-                   **more: Any) -> torch.Tensor:
-        return torch.tensor(data, dtype=dtype or self.dtype, device=device or self.device, **more)
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert _PRESENT, "a tensor has outlived its device"
-        return _PRESENT[-1].run(func, args, kwargs or {})
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"OnDevice({self.held!r}, {self.device})"
-
-    def numpy(self, *, force: bool = False) -> Any:
-        if force:
-            return self.detach().to("cpu").numpy()
-        raise TypeError(f"can't convert {self.place} device type tensor to numpy")
-
-    def __array__(self, *_: Any, **__: Any) -> Any:
-        return self.numpy()
-
-    def __getitem__(self, index: Any) -> Any:
-        return super().__getitem__(self._index(index))
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        super().__setitem__(self._index(index), value)
-
-    def _index(self, index: Any) -> Any:
-        if isinstance(index, tuple):
-            return tuple(map(self._index, index))
-        if isinstance(index, (list, range)) or type(index).__name__ == "ndarray":
-            return _to(torch.as_tensor(index), self.place)
-        return index
-
-    def tolist(self) -> Any:
-        """Not an operation of torch's dispatcher."""
-        _PRESENT[-1].waits("read")
-        return self.held.tolist()
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise AssertionError("tensors of a device must not be written as they are")
+    def put(self, tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
+        """Note it; the tensor itself."""
+        storage = tensor.untyped_storage()
+        with self._lock:
+            if self._places.get(storage._cdata, (None, ANYWHERE))[1] == ANYWHERE:
+                # the weak reference keeps the address from being used again
+                self._places[storage._cdata] = StorageWeakRef(storage), place
+            if len(self._places) > self._most:
+                self._places = {k: v for k, v in self._places.items() if not v[0].expired()}
+                self._most = max(1024, 2 * len(self._places))
+        return tensor
 
 
+_PLACES = _Places()
 _PRESENT: list[Device] = []
+_TENSOR: dict[str, Any] = {name: getattr(torch.Tensor, name) for name in (
+    "to", "numpy", "tolist", "__reduce_ex__")}
 
 
 def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """`torch.Tensor.to`, which asks a library that is not there for the index of ``cuda``."""
+    """`torch.Tensor.to`: torch itself believes that all is on the CPU."""
     copy = kwargs.pop("copy", False)
     if args and isinstance(args[0], torch.Tensor):
-        args = (args[0].device, args[0].dtype, *args[1:])
+        args = (_PLACES.of(args[0]), args[0].dtype, *args[1:])
     device, dtype, late, layout = torch._C._nn._parse_to(*args, **kwargs)
-    there = tensor.device if device is None else _indexed(device)
-    if there == tensor.device and dtype in (None, tensor.dtype) and not layout and not copy:
-        return tensor
+    here = _PLACES.of(tensor)
+    there = here if device is None else _indexed(device)
+    if there != here:
+        moved: torch.Tensor = _Moving.apply(tensor, there, bool(late))  # type: ignore[no-untyped-call]
+        return moved if dtype is None and not layout else _to(
+            moved, dtype or moved.dtype, **({"memory_format": layout} if layout else {}))
     more = {"memory_format": layout} if layout else {}
-    if isinstance(tensor, OnDevice) and there.type == "cuda":
-        device = None if there == tensor.device else there
-    else:
-        device = there
-    return _MOVE(tensor, device=device, dtype=dtype, non_blocking=late, copy=copy, **more)
+    found: torch.Tensor = _TENSOR["to"](tensor, dtype=dtype, copy=copy, **more)
+    return found
 
 
-_MOVE = torch.Tensor.to
+class _Moving(torch.autograd.Function):
+    """A copy on another device, whose gradient comes back to this one."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, there: torch.device, late: bool) -> torch.Tensor:
+        ctx.here = _PLACES.of(tensor)
+        with _disable_current_modes():
+            return _PRESENT[-1].move(tensor, there, late)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _to(grads[0], ctx.here), None, None
 
 
 class _Mode(TorchDispatchMode):
-    """Sends what makes tensors on a device there; one for each thread."""
+    """Sees all operations of one thread."""
 
     def __init__(self, device: Device) -> None:
         super().__init__()
         self._device = device
 
-    def __enter__(self) -> Any:
-        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(…, device=) makes, then moves
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        torch._C._set_only_lift_cpu_tensors(False)
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
+                func.name(), "CompositeImplicitAutograd"):
+            with self:
+                found = func.decompose(*args, **(kwargs or {}))
+            if found is not NotImplemented:
+                return found
         return self._device.run(func, args, kwargs or {})
 
 
@@ -147,11 +129,13 @@ class Device:
     Attributes
     ----------
     waited : all that made the host wait
+    ran : operations on a device
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.waited: Kinds = Counter()
+        self.ran = 0
         self._lock = threading.RLock()
         self._states: dict[int, torch.Tensor] = {}
         self.seed(0)
@@ -159,7 +143,7 @@ class Device:
     def seed(self, seed: int) -> None:
         """Of the generators of all devices."""
         for number in range(self.count):
-            self._states[number] = torch.Generator().manual_seed(seed + 1).get_state()
+            self._states[number] = torch.Generator().manual_seed(seed).get_state()
 
     def state(self, device: Any = 0) -> torch.Tensor:
         """Of a device's generator."""
@@ -167,13 +151,13 @@ class Device:
 
     def set_state(self, state: torch.Tensor, device: Any = 0) -> None:
         """As `torch.cuda.set_rng_state`."""
-        assert state.device.type == "cpu"
+        assert _PLACES.of(state) == CPU
         self._states[_number(device)] = state.clone()
 
     def waits(self, kind: str) -> None:
         """The host waits for a device, here."""
         with self._lock:
-            self.waited[kind, _place()] += 1
+            self.waited[kind, _caller()] += 1
 
     def taken(self) -> Kinds:
         """What was counted since the last call."""
@@ -183,53 +167,91 @@ class Device:
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """One operation, as a device does it."""
-        if func._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
-                func.name(), "CompositeImplicitAutograd"):
-            with _Mode(self):
-                found = func.decompose(*args, **kwargs)
-            if found is not NotImplemented:
-                return found
         leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        there = [t for t in leaves if isinstance(t, OnDevice)]
-        asked = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
-        if not there and (asked is None or asked.type != "cuda"):
-            return func(*args, **{k: v for k, v in kwargs.items() if k != "pin_memory"})
-        if asked and asked.type == "meta":
-            asked = None
-        place = _indexed(asked) if asked else there[0].device
+        place = self._place(func, args, leaves, kwargs.get("device"))
+        plain = {k: v for k, v in kwargs.items() if k != "pin_memory"}
+        if plain.get("device") is not None and place.type != "meta":
+            plain["device"] = CPU
         if func is aten.copy_.default:
             return self._copy(args[0], args[1], kwargs.get("non_blocking", len(args) > 2))
-        if func is aten._to_copy.default:
-            return self._moved(func, leaves[0], place, kwargs)
-        self.refuse_mixed(func, leaves, args)
+        if func is aten._to_copy.default and {place, _PLACES.of(leaves[0])} - {
+                CPU, ANYWHERE} and place != _PLACES.of(leaves[0]) and place.type != "meta":
+            return self.move(func(*args, **plain), place, bool(plain.pop("non_blocking", False)),
+                             _PLACES.of(leaves[0]))
+        if place != ANYWHERE and place.type != "cuda":
+            return func(*args, **plain)
         self._count(func, leaves)
-        return self._computed(func, args, kwargs, there, place)
+        with self._random(func, place, kwargs.get("generator")):
+            found = func(*args, **plain)
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor):
+                _PLACES.put(tensor, place)
+        return found
 
-    def _computed(self, func: Any, args: Any, kwargs: Any, there: list[OnDevice],
-                  place: torch.device) -> Any:
-        plain = {k: v for k, v in kwargs.items() if k != "pin_memory"}
-        if "device" in plain:
-            plain["device"] = torch.device("cpu")
-        with self._random(func, place):
-            found = func(*tree_map(_held, args), **tree_map(_held, plain))
-        known = {id(t.held): t for t in there}
-        for tensor in there:
-            if tensor.size() != tensor.held.size() or tensor.stride() != tensor.held.stride():
-                raise AssertionError(f"{func}: changes the shape in place, which is not pretended")
-        if place.type == "cpu":
-            return found
+    def _place(self, func: Any, args: Any, leaves: list[torch.Tensor], asked: Any) -> torch.device:
+        """Where an operation is done."""
+        if asked is None:
+            return self._meet(func, args, leaves)
+        place = _indexed(torch.device(asked))
+        if place == CPU and torch._C._current_graph_task_id() != -1:  # not asked by this process
+            return self._meet(func, args, leaves) if leaves else ANYWHERE
+        return place
 
-        def back(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            return known[id(value)] if id(value) in known else OnDevice(value, place)
-        return tree_map(back, found)
+    def move(self, tensor: torch.Tensor, there: torch.device, late: bool,
+             here: torch.device | None = None) -> torch.Tensor:
+        """A copy elsewhere."""
+        here = here or _PLACES.of(tensor)
+        copy = torch.empty_like(tensor, device=CPU)
+        if there.type == "cpu":
+            return self._to_host(copy, tensor, late)
+        if not late:
+            self.waits("to the device" if here.type == "cpu" else "between devices")
+        aten.copy_.default(copy, tensor.detach())
+        return _PLACES.put(copy, there)
+
+    def _copy(self, into: torch.Tensor, source: torch.Tensor, late: bool) -> torch.Tensor:
+        here, there = _PLACES.of(source), _PLACES.of(into)
+        if here.type == "cuda" and there.type == "cpu":
+            return self._to_host(into, source, late)
+        if here != there and source.dim() + into.dim() > 0 and not late:
+            self.waits("to the device")
+        return aten.copy_.default(into, source)  # type: ignore[no-any-return]
+
+    def _to_host(self, into: torch.Tensor, source: torch.Tensor, late: bool) -> torch.Tensor:
+        copied = aten.copy_.default
+        if not late:
+            self.waits("to the host")
+            return copied(into, source)  # type: ignore[no-any-return]
+        into.fill_(float("nan") if into.is_floating_point() else 85)
+        values = source.detach().clone()
+        Stream.now().waiting.append(lambda: copied(into, values))
+        return into
+
+    def _meet(self, func: Any, args: Any, leaves: list[torch.Tensor]) -> torch.device:
+        """The device of an operation; raise as CUDA does where tensors of several meet."""
+        places = {_PLACES.of(t) for t in leaves if t.dim()} - {ANYWHERE}
+        if func in (aten.copy_.default, aten.record_stream.default):
+            return _PLACES.of(leaves[0])
+        if func in _INDEXED and _PLACES.of(args[0]).type == "cuda":
+            indices = [t for t in args[1] if t is not None and _PLACES.of(t) == CPU]
+            if indices:
+                self.waits("index from the host")
+            places = {_PLACES.of(t) for t in leaves
+                      if t.dim() and not any(t is i for i in indices)} - {ANYWHERE}
+        if len(places) > 1:
+            raise RuntimeError("Expected all tensors to be on the same device, but found at least"
+                               f" two devices, {' and '.join(sorted(map(str, places)))}! ({func})")
+        scalars = {_PLACES.of(t) for t in leaves} - {CPU, ANYWHERE}
+        return next(iter(places or scalars), CPU)
 
     @contextmanager
-    def _random(self, func: Any, place: torch.device) -> Iterator[None]:
-        if torch.Tag.nondeterministic_seeded not in func.tags or place.type == "cpu":
+    def _random(self, func: Any, place: torch.device, given: Any) -> Iterator[None]:
+        self.ran += 1
+        if torch.Tag.nondeterministic_seeded not in func.tags:
             yield
             return
+        if given is not None:
+            raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         with self._lock:
             before = torch.get_rng_state()
             torch.set_rng_state(self.state(place))
@@ -238,52 +260,6 @@ class Device:
             finally:
                 self.set_state(torch.get_rng_state(), place)
                 torch.set_rng_state(before)
-
-    def _moved(self, func: Any, source: torch.Tensor, place: torch.device, kwargs: Any) -> Any:
-        late = bool(kwargs.get("non_blocking"))
-        rest = {k: v for k, v in kwargs.items() if k not in ("device", "pin_memory",
-                                                              "non_blocking")}
-        values = func(_held(source), **rest)
-        if source.device == place:
-            return OnDevice(values, place)
-        if place.type == "cpu":
-            into = torch.empty_like(values)
-            return self._to_host(into, values, late)
-        if not late:
-            self.waits("to the device" if source.device.type == "cpu" else "between devices")
-        return OnDevice(values.clone() if values is source else values, place)
-
-    def _copy(self, into: torch.Tensor, source: torch.Tensor, late: bool) -> torch.Tensor:
-        values = _held(source)
-        if isinstance(source, OnDevice) and not isinstance(into, OnDevice):
-            return self._to_host(into, values, late)
-        if into.device != source.device and source.dim() + into.dim() > 0 and not late:
-            self.waits("to the device")
-        _held(into).copy_(values)
-        return into
-
-    def _to_host(self, into: torch.Tensor, values: torch.Tensor, late: bool) -> torch.Tensor:
-        if not late:
-            self.waits("to the host")
-            return into.copy_(values)
-        into.fill_(float("nan") if into.is_floating_point() else 85)
-        values = values.clone()
-        Stream.now().waiting.append(lambda: into.copy_(values))
-        return into
-
-    def refuse_mixed(self, func: Any, leaves: list[torch.Tensor], args: Any) -> None:
-        """Raise as CUDA does where tensors of several devices meet."""
-        if func is aten.record_stream.default:
-            return
-        places = {t.device for t in leaves if t.dim()}
-        if func in _INDEXED and isinstance(args[0], OnDevice):
-            indices = [t for t in args[1] if t is not None and t.device.type == "cpu"]
-            if indices:
-                self.waits("index from the host")
-            places = {t.device for t in leaves if t.dim() and not any(t is i for i in indices)}
-        if len(places) > 1:
-            raise RuntimeError("Expected all tensors to be on the same device, but found at least"
-                               f" two devices, {' and '.join(sorted(map(str, places)))}! ({func})")
 
     def _count(self, func: Any, leaves: list[torch.Tensor]) -> None:
         if func in _READ:
@@ -294,10 +270,6 @@ class Device:
             self.waits("mask as an index")
 
 
-def _held(value: Any) -> Any:
-    return value.held if isinstance(value, OnDevice) else value
-
-
 def _number(device: Any) -> int:
     return device if isinstance(device, int) else torch.device(device).index or 0
 
@@ -306,7 +278,7 @@ def _indexed(device: torch.device) -> torch.device:
     return device if device.type != "cuda" else torch.device("cuda", device.index or 0)
 
 
-def _place() -> str:
+def _caller() -> str:
     """The nearest function of the package, or of a test."""
     frame: Any = sys._getframe(1)
     while frame is not None:
@@ -398,25 +370,6 @@ def _synchronize(*_: Any) -> None:
     Stream.now().synchronize()
 
 
-def _enter(mode: Any) -> None:
-    """`torch.inference_mode` as `torch.no_grad`: its tensors cannot become parameters."""
-    mode.pretended = torch.no_grad()
-    mode.pretended.__enter__()
-
-
-def _attention(*args: Any, **kwargs: Any) -> torch.Tensor:
-    """`F.scaled_dot_product_attention` by the CPU's kernel, as one operation."""
-    leaves = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-    there = [t for t in leaves if isinstance(t, OnDevice)]
-    if not there or torch.is_grad_enabled():
-        return _ATTENTION(*args, **kwargs)
-    _PRESENT[-1].refuse_mixed(_ATTENTION, leaves, args)
-    return OnDevice(_ATTENTION(*tree_map(_held, args), **tree_map(_held, kwargs)), there[0].device)
-
-
-_ATTENTION = F.scaled_dot_product_attention
-
-
 class _Threads:
     """Threads that begin meanwhile compute on the device as well."""
 
@@ -429,7 +382,6 @@ class _Threads:
             if not _PRESENT or _PRESENT[-1] is not self._device:
                 return self._run(thread)
             with _Mode(self._device):
-                torch.autograd.set_multithreading_enabled(False)
                 return self._run(thread)
         return run
 
@@ -449,24 +401,63 @@ def pretended(count: int = 1) -> Iterator[Device]:
         "memory_reserved": lambda *_: 1, "memory_allocated": lambda *_: 1,
         "max_memory_allocated": lambda *_: 1, "reset_peak_memory_stats": lambda *_: None,
         "mem_get_info": lambda *_: (1 << 34, 1 << 34)}
-    overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    autocast = torch.amp.autocast_mode.autocast.__init__
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cuda.items():
             patch.setattr(torch.cuda, name, value)
-        patch.setattr(F, "scaled_dot_product_attention", _attention)
-        inference = torch.autograd.grad_mode.inference_mode
-        patch.setattr(inference, "__enter__", _enter)
-        patch.setattr(inference, "__exit__", lambda mode, *error: mode.pretended.__exit__(*error))
-        patch.setattr(torch.Tensor, "to", _to)
-        patch.setattr(torch.Tensor, "cuda", lambda t, *a, **k: _to(t, torch.device("cuda"), **k))
-        patch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self)
-        patch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+        for name, value in _of_tensors().items():
+            patch.setattr(torch.Tensor, name, value)
+        for name in ("tensor", "as_tensor"):
+            patch.setattr(torch, name, _made(getattr(torch, name)))
+        patch.setattr(torch.amp.autocast_mode.autocast, "__init__", lambda self, _, *a, **k:
+                      autocast(self, "cpu", *a, **k))
         patch.setattr(threading.Thread, "run", _Threads(device, threading.Thread.run))
         _PRESENT.append(device)
         try:
-            with _Mode(device), torch.autograd.set_multithreading_enabled(False):
+            with _Mode(device):
                 yield device
         finally:
             _PRESENT.pop()
-            torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+
+
+def _made(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`torch.tensor`, which makes on the CPU what it then moves."""
+    def made(data: Any, *, device: Any = None, **more: Any) -> torch.Tensor:
+        if device is None:
+            return make(data, **more)
+        found = data if isinstance(data, torch.Tensor) else make(data, **more)
+        return _to(found, torch.device(device), more.get("dtype", found.dtype))
+    return made
+
+
+def _of_tensors() -> dict[str, Any]:
+    """What of a tensor does not come to torch's dispatcher."""
+    def read(tensor: torch.Tensor) -> Any:
+        if _PLACES.of(tensor).type == "cuda":
+            _PRESENT[-1].waits("read")
+        return _TENSOR["tolist"](tensor)
+
+    def numpy(tensor: torch.Tensor, *, force: bool = False) -> Any:
+        place = _PLACES.of(tensor)
+        if place.type == "cuda" and not force:
+            raise TypeError(f"can't convert {place} device type tensor to numpy")
+        return _TENSOR["numpy"](_to(tensor.detach(), CPU) if force else tensor)
+
+    def new(tensor: torch.Tensor, data: Any, *, dtype: Any = None, device: Any = None,
+            **more: Any) -> torch.Tensor:
+        return torch.tensor(data, dtype=dtype or tensor.dtype, device=device or tensor.device,
+                            **more)
+
+    def reduce(tensor: torch.Tensor, protocol: Any) -> Any:
+        if _PLACES.of(tensor).type == "cuda":
+            _PRESENT[-1].waits("to the host")
+        return _TENSOR["__reduce_ex__"](tensor, protocol)
+
+    return {
+        "device": property(_PLACES.of), "is_cuda": property(lambda t: t.device.type == "cuda"),
+        "is_cpu": property(lambda t: t.device.type == "cpu"), "to": _to,
+        "get_device": lambda t: t.device.index if t.is_cuda else -1,
+        "cpu": lambda t, **k: _to(t, CPU, **k),
+        "cuda": lambda t, device="cuda", **k: _to(t, torch.device(device), **k),
+        "tolist": read, "numpy": numpy, "new_tensor": new, "__reduce_ex__": reduce,
+        "pin_memory": lambda t, *_: t, "record_stream": lambda *_: None}

@@ -25,7 +25,9 @@ from test_extract import Toy, assert_same
 from gate_cache.core.errors import DataError, UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.core.versions import versions
 from gate_cache.extraction.cluster import (
+    Done,
     check_workers,
     claim_device,
     local,
@@ -36,6 +38,7 @@ from gate_cache.extraction.cluster import (
 from gate_cache.extraction.extract import Workers, extract
 from gate_cache.extraction.job import own_threads
 from gate_cache.extraction.status import status
+from gate_cache.store.format.done import Provenance
 from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.workspace import Workspace
 
@@ -72,7 +75,10 @@ def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) 
                            "attn": 7}
     assert_same(result.store, toy[2])
     store = FeatureStore.open(result.store)
-    assert [v.attrs["devices"] for v in (*store.latents(), *store.views())] == [["cpu"]] * 6
+    for view in (*store.latents(), *store.views()):
+        ((made, blocks),) = view.made()
+        assert made and blocks == 3
+        assert (made.device, made.batch, made.versions) == ("cpu", 2, versions())
     assert not any(extract(Workspace(toy[0], roots, "cpu"), spread=spread).rows.values())
 
 
@@ -137,17 +143,21 @@ class Fails(WorkerPlugin):
             os.kill(os.getpid(), signal.SIGKILL)
         if rows.start == 6:
             raise DataError(f"{get_worker().name}: on purpose")
-        return {"a": len(rows)}, "cpu"
+        return {"a": (len(rows), Provenance("cpu", 2, False, {}))}
 
 
 @pytest.mark.parametrize(("deadly", "says"), [
     (True, "workers died on the same block"), (False, "on purpose")])
 def test_what_cannot_be_done_ends_in_one_line(deadly: bool, says: str) -> None:
     seen: list[dict[str, int]] = []
+
+    def told(_: range, done: Done) -> None:
+        seen.append({name: rows for name, (rows, _) in done.items()})
+
     blocks = [range(i, i + 3) for i in range(0, 6 if deadly else 9, 3)]
     once = {"distributed.scheduler.allowed-failures": 0}
     with dask.config.set(once), local(1) as client, pytest.raises(UserError, match=says):
-        run(client, Fails(deadly), blocks, lambda counts, _: seen.append(counts))
+        run(client, Fails(deadly), blocks, told)
 
 
 # ------------------------------------------------------------------------------------ GPUs
@@ -204,7 +214,7 @@ class Waits(WorkerPlugin):
 
     def block(self, rows: range) -> tuple[dict[str, int], str]:
         time.sleep(0.5)
-        return {"a": len(rows)}, "cpu"
+        return {"a": (len(rows), Provenance("cpu", 2, False, {}))}
 
 
 def test_a_lost_scheduler_ends_in_one_line(tmp_path: Path) -> None:
@@ -218,7 +228,7 @@ def test_a_lost_scheduler_ends_in_one_line(tmp_path: Path) -> None:
     worker = subprocess.Popen([*dask_, "worker", "--no-nanny", "--nthreads", "1", *rest], env=path,
                               **quiet)
     try:
-        while not file.exists():
+        while not file.exists() or not file.read_text():  # it is there before its content is
             time.sleep(0.05)
         address = json.loads(file.read_text())["address"]
         with Client(address) as client:

@@ -31,12 +31,15 @@ from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.lora import train as stage
-from gate_cache.extraction.lora.adapter import NAME, Adapter
-from gate_cache.extraction.lora.files import LoraOutput, parse_steps
+from gate_cache.extraction.lora.files import (
+    LoraOutput,
+    parse_steps,
+    read_metadata,
+    write_tensors,
+)
 from gate_cache.extraction.lora.images import tags, training_images
-from gate_cache.extraction.lora.tensors import read_metadata, write_tensors
 from gate_cache.extraction.lora.train import TrainedLora, train_lora
-from gate_cache.extraction.lora.trainer import LoraSettings, LoraTrainer
+from gate_cache.extraction.lora.trainer import NAME, Adapter, LoraSettings, LoraTrainer
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.workspace import Workspace

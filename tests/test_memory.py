@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONTROL, PROMPT, TOY, WriteManifest
+from gate_cache.analysis.reference import Selection
 from test_extract import Toy, assert_same
 
 from gate_cache import FeatureStore
+from gate_cache.analysis.guideline import Img2Img, guideline
 from gate_cache.core.errors import UserError
 from gate_cache.core.memory import fitted
 from gate_cache.core.progress import Silent
@@ -19,7 +21,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
-from gate_cache.extraction import storing
+from gate_cache.extraction import footprint
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.recompute import recompute
 from gate_cache.workspace.workspace import Workspace
@@ -62,7 +64,9 @@ def test_auto_finds_what_fits_and_goes_on_with_it(toy: Toy, roots: Roots, manife
     assert_same(result.store, toy[2])
     assert result.rows == {"latents": 7, "plain": 7, "seed-1": 7, "lora": 7, "control": 7,
                            "attn": 7}
-    assert FeatureStore.open(result.store).attrs["batch"] == 2
+    store = FeatureStore.open(result.store)
+    assert store.attrs["batch"] == 2
+    assert {made and made.batch for view in store.views() for made, _ in view.made()} == {2}
     assert [line for line in said.lines if "memory" in line] == [
         f"note: the device's memory was full: batches of {n} now" for n in (8, 4, 2)]
     assert tried.count(16) == 2  # of the autoencoder and of the UNet: found once
@@ -76,7 +80,7 @@ def test_auto_finds_what_fits_and_goes_on_with_it(toy: Toy, roots: Roots, manife
 def test_what_was_read_before_the_memory_was_full_is_not_read_again(
         roots: Roots, manifest: WriteManifest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass without ControlNet fits, the one with it does not."""
-    monkeypatch.setattr(storing, "AUTO_BATCH", 4)
+    monkeypatch.setattr(footprint, "AUTO_BATCH", 4)
     loaded = manifest(conv={"plain": {"prompt": "a photo"}, "control": CONTROL}, attention={},
                       store={"block": 7, "batch": "auto"})
     rows: dict[str, int] = {}
@@ -88,7 +92,7 @@ def test_what_was_read_before_the_memory_was_full_is_not_read_again(
         rows.update(n=rows.get("n", 0) + n), real(self, n)))
     holds(monkeypatch, 2, tails_only=True)
     result = extract(Workspace(loaded, roots, "cpu"))
-    assert rows == {"n": 7 + 14} and result.rows["control"] == 7
+    assert rows == {"n": 14} and result.rows["control"] == 7
     monkeypatch.undo()
     wanted = manifest("b.yaml", conv={"plain": {"prompt": "a photo"}, "control": CONTROL},
                       attention={}, store={"block": 7, "batch": 2})
@@ -133,6 +137,18 @@ def test_verify_computes_in_smaller_batches_and_says_so(toy: Toy,
     found = recompute(Workspace(toy[0], toy[1], "cpu"), 2)
     assert found.notes == ["the device's memory was full: computed in batches of 1, not of 2"]
     assert all(c.relative < 0.01 for c in found.combos)
+
+
+def test_guideline_makes_images_in_smaller_batches_and_says_so(
+        toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    how, said = Img2Img(strength=0.1, steps=1, seeds=1), Said()
+    wanted = guideline(Workspace(toy[0], toy[1], "cpu"), how, Selection(["control"], batch=1))
+    holds(monkeypatch, 1)
+    found = guideline(Workspace(toy[0], toy[1], "cpu", said), how, Selection(["control"]))
+    assert "note: the device's memory was full: batches of 1 now" in said.lines
+    for a, b in zip(found.rows, wanted.rows, strict=True):
+        assert list(a.pictures) == list(b.pictures)
+        assert all(np.array_equal(a.pictures[i], b.pictures[i]) for i in a.pictures)
 
 
 @pytest.mark.parametrize("captions", [False, True])

@@ -18,11 +18,14 @@ from test_cli import Run, gate
 from gate_cache import FeatureStore
 from gate_cache.core.errors import GateCacheError, RowNotDone, StoreError
 from gate_cache.core.roots import Roots
+from gate_cache.core.versions import versions
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.recompute import recompute
 from gate_cache.manifest.load import Loaded
+from gate_cache.store.check.inspect import inspect
 from gate_cache.store.check.verify import Verified, verify
 from gate_cache.store.format import samples as samples_module
+from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import blocks_of
 from gate_cache.store.format.samples import NewSample
@@ -391,9 +394,8 @@ def test_what_differs_is_measured_and_explained(toy: Toy, tmp_path: Path) -> Non
     group = join_writer(tmp_path / "stores/toy.zarr").find(FeatureStore.open(path)["plain"].recipe)
     assert group
     kept = group.read_kept(range(3))
-    group.write(range(3), {n: m * np.float16(1.01) for n, m in kept.items()})
-    put_attrs(group.folder, group.name, {**group.attrs, "versions": {"torch": "1.0"},
-                                         "devices": ["cuda (Old)"]})
+    made = Provenance("cuda (Old)", 2, True, {**versions(), "torch": "1.0"})
+    group.write_stored(range(3), {n: m * np.float16(1.01) for n, m in kept.items()}, made=made)
     found = recompute(Workspace(loaded, roots, "cpu"), 7)
     plain = next(c for c in found.combos if c.name == "plain")
     assert (plain.rows, plain.equal) == (7, 4)
@@ -401,7 +403,15 @@ def test_what_differs_is_measured_and_explained(toy: Toy, tmp_path: Path) -> Non
     assert not found.equal and found.tolerance == 1e-3 and not found.agrees
     assert recompute(Workspace(loaded, roots, "cpu"), 7, tolerance=0.02).agrees
     text = "\n".join(found.changed)
-    assert "torch 1.0 then" in text and "device cuda (Old) then, cpu now" in text
+    assert "torch 1.0 then" in text and "device cpu and cuda (Old) then, cpu now" in text
+    assert verify(group.path).sound
+    (shown,) = (g for g in inspect(group.path).groups if g.combo == "plain")
+    assert sorted((m["device"], m["blocks"], m["batch"], m["tf32"]) for m in shown.made) == [
+        ("cpu", 2, 2, False), ("cuda (Old)", 1, 2, True)]
+    put_attrs(group.folder, group.name, {  # as an older gate-cache has noted it
+        **{k: v for k, v in group.attrs.items() if k != "made"}, "devices": ["cuda (Older)"]})
+    text = "\n".join(recompute(Workspace(loaded, roots, "cpu"), 7).changed)
+    assert "device cuda (Older) then, cpu now" in text and "torch" not in text
 
 
 def test_nothing_to_recompute_is_one_line(toy: Toy, manifest: WriteManifest, roots: Roots) -> None:
@@ -440,8 +450,13 @@ def test_metadata_of_all_kinds_comes_back_by_extract(toy: Toy, roots: Roots) -> 
     assert not any(extract(Workspace(toy[0], roots, "cpu")).rows.values())
     after = files(path)
     assert {n for n in before if before[n] != after[n]} <= {
-        n for n in before if n.count("/") <= 1 and n.endswith("zarr.json")}
+        n for n in before if n.count("/") <= 1 and n.endswith("zarr.json")} | {
+        f"{group_of(path, name)}/done/c/0" for name in ("latents", "plain")}
     assert verify(path).sound
+    store = FeatureStore.open(path)
+    made = {v.label: v.made() for v in (*store.latents(), *store.views())}
+    assert made["plain"] == made["latents"] == [(None, 3)]  # it was in the attributes
+    assert all(m for name in ("attn", "lora") for m, _ in made[name])
 
 
 def test_the_command(gate: Run, toy: Toy, roots: Roots) -> None:

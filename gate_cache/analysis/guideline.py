@@ -178,12 +178,13 @@ def _decoded(passes: Passes) -> list[Pixels]:
 def _img2img(passes: Passes, show: Progress) -> dict[str, list[Pixels]]:
     """Combo to a result for each image."""
     results: defaultdict[str, dict[int, Pixels]] = defaultdict(dict)
-    total = sum(len(lane.items) for lane in passes.lanes)
+    total, decode = sum(len(lane.items) for lane in passes.lanes), passes.extractor.model.decode
     with show.task("Img2Img", total, "pictures") as task:
         for lane in passes.lanes:
             for ready in passes.extractor.ready(lane, passes.inputs):
-                pictures = passes.extractor.model.decode(ready.x).cpu().numpy()
-                for item, picture in zip(ready.items, pictures, strict=False):
+                # decoded one by one: a batch that fits the UNet need not fit the VAE
+                for item, x in zip(ready.items, ready.x, strict=False):
+                    picture = decode(x[None])[0].cpu().numpy()
                     for reader in lane.readers[item.half, ready.tail]:
                         if item.row in reader.rows:
                             results[reader.combo.name][item.row] = picture

@@ -69,12 +69,11 @@ def plan(manifest: ManifestPath,
 
     work, seconds = on.open(manifest), None
     if measure:
-        from gate_cache.extraction.measure import seconds_an_image
+        from gate_cache.extraction.passes import seconds_an_image
 
         seconds = seconds_an_image(work)
     cost = stage(work, room=parse_size(disk), rate=rate, seconds=seconds)
-    print_result(cost, show_plan, as_json, unet_passes=cost.unet_passes, bytes=cost.bytes,
-                 files=cost.files, folders=cost.folders, hours=cost.hours)
+    print_result(cost, show_plan, as_json, unet_passes=cost.unet_passes, hours=cost.hours)
 
 
 def status(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.diffusion.passes.schedule import PassGroup
     from gate_cache.extraction.transfer import Buffers, HostMemory, Transfer
+    from gate_cache.store.format.done import Provenance
     from gate_cache.store.format.groups import GroupWriter
 
 ARRIVING = 4
@@ -41,6 +42,7 @@ class Work:
     ----------
     latents, blocks : the group of latents, and what is left to do of it
     gone : rows whose image is not in the data set any more
+    joined : whether another process holds the store, and notes what blocks were made with
     """
 
     source: ImageSource
@@ -48,6 +50,7 @@ class Work:
     latents: GroupWriter
     blocks: list[range]
     gone: Collection[int]
+    joined: bool = False
 
     def fresh(self, group: GroupWriter, rows: range) -> list[int]:
         """Rows of a block to compute: not kept, and their image is there."""
@@ -63,8 +66,8 @@ class Told(Protocol):
     def unread(self, sample_id: str, why: str) -> None:
         """An image cannot be read any more; its row stays void."""
 
-    def written(self, group: str, rows: int) -> None:
-        """A group's block is in the store, with this many new rows."""
+    def written(self, group: str, rows: int, made: Provenance) -> None:
+        """A group's block is in the store, with this many new rows, so computed."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,13 @@ class Helpers:
     readers : threads that read images
     behind : the thread that waits for maps to arrive
     writers : threads that write whole blocks
+    made : what a block of maps, or of latents, that is complete now was computed with
     """
 
     readers: Executor
     behind: Executor
     writers: Executor
+    made: Callable[[bool], Provenance]
     memory: HostMemory
     transfer: Transfer
 
@@ -165,9 +170,15 @@ class Block:
             task.result()
         for draft in self._drafts.values() if stopped else ():
             if draft.open and draft.leading() > draft.kept:
-                self._writes.append(self._helpers.writers.submit(draft.write, self._told))
+                self._submit(draft)
         for task in self._writes:
             task.result()
+
+    def _submit(self, draft: _Draft) -> None:
+        """Have a block written, as what the device computes it with now."""
+        helpers = self._helpers
+        made = helpers.made(draft is self._drafts[LATENTS])
+        self._writes.append(helpers.writers.submit(draft.write, self._told, made))
 
     def _check_written(self) -> None:
         """Raise what has kept a block from being written."""
@@ -199,7 +210,7 @@ class Block:
         if not there():
             raise draft.unfit(piece)
         draft.left -= set(piece.rows)
-        if piece.combo != LATENTS or self._rows in self._work.blocks:
+        if piece.combo != LATENTS:
             self._told.computed(len(piece.rows))
         self._write(draft)
 
@@ -207,7 +218,7 @@ class Block:
         """Have the block written once, when no row is left to compute."""
         if draft.open and not draft.left:
             draft.open = False
-            self._writes.append(self._helpers.writers.submit(draft.write, self._told))
+            self._submit(draft)
 
 
 class _Draft:
@@ -226,6 +237,7 @@ class _Draft:
         self._group = group
         self._rows = rows
         self._memory = memory
+        self._joined = work.joined
         self.kept = group.kept(rows)
         self._void = [r for r in rows[self.kept:] if r in work.gone]
         self.open = self.kept < len(rows)
@@ -256,16 +268,17 @@ class _Draft:
         """Rows at the beginning, none of which is left to compute."""
         return min((row - self._rows.start for row in self.left), default=len(self._rows))
 
-    def write(self, told: Told) -> None:
+    def write(self, told: Told, made: Provenance) -> None:
         """Write the block, or its leading rows."""
         rows, block = self._rows[: self.leading()], self._buffers()
         void = [row for row in self._void if row in rows]
         self._group.write_stored(rows, {n: a[: len(rows)] for n, a in block.arrays.items()},
-                                 [*void, *self._group.absent(rows[: self.kept])])
+                                 [*void, *self._group.absent(rows[: self.kept])],
+                                 None if self._joined else made)
         self._block = None
         self._memory.give_back(block)
         if self._stays:
-            told.written(self._name, len(rows) - self.kept - len(void))
+            told.written(self._name, len(rows) - self.kept - len(void), made)
 
     def unfit(self, piece: Piece) -> StoreError:
         """Why rows are refused, not stored as infinity."""

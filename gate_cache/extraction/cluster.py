@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from gate_cache.core.places import Place
     from gate_cache.extraction.block import Work
     from gate_cache.extraction.engine import Engine
+    from gate_cache.store.format.done import Provenance
 
 AT_A_TIME = 2
 """Blocks that a worker has under way: one on the device, one read ahead or written behind."""
 TIMEOUT = "10s"
 _LOST = ("the dask scheduler is lost; what is done is kept: start it again, and then the same"
          " command")
-Counts = dict[str, int]
-Done = tuple[Counts, str]
-"""Rows written by group, and the device that computed them."""
+Done = dict[str, tuple[int, "Provenance"]]
+"""Rows written of a block by group, and what they were computed with."""
 
 
 class BlockWorker(WorkerPlugin):
@@ -72,7 +72,7 @@ class BlockWorker(WorkerPlugin):
         heard = _Counted()
         with out_of_memory(smaller_than(self._order.batch)):
             engine.block(work, rows, heard)
-        return heard.counts, engine.device
+        return heard.done
 
     def _open(self) -> tuple[Work, Engine]:
         from gate_cache.store.opening import exists
@@ -101,7 +101,7 @@ class _Counted:
     """Counts what a block writes."""
 
     def __init__(self) -> None:
-        self.counts: Counts = {}
+        self.done: Done = {}
 
     def computed(self, rows: int) -> None:
         """Progress is told a block at a time."""
@@ -110,8 +110,8 @@ class _Counted:
         """What rows are void is one attribute of a group, which workers cannot share."""
         raise DataError(why)
 
-    def written(self, group: str, rows: int) -> None:
-        self.counts[group] = self.counts.get(group, 0) + rows
+    def written(self, group: str, rows: int, made: Provenance) -> None:
+        self.done[group] = rows, made
 
 
 def claim_device(asked: str | None) -> tuple[str | None, FileLock | None]:
@@ -208,7 +208,8 @@ def remote(address: str) -> Iterator[Client]:
 
 
 def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
-        told: Callable[[Counts, str], None], say: Callable[[str], None] = print) -> None:
+        told: Callable[[range, Done], None],
+        say: Callable[[str], None] = print) -> None:
     """All these blocks, in any order.
 
     Parameters
@@ -226,10 +227,10 @@ def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
     client.register_plugin(site, name=token)
     tasks = client.map(_block, [(rows.start, rows.stop) for rows in blocks], token=token,
                        key=[f"block-{token}-{rows.start}" for rows in blocks], pure=False)
-    workers = set(_workers(client))
+    workers, rows_of = set(_workers(client)), dict(zip(tasks, blocks, strict=True))
     try:
         for task, done in _results(tasks):
-            told(*done)
+            told(rows_of.pop(task), done)
             task.release()
             now = set(_workers(client))
             for lost in sorted(workers - now):

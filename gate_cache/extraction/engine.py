@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from gate_cache.core.versions import versions
 from gate_cache.extraction.block import Block, Helpers, Told, Work
+from gate_cache.store.format.done import Provenance
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.passes.extractor import Extractor
@@ -26,33 +29,33 @@ class Engine:
     Parameters
     ----------
     threads : of the CPU in a pass; they decide the last bits of its result
+
+    Attributes
+    ----------
+    extractor : what computes
     """
 
     def __init__(self, extractor: Extractor, threads: int) -> None:
         import torch
 
         from gate_cache.extraction.transfer import HostMemory, Transfer
+        from gate_cache.workspace.device import described
 
         device = extractor.model.device
-        self._extractor = extractor
+        self.extractor = extractor
+        self._made = Provenance(described(device), extractor.batch, device.type == "cuda"
+                                and torch.backends.cuda.matmul.allow_tf32, versions())
         self._stop = threading.Event()
         extractor.stopped = self._stop.is_set
         self._device = ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,))
         self._helpers = Helpers(
             ThreadPoolExecutor(READERS, "readers"), ThreadPoolExecutor(1, "behind"),
-            _Writers(WRITERS), HostMemory(device.type == "cuda"), Transfer(device))
+            _Writers(WRITERS), self.made, HostMemory(device.type == "cuda"), Transfer(device))
 
-    @property
-    def extractor(self) -> Extractor:
-        """What computes."""
-        return self._extractor
-
-    @property
-    def device(self) -> str:
-        """What it computes on, for people."""
-        from gate_cache.workspace.device import described
-
-        return described(self._extractor.model.device)
+    def made(self, latents: bool = False) -> Provenance:
+        """What maps, or latents, are computed with now: batches may have become smaller."""
+        batch = self.extractor.coder_batch if latents else self.extractor.batch
+        return replace(self._made, batch=batch)
 
     def stop(self) -> None:
         """Have `run` end after the pass that is under way; what is computed is written."""
@@ -81,7 +84,7 @@ class Engine:
         """One block, from its images to the store; may run in several threads at a time."""
         if self._stop.is_set():
             return
-        block = Block(work, rows, self._extractor, self._helpers, told)
+        block = Block(work, rows, self.extractor, self._helpers, told)
         block.prepare()
         block.finish(self._device.submit(block.compute, self._stop.is_set).result(),
                      self._stop.is_set())
@@ -92,7 +95,7 @@ class Engine:
         helpers = self._helpers
         for pool in (self._device, helpers.behind, helpers.writers, helpers.readers):
             pool.shutdown()
-        self._extractor.close()
+        self.extractor.close()
 
 
 class _Writers(ThreadPoolExecutor):

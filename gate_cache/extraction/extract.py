@@ -6,16 +6,16 @@ Wiring only: what is missing is found in the store, computed by `diffusion`, wri
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.progress import ProgressTask, Silent
-from gate_cache.core.stopping import stopping
+from gate_cache.core.progress import ProgressTask, Silent, stopping
 from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.registry import open_dataset
+from gate_cache.extraction.footprint import store_batch, store_block
 from gate_cache.extraction.job import (
     ExtractionJob,
     open_engine,
@@ -25,7 +25,6 @@ from gate_cache.extraction.job import (
     tell_kept,
 )
 from gate_cache.extraction.register import FIRST, Registration
-from gate_cache.extraction.storing import store_batch, store_block
 from gate_cache.extraction.validate import notes_on_files, sample_problems
 from gate_cache.store.format.layout import LATENTS, group_footprint
 from gate_cache.store.places.disk import need_space
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.extraction.block import Work
+    from gate_cache.store.format.done import Provenance
     from gate_cache.store.format.groups import GroupWriter
     from gate_cache.workspace.workspace import Workspace
 
@@ -66,7 +66,7 @@ class Extracted:
     ----------
     images : samples of the data set
     new_images : of them, appended to the store by this run
-    rows : combo name to rows computed by this run (0: it was all there)
+    rows : combo name, and ``latents``, to rows computed by this run (0: it was all there)
     unread : id of each image that could not be read, and was left out, to why
     """
 
@@ -131,15 +131,22 @@ class _Model:
 
 
 class _Rounds(ExitStack):
-    """Rounds of images through one loaded model, which is closed at the end."""
+    """Rounds of images through one loaded model, which is closed at the end.
+
+    It is the `Told` of all blocks; what it hears comes from several threads.
+    """
 
     def __init__(self, model: _Model, store: StoreWriter, result: Extracted) -> None:
         super().__init__()
         self._work, self._files, self._plans = model.work, model.files, model.plans
         self._store = store
-        self._heard = _Heard(result)
+        self._result = result
         self._run: _Run | None = None
         self._told = False
+        self._task: ProgressTask
+        self._computed = 0
+        self._groups: dict[str, GroupWriter] = {}
+        self._lock = threading.Lock()
 
     def extract(self, images: Registration, order: ExtractionJob, spread: Workers | None) -> None:
         """Compute all that is missing of the images that are registered."""
@@ -155,14 +162,15 @@ class _Rounds(ExitStack):
         blocks = sorted({(r.start, r.stop) for ready in todo.values() for r in ready})
         if not blocks:
             return
-        rows = sum(sum(len(left.fresh(group, r)) for r in missing) + images.unknown
-                   for group, missing in _todo(left))
+        rows = sum(sum(len(left.fresh(j.group, r)) for r in j.todo) + images.unknown
+                   for j in left.jobs)
         if self._run is None:
             need_space(self._store.path, _space(left, self._store.block, images.unknown))
             images.hide()
             plans = [job.plan for job in left.jobs if job.todo or images.unknown]
             self._run = self._begin(order, plans, spread, rows)
-        self._heard.expect(rows)
+        self._groups = {LATENTS: left.latents, **{j.plan.name: j.group for j in left.jobs}}
+        self._task.expect(self._computed + rows)
         for group, ready in todo.items():
             if ready:
                 group.fit()
@@ -171,20 +179,66 @@ class _Rounds(ExitStack):
 
     def _begin(self, order: ExtractionJob, plans: Sequence[PlannedCombo],
                spread: Workers | None, rows: int) -> _Run:
-        show, files = self._work.progress, self._files
-        for note in files.notes:
+        show = self._work.progress
+        for note in self._files.notes:
             show.say(f"note: {note}")
-        show.say(f"loading {files.source}")
-        place = _elsewhere(self._store.path, spread, self._heard, self._work) if spread else \
-            _here(order, plans, files, self._heard, self._smaller)
-        run = self.enter_context(place)
-        self._heard.task = self.enter_context(show.task("extracting", rows, "rows"))
+        show.say(f"loading {self._files.source}")
+        run = self.enter_context(self._elsewhere(spread) if spread else self._here(order, plans))
+        self._task = self.enter_context(show.task("extracting", rows, "rows"))
         return run
 
-    def _smaller(self, batch: int) -> None:
-        """The memory was full."""
-        self._work.progress.say(f"note: the device's memory was full: batches of {batch} now")
-        self._store.note_batch(batch)
+    @contextmanager
+    def _elsewhere(self, spread: Workers) -> Iterator[_Run]:
+        """Blocks in a cluster, which loads the model for every round."""
+        from gate_cache.extraction import cluster
+
+        store, show = self._store.path.resolve(), self._work.progress
+        cluster.check_workers(spread.workers, self._work.device)
+        with cluster.local(spread.workers) if spread.workers else cluster.remote(
+                spread.scheduler) as client:
+            yield lambda order, _, blocks: cluster.run(
+                client, cluster.BlockWorker(order, store), blocks, self._done, show.say)
+
+    @contextmanager
+    def _here(self, order: ExtractionJob, plans: Sequence[PlannedCombo]) -> Iterator[_Run]:
+        """Blocks in this process."""
+        from gate_cache.workspace.device import out_of_memory, smaller_than
+
+        def smaller(batch: int) -> None:
+            self._work.progress.say(f"note: the device's memory was full: batches of {batch} now")
+            self._store.note_batch(batch)
+
+        def run(_: ExtractionJob, work: Work, blocks: list[range]) -> None:
+            with stopping(engine.stop, self._work.progress.say):
+                engine.run(work, blocks, self)
+
+        with out_of_memory(smaller_than(order.batch)):
+            engine = open_engine(order, plans, self._files)
+            if order.halves:
+                engine.extractor.halved = smaller
+            with closing(engine):
+                yield run
+
+    def computed(self, rows: int) -> None:
+        with self._lock:
+            self._computed += rows
+            self._task.advance(rows)
+
+    def unread(self, sample_id: str, why: str) -> None:
+        with self._lock:
+            self._result.unread[sample_id] = why
+
+    def written(self, group: str, rows: int, made: Provenance) -> None:
+        with self._lock:
+            self._result.rows[group] += rows
+
+    def _done(self, block: range, done: Mapping[str, tuple[int, Provenance]]) -> None:
+        """What a worker has written."""
+        for group, (rows, made) in done.items():
+            self._groups[group].note_made(made, block)
+            self.written(group, rows, made)
+            if group != LATENTS:
+                self.computed(rows)
 
 
 def _for_others(work: Workspace) -> Workspace:
@@ -218,79 +272,3 @@ def _space(work: Work, block: int, more: int) -> int:
         left, shapes = sum(map(len, todo)) + more, {name: group.shape(name) for name in group.maps}
         total += group_footprint(shapes, group.encoding, left, block).bytes if left else 0
     return total
-
-
-@contextmanager
-def _elsewhere(store: Place, spread: Workers, counter: _Heard, work: Workspace) -> Iterator[_Run]:
-    """Blocks in a cluster, which loads the model for every round."""
-    from gate_cache.extraction import cluster
-
-    cluster.check_workers(spread.workers, work.device)
-    with cluster.local(spread.workers) if spread.workers else cluster.remote(
-            spread.scheduler) as client:
-        def run(order: ExtractionJob, left: Work, blocks: list[range]) -> None:
-            groups = {LATENTS: left.latents, **{j.plan.name: j.group for j in left.jobs}}
-
-            def finished(counts: dict[str, int], device: str) -> None:
-                for name in counts:
-                    groups[name].note_device(device)
-                counter.counted(counts)
-            cluster.run(client, cluster.BlockWorker(order, store.resolve()), blocks, finished,
-                        work.progress.say)
-        yield run
-
-
-@contextmanager
-def _here(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles,
-          counter: _Heard, smaller: Callable[[int], None]) -> Iterator[_Run]:
-    """Blocks in this process."""
-    from gate_cache.workspace.device import out_of_memory, smaller_than
-
-    with out_of_memory(smaller_than(order.batch)):
-        engine = open_engine(order, plans, files)
-        if order.halves:
-            engine.extractor.halved = smaller
-
-        def run(_: ExtractionJob, work: Work, blocks: list[range]) -> None:
-            for group, todo in _todo(work):
-                if todo:
-                    group.note_device(engine.device)
-            with stopping(engine.stop, order.workspace.progress.say):
-                engine.run(work, blocks, counter)
-        try:
-            yield run
-        finally:
-            engine.close()
-
-
-class _Heard:
-    """Keeps count for the user; called from several threads."""
-
-    task: ProgressTask
-
-    def __init__(self, result: Extracted) -> None:
-        self._result = result
-        self._computed = 0
-        self._lock = threading.Lock()
-
-    def expect(self, left: int) -> None:
-        """So many rows are left to compute."""
-        self.task.expect(self._computed + left)
-
-    def computed(self, rows: int) -> None:
-        with self._lock:
-            self._computed += rows
-            self.task.advance(rows)
-
-    def unread(self, sample_id: str, why: str) -> None:
-        with self._lock:
-            self._result.unread[sample_id] = why
-
-    def written(self, group: str, rows: int) -> None:
-        with self._lock:
-            self._result.rows[group] += rows
-
-    def counted(self, counts: dict[str, int]) -> None:
-        for group, rows in counts.items():
-            self.written(group, rows)
-            self.computed(rows)

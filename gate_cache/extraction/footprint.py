@@ -1,12 +1,17 @@
-"""What a store to be takes of a disk, and what would take less. No torch, no zarr."""
+"""How a manifest wants its maps to be stored, what that takes of a disk, and what would take less.
+
+No torch, no zarr.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import TYPE_CHECKING
 
+from gate_cache.core.codecs import Codec
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import (
     LATENT_MAP,
@@ -18,11 +23,42 @@ from gate_cache.store.format.layout import (
     samples_footprint,
 )
 
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.manifest.specs import Manifest
+
+AUTO_BATCH = 16
+"""More images a pass are hardly faster, and most cards hold fewer."""
 GRIDS = 16, 8, 4, 1
 DENSE = 8
 """Cells a side at which a single map is proposed."""
 MANY_FILES = 1_000_000
 BLOCK_MOST = 1024
+
+
+def store_block(manifest: Manifest, shapes: Iterable[Shapes]) -> int:
+    """Rows of a block in a new store: as the manifest says, or by the largest map."""
+    if manifest.store.block:
+        return manifest.store.block
+    every = [s for maps in shapes for s in maps.values()]
+    return block_rows(every, encoding_asked(manifest))
+
+
+def store_batch(manifest: Manifest) -> int:
+    """Images a pass in a new store; where the manifest leaves it open, to begin with."""
+    return AUTO_BATCH if manifest.store.batch == "auto" else manifest.store.batch
+
+
+def keeps_latents(manifest: Manifest, files: ModelFiles) -> bool:
+    """Whether a model's latents are kept; a vision encoder's are the images themselves."""
+    return manifest.store.latents and files.kind.noised
+
+
+def encoding_asked(manifest: Manifest) -> Encoding:
+    """How a manifest wants the maps of new groups to be stored."""
+    options = manifest.store
+    codec = Codec.parse(options.codec) if options.codec else None
+    return Encoding(options.dtype, options.keep_bits, codec)
 
 
 @dataclass(frozen=True)
@@ -65,6 +101,12 @@ class StoreShape:
         return replace(self, combos=combos, block=None)
 
 
+def whole(groups: Collection[Footprint]) -> Footprint:
+    """Of a store with these groups: its own folder, and the file that lists them, are beside."""
+    return Footprint(sum(g.bytes for g in groups), sum(g.files for g in groups) + 1,
+                     sum(g.folders for g in groups) + 1, any(g.at_most for g in groups))
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A change of a manifest.
@@ -86,17 +128,15 @@ def proposals(shape: StoreShape, room: int) -> list[Proposal]:
     """What takes less than a store that is larger than `room`, or has very many files."""
     smaller = []
     for change, other in _changes(shape):
-        groups = other.groups().values()
-        size, files = sum(g.bytes for g in groups), sum(g.files for g in groups) + 1
-        smaller.append(Proposal(change, size, files, size <= room))
+        size = whole(other.groups().values())
+        smaller.append(Proposal(change, size.bytes, size.files, size.bytes <= room))
     return smaller
 
 
 def _changes(shape: StoreShape) -> Iterator[tuple[str, StoreShape]]:
     if shape.encoding.dtype != "int8":
         yield "store: {dtype: int8}", replace(shape, encoding=Encoding("int8"))
-    files = sum(g.files for g in shape.groups().values())
-    if files > MANY_FILES and shape.rows < BLOCK_MOST:
+    if whole(shape.groups().values()).files > MANY_FILES and shape.rows < BLOCK_MOST:
         block = min(8 * shape.rows, BLOCK_MOST)
         yield f"store: {{block: {block}}}, more memory", replace(shape, block=block)
     largest = {name: max(shapes, key=lambda n, s=shapes: prod(s[n]))  # type: ignore[misc]

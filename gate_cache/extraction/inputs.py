@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
+    from gate_cache.manifest.specs import Manifest
     from gate_cache.store.format.samples import Samples
     from gate_cache.text.tokens import Tokens
     from gate_cache.workspace.workspace import Workspace
@@ -65,13 +66,10 @@ class ImageSource:
             return prompt
         return prompt.replace(CAPTION, self.captions[self.samples[row]])
 
-    def count_tokens(self, prompt: str, row: int) -> int:
-        """Length of that prompt's text."""
-        return self.tokens.count(self.prompt(row, prompt))
-
     def passes(self, wanted: Iterable[tuple[PlannedCombo, Collection[int]]]) -> list[PassGroup]:
         """The passes that combos with their rows need, in an order that shares what can be."""
-        return schedule([(Wanted.of(plan), rows) for plan, rows in wanted], self.count_tokens)
+        return schedule([(Wanted.of(plan), rows) for plan, rows in wanted],
+                        lambda prompt, row: self.tokens.count(self.prompt(row, prompt)))
 
     def image(self, row: int) -> Pixels:
         """(size, size, 3) uint8."""
@@ -104,7 +102,7 @@ class ImageSource:
 
 def open_source(work: Workspace, dataset: ImageDataset, samples: Samples,
                 files: ModelFiles, gone: Collection[int] = ()) -> ImageSource:
-    """Images and captions of a manifest's model.
+    """Images of a manifest's model, and captions where a combo of the manifest asks for them.
 
     Parameters
     ----------
@@ -114,36 +112,27 @@ def open_source(work: Workspace, dataset: ImageDataset, samples: Samples,
     Raises
     ------
     DataError
-        Captions are missing.
+        An image has no caption, or has changed since, or its caption is too long for an attention
+        combo, whose maps have one channel a token.
     """
-    model = work.manifest.model
-    preprocessing = Preprocessing.of(model, files.size(model.size))
-    return ImageSource(dataset, samples, preprocessing, files.tokens, work.roots,
-                       captions_of(work, samples, gone, files.tokens))
+    manifest, captions = work.manifest, dict[str, str]()
+    if manifest.captions and any(c.captioned for c in manifest.combos.values()):
+        found = read_captions(work.roots.below("data", manifest.captions, "captions"))
+        captions = {name: found.check(name, samples.sha256[row])
+                    for row, name in enumerate(samples) if row not in gone}
+        _check_lengths(manifest, captions, files.tokens, found.path)
+    model = manifest.model
+    return ImageSource(dataset, samples, Preprocessing.of(model, files.size(model.size)),
+                       files.tokens, work.roots, captions)
 
 
-def captions_of(work: Workspace, samples: Samples, gone: Collection[int],
-                tokens: Tokens) -> dict[str, str]:
-    """Captions by sample id, where a combo of the manifest asks for them.
-
-    Raises
-    ------
-    DataError
-        An image has none, or has changed since, or its caption is too long for an attention combo,
-        whose maps have one channel a token.
-    """
-    manifest = work.manifest
-    if not manifest.captions or not any(c.captioned for c in manifest.combos.values()):
-        return {}
-    found = read_captions(work.roots.below("data", manifest.captions, "captions"))
-    wanted = {name: found.check(name, samples.sha256[row]) for row, name in enumerate(samples)
-              if row not in gone}
+def _check_lengths(manifest: Manifest, captions: Mapping[str, str], tokens: Tokens,
+                   path: Path) -> None:
     for combo, spec in manifest.attention.items():
-        for name, caption in wanted.items() if spec.captioned else ():
+        for name, caption in captions.items() if spec.captioned else ():
             if tokens.count(spec.prompt.replace(CAPTION, caption)) > tokens.count(""):
-                raise DataError(f"{found.path}: '{name}': with this caption the prompt of"
+                raise DataError(f"{path}: '{name}': with this caption the prompt of"
                                 f" attention.{combo} has over 75 tokens; shorten the caption")
-    return wanted
 
 
 class BlockInputs:

@@ -15,8 +15,8 @@ from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.diffusion.techniques.registry import sources
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import Engine
+from gate_cache.extraction.footprint import encoding_asked, keeps_latents
 from gate_cache.extraction.inputs import open_source
-from gate_cache.extraction.storing import encoding_asked, keeps_latents
 from gate_cache.store.format.layout import LATENT_MAP
 from gate_cache.workspace.lookup import Stale, find_combo
 
@@ -73,7 +73,7 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
         jobs.append(Job(plan, group, group.todo(order.gone)))
     dataset = open_dataset(manifest.dataset, workspace.roots)
     source = open_source(workspace, dataset, store.samples, files, order.gone)
-    return Work(source, jobs, latents, latents.todo(order.gone), order.gone)
+    return Work(source, jobs, latents, latents.todo(order.gone), order.gone, store.joined)
 
 
 def open_engine(order: ExtractionJob, plans: Sequence[PlannedCombo], files: ModelFiles) -> Engine:

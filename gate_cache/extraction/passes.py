@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from gate_cache.core.errors import UserError, did_you_mean, listed
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
+from gate_cache.extraction.footprint import store_batch
 from gate_cache.extraction.inputs import BlockInputs, ImageSource, open_source
-from gate_cache.extraction.storing import store_batch
 from gate_cache.store.format.samples import Samples
 from gate_cache.workspace.device import LOADING, out_of_memory, smaller_than
 
 if TYPE_CHECKING:
     from gate_cache.core.features import Family
     from gate_cache.datasets.common.base import ImageDataset
+    from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.diffusion.passes.schedule import PassGroup
     from gate_cache.manifest.specs import Combo
     from gate_cache.workspace.workspace import Workspace
@@ -104,29 +108,79 @@ def open_passes(work: Workspace, combos: Mapping[str, Combo], dataset: ImageData
     """
     derived = with_combos(work, combos)
     files = derived.model()
-    plans = tuple(derived.plans(files))
-    model = derived.manifest.model
     samples = Samples(ids, [dataset.sha256(i) for i in ids],
                       np.array([dataset.size(i) for i in ids], np.int32))
     source = open_source(derived, dataset, samples, files)
-    lanes = source.passes((plan, range(len(ids))) for plan in plans)
-    most = max(len(lane.items) for lane in lanes)
-    size = min(batch or store_batch(derived.manifest), most)
-    place = work.torch_device()
+    wanted = [(plan, range(len(ids))) for plan in derived.plans(files)]
+    most = max(len(lane.items) for lane in source.passes(wanted))
+
+    def halved(count: int) -> None:
+        work.progress.say(f"note: the device's memory was full: batches of {count} now")
+    with passes_over(derived, files, source, wanted, min(
+            batch or store_batch(derived.manifest), most), None if batch else halved) as passes:
+        yield passes
+
+
+@contextmanager
+def passes_over(work: Workspace, files: ModelFiles, source: ImageSource,
+                wanted: Sequence[tuple[PlannedCombo, Collection[int]]], batch: int,
+                halved: Callable[[int], object] | None) -> Iterator[Passes]:
+    """As `open_passes`, of a source's rows.
+
+    Parameters
+    ----------
+    work : the manifest on this machine
+    files : of its model
+    source : of the images
+    wanted : combos, and which rows of each
+    batch : images per pass; fewer are filled up, which decides the last bits
+    halved : hears of each smaller batch when the memory is full; None: that is an error
+    """
     work.progress.say(f"loading {files.source}")
     with out_of_memory(LOADING, kept=False):
-        extractor = open_extractor(files, plans, work.roots, size, place, model)
-    if batch is None:
-        extractor.halved = lambda count: work.progress.say(
-            f"note: the device's memory was full: batches of {count} now")
-    with out_of_memory(smaller_than(size), kept=False):
-        try:
-            with ThreadPoolExecutor(2) as readers:
-                inputs, rows = BlockInputs(source, readers), range(len(ids))
-                with work.progress.task("encoding", len(rows), "images") as task:
-                    for part in (rows[i : i + size] for i in range(0, len(rows), size)):
-                        inputs.take_latents(part, extractor.encode(inputs.images(part)))
-                        task.advance(len(part))
-                yield Passes(extractor, tuple(lanes), source, inputs, files.family)
-        finally:
-            extractor.close()
+        extractor = open_extractor(files, [plan for plan, _ in wanted], work.roots, batch,
+                                   work.torch_device(), work.manifest.model)
+    extractor.halved = halved
+    rows = sorted({row for _, some in wanted for row in some})
+    full = out_of_memory(smaller_than(1 if halved else batch), kept=False)
+    with closing(extractor), full, ThreadPoolExecutor(2) as readers:
+        inputs = BlockInputs(source, readers)
+        with work.progress.task("encoding", len(rows), "images") as task:
+            for part in (rows[i : i + batch] for i in range(0, len(rows), batch)):
+                inputs.take_latents(part, extractor.encode(inputs.images(part)))
+                task.advance(len(part))
+        yield Passes(extractor, tuple(source.passes(wanted)), source, inputs, files.family)
+
+
+def seconds_an_image(work: Workspace, batch: int | None = None) -> float:
+    """Of the device, for all combos of one image; reading and writing go on beside it.
+
+    The first round, in which libraries choose how to compute, is not counted.
+
+    Parameters
+    ----------
+    batch : images of a pass; by default the manifest's
+
+    Raises
+    ------
+    UserError
+        The model, or an image, is not there.
+    """
+    return sum(_seconds(part, batch) for part in work.by_model().values())
+
+
+def _seconds(work: Workspace, batch: int | None) -> float:
+    """Of one model."""
+    dataset = work.dataset()
+    count = batch or store_batch(work.manifest)
+    ids = [s.id for s in dataset.samples()[:count]]
+    with open_passes(work, work.manifest.combos, dataset, ids, batch) as passes:
+        for _ in range(2):
+            start = time.perf_counter()
+            passes.extractor.encode(passes.inputs.images(range(len(ids))))
+            for lane in passes.lanes:
+                for piece in passes.extractor.run(lane, passes.inputs):
+                    del piece
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+    return (time.perf_counter() - start) / len(ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,15 @@ from gate_cache.diffusion.passes.recipes import (
 from gate_cache.diffusion.passes.schedule import Pieces, Wanted, schedule
 from gate_cache.diffusion.techniques.denoise import Walk
 from gate_cache.diffusion.techniques.registry import read_as, settings
-from gate_cache.extraction.footprint import MANY_FILES, Proposal, StoreShape, proposals
-from gate_cache.extraction.storing import encoding_asked, keeps_latents
+from gate_cache.extraction.footprint import (
+    MANY_FILES,
+    Proposal,
+    StoreShape,
+    encoding_asked,
+    keeps_latents,
+    proposals,
+    whole,
+)
 from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.layout import LATENT_MAP, Footprint, Shapes
 
@@ -31,8 +38,8 @@ if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
 
 
-@dataclass(frozen=True)
-class Line:
+@dataclass(frozen=True, kw_only=True)
+class Line(Footprint):
     """One group of the store to be: a combo, the latents or the table of samples.
 
     Attributes
@@ -45,16 +52,12 @@ class Line:
     shapes: dict[str, tuple[int, ...]]
     unet_passes: int
     controlnet_passes: int
-    bytes: int
-    files: int
-    folders: int
-    at_most: bool = False
     about: str = ""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an extraction does.
+@dataclass(frozen=True, kw_only=True)
+class Plan(Footprint):
+    """What an extraction does; the footprint is that of the finished store.
 
     Attributes
     ----------
@@ -94,26 +97,6 @@ class Plan:
         """Over all images and combos."""
         return self.images * self.pieces.unet_passes
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of the finished store, at most where it is compressed."""
-        return sum(line.bytes for line in self.lines)
-
-    @property
-    def at_most(self) -> bool:
-        """Whether a part of it is compressed."""
-        return any(line.at_most for line in self.lines)
-
-    @property
-    def files(self) -> int:
-        """Files of the finished store."""
-        return sum(line.files for line in self.lines) + 1
-
-    @property
-    def folders(self) -> int:
-        """Folders of the finished store, itself included."""
-        return sum(line.folders for line in self.lines) + 1
-
 
 def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
          seconds: float | None = None) -> Plan:
@@ -124,7 +107,7 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     work : the manifest on this machine
     room : bytes that the store may take; by default what is free where it will be
     rate : UNet passes a second
-    seconds : of each image, as `gate_cache.extraction.measure` finds them
+    seconds : of each image, as `seconds_an_image` finds them
 
     Raises
     ------
@@ -147,12 +130,15 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     free = _free(store) if room is None else room
-    large = sum(line.bytes for line in lines) > free or sum(g.files for g in lines) > MANY_FILES
-    return Plan(str(store), " + ".join(m.source for m in models.values()),
-                max(m.size for m in models.values()), len(ids), shape.rows, str(encoding), lines,
-                notes, pieces, free, proposals(shape, free) if large else [],
-                pieces.unet_passes / rate if rate else seconds,
-                {name: m.size for name, m in models.items()} if len(models) > 1 else {})
+    total = whole(lines)
+    large = total.bytes > free or total.files > MANY_FILES
+    return Plan(
+        **asdict(total), store=str(store), model=" + ".join(m.source for m in models.values()),
+        size=max(m.size for m in models.values()), images=len(ids), block=shape.rows,
+        encoding=str(encoding), lines=lines, notes=notes, pieces=pieces, room=free,
+        proposals=proposals(shape, free) if large else [],
+        seconds=pieces.unet_passes / rate if rate else seconds,
+        sizes={name: m.size for name, m in models.items()} if len(models) > 1 else {})
 
 
 @dataclass(frozen=True)
@@ -215,8 +201,9 @@ def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], siz
           images: int) -> Line:
     combo = manifest.combos.get(name)
     if combo is None:
-        kind = "table" if name == "samples" else "latents"
-        return Line(name, kind, shapes, 0, 0, size.bytes, size.files, size.folders, size.at_most)
+        return Line(**asdict(size), name=name, kind="table" if name == "samples" else "latents",
+                    shapes=shapes, unet_passes=0, controlnet_passes=0)
     passes = images * Walk.of(combo).passes * combo.ensemble
-    return Line(name, manifest.kind(name), shapes, passes, passes if combo.controlnet else 0,
-                size.bytes, size.files, size.folders, size.at_most, read_as(settings(combo)))
+    return Line(**asdict(size), name=name, kind=manifest.kind(name), shapes=shapes,
+                unet_passes=passes, controlnet_passes=passes if combo.controlnet else 0,
+                about=read_as(settings(combo)))

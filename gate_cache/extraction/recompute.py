@@ -6,8 +6,8 @@ A few rows are extracted again and compared; nothing is written. Wiring, as in `
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +18,14 @@ from gate_cache.core.errors import DataError, StoreError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
-from gate_cache.extraction.inputs import BlockInputs, open_source
+from gate_cache.extraction.inputs import ImageSource, open_source
 from gate_cache.extraction.job import own_threads
-from gate_cache.store.format.layout import DEVICES, LATENT_MAP, LATENTS
+from gate_cache.store.format.layout import LATENT_MAP, LATENTS
 from gate_cache.workspace.data_root import dataset_near
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
-    from gate_cache.diffusion.passes.extractor import Extractor
     from gate_cache.store.reader import ComboView, FeatureStore
     from gate_cache.workspace.workspace import Workspace
 
@@ -113,16 +112,24 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
     UserError
         Nothing of the manifest is in its store, or something that extracting needs is missing.
     """
-    from gate_cache.workspace.device import described
+    import torch
 
     store = work.store()
-    models = _models(work, store)
+    models, threads = _models(work, store), store.attrs.get("threads") or own_threads()
     dataset, notes = dataset_near(work.store_path, work.manifest.dataset, work.roots)
     views = [view for model in models for _, view in model.found]
     rows = _choose(store, dataset, views, count, seed)
-    combos = [compared for model in models
-              for compared in _compare(model, store, dataset, rows, notes)]
-    here = described(work.torch_device())
+    others = set(range(len(store.samples))).difference(rows)
+
+    def halved(count: int) -> None:
+        notes.append("the device's memory was full: computed in batches of"
+                     f" {count}, not of {store.attrs['batch']}")
+    combos, here = list[Compared](), ""
+    with ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,)) as device:
+        for model in models:
+            source = open_source(model.work, dataset, store.samples, model.files, others)
+            found, here = device.submit(_compare, model, store, source, rows, halved).result()
+            combos += found
     left = len(work.manifest.combos) - len(views)
     notes += [f"{left} combos of the manifest are not in the store"] if left else []
     changed = list(dict.fromkeys(line for v in views for line in _changed(v, here)))
@@ -154,27 +161,6 @@ def _models(work: Workspace, store: FeatureStore) -> list[_Model]:
     return models
 
 
-def _compare(model: _Model, store: FeatureStore, dataset: ImageDataset, rows: list[int],
-             notes: list[str]) -> list[Compared]:
-    """Load one model, and compare what it computes now."""
-    from gate_cache.diffusion.passes.extractor import open_extractor
-    from gate_cache.workspace.device import LOADING, out_of_memory, smaller_than
-
-    work, batch = model.work, int(store.attrs["batch"])
-    with out_of_memory(LOADING, kept=False):
-        extractor = open_extractor(model.files, [plan for plan, _ in model.found], work.roots,
-                                   batch, work.torch_device(), work.manifest.model)
-    extractor.halved = lambda count: notes.append(
-        f"the device's memory was full: computed in batches of {count}, not of {batch}")
-    try:
-        with out_of_memory(smaller_than(1), kept=False), work.progress.task(
-                "computing again", len(rows) * len(model.found), "rows") as task:
-            run = _Run(model, store, dataset, extractor, rows)
-            return run.compare(model.found, task.advance)
-    finally:
-        extractor.close()
-
-
 def _choose(store: FeatureStore, dataset: ImageDataset, views: Sequence[ComboView], count: int,
             seed: int) -> list[int]:
     """Rows that some combo has, and whose image is still the one that it was."""
@@ -195,62 +181,50 @@ def _choose(store: FeatureStore, dataset: ImageDataset, views: Sequence[ComboVie
 
 
 def _changed(view: ComboView, device: str) -> list[str]:
-    noted, now = view.attrs.get("versions", {}), versions()
-    lines = [f"{name} {noted[name]} then, {now.get(name, 'none')} now"
-             for name in noted if noted[name] != now.get(name)]
-    devices = view.attrs.get(DEVICES, [])
+    attrs, now = view.attrs, versions()
+    made = [made for made, _ in view.made() if made]
+    noted = [m.versions for m in made] or [attrs.get("versions", {})]
+    lines = [f"{name} {then[name]} then, {now.get(name, 'none')} now"
+             for then in noted for name in then if then[name] != now.get(name)]
+    devices = sorted({m.device for m in made}) or attrs.get("devices", [])  # older stores
     if devices != [device]:
         lines.append(f"device {' and '.join(devices) or 'not noted'} then, {device} now")
     return lines
 
 
-class _Run:
-    """Rows through the model, as `Block` does it."""
+def _compare(model: _Model, store: FeatureStore, source: ImageSource, rows: list[int],
+             halved: Callable[[int], object]) -> tuple[list[Compared], str]:
+    """Rows through the model, as `Block` does it; and the device."""
+    work, files, found = model.work, model.files, model.found
+    from gate_cache.extraction.passes import passes_over
+    from gate_cache.workspace.device import described
 
-    def __init__(self, model: _Model, store: FeatureStore, dataset: ImageDataset,
-                 extractor: Extractor, rows: list[int]) -> None:
-        spec, files = model.work.manifest.model, model.files
-        others = set(range(len(store.samples))).difference(rows)
-        self._source = open_source(model.work, dataset, store.samples, files, others)
-        self._store = store
-        self._latents = latents_recipe(files, Preprocessing.of(spec, files.size(spec.size)),
-                                       spec.compute)
-        self._extractor = extractor
-        self._rows = rows
-
-    def compare(self, found: Sequence[tuple[PlannedCombo, ComboView]],
-                told: Any) -> list[Compared]:
-        import torch
-
-        threads = self._store.attrs.get("threads") or own_threads()
-        with ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,)) as device, \
-                ThreadPoolExecutor(2, "readers") as readers:
-            return device.submit(self._compare, found, readers, told).result()
-
-    def _compare(self, found: Sequence[tuple[PlannedCombo, ComboView]], readers: Executor,
-                 told: Any) -> list[Compared]:
-        inputs = BlockInputs(self._source, readers)
-        x0 = self._extractor.encode(inputs.images(self._rows))
-        inputs.take_latents(self._rows, x0)
-        report = [self._compare_latents(x0.cpu().numpy())]
-        views = {plan.name: view for plan, view in found}
-        combos = {name: Compared(name) for name in views}
-        todo = {name: {r for r in self._rows if view.done()[r]} for name, view in views.items()}
-        for lane in self._source.passes((plan, todo[plan.name]) for plan, _ in found):
-            for piece in self._extractor.run(lane, inputs):
+    views = {plan.name: view for plan, view in found}
+    wanted = [(plan, [r for r in rows if view.done()[r]]) for plan, view in found]
+    combos = {name: Compared(name) for name in views}
+    with passes_over(work, files, source, wanted, int(store.attrs["batch"]), halved) as passes, \
+            work.progress.task("computing again", sum(len(r) for _, r in wanted), "rows") as task:
+        latents = _compare_latents(work, files, store, rows,
+                                   passes.inputs.latents(rows).cpu().numpy())
+        for lane in passes.lanes:
+            for piece in passes.extractor.run(lane, passes.inputs):
                 maps = {n: values.float().cpu().numpy() for n, values in piece.maps.items()}
                 for i, row in enumerate(piece.rows):
                     view = views[piece.combo]
                     combos[piece.combo].add({n: view[n][row] for n in view},
                                             {n: m[i] for n, m in maps.items()})
-                told(len(piece.rows))
-        return [*(c for c in report if c.rows), *combos.values()]
+                task.advance(len(piece.rows))
+        return [*latents, *combos.values()], described(passes.extractor.model.device)
 
-    def _compare_latents(self, x0: npt.NDArray[Any]) -> Compared:
-        found = Compared(LATENTS)
-        for view in [v for v in self._store.latents() if v.recipe == self._latents]:
-            done = view.done()
-            for i, row in enumerate(self._rows):
-                if done[row]:
-                    found.add({LATENT_MAP: view[LATENT_MAP][row]}, {LATENT_MAP: x0[i]})
-        return found
+
+def _compare_latents(work: Workspace, files: ModelFiles, store: FeatureStore, rows: list[int],
+                     x0: npt.NDArray[Any]) -> list[Compared]:
+    """The latents, if the store keeps them."""
+    model, found = work.manifest.model, Compared(LATENTS)
+    recipe = latents_recipe(files, Preprocessing.of(model, files.size(model.size)), model.compute)
+    for view in [v for v in store.latents() if v.recipe == recipe]:
+        done = view.done()
+        for i, row in enumerate(rows):
+            if done[row]:
+                found.add({LATENT_MAP: view[LATENT_MAP][row]}, {LATENT_MAP: x0[i]})
+    return [found] if found.rows else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,12 +51,12 @@ class Registration:
         self._store = store
         self._dataset = dataset
         self._ids = ids
-        self._size = first
+        self._first = first
         self._digests = ImageDigests(dataset, ids, rehash)
         places = {sample_id: at for at, sample_id in enumerate(ids)}
         self._places = np.array([places.get(i, -1) for i in store.samples.ids], np.int64)
         self._here = np.zeros(len(store.samples), bool)
-        self._looked, self._begun = 0, 0
+        self._looked = 0
         self._waiting: list[NewSample] = []
         self._told = ExitStack()
         self.new = 0
@@ -86,14 +87,11 @@ class Registration:
         with self._told, ThreadPoolExecutor(2, "register") as pool:
             task = self._told.enter_context(show.task("registering", len(self._ids), "images"))
             try:
-                batch = self._begin(pool)
-                while batch:
-                    then = self._begin(pool)
+                for batch, _ in pairwise(chain(self._batches(pool), [[]])):  # begins the next
                     for looked in batch:
                         for outcome in looked.result():
                             self._take(outcome, several)
                             task.advance()
-                    batch = then
                     self._append()
                     yield
             finally:
@@ -107,13 +105,15 @@ class Registration:
         """End the task that shows how far registering is: something else is to be seen."""
         self._told.close()
 
-    def _begin(self, pool: ThreadPoolExecutor) -> list[Future[list[Looked]]]:
-        """Have a round's images looked at."""
-        start, self._begun = self._begun, min(self._begun + self._size, len(self._ids))
-        self._size = min(2 * self._size, MOST)
-        return [pool.submit(lambda part: [self._look(at) for at in part],
-                            range(at, min(at + _TASK, self._begun)))
-                for at in range(start, self._begun, _TASK)]
+    def _batches(self, pool: ThreadPoolExecutor) -> Iterator[list[Future[list[Looked]]]]:
+        """Have each round's images looked at when it is asked for."""
+        stop, size = 0, self._first
+        while stop < len(self._ids):
+            start, stop = stop, min(stop + size, len(self._ids))
+            size = min(2 * size, MOST)
+            yield [pool.submit(lambda part: [self._look(at) for at in part],
+                               range(at, min(at + _TASK, stop)))
+                   for at in range(start, stop, _TASK)]
 
     def _look(self, at: int) -> Looked:
         try:

@@ -72,6 +72,11 @@ class StoreWriter:
             self._held.check()
         self.need_there()
 
+    @property
+    def joined(self) -> bool:
+        """Whether another process holds the store, for which this one writes blocks."""
+        return self._held is None
+
     def need_there(self) -> None:
         """Raise `StoreError` where the store, or a group in use, was removed or replaced."""
         metas = [META, *(f"{name}/{META}" for name in sorted(self._used))]
@@ -159,7 +164,7 @@ class StoreWriter:
             lost = self._complete(name, parts, used.codec)
             self._used.add(name)
             writer = self._writer(name)
-            if self._held is None and writer.marks.one_writer:
+            if self.joined and writer.marks.one_writer:
                 raise StoreError(f"{self.path}: marks of {name} share files, as on a disk, and"
                                  " several workers cannot write them there; leave out --workers")
             blocks = len(blocks_of(writer.rows, self.block))

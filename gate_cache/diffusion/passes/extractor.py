@@ -56,6 +56,7 @@ class Extractor:
 
     Attributes
     ----------
+    coder_batch : images per pass of the autoencoder
     halved : hears of each smaller batch that passes go on with when the memory is full; None: that
         is an error
     stopped : whether to end `run` between the steps of denoising
@@ -66,7 +67,7 @@ class Extractor:
 
     def __init__(self, model: Backbone, steering: dict[Use, Steering], batch: int) -> None:
         self.model = model
-        self.batch = self._coder_batch = batch
+        self.batch = self.coder_batch = batch
         self._steering = steering
         self._embeddings: dict[tuple[str, Any], Text] = {}
         self._noise: WeakKeyDictionary[Inputs, dict[tuple[int, int], torch.Tensor]] = \
@@ -85,10 +86,11 @@ class Extractor:
         (N, 4, h, w) float32, on the device
         """
         pixels = images.shape[1] * images.shape[2]
-        size = max(min(self._coder_batch, CODER_PIXELS // pixels), 1)
+        size = max(min(self.coder_batch, CODER_PIXELS // pixels), 1)
         if self.halved is None:
-            return self._encoded(images, size)
-        latents, self._coder_batch = fitted(size, partial(self._encoded, images))
+            latents, self.coder_batch = self._encoded(images, size), size
+        else:
+            latents, self.coder_batch = fitted(size, partial(self._encoded, images))
         return latents
 
     def _encoded(self, images: Images, size: int) -> torch.Tensor:
@@ -141,10 +143,12 @@ class Extractor:
                 except _Stopped:
                     return
                 except RuntimeError as error:
-                    if self.batch == 1 or self.halved is None or not is_full(error):
+                    if not self._may_halve(error):
                         raise
                 self._halve()
-                self.halved(self.batch)
+
+    def _may_halve(self, error: RuntimeError) -> bool:
+        return self.batch > 1 and self.halved is not None and is_full(error)
 
     def _halve(self) -> None:
         """Go on with less in the memory: half as many images, and no module that can wait."""
@@ -152,6 +156,8 @@ class Extractor:
         self.batch //= 2
         model.leave(*[m for m in (model.vae, *model.text_encoders.values()) if m is not None])
         free()
+        if self.halved:
+            self.halved(self.batch)
 
     @contextmanager
     def _steered(self, lane: PassGroup) -> Iterator[None]:
@@ -165,12 +171,21 @@ class Extractor:
     def ready(self, lane: PassGroup, inputs: Inputs) -> Iterator[Ready]:
         """A lane's last passes, of each batch with every tail; to be run before the next is taken.
 
-        What leads to them, the denoising steps, has run.
+        What leads to them, the denoising steps, has run. Where the memory was full, some may come
+        again, in a smaller batch.
         """
-        inputs = self._seen(lane, inputs)
+        inputs, at = self._seen(lane, inputs), 0
         with self._steered(lane):
-            for start in range(0, len(lane.items), self.batch):
-                yield from self._batch(lane, lane.items[start : start + self.batch], inputs)
+            while at < len(lane.items):
+                items = lane.items[at : at + self.batch]
+                try:
+                    yield from self._batch(lane, items, inputs)
+                    at += len(items)
+                    continue
+                except RuntimeError as error:
+                    if not self._may_halve(error):
+                        raise
+                self._halve()
 
     def _batch(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> Iterator[Ready]:
         """One batch through the down half, and then through the rest with every tail."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import load_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 
 from gate_cache.core.errors import UserError
 from gate_cache.core.fingerprint import Recipe, differences
-from gate_cache.extraction.lora.tensors import read_metadata, write_tensors
+from gate_cache.core.replacing import replacing
 
 if TYPE_CHECKING:
-    from gate_cache.extraction.lora.adapter import Adapter
-    from gate_cache.extraction.lora.trainer import LoraTrainer
+    from gate_cache.extraction.lora.trainer import Adapter, LoraTrainer
 
 TOLD = "gate_cache"
 """Key of our own metadata in a LoRA's file: how it was trained, and for how many steps."""
@@ -148,3 +149,34 @@ class LoraFiles:
     def forget(self) -> None:
         """Remove the checkpoint: all is done."""
         self._checkpoint.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor],
+                  metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file under another name, then rename it.
+
+    Parameters
+    ----------
+    tensors : contiguous, on the CPU
+    """
+    data = memoryview(save(dict(tensors), dict(metadata)))
+    end = 8 + int.from_bytes(data[:8], "little")
+    with replacing(path) as draft, draft.open("wb") as file:
+        file.write(_sorted_header(bytes(data[8:end])))
+        file.write(data[end:])
+
+
+def _sorted_header(header: bytes) -> bytes:
+    """A header with its keys in order: the library writes metadata in a random one."""
+    text = json.dumps(json.loads(header), sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file; none where it is not such a file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}

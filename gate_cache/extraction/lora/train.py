@@ -17,10 +17,9 @@ from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.layouts import SD
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.extraction.captions.caption import captions_path
-from gate_cache.extraction.lora.adapter import Adapter
 from gate_cache.extraction.lora.files import LoraFiles, LoraOutput, refuse_existing
 from gate_cache.extraction.lora.images import TrainingImage, training_images
-from gate_cache.extraction.lora.trainer import LoraSettings, LoraTrainer
+from gate_cache.extraction.lora.trainer import Adapter, LoraSettings, LoraTrainer
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.workspace.device import out_of_memory
 

@@ -41,7 +41,7 @@ def read_at(maps: torch.Tensor, place: Placement, points: Points) -> torch.Tenso
     (P, N, C)
     """
     window = place.window(maps.shape[-1])
-    grid = torch.from_numpy(window.enter(points) * 2 - 1).to(maps)
+    grid = torch.from_numpy(window.enter(points) * 2 - 1).to(maps, non_blocking=True)
     cut = window.cut(maps)
     values = F.grid_sample(cut, grid[None, None].expand(len(cut), -1, -1, -1), mode="bilinear",
                            padding_mode="border", align_corners=False)
@@ -94,8 +94,8 @@ def taps(place: Placement, sides: Sequence[int], points: Points, device: torch.d
         cells += [first + row * side + column for row in (y0, y1) for column in (x0, x1)]
         shares += [v * u for v in (1 - fy, fy) for u in (1 - fx, fx)]
         first += side * side
-    return Taps(torch.from_numpy(np.stack(cells, 1)).to(device),
-                torch.from_numpy(np.stack(shares, 1).astype(np.float32)).to(device))
+    return Taps(*(torch.from_numpy(v).to(device, non_blocking=True) for v in (
+        np.stack(cells, 1), np.stack(shares, 1).astype(np.float32))))
 
 
 def _ends(share: Points, along: slice) -> tuple[Points, Points, Points]:

@@ -39,7 +39,7 @@ def sample(descriptors: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     -------
     (K, D) of unit length
     """
-    grid = (points * 2 - 1)[None, None].to(descriptors)
+    grid = (points * 2 - 1)[None, None].to(descriptors, non_blocking=True)
     values = F.grid_sample(descriptors[None], grid, mode="bilinear", padding_mode="border",
                            align_corners=False)
     return F.normalize(values[0, :, 0].T, dim=1)
@@ -90,7 +90,7 @@ def found_at(cosines: torch.Tensor, products: torch.Tensor | None,
         return peaks(cosines)
     steps = steps_between(max(cosines.shape[1:]))
     fine = between(cosines, steps) / lengths_between(products, steps).clamp_min(EPS)
-    sides, places = (torch.tensor(maps.shape[:0:-1], device=cosines.device)
+    sides, places = (torch.tensor(maps.shape[:0:-1]).to(maps.device, non_blocking=True)
                      for maps in (cosines, fine))
     return ((peaks(fine) * places - 0.5) / steps + 0.5) / sides
 

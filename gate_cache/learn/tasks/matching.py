@@ -220,7 +220,7 @@ class Matched:
 
 def _sampled(cut: torch.Tensor, window: Window, points: Points) -> torch.Tensor:
     """Descriptors at points of an image, from the cells that show it."""
-    return sample(cut, torch.from_numpy(window.enter(points)).to(cut))
+    return sample(cut, torch.from_numpy(window.enter(points)).to(cut, non_blocking=True))
 
 
 def _grouped(pairs: Sequence[PairPoints],

@@ -149,6 +149,8 @@ def _each_once(plan: Plan) -> str:
 
 def show_extracted(done: Extracted) -> None:
     rows = {k: v for k, v in done.rows.items() if v}
+    if len(rows) > 1:  # latents are no combo that a user has written
+        rows.pop("latents", None)
     if not rows:
         say(f"nothing to do: all {done.images} images of all combos are in {done.store}")
         return
@@ -194,7 +196,17 @@ def _group_lines(group: GroupReport, images: int) -> list[str]:
         lines.append(f"rounded by {group.error}")
     gap = f", missing rows {_ranges(group.missing)}" if group.missing else ""
     lines.append(f"done: {group.done}/{images}{gap}")
-    return lines
+    return [*lines, *map(_made_line, group.made)]
+
+
+def _made_line(made: dict[str, Any]) -> str:
+    """``3 blocks: cpu, torch 2.13.0, batch 8``."""
+    blocks = f"{made['blocks']} block{'s' if made['blocks'] > 1 else ''}"
+    if "device" not in made:
+        return f"{blocks}: it is not noted what computed them"
+    tf32 = ", TF32" if made["tf32"] else ""
+    return (f"{blocks}: {made['device']}, torch {made['versions'].get('torch', '?')},"
+            f" batch {made['batch']}{tf32}")
 
 
 def _ranges(rows: list[int]) -> str:

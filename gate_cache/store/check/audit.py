@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -130,7 +130,7 @@ class Audit(Forms):
             return
         for array in arrays:
             maps[array] = yield from self._map(name, array, bool(marked))
-        yield from self._marks(name, marks)
+        yield from self._marks(name, marks, done.provenances(attrs).keys())
         yield from self._sums(name, len(arrays), set(marked))
         yield from self.strays(name, {META, DONE, SUMS, *arrays})
         self.blocks += [BlockCheck(self.folder, name, attrs["fingerprint"], maps, i,
@@ -220,7 +220,7 @@ class Audit(Forms):
 
     # ------------------------------------------------------------------------------ marks
 
-    def _marks(self, group: str, marks: done.BlockMarks) -> Iterator[Finding]:
+    def _marks(self, group: str, marks: done.BlockMarks, made: Set[int]) -> Iterator[Finding]:
         if self.samples is None:
             return
         key, files, width = f"{group}/{DONE}", marks.files(), marks.width
@@ -232,10 +232,11 @@ class Audit(Forms):
                                      for n in (min(marks.slots, blocks), blocks)))
         damaged = [range(file * width, (file + 1) * width) for file, raw in files.items()
                    if len(raw) != width * done.BYTES]
-        values, missing = marks.known(), 0
+        values, numbers, missing = marks.known(), marks.numbers(), 0
         for i, rows in enumerate(self._row_ranges):
             mark = values.get(i, 0)
-            damaged += [range(i, i + 1)] if mark and not self._is_mark(i, mark) else []
+            bad = i in values and not (self._is_mark(i, mark) and numbers[i] in made)
+            damaged += [range(i, i + 1)] if bad else []
             missing += len(rows) - min(mark >> 32, len(rows))
         yield from (_bad_mark(group, marks, some) for some in damaged)
         if missing:

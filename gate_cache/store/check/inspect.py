@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.store.reader import ComboView, FeatureStore
@@ -20,6 +20,7 @@ class GroupReport:
     maps : name to shape (N, C, h, w) and how it is stored
     error : of the stored values, at most; empty where there is none
     missing : rows that are not extracted
+    made : what its blocks were computed with, and how many blocks; empty where it is not noted
     """
 
     name: str
@@ -35,6 +36,7 @@ class GroupReport:
     missing: list[int]
     bytes: int
     error: str
+    made: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -72,4 +74,5 @@ def _group(view: ComboView) -> GroupReport:
         view.name, view.label, attrs["kind"], view.fingerprint, settings,
         attrs.get("source", {}), attrs.get("model", ""), recipe.get("compute", ""), maps,
         int(done.sum()), [int(r) for r in (~done).nonzero()[0]],
-        view.store.folder.bytes_below(view.name), view.encoding.error)
+        view.store.folder.bytes_below(view.name), view.encoding.error,
+        [{"blocks": count, **(asdict(made) if made else {})} for made, count in view.made()])

@@ -1,15 +1,18 @@
-"""The done mark of a block: how many rows it holds and the checksum of their bytes.
+"""The done mark of a block: how many rows it holds, the checksum of their bytes, what made them.
 
-One uint64 a block, written after the block's shards: rows in the high 32 bits, in the low 32 bits
-crc32c over the raw bytes of each map's rows, map after map in the group's order. 0: not done. On a
-disk `MARKS` of them share a file, in which each is written in its place, so that several workers
-may; behind a URL, where nothing is written in its place, and in stores of format 1 and 2, each has
-a file of its own. What an array's metadata says counts.
+One uint64 a block, written after the block's shards: crc32c over the raw bytes of each map's rows,
+map after map in the group's order, in the low 32 bits, rows in the next 20, and in the highest 12
+the number of a `Provenance`. 0: not done; a number of 0: not noted. On a disk `MARKS` of them share
+a file, in which each is written in its place, so that several workers may; behind a URL, where
+nothing is written in its place, and in stores of format 1 and 2, each has a file of its own. What
+an array's metadata says counts.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from typing import Any
 
@@ -17,15 +20,59 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import StoreError
+from gate_cache.core.fingerprint import fingerprint
 from gate_cache.store.format.attrs import MEND, read_array
 from gate_cache.store.format.checksums import Sums, joined, row_sums
 from gate_cache.store.format.documents import Document, array_document
-from gate_cache.store.format.layout import DONE, MARKS
+from gate_cache.store.format.layout import DONE, MADE, MARKS
 from gate_cache.store.places.folders import Folder, is_number
 from gate_cache.store.places.local import LocalFolder
 
 Marks = npt.NDArray[np.uint64]
 BYTES = 8
+_NUMBER = 52
+"""Bits of a mark below the number of its `Provenance`."""
+_MARK = (1 << _NUMBER) - 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What decides the last bits of maps, and is not in their recipe.
+
+    A block's mark has its `number`; the attribute `made` of its group says what the number stands
+    for.
+
+    Attributes
+    ----------
+    device : that computed, as people call it: ``cpu``, ``cuda (NVIDIA H100)``
+    batch : images of a pass
+    tf32 : whether float32 may have been computed in TF32
+    versions : of gate-cache, Python and the libraries
+    """
+
+    device: str
+    batch: int
+    tf32: bool
+    versions: Mapping[str, str]
+
+    @property
+    def number(self) -> int:
+        """From 1 to 4095, by content: workers who cannot ask each other give the same."""
+        return 1 + int(fingerprint(asdict(self))[:8], 16) % 4095
+
+    def noted(self, attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The attribute `MADE` with this one in it."""
+        known, row = list(attrs.get(MADE, ())), {"number": self.number, **asdict(self)}
+        return known if row in known else [*known, row]
+
+
+def provenances(attrs: Mapping[str, Any]) -> dict[int, Provenance | None]:
+    """What the numbers in a group's marks stand for; None where that is not known."""
+    rows = attrs.get(MADE, ())
+    found: dict[int, Provenance | None] = {
+        row["number"]: Provenance(*(row[f.name] for f in fields(Provenance))) for row in rows}
+    seen = Counter(row["number"] for row in rows)  # two may share one: one in 4095 does
+    return {0: None, **found, **{n: None for n, count in seen.items() if count > 1}}
 
 
 def mark(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
@@ -89,6 +136,13 @@ class BlockMarks:
 
     def known(self) -> dict[int, int]:
         """The mark of each block that has one, of files that are whole."""
+        return {block: mark & _MARK for block, mark in self._known().items()}
+
+    def numbers(self) -> dict[int, int]:
+        """The number of its `Provenance` of each block that has a mark; 0 where it is not noted."""
+        return {block: mark >> _NUMBER for block, mark in self._known().items()}
+
+    def _known(self) -> dict[int, int]:
         return {file * self.width + i: mark for file, raw in self.files().items()
                 if len(raw) == self.width * BYTES
                 for i, mark in enumerate(np.frombuffer(raw, "<u8").tolist()) if mark}
@@ -120,9 +174,10 @@ class BlockMarks:
             if str(file) not in there:
                 self._folder.write(self._key(file), [bytes(self.width * BYTES)])
 
-    def write(self, block: int, mark: int) -> None:
-        """Mark a block, to stay."""
-        (file, place), data = divmod(block, self.width), mark.to_bytes(BYTES, "little")
+    def write(self, block: int, mark: int, number: int = 0) -> None:
+        """Mark a block, to stay; `number` is that of its `Provenance`."""
+        file, place = divmod(block, self.width)
+        data = (mark | number << _NUMBER).to_bytes(BYTES, "little")
         if self.width == 1:
             self._folder.write(self._key(file), [data])
         else:
@@ -134,7 +189,7 @@ class BlockMarks:
     def _values(self, file: int, raw: bytes) -> Marks:
         if len(raw) != self.width * BYTES:
             raise StoreError(f"{self._key(file)}: the mark of a finished block is damaged; {MEND}")
-        return np.frombuffer(raw, "<u8").astype(np.uint64)
+        return np.frombuffer(raw, "<u8").astype(np.uint64) & np.uint64(_MARK)
 
 
 def rows_in(marks: Marks) -> npt.NDArray[np.int64]:

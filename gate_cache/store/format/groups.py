@@ -19,7 +19,7 @@ from gate_cache.store.format.chunks import Chunks, OpenFiles
 from gate_cache.store.format.codes import encode
 from gate_cache.store.format.documents import put_attrs, resize
 from gate_cache.store.format.encodings import Encoding, Part, encoding_of
-from gate_cache.store.format.layout import ABSENT, DEVICES, DONE, SUMS, Blocks, blocks_of
+from gate_cache.store.format.layout import ABSENT, DONE, MADE, SUMS, Blocks, blocks_of
 from gate_cache.store.format.openshard import shard_file
 from gate_cache.store.format.shards import Damaged, shard_parts
 from gate_cache.store.places.disk import disk_errors
@@ -148,17 +148,19 @@ class GroupWriter:
     def recheck(self) -> None:
         """Undo blocks that do not read back whole: these arrays were made anew over old shards.
 
-        Rows that are void are undone too: which they are may have been lost.
+        Rows that are void are undone too: which they are may have been lost, as what a number in a
+        mark stood for.
         """
         self.fit()
-        for rows in blocks_of(self.rows, self.block):
+        numbers, known = self.marks.numbers(), done.provenances(self.attrs)
+        for block, rows in enumerate(blocks_of(self.rows, self.block)):
             try:
                 whole = not any(self.parts[n].has_void(m) for n, m in
                                 self.read_kept(rows).items())
             except StoreError:
                 whole = False
-            if not whole:
-                self.marks.write(rows.start // self.block, 0)
+            if not whole or numbers.get(block, 0) not in known:
+                self.marks.write(block, self.marks.read(block) if whole else 0)
 
     @property
     def lengths(self) -> list[int]:
@@ -219,7 +221,8 @@ class GroupWriter:
         stored = [self.encode(name, maps[name]) for name in self.maps]
         self.write_stored(rows, {n: a for part in stored for n, a in part.items()}, absent)
 
-    def write_stored(self, rows: range, arrays: Maps, absent: Collection[int] = ()) -> None:
+    def write_stored(self, rows: range, arrays: Maps, absent: Collection[int] = (),
+                     made: done.Provenance | None = None) -> None:
         """Write one whole block, then mark it done.
 
         Whatever happens on the way, the mark is true: it goes before rows that it vouches for are
@@ -230,6 +233,8 @@ class GroupWriter:
         rows : the block's rows
         arrays : name to the rows of each stored array
         absent : rows of the block whose image is gone; their maps are NaN
+        made : what its rows were computed with; None where others write to the group, too, who
+            cannot share an attribute: then `note_made` is for the process that holds the store
 
         Raises
         ------
@@ -242,14 +247,17 @@ class GroupWriter:
             if self.marks.read(rows.start // self.block) and not self.kept(rows):
                 self.marks.write(block, 0)  # nothing is kept
             self._note_absent(rows, absent)
-            self.commit(rows, self._put(block, ordered))
+            found = self._put(block, ordered)
+            if made:
+                self.note_made(made)
+            self._commit(rows, found, made.number if made else 0)
 
-    def commit(self, rows: range, found: Sums) -> None:
+    def _commit(self, rows: range, found: Sums, number: int) -> None:
         """Mark a block done, whose shards are there to stay and have these rows."""
         block, mark = rows.start // self.block, done.mark_of(found, self.lengths)
         self.write_sums(block, found)
         with self._noting:  # where a file holds several marks
-            self.marks.write(block, mark)
+            self.marks.write(block, mark, number)
         if self._seen is not None:
             self._seen[block] = mark
 
@@ -278,11 +286,19 @@ class GroupWriter:
             absent.update(row for row in fresh if row in gone)
         self._note(absent)
 
-    def note_device(self, device: str) -> None:
-        """Say that some rows are computed on this device."""
-        known = self.attrs.get(DEVICES, [])
-        if device not in known:
-            self._put_attrs({DEVICES: sorted([*known, device])})
+    def note_made(self, made: done.Provenance, rows: range | None = None) -> None:
+        """Say what the number of this `Provenance` stands for, before any mark has it.
+
+        Parameters
+        ----------
+        rows : of a finished block, whose mark then gets the number
+        """
+        with self._noting:
+            if (noted := made.noted(self.attrs)) != self.attrs.get(MADE):
+                self._put_attrs({MADE: noted})
+            if rows:
+                block = rows.start // self.block
+                self.marks.write(block, self.marks.read(block), made.number)
 
     def _note_absent(self, rows: range, absent: Collection[int]) -> None:
         """Say before the data which rows of it are void."""

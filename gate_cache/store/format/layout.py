@@ -24,8 +24,8 @@ SUMS = "sums"
 """Array of a group: the checksums of its rows, bound to the group, the map and the block."""
 ABSENT = "absent"
 """Attribute of a group: rows of finished blocks whose image was gone; they hold NaN."""
-DEVICES = "devices"
-"""Attribute of a group: what its rows were computed on, as far as that is known."""
+MADE = "made"
+"""Attribute of a group: each `Provenance` of its blocks, whose marks have its number."""
 BLOCK_BYTES = 96 * 2**20
 BLOCK_ROWS = (8, 1024)
 BLOCK_MOST = 2**16

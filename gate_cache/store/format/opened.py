@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from gate_cache.core.errors import RowNotDone, StoreError
 from gate_cache.store.format import done
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, is_whole, read_array, read_attrs
 from gate_cache.store.format.chunks import Check, Chunks, OpenFiles
+from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.encodings import Encoding, Part, encoding_of
 from gate_cache.store.format.layout import ABSENT
 from gate_cache.store.format.samples import Samples, read_samples
@@ -147,6 +149,12 @@ class OpenGroup:
         mask = done.valid(marks, block, rows)
         mask[[row for row in self.attrs.get(ABSENT, ()) if row < rows]] = False
         return mask
+
+    def made(self) -> list[tuple[Provenance | None, int]]:
+        """What finished blocks were computed with, and how many; None where it is not noted."""
+        numbers = Counter(done.BlockMarks(self.store.folder, self.name).numbers().values())
+        known = done.provenances(self.attrs)
+        return [(known.get(number), count) for number, count in sorted(numbers.items())]
 
     def check(self, rows: npt.NDArray[Any]) -> None:
         """Raise `RowNotDone` unless all these rows are extracted."""

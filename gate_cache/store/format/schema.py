@@ -88,6 +88,14 @@ class _Recipe(_Model):
     compute: Name | None = None
 
 
+class _Made(_Model):
+    number: Annotated[int, Field(ge=1, lt=4096)]
+    device: Text
+    batch: Annotated[int, Field(ge=1)]
+    tf32: bool
+    versions: dict[Text, Text]
+
+
 class GroupAttrs(_Model):
     """Attributes of a group of maps; its fingerprint is that of its recipe."""
 
@@ -98,6 +106,7 @@ class GroupAttrs(_Model):
     recipe: dict[str, Any]
     absent: list[Row] = []
     devices: list[Text] = []
+    made: Annotated[list[_Made], Field(max_length=10_000)] = []
     tokens: list[str] = []
     versions: dict[Text, Text] = {}
     source: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from gate_cache.store.format.layout import Blocks
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
+    from gate_cache.store.format.done import Provenance
     from gate_cache.store.places.folders import Folder
 
 
@@ -55,8 +56,12 @@ class UnkeptGroup(GroupWriter):
         """None."""
         return 0
 
-    def write_stored(self, rows: range, arrays: Maps, absent: Collection[int] = ()) -> None:
+    def write_stored(self, rows: range, arrays: Maps, absent: Collection[int] = (),
+                     made: Provenance | None = None) -> None:
         """Nothing is written."""
+
+    def note_made(self, made: Provenance, rows: range | None = None) -> None:
+        """Nothing is noted."""
 
     def read_kept(self, rows: range) -> Stored:
         """No rows, of all arrays."""
