@@ -14,6 +14,7 @@ from test_extract import Toy, assert_same
 
 from gate_cache import FeatureStore
 from gate_cache.analysis.guideline import Img2Img, guideline
+from gate_cache.analysis.score import Selection
 from gate_cache.core.errors import UserError
 from gate_cache.core.memory import fitted
 from gate_cache.core.progress import Silent

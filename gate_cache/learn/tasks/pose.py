@@ -67,7 +67,7 @@ class MirroredPose:
         """
         if distance(mirrored, target) >= distance(plain, target):
             return plain.points
-        known = torch.from_numpy(self.points(pair)[1]).to(target.device)
+        known = torch.from_numpy(self.points(pair)[1]).to(target.device, non_blocking=True)
         return torch.where(known[:, None], mirrored.points, plain.points)
 
 
