@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONTROL, PROMPT, TOY, WriteManifest
-from gate_cache.analysis.reference import Selection
 from test_extract import Toy, assert_same
 
 from gate_cache import FeatureStore
