@@ -21,8 +21,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from gate_cache import FeatureStore
 from gate_cache.core.errors import ModelError, NotThere
 from gate_cache.core.roots import Roots
+from gate_cache.core.weights import shapes_in
 from gate_cache.diffusion.files.control_file import inferred_config, plain_names
-from gate_cache.diffusion.files.weights import shapes_in
 from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.modules import load_controlnet
 from gate_cache.diffusion.models.sources import ModelFiles

@@ -19,10 +19,10 @@ from small_models import WRITERS, small_unet, write_controlnet
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from gate_cache.core.errors import ModelError, UserError
+from gate_cache.core.headers import read_header
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.files.headers import read_header
-from gate_cache.diffusion.files.weights import variant_of
+from gate_cache.core.weights import variant_of
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.layouts import schedule_of

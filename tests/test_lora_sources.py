@@ -18,10 +18,10 @@ from original_layout import write_single_file
 from safetensors.torch import save_file
 from small_models import WIDTH, WRITERS
 
+from gate_cache.core.digest_cache import remembered_sha256
 from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.fingerprint import differences
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.files.digest_cache import remembered_sha256
 from gate_cache.diffusion.lora.file import read_lora
 from gate_cache.diffusion.lora.fit import model_layers
 from gate_cache.diffusion.lora.source import lora_path

@@ -17,13 +17,13 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
+from gate_cache.core import digest_cache as memo
+from gate_cache.core.digest_cache import remembered_sha256
 from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import differences, file_sha256, fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.files import digest_cache as memo
-from gate_cache.diffusion.files.digest_cache import remembered_sha256
-from gate_cache.diffusion.files.weights import shapes_in, weight_files
+from gate_cache.core.weights import shapes_in, weight_files
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
 from gate_cache.diffusion.models.sources import ModelFiles, locate
 from gate_cache.diffusion.passes.recipes import latents_recipe, missing_inputs, plan_combos

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gate_cache.core.errors import UserError
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.extraction.passes import Passes, chosen_combos, open_passes
 from gate_cache.learn.features.pca import ColourPCA
@@ -82,7 +83,8 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
     """
     every = chosen_combos(work, combos)
     selected = every if combos else dict([next(iter(every.items()))])
-    chosen = {n: c.model_copy(update={"ensemble": 1}) for n, c in selected.items()}  # one pass
+    chosen = {n: c.model_copy(update={"ensemble": 1}) if c.ensemble > 1 else c
+              for n, c in selected.items()}  # one pass
     dataset = work.dataset()
     ids = pick([s.id for s in dataset.samples()], images, 1, work.name, "its data set")
     with open_passes(work, chosen, dataset, ids, batch=1) as passes:
@@ -92,6 +94,9 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
 @torch.inference_mode()
 def _run(passes: Passes) -> Iterator[Activations]:
     model = passes.extractor.model
+    if not passes.family.levels:
+        raise UserError("a vision encoder predicts no noise: 'show' without --activations shows its"
+                        " maps")
     for lane in passes.lanes:
         t = lane.common.walk.stop
         for ready in passes.extractor.ready(lane, passes.inputs):

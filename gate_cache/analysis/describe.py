@@ -25,7 +25,7 @@ from gate_cache.learn.features.samples import SampleReader
 from gate_cache.learn.features.similarity import LevelDescriptors, describe
 from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, build_model
 from gate_cache.manifest.heads import heads_of
-from gate_cache.training.features import attention_of, mixed_of, views_of
+from gate_cache.training.features import attention_of, joining_of, mixed_of, views_of
 from gate_cache.training.inputs import matches, matching_options
 from gate_cache.training.trained import Trained, find_trained
 
@@ -210,7 +210,8 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
     attention = next((v for v in views.values() if v.attrs["kind"] == "attention"), None)
     own = matching_options(spec)
     bucket = BucketSpec(tuple(v.name for v in conv), attention.name if attention else None,
-                        spec.attention_maps, own.resolution, own.standardise)
+                        spec.attention_maps, own.resolution, own.standardise,
+                        joining=joining_of(loaded.manifest, spec, views))
     store = conv[0].store
     buckets = Buckets(store, bucket, device, {}, _READ_BYTES)
     model = build_model(spec, buckets.channels, tokens=buckets.tokens)

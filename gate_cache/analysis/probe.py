@@ -27,6 +27,7 @@ from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.manifest.heads import option_names, parse_head
+from gate_cache.manifest.train_spec import MixSpec
 from gate_cache.training.inputs import HAS, DenseInputs, TrainingInputs, measured, open_any
 from gate_cache.workspace.data_summary import check_data, untrainable
 from gate_cache.workspace.pick import pick
@@ -164,7 +165,9 @@ def _table(work: Workspace, settings: ProbeOptions, head: str) -> ProbeTable:
     """One task, with what a training by this head would read."""
     pooled = {"pool": settings.pool} if "pool" in option_names(head) else {}
     spec = work.manifest.train.model_copy(
-        update={"head": parse_head({"name": head, **pooled}), "combos": None})
+        update={"head": parse_head({"name": head, **pooled}), "combos": None,
+                # of several models every combo is probed in its own channels, as it is stored
+                "mix": MixSpec(unit=False) if work.manifest.models else None})
     study = open_any(replace(work, progress=Silent()).with_manifest(train=spec))
     if isinstance(study, TrainingInputs):
         return _points(study, settings, work)
@@ -177,7 +180,8 @@ def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
     parts = 1 if isinstance(study, TrainingInputs) else study.features.spec.pool**2
     read: list[tuple[tuple[str, ...], tuple[int, ...], str]] = [
         ((name,), (i,), spec.combos[i]) for i, name in enumerate(study.combos)]
-    if len(study.mixed) > 1:
+    of_combos = {group: study.features.maps.slices(group) for group in spec.combos}
+    if len(study.mixed) > 1 and len({str(of) for of in of_combos.values()}) == 1:
         read.append((study.mixed, tuple(map(study.combos.index, study.mixed)), spec.combos[0]))
     if spec.attention:
         read.append(((study.store[spec.attention].label,), (), spec.attention))
@@ -185,9 +189,10 @@ def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
     for combos, numbers, group in read:
         view = study.store[group]
         names = view.maps if numbers else attention_maps(view, spec.attention_maps)
-        widths = [parts * int(view[name].shape[1]) for name in names]
-        ends = np.cumsum([0, *widths]).tolist()
-        features.append(_Feature(combos, tuple(names), numbers, slice(0, ends[-1])))
+        widths = [int(view[name].shape[1]) for name in names]
+        first = next(iter(of_combos[group].values())).start if numbers else 0
+        ends = (parts * np.cumsum([first, *widths])).tolist()
+        features.append(_Feature(combos, tuple(names), numbers, slice(ends[0], ends[-1])))
         features += [_Feature(combos, (name,), numbers, slice(a, b)) for name, a, b in
                      zip(names, ends, ends[1:], strict=False) if len(names) > 1]
     return features

@@ -245,8 +245,11 @@ def plain(files: ModelFiles, prompt: str | None, **read: Any) -> Combo:
     Raises
     ------
     UserError
-        A prompt is given, and the model takes no text.
+        A prompt is given, and the model takes no text; or it is a vision encoder.
     """
+    if not files.kind.noised:
+        raise UserError(f"{files.source}: a vision encoder adds no noise, so its maps have no shift"
+                        " to measure")
     if files.family.text:
         return Combo(prompt=PROMPT if prompt is None else prompt, **{**ONE_PASS, **read})
     if prompt is not None:

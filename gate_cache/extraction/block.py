@@ -241,6 +241,7 @@ class _Draft:
         self.kept = group.kept(rows)
         self._void = [r for r in rows[self.kept:] if r in work.gone]
         self.open = self.kept < len(rows)
+        self._stays = name != LATENTS or rows in work.blocks  # else made anew for every block
         self.left = set(rows[self.kept:]).difference(self._void)
         self._block: Buffers | None = None
 
@@ -276,7 +277,8 @@ class _Draft:
                                  None if self._joined else made)
         self._block = None
         self._memory.give_back(block)
-        told.written(self._name, len(rows) - self.kept - len(void), made)
+        if self._stays:
+            told.written(self._name, len(rows) - self.kept - len(void), made)
 
     def unfit(self, piece: Piece) -> StoreError:
         """Why rows are refused, not stored as infinity."""

@@ -22,8 +22,8 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
 
+from gate_cache.core.digest_cache import cache_folder
 from gate_cache.core.errors import DataError, GateCacheError, UserError
-from gate_cache.diffusion.files.digest_cache import cache_folder
 from gate_cache.extraction.job import ExtractionJob, open_engine, open_work
 
 if TYPE_CHECKING:

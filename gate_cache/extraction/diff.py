@@ -107,10 +107,8 @@ def _side(path: Place, roots: Roots) -> Side:
         return Side({n: store[n].recipe for n in store.combos}, store, notes)
     work = Workspace.open(path, roots)
     recipes, notes = work.recipes()
-    if recipes:
-        return Side(recipes)
-    return Side({n: wanted_of(work.manifest, n) for n in work.manifest.combos},
-                notes=[f"{path.name}: {line}" for line in notes], partial=True)
+    return Side({n: recipes.get(n) or wanted_of(work.manifest, n) for n in work.manifest.combos},
+                notes=[f"{path.name}: {line}" for line in notes], partial=bool(notes))
 
 
 def _pairs(a: Side, b: Side) -> dict[str, str]:

@@ -100,23 +100,34 @@ def extract(work: Workspace, *, batch: int | Literal["auto"] | None = None,
     show, manifest, path = work.progress, work.manifest, work.store_path
     dataset = open_dataset(manifest.dataset, work.roots)
     ids = ids_of(dataset)
-    files = _checked(work, dataset, ids)
-    plans = work.plans(files)
-    block = store_block(manifest, [p.shapes for p in plans])
+    models = _checked(work, dataset, ids)
+    block = store_block(manifest, [p.shapes for m in models for p in m.plans])
     cores = threads or own_threads(spread.workers if spread else 0)
     with open_writer(path, dataset.name, block, store_batch(manifest), cores,
                      show.say if wait else None) as store:
         images = Registration(store, dataset, ids, rehash, FIRST_OF_OTHERS if spread else FIRST)
         batch_asked = batch or manifest.store.batch
         order = ExtractionJob(
-            _for_others(work) if spread else work, batch if isinstance(batch, int) else store.batch,
+            work, batch if isinstance(batch, int) else store.batch,
             threads or store.threads or cores, frozenset(), batch_asked == "auto")
         result = Extracted(path, len(ids), 0, dict.fromkeys([LATENTS, *manifest.combos], 0))
-        with _Rounds(work, store, files, plans, result) as rounds:
-            for _ in images.rounds(show):
-                rounds.extract(images, replace(order, gone=images.gone), spread)
+        remember(path, work.roots)
+        for number, model in enumerate(models):
+            with _Rounds(model, store, result) as rounds:
+                # The first model meets images as they are registered; all are there for the others.
+                for _ in [None] if number else images.rounds(show):
+                    rounds.extract(images, replace(order, gone=images.gone), spread)
         result.new_images, result.unread = images.new, {**images.unread, **result.unread}
     return result
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One of a manifest's models with its combos, and their manifest."""
+
+    work: Workspace
+    files: ModelFiles
+    plans: Sequence[PlannedCombo]
 
 
 class _Rounds(ExitStack):
@@ -125,13 +136,10 @@ class _Rounds(ExitStack):
     It is the `Told` of all blocks; what it hears comes from several threads.
     """
 
-    def __init__(self, work: Workspace, store: StoreWriter, files: ModelFiles,
-                 plans: Sequence[PlannedCombo], result: Extracted) -> None:
+    def __init__(self, model: _Model, store: StoreWriter, result: Extracted) -> None:
         super().__init__()
-        self._work = work
+        self._work, self._files, self._plans = model.work, model.files, model.plans
         self._store = store
-        self._files = files
-        self._plans = plans
         self._result = result
         self._run: _Run | None = None
         self._told = False
@@ -142,8 +150,8 @@ class _Rounds(ExitStack):
 
     def extract(self, images: Registration, order: ExtractionJob, spread: Workers | None) -> None:
         """Compute all that is missing of the images that are registered."""
+        order = replace(order, workspace=_for_others(self._work) if spread else self._work)
         if not self._told:
-            remember(self._store.path, self._work.roots)
             tell_anew(self._work, self._plans)
         left = open_work(order, self._store, self._files, self._plans)
         if not self._told:
@@ -238,17 +246,17 @@ def _for_others(work: Workspace) -> Workspace:
     return replace(work, roots=work.roots.absolute(), progress=Silent())
 
 
-def _checked(work: Workspace, dataset: ImageDataset, ids: Sequence[str]) -> ModelFiles:
-    """The model's files, after all that can be refused or told before anything is paid."""
+def _checked(work: Workspace, dataset: ImageDataset, ids: Sequence[str]) -> list[_Model]:
+    """The models, after all that can be refused or told before anything is paid."""
     for line in before_extraction(work, check_data(work, dataset)):
         work.progress.say(line)
-    files = work.model()
+    found = [(part, part.model()) for part in work.by_model().values()]
     wrong, notes = sample_problems(work.manifest, work.roots, ids)
     if wrong:
         raise DataError("\n".join(wrong))
     for line in [*notes_on_files(dataset, work.manifest), *notes]:
         work.progress.say(f"note: {line}")
-    return files
+    return [_Model(part, files, part.plans(files)) for part, files in found]
 
 
 def _todo(work: Work) -> Iterator[tuple[GroupWriter, list[range]]]:

@@ -24,6 +24,7 @@ from gate_cache.store.format.layout import (
 )
 
 if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.manifest.specs import Manifest
 
 AUTO_BATCH = 16
@@ -48,6 +49,11 @@ def store_batch(manifest: Manifest) -> int:
     return AUTO_BATCH if manifest.store.batch == "auto" else manifest.store.batch
 
 
+def keeps_latents(manifest: Manifest, files: ModelFiles) -> bool:
+    """Whether a model's latents are kept; a vision encoder's are the images themselves."""
+    return manifest.store.latents and files.kind.noised
+
+
 def encoding_asked(manifest: Manifest) -> Encoding:
     """How a manifest wants the maps of new groups to be stored."""
     options = manifest.store
@@ -61,13 +67,13 @@ class StoreShape:
 
     Attributes
     ----------
-    latent : shape of latents that are kept; None where none are
+    latents : shapes of those that are kept, by group
     combos : name to the shapes of its maps
     block : rows of a block; None for what suits the maps
     """
 
     ids: Sequence[str]
-    latent: tuple[int, ...] | None
+    latents: Mapping[str, tuple[int, ...]]
     combos: Mapping[str, Shapes]
     encoding: Encoding
     block: int | None
@@ -81,9 +87,10 @@ class StoreShape:
     def groups(self) -> dict[str, Footprint]:
         """Of the table of samples, the latents, and each combo."""
         count, block = len(self.ids), self.rows
-        groups = {name: (shapes, self.encoding) for name, shapes in self.combos.items()}
-        if self.latent is not None:
-            groups = {"latents": ({LATENT_MAP: self.latent}, Encoding("float32")), **groups}
+        groups: dict[str, tuple[Shapes, Encoding]] = {
+            name: ({LATENT_MAP: latent}, Encoding("float32"))
+            for name, latent in self.latents.items()}
+        groups |= {name: (shapes, self.encoding) for name, shapes in self.combos.items()}
         samples = samples_footprint(self.ids)
         listed = sum(listing_bytes(*group) for group in groups.values())
         return {"samples": replace(samples, bytes=samples.bytes + listed)} | {
@@ -145,9 +152,9 @@ def _changes(shape: StoreShape) -> Iterator[tuple[str, StoreShape]]:
             continue
         change = f"maps: {{<each>: {{grid: {grid}}}}}"
         yield change, shape.with_maps(pooled)
-        if grid == 1 and shape.latent:
+        if grid == 1 and shape.latents:
             yield f"{change}, store: {{latents: false}}", replace(
-                shape.with_maps(pooled), latent=None)
+                shape.with_maps(pooled), latents={})
         for name in _common(pooled) if grid == DENSE else ():
             one = {c: {name: shapes[name]} for c, shapes in pooled.items() if name in shapes}
             yield f"{name} alone, maps: {{{name}: {{grid: {grid}}}}}", shape.with_maps(one)

@@ -15,7 +15,7 @@ from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.diffusion.techniques.registry import sources
 from gate_cache.extraction.block import Job, Work
 from gate_cache.extraction.engine import Engine
-from gate_cache.extraction.footprint import encoding_asked
+from gate_cache.extraction.footprint import encoding_asked, keeps_latents
 from gate_cache.extraction.inputs import open_source
 from gate_cache.store.format.layout import LATENT_MAP
 from gate_cache.workspace.lookup import Stale, find_combo
@@ -63,7 +63,7 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
     about = {"model": files.source, "versions": versions()}
     shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
     recipe = latents_recipe(files, preprocessing, model.compute)
-    latents = store.require_latents(recipe, shape, about, manifest.store.latents)
+    latents = store.require_latents(recipe, shape, about, keeps_latents(manifest, files))
     jobs = []
     for plan in plans:
         one_text = plan.recipe["kind"] == "attention" and not plan.combo.captioned

@@ -44,7 +44,7 @@ class ModelMaps:
     size, default_size : side of the input in pixels: asked for, and the model's own
     size_multiple : every side that the model allows is one of it
     latent : (C, h, w) of what is noised, at the asked size
-    predicts : what the UNet or transformer predicts
+    predicts : what the UNet or transformer predicts; empty of a vision encoder
     digests : sha256 by component, none where the weights are not here; the first one is what
         ``model.digest`` of a manifest means
     notes : what limits this report, a line each
@@ -84,7 +84,7 @@ def layers(spec: ModelSpec, roots: Roots, size: int | None = None,
     return ModelMaps(
         model=spec.source, kind=files.title, size=side, default_size=layout.default_size,
         size_multiple=layout.size_multiple, latent=layout.latent_shape(side),
-        predicts=str(files.schedule().get("prediction_type", "epsilon")),
+        predicts=str(files.schedule().get("prediction_type", "epsilon")) * files.kind.noised,
         layers=[_layer(m, side, files.kind.tokens) for m in offered], digests=digests,
         notes=[*notes, *why])
 

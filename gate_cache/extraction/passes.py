@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gate_cache.core.errors import UserError, did_you_mean
+from gate_cache.core.errors import UserError, did_you_mean, listed
 from gate_cache.diffusion.passes.extractor import Extractor, open_extractor
 from gate_cache.extraction.footprint import store_batch
 from gate_cache.extraction.inputs import BlockInputs, ImageSource, open_source
@@ -64,14 +64,28 @@ def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
     combos = {name: known[name] for name in names} or work.manifest.conv or known
     if not combos:
         raise UserError(f"{work.name}: has no combos")
-    return dict(combos)
+    return {name: combo.model_copy(update={"model": work.manifest.model_name(combo) or None})
+            for name, combo in combos.items()}
 
 
 def with_combos(work: Workspace, combos: Mapping[str, Combo]) -> Workspace:
-    """The manifest with these combos alone, their convolutional maps to be read."""
-    read = {name: c if name in work.manifest.conv else c.model_copy(update={"maps": None})
+    """The manifest with these combos alone, their convolutional maps to be read; of one model.
+
+    Raises
+    ------
+    UserError
+        The combos are of several models.
+    """
+    manifest = work.manifest
+    # A reference, which is no combo of the manifest, says nothing of the model.
+    models = list(dict.fromkeys(c.model for c in combos.values() if c.model))
+    if len(models) > 1:
+        raise UserError(f"{work.name}: the combos are of {len(models)} models ({listed(models)});"
+                        " this reads one: name the combos of one")
+    read = {name: c if name in manifest.conv else c.model_copy(update={"maps": None})
             for name, c in combos.items()}
-    return work.with_manifest(conv=read, attention={})
+    return work.with_manifest(
+        only=manifest.only or manifest.models[models[0]], models={}, conv=read, attention={})
 
 
 @contextmanager
@@ -152,6 +166,11 @@ def seconds_an_image(work: Workspace, batch: int | None = None) -> float:
     UserError
         The model, or an image, is not there.
     """
+    return sum(_seconds(part, batch) for part in work.by_model().values())
+
+
+def _seconds(work: Workspace, batch: int | None) -> float:
+    """Of one model."""
     dataset = work.dataset()
     count = batch or store_batch(work.manifest)
     ids = [s.id for s in dataset.samples()[:count]]

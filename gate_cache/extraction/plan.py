@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +24,16 @@ from gate_cache.extraction.footprint import (
     Proposal,
     StoreShape,
     encoding_asked,
+    keeps_latents,
     proposals,
     whole,
 )
 from gate_cache.manifest.notes import improbable
-from gate_cache.store.format.layout import LATENT_MAP, Footprint
+from gate_cache.store.format.layout import LATENT_MAP, Footprint, Shapes
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
+    from gate_cache.core.roots import Roots
     from gate_cache.manifest.specs import Manifest
     from gate_cache.workspace.workspace import Workspace
 
@@ -67,6 +69,8 @@ class Plan(Footprint):
     room : bytes that the store may take
     proposals : what takes less, where that is too little
     seconds : of each image, where they were measured or stated
+    size : side of the input in pixels, of several models the largest
+    sizes : of each of several models, by name
     """
 
     store: str
@@ -81,6 +85,7 @@ class Plan(Footprint):
     room: int
     proposals: list[Proposal]
     seconds: float | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def hours(self) -> float | None:
@@ -109,38 +114,72 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     UserError
         Data set or model folder missing, or parts or a manifest that do not fit the model.
     """
-    manifest, roots = work.manifest, work.roots
-    ids = [s.id for s in open_dataset(manifest.dataset, roots).samples()]
-    notes, wrong = input_problems(manifest, roots)
+    manifest, store = work.manifest, work.store_path
+    ids = [s.id for s in open_dataset(manifest.dataset, work.roots).samples()]
+    notes, wrong = input_problems(manifest, work.roots)
     if wrong:
         raise ModelError("\n".join(wrong))
-    files = locate(manifest.model, roots)
-    if files is None:
-        notes.append(f"{manifest.model.source} is not on this machine yet: counted as"
-                     f" {assumed(manifest.model).title}; extract will fetch it")
-    notes += [*(files.notes if files else ()), *improbable(manifest)]
-    model = files or assumed(manifest.model)
-    check_fit(manifest, model, roots)
-    layout, size = model.family, model.size(manifest.model.size)
-    count = files.tokens.count if files else model.kind.about_tokens
-    maps = combo_maps(manifest, model, size, count)
-    shapes = {name: m.shapes for name, m in maps.items()}
-    lanes = schedule([(Wanted.named(name, manifest.combos[name], m.specs), [0])
-                      for name, m in maps.items()], lambda prompt, _row: count(prompt))
-    latent = layout.latent_shape(size) if manifest.store.latents else None
-    encoding, pieces, store = encoding_asked(manifest), Pieces.of(lanes), work.store_path
-    shape = StoreShape(ids, latent, shapes, encoding, manifest.store.block)
-    lines = _lines(manifest, shape)
+    models = {name: _planned(part, work.roots) for name, part in manifest.by_model().items()}
+    notes += [*(note for m in models.values() for note in m.notes), *improbable(manifest)]
+    encoding = encoding_asked(manifest)
+    shape = StoreShape(
+        ids, {f"latents {name}".strip(): m.latent for name, m in models.items() if m.latent},
+        {name: shapes for m in models.values() for name, shapes in m.shapes.items()}, encoding,
+        manifest.store.block)
+    lines, pieces = _lines(manifest, shape), Pieces.total(m.pieces for m in models.values())
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     free = _free(store) if room is None else room
     total = whole(lines)
     large = total.bytes > free or total.files > MANY_FILES
     return Plan(
-        **asdict(total), store=str(store), model=model.source, size=size, images=len(ids),
-        block=shape.rows, encoding=str(encoding), lines=lines, notes=notes, pieces=pieces,
-        room=free, proposals=proposals(shape, free) if large else [],
-        seconds=pieces.unet_passes / rate if rate else seconds)
+        **asdict(total), store=str(store), model=" + ".join(m.source for m in models.values()),
+        size=max(m.size for m in models.values()), images=len(ids), block=shape.rows,
+        encoding=str(encoding), lines=lines, notes=notes, pieces=pieces, room=free,
+        proposals=proposals(shape, free) if large else [],
+        seconds=pieces.unet_passes / rate if rate else seconds,
+        sizes={name: m.size for name, m in models.items()} if len(models) > 1 else {})
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What one model's combos need and leave.
+
+    Attributes
+    ----------
+    latent : shape of what is kept for later combos, if anything is
+    shapes : of every map, by combo
+    """
+
+    source: str
+    size: int
+    latent: tuple[int, ...] | None
+    shapes: dict[str, dict[str, tuple[int, ...]]]
+    pieces: Pieces
+    notes: list[str]
+
+
+def _planned(manifest: Manifest, roots: Roots) -> _Planned:
+    """Of a manifest with one model."""
+    spec, notes = manifest.model, list[str]()
+    files = locate(spec, roots)
+    if files is None:
+        notes.append(f"{spec.source} is not on this machine yet: counted as"
+                     f" {assumed(spec).title}; extract will fetch it")
+    model = files or assumed(spec)
+    check_fit(manifest, model, roots)
+    size, count = model.size(spec.size), files.tokens.count if files else \
+        model.kind.about_tokens
+    maps = combo_maps(manifest, model, size, count)
+    lanes = schedule([(Wanted.named(name, m.combo, m.specs), [0])
+                      for name, m in maps.items()], lambda prompt, _row: count(prompt))
+    pieces = Pieces.of(lanes)
+    return _Planned(
+        model.source if files else spec.source, size,
+        model.family.latent_shape(size) if keeps_latents(manifest, model) else None,
+        {name: m.shapes for name, m in maps.items()},
+        pieces if model.family.text else replace(pieces, texts=0),
+        [*(files.notes if files else ()), *notes])
 
 
 def _free(store: Place) -> int:
@@ -152,7 +191,8 @@ def _free(store: Place) -> int:
 
 def _lines(manifest: Manifest, shape: StoreShape) -> list[Line]:
     """The table of samples, the latents, and every combo."""
-    shapes = {"samples": {}, "latents": {LATENT_MAP: shape.latent or ()}, **shape.combos}
+    latents = {name: {LATENT_MAP: latent} for name, latent in shape.latents.items()}
+    shapes: dict[str, Shapes] = {"samples": {}, **latents, **shape.combos}
     return [_line(manifest, name, dict(shapes[name]), size, len(shape.ids))
             for name, size in shape.groups().items()]
 
@@ -161,7 +201,7 @@ def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], siz
           images: int) -> Line:
     combo = manifest.combos.get(name)
     if combo is None:
-        return Line(**asdict(size), name=name, kind={"samples": "table"}.get(name, name),
+        return Line(**asdict(size), name=name, kind="table" if name == "samples" else "latents",
                     shapes=shapes, unet_passes=0, controlnet_passes=0)
     passes = images * Walk.of(combo).passes * combo.ensemble
     return Line(**asdict(size), name=name, kind=manifest.kind(name), shapes=shapes,

@@ -106,7 +106,7 @@ def _prune(path: Place, manifests: list[Workspace], yes: bool) -> Pruned:
 
 def _why(view: ComboView, manifests: list[Workspace]) -> str:
     """Why a group is not needed; another filter is told, for one line in a manifest names it."""
-    filters = {m.manifest.model.resample for m in manifests
+    filters = {spec.resample for m in manifests for spec in m.manifest.every_model.values()
                if view.label in (LATENTS, *m.manifest.combos)}
     own = str(view.recipe.get("resample", FIRST))
     more = f", unless one sets 'resample: {own}'" if filters and own not in filters else ""

@@ -114,36 +114,51 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
     """
     import torch
 
-    store, files, model = work.store(), work.model(), work.manifest.model
-    found = _views(store, work.plans(files))
+    store = work.store()
+    models, threads = _models(work, store), store.attrs.get("threads") or own_threads()
     dataset, notes = dataset_near(work.store_path, work.manifest.dataset, work.roots)
-    rows = _choose(store, dataset, [view for _, view in found], count, seed)
+    views = [view for model in models for _, view in model.found]
+    rows = _choose(store, dataset, views, count, seed)
     others = set(range(len(store.samples))).difference(rows)
-    source = open_source(work, dataset, store.samples, files, others)
-    batch, threads = int(store.attrs["batch"]), store.attrs.get("threads") or own_threads()
 
     def halved(count: int) -> None:
         notes.append("the device's memory was full: computed in batches of"
-                     f" {count}, not of {batch}")
+                     f" {count}, not of {store.attrs['batch']}")
+    combos, here = list[Compared](), ""
     with ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,)) as device:
-        combos, here = device.submit(
-            _compare, work, files, store, source, found, rows, halved).result()
-    left = len(work.manifest.combos) - len(found)
+        for model in models:
+            source = open_source(model.work, dataset, store.samples, model.files, others)
+            found, here = device.submit(_compare, model, store, source, rows, halved).result()
+            combos += found
+    left = len(work.manifest.combos) - len(views)
     notes += [f"{left} combos of the manifest are not in the store"] if left else []
-    changed = list(dict.fromkeys(line for _, v in found for line in _changed(v, here)))
+    changed = list(dict.fromkeys(line for v in views for line in _changed(v, here)))
     if tolerance is None:
-        tolerance = ACROSS[model.dtype] if changed else 0.0
+        allowed = [ACROSS[model.work.manifest.model.dtype] for model in models]
+        tolerance = max(allowed) if changed else 0.0
     return Recomputed(str(store.path), rows, here, combos, changed, tolerance, notes)
 
 
-def _views(store: FeatureStore, plans: Sequence[PlannedCombo]) -> list[
-        tuple[PlannedCombo, ComboView]]:
-    views = store.views()
-    found = [(plan, view) for plan in plans for view in views if view.recipe == plan.recipe]
-    if not found:
+@dataclass(frozen=True)
+class _Model:
+    """A model alone, with those of its combos that the store has."""
+
+    work: Workspace
+    files: ModelFiles
+    found: list[tuple[PlannedCombo, ComboView]]
+
+
+def _models(work: Workspace, store: FeatureStore) -> list[_Model]:
+    views, models = store.views(), list[_Model]()
+    for part in work.by_model().values():
+        files = part.model()
+        found = [(plan, view) for plan in part.plans(files) for view in views
+                 if view.recipe == plan.recipe]
+        models += [_Model(part, files, found)] if found else []
+    if not models:
         raise StoreError(f"{store.path}: no combo of this manifest is in it as the manifest has it"
                          " now; 'gate-cache status' says why")
-    return found
+    return models
 
 
 def _choose(store: FeatureStore, dataset: ImageDataset, views: Sequence[ComboView], count: int,
@@ -177,10 +192,10 @@ def _changed(view: ComboView, device: str) -> list[str]:
     return lines
 
 
-def _compare(work: Workspace, files: ModelFiles, store: FeatureStore, source: ImageSource,
-             found: Sequence[tuple[PlannedCombo, ComboView]], rows: list[int],
+def _compare(model: _Model, store: FeatureStore, source: ImageSource, rows: list[int],
              halved: Callable[[int], object]) -> tuple[list[Compared], str]:
     """Rows through the model, as `Block` does it; and the device."""
+    work, files, found = model.work, model.files, model.found
     from gate_cache.extraction.passes import passes_over
     from gate_cache.workspace.device import described
 

@@ -68,7 +68,7 @@ def validate(work: Workspace) -> Validated:
     """
     manifest, roots = work.manifest, work.roots
     absent, wrong = input_problems(manifest, roots)
-    files, remarks = None, list[str]()
+    remarks = list[str]()
     dataset = open_dataset(manifest.dataset, roots)
     try:
         ids = [s.id for s in dataset.samples()]
@@ -83,6 +83,18 @@ def validate(work: Workspace) -> Validated:
             except UserError as error:
                 wrong, notes = [str(error)], []
             remarks += [f"note: {n}" for n in notes]
+    for part in manifest.by_model().values():
+        lacking, unfit = _model_problems(part, roots)
+        absent, wrong = [*absent, *lacking], [*wrong, *unfit]
+    if wrong:
+        raise NotReady(list(dict.fromkeys(wrong)), absent)
+    remarks += [f"note: {line}" for line in improbable(manifest)]
+    return Validated(work.name, len(manifest.combos), absent, remarks)
+
+
+def _model_problems(manifest: Manifest, roots: Roots) -> tuple[list[str], list[str]]:
+    """What of one model is not here, or was passed over; and what cannot be used."""
+    files, absent, wrong = None, list[str](), list[str]()
     try:
         files = locate(manifest.model, roots)
         absent += files.notes if files else [f"{manifest.model.source}: not on this machine yet"]
@@ -95,10 +107,7 @@ def validate(work: Workspace) -> Validated:
             check(manifest, files or assumed(manifest.model), roots)
         except UserError as error:
             wrong += str(error).splitlines()
-    if wrong:
-        raise NotReady(list(dict.fromkeys(wrong)), absent)
-    remarks += [f"note: {line}" for line in improbable(manifest)]
-    return Validated(work.name, len(manifest.combos), absent, remarks)
+    return absent, wrong
 
 
 def sample_problems(manifest: Manifest, roots: Roots,
@@ -138,7 +147,8 @@ def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:
 
 def notes_on_files(dataset: ImageDataset, manifest: Manifest) -> list[str]:
     """What to know of a data set's files before they are read."""
-    if isinstance(dataset, ImageFiles) and Preprocessing.of(manifest.model, 0).background is None:
+    if isinstance(dataset, ImageFiles) and any(
+            Preprocessing.of(m, 0).background is None for m in manifest.every_model.values()):
         return ["'resample: opencv' without a 'background' drops alpha, as the first release did:"
                 " transparent pictures show what lies under it"]
     return []

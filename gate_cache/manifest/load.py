@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gate_cache.core.errors import ManifestError, OldSpelling, UserError, did_you_mean
 from gate_cache.core.features import MANTISSA_BITS
 from gate_cache.manifest.dataset_specs import Shared
-from gate_cache.manifest.first_release import COUNTS, FLAT, head_name, told
 from gate_cache.manifest.heads import PixelSpec, head_of, option_names
 from gate_cache.manifest.problems import explain
 from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest
 from gate_cache.manifest.store_specs import StoreSpec
+from gate_cache.manifest.train_spec import COUNTS, FLAT, head_name, told
 from gate_cache.manifest.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -129,11 +129,12 @@ def _moved(place: Place) -> Place:
 
 
 def _validated(data: dict[str, Any]) -> tuple[Manifest | None, list[Problem]]:
+    plain = _check_names(data) + _check_models(data)
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
-        return None, explain(error, Manifest, data) + _check_names(data)
-    return manifest, _check(manifest)
+        return None, explain(error, Manifest, data) + plain
+    return manifest, plain + (_check(manifest) if manifest.only or manifest.models else [])
 
 
 def _line(path: Path, lines: dict[Place, int], place: Place, text: str) -> str:
@@ -148,20 +149,42 @@ def _line(path: Path, lines: dict[Place, int], place: Place, text: str) -> str:
 def _check_names(data: dict[str, Any]) -> list[Problem]:
     """Checks that need no typed manifest, so that they show beside typing problems."""
     problems = list[Problem]()
-    for section in ("conv", "attention"):
-        names = data.get(section)
-        for name in names if isinstance(names, dict) else ():
-            if not NAME.fullmatch(str(name)):
-                problems.append(((section, name), "a combo's name is lower-case letters, digits,"
+    for section in ("conv", "attention", "models"):
+        for name, _ in _items(data.get(section)):
+            if not NAME.fullmatch(name):
+                what = "model" if section == "models" else "combo"
+                problems.append(((section, name), f"a {what}'s name is lower-case letters, digits,"
                                  " '-', '_' and '.', starting with a letter or digit"))
-            elif str(name) in ("samples", "latents") or str(name).startswith("latents-"):
+            elif name in ("samples", "latents") or name.startswith("latents-"):
                 problems.append(((section, name), "this name is taken by the store itself"))
     return problems
 
 
+def _check_models(data: dict[str, Any]) -> list[Problem]:
+    """As `_check_names`: one model, or several by name, and which a combo is of."""
+    models, problems = data.get("models") or {}, list[Problem]()
+    if bool(models) == bool(data.get("model")):
+        problems.append((("model",), "give 'models' or 'model', not both") if models else
+                         (("model",), "required, but not given; 'models' names several"))
+    combos = {(section, name): combo for section in ("conv", "attention")
+              for name, combo in _items(data.get(section)) if isinstance(combo, dict)}
+    known = dict(_items(models))
+    problems += [((*place, "model"), f"'{combo['model']}' is no model of this manifest"
+                  f"{did_you_mean(str(combo['model']), known)}")
+                 for place, combo in combos.items() if combo.get("model", "") not in ("", *known)]
+    used = {combo.get("model", next(iter(known), "")) for combo in combos.values()}
+    problems += [(("models", name), "no combo is of this model; leave it out, or say 'model:"
+                  f" {name}' in one") for name in known if name not in used]
+    return problems
+
+
+def _items(section: Any) -> list[tuple[str, Any]]:
+    return [(str(k), v) for k, v in section.items()] if isinstance(section, dict) else []
+
+
 def _check(manifest: Manifest) -> list[Problem]:
     """Checks across fields of a manifest whose fields are sound one by one."""
-    problems = _check_names({"conv": manifest.conv, "attention": manifest.attention})
+    problems = list[Problem]()
     if not manifest.combos:
         problems.append(((), "no combo to extract: give at least one below 'conv' or 'attention'"))
     problems += [(("attention", n), "this name is also a combo of 'conv'")
@@ -174,10 +197,10 @@ def _check(manifest: Manifest) -> list[Problem]:
                                  " is named at the top; 'gate-cache caption' writes one"))
         problems += _check_twins(section, combos)
     data = manifest.dataset
-    if manifest.model.config and not any(s.lower().endswith(SINGLE_FILE)
-                                         for s in manifest.model.sources):
-        problems.append((("model", "config"), f"is for a single {SINGLE_FILE} file, and 'source'"
-                         " names none"))
+    for name, model in manifest.every_model.items():
+        if model.config and not any(s.lower().endswith(SINGLE_FILE) for s in model.sources):
+            problems.append(((*(("models", name) if name else ("model",)), "config"),
+                             f"is for a single {SINGLE_FILE} file, and 'source' names none"))
     if isinstance(data, Shared) and data.val + data.test >= 1:
         problems.append((("dataset", "test"), "val and test together leave nothing to train on"))
     return problems + _check_store(manifest.store) + _check_train(manifest)
@@ -255,6 +278,9 @@ def _check_train(manifest: Manifest) -> list[Problem]:
     if isinstance(train.attention, str) and train.attention not in manifest.attention:
         problems.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
                          f"{did_you_mean(train.attention, manifest.attention)}"))
+    if train.mix and train.mix.projection and head_of(train.head.name).task == "segmentation":
+        problems.append((("train", "mix", "projection"), f"head '{train.head.name}' projects every"
+                         " map itself; leave it out"))
     if train.attention_in == "bucket":
         problems += [(("train", "attention_in"), why) for why in _not_inside(manifest)]
     return problems

@@ -5,36 +5,20 @@ No torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SerializeAsAny,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_serializer,
-    model_serializer,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, field_serializer
 
-from gate_cache.core.errors import TOLD, did_you_mean
+from gate_cache.core.errors import ManifestError, listed
 from gate_cache.core.features import Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
-from gate_cache.manifest.first_release import (
-    BATCH,
-    COUNTS,
-    HEAD,
-    head_name,
-    in_steps,
-    of_a_run,
-    options_in_head,
-)
-from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
 from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
+from gate_cache.manifest.train_spec import OF_A_RUN as OF_A_RUN
+from gate_cache.manifest.train_spec import AttentionMaps as AttentionMaps
+from gate_cache.manifest.train_spec import TrainSpec as TrainSpec
+from gate_cache.manifest.train_spec import in_todays_words as in_todays_words
 
 T_MAX = 999
 CAPTION = "{caption}"
@@ -43,6 +27,11 @@ SINGLE_FILE = ".safetensors"
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
+
+
+def _not_given(value: Any) -> bool:
+    """For fields that recipes and runs of manifests with one model do not name."""
+    return not value
 
 
 def _as_list(value: Any) -> Any:
@@ -141,6 +130,8 @@ class DenoiseSpec(Spec):
 class Combo(Spec):
     """A technique combination: one set of feature maps per image."""
 
+    model: str | None = Field(None, exclude_if=_not_given,
+                              description="of several models [the first]")
     prompt: str = ""
     seed: int = Field(0, ge=0)
     ensemble: int = Field(1, ge=1, le=100, description="noises that maps are the mean over: those"
@@ -180,121 +171,12 @@ class Combo(Spec):
         return "prompt" in self.model_fields_set
 
 
-AttentionMaps = Annotated[list[str], Field(min_length=1)] | Literal["two finest"] | None
-"""Maps of an attention combo by name, all, or those that the first release read by default."""
-OF_A_RUN = "of a run"
-"""Validation context of settings that a run's files hold, be it one of the first release."""
-
-
-class TrainSpec(Spec):
-    """Stage 2: amalgamator, head and optimisation (paper, A.4 and C.1).
-
-    What a head's own defaults say counts where the manifest says nothing. Options of a head are in
-    `head`. A step is one of the optimiser, on one batch.
-    """
-
-    head: SerializeAsAny[Annotated[HeadSpec, BeforeValidator(parse_head)]] = Field(
-        default_factory=lambda: cast(HeadSpec, parse_head(HEAD)))
-    combos: list[str] | None = Field(None, min_length=1)
-    attention: str | Literal[False] | None = None
-    attention_maps: AttentionMaps = None
-    attention_in: Literal["head", "bucket"] = Field(
-        "head", description="attention is concatenated behind the mixture, or to all that is mixed")
-    baseline: str | None = None
-    assigners: int = Field(2, ge=1)
-    assigner_resolution: int | None = Field(
-        None, ge=1, description="side to which maps are averaged for the assigners [as they are]")
-    weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")
-    gamma1: float = Field(0.1, ge=0)
-    gamma2: float = Field(0.1, ge=0)
-    steps: int = Field(2500, ge=1, description="of the optimiser")
-    batch: int = Field(BATCH, ge=1, description="pairs, images or pixels of a step")
-    lr: float = Field(5e-4, gt=0)
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="of lr after the warm-up: as it is, or half a cosine down to 0")
-    warmup: float = Field(0, ge=0, lt=1, description="share of the steps in which lr rises first")
-    weight_decay: float = Field(0.01, ge=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    hidden: int = Field(128, ge=1)
-    seed: int = Field(0, ge=0, lt=2**63)
-    shuffle: int | None = Field(None, ge=0, lt=2**63,
-                                description="seed of the order alone [seed]")
-    validate_steps: int = Field(125, ge=1, description="between validations")
-    patience: int | None = Field(None, ge=1, description="validations without gain before it stops")
-    amp: bool = Field(False, description="bfloat16 autocast where there is a GPU")
-    pairs: int | None = Field(None, ge=1, repr=False, description="first release: in items")
-    validate_every: int | None = Field(None, ge=1, repr=False,
-                                       description="first release: in items")
-
-    @property
-    def items(self) -> int:
-        """Items that training sees, repeats included."""
-        return self.pairs or self.steps * self.batch
-
-    @property
-    def validate_items(self) -> int:
-        """Items between validations."""
-        return self.validate_every or self.validate_steps * self.batch
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelling(cls, data: Any, info: ValidationInfo) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return in_steps(options_in_head(of_a_run(data) if info.context == OF_A_RUN else data))
-
-    @model_validator(mode="after")
-    def _of_head(self) -> Self:
-        defaults = {k: v for k, v in head_of(self.head.name).defaults.items()
-                    if k not in self.model_fields_set}
-        if strange := defaults.keys() - type(self).model_fields.keys():
-            raise PydanticCustomError(TOLD, f"head '{self.head.name}' has a default for"
-                                      f" '{min(strange)}', which is no field of train")
-        if self.assigner_resolution and head_of(self.head.name).task in ("pixels",
-                                                                         "classification"):
-            raise PydanticCustomError(TOLD, f"assigner_resolution: head '{self.head.name}' weighs"
-                                      " no maps, but pixels or means of them")
-        self.__dict__.update(defaults)
-        for items, steps in COUNTS.items():
-            if count := getattr(self, items):
-                number = -(-count // self.batch)
-                if steps in self.model_fields_set and getattr(self, steps) != number:
-                    raise PydanticCustomError(
-                        TOLD, f"gives {items} and {steps}; give {steps} alone")
-                self.__dict__[steps] = number
-        return self
-
-    @model_serializer(mode="wrap")
-    def _without_old(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in plain(self).items() if v is not None or k not in COUNTS}
-
-    @classmethod
-    def why_unknown(cls, field: str, data: Any) -> str:
-        """Where a field that is none belongs; for messages."""
-        name = head_name(data) if isinstance(data, dict) else HEAD
-        if field in option_names(name):
-            return f"; it is an option of the head: write head: {{name: {name}, {field}: …}}"
-        near = did_you_mean(field, option_names(name))
-        owners = whose(field)
-        return f"; head '{name}' has no such option{near}{owners}" if near or owners else ""
-
-
-def in_todays_words(train: Any) -> Any:
-    """The plain data of ``train`` in a run's files, whatever release wrote them.
-
-    Raises
-    ------
-    ValueError
-        It is no such section.
-    """
-    return TrainSpec.model_validate(train, context=OF_A_RUN).model_dump(mode="json")
-
-
 class Manifest(Spec):
     """A whole manifest. Read one with `load`."""
 
     dataset: DatasetSpec
-    model: ModelSpec
+    only: ModelSpec | None = Field(None, alias="model", exclude_if=_not_given)
+    models: dict[str, ModelSpec] = Field(default_factory=dict, exclude_if=_not_given)
     conv: dict[str, Combo] = Field(default_factory=dict)
     attention: dict[str, Combo] = Field(default_factory=dict)
     captions: str | None = None
@@ -302,10 +184,47 @@ class Manifest(Spec):
     train: TrainSpec = TrainSpec()
 
     @property
+    def model(self) -> ModelSpec:
+        """Its only model.
+
+        Raises
+        ------
+        ManifestError
+            It names several.
+        """
+        if self.only is None:
+            raise ManifestError([f"this reads one model, and the manifest has {len(self.models)}"
+                                 f" ({listed(self.models)}); give it a manifest with one 'model'"])
+        return self.only
+
+    @property
     def combos(self) -> dict[str, Combo]:
         """All combos, convolutional ones first, by name."""
         return {**self.conv, **self.attention}
 
+    @property
+    def every_model(self) -> dict[str, ModelSpec]:
+        """Its models by name; an only one has none."""
+        return self.models or {"": self.model}
+
     def kind(self, combo: str) -> Literal["conv", "attention"]:
         """Which kind of map a combo yields."""
         return "conv" if combo in self.conv else "attention"
+
+    def model_name(self, combo: Combo) -> str:
+        """Which of `every_model` a combo is of."""
+        return "" if self.only else combo.model or next(iter(self.models))
+
+    def model_of(self, combo: str) -> ModelSpec:
+        """The model that a combo is of."""
+        return self.every_model[self.model_name(self.combos[combo])]
+
+    def by_model(self) -> dict[str, Manifest]:
+        """A manifest of each model that has combos, with these alone."""
+        used = dict.fromkeys(map(self.model_name, self.combos.values()))
+        return {name: self.model_copy(update={
+            "only": self.every_model[name], "models": {}, "conv": self._of(self.conv, name),
+            "attention": self._of(self.attention, name)}) for name in used}
+
+    def _of(self, combos: dict[str, Combo], model: str) -> dict[str, Combo]:
+        return {n: c for n, c in combos.items() if self.model_name(c) == model}

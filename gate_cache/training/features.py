@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gate_cache.core.errors import ManifestError, StoreError, listed
+from gate_cache.core.errors import ManifestError, StoreError, did_you_mean, listed
+from gate_cache.learn.features.bucket_maps import Joining
 from gate_cache.manifest.heads import PixelSpec
 from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.lookup import find_combo, need_all
@@ -111,6 +112,7 @@ class Opened:
     groups, attention : names of the groups of `combos`, and of the attention feature
     views : by combo
     rows : by sample
+    joining : of maps of several models
     """
 
     shared: dict[str, Any]
@@ -118,6 +120,7 @@ class Opened:
     attention: str | None
     views: dict[str, ComboView]
     rows: dict[str, int]
+    joining: Joining | None
 
 
 def open_features(work: Workspace, dataset: Any, specs: Sequence[TrainSpec]) -> Opened:
@@ -142,7 +145,32 @@ def open_features(work: Workspace, dataset: Any, specs: Sequence[TrainSpec]) -> 
               "members": members_of(dataset, store, rows), "protocol": dataset.protocol,
               "twins": {views[name].name: views[twin].name for name, twin in mirrored.items()}}
     return Opened(shared, tuple(views[name].name for name in combos),
-                  views[attention].name if attention else None, views, rows)
+                  views[attention].name if attention else None, views, rows,
+                  joining_of(work.manifest, spec, views))
+
+
+def joining_of(manifest: Manifest, spec: TrainSpec,
+               views: Mapping[str, ComboView]) -> Joining | None:
+    """How a training joins the maps of several models.
+
+    Parameters
+    ----------
+    views : of the combos that it mixes, by name
+
+    Raises
+    ------
+    ManifestError
+        A share is of no model.
+    """
+    if spec.mix is None:
+        return None
+    for name in spec.mix.shares:
+        if name not in manifest.every_model:
+            raise ManifestError([f"train.mix.shares: '{name}' is no model of this manifest"
+                                 f"{did_you_mean(name, manifest.every_model)}"])
+    shares = {view.name: spec.mix.shares.get(manifest.model_name(manifest.combos[name]), 1.0)
+              for name, view in views.items() if name in manifest.combos}
+    return Joining(spec.mix.unit, shares)
 
 
 def mirrored_of(work: Workspace, names: Sequence[str | None]) -> dict[str, str]:

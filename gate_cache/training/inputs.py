@@ -143,7 +143,7 @@ def _of_points(work: Workspace, dataset: CorrespondenceDataset, opened: Opened) 
     published, spec = load_pairs(dataset, None), opened.shared["spec"]
     own = matching_options(spec)
     bucket_spec = BucketSpec(opened.groups, opened.attention, spec.attention_maps, own.resolution,
-                             own.standardise)
+                             own.standardise, joining=opened.joining)
     full = Buckets(opened.shared["store"], bucket_spec, work.torch_device(), opened.rows)
     for hint in hints(full, opened.views[opened.shared["baseline"]].name, pairs["test"]):
         work.progress.say(f"note: {hint}")
@@ -183,7 +183,8 @@ def _of_images(work: Workspace, dataset: SegmentationDataset | ClassifiedDataset
     native_spec = NativeSpec(opened.groups, opened.attention, spec.attention_maps,
                              tuple(opened.views[c].name for c in extra_of(spec)),
                              LEVELS if whole else None,
-                             spec.head.pool if isinstance(spec.head, PooledSpec) else 1)
+                             spec.head.pool if isinstance(spec.head, PooledSpec) else 1,
+                             joining=opened.joining)
     maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
                       dataset.size, HELD_BYTES if whole else FEW_BYTES)
     return DenseInputs(**opened.shared, features=maps, task=_task(maps, dataset, ids, spec),
@@ -222,7 +223,7 @@ def alike(spec: TrainSpec) -> tuple[Any, ...]:
     head = head_of(spec.head.name)
     own = {name: getattr(spec.head, name, None) for name in TASKS[head.task].shared}
     return (head.task, head.metric, attention, str(spec.attention_maps), spec.baseline,
-            str(own))
+            str(own), str(spec.mix))
 
 
 def settled(work: Workspace, study: Study) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from gate_cache.learn.metrics.roles import Method
-from gate_cache.manifest.first_release import COUNTS
 from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.sweep_file import SEEDS, Point
+from gate_cache.manifest.train_spec import COUNTS
 from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.methods import Make, baselines, untrained
 from gate_cache.training.run_files import items_file

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.replacing import replacing
 from gate_cache.learn.metrics.roles import Method, Role
-from gate_cache.manifest.first_release import head_name
 from gate_cache.manifest.sweep_file import SEEDS
+from gate_cache.manifest.train_spec import head_name
 from gate_cache.training.run_files import RESULTS, write_json
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gate_cache.core.digest_cache import cache_folder, file_stamp
 from gate_cache.core.errors import DataError, UserError, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
@@ -16,7 +17,6 @@ from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.common.files import ImageFiles, passed_over_line
 from gate_cache.datasets.summary.summary import Summary, labelled_pixels
 from gate_cache.datasets.summary.survey import summarise
-from gate_cache.diffusion.files.digest_cache import cache_folder, file_stamp
 from gate_cache.manifest.heads import TASKS, head_of
 
 if TYPE_CHECKING:

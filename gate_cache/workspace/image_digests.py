@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.core.digest_cache import cache_folder
 from gate_cache.core.replacing import replacing
 from gate_cache.datasets.common.files import ImageFiles
-from gate_cache.diffusion.files.digest_cache import cache_folder
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset

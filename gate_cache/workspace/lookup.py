@@ -10,7 +10,7 @@ from gate_cache.core.preprocessing import FIRST_SETTINGS, Preprocessing
 from gate_cache.diffusion.techniques.registry import settings, sources
 
 if TYPE_CHECKING:
-    from gate_cache.manifest.specs import Manifest
+    from gate_cache.manifest.specs import Manifest, ModelSpec
     from gate_cache.store.reader import ComboView, FeatureStore
 
 
@@ -55,7 +55,8 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     store.refuse_damaged(name)
     older = [v for v in views if v.label == name]
     if older:
-        now = {"pooling": None, **_preprocessing(manifest), **(recipe or wanted_of(manifest, name))}
+        now = {"pooling": None, **_preprocessing(manifest.model_of(name)),
+               **(recipe or wanted_of(manifest, name))}
         why = min((_differences(v, now, manifest) for v in older), key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
@@ -63,8 +64,9 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
 
 
 def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
-    old = {key: _plain(view, key, manifest) for key in now}
-    changed = [key for key in _preprocessing(manifest) if old[key] != now[key]]
+    model = manifest.model_of(view.label)
+    old = {key: _plain(view, key, model) for key in now}
+    changed = [key for key in _preprocessing(model) if old[key] != now[key]]
     if changed:  # they are what latents differ by
         old["latents"] = now.get("latents")
     keep = [f"'resample: {old['resample']}' in 'model' keeps what is stored"] \
@@ -75,36 +77,43 @@ def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
     return differences(old, now) + keep
 
 
-def _preprocessing(manifest: Manifest) -> dict[str, Any]:
+def _preprocessing(model: ModelSpec) -> dict[str, Any]:
     """How images become the model's input, defaults included."""
-    return {"resize": manifest.model.fit, **Preprocessing.of(manifest.model, 0).settings}
+    return {"resize": model.fit, **Preprocessing.of(model, 0).settings}
 
 
 def alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
     """Combos of the same settings and sources, called so, or by a name that is free now."""
-    fields = wanted_of(manifest, name)
-    same = [v for v in views if all(_plain(v, k, manifest) == w for k, w in fields.items())]
+    model = manifest.model_of(name)
+    same = [v for v in views if all(_plain(v, k, model) == w
+                                    for k, w in wanted_of(manifest, name, v).items())]
     return [v for v in same if v.label == name] or \
         [v for v in same if v.label not in manifest.combos]
 
 
-def wanted_of(manifest: Manifest, name: str) -> dict[str, Any]:
-    """What a manifest alone says of a combo."""
-    combo = manifest.combos[name]
-    return {"kind": manifest.kind(name), "settings": settings(combo),
-            "source": sources(combo), "model": manifest.model.source,
-            "compute": manifest.model.compute, **_preprocessing(manifest),
-            **({"size": manifest.model.size} if manifest.model.size else {}),
+def wanted_of(manifest: Manifest, name: str, view: ComboView | None = None) -> dict[str, Any]:
+    """What a manifest alone says of a combo.
+
+    Parameters
+    ----------
+    view : what it is compared with, which says whether its model adds noise
+    """
+    combo, model = manifest.combos[name], manifest.model_of(name)
+    noised = view is None or view.recipe.get("schedule") != {}
+    return {"kind": manifest.kind(name), "settings": settings(combo, noised),
+            "source": sources(combo), "model": model.source,
+            "compute": model.compute, **_preprocessing(model),
+            **({"size": model.size} if model.size else {}),
             "pooling": combo.pooling or None,
             **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
 
-def _plain(view: ComboView, key: str, manifest: Manifest) -> Any:
+def _plain(view: ComboView, key: str, model: ModelSpec) -> Any:
     if key == "source":
         return view.attrs.get(key)
     if key == "model":  # the one of several sources that was there
-        used, named = view.attrs.get(key), manifest.model
-        return named.source if used in named.names else used
+        used = view.attrs.get(key)
+        return model.source if used in model.names else used
     if key == "resize":
         return view.square.fit
     value = view.recipe.get(key, FIRST_SETTINGS.get(key))

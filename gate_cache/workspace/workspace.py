@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, UserError
+from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
@@ -18,7 +19,6 @@ from gate_cache.workspace.data_root import dataset_near
 if TYPE_CHECKING:
     import torch
 
-    from gate_cache.core.fingerprint import Recipe
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.manifest.specs import Manifest
     from gate_cache.store.reader import FeatureStore
@@ -72,7 +72,13 @@ class Workspace:
 
     def with_manifest(self, **sections: Any) -> Workspace:
         """The same with other sections of the manifest, such as ``train``; they are not checked."""
-        manifest = self.manifest.model_copy(update=sections)
+        return self._of(self.manifest.model_copy(update=sections))
+
+    def by_model(self) -> dict[str, Workspace]:
+        """Each model of the manifest alone with its combos; see `Manifest.by_model`."""
+        return {name: self._of(manifest) for name, manifest in self.manifest.by_model().items()}
+
+    def _of(self, manifest: Manifest) -> Workspace:
         return replace(self, loaded=self.loaded.model_copy(update={"manifest": manifest}))
 
     @property
@@ -112,22 +118,27 @@ class Workspace:
         return dataset
 
     def model(self) -> ModelFiles:
-        """The model with its ControlNets and LoRAs, all on this machine or fetched.
+        """The only model with its ControlNets and LoRAs, all on this machine or fetched.
 
         Raises
         ------
         ModelError
             With a line for everything that is missing.
         """
-        problems = missing_inputs(self.manifest, self.roots, download=True)
-        files = None
-        try:
-            files = locate(self.manifest.model, self.roots, download=not problems)
-        except UserError as error:
-            problems = [str(error), *problems]
+        files, problems = self._located(download=True)
         if problems or files is None:
             raise ModelError("\n".join(problems))
         return files
+
+    def _located(self, download: bool) -> tuple[ModelFiles | None, list[str]]:
+        """The only model, where it is here or fetched; and why it, or its inputs, are not."""
+        problems = missing_inputs(self.manifest, self.roots, download)
+        try:
+            return locate(self.manifest.model, self.roots, download and not problems), problems
+        except UserError as error:
+            if not download and not isinstance(error, ModelError):
+                raise  # a path that leaves its root, whatever is here
+            return None, [str(error), *problems]
 
     def plans(self, files: ModelFiles) -> list[PlannedCombo]:
         """What computes each combo, with its recipe, by this model."""
@@ -138,16 +149,18 @@ class Workspace:
 
         Returns
         -------
-        The recipes by combo (none where weights are missing), and why there are none, a line each.
+        The recipes by combo (none where its model's weights are missing), and why there are none,
+        a line each.
         """
-        notes = missing_inputs(self.manifest, self.roots)
-        try:
-            files = locate(self.manifest.model, self.roots)
-        except ModelError as error:
-            files, notes = None, [str(error), *notes]
-        if files is None or notes:
-            return {}, [*notes, "weights are not all on this machine: compared by settings only"]
-        return {plan.name: plan.recipe for plan in self.plans(files)}, []
+        recipes, notes = dict[str, Recipe](), list[str]()
+        for name, work in self.by_model().items():
+            files, lacking = work._located(download=False)
+            if files and not lacking:
+                recipes |= {plan.name: plan.recipe for plan in work.plans(files)}
+            else:
+                notes += [*lacking, f"weights{f' of {name}' * bool(name)} are not all on this"
+                          " machine: compared by settings only"]
+        return {name: recipes[name] for name in self.manifest.combos if name in recipes}, notes
 
     def torch_device(self) -> torch.device:
         """What computes.

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.files.weights import variant_of
-from gate_cache.diffusion.models.layouts import KINDS, guessed_kind, is_bare
+from gate_cache.core.weights import variant_of
+from gate_cache.diffusion.models.layouts import KINDS, PROCESSOR, guessed_kind, is_bare
 
 _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
 
@@ -30,7 +30,8 @@ def _patterns(variant: str | None) -> list[str]:
     weights = [*_weights("model", variant), *_weights("diffusion_pytorch_model", variant)]
     patterns = ["*.json", "*.txt", *dict.fromkeys(weights)]
     folders = dict.fromkeys(folder for kind in KINDS for folder in kind.components)
-    bare = ["model_index.json", "config.json", "scheduler_config.json", *weights[-2:]]
+    bare = ["model_index.json", "config.json", "scheduler_config.json", PROCESSOR,
+            "model.safetensors.index.json", *dict.fromkeys(weights)]
     return [*bare, *(f"{folder}/{pattern}" for folder in folders for pattern in patterns)]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gate_cache.core.errors import ModelError
-from gate_cache.diffusion.files.headers import read_header
+from gate_cache.core.headers import read_header
 from gate_cache.diffusion.files.unread import SINGLE_FILE
 from gate_cache.diffusion.models.layouts import SCHEDULER, SD, SDXL
 from gate_cache.diffusion.models.published import SD_1_5, SD_2_1, SDXL_BASE

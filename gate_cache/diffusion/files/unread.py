@@ -14,12 +14,19 @@ HARMLESS = re.compile(
     r"|(.*\.)?(rotary_emb\.inv_freq|embed_positions\.weights)"  # sines and cosines
     r"|(.*\.)?attn\.masked_bias")
 """Tensors of any part that are no weights of what is run."""
-ONE_HALF_OF_CLIP = {
+NOT_RUN = {
     "CLIPTextModel": re.compile(r"vision_model\..*|(visual|text)_projection\.weight"),
     "CLIPTextModelWithProjection": re.compile(r"vision_model\..*|visual_projection\.weight"),
     "CLIPVisionModelWithProjection": re.compile(r"text_model\..*|text_projection\.weight"),
+    "CLIPVisionModel": re.compile(r"text_model\..*|(visual|text)_projection\.weight"),
+    "SiglipVisionModel": re.compile(r"text_model\..*|logit_bias"),
+    "ViTMAEModel": re.compile(r"decoder\..*"),
+    "ViTModel": re.compile(r"(vit\.)?pooler\..*|classifier\..*"),
+    "Dinov2Model": re.compile(r"classifier\..*"),
+    "Dinov2WithRegistersModel": re.compile(r"classifier\..*"),
+    "IJepaModel": re.compile(r"(ijepa\.)?pooler\..*|classifier\..*"),
 }
-"""A whole CLIP may be given where one half of it, or all but its last projection, is run."""
+"""What of a whole CLIP or SigLIP, or of a trained encoder's decoder and heads, is not run."""
 SINGLE_FILE = re.compile(
     r"model_ema\..*|first_stage_model\.model_ema\..*"  # averaged copies; of the UNet, those count
     r"|first_stage_model\.loss\..*"  # the discriminator and LPIPS of training
@@ -57,7 +64,7 @@ def check_read(place: Path, part: str, missing: Iterable[str], unread: Iterable[
         raise ModelError(f"{place}: {len(lacking)} weights of {part} are not in the file:"
                          f" {listed(lacking, 3)}; does its configuration belong to it? else replace"
                          " the file")
-    half = ONE_HALF_OF_CLIP.get(part)
+    half = NOT_RUN.get(part)
     left = sorted(k for k in unread
                   if not HARMLESS.fullmatch(k) and not (half and half.fullmatch(k)))
     if left:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from gate_cache.core.errors import ModelError, listed
-from gate_cache.diffusion.files.headers import read_header
+from gate_cache.core.headers import read_header
 from gate_cache.diffusion.lora.keys import LayerPlace, kind_of_key, place_of
 from gate_cache.diffusion.lora.settings import Strength, read_settings, strength_of
 

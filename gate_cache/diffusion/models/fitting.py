@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
-from gate_cache.diffusion.files.headers import read_header
+from gate_cache.core.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
 from gate_cache.diffusion.models import fields
+from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.layouts import (
     DDPM,
     SCHEDULER,
@@ -46,6 +47,10 @@ def check_parts(files: ModelFiles) -> None:
     """Raise `ModelError` with a line for everything that does not fit in a model's parts."""
     if files.kind.backbone:
         return  # another package's kind, which knows what it reads
+    if not files.kind.noised:  # its class compares configuration and weights as it is loaded
+        if not files.absent:
+            normalisation(files.path)
+        return
     problems = list(_fields(files)) or list(_text(files))
     if not files.absent and not problems:
         problems += [*_tokens(files), *_weights(files)]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GROUP = "gate_cache.backbones"
 """Entry points that name the `Kind` of other packages' models."""
 UNET, TRANSFORMER, VAE, SCHEDULER = "unet", "transformer", "vae", "scheduler"
+PROCESSOR = "preprocessor_config.json"
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _OTHER_NOISE = {"use_flow_sigmas": True, "timestep_type": "continuous",
@@ -51,6 +52,7 @@ class Kind:
     t5 : its text encoder that is T5's, and tokens of T5's text
     tokens : that an attention map of an empty prompt has
     flow : whether it is a model of flow matching
+    noised : whether it is a diffusion model; else it is given the image, and no text
     """
 
     name: str
@@ -63,6 +65,7 @@ class Kind:
     t5: tuple[str, int] = ("", 0)
     tokens: int = TOKENS_PER_PIECE
     flow: bool = False
+    noised: bool = True
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ class Kind:
     @property
     def components(self) -> tuple[str, ...]:
         """All its folders."""
-        return (*self.modules, *self.tokenizers, SCHEDULER)
+        return (*self.modules, *self.tokenizers, *([SCHEDULER] if self.noised else []))
 
     def about_tokens(self, text: str) -> int:
         """Tokens of a prompt without its tokenizer: words and signs, in whole pieces of CLIP's."""
@@ -87,6 +90,9 @@ class Kind:
     @property
     def expected(self) -> str:
         """What its folder should hold, for messages."""
+        if not self.noised:
+            return (f"expected a {self.name} in transformers layout: config.json,"
+                    f" {PROCESSOR}, weights as safetensors")
         return (f"expected a {self.name} in diffusers layout: model_index.json and the folders"
                 f" {', '.join(self.components)}, weights as safetensors")
 
@@ -120,6 +126,11 @@ TRANSFORMERS = (PIXART_SIGMA, PIXART_ALPHA, SD3, FLUX, FLUX_SCHNELL)
 KINDS = (SD, SDXL, DDPM, *TRANSFORMERS)
 
 
+ENCODER = Kind("vision encoder", (), vae=False, knows=lambda config: "model_type" in config,
+               denoiser="encoder", noised=False)
+"""Known by a field that configurations of transformers have, and those of diffusers do not."""
+
+
 def class_of(config: Mapping[str, Any]) -> str:
     """Name of the class that runs a configuration; the first PixArts were of another, now split."""
     name = str(config.get("_class_name"))
@@ -130,7 +141,7 @@ def class_of(config: Mapping[str, Any]) -> str:
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
     """The kind of model that a UNet's configuration belongs to; `ModelError` where none is read."""
     kinds: list[Kind] = [load_plugin(GROUP, other) for other in installed(GROUP)]
-    for kind in (*kinds, *TRANSFORMERS):
+    for kind in (*kinds, *TRANSFORMERS, ENCODER):
         if kind.knows and kind.knows(unet):
             return kind
     name, added = unet.get("_class_name"), unet.get("addition_embed_type")

@@ -12,16 +12,17 @@ from transformers.utils import logging as transformers_logging
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.ddpm import DDPMBackbone
 from gate_cache.diffusion.models.fitting import check_parts
-from gate_cache.diffusion.models.layouts import DDPM, SD, SDXL, Kind
+from gate_cache.diffusion.models.layouts import DDPM, ENCODER, SD, SDXL, Kind
 from gate_cache.diffusion.models.sdxl import StableDiffusionXL
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
+from gate_cache.diffusion.models.vision import VisionEncoder
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
 
 FAMILIES: dict[Kind, type[Backbone]] = {
-    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone}
+    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone, ENCODER: VisionEncoder}
 
 
 def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbone:
@@ -44,7 +45,9 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
         if isinstance(module, torch.nn.Module):
             module.to(device=device, dtype=vae_dtype if name == "vae" else dtype)
             module.requires_grad_(False).eval()
-    return family(**parts, **_schedule(files, device), device=device, dtype=dtype)
+    schedule = _schedule(files, device) if kind.noised else {
+        "alphas_cumprod": torch.ones(1, device=device), "prediction_type": "sample"}
+    return family(**parts, **schedule, device=device, dtype=dtype)
 
 
 def _transformer(kind: Kind) -> type[Backbone]:

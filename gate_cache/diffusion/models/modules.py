@@ -34,8 +34,13 @@ def need_finite(place: Path, weights: Iterable[tuple[str, Any]]) -> None:
             raise ModelError(f"{place}: '{name}' holds NaN or infinity; get the file again")
 
 
-def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
+def pretrained(cls: Any, place: Path, variant: str | None, **more: Any) -> Any:
     """Load one module from its folder: every tensor is read, and none is drawn at random.
+
+    Parameters
+    ----------
+    cls, place, variant : its class, its folder, and which of the weights there
+    **more : arguments of the class itself
 
     Raises
     ------
@@ -45,7 +50,7 @@ def pretrained(cls: Any, place: Path, variant: str | None) -> Any:
     try:
         module, info = cls.from_pretrained(
             place, variant=variant, use_safetensors=True, local_files_only=True,
-            ignore_mismatched_sizes=True, output_loading_info=True)  # the next line refuses them
+            ignore_mismatched_sizes=True, output_loading_info=True, **more)  # refused below
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{place}: cannot be loaded as {cls.__name__}: {reason}") from error

@@ -14,12 +14,24 @@ NAMES = (SD_1_5, SD_2_1, SDXL_BASE, "pixart-alpha", "pixart-sigma", "sd-3", "sd-
 
 
 @cache
+def _encoders() -> dict[str, dict[str, Any]]:
+    """Hub id of a vision encoder to its configuration."""
+    known: dict[str, dict[str, Any]] = json.loads((HOME / "encoders.json").read_text("utf-8"))
+    return known
+
+
+@cache
 def published(name: str) -> dict[str, Any]:
     """A model's ``title``, its ``hub`` ids, and the configuration of each component."""
+    if name in _encoders():
+        config = _encoders()[name]
+        return {"title": name.partition("/")[2], "hub": [name], "unet": config, "encoder": config}
     content: dict[str, Any] = json.loads((HOME / f"{name}.json").read_text(encoding="utf-8"))
     return content
 
 
 def published_name(hub_id: str) -> str | None:
     """The model that a hub id is known to hold."""
+    if hub_id in _encoders():
+        return hub_id
     return next((name for name in NAMES if hub_id in published(name)["hub"]), None)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
+from gate_cache.core.headers import read_config
 from gate_cache.core.roots import Roots, escapes
+from gate_cache.core.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.files import single_file
-from gate_cache.diffusion.files.headers import read_config
 from gate_cache.diffusion.files.hub import model_from_hub
-from gate_cache.diffusion.files.weights import digest, shapes_in, weight_files
-from gate_cache.diffusion.models import layouts, transformers, unets
+from gate_cache.diffusion.models import encoders, layouts, transformers, unets
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, TRANSFORMER, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import HOME as PUBLISHED
@@ -92,7 +92,7 @@ class ModelFiles:
     def family(self) -> Family:
         """The layout of the model's maps."""
         vae = self.config(VAE) if self.kind.vae else None
-        own = transformers if self.kind.denoiser == TRANSFORMER else unets
+        own = {TRANSFORMER: transformers, UNET: unets}.get(self.kind.denoiser, encoders)
         try:
             return (self.kind.family or own.family)(self.config(self.kind.denoiser), vae)
         except ModelError as error:
@@ -129,11 +129,15 @@ class ModelFiles:
     def schedule(self) -> dict[str, Any]:
         """What of the scheduler's configuration, or of a single file's markers, decides ᾱ.
 
+        Nothing where no noise is added.
+
         Raises
         ------
         ModelError
             They disagree, or it is not a diffusion model in discrete steps.
         """
+        if not self.kind.noised:
+            return {}
         if self.kind.flow:
             return layouts.flow_schedule_of(self.source, self.config(SCHEDULER))
         schedule = layouts.schedule_of(self.source, self.config(SCHEDULER))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any],
-                 of_text: Callable[[Combo], Sequence[str]]) -> None:
+                 of_text: Callable[[Combo], Sequence[str]], sure: bool = True) -> None:
     """Check all combos of a manifest against the model's layout and schedule.
 
     Parameters
@@ -26,6 +26,7 @@ def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any]
     layout : of the model
     schedule : of the model, as its scheduler's configuration has it
     of_text : the fields of a combo that only a model with text has
+    sure : whether the model is what the manifest names, not a stand-in that may take text instead
 
     Raises
     ------
@@ -35,12 +36,29 @@ def check_combos(manifest: Manifest, layout: Family, schedule: Mapping[str, Any]
     def check(kind: str, combo: Combo) -> Iterator[str]:
         if not layout.text:
             yield from _without_text(kind, combo, of_text(combo))
-        elif not combo.prompted:
+        elif sure and not combo.prompted:
             yield ".prompt: required, but not given ('' is an empty one)"
         yield from _steps(combo, schedule)
 
     problems = [f"{manifest.kind(name)}.{name}{line}" for name, combo in manifest.combos.items()
                 for line in check(manifest.kind(name), combo)]
+    if problems:
+        raise ManifestError(problems)
+
+
+def check_encoder_combos(manifest: Manifest) -> None:
+    """Check all combos of a vision encoder, which adds no noise and takes no text.
+
+    Raises
+    ------
+    ManifestError
+        With a line for every field that has no effect.
+    """
+    problems = [f"attention.{name}: a vision encoder takes no text, so it has no attention to it;"
+                " only 'conv' combos" for name in manifest.attention]
+    problems += [f"conv.{name}.{field}: a vision encoder adds no noise and takes no text; leave it"
+                 " out" for name, combo in manifest.conv.items()
+                 for field in sorted(combo.model_fields_set - {"model", "maps", "mirror"})]
     if problems:
         raise ManifestError(problems)
 

@@ -10,9 +10,10 @@ from gate_cache.core.errors import DataError, ModelError, NotThere, UserError
 from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.base import PREPROCESSING
+from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.layouts import TRANSFORMER
-from gate_cache.diffusion.models.suits import check_combos
+from gate_cache.diffusion.models.suits import check_combos, check_encoder_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import BUILT_IN, settings, techniques
 from gate_cache.manifest.specs import TF32
@@ -45,8 +46,9 @@ class PlannedCombo:
 
 @dataclass(frozen=True)
 class ComboMaps:
-    """The maps a combo yields: their specifications, and name to (C, h, w)."""
+    """The maps a combo yields: their specifications, and name to (C, h, w); and how it is run."""
 
+    combo: Combo
     specs: tuple[MapSpec, ...]
     shapes: dict[str, tuple[int, ...]]
 
@@ -70,12 +72,16 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
         A map the model lacks.
     """
     layout = files.family
-    check_combos(manifest, layout, files.schedule(), _of_text)
-    maps = {}
+    noised, maps = files.kind.noised, {}
+    if noised:
+        check_combos(manifest, layout, files.schedule(), _of_text, files.sure)
+    else:
+        check_encoder_combos(manifest)
     for name, combo in manifest.combos.items():
         specs = layout.select(manifest.kind(name), combo.maps, combo.pooling)
         tokens = count_tokens(combo.prompt)
-        maps[name] = ComboMaps(specs, {s.name: s.shape(size, tokens) for s in specs})
+        run = combo if noised else combo.model_copy(update={"noise": "none", "t": 0})
+        maps[name] = ComboMaps(run, specs, {s.name: s.shape(size, tokens) for s in specs})
     return maps
 
 
@@ -89,6 +95,8 @@ def latents_recipe(files: ModelFiles, preprocessing: Preprocessing, dtype: str) 
 
 def _coder(files: ModelFiles) -> Recipe:
     """What makes latents of pixels; without a VAE they are the pixels themselves."""
+    if not files.kind.noised:
+        return {"pixels": normalisation(files.path)}
     if not files.kind.vae:
         return {"pixels": [-1, 1]}
     config = files.config("vae")
@@ -112,11 +120,11 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
     latents = fingerprint(latents_recipe(files, preprocessing, model.compute))
     plans = []
     for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
-        combo = manifest.combos[name]
+        combo = maps.combo
         used = [(t, t.digests(roots)) for t in techniques(name, combo)]
         recipe: Recipe = {
             "kind": manifest.kind(name),
-            "settings": settings(combo),
+            "settings": settings(combo, files.kind.noised),
             "maps": list(maps.shapes),
             "size": size,
             "latents": latents,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from gate_cache.diffusion.techniques.base import Use
@@ -186,6 +186,12 @@ class Pieces:
             unet_passes=sum(lane.passes for lane in lanes),
             halves=sum(lane.halves for lane in lanes),
             encoded=1 + any(lane.common.mirror for lane in lanes))
+
+
+    @classmethod
+    def total(cls, models: Iterable[Pieces]) -> Pieces:
+        """Of several models, which share nothing."""
+        return cls(*map(sum, zip(*map(astuple, models), strict=True)))
 
 
 def _common(plan: Wanted, tokens: int) -> Common:

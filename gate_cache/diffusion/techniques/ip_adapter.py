@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gate_cache.core.digest_cache import remembered_sha256
 from gate_cache.core.errors import ModelError, NotThere
-from gate_cache.diffusion.files.digest_cache import remembered_sha256
-from gate_cache.diffusion.files.headers import read_config, read_header
-from gate_cache.diffusion.files.weights import folder_digest, weight_files
+from gate_cache.core.headers import read_config, read_header
+from gate_cache.core.weights import folder_digest, weight_files
 from gate_cache.diffusion.models.fitting import text_config
 from gate_cache.diffusion.models.layouts import UNET
 from gate_cache.diffusion.models.unets import cross_attentions

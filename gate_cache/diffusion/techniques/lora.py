@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gate_cache.core.digest_cache import remembered_sha256
 from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.diffusion.files.digest_cache import remembered_sha256
 from gate_cache.diffusion.lora.file import read_lora
 from gate_cache.diffusion.lora.fit import model_layers
 from gate_cache.diffusion.lora.source import lora_path

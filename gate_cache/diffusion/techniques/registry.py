@@ -45,8 +45,15 @@ def _installed(combo: str, name: str) -> type[Technique[Any]]:
     return technique
 
 
-def settings(combo: Combo) -> dict[str, Any]:
-    """What of a combo the manifest alone decides (no weights); part of its recipe."""
+def settings(combo: Combo, noised: bool = True) -> dict[str, Any]:
+    """What of a combo the manifest alone decides (no weights); part of its recipe.
+
+    Parameters
+    ----------
+    noised : whether its model is a diffusion model; a vision encoder's combos only have ``mirror``
+    """
+    if not noised:
+        return {"mirror": True} if combo.mirror else {}
     recipe: dict[str, Any] = {"prompt": combo.prompt, "seed": combo.seed, "t": combo.t}
     if combo.noise == "none":
         recipe = {"prompt": combo.prompt, "noise": "none", "t": combo.t}

@@ -79,8 +79,9 @@ def caption(work: Workspace, *, model: str, revision: str | None = None,
         known = _begun(path, digests)
         todo = [i for i in digests if i not in known]
         if todo:
+            spec = next(iter(work.manifest.every_model.values()))
             read = partial(image_on, dataset,
-                           background=Preprocessing.of(work.manifest.model, 0).background)
+                           background=Preprocessing.of(spec, 0).background)
             with _opened(work, model, revision) as captioner:
                 _caption_all(captioner, read, digests, todo, path, batch, show)
             _in_order(path, digests)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
+from gate_cache.learn.features.bucket_maps import BucketMaps, Joining
 from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
-from gate_cache.manifest.first_release import TWO_FINEST
+from gate_cache.manifest.train_spec import TWO_FINEST
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Square, Window
@@ -47,11 +49,13 @@ class FeatureSpec:
     combos : names of the combos that are amalgamated, each with all its maps
     attention : name of the attention combo that is concatenated, or None
     attention_maps : its maps; by default all
+    joining : of maps of several models; None: all combos have the same maps
     """
 
     combos: tuple[str, ...]
     attention: str | None = None
     attention_maps: AttentionMaps = None
+    joining: Joining | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,10 @@ class Buckets:
         self.spec = spec
         self.device = device
         self._store, self._rows, self._held = store, rows, held
-        first, maps = store[spec.combos[0]], dict.fromkeys(spec.combos, one_set(store, spec.combos))
-        shapes = {name: first[name].shape[1:] for name in first.maps}
-        self.levels = {name: int(s[0]) for name, s in shapes.items()}
-        """Channels of each level of a combo, in their order."""
-        self.channels: int = sum(self.levels.values())
-        self.resolution = spec.resolution or max(s[-1] for s in shapes.values())
+        self.maps = BucketMaps(store, spec.combos, spec.joining)
+        self.channels = self.maps.channels
+        self.resolution = spec.resolution or self.maps.resolution
+        maps = dict(self.maps.read)
         self._square = one_square(store, spec)
         self.tokens = 0
         """T of the attention feature."""
@@ -106,6 +108,11 @@ class Buckets:
             self.tokens = sum(int(view[n].shape[1]) for n in maps[spec.attention])
         self._feed: Feed[int, Bucket] = Feed(SampleReader(views_of(store, maps), held), int,
                                              self._build, nbytes, device, BUCKET_BYTES)
+
+    @property
+    def levels(self) -> dict[str, int]:
+        """Channels of each map, in their order."""
+        return {level.name: level.channels for level in self.maps.levels}
 
     def of(self, combos: tuple[str, ...], attention: str | None = None) -> Buckets:
         """The same rows with other features."""
@@ -129,18 +136,16 @@ class Buckets:
         return self._feed(row)
 
     def _build(self, row: int, maps: Maps) -> Bucket:
-        spec, levels = self.spec, [list(maps[name].values()) for name in self.spec.combos]
-        if spec.standardise == "image":
-            place = self._square.place(*map(int, self._store.samples.sizes[row]))
-            levels = [[standardised(level, place) for level in of] for of in levels]
-        return Bucket(self._joined(levels), self._joined([list(maps[spec.attention].values())])[0]
-                      if spec.attention else None)
+        spec, place = self.spec, self._square.place(*map(int, self._store.samples.sizes[row]))
+        prepare = partial(standardised, place=place) if spec.standardise == "image" else None
+        conv = self._joined(self.maps.stacked(maps, prepare))
+        attention = [m[None] for m in maps[spec.attention].values()] if spec.attention else []
+        return Bucket(conv, self._joined(attention)[0] if attention else None)
 
-    def _joined(self, combos: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+    def _joined(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
         """(b, C, h, w): levels resized (bilinear) and concatenated along the channels."""
-        levels = [torch.stack(level) for level in zip(*combos, strict=True)]
         side, at = self.resolution, 0
-        joined = torch.empty(len(combos), sum(m.shape[1] for m in levels), side, side,
+        joined = torch.empty(len(levels[0]), sum(m.shape[1] for m in levels), side, side,
                              device=self.device)
         for level in levels:
             part = joined[:, at : (at := at + level.shape[1])]
@@ -170,20 +175,6 @@ def attention_maps(view: ComboView, asked: AttentionMaps) -> tuple[str, ...]:
     if asked == TWO_FINEST:
         return view.maps[-2:]
     return tuple(view[name].name for name in asked or view.maps)
-
-
-def one_set(store: FeatureStore, combos: Sequence[str]) -> tuple[str, ...]:
-    """The maps that all of some combos have.
-
-    Raises
-    ------
-    StoreError
-        They have different ones.
-    """
-    maps = {name: store[name].maps for name in combos}
-    if len(set(maps.values())) > 1:
-        raise StoreError(f"combos of one bucket need the same maps, these have: {maps}")
-    return maps[combos[0]]
 
 
 def one_square(store: FeatureStore, spec: FeatureSpec) -> Square:

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gate_cache.learn.features.bucket import (
-    FeatureSpec,
-    attention_maps,
-    nbytes,
-    one_set,
-    one_square,
-)
+from gate_cache.learn.features.bucket import FeatureSpec, attention_maps, nbytes, one_square
+from gate_cache.learn.features.bucket_maps import BucketMaps
 from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.pixel_grid import read_at
@@ -88,11 +83,11 @@ class NativeMaps:
         self.device = device
         self._store, self._size = store, size
         self.square = one_square(store, spec)
-        self._levels = one_set(store, spec.combos)[:spec.levels]
-        first, beside = store[spec.combos[0]], store[spec.attention] if spec.attention else None
+        self.maps = BucketMaps(store, spec.combos, spec.joining, spec.levels)
+        beside = store[spec.attention] if spec.attention else None
         self._attention = attention_maps(beside, spec.attention_maps) if beside else ()
-        self.level_channels = tuple(int(first[n].shape[1]) for n in self._levels)
-        self.level_sides = tuple(int(first[n].shape[-1]) for n in self._levels)
+        self.level_channels = tuple(level.channels for level in self.maps.levels)
+        self.level_sides = tuple(level.side for level in self.maps.levels)
         shapes = [beside[n].shape for n in self._attention] if beside else []
         self.attention_sides = tuple(int(shape[-1]) for shape in shapes)
         self.attention_tokens = tuple(int(shape[1]) for shape in shapes)
@@ -156,14 +151,13 @@ class NativeMaps:
 
     def _maps_read(self) -> dict[str, tuple[str, ...]]:
         """Maps of each combo that is read."""
-        names = dict.fromkeys(self.spec.combos, self._levels)
+        names = dict(self.maps.read)
         if self.spec.attention:
             names[self.spec.attention] = self._attention
         return {**names, **{c: self._store[c].maps for c in self.spec.extra}}
 
     def _build(self, _: str, maps: Maps) -> Native:
-        levels = tuple(torch.stack([maps[c][n] for c in self.spec.combos]).float()
-                       for n in self._levels)
+        levels = tuple(level.float() for level in self.maps.stacked(maps))
         attention = self.spec.attention
         return Native(levels, tuple(_own(maps[attention][n]) for n in self._attention)
                       if attention else (), tuple(tuple(_own(maps[c][n])

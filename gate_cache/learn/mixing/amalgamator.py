@@ -147,6 +147,25 @@ class ConvAssigner(nn.Module):
         return torch.as_tensor(self.body(maps)).squeeze(1)
 
 
+class Projection(nn.Module):
+    """A learnt 1×1 projection, without bias; orthogonal at first, so that it keeps angles.
+
+    On maps of several models, each 0 where it is another's, these are projections of each model's.
+
+    Parameters
+    ----------
+    channels, width : before and behind it
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(width, channels)))
+
+    def forward(self, bucket: torch.Tensor) -> torch.Tensor:
+        """(B, b, C, …) to (B, b, width, …)."""
+        return torch.einsum("dc,bkc...->bkd...", self.weight, bucket)
+
+
 AttentionIn = Literal["head", "bucket"]
 
 
@@ -161,14 +180,17 @@ class MixedModel(nn.Module):
     attention : where the attention feature goes, where there is one: ``head``, concatenated behind
         what is mixed (paper, A.4); ``bucket``, concatenated to every map before, so that it is
         mixed, too (as in the released code); None: it is not used
+    projection : of maps before they are mixed, if any
     """
 
     _index: torch.Tensor
 
     def __init__(self, mixer: nn.Module, head: nn.Module, chosen: Sequence[int] | None = None,
-                 attention: AttentionIn | None = "head") -> None:
+                 attention: AttentionIn | None = "head",
+                 projection: Projection | None = None) -> None:
         super().__init__()
         self.mixer = mixer
+        self.projection = projection
         self.head = head
         self._chosen = None if chosen is None else list(chosen)
         self.attention = attention
@@ -190,6 +212,8 @@ class MixedModel(nn.Module):
         attention : (B, T, …) or None
         """
         chosen = self.of_bucket(bucket)
+        if self.projection is not None:
+            chosen = self.projection(chosen)
         if attention is None or self.attention is None:
             return chosen, None
         if self.attention == "head":
@@ -222,11 +246,18 @@ def build_model(spec: TrainSpec, channels: int, weights: list[float] | None = No
     tokens : T of its attention feature, where there is one; None: it is not used
     """
     n, mixed = 1 if weights else spec.assigners, inside(spec, tokens)
-    sizes = Sizes(n, channels + mixed, tokens=(tokens or 0) - mixed)
+    width, projection = projected(spec, channels)
+    sizes = Sizes(n, width + mixed, tokens=(tokens or 0) - mixed)
     mixer = FixedWeights(weights) if weights else Amalgamator(
         sizes.channels, n, spec.hidden, spec.dropout, spec.weights, spec.assigner_resolution)
     return CorrespondenceModel(mixer, head_of(spec.head.name).build(spec.head, sizes), chosen,
-                               None if tokens is None else spec.attention_in)
+                               None if tokens is None else spec.attention_in, projection)
+
+
+def projected(spec: TrainSpec, channels: int) -> tuple[int, Projection | None]:
+    """C of maps before they are mixed, and what brings them to it where models are projected."""
+    width = spec.mix.projection if spec.mix else None
+    return (width, Projection(channels, width)) if width else (channels, None)
 
 
 def inside(spec: TrainSpec, tokens: int | None) -> int:

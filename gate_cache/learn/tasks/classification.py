@@ -13,7 +13,7 @@ from torch import nn
 from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.metrics.dense import ImageScores
-from gate_cache.learn.mixing.amalgamator import FixedWeights, inside
+from gate_cache.learn.mixing.amalgamator import FixedWeights, inside, projected
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors
 from gate_cache.learn.tasks.floors import label_floor
 from gate_cache.learn.tasks.task import ImagesTask
@@ -61,12 +61,14 @@ class ClassificationTask(ImagesTask):
         """GATE, or a baseline; see `Task.model`."""
         n, parts = 1 if weights else spec.assigners, self.maps.spec.pool**2
         tokens = self.maps.tokens * parts if attention else 0
-        channels = self.maps.channels * parts + (mixed := inside(spec, tokens))
+        width, projection = projected(spec, self.maps.channels * parts)
+        channels = width + (mixed := inside(spec, tokens))
         mixer: nn.Module = FixedWeights(weights) if weights else \
             VectorAmalgamator(channels, n, spec.hidden, spec.dropout, weights=spec.weights)
         sizes = Sizes(n, channels, tokens=tokens - mixed, classes=len(self.classes))
         head = head_of(spec.head.name).build(spec.head, sizes)
-        return VectorModel(mixer, head, chosen, spec.attention_in if attention else None)
+        return VectorModel(mixer, head, chosen, spec.attention_in if attention else None,
+                           projection)
 
     def floors(self) -> dict[Role, Scores]:
         """What the labels alone say of ``test``."""

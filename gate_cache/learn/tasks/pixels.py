@@ -16,7 +16,7 @@ from torch import nn
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Draw, Reservoir, Sampling, fill
 from gate_cache.learn.metrics.dense import ImageScores
-from gate_cache.learn.mixing.amalgamator import FixedWeights, by_map, inside
+from gate_cache.learn.mixing.amalgamator import FixedWeights, by_map, inside, projected
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote
 from gate_cache.learn.tasks.floors import mask_floors
@@ -84,13 +84,14 @@ class PixelTask(ImagesTask):
         """GATE, or a baseline; see `Task.model`."""
         n, maps, own = 1 if weights else spec.assigners, self.maps, cast(PixelSpec, spec.head)
         tokens = maps.tokens if attention else 0
-        mixed = inside(spec, tokens)
+        width, projection = projected(spec, maps.channels)
+        channels = width + (mixed := inside(spec, tokens))
         mixer: nn.Module = FixedWeights(weights) if weights else VectorAmalgamator(
-            maps.channels + mixed, n, spec.hidden, spec.dropout, own.members, spec.weights)
-        sizes = Sizes(n, maps.channels + mixed, tokens=tokens - mixed, extra=maps.extra_channels,
+            channels, n, spec.hidden, spec.dropout, own.members, spec.weights)
+        sizes = Sizes(n, channels, tokens=tokens - mixed, extra=maps.extra_channels,
                       classes=len(self.data.classes))
         return VectorModel(mixer, head_of(own.name).build(own, sizes), chosen,
-                           spec.attention_in if attention else None)
+                           spec.attention_in if attention else None, projection)
 
     def floors(self) -> dict[Role, Scores]:
         """What masks alone say of ``test``."""

@@ -64,7 +64,7 @@ class WholeImage:
         if isinstance(head, Probe):
             yield self._by_cells(model, head, points)
             return
-        if not isinstance(head, PixelMLPs) or _by_channel(model.mixer):
+        if not isinstance(head, PixelMLPs) or _by_channel(model.mixer) or model.projection:
             yield from self._one_by_one(model, points)
             return
         mixed = self._mixed(model, points)

@@ -17,7 +17,7 @@ from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import share
 from gate_cache.learn.metrics.roles import Role
-from gate_cache.manifest.first_release import COUNTS
+from gate_cache.manifest.train_spec import COUNTS
 from gate_cache.report.html.record import Record, Result
 
 Metric = Callable[[npt.NDArray[np.float64]], float]

@@ -14,7 +14,7 @@ from gate_cache.core.errors import UserError
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import BROADER, SELECTED
 from gate_cache.learn.metrics.roles import WEIGHTS, Method, Role
-from gate_cache.manifest.first_release import head_name
+from gate_cache.manifest.train_spec import head_name
 from gate_cache.training.run_files import (
     CONFIG,
     METRICS,

@@ -98,7 +98,8 @@ def shape(dims: Any) -> str:
 
 
 def show_plan(plan: Plan) -> None:
-    say(f"{plan.images} images at {plan.size} px, model {plan.model}", "bold")
+    size = ", ".join(f"{name} {side}" for name, side in plan.sizes.items()) or plan.size
+    say(f"{plan.images} images at {size} px, model {plan.model}", "bold")
     table = Grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", "folders",
                  left=2)
     first: dict[str, str] = {}
@@ -221,9 +222,10 @@ def _ranges(rows: list[int]) -> str:
 
 
 def show_layers(maps: ModelMaps) -> None:
-    say(f"{maps.model}: {maps.kind}, predicts {maps.predicts}", style="bold")
-    say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple};"
-        f" latent at {maps.size} px: {shape(maps.latent)}")
+    predicts = f", predicts {maps.predicts}" if maps.predicts else ""
+    latent = f"; latent at {maps.size} px: {shape(maps.latent)}" if maps.predicts else ""
+    say(f"{maps.model}: {maps.kind}{predicts}", style="bold")
+    say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple}{latent}")
     table = Grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", "float16", left=2)
     for layer in maps.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"

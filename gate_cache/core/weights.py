@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gate_cache.core.digest_cache import remembered_sha256
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.fingerprint import fingerprint
-from gate_cache.diffusion.files.digest_cache import remembered_sha256
-from gate_cache.diffusion.files.headers import read_config, read_header
+from gate_cache.core.headers import read_config, read_header
 
 _NAME = re.compile(r"[^.]+?(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.safetensors")
 

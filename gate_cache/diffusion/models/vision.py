@@ -1,0 +1,104 @@
+"""Vision encoders at work: a transformer of images whose patches are maps (`encoders`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import nn
+
+from gate_cache.diffusion.models.backbone import Backbone
+from gate_cache.diffusion.models.conditioning import Call, Text
+from gate_cache.diffusion.models.encoders import encoder_type, normalisation, prefix_tokens
+from gate_cache.diffusion.models.modules import pretrained
+
+if TYPE_CHECKING:
+    from gate_cache.diffusion.models.sources import ModelFiles
+
+
+class Patches(nn.Module):
+    """An encoder, with what it gives at each patch as the output of modules of their own.
+
+    Parameters
+    ----------
+    encoder : of transformers
+    prefix : tokens before those of the patches
+    class_token : whether the first of them is one
+    options : from pixels to more arguments of the encoder
+    """
+
+    def __init__(self, encoder: Any, prefix: int, class_token: bool,
+                 options: Callable[[torch.Tensor], dict[str, Any]]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._prefix, self._options = prefix, options
+        count = encoder.config.num_hidden_layers
+        blocks = next(m for m in encoder.modules()
+                      if isinstance(m, nn.ModuleList) and len(m) == count)
+        self._taps = [nn.Identity() for _ in blocks]
+        for i, tap in enumerate(self._taps):
+            self.add_module(f"layer{i}", tap)
+        for i, block in enumerate(list(blocks)[:-1]):  # the last one's is normalised first
+            block.register_forward_hook(partial(self._given, i))
+        self.cls = nn.Identity() if class_token else None
+
+    def _given(self, i: int, _module: Any, _args: Any, output: Any) -> None:
+        tokens = output[0] if isinstance(output, tuple) else output
+        self._taps[i](tokens[:, self._prefix:])
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) to (B, hw, C), row by row."""
+        found = self.encoder(pixel_values=pixels, **self._options(pixels))
+        tokens = found.last_hidden_state
+        if self.cls is not None:
+            norm = getattr(self.encoder, "post_layernorm", nn.Identity())  # of CLIP
+            self.cls(norm(tokens[:, 0])[..., None, None])
+        return torch.as_tensor(self._taps[-1](tokens[:, self._prefix:]))
+
+
+@dataclass(kw_only=True)
+class VisionEncoder(Backbone):
+    """A loaded vision encoder."""
+
+    normalised: dict[str, Any]
+
+    @classmethod
+    def parts(cls, files: ModelFiles) -> dict[str, Any]:
+        part = files.kind.denoiser
+        config, folder = files.config(part), files.folder(part)
+        kind, name = encoder_type(config), encoder_type(config).cls
+        more = {"add_pooling_layer": False} if name == "ViTModel" else {}
+        module = pretrained(getattr(transformers, name), folder, files.variant, **more)
+        options: dict[str, Any] = {"interpolate_pos_encoding": True} if kind.resizes else {}
+        masked = name == "ViTMAEModel"
+        if masked:
+            module.config.mask_ratio = 0.0  # every patch is seen
+        side = module.embeddings.patch_embeddings.patch_size[0] if masked else 0
+        unet = Patches(module, prefix_tokens(config), kind.class_token,
+                       lambda x: {**options, **(in_order(x, side) if masked else {})})
+        return {"unet": unet, "tokens": files.tokens, "normalised": normalisation(files.path)}
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        levels = self.place(pixels).permute(0, 3, 1, 2).float() * self.normalised["scale"]
+        mean, std = (torch.tensor(self.normalised[k], device=self.device).view(1, -1, 1, 1)
+                     for k in ("mean", "std"))
+        return torch.as_tensor((levels - mean) / std)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("a vision encoder's pixels are its input")
+
+    def embed(self, prompt: str) -> Text:
+        return Text(torch.empty(1, 0, 0, device=self.device))
+
+    def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
+        return torch.as_tensor(self.unet(call.x))
+
+
+def in_order(pixels: torch.Tensor, patch: int) -> dict[str, Any]:
+    """What keeps a masked autoencoder from shuffling patches: it sorts them by this "noise"."""
+    count = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)
+    return {"noise": torch.arange(count, device=pixels.device).expand(len(pixels), -1)}

@@ -1,0 +1,152 @@
+"""Which maps a bucket has: those of its combos, be they of one model or of several.
+
+The combos of one model have the same maps, and are mixed map by map. Those of several models come
+together as a direct sum: the bucket has the maps of all, and a combo is 0 where it has none. What
+assigners weigh is then a concatenation in which each model's share is theirs to learn, and a linear
+layer on it has weights of its own for each model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from gate_cache.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from gate_cache.learn.features.layout import Maps
+    from gate_cache.store.reader import ComboView, FeatureStore
+
+Prepare = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Joining:
+    """How models are joined.
+
+    Attributes
+    ----------
+    unit : whether a combo's L maps have length 1/√L at every position, so that no model outweighs
+        another by the size of its values, nor a map by its channels; else they are as stored
+    shares : by combo, what its maps are multiplied with; 1 where it is not named
+    """
+
+    unit: bool = True
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One map of a bucket.
+
+    Attributes
+    ----------
+    channels, side : of it
+    combos : that have it
+    """
+
+    name: str
+    channels: int
+    side: int
+    combos: frozenset[str]
+
+
+class BucketMaps:
+    """The maps of a bucket's combos.
+
+    Parameters
+    ----------
+    store : where they are
+    combos : names of their groups
+    joining : of several models; None: all have the same maps
+    most : how many maps of a combo, from the coarsest; the bucket's are then ordered by their sides
+
+    Attributes
+    ----------
+    levels : of the bucket, those of one model in a row
+    read : maps of each combo that are read
+
+    Raises
+    ------
+    StoreError
+        The combos have different maps, and are not to be joined.
+    """
+
+    def __init__(self, store: FeatureStore, combos: Sequence[str], joining: Joining | None = None,
+                 most: int | None = None) -> None:
+        views = {name: store[name] for name in combos}
+        self._joining = joining
+        self.read = {name: view.maps[:most] for name, view in views.items()}
+        if joining is None:
+            _need_alike(views, self.read)
+        owners: dict[tuple[str, str], list[str]] = {}
+        for combo, names in self.read.items():
+            model = str(views[combo].attrs.get("model")) if joining else ""
+            for name in names:
+                owners.setdefault((model, name), []).append(combo)
+        self.levels = [_level(views[combos[0]], name, combos) for (_, name), combos in
+                       owners.items()]
+        if most and joining:
+            self.levels.sort(key=lambda level: level.side)
+
+    @property
+    def channels(self) -> int:
+        """C of all maps."""
+        return sum(level.channels for level in self.levels)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the finest map."""
+        return max(level.side for level in self.levels)
+
+    def slices(self, combo: str) -> dict[str, slice]:
+        """Which channels of a bucket each map of a combo has."""
+        start, found = 0, dict[str, slice]()
+        for level in self.levels:
+            if combo in level.combos:
+                found[level.name] = slice(start, start + level.channels)
+            start += level.channels
+        return found
+
+    def stacked(self, maps: Maps, prepare: Prepare | None = None) -> list[torch.Tensor]:
+        """(b, C_l, h_l, w_l) of each map of the bucket.
+
+        Parameters
+        ----------
+        maps : of one image
+        prepare : applied to each map, (C_l, h_l, w_l), before it is made of unit length
+        """
+        return [torch.stack([self._map(level, combo, maps[combo], prepare) for combo in self.read])
+                for level in self.levels]
+
+    def _map(self, level: Level, combo: str, maps: Mapping[str, torch.Tensor],
+             prepare: Prepare | None) -> torch.Tensor:
+        if combo not in level.combos:
+            some = next(iter(maps.values()))
+            return torch.zeros(level.channels, level.side, level.side, device=some.device)
+        values = prepare(maps[level.name]) if prepare else maps[level.name]
+        if self._joining is None:
+            return values
+        values = values.float()
+        if self._joining.unit:
+            values = F.normalize(values, dim=0) / math.sqrt(len(self.read[combo]))
+        return values * self._joining.shares.get(combo, 1.0)
+
+
+def _level(view: ComboView, name: str, combos: Sequence[str]) -> Level:
+    _, channels, side, _ = view[name].shape
+    return Level(name, int(channels), int(side), frozenset(combos))
+
+
+def _need_alike(views: Mapping[str, ComboView], read: Mapping[str, Sequence[str]]) -> None:
+    shapes = {view.label: ", ".join(f"{n} {'×'.join(map(str, view[n].shape[1:]))}"
+                                    for n in read[name]) for name, view in views.items()}
+    if len(set(shapes.values())) > 1:
+        raise StoreError("combos of one bucket need the same maps, these have:"
+                         f" {'; '.join(f'{c}: {s}' for c, s in shapes.items())}; 'mix: concat'"
+                         " below 'train' joins those of several models")
