@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gate_cache.verbs import extract, match, train
     from gate_cache.workspace.workspace import Workspace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["FeatureStore", "Workspace", "__version__", "extract", "match", "sweep", "train"]
 
 
