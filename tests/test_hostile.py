@@ -35,12 +35,15 @@ from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import latents_recipe, plan_combos
 from gate_cache.extraction.diff import diff
 from gate_cache.extraction.prune import prune
+from gate_cache.extraction.sharing.card import write_card
+from gate_cache.extraction.sharing.copy import copy_store
 from gate_cache.extraction.status import status
 from gate_cache.learn.features.stream import FeatureStream
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.check.verify import verify
 from gate_cache.store.format.attrs import ATTRS, sealed, sealed_array
+from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.writer import open_writer
@@ -108,10 +111,12 @@ def build(path: Path, loaded: Loaded, roots: Roots, encoding: Encoding) -> None:
         latents = latents_recipe(files, Preprocessing(64), "float32")
         for name, recipe, shapes in [*wanted, ("latents", latents, {"x0": (4, 16, 16)})]:
             group = writer.require(name, recipe, shapes, "float32" if name == "latents"
-                                   else encoding, {"model": "tiny", "source": {}, "tokens": ["a"]})
+                                   else encoding, {"model": "tiny", "source": {"lora": "x"},
+                                                   "tokens": ["a"]})
             group.fit()
             for rows in group.todo():
                 group.write(rows, {n: rng.random((len(rows), *s)) for n, s in shapes.items()})
+                group.note_made(Provenance("cpu", 2, False, {"torch": "2"}), rows)
 
 
 @pytest.fixture(autouse=True)
@@ -258,8 +263,15 @@ def stages(home: Home) -> dict[str, Callable[[], object]]:
         for sample in FeatureStream(store, store.combos):
             assert sample.maps
 
+    def copy_all() -> None:
+        target = home.folder / "copy.zarr"
+        shutil.rmtree(target, ignore_errors=True)
+        copy_store(home.path, target)
+        card = write_card(target)
+        assert all(c.isprintable() or c == "\n" for c in card), card
+
     return {
-        "inspect": lambda: inspect(home.path),
+        "inspect": lambda: inspect(home.path), "copy": copy_all,
         "status": lambda: status(Workspace(home.loaded, home.roots)),
         "read": read, "stream": stream,
         "train": lambda: open_any(Workspace(home.loaded, home.roots, "cpu")),

@@ -23,6 +23,7 @@ from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.mixing.amalgamator import Projection
 from gate_cache.manifest.load import load
 from gate_cache.store.reader import FeatureStore
+from gate_cache.training.features import joining_of
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
@@ -82,6 +83,27 @@ def test_a_bucket_is_the_direct_sum_of_models(store: FeatureStore) -> None:
     tokens = 3 * torch.cat([unit(store, "v", n) for n in ("layer1", "layer2")])
     expected = F.interpolate(tokens[None], (side, side), mode="bilinear")[0]
     torch.testing.assert_close(conv[2, own:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_source_at_two_sizes_is_two_models(roots: Roots, tmp_path: Path) -> None:
+    path = tmp_path / "sizes.yaml"
+    path.write_text(yaml.safe_dump({
+        "dataset": {"name": "toyworld", "train": 2, "val": 1, "test": 1},
+        "models": {"s": {"source": "tiny", "size": 64}, "l": {"source": "tiny", "size": 128}},
+        "conv": {"a": {"prompt": "x", "maps": ["up1"]},
+                 "b": {"prompt": "x", "maps": {"up1": {"grid": 4}}},
+                 "c": {"prompt": "x", "maps": ["up1"], "model": "l"}},
+        "train": {"mix": {"unit": False}}}, sort_keys=False))
+    work = Workspace(load(path), roots, "cpu")
+    store = FeatureStore.open(extract(work).store)
+    joining = joining_of(work.manifest, work.manifest.train, {n: store[n] for n in "abc"})
+    names = tuple(store[n].name for n in "abc")
+    maps = Buckets(store, BucketSpec(names, joining=joining), CPU, {}).maps
+    assert [level.side for level in maps.levels] == [8, 4, 16]
+    conv = Buckets(store, BucketSpec(names, joining=joining, resolution=16), CPU, {})(0).conv
+    width = store["c"]["up1"].shape[1]
+    torch.testing.assert_close(conv[2, 2 * width:], torch.from_numpy(store["c"]["up1"][0]).float())
+    assert not conv[2, : 2 * width].any() and not conv[:2, 2 * width:].any()
 
 
 def test_maps_at_their_own_resolution_are_the_same_sum(store: FeatureStore) -> None:

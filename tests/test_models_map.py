@@ -98,6 +98,8 @@ def test_what_reads_one_model_says_which_combos_are_of_which(both: Workspace) ->
 @pytest.mark.parametrize(("sections", "says"), [
     ({"conv": {**COMBOS, "c": {"model": "pixel", "t": 1}}},
      "conv.c.model: 'pixel' is no model of this manifest (did you mean 'pixels'?)"),
+    ({"conv": {**COMBOS, "c": {"model": ["pixels"]}}}, "conv.c.model: expected text, got a list"),
+    ({"conv": {**COMBOS, "c": {**COMBOS["a"], "model": "sd"}}}, "conv.c: has the same settings as"),
     ({"conv": {"a": COMBOS["a"]}}, "models.pixels: no combo is of this model; leave it out, or"),
     ({"model": SMALL}, "model: give 'models' or 'model', not both"),
     ({"models": None}, "model: required, but not given; 'models' names several"),

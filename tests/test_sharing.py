@@ -29,10 +29,14 @@ from gate_cache.core.roots import Roots
 from gate_cache.extraction.sharing.card import write_card
 from gate_cache.extraction.sharing.copy import Selection, copy_store
 from gate_cache.store.check.verify import verify
+from gate_cache.store.format.attrs import read_attrs
+from gate_cache.store.format.documents import put_attrs
 from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.opening import open_folder
+from gate_cache.store.places import hub as hub_place
+from gate_cache.store.places.local import LocalFolder
 from gate_cache.store.writer import open_writer
 
 BLOCK, ROWS = 4, 10
@@ -115,7 +119,8 @@ def test_a_whole_copy_is_the_same_to_the_byte(store: FeatureStore, target: Path)
 
 def test_a_part_is_a_store_of_its_own(store: FeatureStore, target: Path) -> None:
     ids = ["horse/07.jpg", "horse/05.jpg", "horse/01.jpg"]
-    copy_store(store.path, target, Selection(["small"], ["up1"], ids))
+    copied = copy_store(store.path, target, Selection(["small", "small"], ["up1"], ids))
+    assert len(copied.groups) == 1
     part = FeatureStore.open(target)
     assert part.combos == ("small",) and part["small"].maps == ("up1",) and not part.latents()
     assert part.samples.ids == ("horse/01.jpg", "horse/05.jpg", "horse/07.jpg")
@@ -247,6 +252,14 @@ def test_large_files_are_sent_before_their_commit(tmp_path: Path, hub: HubServer
     assert shard in hub.repos["me/large"].values()
 
 
+def test_little_is_held_before_a_commit(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_place, "MOST", 100)
+    folder = open_folder(parse_place("hf://datasets/me/many"))
+    for name in "abc":
+        folder.write(name, [bytes(60)])
+    assert hub.repos["me/many"].keys() >= {"a", "b"} and "c" not in hub.repos["me/many"]
+
+
 def test_what_the_hub_refuses_is_a_line(store: FeatureStore, target: Path, hub: HubServer) -> None:
     place = parse_place("hf://datasets/me/maps")
     with pytest.raises(GateCacheError, match="no such store"):
@@ -290,6 +303,16 @@ def test_the_card_says_how_to_load(store: FeatureStore, target: Path) -> None:
     exec(code, names)
     np.testing.assert_array_equal(names["features"], np.full((3, 2, 2), 0.5))
     assert sound(target)
+
+
+def test_a_strangers_words_make_no_markup(store: FeatureStore, target: Path) -> None:
+    copy_store(store.path, target)
+    folder, name = LocalFolder(target), store["plain"].name
+    words = {"model": "[x](http://x) `|<b>", "source": {"lora": 7, "net": {"a": "b"}}}
+    put_attrs(folder, name, {**read_attrs(folder, name), **words})
+    assert r"| \[x\](http://x) \`\|\<b\> |" in write_card(target)
+    code, said = run("inspect", str(target))
+    assert code == 0 and "lora from: 7" in said and "net from: b" in said
 
 
 def run(*words: str) -> tuple[int, str]:

@@ -169,10 +169,12 @@ def _check_models(data: dict[str, Any]) -> list[Problem]:
     combos = {(section, name): combo for section in ("conv", "attention")
               for name, combo in _items(data.get(section)) if isinstance(combo, dict)}
     known = dict(_items(models))
-    problems += [((*place, "model"), f"'{combo['model']}' is no model of this manifest"
-                  f"{did_you_mean(str(combo['model']), known)}")
-                 for place, combo in combos.items() if combo.get("model", "") not in ("", *known)]
-    used = {combo.get("model", next(iter(known), "")) for combo in combos.values()}
+    named = {place: model for place, combo in combos.items()
+             if isinstance(model := combo.get("model") or next(iter(known), ""), str)}
+    problems += [((*place, "model"), f"'{model}' is no model of this manifest"
+                  f"{did_you_mean(model, known)}")
+                 for place, model in named.items() if model not in ("", *known)]
+    used = set(named.values())
     problems += [(("models", name), "no combo is of this model; leave it out, or say 'model:"
                   f" {name}' in one") for name in known if name not in used]
     return problems
@@ -195,7 +197,9 @@ def _check(manifest: Manifest) -> list[Problem]:
             if combo.captioned and not manifest.captions:
                 problems.append(((section, name, "prompt"), f"has {CAPTION}, but no 'captions' file"
                                  " is named at the top; 'gate-cache caption' writes one"))
-        problems += _check_twins(section, combos)
+        problems += _check_twins(section, {
+            name: combo.model_copy(update={"model": manifest.model_name(combo)})
+            for name, combo in combos.items()})
     data = manifest.dataset
     for name, model in manifest.every_model.items():
         if model.config and not any(s.lower().endswith(SINGLE_FILE) for s in model.sources):

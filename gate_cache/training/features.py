@@ -168,9 +168,10 @@ def joining_of(manifest: Manifest, spec: TrainSpec,
         if name not in manifest.every_model:
             raise ManifestError([f"train.mix.shares: '{name}' is no model of this manifest"
                                  f"{did_you_mean(name, manifest.every_model)}"])
-    shares = {view.name: spec.mix.shares.get(manifest.model_name(manifest.combos[name]), 1.0)
+    models = {view.name: manifest.model_name(manifest.combos[name])
               for name, view in views.items() if name in manifest.combos}
-    return Joining(spec.mix.unit, shares)
+    shares = {group: spec.mix.shares.get(model, 1.0) for group, model in models.items()}
+    return Joining(spec.mix.unit, shares, models)
 
 
 def mirrored_of(work: Workspace, names: Sequence[str | None]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from gate_cache.core.places import Place
 from gate_cache.store.check.inspect import GroupReport, inspect
@@ -17,7 +18,7 @@ viewer: false
 
 # {name}
 
-Feature maps of {images} images of the data set `{dataset}`, {bytes} in all: a
+Feature maps of {images} images of the data set {dataset}, {bytes} in all: a
 [Zarr](https://zarr.dev) store written by gate-cache {version}.
 
 | combo | model | maps | images | bytes | fingerprint |
@@ -55,8 +56,9 @@ def write_card(place: Place) -> str:
     combos = [g for g in report.groups if g.kind != "latents"] or report.groups
     local = name if name.endswith(".zarr") else f"{name}.zarr"
     text = _PAGE.format(
-        name=name, images=report.images, dataset=report.dataset, bytes=human(report.bytes),
-        version=report.versions.get("gate-cache", "of an earlier release"), url=place, local=local,
+        name=name, images=report.images, dataset=_cell(report.dataset), bytes=human(report.bytes),
+        version=_cell(report.versions.get("gate-cache", "of an earlier release")), url=place,
+        local=local,
         rows="\n".join(map(_row, report.groups)), settings="\n\n".join(map(_settings, combos)),
         combo=combos[0].combo if combos else "combo", map=next(iter(combos[0].maps), "map")
         if combos else "map")
@@ -80,4 +82,5 @@ def _settings(group: GroupReport) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """A stranger's text: it makes no link, picture, HTML or cell."""
+    return re.sub(r"[\\`*_\[\]<>|&!]", r"\\\g<0>", text)

@@ -131,7 +131,8 @@ def _rows(store: FeatureStore, images: int | Sequence[str] | None) -> npt.NDArra
 
 def _views(store: FeatureStore, asked: Selection) -> list[tuple[ComboView, list[str]]]:
     """The groups that are copied, with the maps of each."""
-    views = [store[name] for name in asked.combos] or store.views()
+    named = {view.name: view for view in map(store.__getitem__, asked.combos)}
+    views = list(named.values()) or store.views()  # once each: blocks are copied side by side
     known = sorted({name for view in views for name in view.maps})
     for name in asked.maps:
         if name not in known:

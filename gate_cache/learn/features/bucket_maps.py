@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,10 +34,12 @@ class Joining:
     unit : whether a combo's L maps have length 1/√L at every position, so that no model outweighs
         another by the size of its values, nor a map by its channels; else they are as stored
     shares : by combo, what its maps are multiplied with; 1 where it is not named
+    models : by combo, which model it is of: one source at two sizes is two models
     """
 
     unit: bool = True
     shares: Mapping[str, float] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Level:
     name: str
     channels: int
     side: int
-    combos: frozenset[str]
+    combos: frozenset[str] = frozenset()
 
 
 class BucketMaps:
@@ -84,12 +86,12 @@ class BucketMaps:
         self.read = {name: view.maps[:most] for name, view in views.items()}
         if joining is None:
             _need_alike(views, self.read)
-        owners: dict[tuple[str, str], list[str]] = {}
+        owners: dict[tuple[str, Level], list[str]] = {}
         for combo, names in self.read.items():
-            model = str(views[combo].attrs.get("model")) if joining else ""
-            for name in names:
-                owners.setdefault((model, name), []).append(combo)
-        self.levels = [_level(views[combos[0]], name, combos) for (_, name), combos in
+            model = joining.models.get(combo, "") if joining else ""
+            for name in names:  # one model's maps of a name differ where some are made smaller
+                owners.setdefault((model, _level(views[combo], name)), []).append(combo)
+        self.levels = [replace(level, combos=frozenset(combos)) for (_, level), combos in
                        owners.items()]
         if most and joining:
             self.levels.sort(key=lambda level: level.side)
@@ -138,9 +140,9 @@ class BucketMaps:
         return values * self._joining.shares.get(combo, 1.0)
 
 
-def _level(view: ComboView, name: str, combos: Sequence[str]) -> Level:
+def _level(view: ComboView, name: str) -> Level:
     _, channels, side, _ = view[name].shape
-    return Level(name, int(channels), int(side), frozenset(combos))
+    return Level(name, int(channels), int(side))
 
 
 def _need_alike(views: Mapping[str, ComboView], read: Mapping[str, Sequence[str]]) -> None:

@@ -188,8 +188,11 @@ def show_store(report: StoreReport) -> None:
 def _group_lines(group: GroupReport, images: int) -> list[str]:
     settings = dict(group.settings)
     lines = [f"{k}: {v}" for k, v in settings.items()]
-    names = {k: v for k, v in group.source.items() if v}
-    lines += [f"{k} from: {v if isinstance(v, str) else ', '.join(v)}" for k, v in names.items()]
+    for technique, found in group.source.items():
+        names = found.values() if isinstance(found, dict) else \
+            found if isinstance(found, list) else [found]
+        if found:
+            lines.append(f"{technique} from: {', '.join(map(str, names))}")
     lines.append(f"model: {group.model}, {group.compute}")
     lines += [f"{name}  {shape(dims)}  {dtype}" for name, (dims, dtype) in group.maps.items()]
     if group.error:

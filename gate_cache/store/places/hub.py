@@ -124,7 +124,9 @@ class HubFolder(Folder):
             self._small.pop(path, None)
             if len(data) < LARGE:
                 self._small[path] = data
-            if len(self._waiting) >= FILES:
+            held = sum(len(a.path_or_fileobj) for a in self._waiting.values()
+                       if isinstance(a.path_or_fileobj, bytes))  # what is sent is forgotten
+            if len(self._waiting) >= FILES or held > MOST:
                 self.flush()
 
     def create(self, key: str, data: bytes) -> bool:
