@@ -530,7 +530,9 @@ def test_commands_hold_what_was_given_and_no_place_of_this_machine(tmp_path: Pat
 
 def test_other_versions_and_another_call_are_the_same_run(tmp_path: Path) -> None:
     config = {"seed": 1, "versions": {"zarr": "3"}, "commands": ["a"], "began": "today"}
-    RunDirectory(tmp_path / "run").begin(config)
-    RunDirectory(tmp_path / "run").begin({**config, "versions": {}, "commands": [], "began": ""})
-    with pytest.raises(UserError, match=r"other settings \(seed changed: 1 → 2\)"):
-        RunDirectory(tmp_path / "run").begin({**config, "seed": 2})
+    begun = RunDirectory(tmp_path / "run")
+    with begun.begin(config), begun.begin({**config, "versions": {}, "commands": [], "began": ""}):
+        pass
+    with pytest.raises(UserError, match=r"other settings \(seed changed: 1 → 2\)"), \
+            begun.begin({**config, "seed": 2}):
+        pass
