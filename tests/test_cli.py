@@ -84,7 +84,7 @@ def test_validate_says_what_is_not_here(gate: Run, roots: Roots, manifest: Write
         "a": {**PROMPT, "lora": {"source": "x.safetensors"}}}, attention={})
     found = gate("validate", loaded.path, *places(roots, "data", "models"))
     assert found.code == 0
-    assert "toy.yaml: valid, 1 combos" in found.out
+    assert "toy.yaml: valid, 1 combo\n" in found.out
     for word in ("PF-WILLOW not found", "x.safetensors", "org/sd"):
         assert word in found.out
 

@@ -82,3 +82,9 @@ def test_the_command_prints_a_table_and_json() -> None:
     assert any(line.startswith("unet") and "sha256" in line for line in lines)
     found = json.loads(run.invoke(app, ["layers", "tiny", "--json"]).stdout)
     assert found["digests"]["unet"] in table and found["size_multiple"] == 32
+
+
+def test_a_folder_that_is_typed_need_not_be_below_the_models_root(tmp_path: Path) -> None:
+    shutil.copytree(HOME, tmp_path / "own", ignore=shutil.ignore_patterns("*.safetensors"))
+    found = CliRunner().invoke(app, ["layers", str(tmp_path / "own"), "--json"])
+    assert found.exit_code == 0 and json.loads(found.stdout)["size_multiple"] == 32

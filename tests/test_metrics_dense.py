@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from gate_cache.learn.metrics.dense import (
-    ImageScores,
     accuracy,
     class_accuracy,
     counts,
@@ -21,6 +20,7 @@ from gate_cache.learn.metrics.dense import (
     mean_accuracy,
     mean_iou,
 )
+from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.metrics.intervals import bootstrap
 from gate_cache.learn.mixing.weight_stats import weight_stats
 

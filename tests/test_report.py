@@ -30,6 +30,7 @@ from gate_cache.learn.metrics.intervals import gain
 from gate_cache.learn.metrics.items import Items, extremes
 from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.learn.metrics.roles import Method, Role
+from gate_cache.report.html.charts import Curve, Labels, curves
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.examples import varied
 from gate_cache.report.html.page import (
@@ -50,6 +51,7 @@ from gate_cache.report.html.page import (
 )
 from gate_cache.report.html.record import Record, Result, metric_name, number, read_record
 from gate_cache.report.html.results import lead
+from gate_cache.report.html.svg import SERIES
 from gate_cache.report.html.write import sections, try_report, write_report
 from gate_cache.training.reproduce import sweep_commands, train_commands
 from gate_cache.training.run_files import items_file
@@ -454,6 +456,14 @@ def test_runs_share_a_page_without_sharing_ids(made: dict[str, Made], page: Page
         assert page.locator(str(use.get_attribute("href"))).count() == 1
 
 
+def test_labels_of_an_axis_keep_their_digits() -> None:
+    drawn = str(curves(Labels("loss", "loss", "Loss", "steps"),
+                       [Curve("gate", [1.0, 2.0], [0.4401, 0.4712], SERIES[0])]))
+    ticks = re.findall(r">(0\.\d+)<", drawn)
+    assert len(ticks) == len(set(ticks)) > 3 and "0.445" in ticks
+    assert not re.search(r' (?:d|points)="[^"]*\d\.\d{3}', drawn)  # places stay short
+
+
 def test_metrics_and_numbers_for_people() -> None:
     assert metric_name(SELECTED) == "PCK@0.10 (box, by point)"
     assert metric_name("mIoU") == "mIoU"
@@ -520,7 +530,9 @@ def test_commands_hold_what_was_given_and_no_place_of_this_machine(tmp_path: Pat
 
 def test_other_versions_and_another_call_are_the_same_run(tmp_path: Path) -> None:
     config = {"seed": 1, "versions": {"zarr": "3"}, "commands": ["a"], "began": "today"}
-    RunDirectory(tmp_path / "run").begin(config)
-    RunDirectory(tmp_path / "run").begin({**config, "versions": {}, "commands": [], "began": ""})
-    with pytest.raises(UserError, match=r"other settings \(seed changed: 1 → 2\)"):
-        RunDirectory(tmp_path / "run").begin({**config, "seed": 2})
+    begun = RunDirectory(tmp_path / "run")
+    with begun.begin(config), begun.begin({**config, "versions": {}, "commands": [], "began": ""}):
+        pass
+    with pytest.raises(UserError, match=r"other settings \(seed changed: 1 → 2\)"), \
+            begun.begin({**config, "seed": 2}):
+        pass

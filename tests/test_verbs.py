@@ -39,6 +39,7 @@ def store(home: Path) -> FeatureStore:
 
 def test_a_folder_becomes_a_store(store: FeatureStore) -> None:
     assert store.combos == ("plain",) and len(store.samples) == COUNT
+    assert repr(store.samples).startswith(f"<{COUNT} samples: ")
     assert store["plain"].recipe["settings"]["prompt"] == "a photo"
     assert repr(store).endswith("photos.zarr: 24 images, combos plain>")
     assert "up2 (64, 16, 16)" in repr(store["plain"])

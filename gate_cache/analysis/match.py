@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class Matches:
     source, target : ids, with their pictures
     points, found : (K, 2) x and y in pixels of the source and of the target
     similarity : (K,) cosine of each match
-    back : (K,) whether a match comes back
+    back : (K,) whether a match is cycle-consistent: the match's match is near the point
     judged : for key points; None for a grid of points
     note : why there is a grid where key points could be
     """
@@ -62,7 +62,7 @@ class Matches:
     feature: str
     source: str
     target: str
-    pictures: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+    pictures: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]] = field(repr=False)
     points: Points
     found: Points
     similarity: npt.NDArray[np.float32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +27,7 @@ def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) ->
     from gate_cache.core.errors import ManifestError
     from gate_cache.extraction.validate import NotReady
     from gate_cache.extraction.validate import validate as stage
+    from gate_cache.workspace.data_summary import counted
 
     try:
         checked = stage(on.open(manifest))
@@ -33,8 +35,8 @@ def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) ->
         raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
                               *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
                               ]) from None
-    lines = [f"{checked.manifest}: valid, {checked.combos} combos", *checked.data,
-             *(f"note: {line}" for line in checked.absent)]
+    lines = [f"{checked.manifest}: valid, {counted(checked.combos, 'combo', 'combos')}",
+             *checked.data, *(f"note: {line}" for line in checked.absent)]
     print_result(checked, lambda _: typer.echo("\n".join(lines)), as_json)
 
 
@@ -101,5 +103,6 @@ def layers(model: Annotated[str, typer.Argument(
     from gate_cache.report.terminal.tables import show_layers
 
     spec = ModelSpec(source=[model], config=config, variant=variant)
-    print_result(stage(spec, Roots.resolve(outside, models=models), size, every), show_layers,
-                 as_json)
+    typed = Path(model).is_absolute()  # what is typed is asked for; manifests are others' texts
+    print_result(stage(spec, Roots.resolve(outside or typed, models=models), size, every),
+                 show_layers, as_json)

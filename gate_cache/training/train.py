@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class TrainedRun:
 
     run: Path
     head: str
-    tables: list[ScoreTable]
+    tables: list[ScoreTable] = field(repr=False)
     splits: dict[str, dict[str, int]]
     seconds: float
 

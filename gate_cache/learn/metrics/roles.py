@@ -20,7 +20,6 @@ the single feature that is best on ``val``; ``uniform`` mixes all features evenl
 it learns.
 """
 ROLES: tuple[Role, ...] = get_args(Role)
-FLOORS: tuple[Role, ...] = ("floor", "majority", "prior")
 WEIGHTS: Mapping[str, str] = {"baseline": "single", "uniform": "uniform", "gate": "gate"}
 """Roles whose models a training keeps, and how its files call their weights."""
 

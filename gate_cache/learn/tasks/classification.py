@@ -12,7 +12,7 @@ from torch import nn
 
 from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import tiles
-from gate_cache.learn.metrics.dense import ImageScores
+from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights, inside, projected
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors, stack_vectors
 from gate_cache.learn.tasks.floors import label_floor

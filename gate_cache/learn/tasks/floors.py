@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.learn.metrics.dense import SCARCE_SIDE, ImageScores
+from gate_cache.learn.metrics.dense import SCARCE_SIDE
+from gate_cache.learn.metrics.image_scores import ImageScores
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import SegmentationDataset, Split

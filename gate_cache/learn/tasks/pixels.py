@@ -15,7 +15,7 @@ from torch import nn
 
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Draw, Reservoir, Sampling, fill
-from gate_cache.learn.metrics.dense import ImageScores
+from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import FixedWeights, by_map, inside, projected
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
 from gate_cache.learn.modules.pixel_mlp import disagreement, entropy, vote

@@ -15,7 +15,7 @@ from torch import nn
 from gate_cache.datasets.common.base import IGNORED, SegmentationDataset, Split
 from gate_cache.learn.features.feed import batched
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
-from gate_cache.learn.metrics.dense import ImageScores
+from gate_cache.learn.metrics.image_scores import ImageScores
 from gate_cache.learn.mixing.amalgamator import Amalgamator, FixedWeights, MixedModel, mix
 from gate_cache.learn.tasks.floors import mask_floors
 from gate_cache.learn.tasks.task import ImagesTask, Output, Painted, Scores

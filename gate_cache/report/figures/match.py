@@ -26,6 +26,7 @@ from gate_cache.report.figures.pictures import Picture, fitted
 from gate_cache.report.figures.show import file_name, written
 from gate_cache.report.terminal.grid import say
 from gate_cache.training.run_files import trial_file
+from gate_cache.workspace.data_summary import counted
 
 if TYPE_CHECKING:
     from gate_cache.analysis.match import Matches
@@ -59,7 +60,8 @@ def show_match(matches: Matches) -> None:
 def verdict(matches: Matches) -> str:
     count = len(matches.points)
     if matches.judged is None:
-        return f"{int(matches.back.sum())} of {count} points come back"
+        return (f"cycle-consistent: {int(matches.back.sum())} of"
+                f" {counted(count, 'point', 'points')}")
     values = matches.judged.pck
     if math.isnan(values["box"]):
         return (f"PCK@0.1 {values['image']:.1f} % of {count} points (radius from the image; the box"
@@ -152,6 +154,6 @@ _KEYS: tuple[Key, ...] = (
     ("truth, with the radius of PCK@0.1 (box)", lambda c, at: c.ring(at, 6, INK, 1)),
 )
 _GRID_KEYS: tuple[Key, ...] = (
-    ("comes back: the match's match is near the point", lambda c, at: c.dot(at, 6, BLUE)),
-    ("does not", lambda c, at: c.square(at, 6, BLUE)),
+    ("cycle-consistent: the match's match is near the point", lambda c, at: c.dot(at, 6, BLUE)),
+    ("not cycle-consistent", lambda c, at: c.square(at, 6, BLUE)),
 )

@@ -82,7 +82,8 @@ def _inlined(drawn: str, name: str, alt: str) -> Html:
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
     svg = re.sub(r'width="[^"]*"', f'width="{width}"', svg, count=1)
     svg = re.sub(r'height="[^"]*"', f'height="{height}"', svg, count=1)
-    svg = re.sub(r"(\d\.\d{2})\d+", r"\1", svg)  # nobody sees less than a hundredth of a pixel
+    # nobody sees less than a hundredth of a pixel; labels, between tags, keep their digits
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag[0]), svg)
     svg = re.sub(r"\n\s*", "\n", svg)
     return Html(svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1))
 

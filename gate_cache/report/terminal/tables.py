@@ -142,7 +142,7 @@ def _each_once(plan: Plan) -> str:
     """What is computed once although several combos need it."""
     n, p = plan.images, plan.pieces
     parts = {"images read and encoded": n * p.encoded, "texts": p.texts, "edge maps": n * p.edges,
-             "noised latents": n * p.noised, "down halves": n * p.halves,
+             "noised latents": n * p.noised, "first halves of passes": n * p.halves,
              "UNet passes": plan.unet_passes}
     return "each once: " + ", ".join(f"{v} {k}" for k, v in parts.items() if v)
 

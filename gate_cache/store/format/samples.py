@@ -93,6 +93,9 @@ class Samples(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples: {', '.join(self.ids[:3])}{', …' if len(self) > 3 else ''}>"
+
     def __getitem__(self, row: Any) -> Any:
         return self.ids[row]
 
