@@ -266,7 +266,7 @@ def test_all_images_are_seen_in_turn() -> None:
 def test_frozen_weights_may_be_bfloat16(toyworld: Loaded, roots: Roots) -> None:
     half = toyworld.manifest.model.model_copy(update={"dtype": "float16"})
     loaded = toyworld.model_copy(update={
-        "manifest": toyworld.manifest.model_copy(update={"model": half})})
+        "manifest": toyworld.manifest.model_copy(update={"only": half})})
     found = train(loaded, roots)
     told = json.loads(read_metadata(found.paths[2])["gate_cache"])
     assert told["recipe"]["compute"] == "bfloat16"

@@ -145,14 +145,14 @@ def test_the_verdict_names_the_row_that_wins(gate_right: list[int], other: list[
     record = record_of([counted("g", gate_right, "gate"), counted("o", other, role)])
     found = verdict(record)
     assert found and found.rival and found.against
-    told = plain("<body>" + lead(record, found)).replace("\u00a0", " ")
+    told = plain("<body>" + str(lead(record, found))).replace("\u00a0", " ")
     assert told.strip().startswith(words)
     assert found.against.points == pytest.approx(10 * (np.mean(gate_right) - np.mean(other)))
 
 
 def test_without_items_the_highest_row_is_named() -> None:
     record = record_of([result("g", 50, 10), result("o", 60, role="floor")])
-    told = plain("<body>" + lead(record, verdict(record)))
+    told = plain("<body>" + str(lead(record, verdict(record))))
     assert told.strip().startswith("Highest: copy the position.")
 
 

@@ -85,10 +85,10 @@ def test_what_was_read_before_the_memory_was_full_is_not_read_again(
                       store={"block": 7, "batch": "auto"})
     rows: dict[str, int] = {}
 
-    from gate_cache.extraction.extract import _Heard
+    from gate_cache.extraction.extract import _Rounds
 
-    real = _Heard.computed
-    monkeypatch.setattr(_Heard, "computed", lambda self, n: (
+    real = _Rounds.computed
+    monkeypatch.setattr(_Rounds, "computed", lambda self, n: (
         rows.update(n=rows.get("n", 0) + n), real(self, n)))
     holds(monkeypatch, 2, tails_only=True)
     result = extract(Workspace(loaded, roots, "cpu"))

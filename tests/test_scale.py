@@ -116,7 +116,7 @@ def imagenet(**changed: Any) -> StoreShape:
     """ImageNet-1k through SD 1.5 at 512 pixels, six conv combos and one of attention."""
     ids = [f"train/n01440764/n01440764_{i:05d}.JPEG" for i in range(1_331_167)]
     combos = {**{f"c{i}": SD15 for i in range(6)}, "at": ATTENTION}
-    return StoreShape(ids, (4, 64, 64), combos, Encoding(), None, **changed)
+    return StoreShape(ids, {"latents": (4, 64, 64)}, combos, Encoding(), None, **changed)
 
 
 def test_imagenet_fits_when_it_is_pooled() -> None:
