@@ -37,7 +37,7 @@ HEADS: dict[str, dict[str, Any]] = {
     **{head: {**WIRED[head], "steps": 3, "validate_steps": 2} for head in WIRED
        if head != "pixel-linear"}}  # which is `linear` over the pixels of `pixel-knn`
 HEADS["classifier"] |= {"head": {"name": "classifier", "classifier_hidden": 0}}
-"""A hidden layer drops units whatever `dropout` says, and a device draws other ones than the CPU."""
+"""A hidden layer drops units whatever `dropout` says, and a device draws others than the CPU."""
 PAIR = ("test/aeroplane/00000", "test/aeroplane/00008")
 CLOSE = {"abs": 1e-2}
 """Of a score in percent: the CPU's kernels take turns by what memory is aligned to."""
