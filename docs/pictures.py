@@ -106,7 +106,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("only", nargs="*", help="names of pictures [all]")
     args = parser.parse_args()
-    wanted = args.only or [*PICTURES, "first.png", "toyworld.jpg"]
+    every = [*PICTURES, "first.png", "toyworld.jpg"]
+    wanted = args.only or every
+    if unknown := sorted({*wanted}.difference(every)):
+        parser.error(f"no picture {', '.join(unknown)}; there are {', '.join(every)}")
     if "first.png" in wanted:
         save(first(), HERE / "first.png")
     if wanted == ["first.png"]:
