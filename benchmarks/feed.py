@@ -39,7 +39,7 @@ from gate_cache.learn.features.stream import FeatureStream
 from gate_cache.learn.fit import order
 from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.tasks.matching import CorrespondenceTask
-from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.train_spec import TrainSpec
 
 CPU = torch.device("cpu")
 POINTS = Keypoints(np.ones((1, 2)), np.ones(1, bool), np.array([0.0, 0, 9, 9]), (512, 512))

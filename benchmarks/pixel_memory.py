@@ -29,7 +29,7 @@ from gate_cache.learn.features.reservoir import pixel_bytes
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.tasks.pixels import PixelTask
-from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer

@@ -15,8 +15,8 @@ import yaml
 from gate_cache.core.errors import UserError
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.load import Loaded, load, overridden
-from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.report.html.compare import gains_of
 from gate_cache.report.html.record import read_record
 from gate_cache.report.html.write import try_report

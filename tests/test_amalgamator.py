@@ -20,7 +20,7 @@ from gate_cache.learn.mixing.amalgamator import (
     sparsity,
 )
 from gate_cache.learn.mixing.vectors import VectorAmalgamator
-from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.train_spec import TrainSpec
 
 COUNTS = pytest.mark.parametrize("assigners", [1, 2, 3])
 Regulariser = Callable[[torch.Tensor], torch.Tensor]

@@ -25,9 +25,8 @@ from gate_cache.core.errors import ManifestError, OldSpelling, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.manifest.load import Loaded, load
-from gate_cache.manifest.specs import OF_A_RUN, TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
-from gate_cache.manifest.train_spec import HEADS_WERE, WERE
+from gate_cache.manifest.train_spec import HEADS_WERE, OF_A_RUN, WERE, TrainSpec
 from gate_cache.report.html.write import write_report
 from gate_cache.store.reader import FeatureStore
 from gate_cache.training.evaluate import evaluate

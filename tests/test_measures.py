@@ -35,7 +35,7 @@ from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
 from gate_cache.learn.tasks.floors import label_floor, mask_floors
 from gate_cache.manifest.heads import Sizes, head_of, parse_head
 from gate_cache.manifest.load import load
-from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.record import Result, read_record
 from gate_cache.report.html.results import lead

@@ -32,7 +32,8 @@ from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.mixing.amalgamator import build_model
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, pair_loss
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
-from gate_cache.manifest.specs import ControlNetSpec, TrainSpec
+from gate_cache.manifest.specs import ControlNetSpec
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format.samples import NewSample, Samples
 from gate_cache.store.writer import open_writer

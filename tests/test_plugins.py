@@ -24,8 +24,8 @@ from gate_cache.learn.features.pixel_grid import centres
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.heads import TASKS, Head, head_names, head_of, heads_of
 from gate_cache.manifest.load import load
-from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.report.html.write import write_report
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.predict import predict

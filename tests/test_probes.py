@@ -59,8 +59,8 @@ from gate_cache.learn.modules.probes import (
 from gate_cache.learn.tasks.matching import judge
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.load import load
-from gate_cache.manifest.specs import OF_A_RUN, TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.manifest.train_spec import OF_A_RUN, TrainSpec
 from gate_cache.report.html.write import write_report
 from gate_cache.report.terminal.trials import show_probed
 from gate_cache.training.evaluate import evaluate

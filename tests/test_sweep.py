@@ -26,8 +26,8 @@ from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.learn.tasks.task import Scores
-from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import Point, load_sweep
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.store.format.maps import MapView
 from gate_cache.training import sweep_workers
 from gate_cache.training.evaluate import Evaluated, evaluate

@@ -38,8 +38,8 @@ from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.segmentation import SegmentationTask, mask_loss, to_pixels
 from gate_cache.learn.tasks.whole_image import WholeImage
 from gate_cache.manifest.load import Loaded, load, overridden
-from gate_cache.manifest.specs import TrainSpec
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.store.format.layout import blocks_of
 from gate_cache.store.format.samples import NewSample
 from gate_cache.store.reader import FeatureStore

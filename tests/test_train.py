@@ -32,7 +32,7 @@ from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, build_model
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.load import Loaded, load, overridden
-from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.report.html.record import read_record
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import blocks_of

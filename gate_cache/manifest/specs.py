@@ -15,10 +15,7 @@ from gate_cache.core.preprocessing import Fit, Resample, parse_color
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
-from gate_cache.manifest.train_spec import OF_A_RUN as OF_A_RUN
-from gate_cache.manifest.train_spec import AttentionMaps as AttentionMaps
-from gate_cache.manifest.train_spec import TrainSpec as TrainSpec
-from gate_cache.manifest.train_spec import in_todays_words as in_todays_words
+from gate_cache.manifest.train_spec import TrainSpec
 
 T_MAX = 999
 CAPTION = "{caption}"

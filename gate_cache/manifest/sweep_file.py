@@ -14,7 +14,7 @@ from gate_cache.core.errors import ManifestError
 from gate_cache.manifest.base import Spec
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.manifest.problems import explain
-from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.manifest.yaml_source import dotted, read_yaml
 
 MOST = 10_000

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from gate_cache.core.fingerprint import Recipe
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.manifest.load import Loaded
-    from gate_cache.manifest.specs import Manifest, TrainSpec
+    from gate_cache.manifest.specs import Manifest
+    from gate_cache.manifest.train_spec import TrainSpec
     from gate_cache.store.reader import ComboView, FeatureStore
     from gate_cache.workspace.workspace import Workspace
 

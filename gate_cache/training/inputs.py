@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.features.bucket import Buckets
     from gate_cache.learn.features.pairs import PairPoints
     from gate_cache.learn.tasks.task import Task
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
     from gate_cache.workspace.workspace import Workspace
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.heads import head_of, parse_head
-from gate_cache.manifest.specs import TrainSpec
+from gate_cache.manifest.train_spec import TrainSpec
 
 if TYPE_CHECKING:
     from gate_cache.training.inputs import Study, TrainingInputs

@@ -11,7 +11,7 @@ from gate_cache.manifest.load import load
 
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
     from gate_cache.workspace.workspace import Workspace
 
 OPTIONS = ("head", "assigners", "gamma1", "gamma2", "steps", "pairs", "lr", "seed")

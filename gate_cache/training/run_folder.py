@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from gate_cache.core.errors import UserError, listed
 from gate_cache.core.fingerprint import differences
 from gate_cache.core.replacing import replacing
-from gate_cache.manifest.specs import in_todays_words
+from gate_cache.manifest.train_spec import in_todays_words
 from gate_cache.training.run_files import CONFIG, LOG, METRICS, unreadable, write_json
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from gate_cache.core.replacing import replacing
 from gate_cache.learn.fit.order import in_steps, together
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
-from gate_cache.manifest.specs import OF_A_RUN, TrainSpec, in_todays_words
+from gate_cache.manifest.train_spec import OF_A_RUN, TrainSpec, in_todays_words
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.training.inputs import alike, open_any, settled
 from gate_cache.training.items import keep_items

@@ -14,7 +14,8 @@ from torch import nn
 
 from gate_cache.core.errors import ModelError, UserError, did_you_mean, listed
 from gate_cache.manifest.load import Loaded
-from gate_cache.manifest.specs import OF_A_RUN, Manifest, TrainSpec
+from gate_cache.manifest.specs import Manifest
+from gate_cache.manifest.train_spec import OF_A_RUN, TrainSpec
 from gate_cache.training.features import attention_of, mixed_of
 from gate_cache.training.run_files import CONFIG, SWEEP, read_json, trial_file
 from gate_cache.training.sweep_tables import key_of, method_of

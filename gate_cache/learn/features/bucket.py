@@ -19,7 +19,7 @@ from gate_cache.manifest.train_spec import TWO_FINEST
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Square, Window
-    from gate_cache.manifest.specs import AttentionMaps
+    from gate_cache.manifest.train_spec import AttentionMaps
     from gate_cache.store.reader import ComboView, FeatureStore
 
 Standardise = Literal["none", "image"]

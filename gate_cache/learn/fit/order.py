@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
 
 LONGEST = 2**24
 """Items of an epoch whose order is drawn at once."""

@@ -21,7 +21,7 @@ from gate_cache.learn.modules.probes import Probe
 
 if TYPE_CHECKING:
     from gate_cache.learn.tasks.task import Scores, Task
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
 
 State = dict[str, torch.Tensor]
 LOOK = 64

@@ -24,7 +24,7 @@ from gate_cache.learn.modules.probes import Probe, joined
 if TYPE_CHECKING:
     from gate_cache.core.progress import Progress
     from gate_cache.learn.tasks.task import Scores, Task
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
 
 SOLVED = 10_000
 """Training items at most of which a probe is solved, evenly drawn."""

@@ -14,7 +14,7 @@ from gate_cache.manifest.heads import Sizes, head_of
 
 if TYPE_CHECKING:
     from gate_cache.learn.features.bucket import Bucket
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
 
 EPS = 1e-12
 Weights = Literal["map", "channel"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.features.native import NativeMaps
     from gate_cache.learn.metrics.roles import Role
     from gate_cache.learn.tasks.task import Scores
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
 
 BATCH = 256
 """Images judged at once."""

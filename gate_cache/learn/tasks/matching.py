@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import Split
     from gate_cache.learn.features.pairs import PairPoints
     from gate_cache.learn.metrics.roles import Role
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
 
 
 class CorrespondenceTask:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.features.native import NativeMaps
     from gate_cache.learn.metrics.roles import Role
     from gate_cache.learn.tasks.task import Output, Scores
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
 
 WEIGHED = 16
 """Pixels of a tile whose weights are kept for statistics."""

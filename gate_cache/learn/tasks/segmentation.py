@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.features.native import Native, NativeMaps
     from gate_cache.learn.metrics.roles import Role
     from gate_cache.learn.modules.upernet import Decoded
-    from gate_cache.manifest.specs import TrainSpec
+    from gate_cache.manifest.train_spec import TrainSpec
 
 LEVELS = 3
 """The three coarsest maps: up0, up1 and up2."""

@@ -20,7 +20,8 @@ from gate_cache.datasets.common.base import (
     SegmentationDataset,
 )
 from gate_cache.learn.metrics.items import Items
-from gate_cache.manifest.specs import OF_A_RUN, Manifest
+from gate_cache.manifest.specs import Manifest
+from gate_cache.manifest.train_spec import OF_A_RUN
 from gate_cache.report.figures.masks import (
     IGNORE,
     SWATCH,
