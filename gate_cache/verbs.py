@@ -103,7 +103,7 @@ def match(store: FeatureStore | Workspace | str | Path, source: str, target: str
 def train(store: FeatureStore | Workspace | str | Path,
           labels: Mapping[str, str] | None = None, head: str | None = None, *,
           run: Path | None = None, **settings: Any) -> TrainedRun:
-    """Train a head on a store and evaluate it on images that it has not seen.
+    """Train a head on a store, evaluate it on images that it has not seen, and write a report.
 
     Parameters
     ----------
@@ -115,13 +115,14 @@ def train(store: FeatureStore | Workspace | str | Path,
 
     Returns
     -------
-    The run's folder and its tables.
+    The run's folder, with its ``report.html``, and its tables.
 
     Raises
     ------
     UserError
         The store or the labels lack what the head needs.
     """
+    from gate_cache.report.html.write import try_report
     from gate_cache.training.train import train as stage
 
     given = {**({"head": head} if head else {}), **settings}
@@ -132,7 +133,9 @@ def train(store: FeatureStore | Workspace | str | Path,
         work = workspace_of(store, {"head": "classifier", **given})
     if labels is not None:
         work = _labelled(work, labels)
-    return stage(work, run)
+    trained = stage(work, run)
+    try_report(trained.run, work.roots, work.progress)
+    return trained
 
 
 def workspace_of(store: FeatureStore | Workspace | str | Path,

@@ -209,4 +209,4 @@ def test_a_model_without_techniques_is_refused(tmp_path: Path, monkeypatch: pyte
         "model": {"source": "ddpm"}, "conv": {"a": {"t": 50}}}))
     roots = Roots(models=tmp_path / "models", stores=tmp_path)
     assert command(monkeypatch, roots, path, "--models", roots.models) == 2
-    assert "an unconditional model takes no technique" in capsys.readouterr().err
+    assert "a model without text takes no technique" in capsys.readouterr().err

@@ -107,6 +107,7 @@ def test_points_are_matched(home: Path, store: FeatureStore) -> None:
 def test_labels_are_learnt(home: Path, store: FeatureStore, tmp_path: Path) -> None:
     labels = {s: "low" if int(s[:2]) % 2 else "high" for s in store.samples.ids}
     done = gate_cache.train(store, labels, run=tmp_path / "run", steps=2)
+    assert "classifier" in (done.run / "report.html").read_text(encoding="utf-8")
     assert done.head == "classifier" and sum(s["images"] for s in done.splits.values()) == COUNT
     assert len(done.scores) == 4
     assert all(values.keys() == {"accuracy", "class accuracy"} for values in done.scores.values())

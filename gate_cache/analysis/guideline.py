@@ -141,7 +141,7 @@ def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
                         f" {how.strength:g}")
     files = with_combos(work, chosen).model()
     if not files.family.text:
-        raise UserError(f"{files.source}: an unconditional model takes no technique, so there is no"
+        raise UserError(f"{files.source}: a model without text takes no technique, so there is no"
                         " Img2Img to compare its own with")
     dataset, ids = selection.of(work, IMAGES)
     prompt = PROMPT if selection.prompt is None else selection.prompt

@@ -118,8 +118,11 @@ def _run(copies: Sequence[_GroupCopy], target: Place, show: Progress, result: Co
             for _, size, count in zip(copied, sizes, counts, strict=True):
                 result.blocks, result.bytes = result.blocks + 1, result.bytes + size
                 task.advance(count)
+    except Exception:
+        pool.shutdown(cancel_futures=True)  # none may write once another process holds the store
+        raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an error or Ctrl-C waits for no server
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no server
 
 
 def _rows(store: FeatureStore, images: int | Sequence[str] | None) -> npt.NDArray[np.int64]:
