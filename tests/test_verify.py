@@ -24,7 +24,7 @@ from gate_cache.extraction.recompute import recompute
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.check.verify import Verified, verify
-from gate_cache.store.format import samples as samples_module
+from gate_cache.store.format import columns as columns_module
 from gate_cache.store.format.documents import array_document, write_array
 from gate_cache.store.format.done import Provenance
 from gate_cache.store.format.groups import GroupWriter
@@ -77,7 +77,7 @@ def fill(path: Path) -> list[tuple[str, range]]:
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(samples_module, "SAMPLE_CHUNK", 8)
+    monkeypatch.setattr(columns_module, "SAMPLE_CHUNK", 8)
     fill(tmp_path / "toy.zarr")
     return tmp_path / "toy.zarr"
 

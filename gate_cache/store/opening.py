@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import StoreError, UserError
 from gate_cache.store.format.attrs import META, read_attrs, read_meta, was_sealed
+from gate_cache.store.format.columns import COLUMNS, create_samples
 from gate_cache.store.format.documents import put_attrs
 from gate_cache.store.format.layout import BESIDE, FORMAT, SAMPLES
-from gate_cache.store.format.samples import COLUMNS, create_samples
 from gate_cache.store.format.schema import StoreAttrs, fits
 from gate_cache.store.places.folders import PARTIAL
 from gate_cache.store.places.local import LocalFolder

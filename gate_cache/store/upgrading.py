@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import read_array, read_meta
+from gate_cache.store.format.columns import seal_samples
 from gate_cache.store.format.documents import put_attrs, write_array
 from gate_cache.store.format.layout import DONE, FORMAT, SAMPLES, SUMS, blocks_of
-from gate_cache.store.format.samples import Samples, seal_samples
+from gate_cache.store.format.samples import Samples
 from gate_cache.store.format.shards import Damaged
 
 if TYPE_CHECKING:

@@ -11,16 +11,12 @@ from gate_cache.core.fingerprint import SHORT, Recipe, fingerprint
 from gate_cache.core.versions import versions
 from gate_cache.store.format import done, sums
 from gate_cache.store.format.attrs import MEND, META, is_whole, read_array, read_attrs
+from gate_cache.store.format.columns import append_samples, read_samples
 from gate_cache.store.format.documents import make_part, put_attrs, write_array, write_listing
 from gate_cache.store.format.encodings import ENCODING, Encoding, Part
 from gate_cache.store.format.groups import GroupWriter
 from gate_cache.store.format.layout import DONE, FORMAT, LATENTS, SUMS, blocks_of
-from gate_cache.store.format.samples import (
-    NewSample,
-    Samples,
-    append_samples,
-    read_samples,
-)
+from gate_cache.store.format.samples import NewSample, Samples
 from gate_cache.store.format.unkept import UnkeptGroup
 from gate_cache.store.holding import Held, ReadOnly, hold_or_look
 from gate_cache.store.opening import create_store, is_store, open_store

@@ -37,8 +37,6 @@ from gate_cache.training.features import Opened, StudyInputs, extra_of, open_fea
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
-    from gate_cache.learn.features.bucket import Buckets
-    from gate_cache.learn.features.pairs import PairPoints
     from gate_cache.learn.tasks.task import Task
     from gate_cache.manifest.train_spec import TrainSpec
     from gate_cache.workspace.workspace import Workspace

@@ -8,16 +8,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gate_cache.core.replacing import replacing
 from gate_cache.learn.metrics.roles import Method, Role
 from gate_cache.manifest.sweep_file import SEEDS
 from gate_cache.manifest.train_spec import head_name
 from gate_cache.training.run_files import RESULTS, write_json
-
-if TYPE_CHECKING:
-    from gate_cache.learn.metrics.roles import Method
 
 
 @dataclass(frozen=True)

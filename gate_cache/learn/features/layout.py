@@ -10,7 +10,6 @@ import torch
 from gate_cache.store.format.encodings import SCALE, Encoding, Part
 
 if TYPE_CHECKING:
-    from gate_cache.store.format.encodings import Encoding, Part
     from gate_cache.store.format.maps import MapView
     from gate_cache.store.reader import FeatureStore
 

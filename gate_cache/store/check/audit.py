@@ -11,7 +11,7 @@ from gate_cache.core.errors import StoreError
 from gate_cache.core.fingerprint import SHORT
 from gate_cache.store.check.blocks import BlockCheck
 from gate_cache.store.check.findings import STRAY, Finding, Forms, note
-from gate_cache.store.format import done, samples, sums
+from gate_cache.store.format import columns, done, sums
 from gate_cache.store.format.attrs import (
     CHECKSUM,
     META,
@@ -22,11 +22,12 @@ from gate_cache.store.format.attrs import (
     read_array,
     read_meta,
 )
+from gate_cache.store.format.columns import COLUMNS, COUNT
 from gate_cache.store.format.documents import LISTING, Document, map_document
 from gate_cache.store.format.encodings import encoding_of
 from gate_cache.store.format.layout import BESIDE, DONE, SAMPLE_CHUNK, SAMPLES, SUMS, blocks_of
 from gate_cache.store.format.openshard import shard_file
-from gate_cache.store.format.samples import COLUMNS, COUNT, Samples
+from gate_cache.store.format.samples import Samples
 from gate_cache.store.places.folders import Folder, is_number
 
 COPY = "restore the store from a copy"
@@ -62,7 +63,7 @@ class Audit(Forms):
 
     def _table(self) -> Iterator[Finding]:
         try:
-            self.samples = samples.read_samples(self.folder, self.attrs["format"])
+            self.samples = columns.read_samples(self.folder, self.attrs["format"])
         except StoreError:
             yield Finding(SAMPLES, "the table of samples is damaged",
                           f"{COPY}: what is in the rows is unknown without it")
@@ -72,7 +73,7 @@ class Audit(Forms):
         document = read_meta(self.folder, SAMPLES) or {}
         if self.attrs["format"] > 1:
             stated = document.get("attributes", {}).get(CHECKSUM)
-            attributes[CHECKSUM] = samples.table_checksum(table, stated)
+            attributes[CHECKSUM] = columns.table_checksum(table, stated)
         if {**document, "attributes": attributes} != _group_document(attributes):
             yield Finding(f"{SAMPLES}/{META}", "is damaged", then=COPY)
         yield from self.form(SAMPLES)
@@ -81,7 +82,7 @@ class Audit(Forms):
         yield from self.strays(SAMPLES, {META, *COLUMNS})
 
     def _column(self, table: Samples, name: str) -> Iterator[Finding]:
-        key, document = f"{SAMPLES}/{name}", samples.column_document(name, len(table))
+        key, document = f"{SAMPLES}/{name}", columns.column_document(name, len(table))
         meta = read_array(self.folder, key)
         rows = meta.shape[0] if meta else 0
         longer = rows > len(table)
@@ -90,7 +91,7 @@ class Audit(Forms):
         if longer:
             yield note(key, "has rows that do not count: an extract was cut off")
             return
-        for chunk, data in samples.column_chunks(table, name):
+        for chunk, data in columns.column_chunks(table, name):
             if self.folder.read(chunk) != data:
                 yield Finding(chunk, "is damaged where no row is", f"{chunk} is written again",
                               partial(self.folder.write, chunk, [data]))

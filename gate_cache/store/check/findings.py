@@ -15,8 +15,8 @@ from gate_cache.store.format.attrs import (
     own_attrs,
     read_meta,
 )
+from gate_cache.store.format.columns import COUNT
 from gate_cache.store.format.documents import LISTING, Document, collected, dumped, write_array
-from gate_cache.store.format.samples import COUNT
 from gate_cache.store.places.folders import PARTIAL, Folder, is_number
 
 STRAY = "no part of the store"

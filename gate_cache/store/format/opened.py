@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from gate_cache.core.errors import StoreError
 from gate_cache.store.format.attrs import MEND, META, is_whole, read_attrs
 from gate_cache.store.format.chunks import Check, OpenFiles
-from gate_cache.store.format.samples import Samples, read_samples
+from gate_cache.store.format.columns import read_samples
+from gate_cache.store.format.samples import Samples
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
