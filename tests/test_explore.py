@@ -129,7 +129,7 @@ def test_originals_are_shown_and_maps_stand_in(home: Path, explorer: ViewerSessi
 def test_a_changed_or_foreign_file_is_not_shown(tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids come from the store, which may be a stranger's: they lead nowhere else."""
-    monkeypatch.setattr("gate_cache.store.format.samples.is_sample", lambda _: True)  # 2nd lock
+    monkeypatch.setattr("gate_cache.store.format.columns.is_sample", lambda _: True)  # 2nd lock
     root = tmp_path / "data" / "images"
     root.mkdir(parents=True)
     for path in (root / "a.png", root / "b.png", tmp_path / "data" / "secret.png"):
