@@ -20,7 +20,7 @@ from gate_cache.commands.options import (
     interruptible,
     print_result,
 )
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import UserError, counted
 
 Probes = Literal["linear", "knn"]
 Splits = Literal["train", "val", "test"]
@@ -78,7 +78,7 @@ def sweep(manifest: ManifestPath,
         page = try_report(swept.folder, on.roots, work.progress)
     print_result(swept, lambda _: show_swept(swept, page), as_json, report=page)
     if swept.failed:
-        raise UserError(f"{len(swept.failed)} of {len(points)} trials failed:"
+        raise UserError(f"{len(swept.failed)} of {counted(len(points), 'trial')} failed:"
                         f" {swept.failed[0].name}: {swept.failed[0].failed}")
 
 
