@@ -154,7 +154,7 @@ def test_points_and_pairs_are_counted(tmp_path: Path) -> None:
     assert found.shared == {"train": 4, "val": 0, "test": 0}  # b and c show nothing in common
     assert found.boxless == 4  # all but a
     assert found.notes[:2] == [
-        "points.csv: 1 points without a place (empty, nan or -1, -1): not visible",
+        "points.csv: 1 point without a place (empty, nan or -1, -1): not visible",
         "1 point outside its picture is not visible (of train/cat/b.png)"]
 
 

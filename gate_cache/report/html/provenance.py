@@ -9,6 +9,7 @@ from typing import Any
 
 from gate_cache.core.errors import counted
 from gate_cache.core.fingerprint import file_sha256
+from gate_cache.learn.metrics.pck import metric_name
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Child,
@@ -25,7 +26,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, metric_name
+from gate_cache.report.html.record import Record, Result
 from gate_cache.report.html.trials import spelled
 from gate_cache.report.terminal.console import clock
 from gate_cache.training.run_files import WEIGHTS, trial_file

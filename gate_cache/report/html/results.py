@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gate_cache.learn.metrics.pck import SELECTED
+from gate_cache.learn.metrics.pck import SELECTED, metric_name
 from gate_cache.learn.metrics.roles import ROLES, Method, Role
 from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of, units_of
@@ -27,7 +27,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, metric_name, number
+from gate_cache.report.html.record import Record, Result, number
 from gate_cache.report.html.svg import GATE, SERIES, SINGLE, UNIFORM
 
 COLOURS: dict[Role, str] = {**dict.fromkeys(ROLES, SERIES[6]), "gate": GATE, "baseline": SINGLE,
