@@ -115,7 +115,8 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     Raises
     ------
     UserError
-        A data set of one's own or a model folder missing, or parts or a manifest that do not fit the model.
+        A data set of one's own or a model's folder is missing, or parts or the manifest do not fit
+        the model.
     """
     manifest, store = work.manifest, work.store_path
     ids, absent = _ids(manifest, work.roots)

@@ -14,6 +14,7 @@ from gate_cache.report.terminal.grid import Grid, put, say, say_notes
 from gate_cache.store.places.disk import human
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from gate_cache.extraction.extract import Extracted
@@ -246,8 +247,9 @@ def show_layers(maps: ModelMaps) -> None:
     say_notes(maps.notes)
 
 
-def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
-    """Tables of results with their protocol, and where the run and its report are."""
+def show_trained(trained: TrainedRun, page: Path | None = None,
+                 findings: Sequence[str] = ()) -> None:
+    """Tables of results with their protocol, what they show, and where run and report are."""
     splits = ", ".join(f"{n}: " + ", ".join(
         counted(count, unit.removesuffix("s")) for unit, count in s.items())
                        for n, s in trained.splits.items())
@@ -257,6 +259,8 @@ def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
         pairs = "pairs" in results.rows[0].scores.details
         (_show_results if pairs else _show_scores)(results)
     say("")
+    for line in findings:
+        say(line, "bold")
     say(f"run: {trained.run} ({trained.seconds:.0f} s)")
     if page:
         say(f"report: {page}")
