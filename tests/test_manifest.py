@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.manifest.yaml_source import MAX_BYTES, MAX_NODES, parse_yaml
 from gate_cache.workspace.workspace import Workspace
 
@@ -364,9 +365,16 @@ def test_hostile_text_is_refused_by_a_manifest_error(text: str) -> None:
         parse_yaml(text, "m.yaml")
 
 
+@pytest.mark.parametrize(("given", "validate"), [
+    ({"steps": 60}, 15), ({"steps": 3}, 1), ({"steps": 500}, 125), ({"steps": 5_000}, 125),
+    ({"steps": 60, "validate_steps": 60}, 60), ({"head": "pixel-mlp", "steps": 1_000}, 250)])
+def test_short_trainings_validate_four_times(given: dict[str, Any], validate: int) -> None:
+    assert TrainSpec.model_validate(given).validate_steps == validate
+
+
 @pytest.mark.parametrize(("given", "steps", "validate"), [
     ({}, 100, 25), ({"head": "nn"}, 100, 25), ({"head": "conv"}, 100, 25),
-    ({"head": "pixel-mlp"}, 10_000, 1_000), ({"head": "pixel-mlp", "steps": 7}, 7, 1_000),
+    ({"head": "pixel-mlp"}, 2_000, 500), ({"head": "pixel-mlp", "steps": 7}, 7, 2),
     ({"head": {"name": "linear", "pool": 1}}, 200, 50),
 ])
 def test_another_head_has_its_own_number_of_steps(given: dict[str, Any], steps: int,

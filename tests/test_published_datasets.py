@@ -83,6 +83,19 @@ def test_manifest_is_sound_and_counts_the_images_of_a_small_tree(
     assert first.shapes["up1"] == (1280, 32, 32)
 
 
+@pytest.mark.parametrize(("name", "images"), [("spair", 1_800), ("cifar-10", 60_000)])
+def test_a_plan_needs_no_data_set_that_is_published(tmp_path: Path, name: str, images: int) -> None:
+    work = Workspace(load(MANIFESTS / f"{name}.yaml"), Roots(
+        tmp_path, tmp_path / "models", tmp_path / "stores", tmp_path / "runs"))
+    found = plan(work)
+    assert found.images == images and found.unet_passes == images * found.pieces.unet_passes
+    assert any(n.startswith(f"the data set is not here yet: counted as about {images:,} images")
+               for n in found.notes)
+    (tmp_path / str(work.manifest.dataset.root)).mkdir()  # there, and something is wrong with it
+    with pytest.raises(DataError):
+        plan(work)
+
+
 @pytest.mark.parametrize("name", ["spair", "horse-21"])
 def test_paper_and_released_code_differ_where_the_docs_say(tmp_path: Path, name: str) -> None:
     """One pass at t = 50 for features with ControlNet, or eleven from 61 to 51."""
