@@ -105,7 +105,7 @@ def test_what_reads_one_model_says_which_combos_are_of_which(both: Workspace) ->
 
 @pytest.mark.parametrize(("sections", "says"), [
     ({"conv": {**COMBOS, "c": {"model": "pixel", "t": 1}}},
-     "conv.c.model: 'pixel' is no model of this manifest (did you mean 'pixels'?)"),
+     "conv.c.model: 'pixel' is not a model of this manifest (did you mean 'pixels'?)"),
     ({"conv": {**COMBOS, "c": {"model": ["pixels"]}}}, "conv.c.model: expected text, got a list"),
     ({"conv": {**COMBOS, "c": {**COMBOS["a"], "model": "sd"}}}, "conv.c: has the same settings as"),
     ({"conv": {"a": COMBOS["a"]}}, "models.pixels: no combo is of this model; leave it out, or"),

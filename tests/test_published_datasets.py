@@ -277,7 +277,7 @@ def test_a_name_in_a_list_cannot_climb_out(tmp_path: Path) -> None:
     path = TREES["spair"](tmp_path) / "Layout" / "large" / "val.txt"
     for line in ("000001-../../x-a:cat", "000001-a-b:..", "000001-a-b:cat/.."):
         write(path, f"{line}\n")
-        with pytest.raises(DataError, match=r"val\.txt:1: .* is no pair"):
+        with pytest.raises(DataError, match=r"val\.txt:1: .* is not a pair"):
             opened(tmp_path, name="spair").samples()
 
 
@@ -325,7 +325,7 @@ def test_missing_file_of_a_listed_image_is_named(tmp_path: Path, name: str, kind
 def test_spair_missing_list_and_strange_lines_are_named(tmp_path: Path) -> None:
     path = TREES["spair"](tmp_path) / "Layout" / "large" / "val.txt"
     write(path, "000001-a-b:cat\nnonsense\n")
-    with pytest.raises(DataError, match=r"val\.txt:2: 'nonsense' is no pair; expected 000001-"):
+    with pytest.raises(DataError, match=r"val\.txt:2: 'nonsense' is not a pair; expected 000001-"):
         opened(tmp_path, name="spair").samples()
     path.unlink()
     with pytest.raises(DataError, match=r"val\.txt: not found; expected SPair-71k"):

@@ -140,7 +140,7 @@ def test_words_that_are_left_out_are_counted(source: ShownImages) -> None:
 
 
 @pytest.mark.parametrize("asked, said", [
-    ({"images": ["nowhere"]}, "'nowhere' is no image of this store"),
+    ({"images": ["nowhere"]}, "'nowhere' is not an image of this store"),
     ({"images": ["train"]}, "'train' fits 4 images"),
     ({"combos": ["plan"]}, "did you mean 'plain'"),
     ({"tokens": ["hose"]}, "its prompt has no word 'hose'"),

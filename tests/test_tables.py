@@ -94,11 +94,11 @@ def test_names_that_are_numbers_are_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "reason"), [
-    (TABLE.replace("2.5", "inf"), ":2: x = 'inf', y = '3' are no numbers"),
+    (TABLE.replace("2.5", "inf"), ":2: x = 'inf', y = '3' are not numbers"),
     (TABLE.replace("2.5", "1_0"), ":2: x = '1_0'"),
-    (TABLE.replace("2.5", "1e400"), ":2: x = '1e400', y = '3' are no numbers; leave both empty"),
+    (TABLE.replace("2.5", "1e400"), ":2: x = '1e400', y = '3' are not numbers; leave both empty"),
     (TABLE.replace("cat/1.png,nose", "cat/1.png,nan"), ":2: no 'point'"),
-    (TABLE.replace("cat/1.png,nose", "cat/\0.png,nose"), r":2: 'cat/\\x00.png' is no path"),
+    (TABLE.replace("cat/1.png,nose", "cat/\0.png,nose"), r":2: 'cat/\\x00.png' is not a path"),
     (TABLE.replace("2.5,3,1", "2.5"), ":2: no 'y', and there is the other"),
     (TABLE.replace("2.5,3,1", "2.5,3,1,more"), r":2: 6 values in 5 columns \('more'"),
     (TABLE.replace("visible", "x"), "two columns 'x'"),

@@ -140,8 +140,8 @@ class Family:
                              " model has positions for")
         if size % self.size_multiple:
             near = max(round(size / self.size_multiple), 1) * self.size_multiple
-            raise ModelError(f"{place}: {size} is no multiple of {self.size_multiple}, which this"
-                             f" model needs; try {near}")
+            raise ModelError(f"{place}: {size} is not a multiple of {self.size_multiple}, which"
+                             f" this model needs; try {near}")
         return size
 
 

@@ -159,7 +159,7 @@ def _baselines_of(gate: Group, rows: Sequence[Group]) -> dict[Role, Group]:
 
 
 def gains_of(record: Record) -> list[dict[Role, Gain]]:
-    """Of every group of `grouped`, in its order; empty for what is no GATE."""
+    """Of every group of `grouped`, in its order; empty for what is not GATE."""
     rows = _rows(record)
     return [_gains(group, _baselines_of(group, rows))
             if group.results and group.first.role == "gate" else {}
