@@ -190,7 +190,7 @@ def test_the_command(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("more, said", [
     (["--combo", "plan"], "has no combo 'plan'"),
     (["--image", "zebra"], "'zebra' is not an image of its data set"),
-    (["--strength", 0.01, "--steps", 20], "--steps 20: more than the 10 timesteps of --strength 0.01"),
+    (["--strength", 0.01, "--steps", 20], "more than the 10 timesteps of --strength 0.01"),
 ])
 def test_bad_input_is_a_line(more: list[object], said: str, toy: Toy,
                              monkeypatch: pytest.MonkeyPatch,
