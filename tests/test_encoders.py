@@ -72,7 +72,7 @@ def test_maps_are_hidden_states_of_the_unmodified_model(
     write(roots.models / "m", model)
     here = work(manifest, roots, size, maps=[*MAPS, *(["cls"] if PREFIX.get(name, 1) else [])])
     store, dataset = FeatureStore.open(extract(here).store), here.dataset()
-    images = np.stack([model_input(dataset, i, Preprocessing(size)) for i in store.samples.ids])
+    images = np.stack([model_input(dataset, i, Preprocessing(Size.of(size))) for i in store.samples.ids])
     found = expected(name, model, images)
     assert set(store["a"].maps) == found.keys()
     for map_name, values in found.items():

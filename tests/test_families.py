@@ -345,7 +345,7 @@ def test_the_vae_of_xl_is_not_computed_in_half_precision(models: Path, tmp_path:
     assert (half.vae.dtype, half.unet.dtype) == (torch.float32, torch.float16)
     image = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
     assert torch.equal(half.encode(image), opened(models, "sdxl").encode(image))
-    how = Preprocessing(64)
+    how = Preprocessing(Size.of(64))
     assert latents_recipe(files, how, "float16") == latents_recipe(files, how, "float32")
     shutil.copytree(models / "sdxl", tmp_path / "fixed")
     config = tmp_path / "fixed/vae/config.json"

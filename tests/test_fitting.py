@@ -194,9 +194,9 @@ def test_statistics_of_latents_are_in_the_fingerprint(home: Roots,
                                                       manifest: WriteManifest) -> None:
     from gate_cache.diffusion.passes.recipes import latents_recipe
 
-    before = latents_recipe(files(home), Preprocessing(64), "float32")
+    before = latents_recipe(files(home), Preprocessing(Size.of(64)), "float32")
     change(home.models / "sd1/vae", latents_mean=[0.5] * 4, latents_std=[2.0] * 4)
-    after = latents_recipe(files(home), Preprocessing(64), "float32")
+    after = latents_recipe(files(home), Preprocessing(Size.of(64)), "float32")
     assert after.keys() - before.keys() == {"latents_mean", "latents_std"}
 
 

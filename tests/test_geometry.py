@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gate_cache.core.geometry import Placement, Square, Window
+from gate_cache.core.size import Size
 from gate_cache.core.preprocessing import Fit
 from gate_cache.datasets.common.images import to_square
 from gate_cache.learn.tasks.correspondence import cells
@@ -63,9 +64,9 @@ def test_where_nothing_is_padded_points_keep_every_bit(
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [
-    (30, 60, Placement(64, 16, 0, 32, 64)), (60, 30, Placement(64, 0, 16, 64, 32)),
-    (225, 300, Placement(64, 8, 0, 48, 64)), (201, 300, Placement(64, 10, 0, 43, 64)),
-    (1, 1000, Placement(64, 31, 0, 1, 64)), (5, 5, Placement(64, 0, 0, 64, 64)),
+    (30, 60, Placement(Size.of(64), 16, 0, 32, 64)), (60, 30, Placement(Size.of(64), 0, 16, 64, 32)),
+    (225, 300, Placement(Size.of(64), 8, 0, 48, 64)), (201, 300, Placement(Size.of(64), 10, 0, 43, 64)),
+    (1, 1000, Placement(Size.of(64), 31, 0, 1, 64)), (5, 5, Placement(Size.of(64), 0, 0, 64, 64)),
 ])
 def test_padding_centres_the_image_and_keeps_its_aspect(
         height: int, width: int, expected: Placement) -> None:

@@ -44,8 +44,8 @@ class Ready(NamedTuple):
 def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str, torch.Tensor]:
     """Maps of one combo, those made smaller that it wants so, in float32.
 
-    Torch's adaptive pooling: cell (i, j) of a grid of g cells a side is of the values from
-    ⌊i·h/g⌋ to ⌈(i+1)·h/g⌉, and so in the other direction.
+    Torch's adaptive pooling: cell (i, j) of a grid of g rows is of the values from ⌊i·h/g⌋ to
+    ⌈(i+1)·h/g⌉, and so in the other direction.
     """
     kinds: dict[str, Callable[..., torch.Tensor]] = {
         "mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}

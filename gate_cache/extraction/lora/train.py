@@ -87,7 +87,7 @@ def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, i
     with disk_errors(last, "--out", then), out_of_memory("a smaller --batch or --rank"):
         show.say(f"loading {model.source}")
         backbone = loading.load(model, work.torch_device(), torch.float32)
-        preprocessing = Preprocessing.of(spec, model.size(spec.size))
+        preprocessing = model.preprocessing(spec)
         latents = _latents(backbone, lambda i: model_input(dataset, i, preprocessing), chosen, show)
         tokens = _tokens(backbone, chosen, show)
         backbone = _cast(backbone, _compute(work))
@@ -122,8 +122,8 @@ def _recipe(files: ModelFiles, work: Workspace, settings: LoraSettings,
     spec = work.manifest.model
     return {
         "kind": "lora", "weights": files.weights, "schedule": files.schedule(),
-        "size": files.size(spec.size), "fit": spec.fit, "settings": asdict(settings),
-        **Preprocessing.of(spec, 0).recipe,
+        "size": files.preprocessing(spec).size.sides, "fit": spec.fit, "settings": asdict(settings),
+        **Preprocessing.of(spec).recipe,
         "compute": str(_compute(work)).removeprefix("torch."),
         "images": {i.id: {"sha256": i.sha256, "sentence": i.sentence} for i in chosen},
     }
