@@ -45,7 +45,7 @@ class TriedTechnique:
     ----------
     name : of the combo
     techniques : in words
-    pictures : (S, S, 3) by image, of the first seed
+    pictures : (H, W, 3) by image, of the first seed
     values : measure to (images, seeds)
     mean : over images, of each one's mean over seeds
     gain : how much more than the reference, likewise; None for the reference
@@ -67,7 +67,7 @@ class Guideline:
 
     Attributes
     ----------
-    inputs : (S, S, 3) by image, as the model is given them
+    inputs : (H, W, 3) by image, as the model is given them
     strength : share of the times that are denoised; `start` is the first of them
     bound : what the autoencoder alone keeps, which no technique can exceed by much
     rows : the reference first

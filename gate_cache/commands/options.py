@@ -16,6 +16,7 @@ import typer
 
 from gate_cache.core.errors import Interrupted, UserError
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Sides
 
 if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace

@@ -106,6 +106,6 @@ def layers(model: Annotated[str, typer.Argument(
 
     spec = ModelSpec(source=[model], config=config, variant=variant)
     typed = Path(model).is_absolute()  # what is typed is asked for; manifests are others' texts
-    print_result(stage(spec, Roots.resolve(outside or typed, models=models), size and parse_sides(size),
-                       every),
-                 show_layers, as_json)
+    roots = Roots.resolve(outside or typed, models=models)
+    print_result(stage(spec, roots, parse_sides(size) if size else None, every), show_layers,
+                 as_json)

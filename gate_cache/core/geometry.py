@@ -87,11 +87,11 @@ class Placement:
 
     @property
     def _origin(self) -> Points:
-        return np.array([self.left, self.top]) / self.size[::-1]
+        return np.asarray(np.array([self.left, self.top]) / self.size[::-1])
 
     @property
     def _extent(self) -> Points:
-        return np.array([self.width, self.height]) / self.size[::-1]
+        return np.asarray(np.array([self.width, self.height]) / self.size[::-1])
 
     def window(self, resolution: Sides) -> Window:
         """The cells of a map of this size that show any of the image."""
@@ -156,9 +156,9 @@ class Window:
 
     @property
     def _origin(self) -> Points:
-        return np.array([self.columns.start, self.rows.start]) / self.resolution[::-1]
+        return np.asarray(np.array([self.columns.start, self.rows.start]) / self.resolution[::-1])
 
     @property
     def _extent(self) -> Points:
-        return np.array([self.columns.stop - self.columns.start,
-                         self.rows.stop - self.rows.start]) / self.resolution[::-1]
+        extent = [s.stop - s.start for s in (self.columns, self.rows)]
+        return np.asarray(np.array(extent) / self.resolution[::-1])

@@ -137,8 +137,8 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     large = total.bytes > free or total.files > MANY_FILES
     return Plan(
         **asdict(total), store=str(store), model=" + ".join(m.source for m in models.values()),
-        size=max((m.size for m in models.values()), key=lambda s: s.area).sides, images=len(ids), block=shape.rows,
-        encoding=str(encoding), lines=lines, notes=notes, pieces=pieces, room=free,
+        size=max((m.size for m in models.values()), key=lambda s: s.area).sides, images=len(ids),
+        block=shape.rows, encoding=str(encoding), lines=lines, notes=notes, pieces=pieces, room=free,
         proposals=proposals(shape, free) if large else [],
         seconds=pieces.unet_passes / rate if rate else seconds,
         sizes={name: m.size.sides for name, m in models.items()} if len(models) > 1 else {})

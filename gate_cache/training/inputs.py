@@ -256,8 +256,8 @@ def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator
     """
     radius = _radius(pairs, full)
     if radius is not None and radius < 1:
-        yield (f"the radius of {SELECTED} is {radius:.2f} cells of the {full.resolution} ×"
-               f" {full.resolution} maps (median): less than one, so look at {BROADER} first")
+        yield (f"the radius of {SELECTED} is {radius:.2f} cells of the {full.resolution.height} ×"
+               f" {full.resolution.width} maps (median): less than one, so look at {BROADER} first")
     if full.spec.standardise == "none" and (heaviest := _heaviest(full, baseline, pairs)):
         yield (f"{heaviest}: cosine similarity sees little else; standardise: image, an option of"
                " the head, gives every channel the same say")

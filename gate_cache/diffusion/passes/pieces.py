@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from gate_cache.core.size import Size
+
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
     from gate_cache.diffusion.passes.schedule import Item, PassGroup, Tail
@@ -49,7 +51,7 @@ def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str,
     """
     kinds: dict[str, Callable[..., torch.Tensor]] = {
         "mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
-    return {s.name: kinds[s.pool](maps[s.name].float(), s.grid) if s.grid else maps[s.name]
+    return {s.name: kinds[s.pool](maps[s.name].float(), Size.of(s.grid)) if s.grid else maps[s.name]
             for s in specs}
 
 

@@ -83,15 +83,16 @@ class Tiled:
 
     def images(self, rows: Sequence[int]) -> Images:
         """(N, H, W, 3) uint8."""
-        return self._cut(self._inputs.images([row % _APART for row in rows]), rows)
+        return np.asarray(self._cut(self._inputs.images([row % _APART for row in rows]), rows))
 
     def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
         """(N, H, W) bool."""
-        return self._cut(self._inputs.masks([row % _APART for row in rows]), rows)
+        return np.asarray(self._cut(self._inputs.masks([row % _APART for row in rows]), rows))
 
     def from_folder(self, folder: str, rows: Sequence[int]) -> Images:
         """As `images`, of a folder's files."""
-        return self._cut(self._inputs.from_folder(folder, [row % _APART for row in rows]), rows)
+        files = self._inputs.from_folder(folder, [row % _APART for row in rows])
+        return np.asarray(self._cut(files, rows))
 
     def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
         """Arrays made once a row; those of an image's height and width are cut."""
