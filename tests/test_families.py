@@ -33,6 +33,7 @@ from gate_cache.core.errors import ManifestError, ModelError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text

@@ -22,6 +22,7 @@ from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.headers import read_header
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.core.weights import variant_of
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.fitting import check_parts

@@ -29,6 +29,7 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.sources import ModelFiles

@@ -19,6 +19,7 @@ from gate_cache.core.geometry import Square
 from gate_cache.core.preprocessing import Fit, Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.common.images import to_square
 from gate_cache.diffusion.techniques.controlnet import Control, canny

@@ -23,6 +23,7 @@ from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import differences, file_sha256, fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.core.weights import shapes_in, weight_files
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
 from gate_cache.diffusion.models.sources import ModelFiles, locate

@@ -12,7 +12,7 @@ import torch
 
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.passes.hooks import tapped
-from gate_cache.extraction.passes import Passes, chosen_combos, open_passes
+from gate_cache.extraction.passes import Passes, chosen_combos, need_whole, open_passes
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.workspace.pick import pick
 
@@ -81,6 +81,7 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
     UserError
         No such image or combo, or something of the model is missing.
     """
+    need_whole(work)
     every = chosen_combos(work, combos)
     selected = every if combos else dict([next(iter(every.items()))])
     chosen = {n: c.model_copy(update={"ensemble": 1}) if c.ensemble > 1 else c

@@ -138,8 +138,8 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     return Plan(
         **asdict(total), store=str(store), model=" + ".join(m.source for m in models.values()),
         size=max((m.size for m in models.values()), key=lambda s: s.area).sides, images=len(ids),
-        block=shape.rows, encoding=str(encoding), lines=lines, notes=notes, pieces=pieces, room=free,
-        proposals=proposals(shape, free) if large else [],
+        block=shape.rows, encoding=str(encoding), lines=lines, notes=notes, pieces=pieces,
+        room=free, proposals=proposals(shape, free) if large else [],
         seconds=pieces.unet_passes / rate if rate else seconds,
         sizes={name: m.size.sides for name, m in models.items()} if len(models) > 1 else {})
 
@@ -177,7 +177,7 @@ def _planned(manifest: Manifest, roots: Roots) -> _Planned:
         model.kind.about_tokens
     if how.tiles:
         notes.append(f"model.tiles: each image is {len(how.tiles)} tiles of {how.tiles.tile}"
-                     " pixels, each a pass of its own")
+                     " px, each a pass of its own")
     maps = combo_maps(manifest, model, count)
     lanes = schedule([(Wanted.named(name, m.combo, m.specs), [0])
                       for name, m in maps.items()], lambda prompt, _row: count(prompt),

@@ -20,6 +20,7 @@ from gate_cache.extraction.captions.caption import captions_path
 from gate_cache.extraction.lora.files import LoraFiles, LoraOutput, refuse_existing
 from gate_cache.extraction.lora.images import TrainingImage, training_images
 from gate_cache.extraction.lora.trainer import Adapter, LoraSettings, LoraTrainer
+from gate_cache.extraction.passes import need_whole
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.workspace.device import out_of_memory
 
@@ -72,6 +73,7 @@ def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, i
     """
     show, force = work.progress, output.force
     source = output.out or f"{work.loaded.path.stem}-lora.safetensors"
+    need_whole(work)
     outputs = output.files(work.roots.below("models", source, "--out"))
     last = outputs[output.steps]
     if not force:
