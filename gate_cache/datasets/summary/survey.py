@@ -9,7 +9,7 @@ from itertools import chain
 from threading import Lock
 from typing import Any
 
-from gate_cache.core.errors import DataError, listed
+from gate_cache.core.errors import DataError, counted, listed
 from gate_cache.core.progress import Progress
 from gate_cache.datasets.common.base import (
     IGNORED,
@@ -88,8 +88,9 @@ def _turned(dataset: Any, ids: Sequence[str], summary: Summary) -> None:
     path = getattr(dataset, "path", None)
     count = sum(turned(path(i)) for i in ids) if path else 0
     if count:
-        summary.notes.append(f"{count} images are turned as their EXIF orientation says: labels and"
-                             " points must be those of the upright picture")
+        summary.notes.append(counted(count, "image is", "images are") + " turned as their EXIF"
+                             " orientation says: labels and points must be those of the upright"
+                             " picture")
 
 
 MOSTLY = 0.5
@@ -193,8 +194,9 @@ class PointCounts:
         summary.points = {"visible": int(sum(k.visible.sum() for k in read.values())),
                           "outside": sum(outside.values())}
         if odd:
-            summary.notes.append(f"{summary.points['outside']} points lie outside their picture and"
-                                 f" are not visible (of {listed(odd, 3)})")
+            summary.notes.append(counted(summary.points["outside"], "point outside its picture is",
+                                         "points outside their picture are")
+                                 + f" not visible (of {listed(odd, 3)})")
         summary.boxless = sum(not has_extent(k.box) for k in read.values())
         if summary.boxless:
             summary.notes.append(f"{summary.boxless} of {len(read)} images have a box without"

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars
 
-from gate_cache.core.errors import RemoteError, UserError
+from gate_cache.core.errors import RemoteError, UserError, counted
 from gate_cache.store.places.folders import MOST, Buffer, Folder, plain_key, scattered
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ class HubFolder(Folder):
             if self._waiting:
                 commit = self._api.create_commit(
                     self._repo, list(self._waiting.values()), repo_type="dataset",
-                    commit_message=f"Add {len(self._waiting)} files", parent_commit=self._head)
+                    commit_message=f"Add {counted(len(self._waiting), 'file')}",
+                    parent_commit=self._head)
                 self._head = commit.oid
                 self._waiting = {}
                 self._files.invalidate_cache()
