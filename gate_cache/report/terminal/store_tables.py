@@ -35,6 +35,7 @@ def show_verified(report: Verified) -> None:
 
 def show_copied(report: Copied) -> None:
     there = f", {report.kept} were there" if report.kept else ""
+    there += f"; of commit {report.version}" if report.version else ""
     say(f"{report.store}: {report.images} images, {len(report.groups)} groups: copied"
         f" {report.blocks} blocks, {human(report.bytes)}{there}", "bold")
     say_notes([f"{group}: {rows} rows are left out: not all of their block are extracted"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,7 @@ class Samples(Sequence[str]):
 
     def newest(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """(n,): the newest row of each sample, or -1."""
-        known = self._rows
-        return np.fromiter((known.get(i, -1) for i in ids), np.int64, len(ids))
+        return np.fromiter(map(self._rows.get, ids, repeat(-1)), np.int64, len(ids))
 
     def places(self, newest: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """(N,): the place of each row's sample among those whose newest rows are given, or -1."""
