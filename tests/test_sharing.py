@@ -245,7 +245,8 @@ def test_a_pull_is_of_one_commit(store: FeatureStore, target: Path, hub: HubServ
         if path.endswith("/up0/c.1.0.0.0"):  # the second block is asked for: now others push
             monkeypatch.setattr(hub, "answer", answer)
             with open_writer(store.path, "toy", BLOCK, 2) as writer:
-                group = writer.require("plain", recipe("plain", list(SHAPES)), SHAPES, "float16", {})
+                group = writer.find(recipe("plain", list(SHAPES)))
+                assert group
                 for rows in (range(4), range(4, 8), range(8, ROWS)):
                     group.write(rows, values(rows, 7.0))
             copy_store(store.path, place)

@@ -62,7 +62,7 @@ class ImageFiles:
                 stats = (os.stat(path, dir_fd=root) for path in paths)
                 rows = (n for i in stats
                         for n in (i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns))
-                self._stamps = np.fromiter(rows, np.int64).reshape(-1, 4)
+                self._stamps = np.fromiter(rows, np.int64, 4 * len(ids_of(self))).reshape(-1, 4)
             finally:
                 os.close(root)
         return self._stamps

@@ -183,11 +183,10 @@ class HubFolder(Folder):
         with self._lock:
             found = {path.removeprefix(start).partition("/")[0] for path in self._waiting
                      if path.startswith(start)}
-        with hub_errors(self.place):
-            with suppress(*_NO_FILE, NotADirectoryError):
-                full = self._full(key)
-                found.update(path.rpartition("/")[2]
-                             for path in self._files.ls(full, detail=False) if path != full)
+        with hub_errors(self.place), suppress(*_NO_FILE, NotADirectoryError):
+            full = self._full(key)
+            found.update(path.rpartition("/")[2]
+                         for path in self._files.ls(full, detail=False) if path != full)
         return sorted(filter(str.isprintable, found))
 
     def remove(self, key: str) -> None:
