@@ -11,7 +11,8 @@ RECIPE = Recipe(
     "Two assigners, head nn. Largest and second largest weight (sparsity), and how often the two"
     " assigners agree (diversity), over the images of the test split.",
     [Part("weights", {**WEIGHTS, **PCK}, Source(TOY, TRIALS, TOY_PAIRS),
-          Source("spair.yaml", TRIALS))])
+          Source("spair.yaml", TRIALS),
+          full=("with regularisation",), over=("without regularisation",))])
 
 if __name__ == "__main__":
     main(RECIPE)
