@@ -1,7 +1,7 @@
 """Figure 11: the weights of both regularisers, on SPair-71k."""
 
 from pipelines.command_line import main
-from pipelines.recipe import PCK, SIX, TOY, Part, Recipe, Source, Trials
+from pipelines.recipe import BASELINES, PCK, SIX, TOY, Part, Recipe, Source, Trials
 from pipelines.settings import TOY_PAIRS
 
 TOYS = {"gamma1": [0.0, 0.05, 0.2], "gamma2": [0.0, 0.05, 0.2]}
@@ -13,7 +13,7 @@ RECIPE = Recipe(
     " picture; it finds that both help, and need tuning.",
     [Part("correspondence", PCK, Source(TOY, TRIALS, {**TOY_PAIRS, "steps": 50}, TOYS),
           Source("spair.yaml", TRIALS, {}, REAL),
-          full=("GATE,gamma1=0.05,gamma2=0.05",), over=("GATE,gamma1=0.0,gamma2=0.0",))])
+          full=("GATE,gamma1=0.05,gamma2=0.05",), over=(*BASELINES, "GATE,gamma1=0.0,gamma2=0.0"))])
 
 if __name__ == "__main__":
     main(RECIPE)

@@ -11,6 +11,7 @@ figures at once.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -97,7 +98,11 @@ def _at_0(name: str) -> str:
 
 
 def correlation(total: Array) -> float:
-    """Spearman's, from (T, 3) right points, points and Scores summed over the pairs drawn."""
+    """Spearman's, from (T, 3) right points, points and Scores summed over the pairs drawn; NaN
+    without any.
+    """
+    if not total[:, 1].all():
+        return math.nan
     return float(spearmanr(total[:, 0] / total[:, 1], total[:, 2]).statistic)
 
 
