@@ -28,7 +28,7 @@ RECIPE = Recipe(
         full=FULL),
      *(Part(f"correspondence {title}", PCK,
             Source(TOY, TOY_TRIALS if style == "dusk" else TRIALS[:1], TOY_PAIRS,
-                   dataset={"style": style}), None, full=FULL)
+                   dataset={"style": style, "test": 256}), None, full=FULL)
        for style, title in REPAIRS.items())])
 
 if __name__ == "__main__":
