@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -119,7 +118,7 @@ def _words(view: ComboView, row: int,
     finest = max(view.maps, key=lambda m: view[m].shape[-1])
     values = np.asarray(view[finest][row], np.float32)
     words = list(view.attrs.get("tokens") or [str(i) for i in range(len(values))])
-    plain = [re.sub(r"</w>$", "", w) for w in words]
+    plain = [plain_word(w) for w in words]
     if tokens:
         missing = [t for t in tokens if t not in plain]
         if missing:
@@ -127,6 +126,13 @@ def _words(view: ComboView, row: int,
                             f"{did_you_mean(missing[0], plain)}")
         chosen = [plain.index(t) for t in tokens]
     else:
-        chosen = [i for i, w in enumerate(plain) if w.isalpha() and len(w) > 2][:TOKENS]
+        chosen = next(filter(None, (  # of an empty prompt, what it begins with
+            [i for i, w in enumerate(plain) if w.isalpha() and len(w) > least]
+            for least in (2, 0))), list(range(len(plain))))[:TOKENS]
     return [(plain[i], values[i]) for i in chosen if i < len(values)]
+
+
+def plain_word(token: str) -> str:
+    """A token without what marks a word's end (CLIP) or beginning (T5)."""
+    return token.removesuffix("</w>").removeprefix("▁") or token
 
