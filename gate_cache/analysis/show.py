@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -128,17 +127,23 @@ def _words(view: ComboView, row: int,
                             f"{did_you_mean(missing[0], plain)}")
         chosen = [plain.index(t) for t in tokens]
     else:
-        chosen = _long(plain)[:TOKENS]
+        chosen = (_long(plain) or list(range(len(plain))))[:TOKENS]
     return [(plain[i], values[i]) for i in chosen if i < len(values)]
 
 
 def _plain(view: ComboView) -> list[str]:
-    """Tokens of the prompt as they are written in it."""
-    return [re.sub(r"</w>$", "", w) for w in view.attrs.get("tokens") or ()]
+    return [plain_word(w) for w in view.attrs.get("tokens") or ()]
+
+
+def plain_word(token: str) -> str:
+    """A token without what marks a word's end (CLIP) or beginning (T5)."""
+    return token.removesuffix("</w>").removeprefix("▁") or token
 
 
 def _long(words: Sequence[str]) -> list[int]:
-    return [i for i, w in enumerate(words) if w.isalpha() and len(w) >= LETTERS]
+    """Numbers of the words that a picture shows; of an empty prompt, what there is of letters."""
+    return next(filter(None, ([i for i, w in enumerate(words) if w.isalpha() and len(w) >= least]
+                              for least in (LETTERS, 1))), [])
 
 
 def _left_out(view: ComboView) -> str:

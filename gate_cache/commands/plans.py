@@ -16,6 +16,7 @@ from gate_cache.commands.options import (
     Outside,
     Pictures,
     Reads,
+    parse_sides,
     parse_size,
     print_result,
 )
@@ -88,8 +89,9 @@ def status(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> N
 
 def layers(model: Annotated[str, typer.Argument(
                help="tiny, a folder or .safetensors below the models root, or a hub id.")],
-           size: Annotated[int | None, typer.Option(
-               min=1, help="Side of the input in pixels [the model's own].")] = None,
+           size: Annotated[str | None, typer.Option(
+               help="Of the input in pixels, as 512 or 512x1024, height first [the model's"
+               " own].")] = None,
            config: Annotated[str | None, typer.Option(
                help="For a .safetensors file: the folder with its tokenizers.")] = None,
            variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
@@ -103,5 +105,6 @@ def layers(model: Annotated[str, typer.Argument(
 
     spec = ModelSpec(source=[model], config=config, variant=variant)
     typed = Path(model).is_absolute()  # what is typed is asked for; manifests are others' texts
-    print_result(stage(spec, Roots.resolve(outside or typed, models=models), size, every),
-                 show_layers, as_json)
+    roots = Roots.resolve(outside or typed, models=models)
+    print_result(stage(spec, roots, parse_sides(size) if size else None, every), show_layers,
+                 as_json)

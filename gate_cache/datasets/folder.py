@@ -27,7 +27,7 @@ class ImageFolder(ImageFiles):
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
                 " called train, val or test, else a seeded part")
 
-    named_splits = True  # names and settings alone decide them
+    named_splits = True  # names and settings alone decide them, and the classes
 
     def __init__(self, root: Path, rule: SplitRule = BY_FOLDER,
                  files: Sequence[str] | None = None,

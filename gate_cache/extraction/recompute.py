@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError, StoreError, counted
-from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.extraction.inputs import ImageSource, open_source
@@ -221,7 +220,7 @@ def _compare_latents(work: Workspace, files: ModelFiles, store: FeatureStore, ro
                      x0: npt.NDArray[Any]) -> list[Compared]:
     """The latents, if the store keeps them."""
     model, found = work.manifest.model, Compared(LATENTS)
-    recipe = latents_recipe(files, Preprocessing.of(model, files.size(model.size)), model.compute)
+    recipe = latents_recipe(files, files.preprocessing(model), model.compute)
     for view in [v for v in store.latents() if v.recipe == recipe]:
         done = view.done()
         for i, row in enumerate(rows):

@@ -142,13 +142,13 @@ def _lacking(ids: Sequence[str], before: str, after: str) -> list[str]:
 
 
 def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:
-    combo_maps(manifest, files, files.size(manifest.model.size), files.kind.about_tokens)
+    combo_maps(manifest, files, files.kind.about_tokens)
 
 
 def notes_on_files(dataset: ImageDataset, manifest: Manifest) -> list[str]:
     """What to know of a data set's files before they are read."""
     if isinstance(dataset, ImageFiles) and any(
-            Preprocessing.of(m, 0).background is None for m in manifest.every_model.values()):
+            Preprocessing.of(m).background is None for m in manifest.every_model.values()):
         return ["'resample: opencv' without a 'background' drops alpha, as the first release did:"
                 " transparent pictures show what lies under it"]
     return []

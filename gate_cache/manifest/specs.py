@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_serializer, mode
 from gate_cache.core.errors import ManifestError, listed
 from gate_cache.core.features import Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
-from gate_cache.manifest.base import Spec
+from gate_cache.manifest.base import Spec, sides
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
 from gate_cache.manifest.train_spec import TrainSpec
@@ -38,6 +38,13 @@ def _as_list(value: Any) -> Any:
 TF32 = "+tf32"
 
 
+class TilesSpec(Spec):
+    """Of an input that is larger than the model's: each is a pass, and their maps are blended."""
+
+    size: Annotated[int | list[int], sides(16, 8192)] = Field(description="in pixels")
+    overlap: int = Field(ge=0, description="pixels that neighbours share at least")
+
+
 class ModelSpec(Spec):
     """The diffusion model: ``tiny``, a folder or file below the models root, or a hub id.
 
@@ -51,7 +58,9 @@ class ModelSpec(Spec):
     unet: str | None = Field(None, description="a file with other weights for the source's UNet")
     revision: str | None = None
     variant: str | None = None
-    size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
+    size: Annotated[int | list[int], sides(16, 8192)] | None = Field(
+        None, description="of the input in pixels, of a square or [height, width]")
+    tiles: TilesSpec | None = Field(None, exclude_if=_not_given)
     fit: Fit = "squash"
     resample: Resample = "bicubic"
     background: Annotated[str, BeforeValidator(parse_color)] = Field(

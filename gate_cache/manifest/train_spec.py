@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, UserError, did_you_mean
-from gate_cache.manifest.base import Spec
+from gate_cache.manifest.base import Spec, sides
 from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
 
 FLAT = ("conv_channels", "resolution", "decoder_channels", "classifier_hidden", "members", "extra",
@@ -79,8 +79,9 @@ class TrainSpec(Spec):
         None, exclude_if=lambda mix: mix is None, description="concat, or how models are joined")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
-    assigner_resolution: int | None = Field(
-        None, ge=1, description="side to which maps are averaged for the assigners [as they are]")
+    assigner_resolution: Annotated[int | list[int], sides(1, 4096)] | None = Field(
+        None, description="side, or [height, width], to which maps are averaged for the assigners"
+        " [as they are]")
     weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)

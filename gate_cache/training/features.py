@@ -99,7 +99,7 @@ class StudyInputs:
         """What was settled: store, groups and how they are stored, resolution, device, splits."""
         spec = self.features.spec
         groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ()), *self.twins.values()]
-        return {**features_used(self.store, groups), "resolution": self.features.resolution,
+        return {**features_used(self.store, groups), "resolution": self.features.resolution.sides,
                 "device": str(self.device), "splits": self.splits()}
 
 

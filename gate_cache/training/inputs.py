@@ -257,8 +257,8 @@ def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator
     radius = _radius(pairs, full)
     if radius is not None and radius < 1:
         yield (f"the radius of {metric_name(SELECTED)} is {radius:.2f} cells of the"
-               f" {full.resolution} × {full.resolution} maps (median): less than one, so look at"
-               f" {metric_name(BROADER)} first")
+               f" {full.resolution.height} × {full.resolution.width} maps (median): less than"
+               f" one, so look at {metric_name(BROADER)} first")
     if full.spec.standardise == "none" and (heaviest := _heaviest(full, baseline, pairs)):
         yield (f"{heaviest}: cosine similarity sees little else; standardise: image, an option of"
                " the head, gives every channel the same say")

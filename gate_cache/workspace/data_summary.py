@@ -147,11 +147,13 @@ def _cache_file(work: Workspace, dataset: ImageDataset) -> Path | None:
         return None
     try:
         key = {"version": VERSION, "dataset": work.manifest.dataset.model_dump(mode="json"),
-               "files": _files(dataset), "classes": list(getattr(dataset, "classes", ())),
+               "files": _files(dataset),
                "tables": {str(p): file_stamp(p) for p in getattr(dataset, "tables", ()) if p},
                "other": dataset.passed_over() if hasattr(dataset, "passed_over") else {}}
-        if hasattr(dataset, "split_of") and not getattr(dataset, "named_splits", False):
-            key["splits"] = [dataset.split_of(s.id) for s in dataset.samples()]
+        if not getattr(dataset, "named_splits", False):
+            key["classes"] = list(getattr(dataset, "classes", ()))
+            key["splits"] = list(map(dataset.split_of, ids_of(dataset))) \
+                if hasattr(dataset, "split_of") else []
         return cache_folder() / "data" / f"{fingerprint(key)}.json"
     except (OSError, DataError):
         return None
@@ -162,7 +164,8 @@ def _files(dataset: Any) -> str:
     ids = ids_of(dataset)
     digest = hashlib.sha256("\n".join(ids).encode())
     if isinstance(dataset, ImageFiles) and type(dataset).sources is ImageFiles.sources:
-        digest.update(f"{dataset.root}".encode() + dataset.stamps().tobytes())
+        digest.update(f"{dataset.root}".encode())
+        digest.update(dataset.stamps().data)
         return digest.hexdigest()
     for path in dict.fromkeys(p for i in ids for p in dataset.sources(i)):
         digest.update(f"{path}{file_stamp(path)}".encode())

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
 from gate_cache.core.headers import read_config
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots, escapes
+from gate_cache.core.size import Tiling
 from gate_cache.core.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.files.hub import model_from_hub
@@ -122,9 +124,28 @@ class ModelFiles:
         """One for each text encoder."""
         return [*self.clip_tokens, *([self.tokens] if isinstance(self.tokens, T5Tokens) else [])]
 
-    def size(self, size: int | None) -> int:
-        """The input's side in pixels: as given, checked, or the model's own."""
-        return self.family.check_size(size or self.family.default_size, "model.size")
+    def preprocessing(self, model: ModelSpec) -> Preprocessing:
+        """How images become its input, as a manifest has it; by default of the model's own size.
+
+        Raises
+        ------
+        ModelError
+            It does not take images, or tiles, of such a size.
+        """
+        family, tiles = self.family, model.tiles
+        size = model.size or family.default_size
+        if tiles is None:
+            return Preprocessing.of(model, family.check_size(size, "model.size"))
+        whole = family.check_multiple(size, "model.size")
+        tile = family.check_size(tiles.size, "model.tiles.size")
+        family.check_multiple(tiles.overlap, "model.tiles.overlap")
+        if tile.height > whole.height or tile.width > whole.width or tile == whole:
+            raise ModelError(f"model.tiles: the input has {whole} pixels, and a tile {tile}; give a"
+                             " larger model.size, or leave tiles out")
+        if tiles.overlap >= min(tile):
+            raise ModelError(f"model.tiles.overlap: {tiles.overlap} pixels of a tile of {tile}:"
+                             " it must be less than a side")
+        return Preprocessing.of(model, whole, Tiling(whole, tile, tiles.overlap))
 
     def schedule(self) -> dict[str, Any]:
         """What of the scheduler's configuration, or of a single file's markers, decides ᾱ.

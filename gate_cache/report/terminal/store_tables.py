@@ -38,6 +38,7 @@ def show_verified(report: Verified) -> None:
 
 def show_copied(report: Copied) -> None:
     there = f", {report.kept} were there" if report.kept else ""
+    there += f"; of commit {report.version}" if report.version else ""
     say(f"{report.store}: {counted(report.images, 'image')},"
         f" {counted(len(report.groups), 'group')}: copied"
         f" {counted(report.blocks, 'block')}, {human(report.bytes)}{there}", "bold")

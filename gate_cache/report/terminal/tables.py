@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from gate_cache.core.errors import counted, listed
+from gate_cache.core.size import Size
 from gate_cache.datasets.common.base import SPLITS
 from gate_cache.datasets.common.files import passed_over_line
 from gate_cache.datasets.summary.summary import Counts, Summary, labelled_pixels
@@ -99,7 +100,8 @@ def shape(dims: Any) -> str:
 
 
 def show_plan(plan: Plan) -> None:
-    size = ", ".join(f"{name} {side}" for name, side in plan.sizes.items()) or plan.size
+    size = ", ".join(f"{name} {Size.of(sides)}" for name, sides in plan.sizes.items()) \
+        or Size.of(plan.size)
     say(f"{counted(plan.images, 'image')} at {size} px, model {plan.model}", "bold")
     table = Grid("group", "maps", "model passes", "ControlNet passes", "size", "files", "folders",
                  left=2)
@@ -229,11 +231,12 @@ def _ranges(rows: list[int]) -> str:
 
 
 def show_layers(maps: ModelMaps) -> None:
+    size = Size.of(maps.size)
     predicts = f", predicts {maps.predicts}" if maps.predicts else ""
-    latent = f"; latent at {maps.size} px: {shape(maps.latent)}" if maps.predicts else ""
+    latent = f"; latent at {size} px: {shape(maps.latent)}" if maps.predicts else ""
     say(f"{maps.model}: {maps.kind}{predicts}", style="bold")
     say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple}{latent}")
-    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", "float16", left=2)
+    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {size}", "float16", left=2)
     for layer in maps.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
         table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape),
