@@ -21,7 +21,7 @@ from gate_cache.manifest.heads import PixelSpec, head_of, option_names
 from gate_cache.manifest.problems import explain
 from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest
 from gate_cache.manifest.store_specs import StoreSpec
-from gate_cache.manifest.train_spec import COUNTS, FLAT, head_name, told
+from gate_cache.manifest.train_spec import COUNTS, FLAT, head_name, old_spellings
 from gate_cache.manifest.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -115,7 +115,7 @@ def _defaults(head: str) -> Mapping[str, Any]:
 def _tell_old(path: Path, lines: dict[Place, int], train: dict[str, Any],
               overrides: dict[str, Any]) -> None:
     """Warn of each spelling of the first release, in the file or `overrides`; once a process."""
-    for field, text in told(train).items():
+    for field, text in old_spellings(train).items():
         place: Place = ("train", field)
         line = f"{dotted(place)}: {text}" if field in overrides else _line(path, lines, place, text)
         warnings.warn(line, OldSpelling, stacklevel=1)
