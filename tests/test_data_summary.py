@@ -230,7 +230,7 @@ def test_reduced_labels_are_a_fault(tmp_path: Path) -> None:
 
 def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
     home = table(tmp_path, "cat/a.png,nose,one,1")
-    with pytest.raises(UserError, match="are no numbers"):
+    with pytest.raises(UserError, match="are not numbers"):
         validate(Workspace(manifest(home, PAIRS), roots(home)))
     home = tmp_path / "other"
     home.mkdir()

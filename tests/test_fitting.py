@@ -267,11 +267,11 @@ def test_another_variant_is_named_with_the_field_that_asks_for_it(
                  home.models / "net/diffusion_pytorch_model.safetensors"]:
         path.rename(path.with_suffix(".fp16.safetensors"))
     said = refused(home, manifest, **sections())
-    assert said.endswith("unet: only weights of variant fp16; say 'model.variant: fp16'")
+    assert said.endswith("unet: only weights of variant fp16; set 'model.variant: fp16'")
     given = sections(a={**HORSE, "controlnet": {"source": "net"}})
     given["model"]["variant"] = "fp16"
     said = refused(home, manifest, **given)
-    assert said.endswith("net: only weights of variant fp16; say 'a.controlnet.variant: fp16'")
+    assert said.endswith("net: only weights of variant fp16; set 'a.controlnet.variant: fp16'")
     given["conv"]["a"]["controlnet"]["variant"] = "fp16"
     assert extract(Workspace(manifest(**given), home, "cpu")).rows["a"] == 2
     given["model"]["variant"] = "fp61"

@@ -190,7 +190,7 @@ def test_what_is_refused(roots: Roots, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"need the same maps, these have: a: up1 .*; v: layer1"
                        r" 32×8×8, layer2 32×8×8; 'mix: concat' below 'train' joins"):
         train(open_work(roots, tmp_path, head="nn"), tmp_path / "run")
-    with pytest.raises(ManifestError, match=r"'vitt' is no model .*\(did you mean 'vit'\?\)"):
+    with pytest.raises(ManifestError, match=r"'vitt' is not a model .*\(did you mean 'vit'\?\)"):
         train(open_work(roots, tmp_path, head="nn", mix={"shares": {"vitt": 1.0}}),
               tmp_path / "run")
     with pytest.raises(ManifestError, match="head 'upernet' projects every map itself"):

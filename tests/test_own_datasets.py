@@ -240,7 +240,7 @@ def test_values_say_what_labels_and_colours_mean(tmp_path: Path) -> None:
     assert data.classes == ("thing",)
     np.testing.assert_array_equal(data.mask("00.jpg"), np.where(OBJECT == 1, 0, IGNORED))
     for values, reason in (({"#0000ff": "ground"}, "colour #ff0000 at x = 3, y = 2 .*'#ff0000'"),
-                           ({"red": "ground"}, "'red' is no label"),
+                           ({"red": "ground"}, "'red' is not a label"),
                            ({0: "thin"}, r"'thin' is none .*did you mean 'thing'")):
         with pytest.raises(DataError, match=reason):
             wrong = one_mask(tmp_path, coloured, values=values)
@@ -331,7 +331,7 @@ def test_listed_pairs_across_splits_are_in_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "reason"), [
     ("image,point,x\n", r"no column 'y'; expected image, point, x, y"),
     (HEAD, "no points; expected"),
-    (HEAD + "cat/a.png,nose,one,2\n", r":2: x = 'one', y = '2' are no numbers"),
+    (HEAD + "cat/a.png,nose,one,2\n", r":2: x = 'one', y = '2' are not numbers"),
     (HEAD + "cat/a.png,nose,nan,2\n", ":2: no 'x', and there is the other"),
     (HEAD + "cat/a.png,nose,1\n", ":2: no 'y'"),
     (HEAD + "cat/a.png,nose,1,2\ncat/a.png,nose,1,2\n", ":3: .*has a point 'nose' already"),

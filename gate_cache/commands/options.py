@@ -118,7 +118,7 @@ def parse_size(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
     if not match:
-        raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
+        raise UserError(f"'{text}' is not a size; write one as 500GB or 2TB")
     return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 

@@ -43,7 +43,7 @@ def weight_files(folder: Path, variant: str | None, field: str = "model.variant"
         return paths
     others = sorted({of for of in variants.values() if of})
     if others:
-        raise ModelError(f"{folder}: only weights of variant {listed(others)}; say '{field}:"
+        raise ModelError(f"{folder}: only weights of variant {listed(others)}; set '{field}:"
                          f" {others[0]}'")
     if "" in variants.values():
         raise ModelError(f"{folder}: no weights of variant '{variant}', only some without a"

@@ -71,7 +71,7 @@ class Values:
         if isinstance(label, int) and not self.colours:
             return label
         if not isinstance(label, str) or not _COLOUR.fullmatch(label):
-            raise DataError(f"dataset.values: '{label}' is no label: expected whole numbers, or"
+            raise DataError(f"dataset.values: '{label}' is not a label: expected whole numbers, or"
                             " colours as in '#ff0000' for all of them")
         return int(label[1:], 16)
 
@@ -173,9 +173,9 @@ class Masks(LabelledImages):
     def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel; a label of none is named, with what it may mean."""
         if self._binary == "unclear":
-            raise DataError(f"{self.root / self.parts[1]}: no label picture has another label than"
-                            " 0 and 255, and 255 does not count unless you set dataset.values:"
-                            " {0: background, 255: object} (or ignore: 255)")
+            raise DataError(f"{self.root / self.parts[1]}: all labels are 0 or 255, and 255 is"
+                            " ignored unless you set dataset.values: {0: background, 255: object}"
+                            " (or ignore: 255)")
         try:
             return super().to_mask(sample_id, labels)
         except DataError as error:

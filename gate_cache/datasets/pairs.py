@@ -116,7 +116,7 @@ def _place(place: str, row: Row) -> tuple[float | None, float | None]:
     try:
         x, y = map(number, texts)
     except ValueError:
-        raise DataError(f"{place}: x = '{texts[0]}', y = '{texts[1]}' are no numbers; leave both"
+        raise DataError(f"{place}: x = '{texts[0]}', y = '{texts[1]}' are not numbers; leave both"
                         " empty where there is no point") from None
     if (x is None) != (y is None):
         raise DataError(f"{place}: no '{'x' if x is None else 'y'}', and there is the other")

@@ -212,7 +212,7 @@ def in_steps(train: dict[str, Any]) -> dict[str, Any]:
     return section
 
 
-def told(train: dict[str, Any]) -> dict[str, str]:
+def old_spellings(train: dict[str, Any]) -> dict[str, str]:
     """What to write instead of the first release's spelling, by field."""
     batch, name, advice = _batch(train), head_name(train), dict[str, str]()
     flat = {k: v for k, v in train.items() if k in FLAT and k in option_names(name)}

@@ -167,7 +167,7 @@ def joining_of(manifest: Manifest, spec: TrainSpec,
         return None
     for name in spec.mix.shares:
         if name not in manifest.every_model:
-            raise ManifestError([f"train.mix.shares: '{name}' is no model of this manifest"
+            raise ManifestError([f"train.mix.shares: '{name}' is not a model of this manifest"
                                  f"{did_you_mean(name, manifest.every_model)}"])
     models = {view.name: manifest.model_name(manifest.combos[name])
               for name, view in views.items() if name in manifest.combos}

@@ -249,7 +249,7 @@ def _strange(files: ModelFiles, component: str,
         if component == VAE and not any(k.startswith("first_stage_model.") for k in shapes):
             yield f"{place}: no autoencoder in it (first_stage_model.…); take a whole file"
     if strange:
-        yield (f"{place}: {len(strange)} tensors are no part of {what}: {listed(strange, 3)}; take"
+        yield (f"{place}: {len(strange)} tensors are not part of {what}: {listed(strange, 3)}; take"
                " the right file, and merge an adapter or name it in the combo")
 
 

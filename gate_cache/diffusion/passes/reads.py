@@ -158,6 +158,6 @@ def laid_out(tokens: torch.Tensor, aspect: float) -> torch.Tensor:
     count = tokens.shape[1]
     height = max(round(math.sqrt(count * aspect)), 1)
     if count % height:
-        raise ModelError(f"{count} tokens are no map of an image of {aspect:g} times the width in"
-                         " height")
+        raise ModelError(f"{count} tokens are not a map of an image of {aspect:g} times the width"
+                         " in height")
     return tokens.transpose(1, 2).reshape(len(tokens), -1, height, count // height)

@@ -174,9 +174,10 @@ class Control(Steering):
         """(N, 1 or 3, H, W) uint8 control images, each made once."""
         spec, folder = self._spec, self._spec.images
         if folder:
-            images = inputs.kept(("folder", folder), rows, lambda r: inputs.from_folder(folder, r))
+            images = inputs.cached(("folder", folder), rows,
+                                   lambda r: inputs.from_folder(folder, r))
             return cast("Images", images.transpose(0, 3, 1, 2))
-        images = inputs.kept(
+        images = inputs.cached(
             ("canny", spec.low, spec.high), rows,
             lambda r: canny(inputs.images(r), spec.low, spec.high) * inputs.masks(r))
         return cast("Images", images[:, None])

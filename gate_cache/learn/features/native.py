@@ -127,7 +127,7 @@ class NativeMaps:
         """All maps of each sample in this order, read ahead."""
         return self._native.stream(ids)
 
-    def each(self, ids: Iterable[str]) -> Iterator[str]:
+    def read_ahead(self, ids: Iterable[str]) -> Iterator[str]:
         """These samples in turn: when one comes its maps are held, and others' are being read."""
         ids, order = tee(ids)
         return (i for i, _ in zip(order, self.stream(ids), strict=True))
