@@ -112,8 +112,10 @@ def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
     dataset = _dataset(work, specs[0])
     need_trainable(work, tell_data(work, dataset), task_of(specs[0]))
     opened = open_features(work, dataset, specs)
-    return _of_points(work, dataset, opened) if isinstance(dataset, CorrespondenceDataset) \
+    study = _of_points(work, dataset, opened) if isinstance(dataset, CorrespondenceDataset) \
         and matches(specs[0]) else _of_images(work, dataset, opened)
+    study.task.show = work.progress
+    return study
 
 
 def _dataset(work: Workspace, spec: TrainSpec) -> Any:
