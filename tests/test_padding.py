@@ -210,7 +210,7 @@ def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:
 ])
 def test_one_bucket_has_one_geometry(store: FeatureStore, combos: tuple[str, ...],
                                      told: str) -> None:
-    with pytest.raises(StoreError, match=f"made square in the same way: .*{told}"):
+    with pytest.raises(StoreError, match=f"fitted in the same way: .*{told}"):
         buckets(store, *combos)
 
 
