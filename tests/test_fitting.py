@@ -97,6 +97,7 @@ def refused(home: Roots, manifest: WriteManifest, **given: Any) -> str:
 @pytest.mark.parametrize(("known", "cls"), [
     (fields.UNET, UNet2DConditionModel), (fields.DDPM, UNet2DModel), (fields.VAE, AutoencoderKL),
     (fields.CONTROLNET, ControlNetModel),
+    *((known, getattr(diffusers, known.name)) for known in fields.CONTROLNETS.values()),
     *((known, getattr(diffusers, name)) for name, known in fields.TRANSFORMERS.items())])
 def test_the_tables_have_every_field_of_the_classes(known: fields.Fields, cls: Any) -> None:
     taken = set(inspect.signature(cls.__init__).parameters) - {"self"}

@@ -25,10 +25,9 @@ from gate_cache.core.roots import Roots
 
 def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
     """Check a manifest: all problems at once, and which of its files are not here."""
-    from gate_cache.core.errors import ManifestError
+    from gate_cache.core.errors import ManifestError, counted
     from gate_cache.extraction.validate import NotReady
     from gate_cache.extraction.validate import validate as stage
-    from gate_cache.workspace.data_summary import counted
 
     try:
         checked = stage(on.open(manifest))
@@ -36,7 +35,7 @@ def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) ->
         raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
                               *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
                               ]) from None
-    lines = [f"{checked.manifest}: valid, {counted(checked.combos, 'combo', 'combos')}",
+    lines = [f"{checked.manifest}: valid, {counted(checked.combos, 'combo')}",
              *checked.data, *(f"note: {line}" for line in checked.absent)]
     print_result(checked, lambda _: typer.echo("\n".join(lines)), as_json)
 

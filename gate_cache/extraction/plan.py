@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.core.errors import ModelError
-from gate_cache.datasets.registry import open_dataset
+from gate_cache.core.errors import DataError, ModelError
+from gate_cache.datasets.common.base import ids_of
+from gate_cache.datasets.registry import PUBLISHED, open_dataset
 from gate_cache.diffusion.models.sources import assumed, locate
 from gate_cache.diffusion.passes.recipes import (
     check_fit,
@@ -33,6 +34,8 @@ from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.layout import LATENT_MAP, Footprint, Shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gate_cache.core.places import Place
     from gate_cache.core.roots import Roots
     from gate_cache.core.size import Sides, Size, Tiling
@@ -114,15 +117,16 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     Raises
     ------
     UserError
-        Data set or model folder missing, or parts or a manifest that do not fit the model.
+        A data set of one's own or a model's folder is missing, or parts or the manifest do not fit
+        the model.
     """
     manifest, store = work.manifest, work.store_path
-    ids = [s.id for s in open_dataset(manifest.dataset, work.roots).samples()]
+    ids, absent = _ids(manifest, work.roots)
     notes, wrong = input_problems(manifest, work.roots)
     if wrong:
         raise ModelError("\n".join(wrong))
     models = {name: _planned(part, work.roots) for name, part in manifest.by_model().items()}
-    notes += [*(note for m in models.values() for note in m.notes), *improbable(manifest)]
+    notes += [*absent, *(n for m in models.values() for n in m.notes), *improbable(manifest)]
     encoding = encoding_asked(manifest)
     shape = StoreShape(
         ids, {f"latents {name}".strip(): m.latent for name, m in models.items() if m.latent},
@@ -142,6 +146,20 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
         room=free, proposals=proposals(shape, free) if large else [],
         seconds=pieces.unet_passes / rate if rate else seconds,
         sizes={name: m.size.sides for name, m in models.items()} if len(models) > 1 else {})
+
+
+def _ids(manifest: Manifest, roots: Roots) -> tuple[Sequence[str], list[str]]:
+    """Ids of all images; of a published data set that is not here, others, with a note of it."""
+    dataset = open_dataset(manifest.dataset, roots)
+    try:
+        return ids_of(dataset), []
+    except DataError as error:
+        count = PUBLISHED.get(dataset.name)
+        if count is None or Path(getattr(dataset, "root", "")).exists():
+            raise
+        return [f"{i:032}" for i in range(count)], [
+            f"the data set is not here yet: counted as about {count:,} images, as it is published;"
+            f" {error}"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.errors import DataError, StoreError
+from gate_cache.core.errors import DataError, StoreError, counted
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.extraction.inputs import ImageSource, open_source
@@ -130,7 +130,7 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
             found, here = device.submit(_compare, model, store, source, rows, halved).result()
             combos += found
     left = len(work.manifest.combos) - len(views)
-    notes += [f"{left} combos of the manifest are not in the store"] if left else []
+    notes += [f"not in the store: {counted(left, 'combo')} of the manifest"] if left else []
     changed = list(dict.fromkeys(line for v in views for line in _changed(v, here)))
     if tolerance is None:
         allowed = [ACROSS[model.work.manifest.model.dtype] for model in models]

@@ -5,9 +5,9 @@ No torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_serializer
+from pydantic import BeforeValidator, Field, PrivateAttr, field_serializer, model_validator
 
 from gate_cache.core.errors import ManifestError, listed
 from gate_cache.core.features import Pooling
@@ -69,11 +69,17 @@ class ModelSpec(Spec):
     tf32: bool = Field(False, description="NVIDIA's short float32, where float32 is computed")
     channels_last: bool = False
     compile: bool = Field(False, description="the UNet's repeated blocks, by torch")
+    _place: str = PrivateAttr("model")
 
     @property
     def compute(self) -> str:
         """The dtype, with what else decides values more than rounding does."""
         return self.dtype + (TF32 if self.tf32 else "")
+
+    @property
+    def place(self) -> str:
+        """Of this section in its manifest, for messages: ``model``, or ``models.`` and a name."""
+        return self._place
 
     @property
     def source(self) -> str:
@@ -188,6 +194,12 @@ class Manifest(Spec):
     captions: str | None = None
     store: StoreSpec = StoreSpec()
     train: TrainSpec = TrainSpec()
+
+    @model_validator(mode="after")
+    def _places(self) -> Self:
+        for name, model in self.models.items():
+            model._place = f"models.{name}"
+        return self
 
     @property
     def model(self) -> ModelSpec:

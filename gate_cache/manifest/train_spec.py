@@ -32,6 +32,8 @@ COUNTS = {"pairs": "steps", "validate_every": "validate_steps"}
 """Fields that counted items, and those that count steps."""
 TWO_FINEST = "two finest"
 """Maps of an attention combo that were read where ``attention_maps`` named none."""
+FEWEST = 4
+"""Validations at least, where the manifest does not say how often."""
 BATCH, HEAD = 4, "nn"
 """Defaults of ``train`` that conversion depends on."""
 WERE = {"schedule": "constant", "warmup": 0}
@@ -95,7 +97,8 @@ class TrainSpec(Spec):
     seed: int = Field(0, ge=0, lt=2**63)
     shuffle: int | None = Field(None, ge=0, lt=2**63,
                                 description="seed of the order alone [seed]")
-    validate_steps: int = Field(125, ge=1, description="between validations")
+    validate_steps: int = Field(125, ge=1, description="between validations [a quarter of the steps"
+                                " where those are fewer than four times the default]")
     patience: int | None = Field(None, ge=1, description="validations without gain before it stops")
     amp: bool = Field(False, description="bfloat16 autocast where there is a GPU")
     pairs: int | None = Field(None, ge=1, repr=False, description="first release: in items")
@@ -131,6 +134,8 @@ class TrainSpec(Spec):
             raise PydanticCustomError(TOLD, f"assigner_resolution: head '{self.head.name}' weighs"
                                       " no maps, but pixels or means of them")
         self.__dict__.update(defaults)
+        if not {"validate_steps", "validate_every"} & self.model_fields_set:
+            self.__dict__["validate_steps"] = min(self.validate_steps, -(-self.steps // FEWEST))
         for items, steps in COUNTS.items():
             if count := getattr(self, items):
                 number = -(-count // self.batch)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.analysis.show import plain_word
 from gate_cache.core.errors import GateCacheError
 from gate_cache.report.figures.pictures import encoded, heat
 
@@ -29,7 +30,7 @@ def store(explorer: ViewerSession) -> Data:
     return {
         "name": explorer.store.path.name, "dataset": explorer.store.attrs["dataset"],
         "images": len(explorer.ids), "originals": explorer.has_originals,
-        "combos": [asdict(replace(c, tokens=[t.removesuffix("</w>") for t in c.tokens]))
+        "combos": [asdict(replace(c, tokens=list(map(plain_word, c.tokens))))
                    for c in explorer.combos()],
         "features": [{"name": f.name, "about": f.about}
                      for f in explorer.matcher.features.values()],

@@ -12,10 +12,9 @@ from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
 from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.fitting import check_parts
-from gate_cache.diffusion.models.layouts import TRANSFORMER
 from gate_cache.diffusion.models.suits import check_combos, check_encoder_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
-from gate_cache.diffusion.techniques.registry import BUILT_IN, settings, techniques
+from gate_cache.diffusion.techniques.registry import settings, techniques
 from gate_cache.manifest.specs import TF32
 
 if TYPE_CHECKING:
@@ -188,11 +187,6 @@ def check_fit(manifest: Manifest, files: ModelFiles, roots: Roots) -> None:
     problems: list[str] = []
     every = [t for name, combo in manifest.combos.items() for t in techniques(name, combo)]
     for technique in every if files.sure and files.family.text else ():
-        if isinstance(technique, BUILT_IN) and files.kind.denoiser == TRANSFORMER:
-            problems.append(f"{technique.combo}.{technique.name}: is for UNets, and"
-                            f" '{files.source}' has a transformer; leave it out (a LoRA can be"
-                            " fused into the weights before they are saved)")
-            continue
         try:
             technique.fits(files, roots)
         except NotThere:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gate_cache.core.errors import ModelError
+from gate_cache.core.errors import ModelError, counted
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import Captions, read_captions
 from gate_cache.datasets.common.model_input import model_input
@@ -153,7 +153,8 @@ def _tokens(model: Backbone, chosen: list[TrainingImage], show: Progress) -> tor
     pieces = [[model.tokens.encode(c).ids for c in image.captions] for image in chosen]
     cut = sum(any(len(ids) > 1 for ids in captions) for captions in pieces)
     if cut:
-        show.say(f"note: captions of {cut} images are longer than 75 tokens and are cut there")
+        show.say(f"note: captions of {counted(cut, 'image')} are longer than 75 tokens and are"
+                 " cut there")
     return torch.tensor([[ids[0] for ids in captions] for captions in pieces])
 
 

@@ -76,6 +76,15 @@ def named(alpha: float, radius: str, average: str) -> str:
     return f"pck@{alpha:.2f}/radius={radius}/average={average}"
 
 
+def metric_name(name: str) -> str:
+    """A metric for people: ``PCK@0.10 (box, by point)``."""
+    parts = name.split("/")
+    if len(parts) != 3 or not parts[0].startswith("pck@"):
+        return name
+    radius, average = (p.partition("=")[2] for p in parts[1:])
+    return f"PCK{parts[0][3:]} ({radius}, by {average})"
+
+
 SELECTED, BROADER = named(*SELECT), named(*BROAD)
 NAMES = [named(a, r, m) for a in ALPHAS for r in RADII for m in AVERAGES]
 
