@@ -13,7 +13,7 @@ from scipy.io import savemat
 from gate_cache.core.errors import DataError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset
-from gate_cache.datasets.common.images import read_rgb, size_of, to_square
+from gate_cache.datasets.common.images import read_rgb, size_of, to_frame
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.datasets.registry import open_dataset
@@ -206,18 +206,18 @@ def test_missing_image_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(8, 8), (3, 17), (90, 40), (1, 1), (16, 300)])
 def test_to_square_squashes_any_shape(shape: tuple[int, int]) -> None:
-    square = to_square(np.full((*shape, 3), 77, np.uint8), 16)
+    square = to_frame(np.full((*shape, 3), 77, np.uint8), 16)
     assert square.shape == (16, 16, 3) and square.dtype == np.uint8 and (square == 77).all()
 
 
 def test_the_first_release_averaged_areas_when_shrinking() -> None:
     image = noise(8, 8)
     blocks = image.reshape(2, 4, 2, 4, 3).mean((1, 3))
-    np.testing.assert_allclose(to_square(image, 2, resample="opencv"), blocks, atol=0.51)
+    np.testing.assert_allclose(to_frame(image, 2, resample="opencv"), blocks, atol=0.51)
 
 
 def test_to_square_leaves_an_image_of_that_size_alone() -> None:
-    np.testing.assert_array_equal(to_square(noise(8, 8), 8), noise(8, 8))
+    np.testing.assert_array_equal(to_frame(noise(8, 8), 8), noise(8, 8))
 
 
 # --------------------------------------------------------------------------------- PF-WILLOW

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from small_encoders import small
 from small_encoders import write as write_encoder
 from small_transformers import write_transformer
-from PIL import Image
 from viewing import served
 
 from gate_cache.analysis.session import open_session

@@ -455,7 +455,6 @@ def test_protocols_name_maps_that_their_models_have(path: Path) -> None:
     for manifest in load_manifest(path).manifest.by_model().values():
         files = assumed(manifest.model)
         assert files.sure
-        size = files.size(manifest.model.size)
-        found = combo_maps(manifest, files, size, files.kind.about_tokens)
+        found = combo_maps(manifest, files, files.kind.about_tokens)
         assert found.keys() == manifest.combos.keys()
     assert "probe   manifests" in path.read_text() or "train   manifests" in path.read_text()

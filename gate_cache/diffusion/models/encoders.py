@@ -111,7 +111,7 @@ def _number(config: Mapping[str, Any], field: str, usual: int) -> int:
 def normalisation(folder: Path) -> dict[str, Any]:
     """What a processor makes of levels 0 … 255: times ``scale``, less ``mean``, by ``std``.
 
-    Its resizing and cropping are not read: a manifest's ``model`` says how images are made square.
+    Its resizing and cropping are not read: a manifest's ``model`` says how images become its input.
 
     Raises
     ------

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.core.size import Size
-from gate_cache.learn.features.bucket import FeatureSpec, attention_maps, nbytes, one_square
+from gate_cache.learn.features.bucket import FeatureSpec, attention_maps, nbytes, one_frame
 from gate_cache.learn.features.bucket_maps import BucketMaps
 from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.layout import Maps, views_of
@@ -83,7 +83,7 @@ class NativeMaps:
         self.spec = spec
         self.device = device
         self._store, self._size = store, size
-        self.square = one_square(store, spec)
+        self.frame = one_frame(store, spec)
         self.maps = BucketMaps(store, spec.combos, spec.joining, spec.levels)
         beside = store[spec.attention] if spec.attention else None
         self._attention = attention_maps(beside, spec.attention_maps) if beside else ()
@@ -117,7 +117,7 @@ class NativeMaps:
 
     def place(self, sample_id: str) -> Placement:
         """Where an image lies in the model's input."""
-        return self.square.place(*self._size(sample_id))
+        return self.frame.place(*self._size(sample_id))
 
     def __call__(self, sample_id: str) -> Native:
         """All maps of one sample."""
@@ -148,7 +148,7 @@ class NativeMaps:
     def extra_places(self, sample_id: str) -> list[Placement]:
         """Where an image lies in the input of each extra combo."""
         size = self._size(sample_id)
-        return [self._store[combo].square.place(*size) for combo in self.spec.extra]
+        return [self._store[combo].frame.place(*size) for combo in self.spec.extra]
 
     def _maps_read(self) -> dict[str, tuple[str, ...]]:
         """Maps of each combo that is read."""

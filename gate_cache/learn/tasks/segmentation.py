@@ -146,8 +146,8 @@ class SegmentationTask(ImagesTask):
 
     def labels(self, sample_id: str) -> torch.Tensor:
         """(H, W) classes in the model's input; the padding is ignored."""
-        square = self.maps.place(sample_id).labels_to_square(self.data.mask(sample_id), IGNORED)
-        return torch.from_numpy(square.astype(np.int64)).to(self.maps.device, non_blocking=True)
+        framed = self.maps.place(sample_id).labels_to_frame(self.data.mask(sample_id), IGNORED)
+        return torch.from_numpy(framed.astype(np.int64)).to(self.maps.device, non_blocking=True)
 
     def _join(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
         size = self.maps.resolution
