@@ -181,7 +181,7 @@ class StableDiffusion3(FlowTransformer):
         latents = super().condition(net, images)
         if net.config.force_zeros_for_pooled_projection:  # InstantX's, which shift no latents
             shift, scale = self._latent_scale()
-            return latents + (shift * scale)
+            return torch.as_tensor(latents + shift * scale)
         return latents
 
     def controlled(self, net: Any, call: Call, condition: torch.Tensor,
