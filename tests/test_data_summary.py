@@ -134,8 +134,8 @@ def test_what_is_beside_images_is_told(tmp_path: Path) -> None:
     turned.save(home / "own" / "images" / "train" / "0.jpg", exif=exif)
     found = counted(home, MASKS)
     assert found.passed_over == {".heic": 1}
-    assert {"1 label pictures have no image"} < set(found.notes)
-    assert [n for n in found.notes if n.startswith("1 images are turned as their EXIF")]
+    assert {"without an image: 1 label picture"} < set(found.notes)
+    assert [n for n in found.notes if n.startswith("1 image is turned as their EXIF")]
 
 
 def test_points_and_pairs_are_counted(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_points_and_pairs_are_counted(tmp_path: Path) -> None:
     assert found.shared == {"train": 4, "val": 0, "test": 0}  # b and c show nothing in common
     assert found.boxless == 4  # all but a
     assert found.notes[:2] == [
-        "points.csv: 1 points without a place (empty, nan or -1, -1): not visible",
-        "1 points lie outside their picture and are not visible (of train/cat/b.png)"]
+        "points.csv: 1 point without a place (empty, nan or -1, -1): not visible",
+        "1 point outside its picture is not visible (of train/cat/b.png)"]
 
 
 def test_classes_are_counted_by_split(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_images_without_what_a_combo_wants_of_each_are_told_before_anything_is_p
     loaded = load(tmp_path / "m.yaml")
     wrong, told = sample_problems(loaded.manifest, roots(tmp_path), ["1.png", "2.png", "3.png"])
     assert re.fullmatch(f"{said}.*", *wrong)
-    assert told == [f"{tmp_path}/c.jsonl: 1 captions are of no image (9.png)"] * notes
+    assert told == [f"{tmp_path}/c.jsonl: 1 caption is of no image (9.png)"] * notes
     with pytest.raises(UserError, match=said):
         validate(Workspace(loaded, roots(tmp_path), "cpu"))
     with pytest.raises(UserError, match=said):

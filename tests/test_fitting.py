@@ -22,6 +22,7 @@ from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.headers import read_header
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.core.weights import variant_of
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.fitting import check_parts
@@ -195,9 +196,9 @@ def test_statistics_of_latents_are_in_the_fingerprint(home: Roots,
                                                       manifest: WriteManifest) -> None:
     from gate_cache.diffusion.passes.recipes import latents_recipe
 
-    before = latents_recipe(files(home), Preprocessing(64), "float32")
+    before = latents_recipe(files(home), Preprocessing(Size.of(64)), "float32")
     change(home.models / "sd1/vae", latents_mean=[0.5] * 4, latents_std=[2.0] * 4)
-    after = latents_recipe(files(home), Preprocessing(64), "float32")
+    after = latents_recipe(files(home), Preprocessing(Size.of(64)), "float32")
     assert after.keys() - before.keys() == {"latents_mean", "latents_std"}
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import WriteManifest
 
 from gate_cache.core.errors import ManifestError, UserError
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
+from gate_cache.datasets.common.model_input import model_input
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features import upsampling
 from gate_cache.learn.features.upsampling import joint_bilateral
@@ -85,11 +87,7 @@ def test_heads_read_sharper_maps(dense: Any, tmp_path: Path) -> None:
     plain, study = open_any(dense(name="pixel-linear")), open_any(work)
     sample = study.ids["test"][0]
     native, stored = study.features(sample), plain.features(sample)
-    dataset = work.dataset()
-    with np.errstate(all="ignore"):
-        from gate_cache.core.preprocessing import Preprocessing
-        from gate_cache.datasets.common.model_input import model_input
-        square = model_input(dataset, sample, Preprocessing(64, "pad"))
+    square = model_input(work.dataset(), sample, Preprocessing(Size.of(64), "pad"))
     guide = torch.from_numpy(square).permute(2, 0, 1).float() / 255
     for sharp, was in zip((*native.levels, *(m[None] for m in native.attention)),
                           (*stored.levels, *(m[None] for m in stored.attention)), strict=True):
@@ -120,7 +118,7 @@ def test_another_packages_upsampler(dense: Any, monkeypatch: pytest.MonkeyPatch)
                           strict=True):
         assert torch.equal(sharp, was.repeat_interleave(2, -1).repeat_interleave(2, -2))
     point.load = lambda: lambda device: lambda maps, guide: maps
-    with pytest.raises(UserError, match=r"'nearest' made maps of shape .*, not 8 cells a side"):
+    with pytest.raises(UserError, match=r"'nearest' made maps of shape .*, not of 8 cells"):
         open_any(dense(name="pixel-linear", upsampler="nearest")).features(sample)
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from gate_cache.core.errors import DataError, did_you_mean, listed
+from gate_cache.core.errors import DataError, counted, did_you_mean, listed
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import read_text, walk
 from gate_cache.datasets.common.labelled import LabelledImages, distinct
@@ -189,7 +189,7 @@ class Masks(LabelledImages):
         lone = len(set(self._pictures) - {os.path.splitext(s.id)[0] for s in self.samples()})
         return [*([f"all label pictures are black and white: 255 is read as '{self.classes[1]}'"]
                   if self._binary == "object" else []),
-                *([f"{lone} label pictures have no image"] if lone else [])]
+                *([f"without an image: {counted(lone, 'label picture')}"] if lone else [])]
 
     def passed_over(self) -> dict[str, int]:
         return self._images[1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.core.errors import DataError, did_you_mean, listed
+from gate_cache.core.errors import DataError, counted, did_you_mean, listed
 from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
 from gate_cache.datasets.common.listed_pairs import PairsWithin
@@ -198,7 +198,7 @@ class Pairs(ImageFiles):
 
     def notes(self) -> list[str]:
         """What of the table does not count, a line for each kind."""
-        return [f"{self.tables[0].name}: {count} points {why}"
+        return [f"{self.tables[0].name}: {counted(count, 'point')} {why}"
                 for why, count in sorted(self._table.odd.items()) if count]
 
     def passed_over(self) -> dict[str, int]:

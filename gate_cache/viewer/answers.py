@@ -104,12 +104,12 @@ def prepare(explorer: ViewerSession, feature: str, name: str) -> Data:
 
 def _inside(values: npt.NDArray[np.float32], placement: Placement) -> npt.NDArray[np.float32]:
     """Similarities whose range is that of the cells that show the image."""
-    cells = placement.window(len(values)).cut(values)
+    cells = placement.window(values.shape).cut(values)
     return np.clip(values, cells.min(), cells.max())
 
 
 def _square(placement: Placement) -> list[float]:
-    """Left, top, width and height of the model's square, as shares of the image's sides."""
+    """Left, top, width and height of the model's input, as shares of the image's sides."""
     (left, top), (right, bottom) = placement.to_image(np.array([[0.0, 0.0], [1.0, 1.0]]))
     return [float(v) for v in (left, top, right - left, bottom - top)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import UserError
+from gate_cache.core.size import Size
 from gate_cache.learn.features.bucket import FeatureSpec, attention_maps, nbytes, one_square
 from gate_cache.learn.features.bucket_maps import BucketMaps
 from gate_cache.learn.features.feed import Feed
@@ -79,12 +80,12 @@ class NativeMaps:
     rows : row of each sample by id
     size : (height, width) of a sample's image
     held : bytes of stored rows that are held in this machine's memory at most
-    picture : a sample's in the model's square, (S, S, 3) uint8, for an up-sampler
+    picture : a sample's as the model takes it, (H, W, 3) uint8, for an up-sampler
 
     Raises
     ------
     StoreError
-        The combos have different maps, or their images were not made square in the same way.
+        The combos have different maps, or their images were not fitted in the same way.
     """
 
     def __init__(self, store: FeatureStore, spec: NativeSpec, device: torch.device,
@@ -99,10 +100,10 @@ class NativeMaps:
         self._attention = attention_maps(beside, spec.attention_maps) if beside else ()
         self.level_channels = tuple(level.channels for level in self.maps.levels)
         self._upsampler = upsampler(spec.upsampler, device) if spec.upsampler else None
-        self._picture, times = picture, spec.upsampled if spec.upsampler else 1
-        self.level_sides = tuple(level.side * times for level in self.maps.levels)
+        self._picture = picture
+        self.level_sizes = tuple(self._read_as(level.size) for level in self.maps.levels)
         shapes = [beside[n].shape for n in self._attention] if beside else []
-        self.attention_sides = tuple(int(shape[-1]) * times for shape in shapes)
+        self.attention_sizes = tuple(self._read_as(shape[-2:]) for shape in shapes)
         self.attention_tokens = tuple(int(shape[1]) for shape in shapes)
         self.extra_channels = sum(int(store[c][n].shape[1]) for c in spec.extra
                                   for n in store[c].maps)
@@ -123,12 +124,12 @@ class NativeMaps:
         return sum(self.attention_tokens)
 
     @property
-    def resolution(self) -> int:
-        """Side of the finest level."""
-        return max(self.level_sides)
+    def resolution(self) -> Size:
+        """Of the finest level."""
+        return self.maps.resolution
 
     def place(self, sample_id: str) -> Placement:
-        """Where an image lies in the square."""
+        """Where an image lies in the model's input."""
         return self.square.place(*self._size(sample_id))
 
     def __call__(self, sample_id: str) -> Native:
@@ -158,7 +159,7 @@ class NativeMaps:
         return Vectors(conv, _joined(attention), _joined(extra))
 
     def extra_places(self, sample_id: str) -> list[Placement]:
-        """Where an image lies in the square of each extra combo."""
+        """Where an image lies in the input of each extra combo."""
         size = self._size(sample_id)
         return [self._store[combo].square.place(*size) for combo in self.spec.extra]
 
@@ -180,21 +181,25 @@ class NativeMaps:
         return Native(tuple(levels), tuple(attention), tuple(tuple(
             _own(maps[c][n]) for n in self._store[c].maps) for c in self.spec.extra))
 
+    def _read_as(self, stored: Sequence[int]) -> Size:
+        """The size in which a map of this one is read."""
+        times = self.spec.upsampled if self._upsampler else 1
+        return Size(*(int(side) * times for side in stored))
+
     def _sharper(self, maps: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
-        """(N, C, r, r) maps with more cells, by a guide of as many."""
-        side = maps.shape[-1] * self.spec.upsampled
-        sharper = cast(Upsampler, self._upsampler)(maps, F.adaptive_avg_pool2d(guide, side))
-        if sharper.shape != (*maps.shape[:2], side, side):
+        """(N, C, h, w) maps with more cells, by a guide of as many."""
+        size = self._read_as(maps.shape[-2:])
+        sharper = cast(Upsampler, self._upsampler)(maps, F.adaptive_avg_pool2d(guide, size))
+        if sharper.shape != (*maps.shape[:2], *size):
             raise UserError(f"train.head.upsampler: '{self.spec.upsampler}' made maps of shape"
-                            f" {tuple(sharper.shape)} of {tuple(maps.shape)}, not {side} cells a"
-                            " side")
+                            f" {tuple(sharper.shape)} of {tuple(maps.shape)}, not of {size} cells")
         return sharper
 
     def _mean(self, sample_id: str, stored: Maps) -> Vectors:
         maps, place = self._build(sample_id, stored), self.place(sample_id)
 
         def mean(values: torch.Tensor) -> torch.Tensor:
-            cut: torch.Tensor = place.window(values.shape[-1]).cut(values)
+            cut: torch.Tensor = place.window(values.shape[-2:]).cut(values)
             return F.adaptive_avg_pool2d(cut, self.spec.pool).flatten(-3)
 
         conv = torch.cat([mean(level) for level in maps.levels], -1)
