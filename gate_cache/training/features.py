@@ -87,9 +87,8 @@ class StudyInputs:
 
     def _model(self, spec: TrainSpec, combos: Sequence[str], weights: list[float] | None,
                attention: bool) -> Any:
-        """A model of some combos, their principal components found where it has any."""
-        model = self.task.model(spec, self.chosen(combos), weights, attention)
-        return fitted(model, self.task.examples, list(self.members["train"]))
+        return fitted(self.task.model(spec, self.chosen(combos), weights, attention),
+                      self.task.examples, list(self.members["train"]))
 
     @property
     def has_val(self) -> bool:
