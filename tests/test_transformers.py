@@ -28,7 +28,7 @@ from gate_cache.diffusion.models.sources import ModelFiles, assumed
 from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.reads import without_massive
-from gate_cache.diffusion.passes.recipes import combo_maps
+from gate_cache.diffusion.passes.recipes import combo_maps, plan_combos
 from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.layers import layers
@@ -240,6 +240,26 @@ def test_noise_is_the_schedulers_own(models: Path, name: str) -> None:
         x, velocity = model.noised(x0, eps, t), eps - x0
         torch.testing.assert_close(model.as_clean(velocity, x, t), x0, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model.as_epsilon(velocity, x, t), eps, rtol=1e-4, atol=1e-4)
+
+
+def test_fluxs_time_is_rounded_as_in_its_pipeline(models: Path, manifest: WriteManifest,
+                                                  roots: Roots) -> None:
+    """261 is no number of bfloat16: it becomes 260, and 0.261 would become 262 thousandths."""
+    model: Any = load(ModelFiles("flux", models / "flux"), CPU, torch.bfloat16)
+    pipe = pipeline_of(models, "flux").to(torch.bfloat16)
+    pipe.scheduler.register_to_config(use_dynamic_shifting=False)
+    pipe.scheduler.set_shift(1.0)
+    x, times = torch.randn(1, 16, SIDE, SIDE), []
+    for transformer in (pipe.transformer, model.unet):
+        transformer.register_forward_pre_hook(
+            lambda _m, _a, kwargs: times.append(kwargs["timestep"]), with_kwargs=True)
+    one_step(pipe, "flux", x.bfloat16(), sigmas=[0.261])
+    model.predict(x, 260, model.embed(PROMPT))
+    assert torch.equal(*times) and float(1000 * times[0]) == 260
+    recipes = [plan_combos(manifest(model={"source": "flux", "dtype": dtype}, attention={}, conv={
+        "a": {"prompt": "a"}}).manifest, ModelFiles("flux", models / "flux"), roots)[0].recipe
+        for dtype in ("float32", "bfloat16")]
+    assert [r.get("time") for r in recipes] == [None, "rounded"]
 
 
 def test_a_denoising_step_is_eulers(models: Path) -> None:
