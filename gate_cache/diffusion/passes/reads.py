@@ -148,7 +148,7 @@ def _packed(run: Run) -> torch.Tensor:
             keys = key[i, :end, head * key.shape[2] // layer.heads]
             scores = query[i, text:end, head] @ keys.T * layer.scale
             total[i, :, :text] += scores.softmax(-1)[:, :text]
-    return total / layer.heads
+    return torch.as_tensor(total / layer.heads)
 
 
 def _to_text(run: Run) -> torch.Tensor:
