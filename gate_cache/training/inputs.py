@@ -12,6 +12,7 @@ import torch
 
 import gate_cache
 from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.datasets.common.base import (
     SPLITS,
@@ -20,6 +21,7 @@ from gate_cache.datasets.common.base import (
     SegmentationDataset,
     Split,
 )
+from gate_cache.datasets.common.model_input import model_input
 from gate_cache.datasets.common.points import has_extent
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
@@ -32,7 +34,14 @@ from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.pose import MirroredPose, partners_of
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
-from gate_cache.manifest.heads import TASKS, CorrespondenceSpec, PixelSpec, PooledSpec, head_of
+from gate_cache.manifest.heads import (
+    TASKS,
+    CorrespondenceSpec,
+    DenseSpec,
+    PixelSpec,
+    PooledSpec,
+    head_of,
+)
 from gate_cache.training.features import Opened, StudyInputs, extra_of, open_features
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
@@ -184,9 +193,13 @@ def _of_images(work: Workspace, dataset: SegmentationDataset | ClassifiedDataset
                              tuple(opened.views[c].name for c in extra_of(spec)),
                              LEVELS if whole else None,
                              spec.head.pool if isinstance(spec.head, PooledSpec) else 1,
+                             *((spec.head.upsampler, spec.head.upsampled)
+                               if isinstance(spec.head, DenseSpec) else ()),
                              joining=opened.joining)
+    square = opened.views[opened.shared["baseline"]].square
     maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
-                      dataset.size, HELD_BYTES if whole else FEW_BYTES)
+                      dataset.size, HELD_BYTES if whole else FEW_BYTES, lambda i: model_input(
+                          dataset, i, Preprocessing(square.size, square.fit)))
     return DenseInputs(**opened.shared, features=maps, task=_task(maps, dataset, ids, spec),
                        ids=ids)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gate_cache.core.size import Sides
+from gate_cache.learn.mixing.projection import PrincipalComponents, Projection
 from gate_cache.learn.modules.winograd import Convolvable, convolvable, convolved
 from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
@@ -148,25 +149,6 @@ class ConvAssigner(nn.Module):
         return torch.as_tensor(self.body[1:](convolved(maps, conv))).squeeze(1)
 
 
-class Projection(nn.Module):
-    """A learnt 1×1 projection, without bias; orthogonal at first, so that it keeps angles.
-
-    On maps of several models, each 0 where it is another's, these are projections of each model's.
-
-    Parameters
-    ----------
-    channels, width : before and behind it
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(width, channels)))
-
-    def forward(self, bucket: torch.Tensor) -> torch.Tensor:
-        """(B, b, C, …) to (B, b, width, …)."""
-        return torch.einsum("dc,bkc...->bkd...", self.weight, bucket)
-
-
 AttentionIn = Literal["head", "bucket"]
 
 
@@ -262,6 +244,8 @@ def build_model(spec: TrainSpec, channels: int, weights: list[float] | None = No
 
 def projected(spec: TrainSpec, channels: int) -> tuple[int, Projection | None]:
     """C of maps before they are mixed, and what brings them to it where models are projected."""
+    if spec.mix and spec.mix.pca:
+        return spec.mix.pca, PrincipalComponents(channels, spec.mix.pca)
     width = spec.mix.projection if spec.mix else None
     return (width, Projection(channels, width)) if width else (channels, None)
 

@@ -45,7 +45,7 @@ class Tiles(NamedTuple):
 
 
 Convolvable = torch.Tensor | Tiles
-_SHARED: MutableMapping[torch.Tensor, dict[Sides | None, Convolvable]] = WeakIdKeyDictionary()
+_SHARED: MutableMapping[torch.Tensor, dict[Size | None, Convolvable]] = WeakIdKeyDictionary()
 
 
 def convolvable(bucket: torch.Tensor, resolution: Sides | None = None) -> Convolvable:
@@ -55,18 +55,19 @@ def convolvable(bucket: torch.Tensor, resolution: Sides | None = None) -> Convol
     ----------
     resolution : side, or (height, width), to which the maps are averaged before, where that is smaller
     """
+    size = Size.of(resolution) if resolution else None
     if bucket.requires_grad:
-        return _made(bucket, resolution)
+        return _made(bucket, size)
     made = _SHARED.setdefault(bucket, {})
-    if resolution not in made:
-        made[resolution] = _made(bucket, resolution)
-    return made[resolution]
+    if size not in made:
+        made[size] = _made(bucket, size)
+    return made[size]
 
 
-def _made(bucket: torch.Tensor, resolution: Sides | None) -> Convolvable:
+def _made(bucket: torch.Tensor, size: Size | None) -> Convolvable:
     maps = bucket.flatten(0, -4)
-    if resolution:
-        height, width = map(min, Size.of(resolution), maps.shape[-2:])
+    if size:
+        height, width = map(min, size, maps.shape[-2:])
         if (height, width) != maps.shape[-2:]:
             maps = F.adaptive_avg_pool2d(maps, (height, width))
     fits = maps.numel() * maps.element_size() * WIDER**2 / SIDE**2 <= MOST_BYTES
