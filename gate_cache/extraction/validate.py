@@ -71,6 +71,10 @@ def validate(work: Workspace) -> Validated:
     remarks = list[str]()
     dataset = open_dataset(manifest.dataset, roots)
     try:
+        roots.store(work.loaded.store_path, "store.path")
+    except UserError as error:
+        wrong.append(str(error))
+    try:
         ids = [s.id for s in dataset.samples()]
     except UserError as error:
         there = Path(getattr(dataset, "root", "")).is_dir()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -47,6 +48,14 @@ class PairsWithin(Sequence[Pair]):
             all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def notes_on(table: str, pairs: Sequence[Pair]) -> Iterator[str]:
+    """What is improbable in a list of pairs: images with themselves, and what is there again."""
+    if itself := sum(p.source == p.target for p in pairs):
+        yield f"{table}: {itself} pairs are of an image with itself, whose points are easily found"
+    if again := len(pairs) - len(set(pairs)):
+        yield f"{table}: {again} pairs are listed again, and count as often"
 
 
 class ListedPairs(ImageFiles):
@@ -97,6 +106,16 @@ class ListedPairs(ImageFiles):
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
         return self.path(sample_id), self.annotation(sample_id)
+
+    def notes(self) -> list[str]:
+        """What is improbable in the lists, a line for each kind."""
+        uses = Counter(i for pairs in self._lists.values()
+                       for i in {i for p in pairs for i in (p.source, p.target)})
+        several = sum(n > 1 for n in uses.values())
+        return [*(n for s, pairs in self._lists.items()
+                  for n in notes_on(self.list_file(s).name, pairs)),
+                *([f"{several} of {len(uses)} images are in the lists of several splits, so results"
+                   " are not of unseen images alone"] if several else [])]
 
     def split_of(self, sample_id: str) -> Split:
         return self._splits[sample_id]

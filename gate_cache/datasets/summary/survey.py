@@ -22,7 +22,7 @@ from gate_cache.datasets.common.base import (
     Split,
 )
 from gate_cache.datasets.common.labelled import LabelledImages
-from gate_cache.datasets.pairs import same_but_case
+from gate_cache.datasets.pairs import LOOKS, alike
 from gate_cache.datasets.summary.summary import Summary, grouped, read_all, tell_classes
 
 
@@ -77,8 +77,8 @@ def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], summary: Summ
         return
     summary.classes = {name: dict(counts[name]) for name in names if name in counts}
     summary.unclassed = grouped(lacking)
-    summary.unclassed += [f"classes {listed(map(repr, alike))} differ by case alone: call their"
-                          " folders alike" for alike in same_but_case(names)]
+    summary.unclassed += [f"classes {listed(map(repr, group))} differ by {LOOKS}: call"
+                          " their folders alike" for group in alike(names)]
     tell_classes(summary)
 
 
@@ -195,6 +195,10 @@ class PointCounts:
         if odd:
             summary.notes.append(f"{summary.points['outside']} points lie outside their picture and"
                                  f" are not visible (of {listed(odd, 3)})")
+        places = [k.xy[np.isfinite(k.xy).all(1)] for k in read.values()]
+        if any(map(len, places)) and np.concatenate(places).max() <= 1:
+            summary.notes.append("all points lie in the first pixel of their picture: are they"
+                                 " shares of its width and height? x and y are in pixels")
         summary.boxless = sum(not has_extent(k.box) for k in read.values())
         if summary.boxless:
             summary.notes.append(f"{summary.boxless} of {len(read)} images have a box without"
