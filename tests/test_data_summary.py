@@ -175,8 +175,8 @@ def test_images_in_the_lists_of_several_splits_are_told(tmp_path: Path) -> None:
     assert not [n for n in counted(tmp_path, {"name": "spair"}).notes if "several splits" in n]
     lists = root / "Layout" / "large"
     write(lists / "val.txt", (lists / "trn.txt").read_text())
-    images = len({i for line in (lists / "val.txt").read_text().split()
-                  for i in re.findall(r"[^-:]+", line)[1:3]})
+    ends = [re.split("[-:]", line)[1:] for line in (lists / "val.txt").read_text().split()]
+    images = len({(category, i) for *pair, category in ends for i in pair})
     assert [n for n in counted(tmp_path, {"name": "spair"}).notes if re.match(
         rf"{images} of \d+ images are in the lists of several splits", n)]
 
@@ -189,6 +189,17 @@ def test_a_published_point_outside_its_picture_is_told(tmp_path: Path) -> None:
     found = counted(tmp_path, {"name": "spair"})
     assert found.points["outside"] == 1
     assert "1 points lie outside their picture and are not visible (of cat/a.jpg)" in found.notes
+
+
+def test_a_box_of_another_object_is_told(tmp_path: Path) -> None:
+    """Of the two points of the image, (1.5, 2.5) and (2.5, 3.5) or behind them."""
+    path = TREES["spair"](tmp_path) / "ImageAnnotation" / "cat" / "a.json"
+    data = json.loads(path.read_text())
+    write(path, json.dumps({**data, "bndbox": [6, 0, 8, 1]}))
+    found = counted(tmp_path, {"name": "spair"})
+    assert [n for n in found.notes if "box" in n] == [
+        "in 1 images most points lie outside their object's box (in cat/a.jpg): is it another"
+        " object's?"]
 
 
 def test_points_and_pairs_are_counted(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _turned(dataset: Any, ids: Sequence[str], summary: Summary) -> None:
 
 
 MOSTLY = 0.5
-"""A share above which labels are mostly ignored."""
+"""A share above which labels are mostly ignored, and below which points are outside a box."""
 ODD = 0.1
 """A share of a split's masks above which it is told that they show one class, and what is not."""
 
@@ -182,7 +182,7 @@ class PointCounts:
         """Read all key points; count pairs that share one."""
         import numpy as np
 
-        from gate_cache.datasets.common.points import has_extent, within
+        from gate_cache.datasets.common.points import has_extent, in_box, within
 
         summary = self.summary
         read, wrong = read_all(ids, "reading key points", show, self.dataset.keypoints)
@@ -199,6 +199,10 @@ class PointCounts:
         if any(map(len, places)) and np.concatenate(places).max() <= 1:
             summary.notes.append("all points lie in the first pixel of their picture: are they"
                                  " shares of its width and height? x and y are in pixels")
+        if astray := [i for i, k in read.items() if k.visible.any() and not np.isnan(k.box).any()
+                      and in_box(k.xy[k.visible], k.box).mean() < MOSTLY]:
+            summary.notes.append(f"in {len(astray)} images most points lie outside their object's"
+                                 f" box (in {listed(astray, 3)}): is it another object's?")
         summary.boxless = sum(not has_extent(k.box) for k in read.values())
         if summary.boxless:
             summary.notes.append(f"{summary.boxless} of {len(read)} images have a box without"
