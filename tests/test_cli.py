@@ -111,7 +111,7 @@ def test_validate_of_what_cannot_run_says_not_ready(gate: Run, roots: Roots,
 def test_plan_as_a_table_and_as_json(gate: Run, toy: Toy) -> None:
     loaded, roots, _ = toy
     table = gate("plan", loaded.path, *places(roots, "stores")).out
-    assert "UNet passes" in table
+    assert "model passes" in table
     assert "in all" in table
     data = json.loads(gate("plan", loaded.path, *places(roots, "stores"), "--json").out)
     assert data["images"] == 7

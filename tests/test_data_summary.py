@@ -134,8 +134,8 @@ def test_what_is_beside_images_is_told(tmp_path: Path) -> None:
     turned.save(home / "own" / "images" / "train" / "0.jpg", exif=exif)
     found = counted(home, MASKS)
     assert found.passed_over == {".heic": 1}
-    assert {"1 label pictures have no image"} < set(found.notes)
-    assert [n for n in found.notes if n.startswith("1 images are turned as their EXIF")]
+    assert {"without an image: 1 label picture"} < set(found.notes)
+    assert [n for n in found.notes if n.startswith("1 image is turned as their EXIF")]
 
 
 def test_a_label_picture_behind_another_is_told(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_label_picture_behind_another_is_told(tmp_path: Path) -> None:
     save(home / "own" / "masks" / "train" / "0.tif", THING * 2)
     found = counted(home, MASKS)
     assert found.pixels["rare"]["train"] == 0
-    assert [n for n in found.notes if n.startswith("1 label pictures are not read")]
+    assert [n for n in found.notes if n.startswith("not read: 1 label picture called")]
 
 
 def test_improbable_pairs_are_told(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_improbable_pairs_are_told(tmp_path: Path) -> None:
     found = counted(home, {**PAIRS, "pairs": "pairs.csv"})
     assert found.pairs == {"train": 3, "val": 0, "test": 0}
     assert found.notes[:3] == [
-        "pairs.csv: 1 of 4 pairs are of images in two splits, and so in none",
-        "pairs.csv: 1 pairs are of an image with itself, whose points are easily found",
-        "pairs.csv: 1 pairs are listed again, and count as often"]
+        "pairs.csv: in no split: 1 of 4 pairs, whose images are in two",
+        "pairs.csv: of an image with itself: 1 pair, whose points are easily found",
+        "pairs.csv: listed again: 1 pair, counted as often"]
 
 
 def test_points_as_shares_of_the_picture_are_told(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_images_in_the_lists_of_several_splits_are_told(tmp_path: Path) -> None:
     ends = [re.split("[-:]", line)[1:] for line in (lists / "val.txt").read_text().split()]
     images = len({(category, i) for *pair, category in ends for i in pair})
     assert [n for n in counted(tmp_path, {"name": "spair"}).notes if re.match(
-        rf"{images} of \d+ images are in the lists of several splits", n)]
+        rf"in the lists of several splits: {images} of \d+ images", n)]
 
 
 def test_a_published_point_outside_its_picture_is_told(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_published_point_outside_its_picture_is_told(tmp_path: Path) -> None:
     write(path, json.dumps(data))
     found = counted(tmp_path, {"name": "spair"})
     assert found.points["outside"] == 1
-    assert "1 points lie outside their picture and are not visible (of cat/a.jpg)" in found.notes
+    assert "1 point outside its picture is not visible (of cat/a.jpg)" in found.notes
 
 
 def test_a_box_of_another_object_is_told(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_box_of_another_object_is_told(tmp_path: Path) -> None:
     write(path, json.dumps({**data, "bndbox": [6, 0, 8, 1]}))
     found = counted(tmp_path, {"name": "spair"})
     assert [n for n in found.notes if "box" in n] == [
-        "in 1 images most points lie outside their object's box (in cat/a.jpg): is it another"
+        "most points lie outside their object's box in 1 image (cat/a.jpg): is it another"
         " object's?"]
 
 
@@ -218,8 +218,8 @@ def test_points_and_pairs_are_counted(tmp_path: Path) -> None:
     assert found.shared == {"train": 4, "val": 0, "test": 0}  # b and c show nothing in common
     assert found.boxless == 4  # all but a
     assert found.notes[:2] == [
-        "points.csv: 1 points without a place (empty, nan or -1, -1): not visible",
-        "1 points lie outside their picture and are not visible (of train/cat/b.png)"]
+        "points.csv: 1 point without a place (empty, nan or -1, -1): not visible",
+        "1 point outside its picture is not visible (of train/cat/b.png)"]
 
 
 def test_classes_are_counted_by_split(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_images_without_what_a_combo_wants_of_each_are_told_before_anything_is_p
     loaded = load(tmp_path / "m.yaml")
     wrong, told = sample_problems(loaded.manifest, roots(tmp_path), ["1.png", "2.png", "3.png"])
     assert re.fullmatch(f"{said}.*", *wrong)
-    assert told == [f"{tmp_path}/c.jsonl: 1 captions are of no image (9.png)"] * notes
+    assert told == [f"{tmp_path}/c.jsonl: 1 caption is of no image (9.png)"] * notes
     with pytest.raises(UserError, match=said):
         validate(Workspace(loaded, roots(tmp_path), "cpu"))
     with pytest.raises(UserError, match=said):

@@ -429,6 +429,19 @@ def test_toyworld_at_dusk_has_the_same_points_in_darker_pictures() -> None:
         assert dusk.sha256(sample.id) != TOY.sha256(sample.id)
 
 
+def test_toyworld_has_styles_in_which_every_picture_lacks_something() -> None:
+    flawed = ToyWorld({"test": 16}, image_size=32, style="flawed")
+    covered = ToyWorld({"test": 16}, image_size=32, style="covered")
+    ids = [s.id for s in flawed.samples()]
+    assert all(flawed.scene(i).quality.startswith("low quality") for i in ids)
+    assert 0 < sum(TOY.scene(i).quality.startswith("low quality") for i in ids) < len(ids)
+    for i in ids:  # the same scene
+        assert np.array_equal(flawed.keypoints(i).xy, TOY.keypoints(i).xy)
+        assert np.array_equal(covered.keypoints(i).xy, TOY.keypoints(i).xy)
+    hidden = [sum((~w.keypoints(i).visible).sum() for i in ids) for w in (TOY, covered)]
+    assert hidden[1] > 2 * hidden[0]
+
+
 def test_toyworld_without_pictures_is_an_error() -> None:
     with pytest.raises(DataError, match="no pictures; give train, val or test a number above 0"):
         ToyWorld({"train": 0}).samples()

@@ -22,6 +22,7 @@ from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.headers import read_header
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.core.weights import variant_of
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.embedded import HOME
@@ -111,6 +112,7 @@ def test_a_store_outside_its_root_is_refused(home: Roots, manifest: WriteManifes
 @pytest.mark.parametrize(("known", "cls"), [
     (fields.UNET, UNet2DConditionModel), (fields.DDPM, UNet2DModel), (fields.VAE, AutoencoderKL),
     (fields.CONTROLNET, ControlNetModel),
+    *((known, getattr(diffusers, known.name)) for known in fields.CONTROLNETS.values()),
     *((known, getattr(diffusers, name)) for name, known in fields.TRANSFORMERS.items())])
 def test_the_tables_have_every_field_of_the_classes(known: fields.Fields, cls: Any) -> None:
     taken = set(inspect.signature(cls.__init__).parameters) - {"self"}
@@ -209,9 +211,9 @@ def test_statistics_of_latents_are_in_the_fingerprint(home: Roots,
                                                       manifest: WriteManifest) -> None:
     from gate_cache.diffusion.passes.recipes import latents_recipe
 
-    before = latents_recipe(files(home), Preprocessing(64), "float32")
+    before = latents_recipe(files(home), Preprocessing(Size.of(64)), "float32")
     change(home.models / "sd1/vae", latents_mean=[0.5] * 4, latents_std=[2.0] * 4)
-    after = latents_recipe(files(home), Preprocessing(64), "float32")
+    after = latents_recipe(files(home), Preprocessing(Size.of(64)), "float32")
     assert after.keys() - before.keys() == {"latents_mean", "latents_std"}
 
 

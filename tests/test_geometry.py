@@ -6,11 +6,13 @@ import torch
 
 from gate_cache.core.geometry import Placement, Square, Window
 from gate_cache.core.preprocessing import Fit
+from gate_cache.core.size import Size
 from gate_cache.datasets.common.images import to_square
 from gate_cache.learn.tasks.correspondence import cells
 
 SIZES = [(40, 40), (30, 60), (225, 300), (300, 153), (7, 1000), (1, 1), (513, 512)]
 ALL_SIZES = pytest.mark.parametrize(("height", "width"), SIZES)
+WHOLE = Size(64, 64)
 FITS = pytest.mark.parametrize("fit", ["squash", "pad"])
 
 
@@ -63,9 +65,9 @@ def test_where_nothing_is_padded_points_keep_every_bit(
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [
-    (30, 60, Placement(64, 16, 0, 32, 64)), (60, 30, Placement(64, 0, 16, 64, 32)),
-    (225, 300, Placement(64, 8, 0, 48, 64)), (201, 300, Placement(64, 10, 0, 43, 64)),
-    (1, 1000, Placement(64, 31, 0, 1, 64)), (5, 5, Placement(64, 0, 0, 64, 64)),
+    (30, 60, Placement(WHOLE, 16, 0, 32, 64)), (60, 30, Placement(WHOLE, 0, 16, 64, 32)),
+    (225, 300, Placement(WHOLE, 8, 0, 48, 64)), (201, 300, Placement(WHOLE, 10, 0, 43, 64)),
+    (1, 1000, Placement(WHOLE, 31, 0, 1, 64)), (5, 5, Placement(WHOLE, 0, 0, 64, 64)),
 ])
 def test_padding_centres_the_image_and_keeps_its_aspect(
         height: int, width: int, expected: Placement) -> None:
@@ -77,8 +79,8 @@ def test_padding_centres_the_image_and_keeps_its_aspect(
 def test_a_cell_counts_when_it_shows_any_of_the_image(height: int, width: int,
                                                       resolution: int) -> None:
     place = padded(height, width)
-    side = place.size // resolution
-    pixels = np.zeros((place.size, place.size), bool)
+    side = 64 // resolution
+    pixels = np.zeros(place.size, bool)
     pixels[place.area] = True
     blocks = pixels.reshape(resolution, side, resolution, side).any((1, 3))
     np.testing.assert_array_equal(place.mask(resolution), blocks)

@@ -38,7 +38,7 @@ from gate_cache.manifest.load import load
 from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.record import Result, read_record
-from gate_cache.report.html.results import lead
+from gate_cache.report.html.results import findings, lead
 from gate_cache.report.html.write import write_report
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.inputs import TrainingInputs, hints, open_any
@@ -148,6 +148,19 @@ def test_the_verdict_names_the_row_that_wins(gate_right: list[int], other: list[
     told = plain("<body>" + str(lead(record, found))).replace("\u00a0", " ")
     assert told.strip().startswith(words)
     assert found.against.points == pytest.approx(10 * (np.mean(gate_right) - np.mean(other)))
+
+
+def test_a_gain_over_the_single_feature_is_named_where_uniform_weights_have_it_too() -> None:
+    rows = [counted("g", [5, 6] * 15, "gate"), counted("b", [2, 3] * 15, "baseline"),
+            counted("u", [6, 5] * 15, "uniform")]
+    rows[0] = replace(rows[0], method=replace(rows[0].method, attention=True))
+    rows[0].__dict__["items"] = counted("g", [5, 6] * 15, "gate").items
+    found = verdict(record_of(rows))
+    assert found
+    lines = findings(found)
+    assert lines[0].startswith("GATE beats the single feature, and equals uniform weights with")
+    assert lines[1].startswith("+30.0 points over the single feature")
+    assert lines[2].endswith(": no clear difference")
 
 
 def test_without_items_the_highest_row_is_named() -> None:

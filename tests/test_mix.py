@@ -124,7 +124,7 @@ def test_maps_at_their_own_resolution_are_the_same_sum(store: FeatureStore) -> N
                                F.adaptive_avg_pool2d(token, 2).flatten())
     dense = NativeMaps(store, NativeSpec(groups(store), levels=3, joining=Joining()), CPU,
                        {"x": 0}, lambda _: (64, 64))
-    assert list(dense.level_sides) == sorted(dense.level_sides)  # coarse to fine
+    assert list(dense.level_sizes) == sorted(dense.level_sides)  # coarse to fine
 
 
 def test_a_projection_is_one_of_each_model() -> None:

@@ -19,6 +19,7 @@ from gate_cache.core.geometry import Square
 from gate_cache.core.preprocessing import Fit, Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.common.images import to_square
 from gate_cache.diffusion.techniques.controlnet import Control, canny
@@ -83,7 +84,7 @@ def test_the_padding_has_no_edges() -> None:
     image[:, ::12] = image[:, 1::12] = 255
     square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image)
     samples = Samples(["bars"], ["0" * 64], np.array([[30, 60]], np.int32))
-    source: Any = ImageSource(pixels, samples, Preprocessing(64, "pad"),  # type: ignore[arg-type]
+    source: Any = ImageSource(pixels, samples, Preprocessing(Size.of(64), "pad"),  # type: ignore[arg-type]
                               None, Roots(), {})  # type: ignore[arg-type]
     control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as readers:
@@ -125,7 +126,7 @@ def maps_of(name: str) -> np.ndarray:
 def recipe(prompt: str, fit: Fit, **more: Any) -> dict[str, Any]:
     said = {"resize": "pad"} if fit == "pad" else {}
     return {"kind": "conv", "settings": {"prompt": prompt, "seed": 0, "t": 50}, "maps": ["up0"],
-            "compute": "float32", "size": 64, **Preprocessing(64).recipe, **said, **more}
+            "compute": "float32", "size": 64, **Preprocessing(Size.of(64)).recipe, **said, **more}
 
 
 STORED: dict[str, tuple[Fit, int]] = {

@@ -28,7 +28,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.intervals import gain
 from gate_cache.learn.metrics.items import Items, extremes
-from gate_cache.learn.metrics.pck import SELECTED, share
+from gate_cache.learn.metrics.pck import SELECTED, metric_name, share
 from gate_cache.learn.metrics.roles import Method, Role
 from gate_cache.report.html.charts import Curve, Labels, curves
 from gate_cache.report.html.compare import verdict
@@ -49,7 +49,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, metric_name, number, read_record
+from gate_cache.report.html.record import Record, Result, number, read_record
 from gate_cache.report.html.results import lead
 from gate_cache.report.html.svg import SERIES
 from gate_cache.report.html.write import sections, try_report, write_report

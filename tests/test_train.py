@@ -379,8 +379,8 @@ def test_contents_of_training_images_in_another_split_are_told() -> None:
                                   rows={i: row for row, i in enumerate(splits)})
     dataset: Any = SimpleNamespace(split_of=splits.__getitem__)
     assert list(repeats(dataset, opened)) == [
-        "2 of the 3 images of split 'test' have the content of training images, so results there"
-        " are not of unseen images alone"]
+        "with the content of training images: 2 of the 3 of split 'test', so results there are not"
+        " of unseen images alone"]
 
 
 # What is learnt

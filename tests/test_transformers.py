@@ -109,9 +109,9 @@ def pipeline_of(models: Path, name: str) -> Any:
     return pipe
 
 
-def one_step(pipe: Any, name: str, x: torch.Tensor) -> tuple[Any, int]:
+def one_step(pipe: Any, name: str, x: torch.Tensor, **more: Any) -> tuple[Any, int]:
     """Run a whole pipeline for one step from x, without guidance; the transformer's t, of ours."""
-    more: dict[str, Any] = {"guidance_scale": 3.5} if name in ("flux", "schnell") else {
+    more |= {"guidance_scale": 3.5} if name in ("flux", "schnell") else {
         "guidance_scale": 1.0}
     if name in ("alpha", "sigma"):
         more |= {"use_resolution_binning": False, "clean_caption": False}
@@ -349,14 +349,19 @@ def test_what_is_a_unets_is_refused(models: Path) -> None:
         ModelFiles("sd3", models / "sd3").family.check_size(200, "model.size")
 
 
-@pytest.mark.parametrize("technique", [
-    {"lora": {"source": "tiny/moderate"}}, {"controlnet": {"source": "tiny"}}])
-def test_techniques_of_unets_are_refused_in_a_plan(models: Path, manifest: WriteManifest,
-                                                   roots: Roots, technique: Any) -> None:
+@pytest.mark.parametrize(("name", "technique", "says"), [
+    ("sd3", {"lora": {"source": "tiny/moderate"}}, "only 0 of its .* layers fit this model"),
+    ("sd3", {"controlnet": {"source": "tiny"}}, "ControlNetModel; only SD3ControlNetModel is read"),
+    ("sigma", {"controlnet": {"source": "tiny"}}, "diffusers has no ControlNet for PixArt-Σ"),
+    ("flux", {"ip_adapter": {"source": "a.safetensors", "image_encoder": "b"}},
+     "ip_adapter: is for UNets, and 'flux' has a transformer; leave it out")])
+def test_techniques_of_other_models_are_refused_in_a_plan(
+        models: Path, manifest: WriteManifest, roots: Roots, name: str, technique: Any,
+        says: str) -> None:
     roots = Roots(roots.data, models, roots.stores, roots.runs)
-    loaded = manifest(model={"source": "sd3"}, attention={}, conv={
+    loaded = manifest(model={"source": name}, attention={}, conv={
         "plain": {"prompt": "a"}, "with": {"prompt": "a", **technique}})
-    with pytest.raises(UserError, match=r"is for UNets, and 'sd3' has a transformer; leave it out"):
+    with pytest.raises(UserError, match=says):
         plan(Workspace(loaded, roots, "cpu"))
 
 

@@ -18,7 +18,13 @@ import torch
 from gate_cache.analysis.score import ONE_PASS, PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.techniques.controlnet import canny
-from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
+from gate_cache.extraction.passes import (
+    Passes,
+    chosen_combos,
+    need_whole,
+    open_passes,
+    with_combos,
+)
 from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.manifest.specs import T_MAX, Combo, DenoiseSpec
@@ -45,7 +51,7 @@ class TriedTechnique:
     ----------
     name : of the combo
     techniques : in words
-    pictures : (S, S, 3) by image, of the first seed
+    pictures : (H, W, 3) by image, of the first seed
     values : measure to (images, seeds)
     mean : over images, of each one's mean over seeds
     gain : how much more than the reference, likewise; None for the reference
@@ -67,7 +73,7 @@ class Guideline:
 
     Attributes
     ----------
-    inputs : (S, S, 3) by image, as the model is given them
+    inputs : (H, W, 3) by image, as the model is given them
     strength : share of the times that are denoised; `start` is the first of them
     bound : what the autoencoder alone keeps, which no technique can exceed by much
     rows : the reference first
@@ -135,6 +141,7 @@ def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
     UserError
         No such image or combo, something of the model is missing, or it takes no technique.
     """
+    need_whole(work)
     chosen = distinct(chosen_combos(work, selection.combos))
     if how.steps > how.start:
         raise UserError(f"--steps {how.steps}: more than the {how.start} times of --strength"

@@ -154,7 +154,7 @@ def _edges(passes: Passes, show: Progress) -> dict[str, dict[str, torch.Tensor]]
 
 def _of_images(strength: torch.Tensor, source: ImageSource, rows: Sequence[int]) -> torch.Tensor:
     """(N, h, w) with 0 in cells that show padding alone: Eq. 1 sums over the image."""
-    inside = np.stack([source.mask(row, strength.shape[-1]) for row in rows])
+    inside = np.stack([source.mask(row, strength.shape[-2:]) for row in rows])
     return strength.where(torch.from_numpy(inside), 0)
 
 

@@ -15,7 +15,7 @@ from gate_cache.commands.options import (
     print_result,
     refuse,
 )
-from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.errors import DataError, UserError, counted
 
 
 def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
@@ -107,6 +107,6 @@ def caption(manifest: ManifestPath,
     work = on.open(manifest)
     with interruptible("captions so far are kept, run the same command again to resume"):
         captions = stage(work, model=model, revision=revision, out=out, batch=batch)
-    line = f"{captions.path}: {captions.images} images, {captions.new} captioned now"
+    line = f"{captions.path}: {counted(captions.images, 'image')}, {captions.new} captioned now"
     again = "" if captions.new else "; remove the file to caption them again"
     print_result(captions, lambda _: typer.echo(line + again), as_json)

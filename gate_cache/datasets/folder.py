@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.core.errors import DataError, did_you_mean
+from gate_cache.core.errors import DataError, counted, did_you_mean
 from gate_cache.datasets.common.base import Listing, NoClass, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over_line, pictures
 from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
@@ -28,7 +28,7 @@ class ImageFolder(ImageFiles):
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
                 " called train, val or test, else a seeded part")
 
-    named_splits = True  # names and settings alone decide them
+    named_splits = True  # names and settings alone decide them, and the classes
 
     def __init__(self, root: Path, rule: SplitRule = BY_FOLDER,
                  files: Sequence[str] | None = None,
@@ -83,8 +83,8 @@ class ImageFolder(ImageFiles):
     def _labelled(self, labels: Mapping[str, str]) -> dict[str, str | None]:
         ids = self._walked[0]
         if strange := sorted(labels.keys() - set(ids)):
-            raise DataError(f"{self.root}: labels are given for {len(strange)} images that are not"
-                            f" there, such as '{strange[0]}'{did_you_mean(strange[0], ids)}")
+            raise DataError(f"{self.root}: labels are given for {counted(len(strange), 'image')}"
+                            f" not there, such as '{strange[0]}'{did_you_mean(strange[0], ids)}")
         return {i: labels.get(i) for i in ids}
 
     @cached_property

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from gate_cache.core.errors import DataError, did_you_mean, listed
+from gate_cache.core.errors import DataError, counted, did_you_mean, listed
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import read_text, walk
 from gate_cache.datasets.common.labelled import HIGHEST, LabelledImages, distinct
@@ -204,8 +204,8 @@ class Masks(LabelledImages):
         twins = len(self._label_pictures()) - len(self._pictures)
         return [*([f"all label pictures are black and white: 255 is read as '{self.classes[1]}'"]
                   if self._binary == "object" else []),
-                *([f"{lone} label pictures have no image"] if lone else []),
-                *([f"{twins} label pictures are not read: another one is called so but for its"
+                *([f"without an image: {counted(lone, 'label picture')}"] if lone else []),
+                *([f"not read: {counted(twins, 'label picture')} called as another but for the"
                    f" suffix ({', '.join(SUFFIXES)}: the first counts)"] if twins else [])]
 
     def passed_over(self) -> dict[str, int]:

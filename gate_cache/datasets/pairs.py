@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.core.errors import DataError, did_you_mean, listed
+from gate_cache.core.errors import DataError, counted, did_you_mean, listed
 from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
 from gate_cache.datasets.common.listed_pairs import PairsWithin, notes_on
@@ -202,14 +202,14 @@ class Pairs(ImageFiles):
 
     def notes(self) -> list[str]:
         """What of the tables does not count, or is improbable, a line for each kind."""
-        lines = [f"{self.tables[0].name}: {count} points {why}"
+        lines = [f"{self.tables[0].name}: {counted(count, 'point')} {why}"
                  for why, count in sorted(self._table.odd.items()) if count]
         if self.tables[1] is None:
             return lines
         name, pairs = self.tables[1].name, self._listed
         if apart := sum(self.split_of(p.source) != self.split_of(p.target) for p in pairs):
-            lines.append(f"{name}: {apart} of {len(pairs)} pairs are of images in two splits, and"
-                         " so in none")
+            lines.append(f"{name}: in no split: {apart} of {counted(len(pairs), 'pair')}, whose"
+                         " images are in two")
         return [*lines, *notes_on(name, pairs)]
 
     def passed_over(self) -> dict[str, int]:

@@ -68,6 +68,13 @@ def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
             for name, combo in combos.items()}
 
 
+def need_whole(work: Workspace) -> None:
+    """Raise `UserError` where images go through a model in tiles."""
+    if any(model.tiles for model in work.manifest.every_model.values()):
+        raise UserError(f"{work.name}: model.tiles: this is about passes of whole images; give it a"
+                        " manifest without tiles, and a model.size that the model takes")
+
+
 def with_combos(work: Workspace, combos: Mapping[str, Combo]) -> Workspace:
     """The manifest with these combos alone, their convolutional maps to be read; of one model.
 

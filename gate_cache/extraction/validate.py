@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.core.errors import ManifestError, NotThere, UserError, listed
+from gate_cache.core.errors import ManifestError, NotThere, UserError, counted, listed
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
 from gate_cache.datasets.common.files import ImageFiles, by_stem, stem_of
@@ -135,8 +135,8 @@ def sample_problems(manifest: Manifest, roots: Roots,
         wrong += _lacking([i for i in ids if i not in captions], f"{captions.path}: ",
                           " has no caption; run 'gate-cache caption'")
         strange = sorted(captions.keys() - set(ids))
-        notes += [f"{captions.path}: {len(strange)} captions are of no image ({listed(strange, 3)})"
-                  ] if strange else []
+        notes += [f"{captions.path}: {counted(len(strange), 'caption is', 'captions are')} of no"
+                  f" image ({listed(strange, 3)})"] if strange else []
     return wrong, notes
 
 
@@ -146,13 +146,13 @@ def _lacking(ids: Sequence[str], before: str, after: str) -> list[str]:
 
 
 def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:
-    combo_maps(manifest, files, files.size(manifest.model.size), files.kind.about_tokens)
+    combo_maps(manifest, files, files.kind.about_tokens)
 
 
 def notes_on_files(dataset: ImageDataset, manifest: Manifest) -> list[str]:
     """What to know of a data set's files before they are read."""
     if isinstance(dataset, ImageFiles) and any(
-            Preprocessing.of(m, 0).background is None for m in manifest.every_model.values()):
+            Preprocessing.of(m).background is None for m in manifest.every_model.values()):
         return ["'resample: opencv' without a 'background' drops alpha, as the first release did:"
                 " transparent pictures show what lies under it"]
     return []

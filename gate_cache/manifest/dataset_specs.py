@@ -57,7 +57,7 @@ class ToyWorldSpec(Spec):
     val: int = Field(32, ge=0)
     test: int = Field(64, ge=0)
     image_size: int = Field(64, ge=16, le=2048)
-    style: Literal["dusk"] | None = None
+    style: Literal["dusk", "flawed", "covered"] | None = None
     masks: Literal["categories", "parts"] = "categories"
 
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, UserError, did_you_mean
 from gate_cache.core.plugins import installed, load_plugin
-from gate_cache.manifest.base import Spec
+from gate_cache.manifest.base import Spec, sides
 
 GROUP = "gate_cache.heads"
 _OURS = "gate_cache.learn.heads"
@@ -49,7 +49,8 @@ class HeadSpec(Spec):
 class CorrespondenceSpec(HeadSpec):
     """Options of heads that match points."""
 
-    resolution: int | None = Field(None, ge=1, description="side to which maps are resized")
+    resolution: Annotated[int | list[int], sides(1, 4096)] | None = Field(
+        None, description="side, or [height, width], to which maps are resized")
     matching: Literal["dense", "cells"] = Field(
         "dense", description="where matches are searched: between cells too, or at their centres")
     standardise: Literal["none", "image"] = Field(

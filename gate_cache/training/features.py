@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gate_cache.core.errors import ManifestError, StoreError, did_you_mean, listed
+from gate_cache.core.errors import ManifestError, StoreError, counted, did_you_mean, listed
 from gate_cache.learn.features.bucket_maps import Joining
 from gate_cache.manifest.heads import PixelSpec
 from gate_cache.training.members import Members, members_of
@@ -99,7 +99,7 @@ class StudyInputs:
         """What was settled: store, groups and how they are stored, resolution, device, splits."""
         spec = self.features.spec
         groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ()), *self.twins.values()]
-        return {**features_used(self.store, groups), "resolution": self.features.resolution,
+        return {**features_used(self.store, groups), "resolution": self.features.resolution.sides,
                 "device": str(self.device), "splits": self.splits()}
 
 
@@ -287,8 +287,9 @@ def rows_of(store: FeatureStore, dataset: ImageDataset,
     rows = {i: store.samples.find(i, dataset.sha256(i)) for i in ids}
     lacking = [i for i, row in rows.items() if row is None]
     if lacking:
-        raise StoreError(f"{store.path}: {len(lacking)} images of the data set are not in it, or"
-                         f" were changed since ({listed(lacking, 3)}); run 'gate-cache extract'")
+        raise StoreError(f"{store.path}: not in it, or changed since:"
+                         f" {counted(len(lacking), 'image')} of the data set ({listed(lacking, 3)}"
+                         "); run 'gate-cache extract'")
     row_of = {i: row for i, row in rows.items() if row is not None}
     for view in views:
         need_all(view, list(row_of.values()))

@@ -27,7 +27,7 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pairs import PairPoints, images_of, load_pairs
 from gate_cache.learn.features.samples import HELD_BYTES
-from gate_cache.learn.metrics.pck import BROADER, SELECTED, radius_in_cells
+from gate_cache.learn.metrics.pck import BROADER, SELECTED, metric_name, radius_in_cells
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.learn.tasks.pixels import PixelTask
@@ -127,8 +127,8 @@ def repeats(dataset: SplitDataset, opened: Opened) -> Iterator[str]:
     for split in ("val", "test"):
         found = np.isin(begins[splits == split], begins[splits == "train"])
         if found.any():
-            yield (f"{found.sum()} of the {len(found)} images of split '{split}' have the content"
-                   " of training images, so results there are not of unseen images alone")
+            yield (f"with the content of training images: {found.sum()} of the {len(found)} of"
+                   f" split '{split}', so results there are not of unseen images alone")
 
 
 def _dataset(work: Workspace, spec: TrainSpec) -> Any:
@@ -271,8 +271,9 @@ def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator
     """
     radius = _radius(pairs, full)
     if radius is not None and radius < 1:
-        yield (f"the radius of {SELECTED} is {radius:.2f} cells of the {full.resolution} ×"
-               f" {full.resolution} maps (median): less than one, so look at {BROADER} first")
+        yield (f"the radius of {metric_name(SELECTED)} is {radius:.2f} cells of the"
+               f" {full.resolution.height} × {full.resolution.width} maps (median): less than"
+               f" one, so look at {metric_name(BROADER)} first")
     if full.spec.standardise == "none" and (heaviest := _heaviest(full, baseline, pairs)):
         yield (f"{heaviest}: cosine similarity sees little else; standardise: image, an option of"
                " the head, gives every channel the same say")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.analysis.show import plain_word
 from gate_cache.core.errors import GateCacheError
 from gate_cache.report.figures.pictures import encoded, heat
 
@@ -29,7 +30,7 @@ def store(explorer: ViewerSession) -> Data:
     return {
         "name": explorer.store.path.name, "dataset": explorer.store.attrs["dataset"],
         "images": len(explorer.ids), "originals": explorer.has_originals,
-        "combos": [asdict(replace(c, tokens=[t.removesuffix("</w>") for t in c.tokens]))
+        "combos": [asdict(replace(c, tokens=list(map(plain_word, c.tokens))))
                    for c in explorer.combos()],
         "features": [{"name": f.name, "about": f.about}
                      for f in explorer.matcher.features.values()],
@@ -103,12 +104,12 @@ def prepare(explorer: ViewerSession, feature: str, name: str) -> Data:
 
 def _inside(values: npt.NDArray[np.float32], placement: Placement) -> npt.NDArray[np.float32]:
     """Similarities whose range is that of the cells that show the image."""
-    cells = placement.window(len(values)).cut(values)
+    cells = placement.window(values.shape).cut(values)
     return np.clip(values, cells.min(), cells.max())
 
 
 def _square(placement: Placement) -> list[float]:
-    """Left, top, width and height of the model's square, as shares of the image's sides."""
+    """Left, top, width and height of the model's input, as shares of the image's sides."""
     (left, top), (right, bottom) = placement.to_image(np.array([[0.0, 0.0], [1.0, 1.0]]))
     return [float(v) for v in (left, top, right - left, bottom - top)]
 

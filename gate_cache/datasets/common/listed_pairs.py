@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import overload
 
-from gate_cache.core.errors import DataError
+from gate_cache.core.errors import DataError, counted
 from gate_cache.datasets.common.base import SPLITS, Pair, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder
 
@@ -53,9 +53,10 @@ class PairsWithin(Sequence[Pair]):
 def notes_on(table: str, pairs: Sequence[Pair]) -> Iterator[str]:
     """What is improbable in a list of pairs: images with themselves, and what is there again."""
     if itself := sum(p.source == p.target for p in pairs):
-        yield f"{table}: {itself} pairs are of an image with itself, whose points are easily found"
+        yield (f"{table}: of an image with itself: {counted(itself, 'pair')}, whose points are"
+               " easily found")
     if again := len(pairs) - len(set(pairs)):
-        yield f"{table}: {again} pairs are listed again, and count as often"
+        yield f"{table}: listed again: {counted(again, 'pair')}, counted as often"
 
 
 class ListedPairs(ImageFiles):
@@ -114,7 +115,7 @@ class ListedPairs(ImageFiles):
         several = sum(n > 1 for n in uses.values())
         return [*(n for s, pairs in self._lists.items()
                   for n in notes_on(self.list_file(s).name, pairs)),
-                *([f"{several} of {len(uses)} images are in the lists of several splits, so results"
+                *([f"in the lists of several splits: {several} of {len(uses)} images, so results"
                    " are not of unseen images alone"] if several else [])]
 
     def split_of(self, sample_id: str) -> Split:

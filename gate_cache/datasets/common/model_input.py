@@ -20,6 +20,6 @@ def image_on(dataset: ImageDataset, sample_id: str, background: Color | None) ->
 
 
 def model_input(dataset: ImageDataset, sample_id: str, how: Preprocessing) -> Pixels:
-    """An image as the model takes it, (size, size, 3)."""
+    """An image as the model takes it, (H, W, 3)."""
     image = image_on(dataset, sample_id, how.background)
     return to_square(image, how.size, how.fit, how.resample)

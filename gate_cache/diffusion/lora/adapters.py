@@ -98,10 +98,9 @@ class Loras:
                              f" {len(placed)}; {_OURS}")
         for layer, place in placed:
             wrapped = beside[place.part, place.name]
-            factors = (wrapped.lora_A[name].weight, layer.down), (wrapped.lora_B[name].weight,
-                                                                  layer.up)
-            same = all(torch.equal(now.flatten().cpu(), tensors[key].flatten())
-                       for now, key in factors)
+            factors = ((wrapped.lora_A[name].weight, tensors[layer.down]),
+                       (wrapped.lora_B[name].weight, layer.up_of(tensors[layer.up])))
+            same = all(torch.equal(now.flatten().cpu(), value.flatten()) for now, value in factors)
             strength = layer.strength.alpha / layer.strength.divisor
             if not same or not math.isclose(wrapped.scaling[name], strength):
                 raise ModelError(f"{lora.source}: '{layer.down}' was loaded with other values, or"
@@ -169,6 +168,7 @@ def _insert(module: Any, name: str, placed: _Placed, tensors: Mapping[str, torch
         if not isinstance(wrapped, PeftLayer):
             continue  # `Loras._check` finds that
         device = wrapped.get_base_layer().weight.device
-        for factor, key in ((wrapped.lora_A[name], layer.down), (wrapped.lora_B[name], layer.up)):
-            value = tensors[key].reshape(factor.weight.shape).to(device)
-            factor.weight = torch.nn.Parameter(value, requires_grad=False)
+        for factor, value in ((wrapped.lora_A[name], tensors[layer.down]),
+                              (wrapped.lora_B[name], layer.up_of(tensors[layer.up]))):
+            whole = value.reshape(factor.weight.shape).to(device)
+            factor.weight = torch.nn.Parameter(whole, requires_grad=False)

@@ -58,7 +58,7 @@ def read_settings(source: str, path: Path, metadata: Mapping[str, str],
     try:
         for key, value in json.loads(text).items():
             part, _, field = key.rpartition(".")
-            parts[part][field] = value
+            parts["unet" if part == "transformer" else part][field] = value
     except (ValueError, AttributeError):
         raise ModelError(f"{place} cannot be read (not a JSON object), so its strength is not"
                          " known; get the file again") from None

@@ -14,10 +14,12 @@ import transformers
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
@@ -147,9 +149,13 @@ class FlowTransformer(DiffusionTransformer):
     def as_clean(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
         return x.float() - self.sigmas[t] * predicted.float()
 
-    def _sigma(self, call: Call) -> torch.Tensor:
-        """(B,) σ of a pass."""
-        return self.sigmas[call.t].expand(len(call.x))
+    def _time(self, call: Call) -> torch.Tensor:
+        """(B,) 1000·σ of a pass."""
+        return 1000 * self.sigmas[call.t].expand(len(call.x))
+
+    def condition(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        """Latents of control images: the posterior's mean, where pipelines draw from it."""
+        return self.encode(images.permute(0, 2, 3, 1)).to(self.dtype)
 
 
 @dataclass(kw_only=True)
@@ -158,6 +164,7 @@ class StableDiffusion3(FlowTransformer):
 
     pipeline = StableDiffusion3Pipeline
     denoiser = SD3Transformer2DModel
+    controlnet = SD3ControlNetModel
 
     def embed(self, prompt: str) -> Text:
         states, _, pooled, _ = self._encoded(prompt, prompt_2=None, prompt_3=None,
@@ -165,10 +172,27 @@ class StableDiffusion3(FlowTransformer):
         return Text(states.to(self.dtype), {"pooled_projections": pooled.to(self.dtype)})
 
     def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
-        """The pass itself; the time is 1000·σ."""
+        """The pass itself."""
         return torch.as_tensor(self.unet(
-            call.x, encoder_hidden_states=call.text.states, timestep=1000 * self._sigma(call),
+            call.x, encoder_hidden_states=call.text.states, timestep=self._time(call),
             return_dict=False, **added, **more)[0])
+
+    def condition(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        latents = super().condition(net, images)
+        if net.config.force_zeros_for_pooled_projection:  # InstantX's, which shift no latents
+            shift, scale = self._latent_scale()
+            return latents + (shift * scale)
+        return latents
+
+    def controlled(self, net: Any, call: Call, condition: torch.Tensor,
+                   scale: float) -> dict[str, Any]:
+        pooled = call.text.added["pooled_projections"]
+        if net.config.force_zeros_for_pooled_projection:
+            pooled = torch.zeros_like(pooled)
+        samples = net(call.x, controlnet_cond=condition, conditioning_scale=scale,
+                      encoder_hidden_states=call.text.states, pooled_projections=pooled,
+                      timestep=self._time(call), return_dict=False)[0]
+        return {"block_controlnet_hidden_states": samples}
 
 
 @dataclass(kw_only=True)
@@ -177,6 +201,7 @@ class Flux(FlowTransformer):
 
     pipeline = FluxPipeline
     denoiser = FluxTransformer2DModel
+    controlnet = FluxControlNetModel
 
     def embed(self, prompt: str) -> Text:
         states, pooled, _ = self._encoded(prompt, prompt_2=None)
@@ -184,17 +209,31 @@ class Flux(FlowTransformer):
 
     def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
         """The pass itself; one that was distilled from guidance is conditioned on `GUIDANCE`."""
+        output = self.unet(**{**self._given(self.unet, call), **added}, **more)[0]
+        return torch.as_tensor(FluxPipeline._unpack_latents(output, *call.x.shape[2:], 1))
+
+    def _given(self, module: Any, call: Call) -> dict[str, Any]:
+        """What the transformer, or a ControlNet, is given."""
         batch, channels, height, width = call.x.shape
         guidance = torch.full((batch,), GUIDANCE, device=call.x.device) \
-            if self.unet.config.guidance_embeds else None
+            if module.config.guidance_embeds else None
         ids = FluxPipeline._prepare_latent_image_ids(
             batch, height // 2, width // 2, call.x.device, self.dtype)
-        output = self.unet(
-            FluxPipeline._pack_latents(call.x, batch, channels, height, width),
-            encoder_hidden_states=call.text.states, timestep=self._sigma(call), guidance=guidance,
-            img_ids=ids, txt_ids=ids.new_zeros(call.text.states.shape[1], 3), return_dict=False,
-            **added, **more)[0]
-        return torch.as_tensor(FluxPipeline._unpack_latents(output, height, width, 1))
+        return {"hidden_states": FluxPipeline._pack_latents(call.x, batch, channels, height, width),
+                "encoder_hidden_states": call.text.states, "guidance": guidance, "img_ids": ids,
+                "timestep": self._time(call).to(self.dtype) / 1000,  # rounded as in the pipeline
+                "txt_ids": ids.new_zeros(call.text.states.shape[1], 3), "return_dict": False,
+                **call.text.added}
+
+    def condition(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        latents = super().condition(net, images)
+        return torch.as_tensor(FluxPipeline._pack_latents(latents, *latents.shape))
+
+    def controlled(self, net: Any, call: Call, condition: torch.Tensor,
+                   scale: float) -> dict[str, Any]:
+        double, single = net(controlnet_cond=condition, conditioning_scale=scale,
+                             **self._given(net, call))
+        return {"controlnet_block_samples": double, "controlnet_single_block_samples": single}
 
 
 def sigmas_of(schedule: dict[str, Any]) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, listed
@@ -254,6 +255,27 @@ def _strange(files: ModelFiles, component: str,
 
 def _by(shape: Sequence[Any]) -> str:
     return "×".join(map(str, shape))
+
+
+def transformer_control_problems(place: Path, net: Config, files: ModelFiles) -> Iterator[str]:
+    """One line for the first thing in which a ControlNet does not suit a transformer, if any."""
+    config = files.config(TRANSFORMER)
+    table = fields.CONTROLNETS.get(class_of(config))
+    if table is None or place.is_file():
+        yield (f"{place}: diffusers has no ControlNet for {files.kind.name}; leave it out"
+               if table is None else f"{place}: a transformer's ControlNet is read from a folder in"
+               " diffusers layout, with its config.json")
+        return
+    place /= "config.json"
+    if problems := list(fields.field_problems(str(place), net, table)):
+        yield from problems
+        return
+    for field in ("num_attention_heads", "attention_head_dim", "in_channels", "joint_attention_dim",
+                  "pooled_projection_dim"):
+        if net.get(field) != config.get(field):
+            yield (f"{place}: this ControlNet is for another model ({field} {net.get(field)}, the"
+                   f" transformer's is {config.get(field)})")
+            return
 
 
 def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[str]:

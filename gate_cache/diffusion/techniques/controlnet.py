@@ -15,8 +15,11 @@ from gate_cache.diffusion.files.control_file import inferred_config, plain_names
 from gate_cache.diffusion.files.hub import controlnet_from_hub
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
 from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
-from gate_cache.diffusion.models.fitting import controlnet_problems
-from gate_cache.diffusion.models.layouts import UNET
+from gate_cache.diffusion.models.fitting import (
+    controlnet_problems,
+    transformer_control_problems,
+)
+from gate_cache.diffusion.models.layouts import TRANSFORMER, UNET
 from gate_cache.diffusion.models.sources import find_folder
 from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import ControlNetSpec
@@ -24,7 +27,7 @@ from gate_cache.manifest.specs import ControlNetSpec
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
-    from gate_cache.diffusion.models.conditioning import Call, Extra
+    from gate_cache.diffusion.models.conditioning import Extra
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.techniques.base import Images
 
@@ -55,6 +58,11 @@ class ControlNet(Technique[ControlNetSpec]):
 
     def fits(self, files: ModelFiles, roots: Roots) -> None:
         place = self._net(roots)
+        if files.kind.denoiser == TRANSFORMER:
+            if problems := [*transformer_control_problems(place, self._config(place, roots),
+                                                          files)]:
+                raise ModelError("\n".join(problems))
+            return
         paths = [place] if place.is_file() else self._weights(place)
         shapes, unet = plain_names(shapes_in(paths)), files.config(UNET)
         config = self._config(place, roots)
@@ -146,7 +154,7 @@ class Control(Steering):
 
     Parameters
     ----------
-    net : diffusers ``ControlNetModel``
+    net : of the class that the model says
     """
 
     def __init__(self, model: Backbone, net: Any, spec: ControlNetSpec) -> None:
@@ -158,9 +166,9 @@ class Control(Steering):
         self.images(inputs, rows)
 
     def batch(self, inputs: Inputs, rows: Sequence[int]) -> Extra:
-        image = self._model.place(self.images(inputs, rows)).to(self._model.dtype) / 255
-        image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image.contiguous()
-        return lambda call: self._residuals(call, image)
+        images = self._model.place(self.images(inputs, rows)).expand(-1, 3, -1, -1)
+        condition = self._model.condition(self._net, images.contiguous())
+        return lambda call: self._model.controlled(self._net, call, condition, self._spec.scale)
 
     def images(self, inputs: Inputs, rows: Sequence[int]) -> Images:
         """(N, 1 or 3, H, W) uint8 control images, each made once."""
@@ -172,13 +180,6 @@ class Control(Steering):
             ("canny", spec.low, spec.high), rows,
             lambda r: canny(inputs.images(r), spec.low, spec.high) * inputs.masks(r))
         return cast("Images", images[:, None])
-
-    def _residuals(self, call: Call, image: Any) -> dict[str, Any]:
-        down, mid = self._net(
-            call.x, call.t, encoder_hidden_states=call.text.states, controlnet_cond=image,
-            conditioning_scale=self._spec.scale, return_dict=False,
-            added_cond_kwargs=call.text.added or None)
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
 
 def canny(images: Images, low: int, high: int) -> Images:

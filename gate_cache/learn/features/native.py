@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from gate_cache.core.size import Size
 from gate_cache.learn.features.bucket import FeatureSpec, attention_maps, nbytes, one_square
 from gate_cache.learn.features.bucket_maps import BucketMaps
 from gate_cache.learn.features.feed import Feed
@@ -73,7 +74,7 @@ class NativeMaps:
     Raises
     ------
     StoreError
-        The combos have different maps, or their images were not made square in the same way.
+        The combos have different maps, or their images were not fitted in the same way.
     """
 
     def __init__(self, store: FeatureStore, spec: NativeSpec, device: torch.device,
@@ -87,9 +88,9 @@ class NativeMaps:
         beside = store[spec.attention] if spec.attention else None
         self._attention = attention_maps(beside, spec.attention_maps) if beside else ()
         self.level_channels = tuple(level.channels for level in self.maps.levels)
-        self.level_sides = tuple(level.side for level in self.maps.levels)
+        self.level_sizes = tuple(level.size for level in self.maps.levels)
         shapes = [beside[n].shape for n in self._attention] if beside else []
-        self.attention_sides = tuple(int(shape[-1]) for shape in shapes)
+        self.attention_sizes = tuple(Size.of(shape[-2:]) for shape in shapes)
         self.attention_tokens = tuple(int(shape[1]) for shape in shapes)
         self.extra_channels = sum(int(store[c][n].shape[1]) for c in spec.extra
                                   for n in store[c].maps)
@@ -110,12 +111,12 @@ class NativeMaps:
         return sum(self.attention_tokens)
 
     @property
-    def resolution(self) -> int:
-        """Side of the finest level."""
-        return max(self.level_sides)
+    def resolution(self) -> Size:
+        """Of the finest level."""
+        return self.maps.resolution
 
     def place(self, sample_id: str) -> Placement:
-        """Where an image lies in the square."""
+        """Where an image lies in the model's input."""
         return self.square.place(*self._size(sample_id))
 
     def __call__(self, sample_id: str) -> Native:
@@ -145,7 +146,7 @@ class NativeMaps:
         return Vectors(conv, _joined(attention), _joined(extra))
 
     def extra_places(self, sample_id: str) -> list[Placement]:
-        """Where an image lies in the square of each extra combo."""
+        """Where an image lies in the input of each extra combo."""
         size = self._size(sample_id)
         return [self._store[combo].square.place(*size) for combo in self.spec.extra]
 
@@ -167,7 +168,7 @@ class NativeMaps:
         maps, place = self._build(sample_id, stored), self.place(sample_id)
 
         def mean(values: torch.Tensor) -> torch.Tensor:
-            cut: torch.Tensor = place.window(values.shape[-1]).cut(values)
+            cut: torch.Tensor = place.window(values.shape[-2:]).cut(values)
             return F.adaptive_avg_pool2d(cut, self.spec.pool).flatten(-3)
 
         conv = torch.cat([mean(level) for level in maps.levels], -1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gate_cache.core.size import Sides, Size
 from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
 
@@ -42,11 +43,12 @@ class Amalgamator(nn.Module):
     assigners : n
     hidden, dropout : of each assigner
     weights : of a whole ``map``, as the paper has it, or of each ``channel``, as the released code
-    resolution : side to which the maps are averaged before they are weighed; by default as they are
+    resolution : to which the maps are averaged before they are weighed, where they are finer: side
+        or (height, width); by default as they are
     """
 
     def __init__(self, channels: int, assigners: int, hidden: int = 128, dropout: float = 0.1,
-                 weights: Weights = "map", resolution: int | None = None) -> None:
+                 weights: Weights = "map", resolution: Sides | None = None) -> None:
         super().__init__()
         self.resolution = resolution
         outputs = 1 if weights == "map" else channels
@@ -60,8 +62,10 @@ class Amalgamator(nn.Module):
     def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
         """(B, b, C, h, w) to (B, n, b[, C]) weights: softmax over the b maps (Eq. 3)."""
         flat = bucket.flatten(0, 1)
-        if self.resolution and self.resolution < flat.shape[-1]:
-            flat = F.adaptive_avg_pool2d(flat, self.resolution)
+        if self.resolution:
+            height, width = map(min, Size.of(self.resolution), flat.shape[-2:])
+            if (height, width) != flat.shape[-2:]:
+                flat = F.adaptive_avg_pool2d(flat, (height, width))
         logits = [f(flat).unflatten(0, bucket.shape[:2]) for f in self.assigners]
         return torch.stack(logits, 1).softmax(2)
 

@@ -225,15 +225,6 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def metric_name(name: str) -> str:
-    """A metric for people: ``PCK@0.10 (box, by point)``."""
-    parts = name.split("/")
-    if len(parts) != 3 or not parts[0].startswith("pck@"):
-        return name
-    radius, average = (p.partition("=")[2] for p in parts[1:])
-    return f"PCK{parts[0][3:]} ({radius}, by {average})"
-
-
 def number(value: float | None, digits: int = 1) -> str:
     """A number for people; a true minus sign, nothing for none."""
     if value is None or math.isnan(value):

@@ -277,7 +277,7 @@ class ComboView:
         size = self.recipe.get("size")
         if size is None:
             raise StoreError(f"{self.store.path}: {self.name}/{META} says no size of images")
-        return Square(int(size), self.recipe.get("resize") or "squash")
+        return Square(size, self.recipe.get("resize") or "squash")
 
     def __getitem__(self, name: str) -> MapView:
         if name not in self.maps:

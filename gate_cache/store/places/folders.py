@@ -71,6 +71,10 @@ class Folder(Protocol):
     def identity(self) -> object:
         """What tells this folder from another one that takes its place; None where nothing is."""
 
+    def version(self) -> str:
+        """Of all that is read, where the place keeps several; empty where it does not."""
+        return ""
+
     def read(self, key: str) -> bytes | None:
         """A whole file, or None where there is none.
 
