@@ -372,6 +372,17 @@ def test_images_without_what_a_combo_wants_of_each_are_told_before_anything_is_p
     assert not (tmp_path / "stores").exists()
 
 
+def test_empty_captions_are_told(tmp_path: Path) -> None:
+    folder(tmp_path, "1.png", "2.png")
+    lines = [{"id": f"{i}.png", "sha256": "0" * 64, "caption": c} for i, c in ((1, " "), (2, "x"))]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump({
+        "dataset": FOLDER, "model": {"source": "tiny"}, "conv": {"a": {"prompt": "{caption}"}},
+        "captions": "c.jsonl"}))
+    told = validate(Workspace(load(tmp_path / "m.yaml"), roots(tmp_path))).data
+    assert f"note: {tmp_path}/c.jsonl: empty: 1 caption (1.png)" in told
+
+
 @pytest.mark.parametrize("uneven", [False, True])
 def test_images_of_a_category_have_as_many_points(tmp_path: Path, uneven: bool) -> None:
     root = pf_pascal(tmp_path)

@@ -75,7 +75,7 @@ def test_cocos_flags_are_read_where_there_is_a_2(tmp_path: Path) -> None:
     text = TABLE.replace("2.5,3,1", "2.5,3,2").replace("2,4.25,1", "2,4.25,2")
     data = tree(tmp_path, text)
     assert points(data) == {"cat/1.png": [(2.5, 3.0), None], "cat/2.png": [(2.0, 4.25), None]}
-    assert any("1 points hidden" in note for note in data.notes())
+    assert any("1 point hidden" in note for note in data.notes())
 
 
 def test_a_corner_counts_where_the_table_says_so(tmp_path: Path) -> None:
