@@ -52,7 +52,8 @@ class Lora(Technique[list[LoraSpec]]):
         return digests
 
     def fits(self, files: ModelFiles, roots: Roots) -> None:
-        self.digests(roots)
+        if len(self.spec) > 1:
+            self.digests(roots)  # which refuses one by two names
         layers = None if files.absent else model_layers(files)
         wrong = []
         for lora in self.spec:
