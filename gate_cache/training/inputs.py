@@ -20,6 +20,7 @@ from gate_cache.datasets.common.base import (
     CorrespondenceDataset,
     SegmentationDataset,
     Split,
+    SplitDataset,
 )
 from gate_cache.datasets.common.model_input import model_input
 from gate_cache.datasets.common.points import has_extent
@@ -121,10 +122,24 @@ def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
     dataset = _dataset(work, specs[0])
     need_trainable(work, tell_data(work, dataset), task_of(specs[0]))
     opened = open_features(work, dataset, specs)
+    for line in repeats(dataset, opened):
+        work.progress.say(f"note: {line}")
     study = _of_points(work, dataset, opened) if isinstance(dataset, CorrespondenceDataset) \
         and matches(specs[0]) else _of_images(work, dataset, opened)
     study.task.show = work.progress
     return study
+
+
+def repeats(dataset: SplitDataset, opened: Opened) -> Iterator[str]:
+    """How many images of ``val`` and ``test`` have the content of training images, if any."""
+    splits = np.array([dataset.split_of(i) for i in opened.rows])
+    digests = opened.shared["store"].samples.sha256.raw[list(opened.rows.values())]
+    begins = np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]  # 64 bits tell them apart
+    for split in ("val", "test"):
+        found = np.isin(begins[splits == split], begins[splits == "train"])
+        if found.any():
+            yield (f"with the content of training images: {found.sum()} of the {len(found)} of"
+                   f" split '{split}', so results there are not of unseen images alone")
 
 
 def _dataset(work: Workspace, spec: TrainSpec) -> Any:

@@ -234,6 +234,10 @@ def _check_numbers(source: str, schedule: Mapping[str, Any]) -> None:
                 is_number(v) and 0 <= v <= 1 for v in values):
             raise ModelError(f"{source}: its scheduler has {field}: {str(schedule[field])[:60]!r},"
                              " not of 0 … 1; correct scheduler_config.json")
+    first, last = schedule.get("beta_start", 0), schedule.get("beta_end", 1)
+    if not first <= last > 0:
+        raise ModelError(f"{source}: its scheduler has beta_start: {first} and beta_end: {last}, so"
+                         " noise does not grow; correct scheduler_config.json")
 
 
 def steps_of(schedule: Mapping[str, Any]) -> int:

@@ -161,6 +161,7 @@ class ImagesTask:
             for part in parts:
                 yield part
                 bar.advance(count(part))
+
     def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
         """At a grid of points; see `Task.examples`."""
         side = max(round(places**0.5), 1)
