@@ -304,6 +304,13 @@ def test_what_makes_no_sense_is_refused(manifest: WriteManifest, fields: dict[st
     ({"a": {"prompt": "x", "ensemble": 8}, "b": {"prompt": "x", "ensemble": 8, "seed": 1}},
      "conv.b.seed: 7 of its 8 noises are those of 'a'"),
     ({"a": {"prompt": "the left paw", "mirror": True}}, "conv.a.prompt: says 'left'"),
+    ({"a": {"prompt": "x", "lora": [{"source": "tiny/moderate"},
+                                    {"source": "tiny/overfit", "scale": 0}]}},
+     "conv.a.lora[1].scale: 0, so it has no effect"),
+    ({"a": {"prompt": "x", "controlnet": {"source": "tiny", "scale": 0}}},
+     "conv.a.controlnet.scale: 0, so"),
+    ({"a": {"prompt": "x", "denoise": {"from": 60}, "guidance": {"scale": 2, "negative": "x"}}},
+     "conv.a.guidance: with a scale of 1, or the prompt itself as 'negative', it has no effect"),
 ])
 def test_what_is_improbable_is_told(manifest: WriteManifest, roots: Roots, combos: dict[str, Any],
                                     said: str) -> None:

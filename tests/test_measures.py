@@ -19,7 +19,7 @@ from test_tasks import home, one_thread, trained  # noqa: F401
 from test_train import CHANNELS, CONV, finished, manifest, root, run  # noqa: F401
 
 from gate_cache.analysis.describe import of_combo
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import IGNORED, Split
@@ -205,9 +205,9 @@ def test_where_the_radius_is_less_than_a_cell_the_image_leads(root: Path,  # noq
 def test_channels_are_standardised_over_the_cells_that_show_the_image() -> None:
     """By hand: 1, 3 over the image's two rows become -1, 1; a constant channel becomes 0."""
     level = torch.tensor([[[1.0] * 4, [3.0] * 4, [1.0] * 4, [3.0] * 4], [[7.0] * 4] * 4])
-    found = standardised(level, Square(32, "squash").place(32, 32))
+    found = standardised(level, Frame(32, "squash").place(32, 32))
     assert found[0, :, 0].tolist() == [-1, 1, -1, 1] and (found[1] == 0).all()
-    wide = Square(32, "pad").place(16, 32)  # the two rows in the middle
+    wide = Frame(32, "pad").place(16, 32)  # the two rows in the middle
     level[0, 0], level[0, 3] = 100, 5
     assert standardised(level, wide)[0, :, 0].tolist() == [98, 1, -1, 3]
     half = standardised(torch.randn(5, 8, 8).half() * 1e-3, wide)

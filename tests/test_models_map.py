@@ -54,7 +54,7 @@ def test_a_store_holds_what_manifests_of_one_model_each_would(
     assert done.rows == {"latents": 8, "a": 4, "b": 4}
     store = FeatureStore.open(done.store)
     assert [store[n].attrs["model"] for n in "ab"] == ["tiny", "small"]
-    assert [store[n].square.size for n in "ab"] == [64, 32]
+    assert [store[n].frame.size for n in "ab"] == [(64, 64), (32, 32)]
     for name, model in (("a", MODELS["sd"]), ("b", SMALL)):
         combo = {k: v for k, v in COMBOS[name].items() if k != "model"}
         alone = Workspace(manifest(f"{name}.yaml", **{

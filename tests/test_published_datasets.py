@@ -525,6 +525,7 @@ def test_scarce_labels_of_another_size_are_brought_to_the_images(tmp_path: Path)
     (np.zeros((2, 2, 3)), r"shape \(2, 2, 3\)"), (np.full((8, 8), 0.5), "not whole"),
     (np.array([["x"]]), "invalid literal"), (np.array([[{}]], dtype=object), "allow_pickle"),
     (np.full((8, 8), -1), "label -1"),
+    (np.zeros((4, 8)), r"4 × 8 labels for an image of 8 × 8 \(height × width\): of another shape"),
 ])
 def test_scarce_tables_that_are_no_labels_are_named(
     tmp_path: Path, values: Any, reason: str,

@@ -100,7 +100,7 @@ def test_padding_does_not_count(manifest: WriteManifest, roots: Roots) -> None:
                     edge_strength(torch.from_numpy(store[c][name][row])[None])[0].numpy()
                     for c in ("reference", "anchor", "control"))
                 shown = np.full(first.shape, True) if whole else \
-                    store["control"].square.place(height, width).mask(len(first))
+                    store["control"].frame.place(height, width).mask(len(first))
                 worst = np.abs(first - anchor)[shown].sum()
                 found.append((worst - np.abs(first - control)[shown].sum()) / worst)
         return float(np.mean(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from test_ensembles import Plain, assert_stored
 from gate_cache import FeatureStore
 from gate_cache.analysis.activations import activations
 from gate_cache.core.errors import ManifestError, ModelError, UserError
-from gate_cache.core.geometry import Placement, Square
+from gate_cache.core.geometry import Frame, Placement
 from gate_cache.core.preprocessing import Fit
 from gate_cache.core.roots import Roots
 from gate_cache.core.size import Size, Tiling
@@ -55,22 +54,22 @@ UPS = ("up0", "up1", "up2", "up3")
 def test_a_padded_image_is_as_large_as_it_can_be(height: int, width: int,
                                                  expected: Placement) -> None:
     """20 × 100 by 1.28: 25.6 rows, 26 of 64, 19 above; 90 × 50 by 64/90: 35.6 columns, 36."""
-    assert Square(WIDE, "pad").place(height, width) == expected
+    assert Frame(WIDE, "pad").place(height, width) == expected
 
 
 def test_a_window_has_the_cells_that_show_the_image() -> None:
-    place = Square(WIDE, "pad").place(60, 60)  # columns 32 to 96 of 128
+    place = Frame(WIDE, "pad").place(60, 60)  # columns 32 to 96 of 128
     window = place.window((8, 16))
     assert (window.rows, window.columns) == (slice(0, 8), slice(4, 12))
     corner = np.array([[0.25, 0.75]])  # of the image: x 48, y 48 of the input
-    np.testing.assert_allclose(place.to_square(corner), [[48 / 128, 48 / 64]])
+    np.testing.assert_allclose(place.to_frame(corner), [[48 / 128, 48 / 64]])
     np.testing.assert_allclose(window.enter(corner), corner)
-    np.testing.assert_allclose(place.to_image(place.to_square(corner)), corner)
+    np.testing.assert_allclose(place.to_image(place.to_frame(corner)), corner)
     assert place.mask((8, 16)).sum() == 64
     labels = np.arange(4).reshape(2, 2)
-    found = Square((2, 4), "pad").place(2, 2).labels_to_square(labels, 9)
+    found = Frame((2, 4), "pad").place(2, 2).labels_to_frame(labels, 9)
     assert found.tolist() == [[9, 0, 1, 9], [9, 2, 3, 9]]
-    squashed = Square((2, 4), "squash").place(2, 2).labels_to_square(labels, 9)
+    squashed = Frame((2, 4), "squash").place(2, 2).labels_to_frame(labels, 9)
     assert squashed.tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]
 
 
@@ -82,7 +81,7 @@ def test_a_match_is_told_in_the_image_s_own_shares(fit: Fit) -> None:
     target[0] -= 0.1 * (target[0] < 1)
     source = torch.zeros(2, 8, 16)
     source[0] = 1.0
-    windows = [Square(WIDE, fit).place(60, 60).window((8, 16)) for _ in "ab"]
+    windows = [Frame(WIDE, fit).place(60, 60).window((8, 16)) for _ in "ab"]
     found = match(*(describe([m], w, "cells") for m, w in zip((source, target), windows,
                                                               strict=True)), np.array([[0.5, 0.5]]))
     # padded, the image has columns 4 to 12
@@ -273,7 +272,7 @@ def test_other_tiles_are_other_values(tiled: Any) -> None:
                         ({"size": 64, "overlap": 0}, "tiles.overlap changed: 32 → 0")):
         other = ModelSpec(source="tiny", size=[64, 96], tiles=tiles)  # type: ignore[arg-type]
         (found,) = [c for c in status(work.with_manifest(only=other)).combos if c.name == "plain"]
-        assert line in json.dumps(found.__dict__, default=str, ensure_ascii=False).replace('\\"', '"')
+        assert any(line in why for why in found.why), found
 
 
 def test_what_is_of_a_whole_image_is_refused(tiled: Any) -> None:
@@ -282,7 +281,7 @@ def test_what_is_of_a_whole_image_is_refused(tiled: Any) -> None:
     with pytest.raises(UserError, match=r"model\.tiles: this is about passes of whole images"):
         list(activations(work))
     maps = {"self": {**PROMPT, "maps": ["up1.attn0.self.map"]}}
-    with pytest.raises(ModelError, match="self.map: is of a whole image"):
+    with pytest.raises(ModelError, match=r"self\.map: is of a whole image"):
         plan(Workspace(write(loaded.path.with_name("self.yaml"), model={
             "source": "tiny", "size": [64, 96], "tiles": TILES}, conv=maps), roots, "cpu"))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.learn.features.similarity import best, describe, descriptors, similarity
 from gate_cache.learn.tasks.correspondence import nearest, sample
 
@@ -34,7 +34,7 @@ def dense(parts: list[torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("fit, size", [("squash", (40, 90)), ("pad", (40, 90)), ("pad", (90, 31))])
 def test_as_with_whole_descriptors(shapes: tuple[tuple[int, int, int], ...], fit: str,
                                    size: tuple[int, int], dtype: torch.dtype) -> None:
-    window = Square((128, 192), fit).place(*size).window(RESOLUTION)  # type: ignore[arg-type]
+    window = Frame((128, 192), fit).place(*size).window(RESOLUTION)  # type: ignore[arg-type]
     a, b = levels(shapes, 0, dtype), levels(shapes, 1, dtype)
     kept = [part.clone() for part in b]
     here, there = describe(a, window), describe(b, window)
@@ -54,7 +54,7 @@ def test_as_with_whole_descriptors(shapes: tuple[tuple[int, int, int], ...], fit
 
 
 def test_a_map_of_zeros_is_like_nothing() -> None:
-    window = Square(64, "squash").place(64, 64).window(8)
+    window = Frame(64, "squash").place(64, 64).window(8)
     empty = describe([torch.zeros(4, 8, 8)], window)
     found = similarity(descriptors(empty, np.array([[0.4, 0.4]])), empty)
     assert found.abs().max() == 0 and best(found, empty).similarity == 0

@@ -104,6 +104,8 @@ def test_names_that_are_numbers_are_one_name(tmp_path: Path) -> None:
     (TABLE.replace("visible", "x"), "two columns 'x'"),
     (TABLE.replace("3,1\n", "3,3\n"), ":2: visible is '3', expected 1 or 0, or COCO's"),
     (TABLE.replace("cat/2.png,nose", "cat/2.png,Nose"), "'Nose', 'nose', which differ by case"),
+    (TABLE.replace("cat/1.png,nose", "cat/1.png,n\u00e9z")
+     .replace("cat/2.png,nose", "cat/2.png,ne\u0301z"), "coding of accents alone"),
     (TABLE.encode("latin-1").replace(b"nose", b"n\xe4se"), "not UTF-8"),
     (TABLE + "cat/9.png,nose,1,1,1\ncat/8.png,nose,1,1,1\n",
      r"8\.png: image not found \(and 1 more"),

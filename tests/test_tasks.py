@@ -20,7 +20,7 @@ from test_train import CPU, DATASET, ELSEWHERE, recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gate_cache.core.errors import GateCacheError, UserError
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.core.size import Sides
@@ -105,9 +105,9 @@ class Pictures:
         return "train"
 
 
-def told(mask: Array, square: Square, side: int, label: int) -> Array:
+def told(mask: Array, square: Frame, side: int, label: int) -> Array:
     """Maps whose channels say the class of each cell, and of the whole picture."""
-    placed = square.place(*mask.shape).labels_to_square(mask, IGNORED)
+    placed = square.place(*mask.shape).labels_to_frame(mask, IGNORED)
     step = square.size.height // side
     cells = placed[step // 2::step, step // 2::step]
     classes = range(len(CLASSES))
@@ -118,7 +118,7 @@ def told(mask: Array, square: Square, side: int, label: int) -> Array:
 def write(path: Path, fit: str, data: Any, ids: Sequence[str], manifest: Loaded | None = None,
           labels: int = len(CLASSES), whole: Sides = 64) -> None:
     """A store in which ``good`` tells the classes, ``noise`` nothing, ``ddpm`` a bit."""
-    square = Square(whole, fit)  # type: ignore[arg-type]
+    square = Frame(whole, fit)  # type: ignore[arg-type]
     with open_writer(path, data.name, 8, 4) as writer:
         writer.append([NewSample(i, data.sha256(i), *data.size(i)) for i in ids])
         for name in ("noise", "good", "attn", "ddpm"):
@@ -266,21 +266,21 @@ def test_a_baseline_has_the_given_weights(head: str, maps: NativeMaps) -> None:
 def test_logits_go_back_to_where_the_labels_came_from(fit: str, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     mask = np.kron(rng.integers(0, 3, (4, 4)), np.ones((size[0] // 4, size[1] // 4), int))
-    place = Square((64, 96), fit).place(*size)  # type: ignore[arg-type]
-    square = torch.from_numpy(place.labels_to_square(mask, 0))
+    place = Frame((64, 96), fit).place(*size)  # type: ignore[arg-type]
+    square = torch.from_numpy(place.labels_to_frame(mask, 0))
     logits = F.one_hot(square, 3).permute(2, 0, 1)[None].float()
     assert (to_pixels(logits, place, size) == mask).mean() > 0.98
 
 
 def test_reading_at_pixels_is_bilinear_resizing() -> None:
     logits = torch.randn(2, 3, 8, 12)
-    found = read_at(logits, Square((64, 96), "squash").place(32, 48), centres((32, 48)))
+    found = read_at(logits, Frame((64, 96), "squash").place(32, 48), centres((32, 48)))
     expected = F.interpolate(logits, (32, 48), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found, expected.flatten(2).permute(2, 0, 1), atol=1e-5, rtol=1e-5)
 
 
 def test_padding_is_never_read() -> None:
-    place = Square(64, "pad").place(32, 64)
+    place = Frame(64, "pad").place(32, 64)
     logits = torch.full((1, 1, 8, 8), 9.0)
     place.window(8).cut(logits)[:] = 1
     assert (read_at(logits, place, centres((32, 64))) == 1).all()

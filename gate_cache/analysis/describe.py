@@ -18,7 +18,7 @@ from gate_cache.learn.features.bucket import (
     BucketSpec,
     FeatureSpec,
     Standardise,
-    one_square,
+    one_frame,
     stack,
     standardised,
 )
@@ -88,7 +88,7 @@ class PlainFeature:
     def describe(self, row: int) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
         first = self._views[0]
-        placement = first.square.place(*original_size(first.store, row))
+        placement = first.frame.place(*original_size(first.store, row))
         with one_thread():
             with self._reader.sample(row) as sample:
                 maps = sample.maps(self._device)
@@ -241,7 +241,7 @@ def plain_features(store: FeatureStore, device: torch.device,
 def _amalgamable(store: FeatureStore, views: Sequence[ComboView]) -> bool:
     """Whether these have the same maps of images fitted in the same way."""
     try:
-        one_square(store, FeatureSpec(tuple(v.name for v in views)))
+        one_frame(store, FeatureSpec(tuple(v.name for v in views)))
     except StoreError:
         return False
     return len({tuple((m, v[m].shape) for m in v.maps) for v in views}) == 1

@@ -203,10 +203,10 @@ class _Judge:
     """Compares pictures with the inputs, where these are not padding."""
 
     def __init__(self, passes: Passes) -> None:
-        samples, square = passes.source.samples, passes.source.square
+        samples, frame = passes.source.samples, passes.source.frame
         pictures = passes.inputs.images(range(len(samples)))
         self.inputs = dict(zip(samples, pictures, strict=True))
-        self._areas = [square.place(int(h), int(w)).area for h, w in samples.sizes]
+        self._areas = [frame.place(int(h), int(w)).area for h, w in samples.sizes]
 
     def measure(self, seeds: Sequence[Sequence[Pixels]]) -> dict[str, Values]:
         """Measure to (images, seeds), of a result for each image by seed."""

@@ -152,7 +152,7 @@ class ViewerSession:
 
     def placement(self, image: str, combo: str) -> Placement:
         """Where an image lies in the input of a combo."""
-        return self.view(combo).square.place(*self.image(image).size)
+        return self.view(combo).frame.place(*self.image(image).size)
 
     def picture(self, image: str) -> Picture | None:
         """The original; where it is not here the colours of a map; None where there is neither."""

@@ -76,6 +76,7 @@ Pictures = Annotated[Machine, "data", "stores", "outside"]
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command as typer takes it: options in the place of its parameter of type `Machine`."""
+    command = interruptible("run the same command again")(command)
     hints = get_type_hints(command, include_extras=True)
     where = next((n for n, h in hints.items() if get_origin(h) is Annotated
                   and h.__origin__ is Machine), None)

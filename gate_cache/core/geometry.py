@@ -22,7 +22,7 @@ Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Square:
+class Frame:
     """The model's input.
 
     Attributes
@@ -77,7 +77,7 @@ class Placement:
         """Rows and columns of the input that are the image's."""
         return (slice(self.top, self.top + self.height), slice(self.left, self.left + self.width))
 
-    def to_square(self, points: Points) -> Points:
+    def to_frame(self, points: Points) -> Points:
         """Shares of the image's sides to shares of the input's."""
         return points * self._extent + self._origin
 
@@ -107,7 +107,7 @@ class Placement:
         mask[window.rows, window.columns] = True
         return mask
 
-    def labels_to_square(self, labels: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
+    def labels_to_frame(self, labels: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
         """Bring a label map into the input by nearest neighbour (pixel centres).
 
         Parameters
@@ -119,12 +119,12 @@ class Placement:
         -------
         (H, W) of the input, of the same dtype
         """
-        square = np.full(self.size, padding, labels.dtype)
+        frame = np.full(self.size, padding, labels.dtype)
         # of `side` cells over `length` pixels: the pixel at the centre of each
         rows, columns = ((2 * np.arange(side) + 1) * length // (2 * side) for length, side in
                          zip(labels.shape, (self.height, self.width), strict=True))
-        square[self.area] = labels[np.ix_(rows, columns)]
-        return square
+        frame[self.area] = labels[np.ix_(rows, columns)]
+        return frame
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Window:
 
     def enter(self, points: Points) -> Points:
         """Shares of the image's sides to shares of the window's."""
-        return (self.placement.to_square(points) - self._origin) / self._extent
+        return (self.placement.to_frame(points) - self._origin) / self._extent
 
     def leave(self, points: Points) -> Points:
         """Shares of the window's sides to shares of the image's, moved into the image."""

@@ -103,8 +103,9 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
         raise DataError(f"{path}: is of an image of {stated[1]} × {stated[0]}, and the file has"
                         f" {size[1]} × {size[0]} (width × height): the annotation is of"
                         " another image")
-    centres = np.minimum(xy + 0.5, size[::-1])
-    return Keypoints(centres, within(xy, size), check_box(path, box, size), size)
+    visible = within(xy, size)
+    centres = np.where(visible[:, None], np.minimum(xy + 0.5, size[::-1]), xy)
+    return Keypoints(centres, visible, check_box(path, box, size), size)
 
 
 def _finite(numbers: Any, count: int) -> npt.NDArray[np.float64]:

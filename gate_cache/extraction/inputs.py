@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
 from gate_cache.datasets.common.files import by_stem, stem_of
@@ -57,9 +57,9 @@ class ImageSource:
     _folders: dict[str, Mapping[str, Path]] = field(default_factory=dict, init=False)
 
     @cached_property
-    def square(self) -> Square:
+    def frame(self) -> Frame:
         """Where images lie in the model's input."""
-        return Square(self.preprocessing.size, self.preprocessing.fit)
+        return Frame(self.preprocessing.size, self.preprocessing.fit)
 
     def prompt(self, row: int, prompt: str) -> str:
         """A combo's prompt for one image: its caption filled in."""
@@ -85,7 +85,7 @@ class ImageSource:
         resolution : by default the input's own, so that cells are its pixels
         """
         height, width = map(int, self.samples.sizes[row])
-        return self.square.place(height, width).mask(resolution or self.square.size)
+        return self.frame.place(height, width).mask(resolution or self.frame.size)
 
     def from_folder(self, folder: str, row: int) -> Pixels:
         """As `image`, of the file of a folder that is called as the sample is."""

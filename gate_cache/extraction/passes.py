@@ -36,7 +36,7 @@ class Passes:
     Attributes
     ----------
     lanes : all passes, in an order that shares what can be
-    source : the images, and how they are made square
+    source : the images, and how they become its input
     inputs : the same for passes, with latents
     family : what the model offers
     """

@@ -282,9 +282,6 @@ def _check_train(manifest: Manifest) -> list[Problem]:
     if isinstance(train.attention, str) and train.attention not in manifest.attention:
         problems.append((("train", "attention"), f"'{train.attention}' is not a combo of"
                          f" 'attention'{did_you_mean(train.attention, manifest.attention)}"))
-    if train.mix and train.mix.projection and head_of(train.head.name).task == "segmentation":
-        problems.append((("train", "mix", "projection"), f"head '{train.head.name}' projects every"
-                         " map itself; leave it out"))
     if train.attention_in == "bucket":
         problems += [(("train", "attention_in"), why) for why in _not_inside(manifest)]
     return problems

@@ -79,7 +79,7 @@ def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
     else:
         tiles = [_values(v) for level in names
                  for v in explorer.attention(name, combo, level, tokens)]
-    return {"square": _square(explorer.placement(name, combo)), "tiles": tiles}
+    return {"frame": _frame(explorer.placement(name, combo)), "tiles": tiles}
 
 
 def match(explorer: ViewerSession, feature: str, name: str, target: str,
@@ -92,7 +92,7 @@ def match(explorer: ViewerSession, feature: str, name: str, target: str,
     best = explorer.matcher.match(feature, row, point, other)
     return {"x": best.x, "y": best.y, "similarity": best.similarity,
             "ms": round(1000 * best.seconds, 1), "held": best.cached,
-            "square": _square(best.placement),
+            "frame": _frame(best.placement),
             "tile": _values(_inside(best.values, best.placement))}
 
 
@@ -108,7 +108,7 @@ def _inside(values: npt.NDArray[np.float32], placement: Placement) -> npt.NDArra
     return np.clip(values, cells.min(), cells.max())
 
 
-def _square(placement: Placement) -> list[float]:
+def _frame(placement: Placement) -> list[float]:
     """Left, top, width and height of the model's input, as shares of the image's sides."""
     (left, top), (right, bottom) = placement.to_image(np.array([[0.0, 0.0], [1.0, 1.0]]))
     return [float(v) for v in (left, top, right - left, bottom - top)]

@@ -116,7 +116,7 @@ def _plain(view: ComboView, key: str, model: ModelSpec) -> Any:
         used = view.attrs.get(key)
         return model.source if used in model.names else used
     if key == "resize":
-        return view.square.fit
+        return view.frame.fit
     value = view.recipe.get(key, FIRST_SETTINGS.get(key))
     return sorted(value) if key == "maps" and value else value
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.geometry import Placement, Square
+from gate_cache.core.geometry import Frame, Placement
 from gate_cache.core.preprocessing import WHITE, Color, Fit, Preprocessing, Resample
 from gate_cache.core.size import Sides
 
@@ -108,7 +108,7 @@ def holds_several(path: Path) -> bool:
 
 def file_input(path: Path, how: Preprocessing) -> Pixels:
     """A file as the model takes it, (H, W, 3)."""
-    return to_square(read_rgb(path, how.background), how.size, how.fit, how.resample)
+    return to_frame(read_rgb(path, how.background), how.size, how.fit, how.resample)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -120,7 +120,7 @@ def size_of(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def to_square(image: Pixels, size: Sides, fit: Fit = "squash",
+def to_frame(image: Pixels, size: Sides, fit: Fit = "squash",
               resample: Resample = "bicubic") -> Pixels:
     """Bring an image to the model's input, (H, W, 3).
 
@@ -133,7 +133,7 @@ def to_square(image: Pixels, size: Sides, fit: Fit = "squash",
     size : in pixels, of a square or (H, W)
     resample : a filter of Pillow, or ``opencv`` as some peers do it
     """
-    place = Square(size, fit).place(*image.shape[:2])
+    place = Frame(size, fit).place(*image.shape[:2])
     inner = _resized(image, place, resample)
     below, right = (side - area.stop for side, area in zip(place.size, place.area, strict=True))
     if not (place.top or place.left or below or right):

@@ -118,7 +118,7 @@ def diffusers_name(layer: str, per_block: int) -> str:
 
 
 def flux_names(layer: str) -> tuple[str, ...]:
-    """Diffusers' names of a layer of FLUX that has the original one: its rows one after the other."""
+    """Diffusers' names of a layer of FLUX that has the original one, in the order of its rows."""
     match = _FLUX_BLOCK.fullmatch(layer)
     if match is None:
         return (layer,)

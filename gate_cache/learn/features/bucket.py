@@ -19,7 +19,7 @@ from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
 from gate_cache.manifest.train_spec import TWO_FINEST
 
 if TYPE_CHECKING:
-    from gate_cache.core.geometry import Placement, Square, Window
+    from gate_cache.core.geometry import Frame, Placement, Window
     from gate_cache.manifest.train_spec import AttentionMaps
     from gate_cache.store.reader import ComboView, FeatureStore
 
@@ -100,7 +100,7 @@ class Buckets:
         self.channels = self.maps.channels
         self.resolution = Size.of(spec.resolution or self.maps.resolution)
         maps = dict(self.maps.read)
-        self._square = one_square(store, spec)
+        self._frame = one_frame(store, spec)
         self.tokens = 0
         """T of the attention feature."""
         if spec.attention:
@@ -122,7 +122,7 @@ class Buckets:
 
     def window(self, size: tuple[int, int]) -> Window:
         """The cells that show an image of this (height, width), of maps at `resolution`."""
-        return self._square.place(*size).window(self.resolution)
+        return self._frame.place(*size).window(self.resolution)
 
     def named(self, sample_id: str) -> Bucket:
         """The bucket of one sample."""
@@ -137,7 +137,7 @@ class Buckets:
         return self._feed(row)
 
     def _build(self, row: int, maps: Maps) -> Bucket:
-        spec, place = self.spec, self._square.place(*map(int, self._store.samples.sizes[row]))
+        spec, place = self.spec, self._frame.place(*map(int, self._store.samples.sizes[row]))
         prepare = partial(standardised, place=place) if spec.standardise == "image" else None
         conv = self._joined(self.maps.stacked(maps, prepare))
         attention = [m[None] for m in maps[spec.attention].values()] if spec.attention else []
@@ -178,7 +178,7 @@ def attention_maps(view: ComboView, asked: AttentionMaps) -> tuple[str, ...]:
     return tuple(view[name].name for name in asked or view.maps)
 
 
-def one_square(store: FeatureStore, spec: FeatureSpec) -> Square:
+def one_frame(store: FeatureStore, spec: FeatureSpec) -> Frame:
     """How the images of all combos became the input; its size matters only where they are padded.
 
     Raises
@@ -187,12 +187,12 @@ def one_square(store: FeatureStore, spec: FeatureSpec) -> Square:
         They became it in different ways.
     """
     names = [*spec.combos, *([spec.attention] if spec.attention else [])]
-    squares = {name: store[name].square for name in names}
-    distinct = set(squares.values())
-    if len(distinct) > 1 and any(square.fit == "pad" for square in distinct):
-        listing = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in squares.items())
+    frames = {name: store[name].frame for name in names}
+    distinct = set(frames.values())
+    if len(distinct) > 1 and any(frame.fit == "pad" for frame in distinct):
+        listing = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in frames.items())
         raise StoreError(f"combos of one bucket need images fitted in the same way: {listing}")
-    return squares[names[0]]
+    return frames[names[0]]
 
 
 def nbytes(parts: Iterable[torch.Tensor | None]) -> int:

@@ -116,7 +116,7 @@ class SegmentationTask(ImagesTask):
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; an image is read once for all of them."""
         tallies = [ImageScores(self.data.classes) for _ in models]
-        for sample_id in self.maps.read_ahead(self._ids[split]):
+        for sample_id in self.evaluated(split, self.maps.read_ahead(self._ids[split])):
             true = self.data.mask(sample_id)
             predictions = self.predict(models, sample_id)
             for tally, (predicted, weights) in zip(tallies, predictions, strict=True):
@@ -146,8 +146,8 @@ class SegmentationTask(ImagesTask):
 
     def labels(self, sample_id: str) -> torch.Tensor:
         """(H, W) classes in the model's input; the padding is ignored."""
-        square = self.maps.place(sample_id).labels_to_square(self.data.mask(sample_id), IGNORED)
-        return torch.from_numpy(square.astype(np.int64)).to(self.maps.device, non_blocking=True)
+        framed = self.maps.place(sample_id).labels_to_frame(self.data.mask(sample_id), IGNORED)
+        return torch.from_numpy(framed.astype(np.int64)).to(self.maps.device, non_blocking=True)
 
     def _join(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
         size = self.maps.resolution
