@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -247,6 +248,16 @@ def test_truncated_files_of_any_format_are_named(tmp_path: Path, suffix: str) ->
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=rf"x\{suffix}: cannot be read as an image"):
         read_rgb(path)
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(roots: Roots,
+                                                             manifest: WriteManifest) -> None:
+    solid(roots.data / "own" / "a.png")
+    os.mkfifo(roots.data / "own" / "b.png")
+    loaded = manifest(dataset={"name": "folder", "root": "own"}, attention={},
+                      conv={"c": {"prompt": "x"}})
+    with pytest.raises(UserError, match=r"b\.png.*is not a regular file"):
+        extract(Workspace(loaded, roots, "cpu"))
 
 
 # ------------------------------------------------------------------------------ control images
