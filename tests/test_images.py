@@ -255,9 +255,10 @@ def test_a_pipe_among_the_images_is_named_and_not_waited_for(roots: Roots,
     solid(roots.data / "own" / "a.png")
     os.mkfifo(roots.data / "own" / "b.png")
     loaded = manifest(dataset={"name": "folder", "root": "own"}, attention={},
-                      conv={"c": {"prompt": "x"}})
-    with pytest.raises(UserError, match=r"b\.png.*is not a regular file"):
-        extract(Workspace(loaded, roots, "cpu"))
+                      conv={"c": {"prompt": "x", "maps": ["up0"]}})
+    unread = extract(Workspace(loaded, roots, "cpu")).unread
+    assert list(unread) == ["b.png"] and "b.png: cannot be read: is not a regular file" in \
+        unread["b.png"]
 
 
 # ------------------------------------------------------------------------------ control images
