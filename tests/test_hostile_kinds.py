@@ -17,9 +17,11 @@ import pytest
 from crc32c import crc32c
 from numcodecs import Blosc, Zstd
 from numcodecs.vlen import VLenUTF8
-from test_cli import gate
 from test_hostile import Home, ends_well, home, sealed_again, stages, unsynced
 
+from gate_cache.analysis.show import open_shown
+from gate_cache.core.progress import Silent
+from gate_cache.report.figures.show import draw
 from gate_cache.store.format.attrs import ATTRS
 from gate_cache.store.format.columns import COLUMNS, seal_samples
 from gate_cache.store.format.layout import SAMPLE_CHUNK
@@ -244,8 +246,11 @@ def attack(home: Home, case: str, part: slice) -> None:
     """Some of what opens a store, each on what the last one left."""
     home.fresh()
     CASES[case](home.path)
+    pictures = home.folder / "pictures"
+    every = {"show": lambda: list(draw(open_shown(home.path, home.roots, Silent()), [], [], [],
+                                       pictures)), **stages(home)}
     try:
-        for what, command in list(stages(home).items())[part]:
+        for what, command in list(every.items())[part]:
             ends_well(what, command, case)
     finally:
         for claim in home.path.parent.glob(".m.zarr.claim-*"):

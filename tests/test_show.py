@@ -156,6 +156,16 @@ def test_a_store_alone_is_shown_without_its_pictures(toy: Toy) -> None:
     assert found.image is None and found.conv
 
 
+def test_combos_without_a_word_are_left_out_of_a_page(source: ShownImages) -> None:
+    """As those of an empty prompt, or of a stranger's store."""
+    sample = next(iter(show(source)))
+    without = page(replace(sample, attention={"attn": []}))
+    assert without.height == page(replace(sample, attention={})).height < page(sample).height
+    with pytest.raises(UserError, match="nothing to draw"):
+        page(replace(sample, image=None, conv={}, attention={"attn": []}))
+    assert file_name("a/\u202egnp.jpg") == "a__gnp"
+
+
 def test_the_command(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                      monkeypatch: pytest.MonkeyPatch) -> None:
     name = FeatureStore.open(toy[2]).samples[1]
