@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.manifest.load import Loaded
 from gate_cache.report.figures.pictures import PictureCell, PictureRow, fitted, heat, save, sheet
-from gate_cache.report.figures.show import draw
+from gate_cache.report.figures.show import draw, file_name, page
 
 Toy = tuple[Loaded, Roots, Path]
 
@@ -131,8 +132,16 @@ def test_what_is_asked_for_is_shown(source: ShownImages) -> None:
     assert [word for word, _ in found.attention["attn"]] == ["a"]
 
 
+def test_words_that_are_left_out_are_counted(source: ShownImages) -> None:
+    name = source.store.samples[2]
+    (few,), (asked,) = (show(source, [name], ["attn"], words) for words in ([], ["a"]))
+    shown = [word for word, _ in few.attention["attn"]]
+    assert f"{len(shown)} of " in few.about["attn"] and "--token WORD" in few.about["attn"]
+    assert all(len(word) >= 3 for word in shown) and "--token" not in asked.about["attn"]
+
+
 @pytest.mark.parametrize("asked, said", [
-    ({"images": ["nowhere"]}, "'nowhere' is no image of this store"),
+    ({"images": ["nowhere"]}, "'nowhere' is not an image of this store"),
     ({"images": ["train"]}, "'train' fits 4 images"),
     ({"combos": ["plan"]}, "did you mean 'plain'"),
     ({"tokens": ["hose"]}, "its prompt has no word 'hose'"),
@@ -160,7 +169,7 @@ def test_combos_without_a_word_are_left_out_of_a_page(source: ShownImages) -> No
     """As those of an empty prompt, or of a stranger's store."""
     sample = next(iter(show(source)))
     without = page(replace(sample, attention={"attn": []}))
-    assert without.height == page(replace(sample, attention={})).height < page(sample).height
+    assert len(without) == len(page(replace(sample, attention={}))) < len(page(sample))
     with pytest.raises(UserError, match="nothing to draw"):
         page(replace(sample, image=None, conv={}, attention={"attn": []}))
     assert file_name("a/\u202egnp.jpg") == "a__gnp"

@@ -247,7 +247,7 @@ def open_writer(path: Place, dataset: str, block: int, batch: int,
     ------
     StoreError
         Another process writes to it and is not waited for, it belongs to another data set,
-        or is no store.
+        or is not a store.
     """
     held = hold_or_look(path, waiting)
     try:

@@ -92,7 +92,7 @@ class OpenFiles:
                 self._open.move_to_end(key)
             return cached
 
-    def each(self, work: Callable[[range], None], parts: Sequence[range], array: Chunks,
+    def in_parallel(self, work: Callable[[range], None], parts: Sequence[range], array: Chunks,
              shards: Iterable[int]) -> None:
         """Do all parts, several at once where one may wait for a server; `shards` are theirs."""
         at_once = min(self._folder.at_a_time, len(parts))
@@ -151,7 +151,7 @@ class Chunks:
             self._again(self._run, shard, slot, buffers[run.start : run.stop], check)
 
         parts = runs(rows, self.block) if rows else []
-        self._files.each(fill, parts, self, (rows[run.start] // self.block for run in parts))
+        self._files.in_parallel(fill, parts, self, (rows[run.start] // self.block for run in parts))
 
     def read_row(self, row: int, buffer: memoryview, check: Check) -> None:
         """Fill a buffer with one row: `read`, for the fewest steps."""

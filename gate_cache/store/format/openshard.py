@@ -103,7 +103,7 @@ def open_shard(folder: Folder, array: str, shard: int, meta: ArrayMeta) -> OpenS
     try:
         file = folder.open(key, length)
     except NoFile:
-        raise Damaged(f"{key} is no file") from None
+        raise Damaged(f"{key} is not a file") from None
     if file is None:
         raise Damaged(f"{key} is missing")
     size = file.size

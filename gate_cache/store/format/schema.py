@@ -72,8 +72,16 @@ class StoreAttrs(_Model):
     versions: dict[Text, Text]
 
 
+Sides = Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
+
+
+class _Tiles(_Model):
+    size: Sides
+    overlap: Annotated[int, Field(ge=0)]
+
+
 class _Pooling(_Model):
-    grid: Annotated[int, Field(ge=1, le=512)]
+    grid: Sides
     pool: Literal["mean", "max"]
 
 
@@ -81,7 +89,8 @@ class _Recipe(_Model):
     kind: Name
     maps: list[Name] | None = None
     settings: dict[str, Any] | None = None
-    size: Side | None = None
+    size: Sides | None = None
+    tiles: _Tiles | None = None
     resize: Fit | None = None
     latents: Text | None = None
     pooling: dict[MapName, _Pooling] = {}

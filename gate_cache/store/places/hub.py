@@ -3,7 +3,7 @@
 
 Every change of a repository is a commit, of which only so many are taken an hour: so what is
 written is held back until `flush`, or until there is much of it. Large files are sent at once all
-the same, and are no part of the repository before their commit; one that is sent again is not. A
+the same, and are not part of the repository before their commit; one that is sent again is not. A
 commit names the one before it, so of two writers the second one is refused. What is read is of one
 commit, found once, whatever others commit meanwhile: the revision's last one, and then our own.
 """
@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars
 
-from gate_cache.core.errors import RemoteError, UserError
+from gate_cache.core.errors import RemoteError, UserError, counted
 from gate_cache.store.places.folders import MOST, Buffer, Folder, plain_key, scattered
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ class HubFolder(Folder):
             if self._waiting:
                 commit = self._api.create_commit(
                     self._repo, list(self._waiting.values()), repo_type="dataset",
-                    commit_message=f"Add {len(self._waiting)} files", parent_commit=self._head)
+                    commit_message=f"Add {counted(len(self._waiting), 'file')}",
+                    parent_commit=self._head)
                 self._head = commit.oid
                 self._waiting = {}
 
