@@ -22,7 +22,6 @@ import numpy as np
 import yaml
 
 from gate_cache.core.fingerprint import file_sha256
-from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.passes.recipes import latents_recipe
@@ -66,9 +65,9 @@ def fill(work: Workspace) -> None:
     new = [NewSample(i, file_sha256(work.roots.data / "images" / i), 360, 480) for i in ids]
     with open_writer(work.store_path, dataset.name, BLOCK, 8, 2) as store:
         store.append(new)
-        size, model = files.size(None), manifest.model
-        latents = {LATENT_MAP: files.family.latent_shape(size)}
-        recipe = latents_recipe(files, Preprocessing.of(model, size), model.compute)
+        how, model = files.preprocessing(manifest.model), manifest.model
+        latents = {LATENT_MAP: files.family.latent_shape(how.size)}
+        recipe = latents_recipe(files, how, model.compute)
         mark(store.require(LATENTS, recipe, latents, "float32", {}))
         plans = work.plans(files)
         for plan in plans:

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 
 from benchmarks.synthetic import SD15
-from gate_cache.core.geometry import Placement, Square
+from gate_cache.core.geometry import Frame, Placement
 from gate_cache.learn.features.native import Native, NativeMaps
 from gate_cache.learn.features.pixel_grid import centres, read_at, tiles
 from gate_cache.learn.mixing.vectors import VectorAmalgamator, VectorModel, Vectors
@@ -39,7 +39,7 @@ class Maps:
 
     def __init__(self, shapes: dict[str, tuple[int, int, int]], combos: int, side: int) -> None:
         self.native = Native(tuple(torch.randn(combos, *s) for s in shapes.values()), (), ())
-        self._place = Square(side, "squash").place(side, side)
+        self._place = Frame(side, "squash").place(side, side)
 
     def __call__(self, sample_id: str) -> Native:
         return self.native

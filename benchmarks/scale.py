@@ -27,7 +27,6 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.passes.recipes import latents_recipe
@@ -84,9 +83,9 @@ def make(home: Path, images: int) -> Workspace:
     with open_writer(work.store_path, dataset.name, BLOCK, 8, 1) as store:
         store.append([NewSample(name, digests.read(at), 32, 32) for at, name in enumerate(ids)])
         digests.keep()
-        size, model = files.size(None), manifest.model
-        recipe = latents_recipe(files, Preprocessing.of(model, size), model.compute)
-        fill(store, LATENTS, recipe, {LATENT_MAP: files.family.latent_shape(size)}, "float32")
+        how, model = files.preprocessing(manifest.model), manifest.model
+        recipe = latents_recipe(files, how, model.compute)
+        fill(store, LATENTS, recipe, {LATENT_MAP: files.family.latent_shape(how.size)}, "float32")
         for combo in work.plans(files):
             fill(store, combo.name, combo.recipe, combo.shapes, "float16")
     return work

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Any
+from typing import Annotated, Any
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # saves 20 ms; we have none
 
@@ -36,6 +36,18 @@ def version() -> None:
     from gate_cache import __version__
 
     typer.echo(__version__)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(_: Annotated[bool, typer.Option("--version", is_eager=True, callback=_version,
+                                             help="Print the version.")] = False) -> None:
+    pass
 
 
 def main() -> None:

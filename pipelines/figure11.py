@@ -1,7 +1,7 @@
 """Figure 11: the weights of both regularisers, on SPair-71k."""
 
 from pipelines.command_line import main
-from pipelines.recipe import PCK, SIX, TOY, Part, Recipe, Source, Trials
+from pipelines.recipe import BASELINES, PCK, SIX, TOY, Part, Recipe, Source, Trials
 from pipelines.settings import TOY_PAIRS
 
 TOYS = {"gamma1": [0.0, 0.05, 0.2], "gamma2": [0.0, 0.05, 0.2]}
@@ -12,7 +12,8 @@ RECIPE = Recipe(
     "A grid over γ1 (sparsity) and γ2 (diversity), head nn. The paper's figures are a"
     " picture; it finds that both help, and need tuning.",
     [Part("correspondence", PCK, Source(TOY, TRIALS, {**TOY_PAIRS, "steps": 50}, TOYS),
-          Source("spair.yaml", TRIALS, {}, REAL))])
+          Source("spair.yaml", TRIALS, {}, REAL),
+          full=("GATE,gamma1=0.05,gamma2=0.05",), over=(*BASELINES, "GATE,gamma1=0.0,gamma2=0.0"))])
 
 if __name__ == "__main__":
     main(RECIPE)

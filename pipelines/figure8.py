@@ -12,7 +12,7 @@ RECIPE = Recipe(
     "One feature each: none of the techniques, each alone, several at once. The paper's mIoU are"
     " part of a picture. Pictures of these features: gate-cache show.",
     [Part("label-scarce segmentation", IOU, toy_pixels(TRIALS), horse_pixels(TRIALS),
-          full=("all three",))])
+          full=("prompt", "ControlNet", "LoRA", "all three"), over=("baseline",))])
 
 if __name__ == "__main__":
     main(RECIPE)

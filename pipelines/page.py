@@ -29,6 +29,7 @@ from pipelines.recipe import (
     gain_heads,
     named,
     reused,
+    sentence,
     spread,
     times,
 )
@@ -57,10 +58,10 @@ def part(name: str, outcome: Outcome) -> Html:
     """One table with its chart."""
     made = panels([figure(chart, caption) for chart, caption in charts(name, outcome)])
     folders = ", ".join(str(f) for f in outcome.folders)
-    below = [paragraph(f"{reused(outcome.extracted)}. {outcome.seconds:.0f} s. Everything of it is"
-                       f" in {folders}.", note=True),
+    below = [paragraph(f"{reused(outcome.extracted)}. {outcome.seconds:.0f} s of processor"
+                       f" time. Everything of it is in {folders}.", note=True),
              fold("Run it by hand", code("\n".join(command(outcome))))]
-    return Html("".join([_table(outcome), made, *below]))
+    return Html("".join([paragraph(sentence(outcome)), _table(outcome), made, *below]))
 
 
 def _table(outcome: Outcome) -> Html:

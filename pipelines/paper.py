@@ -95,7 +95,8 @@ def _into(file: object) -> Iterator[None]:
 def told(name: str, outcomes: list[Outcome]) -> str:
     """A recipe's title and tables."""
     parts = [f"{recipe_of(name).title}"]
-    parts += [f"{reused(o.extracted)}\n\n{markdown(o)}\n" for o in outcomes]
+    parts += [f"{reused(o.extracted)}; {clock(o.seconds)} of processor time\n\n{markdown(o)}\n"
+              for o in outcomes]
     return "\n".join(parts)
 
 
@@ -124,7 +125,9 @@ def main(args: argparse.Namespace) -> None:
     (folder / "results.md").write_text(results(found), encoding="utf-8")
     page = write_page(folder / "report.html",
                       [(recipe_of(name), outcomes) for name, outcomes in found.items()])
-    print(f"{len(found)} recipes in {clock(time.monotonic() - began)}; report: {page}")
+    work = sum(o.seconds for outcomes in found.values() for o in outcomes)
+    print(f"{len(found)} recipes in {clock(time.monotonic() - began)}, {clock(work)} of processor"
+          f" time; report: {page}")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,10 @@ GATE: Mapping[str, Any] = {"name": "GATE", "combos": SIX}
 PCK = {"pck@0.10/radius=image/average=point": "PCK@0.1 img",
        "pck@0.10/radius=box/average=point": "PCK@0.1 bbox"}
 IOU = {"mIoU": "mIoU"}
-OVER: Mapping[Role, str] = {"baseline": "over single (95 %)", "uniform": "over uniform (95 %)"}
-"""Headings of paired differences, of the metric that leads in the report."""
+BASELINES = {"baseline": "the single feature", "uniform": "uniform weights"}
+"""What sentences call them."""
+ENOUGH = 1.0
+"""Points: what differs by less, says the whole interval, is called equal."""
 WEIGHTS = {"weights/top1": "largest", "weights/top2": "second", "weights/none": "no overlap",
            "weights/overlap top1": "overlap @ top-1", "weights/overlap top2": "overlap @ top-2"}
 """Of a trial's assigners, percent (paper, Figure 12)."""
@@ -52,6 +54,7 @@ class Source:
     dataset : fields of the data set that differ from the manifest's
     conv, attention : combos that the manifest lacks
     folds : splits of the data set, each a repetition
+    alike : whether seeds give the same, as for solved probes on single features: one is enough
     """
 
     manifest: str
@@ -62,6 +65,7 @@ class Source:
     conv: Mapping[str, Any] = field(default_factory=dict)
     attention: Mapping[str, Any] = field(default_factory=dict)
     folds: Sequence[int] = ()
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,9 @@ class Part:
     toy : None where it would be the one of the part before
     real : None where only toyworld has it
     paper : the paper's figure of each heading, by a trial's name, or a baseline's role and head
-    full : names of trials that are GATE in full, which stand out
+    full : names of trials that are GATE in full, which stand out, and which the table's sentence
+        is about
+    over : what they are compared with: roles of baselines, names of trials
     """
 
     title: str
@@ -83,6 +89,7 @@ class Part:
     real: Source | None
     paper: Figures = field(default_factory=dict)
     full: Sequence[str] = ("GATE",)
+    over: Sequence[str] = tuple(BASELINES)
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,9 @@ class Outcome:
     ----------
     folders : of the sweeps, one a fold
     rows : of all of them
-    gains : of each mean over its baselines, of the metric that leads; none over several folds
+    seconds : of processor time
+    select : the metric that leads in the report
+    gains : by that metric, of each mean; none over several folds
     """
 
     part: Part
@@ -146,7 +155,8 @@ class Outcome:
     rows: list[TrialRow]
     seconds: float
     paper: bool
-    gains: Sequence[Mapping[Role, Gain]] = ()
+    select: str = ""
+    gains: Sequence[Mapping[str, Gain]] = ()
 
     @property
     def means(self) -> list[Mean]:
@@ -163,11 +173,15 @@ def reused(made: Extracted) -> str:
 
 
 def markdown(outcome: Outcome) -> str:
-    """A table: mean ± standard deviation over seeds and folds, the paper's figures beside ours."""
+    """What a table says, and the table: mean ± standard deviation over seeds and folds, the
+    paper's figures beside ours.
+    """
     heads = list(outcome.part.columns.values())
     paper = outcome.part.paper if outcome.paper else {}
     shown = [*heads, *gain_heads(outcome), *(f"{h} (paper)" for h in heads if paper)]
-    lines = [f"| {outcome.part.title} ({outcome.setting}) | {' | '.join(shown)} |",
+    said = sentence(outcome)
+    lines = [*([f"**{said}**", ""] if said else []),
+             f"| {outcome.part.title} ({outcome.setting}) | {' | '.join(shown)} |",
              "|---|" + "---:|" * len(shown)]
     lines += [f"| {name}{times(mean)} | {' | '.join(cells(outcome, i))} |"
               for i, (name, mean) in enumerate(named(outcome))]
@@ -176,15 +190,48 @@ def markdown(outcome: Outcome) -> str:
 
 def gain_heads(outcome: Outcome) -> list[str]:
     """Headings of the paired differences that there are."""
-    return [head for role, head in OVER.items() if any(role in g for g in outcome.gains)]
+    return [f"over {_short(name)} (95 %)" for name in _compared(outcome)]
+
+
+def _compared(outcome: Outcome) -> list[str]:
+    return [name for name in outcome.part.over if any(name in g for g in outcome.gains)]
+
+
+def _short(name: str) -> str:
+    return {"baseline": "single"}.get(name, ", ".join(name.split(",")))
+
+
+def sentence(outcome: Outcome) -> str:
+    """What the rows in full show, from their paired gains alone; empty without any."""
+    said = [f"{_short(mean.name)} is " + " and ".join(
+                verdict(BASELINES.get(name, _short(name)), gains[name])
+                for name in _compared(outcome) if name in gains)
+            for mean, gains in zip(outcome.means, outcome.gains, strict=False)
+            if mean.name in outcome.part.full and gains]
+    return f"{outcome.part.columns.get(outcome.select, outcome.select)}: {'; '.join(said)}." \
+        if said else ""
+
+
+def verdict(over: str, gain: Gain) -> str:
+    """Decided, equal within a point, or how many test pictures would decide it."""
+    points, (low, high) = gain.points, gain.interval
+    figures = f"({points:+.1f}, {low:.1f} to {high:.1f})"
+    if gain.clear:
+        return f"{'above' if points > 0 else 'below'} {over} {figures}"
+    if max(-low, high) < ENOUGH:
+        return f"equal to {over} within a point {figures}"
+    # An interval is as wide as one over the square root of the images: it is to leave out 0, or
+    # to stay within a point, whichever comes first.
+    need = gain.images * ((high - low) / 2 / max(abs(points), ENOUGH - abs(points))) ** 2
+    return f"not told from {over} {figures}, which about {math.ceil(need / 100) * 100:,} test" \
+        " pictures would decide"
 
 
 def cells(outcome: Outcome, row: int) -> list[str]:
     """A row's figures, its gains, and the paper's figures."""
     mean, columns = outcome.means[row], outcome.part.columns
     paper = outcome.part.paper if outcome.paper else {}
-    gains = [told(outcome.gains[row].get(role)) for role, head in OVER.items()
-             if head in gain_heads(outcome)]
+    gains = [told(outcome.gains[row].get(name)) for name in _compared(outcome)]
     return [*(spread(mean, metric) for metric in columns), *gains,
             *(figures_of(paper, mean).get(head, "") for head in columns.values() if paper)]
 

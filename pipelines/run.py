@@ -46,7 +46,7 @@ def run(recipe: Recipe, options: Options) -> list[Outcome]:
 
 
 def _part(part: Part, source: Source, folder: Path, options: Options) -> Outcome:
-    began, show = time.monotonic(), console_progress()
+    began, show = time.process_time(), console_progress()
     folder.mkdir(parents=True, exist_ok=True)
     folders, rows, made = [], [], None
     for fold in source.folds or (None,):
@@ -54,7 +54,7 @@ def _part(part: Part, source: Source, folder: Path, options: Options) -> Outcome
         home.mkdir(exist_ok=True)
         loaded = write_manifest(source, home / "manifest.yaml", options, fold)
         work = Workspace(loaded, options.roots, options.device, show)
-        seeds = 1 if source.folds else options.seeds
+        seeds = 1 if source.folds or source.alike else options.seeds
         points = load_sweep(write_sweep(source, home / "sweep.yaml", seeds), loaded)
         if made is None:
             made = extract(work)
@@ -66,10 +66,10 @@ def _part(part: Part, source: Source, folder: Path, options: Options) -> Outcome
         folders.append(home)
         rows += [with_weights(row, home) for row in swept.rows]
     assert made is not None
-    model = loaded.manifest.model.source
+    model, record = loaded.manifest.model.source, read_record(folders[0])
     return Outcome(part, f"{loaded.manifest.dataset.name}, {model}", made, folders, rows,
-                   time.monotonic() - began, options.real,
-                   [] if len(folders) > 1 else gains_of(read_record(folders[0])))
+                   time.process_time() - began, options.real, record.select,
+                   [] if len(folders) > 1 else gains_of(record, part.over))
 
 
 def with_weights(row: TrialRow, folder: Path) -> TrialRow:

@@ -19,7 +19,7 @@ TOY_CLASSES: Mapping[str, Any] = {
     **NARROW, "head": "linear", "attention": False, "steps": 100, "validate_steps": 50}
 """Probes: solved, so that what they are attached to is all that rows differ in."""
 MASKS = {"train": 192, "val": 64, "test": 512}
-CLASSES = {"train": 512, "val": 64, "test": 1024}
+CLASSES = {"train": 512, "val": 64, "test": 2048}
 """Pictures enough that what rows differ by is more than what test pictures do (docs/results.md)."""
 FOLDS = (0, 1, 2, 3, 4)
 HORSE = "horse-21-techniques.yaml"
@@ -28,12 +28,16 @@ HORSE = "horse-21-techniques.yaml"
 def toy_pixels(trials: Trials, parts: bool = False, **fields: Any) -> Source:
     """Toyworld's objects by category, or their parts, by pixels."""
     data = {**MASKS, "masks": "parts"} if parts else MASKS
-    return Source(TOY, trials, {**TOY_PIXELS, **fields}, dataset=data)
+    return Source(TOY, trials, {**TOY_PIXELS, **fields}, dataset=data, alike=_single(trials))
 
 
-def toy_classes(trials: Trials) -> Source:
+def toy_classes(trials: Trials, **data: str) -> Source:
     """The category of each of toyworld's pictures."""
-    return Source(TOY, trials, TOY_CLASSES, dataset=CLASSES)
+    return Source(TOY, trials, TOY_CLASSES, dataset={**CLASSES, **data}, alike=_single(trials))
+
+
+def _single(trials: Trials) -> bool:
+    return all(len(t["combos"]) == 1 for t in trials)
 
 
 def horse_pixels(trials: Trials, attention: bool = False, one_fold: bool = True,

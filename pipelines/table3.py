@@ -16,7 +16,8 @@ RECIPE = Recipe(
           horse_pixels(REAL, one_fold=False),
           {("baseline", "pixel-mlp"): {"mIoU": "65.0 ± 0.8"},
            "only IP-Adapter": {"mIoU": "65.8 ± 1.3"}, "only ControlNet": {"mIoU": "66.2 ± 1.2"},
-           "full": {"mIoU": "67.2 ± 1.1"}}, full=("full",))])
+           "full": {"mIoU": "67.2 ± 1.1"}},
+          full=("only ControlNet", "full"), over=("baseline", "only ControlNet"))])
 
 if __name__ == "__main__":
     main(RECIPE)

@@ -17,7 +17,8 @@ RECIPE = Recipe(
           Source("horse-21-sdxl.yaml", TRIALS, PIXELS, folds=FOLDS[:1]),
           {"three plain": {"mIoU": "53.40"}, "two plain, prompt": {"mIoU": "53.61"},
            "two plain, ControlNet": {"mIoU": "53.66"},
-           "plain, prompt, ControlNet": {"mIoU": "53.96"}})])
+           "plain, prompt, ControlNet": {"mIoU": "53.96"}},
+          full=("plain, prompt, ControlNet",), over=("three plain",))])
 
 if __name__ == "__main__":
     main(RECIPE)

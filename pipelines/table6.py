@@ -24,7 +24,8 @@ RECIPE = Recipe(
           toy_pixels(trials(SIX, (50, TOY_PIXELS["steps"])), baseline="prompt-0"),
           Source("horse-21.yaml", trials(HORSE, (10_000, 20_000)), PIXELS, folds=FOLDS),
           {f"{n} assigner{'s' if n > 1 else ''}, {k + 1} × steps": {"mIoU": PAPER[n][k]}
-           for n in NUMBERS for k in (0, 1)})])
+           for n in NUMBERS for k in (0, 1)},
+          full=("2 assigners, 2 × steps",), over=("1 assigner, 2 × steps",))])
 
 if __name__ == "__main__":
     main(RECIPE)

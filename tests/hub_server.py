@@ -18,6 +18,7 @@ class HubServer:
     ----------
     repos : name to files, by path
     heads : name to the last commit
+    commits : of every repository, to its files then
     private : names of those that were asked to be
     sent : sha256 to what was sent ahead of a commit
     requests : method and path of each
@@ -27,6 +28,7 @@ class HubServer:
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
         self.heads: dict[str, str] = {}
+        self.commits: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.sent: dict[str, bytes] = {}
         self.requests: list[str] = []
@@ -59,28 +61,38 @@ class HubServer:
         if name not in self.repos:
             return 404, {"error": "Repository not found"}
         if parts[0] == "datasets":
-            return self._file(name, "/".join(parts[5:]))
+            return self._file(self._at(parts[4]) or self.repos[name], "/".join(parts[5:]))
         what, rest = (parts[4], "/".join(parts[6:])) if len(parts) > 4 else ("revision", "")
+        files = self._at(parts[5] if len(parts) > 5 else "main")
         if what == "revision":
-            return 200, {"id": name, "sha": self.heads[name], "private": True, "tags": []}
+            if files is None and parts[5:] not in ([], ["main"]):
+                return 404, {"error": "Revision not found"}
+            sha = self.heads[name] if files is None else parts[5]
+            return 200, {"id": name, "sha": sha, "private": True, "tags": []}
         if what == "preupload":
             return 200, {"files": [
                 {"path": f["path"], "shouldIgnore": False,
                  "uploadMode": "lfs" if f["size"] >= 2**20 else "regular"}
                 for f in json.loads(body)["files"]]}
         if what == "paths-info":
-            nodes = [(path, self._tree(name, path.rpartition("/")[0]))
+            nodes = [(path, self._tree(files or self.repos[name], path.rpartition("/")[0]))
                      for path in parse_qs(body.decode())["paths"]]
             return 200, [node for path, (status, found) in nodes if status == 200
                          for node in found if node["path"] == path]
-        return self._commit(name, body) if what == "commit" else self._tree(name, rest)
+        return self._commit(name, body) if what == "commit" else \
+            self._tree(files or self.repos[name], rest)
+
+    def _at(self, revision: str) -> dict[str, bytes] | None:
+        return self.commits.get(revision)
 
     def _create(self, asked: dict[str, Any]) -> tuple[int, Any]:
         assert asked["type"] == "dataset"
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.repos:
             return 409, {"url": f"{self.url}/datasets/{name}"}
-        self.repos[name], self.heads[name] = {".gitattributes": b"*.0 filter=lfs\n"}, "0" * 40
+        self.repos[name] = {".gitattributes": b"*.0 filter=lfs\n"}
+        self.heads[name] = hashlib.sha1(name.encode()).hexdigest()
+        self.commits[self.heads[name]] = self.repos[name]
         if asked.get("private") or asked.get("visibility") == "private":
             self.private.add(name)
         return 200, {"url": f"{self.url}/datasets/{name}"}
@@ -104,12 +116,13 @@ class HubServer:
                          if p != gone and not p.startswith(f"{gone}/")}
         self.repos[name] = files
         self.heads[name] = hashlib.sha1(body + self.heads[name].encode()).hexdigest()
+        self.commits[self.heads[name]] = files
         return 200, {"success": True, "commitOid": self.heads[name],
                      "commitUrl": f"{self.url}/datasets/{name}/commit/{self.heads[name]}"}
 
-    def _tree(self, name: str, folder: str) -> tuple[int, Any]:
+    def _tree(self, files: dict[str, bytes], folder: str) -> tuple[int, Any]:
         start = f"{folder}/" if folder else ""
-        below = {path[len(start):]: raw for path, raw in self.repos[name].items()
+        below = {path[len(start):]: raw for path, raw in files.items()
                  if path.startswith(start)}
         if not below:
             return 404, {"error": "no such entry"}
@@ -121,8 +134,8 @@ class HubServer:
                           "size": 0 if inside else len(raw)}
         return 200, [nodes[own] for own in sorted(nodes)]
 
-    def _file(self, name: str, path: str) -> tuple[int, Any]:
-        raw = self.repos[name].get(path)
+    def _file(self, files: dict[str, bytes], path: str) -> tuple[int, Any]:
+        raw = files.get(path)
         return (404, {"error": "Entry not found"}) if raw is None else (200, raw)
 
 
@@ -142,7 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, raw = 206, raw[start : stop + 1]
         self.send_response(status)
         if status == 404:
-            missing = "Repo" if b"Repository" in raw else "Entry"
+            missing = {b"Repository": "Repo", b"Revision": "Revision"}.get(raw[11:].split()[0],
+                                                                           "Entry")
             self.send_header("X-Error-Code", f"{missing}NotFound")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(raw)))

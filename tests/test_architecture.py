@@ -327,7 +327,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("command", "banned", "expected"), [
     ("--help", (*HEAVY, "zarr", "numpy", "pydantic", "yaml", "tokenizers"), "Usage"),
     ("validate m.yaml", (*HEAVY, "zarr", "numpy"), "valid, 1 combo"),
-    ("plan m.yaml", (*HEAVY, "zarr", "numpy"), "UNet passes"),
+    ("plan m.yaml", (*HEAVY, "zarr", "numpy"), "model passes"),
     ("layers tiny", (*HEAVY, "zarr", "numpy"), "sha256"),
     ("status m.yaml", (*HEAVY, "zarr"), "2/2"),
     ("inspect stores/m.zarr", (*HEAVY, "zarr"), "up0"),

@@ -13,7 +13,7 @@ from scipy.io import savemat
 from gate_cache.core.errors import DataError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import SPLITS, CorrespondenceDataset
-from gate_cache.datasets.common.images import read_rgb, size_of, to_square
+from gate_cache.datasets.common.images import read_rgb, size_of, to_frame
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.datasets.registry import open_dataset
@@ -100,6 +100,19 @@ def test_file_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
         pytest.skip("this file system takes only UTF-8 names")
     with pytest.raises(DataError):
         ids(tmp_path)
+
+
+def test_a_line_break_in_a_file_name_is_told_before_extraction(tmp_path: Path) -> None:
+    save(tmp_path / "a\nb.png", noise(4, 4))
+    with pytest.raises(DataError, match=r"the file name 'a\\nb\.png' is not UTF-8, or has a line"):
+        ids(tmp_path)
+
+
+def test_files_are_named_once_however_they_are_spelt(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", noise(4, 4))
+    assert [s.id for s in ImageFolder(tmp_path, files=["./a.png"]).samples()] == ["a.png"]
+    with pytest.raises(DataError, match=r"dataset\.files names 'a\.png' 2 times"):
+        ImageFolder(tmp_path, files=["a.png", "./a.png"]).samples()
 
 
 def test_digest_is_of_the_content_alone(tmp_path: Path) -> None:
@@ -206,18 +219,18 @@ def test_missing_image_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(8, 8), (3, 17), (90, 40), (1, 1), (16, 300)])
 def test_to_square_squashes_any_shape(shape: tuple[int, int]) -> None:
-    square = to_square(np.full((*shape, 3), 77, np.uint8), 16)
+    square = to_frame(np.full((*shape, 3), 77, np.uint8), 16)
     assert square.shape == (16, 16, 3) and square.dtype == np.uint8 and (square == 77).all()
 
 
 def test_the_first_release_averaged_areas_when_shrinking() -> None:
     image = noise(8, 8)
     blocks = image.reshape(2, 4, 2, 4, 3).mean((1, 3))
-    np.testing.assert_allclose(to_square(image, 2, resample="opencv"), blocks, atol=0.51)
+    np.testing.assert_allclose(to_frame(image, 2, resample="opencv"), blocks, atol=0.51)
 
 
 def test_to_square_leaves_an_image_of_that_size_alone() -> None:
-    np.testing.assert_array_equal(to_square(noise(8, 8), 8), noise(8, 8))
+    np.testing.assert_array_equal(to_frame(noise(8, 8), 8), noise(8, 8))
 
 
 # --------------------------------------------------------------------------------- PF-WILLOW
@@ -414,6 +427,19 @@ def test_toyworld_at_dusk_has_the_same_points_in_darker_pictures() -> None:
         assert np.array_equal(day.xy, late.xy) and np.array_equal(day.visible, late.visible)
         assert dusk.image(sample.id).mean() < TOY.image(sample.id).mean()
         assert dusk.sha256(sample.id) != TOY.sha256(sample.id)
+
+
+def test_toyworld_has_styles_in_which_every_picture_lacks_something() -> None:
+    flawed = ToyWorld({"test": 16}, image_size=32, style="flawed")
+    covered = ToyWorld({"test": 16}, image_size=32, style="covered")
+    ids = [s.id for s in flawed.samples()]
+    assert all(flawed.scene(i).quality.startswith("low quality") for i in ids)
+    assert 0 < sum(TOY.scene(i).quality.startswith("low quality") for i in ids) < len(ids)
+    for i in ids:  # the same scene
+        assert np.array_equal(flawed.keypoints(i).xy, TOY.keypoints(i).xy)
+        assert np.array_equal(covered.keypoints(i).xy, TOY.keypoints(i).xy)
+    hidden = [sum((~w.keypoints(i).visible).sum() for i in ids) for w in (TOY, covered)]
+    assert hidden[1] > 2 * hidden[0]
 
 
 def test_toyworld_without_pictures_is_an_error() -> None:

@@ -468,7 +468,7 @@ def test_a_damaged_image_ends_the_command_with_2(roots: Roots, manifest: WriteMa
     with pytest.raises(DataError, match=r"1 of 3 images cannot be read and were left out") as told:
         command(loaded.path, on=Machine(roots.data, roots.models, str(roots.stores), roots.runs))
     assert told.value.exit_code == 2 and "01.png" in str(told.value)
-    assert "extracted (rows): plain 2" in capsys.readouterr().out
+    assert "extracted (images): plain 2" in capsys.readouterr().out
 
 
 def test_an_image_that_goes_bad_after_it_was_registered_is_left_out(

@@ -33,6 +33,7 @@ from gate_cache.core.errors import ManifestError, ModelError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text
@@ -345,7 +346,7 @@ def test_the_vae_of_xl_is_not_computed_in_half_precision(models: Path, tmp_path:
     assert (half.vae.dtype, half.unet.dtype) == (torch.float32, torch.float16)
     image = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
     assert torch.equal(half.encode(image), opened(models, "sdxl").encode(image))
-    how = Preprocessing(64)
+    how = Preprocessing(Size.of(64))
     assert latents_recipe(files, how, "float16") == latents_recipe(files, how, "float32")
     shutil.copytree(models / "sdxl", tmp_path / "fixed")
     config = tmp_path / "fixed/vae/config.json"
@@ -443,6 +444,7 @@ def test_other_unets_are_refused(models: Path, tmp_path: Path, name: str, field:
 @pytest.mark.parametrize(("change", "says"), [
     ({"beta_schedule": None}, "has no betas"),
     ({"beta_schedule": "sigmoid"}, "a schedule that is not read"),
+    ({"beta_start": 0.02, "beta_end": 0.0001}, "beta_end: 0.0001, so noise does not grow"),
     ({"prediction_type": "flow"}, "predicts 'flow'; known are epsilon, v_prediction, sample")])
 def test_other_schedules_are_refused(models: Path, tmp_path: Path, change: dict[str, Any],
                                      says: str) -> None:

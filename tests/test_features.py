@@ -230,7 +230,7 @@ def test_select_refuses_what_the_model_lacks(kind: Any, name: str, message: str)
 
 @pytest.mark.parametrize("size", [64, 512, 768])
 def test_sizes_that_fit_are_returned(size: int) -> None:
-    assert SD15.check_size(size, "model.size") == size
+    assert SD15.check_size(size, "model.size") == (size, size)
 
 
 @pytest.mark.parametrize(("size", "near"), [(500, 512), (16, 64), (520, 512), (730, 704)])

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from gate_cache.core.geometry import Placement, Square, Window
+from gate_cache.core.geometry import Frame, Placement, Window
 from gate_cache.core.preprocessing import Fit
-from gate_cache.datasets.common.images import to_square
+from gate_cache.core.size import Size
+from gate_cache.datasets.common.images import to_frame
 from gate_cache.learn.tasks.correspondence import cells
 
 SIZES = [(40, 40), (30, 60), (225, 300), (300, 153), (7, 1000), (1, 1), (513, 512)]
 ALL_SIZES = pytest.mark.parametrize(("height", "width"), SIZES)
+WHOLE = Size(64, 64)
 FITS = pytest.mark.parametrize("fit", ["squash", "pad"])
 
 
@@ -21,7 +23,7 @@ def points(count: int = 50) -> np.ndarray:
 
 
 def padded(height: int, width: int, size: int = 64) -> Placement:
-    return Square(size, "pad").place(height, width)
+    return Frame(size, "pad").place(height, width)
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -31,9 +33,9 @@ def picture(height: int, width: int) -> np.ndarray:
 @FITS
 @ALL_SIZES
 def test_pixels_go_to_the_square_and_back(fit: Fit, height: int, width: int) -> None:
-    place = Square(64, fit).place(height, width)
+    place = Frame(64, fit).place(height, width)
     pixels = points() * [width, height]
-    back = place.to_image(place.to_square(pixels / [width, height])) * [width, height]
+    back = place.to_image(place.to_frame(pixels / [width, height])) * [width, height]
     np.testing.assert_allclose(back, pixels, rtol=0, atol=1e-9)
 
 
@@ -42,7 +44,7 @@ def test_pixels_go_to_the_square_and_back(fit: Fit, height: int, width: int) -> 
 @pytest.mark.parametrize("resolution", [4, 16, 24])
 def test_pixels_go_to_a_window_and_back(fit: Fit, height: int, width: int,
                                         resolution: int) -> None:
-    window = Square(64, fit).place(height, width).window(resolution)
+    window = Frame(64, fit).place(height, width).window(resolution)
     shares = points().clip(0, 1)
     back = window.leave(window.enter(shares)) * [width, height]
     np.testing.assert_allclose(back, shares * [width, height], rtol=0, atol=1e-9)
@@ -53,9 +55,9 @@ def test_pixels_go_to_a_window_and_back(fit: Fit, height: int, width: int,
     ("squash", 30, 60), ("squash", 7, 1000), ("squash", 40, 40), ("pad", 40, 40), ("pad", 1, 1)])
 def test_where_nothing_is_padded_points_keep_every_bit(
         fit: Fit, height: int, width: int, resolution: int) -> None:
-    place = Square(48, fit).place(height, width)
+    place = Frame(48, fit).place(height, width)
     inside, window = points().clip(0, 1), place.window(resolution)
-    for moved in (place.to_square(inside), window.enter(inside), window.leave(inside)):
+    for moved in (place.to_frame(inside), window.enter(inside), window.leave(inside)):
         np.testing.assert_array_equal(moved, inside)
     maps = np.zeros((2, resolution, resolution))
     assert window.cut(maps).shape == maps.shape
@@ -63,9 +65,9 @@ def test_where_nothing_is_padded_points_keep_every_bit(
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [
-    (30, 60, Placement(64, 16, 0, 32, 64)), (60, 30, Placement(64, 0, 16, 64, 32)),
-    (225, 300, Placement(64, 8, 0, 48, 64)), (201, 300, Placement(64, 10, 0, 43, 64)),
-    (1, 1000, Placement(64, 31, 0, 1, 64)), (5, 5, Placement(64, 0, 0, 64, 64)),
+    (30, 60, Placement(WHOLE, 16, 0, 32, 64)), (60, 30, Placement(WHOLE, 0, 16, 64, 32)),
+    (225, 300, Placement(WHOLE, 8, 0, 48, 64)), (201, 300, Placement(WHOLE, 10, 0, 43, 64)),
+    (1, 1000, Placement(WHOLE, 31, 0, 1, 64)), (5, 5, Placement(WHOLE, 0, 0, 64, 64)),
 ])
 def test_padding_centres_the_image_and_keeps_its_aspect(
         height: int, width: int, expected: Placement) -> None:
@@ -77,8 +79,8 @@ def test_padding_centres_the_image_and_keeps_its_aspect(
 def test_a_cell_counts_when_it_shows_any_of_the_image(height: int, width: int,
                                                       resolution: int) -> None:
     place = padded(height, width)
-    side = place.size // resolution
-    pixels = np.zeros((place.size, place.size), bool)
+    side = 64 // resolution
+    pixels = np.zeros(place.size, bool)
     pixels[place.area] = True
     blocks = pixels.reshape(resolution, side, resolution, side).any((1, 3))
     np.testing.assert_array_equal(place.mask(resolution), blocks)
@@ -112,12 +114,12 @@ def cell_of(window: Window, shares: np.ndarray) -> tuple[int, int]:
 @pytest.mark.parametrize(("height", "width"), [(100, 200), (200, 100), (150, 200), (128, 128)])
 def test_a_marked_point_is_drawn_in_the_cell_that_holds_it(fit: Fit, height: int,
                                                            width: int) -> None:
-    window = Square(64, fit).place(height, width).window(16)
+    window = Frame(64, fit).place(height, width).window(16)
     for x, y in ((0.5, 0.5), (0.031, 0.97), (0.97, 0.031), (0.29, 0.71)):
         image = np.zeros((height, width, 3), np.uint8)
         row, column = int(y * height), int(x * width)
         image[row - 2 : row + 3, column - 2 : column + 3] = 255
-        drawn = to_square(image, 64, fit)[..., 0].reshape(16, 4, 16, 4).sum((1, 3))
+        drawn = to_frame(image, 64, fit)[..., 0].reshape(16, 4, 16, 4).sum((1, 3))
         drawn[~window.placement.mask(16)] = 0  # where a mark at the border is continued
         brightest = np.unravel_index(drawn.argmax(), drawn.shape)
         assert cell_of(window, np.array([column + 0.5, row + 0.5]) / [width, height]) == brightest
@@ -126,12 +128,12 @@ def test_a_marked_point_is_drawn_in_the_cell_that_holds_it(fit: Fit, height: int
 @pytest.mark.parametrize("side", [16, 40, 90])
 def test_a_square_image_is_the_same_bytes_squashed_and_padded(side: int) -> None:
     image = picture(side, side)
-    np.testing.assert_array_equal(to_square(image, 40, "pad"), to_square(image, 40))
+    np.testing.assert_array_equal(to_frame(image, 40, "pad"), to_frame(image, 40))
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 60), (60, 20), (25, 40), (3, 900)])
 def test_padding_continues_the_border(height: int, width: int) -> None:
-    place, square = padded(height, width, 40), to_square(picture(height, width), 40, "pad")
+    place, square = padded(height, width, 40), to_frame(picture(height, width), 40, "pad")
     inner = square[place.area]
     assert inner.shape == (place.height, place.width, 3)
     nearest = np.ix_(*(np.clip(np.arange(40) - start, 0, length - 1) for start, length in (
@@ -141,7 +143,7 @@ def test_padding_continues_the_border(height: int, width: int) -> None:
 
 def test_an_image_whose_longer_side_fits_keeps_its_pixels() -> None:
     image = picture(20, 40)
-    np.testing.assert_array_equal(to_square(image, 40, "pad")[10:30], image)
+    np.testing.assert_array_equal(to_frame(image, 40, "pad")[10:30], image)
 
 
 # -------------------------------------------------------------------------------- label maps
@@ -150,21 +152,21 @@ def test_an_image_whose_longer_side_fits_keeps_its_pixels() -> None:
 @FITS
 @ALL_SIZES
 def test_label_maps_keep_their_labels(fit: Fit, height: int, width: int) -> None:
-    place = Square(64, fit).place(height, width)
+    place = Frame(64, fit).place(height, width)
     labels = np.full((height, width), 7, np.int16)
-    found = place.labels_to_square(labels, 255)
+    found = place.labels_to_frame(labels, 255)
     assert found.dtype == np.int16
     np.testing.assert_array_equal(found, np.where(place.mask(64), 7, 255))
 
 
 def test_labels_take_the_nearest_pixel() -> None:
     labels = np.arange(8, dtype=np.uint8).reshape(2, 4)
-    grown = padded(2, 4, 8).labels_to_square(labels, 99)
+    grown = padded(2, 4, 8).labels_to_frame(labels, 99)
     np.testing.assert_array_equal(grown[2:6], labels.repeat(2, 0).repeat(2, 1))
-    shrunk = Square(2, "squash").place(2, 4).labels_to_square(labels, 99)
+    shrunk = Frame(2, "squash").place(2, 4).labels_to_frame(labels, 99)
     np.testing.assert_array_equal(shrunk, [[1, 3], [5, 7]])
 
 
 def test_labels_that_the_dtype_cannot_hold_are_refused() -> None:
     with pytest.raises(OverflowError):
-        padded(2, 4).labels_to_square(np.zeros((2, 4), np.uint8), -1)
+        padded(2, 4).labels_to_frame(np.zeros((2, 4), np.uint8), -1)

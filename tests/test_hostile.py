@@ -29,6 +29,7 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.sources import ModelFiles
@@ -108,7 +109,7 @@ def build(path: Path, loaded: Loaded, roots: Roots, encoding: Encoding) -> None:
     with open_writer(path, "toyworld", 3, 2) as writer:
         writer.append([NewSample(i, data.sha256(i), *data.size(i)) for i in ids])
         wanted = [(p.name, p.recipe, p.shapes) for p in plan_combos(loaded.manifest, files, roots)]
-        latents = latents_recipe(files, Preprocessing(64), "float32")
+        latents = latents_recipe(files, Preprocessing(Size.of(64)), "float32")
         for name, recipe, shapes in [*wanted, ("latents", latents, {"x0": (4, 16, 16)})]:
             group = writer.require(name, recipe, shapes, "float32" if name == "latents"
                                    else encoding, {"model": "tiny", "source": {"lora": "x"},

@@ -18,7 +18,7 @@ from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.files import by_stem, passed_over, passed_over_line, pictures
-from gate_cache.datasets.common.images import holds_several, read_rgb, size_of, to_square
+from gate_cache.datasets.common.images import holds_several, read_rgb, size_of, to_frame
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.prune import prune
@@ -146,7 +146,7 @@ def test_one_antialiased_filter_grows_and_shrinks_both_sides(shape: tuple[int, i
     image = np.random.default_rng(1).integers(80, 176, (*shape, 3), dtype=np.uint8)  # no clipping
     down = np.einsum("yh,hwc->ywc", cubic(shape[0], 32), image.astype(np.float64))
     wanted = np.einsum("xw,ywc->yxc", cubic(shape[1], 32), down)
-    gaps = np.abs(to_square(image, 32) - wanted)
+    gaps = np.abs(to_frame(image, 32) - wanted)
     assert gaps.max() < 1.7 and gaps.mean() < 0.4  # it rounds after each side
 
 
@@ -155,14 +155,14 @@ def test_one_antialiased_filter_grows_and_shrinks_both_sides(shape: tuple[int, i
 def test_filters_are_pillows(name: Any, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8)
     wanted = Image.fromarray(image).resize((32, 32), Image.Resampling[name.upper()])
-    np.testing.assert_array_equal(to_square(image, 32, "squash", name), wanted)
+    np.testing.assert_array_equal(to_frame(image, 32, "squash", name), wanted)
 
 
 @pytest.mark.parametrize("shape", [(50, 70), (20, 10), (10, 100)])
 def test_the_first_releases_filter_is_kept(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
     method = cv2.INTER_AREA if max(shape) > 32 else cv2.INTER_CUBIC
-    np.testing.assert_array_equal(to_square(image, 32, "squash", "opencv"),
+    np.testing.assert_array_equal(to_frame(image, 32, "squash", "opencv"),
                                   cv2.resize(image, (32, 32), interpolation=method))
 
 

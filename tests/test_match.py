@@ -17,7 +17,7 @@ from test_train import COUNTS, ELSEWHERE, Finished, manifest, nn_run, root, run 
 from gate_cache.analysis.describe import Describer, TrainedFeature, of_combo, of_run
 from gate_cache.analysis.match import Matches, match_images
 from gate_cache.cli import main
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.extraction.extract import extract
@@ -99,7 +99,7 @@ def test_points_of_padded_images_are_shares_of_the_image() -> None:
     """A wide image in a padded square: its own corner is found in a tall one's."""
     import torch
 
-    square = Square(16, "pad")
+    square = Frame(16, "pad")
     wide, tall = square.place(8, 16).window(16), square.place(16, 8).window(16)
     values = torch.nn.functional.one_hot(torch.arange(128), 128).float().T
     one, other = torch.zeros(2, 128, 16, 16)
@@ -117,7 +117,7 @@ def test_what_does_not_come_back_is_seen() -> None:
     """Two cells that look alike are both found at one place, and only one of them comes back."""
     import torch
 
-    window = Square(4, "squash").place(4, 4).window(4)
+    window = Frame(4, "squash").place(4, 4).window(4)
     a = torch.eye(16).reshape(16, 4, 4)
     b = a.clone()
     a[:, 0, 3] = a[:, 0, 0]
@@ -205,7 +205,7 @@ def test_a_picture_is_called_after_the_run_and_its_trial(
 
 
 @pytest.mark.parametrize("asked, said", [
-    ({"a": "test/aeroplain/00000"}, "is no image of its data set (did you mean"),
+    ({"a": "test/aeroplain/00000"}, "is not an image of its data set (did you mean"),
     ({"a": "aeroplane"}, "fits 6 images"),
     ({"more": ["--combo", "goot"]}, "has no combo 'goot' (did you mean 'good'?)"),
     ({"more": ["--combo", "new"]}, "'new' is not extracted yet; run 'gate-cache extract'"),

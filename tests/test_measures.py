@@ -19,7 +19,7 @@ from test_tasks import home, one_thread, trained  # noqa: F401
 from test_train import CHANNELS, CONV, finished, manifest, root, run  # noqa: F401
 
 from gate_cache.analysis.describe import of_combo
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import IGNORED, Split
@@ -38,7 +38,7 @@ from gate_cache.manifest.load import load
 from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.report.html.compare import verdict
 from gate_cache.report.html.record import Result, read_record
-from gate_cache.report.html.results import lead
+from gate_cache.report.html.results import findings, lead
 from gate_cache.report.html.write import write_report
 from gate_cache.training.evaluate import evaluate
 from gate_cache.training.inputs import TrainingInputs, hints, open_any
@@ -150,6 +150,19 @@ def test_the_verdict_names_the_row_that_wins(gate_right: list[int], other: list[
     assert found.against.points == pytest.approx(10 * (np.mean(gate_right) - np.mean(other)))
 
 
+def test_a_gain_over_the_single_feature_is_named_where_uniform_weights_have_it_too() -> None:
+    rows = [counted("g", [5, 6] * 15, "gate"), counted("b", [2, 3] * 15, "baseline"),
+            counted("u", [6, 5] * 15, "uniform")]
+    rows[0] = replace(rows[0], method=replace(rows[0].method, attention=True))
+    rows[0].__dict__["items"] = counted("g", [5, 6] * 15, "gate").items
+    found = verdict(record_of(rows))
+    assert found
+    lines = findings(found)
+    assert lines[0].startswith("GATE beats the single feature, and equals uniform weights with")
+    assert lines[1].startswith("+30.0 points over the single feature")
+    assert lines[2].endswith(": no clear difference")
+
+
 def test_without_items_the_highest_row_is_named() -> None:
     record = record_of([result("g", 50, 10), result("o", 60, role="floor")])
     told = plain("<body>" + str(lead(record, verdict(record))))
@@ -192,9 +205,9 @@ def test_where_the_radius_is_less_than_a_cell_the_image_leads(root: Path,  # noq
 def test_channels_are_standardised_over_the_cells_that_show_the_image() -> None:
     """By hand: 1, 3 over the image's two rows become -1, 1; a constant channel becomes 0."""
     level = torch.tensor([[[1.0] * 4, [3.0] * 4, [1.0] * 4, [3.0] * 4], [[7.0] * 4] * 4])
-    found = standardised(level, Square(32, "squash").place(32, 32))
+    found = standardised(level, Frame(32, "squash").place(32, 32))
     assert found[0, :, 0].tolist() == [-1, 1, -1, 1] and (found[1] == 0).all()
-    wide = Square(32, "pad").place(16, 32)  # the two rows in the middle
+    wide = Frame(32, "pad").place(16, 32)  # the two rows in the middle
     level[0, 0], level[0, 3] = 100, 5
     assert standardised(level, wide)[0, :, 0].tolist() == [98, 1, -1, 3]
     half = standardised(torch.randn(5, 8, 8).half() * 1e-3, wide)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gate_cache.core.size import Size
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.learn.features.pairs import PairPoints, load_pairs
@@ -124,8 +125,8 @@ def test_a_category_by_image_is_what_hpf_and_geoaware_print_for_it() -> None:
 def test_a_radius_is_told_in_cells() -> None:
     """A box of 40 in a picture of 100 × 200, seen by 16 × 16 cells of 12.5 pixels: 4 / 12.5."""
     small, flat = keypoints([(1, 1)], (200, 100), (0, 0, 40, 20)), keypoints([(1, 1)], box=(1,) * 4)
-    assert radius_in_cells([small, flat], 16) == pytest.approx(0.32)
-    assert radius_in_cells([flat], 16) is None
+    assert radius_in_cells([small, flat], Size(16, 16)) == pytest.approx(0.32)
+    assert radius_in_cells([flat], Size(16, 16)) is None
 
 
 def test_a_point_just_beyond_the_border_does_not_count() -> None:

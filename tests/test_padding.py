@@ -15,12 +15,13 @@ from conftest import CONTROL, PROMPT, WriteManifest
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import StoreError
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.core.preprocessing import Fit, Preprocessing
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.datasets.common.base import Keypoints, Pair
-from gate_cache.datasets.common.images import to_square
+from gate_cache.datasets.common.images import to_frame
 from gate_cache.diffusion.techniques.controlnet import Control, canny
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.inputs import BlockInputs, ImageSource
@@ -67,9 +68,9 @@ def test_squashed_and_padded_features_live_in_one_store(roots: Roots,
     assert set(extract(Workspace(padded, roots, "cpu")).rows.values()) == {3}
     assert [c.state for c in status(Workspace(squashed, roots)).combos] == ["done", "done"]
     store = FeatureStore.open(path)
-    latents = {v.square.fit: v["x0"][:] for v in store.latents()}
+    latents = {v.frame.fit: v["x0"][:] for v in store.latents()}
     for label in ("plain", "control"):
-        maps = {v.square.fit: v["up2"][:] for v in store.views() if v.label == label}
+        maps = {v.frame.fit: v["up2"][:] for v in store.views() if v.label == label}
         for found in (latents, maps):
             same = [np.array_equal(found["pad"][row], found["squash"][row]) for row in range(3)]
             assert same == [True, False, False]
@@ -81,15 +82,15 @@ def test_the_padding_has_no_edges() -> None:
     """Bars that run out of the picture are continued into the padding, their edges are not."""
     image = np.zeros((30, 60, 3), np.uint8)
     image[:, ::12] = image[:, 1::12] = 255
-    square, pixels = Square(64, "pad"), SimpleNamespace(image=lambda _: image)
+    square, pixels = Frame(64, "pad"), SimpleNamespace(image=lambda _: image)
     samples = Samples(["bars"], ["0" * 64], np.array([[30, 60]], np.int32))
-    source: Any = ImageSource(pixels, samples, Preprocessing(64, "pad"),  # type: ignore[arg-type]
+    source: Any = ImageSource(pixels, samples, Preprocessing(Size.of(64), "pad"),  # type: ignore[arg-type]
                               None, Roots(), {})  # type: ignore[arg-type]
     control = Control(None, None, ControlNetSpec(source="tiny"))  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as readers:
         edges = control.images(BlockInputs(source, readers), [0])[0, 0]
     own = square.place(30, 60).mask(64)
-    (drawn,) = canny(to_square(image, 64, "pad")[None], 100, 200)
+    (drawn,) = canny(to_frame(image, 64, "pad")[None], 100, 200)
     assert drawn[~own].any() and drawn[own].any()
     np.testing.assert_array_equal(edges, np.where(own, drawn, 0))
 
@@ -112,11 +113,11 @@ def points_of(name: str) -> Keypoints:
 
 def maps_of(name: str) -> np.ndarray:
     """Channel k has a bump at the padded place of point k; the padding shows all points again."""
-    points, place = points_of(name), Square(64, "pad").place(*SIZES[name])
+    points, place = points_of(name), Frame(64, "pad").place(*SIZES[name])
     height, width = points.size
     at = (np.arange(SIDE) + 0.5) / SIDE
     found = np.full((POINTS + 1, SIDE, SIDE), 0.1)
-    for k, (x, y) in enumerate(place.to_square(points.xy / [width, height])):
+    for k, (x, y) in enumerate(place.to_frame(points.xy / [width, height])):
         found[k] = np.exp(-((at[None] - x) ** 2 + (at[:, None] - y) ** 2) / (2 * 0.05**2))
     decoys = np.eye(POINTS + 1)[np.arange(SIDE * SIDE) % POINTS].T.reshape(found.shape)
     return np.where(place.mask(SIDE), found, decoys)
@@ -125,7 +126,7 @@ def maps_of(name: str) -> np.ndarray:
 def recipe(prompt: str, fit: Fit, **more: Any) -> dict[str, Any]:
     said = {"resize": "pad"} if fit == "pad" else {}
     return {"kind": "conv", "settings": {"prompt": prompt, "seed": 0, "t": 50}, "maps": ["up0"],
-            "compute": "float32", "size": 64, **Preprocessing(64).recipe, **said, **more}
+            "compute": "float32", "size": 64, **Preprocessing(Size.of(64)).recipe, **said, **more}
 
 
 STORED: dict[str, tuple[Fit, int]] = {
@@ -185,7 +186,7 @@ def test_the_loss_does_not_see_the_padding(store: FeatureStore) -> None:
             for i in range(2))
     before = pair_loss(loss, found, pair, a, b)
     for maps, name in ((a, pair.pair.source), (b, pair.pair.target)):
-        maps[:, ~torch.from_numpy(Square(64, "pad").place(*SIZES[name]).mask(SIDE))] = 1e3
+        maps[:, ~torch.from_numpy(Frame(64, "pad").place(*SIZES[name]).mask(SIDE))] = 1e3
     assert before.isfinite()
     assert torch.equal(pair_loss(loss, found, pair, a, b), before)
     a[:] = torch.randn(a.shape, generator=torch.Generator().manual_seed(2))
@@ -209,7 +210,7 @@ def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:
 ])
 def test_one_bucket_has_one_geometry(store: FeatureStore, combos: tuple[str, ...],
                                      told: str) -> None:
-    with pytest.raises(StoreError, match=f"made square in the same way: .*{told}"):
+    with pytest.raises(StoreError, match=f"fitted in the same way: .*{told}"):
         buckets(store, *combos)
 
 

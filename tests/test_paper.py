@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import yaml
 from browser import browser, page  # noqa: F401
 from playwright.sync_api import Page
 
 from gate_cache.core.roots import Roots
+from gate_cache.learn.metrics.intervals import Interval
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.sweep_file import load_sweep
+from gate_cache.report.html.compare import Gain, Group
 from gate_cache.report.html.record import read_record
 from gate_cache.training.features import extra_of
 from gate_cache.training.sweep_tables import Mean
@@ -31,6 +35,8 @@ from pipelines.recipe import (
     figures_of,
     markdown,
     reused,
+    sentence,
+    verdict,
 )
 from pipelines.run import run, write_manifest, write_sweep
 
@@ -130,14 +136,46 @@ def test_a_recipe_has_every_row_with_every_seed(grid: list[Outcome]) -> None:
 
 def test_gains_are_over_baselines_on_the_same_pairs(grid: list[Outcome]) -> None:
     (found,) = grid
-    assert "| over single (95 %) | over uniform (95 %) |" in markdown(found)
-    select = read_record(found.folders[0]).select
-    last = {m.method.role: m.test[select][0] for m in found.means}  # uniform: with attention
+    none = "GATE,gamma1=0.0,gamma2=0.0"
+    heads = [f"over {name} (95 %)" for name in ("single", "uniform", none.replace(",", ", "))]
+    assert f"| {' | '.join(heads)} |" in markdown(found)
+    assert found.select == read_record(found.folders[0]).select
+    last = {k: m.test[found.select][0] for m in found.means  # uniform: with attention
+            for k in (m.method.role, m.name)}
     for mean, gains in zip(found.means, found.gains, strict=True):
-        assert set(gains) == ({"baseline", "uniform"} if mean.trained else set())
-        for role, gain in gains.items():
-            assert gain.points == pytest.approx(mean.test[select][0] - last[role])
+        assert set(gains) == ({"baseline", "uniform", none} - {mean.name} if mean.trained
+                              else set())
+        for over, gain in gains.items():
+            assert gain.images == 16
+            assert gain.points == pytest.approx(mean.test[found.select][0] - last[over])
             assert gain.interval.low <= gain.points <= gain.interval.high
+
+
+def test_the_sentence_is_about_the_rows_in_full_alone(grid: list[Outcome]) -> None:
+    said = sentence(grid[0])
+    assert said.startswith("PCK@0.1 bbox: GATE, gamma1=0.05, gamma2=0.05 is ")
+    assert said.count("the single feature (") == said.count("uniform weights (") == 1
+    assert "gamma2=0.2" not in said and markdown(grid[0]).startswith(f"**{said}**\n\n|")
+    assert sentence(replace(grid[0], gains=[])) == ""
+
+
+@pytest.mark.parametrize(("points", "interval", "said"), [
+    (1.0, (0.7, 1.3), "above X (+1.0, 0.7 to 1.3)"),
+    (-1.3, (-2.6, -0.1), "below X (-1.3, -2.6 to -0.1)"),
+    (0.1, (-0.1, 0.3), "equal to X within a point (+0.1, -0.1 to 0.3)"),
+    # Half as wide again as its points are from 0: 400 × (1.8 / 1.2)² pictures leave out 0.
+    (1.2, (-0.6, 3.0), "not told from X (+1.2, -0.6 to 3.0), which about 900 test pictures would"
+                       " decide"),
+    # Nearer to 0 than to a point: 400 × (1.6 / 0.8)² pictures stay within it.
+    (-0.2, (-1.8, 1.4), "not told from X (-0.2, -1.8 to 1.4), which about 1,600 test pictures"
+                        " would decide"),
+])
+def test_a_verdict_is_decided_equal_or_says_what_would_decide(
+    points: float, interval: tuple[float, float], said: str,
+) -> None:
+    ids = np.array([[f"{i}"] for i in range(400)])
+    base = cast(Group, SimpleNamespace(results=[SimpleNamespace(items=SimpleNamespace(ids=ids))]))
+    assert verdict("X", Gain(base, points, Interval(*interval))) == said
 
 
 def test_the_next_recipe_extracts_only_what_is_new(grid: list[Outcome],

@@ -14,7 +14,7 @@ from test_train import CONV, build, manifest
 from torch import nn
 
 from gate_cache.core.errors import DataError, ManifestError
-from gate_cache.core.geometry import Square, Window
+from gate_cache.core.geometry import Frame, Window
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import Keypoints, Pair
 from gate_cache.datasets.toy import ToyWorld
@@ -44,7 +44,7 @@ class Held:
         return (Bucket(self.maps[i][None], None) for i in ids)
 
     def window(self, size: tuple[int, int]) -> Window:
-        return Square(SIDE, "squash").place(*size).window(SIDE)
+        return Frame(SIDE, "squash").place(*size).window(SIDE)
 
 
 def keypoints(visible: tuple[bool, ...] = (True, True, True)) -> Keypoints:

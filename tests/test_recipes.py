@@ -23,6 +23,7 @@ from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import differences, file_sha256, fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Size
 from gate_cache.core.weights import shapes_in, weight_files
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
 from gate_cache.diffusion.models.sources import ModelFiles, locate
@@ -156,7 +157,7 @@ def test_recipes_of_the_first_filter_are_those_of_before_there_was_a_choice(root
     assert list(recipe) == ["kind", "settings", "maps", "size", "latents", "weights", "schedule",
                             "compute"]
     files = ModelFiles("tiny", HOME)
-    latents = latents_recipe(files, Preprocessing(64, "squash", "opencv", None), "float32")
+    latents = latents_recipe(files, Preprocessing(Size.of(64), "squash", "opencv", None), "float32")
     assert latents == {
         "kind": "latents", "vae": files.weights["vae"], "size": 64, "resize": "squash",
         "scaling_factor": tiny_config("vae")["scaling_factor"], "preprocessing": 1,

@@ -28,7 +28,7 @@ from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.intervals import gain
 from gate_cache.learn.metrics.items import Items, extremes
-from gate_cache.learn.metrics.pck import SELECTED, share
+from gate_cache.learn.metrics.pck import SELECTED, metric_name, share
 from gate_cache.learn.metrics.roles import Method, Role
 from gate_cache.report.html.charts import Curve, Labels, curves
 from gate_cache.report.html.compare import verdict
@@ -49,7 +49,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, metric_name, number, read_record
+from gate_cache.report.html.record import Record, Result, number, read_record
 from gate_cache.report.html.results import lead
 from gate_cache.report.html.svg import SERIES
 from gate_cache.report.html.write import sections, try_report, write_report
@@ -352,7 +352,7 @@ def test_a_folder_of_an_earlier_version_has_a_report_too(made: dict[str, Made],
 
 
 @pytest.mark.parametrize(("files", "said"), [
-    ({}, "is no run's folder"),
+    ({}, "is not a run's folder"),
     ({"config.json": "{}"}, "is not finished; run the same command again with --out"),
     ({"sweep.json": "{}"}, "is not finished; run the same command again to resume"),
     ({"config.json": "{}", "metrics.json": "[]"}, "cannot be read"),

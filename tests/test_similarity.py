@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.learn.features.similarity import best, describe, descriptors, similarity
 from gate_cache.learn.tasks.correspondence import nearest, sample
 
-SHAPES = [((12, 4, 4), (9, 8, 8), (6, 16, 16)), ((5, 1, 1), (3, 16, 16)), ((4, 24, 24),),
+SHAPES = [((12, 4, 6), (9, 8, 12), (6, 16, 24)), ((5, 1, 1), (3, 16, 24)), ((4, 24, 24),),
           ((7, 3, 3), (7, 16, 16))]
+RESOLUTION = (16, 24)
 POINTS = [(0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.03, 0.97), (0.31, 0.62)]
 
 
@@ -22,8 +23,8 @@ def levels(shapes: tuple[tuple[int, int, int], ...], seed: int,
     return [torch.randn(s, generator=g).to(dtype) for s in shapes]
 
 
-def dense(parts: list[torch.Tensor], side: int = 16) -> torch.Tensor:
-    resized = [F.interpolate(p.float()[None], (side, side), mode="bilinear",
+def dense(parts: list[torch.Tensor]) -> torch.Tensor:
+    resized = [F.interpolate(p.float()[None], RESOLUTION, mode="bilinear",
                              align_corners=False)[0] for p in parts]
     return F.normalize(torch.cat(resized), dim=0)
 
@@ -33,7 +34,7 @@ def dense(parts: list[torch.Tensor], side: int = 16) -> torch.Tensor:
 @pytest.mark.parametrize("fit, size", [("squash", (40, 90)), ("pad", (40, 90)), ("pad", (90, 31))])
 def test_as_with_whole_descriptors(shapes: tuple[tuple[int, int, int], ...], fit: str,
                                    size: tuple[int, int], dtype: torch.dtype) -> None:
-    window = Square(128, fit).place(*size).window(16)  # type: ignore[arg-type]
+    window = Frame((128, 192), fit).place(*size).window(RESOLUTION)  # type: ignore[arg-type]
     a, b = levels(shapes, 0, dtype), levels(shapes, 1, dtype)
     kept = [part.clone() for part in b]
     here, there = describe(a, window), describe(b, window)
@@ -53,7 +54,7 @@ def test_as_with_whole_descriptors(shapes: tuple[tuple[int, int, int], ...], fit
 
 
 def test_a_map_of_zeros_is_like_nothing() -> None:
-    window = Square(64, "squash").place(64, 64).window(8)
+    window = Frame(64, "squash").place(64, 64).window(8)
     empty = describe([torch.zeros(4, 8, 8)], window)
     found = similarity(descriptors(empty, np.array([[0.4, 0.4]])), empty)
     assert found.abs().max() == 0 and best(found, empty).similarity == 0

@@ -20,9 +20,10 @@ from test_train import CPU, DATASET, ELSEWHERE, recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gate_cache.core.errors import GateCacheError, UserError
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Sides
 from gate_cache.datasets.common.base import IGNORED, Sample, Split
 from gate_cache.datasets.toy import ToyWorld
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
@@ -104,10 +105,10 @@ class Pictures:
         return "train"
 
 
-def told(mask: Array, square: Square, side: int, label: int) -> Array:
+def told(mask: Array, square: Frame, side: int, label: int) -> Array:
     """Maps whose channels say the class of each cell, and of the whole picture."""
-    placed = square.place(*mask.shape).labels_to_square(mask, IGNORED)
-    step = square.size // side
+    placed = square.place(*mask.shape).labels_to_frame(mask, IGNORED)
+    step = square.size.height // side
     cells = placed[step // 2::step, step // 2::step]
     classes = range(len(CLASSES))
     return np.stack([*(2.0 * (cells == c) for c in classes),
@@ -115,9 +116,9 @@ def told(mask: Array, square: Square, side: int, label: int) -> Array:
 
 
 def write(path: Path, fit: str, data: Any, ids: Sequence[str], manifest: Loaded | None = None,
-          labels: int = len(CLASSES)) -> None:
+          labels: int = len(CLASSES), whole: Sides = 64) -> None:
     """A store in which ``good`` tells the classes, ``noise`` nothing, ``ddpm`` a bit."""
-    square = Square(64, fit)  # type: ignore[arg-type]
+    square = Frame(whole, fit)  # type: ignore[arg-type]
     with open_writer(path, data.name, 8, 4) as writer:
         writer.append([NewSample(i, data.sha256(i), *data.size(i)) for i in ids])
         for name in ("noise", "good", "attn", "ddpm"):
@@ -130,7 +131,7 @@ def write(path: Path, fit: str, data: Any, ids: Sequence[str], manifest: Loaded 
                     found = {m: rng.normal(0, 1, v.shape) for m, v in found.items()}
                 maps.append(found)
             shapes = {m: v.shape for m, v in maps[0].items()}
-            kept = {"kind": "conv", "combo": name, "size": 64, "resize": fit}
+            kept = {"kind": "conv", "combo": name, "size": whole, "resize": fit}
             about: dict[str, Any] = {}
             if manifest and name != "ddpm":
                 from gate_cache.diffusion.techniques.registry import sources
@@ -144,10 +145,12 @@ def write(path: Path, fit: str, data: Any, ids: Sequence[str], manifest: Loaded 
                 group.write(block, {m: np.stack([maps[r][m] for r in block]) for m in shapes})
 
 
-@pytest.fixture(scope="module", params=["squash", "pad"])
+@pytest.fixture(scope="module", params=[("squash", 64), ("pad", [48, 96])],
+                ids=["squash", "pad-wide"])
 def maps(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NativeMaps:
     path = tmp_path_factory.mktemp("dense") / "pictures.zarr"
-    write(path, request.param, Pictures(), IDS["train"])
+    fit, whole = request.param
+    write(path, fit, Pictures(), IDS["train"], whole=whole)
     return native(path)
 
 
@@ -263,21 +266,21 @@ def test_a_baseline_has_the_given_weights(head: str, maps: NativeMaps) -> None:
 def test_logits_go_back_to_where_the_labels_came_from(fit: str, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     mask = np.kron(rng.integers(0, 3, (4, 4)), np.ones((size[0] // 4, size[1] // 4), int))
-    place = Square(64, fit).place(*size)  # type: ignore[arg-type]
-    square = torch.from_numpy(place.labels_to_square(mask, 0))
+    place = Frame((64, 96), fit).place(*size)  # type: ignore[arg-type]
+    square = torch.from_numpy(place.labels_to_frame(mask, 0))
     logits = F.one_hot(square, 3).permute(2, 0, 1)[None].float()
     assert (to_pixels(logits, place, size) == mask).mean() > 0.98
 
 
 def test_reading_at_pixels_is_bilinear_resizing() -> None:
-    logits = torch.randn(2, 3, 8, 8)
-    found = read_at(logits, Square(64, "squash").place(32, 48), centres((32, 48)))
+    logits = torch.randn(2, 3, 8, 12)
+    found = read_at(logits, Frame((64, 96), "squash").place(32, 48), centres((32, 48)))
     expected = F.interpolate(logits, (32, 48), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found, expected.flatten(2).permute(2, 0, 1), atol=1e-5, rtol=1e-5)
 
 
 def test_padding_is_never_read() -> None:
-    place = Square(64, "pad").place(32, 64)
+    place = Frame(64, "pad").place(32, 64)
     logits = torch.full((1, 1, 8, 8), 9.0)
     place.window(8).cut(logits)[:] = 1
     assert (read_at(logits, place, centres((32, 64))) == 1).all()

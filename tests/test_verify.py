@@ -324,7 +324,7 @@ def test_what_is_not_done_yet_is_noted(tmp_path: Path) -> None:
     assert found.sound
     assert found.notes == [
         f"{groups['other'].name}: is half made: an extract was cut off",
-        f"{groups['plain'].name}: 4 of 7 rows are not extracted"]
+        f"{groups['plain'].name}: rows not extracted: 4 of 7"]
 
 
 def test_repair_waits_for_no_writer(path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.passes.hooks import tapped
-from gate_cache.extraction.passes import Passes, chosen_combos, open_passes
+from gate_cache.extraction.passes import Passes, chosen_combos, need_whole, open_passes
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.workspace.pick import pick
 
@@ -49,9 +49,9 @@ class Activations:
     Attributes
     ----------
     t : the time of the pass
-    image : (S, S, 3), as the model is given it
-    noised : (S, S, 3), x_t decoded
-    clean : (S, S, 3), x_0 as predicted by this one pass, decoded
+    image : (H, W, 3), as the model is given it
+    noised : (H, W, 3), x_t decoded
+    clean : (H, W, 3), x_0 as predicted by this one pass, decoded
     latents, noise : x_t and the noise predicted in it
     levels : ``down0`` …, ``mid``, ``up0`` …, or a transformer's blocks, in the order of the pass
     """
@@ -81,6 +81,7 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
     UserError
         No such image or combo, or something of the model is missing.
     """
+    need_whole(work)
     every = chosen_combos(work, combos)
     selected = every if combos else dict([next(iter(every.items()))])
     chosen = {n: c.model_copy(update={"ensemble": 1}) if c.ensemble > 1 else c
@@ -100,7 +101,8 @@ def _run(passes: Passes) -> Iterator[Activations]:
     for lane in passes.lanes:
         t = lane.common.walk.stop
         for ready in passes.extractor.ready(lane, passes.inputs):
-            with tapped(model.unet, passes.family.levels) as taps:
+            height, width = ready.x.shape[-2:]
+            with tapped(model.unet, passes.family.levels, height / width) as taps:
                 predicted = ready.run()
                 seen = taps.take()
             (item,) = ready.items

@@ -66,8 +66,8 @@ def _read(view: ComboView, name: str, row: int) -> npt.NDArray[np.float32]:
 def _inside(view: ComboView, row: int,
             values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The cells that show some of the image: padding has no effect on the colours."""
-    placement = view.square.place(*map(int, view.store.samples.sizes[row]))
-    return np.asarray(placement.window(values.shape[-1]).cut(values))
+    placement = view.frame.place(*map(int, view.store.samples.sizes[row]))
+    return np.asarray(placement.window(values.shape[-2:]).cut(values))
 
 
 def _spread(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

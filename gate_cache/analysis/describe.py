@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from gate_cache.core.errors import StoreError, UserError
+from gate_cache.core.size import Size
 from gate_cache.learn.features.bucket import (
     Buckets,
     BucketSpec,
     FeatureSpec,
     Standardise,
-    one_square,
+    one_frame,
     stack,
     standardised,
 )
@@ -56,7 +58,7 @@ class Feature(Protocol):
 
 
 def original_size(store: FeatureStore, row: int) -> tuple[int, int]:
-    """(height, width) of an image before it was made square."""
+    """(height, width) of an image as it was read."""
     height, width = store.samples.sizes[row]
     return int(height), int(width)
 
@@ -81,19 +83,19 @@ class PlainFeature:
         self._device = device
         self._maps = views[0].maps
         self._reader = SampleReader({v.name: [v[m] for m in self._maps] for v in views}, 0)
-        self._side = max(views[0][m].shape[-1] for m in self._maps)
+        self._resolution = Size.of(max((views[0][m].shape[-2:] for m in self._maps), key=prod))
 
     def describe(self, row: int) -> LevelDescriptors:
         """Levels at their own resolutions, in the dtype they are read in."""
         first = self._views[0]
-        placement = first.square.place(*original_size(first.store, row))
+        placement = first.frame.place(*original_size(first.store, row))
         with one_thread():
             with self._reader.sample(row) as sample:
                 maps = sample.maps(self._device)
             levels = [self._level(name, maps) for name in self._maps]
             if self._standardised:
                 levels = [standardised(level, placement) for level in levels]
-            return describe(levels, placement.window(self._side))
+            return describe(levels, placement.window(self._resolution))
 
     @staticmethod
     def _level(name: str, maps: Maps) -> torch.Tensor:
@@ -237,9 +239,9 @@ def plain_features(store: FeatureStore, device: torch.device,
 
 
 def _amalgamable(store: FeatureStore, views: Sequence[ComboView]) -> bool:
-    """Whether these have the same maps of images made square in the same way."""
+    """Whether these have the same maps of images fitted in the same way."""
     try:
-        one_square(store, FeatureSpec(tuple(v.name for v in views)))
+        one_frame(store, FeatureSpec(tuple(v.name for v in views)))
     except StoreError:
         return False
     return len({tuple((m, v[m].shape) for m in v.maps) for v in views}) == 1

@@ -18,7 +18,13 @@ import torch
 from gate_cache.analysis.score import ONE_PASS, PROMPT, Selection, plain, techniques_of
 from gate_cache.core.errors import UserError
 from gate_cache.diffusion.techniques.controlnet import canny
-from gate_cache.extraction.passes import Passes, chosen_combos, open_passes, with_combos
+from gate_cache.extraction.passes import (
+    Passes,
+    chosen_combos,
+    need_whole,
+    open_passes,
+    with_combos,
+)
 from gate_cache.learn.metrics.image_similarity import edge_f1, psnr, ssim
 from gate_cache.learn.metrics.intervals import Spread
 from gate_cache.manifest.specs import T_MAX, Combo, DenoiseSpec
@@ -45,7 +51,7 @@ class TriedTechnique:
     ----------
     name : of the combo
     techniques : in words
-    pictures : (S, S, 3) by image, of the first seed
+    pictures : (H, W, 3) by image, of the first seed
     values : measure to (images, seeds)
     mean : over images, of each one's mean over seeds
     gain : how much more than the reference, likewise; None for the reference
@@ -67,7 +73,7 @@ class Guideline:
 
     Attributes
     ----------
-    inputs : (S, S, 3) by image, as the model is given them
+    inputs : (H, W, 3) by image, as the model is given them
     strength : share of the times that are denoised; `start` is the first of them
     bound : what the autoencoder alone keeps, which no technique can exceed by much
     rows : the reference first
@@ -135,14 +141,15 @@ def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
     UserError
         No such image or combo, something of the model is missing, or it takes no technique.
     """
+    need_whole(work)
     chosen = distinct(chosen_combos(work, selection.combos))
     if how.steps > how.start:
-        raise UserError(f"--steps {how.steps}: more than the {how.start} times of --strength"
-                        f" {how.strength:g}")
+        raise UserError(f"--steps {how.steps}: more than the {how.start} timesteps of"
+                        f" --strength {how.strength:g}")
     files = with_combos(work, chosen).model()
     if not files.family.text:
-        raise UserError(f"{files.source}: a model without text takes no technique, so there is no"
-                        " Img2Img to compare its own with")
+        raise UserError(f"{files.source}: a model without text input takes no techniques, so there"
+                        " is nothing to compare")
     dataset, ids = selection.of(work, IMAGES)
     prompt = PROMPT if selection.prompt is None else selection.prompt
     combos = {f"@{REFERENCE}": plain(files, prompt), **chosen}
@@ -196,10 +203,10 @@ class _Judge:
     """Compares pictures with the inputs, where these are not padding."""
 
     def __init__(self, passes: Passes) -> None:
-        samples, square = passes.source.samples, passes.source.square
+        samples, frame = passes.source.samples, passes.source.frame
         pictures = passes.inputs.images(range(len(samples)))
         self.inputs = dict(zip(samples, pictures, strict=True))
-        self._areas = [square.place(int(h), int(w)).area for h, w in samples.sizes]
+        self._areas = [frame.place(int(h), int(w)).area for h, w in samples.sizes]
 
     def measure(self, seeds: Sequence[Sequence[Pixels]]) -> dict[str, Values]:
         """Measure to (images, seeds), of a result for each image by seed."""

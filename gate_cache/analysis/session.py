@@ -151,8 +151,8 @@ class ViewerSession:
         return ImageInfo(image, size, self.category(image), self._is_here(image))
 
     def placement(self, image: str, combo: str) -> Placement:
-        """Where an image lies in the square of a combo's maps."""
-        return self.view(combo).square.place(*self.image(image).size)
+        """Where an image lies in the input of a combo."""
+        return self.view(combo).frame.place(*self.image(image).size)
 
     def picture(self, image: str) -> Picture | None:
         """The original; where it is not here the colours of a map; None where there is neither."""
@@ -168,10 +168,10 @@ class ViewerSession:
         return None
 
     def _stand_in(self, image: str, combo: str, view: ComboView) -> Picture:
-        """The finest map's colours, cut out of the square as the image lies in it."""
+        """The finest map's colours, cut out as the image lies in them."""
         finest = max(view.maps, key=lambda m: view[m].shape[-1])
         colours = self.colours(image, combo, finest)
-        window = self.placement(image, combo).window(len(colours))
+        window = self.placement(image, combo).window(colours.shape[:2])
         return np.asarray(colours[window.rows, window.columns])
 
     def colours(self, image: str, combo: str, name: str) -> Picture:

@@ -31,8 +31,8 @@ class Match:
     ----------
     x, y : shares of the other image's width and height
     similarity : cosine, of the best cell
-    values : (R, R) similarity of every position of the model's square
-    placement : where the other image lies in that square
+    values : (H, W) similarity of every position of the model's input
+    placement : where the other image lies in that input
     seconds : it took, reading included
     cached : whether the other image's descriptors were in memory already
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
     from gate_cache.datasets.common.base import ImageDataset
 
-IMAGES, TOKENS = 4, 8
-"""Pictures and words shown by default."""
+IMAGES, TOKENS, LETTERS = 4, 8, 3
+"""Pictures, and words of so many letters or more, shown by default."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class ImageMaps:
     image : (H, W, 3), or None where the data set is not here
     conv : combo to map to (h, w, 3) colours
     attention : combo to its words' heat, (h, w) each, with the word
-    about : combo to how it was read, where that is not one pass of the noised image
+    about : combo to how it was read, where that is not one pass of the noised image, and to which
+        words of its prompt are shown, where not all are
     """
 
     id: str
@@ -96,7 +96,8 @@ def show(source: ShownImages, images: Sequence[str] = (),
             store.samples[row], dataset.image(store.samples[row]) if dataset else None,
             {v.label: {m: colours(v, m, row) for m in v.maps} for v in conv},
             {v.label: _words(v, row, tokens) for v in views if v.attrs["kind"] == "attention"},
-            {v.label: read_as(v.recipe.get("settings", {})) for v in views})
+            {v.label: "; ".join(filter(None, (read_as(v.recipe.get("settings", {})),
+                                              "" if tokens else _left_out(v)))) for v in views})
 
 
 def _row(store: FeatureStore, image: str) -> int:
@@ -118,8 +119,7 @@ def _words(view: ComboView, row: int,
     """The finest map's attention to these words, or to the first few of the prompt."""
     finest = max(view.maps, key=lambda m: view[m].shape[-1])
     values = np.asarray(view[finest][row], np.float32)
-    words = list(view.attrs.get("tokens") or [str(i) for i in range(len(values))])
-    plain = [re.sub(r"</w>$", "", w) for w in words]
+    plain = _plain(view) or [str(i) for i in range(len(values))]
     if tokens:
         missing = [t for t in tokens if t not in plain]
         if missing:
@@ -127,6 +127,28 @@ def _words(view: ComboView, row: int,
                             f"{did_you_mean(missing[0], plain)}")
         chosen = [plain.index(t) for t in tokens]
     else:
-        chosen = [i for i, w in enumerate(plain) if w.isalpha() and len(w) > 2][:TOKENS]
+        chosen = (_long(plain) or list(range(len(plain))))[:TOKENS]
     return [(plain[i], values[i]) for i in chosen if i < len(values)]
 
+
+def _plain(view: ComboView) -> list[str]:
+    return [plain_word(w) for w in view.attrs.get("tokens") or ()]
+
+
+def plain_word(token: str) -> str:
+    """A token without what marks a word's end (CLIP) or beginning (T5)."""
+    return token.removesuffix("</w>").removeprefix("▁") or token
+
+
+def _long(words: Sequence[str]) -> list[int]:
+    """Numbers of the words that a picture shows; of an empty prompt, what there is of letters."""
+    return next(filter(None, ([i for i, w in enumerate(words) if w.isalpha() and len(w) >= least]
+                              for least in (LETTERS, 1))), [])
+
+
+def _left_out(view: ComboView) -> str:
+    """Which words of an attention combo's prompt are shown, where not all of them are."""
+    words = [w for w in _plain(view) if w.isalnum()] if view.attrs["kind"] == "attention" else []
+    shown = min(TOKENS, len(_long(words)))
+    return (f"{shown} of {len(words)} words: the first of {LETTERS} letters or more;"
+            " --token WORD shows others") if shown < len(words) else ""

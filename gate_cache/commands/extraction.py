@@ -15,7 +15,7 @@ from gate_cache.commands.options import (
     print_result,
     refuse,
 )
-from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.errors import DataError, UserError, counted
 
 
 def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
@@ -52,7 +52,7 @@ def _batch(given: str | None) -> int | Literal["auto"] | None:
     if given in (None, "auto"):
         return given  # type: ignore[return-value]
     if not (given.isdecimal() and int(given)):
-        raise UserError(f"--batch {given}: is to be a number from 1 on, or auto")
+        raise UserError(f"--batch {given}: expected a whole number from 1 on, or auto")
     return int(given)
 
 
@@ -63,7 +63,7 @@ def lora(manifest: ManifestPath,
          save_at: Annotated[str | None, typer.Option(
              help="Earlier steps whose LoRAs to keep too, as in 500,1000.")] = None,
          images: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 30,
-         rank: Annotated[int, typer.Option(min=1)] = 64,
+         rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 64,
          alpha: Annotated[float, typer.Option(help="Scales the LoRA by alpha / rank.")] = 32.0,
          lr: Annotated[float, typer.Option(min=0, help="Learning rate of the UNet.")] = 1e-4,
          text_lr: Annotated[float, typer.Option(
@@ -107,6 +107,6 @@ def caption(manifest: ManifestPath,
     work = on.open(manifest)
     with interruptible("captions so far are kept, run the same command again to resume"):
         captions = stage(work, model=model, revision=revision, out=out, batch=batch)
-    line = f"{captions.path}: {captions.images} images, {captions.new} captioned now"
+    line = f"{captions.path}: {counted(captions.images, 'image')}, {captions.new} captioned now"
     again = "" if captions.new else "; remove the file to caption them again"
     print_result(captions, lambda _: typer.echo(line + again), as_json)

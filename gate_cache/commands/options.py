@@ -16,6 +16,7 @@ import typer
 
 from gate_cache.core.errors import Interrupted, UserError
 from gate_cache.core.roots import Roots
+from gate_cache.core.size import Sides
 
 if TYPE_CHECKING:
     from gate_cache.workspace.workspace import Workspace
@@ -118,8 +119,16 @@ def parse_size(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
     if not match:
-        raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
+        raise UserError(f"'{text}' is not a size; write one as 500GB or 2TB")
     return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
+
+
+def parse_sides(text: str) -> Sides:
+    """Pixels: ``512``, or height and width as ``512x1024``."""
+    if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})?", text):
+        raise UserError(f"--size {text}: write it as 512, or height and width as 512x1024")
+    sides = [int(side) for side in text.split("x")]
+    return sides if sides[1:] else sides[0]
 
 
 def print_result(result: Any, show: Callable[[Any], None], as_json: bool,

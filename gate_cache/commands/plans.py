@@ -16,6 +16,7 @@ from gate_cache.commands.options import (
     Outside,
     Pictures,
     Reads,
+    parse_sides,
     parse_size,
     print_result,
 )
@@ -24,10 +25,9 @@ from gate_cache.core.roots import Roots
 
 def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> None:
     """Check a manifest: all problems at once, and which of its files are not here."""
-    from gate_cache.core.errors import ManifestError
+    from gate_cache.core.errors import ManifestError, counted
     from gate_cache.extraction.validate import NotReady
     from gate_cache.extraction.validate import validate as stage
-    from gate_cache.workspace.data_summary import counted
 
     try:
         checked = stage(on.open(manifest))
@@ -35,7 +35,7 @@ def validate(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) ->
         raise ManifestError([*(f"{manifest.name}: not ready: {line}" for line in error.problems),
                               *(f"{manifest.name}: not here yet: {line}" for line in error.absent)
                               ]) from None
-    lines = [f"{checked.manifest}: valid, {counted(checked.combos, 'combo', 'combos')}",
+    lines = [f"{checked.manifest}: valid, {counted(checked.combos, 'combo')}",
              *checked.data, *(f"note: {line}" for line in checked.absent)]
     print_result(checked, lambda _: typer.echo("\n".join(lines)), as_json)
 
@@ -58,7 +58,7 @@ def plan(manifest: ManifestPath,
          disk: Annotated[str | None, typer.Option(
              help="Room for the store, such as 100GB or 2TB [what is free].")] = None,
          rate: Annotated[float | None, typer.Option(
-             min=1e-9, help="UNet passes per second, to estimate hours.")] = None,
+             min=1e-9, help="Model passes per second, to estimate hours.")] = None,
          measure: Annotated[bool, typer.Option(
              "--measure", help="Run one batch of every combo, to estimate hours.")] = False,
          on: Computes = HERE, as_json: Json = False) -> None:
@@ -89,8 +89,9 @@ def status(manifest: ManifestPath, on: Reads = HERE, as_json: Json = False) -> N
 
 def layers(model: Annotated[str, typer.Argument(
                help="tiny, a folder or .safetensors below the models root, or a hub id.")],
-           size: Annotated[int | None, typer.Option(
-               min=1, help="Side of the input in pixels [the model's own].")] = None,
+           size: Annotated[str | None, typer.Option(
+               help="Of the input in pixels, as 512 or 512x1024, height first [the model's"
+               " own].")] = None,
            config: Annotated[str | None, typer.Option(
                help="For a .safetensors file: the folder with its tokenizers.")] = None,
            variant: Annotated[str | None, typer.Option(help="Such as fp16.")] = None,
@@ -104,5 +105,6 @@ def layers(model: Annotated[str, typer.Argument(
 
     spec = ModelSpec(source=[model], config=config, variant=variant)
     typed = Path(model).is_absolute()  # what is typed is asked for; manifests are others' texts
-    print_result(stage(spec, Roots.resolve(outside or typed, models=models), size, every),
-                 show_layers, as_json)
+    roots = Roots.resolve(outside or typed, models=models)
+    print_result(stage(spec, roots, parse_sides(size) if size else None, every), show_layers,
+                 as_json)

@@ -20,7 +20,7 @@ from gate_cache.commands.options import (
     interruptible,
     print_result,
 )
-from gate_cache.core.errors import UserError
+from gate_cache.core.errors import UserError, counted
 
 Probes = Literal["linear", "knn"]
 Splits = Literal["train", "val", "test"]
@@ -45,7 +45,7 @@ def train(manifest: ManifestPath,
                "steps": steps, "pairs": pairs, "lr": lr, "seed": seed}
     work = on.open(manifest, {k: v for k, v in options.items() if v is not None})
     with interruptible("the same command with --out and the run's folder goes on"):
-        from gate_cache.report.html.write import try_report
+        from gate_cache.report.html.write import findings_of, try_report
         from gate_cache.report.terminal.tables import show_trained
         from gate_cache.training.train import train as stage
 
@@ -53,7 +53,8 @@ def train(manifest: ManifestPath,
         page = try_report(trained.run, on.roots, work.progress)
     print_result({"run": trained.run, "head": trained.head, "splits": trained.splits,
                   "tables": [t.to_json() for t in trained.tables], "report": page},
-                 lambda _: show_trained(trained, page), as_json)
+                 lambda _: show_trained(trained, page, findings_of(trained.run) if page else ()),
+                 as_json)
 
 
 def sweep(manifest: ManifestPath,
@@ -78,7 +79,7 @@ def sweep(manifest: ManifestPath,
         page = try_report(swept.folder, on.roots, work.progress)
     print_result(swept, lambda _: show_swept(swept, page), as_json, report=page)
     if swept.failed:
-        raise UserError(f"{len(swept.failed)} of {len(points)} trials failed:"
+        raise UserError(f"{len(swept.failed)} of {counted(len(points), 'trial')} failed:"
                         f" {swept.failed[0].name}: {swept.failed[0].failed}")
 
 

@@ -82,6 +82,11 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """``1 class``, ``2 classes``; the plural ends in ``s`` unless it is given."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Join names for a message: ``a, b, c and 4 more``."""
     names = list(names)

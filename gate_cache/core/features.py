@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gate_cache.core.errors import ModelError, did_you_mean
+from gate_cache.core.size import Sides, Size
 
 TOKENS_PER_PIECE = 77
 Kind = Literal["conv", "attention"]
@@ -37,7 +38,7 @@ class MapSpec:
     stride : input pixels per cell, before it is made smaller
     modules : dotted paths of the modules it is read from; of several, the mean
     what : of each module's run: a key of `gate_cache.diffusion.passes.reads.READS`
-    grid : cells a side that it is made smaller to, 0 for none
+    grid : cells that it is made smaller to, of a square or (height, width); 0 for none
     pool : what is kept of each: the mean or the largest value
     """
 
@@ -47,11 +48,11 @@ class MapSpec:
     stride: int
     modules: tuple[str, ...] = ()
     what: str = "output"
-    grid: int = 0
+    grid: Sides = 0
     pool: Pool = "mean"
 
-    def shape(self, size: int, tokens: int = 0) -> tuple[int, int, int]:
-        """(C, h, w) for a square input of `size` pixels and a prompt of `tokens` tokens.
+    def shape(self, size: Sides, tokens: int = 0) -> tuple[int, int, int]:
+        """(C, h, w) for an input of `size` pixels and a prompt of `tokens` tokens.
 
         Raises
         ------
@@ -59,20 +60,23 @@ class MapSpec:
             The map has fewer cells than it is to be made smaller to, or so many that a channel for
             each of them is too much.
         """
-        side = size // self.stride
-        channels = side**2 if self.channels == CELLS else self.channels or tokens
+        pixels, cells = Size.of(size), Size.of(size).cells(self.stride)
+        channels = cells.area if self.channels == CELLS else self.channels or tokens
         if not self.is_small(size):
-            raise ModelError(f"maps: {self.name}: {side}×{side} cells that attend to as many are"
-                             f" more than {MOST_CELLS} channels at {size} pixels; name one of a"
-                             " coarser level, or give a smaller model.size")
-        if self.grid > side:
-            raise ModelError(f"maps: {self.name}: a grid of {self.grid} cells a side, but the map"
-                             f" has {side} at {size} pixels")
-        return (channels, self.grid or side, self.grid or side)
+            raise ModelError(f"maps: {self.name}: {cells.height}×{cells.width} cells that attend to"
+                             f" as many are more than {MOST_CELLS} channels at {pixels} pixels;"
+                             " name one of a coarser level, or give a smaller model.size")
+        if not self.grid:
+            return (channels, *cells)
+        grid = Size.of(self.grid)
+        if grid.height > cells.height or grid.width > cells.width:
+            raise ModelError(f"maps: {self.name}: a grid of {grid} cells a side, but the map"
+                             f" has {cells} at {pixels} pixels")
+        return (channels, *grid)
 
-    def is_small(self, size: int) -> bool:
+    def is_small(self, size: Sides) -> bool:
         """Whether it has no channel for each cell, or few cells at `size` pixels."""
-        return self.channels != CELLS or (size // self.stride) ** 2 <= MOST_CELLS
+        return self.channels != CELLS or Size.of(size).cells(self.stride).area <= MOST_CELLS
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ class Family:
     ----------
     maps : of which a combo takes some where it names none
     text : whether it takes prompts
-    largest : side of the largest input in pixels; None for no end
+    default_size : side of the square that the model was made for, in pixels
+    size_multiple : every side that it takes is one of it
+    largest : longest side that it takes, in pixels; None for no end
     more : maps that only a combo which names them has, in the order in which they are computed
     """
 
@@ -128,21 +134,25 @@ class Family:
         return tuple(replace(m, **(pooling or {}).get(m.name, {})) for m in offered.values()
                      if m.name in wanted)
 
-    def latent_shape(self, size: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latent (or pixels) for a square input of `size` pixels."""
-        side = size // self.latent_stride
-        return (self.latent_channels, side, side)
+    def latent_shape(self, size: Sides) -> tuple[int, int, int]:
+        """(C, h, w) of the latent (or pixels) for an input of `size` pixels."""
+        return (self.latent_channels, *Size.of(size).cells(self.latent_stride))
 
-    def check_size(self, size: int, place: str) -> int:
+    def check_size(self, size: Sides, place: str) -> Size:
         """Return `size`, or say which sizes the model allows."""
-        if self.largest and size > self.largest:
-            raise ModelError(f"{place}: {size} is more than the {self.largest} pixels that this"
-                             " model has positions for")
-        if size % self.size_multiple:
-            near = max(round(size / self.size_multiple), 1) * self.size_multiple
-            raise ModelError(f"{place}: {size} is no multiple of {self.size_multiple}, which this"
-                             f" model needs; try {near}")
-        return size
+        if self.largest and max(Size.of(size)) > self.largest:
+            raise ModelError(f"{place}: {max(Size.of(size))} is more than the {self.largest} pixels"
+                             " that this model has positions for")
+        return self.check_multiple(size, place)
+
+    def check_multiple(self, size: Sides, place: str) -> Size:
+        """As `check_size`, whatever the length of its sides."""
+        for side in Size.of(size):
+            if side % self.size_multiple:
+                near = max(round(side / self.size_multiple), 1) * self.size_multiple
+                raise ModelError(f"{place}: {side} is not a multiple of {self.size_multiple}, which"
+                                 f" this model needs; try {near}")
+        return Size.of(size)
 
 
 def nbytes(shape: tuple[int, ...], dtype: str) -> int:

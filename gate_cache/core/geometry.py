@@ -1,6 +1,6 @@
-"""Where an image lies in the model's square: squashed to fill it, or whole, with padding.
+"""Where an image lies in the model's input: squashed to fill it, or whole, with padding.
 
-Points are (…, 2) arrays of x and y as shares of the sides of an image, of the square or of a
+Points are (…, 2) arrays of x and y as shares of the sides of an image, of the input or of a
 window: (0, 0) is the corner of the top left pixel, (1, 1) the opposite corner. Under ``squash``
 every conversion here is the identity, to the bit.
 """
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.core.size import Area, Sides, Size
+
 if TYPE_CHECKING:
     from gate_cache.core.preprocessing import Fit
 
@@ -20,85 +22,93 @@ Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Square:
+class Frame:
     """The model's input.
 
     Attributes
     ----------
-    size : its side in pixels
+    size : in pixels; one number is made the size of a square
     fit : ``squash``: the image fills it, whatever its aspect; ``pad``: the image keeps its aspect,
-        its longer side fills the square, and padding the rest
+        is as large as it can be, and padding is the rest
     """
 
-    size: int
+    size: Size
     fit: Fit
+
+    def __init__(self, size: Sides, fit: Fit) -> None:
+        object.__setattr__(self, "size", Size.of(size))
+        object.__setattr__(self, "fit", fit)
 
     def place(self, height: int, width: int) -> Placement:
         """Where an image of this many pixels lies.
 
-        Under ``pad`` it is centred; its shorter side is rounded to whole pixels, at least one.
+        Under ``pad`` it is centred; the side that does not reach the borders is rounded to whole
+        pixels, at least one.
         """
+        size = self.size
         if self.fit == "squash":
-            return Placement(self.size, 0, 0, self.size, self.size)
-        longer = max(height, width)
-        high, wide = (max(1, (2 * side * self.size + longer) // (2 * longer))
-                      for side in (height, width))
-        return Placement(self.size, (self.size - high) // 2, (self.size - wide) // 2, high, wide)
+            return Placement(size, 0, 0, *size)
+        # as long as the input along one side: `times` of `of` is its scale
+        times, of = (size.height, height) if height * size.width > width * size.height else \
+            (size.width, width)
+        high, wide = (max(1, (2 * side * times + of) // (2 * of)) for side in (height, width))
+        return Placement(size, (size.height - high) // 2, (size.width - wide) // 2, high, wide)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The area of one image in the square, in the square's pixels.
+    """The area of one image in the model's input, in the input's pixels.
 
     Attributes
     ----------
-    size : the square's side
+    size : of the input
     top, left : of the area
     height, width : of the area
     """
 
-    size: int
+    size: Size
     top: int
     left: int
     height: int
     width: int
 
     @property
-    def area(self) -> tuple[slice, slice]:
-        """Rows and columns of the square that are the image's."""
+    def area(self) -> Area:
+        """Rows and columns of the input that are the image's."""
         return (slice(self.top, self.top + self.height), slice(self.left, self.left + self.width))
 
-    def to_square(self, points: Points) -> Points:
-        """Shares of the image's sides to shares of the square's."""
+    def to_frame(self, points: Points) -> Points:
+        """Shares of the image's sides to shares of the input's."""
         return points * self._extent + self._origin
 
     def to_image(self, points: Points) -> Points:
-        """Shares of the square's sides to shares of the image's; outside [0, 1] in the padding."""
+        """Shares of the input's sides to shares of the image's; outside [0, 1] in the padding."""
         return (points - self._origin) / self._extent
 
     @property
     def _origin(self) -> Points:
-        return np.array([self.left, self.top]) / self.size
+        return np.asarray(np.array([self.left, self.top]) / self.size[::-1])
 
     @property
     def _extent(self) -> Points:
-        return np.array([self.width, self.height]) / self.size
+        return np.asarray(np.array([self.width, self.height]) / self.size[::-1])
 
-    def window(self, resolution: int) -> Window:
-        """The cells of a resolution × resolution map that show any of the image."""
-        rows, columns = (slice(s.start * resolution // self.size,
-                               -(-s.stop * resolution // self.size)) for s in self.area)
-        return Window(self, resolution, rows, columns)
+    def window(self, resolution: Sides) -> Window:
+        """The cells of a map of this size that show any of the image."""
+        cells = Size.of(resolution)
+        rows, columns = (slice(s.start * count // side, -(-s.stop * count // side))
+                         for s, count, side in zip(self.area, cells, self.size, strict=True))
+        return Window(self, cells, rows, columns)
 
-    def mask(self, resolution: int) -> npt.NDArray[np.bool_]:
-        """(resolution, resolution) bool: the cells that show any of the image."""
+    def mask(self, resolution: Sides) -> npt.NDArray[np.bool_]:
+        """(h, w) bool of a map of this size: the cells that show any of the image."""
         window = self.window(resolution)
-        mask = np.zeros((resolution, resolution), bool)
+        mask = np.zeros(window.resolution, bool)
         mask[window.rows, window.columns] = True
         return mask
 
-    def labels_to_square(self, labels: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
-        """Bring a label map into the square by nearest neighbour (pixel centres).
+    def labels_to_frame(self, labels: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
+        """Bring a label map into the input by nearest neighbour (pixel centres).
 
         Parameters
         ----------
@@ -107,14 +117,14 @@ class Placement:
 
         Returns
         -------
-        (size, size) of the same dtype
+        (H, W) of the input, of the same dtype
         """
-        square = np.full((self.size, self.size), padding, labels.dtype)
+        frame = np.full(self.size, padding, labels.dtype)
         # of `side` cells over `length` pixels: the pixel at the centre of each
         rows, columns = ((2 * np.arange(side) + 1) * length // (2 * side) for length, side in
                          zip(labels.shape, (self.height, self.width), strict=True))
-        square[self.area] = labels[np.ix_(rows, columns)]
-        return square
+        frame[self.area] = labels[np.ix_(rows, columns)]
+        return frame
 
 
 @dataclass(frozen=True)
@@ -123,22 +133,22 @@ class Window:
 
     Attributes
     ----------
-    resolution : side of the map in cells
+    resolution : of the map, in cells
     rows, columns : of the map
     """
 
     placement: Placement
-    resolution: int
+    resolution: Size
     rows: slice
     columns: slice
 
     def cut(self, maps: Any) -> Any:
-        """The window of (…, resolution, resolution) maps, numpy or torch: a view."""
+        """The window of (…, h, w) maps, numpy or torch: a view."""
         return maps[..., self.rows, self.columns]
 
     def enter(self, points: Points) -> Points:
         """Shares of the image's sides to shares of the window's."""
-        return (self.placement.to_square(points) - self._origin) / self._extent
+        return (self.placement.to_frame(points) - self._origin) / self._extent
 
     def leave(self, points: Points) -> Points:
         """Shares of the window's sides to shares of the image's, moved into the image."""
@@ -146,9 +156,9 @@ class Window:
 
     @property
     def _origin(self) -> Points:
-        return np.array([self.columns.start, self.rows.start]) / self.resolution
+        return np.asarray(np.array([self.columns.start, self.rows.start]) / self.resolution[::-1])
 
     @property
     def _extent(self) -> Points:
-        return np.array([self.columns.stop - self.columns.start,
-                         self.rows.stop - self.rows.start]) / self.resolution
+        extent = [s.stop - s.start for s in (self.columns, self.rows)]
+        return np.asarray(np.array(extent) / self.resolution[::-1])

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from gate_cache.core.size import Sides, Size, Tiling
+
 Fit = Literal["squash", "pad"]
-"""How an image is brought into the model's square (see `gate_cache.core.geometry`)."""
+"""How an image is brought into the model's input (see `gate_cache.core.geometry`)."""
 Resample = Literal["bicubic", "lanczos", "bilinear", "opencv"]
 """Filter of enlarging and of shrinking: Pillow's of that name, which are antialiased, or the first
 release's ``opencv``: area averages where the longer side shrinks, else cubic without antialiasing.
@@ -68,26 +70,29 @@ class Preprocessing:
 
     Attributes
     ----------
-    size : side of the model's square in pixels
+    size : of it, in pixels
     fit : how an image lies in it
     resample : filter
     background : what transparent pixels are laid on; None: alpha is dropped, so that they show
         what lies under it, as in the first release
+    tiles : that it is cut into, each for a pass of its own; None: it goes through as a whole
     """
 
-    size: int
+    size: Size
     fit: Fit = "squash"
     resample: Resample = "bicubic"
     background: Color | None = WHITE
+    tiles: Tiling | None = None
 
     @classmethod
-    def of(cls, model: ImageOptions, size: int) -> Preprocessing:
+    def of(cls, model: ImageOptions, size: Sides = 0,
+           tiles: Tiling | None = None) -> Preprocessing:
         """What a manifest says; the first release's filter implies that alpha is dropped, too."""
         background = None if model.resample == FIRST else WHITE
         if model.background:
             red, green, blue = bytes.fromhex(model.background[1:])
             background = (red, green, blue)
-        return cls(size, model.fit, model.resample, background)
+        return cls(Size.of(size), model.fit, model.resample, background, tiles)
 
     @property
     def settings(self) -> dict[str, Any]:

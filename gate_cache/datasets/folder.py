@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from gate_cache.core.errors import DataError, did_you_mean
+from gate_cache.core.errors import DataError, counted, did_you_mean
 from gate_cache.datasets.common.base import Listing, NoClass, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over_line, pictures
 from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
@@ -27,7 +28,7 @@ class ImageFolder(ImageFiles):
     protocol = ("folder: accuracy over all images of a split; a class is a folder, a split a folder"
                 " called train, val or test, else a seeded part")
 
-    named_splits = True  # names and settings alone decide them
+    named_splits = True  # names and settings alone decide them, and the classes
 
     def __init__(self, root: Path, rule: SplitRule = BY_FOLDER,
                  files: Sequence[str] | None = None,
@@ -52,12 +53,13 @@ class ImageFolder(ImageFiles):
         return images_below(self.root) if self.files is None else self._named(self.files)
 
     def _named(self, files: Sequence[str]) -> tuple[list[str], dict[str, int]]:
-        for name, times in Counter(files).items():
+        names = [posixpath.normpath(name) for name in files]
+        for name, times in Counter(names).items():
             if times > 1:
                 raise DataError(f"{self.root}: dataset.files names '{name}' {times} times")
             if not self.path(name).is_file():
                 raise DataError(f"{self.path(name)}: not found, but dataset.files names it")
-        return list(files), {}
+        return names, {}
 
     @cached_property
     def _tree(self) -> Tree:
@@ -81,14 +83,14 @@ class ImageFolder(ImageFiles):
     def _labelled(self, labels: Mapping[str, str]) -> dict[str, str | None]:
         ids = self._walked[0]
         if strange := sorted(labels.keys() - set(ids)):
-            raise DataError(f"{self.root}: labels are given for {len(strange)} images that are not"
-                            f" there, such as '{strange[0]}'{did_you_mean(strange[0], ids)}")
+            raise DataError(f"{self.root}: labels are given for {counted(len(strange), 'image')}"
+                            f" not there, such as '{strange[0]}'{did_you_mean(strange[0], ids)}")
         return {i: labels.get(i) for i in ids}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, sorted."""
-        return tuple(sorted({name for name in self._class_of.values() if name}))
+        return tuple(sorted({name for name in self._class_of.values() if name is not None}))
 
     def label(self, sample_id: str) -> int:
         """The class of an image; a `NoClass` where it lies in no class folder."""

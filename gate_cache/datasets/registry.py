@@ -27,6 +27,10 @@ _BY_SECTION: dict[type[Any], Callable[[Path, Any], ImageDataset]] = {
     specs.ADE20KSpec: ADE20K, specs.CityscapesSpec: Cityscapes, specs.CIFAR10Spec: CIFAR10,
     specs.ScarceSpec: LabelScarce, specs.MasksSpec: Masks}
 """Data sets that are opened by their folder and their section alone."""
+PUBLISHED = {"pf-willow": 100, "pf-pascal": 1_300, "spair": 1_800, "horse-21": 60, "bedroom-28": 60,
+             "ffhq-34": 40, "cat-15": 50, "celeba-19": 520, "ade20k": 22_210, "cityscapes": 3_475,
+             "cifar-10": 60_000}
+"""About how many images data sets have as published, for plans before they are here."""
 
 
 def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gate_cache.toyworld.scene import Scene
 
-Style = Literal["dusk"]
+Style = Literal["dusk", "flawed", "covered"]
 Kind = Literal["categories", "parts"]
 BACKGROUND = "background"
 
@@ -32,7 +32,9 @@ class ToyWorld:
     ----------
     counts : number of pictures of each split
     image_size : side of a picture in pixels
-    style : ``dusk`` for the same pictures in low light (what the LoRAs of ``tiny`` are for)
+    style : ``dusk`` for the same pictures in low light (what the LoRAs of ``tiny`` are for),
+        ``flawed`` with all of low quality (30 % otherwise), ``covered`` with something in front of
+        every object (20 % otherwise)
     masks : whether `mask` tells objects of the categories apart, or parts of objects too
     """
 
@@ -138,5 +140,5 @@ def _draw(split: str, index: int, size: int, style: Style | None) -> Scene:
     from gate_cache.toyworld.render import dusk
     from gate_cache.toyworld.scene import draw
 
-    scene = draw(split, index, size)
-    return replace(scene, image=dusk(scene.image)) if style else scene
+    scene = draw(split, index, size, **({style: 1.0} if style in ("flawed", "covered") else {}))
+    return replace(scene, image=dusk(scene.image)) if style == "dusk" else scene

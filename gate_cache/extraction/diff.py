@@ -19,8 +19,8 @@ from gate_cache.workspace.workspace import Workspace
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
 
-SHARED = ("kind", "settings", "maps", "size", "compute", "pooling", "resize", "resample",
-          "background")
+SHARED = ("kind", "settings", "maps", "size", "tiles", "compute", "pooling", "resize",
+          "resample", "background")
 """What of a recipe is known without weights."""
 
 
@@ -128,14 +128,15 @@ def _pairs(a: Side, b: Side) -> dict[str, str]:
 def _changed(old: Recipe, new: Recipe, partial: bool) -> list[str]:
     if not partial:
         return differences(old, new)
-    unsaid = {"resize": "squash", "pooling": None, **FIRST_SETTINGS}
+    unsaid = {"resize": "squash", "pooling": None, "tiles": None, **FIRST_SETTINGS}
     old, new = ({**unsaid, **side} for side in (old, new))
     keys = [k for k in SHARED if k in old and k in new]
-    return differences({k: _plain(old[k]) for k in keys}, {k: _plain(new[k]) for k in keys})
+    return differences({k: _plain(old, k) for k in keys}, {k: _plain(new, k) for k in keys})
 
 
-def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, list) else value
+def _plain(recipe: Recipe, key: str) -> Any:
+    value = recipe[key]
+    return sorted(value) if key == "maps" and value else value
 
 
 def _compare(a: Side, b: Side, x: str, y: str, values: bool) -> ComboDiff:

@@ -167,4 +167,4 @@ def _common(combos: Mapping[str, Shapes]) -> list[str]:
 
 
 def _pooled(shape: tuple[int, ...], grid: int) -> tuple[int, ...]:
-    return shape[0], min(shape[1], grid), min(shape[2], grid)
+    return shape if min(shape[1:]) < grid else (shape[0], grid, grid)

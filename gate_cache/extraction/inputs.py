@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
 from gate_cache.datasets.common.files import by_stem, stem_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from gate_cache.core.roots import Roots
+    from gate_cache.core.size import Sides
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.passes.recipes import PlannedCombo
@@ -56,9 +57,9 @@ class ImageSource:
     _folders: dict[str, Mapping[str, Path]] = field(default_factory=dict, init=False)
 
     @cached_property
-    def square(self) -> Square:
+    def frame(self) -> Frame:
         """Where images lie in the model's input."""
-        return Square(self.preprocessing.size, self.preprocessing.fit)
+        return Frame(self.preprocessing.size, self.preprocessing.fit)
 
     def prompt(self, row: int, prompt: str) -> str:
         """A combo's prompt for one image: its caption filled in."""
@@ -69,21 +70,22 @@ class ImageSource:
     def passes(self, wanted: Iterable[tuple[PlannedCombo, Collection[int]]]) -> list[PassGroup]:
         """The passes that combos with their rows need, in an order that shares what can be."""
         return schedule([(Wanted.of(plan), rows) for plan, rows in wanted],
-                        lambda prompt, row: self.tokens.count(self.prompt(row, prompt)))
+                        lambda prompt, row: self.tokens.count(self.prompt(row, prompt)),
+                        self.preprocessing.tiles)
 
     def image(self, row: int) -> Pixels:
-        """(size, size, 3) uint8."""
+        """(H, W, 3) uint8."""
         return model_input(self.dataset, self.samples[row], self.preprocessing)
 
-    def mask(self, row: int, resolution: int | None = None) -> npt.NDArray[np.bool_]:
-        """(resolution, resolution) bool: the cells that show any of the image, not padding alone.
+    def mask(self, row: int, resolution: Sides | None = None) -> npt.NDArray[np.bool_]:
+        """(h, w) bool: the cells that show any of the image, not padding alone.
 
         Parameters
         ----------
-        resolution : by default the square's own, so that cells are its pixels
+        resolution : by default the input's own, so that cells are its pixels
         """
         height, width = map(int, self.samples.sizes[row])
-        return self.square.place(height, width).mask(resolution or self.square.size)
+        return self.frame.place(height, width).mask(resolution or self.frame.size)
 
     def from_folder(self, folder: str, row: int) -> Pixels:
         """As `image`, of the file of a folder that is called as the sample is."""
@@ -122,7 +124,7 @@ def open_source(work: Workspace, dataset: ImageDataset, samples: Samples,
                     for row, name in enumerate(samples) if row not in gone}
         _check_lengths(manifest, captions, files.tokens, found.path)
     model = manifest.model
-    return ImageSource(dataset, samples, Preprocessing.of(model, files.size(model.size)),
+    return ImageSource(dataset, samples, files.preprocessing(model),
                        files.tokens, work.roots, captions)
 
 
@@ -168,21 +170,21 @@ class BlockInputs:
         return torch.stack([self._latents[r] for r in rows])
 
     def images(self, rows: Sequence[int]) -> Pixels:
-        """(N, size, size, 3) uint8."""
+        """(N, H, W, 3) uint8."""
         def read(missing: list[int]) -> Iterable[Pixels]:
             return self._readers.map(self._source.image, missing)
 
-        return np.asarray(self.kept("images", rows, read))
+        return np.asarray(self.cached("images", rows, read))
 
     def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """(N, size, size) bool: the pixels that are the image's, not padding."""
+        """(N, H, W) bool: the pixels that are the image's, not padding."""
         return np.stack([self._source.mask(r) for r in rows])
 
     def from_folder(self, folder: str, rows: Sequence[int]) -> Pixels:
         """As `images`, of a folder's files."""
         return np.stack(list(self._readers.map(partial(self._source.from_folder, folder), rows)))
 
-    def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
+    def cached(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
         """Arrays, or tensors, made once a row, (N, …)."""
         missing = list(dict.fromkeys(r for r in rows if (key, r) not in self._kept))
         if missing:

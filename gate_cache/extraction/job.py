@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import StoreError, listed
-from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
@@ -59,7 +58,7 @@ def open_work(order: ExtractionJob, store: StoreWriter, files: ModelFiles,
     """
     workspace, manifest = order.workspace, order.workspace.manifest
     model, asked = manifest.model, encoding_asked(manifest)
-    preprocessing = Preprocessing.of(model, files.size(model.size))
+    preprocessing = files.preprocessing(model)
     about = {"model": files.source, "versions": versions()}
     shape = {LATENT_MAP: files.family.latent_shape(preprocessing.size)}
     recipe = latents_recipe(files, preprocessing, model.compute)

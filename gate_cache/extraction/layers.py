@@ -12,6 +12,7 @@ from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
 
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
+    from gate_cache.core.size import Sides, Size
     from gate_cache.manifest.specs import ModelSpec
 
 
@@ -41,7 +42,8 @@ class ModelMaps:
 
     Attributes
     ----------
-    size, default_size : side of the input in pixels: asked for, and the model's own
+    size, default_size : of the input in pixels: asked for, and the model's own; one number of a
+        square
     size_multiple : every side that the model allows is one of it
     latent : (C, h, w) of what is noised, at the asked size
     predicts : what the UNet or transformer predicts; empty of a vision encoder
@@ -52,7 +54,7 @@ class ModelMaps:
 
     model: str
     kind: str
-    size: int
+    size: Sides
     default_size: int
     size_multiple: int
     latent: tuple[int, int, int]
@@ -62,13 +64,13 @@ class ModelMaps:
     notes: list[str]
 
 
-def layers(spec: ModelSpec, roots: Roots, size: int | None = None,
+def layers(spec: ModelSpec, roots: Roots, size: Sides | None = None,
            every: bool = False) -> ModelMaps:
     """Describe a model.
 
     Parameters
     ----------
-    size : side of the input in pixels, by default the model's own
+    size : of the input in pixels, a square's side or (height, width); by default the model's own
     every : also the maps that combos have only by name, behind the others
 
     Raises
@@ -78,14 +80,14 @@ def layers(spec: ModelSpec, roots: Roots, size: int | None = None,
     """
     files, notes = _files(spec, roots)
     layout = files.family
-    side = layout.check_size(size or layout.default_size, "--size")
+    pixels = layout.check_size(size or layout.default_size, "--size")
     digests, why = _digests(files)
-    offered = [*layout.maps, *(m for m in layout.more if every and m.is_small(side))]
+    offered = [*layout.maps, *(m for m in layout.more if every and m.is_small(pixels))]
     return ModelMaps(
-        model=spec.source, kind=files.title, size=side, default_size=layout.default_size,
-        size_multiple=layout.size_multiple, latent=layout.latent_shape(side),
+        model=spec.source, kind=files.title, size=pixels.sides, default_size=layout.default_size,
+        size_multiple=layout.size_multiple, latent=layout.latent_shape(pixels),
         predicts=str(files.schedule().get("prediction_type", "epsilon")) * files.kind.noised,
-        layers=[_layer(m, side, files.kind.tokens) for m in offered], digests=digests,
+        layers=[_layer(m, pixels, files.kind.tokens) for m in offered], digests=digests,
         notes=[*notes, *why])
 
 
@@ -111,6 +113,6 @@ def _digests(files: ModelFiles) -> tuple[dict[str, str], list[str]]:
         return {}, [f"no digests: {error}"]
 
 
-def _layer(spec: MapSpec, size: int, tokens: int) -> ModelMap:
+def _layer(spec: MapSpec, size: Size, tokens: int) -> ModelMap:
     shape = spec.shape(size, tokens)
     return ModelMap(spec.name, spec.kind, shape[0], spec.stride, shape, nbytes(shape, "float16"))

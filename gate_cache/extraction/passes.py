@@ -36,7 +36,7 @@ class Passes:
     Attributes
     ----------
     lanes : all passes, in an order that shares what can be
-    source : the images, and how they are made square
+    source : the images, and how they become its input
     inputs : the same for passes, with latents
     family : what the model offers
     """
@@ -66,6 +66,13 @@ def chosen_combos(work: Workspace, names: Sequence[str]) -> dict[str, Combo]:
         raise UserError(f"{work.name}: has no combos")
     return {name: combo.model_copy(update={"model": work.manifest.model_name(combo) or None})
             for name, combo in combos.items()}
+
+
+def need_whole(work: Workspace) -> None:
+    """Raise `UserError` where images go through a model in tiles."""
+    if any(model.tiles for model in work.manifest.every_model.values()):
+        raise UserError(f"{work.name}: model.tiles: this is about passes of whole images; give it a"
+                        " manifest without tiles, and a model.size that the model takes")
 
 
 def with_combos(work: Workspace, combos: Mapping[str, Combo]) -> Workspace:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.core.errors import ModelError
-from gate_cache.datasets.registry import open_dataset
+from gate_cache.core.errors import DataError, ModelError
+from gate_cache.datasets.common.base import ids_of
+from gate_cache.datasets.registry import PUBLISHED, open_dataset
 from gate_cache.diffusion.models.sources import assumed, locate
 from gate_cache.diffusion.passes.recipes import (
     check_fit,
@@ -32,8 +34,11 @@ from gate_cache.manifest.notes import improbable
 from gate_cache.store.format.layout import LATENT_MAP, Footprint, Shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gate_cache.core.places import Place
     from gate_cache.core.roots import Roots
+    from gate_cache.core.size import Sides, Size, Tiling
     from gate_cache.manifest.specs import Manifest
     from gate_cache.workspace.workspace import Workspace
 
@@ -69,13 +74,13 @@ class Plan(Footprint):
     room : bytes that the store may take
     proposals : what takes less, where that is too little
     seconds : of each image, where they were measured or stated
-    size : side of the input in pixels, of several models the largest
+    size : of the input in pixels, of several models the largest; one number of a square
     sizes : of each of several models, by name
     """
 
     store: str
     model: str
-    size: int
+    size: Sides
     images: int
     block: int
     encoding: str
@@ -85,7 +90,7 @@ class Plan(Footprint):
     room: int
     proposals: list[Proposal]
     seconds: float | None = None
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, Sides] = field(default_factory=dict)
 
     @property
     def hours(self) -> float | None:
@@ -112,21 +117,23 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     Raises
     ------
     UserError
-        Data set or model folder missing, or parts or a manifest that do not fit the model.
+        A data set of one's own or a model's folder is missing, or parts or the manifest do not fit
+        the model.
     """
     manifest, store = work.manifest, work.store_path
-    ids = [s.id for s in open_dataset(manifest.dataset, work.roots).samples()]
+    ids, absent = _ids(manifest, work.roots)
     notes, wrong = input_problems(manifest, work.roots)
     if wrong:
         raise ModelError("\n".join(wrong))
     models = {name: _planned(part, work.roots) for name, part in manifest.by_model().items()}
-    notes += [*(note for m in models.values() for note in m.notes), *improbable(manifest)]
+    notes += [*absent, *(n for m in models.values() for n in m.notes), *improbable(manifest)]
     encoding = encoding_asked(manifest)
     shape = StoreShape(
         ids, {f"latents {name}".strip(): m.latent for name, m in models.items() if m.latent},
         {name: shapes for m in models.values() for name, shapes in m.shapes.items()}, encoding,
         manifest.store.block)
-    lines, pieces = _lines(manifest, shape), Pieces.total(m.pieces for m in models.values())
+    passes = {name: len(m.tiles or [0]) for m in models.values() for name in m.shapes}
+    lines, pieces = _lines(manifest, shape, passes), Pieces.total(m.pieces for m in models.values())
     if isinstance(store, Path) and store.exists():
         notes.append("a store is there already: 'gate-cache status' says what is left to do")
     free = _free(store) if room is None else room
@@ -134,11 +141,25 @@ def plan(work: Workspace, *, room: int | None = None, rate: float | None = None,
     large = total.bytes > free or total.files > MANY_FILES
     return Plan(
         **asdict(total), store=str(store), model=" + ".join(m.source for m in models.values()),
-        size=max(m.size for m in models.values()), images=len(ids), block=shape.rows,
-        encoding=str(encoding), lines=lines, notes=notes, pieces=pieces, room=free,
-        proposals=proposals(shape, free) if large else [],
+        size=max((m.size for m in models.values()), key=lambda s: s.area).sides, images=len(ids),
+        block=shape.rows, encoding=str(encoding), lines=lines, notes=notes, pieces=pieces,
+        room=free, proposals=proposals(shape, free) if large else [],
         seconds=pieces.unet_passes / rate if rate else seconds,
-        sizes={name: m.size for name, m in models.items()} if len(models) > 1 else {})
+        sizes={name: m.size.sides for name, m in models.items()} if len(models) > 1 else {})
+
+
+def _ids(manifest: Manifest, roots: Roots) -> tuple[Sequence[str], list[str]]:
+    """Ids of all images; of a published data set that is not here, others, with a note of it."""
+    dataset = open_dataset(manifest.dataset, roots)
+    try:
+        return ids_of(dataset), []
+    except DataError as error:
+        count = PUBLISHED.get(dataset.name)
+        if count is None or Path(getattr(dataset, "root", "")).exists():
+            raise
+        return [f"{i:032}" for i in range(count)], [
+            f"the data set is not here yet: counted as about {count:,} images, as it is published;"
+            f" {error}"]
 
 
 @dataclass(frozen=True)
@@ -147,12 +168,14 @@ class _Planned:
 
     Attributes
     ----------
+    tiles : of an image, where it is cut into some
     latent : shape of what is kept for later combos, if anything is
     shapes : of every map, by combo
     """
 
     source: str
-    size: int
+    size: Size
+    tiles: Tiling | None
     latent: tuple[int, ...] | None
     shapes: dict[str, dict[str, tuple[int, ...]]]
     pieces: Pieces
@@ -168,15 +191,19 @@ def _planned(manifest: Manifest, roots: Roots) -> _Planned:
                      f" {assumed(spec).title}; extract will fetch it")
     model = files or assumed(spec)
     check_fit(manifest, model, roots)
-    size, count = model.size(spec.size), files.tokens.count if files else \
+    how, count = model.preprocessing(spec), files.tokens.count if files else \
         model.kind.about_tokens
-    maps = combo_maps(manifest, model, size, count)
+    if how.tiles:
+        notes.append(f"model.tiles: each image is {len(how.tiles)} tiles of {how.tiles.tile}"
+                     " px, each a pass of its own")
+    maps = combo_maps(manifest, model, count)
     lanes = schedule([(Wanted.named(name, m.combo, m.specs), [0])
-                      for name, m in maps.items()], lambda prompt, _row: count(prompt))
+                      for name, m in maps.items()], lambda prompt, _row: count(prompt),
+                     how.tiles)
     pieces = Pieces.of(lanes)
     return _Planned(
-        model.source if files else spec.source, size,
-        model.family.latent_shape(size) if keeps_latents(manifest, model) else None,
+        model.source if files else spec.source, how.size, how.tiles,
+        model.family.latent_shape(how.size) if keeps_latents(manifest, model) else None,
         {name: m.shapes for name, m in maps.items()},
         pieces if model.family.text else replace(pieces, texts=0),
         [*(files.notes if files else ()), *notes])
@@ -189,21 +216,21 @@ def _free(store: Place) -> int:
     return shutil.disk_usage(next(p for p in (store, *store.absolute().parents) if p.exists())).free
 
 
-def _lines(manifest: Manifest, shape: StoreShape) -> list[Line]:
-    """The table of samples, the latents, and every combo."""
+def _lines(manifest: Manifest, shape: StoreShape, passes: Mapping[str, int]) -> list[Line]:
+    """The table of samples, the latents, and every combo, of which an image has so many tiles."""
     latents = {name: {LATENT_MAP: latent} for name, latent in shape.latents.items()}
     shapes: dict[str, Shapes] = {"samples": {}, **latents, **shape.combos}
-    return [_line(manifest, name, dict(shapes[name]), size, len(shape.ids))
+    return [_line(manifest, name, dict(shapes[name]), size, len(shape.ids) * passes.get(name, 0))
             for name, size in shape.groups().items()]
 
 
 def _line(manifest: Manifest, name: str, shapes: dict[str, tuple[int, ...]], size: Footprint,
-          images: int) -> Line:
+          inputs: int) -> Line:
     combo = manifest.combos.get(name)
     if combo is None:
         return Line(**asdict(size), name=name, kind="table" if name == "samples" else "latents",
                     shapes=shapes, unet_passes=0, controlnet_passes=0)
-    passes = images * Walk.of(combo).passes * combo.ensemble
+    passes = inputs * Walk.of(combo).passes * combo.ensemble
     return Line(**asdict(size), name=name, kind=manifest.kind(name), shapes=shapes,
                 unet_passes=passes, controlnet_passes=passes if combo.controlnet else 0,
                 about=read_as(settings(combo)))

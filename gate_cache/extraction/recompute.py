@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gate_cache.core.errors import DataError, StoreError
-from gate_cache.core.preprocessing import Preprocessing
+from gate_cache.core.errors import DataError, StoreError, counted
 from gate_cache.core.versions import versions
 from gate_cache.diffusion.passes.recipes import PlannedCombo, latents_recipe
 from gate_cache.extraction.inputs import ImageSource, open_source
@@ -131,7 +130,7 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
             found, here = device.submit(_compare, model, store, source, rows, halved).result()
             combos += found
     left = len(work.manifest.combos) - len(views)
-    notes += [f"{left} combos of the manifest are not in the store"] if left else []
+    notes += [f"not in the store: {counted(left, 'combo')} of the manifest"] if left else []
     changed = list(dict.fromkeys(line for v in views for line in _changed(v, here)))
     if tolerance is None:
         allowed = [ACROSS[model.work.manifest.model.dtype] for model in models]
@@ -221,7 +220,7 @@ def _compare_latents(work: Workspace, files: ModelFiles, store: FeatureStore, ro
                      x0: npt.NDArray[Any]) -> list[Compared]:
     """The latents, if the store keeps them."""
     model, found = work.manifest.model, Compared(LATENTS)
-    recipe = latents_recipe(files, Preprocessing.of(model, files.size(model.size)), model.compute)
+    recipe = latents_recipe(files, files.preprocessing(model), model.compute)
     for view in [v for v in store.latents() if v.recipe == recipe]:
         done = view.done()
         for i, row in enumerate(rows):

@@ -56,12 +56,11 @@ class Registration:
         self._size = first
         self._digests = ImageDigests(dataset, ids, rehash)
         table = store.samples
-        rows = table.newest(ids)
+        self._rows = rows = table.newest(ids)
         self._unknown = np.cumsum((rows < 0)[::-1])[::-1]
         self._places = table.places(rows)
         self._here = np.zeros(len(table), bool)
-        same = self._digests.known & (rows >= 0)
-        same[same] = (table.sha256.raw[rows[same]] == self._digests.raw[same]).all(1)
+        same = self._digests.known & table.have(rows, self._digests.raw)
         self._same = np.where(same, rows, -1)  # of a million images few are to be looked at
         self._open = (~same).nonzero()[0]
         self._looked, self._begun = 0, 0
@@ -133,7 +132,8 @@ class Registration:
 
     def _look(self, at: int) -> Looked:
         try:
-            row = self._store.samples.find(self._ids[at], self._digests.read(at))
+            digest, known = self._digests.read(at), self._rows[at] >= 0
+            row = self._store.samples.find(self._ids[at], digest) if known else None
             if row is not None:
                 return row
             height, width = self._dataset.image(self._ids[at]).shape[:2]

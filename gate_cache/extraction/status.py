@@ -12,6 +12,9 @@ from gate_cache.workspace.data_root import dataset_near
 from gate_cache.workspace.lookup import Stale, find_combo
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from gate_cache.core.fingerprint import Recipe
     from gate_cache.manifest.specs import Manifest
     from gate_cache.store.reader import FeatureStore
@@ -76,7 +79,8 @@ def status(work: Workspace) -> Status:
         return Status(str(path), False, missing, [], dataset_notes)
     store = work.store()
     recipes, notes = work.recipes()
-    rows = [store.samples.row(i) for i in ids if i in store.samples]
+    newest = store.samples.newest(ids)
+    rows = newest[newest >= 0]
     combos = [_combo(store, manifest, name, recipes.get(name), rows, len(ids))
               for name in manifest.combos]
     named = {c.group for c in combos}
@@ -87,7 +91,7 @@ def status(work: Workspace) -> Status:
 
 
 def _combo(store: FeatureStore, manifest: Manifest, name: str, recipe: Recipe | None,
-           rows: list[int], total: int) -> ComboStatus:
+           rows: npt.NDArray[np.int64], total: int) -> ComboStatus:
     """`rows` are those of the data set's images that the store knows, of `total` images."""
     try:
         view = find_combo(store, manifest, name, recipe)

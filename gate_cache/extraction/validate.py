@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate_cache.core.errors import ManifestError, NotThere, UserError, listed
+from gate_cache.core.errors import ManifestError, NotThere, UserError, counted, listed
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
 from gate_cache.datasets.common.files import ImageFiles, by_stem, stem_of
@@ -71,6 +71,10 @@ def validate(work: Workspace) -> Validated:
     remarks = list[str]()
     dataset = open_dataset(manifest.dataset, roots)
     try:
+        roots.store(work.loaded.store_path, "store.path")
+    except UserError as error:
+        wrong.append(str(error))
+    try:
         ids = [s.id for s in dataset.samples()]
     except UserError as error:
         there = Path(getattr(dataset, "root", "")).is_dir()
@@ -130,9 +134,12 @@ def sample_problems(manifest: Manifest, roots: Roots,
         captions = read_captions(roots.below("data", manifest.captions, "captions"))
         wrong += _lacking([i for i in ids if i not in captions], f"{captions.path}: ",
                           " has no caption; run 'gate-cache caption'")
+        if blank := [i for i in ids if i in captions and not captions[i].strip()]:
+            notes.append(f"{captions.path}: empty: {counted(len(blank), 'caption')}"
+                         f" ({listed(blank, 3)})")
         strange = sorted(captions.keys() - set(ids))
-        notes += [f"{captions.path}: {len(strange)} captions are of no image ({listed(strange, 3)})"
-                  ] if strange else []
+        notes += [f"{captions.path}: {counted(len(strange), 'caption is', 'captions are')} of no"
+                  f" image ({listed(strange, 3)})"] if strange else []
     return wrong, notes
 
 
@@ -142,13 +149,13 @@ def _lacking(ids: Sequence[str], before: str, after: str) -> list[str]:
 
 
 def _maps(manifest: Manifest, files: ModelFiles, _roots: Roots) -> None:
-    combo_maps(manifest, files, files.size(manifest.model.size), files.kind.about_tokens)
+    combo_maps(manifest, files, files.kind.about_tokens)
 
 
 def notes_on_files(dataset: ImageDataset, manifest: Manifest) -> list[str]:
     """What to know of a data set's files before they are read."""
     if isinstance(dataset, ImageFiles) and any(
-            Preprocessing.of(m, 0).background is None for m in manifest.every_model.values()):
+            Preprocessing.of(m).background is None for m in manifest.every_model.values()):
         return ["'resample: opencv' without a 'background' drops alpha, as the first release did:"
                 " transparent pictures show what lies under it"]
     return []

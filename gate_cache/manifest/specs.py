@@ -5,14 +5,14 @@ No torch, numpy or zarr, so that ``validate`` and ``plan`` are instant.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_serializer
+from pydantic import BeforeValidator, Field, PrivateAttr, field_serializer, model_validator
 
 from gate_cache.core.errors import ManifestError, listed
 from gate_cache.core.features import Pooling
 from gate_cache.core.preprocessing import Fit, Resample, parse_color
-from gate_cache.manifest.base import Spec
+from gate_cache.manifest.base import Spec, sides
 from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
 from gate_cache.manifest.train_spec import TrainSpec
@@ -38,6 +38,13 @@ def _as_list(value: Any) -> Any:
 TF32 = "+tf32"
 
 
+class TilesSpec(Spec):
+    """Of an input that is larger than the model's: each is a pass, and their maps are blended."""
+
+    size: Annotated[int | list[int], sides(16, 8192)] = Field(description="in pixels")
+    overlap: int = Field(ge=0, description="pixels that neighbours share at least")
+
+
 class ModelSpec(Spec):
     """The diffusion model: ``tiny``, a folder or file below the models root, or a hub id.
 
@@ -51,7 +58,9 @@ class ModelSpec(Spec):
     unet: str | None = Field(None, description="a file with other weights for the source's UNet")
     revision: str | None = None
     variant: str | None = None
-    size: int | None = Field(None, ge=16, le=4096, description="input size in pixels, square")
+    size: Annotated[int | list[int], sides(16, 8192)] | None = Field(
+        None, description="of the input in pixels, of a square or [height, width]")
+    tiles: TilesSpec | None = Field(None, exclude_if=_not_given)
     fit: Fit = "squash"
     resample: Resample = "bicubic"
     background: Annotated[str, BeforeValidator(parse_color)] = Field(
@@ -60,11 +69,17 @@ class ModelSpec(Spec):
     tf32: bool = Field(False, description="NVIDIA's short float32, where float32 is computed")
     channels_last: bool = False
     compile: bool = Field(False, description="the UNet's repeated blocks, by torch")
+    _place: str = PrivateAttr("model")
 
     @property
     def compute(self) -> str:
         """The dtype, with what else decides values more than rounding does."""
         return self.dtype + (TF32 if self.tf32 else "")
+
+    @property
+    def place(self) -> str:
+        """Of this section in its manifest, for messages: ``model``, or ``models.`` and a name."""
+        return self._place
 
     @property
     def source(self) -> str:
@@ -179,6 +194,12 @@ class Manifest(Spec):
     captions: str | None = None
     store: StoreSpec = StoreSpec()
     train: TrainSpec = TrainSpec()
+
+    @model_validator(mode="after")
+    def _places(self) -> Self:
+        for name, model in self.models.items():
+            model._place = f"models.{name}"
+        return self
 
     @property
     def model(self) -> ModelSpec:

@@ -10,13 +10,14 @@ from pydantic_core import PydanticCustomError
 from gate_cache.core.codecs import Codec
 from gate_cache.core.errors import TOLD
 from gate_cache.core.features import Pool
-from gate_cache.manifest.base import Spec
+from gate_cache.manifest.base import Spec, sides
 
 
 class MapSize(Spec):
     """A map made smaller as it is extracted: pooled over the cells of a grid."""
 
-    grid: int | None = Field(None, ge=1, le=512, description="cells a side [all of the map]")
+    grid: Annotated[int | list[int], sides(1, 512)] | None = Field(
+        None, description="cells a side, or [height, width] [all of the map]")
     pool: Pool = "mean"
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, UserError, did_you_mean
-from gate_cache.manifest.base import Spec
+from gate_cache.manifest.base import Spec, sides
 from gate_cache.manifest.heads import HeadSpec, head_of, option_names, parse_head, whose
 
 FLAT = ("conv_channels", "resolution", "decoder_channels", "classifier_hidden", "members", "extra",
@@ -32,6 +32,8 @@ COUNTS = {"pairs": "steps", "validate_every": "validate_steps"}
 """Fields that counted items, and those that count steps."""
 TWO_FINEST = "two finest"
 """Maps of an attention combo that were read where ``attention_maps`` named none."""
+FEWEST = 4
+"""Validations at least, where the manifest does not say how often."""
 BATCH, HEAD = 4, "nn"
 """Defaults of ``train`` that conversion depends on."""
 WERE = {"schedule": "constant", "warmup": 0}
@@ -53,6 +55,14 @@ class MixSpec(Spec):
                                      " their maps are multiplied with [1]")
     projection: int | None = Field(None, ge=1, description="width to which each model's maps are"
                                    " brought by a learnt 1×1 projection [they are concatenated]")
+    pca: int | None = Field(None, ge=1, exclude_if=lambda pca: pca is None, description="the same"
+                            " by principal components of the training images, which are not learnt")
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.projection and self.pca:
+            raise PydanticCustomError(TOLD, "gives projection and pca; give one of them")
+        return self
 
 
 def _as_mix(value: Any) -> Any:
@@ -77,8 +87,9 @@ class TrainSpec(Spec):
         None, exclude_if=lambda mix: mix is None, description="concat, or how models are joined")
     baseline: str | None = None
     assigners: int = Field(2, ge=1)
-    assigner_resolution: int | None = Field(
-        None, ge=1, description="side to which maps are averaged for the assigners [as they are]")
+    assigner_resolution: Annotated[int | list[int], sides(1, 4096)] | None = Field(
+        None, description="side, or [height, width], to which maps are averaged for the assigners"
+        " [as they are]")
     weights: Literal["map", "channel"] = Field("map", description="what an assigner weighs")
     gamma1: float = Field(0.1, ge=0)
     gamma2: float = Field(0.1, ge=0)
@@ -94,7 +105,8 @@ class TrainSpec(Spec):
     seed: int = Field(0, ge=0, lt=2**63)
     shuffle: int | None = Field(None, ge=0, lt=2**63,
                                 description="seed of the order alone [seed]")
-    validate_steps: int = Field(125, ge=1, description="between validations")
+    validate_steps: int = Field(125, ge=1, description="between validations [a quarter of the steps"
+                                " where those are fewer than four times the default]")
     patience: int | None = Field(None, ge=1, description="validations without gain before it stops")
     amp: bool = Field(False, description="bfloat16 autocast where there is a GPU")
     pairs: int | None = Field(None, ge=1, repr=False, description="first release: in items")
@@ -129,7 +141,13 @@ class TrainSpec(Spec):
                                                                          "classification"):
             raise PydanticCustomError(TOLD, f"assigner_resolution: head '{self.head.name}' weighs"
                                       " no maps, but pixels or means of them")
+        if self.mix and (self.mix.projection or self.mix.pca) and \
+                head_of(self.head.name).task == "segmentation":
+            raise PydanticCustomError(TOLD, f"mix: head '{self.head.name}' projects every map"
+                                      " itself; leave projection and pca out")
         self.__dict__.update(defaults)
+        if not {"validate_steps", "validate_every"} & self.model_fields_set:
+            self.__dict__["validate_steps"] = min(self.validate_steps, -(-self.steps // FEWEST))
         for items, steps in COUNTS.items():
             if count := getattr(self, items):
                 number = -(-count // self.batch)
@@ -206,7 +224,7 @@ def in_steps(train: dict[str, Any]) -> dict[str, Any]:
     return section
 
 
-def told(train: dict[str, Any]) -> dict[str, str]:
+def old_spellings(train: dict[str, Any]) -> dict[str, str]:
     """What to write instead of the first release's spelling, by field."""
     batch, name, advice = _batch(train), head_name(train), dict[str, str]()
     flat = {k: v for k, v in train.items() if k in FLAT and k in option_names(name)}

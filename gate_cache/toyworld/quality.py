@@ -21,9 +21,9 @@ class Quality:
     seed: int
 
 
-def choose(rng: Rng) -> Quality:
-    """Mostly high quality, else one of the flaws."""
-    flawed, which = rng.random() < 0.3, int(rng.integers(len(FLAWS)))
+def choose(rng: Rng, flawed_share: float) -> Quality:
+    """High quality, or with this probability one of the flaws."""
+    flawed, which = rng.random() < flawed_share, int(rng.integers(len(FLAWS)))
     strength, seed = rng.random(), int(rng.integers(2**32))
     words = f"low quality, {FLAWS[which]}" if flawed else HIGH
     return Quality(words, strength, seed)

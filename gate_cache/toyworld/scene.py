@@ -142,7 +142,7 @@ def _shadow(back: Layer, thing: Layer, bottom: float, strength: float) -> None:
                  Paint(INK, alpha=strength, soft=0.012))
 
 
-def _plan(split: str, index: int) -> _Plan:
+def _plan(split: str, index: int, flawed: float, covered: float) -> _Plan:
     kind = KINDS[CATEGORIES[index % len(CATEGORIES)]]
     rng = np.random.default_rng(_seed(split, index))
     look, second = _look(rng, kind)
@@ -166,8 +166,8 @@ def _plan(split: str, index: int) -> _Plan:
         _shadow(back, thing, bottom, 0.3 if kind.name != "boat" else 0.15)
     if kind.name == "boat" and place.water:
         covers.foam(front, rng, thing, bottom)
-    cover = covers.add(front, rng, thing, place, floating) if rng.random() < 0.2 else ""
-    flaw = quality.choose(rng)
+    cover = covers.add(front, rng, thing, place, floating) if rng.random() < covered else ""
+    flaw = quality.choose(rng, flawed)
     text = caption(rng, Subject(
         category=kind.name, colours=(look.name, second), pattern=look.pattern, pose=pose,
         place=place.above if pose == "flying" else place.words,
@@ -178,13 +178,15 @@ def _plan(split: str, index: int) -> _Plan:
     return _Plan(back, thing, front, kind, light_of, light, ink, text, flaw)
 
 
-def draw(split: str, index: int, size: int = 64) -> Scene:
+def draw(split: str, index: int, size: int = 64, *, flawed: float = 0.3,
+         covered: float = 0.2) -> Scene:
     """Draw picture `index` of a split; the same arguments give the same scene.
 
     The category is `CATEGORIES[index % 8]`. The scene does not depend on `size`, only its
-    resolution does. Any split name works, and different names share no pictures.
+    resolution does. Any split name works, and different names share no pictures. `flawed` and
+    `covered` are shares of pictures of low quality, and with something in front of the object.
     """
-    plan = _plan(split, index)
+    plan = _plan(split, index, flawed, covered)
     raster = render.Raster(size, plan.light, plan.ink)
     raster.paint(plan.back.shapes)
     raster.paint(plan.thing.shapes)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gate_cache.core.errors import ManifestError, StoreError, did_you_mean, listed
+from gate_cache.core.errors import ManifestError, StoreError, counted, did_you_mean, listed
 from gate_cache.learn.features.bucket_maps import Joining
+from gate_cache.learn.mixing.projection import fitted
 from gate_cache.manifest.heads import PixelSpec
 from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.lookup import find_combo, need_all
@@ -72,19 +73,22 @@ class StudyInputs:
 
     def gate(self, spec: TrainSpec) -> Any:
         """The full model of a trial: its combos, and attention unless it wants none."""
-        return self.task.model(spec, self.chosen(spec.combos or self.mixed), None,
-                               spec.attention is not False)
+        return self._model(spec, spec.combos or self.mixed, None, spec.attention is not False)
 
     def single(self, spec: TrainSpec, combo: str | None = None) -> Any:
         """The head on one feature alone; by default the baseline."""
-        return self.task.model(spec, self.chosen([combo or self.baseline]), [1.0], False)
+        return self._model(spec, [combo or self.baseline], [1.0], False)
 
     def uniform(self, spec: TrainSpec, attention: bool | None = None) -> Any:
         """The head on the mean of a trial's combos, with attention unless it wants none."""
         combos = spec.combos or self.mixed
         with_attention = spec.attention is not False if attention is None else attention
-        return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos),
-                               with_attention)
+        return self._model(spec, combos, [1 / len(combos)] * len(combos), with_attention)
+
+    def _model(self, spec: TrainSpec, combos: Sequence[str], weights: list[float] | None,
+               attention: bool) -> Any:
+        return fitted(self.task.model(spec, self.chosen(combos), weights, attention),
+                      self.task.examples, list(self.members["train"]))
 
     @property
     def has_val(self) -> bool:
@@ -99,7 +103,7 @@ class StudyInputs:
         """What was settled: store, groups and how they are stored, resolution, device, splits."""
         spec = self.features.spec
         groups = [*spec.combos, spec.attention, *getattr(spec, "extra", ()), *self.twins.values()]
-        return {**features_used(self.store, groups), "resolution": self.features.resolution,
+        return {**features_used(self.store, groups), "resolution": self.features.resolution.sides,
                 "device": str(self.device), "splits": self.splits()}
 
 
@@ -167,7 +171,7 @@ def joining_of(manifest: Manifest, spec: TrainSpec,
         return None
     for name in spec.mix.shares:
         if name not in manifest.every_model:
-            raise ManifestError([f"train.mix.shares: '{name}' is no model of this manifest"
+            raise ManifestError([f"train.mix.shares: '{name}' is not a model of this manifest"
                                  f"{did_you_mean(name, manifest.every_model)}"])
     models = {view.name: manifest.model_name(manifest.combos[name])
               for name, view in views.items() if name in manifest.combos}
@@ -287,8 +291,9 @@ def rows_of(store: FeatureStore, dataset: ImageDataset,
     rows = {i: store.samples.find(i, dataset.sha256(i)) for i in ids}
     lacking = [i for i, row in rows.items() if row is None]
     if lacking:
-        raise StoreError(f"{store.path}: {len(lacking)} images of the data set are not in it, or"
-                         f" were changed since ({listed(lacking, 3)}); run 'gate-cache extract'")
+        raise StoreError(f"{store.path}: not in it, or changed since:"
+                         f" {counted(len(lacking), 'image')} of the data set ({listed(lacking, 3)}"
+                         "); run 'gate-cache extract'")
     row_of = {i: row for i, row in rows.items() if row is not None}
     for view in views:
         need_all(view, list(row_of.values()))

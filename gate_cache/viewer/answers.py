@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.analysis.show import plain_word
 from gate_cache.core.errors import GateCacheError
 from gate_cache.report.figures.pictures import encoded, heat
 
@@ -29,7 +30,7 @@ def store(explorer: ViewerSession) -> Data:
     return {
         "name": explorer.store.path.name, "dataset": explorer.store.attrs["dataset"],
         "images": len(explorer.ids), "originals": explorer.has_originals,
-        "combos": [asdict(replace(c, tokens=[t.removesuffix("</w>") for t in c.tokens]))
+        "combos": [asdict(replace(c, tokens=list(map(plain_word, c.tokens))))
                    for c in explorer.combos()],
         "features": [{"name": f.name, "about": f.about}
                      for f in explorer.matcher.features.values()],
@@ -78,7 +79,7 @@ def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
     else:
         tiles = [_values(v) for level in names
                  for v in explorer.attention(name, combo, level, tokens)]
-    return {"square": _square(explorer.placement(name, combo)), "tiles": tiles}
+    return {"frame": _frame(explorer.placement(name, combo)), "tiles": tiles}
 
 
 def match(explorer: ViewerSession, feature: str, name: str, target: str,
@@ -91,7 +92,7 @@ def match(explorer: ViewerSession, feature: str, name: str, target: str,
     best = explorer.matcher.match(feature, row, point, other)
     return {"x": best.x, "y": best.y, "similarity": best.similarity,
             "ms": round(1000 * best.seconds, 1), "held": best.cached,
-            "square": _square(best.placement),
+            "frame": _frame(best.placement),
             "tile": _values(_inside(best.values, best.placement))}
 
 
@@ -103,12 +104,12 @@ def prepare(explorer: ViewerSession, feature: str, name: str) -> Data:
 
 def _inside(values: npt.NDArray[np.float32], placement: Placement) -> npt.NDArray[np.float32]:
     """Similarities whose range is that of the cells that show the image."""
-    cells = placement.window(len(values)).cut(values)
+    cells = placement.window(values.shape).cut(values)
     return np.clip(values, cells.min(), cells.max())
 
 
-def _square(placement: Placement) -> list[float]:
-    """Left, top, width and height of the model's square, as shares of the image's sides."""
+def _frame(placement: Placement) -> list[float]:
+    """Left, top, width and height of the model's input, as shares of the image's sides."""
     (left, top), (right, bottom) = placement.to_image(np.array([[0.0, 0.0], [1.0, 1.0]]))
     return [float(v) for v in (left, top, right - left, bottom - top)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.digest_cache import cache_folder, file_stamp
-from gate_cache.core.errors import DataError, UserError, listed
+from gate_cache.core.errors import DataError, UserError, counted, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.replacing import replacing
 from gate_cache.datasets.common.base import ids_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.workspace.workspace import Workspace
 
-VERSION = 4
+VERSION = 5
 """Of what is read and reported; summaries of another version are not used."""
 
 
@@ -65,17 +65,12 @@ def short(summary: Summary) -> list[str]:
         parts.append(f"{100 * pixels / (pixels + ignored):.1f} % of pixels labelled")
     if summary.pairs:
         parts += [counted(len(summary.categories), "category", "categories"),
-                  f"{sum(summary.pairs.values())} pairs"]
+                  counted(sum(summary.pairs.values()), "pair")]
     if summary.passed_over:
         parts.append(passed_over_line(summary.passed_over))
     odd = [*summary.notes, *(summary.unclassed if summary.classes else ())]
-    return [f"data: {counted(sum(summary.images.values()), 'image', 'images')} ({parts[0]})"
+    return [f"data: {counted(sum(summary.images.values()), 'image')} ({parts[0]})"
             f"{''.join(f'; {p}' for p in parts[1:])}", *(f"note: {n}" for n in odd)]
-
-
-def counted(number: int, one: str, several: str) -> str:
-    """``1 class``, ``2 classes``."""
-    return f"{number} {one if number == 1 else several}"
 
 
 def need_trainable(work: Workspace, summary: Summary, task: str) -> None:
@@ -107,8 +102,8 @@ def _pairs(summary: Summary) -> str | None:
         if not summary.pairs.get(split):
             return f"split '{split}' has no pairs of images of one category; enlarge it"
         if not summary.shared.get(split):
-            return (f"split '{split}' has {summary.pairs[split]} pairs of images, and no two have a"
-                    " point of one name that is visible in both")
+            return (f"split '{split}' has {counted(summary.pairs[split], 'pair')} of images, and"
+                    " no two have a point of one name that is visible in both")
     return None
 
 
@@ -152,11 +147,13 @@ def _cache_file(work: Workspace, dataset: ImageDataset) -> Path | None:
         return None
     try:
         key = {"version": VERSION, "dataset": work.manifest.dataset.model_dump(mode="json"),
-               "files": _files(dataset), "classes": list(getattr(dataset, "classes", ())),
+               "files": _files(dataset),
                "tables": {str(p): file_stamp(p) for p in getattr(dataset, "tables", ()) if p},
                "other": dataset.passed_over() if hasattr(dataset, "passed_over") else {}}
-        if hasattr(dataset, "split_of") and not getattr(dataset, "named_splits", False):
-            key["splits"] = [dataset.split_of(s.id) for s in dataset.samples()]
+        if not getattr(dataset, "named_splits", False):
+            key["classes"] = list(getattr(dataset, "classes", ()))
+            key["splits"] = list(map(dataset.split_of, ids_of(dataset))) \
+                if hasattr(dataset, "split_of") else []
         return cache_folder() / "data" / f"{fingerprint(key)}.json"
     except (OSError, DataError):
         return None
@@ -167,7 +164,8 @@ def _files(dataset: Any) -> str:
     ids = ids_of(dataset)
     digest = hashlib.sha256("\n".join(ids).encode())
     if isinstance(dataset, ImageFiles) and type(dataset).sources is ImageFiles.sources:
-        digest.update(f"{dataset.root}".encode() + dataset.stamps().tobytes())
+        digest.update(f"{dataset.root}".encode())
+        digest.update(dataset.stamps().data)
         return digest.hexdigest()
     for path in dict.fromkeys(p for i in ids for p in dataset.sources(i)):
         digest.update(f"{path}{file_stamp(path)}".encode())

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from gate_cache.core.digest_cache import cache_folder
 from gate_cache.core.replacing import replacing
 from gate_cache.datasets.common.files import ImageFiles
+from gate_cache.store.format.samples import places_of
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
@@ -86,27 +87,27 @@ def _recall(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64],
             out: Digests) -> npt.NDArray[np.bool_]:
     """Fill in what is remembered; which it is, (N,) bool."""
     with np.load(path, allow_pickle=False) as kept:
-        old, times, digests = kept["names"], kept["stamps"], kept["sha256"]
-    rows = np.arange(len(ids))
-    if not np.array_equal(old, _joined(ids)):
-        row_of = {name: row for row, name in enumerate(old.tobytes().decode().split("\n"))}
-        rows = np.fromiter((row_of.get(i, -1) for i in ids), np.int64, len(ids))
-    if rows.max(initial=-1) >= len(times) or times.shape[1:] != (4,) or \
-            digests.shape != (len(times), 32):
-        raise ValueError("is not what was written")
-    known: npt.NDArray[np.bool_] = (rows >= 0) & (times[rows] == stamps).all(1)
-    out[known] = digests[rows[known]]
+        rows = _places(ids, kept["names"].tobytes().decode())
+        times = kept["stamps"]
+        if rows.max(initial=-1) >= len(times) or times.shape[1:] != (4,):
+            raise ValueError("is not what was written")
+        known: npt.NDArray[np.bool_] = (rows >= 0) & (times[rows] == stamps).all(1)
+        del times  # of a million files these are large
+        out[known] = kept["sha256"][rows[known]]
     return known
+
+
+def _places(ids: Sequence[str], text: str) -> npt.NDArray[np.int64]:
+    """(N,): the place of each id among the lines of a text, or -1."""
+    begins = "\n".join([*ids, ""]).startswith(f"{text}\n")
+    return places_of(ids, ids[: text.count("\n") + 1] if begins else text.split("\n"))
 
 
 def _keep(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64], digests: Digests) -> None:
     """Replace what is remembered; where nothing can be written, all is read again next time."""
     with suppress(OSError), replacing(path) as draft, draft.open("wb") as file:
-        np.savez(file, names=_joined(ids), stamps=stamps, sha256=digests)
-
-
-def _joined(ids: Sequence[str]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer("\n".join(ids).encode(), np.uint8)
+        names = np.frombuffer("\n".join(ids).encode(), np.uint8)
+        np.savez(file, names=names, stamps=stamps, sha256=digests)
 
 
 def _file(dataset: ImageFiles) -> Path:

@@ -55,7 +55,7 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     store.refuse_damaged(name)
     older = [v for v in views if v.label == name]
     if older:
-        now = {"pooling": None, **_preprocessing(manifest.model_of(name)),
+        now = {"pooling": None, "tiles": None, **_preprocessing(manifest.model_of(name)),
                **(recipe or wanted_of(manifest, name))}
         why = min((_differences(v, now, manifest) for v in older), key=len)
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
@@ -79,7 +79,7 @@ def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
 
 def _preprocessing(model: ModelSpec) -> dict[str, Any]:
     """How images become the model's input, defaults included."""
-    return {"resize": model.fit, **Preprocessing.of(model, 0).settings}
+    return {"resize": model.fit, **Preprocessing.of(model).settings}
 
 
 def alike(views: list[ComboView], manifest: Manifest, name: str) -> list[ComboView]:
@@ -105,6 +105,7 @@ def wanted_of(manifest: Manifest, name: str, view: ComboView | None = None) -> d
             "compute": model.compute, **_preprocessing(model),
             **({"size": model.size} if model.size else {}),
             "pooling": combo.pooling or None,
+            "tiles": model.tiles.model_dump() if model.tiles else None,
             **({"maps": sorted(combo.maps)} if combo.maps else {})}
 
 
@@ -115,7 +116,7 @@ def _plain(view: ComboView, key: str, model: ModelSpec) -> Any:
         used = view.attrs.get(key)
         return model.source if used in model.names else used
     if key == "resize":
-        return view.square.fit
+        return view.frame.fit
     value = view.recipe.get(key, FIRST_SETTINGS.get(key))
     return sorted(value) if key == "maps" and value else value
 

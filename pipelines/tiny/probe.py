@@ -37,7 +37,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
-from gate_cache.datasets.common.images import read_rgb, to_square
+from gate_cache.datasets.common.images import read_rgb, to_frame
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.passes.noise import noise
@@ -172,7 +172,7 @@ def willow(pipe: Any, folder: Path, side: int) -> dict[str, Any]:
     """PCK of sets of levels at each time, by each way to join them."""
     data = PFWillow(folder)
     names, pairs = [s.id for s in data.samples()], load_pairs(data, None)
-    pixels = np.stack([to_square(read_rgb(data.path(name)), side) for name in names])
+    pixels = np.stack([to_frame(read_rgb(data.path(name)), side) for name in names])
     x0, found = autoencoder.latents(pipe.vae, pixels), {}
     for t in WILLOW_TIMES:
         maps = features(pipe, x0, names, t)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PREPROCESSING = 1
-"""Version of how an image is read and made square (`images.to_square`); part of fingerprints."""
+"""Version of how an image is read and framed (`images.to_frame`); part of fingerprints."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _SYSTEM = ("Thumbs.db", "desktop.ini")
 """Files that systems leave in folders of images."""
+_NO_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+"""Of names: control characters, and what Python has for bytes that are not UTF-8."""
 
 
 class ImageFiles:
@@ -55,10 +58,16 @@ class ImageFiles:
         if self._stamps is None:
             import numpy as np
 
-            root, plain = str(self.root), type(self).path is ImageFiles.path
-            stats = (os.stat(f"{root}/{i}" if plain else self.path(i)) for i in ids_of(self))
-            flat = (n for i in stats for n in (i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns))
-            self._stamps = np.fromiter(flat, np.int64).reshape(-1, 4)
+            plain = type(self).path is ImageFiles.path
+            paths = ids_of(self) if plain else (self.path(i).absolute() for i in ids_of(self))
+            root = os.open(self.root, os.O_RDONLY)  # the way from there is shorter
+            try:
+                stats = (os.stat(path, dir_fd=root) for path in paths)
+                rows = (n for i in stats
+                        for n in (i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns))
+                self._stamps = np.fromiter(rows, np.int64, 4 * len(ids_of(self))).reshape(-1, 4)
+            finally:
+                os.close(root)
         return self._stamps
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
@@ -113,7 +122,7 @@ def read_text(path: Path, expected: str) -> str:
     try:
         return io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None).read()
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; {expected}") from None
+        raise DataError(f"{path}: not UTF-8 text, so save it as UTF-8; {expected}") from None
 
 
 def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64]:
@@ -142,7 +151,7 @@ def walk(root: Path, extensions: frozenset[str] | None = None,
 
     Hidden files and folders, and those of systems, are skipped; links to folders are followed,
     loops are not. `others` counts the other files by suffix. A `DataError` where a folder cannot
-    be read, or a name is not UTF-8.
+    be read, or a name is not UTF-8 or has control characters.
     """
     files: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
@@ -150,26 +159,22 @@ def walk(root: Path, extensions: frozenset[str] | None = None,
                             and not _loops(os.path.join(folder, f), root))
         below = Path(folder).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        for name in names:
-            if name[0] == "." or name in _SYSTEM:
-                continue
-            dot = name.rfind(".")
-            suffix = name[dot:].lower() if dot > 0 else ""
-            if extensions is None or suffix in extensions:
-                files.append(prefix + name)
-            elif others is not None:
-                others[suffix or name] += 1
+        names = [name for name in names if name[0] != "." and name not in _SYSTEM]
+        if extensions is not None:
+            suffixes = {name[name.rfind("."):] for name in names}  # few, of a million names
+            wanted = {suffix for suffix in suffixes if suffix.lower() in extensions}
+            if wanted != suffixes:
+                rest = [name for name in names if name[name.rfind("."):] not in wanted]
+                names = [name for name in names if name[name.rfind("."):] in wanted]
+                if others is not None:
+                    others.update(_suffix(name) or name for name in rest)
+        files += [prefix + name for name in names]
     files.sort()
-    try:
-        "".join(files).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{root}: the file name {_not_utf8(files)!r} is not UTF-8; rename it"
-                        ) from error
+    if _NO_ID.search("".join(files)):
+        name = next(filter(_NO_ID.search, files))
+        raise DataError(f"{root}: the file name {name!r} is not UTF-8, or has a line break or"
+                        " another control character; rename it")
     return files
-
-
-def _not_utf8(names: list[str]) -> str:
-    return next(n for n in names if n != n.encode(errors="ignore").decode())
 
 
 def _refuse(error: OSError) -> None:
@@ -197,15 +202,14 @@ UNREAD = frozenset({".heic", ".heif", ".hif", ".jxl", ".svg", *BUILT_IN})
 
 def pictures(root: Path, others: Counter[str] | None = None) -> list[str]:
     """As `walk`, all files that this machine's Pillow reads, by their suffix."""
-    names = walk(root, ALWAYS | BUILT_IN.keys(), others)
-    special = {_suffix(name) for name in names if name.lower().endswith(tuple(BUILT_IN))}
-    if special:
+    others = Counter[str]() if others is None else others
+    names = walk(root, ALWAYS, others)
+    if special := others.keys() & BUILT_IN.keys():
         from PIL import features  # which takes as long as a whole plan: only where it must be asked
 
-        lacking = {suffix for suffix in special if not features.check(BUILT_IN[suffix])}
-        if others is not None:
-            others.update(suffix for suffix in map(_suffix, names) if suffix in lacking)
-        names = [name for name in names if _suffix(name) not in lacking]
+        if readable := {suffix for suffix in special if features.check(BUILT_IN[suffix])}:
+            others.clear()
+            names = walk(root, ALWAYS | readable, others)
     return names
 
 

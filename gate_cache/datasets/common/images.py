@@ -1,4 +1,4 @@
-"""Reading images and label files with Pillow, and bringing images into the model's square.
+"""Reading images and label files with Pillow, and bringing images into the model's input.
 
 Label files are as people make them: grey, palettes, grey saved as colours, colours, and arrays.
 """
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gate_cache.core.errors import DataError
-from gate_cache.core.geometry import Placement, Square
+from gate_cache.core.geometry import Frame, Placement
 from gate_cache.core.preprocessing import WHITE, Color, Fit, Preprocessing, Resample
+from gate_cache.core.size import Sides
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -106,8 +107,8 @@ def holds_several(path: Path) -> bool:
 
 
 def file_input(path: Path, how: Preprocessing) -> Pixels:
-    """A file as the model takes it, (size, size, 3)."""
-    return to_square(read_rgb(path, how.background), how.size, how.fit, how.resample)
+    """A file as the model takes it, (H, W, 3)."""
+    return to_frame(read_rgb(path, how.background), how.size, how.fit, how.resample)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -119,22 +120,22 @@ def size_of(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def to_square(image: Pixels, size: int, fit: Fit = "squash",
+def to_frame(image: Pixels, size: Sides, fit: Fit = "squash",
               resample: Resample = "bicubic") -> Pixels:
-    """Bring an image to (size, size, 3).
+    """Bring an image to the model's input, (H, W, 3).
 
     ``squash`` does not keep the aspect, as in the peers' code; ``pad`` does, and continues the
-    image's border into the rest of the square: any fixed colour would draw a frame.
+    image's border into the rest: any fixed colour would draw a frame.
 
     Parameters
     ----------
     image : (h, w, 3) RGB
-    size : side of the square in pixels
+    size : in pixels, of a square or (H, W)
     resample : a filter of Pillow, or ``opencv`` as some peers do it
     """
-    place = Square(size, fit).place(*image.shape[:2])
+    place = Frame(size, fit).place(*image.shape[:2])
     inner = _resized(image, place, resample)
-    below, right = size - place.top - place.height, size - place.left - place.width
+    below, right = (side - area.stop for side, area in zip(place.size, place.area, strict=True))
     if not (place.top or place.left or below or right):
         return inner
     return np.asarray(cv2.copyMakeBorder(inner, place.top, below, place.left, right,
@@ -146,7 +147,8 @@ def _resized(image: Pixels, place: Placement, resample: Resample) -> Pixels:
         return image
     size = (place.width, place.height)
     if resample == "opencv":
-        method = cv2.INTER_AREA if max(image.shape[:2]) > place.size else cv2.INTER_CUBIC
+        shrinks = any(a > b for a, b in zip(image.shape, place.size, strict=False))
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
         return np.asarray(cv2.resize(image, size, interpolation=method), dtype=np.uint8)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling[resample.upper()]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gate_cache.datasets.common.files import ImageFiles
-from gate_cache.datasets.common.images import Pixels, to_square
+from gate_cache.datasets.common.images import Pixels, to_frame
 
 if TYPE_CHECKING:
     from gate_cache.core.preprocessing import Color, Preprocessing
@@ -20,6 +20,6 @@ def image_on(dataset: ImageDataset, sample_id: str, background: Color | None) ->
 
 
 def model_input(dataset: ImageDataset, sample_id: str, how: Preprocessing) -> Pixels:
-    """An image as the model takes it, (size, size, 3)."""
+    """An image as the model takes it, (H, W, 3)."""
     image = image_on(dataset, sample_id, how.background)
-    return to_square(image, how.size, how.fit, how.resample)
+    return to_frame(image, how.size, how.fit, how.resample)

@@ -120,7 +120,7 @@ class Tree:
 
     def __init__(self, root: Path, ids: Sequence[str], rule: SplitRule) -> None:
         self._ids, self._seed = ids, rule.seed
-        first = {parent_of(i): i for i in reversed(ids)}  # there are far fewer folders than images
+        first = {i.rpartition("/")[0]: i for i in reversed(ids)}  # far fewer than images
         paths = {i: i.split("/")[:-1] for i in sorted(first.values())}
         self.depth = _depth(root, paths) if rule.by_folder else None
         self.folders_of = {f: [part for d, part in enumerate(paths[i]) if d != self.depth]

@@ -9,7 +9,7 @@ from itertools import chain
 from threading import Lock
 from typing import Any
 
-from gate_cache.core.errors import DataError, listed
+from gate_cache.core.errors import DataError, counted, listed
 from gate_cache.core.progress import Progress
 from gate_cache.datasets.common.base import (
     IGNORED,
@@ -20,9 +20,10 @@ from gate_cache.datasets.common.base import (
     NoClass,
     SegmentationDataset,
     Split,
+    ids_of,
 )
 from gate_cache.datasets.common.labelled import LabelledImages
-from gate_cache.datasets.pairs import same_but_case
+from gate_cache.datasets.pairs import LOOKS, alike
 from gate_cache.datasets.summary.summary import Summary, grouped, read_all, tell_classes
 
 
@@ -31,22 +32,22 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
 
     Without `read`, only splits are counted. A `DataError` where it cannot be listed.
     """
-    ids = [s.id for s in dataset.samples()]
+    ids = ids_of(dataset)
     summary = Summary(dataset.name)
     try:
-        split_of = {i: dataset.split_of(i) for i in ids} if hasattr(dataset, "split_of") else {}
+        splits: list[Split] = list(map(dataset.split_of, ids)) \
+            if hasattr(dataset, "split_of") else ["train"] * len(ids)
     except DataError as error:  # folders that may be splits or not
         return Summary(dataset.name, faults=[str(error)])
-    counts = Counter(split_of.values())
-    summary.images = {s: counts[s] for s in SPLITS} if split_of else {"train": len(ids)}
+    counts = Counter(splits)
+    summary.images = {s: counts[s] for s in SPLITS if counts[s] or hasattr(dataset, "split_of")}
     if not read:
         return summary
     summary.read = True
-    of_split = split_of or dict.fromkeys(ids, "train")
     if isinstance(dataset, SegmentationDataset):
-        LabelCounts(dataset, summary).count(of_split, show)
+        LabelCounts(dataset, summary).count(dict(zip(ids, splits, strict=True)), show)
     if isinstance(dataset, ClassifiedDataset):
-        _classes(dataset, of_split, summary)
+        _classes(dataset, zip(ids, splits, strict=True), summary)
     if isinstance(dataset, CorrespondenceDataset):
         PointCounts(dataset, summary).count(ids, show)
     if summary.classes or summary.pairs:
@@ -60,14 +61,16 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
     return summary
 
 
-def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], summary: Summary) -> None:
-    """Classes of whole images; of a data set with masks, theirs are told already."""
-    counts = defaultdict[str, Counter[str]](Counter)
+def _classes(dataset: ClassifiedDataset, images: Iterable[tuple[str, str]],
+             summary: Summary) -> None:
+    """Classes of whole images, each with its split; of a data set with masks, theirs are told
+    already."""
+    counts = Counter[tuple[int, str]]()
     lacking, damaged = list[DataError](), list[DataError]()
     names = dataset.classes
-    for i, split in of_split.items():
+    for i, split in images:
         try:
-            counts[names[dataset.label(i)]][split] += 1
+            counts[dataset.label(i), split] += 1
         except NoClass as error:
             lacking.append(error)
         except DataError as error:
@@ -75,10 +78,11 @@ def _classes(dataset: ClassifiedDataset, of_split: dict[str, str], summary: Summ
     summary.faults += grouped(damaged)
     if summary.pixels:
         return
-    summary.classes = {name: dict(counts[name]) for name in names if name in counts}
+    summary.classes = {name: of for number, name in enumerate(names)
+                       if (of := {str(s): counts[number, s] for s in SPLITS if counts[number, s]})}
     summary.unclassed = grouped(lacking)
-    summary.unclassed += [f"classes {listed(map(repr, alike))} differ by case alone: call their"
-                          " folders alike" for alike in same_but_case(names)]
+    summary.unclassed += [f"classes {listed(map(repr, group))} differ by {LOOKS}: call"
+                          " their folders alike" for group in alike(names)]
     tell_classes(summary)
 
 
@@ -88,12 +92,13 @@ def _turned(dataset: Any, ids: Sequence[str], summary: Summary) -> None:
     path = getattr(dataset, "path", None)
     count = sum(turned(path(i)) for i in ids) if path else 0
     if count:
-        summary.notes.append(f"{count} images are turned as their EXIF orientation says: labels and"
-                             " points must be those of the upright picture")
+        summary.notes.append(counted(count, "image is", "images are") + " turned as their EXIF"
+                             " orientation says: labels and points must be those of the upright"
+                             " picture")
 
 
 MOSTLY = 0.5
-"""A share above which labels are mostly ignored."""
+"""A share above which labels are mostly ignored, and below which points are outside a box."""
 ODD = 0.1
 """A share of a split's masks above which it is told that they show one class, and what is not."""
 
@@ -182,7 +187,7 @@ class PointCounts:
         """Read all key points; count pairs that share one."""
         import numpy as np
 
-        from gate_cache.datasets.common.points import has_extent, within
+        from gate_cache.datasets.common.points import has_extent, in_box, within
 
         summary = self.summary
         read, wrong = read_all(ids, "reading key points", show, self.dataset.keypoints)
@@ -193,8 +198,18 @@ class PointCounts:
         summary.points = {"visible": int(sum(k.visible.sum() for k in read.values())),
                           "outside": sum(outside.values())}
         if odd:
-            summary.notes.append(f"{summary.points['outside']} points lie outside their picture and"
-                                 f" are not visible (of {listed(odd, 3)})")
+            summary.notes.append(counted(summary.points["outside"], "point outside its picture is",
+                                         "points outside their picture are")
+                                 + f" not visible (of {listed(odd, 3)})")
+        places = [k.xy[np.isfinite(k.xy).all(1)] for k in read.values()]
+        if any(map(len, places)) and np.concatenate(places).max() <= 1:
+            summary.notes.append("all points lie in the first pixel of their picture: are they"
+                                 " shares of its width and height? x and y are in pixels")
+        if astray := [i for i, k in read.items() if k.visible.any() and not np.isnan(k.box).any()
+                      and in_box(k.xy[k.visible], k.box).mean() < MOSTLY]:
+            summary.notes.append(f"most points lie outside their object's box in"
+                                 f" {counted(len(astray), 'image')} ({listed(astray, 3)}): is it"
+                                 " another object's?")
         summary.boxless = sum(not has_extent(k.box) for k in read.values())
         if summary.boxless:
             summary.notes.append(f"{summary.boxless} of {len(read)} images have a box without"

@@ -56,7 +56,8 @@ class Loras:
         Raises
         ------
         ModelError
-            Unreadable, not plain LoRA, for another model, or not applied as the file says.
+            Unreadable, not plain LoRA, for another model, without effect, or not applied as the
+            file says.
         """
         if digest in self._loaded:
             return
@@ -81,6 +82,10 @@ class Loras:
             name = str(self._dtype).removeprefix("torch.")
             raise ModelError(f"{lora.source}: '{bad}' holds NaN or infinity in {name}; get the file"
                              " again, or try another model.dtype")
+        if not any(x.strength.alpha and cast[x.up].any() and cast[x.down].any()
+                   for x in lora.layers):
+            raise ModelError(f"{lora.source}: this LoRA changes nothing: of each layer a factor or"
+                             " the alpha is zero; it was not trained, or is damaged")
         return cast
 
     def _check(self, lora: LoraFile, name: str, placed: _Placed,
@@ -93,10 +98,9 @@ class Loras:
                              f" {len(placed)}; {_OURS}")
         for layer, place in placed:
             wrapped = beside[place.part, place.name]
-            factors = (wrapped.lora_A[name].weight, layer.down), (wrapped.lora_B[name].weight,
-                                                                  layer.up)
-            same = all(torch.equal(now.flatten().cpu(), tensors[key].flatten())
-                       for now, key in factors)
+            factors = ((wrapped.lora_A[name].weight, tensors[layer.down]),
+                       (wrapped.lora_B[name].weight, layer.up_of(tensors[layer.up])))
+            same = all(torch.equal(now.flatten().cpu(), value.flatten()) for now, value in factors)
             strength = layer.strength.alpha / layer.strength.divisor
             if not same or not math.isclose(wrapped.scaling[name], strength):
                 raise ModelError(f"{lora.source}: '{layer.down}' was loaded with other values, or"
@@ -115,11 +119,7 @@ class Loras:
         if not loras:
             yield
             return
-        scales = {self._loaded[digest]: scale for digest, scale in loras}
-        if len(scales) < len(loras):
-            raise ModelError("two LoRAs of one combo have the same weights; give one, with one"
-                             " scale")
-        self._switch(scales)
+        self._switch({self._loaded[digest]: scale for digest, scale in loras})
         try:
             yield
         finally:
@@ -168,6 +168,7 @@ def _insert(module: Any, name: str, placed: _Placed, tensors: Mapping[str, torch
         if not isinstance(wrapped, PeftLayer):
             continue  # `Loras._check` finds that
         device = wrapped.get_base_layer().weight.device
-        for factor, key in ((wrapped.lora_A[name], layer.down), (wrapped.lora_B[name], layer.up)):
-            value = tensors[key].reshape(factor.weight.shape).to(device)
-            factor.weight = torch.nn.Parameter(value, requires_grad=False)
+        for factor, value in ((wrapped.lora_A[name], tensors[layer.down]),
+                              (wrapped.lora_B[name], layer.up_of(tensors[layer.up]))):
+            whole = value.reshape(factor.weight.shape).to(device)
+            factor.weight = torch.nn.Parameter(whole, requires_grad=False)

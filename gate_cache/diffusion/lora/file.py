@@ -44,6 +44,7 @@ class LoraLayer:
     down, up : keys of its two factors
     shapes : of these, (rank, in, …) and (out, rank, …)
     own_alpha : the layer's own, None without one
+    rows : of `up` that are this layer's, where the file has several in one; else None
     """
 
     part: str
@@ -54,6 +55,11 @@ class LoraLayer:
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     strength: Strength
     own_alpha: float | None = None
+    rows: tuple[int, int] | None = None
+
+    def up_of(self, values: Any) -> Any:
+        """Its part of the tensor `up`."""
+        return values if self.rows is None else values[slice(*self.rows)]
 
     @property
     def rank(self) -> int:
@@ -98,7 +104,7 @@ class LoraFile:
 def read_lora(source: str, path: Path) -> LoraFile:
     """Read what a LoRA file holds, but for the factors themselves.
 
-    `ModelError` where it is no safetensors file or another kind of adapter, lacks a half of a pair,
+    `ModelError` where it is not a safetensors file or of another kind, lacks a half of a pair,
     has alphas of no layer, or settings that contradict the tensors.
     """
     header, metadata = _header(path)

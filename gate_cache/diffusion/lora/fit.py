@@ -5,11 +5,12 @@ The layers are read off the headers of the model's files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gate_cache.core.errors import ModelError, listed
-from gate_cache.diffusion.lora.keys import diffusers_name, plain_name
+from gate_cache.diffusion.lora.keys import diffusers_name, flux_names, plain_name
 from gate_cache.diffusion.models.layouts import UNET
 
 if TYPE_CHECKING:
@@ -57,6 +58,20 @@ class ModelLayers:
             places += [WeightPlace(part, *weight)] if weight else []
         return places
 
+    def _split(self, layer: LoraLayer) -> Iterator[LoraLayer]:
+        """The layer; of one that the model has in parts, each with its rows of the change."""
+        names, end = flux_names(layer.name), layer.shapes[1][0]
+        weights = [self._parts.get(UNET, {}).get(name) for name in names]
+        if layer.part != UNET or not all(weights):
+            yield layer
+            return
+        start = 0
+        for name, weight in zip(names, weights, strict=True):  # rows too many are of the last
+            stop = end if name == names[-1] or weight is None else start + weight[1][0]
+            yield replace(layer, name=name, rows=(start, stop), shapes=(
+                layer.shapes[0], (stop - start, *layer.shapes[1][1:])))
+            start = stop
+
     def placed(self, lora: LoraFile) -> list[tuple[LoraLayer, WeightPlace]]:
         """Every layer of a LoRA with the weight that it changes.
 
@@ -66,7 +81,7 @@ class ModelLayers:
             The model lacks a layer, or one is of another shape; a layer is there twice, or may be
             of several parts.
         """
-        layers = [(layer, self.find(layer)) for layer in lora.layers]
+        layers = [(part, self.find(part)) for layer in lora.layers for part in self._split(layer)]
         for layer, places in layers:
             if len(places) > 1:
                 parts = " or ".join(place.part for place in places)
@@ -85,10 +100,11 @@ def model_layers(files: ModelFiles) -> ModelLayers:
     """The layers of a model, by its files' headers and its configurations."""
     prefix = _ORIGINAL_UNET if files.file else ""
     unet = [(key.removeprefix(prefix).removesuffix(".weight"), shape)
-            for key, shape in files.shapes(UNET).items()
+            for key, shape in files.shapes(files.kind.denoiser).items()
             if key.startswith(prefix) and key.endswith(".weight")]
-    texts = {part: _text_weights(part, files.config(part)) for part in files.kind.encoders}
-    return ModelLayers({**texts, UNET: unet}, files.config(UNET))
+    texts = {part: _text_weights(part, files.config(part)) for part in files.kind.encoders
+             if part != files.kind.t5[0]}
+    return ModelLayers({**texts, UNET: unet}, files.config(files.kind.denoiser))
 
 
 def _text_weights(part: str, config: Mapping[str, Any]) -> Weights:

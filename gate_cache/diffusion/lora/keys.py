@@ -12,7 +12,7 @@ from typing import NamedTuple
 _PREFIXES = {
     "lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2", "lycoris_": "", "unet.": "unet", "text_encoder.": "text_encoder",
-    "text_encoder_2.": "text_encoder_2", "diffusion_model.": "unet",
+    "text_encoder_2.": "text_encoder_2", "diffusion_model.": "unet", "transformer.": "unet",
     "text_encoders.clip_l.transformer.": "text_encoder",
     "text_encoders.clip_g.transformer.": "text_encoder_2"}
 """Beginnings of keys (kohya, LyCORIS, diffusers, ComfyUI) to parts of the model; '': any part."""
@@ -33,6 +33,17 @@ _SGM_RESNET = {"in_layers_2": "conv1", "out_layers_3": "conv2", "emb_layers_1": 
 _SGM = {"input_blocks_0_0": "conv_in", "out_2": "conv_out",
         "time_embed_0": "time_embedding_linear_1", "time_embed_2": "time_embedding_linear_2",
         "label_emb_0_0": "add_embedding_linear_1", "label_emb_0_2": "add_embedding_linear_2"}
+_FLUX_BLOCK = re.compile(r"(double|single)_blocks_(\d+)_(\w+)")
+_FLUX = {f"{side}_{layer}": tuple(name.split()) for side, layers in (
+    ("img", {"attn_qkv": "attn_to_q attn_to_k attn_to_v", "attn_proj": "attn_to_out_0",
+             "mlp_0": "ff_net_0_proj", "mlp_2": "ff_net_2", "mod_lin": "norm1_linear"}),
+    ("txt", {"attn_qkv": "attn_add_q_proj attn_add_k_proj attn_add_v_proj",
+             "attn_proj": "attn_to_add_out", "mlp_0": "ff_context_net_0_proj",
+             "mlp_2": "ff_context_net_2", "mod_lin": "norm1_context_linear"}))
+    for layer, name in layers.items()} | {
+    "linear1": ("attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"), "linear2": ("proj_out",),
+    "modulation_lin": ("norm_linear",)}
+"""Layers of FLUX's original blocks (kohya, ComfyUI) to diffusers', which has some in parts."""
 _SGM_BLOCK = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d)_(\w+)|middle_block_([012])_(\w+)")
 
 
@@ -54,7 +65,7 @@ class LayerPlace(NamedTuple):
 
 
 def place_of(key: str) -> LayerPlace | None:
-    """The place of a key; None for one that is no part of plain LoRA."""
+    """The place of a key; None for one that is not part of plain LoRA."""
     if key.endswith(".alpha"):
         base, side = key.removesuffix(".alpha"), "alpha"
         inner = _PAIR.fullmatch(base)
@@ -79,7 +90,7 @@ def plain_name(module: str) -> str:
 
 
 def kind_of_key(key: str) -> str:
-    """In words, what a key that is no part of plain LoRA belongs to."""
+    """In words, what a key that is not part of plain LoRA belongs to."""
     return next((words for pattern, words in _KINDS if re.search(pattern, key)), "something else")
 
 
@@ -104,6 +115,15 @@ def diffusers_name(layer: str, per_block: int) -> str:
                 else f"up_blocks_{level}_upsamplers_0_conv")
     name = "down_blocks" if side == "input_blocks" else "up_blocks"
     return f"{name}_{level}_{_inner(kind == '1', at, rest)}"
+
+
+def flux_names(layer: str) -> tuple[str, ...]:
+    """Diffusers' names of a layer of FLUX that has the original one, in the order of its rows."""
+    match = _FLUX_BLOCK.fullmatch(layer)
+    if match is None:
+        return (layer,)
+    blocks = f"{'single_' if match[1] == 'single' else ''}transformer_blocks_{match[2]}"
+    return tuple(f"{blocks}_{name}" for name in _FLUX.get(match[3], (match[3],)))
 
 
 def _inner(attention: bool, at: int, rest: str) -> str:

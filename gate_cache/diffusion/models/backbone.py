@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
 
 from gate_cache.diffusion.models.conditioning import Call, Extra, Text
 from gate_cache.diffusion.passes.noise import add_noise
@@ -31,7 +32,10 @@ class Backbone(ABC):
     alphas_cumprod : (T,) float32, ᾱ of the forward process
     prediction_type : what the UNet predicts: ``epsilon``, ``v_prediction`` or ``sample``
     device, dtype : where and in what the modules compute
+    controlnet : class of the ControlNets that are made for it
     """
+
+    controlnet: ClassVar[Any] = ControlNetModel
 
     unet: Any
     vae: Any = None
@@ -123,6 +127,18 @@ class Backbone(ABC):
         return torch.as_tensor(self.unet(
             call.x, call.t, encoder_hidden_states=call.text.states, return_dict=False,
             added_cond_kwargs=added or None, **more)[0])
+
+    def condition(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        """What a ControlNet is given of (B, 3, H, W) uint8 control images."""
+        return images.to(self.dtype) / 255
+
+    def controlled(self, net: Any, call: Call, condition: torch.Tensor,
+                   scale: float) -> dict[str, Any]:
+        """What a ControlNet adds to a pass, times `scale`: keyword arguments of the UNet."""
+        down, mid = net(
+            call.x, call.t, encoder_hidden_states=call.text.states, controlnet_cond=condition,
+            conditioning_scale=scale, return_dict=False, added_cond_kwargs=call.text.added or None)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
     def noised(self, clean: torch.Tensor, eps: torch.Tensor, t: int) -> torch.Tensor:
         """x_t of x_0 and ε, all (B, 4, h, w) float32."""

@@ -1,5 +1,5 @@
 """Diffusion transformers: PixArt-α and Σ (Chen et al. 2024), Stable Diffusion 3 and 3.5 (Esser et
-al. 2024) and FLUX.1. Text is encoded, and latents are packed, by diffusers' own pipelines.
+al. 2024), FLUX.1 and Lumina Image 2.0. Text is encoded, and latents are packed, by diffusers' own pipelines.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import transformers
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
@@ -25,6 +29,8 @@ from diffusers import (
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.modules import component
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
+from gate_cache.diffusion.models.transformers import PATCH
+from gate_cache.diffusion.passes.reads import Packing
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -41,6 +47,7 @@ class DiffusionTransformer(StableDiffusion):
     ----------
     encoders, tokenizers : by the pipeline's names for them
     length : tokens of T5's text
+    filled : class of the text encoder whose text is always filled up
     """
 
     encoders: dict[str, Any]
@@ -48,12 +55,13 @@ class DiffusionTransformer(StableDiffusion):
     length: int
     pipeline: ClassVar[Any]
     denoiser: ClassVar[Any]
+    filled: ClassVar[Any] = transformers.T5EncoderModel
 
     @classmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
         kind = files.kind
-        encoders = {name: component(_encoder_class(files, name), files, name)
-                    for name in kind.encoders}
+        encoders = {name: component(cls.filled if name == kind.t5[0] else _clip(files, name), files,
+                                    name) for name in kind.encoders}
         tokenizers = {name: transformers.AutoTokenizer.from_pretrained(
             files.path / name, local_files_only=True) for name in kind.tokenizers}
         return {"unet": component(cls.denoiser, files, kind.denoiser), "length": kind.t5[1],
@@ -91,9 +99,7 @@ class DiffusionTransformer(StableDiffusion):
         """Encode one prompt as the pipeline does."""
 
 
-def _encoder_class(files: ModelFiles, name: str) -> Any:
-    if name == files.kind.t5[0]:
-        return transformers.T5EncoderModel
+def _clip(files: ModelFiles, name: str) -> Any:
     named = files.config(name).get("architectures") or ["CLIPTextModel"]
     return transformers.CLIPTextModelWithProjection if "Projection" in named[0] else \
         transformers.CLIPTextModel
@@ -147,9 +153,13 @@ class FlowTransformer(DiffusionTransformer):
     def as_clean(self, predicted: torch.Tensor, x: torch.Tensor, t: int) -> torch.Tensor:
         return x.float() - self.sigmas[t] * predicted.float()
 
-    def _sigma(self, call: Call) -> torch.Tensor:
-        """(B,) σ of a pass."""
-        return self.sigmas[call.t].expand(len(call.x))
+    def _time(self, call: Call) -> torch.Tensor:
+        """(B,) 1000·σ of a pass."""
+        return 1000 * self.sigmas[call.t].expand(len(call.x))
+
+    def condition(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        """Latents of control images: the posterior's mean, where pipelines draw from it."""
+        return self.encode(images.permute(0, 2, 3, 1)).to(self.dtype)
 
 
 @dataclass(kw_only=True)
@@ -158,6 +168,7 @@ class StableDiffusion3(FlowTransformer):
 
     pipeline = StableDiffusion3Pipeline
     denoiser = SD3Transformer2DModel
+    controlnet = SD3ControlNetModel
 
     def embed(self, prompt: str) -> Text:
         states, _, pooled, _ = self._encoded(prompt, prompt_2=None, prompt_3=None,
@@ -165,10 +176,27 @@ class StableDiffusion3(FlowTransformer):
         return Text(states.to(self.dtype), {"pooled_projections": pooled.to(self.dtype)})
 
     def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
-        """The pass itself; the time is 1000·σ."""
+        """The pass itself."""
         return torch.as_tensor(self.unet(
-            call.x, encoder_hidden_states=call.text.states, timestep=1000 * self._sigma(call),
+            call.x, encoder_hidden_states=call.text.states, timestep=self._time(call),
             return_dict=False, **added, **more)[0])
+
+    def condition(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        latents = super().condition(net, images)
+        if net.config.force_zeros_for_pooled_projection:  # InstantX's, which shift no latents
+            shift, scale = self._latent_scale()
+            return torch.as_tensor(latents + shift * scale)
+        return latents
+
+    def controlled(self, net: Any, call: Call, condition: torch.Tensor,
+                   scale: float) -> dict[str, Any]:
+        pooled = call.text.added["pooled_projections"]
+        if net.config.force_zeros_for_pooled_projection:
+            pooled = torch.zeros_like(pooled)
+        samples = net(call.x, controlnet_cond=condition, conditioning_scale=scale,
+                      encoder_hidden_states=call.text.states, pooled_projections=pooled,
+                      timestep=self._time(call), return_dict=False)[0]
+        return {"block_controlnet_hidden_states": samples}
 
 
 @dataclass(kw_only=True)
@@ -177,6 +205,7 @@ class Flux(FlowTransformer):
 
     pipeline = FluxPipeline
     denoiser = FluxTransformer2DModel
+    controlnet = FluxControlNetModel
 
     def embed(self, prompt: str) -> Text:
         states, pooled, _ = self._encoded(prompt, prompt_2=None)
@@ -184,17 +213,55 @@ class Flux(FlowTransformer):
 
     def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
         """The pass itself; one that was distilled from guidance is conditioned on `GUIDANCE`."""
+        output = self.unet(**{**self._given(self.unet, call), **added}, **more)[0]
+        return torch.as_tensor(FluxPipeline._unpack_latents(output, *call.x.shape[2:], 1))
+
+    def _given(self, module: Any, call: Call) -> dict[str, Any]:
+        """What the transformer, or a ControlNet, is given."""
         batch, channels, height, width = call.x.shape
         guidance = torch.full((batch,), GUIDANCE, device=call.x.device) \
-            if self.unet.config.guidance_embeds else None
+            if module.config.guidance_embeds else None
         ids = FluxPipeline._prepare_latent_image_ids(
             batch, height // 2, width // 2, call.x.device, self.dtype)
-        output = self.unet(
-            FluxPipeline._pack_latents(call.x, batch, channels, height, width),
-            encoder_hidden_states=call.text.states, timestep=self._sigma(call), guidance=guidance,
-            img_ids=ids, txt_ids=ids.new_zeros(call.text.states.shape[1], 3), return_dict=False,
-            **added, **more)[0]
-        return torch.as_tensor(FluxPipeline._unpack_latents(output, height, width, 1))
+        return {"hidden_states": FluxPipeline._pack_latents(call.x, batch, channels, height, width),
+                "encoder_hidden_states": call.text.states, "guidance": guidance, "img_ids": ids,
+                "timestep": self._time(call).to(self.dtype) / 1000,  # rounded as in the pipeline
+                "txt_ids": ids.new_zeros(call.text.states.shape[1], 3), "return_dict": False,
+                **call.text.added}
+
+    def condition(self, net: Any, images: torch.Tensor) -> torch.Tensor:
+        latents = super().condition(net, images)
+        return torch.as_tensor(FluxPipeline._pack_latents(latents, *latents.shape))
+
+    def controlled(self, net: Any, call: Call, condition: torch.Tensor,
+                   scale: float) -> dict[str, Any]:
+        double, single = net(controlnet_cond=condition, conditioning_scale=scale,
+                             **self._given(net, call))
+        return {"controlnet_block_samples": double, "controlnet_single_block_samples": single}
+
+
+@dataclass(kw_only=True)
+class Lumina2(FlowTransformer):
+    """A loaded Lumina Image 2.0 (Qin et al. 2025): Gemma's tokens, then the image's, in a sequence."""
+
+    pipeline = Lumina2Pipeline
+    denoiser = Lumina2Transformer2DModel
+    filled = transformers.Gemma2Model
+
+    def embed(self, prompt: str) -> Text:
+        states, mask, *_ = self._encoded(prompt, do_classifier_free_guidance=False)
+        return Text(states.to(self.dtype), {"encoder_attention_mask": mask})
+
+    def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
+        """The pass itself, with a time of 1 − σ; what it predicts is x_0 − ε."""
+        lengths = added["encoder_attention_mask"].sum(1).tolist()
+        packing = Packing(lengths, call.x.shape[2] * call.x.shape[3] // PATCH**2, self.length)
+        for block in self.unet.layers:
+            for module in (block, block.attn, block.attn.to_q, block.attn.to_k, block.attn.to_v):
+                module.packing = packing
+        return -torch.as_tensor(self.unet(
+            call.x, encoder_hidden_states=call.text.states, timestep=1 - self._time(call) / 1000,
+            return_dict=False, **added, **more)[0])
 
 
 def sigmas_of(schedule: dict[str, Any]) -> torch.Tensor:

@@ -42,6 +42,9 @@ def _fields(name: str) -> Fields:
 UNET, DDPM = _fields("UNet2DConditionModel"), _fields("UNet2DModel")
 VAE, CONTROLNET = _fields("AutoencoderKL"), _fields("ControlNetModel")
 TRANSFORMERS = {name: _fields(name) for name in _TABLES if name.endswith("Transformer2DModel")}
+CONTROLNETS = {name.replace("ControlNet", "Transformer2D"): _fields(name) for name in _TABLES
+               if name.endswith("ControlNetModel") and name != CONTROLNET.name}
+"""Of transformers' ControlNets, by the transformer's class."""
 _EMA = {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step",
         "use_ema_warmup"}
 """What training with averaged weights leaves in a configuration."""

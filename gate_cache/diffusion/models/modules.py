@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusers.models.controlnets.controlnet import ControlNetModel
-
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.files.original import read_original
 from gate_cache.diffusion.files.unread import check_read
@@ -76,8 +74,8 @@ def load_controlnet(place: Path, backbone: Backbone, config: dict[str, Any] | No
     variant : of the weight files in the folder, such as ``fp16``
     """
     if place.is_file():
-        net = read_original(ControlNetModel, place, "controlnet", config or {})
+        net = read_original(backbone.controlnet, place, "controlnet", config or {})
         need_finite(place, net.named_parameters())
     else:
-        net = pretrained(ControlNetModel, place, variant)
+        net = pretrained(backbone.controlnet, place, variant)
     return net.to(device=backbone.device, dtype=backbone.dtype).requires_grad_(False).eval()

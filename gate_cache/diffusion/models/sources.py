@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
 from gate_cache.core.headers import read_config
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots, escapes
+from gate_cache.core.size import Tiling
 from gate_cache.core.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.files import single_file
 from gate_cache.diffusion.files.hub import model_from_hub
@@ -105,7 +107,8 @@ class ModelFiles:
         if not encoder:
             return first
         return T5Tokens(self.path / self.kind.tokenizers[-1], length,
-                        first if self.kind.tokens > length else None, not self.kind.flow)
+                        first if self.kind.tokens > length else None, not self.kind.flow,
+                        self.kind.before)
 
     @cached_property
     def clip_tokens(self) -> list[ClipTokens]:
@@ -122,9 +125,28 @@ class ModelFiles:
         """One for each text encoder."""
         return [*self.clip_tokens, *([self.tokens] if isinstance(self.tokens, T5Tokens) else [])]
 
-    def size(self, size: int | None) -> int:
-        """The input's side in pixels: as given, checked, or the model's own."""
-        return self.family.check_size(size or self.family.default_size, "model.size")
+    def preprocessing(self, model: ModelSpec) -> Preprocessing:
+        """How images become its input, as a manifest has it; by default of the model's own size.
+
+        Raises
+        ------
+        ModelError
+            It does not take images, or tiles, of such a size.
+        """
+        family, tiles = self.family, model.tiles
+        size = model.size or family.default_size
+        if tiles is None:
+            return Preprocessing.of(model, family.check_size(size, "model.size"))
+        whole = family.check_multiple(size, "model.size")
+        tile = family.check_size(tiles.size, "model.tiles.size")
+        family.check_multiple(tiles.overlap, "model.tiles.overlap")
+        if tile.height > whole.height or tile.width > whole.width or tile == whole:
+            raise ModelError(f"model.tiles: the input has {whole} pixels, and a tile {tile}; give a"
+                             " larger model.size, or leave tiles out")
+        if tiles.overlap >= min(tile):
+            raise ModelError(f"model.tiles.overlap: {tiles.overlap} pixels of a tile of {tile}:"
+                             " it must be less than a side")
+        return Preprocessing.of(model, whole, Tiling(whole, tile, tiles.overlap))
 
     def schedule(self) -> dict[str, Any]:
         """What of the scheduler's configuration, or of a single file's markers, decides ᾱ.
@@ -207,7 +229,7 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
                 continue
             if files:
                 return replace(files, notes=tuple(
-                    f"model.source: '{name}' is passed over: {error}"
+                    f"{spec.place}.source: '{name}' is passed over: {error}"
                     for name, error in passed.items() if not isinstance(error, NotThere)))
     if len(passed) < len(set(spec.sources)):
         return None
@@ -216,7 +238,7 @@ def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles 
     reasons = "; ".join(f"({i}) {error}" for i, error in enumerate(passed.values(), 1))
     absent = all(isinstance(error, NotThere) for error in passed.values())
     raise (NotThere if absent else ModelError)(
-        f"model.source: none of {listed(passed)} can be used: {reasons}")
+        f"{spec.place}.source: none of {listed(passed)} can be used: {reasons}")
 
 
 def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
@@ -225,7 +247,7 @@ def _checked(spec: ModelSpec, files: ModelFiles | None) -> ModelFiles | None:
     if files and spec.digest and not files.digest(name).startswith(spec.digest):
         raise ModelError(f"{files.source}: the digest of its {name} is {files.digest(name)[:16]}…,"
                          f" the manifest wants {spec.digest[:16]}…; name the right weights, or"
-                         " correct model.digest ('gate-cache layers' prints it)")
+                         f" correct {spec.place}.digest ('gate-cache layers' prints it)")
     return files
 
 
@@ -234,7 +256,7 @@ def _located(spec: ModelSpec, source: str, roots: Roots, download: bool) -> Mode
         return ModelFiles(TINY, HOME)
     if Path(source).suffix.lower() in (single_file.SUFFIX, *single_file.PICKLED):
         return _single_file(source, spec, roots)
-    folder = find_folder(source, roots, "model.source") or model_from_hub(
+    folder = find_folder(source, roots, f"{spec.place}.source") or model_from_hub(
         source, spec.revision, spec.variant, download)
     if folder is None:
         return None
@@ -249,12 +271,12 @@ def _with_unet(spec: ModelSpec, files: ModelFiles, roots: Roots) -> ModelFiles:
     """The same with the weights of ``model.unet``, where the manifest names any."""
     if spec.unet is None:
         return files
-    path = roots.below("models", spec.unet, "model.unet")
+    path = roots.below("models", spec.unet, f"{spec.place}.unet")
     if files.file or files.kind.denoiser != UNET:
-        raise ModelError("model.unet: is for a folder or a hub id with a UNet, and"
+        raise ModelError(f"{spec.place}.unet: is for a folder or a hub id with a UNet, and"
                          f" '{files.source}' is a single file, or has a transformer")
-    _need_safetensors(path, "model.unet", "expected a .safetensors file; pickled weights are not"
-                      " read")
+    _need_safetensors(path, f"{spec.place}.unet", "expected a .safetensors file; pickled weights"
+                      " are not read")
     return replace(files, source=f"{files.source} with {spec.unet}", unet=path)
 
 
@@ -267,13 +289,15 @@ def _need_safetensors(file: Path, place: str, way_out: str) -> None:
 
 
 def _single_file(source: str, spec: ModelSpec, roots: Roots) -> ModelFiles:
-    file = roots.below("models", source, "model.source")
-    _need_safetensors(file, "model.source", "pickled checkpoints are not read; convert it to"
+    place = spec.place
+    file = roots.below("models", source, f"{place}.source")
+    _need_safetensors(file, f"{place}.source", "pickled checkpoints are not read; convert it to"
                       " .safetensors, or to diffusers layout")
     if spec.config is None:
-        raise ModelError(f"model.source: {file}: a single file has no tokenizer; put that into a"
-                         " folder below the models root, and name this folder as model.config")
-    config, model = roots.below("models", spec.config, "model.config"), single_file.identified(file)
+        raise ModelError(f"{place}.source: {file}: a single file has no tokenizer; put that into a"
+                         f" folder below the models root, and name this folder as {place}.config")
+    config, model = roots.below("models", spec.config, f"{place}.config"), \
+        single_file.identified(file)
     single_file.check(file, config, model)
     return ModelFiles(source, config, None, model, file)
 

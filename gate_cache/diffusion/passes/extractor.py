@@ -25,6 +25,7 @@ from gate_cache.diffusion.passes.mirror import Mirrored
 from gate_cache.diffusion.passes.noise import noise
 from gate_cache.diffusion.passes.pieces import Piece, Ready, pieces, pooled
 from gate_cache.diffusion.passes.shared_encoder import shared_half
+from gate_cache.diffusion.passes.tiles import Tiled, cut
 from gate_cache.diffusion.techniques.denoise import Walk, ddim
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ class Extractor:
         """All that combos read from a lane's passes, as it comes.
 
         Maps of mirrored images are mirrored back, so that a cell shows the same place in all
-        combos. Of an ensemble come the means.
+        combos. Of an ensemble come the means, and of tiles the whole image's maps.
         """
-        inputs, means = self._seen(lane, inputs), Means()
+        inputs, means = self._seen(lane, inputs), Means(lane.common.tiles)
         at, read = 0, dict.fromkeys(lane.tails, 0)
         specs = {reader.combo.name: reader.combo.specs for readers in lane.readers.values()
                  for reader in readers}
@@ -130,12 +131,12 @@ class Extractor:
                         with tapped(self.model.unet, lane.specs(ready.tail),
                                     height / width) as taps:
                             maps = taps.read(ready.run)
+                        new = slice(read[ready.tail] - at, len(ready.items))
+                        items, maps = means.of(ready.tail, ready.items[new],
+                                               {name: values[new] for name, values in maps.items()})
                         if lane.common.mirror:
                             maps = {name: values.flip(-1) for name, values in maps.items()}
-                        new = slice(read[ready.tail] - at, len(ready.items))
-                        whole = means.of(ready.tail, ready.items[new],
-                                         {name: values[new] for name, values in maps.items()})
-                        for piece in pieces(lane, ready.tail, *whole):
+                        for piece in pieces(lane, ready.tail, items, maps):
                             yield piece._replace(maps=pooled(piece.maps, specs[piece.combo]))
                         read[ready.tail] = max(read[ready.tail], at + len(ready.items))
                     at = min(read.values())
@@ -192,20 +193,19 @@ class Extractor:
         model = self.model
         whole = [*items, *[items[-1]] * (self.batch - len(items))]
         noised, text = self._noised(lane, whole, inputs), self._texts(lane, whole, inputs)
-        always = self._extras(lane.common.uses, whole, inputs)
+        always = self._extras(lane, lane.common.uses, whole, inputs)
         with shared_half(model.unet) if len(lane.tails) > 1 else nullcontext():
             for tail in lane.tails:
-                extras = [*always, *self._extras(tail, whole, inputs)]
+                extras = [*always, *self._extras(lane, tail, whole, inputs)]
                 x = self._denoised(lane, noised, text, extras)
                 yield Ready(tail, items, x, partial(
                     model.predict, x, lane.common.walk.stop, text, *extras), inputs)
 
     def _noised(self, lane: PassGroup, items: Sequence[Item], inputs: Inputs) -> torch.Tensor:
-        x0 = inputs.latents([i.row for i in items])
-        if not lane.common.walk.noised:
-            return x0
-        return self.model.noised(x0, self._drawn(items, inputs, x0.shape[1:]),
-                                 lane.common.walk.start)
+        x, walk, tiles = inputs.latents([i.row for i in items]), lane.common.walk, lane.common.tiles
+        if walk.noised:
+            x = self.model.noised(x, self._drawn(items, inputs, x.shape[1:]), walk.start)
+        return x if tiles is None else cut(x, tiles, items)
 
     def _drawn(self, items: Sequence[Item], inputs: Inputs,
                shape: Sequence[int]) -> torch.Tensor:
@@ -254,9 +254,12 @@ class Extractor:
                 self.model.leave(*self.model.text_encoders.values())
         return self._embeddings[key]
 
-    def _extras(self, uses: Sequence[Use], items: Sequence[Item],
+    def _extras(self, lane: PassGroup, uses: Sequence[Use], items: Sequence[Item],
                 inputs: Inputs) -> list[Extra | None]:
-        return [self._steering[use].batch(inputs, [i.row for i in items]) for use in uses]
+        rows, tiles = [i.row for i in items], lane.common.tiles
+        if tiles is not None:
+            inputs, rows = Tiled(inputs, tiles), Tiled.numbers(items)
+        return [self._steering[use].batch(inputs, rows) for use in uses]
 
     def close(self) -> None:
         """Take back what techniques have put beside the model."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from gate_cache.core.size import Size
+
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
     from gate_cache.diffusion.passes.schedule import Item, PassGroup, Tail
@@ -44,12 +46,12 @@ class Ready(NamedTuple):
 def pooled(maps: dict[str, torch.Tensor], specs: Sequence[MapSpec]) -> dict[str, torch.Tensor]:
     """Maps of one combo, those made smaller that it wants so, in float32.
 
-    Torch's adaptive pooling: cell (i, j) of a grid of g cells a side is of the values from
-    ⌊i·h/g⌋ to ⌈(i+1)·h/g⌉, and so in the other direction.
+    Torch's adaptive pooling: cell (i, j) of a grid of g rows is of the values from ⌊i·h/g⌋ to
+    ⌈(i+1)·h/g⌉, and so in the other direction.
     """
     kinds: dict[str, Callable[..., torch.Tensor]] = {
         "mean": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
-    return {s.name: kinds[s.pool](maps[s.name].float(), s.grid) if s.grid else maps[s.name]
+    return {s.name: kinds[s.pool](maps[s.name].float(), Size.of(s.grid)) if s.grid else maps[s.name]
             for s in specs}
 
 

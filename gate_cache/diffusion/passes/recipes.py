@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import DataError, ModelError, NotThere, UserError
+from gate_cache.core.features import CELLS
 from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
-from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.fitting import check_parts
-from gate_cache.diffusion.models.layouts import TRANSFORMER
+from gate_cache.diffusion.models.layouts import FLUX, FLUX_SCHNELL
 from gate_cache.diffusion.models.suits import check_combos, check_encoder_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
-from gate_cache.diffusion.techniques.registry import BUILT_IN, settings, techniques
+from gate_cache.diffusion.techniques.registry import settings, techniques
 from gate_cache.manifest.specs import TF32
 
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
+    from gate_cache.core.preprocessing import Preprocessing
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.manifest.specs import Combo, Manifest
@@ -53,7 +54,7 @@ class ComboMaps:
     shapes: dict[str, tuple[int, ...]]
 
 
-def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
+def combo_maps(manifest: Manifest, files: ModelFiles,
                count_tokens: Callable[[str], int]) -> dict[str, ComboMaps]:
     """Combo name to its maps, for all combos of a manifest.
 
@@ -61,7 +62,6 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
     ----------
     manifest : whose combos they are
     files : the model's
-    size : side of the input, in pixels
     count_tokens : a prompt to how many tokens its text has
 
     Raises
@@ -69,26 +69,36 @@ def combo_maps(manifest: Manifest, files: ModelFiles, size: int,
     ManifestError
         Combos that do not suit the model.
     ModelError
-        A map the model lacks.
+        A map the model lacks, or one of the whole image where that is cut into tiles.
     """
-    layout = files.family
+    layout, how = files.family, files.preprocessing(manifest.model)
     noised, maps = files.kind.noised, {}
     if noised:
         check_combos(manifest, layout, files.schedule(), _of_text, files.sure)
     else:
         check_encoder_combos(manifest)
     for name, combo in manifest.combos.items():
+        if how.tiles:
+            _need_cells(layout.select(manifest.kind(name), combo.maps))
         specs = layout.select(manifest.kind(name), combo.maps, combo.pooling)
         tokens = count_tokens(combo.prompt)
         run = combo if noised else combo.model_copy(update={"noise": "none", "t": 0})
-        maps[name] = ComboMaps(run, specs, {s.name: s.shape(size, tokens) for s in specs})
+        maps[name] = ComboMaps(run, specs, {s.name: s.shape(how.size, tokens) for s in specs})
     return maps
+
+
+def _need_cells(specs: Iterable[MapSpec]) -> None:
+    """Refuse maps that tiles cannot be put together to."""
+    for spec in specs:
+        if spec.channels == CELLS or spec.grid:
+            raise ModelError(f"maps: {spec.name}: is of a whole image, and model.tiles cuts it into"
+                             " pieces; name other maps, or leave tiles out")
 
 
 def latents_recipe(files: ModelFiles, preprocessing: Preprocessing, dtype: str) -> Recipe:
     """All that decides the latents: the VAE, the input's size and how it is made."""
     alone = dtype.removesuffix(TF32)
-    return {"kind": "latents", **_coder(files), "size": preprocessing.size,
+    return {"kind": "latents", **_coder(files), "size": preprocessing.size.sides,
             "resize": preprocessing.fit, "preprocessing": PREPROCESSING,
             "compute": files.latents_dtype(alone) + dtype[len(alone):], **preprocessing.recipe}
 
@@ -114,24 +124,27 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
         A map the model lacks, or a missing ControlNet or LoRA, or parts that do not fit together.
     """
     check_fit(manifest, files, roots)
-    model, size = manifest.model, files.size(manifest.model.size)
+    model, preprocessing = manifest.model, files.preprocessing(manifest.model)
     captions = _captions_digest(manifest, roots)
-    preprocessing = Preprocessing.of(model, size)
     latents = fingerprint(latents_recipe(files, preprocessing, model.compute))
     plans = []
-    for name, maps in combo_maps(manifest, files, size, files.tokens.count).items():
+    for name, maps in combo_maps(manifest, files, files.tokens.count).items():
         combo = maps.combo
         used = [(t, t.digests(roots)) for t in techniques(name, combo)]
         recipe: Recipe = {
             "kind": manifest.kind(name),
             "settings": settings(combo, files.kind.noised),
             "maps": list(maps.shapes),
-            "size": size,
+            "size": preprocessing.size.sides,
             "latents": latents,
             "weights": _weights(files, used),
             "schedule": files.schedule(),
             "compute": model.compute,
         }
+        if model.tiles:
+            recipe["tiles"] = model.tiles.model_dump()
+        if files.kind in (FLUX, FLUX_SCHNELL) and not model.compute.startswith("float32"):
+            recipe["time"] = "rounded"  # as in its pipeline; 0.2.0 rounded σ
         if combo.pooling:
             recipe["pooling"] = combo.pooling
         if combo.captioned:
@@ -177,11 +190,6 @@ def check_fit(manifest: Manifest, files: ModelFiles, roots: Roots) -> None:
     problems: list[str] = []
     every = [t for name, combo in manifest.combos.items() for t in techniques(name, combo)]
     for technique in every if files.sure and files.family.text else ():
-        if isinstance(technique, BUILT_IN) and files.kind.denoiser == TRANSFORMER:
-            problems.append(f"{technique.combo}.{technique.name}: is for UNets, and"
-                            f" '{files.source}' has a transformer; leave it out (a LoRA can be"
-                            " fused into the weights before they are saved)")
-            continue
         try:
             technique.fits(files, roots)
         except NotThere:

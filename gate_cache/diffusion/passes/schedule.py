@@ -19,6 +19,7 @@ from gate_cache.diffusion.techniques.registry import techniques
 
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
+    from gate_cache.core.size import Tiling
     from gate_cache.diffusion.passes.recipes import PlannedCombo
     from gate_cache.manifest.specs import Combo
 
@@ -70,11 +71,12 @@ class Half:
 
 @dataclass(frozen=True)
 class Item:
-    """One image in one half, with one of its noises: a place in a batch."""
+    """One image in one half, with one of its noises, or a tile of it: a place in a batch."""
 
     half: Half
     row: int
     member: int = 0
+    tile: int = 0
 
     @property
     def seed(self) -> int:
@@ -94,6 +96,7 @@ class Common:
         changes what goes into the half, or whose maps are of modules within the half, which run
         with the first tail alone
     mirror : whether images are mirrored
+    tiles : that an image is cut into, if it is
     """
 
     uses: tuple[Use, ...]
@@ -101,6 +104,7 @@ class Common:
     tokens: int
     alone: Tail | None = None
     mirror: bool = False
+    tiles: Tiling | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class PassGroup:
     Attributes
     ----------
     tails : each item goes through the down half once, and then through the rest with each
-    items : the noises of one image follow each other
+    items : the noises of one image, and the tiles of one noise, follow each other
     readers : by half and tail
     """
 
@@ -194,23 +198,25 @@ class Pieces:
         return cls(*map(sum, zip(*map(astuple, models), strict=True)))
 
 
-def _common(plan: Wanted, tokens: int) -> Common:
+def _common(plan: Wanted, tokens: int, tiles: Tiling | None) -> Common:
     uses = tuple(use for use in plan.uses if use.place == "model")
     walk = Walk.of(plan.combo)
     inside = plan.tail and any(path.startswith(("down_blocks.", "mid_block."))
                                for spec in plan.specs for path in spec.modules)
     alone = plan.tail if walk.steps or inside else None
-    return Common(uses, walk, tokens, alone, plan.combo.mirror)
+    return Common(uses, walk, tokens, alone, plan.combo.mirror, tiles)
 
 
 def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
-             count_tokens: Callable[[str, int], int]) -> list[PassGroup]:
+             count_tokens: Callable[[str, int], int],
+             tiles: Tiling | None = None) -> list[PassGroup]:
     """The lanes that yield all rows of these combos, those with the same LoRAs in a row.
 
     Parameters
     ----------
     todo : combos with the rows to compute
     count_tokens : length of a prompt's text for an image (by its row)
+    tiles : that an image is cut into, if it is
     """
     needed: dict[tuple[Common, Item], set[Tail]] = defaultdict(set)
     readers: dict[tuple[Common, Half, Tail], list[Reader]] = defaultdict(list)
@@ -220,7 +226,7 @@ def schedule(todo: Iterable[tuple[Wanted, Iterable[int]]],
         for row in sorted(rows):
             alike[count_tokens(half.prompt, row)].add(row)
         for tokens, same in alike.items():
-            common = _common(plan, tokens)
+            common = _common(plan, tokens, tiles)
             readers[common, half, plan.tail].append(Reader(plan, frozenset(same)))
             for row in sorted(same):
                 needed[common, Item(half, row)].add(plan.tail)
@@ -239,5 +245,7 @@ def _lane(common: Common, tails: tuple[Tail, ...], items: list[Item],
     kept = {(half, tail): tuple(Reader(r.combo, r.rows & rows[half])
                                 for r in readers[common, half, tail] if r.rows & rows[half])
             for half in rows for tail in tails}
-    members = (Item(i.half, i.row, k) for i in items for k in range(i.half.ensemble))
+    tiles = range(len(common.tiles or [0]))
+    members = (Item(i.half, i.row, k, tile) for i in items for k in range(i.half.ensemble)
+               for tile in tiles)
     return PassGroup(common, tails, tuple(members), kept)

@@ -20,8 +20,8 @@ def shared_half(unet: Any) -> Iterator[None]:
     """
     outputs: dict[int, Any] = {}
     with ExitStack() as undo:
-        mid = [] if unet.mid_block is None else [unet.mid_block]  # distilled ones have none
-        for i, block in enumerate([*unet.down_blocks, *mid]):
+        mid = getattr(unet, "mid_block", None)  # distilled ones have none, transformers no half
+        for i, block in enumerate([*getattr(unet, "down_blocks", ()), *filter(None, [mid])]):
             undo.enter_context(_remembered(block, i, outputs))
         yield
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,9 +14,10 @@ from gate_cache.datasets.common.files import by_stem
 from gate_cache.diffusion.files.control_file import inferred_config, plain_names, shape_problems
 from gate_cache.diffusion.files.hub import controlnet_from_hub
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
+from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
 from gate_cache.diffusion.models.fitting import controlnet_problems
-from gate_cache.diffusion.models.layouts import UNET
+from gate_cache.diffusion.models.layouts import TRANSFORMER, UNET, class_of
 from gate_cache.diffusion.models.sources import find_folder
 from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import ControlNetSpec
@@ -24,7 +25,7 @@ from gate_cache.manifest.specs import ControlNetSpec
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots
     from gate_cache.diffusion.models.backbone import Backbone
-    from gate_cache.diffusion.models.conditioning import Call, Extra
+    from gate_cache.diffusion.models.conditioning import Extra
     from gate_cache.diffusion.models.sources import ModelFiles
     from gate_cache.diffusion.techniques.base import Images
 
@@ -55,6 +56,10 @@ class ControlNet(Technique[ControlNetSpec]):
 
     def fits(self, files: ModelFiles, roots: Roots) -> None:
         place = self._net(roots)
+        if files.kind.denoiser == TRANSFORMER:
+            if problems := [*_transformer_problems(place, self._config(place, roots), files)]:
+                raise ModelError("\n".join(problems))
+            return
         paths = [place] if place.is_file() else self._weights(place)
         shapes, unet = plain_names(shapes_in(paths)), files.config(UNET)
         config = self._config(place, roots)
@@ -141,12 +146,34 @@ class ControlNet(Technique[ControlNetSpec]):
         return Control(model, net, self.spec)
 
 
+def _transformer_problems(place: Path, net: Mapping[str, Any],
+                          files: ModelFiles) -> Iterator[str]:
+    """One line for the first thing in which a ControlNet does not suit a transformer, if any."""
+    config = files.config(TRANSFORMER)
+    table = fields.CONTROLNETS.get(class_of(config))
+    if table is None or place.is_file():
+        yield (f"{place}: diffusers has no ControlNet for {files.kind.name}; leave it out"
+               if table is None else f"{place}: a transformer's ControlNet is read from a folder in"
+               " diffusers layout, with its config.json")
+        return
+    place /= "config.json"
+    if problems := list(fields.field_problems(str(place), net, table)):
+        yield from problems
+        return
+    for field in ("num_attention_heads", "attention_head_dim", "in_channels", "joint_attention_dim",
+                  "pooled_projection_dim"):
+        if net.get(field) != config.get(field):
+            yield (f"{place}: this ControlNet is for another model ({field} {net.get(field)}, the"
+                   f" transformer's is {config.get(field)})")
+            return
+
+
 class Control(Steering):
     """A ControlNet with its settings.
 
     Parameters
     ----------
-    net : diffusers ``ControlNetModel``
+    net : of the class that the model says
     """
 
     def __init__(self, model: Backbone, net: Any, spec: ControlNetSpec) -> None:
@@ -158,27 +185,21 @@ class Control(Steering):
         self.images(inputs, rows)
 
     def batch(self, inputs: Inputs, rows: Sequence[int]) -> Extra:
-        image = self._model.place(self.images(inputs, rows)).to(self._model.dtype) / 255
-        image = image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image.contiguous()
-        return lambda call: self._residuals(call, image)
+        images = self._model.place(self.images(inputs, rows)).expand(-1, 3, -1, -1)
+        condition = self._model.condition(self._net, images.contiguous())
+        return lambda call: self._model.controlled(self._net, call, condition, self._spec.scale)
 
     def images(self, inputs: Inputs, rows: Sequence[int]) -> Images:
         """(N, 1 or 3, H, W) uint8 control images, each made once."""
         spec, folder = self._spec, self._spec.images
         if folder:
-            images = inputs.kept(("folder", folder), rows, lambda r: inputs.from_folder(folder, r))
+            images = inputs.cached(("folder", folder), rows,
+                                   lambda r: inputs.from_folder(folder, r))
             return cast("Images", images.transpose(0, 3, 1, 2))
-        images = inputs.kept(
+        images = inputs.cached(
             ("canny", spec.low, spec.high), rows,
             lambda r: canny(inputs.images(r), spec.low, spec.high) * inputs.masks(r))
         return cast("Images", images[:, None])
-
-    def _residuals(self, call: Call, image: Any) -> dict[str, Any]:
-        down, mid = self._net(
-            call.x, call.t, encoder_hidden_states=call.text.states, controlnet_cond=image,
-            conditioning_scale=self._spec.scale, return_dict=False,
-            added_cond_kwargs=call.text.added or None)
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
 
 def canny(images: Images, low: int, high: int) -> Images:

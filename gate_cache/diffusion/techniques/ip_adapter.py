@@ -12,7 +12,7 @@ from gate_cache.core.errors import ModelError, NotThere
 from gate_cache.core.headers import read_config, read_header
 from gate_cache.core.weights import folder_digest, weight_files
 from gate_cache.diffusion.models.fitting import text_config
-from gate_cache.diffusion.models.layouts import UNET
+from gate_cache.diffusion.models.layouts import TRANSFORMER, UNET
 from gate_cache.diffusion.models.unets import cross_attentions
 from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import IPAdapterSpec
@@ -47,6 +47,9 @@ class IPAdapter(Technique[IPAdapterSpec]):
         self._files(roots)
 
     def fits(self, files: ModelFiles, roots: Roots) -> None:
+        if files.kind.denoiser == TRANSFORMER:
+            raise ModelError(f"{self.combo}.ip_adapter: is for UNets, and '{files.source}' has a"
+                             " transformer; leave it out")
         file, encoder = self._files(roots)
         weight_files(encoder, self.spec.variant, f"{self.combo}.ip_adapter.variant")
         if whole := read_header(file).whole:

@@ -81,7 +81,7 @@ def caption(work: Workspace, *, model: str, revision: str | None = None,
         if todo:
             spec = next(iter(work.manifest.every_model.values()))
             read = partial(image_on, dataset,
-                           background=Preprocessing.of(spec, 0).background)
+                           background=Preprocessing.of(spec).background)
             with _opened(work, model, revision) as captioner:
                 _caption_all(captioner, read, digests, todo, path, batch, show)
             _in_order(path, digests)

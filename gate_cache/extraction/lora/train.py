@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gate_cache.core.errors import ModelError
+from gate_cache.core.errors import ModelError, counted
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import Captions, read_captions
 from gate_cache.datasets.common.model_input import model_input
@@ -20,6 +20,7 @@ from gate_cache.extraction.captions.caption import captions_path
 from gate_cache.extraction.lora.files import LoraFiles, LoraOutput, refuse_existing
 from gate_cache.extraction.lora.images import TrainingImage, training_images
 from gate_cache.extraction.lora.trainer import Adapter, LoraSettings, LoraTrainer
+from gate_cache.extraction.passes import need_whole
 from gate_cache.store.places.disk import disk_errors
 from gate_cache.workspace.device import out_of_memory
 
@@ -72,6 +73,7 @@ def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, i
     """
     show, force = work.progress, output.force
     source = output.out or f"{work.loaded.path.stem}-lora.safetensors"
+    need_whole(work)
     outputs = output.files(work.roots.below("models", source, "--out"))
     last = outputs[output.steps]
     if not force:
@@ -87,7 +89,7 @@ def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, i
     with disk_errors(last, "--out", then), out_of_memory("a smaller --batch or --rank"):
         show.say(f"loading {model.source}")
         backbone = loading.load(model, work.torch_device(), torch.float32)
-        preprocessing = Preprocessing.of(spec, model.size(spec.size))
+        preprocessing = model.preprocessing(spec)
         latents = _latents(backbone, lambda i: model_input(dataset, i, preprocessing), chosen, show)
         tokens = _tokens(backbone, chosen, show)
         backbone = _cast(backbone, _compute(work))
@@ -122,8 +124,8 @@ def _recipe(files: ModelFiles, work: Workspace, settings: LoraSettings,
     spec = work.manifest.model
     return {
         "kind": "lora", "weights": files.weights, "schedule": files.schedule(),
-        "size": files.size(spec.size), "fit": spec.fit, "settings": asdict(settings),
-        **Preprocessing.of(spec, 0).recipe,
+        "size": files.preprocessing(spec).size.sides, "fit": spec.fit, "settings": asdict(settings),
+        **Preprocessing.of(spec).recipe,
         "compute": str(_compute(work)).removeprefix("torch."),
         "images": {i.id: {"sha256": i.sha256, "sentence": i.sentence} for i in chosen},
     }
@@ -151,7 +153,8 @@ def _tokens(model: Backbone, chosen: list[TrainingImage], show: Progress) -> tor
     pieces = [[model.tokens.encode(c).ids for c in image.captions] for image in chosen]
     cut = sum(any(len(ids) > 1 for ids in captions) for captions in pieces)
     if cut:
-        show.say(f"note: captions of {cut} images are longer than 75 tokens and are cut there")
+        show.say(f"note: captions of {counted(cut, 'image')} are longer than 75 tokens and are"
+                 " cut there")
     return torch.tensor([[ids[0] for ids in captions] for captions in pieces])
 
 

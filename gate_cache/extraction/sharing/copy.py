@@ -61,6 +61,7 @@ class Copied:
     blocks, bytes : that were copied now
     kept : blocks that were there, with the same rows
     missing : group to how many rows were left out, since their block is not extracted
+    version : of the source, which alone was read: its commit on the Hub; elsewhere empty
     """
 
     store: str
@@ -70,6 +71,7 @@ class Copied:
     bytes: int = 0
     kept: int = 0
     missing: dict[str, int] = field(default_factory=dict)
+    version: str = ""
 
 
 def copy_store(source: Place, target: Place, selection: Selection = Selection(),
@@ -98,7 +100,8 @@ def copy_store(source: Place, target: Place, selection: Selection = Selection(),
                      attrs.get("threads")) as writer:
         _append(store, rows, writer)
         copies = [_GroupCopy(view, maps, rows, writer) for view, maps in views]
-        result = Copied(str(target), len(rows), [copy.group.name for copy in copies])
+        result = Copied(str(target), len(rows), [copy.group.name for copy in copies],
+                        version=store.folder.version())
         for copy in copies:
             copy.prepare(result)
         _run(copies, target, show, result)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
+from gate_cache.core.size import Sides, Size
 from gate_cache.learn.features.bucket_maps import BucketMaps, Joining
 from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.layout import Maps, views_of
@@ -18,7 +19,7 @@ from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
 from gate_cache.manifest.train_spec import TWO_FINEST
 
 if TYPE_CHECKING:
-    from gate_cache.core.geometry import Placement, Square, Window
+    from gate_cache.core.geometry import Frame, Placement, Window
     from gate_cache.manifest.train_spec import AttentionMaps
     from gate_cache.store.reader import ComboView, FeatureStore
 
@@ -64,11 +65,11 @@ class BucketSpec(FeatureSpec):
 
     Attributes
     ----------
-    resolution : side of all maps; by default the finest convolutional map's
+    resolution : of all maps, side or (height, width); by default the finest convolutional map's
     standardise : ``image``: see `standardised`, for convolutional maps
     """
 
-    resolution: int | None = None
+    resolution: Sides | None = None
     standardise: Standardise = "none"
 
 
@@ -86,8 +87,8 @@ class Buckets:
     Raises
     ------
     StoreError
-        The combos have different maps, or their images were not made square in the same way, so
-        they cannot be amalgamated.
+        The combos have different maps, or their images were not fitted in the same way, so they
+        cannot be amalgamated.
     """
 
     def __init__(self, store: FeatureStore, spec: BucketSpec, device: torch.device,
@@ -97,9 +98,9 @@ class Buckets:
         self._store, self._rows, self._held = store, rows, held
         self.maps = BucketMaps(store, spec.combos, spec.joining)
         self.channels = self.maps.channels
-        self.resolution = spec.resolution or self.maps.resolution
+        self.resolution = Size.of(spec.resolution or self.maps.resolution)
         maps = dict(self.maps.read)
-        self._square = one_square(store, spec)
+        self._frame = one_frame(store, spec)
         self.tokens = 0
         """T of the attention feature."""
         if spec.attention:
@@ -121,7 +122,7 @@ class Buckets:
 
     def window(self, size: tuple[int, int]) -> Window:
         """The cells that show an image of this (height, width), of maps at `resolution`."""
-        return self._square.place(*size).window(self.resolution)
+        return self._frame.place(*size).window(self.resolution)
 
     def named(self, sample_id: str) -> Bucket:
         """The bucket of one sample."""
@@ -136,7 +137,7 @@ class Buckets:
         return self._feed(row)
 
     def _build(self, row: int, maps: Maps) -> Bucket:
-        spec, place = self.spec, self._square.place(*map(int, self._store.samples.sizes[row]))
+        spec, place = self.spec, self._frame.place(*map(int, self._store.samples.sizes[row]))
         prepare = partial(standardised, place=place) if spec.standardise == "image" else None
         conv = self._joined(self.maps.stacked(maps, prepare))
         attention = [m[None] for m in maps[spec.attention].values()] if spec.attention else []
@@ -144,13 +145,13 @@ class Buckets:
 
     def _joined(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
         """(b, C, h, w): levels resized (bilinear) and concatenated along the channels."""
-        side, at = self.resolution, 0
-        joined = torch.empty(len(levels[0]), sum(m.shape[1] for m in levels), side, side,
+        size, at = self.resolution, 0
+        joined = torch.empty(len(levels[0]), sum(m.shape[1] for m in levels), *size,
                              device=self.device)
         for level in levels:
             part = joined[:, at : (at := at + level.shape[1])]
-            part.copy_(level if tuple(level.shape[2:]) == (side, side) else F.interpolate(
-                level.float(), (side, side), mode="bilinear", align_corners=False))
+            part.copy_(level if tuple(level.shape[2:]) == size else F.interpolate(
+                level.float(), size, mode="bilinear", align_corners=False))
         return joined
 
 
@@ -162,9 +163,9 @@ def standardised(level: torch.Tensor, place: Placement) -> torch.Tensor:
 
     Parameters
     ----------
-    place : of the image in the square
+    place : of the image in the model's input
     """
-    seen = place.window(level.shape[-1]).cut(level.float())
+    seen = place.window(level.shape[-2:]).cut(level.float())
     spread, mean = torch.std_mean(seen, (-2, -1), correction=0, keepdim=True)
     moved = (level.float() - mean) / spread.clamp_min(torch.finfo(torch.float32).tiny)
     return torch.where(spread > 1e-6 * mean.abs(), moved, torch.zeros_like(moved))
@@ -177,21 +178,21 @@ def attention_maps(view: ComboView, asked: AttentionMaps) -> tuple[str, ...]:
     return tuple(view[name].name for name in asked or view.maps)
 
 
-def one_square(store: FeatureStore, spec: FeatureSpec) -> Square:
-    """How the images of all combos were made square; the side matters only where they are padded.
+def one_frame(store: FeatureStore, spec: FeatureSpec) -> Frame:
+    """How the images of all combos became the input; its size matters only where they are padded.
 
     Raises
     ------
     StoreError
-        They were not made square in the same way.
+        They became it in different ways.
     """
     names = [*spec.combos, *([spec.attention] if spec.attention else [])]
-    squares = {name: store[name].square for name in names}
-    distinct = set(squares.values())
-    if len(distinct) > 1 and any(square.fit == "pad" for square in distinct):
-        listing = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in squares.items())
-        raise StoreError(f"combos of one bucket need images made square in the same way: {listing}")
-    return squares[names[0]]
+    frames = {name: store[name].frame for name in names}
+    distinct = set(frames.values())
+    if len(distinct) > 1 and any(frame.fit == "pad" for frame in distinct):
+        listing = ", ".join(f"{name} has {s.fit} at {s.size} px" for name, s in frames.items())
+        raise StoreError(f"combos of one bucket need images fitted in the same way: {listing}")
+    return frames[names[0]]
 
 
 def nbytes(parts: Iterable[torch.Tensor | None]) -> int:

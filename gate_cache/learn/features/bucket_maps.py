@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from gate_cache.core.errors import StoreError
+from gate_cache.core.size import Size
 
 if TYPE_CHECKING:
     from gate_cache.learn.features.layout import Maps
@@ -48,13 +49,13 @@ class Level:
 
     Attributes
     ----------
-    channels, side : of it
+    channels, size : of it
     combos : that have it
     """
 
     name: str
     channels: int
-    side: int
+    size: Size
     combos: frozenset[str] = frozenset()
 
 
@@ -66,7 +67,7 @@ class BucketMaps:
     store : where they are
     combos : names of their groups
     joining : of several models; None: all have the same maps
-    most : how many maps of a combo, from the coarsest; the bucket's are then ordered by their sides
+    most : how many maps of a combo, from the coarsest; the bucket's are then ordered by their sizes
 
     Attributes
     ----------
@@ -94,7 +95,7 @@ class BucketMaps:
         self.levels = [replace(level, combos=frozenset(combos)) for (_, level), combos in
                        owners.items()]
         if most and joining:
-            self.levels.sort(key=lambda level: level.side)
+            self.levels.sort(key=lambda level: level.size)
 
     @property
     def channels(self) -> int:
@@ -102,9 +103,9 @@ class BucketMaps:
         return sum(level.channels for level in self.levels)
 
     @property
-    def resolution(self) -> int:
-        """Side of the finest map."""
-        return max(level.side for level in self.levels)
+    def resolution(self) -> Size:
+        """Of the finest map."""
+        return max((level.size for level in self.levels), key=lambda size: size.area)
 
     def slices(self, combo: str) -> dict[str, slice]:
         """Which channels of a bucket each map of a combo has."""
@@ -130,7 +131,7 @@ class BucketMaps:
              prepare: Prepare | None) -> torch.Tensor:
         if combo not in level.combos:
             some = next(iter(maps.values()))
-            return torch.zeros(level.channels, level.side, level.side, device=some.device)
+            return torch.zeros(level.channels, *level.size, device=some.device)
         values = prepare(maps[level.name]) if prepare else maps[level.name]
         if self._joining is None:
             return values
@@ -141,8 +142,8 @@ class BucketMaps:
 
 
 def _level(view: ComboView, name: str) -> Level:
-    _, channels, side, _ = view[name].shape
-    return Level(name, int(channels), int(side))
+    _, channels, *size = map(int, view[name].shape)
+    return Level(name, channels, Size.of(size))
 
 
 def _need_alike(views: Mapping[str, ComboView], read: Mapping[str, Sequence[str]]) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from gate_cache.core.size import Sides, Size
+
 BLOCK = 2**18
 """Values of a map that are worked on at once: they stay in a processor's cache."""
 EPS = 1e-12
@@ -35,12 +37,12 @@ def channel_blocks(level: torch.Tensor, cells: int | None = None) -> Iterator[sl
     return (slice(i, i + step) for i in range(0, len(level), step))
 
 
-def neighbour_products(level: torch.Tensor, side: int | None = None) -> torch.Tensor:
+def neighbour_products(level: torch.Tensor, size: Sides | None = None) -> torch.Tensor:
     """Dot products of a (C, h, w) map's cells: what lengths between them are made of.
 
     Parameters
     ----------
-    side : the map is first resized to side × side, a block of channels at a time
+    size : the map is first resized to it, a block of channels at a time
 
     Returns
     -------
@@ -48,7 +50,7 @@ def neighbour_products(level: torch.Tensor, side: int | None = None) -> torch.Te
     below to the right; and of the last two's common neighbours. The last row and column are
     repeated.
     """
-    h, w = (side, side) if side else level.shape[1:]
+    h, w = level.shape[1:] if size is None else Size.of(size)
     products = torch.zeros(5, h + 1, w + 1, device=level.device)
     for part in channel_blocks(level, h * w):
         x = F.pad(resized(level[part].float(), h, w)[None], (0, 1, 0, 1), mode="replicate")[0]

@@ -1,8 +1,8 @@
-"""Reading maps at an image's own pixels, wherever the image lies in the model's square."""
+"""Reading maps at an image's own pixels, wherever the image lies in the model's input."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Placement, Points
+    from gate_cache.core.size import Sides
 
 
 def centres(size: tuple[int, int], pixels: slice | np.ndarray = slice(None)) -> Points:
@@ -32,15 +33,15 @@ def read_at(maps: torch.Tensor, place: Placement, points: Points) -> torch.Tenso
 
     Parameters
     ----------
-    maps : (N, C, r, r) of the whole square
-    place : of the image in the square
+    maps : (N, C, h, w) of the whole input
+    place : of the image in it
     points : (P, 2) shares of the image's sides
 
     Returns
     -------
     (P, N, C)
     """
-    window = place.window(maps.shape[-1])
+    window = place.window(maps.shape[-2:])
     grid = torch.from_numpy(window.enter(points) * 2 - 1).to(maps, non_blocking=True)
     cut = window.cut(maps)
     values = F.grid_sample(cut, grid[None, None].expand(len(cut), -1, -1, -1), mode="bilinear",
@@ -76,24 +77,24 @@ class Taps:
         return Taps(self.cells[part], self.shares[part])
 
 
-def taps(place: Placement, sides: Sequence[int], points: Points, device: torch.device) -> Taps:
+def taps(place: Placement, sizes: Iterable[Sides], points: Points, device: torch.device) -> Taps:
     """Bilinear interpolation at (P, 2) points as `read_at` does it, in numbers.
 
     Parameters
     ----------
-    place : of the image in the square
-    sides : resolution of each level
+    place : of the image in the model's input
+    sizes : of each level's map
     points : (P, 2) shares of the image's sides
     device : where the numbers are kept
     """
     cells, shares, first = [], [], 0
-    for side in sides:
-        window = place.window(side)
+    for window in map(place.window, sizes):
+        width = window.resolution.width
         x, y = window.enter(points).T
         (x0, x1, fx), (y0, y1, fy) = _ends(x, window.columns), _ends(y, window.rows)
-        cells += [first + row * side + column for row in (y0, y1) for column in (x0, x1)]
+        cells += [first + row * width + column for row in (y0, y1) for column in (x0, x1)]
         shares += [v * u for v in (1 - fy, fy) for u in (1 - fx, fx)]
-        first += side * side
+        first += window.resolution.area
     return Taps(*(torch.from_numpy(v).to(device, non_blocking=True) for v in (
         np.stack(cells, 1), np.stack(shares, 1).astype(np.float32))))
 

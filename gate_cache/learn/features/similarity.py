@@ -48,8 +48,8 @@ class LevelDescriptors:
     Attributes
     ----------
     levels : each (C, h, w), of any float dtype, at its own resolution
-    products : (5, R + 1, R + 1) `neighbour_products` of the resized, concatenated levels
-    window : the cells of the R × R positions that show the image
+    products : (5, H + 1, W + 1) `neighbour_products` of the resized, concatenated levels
+    window : the cells of the H × W positions that show the image
     matching : how this image is searched, as `correspondence.nearest` has it
     """
 
@@ -60,7 +60,7 @@ class LevelDescriptors:
 
     @property
     def lengths(self) -> torch.Tensor:
-        """(R, R) lengths of the resized, concatenated levels at every position."""
+        """(H, W) lengths of the resized, concatenated levels at every position."""
         return self.products[0, :-1, :-1].clamp_min(0).sqrt()
 
     @property
@@ -83,11 +83,12 @@ def descriptors(image: LevelDescriptors, points: Points) -> Vectors:
     ----------
     points : (K, 2) x and y as shares of the image's width and height
     """
-    side = image.window.resolution
-    corners = taps(image.window.placement, [side], points, image.products.device)
+    size = image.window.resolution
+    corners = taps(image.window.placement, [size], points, image.products.device)
     shares = corners.shares / image.lengths.clamp_min(interpolation.EPS).flatten()[corners.cells]
-    at = torch.stack([corners.cells % side, corners.cells // side], -1)
-    grid = ((2 * at + 1) / side - 1)[None]
+    grid = torch.stack([(2 * at + 1) / side - 1 for at, side in (
+        (corners.cells % size.width, size.width), (corners.cells // size.width, size.height))],
+        -1)[None]
     vectors = [(F.grid_sample(level[None].float(), grid, padding_mode="border",
                               align_corners=False)[0] * shares).sum(-1).T for level in image.levels]
     length = torch.cat(vectors, 1).norm(dim=1, keepdim=True).clamp_min(interpolation.EPS)
@@ -95,16 +96,16 @@ def descriptors(image: LevelDescriptors, points: Points) -> Vectors:
 
 
 def similarity(wanted: Vectors, image: LevelDescriptors) -> torch.Tensor:
-    """Cosine similarity of descriptors to every position, (K, R, R), float32."""
-    lengths, side = image.lengths.clamp_min(interpolation.EPS), image.window.resolution
-    total = torch.zeros(len(wanted[0]), side, side, device=lengths.device)
+    """Cosine similarity of descriptors to every position, (K, H, W), float32."""
+    lengths = image.lengths.clamp_min(interpolation.EPS)
+    total = torch.zeros(len(wanted[0]), *lengths.shape, device=lengths.device)
     for vectors, level in zip(wanted, image.levels, strict=True):
-        total += interpolation.resized(_dot(vectors, level), side, side)
+        total += interpolation.resized(_dot(vectors, level), *lengths.shape)
     return total.div_(lengths)
 
 
 def best(found: torch.Tensor, image: LevelDescriptors) -> FoundPoints:
-    """Where each of (K, R, R) similarities is highest inside the image, and how high."""
+    """Where each of (K, H, W) similarities is highest inside the image, and how high."""
     cut = image.window.cut(found)
     there = found_at(cut, _inside(image), image.matching).cpu().double()
     return FoundPoints(image.window.leave(np.asarray(there)),

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from gate_cache.core.size import Size
     from gate_cache.datasets.common.base import Keypoints
 
 ALPHAS = (0.01, 0.05, 0.1, 0.15)
@@ -73,6 +74,15 @@ class PCK:
 def named(alpha: float, radius: str, average: str) -> str:
     """``pck@0.10/radius=box/average=point``."""
     return f"pck@{alpha:.2f}/radius={radius}/average={average}"
+
+
+def metric_name(name: str) -> str:
+    """A metric for people: ``PCK@0.10 (box, by point)``."""
+    parts = name.split("/")
+    if len(parts) != 3 or not parts[0].startswith("pck@"):
+        return name
+    radius, average = (p.partition("=")[2] for p in parts[1:])
+    return f"PCK{parts[0][3:]} ({radius}, by {average})"
 
 
 SELECTED, BROADER = named(*SELECT), named(*BROAD)
@@ -136,13 +146,13 @@ def units(predictions: Sequence[Prediction], alpha: float, radius: str,
                     np.int64).reshape(-1, 2)
 
 
-def radius_in_cells(targets: Sequence[Keypoints], side: int) -> float | None:
-    """Median radius of `SELECT` in cells of side × side maps; None where no target has one.
+def radius_in_cells(targets: Sequence[Keypoints], resolution: Size) -> float | None:
+    """Median radius of `SELECT` in cells of maps; None where no target has one.
 
-    A cell is as wide as the image's longer side divided by `side`: the longer way across it where
-    the image was squashed into the maps.
+    Of a cell, the longer way across it counts, where the image was squashed into the maps.
     """
-    radii = [SELECT[0] * longer_side(t, SELECT[1]) * side / max(t.size) for t in targets]
+    radii = [SELECT[0] * longer_side(t, SELECT[1]) * min(
+        cells / side for cells, side in zip(resolution, t.size, strict=True)) for t in targets]
     known = [radius for radius in radii if not math.isnan(radius)]
     return float(np.median(known)) if known else None
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 import torch
 from torch import nn
 
+from gate_cache.core.size import Sides
+from gate_cache.learn.mixing.projection import PrincipalComponents, Projection
 from gate_cache.learn.modules.winograd import Convolvable, convolvable, convolved
 from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
@@ -42,11 +44,12 @@ class Amalgamator(nn.Module):
     assigners : n
     hidden, dropout : of each assigner
     weights : of a whole ``map``, as the paper has it, or of each ``channel``, as the released code
-    resolution : side to which the maps are averaged before they are weighed; by default as they are
+    resolution : to which the maps are averaged before they are weighed, where they are finer: side
+        or (height, width); by default as they are
     """
 
     def __init__(self, channels: int, assigners: int, hidden: int = 128, dropout: float = 0.1,
-                 weights: Weights = "map", resolution: int | None = None) -> None:
+                 weights: Weights = "map", resolution: Sides | None = None) -> None:
         super().__init__()
         self.resolution = resolution
         outputs = 1 if weights == "map" else channels
@@ -146,25 +149,6 @@ class ConvAssigner(nn.Module):
         return torch.as_tensor(self.body[1:](convolved(maps, conv))).squeeze(1)
 
 
-class Projection(nn.Module):
-    """A learnt 1×1 projection, without bias; orthogonal at first, so that it keeps angles.
-
-    On maps of several models, each 0 where it is another's, these are projections of each model's.
-
-    Parameters
-    ----------
-    channels, width : before and behind it
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(width, channels)))
-
-    def forward(self, bucket: torch.Tensor) -> torch.Tensor:
-        """(B, b, C, …) to (B, b, width, …)."""
-        return torch.einsum("dc,bkc...->bkd...", self.weight, bucket)
-
-
 AttentionIn = Literal["head", "bucket"]
 
 
@@ -260,6 +244,8 @@ def build_model(spec: TrainSpec, channels: int, weights: list[float] | None = No
 
 def projected(spec: TrainSpec, channels: int) -> tuple[int, Projection | None]:
     """C of maps before they are mixed, and what brings them to it where models are projected."""
+    if spec.mix and spec.mix.pca:
+        return spec.mix.pca, PrincipalComponents(channels, spec.mix.pca)
     width = spec.mix.projection if spec.mix else None
     return (width, Projection(channels, width)) if width else (channels, None)
 

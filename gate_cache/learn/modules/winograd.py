@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from gate_cache.core.size import Sides, Size
+
 SIDE, WIDER = 4, 6
 """Cells along a tile's side, and with those around it that a convolution sees."""
 MOST_BYTES = 2**29
@@ -43,28 +45,31 @@ class Tiles(NamedTuple):
 
 
 Convolvable = torch.Tensor | Tiles
-_SHARED: MutableMapping[torch.Tensor, dict[int | None, Convolvable]] = WeakIdKeyDictionary()
+_SHARED: MutableMapping[torch.Tensor, dict[Size | None, Convolvable]] = WeakIdKeyDictionary()
 
 
-def convolvable(bucket: torch.Tensor, resolution: int | None = None) -> Convolvable:
+def convolvable(bucket: torch.Tensor, resolution: Sides | None = None) -> Convolvable:
     """(…, C, h, w) maps for `convolved`, made once as long as `bucket` is there.
 
     Parameters
     ----------
-    resolution : side to which the maps are averaged before, where that is smaller
+    resolution : side, or (height, width), to which the maps are averaged before, where that is smaller
     """
+    size = Size.of(resolution) if resolution else None
     if bucket.requires_grad:
-        return _made(bucket, resolution)
+        return _made(bucket, size)
     made = _SHARED.setdefault(bucket, {})
-    if resolution not in made:
-        made[resolution] = _made(bucket, resolution)
-    return made[resolution]
+    if size not in made:
+        made[size] = _made(bucket, size)
+    return made[size]
 
 
-def _made(bucket: torch.Tensor, resolution: int | None) -> Convolvable:
+def _made(bucket: torch.Tensor, size: Size | None) -> Convolvable:
     maps = bucket.flatten(0, -4)
-    if resolution and resolution < maps.shape[-1]:
-        maps = F.adaptive_avg_pool2d(maps, resolution)
+    if size:
+        height, width = map(min, size, maps.shape[-2:])
+        if (height, width) != maps.shape[-2:]:
+            maps = F.adaptive_avg_pool2d(maps, (height, width))
     fits = maps.numel() * maps.element_size() * WIDER**2 / SIDE**2 <= MOST_BYTES
     if maps.requires_grad or maps.dtype != torch.float32 or maps.device.type != "cpu" \
             or not fits or maps.shape[-1] % SIDE or maps.shape[-2] % SIDE:

@@ -47,6 +47,10 @@ class ClassificationTask(ImagesTask):
         """Pooled features of some images."""
         return map(stack_vectors, batched(self.maps.pooled, batches))
 
+    def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
+        """Their means; see `Task.examples`."""
+        return (batch.conv for batch in self.maps.pooled(ids))
+
     def labels(self, items: Sequence[str]) -> torch.Tensor:
         """(B,) classes."""
         return torch.tensor([self._labels[i] for i in items]).to(self.maps.device,

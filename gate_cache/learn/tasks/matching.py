@@ -89,6 +89,12 @@ class CorrespondenceTask:
         tokens = self.buckets.tokens if attention else None
         return build_model(spec, self.buckets.channels, weights, chosen, tokens)
 
+    def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
+        """Of cells; see `Task.examples`."""
+        for bucket in self.buckets.stream(ids):
+            cells = bucket.conv.flatten(2).permute(2, 0, 1)
+            yield cells[::max(len(cells) // places, 1)]
+
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""
         return PairsLoss(self.buckets, self._learnt)

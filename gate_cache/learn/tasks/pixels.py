@@ -103,7 +103,7 @@ class PixelTask(ImagesTask):
         """Scores of every model in original pixels; features are read once for all of them."""
         tallies = [ImageScores(self.data.classes, scarce=True) for _ in models]
         test = split == "test"
-        for sample_id in self.evaluated(split, self.maps.each(self._ids[split])):
+        for sample_id in self.evaluated(split, self.maps.read_ahead(self._ids[split])):
             true = self.data.mask(sample_id)
             for tally, looked in zip(tallies, self._look(models, sample_id), strict=True):
                 tally.image(true, looked.classes())

@@ -90,7 +90,7 @@ class SegmentationTask(ImagesTask):
         return Levels(self._join(levels), levels, self._attend(samples))
 
     def loss(self, values: Decoded, items: Sequence[str]) -> torch.Tensor:
-        """Cross-entropy, mean over the square's pixels that count; plus the auxiliary head's."""
+        """Cross-entropy, mean over the input's pixels that count; plus the auxiliary head's."""
         labels = torch.stack([self.labels(i) for i in items])
         loss = mask_loss(values.logits, labels)
         if values.auxiliary is not None:
@@ -116,7 +116,7 @@ class SegmentationTask(ImagesTask):
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; an image is read once for all of them."""
         tallies = [ImageScores(self.data.classes) for _ in models]
-        for sample_id in self.evaluated(split, self.maps.each(self._ids[split])):
+        for sample_id in self.evaluated(split, self.maps.read_ahead(self._ids[split])):
             true = self.data.mask(sample_id)
             predictions = self.predict(models, sample_id)
             for tally, (predicted, weights) in zip(tallies, predictions, strict=True):
@@ -145,12 +145,12 @@ class SegmentationTask(ImagesTask):
                        math.log(logits.shape[1]))
 
     def labels(self, sample_id: str) -> torch.Tensor:
-        """(S, S) classes in the model's square; the padding is ignored."""
-        square = self.maps.place(sample_id).labels_to_square(self.data.mask(sample_id), IGNORED)
-        return torch.from_numpy(square.astype(np.int64)).to(self.maps.device, non_blocking=True)
+        """(H, W) classes in the model's input; the padding is ignored."""
+        framed = self.maps.place(sample_id).labels_to_frame(self.data.mask(sample_id), IGNORED)
+        return torch.from_numpy(framed.astype(np.int64)).to(self.maps.device, non_blocking=True)
 
     def _join(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
-        size = (self.maps.resolution, self.maps.resolution)
+        size = self.maps.resolution
         parts = [F.interpolate(m.flatten(0, 1), size, mode="bilinear", align_corners=False)
                  for m in levels]
         joined = torch.cat(parts, 1)
@@ -158,16 +158,15 @@ class SegmentationTask(ImagesTask):
 
     def _attend(self, samples: Sequence[Native]) -> tuple[torch.Tensor | None, ...]:
         """Attention maps at their levels, resized where a level has another resolution."""
-        parts: list[list[torch.Tensor]] = [[] for _ in self.maps.level_sides]
+        parts: list[list[torch.Tensor]] = [[] for _ in self.maps.level_sizes]
         for number, level in enumerate(self._attention):
-            side = self.maps.level_sides[level]
+            size = self.maps.level_sizes[level]
             maps = torch.stack([m.attention[number] for m in samples])
-            parts[level].append(F.interpolate(maps, (side, side), mode="bilinear",
-                                              align_corners=False))
+            parts[level].append(F.interpolate(maps, size, mode="bilinear", align_corners=False))
         return tuple(torch.cat(p, 1) if p else None for p in parts)
 
     def _tokens(self) -> list[int]:
-        counts = [0] * len(self.maps.level_sides)
+        counts = [0] * len(self.maps.level_sizes)
         for level, tokens in zip(self._attention, self.maps.attention_tokens, strict=True):
             counts[level] += tokens
         return counts
@@ -181,8 +180,8 @@ def to_pixels(logits: torch.Tensor, place: Placement,
 
     Parameters
     ----------
-    logits : (1, K, r, r) over the square
-    place : of the image in the square
+    logits : (1, K, h, w) over the input
+    place : of the image in the input
     size : (H, W) of the image
 
     Returns
@@ -213,13 +212,13 @@ def _each_pixel(logits: torch.Tensor, place: Placement, size: tuple[int, int],
 
 def _nearest(maps: NativeMaps) -> list[int]:
     """The level whose resolution is nearest to each attention map's (as a ratio)."""
-    return [min(range(len(maps.level_sides)),
-                key=lambda i: abs(np.log(maps.level_sides[i] / side)))
-            for side in maps.attention_sides]
+    return [min(range(len(maps.level_sizes)),
+                key=lambda i: abs(np.log(maps.level_sizes[i].area / size.area)))
+            for size in maps.attention_sizes]
 
 
 def mask_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Of (B, K, h, w) logits, resized (bilinear) to (B, S, S) labels; 0 where nothing counts."""
+    """Of (B, K, h, w) logits, resized (bilinear) to (B, H, W) labels; 0 where nothing counts."""
     resized: Any = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(resized, labels, ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)

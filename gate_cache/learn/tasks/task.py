@@ -103,6 +103,9 @@ class Task(Protocol):
         attention : whether the attention feature is used
         """
 
+    def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
+        """What is mixed of these samples, (at most about `places`, b, C) each, all combos."""
+
     def criterion(self) -> nn.Module:
         """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""
 
@@ -158,6 +161,13 @@ class ImagesTask:
             for part in parts:
                 yield part
                 bar.advance(count(part))
+
+    def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
+        """At a grid of points; see `Task.examples`."""
+        side = max(round(places**0.5), 1)
+        points = (np.stack(np.meshgrid(*[np.arange(side)] * 2), -1).reshape(-1, 2) + 0.5) / side
+        for name, native in zip(ids, self.maps.stream(ids), strict=True):
+            yield self.maps.at(native, name, points).conv
 
     def criterion(self) -> nn.Module:
         """`loss`, which has no parameters."""

@@ -95,9 +95,9 @@ class WholeImage:
 
     def _by_cells(self, model: VectorModel, head: Probe, points: Points) -> Output:
         """A probe's values at the finest map's cells, interpolated at pixels as DINOv2 does it."""
-        output, side = model(self._cells), self._maps.resolution
+        output, size = model(self._cells), self._maps.resolution
         values = output.values[0].exp() if head.votes else output.values[0]
-        grid = torch.cat([values, output.weights.flatten(1)], 1).T.reshape(1, -1, side, side)
+        grid = torch.cat([values, output.weights.flatten(1)], 1).T.reshape(1, -1, *size)
         at, count = read_at(grid, self._place, points)[:, 0], head.classes
         return Output((at[:, :count].log() if head.votes else at[:, :count])[None],
                       at[:, count:].reshape(1, len(points), *output.weights.shape[1:]))
@@ -105,11 +105,11 @@ class WholeImage:
     @cached_property
     def _cells(self) -> Vectors:
         """Features at the centres of all cells of the finest map."""
-        side = self._maps.resolution
-        return self._maps.at(self._native, self._id, self._place.to_image(centres((side, side))))
+        places = self._place.to_image(centres(self._maps.resolution))
+        return self._maps.at(self._native, self._id, places)
 
     def _taps(self, levels: Levels, points: Points, place: Placement | None = None) -> Taps:
-        return taps(place or self._place, [m.shape[-1] for m in levels], points, self._device)
+        return taps(place or self._place, [m.shape[-2:] for m in levels], points, self._device)
 
     def _mixed(self, model: VectorModel, points: Points) -> _Mixed:
         chosen = [model.of_bucket(level[None])[0] for level in self._native.levels]

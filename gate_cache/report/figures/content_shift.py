@@ -11,6 +11,7 @@ from PIL import Image
 from rich.markup import escape
 
 from gate_cache.analysis.guideline import MEASURES, Guideline, TriedTechnique
+from gate_cache.core.errors import counted
 from gate_cache.report.figures.marks import (
     AMBER,
     BLUE,
@@ -48,8 +49,8 @@ COLOURS = (SKY, AMBER, GREEN, PINK)
 
 def show_scores(scores: ShiftScores) -> None:
     """A row a combo: Score, its spread, its interval, and what the technique gains."""
-    say(f"content shift, {scores.manifest}, model {scores.model}, {len(scores.images)} images",
-        "bold")
+    say(f"content shift, {scores.manifest}, model {scores.model},"
+        f" {counted(len(scores.images), 'image')}", "bold")
     table = Grid("combo", "techniques", "t", "Score", "±", "95 % of mean", "gain",
                  "95 % of mean", left=2)
     for row in scores.rows:
@@ -63,7 +64,7 @@ def show_scores(scores: ShiftScores) -> None:
     for line in _score_terms(scores):
         say(line)
     if scores.dropped:
-        say(f"note: {len(scores.dropped)} images whose anchor has no shift are left out")
+        say(f"note: left out: {counted(len(scores.dropped), 'image')} whose anchor has no shift")
 
 
 def _by_map(scores: ShiftScores) -> Grid:
@@ -122,8 +123,8 @@ def _dress(axes: Axes, scores: ShiftScores, rows: list[Scored]) -> None:
             axes.axvline(row.score.mean, color="0.75", lw=1, zorder=0)
     axes.set_xlabel(f"Score (Eq. 2): 0 = as the anchor (t = {scores.anchor_t}),"
                     " 1 = no content shift")
-    axes.set_title(f"Content shift, {Path(scores.manifest).name}, {len(scores.images)} images",
-                   loc="left", fontsize=11)
+    axes.set_title(f"Content shift, {Path(scores.manifest).name},"
+                   f" {counted(len(scores.images), 'image')}", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -151,8 +152,8 @@ SHOWN = ("SSIM", "edges")
 
 def show_guideline(study: Guideline) -> None:
     """A row a technique: how like the input its results are, and what it gains."""
-    say(f"Img2Img, {study.manifest}, model {study.model}, {len(study.inputs)} images x"
-        f" {study.seeds} seeds", "bold")
+    say(f"Img2Img, {study.manifest}, model {study.model},"
+        f" {counted(len(study.inputs), 'image')} x {counted(study.seeds, 'seed')}", "bold")
     table = Grid("combo", "techniques", *MEASURES, "gain in SSIM", "95 % of mean",
                  "gain in edges", "closer", left=2)
     for row in study.rows:
@@ -225,7 +226,7 @@ def _cell(picture: Picture, caption: str) -> PictureCell:
 
 def _notes(study: Guideline) -> list[str]:
     more = len(study.inputs) - ROWS
-    hidden = [f"{more} more images are in the figures"] if more > 0 else []
+    hidden = [f"the figures have {counted(more, 'more image')}"] if more > 0 else []
     return ["Pictures: the first seed. Figures: means over seeds" +
             "".join(f"; {h}" for h in hidden) + f". The autoencoder alone has SSIM"
             f" {study.bound['SSIM'].mean:.3f}.", *_protocol(study)[:1]]

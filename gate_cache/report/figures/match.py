@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gate_cache.core.errors import counted
 from gate_cache.report.figures.marks import (
     BLUE,
     INK,
@@ -26,7 +27,6 @@ from gate_cache.report.figures.pictures import Picture, fitted
 from gate_cache.report.figures.show import file_name, written
 from gate_cache.report.terminal.grid import say
 from gate_cache.training.run_files import trial_file
-from gate_cache.workspace.data_summary import counted
 
 if TYPE_CHECKING:
     from gate_cache.analysis.match import Matches
@@ -58,15 +58,14 @@ def show_match(matches: Matches) -> None:
 
 
 def verdict(matches: Matches) -> str:
-    count = len(matches.points)
+    points = counted(len(matches.points), "point")
     if matches.judged is None:
-        return (f"cycle-consistent: {int(matches.back.sum())} of"
-                f" {counted(count, 'point', 'points')}")
+        return f"cycle-consistent: {int(matches.back.sum())} of {points}"
     values = matches.judged.pck
     if math.isnan(values["box"]):
-        return (f"PCK@0.1 {values['image']:.1f} % of {count} points (radius from the image; the box"
+        return (f"PCK@0.1 {values['image']:.1f} % of {points} (radius from the image; the box"
                 " has no extent)")
-    return (f"PCK@0.1 {values['box']:.1f} % of {count} points (radius from the box),"
+    return (f"PCK@0.1 {values['box']:.1f} % of {points} (radius from the box),"
             f" {values['image']:.1f} % (from the image)")
 
 

@@ -85,6 +85,12 @@ class Gain:
     def clear(self) -> bool:
         return self.interval.low > 0 or self.interval.high < 0
 
+    @property
+    def images(self) -> int:
+        """That were drawn for the interval."""
+        items = self.over.results[0].items
+        return len(np.unique(items.ids)) if items else 0
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -158,16 +164,25 @@ def _baselines_of(gate: Group, rows: Sequence[Group]) -> dict[Role, Group]:
             if (of_role := [g for g in groups if g.first.role == role])}
 
 
-def gains_of(record: Record) -> list[dict[Role, Gain]]:
-    """Of every group of `grouped`, in its order; empty for what is no GATE."""
-    rows = _rows(record)
-    return [_gains(group, _baselines_of(group, rows))
-            if group.results and group.first.role == "gate" else {}
-            for group in grouped(record, record.results)]
+def gains_of(record: Record, over: Sequence[str]) -> list[dict[str, Gain]]:
+    """Of every group of `grouped`, in its order; empty for what is not GATE.
+
+    Parameters
+    ----------
+    over : roles of baselines, and names of trials
+    """
+    rows, groups = _rows(record), grouped(record, record.results)
+    trials: dict[str, Group] = {g.name: g for g in groups if g.results and g.first.role == "gate"}
+
+    def bases(group: Group) -> dict[str, Group]:
+        known = trials | dict(_baselines_of(group, rows))
+        return {name: base for name, base in known.items() if name in over and base is not group}
+
+    return [_gains(group, bases(group)) if group.name in trials else {} for group in groups]
 
 
-def _gains(gate: Group, baselines: Mapping[Role, Group]) -> dict[Role, Gain]:
-    return {role: points for role, base in baselines.items() if (points := _gain(gate, base))}
+def _gains(gate: Group, bases: Mapping[Any, Group]) -> dict[Any, Gain]:
+    return {name: points for name, base in bases.items() if (points := _gain(gate, base))}
 
 
 def _beside(base: Group, gate: Group) -> bool:

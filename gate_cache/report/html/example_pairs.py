@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from gate_cache.core.errors import counted
 from gate_cache.datasets.common.base import CorrespondenceDataset, Keypoints
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import SELECT, Prediction, correct
@@ -45,7 +46,7 @@ def pair(matches: ExamplePairs, number: int) -> Html:
     both = here.visible & there.visible
     points_of = {method: matches.predicted(method, number) for method in matches.methods}
     uri = data_uri(matches.data.image(b))
-    views = [_view(here, title="source", alt=f"Source: {both.sum()} points", matches=(),
+    views = [_view(here, title="source", alt=f"Source: {counted(both.sum(), 'point')}", matches=(),
                    uri=data_uri(matches.data.image(a)), points=here.xy[both] * _scale(here))]
     scores = []
     for method, points in points_of.items():

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gate_cache.core.errors import counted
 from gate_cache.core.fingerprint import file_sha256
+from gate_cache.learn.metrics.pck import metric_name
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
     Child,
@@ -24,7 +26,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, metric_name
+from gate_cache.report.html.record import Record, Result
 from gate_cache.report.html.trials import spelled
 from gate_cache.report.terminal.console import clock
 from gate_cache.training.run_files import WEIGHTS, trial_file
@@ -128,7 +130,7 @@ def _weights(record: Record, verdict: Verdict | None) -> list[Path]:
 def about(record: Record) -> str:
     config: Mapping[str, Any] = record.config
     version = (config.get("versions") or {}).get("gate-cache", config.get("gate_cache", ""))
-    many = f"{len(record.trials)} trials" if record.kind == "sweep" else ""
+    many = counted(len(record.trials), "trial") if record.kind == "sweep" else ""
     head = f"head {record.head}" if record.kind == "sweep" else ""
     return " · ".join(filter(None, [
         record.folder.resolve().name, head, many, str(config.get("began", "")),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gate_cache.learn.metrics.pck import SELECTED
+from gate_cache.learn.metrics.pck import SELECTED, metric_name
 from gate_cache.learn.metrics.roles import ROLES, Method, Role
 from gate_cache.report.html.charts import Labels, Mark, cut, dumbbells, forest
 from gate_cache.report.html.compare import Gain, Group, Verdict, grouped, metric_of, units_of
@@ -27,7 +27,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, metric_name, number
+from gate_cache.report.html.record import Record, Result, number
 from gate_cache.report.html.svg import GATE, SERIES, SINGLE, UNIFORM
 
 COLOURS: dict[Role, str] = {**dict.fromkeys(ROLES, SERIES[6]), "gate": GATE, "baseline": SINGLE,
@@ -51,8 +51,8 @@ def lead(record: Record, verdict: Verdict | None) -> Html:
     first = STRONG.format(f"GATE reaches {percent(gate.mean())}",
                           f" {metric_name(record.select)} on test{seeds},"
                           f" {LEVEL} interval {between(gate.interval)}")
-    gains = [_gained(role, verdict.gains[role]) if role in verdict.gains else _named(role, base)
-             for role, base in verdict.baselines.items()]
+    gains = [STRONG.format(*_gained(role, verdict.gains[role])) if role in verdict.gains
+             else _named(role, base) for role, base in verdict.baselines.items()]
     why = "with the best mean on val" if verdict.chosen else \
         "that comes first, since there is no val split to choose on"
     several = verdict.chosen or len(grouped(record, record.trials)) > 1
@@ -61,28 +61,36 @@ def lead(record: Record, verdict: Verdict | None) -> Html:
         notes += (f"The radius of {metric_name(record.chooser)}, which chooses checkpoints, is less"
                   " than a cell of the maps, if there is one at all: the image's leads here. ")
     listed = bullets(gains) if gains else None
-    return join([paragraph(_winner(verdict)), paragraph(first), listed, paragraph(
+    return join([paragraph(STRONG.format(*_winner(verdict))), paragraph(first), listed, paragraph(
         f"{notes}Intervals are of a bootstrap over the test items, with the same draws for both"
         " sides of a difference; they do not tell what another seed would change.", note=True)])
 
 
-def _winner(verdict: Verdict) -> Html:
-    """Which row is best on test, whichever it is, and whether the test decides it."""
+def findings(verdict: Verdict) -> list[str]:
+    """The verdict, and GATE's gains over its baselines, a line each."""
+    lines = [_winner(verdict), *(_gained(*gain) for gain in verdict.gains.items())]
+    return ["".join(line).replace("\u00a0", " ") for line in lines]
+
+
+def _winner(verdict: Verdict) -> tuple[str, str]:
+    """Which row is best on test, whichever it is, and whether the test decides it; and by what."""
     rival, against = verdict.rival, verdict.against
     if rival is None:
-        return STRONG.format("GATE has nothing beside it.", "")
+        return "GATE has nothing beside it.", ""
     name, ahead = _called(rival.first.method), verdict.gate.mean() > rival.mean()
     both = f"GATE {percent(verdict.gate.mean())}, {name} {percent(rival.mean())}"
     if against is None:
         best = "GATE" if ahead else name
-        return STRONG.format(f"Highest: {best}.", f" {both}; no intervals were kept.")
+        return f"Highest: {best}.", f" {both}; no intervals were kept."
     low, high = map(signed, against.interval)
     apart = f" {both}, the best of the rest" if ahead else f" {both}"
     sentence = f"{apart}; difference {signed(against.points)}, {LEVEL} interval {low} to {high}."
-    if not against.clear:
-        return STRONG.format("Undecided: no row is clearly the best.", sentence)
-    winner = "GATE" if ahead else name[0].upper() + name[1:]
-    return STRONG.format(f"{winner} wins.", sentence)
+    if against.clear:
+        return f"{'GATE' if ahead else name[0].upper() + name[1:]} wins.", sentence
+    over = verdict.gains.get("baseline")
+    if over and over.clear and over.points > 0:
+        return f"GATE beats the single feature, and equals {name} within the interval.", sentence
+    return "Undecided: no row is clearly the best.", sentence
 
 
 def _called(method: Method) -> str:
@@ -93,13 +101,13 @@ def _called(method: Method) -> str:
     return f"untrained single feature: {single}" if method.role == "untrained" else method.title
 
 
-def _gained(role: Role, gain: Gain) -> Html:
+def _gained(role: Role, gain: Gain) -> tuple[str, str]:
     low, high = map(signed, gain.interval)
     verdict = "" if gain.clear else ": no clear difference"
     way = "over" if gain.points >= 0 else "against"
     over = f"{way} {_named(role, gain.over)}"
-    return STRONG.format(f"{signed(gain.points)} points",
-                         f" {over}, {LEVEL} interval {low} to {high}{verdict}")
+    return (f"{signed(gain.points)} points",
+            f" {over}, {LEVEL} interval {low} to {high}{verdict}")
 
 
 def signed(value: float) -> str:

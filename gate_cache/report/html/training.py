@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gate_cache.learn.metrics.pck import metric_name
 from gate_cache.report.html.charts import Curve, Labels, bars, curves, density
 from gate_cache.report.html.compare import Verdict
 from gate_cache.report.html.page import (
@@ -21,7 +22,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, at, counted, metric_name, number
+from gate_cache.report.html.record import Record, Result, at, counted, number
 from gate_cache.report.html.results import COLOURS
 from gate_cache.report.html.svg import DASHES, SERIES, STROKES
 from gate_cache.report.html.trials import broken

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gate_cache.learn.metrics.pck import metric_name
 from gate_cache.manifest.sweep_file import SEEDS
 from gate_cache.report.html.charts import Labels, effect, heat_map
 from gate_cache.report.html.compare import Group, Verdict, grouped
@@ -24,7 +25,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, counted, metric_name, number
+from gate_cache.report.html.record import Record, counted, number
 from gate_cache.report.html.results import SHOWN
 
 GAMMAS = ("gamma1", "gamma2")

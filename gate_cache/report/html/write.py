@@ -13,7 +13,7 @@ from gate_cache.report.html.examples import examples
 from gate_cache.report.html.page import Section, document
 from gate_cache.report.html.provenance import about, reproduction, settings
 from gate_cache.report.html.record import Record, read_record
-from gate_cache.report.html.results import lead, results
+from gate_cache.report.html.results import findings, lead, results
 from gate_cache.report.html.training import training, weights
 from gate_cache.report.html.trials import trials
 from gate_cache.store.places.disk import disk_errors
@@ -30,6 +30,12 @@ def write_report(folder: Path, roots: Roots) -> Path:
     with disk_errors(folder, "RUN", "and write it again"), replacing(path) as draft:
         draft.write_text(page, encoding="utf-8")
     return path
+
+
+def findings_of(folder: Path) -> list[str]:
+    """What a finished run or sweep shows, in a few lines, as its report begins."""
+    outcome = verdict(read_record(folder))
+    return findings(outcome) if outcome else []
 
 
 def try_report(folder: Path, roots: Roots, show: Progress) -> Path | None:

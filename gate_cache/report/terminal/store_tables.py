@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from gate_cache.core.errors import counted
 from gate_cache.report.terminal.grid import Grid, put, say, say_notes
 from gate_cache.store.places.disk import human
 
@@ -22,12 +23,14 @@ def show_verified(report: Verified) -> None:
         then = f" ({problem.then})" if problem.then else ""
         say(f"{problem.place}: {problem.what}{then}", "yellow" if problem.mended else "red")
     say_notes(report.notes)
-    looked = f"{report.groups} groups, {report.blocks} finished blocks, {human(report.bytes)}"
+    looked = (f"{counted(report.groups, 'group')}, {counted(report.blocks, 'finished block')},"
+              f" {human(report.bytes)}")
     if not report.problems:
         verdict = "everything is as it was written"
     else:
         mended = sum(p.mended for p in report.problems)
-        verdict = f"{len(report.problems)} problems" + (f", {mended} repaired" if mended else "")
+        verdict = counted(len(report.problems), "problem")
+        verdict += f", {mended} repaired" if mended else ""
     say(f"{report.store}: {looked}: {verdict}", "bold")
     if any(p.mended for p in report.problems):
         say("run 'gate-cache extract' on its manifests to fill what is undone now")
@@ -35,9 +38,11 @@ def show_verified(report: Verified) -> None:
 
 def show_copied(report: Copied) -> None:
     there = f", {report.kept} were there" if report.kept else ""
-    say(f"{report.store}: {report.images} images, {len(report.groups)} groups: copied"
-        f" {report.blocks} blocks, {human(report.bytes)}{there}", "bold")
-    say_notes([f"{group}: {rows} rows are left out: not all of their block are extracted"
+    there += f"; of commit {report.version}" if report.version else ""
+    say(f"{report.store}: {counted(report.images, 'image')},"
+        f" {counted(len(report.groups), 'group')}: copied"
+        f" {counted(report.blocks, 'block')}, {human(report.bytes)}{there}", "bold")
+    say_notes([f"{group}: left out {counted(rows, 'row')} of blocks that are not finished"
                for group, rows in report.missing.items()])
 
 
@@ -85,7 +90,7 @@ def _combo_lines(combo: ComboDiff) -> list[str]:
 
 def show_pruned(stores: list[Pruned]) -> None:
     for store in stores:
-        say(f"{store.store}: {len(store.kept)} groups are kept", "bold")
+        say(f"{store.store}: {counted(len(store.kept), 'group is', 'groups are')} kept", "bold")
         lines = Grid("group", "why", "size", left=2)
         for group in store.groups:
             lines.add_row(escape(group.name), group.why, human(group.bytes))

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from gate_cache.core.errors import listed
+from gate_cache.core.errors import counted, listed
+from gate_cache.core.size import Size
 from gate_cache.datasets.common.base import SPLITS
 from gate_cache.datasets.common.files import passed_over_line
 from gate_cache.datasets.summary.summary import Counts, Summary, labelled_pixels
 from gate_cache.report.terminal.grid import Grid, put, say, say_notes
 from gate_cache.store.places.disk import human
-from gate_cache.workspace.data_summary import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from gate_cache.extraction.extract import Extracted
@@ -30,7 +31,7 @@ MOST = 60
 
 
 def show_data(summary: Summary) -> None:
-    say(f"{summary.name}: {sum(summary.images.values())} images", "bold")
+    say(f"{summary.name}: {counted(sum(summary.images.values()), 'image')}", "bold")
     table = Grid("", *SPLITS, "in all")
     _row(table, "images", summary.images)
     if summary.pixels:
@@ -80,8 +81,9 @@ def _show_points(summary: Summary) -> None:
         table.add_row(escape(name), escape(listed(summary.point_names.get(name, ()), 12)),
                       str(images), str(summary.category_pairs.get(name, 0)))
     put(table, len(summary.categories) - MOST)
-    say(f"{summary.points.get('visible', 0)} visible points, {summary.points.get('outside', 0)}"
-             f" outside their picture; {summary.boxless} boxes without extent")
+    say(f"{counted(summary.points.get('visible', 0), 'visible point')},"
+        f" {summary.points.get('outside', 0)}"
+        f" outside their picture; {counted(summary.boxless, 'box', 'boxes')} without extent")
 
 
 def _percent(part: int, whole: int) -> str:
@@ -98,9 +100,10 @@ def shape(dims: Any) -> str:
 
 
 def show_plan(plan: Plan) -> None:
-    size = ", ".join(f"{name} {side}" for name, side in plan.sizes.items()) or plan.size
-    say(f"{plan.images} images at {size} px, model {plan.model}", "bold")
-    table = Grid("group", "maps", "UNet passes", "ControlNet passes", "size", "files", "folders",
+    size = ", ".join(f"{name} {Size.of(sides)}" for name, sides in plan.sizes.items()) \
+        or Size.of(plan.size)
+    say(f"{counted(plan.images, 'image')} at {size} px, model {plan.model}", "bold")
+    table = Grid("group", "maps", "model passes", "ControlNet passes", "size", "files", "folders",
                  left=2)
     first: dict[str, str] = {}
     for line in plan.lines:
@@ -112,8 +115,9 @@ def show_plan(plan: Plan) -> None:
                       str(line.controlnet_passes or ""), _size(line), str(line.files),
                       str(line.folders))
     control = plan.images * plan.pieces.controlnet_passes
-    table.add_row("in all", f"blocks of {plan.block} images", str(plan.unet_passes), str(control),
-                  _size(plan), str(plan.files), str(plan.folders), style="bold")
+    table.add_row("in all", f"blocks of {counted(plan.block, 'image')}",
+                  str(plan.unet_passes), str(control), _size(plan), str(plan.files),
+                  str(plan.folders), style="bold")
     put(table)
     say(f"store: {plan.store}, maps as {plan.encoding}")
     say(_each_once(plan))
@@ -141,10 +145,11 @@ def _size(counted: Line | Plan) -> str:
 def _each_once(plan: Plan) -> str:
     """What is computed once although several combos need it."""
     n, p = plan.images, plan.pieces
-    parts = {"images read and encoded": n * p.encoded, "texts": p.texts, "edge maps": n * p.edges,
-             "noised latents": n * p.noised, "first halves of passes": n * p.halves,
-             "UNet passes": plan.unet_passes}
-    return "each once: " + ", ".join(f"{v} {k}" for k, v in parts.items() if v)
+    parts = [counted(n * p.encoded, "image") + " read and encoded", counted(p.texts, "text"),
+             counted(n * p.edges, "edge map"), counted(n * p.noised, "noised latent"),
+             counted(n * p.halves, "first half", "first halves") + " of passes",
+             counted(plan.unet_passes, "model pass", "model passes")]
+    return "each once: " + ", ".join(part for part in parts if not part.startswith("0 "))
 
 
 def show_extracted(done: Extracted) -> None:
@@ -152,10 +157,10 @@ def show_extracted(done: Extracted) -> None:
     if len(rows) > 1:  # latents are no combo that a user has written
         rows.pop("latents", None)
     if not rows:
-        say(f"nothing to do: all {done.images} images of all combos are in {done.store}")
+        say(f"nothing to do: all {counted(done.images, 'image')} of all combos are in {done.store}")
         return
     listed = ", ".join(f"{name} {count}" for name, count in rows.items())
-    say(f"extracted (rows): {listed}")
+    say(f"extracted (images): {listed}")
     say(f"store: {done.store}")
 
 
@@ -175,8 +180,9 @@ def show_status(status: Status) -> None:
 
 
 def show_store(report: StoreReport) -> None:
-    say(f"{report.path}: {report.dataset}, {report.images} images, {human(report.bytes)},"
-        f" format {report.format}, blocks of {report.block}, batch {report.batch}")
+    say(f"{report.path}: {report.dataset}, {counted(report.images, 'image')},"
+        f" {human(report.bytes)}, format {report.format}, blocks of {report.block}, batch"
+        f" {report.batch}")
     say("versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
     for group in report.groups:
         say("")
@@ -204,7 +210,7 @@ def _group_lines(group: GroupReport, images: int) -> list[str]:
 
 def _made_line(made: dict[str, Any]) -> str:
     """``3 blocks: cpu, torch 2.13.0, batch 8``."""
-    blocks = f"{made['blocks']} block{'s' if made['blocks'] > 1 else ''}"
+    blocks = counted(made["blocks"], "block")
     if "device" not in made:
         return f"{blocks}: it is not noted what computed them"
     tf32 = ", TF32" if made["tf32"] else ""
@@ -225,11 +231,12 @@ def _ranges(rows: list[int]) -> str:
 
 
 def show_layers(maps: ModelMaps) -> None:
+    size = Size.of(maps.size)
     predicts = f", predicts {maps.predicts}" if maps.predicts else ""
-    latent = f"; latent at {maps.size} px: {shape(maps.latent)}" if maps.predicts else ""
+    latent = f"; latent at {size} px: {shape(maps.latent)}" if maps.predicts else ""
     say(f"{maps.model}: {maps.kind}{predicts}", style="bold")
     say(f"input: {maps.default_size} px by default, any multiple of {maps.size_multiple}{latent}")
-    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {maps.size}", "float16", left=2)
+    table = Grid("map", "kind", "channels", "stride", f"C×h×w at {size}", "float16", left=2)
     for layer in maps.layers:
         channels = f"{layer.channels}" if layer.kind == "conv" else "tokens"
         table.add_row(layer.name, layer.kind, channels, str(layer.stride), shape(layer.shape),
@@ -243,9 +250,11 @@ def show_layers(maps: ModelMaps) -> None:
     say_notes(maps.notes)
 
 
-def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
-    """Tables of results with their protocol, and where the run and its report are."""
-    splits = ", ".join(f"{n}: " + ", ".join(f"{count} {unit}" for unit, count in s.items())
+def show_trained(trained: TrainedRun, page: Path | None = None,
+                 findings: Sequence[str] = ()) -> None:
+    """Tables of results with their protocol, what they show, and where run and report are."""
+    splits = ", ".join(f"{n}: " + ", ".join(
+        counted(count, unit.removesuffix("s")) for unit, count in s.items())
                        for n, s in trained.splits.items())
     say(f"split by image: {splits}")
     for results in trained.tables:
@@ -253,6 +262,8 @@ def show_trained(trained: TrainedRun, page: Path | None = None) -> None:
         pairs = "pairs" in results.rows[0].scores.details
         (_show_results if pairs else _show_scores)(results)
     say("")
+    for line in findings:
+        say(line, "bold")
     say(f"run: {trained.run} ({trained.seconds:.0f} s)")
     if page:
         say(f"report: {page}")
@@ -263,7 +274,8 @@ def _show_results(results: ScoreTable) -> None:
     from gate_cache.learn.metrics.pck import named  # with numpy, which a plan needs not
 
     first = results.rows[0].scores.details
-    say(f"{results.title}: {first['pairs']} pairs, {first['points']} points", "bold")
+    say(f"{results.title}: {counted(first['pairs'], 'pair')},"
+        f" {counted(first['points'], 'point')}", "bold")
     keys = [(a, r, m) for m in ("point", "image") for r in ("image", "box") for a in SHOWN]
     names = [f"@{a:.2f}\n{'img' if r == 'image' else r}\n{m}" for a, r, m in keys]
     table = Grid("PCK, %\nradius\naveraged by", *names)
@@ -273,8 +285,8 @@ def _show_results(results: ScoreTable) -> None:
                       style="bold" if row.trained else None)
     put(table)
     if first["pairs_without_box"]:
-        say(f"{first['pairs_without_box']} pairs whose target has no box with an extent are in no"
-            " PCK of the box", style="dim")
+        say(f"in no PCK of the box: {counted(first['pairs_without_box'], 'pair')} whose target has"
+            " no box with an extent", style="dim")
     say(f"{results.protocol}; trained rows are bold", style="dim")
     for row in results.rows:
         if row.note and row.trained:
@@ -283,7 +295,7 @@ def _show_results(results: ScoreTable) -> None:
 
 def _show_scores(results: ScoreTable) -> None:
     """Metrics with their 95 % intervals over images."""
-    say(f"{results.title}: {results.rows[0].scores.details['images']} images", "bold")
+    say(f"{results.title}: {counted(results.rows[0].scores.details['images'], 'image')}", "bold")
     table = Grid("%", *(n.replace("/", "\n") for n in results.rows[0].scores.values))
     for row in results.rows:
         between = row.scores.details["interval"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from gate_cache.learn.metrics.pck import metric_name
 from gate_cache.report.terminal.grid import Grid, put, say, say_notes
 from gate_cache.training.sweep_tables import Mean, over_seeds
 
@@ -24,7 +25,7 @@ def show_swept(sweep: Swept, page: Path | None = None) -> None:
     trained = sorted((m for m in means if m.trained),
                      key=lambda m: m.test.get(sweep.select, (-math.inf, 0))[0])
     names = [sweep.select, *_others(means, sweep.select)]
-    table = Grid("trial", "seeds", *(name.replace("/", "\n") for name in names))
+    table = Grid("trial", "seeds", *(_lines(name) for name in names))
     for mean in [*(m for m in means if not m.trained), *trained]:
         cells = [_cell(mean, name) for name in names]
         failed = f" ({mean.failed} failed)" if mean.failed else ""
@@ -33,6 +34,11 @@ def show_swept(sweep: Swept, page: Path | None = None) -> None:
     say(f"sweep: {sweep.folder} (results.csv, results.json), {sweep.seconds:.0f} s")
     if page:
         say(f"report: {page}")
+
+
+def _lines(metric: str) -> str:
+    """A metric's name as a column's head."""
+    return metric_name(metric).replace(" (", "\n(").replace("/", "\n")
 
 
 def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:
@@ -58,7 +64,7 @@ def show_evaluated(scores: Evaluated) -> None:
     for name, value in scores.values.items():
         low, high = scores.interval
         between = f"{low:.1f} – {high:.1f}" if name == scores.select and not math.isnan(low) else ""
-        table.add_row(escape(name), f"{value:.2f}", between)
+        table.add_row(escape(metric_name(name)), f"{value:.2f}", between)
     put(table)
     say(scores.protocol)
     say_notes(scores.notes)
@@ -89,7 +95,7 @@ def _show(ranked: ProbeTable, split: str) -> None:
     put(table, len(ranked.rows) - MOST)
     equal = sum(row.equal for row in ranked.rows) - 1
     say(f"{equal or 'no'} other feature{'s' * (equal != 1)} (bold) within the paired interval of"
-        f" the best; {ranked.metric}", style="dim")
+        f" the best; {metric_name(ranked.metric)}", style="dim")
     say("")
 
 

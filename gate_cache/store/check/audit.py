@@ -239,7 +239,7 @@ class Audit(Forms):
             missing += len(rows) - min(mark >> 32, len(rows))
         yield from (_bad_mark(group, marks, some) for some in damaged)
         if missing:
-            yield note(group, f"{missing} of {len(self.samples)} rows are not extracted")
+            yield note(group, f"rows not extracted: {missing} of {len(self.samples)}")
         yield from self._strays_of_blocks(key, width)
 
     def _is_mark(self, block: int, mark: int) -> bool:

@@ -21,7 +21,7 @@ from gate_cache.store.format.documents import (
 )
 from gate_cache.store.format.layout import SAMPLE_CHUNK, SAMPLES
 from gate_cache.store.format.samples import NewSample, Samples
-from gate_cache.store.format.schema import TableAttrs, is_sample
+from gate_cache.store.format.schema import TableAttrs, are_samples, is_sample
 from gate_cache.store.format.shards import Damaged
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _table(folder: Folder, count: int) -> Samples:
     digests = _numbers(folder, "sha256", count, "u1", 32)
     sizes = np.concatenate([_numbers(folder, name, count, "<i4", 1)
                             for name in ("height", "width")], axis=1)
-    if not all(map(is_sample, ids)) or (sizes < 1).any():
+    if not are_samples(ids) or (sizes < 1).any():
         raise Damaged("an id that is no path below a data set, or an image without pixels")
     return Samples(ids, digests, sizes.astype(np.int32, copy=False))
 

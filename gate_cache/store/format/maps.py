@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gate_cache.core.errors import RowNotDone, StoreError, did_you_mean
-from gate_cache.core.geometry import Square
+from gate_cache.core.geometry import Frame
 from gate_cache.store.format import done
 from gate_cache.store.format.attrs import MEND, META, ArrayMeta, read_array
 from gate_cache.store.format.chunks import Chunks
@@ -266,7 +266,7 @@ class ComboView:
         return dict(self.attrs["recipe"])
 
     @property
-    def square(self) -> Square:
+    def frame(self) -> Frame:
         """The model's input, and how images were brought into it.
 
         Raises
@@ -277,7 +277,7 @@ class ComboView:
         size = self.recipe.get("size")
         if size is None:
             raise StoreError(f"{self.store.path}: {self.name}/{META} says no size of images")
-        return Square(int(size), self.recipe.get("resize") or "squash")
+        return Frame(size, self.recipe.get("resize") or "squash")
 
     def __getitem__(self, name: str) -> MapView:
         if name not in self.maps:

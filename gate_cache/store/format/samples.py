@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
+from operator import eq
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,8 @@ from gate_cache.core.errors import StoreError, did_you_mean
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.store.format.checksums import Digests, raw_digests
 
-_AT_ONCE = 256 * 1024
-"""Ids that are joined at once, for the checksum."""
+_AT_ONCE = 64 * 1024
+"""Rows that are joined, or compared, at once."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class NewSample:
     sha256: str
     height: int
     width: int
+
+
+def places_of(ids: Sequence[str], names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(n,): the last place of each id, none of which is there twice, among names; or -1."""
+    if len(names) <= len(ids) and all(map(eq, names, ids)):  # no table of a million is made
+        return np.where(np.arange(len(ids)) < len(names), np.arange(len(ids)), -1)
+    place = {name: row for row, name in enumerate(names)}
+    return np.fromiter(map(place.get, ids, repeat(-1)), np.int64, len(ids))
 
 
 class Samples(Sequence[str]):
@@ -91,15 +101,14 @@ class Samples(Sequence[str]):
         return sample_id in self._rows
 
     def newest(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """(n,): the newest row of each sample, or -1."""
-        known = self._rows
-        return np.fromiter((known.get(i, -1) for i in ids), np.int64, len(ids))
+        """(n,): the newest row of each sample, or -1; no sample is named twice."""
+        return places_of(ids, self.ids)
 
     def places(self, newest: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """(N,): the place of each row's sample among those whose newest rows are given, or -1."""
         places, known = np.full(len(self), -1), newest >= 0
         places[newest[known]] = known.nonzero()[0]
-        for name, rows in self._older.items():
+        for name, rows in self._older.items() if known.sum() < len(self) else ():
             places[rows] = places[self._rows[name]]
         return places
 
@@ -119,10 +128,19 @@ class Samples(Sequence[str]):
         ----------
         sha256 : (n, 32)
         """
-        rows = self.newest(ids)
-        other = (rows >= 0) & (self.sha256.raw[rows] != sha256).any(1) if len(self) else rows >= 0
+        rows = np.fromiter(map(self._rows.get, ids, repeat(-1)), np.int64, len(ids))
+        other = (rows >= 0) & ~self.have(rows, sha256)
         rows[other] = [self._before(ids[i], sha256[i]) for i in other.nonzero()[0].tolist()]
         return rows
+
+    def have(self, rows: npt.NDArray[np.int64],
+             sha256: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """(n,): whether each of these rows, none where it is -1, has this content, (n, 32)."""
+        same = rows >= 0
+        for start in range(0, len(rows) if len(self) else 0, _AT_ONCE):  # to save memory
+            part = slice(start, start + _AT_ONCE)
+            same[part] &= (self.sha256.raw[rows[part]] == sha256[part]).all(1)
+        return same
 
     def _before(self, sample_id: str, sha256: npt.NDArray[np.uint8]) -> int:
         return next((row for row in self._older.get(sample_id, ())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -31,7 +31,8 @@ from gate_cache.store.format.layout import BLOCK_MOST, DONE, SUMS
 ROW_BYTES = 2**30
 """Of one map of one image, at most: SDXL's largest takes 21 MB in float32 at 1024 pixels."""
 ROWS = 2**40
-_ID = re.compile(r"[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,4095}")
+_LONGEST = 4096
+_ID = re.compile(rf"[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]{{0,{_LONGEST - 1}}}")
 
 
 def _printable(text: str) -> str:
@@ -71,8 +72,16 @@ class StoreAttrs(_Model):
     versions: dict[Text, Text]
 
 
+Sides = Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
+
+
+class _Tiles(_Model):
+    size: Sides
+    overlap: Annotated[int, Field(ge=0)]
+
+
 class _Pooling(_Model):
-    grid: Annotated[int, Field(ge=1, le=512)]
+    grid: Sides
     pool: Literal["mean", "max"]
 
 
@@ -80,7 +89,8 @@ class _Recipe(_Model):
     kind: Name
     maps: list[Name] | None = None
     settings: dict[str, Any] | None = None
-    size: Side | None = None
+    size: Sides | None = None
+    tiles: _Tiles | None = None
     resize: Fit | None = None
     latents: Text | None = None
     pooling: dict[MapName, _Pooling] = {}
@@ -197,3 +207,11 @@ def fits(model: type[BaseModel], found: Mapping[str, Any]) -> bool:
 def is_sample(sample_id: str) -> bool:
     """Whether a text may be a sample's id: a path that stays below the data set's root."""
     return _ID.fullmatch(sample_id) is not None and ".." not in sample_id.split("/")
+
+
+def are_samples(ids: Sequence[str]) -> bool:
+    """As `is_sample`, of many: nearly all are plain, which is seen of all of them at once."""
+    text = "\n".join(["", *ids, ""])
+    plain = "".join(ids).isprintable() and max(map(len, ids), default=0) < _LONGEST \
+        and not any(odd in text for odd in ("..", "\n/", "\n\n"))
+    return plain or all(map(is_sample, ids))

@@ -1,15 +1,17 @@
-"""A data set's repository on the Hugging Face Hub: ``hf://datasets/<owner>/<name>[/<folder>]``.
+"""A data set's repository on the Hugging Face Hub:
+``hf://datasets/<owner>/<name>[@<revision>][/<folder>]``.
 
 Every change of a repository is a commit, of which only so many are taken an hour: so what is
 written is held back until `flush`, or until there is much of it. Large files are sent at once all
-the same, and are no part of the repository before their commit; one that is sent again is not. A
-commit names the one before it, so of two writers the second one is refused.
+the same, and are not part of the repository before their commit; one that is sent again is not. A
+commit names the one before it, so of two writers the second one is refused. What is read is of one
+commit, found once, whatever others commit meanwhile: the revision's last one, and then our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,11 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HTTPError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.utils import disable_progress_bars
 
-from gate_cache.core.errors import RemoteError, UserError
+from gate_cache.core.errors import RemoteError, UserError, counted
 from gate_cache.store.places.folders import MOST, Buffer, Folder, plain_key, scattered
 
 if TYPE_CHECKING:
@@ -62,9 +65,11 @@ class HubFolder(Folder):
 
     def __init__(self, place: Url) -> None:
         kind, *rest = str(place).removeprefix("hf://").split("/")
-        if kind != "datasets" or len(rest) < 2 or "@" in str(place):
-            raise UserError(f"{place}: write hf://datasets/<owner>/<name>, perhaps with a folder")
-        self.place, self._repo, self._start = place, "/".join(rest[:2]), "/".join(rest[2:])
+        name, at, self._revision = rest[1].partition("@") if len(rest) > 1 else ("", "", "")
+        if kind != "datasets" or not name or bool(at) != bool(self._revision):
+            raise UserError(f"{place}: write hf://datasets/<owner>/<name>, perhaps with a folder;"
+                            " or <name>@<commit>")
+        self.place, self._repo, self._start = place, f"{rest[0]}/{name}", "/".join(rest[2:])
         self._api = HfApi()
         self._files = HfFileSystem(skip_instance_cache=True)  # its listings are this folder's alone
         self._lock = RLock()
@@ -78,8 +83,23 @@ class HubFolder(Folder):
         """Of a file in the repository."""
         return "/".join(filter(None, [self._start, plain_key(key)]))
 
+    def version(self) -> str:
+        """The commit that is read; `FileNotFoundError` where there is no repository."""
+        with self._lock:
+            if self._head is None:
+                try:
+                    self._head = self._api.repo_info(self._repo, repo_type="dataset",
+                                                     revision=self._revision or None).sha
+                except RevisionNotFoundError:
+                    raise RemoteError(f"{self.place}: has no such revision; give a commit or a"
+                                      " branch that it has") from None
+                except RepositoryNotFoundError:
+                    raise FileNotFoundError(str(self.place)) from None
+            return str(self._head)
+
     def _full(self, key: str) -> str:
-        return "/".join(filter(None, ["datasets", self._repo, self._path(key)]))
+        """A file as it is at the commit that is read."""
+        return "/".join(filter(None, [f"datasets/{self._repo}@{self.version()}", self._path(key)]))
 
     def identity(self) -> object:
         """The URL."""
@@ -102,10 +122,11 @@ class HubFolder(Folder):
             self.flush()
         with hub_errors(self.place):
             try:
-                found = self._files.info(self._full(key))
+                path = self._full(key)
+                found = self._files.info(path)
             except _NO_FILE:
                 return None
-        return HubFile(self, self._full(key), found["size"]) if found["type"] == "file" else None
+        return HubFile(self, path, found["size"]) if found["type"] == "file" else None
 
     def get_range(self, path: str, start: int, stop: int) -> bytes:
         """Some bytes of a file, and no more of it."""
@@ -136,22 +157,24 @@ class HubFolder(Folder):
         return True
 
     def _begin(self) -> None:
-        """Make the repository where there is none, and remember what the next commit follows."""
+        """Make the repository where there is none, and find what the next commit follows."""
+        if self._revision:
+            raise UserError(f"{self.place}: a revision is only read; leave out '@{self._revision}'")
         with self._lock:
             if self._head is None:
                 disable_progress_bars()  # ours counts what they count
                 self._api.create_repo(self._repo, repo_type="dataset", private=True, exist_ok=True)
-                self._head = self._api.repo_info(self._repo, repo_type="dataset").sha
+                self.version()
 
     def flush(self) -> None:
         with self._lock, hub_errors(self.place):
             if self._waiting:
                 commit = self._api.create_commit(
                     self._repo, list(self._waiting.values()), repo_type="dataset",
-                    commit_message=f"Add {len(self._waiting)} files", parent_commit=self._head)
+                    commit_message=f"Add {counted(len(self._waiting), 'file')}",
+                    parent_commit=self._head)
                 self._head = commit.oid
                 self._waiting = {}
-                self._files.invalidate_cache()
 
     def there(self) -> bool:
         return bool(self.names())
@@ -161,21 +184,18 @@ class HubFolder(Folder):
         with self._lock:
             found = {path.removeprefix(start).partition("/")[0] for path in self._waiting
                      if path.startswith(start)}
-        with hub_errors(self.place):
-            try:
-                listed = self._files.ls(self._full(key), detail=False)
-            except (*_NO_FILE, NotADirectoryError):
-                listed = []
-        found.update(path.rpartition("/")[2] for path in listed if path != self._full(key))
+        with hub_errors(self.place), suppress(*_NO_FILE, NotADirectoryError):
+            full = self._full(key)
+            found.update(path.rpartition("/")[2]
+                         for path in self._files.ls(full, detail=False) if path != full)
         return sorted(filter(str.isprintable, found))
 
     def remove(self, key: str) -> None:
         self.flush()
         self._small.clear()
-        with hub_errors(self.place):
-            self._files.invalidate_cache()
+        with hub_errors(self.place), suppress(*_NO_FILE):
             if self._files.exists(self._full(key)):
-                self._files.rm(self._full(key), recursive=True)
+                self._files.rm(f"datasets/{self._repo}/{self._path(key)}", recursive=True)
                 self._head = None
 
     def bytes_below(self, key: str = "") -> int:

@@ -1,5 +1,5 @@
-// Pictures: an image, a map over it, a mark at a point. Maps cover the model's square, which may
-// reach beyond the image or squash it; `square` says where it lies, as shares of the image's sides.
+// Pictures: an image, a map over it, a mark at a point. Maps cover the model's input, which may
+// reach beyond the image or squash it; its `frame` says where it lies, as shares of the image's sides.
 import { picture } from "./api.js";
 
 let palette = new Uint8Array(768);
@@ -61,9 +61,9 @@ export function lay(into, { id, size, original }) {
   into.append(element("img", { src: picture(id), alt: "", class: cells, decoding: "async" }));
 }
 
-export function cover(into, tile, square, opacity = 1) {
+export function cover(into, tile, frame, opacity = 1) {
   const canvas = element("canvas");
-  const [left, top, width, height] = square.map((share) => `${100 * share}%`);
+  const [left, top, width, height] = frame.map((share) => `${100 * share}%`);
   Object.assign(canvas.style, { left, top, width, height, opacity });
   paint(canvas, tile);
   into.append(canvas);

@@ -96,7 +96,7 @@ async function fill({ combo, levels, tokens, cards }, signal) {
       return;
     }
     const tile = found.tiles[i];
-    cover(into, tile, found.square, combo.kind === "conv" ? 1 : state.opacity);
+    cover(into, tile, found.frame, combo.kind === "conv" ? 1 : state.opacity);
     if (!tile.rgb) into.title = `from ${tile.low.toPrecision(2)} to ${tile.high.toPrecision(2)}`;
     mark(into, state.point, "cross");
   });

@@ -95,7 +95,7 @@ function draw(each, found) {
     return;
   }
   each.found = found;
-  each.canvas = cover(each.into, found.tile, found.square, state.opacity);
+  each.canvas = cover(each.into, found.tile, found.frame, state.opacity);
   mark(each.into, [found.x, found.y]);
   each.value.textContent = `${found.similarity.toFixed(2)} · ${Math.round(found.ms)} ms`;
   each.value.title = `similarity ${found.similarity.toFixed(4)}, ${found.ms} ms, `
