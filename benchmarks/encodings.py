@@ -136,7 +136,7 @@ def probe(view: ComboView) -> float:
     mean = maps["train"].mean((0, 2, 3), keepdim=True)
     std = maps["train"].std((0, 2, 3), keepdim=True) + 1e-6
     maps = {s: (m - mean) / std for s, m in maps.items()}
-    step = labels["train"].shape[-1] // buckets.resolution
+    step = labels["train"].shape[-1] // buckets.resolution.width
     cells = labels["train"][:, step // 2 :: step, step // 2 :: step]
     weight, bias = _logistic(maps["train"].permute(0, 2, 3, 1).flatten(0, 2), cells.flatten())
     logits = torch.einsum("nchw,ck->nkhw", maps["test"], weight) + bias[:, None, None]

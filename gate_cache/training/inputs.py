@@ -211,10 +211,10 @@ def _of_images(work: Workspace, dataset: SegmentationDataset | ClassifiedDataset
                              *((spec.head.upsampler, spec.head.upsampled)
                                if isinstance(spec.head, DenseSpec) else ()),
                              joining=opened.joining)
-    square = opened.views[opened.shared["baseline"]].square
+    frame = opened.views[opened.shared["baseline"]].frame
     maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
                       dataset.size, HELD_BYTES if whole else FEW_BYTES, lambda i: model_input(
-                          dataset, i, Preprocessing(square.size, square.fit)))
+                          dataset, i, Preprocessing(frame.size, frame.fit)))
     return DenseInputs(**opened.shared, features=maps, task=_task(maps, dataset, ids, spec),
                        ids=ids)
 

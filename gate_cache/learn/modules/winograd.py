@@ -53,7 +53,8 @@ def convolvable(bucket: torch.Tensor, resolution: Sides | None = None) -> Convol
 
     Parameters
     ----------
-    resolution : side, or (height, width), to which the maps are averaged before, where that is smaller
+    resolution : side, or (height, width), to which the maps are averaged before, where they are
+        finer
     """
     size = Size.of(resolution) if resolution else None
     if bucket.requires_grad:
