@@ -50,7 +50,7 @@ Way = Callable[[dict[str, GroupWriter], list[range]], None]
 class Stub:
     """An extractor whose maps are there already."""
 
-    batch = BATCH
+    batch = coder_batch = BATCH
     model = SimpleNamespace(device=torch.device("cpu"), place=torch.as_tensor)
 
     def __init__(self, dtype: torch.dtype) -> None:
