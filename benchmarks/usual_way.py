@@ -21,6 +21,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
+from gate_cache.core.size import Size
 from gate_cache.diffusion.passes.noise import noise
 from gate_cache.manifest.specs import Combo, Manifest
 
@@ -51,7 +52,7 @@ class UsualWay:
         self._pipe: Any = StableDiffusionPipeline.from_pretrained(
             models / "sd15", dtype=self._dtype, safety_checker=None)
         self._net: Any = ControlNetModel.from_pretrained(models / "canny", dtype=self._dtype)
-        self._size = manifest.model.size or 512
+        self._size = Size.of(manifest.model.size or 512)
         for source in {lora.source for c in manifest.combos.values() for lora in c.lora}:
             self._pipe.load_lora_weights(models, weight_name=source, adapter_name=Path(source).stem)
         self._pipe.disable_lora()
@@ -101,7 +102,7 @@ class UsualWay:
 
     def _read(self, file: Path) -> np.ndarray[Any, Any]:
         image: Any = cv2.imread(str(file), cv2.IMREAD_COLOR_RGB)
-        small = cv2.resize(image, (self._size, self._size), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image, self._size[::-1], interpolation=cv2.INTER_AREA)
         return np.asarray(small)
 
     def _predictor(self, combo: Combo, rgb: np.ndarray[Any, Any],

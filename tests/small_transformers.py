@@ -12,6 +12,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -26,6 +28,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -108,8 +112,22 @@ def write_schnell(folder: Path) -> None:
     write_flux(folder, guided=False)
 
 
+def write_lumina(folder: Path) -> None:
+    """Two queries to a key."""
+    gemma = Gemma2Model(Gemma2Config(
+        vocab_size=40, hidden_size=T5_WIDTH, intermediate_size=32, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=2, num_key_value_heads=1))
+    transformer = Lumina2Transformer2DModel(
+        sample_size=16, in_channels=16, hidden_size=64, num_layers=3, num_refiner_layers=1,
+        num_attention_heads=4, num_kv_heads=2, multiple_of=16, axes_dim_rope=(4, 6, 6),
+        axes_lens=(300, 16, 16), cap_feat_dim=T5_WIDTH)
+    Lumina2Pipeline(transformer, FlowMatchEulerDiscreteScheduler(shift=3.0),
+                    small_vae(16, scaling_factor=0.3611, shift_factor=0.1159), gemma,
+                    t5_tokenizer()).save_pretrained(folder)
+
+
 WRITERS = {"alpha": write_alpha, "sigma": write_sigma, "sd3": write_sd3, "flux": write_flux,
-           "schnell": write_schnell}
+           "schnell": write_schnell, "lumina": write_lumina}
 
 
 def write_transformer(name: str, folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_every_image_and_combo_has_a_page(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("asked, said", [
-    (["--image", "nowhere"], "toy.yaml: 'nowhere' is no image of its data set"),
+    (["--image", "nowhere"], "toy.yaml: 'nowhere' is not an image of its data set"),
     (["--combo", "plan"], r"has no combo 'plan' \(did you mean 'plain'\?\)"),
     (["--token", "horse"], "--token is for attention maps"),
 ])

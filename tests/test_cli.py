@@ -13,6 +13,7 @@ import pytest
 from conftest import PROMPT, WriteManifest
 from marks import marks_of
 
+import gate_cache
 from gate_cache import cli
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.embedded import CONTROLNET
@@ -52,6 +53,10 @@ def test_help_lists_the_commands(gate: Run) -> None:
     for command in ("validate", "plan", "extract", "status", "inspect", "train", "probe", "lora",
                     "caption", "verify", "diff", "prune"):
         assert command in found.out
+
+
+def test_the_version_is_an_option_too(gate: Run) -> None:
+    assert gate("--version").out == gate("version").out == f"{gate_cache.__version__}\n"
 
 
 def test_help_tells_defaults_in_brackets(gate: Run) -> None:

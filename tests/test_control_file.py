@@ -259,7 +259,7 @@ def test_adapters_of_whole_numbers_or_none_are_refused(adapted: Roots) -> None:
 def test_an_encoder_of_another_kind_or_variant_is_refused(adapted: Roots) -> None:
     folder = adapted.models / "encoder"
     (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
-    with pytest.raises(ModelError, match=r"say 'c\.ip_adapter\.variant: fp16'"):
+    with pytest.raises(ModelError, match=r"set 'c\.ip_adapter\.variant: fp16'"):
         fit_adapter(adapted)
     fit_adapter(adapted, variant="fp16")
     config = json.loads((folder / "config.json").read_text())

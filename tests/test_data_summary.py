@@ -138,6 +138,70 @@ def test_what_is_beside_images_is_told(tmp_path: Path) -> None:
     assert [n for n in found.notes if n.startswith("1 image is turned as their EXIF")]
 
 
+def test_a_label_picture_behind_another_is_told(tmp_path: Path) -> None:
+    home = masks(tmp_path, train=[THING], test=[THING])
+    save(home / "own" / "masks" / "train" / "0.tif", THING * 2)
+    found = counted(home, MASKS)
+    assert found.pixels["rare"]["train"] == 0
+    assert [n for n in found.notes if n.startswith("not read: 1 label picture called")]
+
+
+def test_improbable_pairs_are_told(tmp_path: Path) -> None:
+    home = table(tmp_path, """
+        train/cat/a.png,nose,1,1 train/cat/b.png,nose,3,3 test/cat/a.png,nose,2,2""")
+    rows = ("a.png,train/cat/b.png", "a.png,train/cat/b.png", "a.png,train/cat/a.png",
+            "b.png,test/cat/a.png")
+    write(home / "own" / "pairs.csv", "source,target\n"
+          + "".join(f"train/cat/{row}\n" for row in rows))
+    found = counted(home, {**PAIRS, "pairs": "pairs.csv"})
+    assert found.pairs == {"train": 3, "val": 0, "test": 0}
+    assert found.notes[:3] == [
+        "pairs.csv: in no split: 1 of 4 pairs, whose images are in two",
+        "pairs.csv: of an image with itself: 1 pair, whose points are easily found",
+        "pairs.csv: listed again: 1 pair, counted as often"]
+
+
+def test_points_as_shares_of_the_picture_are_told(tmp_path: Path) -> None:
+    shares = "train/a.png,nose,0.4,0.5 train/b.png,nose,0.9,0.1 test/a.png,nose,1,0.2"
+    told = [n for n in counted(table(tmp_path, shares), PAIRS).notes if "first pixel" in n]
+    assert told == ["all points lie in the first pixel of their picture: are they shares of its"
+                    " width and height? x and y are in pixels"]
+    found = counted(table(tmp_path, shares + " test/b.png,nose,1.5,0.2"), PAIRS)
+    assert not [n for n in found.notes if "first pixel" in n]
+
+
+def test_images_in_the_lists_of_several_splits_are_told(tmp_path: Path) -> None:
+    root = TREES["spair"](tmp_path)
+    assert not [n for n in counted(tmp_path, {"name": "spair"}).notes if "several splits" in n]
+    lists = root / "Layout" / "large"
+    write(lists / "val.txt", (lists / "trn.txt").read_text())
+    ends = [re.split("[-:]", line)[1:] for line in (lists / "val.txt").read_text().split()]
+    images = len({(category, i) for *pair, category in ends for i in pair})
+    assert [n for n in counted(tmp_path, {"name": "spair"}).notes if re.match(
+        rf"in the lists of several splits: {images} of \d+ images", n)]
+
+
+def test_a_published_point_outside_its_picture_is_told(tmp_path: Path) -> None:
+    path = TREES["spair"](tmp_path) / "ImageAnnotation" / "cat" / "a.json"
+    data = json.loads(path.read_text())
+    data["kps"]["0"] = [400, 2]
+    write(path, json.dumps(data))
+    found = counted(tmp_path, {"name": "spair"})
+    assert found.points["outside"] == 1
+    assert "1 point outside its picture is not visible (of cat/a.jpg)" in found.notes
+
+
+def test_a_box_of_another_object_is_told(tmp_path: Path) -> None:
+    """Of the two points of the image, (1.5, 2.5) and (2.5, 3.5) or behind them."""
+    path = TREES["spair"](tmp_path) / "ImageAnnotation" / "cat" / "a.json"
+    data = json.loads(path.read_text())
+    write(path, json.dumps({**data, "bndbox": [6, 0, 8, 1]}))
+    found = counted(tmp_path, {"name": "spair"})
+    assert [n for n in found.notes if "box" in n] == [
+        "most points lie outside their object's box in 1 image (cat/a.jpg): is it another"
+        " object's?"]
+
+
 def test_points_and_pairs_are_counted(tmp_path: Path) -> None:
     """Pictures of 8 × 8: three cats of which one lacks the ear, two dogs with no name in common."""
     found = counted(table(tmp_path, """
@@ -230,7 +294,7 @@ def test_reduced_labels_are_a_fault(tmp_path: Path) -> None:
 
 def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
     home = table(tmp_path, "cat/a.png,nose,one,1")
-    with pytest.raises(UserError, match="are no numbers"):
+    with pytest.raises(UserError, match="are not numbers"):
         validate(Workspace(manifest(home, PAIRS), roots(home)))
     home = tmp_path / "other"
     home.mkdir()
@@ -249,7 +313,7 @@ def test_a_malformed_table_is_no_missing_data_set(tmp_path: Path) -> None:
     (lambda home: folder(home, "1.png", "2.png"), FOLDER, "classifier",
      r"1\.png: is in no class folder; .* \(2 files\)"),
     (lambda home: folder(home, "train/cat/1.png", "train/dog/2.png", "test/Dog/3.png"), FOLDER,
-     "classifier", "classes 'Dog', 'dog' differ by case alone"),
+     "classifier", "classes 'Dog', 'dog' differ by case, spaces"),
     (lambda home: table(home, "train/a.png,nose,1,1 train/b.png,ear,1,1 test/a.png,nose,1,1"
                               " test/b.png,nose,1,1"), PAIRS, "nn",
      "split 'train' has 2 pairs of images, and no two have a point of one name"),
@@ -306,6 +370,17 @@ def test_images_without_what_a_combo_wants_of_each_are_told_before_anything_is_p
     with pytest.raises(UserError, match=said):
         extract(Workspace(loaded, roots(tmp_path), "cpu"))
     assert not (tmp_path / "stores").exists()
+
+
+def test_empty_captions_are_told(tmp_path: Path) -> None:
+    folder(tmp_path, "1.png", "2.png")
+    lines = [{"id": f"{i}.png", "sha256": "0" * 64, "caption": c} for i, c in ((1, " "), (2, "x"))]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump({
+        "dataset": FOLDER, "model": {"source": "tiny"}, "conv": {"a": {"prompt": "{caption}"}},
+        "captions": "c.jsonl"}))
+    told = validate(Workspace(load(tmp_path / "m.yaml"), roots(tmp_path))).data
+    assert f"note: {tmp_path}/c.jsonl: empty: 1 caption (1.png)" in told
 
 
 @pytest.mark.parametrize("uneven", [False, True])

@@ -102,6 +102,19 @@ def test_file_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
         ids(tmp_path)
 
 
+def test_a_line_break_in_a_file_name_is_told_before_extraction(tmp_path: Path) -> None:
+    save(tmp_path / "a\nb.png", noise(4, 4))
+    with pytest.raises(DataError, match=r"the file name 'a\\nb\.png' is not UTF-8, or has a line"):
+        ids(tmp_path)
+
+
+def test_files_are_named_once_however_they_are_spelt(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", noise(4, 4))
+    assert [s.id for s in ImageFolder(tmp_path, files=["./a.png"]).samples()] == ["a.png"]
+    with pytest.raises(DataError, match=r"dataset\.files names 'a\.png' 2 times"):
+        ImageFolder(tmp_path, files=["a.png", "./a.png"]).samples()
+
+
 def test_digest_is_of_the_content_alone(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         save(tmp_path / name, noise(4, 4))

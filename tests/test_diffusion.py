@@ -63,7 +63,7 @@ class Edges:
     def __init__(self, edges: np.ndarray[Any, Any]) -> None:
         self.edges = edges
 
-    def kept(self, key: object, rows: list[int], make: Any) -> Any:
+    def cached(self, key: object, rows: list[int], make: Any) -> Any:
         return self.edges[rows]
 
 

@@ -158,7 +158,7 @@ def test_files_that_are_not_read(manifest: WriteManifest, roots: Roots) -> None:
     folder = roots.models / "m"
     write(folder, small("vit"))
     here = work(manifest, roots, size=36)
-    with pytest.raises(ModelError, match="36 is no multiple of 8, which this model needs; try 32"):
+    with pytest.raises(ModelError, match=r"36 is not a multiple of 8, .* needs; try 32"):
         plan(here)
     kept = (folder / "config.json").read_text()
     (folder / "config.json").write_text(json.dumps({**json.loads(kept), "model_type": "vitt"}))

@@ -174,7 +174,7 @@ def test_a_unet_published_alone_takes_the_place_of_the_sources(
     ({"source": "tiny", "unet": "clean.ckpt"}, "model.unet: .*expected a .safetensors file"),
     ({"source": "tiny", "unet": "../clean.safetensors"}, "model.unet: '../clean.safetensors'"),
     ({"source": "tiny", "unet": "part.safetensors"}, "part.safetensors: its weights have 3 down"),
-    ({"source": "tiny", "unet": "other.safetensors"}, "1 tensors are no part of its unet: strange"),
+    ({"source": "tiny", "unet": "other.safetensors"}, "1 tensors are not part of its unet"),
 ])
 def test_a_unet_that_does_not_fit_is_refused(
     unet_file: Path, roots: Roots, manifest: WriteManifest, model: dict[str, Any], said: str,
@@ -304,6 +304,13 @@ def test_what_makes_no_sense_is_refused(manifest: WriteManifest, fields: dict[st
     ({"a": {"prompt": "x", "ensemble": 8}, "b": {"prompt": "x", "ensemble": 8, "seed": 1}},
      "conv.b.seed: 7 of its 8 noises are those of 'a'"),
     ({"a": {"prompt": "the left paw", "mirror": True}}, "conv.a.prompt: says 'left'"),
+    ({"a": {"prompt": "x", "lora": [{"source": "tiny/moderate"},
+                                    {"source": "tiny/overfit", "scale": 0}]}},
+     "conv.a.lora[1].scale: 0, so it has no effect"),
+    ({"a": {"prompt": "x", "controlnet": {"source": "tiny", "scale": 0}}},
+     "conv.a.controlnet.scale: 0, so"),
+    ({"a": {"prompt": "x", "denoise": {"from": 60}, "guidance": {"scale": 2, "negative": "x"}}},
+     "conv.a.guidance: with a scale of 1, or the prompt itself as 'negative', it has no effect"),
 ])
 def test_what_is_improbable_is_told(manifest: WriteManifest, roots: Roots, combos: dict[str, Any],
                                     said: str) -> None:

@@ -444,6 +444,7 @@ def test_other_unets_are_refused(models: Path, tmp_path: Path, name: str, field:
 @pytest.mark.parametrize(("change", "says"), [
     ({"beta_schedule": None}, "has no betas"),
     ({"beta_schedule": "sigmoid"}, "a schedule that is not read"),
+    ({"beta_start": 0.02, "beta_end": 0.0001}, "beta_end: 0.0001, so noise does not grow"),
     ({"prediction_type": "flow"}, "predicts 'flow'; known are epsilon, v_prediction, sample")])
 def test_other_schedules_are_refused(models: Path, tmp_path: Path, change: dict[str, Any],
                                      says: str) -> None:

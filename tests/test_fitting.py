@@ -25,6 +25,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.core.size import Size
 from gate_cache.core.weights import variant_of
 from gate_cache.diffusion.models import fields
+from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.layouts import schedule_of
 from gate_cache.diffusion.models.loading import load
@@ -89,6 +90,20 @@ def refused(home: Roots, manifest: WriteManifest, **given: Any) -> str:
         said.append(str(caught.value))
     assert len(set(said)) == 1 and "\n" not in said[0]
     return said[0]
+
+
+def test_one_lora_by_two_names_is_refused(home: Roots, manifest: WriteManifest) -> None:
+    for name in ("a", "b"):
+        shutil.copy(HOME / "loras/moderate.safetensors", home.models / f"{name}.safetensors")
+    both = [{"source": f"{name}.safetensors"} for name in ("a", "b")]
+    given = {**sections("tiny", c={**HORSE, "lora": both}), "model": {"source": "tiny"}}
+    assert refused(home, manifest, **given).endswith(
+        "c.lora: two of its LoRAs have the same weights; give one, with one scale")
+
+
+def test_a_store_outside_its_root_is_refused(home: Roots, manifest: WriteManifest) -> None:
+    given = {**sections(), "store": {"path": "../a.zarr"}}
+    assert "store.path: '../a.zarr' climbs out" in refused(home, manifest, **given)
 
 
 # ------------------------------------------------------------------------------- configurations
@@ -267,11 +282,11 @@ def test_another_variant_is_named_with_the_field_that_asks_for_it(
                  home.models / "net/diffusion_pytorch_model.safetensors"]:
         path.rename(path.with_suffix(".fp16.safetensors"))
     said = refused(home, manifest, **sections())
-    assert said.endswith("unet: only weights of variant fp16; say 'model.variant: fp16'")
+    assert said.endswith("unet: only weights of variant fp16; set 'model.variant: fp16'")
     given = sections(a={**HORSE, "controlnet": {"source": "net"}})
     given["model"]["variant"] = "fp16"
     said = refused(home, manifest, **given)
-    assert said.endswith("net: only weights of variant fp16; say 'a.controlnet.variant: fp16'")
+    assert said.endswith("net: only weights of variant fp16; set 'a.controlnet.variant: fp16'")
     given["conv"]["a"]["controlnet"]["variant"] = "fp16"
     assert extract(Workspace(manifest(**given), home, "cpu")).rows["a"] == 2
     given["model"]["variant"] = "fp61"
@@ -311,8 +326,12 @@ def test_a_missing_shard_is_named(home: Roots) -> None:
     unet.save_pretrained(folder, max_shard_size="10MB")
     check_parts(files(home))
     gone = sorted(folder.glob("*-00002-of-*"))[0]
-    gone.unlink()
+    gone.rename(home.models / gone.name)
     with pytest.raises(ModelError, match=f"1 of its . weight files not there: {gone.name}"):
+        check_parts(files(home))
+    (home.models / gone.name).rename(gone)
+    next(folder.glob("*.index.json")).unlink()
+    with pytest.raises(ModelError, match=r"no index \(\*\.safetensors\.index\.json\) of its"):
         check_parts(files(home))
 
 

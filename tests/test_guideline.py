@@ -189,8 +189,8 @@ def test_the_command(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("more, said", [
     (["--combo", "plan"], "has no combo 'plan'"),
-    (["--image", "zebra"], "'zebra' is no image of its data set"),
-    (["--strength", 0.01, "--steps", 20], "--steps 20: more than the 10 times of --strength 0.01"),
+    (["--image", "zebra"], "'zebra' is not an image of its data set"),
+    (["--strength", 0.01, "--steps", 20], "more than the 10 timesteps of --strength 0.01"),
 ])
 def test_bad_input_is_a_line(more: list[object], said: str, toy: Toy,
                              monkeypatch: pytest.MonkeyPatch,
@@ -209,4 +209,4 @@ def test_a_model_without_techniques_is_refused(tmp_path: Path, monkeypatch: pyte
         "model": {"source": "ddpm"}, "conv": {"a": {"t": 50}}}))
     roots = Roots(models=tmp_path / "models", stores=tmp_path)
     assert command(monkeypatch, roots, path, "--models", roots.models) == 2
-    assert "a model without text takes no technique" in capsys.readouterr().err
+    assert "a model without text input takes no techniques" in capsys.readouterr().err

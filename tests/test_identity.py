@@ -446,7 +446,7 @@ def test_a_pipe_is_not_opened(path: Path) -> None:
     os.mkfifo(shard)
     waiting = threading.Timer(20, lambda: os._exit(1))
     waiting.start()
-    with pytest.raises(StoreError, match="is no file"):
+    with pytest.raises(StoreError, match="is not a file"):
         FeatureStore.open(path)["plain"]["up0"][0]
     assert not verify(path).sound
     waiting.cancel()

@@ -67,7 +67,7 @@ def test_configurations_alone_are_enough(roots: Roots) -> None:
 
 @pytest.mark.parametrize(("model", "size", "says"), [
     ("nobody/nothing", None, "not on this machine, and not a model whose configurations are built"),
-    ("tiny", 100, "--size: 100 is no multiple of 32"), ("tyni", None, "did you mean 'tiny'")])
+    ("tiny", 100, "--size: 100 is not a multiple of 32"), ("tyni", None, "did you mean 'tiny'")])
 def test_what_cannot_be_described(roots: Roots, model: str, size: int | None, says: str) -> None:
     with pytest.raises(ModelError, match=says) as caught:
         of(model, roots, size)

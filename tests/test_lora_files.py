@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,16 @@ def test_pefts_settings_beside_the_file_count(tiny: Backbone, tmp_path: Path) ->
 
 
 # ---------------------------------------------------------------------------- checked after loading
+
+
+@pytest.mark.parametrize(("factor", "alpha"), [(0, 3.0), (1, 0.0)])
+def test_a_file_that_changes_nothing_is_refused(tiny: Backbone, tmp_path: Path, factor: int,
+                                                alpha: float) -> None:
+    """As kohya's trainers write before the first step: all of ``up`` is zero."""
+    changed = [replace(x, up=factor * x.up)
+               for x in drawn(chosen(tiny, "to_q"), lambda _: 4, lambda _: alpha)]
+    with pytest.raises(ModelError, match=r"a\.safetensors: this LoRA changes nothing"):
+        applied(tiny, kohya(changed).save(tmp_path / "a.safetensors"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

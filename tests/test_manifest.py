@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gate_cache.core.errors import ManifestError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.manifest.yaml_source import MAX_BYTES, MAX_NODES, parse_yaml
 from gate_cache.workspace.workspace import Workspace
 
@@ -105,7 +106,7 @@ def test_duplicate_keys_are_refused(tmp_path: Path, text: str, expected: str) ->
     ("t: 1.5", "t: expected a whole number, got 1.5"),
     ("maps: []", "maps: must not be empty"),
     ("maps: [up0, up0]", "maps: a map is named twice"),
-    ("maps: [attn1]", "maps[0]: 'attn1' is no conv map: up0, up1, …"),
+    ("maps: [attn1]", "maps[0]: 'attn1' is not a map of conv combos: up0, up1, …"),
     ("lora: 3", "lora: expected a list, got 3"),
     ("lora: [3]", "lora[0]: expected a mapping, got 3"),
     ("controlnet: {source: tiny, low: 201}",
@@ -124,14 +125,15 @@ def test_denoise_may_start_exactly_its_steps_above_t(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "expected"), [
-    ("train: {combos: [a, aa]}", "train.combos[1]: 'aa' is no combo of 'conv' (did you mean 'a'?)"),
-    ("train: {baseline: zzz}", "train.baseline: 'zzz' is no combo of 'conv'"),
-    ("train: {attention: a}", "train.attention: 'a' is no combo of 'attention'"),
+    ("train: {combos: [a, aa]}",
+     "train.combos[1]: 'aa' is not a combo of 'conv' (did you mean 'a'?)"),
+    ("train: {baseline: zzz}", "train.baseline: 'zzz' is not a combo of 'conv'"),
+    ("train: {attention: a}", "train.attention: 'a' is not a combo of 'attention'"),
     ("train: {attention_in: bucket}",
      "train.attention_in: there is no combo of 'attention' to put into the bucket"),
     ("attention: {a: {prompt: y}}", "attention.a: this name is also a combo of 'conv'"),
     ("attention: {b: {prompt: y, maps: [up0]}}",
-     "attention.b.maps[0]: 'up0' is no attention map: attn0, attn1, …"),
+     "attention.b.maps[0]: 'up0' is not a map of attention combos: attn0, attn1, …"),
 ])
 def test_sections_are_checked_against_each_other(
     tmp_path: Path, line: str, expected: str,
@@ -364,9 +366,16 @@ def test_hostile_text_is_refused_by_a_manifest_error(text: str) -> None:
         parse_yaml(text, "m.yaml")
 
 
+@pytest.mark.parametrize(("given", "validate"), [
+    ({"steps": 60}, 15), ({"steps": 3}, 1), ({"steps": 500}, 125), ({"steps": 5_000}, 125),
+    ({"steps": 60, "validate_steps": 60}, 60), ({"head": "pixel-mlp", "steps": 1_000}, 250)])
+def test_short_trainings_validate_four_times(given: dict[str, Any], validate: int) -> None:
+    assert TrainSpec.model_validate(given).validate_steps == validate
+
+
 @pytest.mark.parametrize(("given", "steps", "validate"), [
     ({}, 100, 25), ({"head": "nn"}, 100, 25), ({"head": "conv"}, 100, 25),
-    ({"head": "pixel-mlp"}, 10_000, 1_000), ({"head": "pixel-mlp", "steps": 7}, 7, 1_000),
+    ({"head": "pixel-mlp"}, 2_000, 500), ({"head": "pixel-mlp", "steps": 7}, 7, 2),
     ({"head": {"name": "linear", "pool": 1}}, 200, 50),
 ])
 def test_another_head_has_its_own_number_of_steps(given: dict[str, Any], steps: int,

@@ -205,7 +205,7 @@ def test_a_picture_is_called_after_the_run_and_its_trial(
 
 
 @pytest.mark.parametrize("asked, said", [
-    ({"a": "test/aeroplain/00000"}, "is no image of its data set (did you mean"),
+    ({"a": "test/aeroplain/00000"}, "is not an image of its data set (did you mean"),
     ({"a": "aeroplane"}, "fits 6 images"),
     ({"more": ["--combo", "goot"]}, "has no combo 'goot' (did you mean 'good'?)"),
     ({"more": ["--combo", "new"]}, "'new' is not extracted yet; run 'gate-cache extract'"),

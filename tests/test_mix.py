@@ -8,22 +8,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from safetensors.torch import load_file
+from sklearn.decomposition import PCA
 from small_encoders import small
 from small_encoders import write as write_encoder
 
 from gate_cache.analysis.describe import of_combo, of_run
 from gate_cache.analysis.match import match_images
 from gate_cache.analysis.probe import ProbeOptions, probe
-from gate_cache.core.errors import ManifestError, StoreError
+from gate_cache.core.errors import ManifestError, StoreError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.bucket_maps import Joining
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
-from gate_cache.learn.mixing.amalgamator import Projection
+from gate_cache.learn.mixing.projection import PrincipalComponents, Projection
+from gate_cache.manifest.heads import head_names
 from gate_cache.manifest.load import load
 from gate_cache.store.reader import FeatureStore
+from gate_cache.training.evaluate import evaluate
 from gate_cache.training.features import joining_of
+from gate_cache.training.inputs import open_any
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 
@@ -150,12 +155,78 @@ def test_every_head_is_trained_on_both(head: str, mix: Any, width: int, roots: R
     work = open_work(roots, tmp_path, head=spec, mix=mix, steps=2, validate_steps=2, batch=2,
                      hidden=8)
     done = train(work, tmp_path / "run")
-    from safetensors.torch import load_file
-
     weights = load_file(done.run / "gate-best.safetensors")
     assert ("projection.weight" in weights) == bool(width)
     if width:
         assert len(weights["projection.weight"]) == width
+
+
+def test_principal_components_are_sklearns_of_each_model() -> None:
+    g = torch.Generator().manual_seed(0)
+    vectors = torch.zeros(50, 4, 12)
+    vectors[:, :2, :7] = torch.randn(50, 2, 7, generator=g) * torch.arange(1.0, 8) + 3
+    vectors[:, 2, 7:] = torch.randn(50, 5, generator=g) - 1
+    vectors[:, 3, 4:7] = torch.randn(50, 3, generator=g)  # one that lacks some of the first's
+    found = PrincipalComponents(12, 3)
+    found.fit(vectors)
+    for combos, channels in (([0, 1, 3], slice(0, 7)), ([2], slice(7, 12))):
+        values = vectors[:, combos, channels].flatten(0, 1).double().numpy()
+        by_sklearn = PCA(3).fit(values).transform(values)
+        torch.testing.assert_close(found(vectors)[:, combos].flatten(0, 1),
+                                   torch.from_numpy(by_sklearn).float(), rtol=1e-4, atol=1e-4)
+    again = PrincipalComponents(12, 3)
+    again.load_state_dict(found.state_dict())
+    maps = vectors[..., None, None].expand(-1, -1, -1, 2, 3)
+    torch.testing.assert_close(again(maps)[..., 1, 2], found(vectors))
+    with pytest.raises(UserError, match="6 components of 5 channels in 50 places; give at most 5"):
+        PrincipalComponents(12, 6).fit(vectors)
+
+
+HEADS = ("nn", "conv", "conv-released", "classifier", "linear", "knn", "pixel-mlp", "pixel-linear",
+         "pixel-knn", "upernet")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_given_shares_after_unit_length(head: str, roots: Roots,
+                                                      tmp_path: Path) -> None:
+    """What `feed` gives it: of one model times its share, of the other as it was."""
+    assert set(head_names()) == set(HEADS)
+
+    def given(mix: Any) -> list[torch.Tensor]:
+        study = open_any(open_work(roots, tmp_path, head=head, mix=mix, batch=2))
+        batch = next(iter(study.task.feed([study.task.items()[:2]])))
+        return list(batch.levels) if head == "upernet" else [batch.conv]
+
+    for plain, shared, raw in zip(given("concat"), given({"shares": {"vit": 0.25}}),
+                                  given({"unit": False}), strict=True):
+        torch.testing.assert_close(shared[:, 2], plain[:, 2] / 4)
+        assert torch.equal(shared[:, :2], plain[:, :2]) and not torch.equal(raw, plain)
+        if head not in ("classifier", "linear", "knn"):  # of which means are given
+            assert float(plain.flatten(3).norm(dim=2).max() if plain.dim() > 3
+                         else plain.norm(dim=2).max()) < 1.001
+
+
+@pytest.mark.parametrize("head", ["nn", "pixel-mlp", "linear"])
+def test_components_are_found_on_train_and_kept_in_a_run(head: str, roots: Roots,
+                                                         tmp_path: Path) -> None:
+    spec = {"name": head, **({"members": 2} if head == "pixel-mlp" else {})}
+    work = open_work(roots, tmp_path, head=spec, mix={"pca": 8}, steps=2, validate_steps=2,
+                     batch=2, hidden=8)
+    study = open_any(work)
+    model = study.gate(work.manifest.train)
+    examples = torch.cat([v.cpu() for v in study.task.examples(
+        list(study.members["train"]), 64)]).double()
+    for combos in ([0, 1], [2]):
+        values = examples[:, combos].flatten(0, 1)
+        own = values.any(0)
+        expected = PCA(8, svd_solver="full").fit(values[:, own].numpy()).components_
+        torch.testing.assert_close(model.projection.weight[:, own],
+                                   torch.from_numpy(expected).float(), rtol=1e-3, atol=1e-4)
+    done = train(work, tmp_path / "run")
+    weights = load_file(done.run / "gate-best.safetensors")
+    assert torch.equal(weights["projection.weight"], model.projection.weight)
+    trained = next(v for title, v in done.scores.items() if title.startswith("GATE"))
+    assert evaluate(work, done.run).values == pytest.approx(trained)
 
 
 def test_the_whole_path(roots: Roots, tmp_path: Path) -> None:
@@ -190,9 +261,12 @@ def test_what_is_refused(roots: Roots, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"need the same maps, these have: a: up1 .*; v: layer1"
                        r" 32×8×8, layer2 32×8×8; 'mix: concat' below 'train' joins"):
         train(open_work(roots, tmp_path, head="nn"), tmp_path / "run")
-    with pytest.raises(ManifestError, match=r"'vitt' is no model .*\(did you mean 'vit'\?\)"):
+    with pytest.raises(ManifestError, match=r"'vitt' is not a model .*\(did you mean 'vit'\?\)"):
         train(open_work(roots, tmp_path, head="nn", mix={"shares": {"vitt": 1.0}}),
               tmp_path / "run")
-    with pytest.raises(ManifestError, match="head 'upernet' projects every map itself"):
-        open_work(roots, tmp_path, head="upernet", mix={"projection": 8})
+    for kind in ("projection", "pca"):
+        with pytest.raises(ManifestError, match="head 'upernet' projects every map itself"):
+            open_work(roots, tmp_path, head="upernet", mix={kind: 8})
+    with pytest.raises(ManifestError, match="gives projection and pca; give one of them"):
+        open_work(roots, tmp_path, head="nn", mix={"projection": 8, "pca": 8})
     assert not (tmp_path / "run").exists()

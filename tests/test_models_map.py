@@ -86,6 +86,14 @@ def test_plan_status_and_validate_tell_models_apart(both: Workspace, home: Roots
     assert not any("weights of sd" in n for n in state.notes)
 
 
+def test_messages_name_the_model_as_the_manifest_does(both: Workspace, home: Roots) -> None:
+    models = {n: m.model_copy(update={"sources": ["../gone"]}) if n == "pixels" else m
+              for n, m in both.manifest.models.items()}
+    wrong = both.with_manifest(models=models)
+    with pytest.raises(UserError, match=r"^models\.pixels\.source: "):
+        plan(wrong)
+
+
 def test_what_reads_one_model_says_which_combos_are_of_which(both: Workspace) -> None:
     with pytest.raises(UserError, match=r"are of 2 models \(sd, pixels\); this reads one"):
         with_combos(both, chosen_combos(both, []))
@@ -97,7 +105,7 @@ def test_what_reads_one_model_says_which_combos_are_of_which(both: Workspace) ->
 
 @pytest.mark.parametrize(("sections", "says"), [
     ({"conv": {**COMBOS, "c": {"model": "pixel", "t": 1}}},
-     "conv.c.model: 'pixel' is no model of this manifest (did you mean 'pixels'?)"),
+     "conv.c.model: 'pixel' is not a model of this manifest (did you mean 'pixels'?)"),
     ({"conv": {**COMBOS, "c": {"model": ["pixels"]}}}, "conv.c.model: expected text, got a list"),
     ({"conv": {**COMBOS, "c": {**COMBOS["a"], "model": "sd"}}}, "conv.c: has the same settings as"),
     ({"conv": {"a": COMBOS["a"]}}, "models.pixels: no combo is of this model; leave it out, or"),

@@ -115,6 +115,8 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path: Path, secti
     ("name: ade20k, val: 1.0", r"dataset\.val: must be less than 1"),
     ("name: bedroom-28, rot: x", r"unknown field \(did you mean 'root'\?\)"),
     ("name: masks, root: x, classes: []", r"dataset\.classes: must not be empty"),
+    ("name: masks, root: x, classes: ['']", r"dataset\.classes\[0\]: must not be empty"),
+    ("name: folder, root: x, labels: {1.png: ''}", r"labels\.1\.png: must not be empty"),
 ])
 def test_sections_are_checked(tmp_path: Path, section: str, reason: str) -> None:
     (tmp_path / "m.yaml").write_text(MANIFEST % section)
@@ -240,11 +242,23 @@ def test_values_say_what_labels_and_colours_mean(tmp_path: Path) -> None:
     assert data.classes == ("thing",)
     np.testing.assert_array_equal(data.mask("00.jpg"), np.where(OBJECT == 1, 0, IGNORED))
     for values, reason in (({"#0000ff": "ground"}, "colour #ff0000 at x = 3, y = 2 .*'#ff0000'"),
-                           ({"red": "ground"}, "'red' is no label"),
+                           ({"red": "ground"}, "'red' is not a label"),
+                           ({-1: "ground"}, "'-1' is not a label: expected whole .* 0 … 65535"),
+                           ({65536: "ground"}, "'65536' is not a label"),
                            ({0: "thin"}, r"'thin' is none .*did you mean 'thing'")):
         with pytest.raises(DataError, match=reason):
             wrong = one_mask(tmp_path, coloured, values=values)
             wrong.mask(ids(wrong)[0])
+
+
+@pytest.mark.parametrize(("section", "hint"), [
+    ({"classes": ["a", "a"]}, "class 'a' is named twice, in dataset.classes"),
+    ({"classes": None, "values": {0: "a", 1: "b"}, "ignore": 1}, "1: 'b', but dataset.ignore"),
+    ({"classes": None, "values": {"#0000ff": "a", "#0000FF": "b"}}, "#0000FF: 'b', but"),
+])
+def test_labels_that_mean_two_things_are_refused(tmp_path: Path, section: Any, hint: str) -> None:
+    with pytest.raises(DataError, match=hint):
+        one_mask(tmp_path, OBJECT, **section).samples()
 
 
 @pytest.mark.parametrize(("pixels", "section", "hint"), [
@@ -252,7 +266,7 @@ def test_values_say_what_labels_and_colours_mean(tmp_path: Path) -> None:
     (OBJECT + 1, {}, r"dataset.values: \{1: …, 2: …\}"),
     (OBJECT * 200, {}, "which class each label is in dataset.values"),
     (OBJECT * 255, {"ignore": "none"}, "dataset.ignore: 255 if it does not count"),
-    (OBJECT[:6], {}, "6 × 8 labels for an image of 8 × 8"),
+    (OBJECT[:6], {}, "6 × 8 labels for an image of 8 × 8 .*; make them as large as the upright"),
     (np.where(OBJECT[..., None] == 1, RED, BLUE), {}, r"dataset.values, as in \{'#ff0000': car"),
 ])
 def test_labels_of_no_class_are_named_with_the_way_out(tmp_path: Path, pixels: Any,
@@ -331,7 +345,7 @@ def test_listed_pairs_across_splits_are_in_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "reason"), [
     ("image,point,x\n", r"no column 'y'; expected image, point, x, y"),
     (HEAD, "no points; expected"),
-    (HEAD + "cat/a.png,nose,one,2\n", r":2: x = 'one', y = '2' are no numbers"),
+    (HEAD + "cat/a.png,nose,one,2\n", r":2: x = 'one', y = '2' are not numbers"),
     (HEAD + "cat/a.png,nose,nan,2\n", ":2: no 'x', and there is the other"),
     (HEAD + "cat/a.png,nose,1\n", ":2: no 'y'"),
     (HEAD + "cat/a.png,nose,1,2\ncat/a.png,nose,1,2\n", ":3: .*has a point 'nose' already"),

@@ -195,7 +195,7 @@ def test_many_images_fill_several_sheets(home: Path, tmp_path: Path,
 @pytest.mark.parametrize("run, manifest, more, said", [
     ("none", "upernet", [], "holds no finished training"),
     ("nn", "upernet", [], "was trained with head 'nn', which predicts no masks"),
-    ("upernet", "upernet", ["--image", "zebra"], "'zebra' is no image of its data set"),
+    ("upernet", "upernet", ["--image", "zebra"], "'zebra' is not an image of its data set"),
     ("upernet", "folder", [], "has no masks, and head 'upernet' needs them"),
 ])
 def test_bad_input_is_a_line(run: str, manifest: str, more: list[str], said: str, home: Path,

@@ -83,6 +83,19 @@ def test_manifest_is_sound_and_counts_the_images_of_a_small_tree(
     assert first.shapes["up1"] == (1280, 32, 32)
 
 
+@pytest.mark.parametrize(("name", "images"), [("spair", 1_800), ("cifar-10", 60_000)])
+def test_a_plan_needs_no_data_set_that_is_published(tmp_path: Path, name: str, images: int) -> None:
+    work = Workspace(load(MANIFESTS / f"{name}.yaml"), Roots(
+        tmp_path, tmp_path / "models", tmp_path / "stores", tmp_path / "runs"))
+    found = plan(work)
+    assert found.images == images and found.unet_passes == images * found.pieces.unet_passes
+    assert any(n.startswith(f"the data set is not here yet: counted as about {images:,} images")
+               for n in found.notes)
+    (tmp_path / str(work.manifest.dataset.root)).mkdir()  # there, and something is wrong with it
+    with pytest.raises(DataError):
+        plan(work)
+
+
 @pytest.mark.parametrize("name", ["spair", "horse-21"])
 def test_paper_and_released_code_differ_where_the_docs_say(tmp_path: Path, name: str) -> None:
     """One pass at t = 50 for features with ControlNet, or eleven from 61 to 51."""
@@ -264,7 +277,7 @@ def test_a_name_in_a_list_cannot_climb_out(tmp_path: Path) -> None:
     path = TREES["spair"](tmp_path) / "Layout" / "large" / "val.txt"
     for line in ("000001-../../x-a:cat", "000001-a-b:..", "000001-a-b:cat/.."):
         write(path, f"{line}\n")
-        with pytest.raises(DataError, match=r"val\.txt:1: .* is no pair"):
+        with pytest.raises(DataError, match=r"val\.txt:1: .* is not a pair"):
             opened(tmp_path, name="spair").samples()
 
 
@@ -312,7 +325,7 @@ def test_missing_file_of_a_listed_image_is_named(tmp_path: Path, name: str, kind
 def test_spair_missing_list_and_strange_lines_are_named(tmp_path: Path) -> None:
     path = TREES["spair"](tmp_path) / "Layout" / "large" / "val.txt"
     write(path, "000001-a-b:cat\nnonsense\n")
-    with pytest.raises(DataError, match=r"val\.txt:2: 'nonsense' is no pair; expected 000001-"):
+    with pytest.raises(DataError, match=r"val\.txt:2: 'nonsense' is not a pair; expected 000001-"):
         opened(tmp_path, name="spair").samples()
     path.unlink()
     with pytest.raises(DataError, match=r"val\.txt: not found; expected SPair-71k"):
@@ -512,6 +525,7 @@ def test_scarce_labels_of_another_size_are_brought_to_the_images(tmp_path: Path)
     (np.zeros((2, 2, 3)), r"shape \(2, 2, 3\)"), (np.full((8, 8), 0.5), "not whole"),
     (np.array([["x"]]), "invalid literal"), (np.array([[{}]], dtype=object), "allow_pickle"),
     (np.full((8, 8), -1), "label -1"),
+    (np.zeros((4, 8)), r"4 × 8 labels for an image of 8 × 8 \(height × width\): of another shape"),
 ])
 def test_scarce_tables_that_are_no_labels_are_named(
     tmp_path: Path, values: Any, reason: str,

@@ -330,10 +330,10 @@ def test_a_creation_whose_answer_is_lost_is_known_as_ours(path: Place,
 
 def test_a_prefix_that_is_no_store_is_left_alone(path: Place) -> None:
     open_folder(path).write("notes.txt", [b"mine"])
-    with pytest.raises(StoreError, match="is no store"), writing(path):
+    with pytest.raises(StoreError, match="is not a store"), writing(path):
         pass
     assert open_folder(path).read("notes.txt") == b"mine"
-    with pytest.raises(StoreError, match="no gate-cache store"):
+    with pytest.raises(StoreError, match="not a gate-cache store"):
         FeatureStore.open(path)
 
 

@@ -352,7 +352,7 @@ def test_a_folder_of_an_earlier_version_has_a_report_too(made: dict[str, Made],
 
 
 @pytest.mark.parametrize(("files", "said"), [
-    ({}, "is no run's folder"),
+    ({}, "is not a run's folder"),
     ({"config.json": "{}"}, "is not finished; run the same command again with --out"),
     ({"sweep.json": "{}"}, "is not finished; run the same command again to resume"),
     ({"config.json": "{}", "metrics.json": "[]"}, "cannot be read"),

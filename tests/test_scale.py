@@ -148,7 +148,7 @@ def test_a_plan_is_what_lands_on_the_disk(manifest: WriteManifest, roots: Roots)
     ("100GB", 10**11), ("1.5 TB", 15 * 10**11), ("7", 7), (None, None)])
 def test_sizes_are_read(text: str | None, size: int | None) -> None:
     assert parse_size(text) == size
-    with pytest.raises(UserError, match="'many' is no size; write one as 500GB"):
+    with pytest.raises(UserError, match="'many' is not a size; write one as 500GB"):
         parse_size("many")
 
 

@@ -195,8 +195,8 @@ def test_the_command(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("more, said", [
     (["--combo", "plan"], "has no combo 'plan' (did you mean 'plain'?)"),
-    (["--image", "zebra"], "'zebra' is no image of its data set"),
-    (["--anchor-t", 50], "--anchor-t 50: the anchor is to have shifted most"),
+    (["--image", "zebra"], "'zebra' is not an image of its data set"),
+    (["--anchor-t", 50], "--anchor-t 50: the anchor needs a larger t"),
 ])
 def test_bad_input_is_a_line(more: list[object], said: str, toy: Toy,
                              monkeypatch: pytest.MonkeyPatch,

@@ -110,10 +110,10 @@ def test_what_a_manifest_may_not_say(model: Any, line: str, manifest: WriteManif
 
 
 @pytest.mark.parametrize(("model", "line"), [
-    ({"size": [64, 100]}, "model.size: 100 is no multiple of 32"),
+    ({"size": [64, 100]}, "model.size: 100 is not a multiple of 32"),
     ({"size": [64, 128], "tiles": {"size": 96, "overlap": 0}}, "a tile 96; give a larger"),
     ({"size": 64, "tiles": {"size": 64, "overlap": 0}}, "give a larger model.size, or leave"),
-    ({"size": 128, "tiles": {"size": 64, "overlap": 20}}, "overlap: 20 is no multiple of 32"),
+    ({"size": 128, "tiles": {"size": 64, "overlap": 20}}, "overlap: 20 is not a multiple of 32"),
     ({"size": 128, "tiles": {"size": 64, "overlap": 64}}, "it must be less than a side")])
 def test_what_a_model_does_not_take(model: Any, line: str) -> None:
     with pytest.raises(ModelError) as caught:

@@ -360,7 +360,7 @@ def test_commands(store: FeatureStore, target: Path, hub: HubServer, tmp_path: P
     ids.write_text("horse/02.jpg\n\nhorse/04.jpg\n")
     code, said = run("push", str(store.path), "hf://datasets/me/maps", "--images", str(ids),
                      "--combos", "plain", "--maps", "up0, up1")
-    assert code == 0 and "2 images, 1 groups: copied 1 blocks" in said
+    assert code == 0 and "2 images, 1 group: copied 1 block" in said
     assert b"# maps" in hub.repos["me/maps"]["README.md"]
     code, said = run("pull", "hf://datasets/me/maps", str(target), "--images", "1")
     assert code == 0 and FeatureStore.open(target).samples.ids == ("horse/02.jpg",)

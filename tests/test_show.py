@@ -131,8 +131,16 @@ def test_what_is_asked_for_is_shown(source: ShownImages) -> None:
     assert [word for word, _ in found.attention["attn"]] == ["a"]
 
 
+def test_words_that_are_left_out_are_counted(source: ShownImages) -> None:
+    name = source.store.samples[2]
+    (few,), (asked,) = (show(source, [name], ["attn"], words) for words in ([], ["a"]))
+    shown = [word for word, _ in few.attention["attn"]]
+    assert f"{len(shown)} of " in few.about["attn"] and "--token WORD" in few.about["attn"]
+    assert all(len(word) >= 3 for word in shown) and "--token" not in asked.about["attn"]
+
+
 @pytest.mark.parametrize("asked, said", [
-    ({"images": ["nowhere"]}, "'nowhere' is no image of this store"),
+    ({"images": ["nowhere"]}, "'nowhere' is not an image of this store"),
     ({"images": ["train"]}, "'train' fits 4 images"),
     ({"combos": ["plan"]}, "did you mean 'plain'"),
     ({"tokens": ["hose"]}, "its prompt has no word 'hose'"),

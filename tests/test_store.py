@@ -295,7 +295,7 @@ def test_another_data_sets_store_is_refused(path: Path, full: FeatureStore) -> N
 def test_a_folder_that_is_no_store_is_left_alone(path: Path, name: str) -> None:
     (path / name).parent.mkdir(parents=True)
     (path / name).write_text("mine")
-    with pytest.raises(StoreError, match="is no store"), writing(path):
+    with pytest.raises(StoreError, match="is not a store"), writing(path):
         pass
     assert (path / name).read_text() == "mine"
 
@@ -303,9 +303,9 @@ def test_a_folder_that_is_no_store_is_left_alone(path: Path, name: str) -> None:
 def test_a_file_is_no_store(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("mine")
-    with pytest.raises(StoreError, match="is no store"), writing(path):
+    with pytest.raises(StoreError, match="is not a store"), writing(path):
         pass
-    with pytest.raises(StoreError, match="no gate-cache store"):
+    with pytest.raises(StoreError, match="not a gate-cache store"):
         FeatureStore.open(path)
 
 
@@ -353,7 +353,7 @@ def test_a_newer_format_is_refused(path: Path, full: FeatureStore) -> None:
 def test_what_is_no_store_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such store"):
         FeatureStore.open(tmp_path / "none.zarr")
-    with pytest.raises(StoreError, match="no gate-cache store"):
+    with pytest.raises(StoreError, match="not a gate-cache store"):
         FeatureStore.open(tmp_path)
     zarr.open_group(tmp_path / "other.zarr", mode="w")
     with pytest.raises(StoreError, match="not a gate-cache store"):

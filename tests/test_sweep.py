@@ -402,7 +402,7 @@ def test_one_order_for_several_seeds() -> None:
     ("grid: {gamma1: [-1, 0.1]}", r"trial gamma1=-1: .*train\.gamma1: must be at least 0"),
     ("grid: {gama1: [0.1]}", r"unknown field 'gama1'|did you mean 'gamma1'"),
     ("grid: {gamma1: []}", r"grid\.gamma1: must not be empty"),
-    ("grid: {combos: [[nope]]}", "'nope' is no combo of 'conv'"),
+    ("grid: {combos: [[nope]]}", "'nope' is not a combo of 'conv'"),
     ("girds: {}", "did you mean 'grid'"),
     ("- 1", "expected a mapping"),
     ("grid: {seed: 3}", "expected a list"),

@@ -75,7 +75,7 @@ def test_cocos_flags_are_read_where_there_is_a_2(tmp_path: Path) -> None:
     text = TABLE.replace("2.5,3,1", "2.5,3,2").replace("2,4.25,1", "2,4.25,2")
     data = tree(tmp_path, text)
     assert points(data) == {"cat/1.png": [(2.5, 3.0), None], "cat/2.png": [(2.0, 4.25), None]}
-    assert any("1 points hidden" in note for note in data.notes())
+    assert any("1 point hidden" in note for note in data.notes())
 
 
 def test_a_corner_counts_where_the_table_says_so(tmp_path: Path) -> None:
@@ -94,16 +94,18 @@ def test_names_that_are_numbers_are_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "reason"), [
-    (TABLE.replace("2.5", "inf"), ":2: x = 'inf', y = '3' are no numbers"),
+    (TABLE.replace("2.5", "inf"), ":2: x = 'inf', y = '3' are not numbers"),
     (TABLE.replace("2.5", "1_0"), ":2: x = '1_0'"),
-    (TABLE.replace("2.5", "1e400"), ":2: x = '1e400', y = '3' are no numbers; leave both empty"),
+    (TABLE.replace("2.5", "1e400"), ":2: x = '1e400', y = '3' are not numbers; leave both empty"),
     (TABLE.replace("cat/1.png,nose", "cat/1.png,nan"), ":2: no 'point'"),
-    (TABLE.replace("cat/1.png,nose", "cat/\0.png,nose"), r":2: 'cat/\\x00.png' is no path"),
+    (TABLE.replace("cat/1.png,nose", "cat/\0.png,nose"), r":2: 'cat/\\x00.png' is not a path"),
     (TABLE.replace("2.5,3,1", "2.5"), ":2: no 'y', and there is the other"),
     (TABLE.replace("2.5,3,1", "2.5,3,1,more"), r":2: 6 values in 5 columns \('more'"),
     (TABLE.replace("visible", "x"), "two columns 'x'"),
     (TABLE.replace("3,1\n", "3,3\n"), ":2: visible is '3', expected 1 or 0, or COCO's"),
     (TABLE.replace("cat/2.png,nose", "cat/2.png,Nose"), "'Nose', 'nose', which differ by case"),
+    (TABLE.replace("cat/1.png,nose", "cat/1.png,n\u00e9z")
+     .replace("cat/2.png,nose", "cat/2.png,ne\u0301z"), "coding of accents alone"),
     (TABLE.encode("latin-1").replace(b"nose", b"n\xe4se"), "not UTF-8"),
     (TABLE + "cat/9.png,nose,1,1,1\ncat/8.png,nose,1,1,1\n",
      r"8\.png: image not found \(and 1 more"),

@@ -171,7 +171,7 @@ def test_tokens_of_an_image_that_is_no_square_are_laid_out_by_its_sides() -> Non
     with tapped(model, [spec], aspect=0.5) as taps:
         model["a"](x)
         assert torch.equal(taps.take()["a"], x.mT.reshape(1, 3, 2, 4))
-    with pytest.raises(ModelError, match="8 tokens are no map"), tapped(model, [spec], 1.2) as taps:
+    with pytest.raises(ModelError, match="8 tokens are not a"), tapped(model, [spec], 1.2) as taps:
         model["a"](x)
         taps.take()
 

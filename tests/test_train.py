@@ -36,11 +36,11 @@ from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.report.html.record import read_record
 from gate_cache.store.format.encodings import Encoding
 from gate_cache.store.format.layout import blocks_of
-from gate_cache.store.format.samples import NewSample
+from gate_cache.store.format.samples import NewSample, Samples
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
 from gate_cache.training import train as train_module
-from gate_cache.training.inputs import TrainingInputs
+from gate_cache.training.inputs import TrainingInputs, repeats
 from gate_cache.training.run_folder import RunDirectory, new_run
 from gate_cache.training.train import TrainedRun, train
 from gate_cache.workspace.lookup import find_combo
@@ -367,6 +367,20 @@ def test_no_image_is_in_two_splits() -> None:
                 for s in COUNTS]
     assert [len(c) for c in contents] == [16, 8, 8]
     assert len(set().union(*contents)) == 32
+
+
+def test_contents_of_training_images_in_another_split_are_told() -> None:
+    """Of the three test images, the first and the last have the content of training images."""
+    splits: dict[str, Split] = {"a": "train", "b": "train", "c": "val", "d": "test", "e": "test",
+                                "f": "test"}
+    digests = [digit * 64 for digit in "012031"]
+    store = SimpleNamespace(samples=Samples(list(splits), digests, np.ones((6, 2), np.int32)))
+    opened: Any = SimpleNamespace(shared={"store": store},
+                                  rows={i: row for row, i in enumerate(splits)})
+    dataset: Any = SimpleNamespace(split_of=splits.__getitem__)
+    assert list(repeats(dataset, opened)) == [
+        "with the content of training images: 2 of the 3 of split 'test', so results there are not"
+        " of unseen images alone"]
 
 
 # What is learnt

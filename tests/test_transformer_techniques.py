@@ -216,7 +216,7 @@ class OneImage:
     def from_folder(self, _folder: str, _rows: Any) -> np.ndarray:
         return self.image[None]
 
-    def kept(self, _key: object, rows: Any, make: Any) -> Any:
+    def cached(self, _key: object, rows: Any, make: Any) -> Any:
         return make(rows)
 
 

@@ -28,7 +28,7 @@ from gate_cache.diffusion.models.sources import ModelFiles, assumed
 from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.reads import without_massive
-from gate_cache.diffusion.passes.recipes import combo_maps
+from gate_cache.diffusion.passes.recipes import combo_maps, plan_combos
 from gate_cache.diffusion.techniques.denoise import ddim
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.layers import layers
@@ -41,7 +41,7 @@ from gate_cache.workspace.workspace import Workspace
 
 PROTOCOLS = sorted((Path(__file__).parents[1] / "manifests/protocols").glob("*.yaml"))
 CPU, PROMPT = torch.device("cpu"), "a red horse"
-TOKENS = {"alpha": 120, "sigma": 300, "sd3": 333, "flux": 512, "schnell": 256}
+TOKENS = {"alpha": 120, "sigma": 300, "sd3": 333, "flux": 512, "schnell": 256, "lumina": 256}
 SIDE = 8
 """Of the latents, so that an image is 4×4 tokens."""
 
@@ -116,7 +116,7 @@ def one_step(pipe: Any, name: str, x: torch.Tensor, **more: Any) -> tuple[Any, i
     if name in ("alpha", "sigma"):
         more |= {"use_resolution_binning": False, "clean_caption": False}
         latents = x
-    elif name == "sd3":
+    elif name in ("sd3", "lumina"):
         latents = x
     else:
         latents = pipe._pack_latents(x, *x.shape)
@@ -131,6 +131,7 @@ def expected_map(name: str, seen: Seen) -> torch.Tensor:
     """A map by the documented grammar alone, from what plain hooks have seen."""
     blocks, number, what, *rest = name.split(".")
     path = f"{'single_' if blocks == 'single' else ''}transformer_blocks.{number}"
+    path = path if path in seen.outputs else f"layers.{number}"  # of Lumina 2
     if rest and rest[0] in "qkv":
         own = "attn1" if f"{path}.attn1" in seen.outputs else "attn"
         tokens = seen.outputs[f"{path}.{own}.to_{rest[0]}"]
@@ -143,6 +144,7 @@ def expected_map(name: str, seen: Seen) -> torch.Tensor:
     else:
         output = seen.outputs[path]
         tokens = output[1] if isinstance(output, tuple) else output
+    tokens = tokens[:, -SIDE * SIDE // 4:]  # behind Lumina's text
     assert what == "img"
     return tokens.mT.reshape(len(tokens), -1, SIDE // 2, SIDE // 2)
 
@@ -153,6 +155,13 @@ def expected_attention(seen: Seen, name: str, family: str) -> torch.Tensor:
     SD3 has the image's tokens first in its sequence, FLUX the text's; PixArt the text's alone.
     """
     count, cells = TOKENS[family], SIDE * SIDE // 4
+    if family == "lumina":
+        query, key, _ = [a for a in seen.attended if a[0].shape[2] > max(count - 200, cells)][
+            int(name.split(".")[1]) - 3]
+        weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(1)
+        weights = weights[:, -cells:, :-cells]
+        weights = torch.nn.functional.pad(weights, (0, count - weights.shape[-1]))
+        return weights.mT.reshape(len(weights), count, SIDE // 2, SIDE // 2)
     joint = [(q, k, m) for q, k, m in seen.attended
              if k.shape[2] == (count if family in ("alpha", "sigma") else count + cells)]
     blocks, number, _ = name.split(".")
@@ -184,12 +193,28 @@ def test_every_map_is_that_of_the_pipelines_own_modules(
     output = seen.outputs[""][0]
     if name in ("flux", "schnell"):
         output = pipe._unpack_latents(output, SIDE, SIDE, 1)
+    output = -output if name == "lumina" else output  # which predicts the other way round
     torch.testing.assert_close(plain, output[:, :family.latent_channels], rtol=1e-4, atol=1e-5)
     for spec in specs:
         assert tuple(found[spec.name].shape[1:]) == spec.shape(2 * SIDE, TOKENS[name])
         wanted = expected_attention(seen, spec.name, name) if spec.kind == "attention" else \
             expected_map(spec.name, seen)
         torch.testing.assert_close(found[spec.name], wanted, rtol=1e-4, atol=1e-5, msg=spec.name)
+
+
+def test_texts_of_several_lengths_in_a_pass_of_lumina(models: Path) -> None:
+    """Whose images lie at other places of the sequences, and are not attended from padding."""
+    model, family = opened(models, "lumina"), ModelFiles("lumina", models / "lumina").family
+    x, specs = torch.randn(2, 16, SIDE, SIDE), [*family.maps, *family.more]
+    texts = [model.embed(prompt) for prompt in ("a", "a red horse")]
+    with tapped(model.unet, specs) as taps:
+        model.predict(x, 300, Text.joined(texts))
+        both = taps.take()
+        for i, text in enumerate(texts):
+            model.predict(x[i : i + 1], 300, text)
+            for name, alone in taps.take().items():
+                torch.testing.assert_close(both[name][i : i + 1], alone, rtol=1e-3, atol=1e-4)
+    assert all(float(v.sum(1).max()) <= 1 for k, v in both.items() if k.endswith(".text"))
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -224,7 +249,7 @@ def test_channels_that_are_massive_in_the_raw_tokens_are_zeroed_image_by_image()
     assert torch.equal(without_massive(values, raw), expected)
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux", "schnell"])
+@pytest.mark.parametrize("name", ["sd3", "flux", "schnell", "lumina"])
 def test_noise_is_the_schedulers_own(models: Path, name: str) -> None:
     """SD 3: σ = 3s / (1 + 2s); FLUX dev's shift depends on sampling, so there is none."""
     model = opened(models, name)
@@ -240,6 +265,26 @@ def test_noise_is_the_schedulers_own(models: Path, name: str) -> None:
         x, velocity = model.noised(x0, eps, t), eps - x0
         torch.testing.assert_close(model.as_clean(velocity, x, t), x0, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model.as_epsilon(velocity, x, t), eps, rtol=1e-4, atol=1e-4)
+
+
+def test_fluxs_time_is_rounded_as_in_its_pipeline(models: Path, manifest: WriteManifest,
+                                                  roots: Roots) -> None:
+    """261 is no number of bfloat16: it becomes 260, and 0.261 would become 262 thousandths."""
+    model: Any = load(ModelFiles("flux", models / "flux"), CPU, torch.bfloat16)
+    pipe = pipeline_of(models, "flux").to(torch.bfloat16)
+    pipe.scheduler.register_to_config(use_dynamic_shifting=False)
+    pipe.scheduler.set_shift(1.0)
+    x, times = torch.randn(1, 16, SIDE, SIDE), []
+    for transformer in (pipe.transformer, model.unet):
+        transformer.register_forward_pre_hook(
+            lambda _m, _a, kwargs: times.append(kwargs["timestep"]), with_kwargs=True)
+    one_step(pipe, "flux", x.bfloat16(), sigmas=[0.261])
+    model.predict(x, 260, model.embed(PROMPT))
+    assert torch.equal(*times) and float(1000 * times[0]) == 260
+    recipes = [plan_combos(manifest(model={"source": "flux", "dtype": dtype}, attention={}, conv={
+        "a": {"prompt": "a"}}).manifest, ModelFiles("flux", models / "flux"), roots)[0].recipe
+        for dtype in ("float32", "bfloat16")]
+    assert [r.get("time") for r in recipes] == [None, "rounded"]
 
 
 def test_a_denoising_step_is_eulers(models: Path) -> None:
@@ -418,7 +463,8 @@ def check_row(store: FeatureStore, model: Backbone) -> None:
     ("stabilityai/stable-diffusion-3-medium-diffusers", "transformer.12", 1536, 333, 3072),
     ("stabilityai/stable-diffusion-3.5-large", "transformer.19", 2432, 333, 3072),
     ("black-forest-labs/FLUX.1-dev", "single.9", 3072, 512, None),
-    ("black-forest-labs/FLUX.1-schnell", "single.9", 3072, 256, None)])
+    ("black-forest-labs/FLUX.1-schnell", "single.9", 3072, 256, None),
+    ("Alpha-VLLM/Lumina-Image-2.0", "transformer.13", 2304, 256, 8192)])
 def test_published_models_are_planned_without_their_files(
         manifest: WriteManifest, roots: Roots, hub: str, block: str, width: int, tokens: int,
         largest: int | None) -> None:
@@ -438,7 +484,7 @@ def test_published_models_are_planned_without_their_files(
 @pytest.mark.parametrize(("name", "gigabytes"), [
     ("sd-1.5", 1.7), ("sd-2.1", 1.7), ("sdxl-base", 5.1),
     ("pixart-alpha", 1.2), ("pixart-sigma", 1.2), ("sd-3", 4.2), ("sd-3.5-medium", 4.9),
-    ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("ddpm-256", 0.2)])
+    ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("lumina-2", 5.2), ("ddpm-256", 0.2)])
 def test_published_configurations_are_of_models_as_large_as_the_docs_say(
         name: str, gigabytes: float) -> None:
     """Parameters and buffers in bfloat16, of the classes without memory."""

@@ -111,7 +111,7 @@ def test_labels_are_learnt(home: Path, store: FeatureStore, tmp_path: Path) -> N
     assert done.head == "classifier" and sum(s["images"] for s in done.splits.values()) == COUNT
     assert len(done.scores) == 4
     assert all(values.keys() == {"accuracy", "class accuracy"} for values in done.scores.values())
-    with pytest.raises(DataError, match=r"1 images that are not there, such as '2\.png'"):
+    with pytest.raises(DataError, match=r"1 image not there, such as '2\.png'"):
         gate_cache.train(store, {**labels, "2.png": "high"}, run=tmp_path / "other")
 
 

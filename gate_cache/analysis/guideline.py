@@ -144,12 +144,12 @@ def guideline(work: Workspace, how: Img2Img, selection: Selection) -> Guideline:
     need_whole(work)
     chosen = distinct(chosen_combos(work, selection.combos))
     if how.steps > how.start:
-        raise UserError(f"--steps {how.steps}: more than the {how.start} times of --strength"
-                        f" {how.strength:g}")
+        raise UserError(f"--steps {how.steps}: more than the {how.start} timesteps of"
+                        f" --strength {how.strength:g}")
     files = with_combos(work, chosen).model()
     if not files.family.text:
-        raise UserError(f"{files.source}: a model without text takes no technique, so there is no"
-                        " Img2Img to compare its own with")
+        raise UserError(f"{files.source}: a model without text input takes no techniques, so there"
+                        " is nothing to compare")
     dataset, ids = selection.of(work, IMAGES)
     prompt = PROMPT if selection.prompt is None else selection.prompt
     combos = {f"@{REFERENCE}": plain(files, prompt), **chosen}

@@ -204,10 +204,8 @@ def _points(study: TrainingInputs, settings: ProbeOptions, work: Workspace) -> P
     features = _features(study)
     models = [f.under(NearestNeighbour(), study.device) for f in features]
     task = CorrespondenceTask(study.features, {}, study.task.matching)
-    units: list[list[Units]] = [[] for _ in models]
-    for part in _watched(work.progress, "matching", pairs, "pairs"):
-        for counts, matches in zip(units, task.match(models, part), strict=True):
-            counts.append(matches.items().units)
+    task.show = work.progress
+    units = [matched.items().units for matched in task.match(models, pairs)]
     return ProbeTable("correspondence", "nn", SELECTED, measured(study), "pairs", len(pairs), 0,
                       _ranked(features, units, share,
                                np.array([(p.pair.source, p.pair.target) for p in pairs], np.str_)))
@@ -231,10 +229,7 @@ def _labels(study: DenseInputs, settings: ProbeOptions, work: Workspace) -> Prob
               for f in features]
     for (model,) in _watched(work.progress, f"solving {settings.probe}", models, "features", 1):
         solve(model, task)
-    units: list[list[Units]] = [[] for _ in models]
-    for part in _watched(work.progress, "judging", judged, "images"):
-        for counts, scores in zip(units, task.of({"val": part}).judge(models, "val"), strict=True):
-            counts.append(scores.items.units)
+    units = [scores.items.units for scores in task.judge(models, "val")]
     name, metric = ("classification", _accuracy) if whole else ("segmentation", mean_iou)
     return ProbeTable(name, settings.probe, study.select, measured(study), "images", len(judged),
                       len(train), _ranked(features, units, metric))
@@ -269,10 +264,9 @@ def _watched(show: Progress, label: str, items: Sequence[Any], unit: str,
             bar.advance(len(items[part]))
 
 
-def _ranked(features: Sequence[_Feature], units: Sequence[Sequence[Units]],
-            metric: Metric, ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
+def _ranked(features: Sequence[_Feature], counts: Sequence[Units], metric: Metric,
+            ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
     """Rows, the best first, each compared with it over the same images, or pairs of `ids`."""
-    counts = [np.concatenate(parts) for parts in units]
     values = [metric(table.sum(0)) for table in counts]
     order = sorted(range(len(values)), key=lambda i: -values[i])
     best = counts[order[0]]

@@ -102,8 +102,8 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
     alike = {_plain_name(c): c for c in chosen.values()}
     latest = max(c.t for c in chosen.values())
     if latest >= anchor_t:
-        raise UserError(f"--anchor-t {anchor_t}: the anchor is to have shifted most, and a combo is"
-                        f" read at t = {latest}; say more, up to {T_MAX}")
+        raise UserError(f"--anchor-t {anchor_t}: the anchor needs a larger t than every combo, and"
+                        f" one has t = {latest}; give more, up to {T_MAX}")
     every = {REFERENCE: plain(files, prompt), ANCHOR: plain(files, prompt, t=anchor_t),
              **{name: plain(files, prompt, **_read(c)) for name, c in alike.items()},
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},

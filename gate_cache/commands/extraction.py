@@ -52,7 +52,7 @@ def _batch(given: str | None) -> int | Literal["auto"] | None:
     if given in (None, "auto"):
         return given  # type: ignore[return-value]
     if not (given.isdecimal() and int(given)):
-        raise UserError(f"--batch {given}: is to be a number from 1 on, or auto")
+        raise UserError(f"--batch {given}: expected a whole number from 1 on, or auto")
     return int(given)
 
 
@@ -63,7 +63,7 @@ def lora(manifest: ManifestPath,
          save_at: Annotated[str | None, typer.Option(
              help="Earlier steps whose LoRAs to keep too, as in 500,1000.")] = None,
          images: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 30,
-         rank: Annotated[int, typer.Option(min=1)] = 64,
+         rank: Annotated[int, typer.Option(min=1, help="Rank of the LoRA.")] = 64,
          alpha: Annotated[float, typer.Option(help="Scales the LoRA by alpha / rank.")] = 32.0,
          lr: Annotated[float, typer.Option(min=0, help="Learning rate of the UNet.")] = 1e-4,
          text_lr: Annotated[float, typer.Option(

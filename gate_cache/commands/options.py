@@ -76,6 +76,7 @@ Pictures = Annotated[Machine, "data", "stores", "outside"]
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command as typer takes it: options in the place of its parameter of type `Machine`."""
+    command = interruptible("run the same command again")(command)
     hints = get_type_hints(command, include_extras=True)
     where = next((n for n, h in hints.items() if get_origin(h) is Annotated
                   and h.__origin__ is Machine), None)
@@ -118,7 +119,7 @@ def parse_size(text: str | None) -> int | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text.strip())
     if not match:
-        raise UserError(f"'{text}' is no size; write one as 500GB or 2TB")
+        raise UserError(f"'{text}' is not a size; write one as 500GB or 2TB")
     return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 

@@ -15,7 +15,6 @@ from gate_cache.commands.options import (
     ManifestPath,
     RunPath,
     Trial,
-    interruptible,
     print_result,
     refuse,
 )
@@ -131,9 +130,8 @@ def score(manifest: ManifestPath, combo: Combos = None, image: Chosen = None,
     from gate_cache.report.figures.show import beside
 
     work = on.open(manifest)
-    with interruptible("nothing was written"):
-        scores = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
-                              anchor_t=anchor_t, own=own)
+    scores = score_combos(work, Selection(combo or [], image or [], images, prompt, batch),
+                          anchor_t=anchor_t, own=own)
     path = draw_scores(scores, out or beside(work.store_path))
     print_result(scores, show_scores, as_json, picture=path)
 
@@ -154,8 +152,7 @@ def guideline(manifest: ManifestPath, combo: Combos = None, image: Chosen = None
     from gate_cache.report.figures.show import beside
 
     work = on.open(manifest)
-    with interruptible("nothing was written"):
-        results = stage(work, Img2Img(strength, steps, seeds),
-                        Selection(combo or [], image or [], images, prompt, batch))
+    results = stage(work, Img2Img(strength, steps, seeds),
+                    Selection(combo or [], image or [], images, prompt, batch))
     path = draw_guideline(results, out or beside(work.store_path))
     print_result(results, show_guideline, as_json, picture=path)

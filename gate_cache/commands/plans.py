@@ -58,7 +58,7 @@ def plan(manifest: ManifestPath,
          disk: Annotated[str | None, typer.Option(
              help="Room for the store, such as 100GB or 2TB [what is free].")] = None,
          rate: Annotated[float | None, typer.Option(
-             min=1e-9, help="UNet passes per second, to estimate hours.")] = None,
+             min=1e-9, help="Model passes per second, to estimate hours.")] = None,
          measure: Annotated[bool, typer.Option(
              "--measure", help="Run one batch of every combo, to estimate hours.")] = False,
          on: Computes = HERE, as_json: Json = False) -> None:

@@ -99,7 +99,7 @@ def verify(target: Annotated[str, typer.Argument(help="A store, or a manifest fo
         from gate_cache.extraction.recompute import recompute as compare
 
         if repair or not is_manifest(place):
-            raise UserError("--recompute needs the manifest, and goes without --repair:"
+            raise UserError("--recompute needs the manifest, and excludes --repair:"
                             " gate-cache verify MANIFEST --recompute 8")
         again = compare(on.open(place), recompute, seed=seed, tolerance=tolerance)
         print_result(again, show_recomputed, as_json, equal=again.equal, agrees=again.agrees)
@@ -155,7 +155,7 @@ def push(store: Annotated[str, typer.Argument(help="The store.")],
 
     target = parse_place(url)
     if not isinstance(target, Url):
-        raise UserError(f"{url}: is no URL; to copy to a folder: gate-cache pull {store} {url}")
+        raise UserError(f"{url}: is not a URL; to copy to a folder: gate-cache pull {store} {url}")
     _copy(parse_place(store), target, (combos, maps, images), as_json)
     write_card(target)
 

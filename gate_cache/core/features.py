@@ -150,7 +150,7 @@ class Family:
         for side in Size.of(size):
             if side % self.size_multiple:
                 near = max(round(side / self.size_multiple), 1) * self.size_multiple
-                raise ModelError(f"{place}: {side} is no multiple of {self.size_multiple}, which"
+                raise ModelError(f"{place}: {side} is not a multiple of {self.size_multiple}, which"
                                  f" this model needs; try {near}")
         return Size.of(size)
 

@@ -49,8 +49,11 @@ def read_header(path: Path) -> Header:
         end = 8 + length + max((int(t["data_offsets"][1]) for t in data.values()), default=0)
     except ModelError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path}: not a safetensors file ({type(error).__name__})") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ModelError(f"{path}: not a safetensors file"
+                         f"{' (it is empty)' if not size else ''}; fetch it again") from None
     if size < end:
         raise ModelError(f"{path}: cut off: {size} of {end} bytes; fetch it again")
     return Header(shapes, {str(k): str(v) for k, v in dict(metadata or {}).items()}, whole)

@@ -43,7 +43,7 @@ def weight_files(folder: Path, variant: str | None, field: str = "model.variant"
         return paths
     others = sorted({of for of in variants.values() if of})
     if others:
-        raise ModelError(f"{folder}: only weights of variant {listed(others)}; say '{field}:"
+        raise ModelError(f"{folder}: only weights of variant {listed(others)}; set '{field}:"
                          f" {others[0]}'")
     if "" in variants.values():
         raise ModelError(f"{folder}: no weights of variant '{variant}', only some without a"
@@ -56,9 +56,13 @@ def weight_files(folder: Path, variant: str | None, field: str = "model.variant"
 
 
 def _check_shards(folder: Path, paths: list[Path], variant: str | None) -> None:
-    """Refuse a folder without some of the files that its index names."""
+    """Refuse a folder without some of the files that its index names, or without an index."""
     end = f".index.{variant}.json" if variant else ".index.json"
-    for index in folder.glob(f"*.safetensors{end}"):
+    indexes = list(folder.glob(f"*.safetensors{end}"))
+    if not indexes and all("-of-" in p.name for p in paths):
+        raise ModelError(f"{folder}: no index (*.safetensors{end}) of its {len(paths)} weight"
+                         " files; fetch it again")
+    for index in indexes:
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

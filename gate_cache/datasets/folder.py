@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -52,12 +53,13 @@ class ImageFolder(ImageFiles):
         return images_below(self.root) if self.files is None else self._named(self.files)
 
     def _named(self, files: Sequence[str]) -> tuple[list[str], dict[str, int]]:
-        for name, times in Counter(files).items():
+        names = [posixpath.normpath(name) for name in files]
+        for name, times in Counter(names).items():
             if times > 1:
                 raise DataError(f"{self.root}: dataset.files names '{name}' {times} times")
             if not self.path(name).is_file():
                 raise DataError(f"{self.path(name)}: not found, but dataset.files names it")
-        return list(files), {}
+        return names, {}
 
     @cached_property
     def _tree(self) -> Tree:
@@ -88,7 +90,7 @@ class ImageFolder(ImageFiles):
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, sorted."""
-        return tuple(sorted({name for name in self._class_of.values() if name}))
+        return tuple(sorted({name for name in self._class_of.values() if name is not None}))
 
     def label(self, sample_id: str) -> int:
         """The class of an image; a `NoClass` where it lies in no class folder."""

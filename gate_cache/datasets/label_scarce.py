@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import walk
 from gate_cache.datasets.common.labelled import LabelledImages, class_names, plain_table
@@ -67,11 +68,18 @@ class LabelScarce(LabelledImages):
         return plain_table(len(self.classes))
 
     def labels(self, sample_id: str) -> npt.NDArray[np.int64]:
-        """(H, W) labels; those of another size than the image are resized to it."""
+        """(H, W) labels; those of another size than the image, and its shape, are resized to it."""
         from gate_cache.datasets.common.images import read_array, resize_labels
 
-        size, labels = self.size(sample_id), read_array(self.label_file(sample_id))
-        return labels if labels.shape == size else resize_labels(labels, size)
+        path, (height, width) = self.label_file(sample_id), self.size(sample_id)
+        labels = read_array(path)
+        if labels.shape == (height, width):
+            return labels
+        h, w = labels.shape
+        if abs(h * width - w * height) > max(h, w, height, width):  # by more than rounding makes
+            raise DataError(f"{path}: {h} × {w} labels for an image of {height} × {width} (height ×"
+                            " width): of another shape; are they turned, or another image's?")
+        return resize_labels(labels, (height, width))
 
     def listed(self) -> tuple[list[str], list[str]]:
         ids = self._folder("train") + self._folder("test")

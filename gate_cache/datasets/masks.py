@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from gate_cache.core.errors import DataError, counted, did_you_mean, listed
 from gate_cache.datasets.common.base import IGNORED, Split
 from gate_cache.datasets.common.files import read_text, walk
-from gate_cache.datasets.common.labelled import LabelledImages, distinct
+from gate_cache.datasets.common.labelled import HIGHEST, LabelledImages, distinct
 from gate_cache.datasets.common.splits import SplitRule, Tree
 from gate_cache.datasets.folder import images_below
 from gate_cache.manifest.dataset_specs import MasksSpec
@@ -64,15 +65,19 @@ class Values:
             if name is not None and name not in classes:
                 raise DataError(f"dataset.values: {label}: '{name}' is none of the classes"
                                 f"{did_you_mean(name, classes)}")
-            by_label[self._number(label)] = IGNORED if name is None else classes.index(name)
+            number = self._number(label)
+            if name is not None and number in by_label:
+                raise DataError(f"dataset.values: {label}: '{name}', but dataset.ignore, or another"
+                                " spelling of it, says otherwise; remove one of them")
+            by_label[number] = IGNORED if name is None else classes.index(name)
         return by_label
 
     def _number(self, label: int | str | None) -> int:
-        if isinstance(label, int) and not self.colours:
+        if isinstance(label, int) and not self.colours and 0 <= label <= HIGHEST:
             return label
         if not isinstance(label, str) or not _COLOUR.fullmatch(label):
-            raise DataError(f"dataset.values: '{label}' is no label: expected whole numbers, or"
-                            " colours as in '#ff0000' for all of them")
+            raise DataError(f"dataset.values: '{label}' is not a label: expected whole numbers"
+                            f" of 0 … {HIGHEST}, or colours as in '#ff0000' for all of them")
         return int(label[1:], 16)
 
 
@@ -129,7 +134,12 @@ class Masks(LabelledImages):
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]
         if self.named is None and self.values.classes:
             return self.values.classes
-        return tuple(self.named) if self.named is not None else self._listed_classes()
+        names = tuple(self.named) if self.named is not None else self._listed_classes()
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise DataError(f"{self.root}: class '{twice[0]}' is named twice, in dataset.classes or"
+                            " classes.txt; give each label a name of its own, or set in"
+                            " dataset.values which labels are one class")
+        return names
 
     def _listed_classes(self) -> tuple[str, ...]:
         path = self.root / "classes.txt"
@@ -151,9 +161,12 @@ class Masks(LabelledImages):
 
     def _walked(self) -> dict[str, str]:
         """Label pictures below their folder, by path without suffix; .png comes first."""
-        paths = walk(self.root / self.parts[1], frozenset(SUFFIXES))
-        ranked = sorted(paths, key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
+        ranked = sorted(self._label_pictures(),
+                        key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
         return {os.path.splitext(n)[0]: n for n in ranked}
+
+    def _label_pictures(self) -> list[str]:
+        return walk(self.root / self.parts[1], frozenset(SUFFIXES))
 
     def hint(self, sample_id: str) -> str:
         """Which files there are instead."""
@@ -173,9 +186,9 @@ class Masks(LabelledImages):
     def to_mask(self, sample_id: str, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """(H, W) class of every pixel; a label of none is named, with what it may mean."""
         if self._binary == "unclear":
-            raise DataError(f"{self.root / self.parts[1]}: no label picture has another label than"
-                            " 0 and 255, and 255 does not count unless you set dataset.values:"
-                            " {0: background, 255: object} (or ignore: 255)")
+            raise DataError(f"{self.root / self.parts[1]}: all labels are 0 or 255, and 255 is"
+                            " ignored unless you set dataset.values: {0: background, 255: object}"
+                            " (or ignore: 255)")
         try:
             return super().to_mask(sample_id, labels)
         except DataError as error:
@@ -186,10 +199,14 @@ class Masks(LabelledImages):
 
     def notes(self) -> list[str]:
         """How 255 is read, and label pictures without an image."""
-        lone = len(set(self._pictures) - {os.path.splitext(s.id)[0] for s in self.samples()})
+        stems = {os.path.splitext(s.id)[0] for s in self.samples()}
+        lone = len(set(self._pictures) - stems)
+        twins = len(self._label_pictures()) - len(self._pictures)
         return [*([f"all label pictures are black and white: 255 is read as '{self.classes[1]}'"]
                   if self._binary == "object" else []),
-                *([f"without an image: {counted(lone, 'label picture')}"] if lone else [])]
+                *([f"without an image: {counted(lone, 'label picture')}"] if lone else []),
+                *([f"not read: {counted(twins, 'label picture')} called as another but for the"
+                   f" suffix ({', '.join(SUFFIXES)}: the first counts)"] if twins else [])]
 
     def passed_over(self) -> dict[str, int]:
         return self._images[1]

@@ -8,6 +8,7 @@ which is the image's own folder (train, val or test apart). Without a table of p
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 from gate_cache.core.errors import DataError, counted, did_you_mean, listed
 from gate_cache.datasets.common.base import SPLITS, Keypoints, Pair, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder, passed_over
-from gate_cache.datasets.common.listed_pairs import PairsWithin
+from gate_cache.datasets.common.listed_pairs import PairsWithin, notes_on
 from gate_cache.datasets.common.splits import BY_FOLDER, SplitRule, Tree, parent_of
 from gate_cache.datasets.common.tables import EMPTY, Row, inside, number, read_csv, whole
 
@@ -81,18 +82,21 @@ def raise_all(wrong: Sequence[str]) -> None:
 
 
 def refuse_alike(path: Path, category: str, names: Iterable[str]) -> None:
-    """Raise where names of a category's points differ by case alone."""
-    for group in same_but_case(names):
-        alike = listed(f"'{n}'" for n in sorted(group))
-        raise DataError(f"{path}: category '{category}' has the points {alike}, which differ by"
-                        " case alone; spell them alike")
+    """Raise where names of a category's points look alike."""
+    for group in alike(names):
+        raise DataError(f"{path}: category '{category}' has the points"
+                        f" {listed(map(repr, sorted(group)))}, which differ by {LOOKS}; spell them"
+                        " alike")
 
 
-def same_but_case(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ by case alone."""
+LOOKS = "case, spaces or the coding of accents alone"
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ by no more than `LOOKS`."""
     groups = defaultdict[str, list[str]](list)
     for name in names:
-        groups[name.casefold()].append(name)
+        groups[" ".join(unicodedata.normalize("NFC", name).casefold().split())].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -116,7 +120,7 @@ def _place(place: str, row: Row) -> tuple[float | None, float | None]:
     try:
         x, y = map(number, texts)
     except ValueError:
-        raise DataError(f"{place}: x = '{texts[0]}', y = '{texts[1]}' are no numbers; leave both"
+        raise DataError(f"{place}: x = '{texts[0]}', y = '{texts[1]}' are not numbers; leave both"
                         " empty where there is no point") from None
     if (x is None) != (y is None):
         raise DataError(f"{place}: no '{'x' if x is None else 'y'}', and there is the other")
@@ -197,9 +201,16 @@ class Pairs(ImageFiles):
         return {category: list(names) for category, names in by_category.items()}
 
     def notes(self) -> list[str]:
-        """What of the table does not count, a line for each kind."""
-        return [f"{self.tables[0].name}: {counted(count, 'point')} {why}"
-                for why, count in sorted(self._table.odd.items()) if count]
+        """What of the tables does not count, or is improbable, a line for each kind."""
+        lines = [f"{self.tables[0].name}: {counted(count, 'point')} {why}"
+                 for why, count in sorted(self._table.odd.items()) if count]
+        if self.tables[1] is None:
+            return lines
+        name, pairs = self.tables[1].name, self._listed
+        if apart := sum(self.split_of(p.source) != self.split_of(p.target) for p in pairs):
+            lines.append(f"{name}: in no split: {apart} of {counted(len(pairs), 'pair')}, whose"
+                         " images are in two")
+        return [*lines, *notes_on(name, pairs)]
 
     def passed_over(self) -> dict[str, int]:
         own = {t.relative_to(self.root).as_posix() for t in self.tables if t}

@@ -80,7 +80,7 @@ class SPair(ListedPairs):
 def _pair(path: Path, number: int, line: str) -> Pair:
     match = _PAIR.fullmatch(line.strip())
     if not match:
-        raise DataError(f"{path}:{number}: '{line[:60]}' is no pair;"
+        raise DataError(f"{path}:{number}: '{line[:60]}' is not a pair;"
                         " expected 000001-<source>-<target>:<category>")
     category = match["category"]
     return Pair(f"{category}/{match['source']}.jpg", f"{category}/{match['target']}.jpg", category)
@@ -101,9 +101,11 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
     stated = int(data["image_height"]), int(data["image_width"])
     if stated != size:
         raise DataError(f"{path}: is of an image of {stated[1]} × {stated[0]}, and the file has"
-                        f" {size[1]} × {size[0]} (width × height): points and image do not fit")
-    centres = np.minimum(xy + 0.5, size[::-1])
-    return Keypoints(centres, within(xy, size), check_box(path, box, size), size)
+                        f" {size[1]} × {size[0]} (width × height): the annotation is of"
+                        " another image")
+    visible = within(xy, size)
+    centres = np.where(visible[:, None], np.minimum(xy + 0.5, size[::-1]), xy)
+    return Keypoints(centres, visible, check_box(path, box, size), size)
 
 
 def _finite(numbers: Any, count: int) -> npt.NDArray[np.float64]:

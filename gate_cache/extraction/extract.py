@@ -184,7 +184,7 @@ class _Rounds(ExitStack):
             show.say(f"note: {note}")
         show.say(f"loading {self._files.source}")
         run = self.enter_context(self._elsewhere(spread) if spread else self._here(order, plans))
-        self._task = self.enter_context(show.task("extracting", rows, "rows"))
+        self._task = self.enter_context(show.task("extracting", rows, "feature sets"))
         return run
 
     @contextmanager

@@ -174,7 +174,7 @@ class BlockInputs:
         def read(missing: list[int]) -> Iterable[Pixels]:
             return self._readers.map(self._source.image, missing)
 
-        return np.asarray(self.kept("images", rows, read))
+        return np.asarray(self.cached("images", rows, read))
 
     def masks(self, rows: Sequence[int]) -> npt.NDArray[np.bool_]:
         """(N, H, W) bool: the pixels that are the image's, not padding."""
@@ -184,7 +184,7 @@ class BlockInputs:
         """As `images`, of a folder's files."""
         return np.stack(list(self._readers.map(partial(self._source.from_folder, folder), rows)))
 
-    def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
+    def cached(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
         """Arrays, or tensors, made once a row, (N, …)."""
         missing = list(dict.fromkeys(r for r in rows if (key, r) not in self._kept))
         if missing:

@@ -71,6 +71,10 @@ def validate(work: Workspace) -> Validated:
     remarks = list[str]()
     dataset = open_dataset(manifest.dataset, roots)
     try:
+        roots.store(work.loaded.store_path, "store.path")
+    except UserError as error:
+        wrong.append(str(error))
+    try:
         ids = [s.id for s in dataset.samples()]
     except UserError as error:
         there = Path(getattr(dataset, "root", "")).is_dir()
@@ -130,6 +134,9 @@ def sample_problems(manifest: Manifest, roots: Roots,
         captions = read_captions(roots.below("data", manifest.captions, "captions"))
         wrong += _lacking([i for i in ids if i not in captions], f"{captions.path}: ",
                           " has no caption; run 'gate-cache caption'")
+        if blank := [i for i in ids if i in captions and not captions[i].strip()]:
+            notes.append(f"{captions.path}: empty: {counted(len(blank), 'caption')}"
+                         f" ({listed(blank, 3)})")
         strange = sorted(captions.keys() - set(ids))
         notes += [f"{captions.path}: {counted(len(strange), 'caption is', 'captions are')} of no"
                   f" image ({listed(strange, 3)})"] if strange else []

@@ -25,6 +25,8 @@ GROUP = "gate_cache.datasets"
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 """A share of a split's images, from 0 up to but not including 1."""
+Name = Annotated[str, Field(min_length=1)]
+"""Of a class."""
 
 
 class Shared(Spec):
@@ -135,7 +137,7 @@ class FolderSpec(OwnTree):
     name: Literal["folder"]
     root: str
     files: list[str] | None = Field(None, min_length=1)
-    labels: dict[str, str] | None = Field(None, min_length=1)
+    labels: dict[str, Name] | None = Field(None, min_length=1)
     val: Share = 0.0
     test: Share = 0.0
 
@@ -147,8 +149,8 @@ class MasksSpec(OwnTree):
     root: str
     images: str = "images"
     masks: str = "masks"
-    classes: list[str] | None = Field(None, min_length=1, max_length=255)
-    values: dict[int | str, str | None] | None = Field(None, min_length=1)
+    classes: list[Name] | None = Field(None, min_length=1, max_length=255)
+    values: dict[int | str, Name | None] | None = Field(None, min_length=1)
     ignore: Annotated[int, Field(ge=0, le=65535)] | Literal["none"] | None = None
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gate_cache.core.errors import TOLD, UserError, did_you_mean
@@ -67,7 +67,29 @@ class PooledSpec(HeadSpec):
                       " of an image is averaged; 1: one mean a map")
 
 
-class PixelSpec(HeadSpec):
+UPSAMPLERS, JOINT_BILATERAL = "gate_cache.upsamplers", "joint-bilateral"
+"""Entry points that name other packages' up-samplers; and our own one."""
+
+
+def _known_upsampler(name: str | None) -> str | None:
+    known = [JOINT_BILATERAL, *installed(UPSAMPLERS)]
+    if name is not None and name not in known:
+        raise PydanticCustomError(TOLD, f"no up-sampler '{name}'{did_you_mean(name, known)}; there"
+                                  f" are {', '.join(known)} (entry points '{UPSAMPLERS}')")
+    return name
+
+
+class DenseSpec(HeadSpec):
+    """Options of heads that predict masks."""
+
+    upsampler: Annotated[str | None, AfterValidator(_known_upsampler)] = Field(
+        None, description="what makes maps sharper by the picture as they are read"
+        " (joint-bilateral, or another package's) [they are interpolated]")
+    upsampled: int = Field(2, ge=2, le=16, description="times as many cells a side behind the"
+                           " up-sampler")
+
+
+class PixelSpec(DenseSpec):
     """Options of heads that are trained on single pixels."""
 
     extra: list[str] | None = Field(None, min_length=1, description="combos that are concatenated"
@@ -112,11 +134,11 @@ TASKS: dict[str, HeadTask] = {
         "key points", "pairs", "PCK in original-image pixels; radius = α × longer side of image or"
         " box", CorrespondenceSpec, ("resolution", "matching", "standardise", "temperature",
                                       "pose_align")),
-    "segmentation": HeadTask("masks", "images", _IOU, HeadSpec),
+    "segmentation": HeadTask("masks", "images", _IOU, DenseSpec, ("upsampler", "upsampled")),
     "pixels": HeadTask(
         "masks", "pixels", f"{_IOU}; mIoU/ddpm-segmentation: at 256 × 256, with what is predicted"
         " where labels are ignored, and 0 for a class that is nowhere", PixelSpec,
-        ("extra", "sampling", "min_pixels", "reservoir_mb")),
+        ("extra", "sampling", "min_pixels", "reservoir_mb", "upsampler", "upsampled")),
     "classification": HeadTask(
         "classes of images", "images",
         "top-1 accuracy; class accuracy is the mean over classes", HeadSpec, ("pool",)),

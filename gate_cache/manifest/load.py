@@ -21,7 +21,7 @@ from gate_cache.manifest.heads import PixelSpec, head_of, option_names
 from gate_cache.manifest.problems import explain
 from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest
 from gate_cache.manifest.store_specs import StoreSpec
-from gate_cache.manifest.train_spec import COUNTS, FLAT, head_name, told
+from gate_cache.manifest.train_spec import COUNTS, FLAT, head_name, old_spellings
 from gate_cache.manifest.yaml_source import Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -115,7 +115,7 @@ def _defaults(head: str) -> Mapping[str, Any]:
 def _tell_old(path: Path, lines: dict[Place, int], train: dict[str, Any],
               overrides: dict[str, Any]) -> None:
     """Warn of each spelling of the first release, in the file or `overrides`; once a process."""
-    for field, text in told(train).items():
+    for field, text in old_spellings(train).items():
         place: Place = ("train", field)
         line = f"{dotted(place)}: {text}" if field in overrides else _line(path, lines, place, text)
         warnings.warn(line, OldSpelling, stacklevel=1)
@@ -171,7 +171,7 @@ def _check_models(data: dict[str, Any]) -> list[Problem]:
     known = dict(_items(models))
     named = {place: model for place, combo in combos.items()
              if isinstance(model := combo.get("model") or next(iter(known), ""), str)}
-    problems += [((*place, "model"), f"'{model}' is no model of this manifest"
+    problems += [((*place, "model"), f"'{model}' is not a model of this manifest"
                   f"{did_you_mean(model, known)}")
                  for place, model in named.items() if model not in ("", *known)]
     used = set(named.values())
@@ -237,7 +237,7 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
     for i, name in enumerate(combo.maps or ()):
         if re.fullmatch(rf"{other}\d", name) or not re.fullmatch(r"[a-z]\w*(\.\w+)*", name):
             problems.append(((*place, "maps", i),
-                             f"'{name}' is no {place[0]} map: {mine}0, {mine}1, …"))
+                             f"'{name}' is not a map of {place[0]} combos: {mine}0, {mine}1, …"))
     return problems
 
 
@@ -271,7 +271,7 @@ def _check_train(manifest: Manifest) -> list[Problem]:
     references["train", "baseline"] = train.baseline
     for place, name in references.items():
         if name is not None and name not in manifest.conv:
-            problems.append((place, f"'{name}' is no combo of 'conv'"
+            problems.append((place, f"'{name}' is not a combo of 'conv'"
                              f"{did_you_mean(name, manifest.conv)}"))
     if train.combos and len(set(train.combos)) < len(train.combos):
         problems.append((("train", "combos"), "a combo is named twice"))
@@ -280,11 +280,8 @@ def _check_train(manifest: Manifest) -> list[Problem]:
                   " amalgamated or concatenated") for i, name in enumerate(extra or ())
                  if name in (train.combos or ())]
     if isinstance(train.attention, str) and train.attention not in manifest.attention:
-        problems.append((("train", "attention"), f"'{train.attention}' is no combo of 'attention'"
-                         f"{did_you_mean(train.attention, manifest.attention)}"))
-    if train.mix and train.mix.projection and head_of(train.head.name).task == "segmentation":
-        problems.append((("train", "mix", "projection"), f"head '{train.head.name}' projects every"
-                         " map itself; leave it out"))
+        problems.append((("train", "attention"), f"'{train.attention}' is not a combo of"
+                         f" 'attention'{did_you_mean(train.attention, manifest.attention)}"))
     if train.attention_in == "bucket":
         problems += [(("train", "attention_in"), why) for why in _not_inside(manifest)]
     return problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gate_cache.manifest.specs import Combo, Manifest
@@ -27,6 +27,13 @@ def _combo_notes(combos: Mapping[str, Combo]) -> Iterator[str]:
         if combo.ensemble > MANY:
             yield (f"{name}.ensemble: {combo.ensemble} noises are {combo.ensemble} passes an image;"
                    " published protocols average 8")
+        for field, part in _parts(combo):
+            if part.scale == 0:
+                yield f"{name}.{field}.scale: 0, so it has no effect"
+        if combo.guidance and (combo.guidance.scale == 1
+                               or combo.guidance.negative == combo.prompt):
+            yield (f"{name}.guidance: with a scale of 1, or the prompt itself as 'negative', it has"
+                   " no effect")
         if combo.mirror and (side := _SIDES.search(combo.prompt)):
             yield (f"{name}.prompt: says '{side[0]}', and in the mirrored image that is the other"
                    " side")
@@ -36,6 +43,13 @@ def _combo_notes(combos: Mapping[str, Combo]) -> Iterator[str]:
             if shared:
                 yield (f"{name}.seed: {len(shared)} of its {b.ensemble} noises are those of"
                        f" '{first}'; with seed: {a.seed + a.ensemble} it has its own")
+
+
+def _parts(combo: Combo) -> Iterator[tuple[str, Any]]:
+    """What has a scale that may be zero, by field."""
+    yield from ((f"lora[{i}]", lora) for i, lora in enumerate(combo.lora))
+    yield from ((field, getattr(combo, field)) for field in ("controlnet", "ip_adapter")
+                if getattr(combo, field))
 
 
 def _alike(combo: Combo) -> str:

@@ -29,7 +29,7 @@ _TEXTS = {
     "less_than_equal": "must be at most {le}, got {got}",
     "less_than": "must be less than {lt}, got {got}",
     "finite_number": "must be a finite number, got {got}",
-    "too_short": "must not be empty",
+    "too_short": "must not be empty", "string_too_short": "must not be empty",
 }
 
 

@@ -55,6 +55,14 @@ class MixSpec(Spec):
                                      " their maps are multiplied with [1]")
     projection: int | None = Field(None, ge=1, description="width to which each model's maps are"
                                    " brought by a learnt 1×1 projection [they are concatenated]")
+    pca: int | None = Field(None, ge=1, exclude_if=lambda pca: pca is None, description="the same"
+                            " by principal components of the training images, which are not learnt")
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.projection and self.pca:
+            raise PydanticCustomError(TOLD, "gives projection and pca; give one of them")
+        return self
 
 
 def _as_mix(value: Any) -> Any:
@@ -133,6 +141,10 @@ class TrainSpec(Spec):
                                                                          "classification"):
             raise PydanticCustomError(TOLD, f"assigner_resolution: head '{self.head.name}' weighs"
                                       " no maps, but pixels or means of them")
+        if self.mix and (self.mix.projection or self.mix.pca) and \
+                head_of(self.head.name).task == "segmentation":
+            raise PydanticCustomError(TOLD, f"mix: head '{self.head.name}' projects every map"
+                                      " itself; leave projection and pca out")
         self.__dict__.update(defaults)
         if not {"validate_steps", "validate_every"} & self.model_fields_set:
             self.__dict__["validate_steps"] = min(self.validate_steps, -(-self.steps // FEWEST))
@@ -212,7 +224,7 @@ def in_steps(train: dict[str, Any]) -> dict[str, Any]:
     return section
 
 
-def told(train: dict[str, Any]) -> dict[str, str]:
+def old_spellings(train: dict[str, Any]) -> dict[str, str]:
     """What to write instead of the first release's spelling, by field."""
     batch, name, advice = _batch(train), head_name(train), dict[str, str]()
     flat = {k: v for k, v in train.items() if k in FLAT and k in option_names(name)}

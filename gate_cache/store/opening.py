@@ -61,7 +61,7 @@ def open_store(path: Place) -> tuple[Folder, dict[str, Any]]:
     if meta is None and not folder.there():
         raise StoreError(f"{path}: no such store; 'gate-cache extract MANIFEST' makes one")
     if meta is None or meta.get("node_type") != "group" or meta.get("zarr_format") != 3:
-        raise StoreError(f"{path}: not a Zarr v3 group, so no gate-cache store")
+        raise StoreError(f"{path}: not a Zarr v3 group, so not a gate-cache store")
     attrs = read_attrs(folder)
     if type(attrs.get("format")) is not int:
         raise StoreError(f"{path}: a Zarr group, but not a gate-cache store")
@@ -78,7 +78,7 @@ def create_store(path: Place, attrs: dict[str, Any]) -> None:
     """Make an empty store; its own attributes come last, so half a store is none."""
     folder = open_folder(path)
     if folder.there() and not _half_made(path, folder):
-        raise StoreError(f"{path}: exists and is no store; give store.path another name")
+        raise StoreError(f"{path}: exists and is not a store; give store.path another name")
     if isinstance(path, Path):
         path.mkdir(parents=True, exist_ok=True)
     folder.remove(SAMPLES)

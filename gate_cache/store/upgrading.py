@@ -65,3 +65,21 @@ def _bind(group: GroupWriter, block: int, mark: int) -> None:
         checksums = sums.of_shards(group.folder, group.name, group.metas, block, rows)
         if mark == done.mark_of(checksums, group.lengths):
             group.write_sums(block, checksums)
+
+
+def recheck(group: GroupWriter) -> None:
+    """Undo blocks that do not read back whole: the group's arrays were made anew over old shards.
+
+    Rows that are void are undone too: which they are may have been lost, as what a number in a
+    mark stood for.
+    """
+    group.fit()
+    numbers, known = group.marks.numbers(), done.provenances(group.attrs)
+    for block, rows in enumerate(blocks_of(group.rows, group.block)):
+        try:
+            whole = not any(group.parts[name].has_void(kept)
+                            for name, kept in group.read_kept(rows).items())
+        except StoreError:
+            whole = False
+        if not whole or numbers.get(block, 0) not in known:
+            group.marks.write(block, group.marks.read(block) if whole else 0)

@@ -21,7 +21,7 @@ from gate_cache.store.format.unkept import UnkeptGroup
 from gate_cache.store.holding import Held, ReadOnly, hold_or_look
 from gate_cache.store.opening import create_store, is_store, open_store
 from gate_cache.store.places.disk import disk_errors
-from gate_cache.store.upgrading import bind, seal
+from gate_cache.store.upgrading import bind, recheck, seal
 
 if TYPE_CHECKING:
     from gate_cache.core.codecs import Codec
@@ -158,7 +158,7 @@ class StoreWriter:
                                  " several workers cannot write them there; leave out --workers")
             blocks = len(blocks_of(writer.rows, self.block))
             if (lost or not group) and writer.marks.read_all(blocks).any():
-                writer.recheck()
+                recheck(writer)
         return writer
 
     def require_latents(self, recipe: Recipe, shapes: Mapping[str, tuple[int, ...]],
@@ -247,7 +247,7 @@ def open_writer(path: Place, dataset: str, block: int, batch: int,
     ------
     StoreError
         Another process writes to it and is not waited for, it belongs to another data set,
-        or is no store.
+        or is not a store.
     """
     held = hold_or_look(path, waiting)
     try:

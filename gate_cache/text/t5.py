@@ -1,4 +1,4 @@
-"""T5's tokenizer without torch: how many tokens a prompt has, and which."""
+"""T5's or Gemma's tokenizer without torch: how many tokens a prompt has, and which."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ class T5Tokens:
     length : tokens of a text
     clip : of a model that attends to CLIP's tokens too, before T5's
     lower : whether prompts are put into lower case first, as PixArt's pipelines do
+    before : text that is put before each prompt
     """
 
     marks: frozenset[str] = frozenset()
     added: tuple[()] = ()
 
     def __init__(self, folder: Path, length: int, clip: Tokens | None = None,
-                 lower: bool = False) -> None:
+                 lower: bool = False, before: str = "") -> None:
         self._file = folder / "tokenizer.json"
         self.length = length
         self.clip = clip
         self.lower = lower
+        self.before = before
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -65,7 +67,8 @@ class T5Tokens:
         ModelError
             The prompt is longer than the model's text: nothing is cut off silently.
         """
-        found = self._tokenizer.encode(text.lower().strip() if self.lower else text)
+        found = self._tokenizer.encode(text.lower().strip() if self.lower else
+                                       self.before + text)
         fill = self.length - len(found.ids)
         if fill < 0:
             raise ModelError(f"prompt '{text[:40]}…' has {len(found.ids)} tokens, and this model"

@@ -10,6 +10,7 @@ import torch
 
 from gate_cache.core.errors import ManifestError, StoreError, counted, did_you_mean, listed
 from gate_cache.learn.features.bucket_maps import Joining
+from gate_cache.learn.mixing.projection import fitted
 from gate_cache.manifest.heads import PixelSpec
 from gate_cache.training.members import Members, members_of
 from gate_cache.workspace.lookup import find_combo, need_all
@@ -72,19 +73,22 @@ class StudyInputs:
 
     def gate(self, spec: TrainSpec) -> Any:
         """The full model of a trial: its combos, and attention unless it wants none."""
-        return self.task.model(spec, self.chosen(spec.combos or self.mixed), None,
-                               spec.attention is not False)
+        return self._model(spec, spec.combos or self.mixed, None, spec.attention is not False)
 
     def single(self, spec: TrainSpec, combo: str | None = None) -> Any:
         """The head on one feature alone; by default the baseline."""
-        return self.task.model(spec, self.chosen([combo or self.baseline]), [1.0], False)
+        return self._model(spec, [combo or self.baseline], [1.0], False)
 
     def uniform(self, spec: TrainSpec, attention: bool | None = None) -> Any:
         """The head on the mean of a trial's combos, with attention unless it wants none."""
         combos = spec.combos or self.mixed
         with_attention = spec.attention is not False if attention is None else attention
-        return self.task.model(spec, self.chosen(combos), [1 / len(combos)] * len(combos),
-                               with_attention)
+        return self._model(spec, combos, [1 / len(combos)] * len(combos), with_attention)
+
+    def _model(self, spec: TrainSpec, combos: Sequence[str], weights: list[float] | None,
+               attention: bool) -> Any:
+        return fitted(self.task.model(spec, self.chosen(combos), weights, attention),
+                      self.task.examples, list(self.members["train"]))
 
     @property
     def has_val(self) -> bool:
@@ -167,7 +171,7 @@ def joining_of(manifest: Manifest, spec: TrainSpec,
         return None
     for name in spec.mix.shares:
         if name not in manifest.every_model:
-            raise ManifestError([f"train.mix.shares: '{name}' is no model of this manifest"
+            raise ManifestError([f"train.mix.shares: '{name}' is not a model of this manifest"
                                  f"{did_you_mean(name, manifest.every_model)}"])
     models = {view.name: manifest.model_name(manifest.combos[name])
               for name, view in views.items() if name in manifest.combos}

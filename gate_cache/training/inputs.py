@@ -12,6 +12,7 @@ import torch
 
 import gate_cache
 from gate_cache.core.errors import DataError, UserError
+from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.versions import versions
 from gate_cache.datasets.common.base import (
     SPLITS,
@@ -19,7 +20,9 @@ from gate_cache.datasets.common.base import (
     CorrespondenceDataset,
     SegmentationDataset,
     Split,
+    SplitDataset,
 )
+from gate_cache.datasets.common.model_input import model_input
 from gate_cache.datasets.common.points import has_extent
 from gate_cache.datasets.registry import open_dataset
 from gate_cache.learn.features.bucket import Buckets, BucketSpec
@@ -32,7 +35,14 @@ from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.learn.tasks.pixels import PixelTask
 from gate_cache.learn.tasks.pose import MirroredPose, partners_of
 from gate_cache.learn.tasks.segmentation import LEVELS, SegmentationTask
-from gate_cache.manifest.heads import TASKS, CorrespondenceSpec, PixelSpec, PooledSpec, head_of
+from gate_cache.manifest.heads import (
+    TASKS,
+    CorrespondenceSpec,
+    DenseSpec,
+    PixelSpec,
+    PooledSpec,
+    head_of,
+)
 from gate_cache.training.features import Opened, StudyInputs, extra_of, open_features
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
@@ -112,8 +122,24 @@ def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
     dataset = _dataset(work, specs[0])
     need_trainable(work, tell_data(work, dataset), task_of(specs[0]))
     opened = open_features(work, dataset, specs)
-    return _of_points(work, dataset, opened) if isinstance(dataset, CorrespondenceDataset) \
+    for line in repeats(dataset, opened):
+        work.progress.say(f"note: {line}")
+    study = _of_points(work, dataset, opened) if isinstance(dataset, CorrespondenceDataset) \
         and matches(specs[0]) else _of_images(work, dataset, opened)
+    study.task.show = work.progress
+    return study
+
+
+def repeats(dataset: SplitDataset, opened: Opened) -> Iterator[str]:
+    """How many images of ``val`` and ``test`` have the content of training images, if any."""
+    splits = np.array([dataset.split_of(i) for i in opened.rows])
+    digests = opened.shared["store"].samples.sha256.raw[list(opened.rows.values())]
+    begins = np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]  # 64 bits tell them apart
+    for split in ("val", "test"):
+        found = np.isin(begins[splits == split], begins[splits == "train"])
+        if found.any():
+            yield (f"with the content of training images: {found.sum()} of the {len(found)} of"
+                   f" split '{split}', so results there are not of unseen images alone")
 
 
 def _dataset(work: Workspace, spec: TrainSpec) -> Any:
@@ -182,9 +208,13 @@ def _of_images(work: Workspace, dataset: SegmentationDataset | ClassifiedDataset
                              tuple(opened.views[c].name for c in extra_of(spec)),
                              LEVELS if whole else None,
                              spec.head.pool if isinstance(spec.head, PooledSpec) else 1,
+                             *((spec.head.upsampler, spec.head.upsampled)
+                               if isinstance(spec.head, DenseSpec) else ()),
                              joining=opened.joining)
+    frame = opened.views[opened.shared["baseline"]].frame
     maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
-                      dataset.size, HELD_BYTES if whole else FEW_BYTES)
+                      dataset.size, HELD_BYTES if whole else FEW_BYTES, lambda i: model_input(
+                          dataset, i, Preprocessing(frame.size, frame.fit)))
     return DenseInputs(**opened.shared, features=maps, task=_task(maps, dataset, ids, spec),
                        ids=ids)
 

@@ -159,7 +159,7 @@ def train_share(work: Workspace, points: Sequence[Point], folder: Path, share: S
             _same_sweep(folder, i, points, {**settled(work, study), **provenance})
             keep_members(folder, study.members)
             if share.count == 1:
-                result.baselines |= judge_untrained(folder, study, i, show)
+                result.baselines |= judge_untrained(folder, study, i)
             for stream in streams:
                 more = baseline_points(study, stream, i)
                 mine = share.of([*more, *stream], number, total)

@@ -19,7 +19,6 @@ from gate_cache.training.run_files import items_file
 from gate_cache.training.sweep_tables import TrialRow
 
 if TYPE_CHECKING:
-    from gate_cache.core.progress import Progress
     from gate_cache.training.inputs import Study
 
 OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
@@ -90,8 +89,7 @@ def model_of(study: Study, point: Point) -> nn.Module:
     return point.make(point.spec) if isinstance(point, BaselinePoint) else study.gate(point.spec)
 
 
-def judge_untrained(folder: Path, study: Study, number: int,
-                    show: Progress) -> dict[str, TrialRow]:
+def judge_untrained(folder: Path, study: Study, number: int) -> dict[str, TrialRow]:
     """What learns nothing, judged once for all trials of a study.
 
     Parameters
@@ -99,17 +97,14 @@ def judge_untrained(folder: Path, study: Study, number: int,
     folder : of the sweep
     study : what its trials are trained from
     number : of the study; names of later ones say it
-    show : of the progress
     """
     rows = {}
-    with show.task("evaluating baselines", 1, "tables") as bar:
-        judged = {Method(role): result for role, result in study.task.floors().items()}
-        if isinstance(study, TrainingInputs):
-            candidates = untrained(study)
-            models = [c.model.to(study.device).eval() for c in candidates]
-            results = study.task.judge(models, "test")
-            judged |= {c.method: r for c, r in zip(candidates, results, strict=True)}
-        bar.advance()
+    judged = {Method(role): result for role, result in study.task.floors().items()}
+    if isinstance(study, TrainingInputs):
+        candidates = untrained(study)
+        models = [c.model.to(study.device).eval() for c in candidates]
+        results = study.task.judge(models, "test")
+        judged |= {c.method: r for c, r in zip(candidates, results, strict=True)}
     for method, result in judged.items():
         name, key = baseline_name(method, {}, number), baseline_key(method, {}, number)
         if result.items:

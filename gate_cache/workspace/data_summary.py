@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
     from gate_cache.workspace.workspace import Workspace
 
-VERSION = 4
+VERSION = 5
 """Of what is read and reported; summaries of another version are not used."""
 
 

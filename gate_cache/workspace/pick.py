@@ -50,6 +50,6 @@ def one(ids: Sequence[str], name: str, owner: str, what: str) -> str:
     matches = [name] if name in ids else list(dict.fromkeys(i for i in ids if name in i))
     if len(matches) != 1:
         many = f"fits {len(matches)} images: {listed(matches, 4)}" if matches else \
-            f"is no image of {what}{did_you_mean(name, ids)}"
+            f"is not an image of {what}{did_you_mean(name, ids)}"
         raise UserError(f"{owner}: '{name}' {many}")
     return matches[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _SYSTEM = ("Thumbs.db", "desktop.ini")
 """Files that systems leave in folders of images."""
+_NO_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+"""Of names: control characters, and what Python has for bytes that are not UTF-8."""
 
 
 class ImageFiles:
@@ -119,7 +122,7 @@ def read_text(path: Path, expected: str) -> str:
     try:
         return io.StringIO(data.decode("utf-16" if wide else "utf-8-sig"), newline=None).read()
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; {expected}") from None
+        raise DataError(f"{path}: not UTF-8 text, so save it as UTF-8; {expected}") from None
 
 
 def read_mat(path: Path, variable: str, expected: str) -> npt.NDArray[np.float64]:
@@ -148,7 +151,7 @@ def walk(root: Path, extensions: frozenset[str] | None = None,
 
     Hidden files and folders, and those of systems, are skipped; links to folders are followed,
     loops are not. `others` counts the other files by suffix. A `DataError` where a folder cannot
-    be read, or a name is not UTF-8.
+    be read, or a name is not UTF-8 or has control characters.
     """
     files: list[str] = []
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
@@ -167,16 +170,11 @@ def walk(root: Path, extensions: frozenset[str] | None = None,
                     others.update(_suffix(name) or name for name in rest)
         files += [prefix + name for name in names]
     files.sort()
-    try:
-        "".join(files).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{root}: the file name {_not_utf8(files)!r} is not UTF-8; rename it"
-                        ) from error
+    if _NO_ID.search("".join(files)):
+        name = next(filter(_NO_ID.search, files))
+        raise DataError(f"{root}: the file name {name!r} is not UTF-8, or has a line break or"
+                        " another control character; rename it")
     return files
-
-
-def _not_utf8(names: list[str]) -> str:
-    return next(n for n in names if n != n.encode(errors="ignore").decode())
 
 
 def _refuse(error: OSError) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_HIGHEST = 65535
+HIGHEST = 65535
+"""The highest label that is no colour."""
 _UNKNOWN = 256
 
 
@@ -71,7 +72,8 @@ class LabelledImages(ImageFiles):
         path, size = self.label_file(sample_id), self.size(sample_id)
         if labels.shape != size:
             raise DataError(f"{path}: {labels.shape[0]} × {labels.shape[1]} labels for an image of"
-                            f" {size[0]} × {size[1]} (height × width)")
+                            f" {size[0]} × {size[1]} (height × width); make them as large as the"
+                            " upright image, without smoothing")
         return to_classes(path, labels, self.table(sample_id), self.colours)
 
     def faults_of(self, labels: Mapping[int, int]) -> list[str]:
@@ -163,7 +165,7 @@ def to_classes(path: Path, labels: npt.NDArray[np.int64],
     """Translate labels, colours as 0xRRGGBB; one that is not in `table` is a `DataError`."""
     import numpy as np
 
-    highest = 0xFFFFFF if colours else _HIGHEST
+    highest = 0xFFFFFF if colours else HIGHEST
     # A table, not a comparison for each class; uint16, since 256 must not look like a class.
     lookup = np.full(highest + 1, _UNKNOWN, np.uint16)
     lookup[list(table)] = list(table.values())

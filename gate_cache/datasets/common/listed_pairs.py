@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import overload
 
-from gate_cache.core.errors import DataError
+from gate_cache.core.errors import DataError, counted
 from gate_cache.datasets.common.base import SPLITS, Pair, Sample, Split
 from gate_cache.datasets.common.files import ImageFiles, need_folder
 
@@ -47,6 +48,15 @@ class PairsWithin(Sequence[Pair]):
             all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def notes_on(table: str, pairs: Sequence[Pair]) -> Iterator[str]:
+    """What is improbable in a list of pairs: images with themselves, and what is there again."""
+    if itself := sum(p.source == p.target for p in pairs):
+        yield (f"{table}: of an image with itself: {counted(itself, 'pair')}, whose points are"
+               " easily found")
+    if again := len(pairs) - len(set(pairs)):
+        yield f"{table}: listed again: {counted(again, 'pair')}, counted as often"
 
 
 class ListedPairs(ImageFiles):
@@ -97,6 +107,16 @@ class ListedPairs(ImageFiles):
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
         return self.path(sample_id), self.annotation(sample_id)
+
+    def notes(self) -> list[str]:
+        """What is improbable in the lists, a line for each kind."""
+        uses = Counter(i for pairs in self._lists.values()
+                       for i in {i for p in pairs for i in (p.source, p.target)})
+        several = sum(n > 1 for n in uses.values())
+        return [*(n for s, pairs in self._lists.items()
+                  for n in notes_on(self.list_file(s).name, pairs)),
+                *([f"in the lists of several splits: {several} of {len(uses)} images, so results"
+                   " are not of unseen images alone"] if several else [])]
 
     def split_of(self, sample_id: str) -> Split:
         return self._splits[sample_id]

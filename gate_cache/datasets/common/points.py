@@ -19,6 +19,11 @@ def within(xy: Floats, size: tuple[int, int]) -> Bools:
         return np.asarray(((xy >= 0) & (xy <= size[::-1])).all(1))
 
 
+def in_box(xy: Floats, box: Floats) -> Bools:
+    """(K,) bool: which of (K, 2) points lie in a box x0, y0, x1, y1, or a pixel beside it."""
+    return np.asarray(((xy >= box[:2] - 1) & (xy <= box[2:] + 1)).all(1))
+
+
 def tight_box(xy: Floats, visible: Bools) -> Floats:
     """(4,) x0, y0, x1, y1 of the visible points; NaN without any."""
     corners = xy[visible] if visible.any() else np.full((1, 2), np.nan)

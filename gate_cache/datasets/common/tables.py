@@ -105,7 +105,7 @@ def inside(root: Path, named: str, place: str, links: Sequence[Path] | None = ()
         It leaves the root, by its name or by a link.
     """
     if "\0" in named:
-        raise DataError(f"{place}: {named!r} is no path; images are paths below {root}")
+        raise DataError(f"{place}: {named!r} is not a path; images are paths below {root}")
     text = named.replace("\\", "/")
     if os.path.isabs(text):
         below = os.path.relpath(text, root.absolute())

@@ -23,7 +23,7 @@ from gate_cache.datasets.common.base import (
     ids_of,
 )
 from gate_cache.datasets.common.labelled import LabelledImages
-from gate_cache.datasets.pairs import same_but_case
+from gate_cache.datasets.pairs import LOOKS, alike
 from gate_cache.datasets.summary.summary import Summary, grouped, read_all, tell_classes
 
 
@@ -81,8 +81,8 @@ def _classes(dataset: ClassifiedDataset, images: Iterable[tuple[str, str]],
     summary.classes = {name: of for number, name in enumerate(names)
                        if (of := {str(s): counts[number, s] for s in SPLITS if counts[number, s]})}
     summary.unclassed = grouped(lacking)
-    summary.unclassed += [f"classes {listed(map(repr, alike))} differ by case alone: call their"
-                          " folders alike" for alike in same_but_case(names)]
+    summary.unclassed += [f"classes {listed(map(repr, group))} differ by {LOOKS}: call"
+                          " their folders alike" for group in alike(names)]
     tell_classes(summary)
 
 
@@ -98,7 +98,7 @@ def _turned(dataset: Any, ids: Sequence[str], summary: Summary) -> None:
 
 
 MOSTLY = 0.5
-"""A share above which labels are mostly ignored."""
+"""A share above which labels are mostly ignored, and below which points are outside a box."""
 ODD = 0.1
 """A share of a split's masks above which it is told that they show one class, and what is not."""
 
@@ -187,7 +187,7 @@ class PointCounts:
         """Read all key points; count pairs that share one."""
         import numpy as np
 
-        from gate_cache.datasets.common.points import has_extent, within
+        from gate_cache.datasets.common.points import has_extent, in_box, within
 
         summary = self.summary
         read, wrong = read_all(ids, "reading key points", show, self.dataset.keypoints)
@@ -201,6 +201,15 @@ class PointCounts:
             summary.notes.append(counted(summary.points["outside"], "point outside its picture is",
                                          "points outside their picture are")
                                  + f" not visible (of {listed(odd, 3)})")
+        places = [k.xy[np.isfinite(k.xy).all(1)] for k in read.values()]
+        if any(map(len, places)) and np.concatenate(places).max() <= 1:
+            summary.notes.append("all points lie in the first pixel of their picture: are they"
+                                 " shares of its width and height? x and y are in pixels")
+        if astray := [i for i, k in read.items() if k.visible.any() and not np.isnan(k.box).any()
+                      and in_box(k.xy[k.visible], k.box).mean() < MOSTLY]:
+            summary.notes.append(f"most points lie outside their object's box in"
+                                 f" {counted(len(astray), 'image')} ({listed(astray, 3)}): is it"
+                                 " another object's?")
         summary.boxless = sum(not has_extent(k.box) for k in read.values())
         if summary.boxless:
             summary.notes.append(f"{summary.boxless} of {len(read)} images have a box without"

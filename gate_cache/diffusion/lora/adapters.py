@@ -56,7 +56,8 @@ class Loras:
         Raises
         ------
         ModelError
-            Unreadable, not plain LoRA, for another model, or not applied as the file says.
+            Unreadable, not plain LoRA, for another model, without effect, or not applied as the
+            file says.
         """
         if digest in self._loaded:
             return
@@ -81,6 +82,10 @@ class Loras:
             name = str(self._dtype).removeprefix("torch.")
             raise ModelError(f"{lora.source}: '{bad}' holds NaN or infinity in {name}; get the file"
                              " again, or try another model.dtype")
+        if not any(x.strength.alpha and cast[x.up].any() and cast[x.down].any()
+                   for x in lora.layers):
+            raise ModelError(f"{lora.source}: this LoRA changes nothing: of each layer a factor or"
+                             " the alpha is zero; it was not trained, or is damaged")
         return cast
 
     def _check(self, lora: LoraFile, name: str, placed: _Placed,
@@ -114,11 +119,7 @@ class Loras:
         if not loras:
             yield
             return
-        scales = {self._loaded[digest]: scale for digest, scale in loras}
-        if len(scales) < len(loras):
-            raise ModelError("two LoRAs of one combo have the same weights; give one, with one"
-                             " scale")
-        self._switch(scales)
+        self._switch({self._loaded[digest]: scale for digest, scale in loras})
         try:
             yield
         finally:

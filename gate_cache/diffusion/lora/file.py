@@ -104,7 +104,7 @@ class LoraFile:
 def read_lora(source: str, path: Path) -> LoraFile:
     """Read what a LoRA file holds, but for the factors themselves.
 
-    `ModelError` where it is no safetensors file or another kind of adapter, lacks a half of a pair,
+    `ModelError` where it is not a safetensors file or of another kind, lacks a half of a pair,
     has alphas of no layer, or settings that contradict the tensors.
     """
     header, metadata = _header(path)

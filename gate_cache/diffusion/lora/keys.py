@@ -65,7 +65,7 @@ class LayerPlace(NamedTuple):
 
 
 def place_of(key: str) -> LayerPlace | None:
-    """The place of a key; None for one that is no part of plain LoRA."""
+    """The place of a key; None for one that is not part of plain LoRA."""
     if key.endswith(".alpha"):
         base, side = key.removesuffix(".alpha"), "alpha"
         inner = _PAIR.fullmatch(base)
@@ -90,7 +90,7 @@ def plain_name(module: str) -> str:
 
 
 def kind_of_key(key: str) -> str:
-    """In words, what a key that is no part of plain LoRA belongs to."""
+    """In words, what a key that is not part of plain LoRA belongs to."""
     return next((words for pattern, words in _KINDS if re.search(pattern, key)), "something else")
 
 
@@ -118,7 +118,7 @@ def diffusers_name(layer: str, per_block: int) -> str:
 
 
 def flux_names(layer: str) -> tuple[str, ...]:
-    """Diffusers' names of a layer of FLUX that has the original one: its rows one after the other."""
+    """Diffusers' names of a layer of FLUX that has the original one, in the order of its rows."""
     match = _FLUX_BLOCK.fullmatch(layer)
     if match is None:
         return (layer,)

@@ -82,7 +82,7 @@ def _check_settings(place: str, settings: Mapping[str, Any]) -> None:
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = settings.get(field) or {}
         if not isinstance(patterns, dict):
-            raise ModelError(f"{place}: {field} is no mapping of layers to numbers")
+            raise ModelError(f"{place}: {field} is not a mapping of layers to numbers")
         numbers |= {f"{field}.{name}": value for name, value in patterns.items()}
     for name, value in numbers.items():
         if not is_number(value):
@@ -135,6 +135,6 @@ def _by_pattern(place: str, patterns: Mapping[str, Any] | None, module: str,
             if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
                 return value
         except re.error:
-            raise ModelError(f"{place}: '{pattern}' of its settings is no pattern of names"
+            raise ModelError(f"{place}: '{pattern}' of its settings is not a pattern of names"
                              ) from None
     return default

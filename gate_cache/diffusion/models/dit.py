@@ -1,5 +1,5 @@
 """Diffusion transformers: PixArt-α and Σ (Chen et al. 2024), Stable Diffusion 3 and 3.5 (Esser et
-al. 2024) and FLUX.1. Text is encoded, and latents are packed, by diffusers' own pipelines.
+al. 2024), FLUX.1 and Lumina Image 2.0. Text is encoded, and latents are packed, by diffusers' own pipelines.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from diffusers import (
     FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SD3ControlNetModel,
@@ -27,6 +29,8 @@ from diffusers import (
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.modules import component
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
+from gate_cache.diffusion.models.transformers import PATCH
+from gate_cache.diffusion.passes.reads import Packing
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -43,6 +47,7 @@ class DiffusionTransformer(StableDiffusion):
     ----------
     encoders, tokenizers : by the pipeline's names for them
     length : tokens of T5's text
+    filled : class of the text encoder whose text is always filled up
     """
 
     encoders: dict[str, Any]
@@ -50,12 +55,13 @@ class DiffusionTransformer(StableDiffusion):
     length: int
     pipeline: ClassVar[Any]
     denoiser: ClassVar[Any]
+    filled: ClassVar[Any] = transformers.T5EncoderModel
 
     @classmethod
     def parts(cls, files: ModelFiles) -> dict[str, Any]:
         kind = files.kind
-        encoders = {name: component(_encoder_class(files, name), files, name)
-                    for name in kind.encoders}
+        encoders = {name: component(cls.filled if name == kind.t5[0] else _clip(files, name), files,
+                                    name) for name in kind.encoders}
         tokenizers = {name: transformers.AutoTokenizer.from_pretrained(
             files.path / name, local_files_only=True) for name in kind.tokenizers}
         return {"unet": component(cls.denoiser, files, kind.denoiser), "length": kind.t5[1],
@@ -93,9 +99,7 @@ class DiffusionTransformer(StableDiffusion):
         """Encode one prompt as the pipeline does."""
 
 
-def _encoder_class(files: ModelFiles, name: str) -> Any:
-    if name == files.kind.t5[0]:
-        return transformers.T5EncoderModel
+def _clip(files: ModelFiles, name: str) -> Any:
     named = files.config(name).get("architectures") or ["CLIPTextModel"]
     return transformers.CLIPTextModelWithProjection if "Projection" in named[0] else \
         transformers.CLIPTextModel
@@ -181,7 +185,7 @@ class StableDiffusion3(FlowTransformer):
         latents = super().condition(net, images)
         if net.config.force_zeros_for_pooled_projection:  # InstantX's, which shift no latents
             shift, scale = self._latent_scale()
-            return latents + (shift * scale)
+            return torch.as_tensor(latents + shift * scale)
         return latents
 
     def controlled(self, net: Any, call: Call, condition: torch.Tensor,
@@ -234,6 +238,30 @@ class Flux(FlowTransformer):
         double, single = net(controlnet_cond=condition, conditioning_scale=scale,
                              **self._given(net, call))
         return {"controlnet_block_samples": double, "controlnet_single_block_samples": single}
+
+
+@dataclass(kw_only=True)
+class Lumina2(FlowTransformer):
+    """A loaded Lumina Image 2.0 (Qin et al. 2025): Gemma's tokens, then the image's, in a sequence."""
+
+    pipeline = Lumina2Pipeline
+    denoiser = Lumina2Transformer2DModel
+    filled = transformers.Gemma2Model
+
+    def embed(self, prompt: str) -> Text:
+        states, mask, *_ = self._encoded(prompt, do_classifier_free_guidance=False)
+        return Text(states.to(self.dtype), {"encoder_attention_mask": mask})
+
+    def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
+        """The pass itself, with a time of 1 − σ; what it predicts is x_0 − ε."""
+        lengths = added["encoder_attention_mask"].sum(1).tolist()
+        packing = Packing(lengths, call.x.shape[2] * call.x.shape[3] // PATCH**2, self.length)
+        for block in self.unet.layers:
+            for module in (block, block.attn, block.attn.to_q, block.attn.to_k, block.attn.to_v):
+                module.packing = packing
+        return -torch.as_tensor(self.unet(
+            call.x, encoder_hidden_states=call.text.states, timestep=1 - self._time(call) / 1000,
+            return_dict=False, **added, **more)[0])
 
 
 def sigmas_of(schedule: dict[str, Any]) -> torch.Tensor:

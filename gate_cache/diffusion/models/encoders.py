@@ -96,7 +96,8 @@ def family(config: Mapping[str, Any], _vae: Mapping[str, Any] | None = None) -> 
     pooled = [MapSpec("cls", "conv", width, patch, ("cls",), grid=1)] if kind.class_token else []
     return Family(
         maps=tuple(layers[i] for i in usual), latent_channels=3, latent_stride=1,
-        default_size=_number(config, "image_size", SIDE), size_multiple=patch, text=False,
+        default_size=_number(config, "image_size", SIDE) // patch * patch,  # SigLIP's 384 by 14
+        size_multiple=patch, text=False,
         more=(*(m for i, m in enumerate(layers) if i not in usual), *pooled))
 
 

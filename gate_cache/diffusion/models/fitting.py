@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
@@ -19,6 +18,7 @@ from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.layouts import (
     DDPM,
+    LUMINA2,
     SCHEDULER,
     SDXL,
     TRANSFORMER,
@@ -114,7 +114,8 @@ def _text(files: ModelFiles) -> Iterator[str]:
     kind, place = files.kind, place_of(files, files.kind.denoiser)
     encoders = {name: files.config(name) for name in kind.encoders}
     wrong = [p for name, config in encoders.items()
-             for p in _encoder(place_of(files, name), config, name == kind.t5[0])]
+             for p in _encoder(place_of(files, name), config, name == kind.t5[0] and (
+                 "gemma2" if kind is LUMINA2 else "t5"))]
     yield from wrong
     if not encoders or any(p.endswith("is not a number") for p in wrong):
         return
@@ -130,10 +131,12 @@ def _given(kind: Kind, config: Config,
     """By field of a UNet or transformer what its text encoders give, and which of them."""
     names = list(encoders)
     if kind.t5[0]:
-        clips, width = names[:-1], encoders[names[-1]].get("d_model", 512)
+        last = encoders[names[-1]]
+        clips, width = names[:-1], last.get("d_model") or last.get("hidden_size", 512)
         of = "projection_dim" if len(clips) > 1 else "hidden_size"
         pooled = sum(text_config(encoders[n]).get(of, _CLIP_WIDTH) for n in clips)
-        return {"caption_channels": (width, names[-1]), "joint_attention_dim": (width, names[-1]),
+        return {**dict.fromkeys(("caption_channels", "joint_attention_dim", "cap_feat_dim"),
+                                (width, names[-1])),
                 "pooled_projection_dim": (pooled, " + ".join(clips))}
     widths = [text_config(c).get("hidden_size", _CLIP_WIDTH) for c in encoders.values()]
     given = {"cross_attention_dim": (sum(widths), " + ".join(names))}
@@ -145,13 +148,13 @@ def _given(kind: Kind, config: Config,
     return given
 
 
-def _encoder(place: str, config: Config, t5: bool) -> Iterator[str]:
+def _encoder(place: str, config: Config, filled: str | Literal[False]) -> Iterator[str]:
     kind = config.get("model_type")
     if config.get("quantization_config"):
         yield f"{place}: quantization_config: quantised weights are not read"
-    if t5:
-        if kind != "t5":
-            yield f"{place}: a {kind} as text encoder, which is not read here; T5's is"
+    if filled:
+        if kind != filled:
+            yield f"{place}: a {kind} as text encoder, which is not read here; a {filled} is"
         return
     if kind not in _TEXT_TYPES or not all(
             a.startswith("CLIP") for a in config.get("architectures") or ()):
@@ -209,7 +212,8 @@ def _weights(files: ModelFiles) -> Iterator[str]:
 def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -> Iterator[str]:
     """How many blocks and layers the file has, against the configuration."""
     if component == TRANSFORMER:
-        expected = {"transformer_blocks": config["num_layers"],
+        blocks = "layers" if class_of(config).startswith("Lumina2") else "transformer_blocks"
+        expected = {blocks: config["num_layers"],
                     "single_transformer_blocks": config.get("num_single_layers") or 0}
     elif component == UNET:
         expected = {"down_blocks": len(config["down_block_types"]),
@@ -249,33 +253,12 @@ def _strange(files: ModelFiles, component: str,
         if component == VAE and not any(k.startswith("first_stage_model.") for k in shapes):
             yield f"{place}: no autoencoder in it (first_stage_model.…); take a whole file"
     if strange:
-        yield (f"{place}: {len(strange)} tensors are no part of {what}: {listed(strange, 3)}; take"
+        yield (f"{place}: {len(strange)} tensors are not part of {what}: {listed(strange, 3)}; take"
                " the right file, and merge an adapter or name it in the combo")
 
 
 def _by(shape: Sequence[Any]) -> str:
     return "×".join(map(str, shape))
-
-
-def transformer_control_problems(place: Path, net: Config, files: ModelFiles) -> Iterator[str]:
-    """One line for the first thing in which a ControlNet does not suit a transformer, if any."""
-    config = files.config(TRANSFORMER)
-    table = fields.CONTROLNETS.get(class_of(config))
-    if table is None or place.is_file():
-        yield (f"{place}: diffusers has no ControlNet for {files.kind.name}; leave it out"
-               if table is None else f"{place}: a transformer's ControlNet is read from a folder in"
-               " diffusers layout, with its config.json")
-        return
-    place /= "config.json"
-    if problems := list(fields.field_problems(str(place), net, table)):
-        yield from problems
-        return
-    for field in ("num_attention_heads", "attention_head_dim", "in_channels", "joint_attention_dim",
-                  "pooled_projection_dim"):
-        if net.get(field) != config.get(field):
-            yield (f"{place}: this ControlNet is for another model ({field} {net.get(field)}, the"
-                   f" transformer's is {config.get(field)})")
-            return
 
 
 def controlnet_problems(place: str, net: Config, files: ModelFiles) -> Iterator[str]:

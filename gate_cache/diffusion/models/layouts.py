@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,8 @@ class Kind:
     family : of another package's kind: from configurations of UNet and VAE to its maps, where
         they are not those of a diffusers UNet with ``up_block_types``
     denoiser : folder of what is noised for
-    t5 : its text encoder that is T5's, and tokens of T5's text
+    t5 : its text encoder of a text that is always filled up, T5's or Gemma's, and how many tokens
+    before : text that is put before each prompt, as the pipeline does
     tokens : that an attention map of an empty prompt has
     flow : whether it is a model of flow matching
     noised : whether it is a diffusion model; else it is given the image, and no text
@@ -66,6 +67,7 @@ class Kind:
     tokens: int = TOKENS_PER_PIECE
     flow: bool = False
     noised: bool = True
+    before: str = ""
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -122,7 +124,11 @@ SD3 = _transformer("Stable Diffusion 3", "SD3Transformer2DModel", 3, 256,
                    tokens=TOKENS_PER_PIECE + 256)
 FLUX = _transformer("FLUX.1", "FluxTransformer2DModel", 2, 512, guidance_embeds=True)
 FLUX_SCHNELL = _transformer("FLUX.1 schnell", "FluxTransformer2DModel", 2, 256)
-TRANSFORMERS = (PIXART_SIGMA, PIXART_ALPHA, SD3, FLUX, FLUX_SCHNELL)
+LUMINA2 = replace(
+    _transformer("Lumina Image 2.0", "Lumina2Transformer2DModel", 1, 256),
+    before="You are an assistant designed to generate superior images with the superior degree of"
+    " image-text alignment based on textual prompts or user prompts. <Prompt Start> ")
+TRANSFORMERS = (PIXART_SIGMA, PIXART_ALPHA, SD3, FLUX, FLUX_SCHNELL, LUMINA2)
 KINDS = (SD, SDXL, DDPM, *TRANSFORMERS)
 
 
@@ -228,6 +234,10 @@ def _check_numbers(source: str, schedule: Mapping[str, Any]) -> None:
                 is_number(v) and 0 <= v <= 1 for v in values):
             raise ModelError(f"{source}: its scheduler has {field}: {str(schedule[field])[:60]!r},"
                              " not of 0 … 1; correct scheduler_config.json")
+    first, last = schedule.get("beta_start", 0), schedule.get("beta_end", 1)
+    if not first <= last > 0:
+        raise ModelError(f"{source}: its scheduler has beta_start: {first} and beta_end: {last}, so"
+                         " noise does not grow; correct scheduler_config.json")
 
 
 def steps_of(schedule: Mapping[str, Any]) -> int:

@@ -54,8 +54,9 @@ def _transformer(kind: Kind) -> type[Backbone]:
     """The class of a transformer; its libraries are imported for it alone."""
     from gate_cache.diffusion.models import dit, layouts
 
-    if kind is layouts.SD3:
-        return dit.StableDiffusion3
+    named = {layouts.SD3: dit.StableDiffusion3, layouts.LUMINA2: dit.Lumina2}
+    if kind in named:
+        return named[kind]
     return dit.Flux if kind.flow else dit.PixArt
 
 

@@ -107,7 +107,8 @@ class ModelFiles:
         if not encoder:
             return first
         return T5Tokens(self.path / self.kind.tokenizers[-1], length,
-                        first if self.kind.tokens > length else None, not self.kind.flow)
+                        first if self.kind.tokens > length else None, not self.kind.flow,
+                        self.kind.before)
 
     @cached_property
     def clip_tokens(self) -> list[ClipTokens]:

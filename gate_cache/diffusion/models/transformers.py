@@ -1,7 +1,7 @@
 """What diffusers' diffusion transformers offer, read from configurations alone (section 3).
 
 Names are the model's own terms: ``transformer.12.img``, the image's tokens behind a block of
-``transformer_blocks``, and ``single.3.img``, behind one of FLUX's ``single_transformer_blocks``.
+``transformer_blocks``, and ``single.3.img``, behind one of FLUX's ``single_transformer_blocks``. Lumina 2's ``layers`` are blocks, too.
 ``.modulated`` are the same tokens as the next block sees them, normed, scaled and shifted by its
 AdaLN, without massive channels: raw tokens are useless for matching (DiTF, Gan et al. 2025).
 """
@@ -20,7 +20,8 @@ PATCH = 2
 """Cells of the latent a side that make a token, in every family that is read."""
 _ATTENTION = {"PixArtTransformer2DModel": ("attn2", "text", "attn1"),
               "SD3Transformer2DModel": ("attn", "joint", "attn"),
-              "FluxTransformer2DModel": ("attn", "joint", "attn")}
+              "FluxTransformer2DModel": ("attn", "joint", "attn"),
+              "Lumina2Transformer2DModel": ("attn", "packed", "attn")}
 """Of a block: the module that attends to text, how that is read, and the image's projections."""
 
 
@@ -40,7 +41,9 @@ def family(config: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
     ModelError
         Fields are missing, or it takes other latents than an image's.
     """
-    counts = ("num_layers", "num_attention_heads", "attention_head_dim", "in_channels")
+    packed = class_of(config) == "Lumina2Transformer2DModel"
+    counts = ("num_layers", "num_attention_heads", "in_channels",
+              "hidden_size" if packed else "attention_head_dim")
     if lacking := [f for f in counts if type(config.get(f)) is not int or config[f] < 1]:
         raise ModelError(f"a transformer's configuration without a number of '{lacking[0]}'")
     stride, channels = latent_of(vae)
@@ -54,9 +57,10 @@ def family(config: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
     blocks = list(_blocks(config, stride * PATCH))
     middle = blocks[len(blocks) // 2]
     usual = [m for m in (*middle.maps, *_modulated(blocks, len(blocks) // 2))
-             if m.what in ("modulated", "text", "joint", "single")]
+             if m.what in ("modulated", "text", "joint", "single", "packed")]
     every = [m for i, block in enumerate(blocks) for m in (*block.maps, *_modulated(blocks, i))]
-    most = config.get("pos_embed_max_size")
+    most = min(config["axes_lens"][1:]) if packed and config.get("axes_lens") else \
+        config.get("pos_embed_max_size")
     return Family(
         maps=tuple(usual), more=tuple(m for m in every if m not in usual),
         latent_channels=channels, latent_stride=stride,
@@ -65,23 +69,27 @@ def family(config: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
 
 
 def _blocks(config: Mapping[str, Any], stride: int) -> Iterator[_Block]:
-    width = config["num_attention_heads"] * config["attention_head_dim"]
+    heads = config["num_attention_heads"]
+    width = config.get("hidden_size") or heads * config["attention_head_dim"]
+    shared = (config.get("num_kv_heads") or heads) * width // heads  # by several queries each
     attention, what, own = _ATTENTION[class_of(config)]
 
-    def conv(name: str, path: str, what: str = "output") -> MapSpec:
-        return MapSpec(name, "conv", width, stride, (path,), what)
+    def conv(name: str, path: str, channels: int = width) -> MapSpec:
+        return MapSpec(name, "conv", channels, stride, (path,), "image")
 
     for i in range(config["num_layers"]):
-        name, path = f"transformer.{i}", f"transformer_blocks.{i}"
+        name = f"transformer.{i}"
+        path = f"{'layers' if what == 'packed' else 'transformer_blocks'}.{i}"
         yield _Block(name, path, [
-            *(conv(f"{name}.img.{kind}", f"{path}.{own}.to_{kind}") for kind in "qkv"),
+            *(conv(f"{name}.img.{kind}", f"{path}.{own}.to_{kind}", channels)
+              for kind, channels in (("q", width), ("k", shared), ("v", shared))),
             MapSpec(f"{name}.text", "attention", 0, stride, (f"{path}.{attention}",), what),
-            conv(f"{name}.img", path, "image")])
+            conv(f"{name}.img", path)])
     for i in range(config.get("num_single_layers") or 0):
         name, path = f"single.{i}", f"single_transformer_blocks.{i}"
         yield _Block(name, path, [
             MapSpec(f"{name}.text", "attention", 0, stride, (path,), "single"),
-            conv(f"{name}.img", path, "image")])
+            conv(f"{name}.img", path)])
 
 
 def _modulated(blocks: list[_Block], i: int) -> Iterator[MapSpec]:

@@ -40,7 +40,7 @@ class Mirrored:
 
     def latents(self, rows: Sequence[int]) -> torch.Tensor:
         """(N, 4, h, w) float32, of the mirrored pictures, on the device."""
-        latents: torch.Tensor = self.kept("latents", rows, lambda r: self._encode(self.images(r)))
+        latents: torch.Tensor = self.cached("latents", rows, lambda r: self._encode(self.images(r)))
         return latents
 
     def images(self, rows: Sequence[int]) -> Images:
@@ -55,9 +55,9 @@ class Mirrored:
         """As `images`, of a folder's files."""
         return _mirrored(self._inputs.from_folder(folder, rows))
 
-    def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
+    def cached(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
         """Arrays made once a row, apart from those of the pictures as they are."""
-        return self._inputs.kept(("mirrored", key), rows, make)
+        return self._inputs.cached(("mirrored", key), rows, make)
 
 
 def _mirrored(pictures: npt.NDArray[Any]) -> npt.NDArray[Any]:

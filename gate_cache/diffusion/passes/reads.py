@@ -6,6 +6,7 @@ the model's own, so that the model's output is the same to the bit.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,7 +30,32 @@ class Run(NamedTuple):
 
     def given(self, name: str) -> Any:
         """An argument by name; the first one is ``hidden_states``, as in diffusers."""
+        if self.args and name != "hidden_states" and name not in self.kwargs:
+            names = inspect.signature(self.module.forward).parameters
+            return dict(zip(names, self.args, strict=False)).get(name)
         return self.args[0] if self.args and name == "hidden_states" else self.kwargs.get(name)
+
+    def image(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The image's of (B, n, C) tokens, where text is packed before them in one sequence."""
+        packing = getattr(self.module, "packing", None)
+        return tokens if packing is None else torch.stack([
+            of_one[start : start + packing.cells]
+            for of_one, start in zip(tokens, packing.texts, strict=True)])
+
+
+class Packing(NamedTuple):
+    """How a pass's tokens lie in the sequences of a model that has the text's before the image's.
+
+    Attributes
+    ----------
+    texts : tokens of each text
+    cells : tokens of each image
+    most : tokens that a text has at most
+    """
+
+    texts: list[int]
+    cells: int
+    most: int
 
 
 def _output(run: Run) -> torch.Tensor:
@@ -40,7 +66,7 @@ def _output(run: Run) -> torch.Tensor:
 def _image(run: Run) -> torch.Tensor:
     """Tokens of the image, behind those of the text where a block gives both."""
     output = run.output[-1] if isinstance(run.output, tuple) else run.output
-    return torch.as_tensor(output.detach())
+    return run.image(output.detach())
 
 
 def _modulated(run: Run) -> torch.Tensor:
@@ -48,7 +74,7 @@ def _modulated(run: Run) -> torch.Tensor:
     block, raw, temb = run.module, run.given("hidden_states"), run.given("temb")
     if temb is not None:
         norm = block.norm1 if hasattr(block, "norm1") else block.norm
-        return without_massive(norm(raw, emb=temb)[0], raw)
+        return without_massive(run.image(norm(raw, emb=temb)[0]), run.image(raw))
     table = block.scale_shift_table[None] + run.given("timestep").reshape(len(raw), 6, -1)
     shift, scale = table[:, :1], table[:, 1:2]  # PixArt's: of the block's attention come first
     return without_massive(block.norm1(raw) * (1 + scale) + shift, raw)
@@ -105,6 +131,26 @@ def _beside(layer: Any, image: torch.Tensor, text: tuple[torch.Tensor, Any],
     return torch.as_tensor(total / layer.heads)
 
 
+def _packed(run: Run) -> torch.Tensor:
+    """The text's share in a layer whose sequence is text and image, several queries to a key."""
+    layer, hidden, packing = run.module, run.given("hidden_states"), run.module.packing
+
+    def turned(values: torch.Tensor, norm: Any) -> torch.Tensor:
+        split = norm(values.unflatten(-1, (-1, layer.to_q.out_features // layer.heads)))
+        return torch.as_tensor(apply_rotary_emb(split, run.given("image_rotary_emb"),
+                                                use_real=False)).float()
+
+    query, key = turned(layer.to_q(hidden), layer.norm_q), turned(layer.to_k(hidden), layer.norm_k)
+    total = torch.zeros(len(hidden), packing.cells, packing.most, device=hidden.device)
+    for i, text in enumerate(packing.texts):
+        end = text + packing.cells
+        for head in range(layer.heads):
+            keys = key[i, :end, head * key.shape[2] // layer.heads]
+            scores = query[i, text:end, head] @ keys.T * layer.scale
+            total[i, :, :text] += scores.softmax(-1)[:, :text]
+    return torch.as_tensor(total / layer.heads)
+
+
 def _to_text(run: Run) -> torch.Tensor:
     text = run.given("encoder_hidden_states")
     text = text[0] if isinstance(text, tuple) else text  # IP-Adapter's are (text, images)
@@ -119,7 +165,8 @@ def _to_itself(run: Run) -> torch.Tensor:
 
 READS: dict[str, Callable[[Run], torch.Tensor]] = {
     "output": _output, "text": _to_text, "self": _to_itself,
-    "image": _image, "modulated": _modulated, "joint": _joint, "single": _single}
+    "image": _image, "modulated": _modulated, "joint": _joint, "single": _single,
+    "packed": _packed}
 """By `MapSpec.what`: from a run to (B, C, h, w), or to tokens (B, hw, C)."""
 
 
@@ -158,6 +205,6 @@ def laid_out(tokens: torch.Tensor, aspect: float) -> torch.Tensor:
     count = tokens.shape[1]
     height = max(round(math.sqrt(count * aspect)), 1)
     if count % height:
-        raise ModelError(f"{count} tokens are no map of an image of {aspect:g} times the width in"
-                         " height")
+        raise ModelError(f"{count} tokens are not a map of an image of {aspect:g} times the width"
+                         " in height")
     return tokens.transpose(1, 2).reshape(len(tokens), -1, height, count // height)

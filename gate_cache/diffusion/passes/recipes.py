@@ -12,6 +12,7 @@ from gate_cache.core.fingerprint import Recipe, file_sha256, fingerprint
 from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.fitting import check_parts
+from gate_cache.diffusion.models.layouts import FLUX, FLUX_SCHNELL
 from gate_cache.diffusion.models.suits import check_combos, check_encoder_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import settings, techniques
@@ -142,6 +143,8 @@ def plan_combos(manifest: Manifest, files: ModelFiles, roots: Roots) -> list[Pla
         }
         if model.tiles:
             recipe["tiles"] = model.tiles.model_dump()
+        if files.kind in (FLUX, FLUX_SCHNELL) and not model.compute.startswith("float32"):
+            recipe["time"] = "rounded"  # as in its pipeline; 0.2.0 rounded σ
         if combo.pooling:
             recipe["pooling"] = combo.pooling
         if combo.captioned:

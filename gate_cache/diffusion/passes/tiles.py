@@ -94,9 +94,9 @@ class Tiled:
         files = self._inputs.from_folder(folder, [row % _APART for row in rows])
         return np.asarray(self._cut(files, rows))
 
-    def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
+    def cached(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
         """Arrays made once a row; those of an image's height and width are cut."""
-        return self._cut(self._inputs.kept(key, [row % _APART for row in rows], make), rows)
+        return self._cut(self._inputs.cached(key, [row % _APART for row in rows], make), rows)
 
     def _cut(self, arrays: Any, rows: Sequence[int]) -> Any:
         if rows[0] < _APART or tuple(arrays.shape[1:3]) != self._tiles.whole:

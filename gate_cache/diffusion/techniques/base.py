@@ -52,7 +52,7 @@ class Inputs(Protocol):
     def from_folder(self, folder: str, rows: Sequence[int]) -> Images:
         """As `images`, of files below the data root that are called as the samples are."""
 
-    def kept(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
+    def cached(self, key: object, rows: Sequence[int], make: Callable[[list[int]], Any]) -> Any:
         """Arrays that `make` yields for rows, (N, …), made once a row whoever asks."""
 
 

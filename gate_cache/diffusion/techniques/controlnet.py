@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,12 +14,10 @@ from gate_cache.datasets.common.files import by_stem
 from gate_cache.diffusion.files.control_file import inferred_config, plain_names, shape_problems
 from gate_cache.diffusion.files.hub import controlnet_from_hub
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
+from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
-from gate_cache.diffusion.models.fitting import (
-    controlnet_problems,
-    transformer_control_problems,
-)
-from gate_cache.diffusion.models.layouts import TRANSFORMER, UNET
+from gate_cache.diffusion.models.fitting import controlnet_problems
+from gate_cache.diffusion.models.layouts import TRANSFORMER, UNET, class_of
 from gate_cache.diffusion.models.sources import find_folder
 from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import ControlNetSpec
@@ -59,8 +57,7 @@ class ControlNet(Technique[ControlNetSpec]):
     def fits(self, files: ModelFiles, roots: Roots) -> None:
         place = self._net(roots)
         if files.kind.denoiser == TRANSFORMER:
-            if problems := [*transformer_control_problems(place, self._config(place, roots),
-                                                          files)]:
+            if problems := [*_transformer_problems(place, self._config(place, roots), files)]:
                 raise ModelError("\n".join(problems))
             return
         paths = [place] if place.is_file() else self._weights(place)
@@ -149,6 +146,28 @@ class ControlNet(Technique[ControlNetSpec]):
         return Control(model, net, self.spec)
 
 
+def _transformer_problems(place: Path, net: Mapping[str, Any],
+                          files: ModelFiles) -> Iterator[str]:
+    """One line for the first thing in which a ControlNet does not suit a transformer, if any."""
+    config = files.config(TRANSFORMER)
+    table = fields.CONTROLNETS.get(class_of(config))
+    if table is None or place.is_file():
+        yield (f"{place}: diffusers has no ControlNet for {files.kind.name}; leave it out"
+               if table is None else f"{place}: a transformer's ControlNet is read from a folder in"
+               " diffusers layout, with its config.json")
+        return
+    place /= "config.json"
+    if problems := list(fields.field_problems(str(place), net, table)):
+        yield from problems
+        return
+    for field in ("num_attention_heads", "attention_head_dim", "in_channels", "joint_attention_dim",
+                  "pooled_projection_dim"):
+        if net.get(field) != config.get(field):
+            yield (f"{place}: this ControlNet is for another model ({field} {net.get(field)}, the"
+                   f" transformer's is {config.get(field)})")
+            return
+
+
 class Control(Steering):
     """A ControlNet with its settings.
 
@@ -174,9 +193,10 @@ class Control(Steering):
         """(N, 1 or 3, H, W) uint8 control images, each made once."""
         spec, folder = self._spec, self._spec.images
         if folder:
-            images = inputs.kept(("folder", folder), rows, lambda r: inputs.from_folder(folder, r))
+            images = inputs.cached(("folder", folder), rows,
+                                   lambda r: inputs.from_folder(folder, r))
             return cast("Images", images.transpose(0, 3, 1, 2))
-        images = inputs.kept(
+        images = inputs.cached(
             ("canny", spec.low, spec.high), rows,
             lambda r: canny(inputs.images(r), spec.low, spec.high) * inputs.masks(r))
         return cast("Images", images[:, None])

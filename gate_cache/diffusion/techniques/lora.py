@@ -45,9 +45,15 @@ class Lora(Technique[list[LoraSpec]]):
             read_lora(lora.source, self._path(lora, roots, download))
 
     def digests(self, roots: Roots) -> Any:
-        return [lora_digest(lora.source, self._path(lora, roots)) for lora in self.spec]
+        digests = [lora_digest(lora.source, self._path(lora, roots)) for lora in self.spec]
+        if len(set(digests)) < len(digests):
+            raise ModelError(f"{self.combo}.lora: two of its LoRAs have the same weights; give one,"
+                             " with one scale")
+        return digests
 
     def fits(self, files: ModelFiles, roots: Roots) -> None:
+        if len(self.spec) > 1:
+            self.digests(roots)  # which refuses one by two names
         layers = None if files.absent else model_layers(files)
         wrong = []
         for lora in self.spec:

@@ -46,7 +46,7 @@ class Captioner:
     def captions(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
         """One sentence for each (h, w, 3) uint8 RGB image, the likeliest token at each step.
 
-        `ModelError` where the model is no captioner, such as one that needs a prompt.
+        `ModelError` where the model is not a captioner, such as one that needs a prompt.
         """
         try:
             prompts = {"text": [self._prompt] * len(images)} if self._prompt else {}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import tee
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from gate_cache.core.errors import UserError
 from gate_cache.core.size import Size
 from gate_cache.learn.features.bucket import FeatureSpec, attention_maps, nbytes, one_frame
 from gate_cache.learn.features.bucket_maps import BucketMaps
@@ -17,6 +20,7 @@ from gate_cache.learn.features.feed import Feed
 from gate_cache.learn.features.layout import Maps, views_of
 from gate_cache.learn.features.pixel_grid import read_at
 from gate_cache.learn.features.samples import HELD_BYTES, SampleReader
+from gate_cache.learn.features.upsampling import Upsampler, upsampler
 from gate_cache.learn.mixing.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 NATIVE_BYTES = 2**30
 POOLED_BYTES = 2**29
 """Maps, and means of them, held on the training device at most."""
+
+
+Picture = Callable[[str], npt.NDArray[np.uint8]]
 
 
 class Native(NamedTuple):
@@ -52,11 +59,14 @@ class NativeSpec(FeatureSpec):
     extra : names of combos that are concatenated as they are
     levels : how many of the combos' maps, from the coarsest; all by default
     pool : side of the grid of parts of an image that `NativeMaps.pooled` averages over
+    upsampler, upsampled : by name what makes maps sharper, and how many times as many cells a side
     """
 
     extra: tuple[str, ...] = ()
     levels: int | None = None
     pool: int = 1
+    upsampler: str | None = None
+    upsampled: int = 1
 
 
 class NativeMaps:
@@ -70,6 +80,7 @@ class NativeMaps:
     rows : row of each sample by id
     size : (height, width) of a sample's image
     held : bytes of stored rows that are held in this machine's memory at most
+    picture : a sample's as the model takes it, (H, W, 3) uint8, for an up-sampler
 
     Raises
     ------
@@ -79,7 +90,7 @@ class NativeMaps:
 
     def __init__(self, store: FeatureStore, spec: NativeSpec, device: torch.device,
                  rows: Mapping[str, int], size: Callable[[str], tuple[int, int]],
-                 held: int = HELD_BYTES) -> None:
+                 held: int = HELD_BYTES, picture: Picture | None = None) -> None:
         self.spec = spec
         self.device = device
         self._store, self._size = store, size
@@ -88,9 +99,11 @@ class NativeMaps:
         beside = store[spec.attention] if spec.attention else None
         self._attention = attention_maps(beside, spec.attention_maps) if beside else ()
         self.level_channels = tuple(level.channels for level in self.maps.levels)
-        self.level_sizes = tuple(level.size for level in self.maps.levels)
+        self._upsampler = upsampler(spec.upsampler, device) if spec.upsampler else None
+        self._picture = picture
+        self.level_sizes = tuple(self._read_as(level.size) for level in self.maps.levels)
         shapes = [beside[n].shape for n in self._attention] if beside else []
-        self.attention_sizes = tuple(Size.of(shape[-2:]) for shape in shapes)
+        self.attention_sizes = tuple(self._read_as(shape[-2:]) for shape in shapes)
         self.attention_tokens = tuple(int(shape[1]) for shape in shapes)
         self.extra_channels = sum(int(store[c][n].shape[1]) for c in spec.extra
                                   for n in store[c].maps)
@@ -127,7 +140,7 @@ class NativeMaps:
         """All maps of each sample in this order, read ahead."""
         return self._native.stream(ids)
 
-    def each(self, ids: Iterable[str]) -> Iterator[str]:
+    def read_ahead(self, ids: Iterable[str]) -> Iterator[str]:
         """These samples in turn: when one comes its maps are held, and others' are being read."""
         ids, order = tee(ids)
         return (i for i, _ in zip(order, self.stream(ids), strict=True))
@@ -157,12 +170,30 @@ class NativeMaps:
             names[self.spec.attention] = self._attention
         return {**names, **{c: self._store[c].maps for c in self.spec.extra}}
 
-    def _build(self, _: str, maps: Maps) -> Native:
-        levels = tuple(level.float() for level in self.maps.stacked(maps))
-        attention = self.spec.attention
-        return Native(levels, tuple(_own(maps[attention][n]) for n in self._attention)
-                      if attention else (), tuple(tuple(_own(maps[c][n])
-                      for n in self._store[c].maps) for c in self.spec.extra))
+    def _build(self, sample_id: str, maps: Maps) -> Native:
+        levels = [level.float() for level in self.maps.stacked(maps)]
+        attention = [_own(maps[self.spec.attention or ""][n]) for n in self._attention]
+        if self._upsampler and self._picture:
+            square = torch.from_numpy(self._picture(sample_id)).to(self.device)
+            guide = square.permute(2, 0, 1).float() / 255
+            levels = [self._sharper(level, guide) for level in levels]
+            attention = [self._sharper(m[None], guide)[0] for m in attention]
+        return Native(tuple(levels), tuple(attention), tuple(tuple(
+            _own(maps[c][n]) for n in self._store[c].maps) for c in self.spec.extra))
+
+    def _read_as(self, stored: Sequence[int]) -> Size:
+        """The size in which a map of this one is read."""
+        times = self.spec.upsampled if self._upsampler else 1
+        return Size(*(int(side) * times for side in stored))
+
+    def _sharper(self, maps: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) maps with more cells, by a guide of as many."""
+        size = self._read_as(maps.shape[-2:])
+        sharper = cast(Upsampler, self._upsampler)(maps, F.adaptive_avg_pool2d(guide, size))
+        if sharper.shape != (*maps.shape[:2], *size):
+            raise UserError(f"train.head.upsampler: '{self.spec.upsampler}' made maps of shape"
+                            f" {tuple(sharper.shape)} of {tuple(maps.shape)}, not of {size} cells")
+        return sharper
 
     def _mean(self, sample_id: str, stored: Maps) -> Vectors:
         maps, place = self._build(sample_id, stored), self.place(sample_id)

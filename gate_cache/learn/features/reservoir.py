@@ -112,7 +112,7 @@ def fill(maps: NativeMaps, data: SegmentationDataset, ids: Sequence[str], draw: 
     sizes = [int((m != IGNORED).sum()) for m in masks.values()]
     shares = share_out(sizes, draw.bound // pixel_bytes(maps))
     reservoir, start = Reservoir(maps, sum(shares)), 0
-    for sample_id, count in zip(maps.each(masks), shares, strict=True):
+    for sample_id, count in zip(maps.read_ahead(masks), shares, strict=True):
         mask = masks[sample_id]
         chosen = sample_pixels(mask.ravel(), count, draw.sampling, _seed(sample_id))
         native = maps(sample_id)

@@ -70,7 +70,7 @@ def fit_trials(trials: Sequence[Trial], task: Task, has_val: bool, session: FitS
     """
     spec = trials[0].spec
     if not task.items():
-        raise UserError(f"no {task.unit} to train on: the split 'train' holds none that count;"
+        raise UserError(f"no {task.unit} to train on: the split 'train' has none that can be used;"
                         " 'gate-cache data' shows what it holds")
     seen = session.start
     pace = Pace(session.show.say, session.label, step_of(spec.items - seen, spec),

@@ -31,4 +31,4 @@ def _build(options: ReleasedSpec, sizes: Sizes) -> nn.Module:
 
 HEAD = Head("conv-released", "correspondence", ReleasedSpec, _build,
             {"assigners": 1, "weights": "channel", "dropout": 0.5, "gamma1": 0.0, "gamma2": 0.0,
-             "steps": 10_000, "batch": 1, "validate_steps": 500})
+             "steps": 1_000, "batch": 1, "validate_steps": 250})

@@ -26,6 +26,6 @@ def _build(options: PixelMLPSpec, sizes: Sizes) -> nn.Module:
 
 
 HEAD = Head("pixel-mlp", "pixels", PixelMLPSpec, _build,
-            {"steps": 10_000, "validate_steps": 1_000, "batch": 64, "lr": 1e-3,
-             "weight_decay": 0.0},
+            {"steps": 2_000, "validate_steps": 500, "batch": 64, "lr": 1e-3,
+             "schedule": "cosine", "warmup": 0.05, "weight_decay": 0.0},
             "majority of the ensemble")

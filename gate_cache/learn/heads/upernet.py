@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gate_cache.manifest.heads import Head, HeadSpec, Sizes
+from gate_cache.manifest.heads import DenseSpec, Head, Sizes
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class UPerNetSpec(HeadSpec):
+class UPerNetSpec(DenseSpec):
     """Options of ``upernet``."""
 
     decoder_channels: int | None = Field(None, ge=2, description="the auxiliary head has half of"

@@ -47,7 +47,7 @@ class Items:
 
     @classmethod
     def load(cls, path: Path) -> Items:
-        """What `save` wrote; whatever is no file of plain arrays raises OSError or ValueError."""
+        """What `save` wrote; what is not a file of plain arrays raises OSError or ValueError."""
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Array] = {name: file[name] for name in file.files}
         if lacking := [name for name in OWN if name not in arrays]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.core.size import Sides, Size
+from gate_cache.core.size import Sides
+from gate_cache.learn.mixing.projection import PrincipalComponents, Projection
+from gate_cache.learn.modules.winograd import Convolvable, convolvable, convolved
 from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
 
@@ -61,12 +62,8 @@ class Amalgamator(nn.Module):
 
     def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
         """(B, b, C, h, w) to (B, n, b[, C]) weights: softmax over the b maps (Eq. 3)."""
-        flat = bucket.flatten(0, 1)
-        if self.resolution:
-            height, width = map(min, Size.of(self.resolution), flat.shape[-2:])
-            if (height, width) != flat.shape[-2:]:
-                flat = F.adaptive_avg_pool2d(flat, (height, width))
-        logits = [f(flat).unflatten(0, bucket.shape[:2]) for f in self.assigners]
+        maps = convolvable(bucket, self.resolution)
+        logits = [f(maps).unflatten(0, bucket.shape[:2]) for f in self.assigners]
         return torch.stack(logits, 1).softmax(2)
 
 
@@ -146,28 +143,10 @@ class ConvAssigner(nn.Module):
             nn.Linear(hidden, outputs),
         )
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """(N, C, h, w) to (N,) logits, or (N, outputs)."""
-        return torch.as_tensor(self.body(maps)).squeeze(1)
-
-
-class Projection(nn.Module):
-    """A learnt 1×1 projection, without bias; orthogonal at first, so that it keeps angles.
-
-    On maps of several models, each 0 where it is another's, these are projections of each model's.
-
-    Parameters
-    ----------
-    channels, width : before and behind it
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(width, channels)))
-
-    def forward(self, bucket: torch.Tensor) -> torch.Tensor:
-        """(B, b, C, …) to (B, b, width, …)."""
-        return torch.einsum("dc,bkc...->bkd...", self.weight, bucket)
+    def forward(self, maps: Convolvable) -> torch.Tensor:
+        """(N, C, h, w) to (N,) logits, or (N, outputs); the order of positions is of no matter."""
+        conv = cast(nn.Conv2d, self.body[0])
+        return torch.as_tensor(self.body[1:](convolved(maps, conv))).squeeze(1)
 
 
 AttentionIn = Literal["head", "bucket"]
@@ -229,10 +208,15 @@ class MixedModel(nn.Module):
 class CorrespondenceModel(MixedModel):
     """Amalgamate a bucket (`Amalgamator`), then apply the head."""
 
-    def forward(self, bucket: Bucket) -> Output:
-        """A batch of buckets to descriptors (B, D, h, w) of unit length over D."""
+    def forward(self, bucket: Bucket, weights: torch.Tensor | None = None) -> Output:
+        """A batch of buckets to descriptors (B, D, h, w) of unit length over D.
+
+        Parameters
+        ----------
+        weights : of these buckets, where they are known already
+        """
         maps, beside = self.parts(bucket.conv, bucket.attention)
-        mixed = self.mixer(maps)
+        mixed = self.mixer(maps) if weights is None else mix(maps, weights)
         return Output(self.head(mixed.maps, beside), mixed.weights)
 
 
@@ -260,6 +244,8 @@ def build_model(spec: TrainSpec, channels: int, weights: list[float] | None = No
 
 def projected(spec: TrainSpec, channels: int) -> tuple[int, Projection | None]:
     """C of maps before they are mixed, and what brings them to it where models are projected."""
+    if spec.mix and spec.mix.pca:
+        return spec.mix.pca, PrincipalComponents(channels, spec.mix.pca)
     width = spec.mix.projection if spec.mix else None
     return (width, Projection(channels, width)) if width else (channels, None)
 

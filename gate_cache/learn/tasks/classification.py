@@ -47,6 +47,10 @@ class ClassificationTask(ImagesTask):
         """Pooled features of some images."""
         return map(stack_vectors, batched(self.maps.pooled, batches))
 
+    def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
+        """Their means; see `Task.examples`."""
+        return (batch.conv for batch in self.maps.pooled(ids))
+
     def labels(self, items: Sequence[str]) -> torch.Tensor:
         """(B,) classes."""
         return torch.tensor([self._labels[i] for i in items]).to(self.maps.device,
@@ -79,7 +83,7 @@ class ClassificationTask(ImagesTask):
         """Top-1 accuracy of every model; features are read once for all of them."""
         tallies, ids = [ImageScores(self.classes) for _ in models], self._ids[split]
         parts = [ids[part] for part in tiles(len(ids), BATCH)]
-        for part, batch in zip(parts, self.feed(parts), strict=True):
+        for part, batch in zip(self.evaluated(split, parts, len), self.feed(parts), strict=True):
             true = [self._labels[i] for i in part]
             for model, tally in zip(models, tallies, strict=True):
                 output = model.eval()(batch)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from gate_cache.core.progress import Progress, Silent
 from gate_cache.learn.features.bucket import Bucket, Buckets, stack
 from gate_cache.learn.features.feed import batched
 from gate_cache.learn.metrics.intervals import bootstrap
@@ -35,7 +36,7 @@ from gate_cache.learn.mixing.amalgamator import CorrespondenceModel, build_model
 from gate_cache.learn.mixing.weight_stats import weight_stats
 from gate_cache.learn.tasks.correspondence import Matching, PairsLoss, nearest, sample
 from gate_cache.learn.tasks.pose import PLACES, MirroredPose, SourceDescriptors
-from gate_cache.learn.tasks.task import Scores
+from gate_cache.learn.tasks.task import EVALUATING, Scores
 
 if TYPE_CHECKING:
     from gate_cache.core.geometry import Window
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from gate_cache.learn.features.pairs import PairPoints
     from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.train_spec import TrainSpec
+
+Weighed = list[dict[str, torch.Tensor]]
+"""Every model's weights of each image, (1, n, b[, C]): a target's are those it had as a source."""
 
 
 class CorrespondenceTask:
@@ -68,6 +72,7 @@ class CorrespondenceTask:
         self._learnt = learnt
         self._pairs = pairs
         self._mirrored = mirrored
+        self.show: Progress = Silent()
 
     def items(self) -> Sequence[PairPoints]:
         """The training pairs."""
@@ -83,6 +88,12 @@ class CorrespondenceTask:
         """GATE, or a baseline; see `Task.model`."""
         tokens = self.buckets.tokens if attention else None
         return build_model(spec, self.buckets.channels, weights, chosen, tokens)
+
+    def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
+        """Of cells; see `Task.examples`."""
+        for bucket in self.buckets.stream(ids):
+            cells = bucket.conv.flatten(2).permute(2, 0, 1)
+            yield cells[::max(len(cells) // places, 1)]
 
     def criterion(self) -> nn.Module:
         """Cross-entropy in both directions."""
@@ -102,33 +113,39 @@ class CorrespondenceTask:
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """PCK of every model; an image's features are read once for all of them."""
         return [scores(matched, split == "test")
-                for matched in self.match(models, self._pairs[split])]
+                for matched in self.match(models, self._pairs[split], EVALUATING[split])]
 
     @torch.inference_mode()
-    def match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints]) -> list[Matched]:
+    def match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
+              label: str = "matching") -> list[Matched]:
         """Every model's predictions for all pairs.
 
         Of each category an image is read once as a source, of which only the descriptors at its
         points are held, and once as a target.
+
+        Parameters
+        ----------
+        label : what progress calls it
         """
         matched, pairs = [Matched({}, {}) for _ in models], list(pairs)
         for model in models:
             model.eval()
-        for group in _grouped(pairs, lambda p: p.pair.category).values():
-            self._match(models, group, matched)
+        with self.show.task(label, len(pairs), "pairs") as bar:
+            for group in _grouped(pairs, lambda p: p.pair.category).values():
+                self._match(models, group, matched, bar.advance)
         for of_model in matched:
             of_model.in_order(pairs)
         return matched
 
     def _match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
-               matched: Sequence[Matched]) -> None:
+               matched: Sequence[Matched], advance: Callable[[int], None]) -> None:
         """The pairs of one category."""
         pose = self._mirrored
-        plain = self._sources(models, pairs, matched, None)
-        mirrored = self._sources(models, pairs, [Matched({}, {}) for _ in models], pose) \
-            if pose else []
+        weights: Weighed = [{} for _ in models]
+        plain = self._sources(models, pairs, weights, None)
+        mirrored = self._sources(models, pairs, [{} for _ in models], pose) if pose else []
         for of_target, window, described in self._described(
-                self.buckets, models, _grouped(pairs, lambda p: p.pair.target), matched):
+                self.buckets, models, _grouped(pairs, lambda p: p.pair.target), weights):
             for number, maps in enumerate(described):
                 cut, sampled = window.cut(maps), []
                 for pair in of_target:
@@ -139,15 +156,18 @@ class CorrespondenceTask:
                 shares = torch.split(there, list(map(len, sampled)))
                 for pair, some in zip(of_target, shares, strict=True):
                     matched[number].by_pair[pair] = window.leave(np.asarray(some))
+            advance(len(of_target))
+        for of_model, weighed in zip(matched, weights, strict=True):
+            of_model.weights |= {i: by_map(w)[0].cpu() for i, w in weighed.items()}
 
     def _sources(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
-                 matched: Sequence[Matched], pose: MirroredPose | None,
+                 weights: Weighed, pose: MirroredPose | None,
                  ) -> list[dict[PairPoints, SourceDescriptors]]:
         """Every model's descriptors of each pair's source, in one pose."""
         found: list[dict[PairPoints, SourceDescriptors]] = [{} for _ in models]
         buckets = pose.buckets if pose else self.buckets
         for of_source, window, described in self._described(
-                buckets, models, _grouped(pairs, lambda p: p.pair.source), matched):
+                buckets, models, _grouped(pairs, lambda p: p.pair.source), weights):
             for maps, of_model in zip(described, found, strict=True):
                 cut = window.cut(maps)
                 places = _sampled(cut, window, PLACES) if self._mirrored else None
@@ -157,21 +177,21 @@ class CorrespondenceTask:
         return found
 
     def _described(self, buckets: Buckets, models: Sequence[nn.Module],
-                   groups: Mapping[str, list[PairPoints]], matched: Sequence[Matched],
+                   groups: Mapping[str, list[PairPoints]], weights: Weighed,
                    ) -> Iterator[tuple[list[PairPoints], Window, Iterator[torch.Tensor]]]:
         """The pairs of each image, its cells, and its descriptors by one model after the other."""
         for (sample_id, group), bucket in zip(groups.items(), buckets.stream(groups), strict=True):
             first = group[0]
             size = (first.source if first.pair.source == sample_id else first.target).size
             yield group, buckets.window(size), self._of_models(models, sample_id, stack([bucket]),
-                                                               matched)
+                                                               weights)
 
     @staticmethod
     def _of_models(models: Sequence[nn.Module], sample_id: str, batch: Bucket,
-                   matched: Sequence[Matched]) -> Iterator[torch.Tensor]:
-        for model, of_model in zip(models, matched, strict=True):
-            output = model(batch)
-            of_model.weights[sample_id] = by_map(output.weights)[0].cpu()
+                   weights: Weighed) -> Iterator[torch.Tensor]:
+        for model, of_model in zip(models, weights, strict=True):
+            output = model(batch, of_model.get(sample_id))
+            of_model[sample_id] = output.weights
             yield output.values[0]
 
 

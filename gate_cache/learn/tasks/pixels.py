@@ -61,7 +61,9 @@ class PixelTask(ImagesTask):
     def reservoir(self) -> Reservoir:
         """The training pixels, sampled on first use."""
         draw = Draw(self._bound, self._sampling, self._min_pixels)
-        return fill(self.maps, self.data, self._ids["train"], draw)
+        ids = self._ids["train"]
+        with self.show.task("reading", len(ids), "images") as bar:
+            return fill(self.maps, self.data, ids, draw, bar.advance)
 
     def items(self) -> Sequence[int]:
         """Numbers of the reservoir's pixels."""
@@ -101,7 +103,7 @@ class PixelTask(ImagesTask):
         """Scores of every model in original pixels; features are read once for all of them."""
         tallies = [ImageScores(self.data.classes, scarce=True) for _ in models]
         test = split == "test"
-        for sample_id in self.maps.each(self._ids[split]):
+        for sample_id in self.evaluated(split, self.maps.read_ahead(self._ids[split])):
             true = self.data.mask(sample_id)
             for tally, looked in zip(tallies, self._look(models, sample_id), strict=True):
                 tally.image(true, looked.classes())

@@ -116,7 +116,7 @@ class SegmentationTask(ImagesTask):
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; an image is read once for all of them."""
         tallies = [ImageScores(self.data.classes) for _ in models]
-        for sample_id in self.maps.each(self._ids[split]):
+        for sample_id in self.evaluated(split, self.maps.read_ahead(self._ids[split])):
             true = self.data.mask(sample_id)
             predictions = self.predict(models, sample_id)
             for tally, (predicted, weights) in zip(tallies, predictions, strict=True):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+
+from gate_cache.core.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import Split
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from gate_cache.learn.metrics.items import Items
     from gate_cache.learn.metrics.roles import Role
     from gate_cache.manifest.train_spec import TrainSpec
+
+Part = TypeVar("Part")
 
 
 class Output(NamedTuple):
@@ -78,6 +82,8 @@ class Task(Protocol):
     """What training counts: ``pairs``, ``images``, ``pixels``."""
     select: str
     """The metric that chooses checkpoints on ``val``."""
+    show: Progress
+    """Where evaluating shows how far it is."""
 
     def items(self) -> Sequence[Any]:
         """What is trained on."""
@@ -97,6 +103,9 @@ class Task(Protocol):
         attention : whether the attention feature is used
         """
 
+    def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
+        """What is mixed of these samples, (at most about `places`, b, C) each, all combos."""
+
     def criterion(self) -> nn.Module:
         """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""
 
@@ -105,6 +114,11 @@ class Task(Protocol):
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Results of several models, which must be in evaluation mode, over one split."""
+
+
+EVALUATING: dict[Split, str] = {"train": "evaluating on train", "val": "validating",
+                                "test": "evaluating"}
+"""What progress calls the evaluation of a split."""
 
 
 class ImagesTask:
@@ -123,6 +137,7 @@ class ImagesTask:
         self.maps = maps
         self.data = data
         self._ids = ids
+        self.show: Progress = Silent()
 
     def items(self) -> Sequence[Any]:
         """The training images."""
@@ -133,6 +148,26 @@ class ImagesTask:
         task = copy(self)
         task._ids = ids
         return task
+
+    def evaluated(self, split: Split, parts: Iterable[Part],
+                  count: Callable[[Part], int] = lambda _: 1) -> Iterator[Part]:
+        """Parts of a split's images in turn; progress shows those that are done.
+
+        Parameters
+        ----------
+        count : images of a part
+        """
+        with self.show.task(EVALUATING[split], len(self._ids[split]), "images") as bar:
+            for part in parts:
+                yield part
+                bar.advance(count(part))
+
+    def examples(self, ids: Sequence[str], places: int) -> Iterator[torch.Tensor]:
+        """At a grid of points; see `Task.examples`."""
+        side = max(round(places**0.5), 1)
+        points = (np.stack(np.meshgrid(*[np.arange(side)] * 2), -1).reshape(-1, 2) + 0.5) / side
+        for name, native in zip(ids, self.maps.stream(ids), strict=True):
+            yield self.maps.at(native, name, points).conv
 
     def criterion(self) -> nn.Module:
         """`loss`, which has no parameters."""

@@ -165,7 +165,7 @@ def _baselines_of(gate: Group, rows: Sequence[Group]) -> dict[Role, Group]:
 
 
 def gains_of(record: Record, over: Sequence[str]) -> list[dict[str, Gain]]:
-    """Of every group of `grouped`, in its order; empty for what is no GATE.
+    """Of every group of `grouped`, in its order; empty for what is not GATE.
 
     Parameters
     ----------

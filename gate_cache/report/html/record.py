@@ -136,7 +136,7 @@ def read_record(folder: Path) -> Record:
     """
     sweep = (folder / SWEEP).is_file()
     if not sweep and not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: is no run's folder; name one that 'gate-cache train' or"
+        raise UserError(f"{folder}: is not a run's folder; name one that 'gate-cache train' or"
                         " 'gate-cache sweep' made")
     # Both are written last, so a folder without them is one of a training that was interrupted.
     if not (folder / (RESULTS if sweep else METRICS)).is_file():
@@ -221,7 +221,7 @@ def _likely(test: Mapping[str, float]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
-        raise ValueError(f"{path.name} is no mapping")
+        raise ValueError(f"{path.name} is not a mapping")
     return data
 
 

@@ -27,24 +27,33 @@ class _Stderr:
 class Lines(_Stderr):
     """Progress as plain lines with count, rate and time left."""
 
+    _open = 0
+
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
-        """Open a task; its first and last states are always shown."""
-        task = _LineTask(label, total, unit)
-        task.show()
-        yield task
-        task.show()
+        """Open a task; its first and last states are shown, unless it is a short one in another."""
+        task, inner = _LineTask(label, total, unit), self._open > 0
+        self._open += 1
+        try:
+            if not inner:
+                task.show()
+            yield task
+            if not inner or task.shown:
+                task.show()
+        finally:
+            self._open -= 1
 
 
 class _LineTask:
     def __init__(self, label: str, total: int, unit: str) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._done = 0
-        self._began = self._shown = time.monotonic()
+        self._began = self._last = time.monotonic()
+        self.shown = False
 
     def advance(self, n: int = 1) -> None:
         self._done += n
-        if time.monotonic() - self._shown >= EVERY_SECONDS:
+        if time.monotonic() - self._last >= EVERY_SECONDS:
             self.show()
 
     def expect(self, total: int) -> None:
@@ -53,7 +62,7 @@ class _LineTask:
 
     def show(self) -> None:
         now = time.monotonic()
-        self._shown, spent = now, now - self._began
+        self.shown, self._last, spent = True, now, now - self._began
         text = f"{self._label}: {self._done}/{self._total} {self._unit}"
         if self._done:
             rate = self._done / max(spent, 1e-9)
@@ -64,19 +73,32 @@ class _LineTask:
 
 
 class Bars(_Stderr):
-    """Progress as rich bars."""
+    """Progress as rich bars; one within another's time stands below it until it is done."""
+
+    _progress: Any = None
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
         """Open a bar with count, rate and time left."""
+        if outer := self._progress:
+            number = outer.add_task(label, total=total, rate="")
+            try:
+                yield _BarTask(outer, number, unit)
+            finally:
+                outer.remove_task(number)
+            return
         from rich import progress as bars
         from rich.console import Console
 
         columns = (bars.TextColumn("{task.description}"), bars.BarColumn(),
                    bars.MofNCompleteColumn(), bars.TextColumn("{task.fields[rate]}"),
                    bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn())
-        with bars.Progress(*columns, console=Console(stderr=True)) as progress:
-            yield _BarTask(progress, progress.add_task(label, total=total, rate=""), unit)
+        with bars.Progress(*columns, console=Console(stderr=True)) as self._progress:
+            progress = self._progress
+            try:
+                yield _BarTask(progress, progress.add_task(label, total=total, rate=""), unit)
+            finally:
+                self._progress = None
 
 
 class _BarTask:
@@ -84,7 +106,7 @@ class _BarTask:
         self._progress, self._number, self._unit = progress, number, unit
 
     def advance(self, n: int = 1) -> None:
-        speed = self._progress.tasks[self._number].speed
+        speed = next(t.speed for t in self._progress.tasks if t.id == self._number)
         rate = f"{speed:.1f} {self._unit}/s" if speed else self._unit
         self._progress.update(self._number, advance=n, rate=rate)
 

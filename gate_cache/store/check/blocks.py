@@ -100,7 +100,7 @@ class BlockCheck:
             if meta is None or meta.separator == ".":  # the array's folder was looked at
                 continue
             parent, _, own = shard_file(f"{self.group}/{name}", self.index, meta).rpartition("/")
-            yield from (f"{parent}/{n} is no part of the store"
+            yield from (f"{parent}/{n} is not part of the store"
                         for n in self.folder.names(parent) if n != own)
 
 

@@ -92,7 +92,7 @@ class OpenFiles:
                 self._open.move_to_end(key)
             return cached
 
-    def each(self, work: Callable[[range], None], parts: Sequence[range], array: Chunks,
+    def in_parallel(self, work: Callable[[range], None], parts: Sequence[range], array: Chunks,
              shards: Iterable[int]) -> None:
         """Do all parts, several at once where one may wait for a server; `shards` are theirs."""
         at_once = min(self._folder.at_a_time, len(parts))
@@ -151,7 +151,7 @@ class Chunks:
             self._again(self._run, shard, slot, buffers[run.start : run.stop], check)
 
         parts = runs(rows, self.block) if rows else []
-        self._files.each(fill, parts, self, (rows[run.start] // self.block for run in parts))
+        self._files.in_parallel(fill, parts, self, (rows[run.start] // self.block for run in parts))
 
     def read_row(self, row: int, buffer: memoryview, check: Check) -> None:
         """Fill a buffer with one row: `read`, for the fewest steps."""
@@ -188,9 +188,13 @@ class Chunks:
 
     def _unpack(self, opened: OpenShard, slot: int, chunk: memoryview, buffer: memoryview,
                 check: Check) -> None:
+        checks = check == "always" or (check == "first" and slot not in opened.checked)
+        if checks:
+            opened.check(slot, chunk)
         unpack(chunk[:-CRC], buffer, self.meta.packing, self.meta.dtype)
-        if opened.sums and (check == "always" or (check == "first" and slot not in opened.checked)):
-            opened.is_row(slot, crc32c.crc32c(buffer))
+        if checks:
+            if opened.sums:
+                opened.is_row(slot, crc32c.crc32c(buffer))
             opened.checked.add(slot)
 
     def _run(self, shard: int, first: int, buffers: Sequence[memoryview], check: Check) -> None:
@@ -203,11 +207,10 @@ class Chunks:
                 self._one(shard, slot, buffer, check)
             return
         if self.meta.packing != "raw":  # all of them by one read: behind a URL, by one request
-            data = memoryview(bytearray(sum(lengths)))
-            opened.fill(offsets[0], data)
+            data = opened.bytes(offsets[0], sum(lengths))
             for slot, offset, buffer in zip(slots, offsets, buffers, strict=True):
                 chunk = data[offset - offsets[0] :][: opened.lengths[slot]]
-                self._unpack(opened, slot, opened.whole(slot, chunk), buffer, check)
+                self._unpack(opened, slot, chunk, buffer, check)
             return
         sums = [bytearray(CRC) for _ in slots]
         parts = [p for b, s in zip(buffers, sums, strict=True) for p in (b, memoryview(s))]

@@ -147,23 +147,6 @@ class GroupWriter:
         if meta is None or meta.shape[0] < shape[0]:
             resize(self.folder, f"{self.name}/{array}", shape)
 
-    def recheck(self) -> None:
-        """Undo blocks that do not read back whole: these arrays were made anew over old shards.
-
-        Rows that are void are undone too: which they are may have been lost, as what a number in a
-        mark stood for.
-        """
-        self.fit()
-        numbers, known = self.marks.numbers(), done.provenances(self.attrs)
-        for block, rows in enumerate(blocks_of(self.rows, self.block)):
-            try:
-                whole = not any(self.parts[n].has_void(m) for n, m in
-                                self.read_kept(rows).items())
-            except StoreError:
-                whole = False
-            if not whole or numbers.get(block, 0) not in known:
-                self.marks.write(block, self.marks.read(block) if whole else 0)
-
     @property
     def lengths(self) -> list[int]:
         """Bytes of a row of each array."""
@@ -203,12 +186,8 @@ class GroupWriter:
         return found
 
     def begin(self, rows: range, arrays: Stored, void: Iterable[int]) -> None:
-        """Fill a block's arrays with the rows that are kept, and what stands for NaN in void ones.
-
-        Parameters
-        ----------
-        arrays : name to memory for all rows of each stored array
-        """
+        """Fill arrays, each with room for the block's rows, with those that are kept, and with what
+        stands for NaN in void ones."""
         places = [row - rows.start for row in void]
         for name, kept in self.read_kept(rows).items():
             arrays[name][: len(kept)] = kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ from gate_cache.store.places.local import NoFile
 if TYPE_CHECKING:
     from gate_cache.store.format.attrs import ArrayMeta
     from gate_cache.store.places.folders import File, Folder
+
+_scratch = threading.local()
+"""Of each thread, for the chunks that it decompresses: `memory`."""
 
 
 @dataclass
@@ -44,29 +48,30 @@ class OpenShard:
     sums: list[int] | None = None
 
     def chunk(self, slot: int) -> memoryview:
-        """A whole chunk, as it is stored, with its checksum.
+        """A whole chunk, as it is stored, with its checksum; valid until this thread's next one.
 
         Raises
         ------
         Damaged
-            It is not there, cut off or not what was written.
+            It is not there, or cut off.
         """
         if self.offsets[slot] < 0:
             raise Damaged(f"{self.key} lacks row {slot} of the shard")
-        data = memoryview(bytearray(self.lengths[slot]))
-        self.fill(self.offsets[slot], data)
-        return self.whole(slot, data)
+        return self.bytes(self.offsets[slot], self.lengths[slot])
 
-    def fill(self, offset: int, data: memoryview) -> None:
-        """Read so many bytes; `Damaged` where there are fewer."""
-        if self.file.read_into(offset, [data]) != len(data):
+    def bytes(self, offset: int, length: int) -> memoryview:
+        """So many bytes, as of `chunk`; `Damaged` where there are fewer."""
+        if len(getattr(_scratch, "memory", b"")) < length:
+            _scratch.memory = bytearray(length)  # a new one each time has new pages, which cost
+        data = memoryview(_scratch.memory)[:length]
+        if self.file.read_into(offset, [data]) != length:
             raise Damaged(f"{self.key} is cut off")
+        return data
 
-    def whole(self, slot: int, chunk: memoryview) -> memoryview:
-        """The chunk; `Damaged` where it is not what its checksum was taken of."""
+    def check(self, slot: int, chunk: memoryview) -> None:
+        """Raise `Damaged` where a chunk is not what its checksum was taken of."""
         if not matches(chunk[:-CRC], chunk[-CRC:]):
             raise wrong(self.key, slot)
-        return chunk
 
     def is_row(self, slot: int, checksum: int) -> None:
         """Raise `Damaged` where a row with this checksum belongs to another place."""
@@ -98,7 +103,7 @@ def open_shard(folder: Folder, array: str, shard: int, meta: ArrayMeta) -> OpenS
     try:
         file = folder.open(key, length)
     except NoFile:
-        raise Damaged(f"{key} is no file") from None
+        raise Damaged(f"{key} is not a file") from None
     if file is None:
         raise Damaged(f"{key} is missing")
     size = file.size
@@ -129,5 +134,7 @@ def row_sum(shard: OpenShard, slot: int, meta: ArrayMeta) -> int:
             raise Damaged(f"{shard.key} lacks row {slot} of the shard")
         return int.from_bytes(checksum, "little")
     row = memoryview(bytearray(meta.chunk))
-    unpack(shard.chunk(slot)[:-CRC], row, meta.packing, meta.dtype)
+    chunk = shard.chunk(slot)
+    shard.check(slot, chunk)
+    unpack(chunk[:-CRC], row, meta.packing, meta.dtype)
     return int(crc32c.crc32c(row))

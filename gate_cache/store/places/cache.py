@@ -38,14 +38,14 @@ _LONGEST = 200
 
 
 def cache_here() -> Cache | None:
-    """The cache that the environment names, if any (`UserError` where its size is no number)."""
+    """The cache that the environment names, if any (`UserError` where its size is not a number)."""
     home = os.environ.get(FOLDER)
     if not home:
         return None
     text = os.environ.get(BYTES, "")
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
     if text and not match:
-        raise UserError(f"{BYTES}: '{text}' is no number of bytes, such as 200GB")
+        raise UserError(f"{BYTES}: '{text}' is not a number of bytes, such as 200GB")
     bound = int(float(match[1]) * _UNITS[match[2]]) if match else None
     return Cache(Path(home).expanduser(), bound)
 

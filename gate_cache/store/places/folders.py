@@ -37,7 +37,7 @@ class File(Protocol):
         """Fill buffers one after the other from an offset; bytes read (fewer at the end)."""
 
 
-def each(work: Callable[[In], Out], parts: Sequence[In], at_once: int) -> list[Out]:
+def in_parallel(work: Callable[[In], Out], parts: Sequence[In], at_once: int) -> list[Out]:
     """What work makes of each part, so many at once."""
     if min(len(parts), at_once) < 2:
         return [work(part) for part in parts]
@@ -84,7 +84,7 @@ class Folder(Protocol):
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several whole files, each as by `read`."""
-        return each(self.read, keys, self.reads)
+        return in_parallel(self.read, keys, self.reads)
 
     def open(self, key: str, tail: int = 0) -> File | None:
         """A file for reading ranges, or None; its last `tail` bytes will be read first."""
@@ -114,7 +114,7 @@ class Folder(Protocol):
     def write_many(self, files: Mapping[str, Callable[[], Sequence[Buffer]]]) -> None:
         """Write several files at a time, each as `write` does, calling what makes their parts as
         late as possible. After an error some may be written, but none is half-written."""
-        each(lambda item: self.write(item[0], item[1]()), list(files.items()), self.writes)
+        in_parallel(lambda item: self.write(item[0], item[1]()), list(files.items()), self.writes)
 
     def flush(self) -> None:
         """Write what is held back; most places hold nothing back."""

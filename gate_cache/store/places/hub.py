@@ -3,7 +3,7 @@
 
 Every change of a repository is a commit, of which only so many are taken an hour: so what is
 written is held back until `flush`, or until there is much of it. Large files are sent at once all
-the same, and are no part of the repository before their commit; one that is sent again is not. A
+the same, and are not part of the repository before their commit; one that is sent again is not. A
 commit names the one before it, so of two writers the second one is refused. What is read is of one
 commit, found once, whatever others commit meanwhile: the revision's last one, and then our own.
 """

@@ -31,11 +31,11 @@ class LocalFile:
         self._fd = -1
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise NoFile(errno.EINVAL, "is no file", str(path))
+                raise NoFile(errno.EINVAL, "is not a file", str(path))
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise NoFile(errno.ELOOP, "is no file", str(path)) from None
+                raise NoFile(errno.ELOOP, "is not a file", str(path)) from None
             raise
 
     @property

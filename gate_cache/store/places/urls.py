@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError
 from gate_cache.core.errors import RemoteError, StoreError
 from gate_cache.store.format.documents import listed_names
 from gate_cache.store.places.cache import cache_here
-from gate_cache.store.places.folders import each
+from gate_cache.store.places.folders import in_parallel
 from gate_cache.store.places.refusals import reworded
 from gate_cache.store.places.remote import RemoteFolder
 
@@ -70,7 +70,7 @@ class WebFolder(RemoteFolder):
     def bytes_below(self, key: str = "") -> int:
         links = [f"{key}/{name}".lstrip("/") for name in self._links(key)]
         folders = [link.rstrip("/") for link in links if link.endswith("/")]
-        files = each(self.open_object, [n for n in links if not n.endswith("/")], self.reads)
+        files = in_parallel(self.open_object, [n for n in links if not n.endswith("/")], self.reads)
         return sum(map(self.bytes_below, folders)) + sum(file.size for file in files if file)
 
     def _links(self, key: str) -> list[str]:

@@ -108,10 +108,15 @@ function render(choose) {
   }
 }
 
+// An id may be broken after a slash and before its suffix.
+function broken(id) {
+  return id.split(/(?<=\/)|(?=\.[^./]*$)/).flatMap((part) => [part, document.createElement("wbr")]);
+}
+
 function row(i, id, choose) {
   const made = element("li", {}, element("button", { title: id, onclick: () => choose(id) },
     element("img", { src: picture(id, "thumb"), alt: "", loading: "lazy", decoding: "async" }),
-    element("span", {}, id)));
+    element("span", {}, ...broken(id))));
   made.style.top = `${i * TALL}px`;
   Object.assign(made.dataset, { index: i, id });
   return made;
