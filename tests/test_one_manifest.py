@@ -103,11 +103,12 @@ def test_the_viewer_has_maps_words_and_matches_of_all(home: Home) -> None:
         features = [f["name"] for f in server.ask("api/store").json["features"]]
         own = ["combo a", "combo d", "combo v", "run nn"]
         assert set(own) <= set(features)
-        for feature in own:  # a point is most like itself
+        for feature in own:  # a cell's centre is most like itself
+            at = 3.5 / 8 if feature == "combo v" else 6.5 / 16
             found = server.ask("api/match", {"feature": feature, "image": PAIR[0],
-                                             "target": PAIR[0], "x": 0.4, "y": 0.6}).json
+                                             "target": PAIR[0], "x": at, "y": at}).json
             assert found["similarity"] > 0.99
-            assert max(abs(found["x"] - 0.4), abs(found["y"] - 0.6)) < 1 / 8
+            assert (found["x"], found["y"]) == pytest.approx((at, at))
 
 
 def test_points_are_matched_by_each_and_by_the_trained(home: Home, tmp_path: Path,
