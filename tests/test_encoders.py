@@ -18,7 +18,7 @@ from gate_cache.analysis.score import Selection, score_combos
 from gate_cache.core.errors import ManifestError, ModelError, UserError
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
-from gate_cache.core.size import Size
+from gate_cache.core.size import Sides, Size
 from gate_cache.datasets.common.model_input import model_input
 from gate_cache.diffusion.models.encoders import LAYERS, SIDE, TYPES
 from gate_cache.diffusion.models.published import _encoders
@@ -39,7 +39,7 @@ PREFIX = {"registers": 3, "dinov3": 5, "siglip": 0, "ijepa": 0}
 """Tokens before those of the patches, where they are not the class token alone."""
 
 
-def work(manifest: WriteManifest, roots: Roots, size: int = 32, **combo: Any) -> Workspace:
+def work(manifest: WriteManifest, roots: Roots, size: Sides = 32, **combo: Any) -> Workspace:
     loaded = manifest(model={"source": "m", "size": size}, conv={"a": combo}, **SECTIONS)
     return Workspace(loaded, roots, "cpu")
 
@@ -54,23 +54,24 @@ def expected(name: str, model: Any, images: np.ndarray) -> dict[str, torch.Tenso
     with torch.inference_mode():
         found = model(pixels, output_hidden_states=True,
                       **({} if always else {"interpolate_pos_encoding": True}))
-    side, prefix = images.shape[1] // SHAPE["patch_size"], PREFIX.get(name, 1)
+    cells, prefix = [n // SHAPE["patch_size"] for n in images.shape[1:3]], PREFIX.get(name, 1)
     states = {f"layer{i}": s[:, prefix:] for i, s in
               enumerate([*found.hidden_states[1:-1], found.last_hidden_state])}
     if name == "mae":  # which shuffles its tokens, and says how
         order = found.ids_restore[..., None].expand(-1, -1, SHAPE["hidden_size"])
         states = {k: v.gather(1, order) for k, v in states.items()}
-    maps = {k: v.transpose(1, 2).unflatten(2, (side, side)) for k, v in states.items()}
+    maps = {k: v.transpose(1, 2).unflatten(2, cells) for k, v in states.items()}
     token = found.pooler_output if name == "clip" else found.last_hidden_state[:, 0]
     return maps | ({"cls": token[..., None, None]} if prefix else {})
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("size", [32, (32, 48)])
 def test_maps_are_hidden_states_of_the_unmodified_model(
-        name: str, size: int, manifest: WriteManifest, roots: Roots) -> None:
+        name: str, size: Sides, manifest: WriteManifest, roots: Roots) -> None:
     model = small(name)
     write(roots.models / "m", model)
+    size = size if isinstance(size, int) else list(size)  # as YAML has it
     here = work(manifest, roots, size, maps=[*MAPS, *(["cls"] if PREFIX.get(name, 1) else [])])
     store, dataset = FeatureStore.open(extract(here).store), here.dataset()
     how = Preprocessing(Size.of(size))

@@ -440,9 +440,9 @@ def test_widths(classes: int, expected: tuple[int, int]) -> None:
 
 def test_upernet_sees_attention_at_its_levels(maps: NativeMaps) -> None:
     task = task_of("upernet", maps)
-    batch = next(task.feed([["t0", "t1"]]))
+    batch, wide = next(task.feed([["t0", "t1"]])), maps.frame.size.width // maps.frame.size.height
     assert [a if a is None else tuple(a.shape[1:]) for a in batch.attention] == [
-        None, (6, 8, 8), (6, 16, 16)]
+        None, (6, 8, 8 * wide), (6, 16, 16 * wide)]
     assert batch.joined.shape == (2, 2, 18, 16, 16)
     net = UPerNet([6, 6, 6], 3, 8, [0, 6, 6])
     assert net([x[:, 0] for x in batch.levels], batch.attention).logits.shape == (2, 3, 16, 16)

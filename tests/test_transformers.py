@@ -484,7 +484,8 @@ def test_published_models_are_planned_without_their_files(
 @pytest.mark.parametrize(("name", "gigabytes"), [
     ("sd-1.5", 1.7), ("sd-2.1", 1.7), ("sdxl-base", 5.1),
     ("pixart-alpha", 1.2), ("pixart-sigma", 1.2), ("sd-3", 4.2), ("sd-3.5-medium", 4.9),
-    ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("lumina-2", 5.2), ("ddpm-256", 0.2)])
+    ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("lumina-2", 5.2),
+    ("ddpm-256", 0.2)])
 def test_published_configurations_are_of_models_as_large_as_the_docs_say(
         name: str, gigabytes: float) -> None:
     """Parameters and buffers in bfloat16, of the classes without memory."""
@@ -504,3 +505,20 @@ def test_protocols_name_maps_that_their_models_have(path: Path) -> None:
         found = combo_maps(manifest, files, files.kind.about_tokens)
         assert found.keys() == manifest.combos.keys()
     assert "probe   manifests" in path.read_text() or "train   manifests" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["alpha", "sd3", "flux"])
+def test_maps_of_a_wide_latent_lie_row_by_row(models: Path, name: str) -> None:
+    model, family = opened(models, name), ModelFiles(name, models / name).family
+    (spec,) = [m for m in (*family.maps, *family.more) if m.name == "transformer.0.img"]
+    tokens: list[Any] = []
+    model.unet.get_submodule(spec.modules[0]).register_forward_hook(
+        lambda _module, _args, output: tokens.append(output))
+    x = torch.randn(1, family.latent_channels, SIDE, 2 * SIDE)
+    with tapped(model.unet, [spec], 0.5) as taps:
+        predicted = model.predict(x, 50, model.embed(PROMPT))
+        found = taps.take()[spec.name]
+    image = tokens[0][-1] if isinstance(tokens[0], tuple) else tokens[0]
+    assert predicted.shape == x.shape
+    assert torch.equal(found[0, :, 1, 2], image[0, SIDE + 2])  # the second row's third cell
+    assert tuple(found.shape[1:]) == spec.shape((2 * SIDE, 4 * SIDE))
