@@ -57,6 +57,7 @@ def main() -> None:
             "from float32": largest(exact, usual),
             "2 threads": largest(usual, extracted(dtype, threads=2)),
             "batches of 1": largest(usual, extracted(dtype, batch=1)),
+            "both": largest(usual, extracted(dtype, threads=2, batch=1)),
             "channels_last": largest(usual, extracted(dtype, channels_last=True))}}), flush=True)
 
 

@@ -31,6 +31,8 @@ CONV: dict[str, Any] = {
     "ip": {**PROMPT, "ip_adapter": ADAPTER}}
 PIECES = 40
 """Of maps, on their way from the device: at least these, of 7 images in batches of at most 2."""
+IN_A_PASS = ("diffusion/passes/", "diffusion/models/dit.py", "diffusion/models/transformers.py",
+             "diffusion/models/vision.py", "extraction/", "test_device.py")
 SHORT: dict[str, Any] = {"dataset": {"name": "toyworld", "train": 12, "val": 0, "test": 0},
                          "store": {"block": 4, "batch": 1}, "train": {}}
 NEAR = 2e-3
@@ -121,7 +123,7 @@ def beyond_bounds(waited: Kinds) -> list[tuple[str, str]]:
     """What waits more often than it may: once a pass for maps to arrive, else for set-up."""
     passes = waited["event", "extraction/transfer.py:arrived"]
     return [what for what, count in waited.items()
-            if what[1].startswith(("diffusion/", "extraction/", "test_device.py"))
+            if what[1].startswith(IN_A_PASS)
             and count > passes / 4 and what != ("event", "extraction/transfer.py:arrived")]
 
 

@@ -95,7 +95,7 @@ class Recomputed:
 ACROSS = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
 """What another device or other software may change, by the model's dtype; see `Compared`.
 
-In half precision twice what another batch size was seen to change on one processor
+In half precision twice what other batches and threads were seen to change on one processor
 (docs/benchmarks.md).
 """
 

@@ -124,7 +124,7 @@ class PixArt(DiffusionTransformer):
         if self.unet.use_additional_conditions:
             stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
             height, width = (float(side * stride) for side in call.x.shape[-2:])
-            size = tuple(torch.tensor(values, device=call.x.device, dtype=self.dtype).expand(
+            size = tuple(self.place(torch.tensor(values, dtype=self.dtype)).expand(
                 batch, -1) for values in ([height, width], [height / width]))
         output = self.unet(
             call.x, encoder_hidden_states=call.text.states, timestep=call.t.expand(batch),
