@@ -15,11 +15,14 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -50,7 +53,7 @@ Way = Callable[[dict[str, GroupWriter], list[range]], None]
 class Stub:
     """An extractor whose maps are there already."""
 
-    batch = BATCH
+    batch = coder_batch = BATCH
     model = SimpleNamespace(device=torch.device("cpu"), place=torch.as_tensor)
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -142,6 +145,19 @@ def ours(stub: Stub) -> Way:
     return run
 
 
+def writer_alone(stub: Stub) -> Way:
+    """The blocks written by a group's writer from as many threads, with nothing before."""
+    block = {name: values.repeat(BLOCK // BATCH, 1, 1, 1).float().numpy().astype(np.float16)
+             for name, values in stub.maps.items()}
+
+    def run(groups: dict[str, GroupWriter], blocks: list[range]) -> None:
+        tasks = [(group, rows) for name, group in groups.items() if name != LATENTS
+                 for rows in blocks]
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(lambda task: task[0].write(task[1], block), tasks))
+    return run
+
+
 def plain_way(stub: Stub) -> Way:
     """One thread behind the device, in numpy."""
     float32 = {name: values.float() for name, values in stub.maps.items()}
@@ -186,6 +202,19 @@ def np_save(home: Path, stub: Stub, images: int, combos: int) -> Costs:
     return timed(lambda: run(range(combos * WARM, combos * images // BLOCK)))
 
 
+@contextmanager
+def counted(syncs: Counter[str], name: str) -> Iterator[None]:
+    """Count calls of fsync, warm blocks included."""
+    real = os.fsync
+
+    def sync(fd: int) -> None:
+        syncs[name] += 1
+        real(fd)
+
+    with mock.patch.object(os, "fsync", sync):
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=64, help="a multiple of 16, above 32")
@@ -199,13 +228,15 @@ def main() -> None:
     stub, size = Stub(getattr(torch, given.model_dtype)), (given.images, given.combos)
     ways: dict[str, Callable[[Path], Costs]] = {
         "ours": lambda home: in_a_store(home, *size, given.store_dtype, ours(stub)),
+        "our writer": lambda home: in_a_store(home, *size, given.store_dtype, writer_alone(stub)),
         "plain way": lambda home: in_a_store(home, *size, given.store_dtype, plain_way(stub)),
         "np.save + fsync": lambda home: np_save(home, stub, *size)}
     costs: dict[str, list[Costs]] = {name: [] for name in ways}
-    for _ in range(given.rounds):
-        for name, way in ways.items():
-            with tempfile.TemporaryDirectory(dir=given.folder) as home:
-                costs[name].append(way(Path(home)))
+    syncs, names = Counter[str](), list(ways)
+    for number in range(given.rounds):
+        for name in names[number % len(names):] + names[:number % len(names)]:  # each first in turn
+            with tempfile.TemporaryDirectory(dir=given.folder) as home, counted(syncs, name):
+                costs[name].append(ways[name](Path(home)))
     rows = (given.images - WARM * BLOCK) * given.combos
     least = {name: [min(column) for column in zip(*found, strict=True)]
              for name, found in costs.items()}
@@ -216,6 +247,7 @@ def main() -> None:
         "rows/s": {n: round(rows / c[2], 1) for n, c in least.items()},
         "processor time of the plain way over ours (own, all)": [
             round(sum(least["plain way"][:n]) / sum(least["ours"][:n]), 2) for n in (1, 2)],
+        "fsyncs a round": {n: count // given.rounds for n, count in syncs.items()},
         "rate over np.save + fsync": round(least["np.save + fsync"][2] / least["ours"][2], 2),
     }, indent=2))
 

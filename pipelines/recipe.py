@@ -223,8 +223,8 @@ def verdict(over: str, gain: Gain) -> str:
     # An interval is as wide as one over the square root of the images: it is to leave out 0, or
     # to stay within a point, whichever comes first.
     need = gain.images * ((high - low) / 2 / max(abs(points), ENOUGH - abs(points))) ** 2
-    return f"not told from {over} {figures}, which about {math.ceil(need / 100) * 100:,} test" \
-        " pictures would decide"
+    return f"not distinguished from {over} {figures}, which about" \
+        f" {math.ceil(need / 100) * 100:,} test pictures would decide"
 
 
 def cells(outcome: Outcome, row: int) -> list[str]:

@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch._C import _functorch as functorch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -402,6 +403,7 @@ def pretended(count: int = 1) -> Iterator[Device]:
         "max_memory_allocated": lambda *_: 1, "reset_peak_memory_stats": lambda *_: None,
         "mem_get_info": lambda *_: (1 << 34, 1 << 34)}
     autocast = torch.amp.autocast_mode.autocast.__init__
+    _device_constructors()  # which torch looks up once: before one of them is patched
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cuda.items():
             patch.setattr(torch.cuda, name, value)

@@ -117,6 +117,18 @@ def test_a_dead_process_of_this_machine_is_overtaken_at_once(folder: LocalFolder
         get(folder).release()
 
 
+def test_drafts_of_claims_that_a_kill_has_left_are_removed(folder: LocalFolder) -> None:
+    elsewhere(3, folder, released=True)
+    left, newer = f".{STORE}.claim-3.0badcafe.partial", f".{STORE}.claim-4.0badcafe.partial"
+    for name in (left, newer):
+        folder.write(name, [b"{"])
+    first = get(folder)
+    assert left not in folder.names() and newer in folder.names()  # somebody may be making it
+    first.release()
+    get(folder).release()
+    assert folder.names() == [f".{STORE}.claim-5"]
+
+
 def test_whoever_was_overtaken_finds_out(folder: LocalFolder) -> None:
     first = get(folder)
     elsewhere(2, folder)

@@ -68,6 +68,17 @@ def test_only_the_start_of_this_process_decides_its_threads(
     assert own_threads() == threads
 
 
+def test_workers_that_do_not_start_end_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """distributed's `Nanny`, whose process died at once, says so with an exception in another."""
+    def fails(**_: Any) -> None:
+        raise RuntimeError("Cluster failed to start") from RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("gate_cache.extraction.cluster.LocalCluster", fails)
+    line = r"^--workers 2: they did not start \(Nanny failed"
+    with pytest.raises(UserError, match=line), local(2):
+        pass
+
+
 def test_two_workers_write_the_same_bytes(toy: Toy, roots: Roots, cluster: Any) -> None:
     spread = Workers(scheduler=cluster.scheduler_address)
     result = extract(Workspace(toy[0], roots, "cpu"), spread=spread)

@@ -11,6 +11,9 @@ import pytest
 import torch
 from conftest import PROMPT, TOY, write
 from pretended import Device, Kinds, pretended
+from small_encoders import small
+from small_encoders import write as write_encoder
+from small_transformers import write_transformer
 from test_families import models, sections  # noqa: F401
 from test_techniques import ADAPTER, write_ip_adapter
 
@@ -28,6 +31,8 @@ CONV: dict[str, Any] = {
     "ip": {**PROMPT, "ip_adapter": ADAPTER}}
 PIECES = 40
 """Of maps, on their way from the device: at least these, of 7 images in batches of at most 2."""
+SHORT: dict[str, Any] = {"dataset": {"name": "toyworld", "train": 12, "val": 0, "test": 0},
+                         "store": {"block": 4, "batch": 1}, "train": {}}
 NEAR = 2e-3
 """Of a map's largest value: float16, and other kernels of the CPU for what is not contiguous."""
 
@@ -71,6 +76,38 @@ def test_every_family_is_the_cpus(family: str, models: Path, tmp_path: Path) -> 
     assert waited["event", "extraction/transfer.py:arrived"] > 3
 
 
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "sd3": {"denoise": {"from": 400, "steps": 2}}, "flux": {}, "alpha": {}}
+
+
+def of_kind(name: str, tmp_path: Path) -> Any:
+    """A manifest of a small transformer, or encoder: passes enough to outnumber set-up."""
+    if name in TRANSFORMERS:
+        write_transformer(name, tmp_path / "models" / name)
+        return write(tmp_path / "toy.yaml", model={"source": name, "size": 64}, **SHORT, conv={
+            "plain": PROMPT, "walked": {**PROMPT, "t": 260, **TRANSFORMERS[name]}},
+            attention={"attn": PROMPT})
+    write_encoder(tmp_path / "models" / name, small(name))
+    return write(tmp_path / "toy.yaml", model={"source": name, "size": 32}, **SHORT,
+                 conv={"a": {"maps": ["layer0", "layer2", "cls"]}}, attention={})
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMERS, "dinov2"])
+def test_transformers_and_encoders_are_the_cpus(name: str, tmp_path: Path) -> None:
+    waited = assert_same_on_gpu(of_kind(name, tmp_path), tmp_path, tmp_path / "models")
+    assert waited["event", "extraction/transfer.py:arrived"] >= 12
+    assert beyond_bounds(waited) == [], waited
+
+
+@pytest.mark.parametrize("name", ["sd3", "dinov2"])
+def test_a_copy_to_the_host_within_a_model_is_found(name: str, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, real = of_kind(name, tmp_path), torch.nn.LayerNorm.forward
+    monkeypatch.setattr(torch.nn.LayerNorm, "forward", lambda self, x: real(self, x).cpu().cuda())
+    _, waited = on_gpu(loaded, Roots(*(tmp_path / n for n in ("data", "models", "gpu", "runs"))))
+    assert any(kind == "to the host" for kind, _ in beyond_bounds(waited)), waited
+
+
 def assert_same_on_gpu(loaded: Any, folder: Path, weights: Path) -> Kinds:
     """Extract on both, and compare; what waited."""
     homes = [Roots(folder / "data", weights, folder / name, folder / "runs")
@@ -84,7 +121,7 @@ def beyond_bounds(waited: Kinds) -> list[tuple[str, str]]:
     """What waits more often than it may: once a pass for maps to arrive, else for set-up."""
     passes = waited["event", "extraction/transfer.py:arrived"]
     return [what for what, count in waited.items()
-            if what[1].startswith(("diffusion/passes/", "extraction/"))
+            if what[1].startswith(("diffusion/", "extraction/", "test_device.py"))
             and count > passes / 4 and what != ("event", "extraction/transfer.py:arrived")]
 
 

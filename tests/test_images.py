@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -247,6 +248,17 @@ def test_truncated_files_of_any_format_are_named(tmp_path: Path, suffix: str) ->
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=rf"x\{suffix}: cannot be read as an image"):
         read_rgb(path)
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(roots: Roots,
+                                                             manifest: WriteManifest) -> None:
+    solid(roots.data / "own" / "a.png")
+    os.mkfifo(roots.data / "own" / "b.png")
+    loaded = manifest(dataset={"name": "folder", "root": "own"}, attention={},
+                      conv={"c": {"prompt": "x", "maps": ["up0"]}})
+    unread = extract(Workspace(loaded, roots, "cpu")).unread
+    assert list(unread) == ["b.png"] and "b.png: cannot be read: is not a regular file" in \
+        unread["b.png"]
 
 
 # ------------------------------------------------------------------------------ control images

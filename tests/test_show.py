@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.manifest.load import Loaded
 from gate_cache.report.figures.pictures import PictureCell, PictureRow, fitted, heat, save, sheet
-from gate_cache.report.figures.show import draw
+from gate_cache.report.figures.show import draw, file_name, page
 
 Toy = tuple[Loaded, Roots, Path]
 
@@ -162,6 +163,16 @@ def test_pages_are_drawn(source: ShownImages, tmp_path: Path) -> None:
 def test_a_store_alone_is_shown_without_its_pictures(toy: Toy) -> None:
     (found, *_) = show(open_shown(toy[2], toy[1], Silent()))
     assert found.image is None and found.conv
+
+
+def test_combos_without_a_word_are_left_out_of_a_page(source: ShownImages) -> None:
+    """As those of an empty prompt, or of a stranger's store."""
+    sample = next(iter(show(source)))
+    without = page(replace(sample, attention={"attn": []}))
+    assert len(without) == len(page(replace(sample, attention={}))) < len(page(sample))
+    with pytest.raises(UserError, match="nothing to draw"):
+        page(replace(sample, image=None, conv={}, attention={"attn": []}))
+    assert file_name("a/\u202egnp.jpg") == "a__gnp"
 
 
 def test_the_command(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str],

@@ -484,7 +484,8 @@ def test_published_models_are_planned_without_their_files(
 @pytest.mark.parametrize(("name", "gigabytes"), [
     ("sd-1.5", 1.7), ("sd-2.1", 1.7), ("sdxl-base", 5.1),
     ("pixart-alpha", 1.2), ("pixart-sigma", 1.2), ("sd-3", 4.2), ("sd-3.5-medium", 4.9),
-    ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("lumina-2", 5.2), ("ddpm-256", 0.2)])
+    ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("lumina-2", 5.2),
+    ("ddpm-256", 0.2)])
 def test_published_configurations_are_of_models_as_large_as_the_docs_say(
         name: str, gigabytes: float) -> None:
     """Parameters and buffers in bfloat16, of the classes without memory."""

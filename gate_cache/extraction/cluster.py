@@ -178,12 +178,17 @@ def own_environment() -> Iterator[None]:
 
 @contextmanager
 def local(workers: int) -> Iterator[Client]:
-    """Worker processes on this machine."""
-    with own_environment(), LocalCluster(
-            n_workers=workers, threads_per_worker=AT_A_TIME, memory_limit=0,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:
-        yield client
+    """Worker processes on this machine; a `UserError` where they do not start."""
+    with own_environment():
+        try:
+            cluster = LocalCluster(
+                n_workers=workers, threads_per_worker=AT_A_TIME, memory_limit=0,
+                dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
+        except (RuntimeError, OSError) as error:  # a process died, or there is no room for one
+            raise UserError(f"--workers {workers}: they did not start ({error.__cause__ or error});"
+                            " try again, or with fewer") from None
+        with cluster, Client(cluster) as client:
+            yield client
 
 
 @contextmanager

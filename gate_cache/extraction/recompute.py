@@ -92,8 +92,12 @@ class Recomputed:
         return all(c.rows == c.equal or c.relative <= self.tolerance for c in self.combos)
 
 
-ACROSS = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
-"""What another device or other software may change, by the model's dtype; see `Compared`."""
+ACROSS = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1}
+"""What another device or other software may change, by the model's dtype; see `Compared`.
+
+In half precision twice what another batch size was seen to change on one processor
+(docs/benchmarks.md).
+"""
 
 
 def recompute(work: Workspace, count: int = 8, *, seed: int = 0,

@@ -191,11 +191,13 @@ def _numbers(folder: Folder, store: str) -> list[int]:
 
 
 def _tidy(folder: Folder, store: str, last: int) -> None:
-    """Remove the claims that were overtaken."""
+    """Remove the claims that were overtaken, and drafts of them that killed processes left."""
+    start = _file(store, 0)[:-1]
     with contextlib.suppress(*_TRANSIENT):
-        for number in _numbers(folder, store):
-            if number <= last:
-                folder.remove(_file(store, number))
+        for name in folder.names():
+            number = name.removeprefix(start).partition(".")[0]
+            if name.startswith(start) and is_number(number) and int(number) <= last:
+                folder.remove(name)
 
 
 def _file(store: str, number: int) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gate_cache.core.errors import DataError
+from gate_cache.core.fingerprint import need_regular
 from gate_cache.core.geometry import Frame, Placement
 from gate_cache.core.preprocessing import WHITE, Color, Fit, Preprocessing, Resample
 from gate_cache.core.size import Sides
@@ -51,14 +52,16 @@ def read_rgb(path: Path, background: Color | None = WHITE) -> Pixels:
 def read_as(path: Path, file: str, kind: str, way_out: str = "") -> Iterator[None]:
     """Turn whatever reading a file raises into a `DataError`: ``… cannot be read as an image``."""
     try:
+        need_regular(path)
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: {file} not found") from None
     except DataError:
         raise
     except Exception as error:  # a damaged file makes Pillow and numpy raise almost anything
+        words = getattr(error, "strerror", None) or str(error)
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else \
-            " ".join(str(error).split()) or type(error).__name__
+            " ".join(words.split()) or type(error).__name__
         raise DataError(f"{path}: cannot be read as {kind} ({reason}){way_out}") from None
 
 
@@ -218,6 +221,7 @@ def resize_labels(labels: Labels, size: tuple[int, int]) -> Labels:
 def turned(path: Path) -> bool:
     """Whether a photograph is upright only as its EXIF orientation says."""
     try:
+        need_regular(path)
         with Image.open(path) as image:
             return image.getexif().get(0x0112, 1) not in (0, 1)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

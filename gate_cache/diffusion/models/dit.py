@@ -1,5 +1,6 @@
 """Diffusion transformers: PixArt-α and Σ (Chen et al. 2024), Stable Diffusion 3 and 3.5 (Esser et
-al. 2024), FLUX.1 and Lumina Image 2.0. Text is encoded, and latents are packed, by diffusers' own pipelines.
+al. 2024), FLUX.1 and Lumina Image 2.0. Text is encoded, and latents are packed, by diffusers' own
+pipelines.
 """
 
 from __future__ import annotations
@@ -242,7 +243,7 @@ class Flux(FlowTransformer):
 
 @dataclass(kw_only=True)
 class Lumina2(FlowTransformer):
-    """A loaded Lumina Image 2.0 (Qin et al. 2025): Gemma's tokens, then the image's, in a sequence."""
+    """A loaded Lumina Image 2.0 (Qin et al. 2025): Gemma's tokens, then the image's."""
 
     pipeline = Lumina2Pipeline
     denoiser = Lumina2Transformer2DModel

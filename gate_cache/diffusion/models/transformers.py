@@ -1,7 +1,8 @@
 """What diffusers' diffusion transformers offer, read from configurations alone (section 3).
 
 Names are the model's own terms: ``transformer.12.img``, the image's tokens behind a block of
-``transformer_blocks``, and ``single.3.img``, behind one of FLUX's ``single_transformer_blocks``. Lumina 2's ``layers`` are blocks, too.
+``transformer_blocks`` (of Lumina 2: of ``layers``), and ``single.3.img``, behind one of FLUX's
+``single_transformer_blocks``.
 ``.modulated`` are the same tokens as the next block sees them, normed, scaled and shifted by its
 AdaLN, without massive channels: raw tokens are useless for matching (DiTF, Gan et al. 2025).
 """

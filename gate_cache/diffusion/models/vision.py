@@ -84,7 +84,7 @@ class VisionEncoder(Backbone):
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         levels = self.place(pixels).permute(0, 3, 1, 2).float() * self.normalised["scale"]
-        mean, std = (torch.tensor(self.normalised[k], device=self.device).view(1, -1, 1, 1)
+        mean, std = (self.place(torch.tensor(self.normalised[k])).view(1, -1, 1, 1)
                      for k in ("mean", "std"))
         return torch.as_tensor((levels - mean) / std)
 

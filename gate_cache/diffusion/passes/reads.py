@@ -136,7 +136,8 @@ def _packed(run: Run) -> torch.Tensor:
     layer, hidden, packing = run.module, run.given("hidden_states"), run.module.packing
 
     def turned(values: torch.Tensor, norm: Any) -> torch.Tensor:
-        split = norm(values.unflatten(-1, (-1, layer.to_q.out_features // layer.heads)))
+        width = layer.to_q.out_features // layer.heads
+        split = norm(values.reshape(*values.shape[:2], -1, width))
         return torch.as_tensor(apply_rotary_emb(split, run.given("image_rotary_emb"),
                                                 use_real=False)).float()
 

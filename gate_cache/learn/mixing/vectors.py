@@ -133,8 +133,8 @@ class Reading(nn.Module):
         self._combos = list(combos)
         self._channels = channels
 
-    def forward(self, batch: Vectors | Bucket) -> Output:
-        """The head's values, and weights (B, 1, 1)."""
+    def forward(self, batch: Vectors | Bucket, _weights: torch.Tensor | None = None) -> Output:
+        """The head's values, and weights (B, 1, 1); there is no assigner to spare by given ones."""
         if isinstance(batch, Vectors):
             inputs, weights = self.mixed(batch)
             return Output(self.head(*inputs), weights)

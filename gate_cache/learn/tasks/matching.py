@@ -190,7 +190,8 @@ class CorrespondenceTask:
     def _of_models(models: Sequence[nn.Module], sample_id: str, batch: Bucket,
                    weights: Weighed) -> Iterator[torch.Tensor]:
         for model, of_model in zip(models, weights, strict=True):
-            output = model(batch, of_model.get(sample_id))
+            known = of_model.get(sample_id) if isinstance(model, CorrespondenceModel) else None
+            output = model(batch) if known is None else model(batch, known)
             of_model[sample_id] = output.weights
             yield output.values[0]
 

@@ -63,8 +63,9 @@ def need_folder(out: Path) -> Path:
 
 
 def file_name(sample_id: str) -> str:
-    """A sample's id as a file's name, without a suffix."""
-    return sample_id.replace("/", "_").rsplit(".", 1)[0]
+    """A sample's id as a file's name, without a suffix and what cannot be printed."""
+    name = sample_id.replace("/", "_").rsplit(".", 1)[0]
+    return "".join(letter if letter.isprintable() else "_" for letter in name)
 
 
 def page(sample: ImageMaps) -> Picture:
@@ -78,8 +79,12 @@ def page(sample: ImageMaps) -> Picture:
         rows.append(PictureRow(titles.get(combo, combo), [
             PictureCell(m, f"{n}  {m.shape[1]} x {m.shape[0]}") for n, m in maps.items()]))
     for combo, words in sample.attention.items():
-        rows.append(PictureRow(titles.get(combo, combo), [PictureCell(heat(v), word)
-                                                          for word, v in words]))
+        if words:
+            rows.append(PictureRow(titles.get(combo, combo), [PictureCell(heat(v), word)
+                                                              for word, v in words]))
+    if not rows:
+        raise UserError(f"'{sample.id}': nothing to draw: its combos have attention maps alone, and"
+                        " no word; name combos with --combo")
     return sheet(rows, sample.id).done()
 
 

@@ -128,9 +128,11 @@ class Samples(Sequence[str]):
         ----------
         sha256 : (n, 32)
         """
-        rows = np.fromiter(map(self._rows.get, ids, repeat(-1)), np.int64, len(ids))
-        other = (rows >= 0) & ~self.have(rows, sha256)
-        rows[other] = [self._before(ids[i], sha256[i]) for i in other.nonzero()[0].tolist()]
+        rows = np.arange(len(ids)) if self.ids == tuple(ids) else \
+            np.fromiter(map(self._rows.get, ids, repeat(-1)), np.int64, len(ids))
+        for i in ((rows >= 0) & ~self.have(rows, sha256)).nonzero()[0].tolist():
+            row = self.find(ids[i], sha256[i].tobytes().hex())
+            rows[i] = -1 if row is None else row
         return rows
 
     def have(self, rows: npt.NDArray[np.int64],
@@ -141,10 +143,6 @@ class Samples(Sequence[str]):
             part = slice(start, start + _AT_ONCE)
             same[part] &= (self.sha256.raw[rows[part]] == sha256[part]).all(1)
         return same
-
-    def _before(self, sample_id: str, sha256: npt.NDArray[np.uint8]) -> int:
-        return next((row for row in self._older.get(sample_id, ())
-                     if (self.sha256.raw[row] == sha256).all()), -1)
 
     def extended(self, new: Sequence[NewSample]) -> Samples:
         """The table with further rows."""
