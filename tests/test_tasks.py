@@ -443,9 +443,9 @@ def test_upernet_sees_attention_at_its_levels(maps: NativeMaps) -> None:
     batch, wide = next(task.feed([["t0", "t1"]])), maps.frame.size.width // maps.frame.size.height
     assert [a if a is None else tuple(a.shape[1:]) for a in batch.attention] == [
         None, (6, 8, 8 * wide), (6, 16, 16 * wide)]
-    assert batch.joined.shape == (2, 2, 18, 16, 16)
+    assert batch.joined.shape == (2, 2, 18, 16, 16 * wide)
     net = UPerNet([6, 6, 6], 3, 8, [0, 6, 6])
-    assert net([x[:, 0] for x in batch.levels], batch.attention).logits.shape == (2, 3, 16, 16)
+    assert net([x[:, 0] for x in batch.levels], batch.attention).logits.shape == (2, 3, 16, 16 * wide)
 
 
 # -------------------------------------------------------------------------------------- wiring
