@@ -445,7 +445,8 @@ def test_upernet_sees_attention_at_its_levels(maps: NativeMaps) -> None:
         None, (6, 8, 8 * wide), (6, 16, 16 * wide)]
     assert batch.joined.shape == (2, 2, 18, 16, 16 * wide)
     net = UPerNet([6, 6, 6], 3, 8, [0, 6, 6])
-    assert net([x[:, 0] for x in batch.levels], batch.attention).logits.shape == (2, 3, 16, 16 * wide)
+    logits = net([x[:, 0] for x in batch.levels], batch.attention).logits
+    assert logits.shape == (2, 3, 16, 16 * wide)
 
 
 # -------------------------------------------------------------------------------------- wiring
