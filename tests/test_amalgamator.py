@@ -20,7 +20,6 @@ from gate_cache.learn.mixing.amalgamator import (
     sparsity,
 )
 from gate_cache.learn.mixing.vectors import VectorAmalgamator
-from gate_cache.learn.modules.winograd import _SHARED, Tiles, convolvable, convolved
 from gate_cache.manifest.train_spec import TrainSpec
 
 COUNTS = pytest.mark.parametrize("assigners", [1, 2, 3])
@@ -303,37 +302,3 @@ def test_vectors_have_weights_of_channels_too(members: int) -> None:
         logits = hidden / math.sqrt(1 + norm.eps) @ model.last[at] + model.bias[at]
         torch.testing.assert_close(found.weights[m, :, j], logits.softmax(1))
         torch.testing.assert_close(found.maps[m, :, j], (logits.softmax(1) * vectors).sum(1))
-
-
-@pytest.mark.parametrize("side", [8, 16])
-def test_convolutions_that_share_their_input_are_those_of_torch(side: int) -> None:
-    """Values and gradients, to what float32 leaves of them: 2e-5 of the largest."""
-    torch.manual_seed(0)
-    maps, conv = torch.randn(2, 3, 20, side, side), torch.nn.Conv2d(20, 7, 3, padding=1)
-    wanted = conv(maps.flatten(0, 1))
-    tiles = convolvable(maps)
-    assert isinstance(tiles, Tiles)
-    found = convolved(tiles, conv)
-    place = found.unflatten(3, (side // 4, -1)).unflatten(2, (4, 4))  # (N, D, 4, 4, rows, columns)
-    place = place.permute(0, 1, 4, 2, 5, 3).reshape(wanted.shape)
-    assert (place - wanted).abs().max() < 2e-5 * wanted.abs().max()
-    pull, params = torch.randn_like(wanted), tuple(conv.parameters())
-    for a, b in zip(torch.autograd.grad(wanted, params, pull),
-                    torch.autograd.grad(place, params, pull), strict=True):
-        assert (a - b).abs().max() < 2e-5 * a.abs().max()
-
-
-def test_what_is_shared_is_made_once_and_dropped_with_its_maps() -> None:
-    maps = torch.randn(1, 2, 3, 8, 8)
-    made = convolvable(maps), convolvable(maps, 4)
-    assert all(a is b for a, b in zip(made, (convolvable(maps), convolvable(maps, 4)), strict=True))
-    before = len(_SHARED)
-    del maps
-    assert len(_SHARED) == before - 1
-
-
-def test_maps_that_learn_are_convolved_as_they_are() -> None:
-    maps = torch.randn(1, 2, 3, 8, 8, requires_grad=True)
-    found = module(2)(maps)
-    (gradient,) = torch.autograd.grad(found.weights[..., 0].sum(), maps)
-    assert isinstance(convolvable(maps), torch.Tensor) and gradient.abs().max() > 0

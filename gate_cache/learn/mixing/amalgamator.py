@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from gate_cache.core.size import Sides
+from gate_cache.core.size import Sides, Size
 from gate_cache.learn.mixing.projection import PrincipalComponents, Projection
-from gate_cache.learn.modules.winograd import Convolvable, convolvable, convolved
 from gate_cache.learn.tasks.task import Output
 from gate_cache.manifest.heads import Sizes, head_of
 
@@ -62,7 +62,11 @@ class Amalgamator(nn.Module):
 
     def weigh(self, bucket: torch.Tensor) -> torch.Tensor:
         """(B, b, C, h, w) to (B, n, b[, C]) weights: softmax over the b maps (Eq. 3)."""
-        maps = convolvable(bucket, self.resolution)
+        maps = bucket.flatten(0, 1)
+        if self.resolution:
+            size = Size(*map(min, Size.of(self.resolution), maps.shape[-2:]))
+            if tuple(size) != tuple(maps.shape[-2:]):
+                maps = F.adaptive_avg_pool2d(maps, size)
         logits = [f(maps).unflatten(0, bucket.shape[:2]) for f in self.assigners]
         return torch.stack(logits, 1).softmax(2)
 
@@ -143,10 +147,9 @@ class ConvAssigner(nn.Module):
             nn.Linear(hidden, outputs),
         )
 
-    def forward(self, maps: Convolvable) -> torch.Tensor:
-        """(N, C, h, w) to (N,) logits, or (N, outputs); the order of positions is of no matter."""
-        conv = cast(nn.Conv2d, self.body[0])
-        return torch.as_tensor(self.body[1:](convolved(maps, conv))).squeeze(1)
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) to (N,) logits, or (N, outputs)."""
+        return torch.as_tensor(self.body(maps)).squeeze(1)
 
 
 AttentionIn = Literal["head", "bucket"]
