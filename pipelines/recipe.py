@@ -203,7 +203,7 @@ def _short(name: str) -> str:
 
 def sentence(outcome: Outcome) -> str:
     """What the rows in full show, from their paired gains alone; empty without any."""
-    said = [f"{_short(mean.name)} is " + " and ".join(
+    said = [f"{_short(mean.name)} is " + ", ".join(
                 verdict(BASELINES.get(name, _short(name)), gains[name])
                 for name in _compared(outcome) if name in gains)
             for mean, gains in zip(outcome.means, outcome.gains, strict=False)

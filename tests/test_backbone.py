@@ -89,7 +89,7 @@ def test_bfloat16_is_another_combo_and_close(own: Roots, manifest: WriteManifest
 @pytest.mark.parametrize(("damage", "message"), [
     ("no weights", "no weights; put"),
     ("pickled", "only pickled weights"),
-    ("missing weight", "1 weights of UNet2DConditionModel are not in the file"),
+    ("missing weight", "1 weight of UNet2DConditionModel not in the file"),
     ("truncated", "cut off within its header; fetch it again"),
     ("no config", "config.json: cannot be read"),
     ("another unet", "not the UNet of a Stable Diffusion"),

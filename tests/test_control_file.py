@@ -179,7 +179,7 @@ def test_a_tensor_that_only_loading_shows_is_refused(home: Roots) -> None:
     state = load_file(home.models / "sd1-net" / WEIGHTS)
     path = home.models / "x.safetensors"
     save_file({**state, "down_blocks.0.gate.weight": torch.ones(2)}, path)
-    with pytest.raises(ModelError, match=r"1 tensors are not read by ControlNetModel: down_blocks"):
+    with pytest.raises(ModelError, match=r"1 tensor not read by ControlNetModel: down_blocks"):
         load_controlnet(path, model, inferred_config(shapes_in([path]), model.unet.config))
 
 

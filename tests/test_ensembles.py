@@ -174,7 +174,7 @@ def test_a_unet_published_alone_takes_the_place_of_the_sources(
     ({"source": "tiny", "unet": "clean.ckpt"}, "model.unet: .*expected a .safetensors file"),
     ({"source": "tiny", "unet": "../clean.safetensors"}, "model.unet: '../clean.safetensors'"),
     ({"source": "tiny", "unet": "part.safetensors"}, "part.safetensors: its weights have 3 down"),
-    ({"source": "tiny", "unet": "other.safetensors"}, "1 tensors are not part of its unet"),
+    ({"source": "tiny", "unet": "other.safetensors"}, "1 tensor not part of its unet"),
 ])
 def test_a_unet_that_does_not_fit_is_refused(
     unet_file: Path, roots: Roots, manifest: WriteManifest, model: dict[str, Any], said: str,

@@ -255,7 +255,7 @@ def test_a_weight_that_the_file_lacks_is_refused(home: Roots) -> None:
 
 @pytest.mark.parametrize(("part", "more", "says"), [
     ("text_encoder", {"intermediate_size": 96}, r"fc1\.bias' is 64, not 96"),
-    ("vae", {"layers_per_block": 2}, "weights of AutoencoderKL are not in the file"),
+    ("vae", {"layers_per_block": 2}, "weights of AutoencoderKL not in the file"),
     ("vae", {"block_out_channels": [8, 8, 16]}, r"weights are not of the shapes .*' is 16, not 8"),
     ("unet", {"block_out_channels": [32, 64, 64, 128]}, "weights are not of the shapes that the")])
 def test_weights_of_another_shape_are_named(home: Roots, part: str, more: dict[str, Any],

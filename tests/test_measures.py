@@ -29,7 +29,7 @@ from gate_cache.learn.features.reservoir import without_specks
 from gate_cache.learn.features.similarity import match
 from gate_cache.learn.metrics.intervals import Interval
 from gate_cache.learn.metrics.items import Items
-from gate_cache.learn.metrics.pck import BROADER, SELECTED
+from gate_cache.learn.metrics.pck import BROADER, SELECTED, metric_name
 from gate_cache.learn.modules.matching import ReleasedConvHead
 from gate_cache.learn.tasks.correspondence import CorrespondenceLoss
 from gate_cache.learn.tasks.floors import label_floor, mask_floors
@@ -186,7 +186,7 @@ def test_where_the_radius_is_less_than_a_cell_the_image_leads(root: Path,  # noq
     boxes = [p.target.box for p in study.pairs["test"]]
     sides = [max(b[2] - b[0], b[3] - b[1]) for b in boxes]
     assert cells == pytest.approx(np.median(sides) / 10 * 8 / 64) and cells < 1
-    assert any(f"radius of {SELECTED} is {cells:.2f} cells" in line for line in lines)
+    assert any(f"radius of {metric_name(SELECTED)} is {cells:.2f} cells" in line for line in lines)
     record = read_record(found)
     assert (record.select, record.chooser) == (BROADER, SELECTED)
     told = verdict(record)

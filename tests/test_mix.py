@@ -104,7 +104,7 @@ def test_one_source_at_two_sizes_is_two_models(roots: Roots, tmp_path: Path) -> 
     joining = joining_of(work.manifest, work.manifest.train, {n: store[n] for n in "abc"})
     names = tuple(store[n].name for n in "abc")
     maps = Buckets(store, BucketSpec(names, joining=joining), CPU, {}).maps
-    assert [level.side for level in maps.levels] == [8, 4, 16]
+    assert [level.size for level in maps.levels] == [(8, 8), (4, 4), (16, 16)]
     conv = Buckets(store, BucketSpec(names, joining=joining, resolution=16), CPU, {})(0).conv
     width = store["c"]["up1"].shape[1]
     torch.testing.assert_close(conv[2, 2 * width:], torch.from_numpy(store["c"]["up1"][0]).float())

@@ -219,8 +219,10 @@ def test_figures_of_the_paper_stand_beside_ours(grid: list[Outcome]) -> None:
                       for g in (0.0, 0.05, 0.2)}
     real = replace(grid[0], paper=True, part=replace(grid[0].part, paper=paper))
     lines = markdown(real).splitlines()
-    assert "PCK@0.1 img (paper)" in lines[0]
-    assert ["64.47" in line for line in lines[2:]] == ["gamma1=0.2" in line for line in lines[2:]]
+    head = next(i for i, line in enumerate(lines) if line.startswith("|"))  # below a sentence
+    assert "PCK@0.1 img (paper)" in lines[head]
+    assert ["64.47" in line for line in lines[head + 2:]] == [
+        "gamma1=0.2" in line for line in lines[head + 2:]]
 
 
 def test_what_went_wrong_is_one_line(small: Options, tmp_path: Path) -> None:

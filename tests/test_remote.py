@@ -560,7 +560,7 @@ def test_the_cache_is_bounded(path: Place, cache: Path, monkeypatch: pytest.Monk
         equal(store)
     assert sum(p.stat().st_size for p in kept(cache)) <= 6000
     monkeypatch.setenv("GATE_CACHE_CACHE_BYTES", "much")
-    with pytest.raises(UserError, match="no number of bytes"):
+    with pytest.raises(UserError, match="'much' is not a number of bytes"):
         FeatureStore.open(path)
 
 

@@ -23,6 +23,7 @@ def sides(least: int, most: int) -> BeforeValidator:
         if len(both) != 2 or any(type(v) is not int for v in both):
             raise PydanticCustomError(TOLD, "expected a whole number, or two as [height, width]")
         if not all(least <= v <= most for v in both):
-            raise PydanticCustomError(TOLD, f"must be at least {least} and at most {most}")
+            raise PydanticCustomError(TOLD, f"must be at least {least} and at most {most},"
+                                      f" got {value}")
         return both[0] if both[0] == both[1] else both
     return BeforeValidator(checked)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from gate_cache.core.errors import ModelError, listed
+from gate_cache.core.errors import ModelError, counted, listed
 
 HARMLESS = re.compile(
     r"(.*\.)?position_ids"  # a buffer: 0, 1, 2, …
@@ -61,13 +61,14 @@ def check_read(place: Path, part: str, missing: Iterable[str], unread: Iterable[
     """
     lacking = sorted(k for k in missing if not HARMLESS.fullmatch(k))
     if lacking:
-        raise ModelError(f"{place}: {len(lacking)} weights of {part} are not in the file:"
+        raise ModelError(f"{place}: {counted(len(lacking), 'weight')} of {part} not in the file:"
                          f" {listed(lacking, 3)}; does its configuration belong to it? else replace"
                          " the file")
     half = NOT_RUN.get(part)
     left = sorted(k for k in unread
                   if not HARMLESS.fullmatch(k) and not (half and half.fullmatch(k)))
     if left:
-        raise ModelError(f"{place}: {len(left)} tensors are not read by {part}: {listed(left, 3)};"
+        raise ModelError(f"{place}: {counted(len(left), 'tensor')} not read by {part}:"
+                         f" {listed(left, 3)};"
                          " its file is of another kind of model, or holds an adapter beside the"
                          " weights: merge that, or take the right file")

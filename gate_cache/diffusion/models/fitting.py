@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from gate_cache.core.errors import ModelError, listed
+from gate_cache.core.errors import ModelError, counted, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.headers import read_header
 from gate_cache.diffusion.files.single_file import foreign_tensors
@@ -253,8 +253,9 @@ def _strange(files: ModelFiles, component: str,
         if component == VAE and not any(k.startswith("first_stage_model.") for k in shapes):
             yield f"{place}: no autoencoder in it (first_stage_model.…); take a whole file"
     if strange:
-        yield (f"{place}: {len(strange)} tensors are not part of {what}: {listed(strange, 3)}; take"
-               " the right file, and merge an adapter or name it in the combo")
+        yield (f"{place}: {counted(len(strange), 'tensor')} not part of {what}:"
+               f" {listed(strange, 3)}; take the right file, and merge an adapter or name it in the"
+               " combo")
 
 
 def _by(shape: Sequence[Any]) -> str:
