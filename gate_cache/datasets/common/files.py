@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+_STAMP = attrgetter("st_size", "st_ino", "st_mtime_ns", "st_ctime_ns")
 _SYSTEM = ("Thumbs.db", "desktop.ini")
 """Files that systems leave in folders of images."""
 _NO_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -62,10 +65,9 @@ class ImageFiles:
             paths = ids_of(self) if plain else (self.path(i).absolute() for i in ids_of(self))
             root = os.open(self.root, os.O_RDONLY)  # the way from there is shorter
             try:
-                stats = (os.stat(path, dir_fd=root) for path in paths)
-                rows = (n for i in stats
-                        for n in (i.st_size, i.st_ino, i.st_mtime_ns, i.st_ctime_ns))
-                self._stamps = np.fromiter(rows, np.int64, 4 * len(ids_of(self))).reshape(-1, 4)
+                stats = map(partial(os.stat, dir_fd=root), paths)  # of a million files, in C
+                self._stamps = np.fromiter(map(_STAMP, stats), np.dtype((np.int64, 4)),
+                                           len(ids_of(self)))
             finally:
                 os.close(root)
         return self._stamps
