@@ -156,7 +156,8 @@ class FlowTransformer(DiffusionTransformer):
 
     def _time(self, call: Call) -> torch.Tensor:
         """(B,) 1000·σ of a pass."""
-        return 1000 * self.sigmas[call.t].expand(len(call.x))
+        sigma = self.sigmas.index_select(0, call.t.reshape(1))  # sigmas[t] waits for the device
+        return 1000 * sigma.expand(len(call.x))
 
     def condition(self, net: Any, images: torch.Tensor) -> torch.Tensor:
         """Latents of control images: the posterior's mean, where pipelines draw from it."""
@@ -202,11 +203,17 @@ class StableDiffusion3(FlowTransformer):
 
 @dataclass(kw_only=True)
 class Flux(FlowTransformer):
-    """A loaded FLUX.1: latents in packs of 2×2, T5's tokens beside the image's, CLIP's pooled."""
+    """A loaded FLUX.1: latents in packs of 2×2, T5's tokens beside the image's, CLIP's pooled.
+
+    Attributes
+    ----------
+    places : ids of the image's tokens, by height and width of the latents
+    """
 
     pipeline = FluxPipeline
     denoiser = FluxTransformer2DModel
     controlnet = FluxControlNetModel
+    places: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
 
     def embed(self, prompt: str) -> Text:
         states, pooled, _ = self._encoded(prompt, prompt_2=None)
@@ -222,8 +229,9 @@ class Flux(FlowTransformer):
         batch, channels, height, width = call.x.shape
         guidance = torch.full((batch,), GUIDANCE, device=call.x.device) \
             if module.config.guidance_embeds else None
-        ids = FluxPipeline._prepare_latent_image_ids(
-            batch, height // 2, width // 2, call.x.device, self.dtype)
+        if (ids := self.places.get((height, width))) is None:  # made on the CPU: once
+            ids = self.places[height, width] = FluxPipeline._prepare_latent_image_ids(
+                batch, height // 2, width // 2, call.x.device, self.dtype)
         return {"hidden_states": FluxPipeline._pack_latents(call.x, batch, channels, height, width),
                 "encoder_hidden_states": call.text.states, "guidance": guidance, "img_ids": ids,
                 "timestep": self._time(call).to(self.dtype) / 1000,  # rounded as in the pipeline
