@@ -32,7 +32,8 @@ from gate_cache.learn.features.layout import decode as decode_torch
 from gate_cache.learn.features.layout import part_dtype
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.report.terminal.console import Lines
-from gate_cache.report.terminal.tables import show_plan, show_store
+from gate_cache.report.terminal.store_tables import show_store
+from gate_cache.report.terminal.tables import show_plan
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.format import done
 from gate_cache.store.format.codes import DoesNotFit, decode, encode

@@ -31,7 +31,8 @@ from gate_cache.extraction.status import status
 from gate_cache.extraction.validate import validate
 from gate_cache.manifest.load import Loaded
 from gate_cache.report.figures.show import page
-from gate_cache.report.terminal.tables import show_plan, show_store
+from gate_cache.report.terminal.store_tables import show_store
+from gate_cache.report.terminal.tables import show_plan
 from gate_cache.store.check.inspect import inspect
 from gate_cache.workspace.workspace import Workspace
 

@@ -34,11 +34,12 @@ from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.core.size import Size
+from gate_cache.diffusion.files.locate import locate
 from gate_cache.diffusion.lora.adapters import Loras
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.loading import load
-from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.extractor import Extractor
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.recipes import latents_recipe, plan_combos

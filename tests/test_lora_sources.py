@@ -22,13 +22,14 @@ from gate_cache.core.digest_cache import remembered_sha256
 from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.fingerprint import differences
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.files.locate import locate
 from gate_cache.diffusion.lora.file import read_lora
 from gate_cache.diffusion.lora.fit import model_layers
 from gate_cache.diffusion.lora.source import lora_path
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.embedded import HOME, LORAS
 from gate_cache.diffusion.models.loading import load
-from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.techniques.lora import lora_digest
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan

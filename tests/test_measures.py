@@ -41,7 +41,8 @@ from gate_cache.report.html.record import Result, read_record
 from gate_cache.report.html.results import findings, lead
 from gate_cache.report.html.write import write_report
 from gate_cache.training.evaluate import evaluate
-from gate_cache.training.inputs import TrainingInputs, hints, open_any
+from gate_cache.training.hints import hints
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.training.train import train
 from gate_cache.workspace.workspace import Workspace
 

@@ -25,8 +25,9 @@ from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.roots import Roots
 from gate_cache.core.size import Size
 from gate_cache.core.weights import shapes_in, weight_files
+from gate_cache.diffusion.files.locate import locate
 from gate_cache.diffusion.models.embedded import CONTROLNET, HOME
-from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import latents_recipe, missing_inputs, plan_combos
 from gate_cache.manifest.load import load
 from gate_cache.manifest.specs import ModelSpec

@@ -16,10 +16,11 @@ from small_models import WRITERS
 from gate_cache import FeatureStore
 from gate_cache.core.errors import ModelError
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.files.locate import locate
 from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.published import published
-from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.layers import layers
 from gate_cache.manifest.specs import ModelSpec

@@ -22,8 +22,8 @@ from gate_cache import FeatureStore
 from gate_cache.core.errors import ManifestError, ModelError
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.files.hub import from_hub
+from gate_cache.diffusion.files.locate import locate
 from gate_cache.diffusion.models.embedded import HOME
-from gate_cache.diffusion.models.sources import locate
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
 from gate_cache.extraction.status import status

@@ -40,7 +40,8 @@ from gate_cache.store.format.samples import NewSample, Samples
 from gate_cache.store.reader import FeatureStore
 from gate_cache.store.writer import open_writer
 from gate_cache.training import train as train_module
-from gate_cache.training.inputs import TrainingInputs, repeats
+from gate_cache.training.hints import repeats
+from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.run_folder import RunDirectory, new_run
 from gate_cache.training.train import TrainedRun, train
 from gate_cache.workspace.lookup import find_combo

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from lora_files import Changed, drawn
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_models import POOLED, WIDTH
-from small_transformers import HEADS, T5_WIDTH, write_transformer
-from test_transformers import PROMPT, SIDE, one_step, opened, pipeline_of
+from small_transformers import HEADS, T5_WIDTH
+from test_transformers import PROMPT, SIDE, models, no_grad, one_step, opened, pipeline_of
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.roots import Roots
@@ -36,23 +35,10 @@ from gate_cache.manifest.specs import ControlNetSpec
 from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.workspace import Workspace
 
+__all__ = ["models", "no_grad"]
 NAMES = "sigma", "sd3", "flux"
 COUNT = {"sigma": 4, "sd3": 16, "flux": 16}
 """Channels of latents."""
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("steered")
-    for name in NAMES:
-        write_transformer(name, home / name)
-    return home
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def layers_of(model: Any) -> list[tuple[str, str, torch.Tensor]]:

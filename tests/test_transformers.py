@@ -20,11 +20,12 @@ from small_transformers import WRITERS, write_transformer
 from gate_cache.analysis.activations import activations
 from gate_cache.core.errors import ModelError, UserError
 from gate_cache.core.roots import Roots
+from gate_cache.diffusion.files.locate import assumed
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Text
 from gate_cache.diffusion.models.loading import load
 from gate_cache.diffusion.models.published import published
-from gate_cache.diffusion.models.sources import ModelFiles, assumed
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.reads import without_massive

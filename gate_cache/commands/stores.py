@@ -24,7 +24,7 @@ Images = Annotated[str, typer.Option(
 def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder, or a URL.")],
             as_json: Json = False) -> None:
     """Show what a store holds: tree, shapes, bytes, combos with settings, what is missing."""
-    from gate_cache.report.terminal.tables import show_store
+    from gate_cache.report.terminal.store_tables import show_store
     from gate_cache.store.check.inspect import inspect as stage
 
     print_result(stage(store), show_store, as_json)

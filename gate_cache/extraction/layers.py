@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.features import MapSpec, nbytes
+from gate_cache.diffusion.files.locate import assumed, locate
 from gate_cache.diffusion.models.published import published_name
-from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
+from gate_cache.diffusion.models.sources import ModelFiles
 
 if TYPE_CHECKING:
     from gate_cache.core.roots import Roots

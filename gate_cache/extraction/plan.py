@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gate_cache.core.errors import DataError, ModelError
 from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.registry import PUBLISHED, open_dataset
-from gate_cache.diffusion.models.sources import assumed, locate
+from gate_cache.diffusion.files.locate import assumed, locate
 from gate_cache.diffusion.passes.recipes import (
     check_fit,
     combo_maps,

@@ -12,7 +12,8 @@ from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import read_captions
 from gate_cache.datasets.common.files import ImageFiles, by_stem, stem_of
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.diffusion.models.sources import ModelFiles, assumed, locate
+from gate_cache.diffusion.files.locate import assumed, locate
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems
 from gate_cache.manifest.notes import improbable
 from gate_cache.workspace.data_summary import before_extraction, check_data

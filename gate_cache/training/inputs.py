@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,6 @@ from gate_cache.datasets.common.base import (
     CorrespondenceDataset,
     SegmentationDataset,
     Split,
-    SplitDataset,
 )
 from gate_cache.datasets.common.model_input import model_input
 from gate_cache.datasets.common.points import has_extent
@@ -29,7 +28,6 @@ from gate_cache.learn.features.bucket import Buckets, BucketSpec
 from gate_cache.learn.features.native import NativeMaps, NativeSpec
 from gate_cache.learn.features.pairs import PairPoints, images_of, load_pairs
 from gate_cache.learn.features.samples import HELD_BYTES
-from gate_cache.learn.metrics.pck import BROADER, SELECTED, metric_name, radius_in_cells
 from gate_cache.learn.tasks.classification import ClassificationTask
 from gate_cache.learn.tasks.matching import CorrespondenceTask
 from gate_cache.learn.tasks.pixels import PixelTask
@@ -44,6 +42,7 @@ from gate_cache.manifest.heads import (
     head_of,
 )
 from gate_cache.training.features import Opened, StudyInputs, extra_of, open_features
+from gate_cache.training.hints import hints, radius, repeats
 from gate_cache.workspace.data_summary import need_trainable, tell_data
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ class TrainingInputs(StudyInputs):
     def config(self) -> dict[str, Any]:
         """With the radius of PCK in cells."""
         return {**super().config(),
-                "radius_in_cells": _radius(self.pairs["test"], self.features)}
+                "radius_in_cells": radius(self.pairs["test"], self.features)}
 
 
 @dataclass(frozen=True)
@@ -128,18 +127,6 @@ def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
         and matches(specs[0]) else _of_images(work, dataset, opened)
     study.task.show = work.progress
     return study
-
-
-def repeats(dataset: SplitDataset, opened: Opened) -> Iterator[str]:
-    """How many images of ``val`` and ``test`` have the content of training images, if any."""
-    splits = np.array([dataset.split_of(i) for i in opened.rows])
-    digests = opened.shared["store"].samples.sha256.raw[list(opened.rows.values())]
-    begins = np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]  # 64 bits tell them apart
-    for split in ("val", "test"):
-        found = np.isin(begins[splits == split], begins[splits == "train"])
-        if found.any():
-            yield (f"with the content of training images: {found.sum()} of the {len(found)} of"
-                   f" split '{split}', so results there are not of unseen images alone")
 
 
 def _dataset(work: Workspace, spec: TrainSpec) -> Any:
@@ -264,45 +251,3 @@ def settled(work: Workspace, study: Study) -> dict[str, Any]:
         "protocol": measured(study),
         "manifest": work.manifest.model_dump(mode="json", by_alias=True),
     }
-
-
-LOOKED_AT = 4
-"""Images in which channels are weighed."""
-MOST = 2 / 3
-"""Of the squared length, in less than half of the channels: worth a line."""
-
-
-def _radius(pairs: Sequence[PairPoints], full: Buckets) -> float | None:
-    return radius_in_cells([p.target for p in pairs], full.resolution)
-
-
-def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator[str]:
-    """What to say.
-
-    Parameters
-    ----------
-    baseline : the single feature's group
-    pairs : that are judged
-    """
-    radius = _radius(pairs, full)
-    if radius is not None and radius < 1:
-        yield (f"the radius of {metric_name(SELECTED)} is {radius:.2f} cells of the"
-               f" {full.resolution.height} × {full.resolution.width} maps (median): less than"
-               f" one, so look at {metric_name(BROADER)} first")
-    if full.spec.standardise == "none" and (heaviest := _heaviest(full, baseline, pairs)):
-        yield (f"{heaviest}: cosine similarity sees little else; standardise: image, an option of"
-               " the head, gives every channel the same say")
-
-
-def _heaviest(full: Buckets, group: str, pairs: Sequence[PairPoints]) -> str:
-    """The level that holds most of a feature's squared length, if one does by few channels."""
-    alone = full.of((group,))
-    ids = list(dict.fromkeys(p.pair.source for p in pairs))[:LOOKED_AT]
-    energy = torch.stack([alone.named(i).conv[0].square().sum((1, 2)) for i in ids]).sum(0)
-    parts = torch.split(energy / energy.sum(), list(alone.levels.values()))
-    share, name, count = max((float(part.sum()), name, len(part))
-                             for name, part in zip(alone.levels, parts, strict=True))
-    if not share > MOST or 2 * count >= alone.channels:
-        return ""
-    return (f"{name} ({count} of {alone.channels} channels) holds {100 * share:.0f} % of the"
-            " squared length of the single feature's descriptors")

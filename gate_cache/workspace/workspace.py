@@ -11,7 +11,8 @@ from gate_cache.core.fingerprint import Recipe
 from gate_cache.core.places import Place, is_manifest
 from gate_cache.core.progress import Progress, Silent
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.files.locate import locate
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import PlannedCombo, missing_inputs, plan_combos
 from gate_cache.manifest.load import Loaded, load
 from gate_cache.workspace.data_root import dataset_near

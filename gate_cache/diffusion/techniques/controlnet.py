@@ -13,12 +13,12 @@ from gate_cache.core.weights import digest, folder_digest, shapes_in, weight_fil
 from gate_cache.datasets.common.files import by_stem
 from gate_cache.diffusion.files.control_file import inferred_config, plain_names, shape_problems
 from gate_cache.diffusion.files.hub import controlnet_from_hub
+from gate_cache.diffusion.files.locate import find_folder
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
 from gate_cache.diffusion.models.fitting import controlnet_problems
 from gate_cache.diffusion.models.layouts import TRANSFORMER, UNET, class_of
-from gate_cache.diffusion.models.sources import find_folder
 from gate_cache.diffusion.techniques.base import Inputs, Steering, Technique
 from gate_cache.manifest.specs import ControlNetSpec
 

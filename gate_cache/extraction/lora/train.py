@@ -13,9 +13,10 @@ from gate_cache.core.errors import ModelError, counted
 from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.datasets.common.captions import Captions, read_captions
 from gate_cache.datasets.common.model_input import model_input
+from gate_cache.diffusion.files.locate import locate
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.layouts import SD
-from gate_cache.diffusion.models.sources import ModelFiles, locate
+from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.extraction.captions.caption import captions_path
 from gate_cache.extraction.lora.files import LoraFiles, LoraOutput, refuse_existing
 from gate_cache.extraction.lora.images import TrainingImage, training_images

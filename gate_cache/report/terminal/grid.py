@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from textwrap import fill
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -102,3 +103,8 @@ def put(grid: Grid, left_out: int = 0) -> None:
 
 def _width(markup: str) -> int:
     return max(map(cell_len, render(markup).plain.split("\n")))
+
+
+def shape(dims: Any) -> str:
+    """``640×64×64``."""
+    return "×".join(str(d) for d in dims)

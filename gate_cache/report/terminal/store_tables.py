@@ -1,13 +1,13 @@
-"""Reports on stores: what `verify`, `diff` and `prune` found."""
+"""Reports on stores: what is in one, and what `verify`, `diff` and `prune` found."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from gate_cache.core.errors import counted
-from gate_cache.report.terminal.grid import Grid, put, say, say_notes
+from gate_cache.report.terminal.grid import Grid, put, say, say_notes, shape
 from gate_cache.store.places.disk import human
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gate_cache.extraction.prune import Pruned
     from gate_cache.extraction.recompute import Recomputed
     from gate_cache.extraction.sharing.copy import Copied
+    from gate_cache.store.check.inspect import GroupReport, StoreReport
     from gate_cache.store.check.verify import Verified
 
 
@@ -104,3 +105,54 @@ def show_pruned(stores: list[Pruned]) -> None:
         say(f"{size} removed")
     else:
         say(f"nothing was removed; pass --yes to remove {size}")
+
+
+def show_store(report: StoreReport) -> None:
+    say(f"{report.path}: {report.dataset}, {counted(report.images, 'image')},"
+        f" {human(report.bytes)}, format {report.format}, blocks of {report.block}, batch"
+        f" {report.batch}")
+    say("versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
+    for group in report.groups:
+        say("")
+        say(f"{group.name}/  {human(group.bytes)}", style="bold")
+        for line in _group_lines(group, report.images):
+            say(f"  {line}")
+
+
+def _group_lines(group: GroupReport, images: int) -> list[str]:
+    settings = dict(group.settings)
+    lines = [f"{k}: {v}" for k, v in settings.items()]
+    for technique, found in group.source.items():
+        names = found.values() if isinstance(found, dict) else \
+            found if isinstance(found, list) else [found]
+        if found:
+            lines.append(f"{technique} from: {', '.join(map(str, names))}")
+    lines.append(f"model: {group.model}, {group.compute}")
+    lines += [f"{name}  {shape(dims)}  {dtype}" for name, (dims, dtype) in group.maps.items()]
+    if group.error:
+        lines.append(f"rounded by {group.error}")
+    gap = f", missing rows {_ranges(group.missing)}" if group.missing else ""
+    lines.append(f"done: {group.done}/{images}{gap}")
+    return [*lines, *map(_made_line, group.made)]
+
+
+def _made_line(made: dict[str, Any]) -> str:
+    """``3 blocks: cpu, torch 2.13.0, batch 8``."""
+    blocks = counted(made["blocks"], "block")
+    if "device" not in made:
+        return f"{blocks}: it is not noted what computed them"
+    tf32 = ", TF32" if made["tf32"] else ""
+    return (f"{blocks}: {made['device']}, torch {made['versions'].get('torch', '?')},"
+            f" batch {made['batch']}{tf32}")
+
+
+def _ranges(rows: list[int]) -> str:
+    """``0–31, 64–95 …``."""
+    spans: list[list[int]] = []
+    for row in rows:
+        if spans and spans[-1][1] == row - 1:
+            spans[-1][1] = row
+        else:
+            spans.append([row, row])
+    text = ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in spans[:6])
+    return text + (" …" if len(spans) > 6 else "")

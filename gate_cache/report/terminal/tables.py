@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -11,7 +11,7 @@ from gate_cache.core.size import Size
 from gate_cache.datasets.common.base import SPLITS
 from gate_cache.datasets.common.files import passed_over_line
 from gate_cache.datasets.summary.summary import Counts, Summary, labelled_pixels
-from gate_cache.report.terminal.grid import Grid, put, say, say_notes
+from gate_cache.report.terminal.grid import Grid, put, say, say_notes, shape
 from gate_cache.store.places.disk import human
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from gate_cache.extraction.plan import Line, Plan
     from gate_cache.extraction.status import Status
     from gate_cache.learn.metrics.results import ScoreTable
-    from gate_cache.store.check.inspect import GroupReport, StoreReport
     from gate_cache.training.train import TrainedRun
 
 MOST = 60
@@ -94,11 +93,6 @@ SHOWN = (0.05, 0.1)
 """PCK's α that fit on a line; metrics.json has all."""
 
 
-def shape(dims: Any) -> str:
-    """``640×64×64``."""
-    return "×".join(str(d) for d in dims)
-
-
 def show_plan(plan: Plan) -> None:
     size = ", ".join(f"{name} {Size.of(sides)}" for name, sides in plan.sizes.items()) \
         or Size.of(plan.size)
@@ -138,8 +132,8 @@ def _show_proposals(plan: Plan) -> None:
     put(table)
 
 
-def _size(counted: Line | Plan) -> str:
-    return f"{'≤ ' if counted.at_most else ''}{human(counted.bytes)}"
+def _size(part: Line | Plan) -> str:
+    return f"{'≤ ' if part.at_most else ''}{human(part.bytes)}"
 
 
 def _each_once(plan: Plan) -> str:
@@ -159,8 +153,7 @@ def show_extracted(done: Extracted) -> None:
     if not rows:
         say(f"nothing to do: all {counted(done.images, 'image')} of all combos are in {done.store}")
         return
-    listed = ", ".join(f"{name} {count}" for name, count in rows.items())
-    say(f"extracted (images): {listed}")
+    say("extracted (images): " + ", ".join(f"{name} {count}" for name, count in rows.items()))
     say(f"store: {done.store}")
 
 
@@ -177,57 +170,6 @@ def show_status(status: Status) -> None:
     if status.extra:
         say(f"also in the store: {', '.join(status.extra)}")
     say_notes(status.notes)
-
-
-def show_store(report: StoreReport) -> None:
-    say(f"{report.path}: {report.dataset}, {counted(report.images, 'image')},"
-        f" {human(report.bytes)}, format {report.format}, blocks of {report.block}, batch"
-        f" {report.batch}")
-    say("versions: " + ", ".join(f"{n} {v}" for n, v in report.versions.items()), style="dim")
-    for group in report.groups:
-        say("")
-        say(f"{group.name}/  {human(group.bytes)}", style="bold")
-        for line in _group_lines(group, report.images):
-            say(f"  {line}")
-
-
-def _group_lines(group: GroupReport, images: int) -> list[str]:
-    settings = dict(group.settings)
-    lines = [f"{k}: {v}" for k, v in settings.items()]
-    for technique, found in group.source.items():
-        names = found.values() if isinstance(found, dict) else \
-            found if isinstance(found, list) else [found]
-        if found:
-            lines.append(f"{technique} from: {', '.join(map(str, names))}")
-    lines.append(f"model: {group.model}, {group.compute}")
-    lines += [f"{name}  {shape(dims)}  {dtype}" for name, (dims, dtype) in group.maps.items()]
-    if group.error:
-        lines.append(f"rounded by {group.error}")
-    gap = f", missing rows {_ranges(group.missing)}" if group.missing else ""
-    lines.append(f"done: {group.done}/{images}{gap}")
-    return [*lines, *map(_made_line, group.made)]
-
-
-def _made_line(made: dict[str, Any]) -> str:
-    """``3 blocks: cpu, torch 2.13.0, batch 8``."""
-    blocks = counted(made["blocks"], "block")
-    if "device" not in made:
-        return f"{blocks}: it is not noted what computed them"
-    tf32 = ", TF32" if made["tf32"] else ""
-    return (f"{blocks}: {made['device']}, torch {made['versions'].get('torch', '?')},"
-            f" batch {made['batch']}{tf32}")
-
-
-def _ranges(rows: list[int]) -> str:
-    """``0–31, 64–95 …``."""
-    spans: list[list[int]] = []
-    for row in rows:
-        if spans and spans[-1][1] == row - 1:
-            spans[-1][1] = row
-        else:
-            spans.append([row, row])
-    text = ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in spans[:6])
-    return text + (" …" if len(spans) > 6 else "")
 
 
 def show_layers(maps: ModelMaps) -> None:
