@@ -36,7 +36,6 @@ from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["models", "no_grad"]
-NAMES = "sigma", "sd3", "flux"
 COUNT = {"sigma": 4, "sd3": 16, "flux": 16}
 """Channels of latents."""
 

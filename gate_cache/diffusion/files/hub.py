@@ -1,15 +1,19 @@
-"""Models by hub id: the snapshot on this machine, or fetched from the hub on request. No torch."""
+"""Models by name: a folder, or a hub id's snapshot, here or fetched on request. No torch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from gate_cache.core.errors import ModelError
+from gate_cache.core.errors import ModelError, NotThere, did_you_mean
+from gate_cache.core.roots import Roots, escapes
 from gate_cache.core.weights import variant_of
+from gate_cache.diffusion.models.embedded import TINY
 from gate_cache.diffusion.models.layouts import KINDS, PROCESSOR, guessed_kind, is_bare
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
 
 
@@ -157,3 +161,17 @@ def _unreachable(repo: str, error: Exception) -> ModelError:
                " (HF_ENDPOINT, HTTPS_PROXY) and run it again")
     return ModelError(f"{repo}: not on this machine: {why}; or put its files into"
                       f" <models root>/{repo}")
+
+
+def find_folder(source: str, roots: Roots, place: str) -> Path | None:
+    """The folder below the models root; None where `source` can be a hub id, else `ModelError`."""
+    if not escapes(source) or roots.outside:
+        folder = roots.below("models", source, place)
+        if folder.is_dir():
+            return folder
+    if _HUB_ID.fullmatch(source) and not escapes(source):
+        return None
+    roots.below("models", source, place)
+    raise NotThere(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
+                     f" ({roots.models}), nor a hub id like 'organisation/name'"
+                     f"{did_you_mean(source, [TINY])}")

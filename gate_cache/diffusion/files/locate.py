@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
-from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
-from gate_cache.core.roots import Roots, escapes
+from gate_cache.core.errors import ModelError, NotThere, listed
+from gate_cache.core.roots import Roots
 from gate_cache.diffusion.files import single_file
-from gate_cache.diffusion.files.hub import model_from_hub
+from gate_cache.diffusion.files.hub import find_folder, model_from_hub
 from gate_cache.diffusion.models import layouts
 from gate_cache.diffusion.models.embedded import HOME, TINY
 from gate_cache.diffusion.models.layouts import UNET
@@ -17,8 +16,6 @@ from gate_cache.diffusion.models.published import HOME as PUBLISHED
 from gate_cache.diffusion.models.published import SD_1_5, published_name
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.manifest.specs import ModelSpec
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def locate(spec: ModelSpec, roots: Roots, download: bool = False) -> ModelFiles | None:
@@ -132,17 +129,3 @@ def assumed(spec: ModelSpec) -> ModelFiles:
     """
     names = [name for name in map(published_name, spec.sources) if name]
     return ModelFiles(spec.source, PUBLISHED, None, (names or [SD_1_5])[0], sure=bool(names))
-
-
-def find_folder(source: str, roots: Roots, place: str) -> Path | None:
-    """The folder below the models root; None where `source` can be a hub id, else `ModelError`."""
-    if not escapes(source) or roots.outside:
-        folder = roots.below("models", source, place)
-        if folder.is_dir():
-            return folder
-    if _HUB_ID.fullmatch(source) and not escapes(source):
-        return None
-    roots.below("models", source, place)
-    raise NotThere(f"{place}: '{source}' is neither '{TINY}', nor a folder below the models root"
-                     f" ({roots.models}), nor a hub id like 'organisation/name'"
-                     f"{did_you_mean(source, [TINY])}")
