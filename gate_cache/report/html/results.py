@@ -89,7 +89,7 @@ def _winner(verdict: Verdict) -> tuple[str, str]:
         return f"{'GATE' if ahead else name[0].upper() + name[1:]} wins.", sentence
     over = verdict.gains.get("baseline")
     if over and over.clear and over.points > 0:
-        return f"GATE beats the single feature, and equals {name} within the interval.", sentence
+        return f"GATE beats the single feature; not decided against {name}.", sentence
     return "Undecided: no row is clearly the best.", sentence
 
 
