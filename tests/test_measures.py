@@ -159,7 +159,8 @@ def test_a_gain_over_the_single_feature_is_named_where_uniform_weights_have_it_t
     found = verdict(record_of(rows))
     assert found
     lines = findings(found)
-    assert lines[0].startswith("GATE beats the single feature; not decided against uniform weights with")
+    assert lines[0].startswith(
+        "GATE beats the single feature; not decided against uniform weights with")
     assert lines[1].startswith("+30.0 points over the single feature")
     assert lines[2].endswith(": no clear difference")
 
