@@ -2,7 +2,7 @@
 
 from pipelines.command_line import main
 from pipelines.recipe import PCK, SIX, TOY, Part, Recipe, Source, Trials
-from pipelines.settings import STANDARDISED, TOY_PAIRS
+from pipelines.settings import FEWER_PAIRS, STANDARDISED, TOY_PAIRS
 
 TRIALS: Trials = [{"name": "GATE, head nn", "combos": SIX},
           {"name": "GATE, head conv", "combos": SIX, "head": "conv"}]
@@ -18,7 +18,7 @@ RECIPE = Recipe(
     " LoRA was trained on, on pictures of low quality, and with something before every object.",
     [Part(
         "correspondence", PCK,
-        toy=Source(TOY, TOY_TRIALS, TOY_PAIRS),
+        toy=Source(TOY, TOY_TRIALS, TOY_PAIRS, dataset=FEWER_PAIRS),
         real=Source("spair.yaml", TRIALS, {"baseline": "plain-0"},
                     conv={"plain-0": {"prompt": "a photo"}}),
         paper={("baseline", "nn"): {"PCK@0.1 img": "61.15", "PCK@0.1 bbox": "51.66"},
@@ -28,7 +28,7 @@ RECIPE = Recipe(
         full=FULL),
      *(Part(f"correspondence {title}", PCK,
             Source(TOY, TOY_TRIALS if style == "dusk" else TRIALS[:1], TOY_PAIRS,
-                   dataset={"style": style, "test": 256}), None, full=FULL)
+                   dataset={**FEWER_PAIRS, "style": style, "test": 256}), None, full=FULL)
        for style, title in REPAIRS.items())])
 
 if __name__ == "__main__":

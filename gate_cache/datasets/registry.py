@@ -37,7 +37,7 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
     """Return the data set a manifest names; listing its samples is what touches the disk."""
     if isinstance(spec, specs.ToyWorldSpec):
         return ToyWorld({"train": spec.train, "val": spec.val, "test": spec.test},
-                        spec.image_size, spec.style, spec.masks)
+                        spec.image_size, spec.style, spec.masks, spec.partners)
     named = spec.folder if isinstance(spec, specs.ScarceSpec) else spec.root
     root = roots.below("data", named, "dataset.root")
     for field in ("points", "pairs", "images", "masks", "files"):

@@ -35,6 +35,7 @@ class ToyWorld:
     style : ``dusk`` for the same pictures in low light (what the LoRAs of ``tiny`` are for),
         ``flawed`` with all of low quality (30 % otherwise), ``covered`` with something in front of
         every object (20 % otherwise)
+    partners : others of its category that each picture of ``val`` and ``test`` is paired with
     masks : whether `mask` tells objects of the categories apart, or parts of objects too
     """
 
@@ -44,11 +45,13 @@ class ToyWorld:
                 " accuracy over all pictures of a split")
 
     def __init__(self, counts: dict[Split, int], image_size: int = 64,
-                 style: Style | None = None, masks: Kind = "categories") -> None:
+                 style: Style | None = None, masks: Kind = "categories",
+                 partners: int | None = None) -> None:
         self.counts = counts
         self.image_size = image_size
         self.style = style
         self.masks = masks
+        self.partners = partners
 
     def samples(self) -> Sequence[Sample]:
         samples = [Sample(_name(split, i)) for split in SPLITS
@@ -121,6 +124,12 @@ class ToyWorld:
         return next(s for s in SPLITS if sample_id.startswith(f"{s}/"))
 
     def pairs(self, split: Split | None) -> Sequence[Pair]:
+        if self.partners and split in ("val", "test"):
+            # The next ones of a circle: each picture is as often a source as a target.
+            return [Pair(source, ids[(i + step) % len(ids)], category)
+                    for category, ids in self._groups(split).items()
+                    for i, source in enumerate(ids)
+                    for step in range(1, min(self.partners, len(ids) - 1) + 1)]
         return PairsWithin(group for s in SPLITS if split in (None, s)
                            for group in self._groups(s).items())
 

@@ -59,6 +59,7 @@ class ToyWorldSpec(Spec):
     image_size: int = Field(64, ge=16, le=2048)
     style: Literal["dusk", "flawed", "covered"] | None = None
     masks: Literal["categories", "parts"] = "categories"
+    partners: int | None = Field(None, ge=1)
 
 
 class PFWillowSpec(Shared):
