@@ -15,7 +15,7 @@ class GateCacheError(Exception):
 class Interrupted(GateCacheError):
     """The user pressed Ctrl-C; what was done is kept."""
 
-    exit_code = 130
+    exit_code = 130  # 128 and the number of SIGINT, as shells have it
 
 
 class UserError(GateCacheError, ValueError):
