@@ -38,6 +38,7 @@ def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[t
     messages: dict[Place, str] = {}
     for item in error.errors(include_url=False):
         place, holder, there = _place(item["loc"], model, data)
+        # pydantic lists an error for each branch of a union: one a place is shown
         messages.setdefault(place, _text(dict(item), place, holder, there))
     return list(messages.items())
 
