@@ -93,10 +93,10 @@ def passing(files: Sequence[str], features: Features, work: Roots, device: str |
 
 def _checked(path: Path, text: str) -> Loaded:
     """A manifest from its text; only one without problems is written."""
-    if path.exists() and not path.read_text(encoding="utf-8").startswith(WRITTEN):
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(WRITTEN.encode())):
         raise UserError(f"{path}: is there, and not written by gate_cache.extract; give the store"
                         " another name with 'to'")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # of that name, which messages and store have
         draft = Path(folder) / path.name
         draft.write_text(text, encoding="utf-8")
         loaded = load(draft)
@@ -106,7 +106,7 @@ def _checked(path: Path, text: str) -> Loaded:
     return loaded.model_copy(update={"path": path})
 
 
-def _dataset(images: str | Path | Sequence[str | Path]) -> tuple[Path, dict[str, Any]]:
+def _dataset(images: Images) -> tuple[Path, dict[str, Any]]:
     """The data root, and the manifest's ``dataset``."""
     several = [images] if isinstance(images, str | Path) else \
         list(images) if isinstance(images, Sequence) else []
