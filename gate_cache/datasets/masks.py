@@ -108,7 +108,7 @@ EXPECTED = ("expected <root>/images/ and <root>/masks/ with a .png of the same n
             " image, and the names of the classes in the manifest (dataset.classes) or in"
             " <root>/classes.txt, one a line")
 
-MOST = 255
+MOST = IGNORED
 """Classes at most: 255 marks what does not count."""
 
 
@@ -157,14 +157,12 @@ class Masks(LabelledImages):
 
     @cached_property
     def _pictures(self) -> Mapping[str, str]:
-        return self._walked()
-
-    def _walked(self) -> dict[str, str]:
         """Label pictures below their folder, by path without suffix; .png comes first."""
-        ranked = sorted(self._label_pictures(),
+        ranked = sorted(self._label_pictures,  # the last one of a path is what the dict holds
                         key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
         return {os.path.splitext(n)[0]: n for n in ranked}
 
+    @cached_property
     def _label_pictures(self) -> list[str]:
         return walk(self.root / self.parts[1], frozenset(SUFFIXES))
 
@@ -201,7 +199,7 @@ class Masks(LabelledImages):
         """How 255 is read, and label pictures without an image."""
         stems = {os.path.splitext(s.id)[0] for s in self.samples()}
         lone = len(set(self._pictures) - stems)
-        twins = len(self._label_pictures()) - len(self._pictures)
+        twins = len(self._label_pictures) - len(self._pictures)
         return [*([f"all label pictures are black and white: 255 is read as '{self.classes[1]}'"]
                   if self._binary == "object" else []),
                 *([f"without an image: {counted(lone, 'label picture')}"] if lone else []),
@@ -229,7 +227,7 @@ class Masks(LabelledImages):
         for sample in self.samples():
             present.update(distinct(self.labels(sample.id)))
             if not means_object(present):
-                return None
+                return None  # which in most sets the first picture shows: the rest is not read
         return None if IGNORED not in present else "object" if len(self.classes) == 2 else "unclear"
 
     @cached_property
@@ -245,8 +243,7 @@ class Masks(LabelledImages):
             if twin != i:
                 raise DataError(f"{self.path(twin)}: '{i}' has the same name but for its suffix,"
                                 " and would share its label picture; rename or remove one")
-        there = self._walked()
-        return ids, [i for stem, i in stems.items() if stem not in there]
+        return ids, [i for stem, i in stems.items() if stem not in self._pictures]
 
     @cached_property
     def _splits(self) -> Mapping[str, Split]:

@@ -106,7 +106,7 @@ def _point(place: str, row: Row, coco: bool, odd: Counter[str]) -> TablePoint:
     if x is None or y is None:
         odd[NO_PLACE] += visible != "0"
         return TablePoint(float("nan"), float("nan"), False)
-    if (x, y) == (0, 0) and not visible:
+    if (x, y) == (0, 0) and not visible:  # so COCO writes a point that is not annotated
         odd[ZERO] += 1
         return TablePoint(x, y, False)
     if coco:
