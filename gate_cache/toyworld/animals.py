@@ -24,7 +24,7 @@ def _horse_leg(
 def _horse_swings(rng: Rng, pace: float) -> list[tuple[float, float]]:
     """Angles of the bones of four legs: far front, far hind, near front, near hind."""
     phase = rng.uniform(0, 2 * np.pi)
-    swings = []
+    swings = []  # diagonal legs move together, as in a trot
     for offset, front in ((np.pi, True), (0.4, False), (0.0, True), (np.pi + 0.4, False)):
         a = pace * np.sin(phase + offset)
         lift = pace * max(0.0, np.cos(phase + offset))

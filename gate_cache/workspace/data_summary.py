@@ -150,7 +150,7 @@ def _cache_file(work: Workspace, dataset: ImageDataset) -> Path | None:
                "files": _files(dataset),
                "tables": {str(p): file_stamp(p) for p in getattr(dataset, "tables", ()) if p},
                "other": dataset.passed_over() if hasattr(dataset, "passed_over") else {}}
-        if not getattr(dataset, "named_splits", False):  # they may rest on more than the files above
+        if not getattr(dataset, "named_splits", False):  # they may rest on more than files
             key["classes"] = list(getattr(dataset, "classes", ()))
             key["splits"] = list(map(dataset.split_of, ids_of(dataset))) \
                 if hasattr(dataset, "split_of") else []
