@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -79,11 +79,6 @@ class Values:
             raise DataError(f"dataset.values: '{label}' is not a label: expected whole numbers"
                             f" of 0 … {HIGHEST}, or colours as in '#ff0000' for all of them")
         return int(label[1:], 16)
-
-
-def means_object(labels: Collection[int]) -> bool:
-    """Whether labels may be those of a picture of black and white: 0 and 255, or one of them."""
-    return set(labels) <= {0, IGNORED}
 
 
 def hint_for(labels: Sequence[int], strange: Sequence[int], classes: int, values: Values) -> str:
@@ -226,7 +221,7 @@ class Masks(LabelledImages):
         present: set[int] = set()
         for sample in self.samples():
             present.update(distinct(self.labels(sample.id)))
-            if not means_object(present):
+            if not present <= {0, IGNORED}:
                 return None  # which in most sets the first picture shows: the rest is not read
         return None if IGNORED not in present else "object" if len(self.classes) == 2 else "unclear"
 

@@ -82,13 +82,14 @@ def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
     points: dict[str, Point] = {}
     problems: dict[str, None] = {}  # a dict keeps the order, and says once what all trials share
     parsed = read_yaml(manifest.path)  # once: parsing is nine tenths of what checking a trial takes
+    # what the command line says, or stands in the file; the sweep goes over it
+    base = {**manifest.manifest.train.model_dump(exclude_unset=True), **spec.train}
     for label, settings in _settings(path, spec):
         shown = {k: settings[k] for k in spec.grid} if label else settings
         name = _name(label, shown)
         plain = _name(label, {k: v for k, v in shown.items() if k not in SEEDS})
         try:
-            train = checked(manifest.path, parsed,
-                            {**_train_section(manifest), **spec.train, **settings})
+            train = checked(manifest.path, parsed, {**base, **settings})
         except ManifestError as error:
             problems |= {f"{path.name}: trial {name}: {line}": None for line in error.problems}
             continue
@@ -98,11 +99,6 @@ def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
     if problems:
         raise ManifestError(list(problems))
     return list(points.values())
-
-
-def _train_section(manifest: Loaded) -> dict[str, Any]:
-    """What was said on the command line, or stands in the file; the sweep goes over it."""
-    return manifest.manifest.train.model_dump(exclude_unset=True)
 
 
 def _settings(path: Path, spec: SweepSpec) -> list[tuple[str, dict[str, Any]]]:

@@ -80,13 +80,10 @@ def _look(rng: Rng, kind: ObjectKind) -> tuple[Look, str]:
     """Colours and texture of an instance, and the name of its second colour."""
     name, pattern = pick(rng, kind.colours), pick(rng, kind.patterns)
     base = vary(rng, COLOURS[name], 14)
-    others = tuple(c for c in (*kind.colours, "white", "brown") if _distance(c, name) > 110)
+    others = tuple(c for c in (*kind.colours, "white", "brown")  # that can be told from the first
+                   if np.abs(np.subtract(COLOURS[c], COLOURS[name])).sum() > 110)
     other = pick(rng, others)
     return Look(name, base, vary(rng, COLOURS[other], 10), pattern), other
-
-
-def _distance(a: str, b: str) -> float:
-    return float(np.abs(np.subtract(COLOURS[a], COLOURS[b])).sum())
 
 
 def _view(rng: Rng, kind: ObjectKind, mirror: bool) -> Points:
