@@ -153,11 +153,10 @@ class Masks(LabelledImages):
     @cached_property
     def _pictures(self) -> Mapping[str, str]:
         """Label pictures below their folder, by path without suffix; .png comes first."""
-        ranked = sorted(self._label_pictures,  # the last one of a path is what the dict holds
+        ranked = sorted(self._label_pictures(),  # the last one of a path is what the dict holds
                         key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
         return {os.path.splitext(n)[0]: n for n in ranked}
 
-    @cached_property
     def _label_pictures(self) -> list[str]:
         return walk(self.root / self.parts[1], frozenset(SUFFIXES))
 
@@ -194,7 +193,7 @@ class Masks(LabelledImages):
         """How 255 is read, and label pictures without an image."""
         stems = {os.path.splitext(s.id)[0] for s in self.samples()}
         lone = len(set(self._pictures) - stems)
-        twins = len(self._label_pictures) - len(self._pictures)
+        twins = len(self._label_pictures()) - len(self._pictures)
         return [*([f"all label pictures are black and white: 255 is read as '{self.classes[1]}'"]
                   if self._binary == "object" else []),
                 *([f"without an image: {counted(lone, 'label picture')}"] if lone else []),
@@ -238,7 +237,9 @@ class Masks(LabelledImages):
             if twin != i:
                 raise DataError(f"{self.path(twin)}: '{i}' has the same name but for its suffix,"
                                 " and would share its label picture; rename or remove one")
-        return ids, [i for stem, i in stems.items() if stem not in self._pictures]
+        # as they are now: listing is what notices that one is gone
+        there = {os.path.splitext(name)[0] for name in self._label_pictures()}
+        return ids, [i for stem, i in stems.items() if stem not in there]
 
     @cached_property
     def _splits(self) -> Mapping[str, Split]:

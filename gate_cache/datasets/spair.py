@@ -72,7 +72,7 @@ class SPair(ListedPairs):
             return _keypoints(path, json.loads(text), self.size(sample_id))
         except DataError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{path}: no key points can be read ({reason}); {EXPECTED}") from None
 

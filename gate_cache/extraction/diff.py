@@ -129,14 +129,10 @@ def _changed(old: Recipe, new: Recipe, partial: bool) -> list[str]:
     if not partial:
         return differences(old, new)
     unsaid = {"resize": "squash", "pooling": None, "tiles": None, **FIRST_SETTINGS}
-    old, new = ({**unsaid, **side} for side in (old, new))
+    old, new = ({**unsaid, **side, **({"maps": sorted(side["maps"])} if side.get("maps") else {})}
+                for side in (old, new))
     keys = [k for k in SHARED if k in old and k in new]  # maps and size only where they are given
-    return differences({k: _plain(old, k) for k in keys}, {k: _plain(new, k) for k in keys})
-
-
-def _plain(recipe: Recipe, key: str) -> Any:
-    value = recipe[key]
-    return sorted(value) if key == "maps" and value else value
+    return differences({k: old[k] for k in keys}, {k: new[k] for k in keys})
 
 
 def _compare(a: Side, b: Side, x: str, y: str, values: bool) -> ComboDiff:

@@ -155,10 +155,8 @@ class _Walk:
                 continue
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
-                self.problems.append(
-                    f"{self.name}:{line}: {dotted((*place, name))}: key given twice"
-                    f" (first in line {seen[name]})"
-                )
+                self.problems.append(f"{self.name}:{line}: {dotted((*place, name))}: key given"
+                                     f" twice (first in line {seen[name]})")
             seen[name] = line
             self.lines.setdefault((*place, name), line)
             self.visit(value, (*place, name))

@@ -8,9 +8,8 @@ from gate_cache.toyworld.looks import INK, WHITE, Look, mix, tint
 PINK = (232, 150, 150)
 
 
-def _horse_leg(
-    layer: Layer, look: Look, hip: tuple[float, float], swing: tuple[float, float], near: bool
-) -> tuple[Points, Points]:
+def _horse_leg(layer: Layer, look: Look, hip: tuple[float, float], swing: tuple[float, float],
+               near: bool) -> tuple[Points, Points]:
     """Draw a leg from the angles of its two bones; answer the middle joint and the hoof."""
     middle = ray(hip, swing[0], 0.36)
     hoof = ray(middle, swing[1], 0.36)

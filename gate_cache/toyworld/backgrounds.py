@@ -27,8 +27,7 @@ class Mood:
 MOODS = {
     "day": Mood("", (112, 176, 232), (214, 236, 246), (1.0, 1.0, 1.0)),
     "sunset": Mood("at sunset", (134, 112, 180), (255, 186, 122), (1.06, 0.93, 0.84)),
-    "night": Mood("at night", (30, 36, 84), (84, 92, 150), (0.66, 0.72, 0.98)),
-}
+    "night": Mood("at night", (30, 36, 84), (84, 92, 150), (0.66, 0.72, 0.98))}
 
 
 def _sky(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:

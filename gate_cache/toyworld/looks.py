@@ -118,7 +118,4 @@ def _patches(rng: Rng, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
 
 
 _PATTERNS: dict[str, Callable[[Rng, RGB, Rect], tuple[Decor, ...]]] = {
-    "striped": _stripes,
-    "spotted": _spots,
-    "patched": _patches,
-}
+    "striped": _stripes, "spotted": _spots, "patched": _patches}

@@ -200,12 +200,7 @@ def draw(split: str, index: int, size: int = 64, *, flawed: float = 0.3,
     hidden = plan.thing.hidden(plan.front)
     uncovered = np.array([name not in hidden for name in plan.kind.keypoints])
     return Scene(
-        image=quality.degrade(image, plan.quality),
-        category=plan.kind.name,
-        caption=plan.caption,
-        keypoints=render.to_pixels(points, size).astype(np.float32),
-        visible=inside & uncovered,
-        box=render.box_of(mask, size),
-        parts=render.reduce_labels(raster.labels, cover),
-        quality=plan.quality.words,
-    )
+        image=quality.degrade(image, plan.quality), category=plan.kind.name, caption=plan.caption,
+        keypoints=render.to_pixels(points, size).astype(np.float32), visible=inside & uncovered,
+        box=render.box_of(mask, size), parts=render.reduce_labels(raster.labels, cover),
+        quality=plan.quality.words)

@@ -83,7 +83,7 @@ def passing(files: Sequence[str], features: Features, work: Roots, device: str |
     The workspace, and the files' ids.
     """
     data, dataset = _dataset(files)
-    ids = [Path(file).absolute().relative_to(data).as_posix() for file in files]
+    ids = [Path(os.path.relpath(file, data)).as_posix() for file in files]
     with tempfile.TemporaryDirectory(prefix="gate-cache-") as folder:
         manifest = Path(folder) / "images.yaml"
         manifest.write_text(to_yaml({"dataset": dataset, **features.sections()}), encoding="utf-8")
@@ -112,7 +112,8 @@ def _dataset(images: Images) -> tuple[Path, dict[str, Any]]:
         list(images) if isinstance(images, Sequence) else []
     if not several or not all(isinstance(path, str | Path) for path in several):
         raise UserError("images: expected a folder or paths of files")
-    paths = [Path(path).absolute() for path in several]
+    # without "..", which no id has; resolve() would follow links, too
+    paths = [Path(os.path.abspath(path)) for path in several]  # noqa: PTH100
     if len(paths) == 1 and paths[0].is_dir():
         return paths[0].parent, {"name": "folder", "root": paths[0].name}
     if missing := [path for path in paths if not path.is_file()]:

@@ -162,15 +162,16 @@ class LoraTrainer:
             The loss is not finite.
         """
         loss = self._loss(self._batch())
-        if not math.isfinite(loss.item()):
-            raise ModelError(f"the loss is {loss.item()} at step {self.step + 1}; try a smaller"
-                             " --lr, or float32 as model.dtype")
+        value = loss.item()  # once: a GPU is waited for
+        if not math.isfinite(value):
+            raise ModelError(f"the loss is {value} at step {self.step + 1}; try a smaller --lr, or"
+                             " float32 as model.dtype")
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._weights.values(), CLIP)
         self._optimizer.step()
         self.step += 1
-        return loss.item()
+        return value
 
     def _batch(self) -> _Batch:
         g, size = generator("lora", self._settings.seed, self.step), self._settings.batch
