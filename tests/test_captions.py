@@ -344,10 +344,13 @@ def test_a_full_disk_is_one_line(manifest: WriteManifest, models: Path, roots: R
         run(manifest(), models, roots)
 
 
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=["cuda", "cpu"])
 def test_full_memory_is_one_line(manifest: WriteManifest, models: Path, roots: Roots,
-                                 monkeypatch: pytest.MonkeyPatch) -> None:
+                                 monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
     def full(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(BlipForConditionalGeneration, "generate", full)
     with pytest.raises(UserError, match="memory is full: use a smaller --batch"):

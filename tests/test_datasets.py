@@ -17,7 +17,7 @@ from gate_cache.datasets.common.images import read_rgb, size_of, to_frame
 from gate_cache.datasets.folder import ImageFolder
 from gate_cache.datasets.pf_willow import PFWillow
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.datasets.toy import ToyWorld
+from gate_cache.datasets.toy import ToyWorld, _drawer
 from gate_cache.manifest.dataset_specs import FolderSpec, PFWillowSpec, ToyWorldSpec
 from gate_cache.toyworld import CATEGORIES
 
@@ -440,6 +440,11 @@ def test_toyworld_has_styles_in_which_every_picture_lacks_something() -> None:
         assert np.array_equal(covered.keypoints(i).xy, TOY.keypoints(i).xy)
     hidden = [sum((~w.keypoints(i).visible).sum() for i in ids) for w in (TOY, covered)]
     assert hidden[1] > 2 * hidden[0]
+
+
+def test_toyworld_keeps_a_gigabyte_of_pictures_at_most() -> None:
+    kept = {side: _drawer(side).cache_parameters()["maxsize"] for side in (64, 512, 2048)}
+    assert kept == {64: 4096, 512: 1024, 2048: 64}  # of four bytes a pixel
 
 
 def test_toyworld_without_pictures_is_an_error() -> None:

@@ -338,7 +338,9 @@ def test_a_missing_shard_is_named(home: Roots) -> None:
 @pytest.mark.parametrize(("content", "says"), [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a git-lfs pointer"),
     (b"<!DOCTYPE html><html>Not found</html>", "not a safetensors file"), (b"", "not a safete"),
-    (b'\x10\x00\x00\x00\x00\x00\x00\x00{"a":', "cut off within its header")])
+    (b'\x10\x00\x00\x00\x00\x00\x00\x00{"a":', "cut off within its header"),
+    (b'\x17\x00\x00\x00\x00\x00\x00\x00{"__metadata__":"words"}', "not a safetensors file"),
+    (b'\x00\x00\x01\x00\x00\x00\x00\x00{"a":' + b"[" * 65531, "not a safetensors file")])
 def test_what_is_no_weights_is_said(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=says):

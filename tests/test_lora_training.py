@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from gate_cache.core.errors import DataError, DiskError, ModelError, UserError
 from gate_cache.core.progress import Silent
 from gate_cache.core.roots import Roots
+from gate_cache.datasets.common.base import Pair, Split
 from gate_cache.datasets.common.captions import Caption, Captions, write_captions
 from gate_cache.datasets.common.images import Image
 from gate_cache.datasets.folder import ImageFolder
@@ -316,6 +317,16 @@ def test_plain_sentences_name_the_category() -> None:
     found = {i.id: i.sentence for i in training_images(data, 16, 0, None, Silent())}
     assert found["train/horse/00007"] == "a photo of a horse"
     assert found["train/aeroplane/00000"] == "a photo of an aeroplane"
+
+
+def test_an_image_that_is_a_target_alone_has_its_category() -> None:
+    class Listed(ToyWorld):
+        def pairs(self, split: Split | None) -> list[Pair]:
+            return [Pair("train/car/00004", "train/car/00012", "car")]
+
+    found = training_images(Listed({"train": 16}), 16, 0, None, Silent())
+    assert {i.id: i.sentence for i in found if i.sentence != "a photo"} == {
+        "train/car/00004": "a photo of a car", "train/car/00012": "a photo of a car"}
 
 
 def test_categories_of_pf_willow_lose_their_letter(willow: Path) -> None:

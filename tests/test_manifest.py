@@ -368,6 +368,7 @@ def test_hostile_text_is_refused_by_a_manifest_error(text: str) -> None:
 
 @pytest.mark.parametrize(("given", "validate"), [
     ({"steps": 60}, 15), ({"steps": 3}, 1), ({"steps": 500}, 125), ({"steps": 5_000}, 125),
+    ({"pairs": 10}, 1), ({"pairs": 12}, 1),
     ({"steps": 60, "validate_steps": 60}, 60), ({"head": "pixel-mlp", "steps": 1_000}, 250)])
 def test_short_trainings_validate_four_times(given: dict[str, Any], validate: int) -> None:
     assert TrainSpec.model_validate(given).validate_steps == validate

@@ -11,7 +11,7 @@ import pytest
 from published_trees import deal, labels, picture, save, write
 from pydantic import TypeAdapter
 
-from gate_cache.core.errors import DataError, ManifestError
+from gate_cache.core.errors import DataError, ManifestError, did_you_mean
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.common.base import (
     IGNORED,
@@ -329,6 +329,19 @@ def test_pairs_may_be_listed(tmp_path: Path) -> None:
         write(tmp_path / "pets" / "pairs.csv", f"source,target\n{line}\n")
         with pytest.raises(DataError, match=rf"pairs\.csv:2: .*{reason}"):
             table(tmp_path, points, pairs="pairs.csv").pairs(None)
+
+
+def test_of_many_wrong_lines_one_is_explained(tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look for the nearest name among all images, for every line, would take hours."""
+    asked: list[str] = []
+    monkeypatch.setattr("gate_cache.datasets.pairs.did_you_mean",
+                        lambda name, _: asked.append(name) or "")
+    write(tmp_path / "pets" / "pairs.csv", "source,target\na.png,c.png\nb.png,c.png\n")
+    points = HEAD + "".join(f"cat/{n}.png,nose,1,1\n" for n in "abc")
+    with pytest.raises(DataError, match=r"pairs\.csv:2: 'a\.png' has no .*\(2 lines are wrong\)"):
+        table(tmp_path, points, pairs="pairs.csv").pairs(None)
+    assert asked == ["a.png"] and did_you_mean("12", map(str, range(10**6))) == ""
 
 
 def test_listed_pairs_across_splits_are_in_none(tmp_path: Path) -> None:

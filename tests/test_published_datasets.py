@@ -238,6 +238,7 @@ def test_spair_points_are_read_where_dift_reads_them(tmp_path: Path) -> None:
     ('{"kps": {"99": [1, 2]}}', "99 is not one of"), ('{"kps": {"0": [1]}}', "not 2 numbers"),
     ('{"kps": {"0": ["x", 2]}}', "could not convert"), ('{"kps": null}', "NoneType"),
     ('{"kps": {"0": null}, "bndbox": [1], "image_height": 1, "image_width": 1}', "not 4 numbers"),
+    ('{"kps": {}, "bndbox": [0, 0, 1, 1], "image_height": Infinity}', "float infinity"),
 ])
 def test_spair_annotation_that_makes_no_sense_is_named(
     tmp_path: Path, text: str, reason: str,

@@ -39,8 +39,9 @@ def test_what_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_two_writers_do_not_meet(tmp_path: Path) -> None:
-    path = tmp_path / ("n" * 250)
+@pytest.mark.parametrize("name", ["n" * 250, "画" * 80])
+def test_two_writers_do_not_meet(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name  # of 250 and 240 bytes; a folder holds names of 255
     with replacing(path) as a, replacing(path) as b:
         a.write_text("a")
         b.write_text("b")

@@ -184,6 +184,12 @@ def test_a_word_of_several_vectors_is_written_out(tmp_path: Path) -> None:
     assert prompt.words[1:6] == ("a", "<my-cat>", "<my-cat>_1", "<my-cat>_2", EOS)
 
 
+def test_words_of_several_vectors_may_begin_alike(tmp_path: Path) -> None:
+    taught(tmp_path, ["<c>", "<c>_1", "<c>s", "<c>s_1"])
+    words = read_tokens(tmp_path).encode("<c>s <c>").words
+    assert words[1:6] == ("<c>s", "<c>s_1", "<c>", "<c>_1", EOS)
+
+
 def test_added_tokens_of_older_releases_are_read(saved: Path) -> None:
     (saved / "added_tokens.json").write_text(json.dumps({"<my-cat>": len(OURS.vocab)}))
     assert read_tokens(saved).encode("a <my-cat>").ids[0][2] == len(OURS.vocab)

@@ -63,7 +63,7 @@ def test_the_manifest_beside_the_store_is_as_good_as_ones_own(home: Path) -> Non
 
 
 def test_more_combos_are_added_to_the_store(home: Path) -> None:
-    files = [home / "photos" / f"{n:02}.png" for n in (3, 1)]
+    files = [home / "photos" / "03.png", home / "more" / ".." / "photos" / "01.png"]
     to = home / "more" / "two.zarr"
     first = gate_cache.extract(files, to=to, device="cpu", quiet=True)
     before = first["plain"]["up1"][:]
@@ -88,8 +88,9 @@ def test_what_is_not_meant_so_leaves_nothing(given: dict[str, object], said: str
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_manifest_of_ones_own_is_not_written_over(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("dataset: {name: toyworld}\nmodel: {source: tiny}\n")
+@pytest.mark.parametrize("text", ["dataset: {name: toyworld}\nmodel: {source: tiny}\n", "\xff"])
+def test_a_manifest_of_ones_own_is_not_written_over(home: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"x\.yaml: is there, and not written by"):
         gate_cache.extract(home / "photos", to=tmp_path / "x.zarr", quiet=True)
 

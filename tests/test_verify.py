@@ -20,7 +20,7 @@ from gate_cache.core.errors import GateCacheError, RowNotDone, StoreError
 from gate_cache.core.roots import Roots
 from gate_cache.core.versions import versions
 from gate_cache.extraction.extract import extract
-from gate_cache.extraction.recompute import recompute
+from gate_cache.extraction.recompute import Compared, Recomputed, recompute
 from gate_cache.manifest.load import Loaded
 from gate_cache.store.check.inspect import inspect
 from gate_cache.store.check.verify import Verified, verify
@@ -484,6 +484,13 @@ def test_the_command_that_computes_again(gate: Run, toy: Toy) -> None:
     assert json.loads(gate(*words, "--json").out)["equal"]
     found = gate("verify", toy[2], "--recompute", 2)
     assert found.code == 2 and "gate-cache verify MANIFEST --recompute 8" in found.err
+
+
+def test_what_is_not_a_number_does_not_agree() -> None:
+    compared = Compared("plain")
+    compared.add({"up1": np.ones((1, 2, 2), np.float16)}, {"up1": np.full((1, 2, 2), np.nan)})
+    assert compared.equal == 0 and compared.largest == compared.relative == np.inf
+    assert not Recomputed("s.zarr", [0], "cpu", [compared], [], tolerance=0.2).agrees
 
 
 def test_what_does_not_agree_has_an_exit_code(gate: Run, toy: Toy, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gate_cache.commands.options import HERE, Computes, Json, Reads, print_result, refuse
-from gate_cache.core.errors import UserError
-from gate_cache.core.progress import CODE
+from gate_cache.core.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from gate_cache.core.places import Place
@@ -181,7 +180,7 @@ def _copy(source: Place, target: Place, asked: tuple[str, str, str], as_json: bo
     except KeyboardInterrupt:
         typer.echo("error: interrupted; what is copied is kept, run the same command again to"
                    " resume", err=True)
-        os._exit(CODE)  # threads may be waiting for a server
+        os._exit(Interrupted.exit_code)  # threads may be waiting for a server
     print_result(copied, show_copied, as_json)
 
 

@@ -25,7 +25,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "blosc": {"cname": "zstd", "clevel": 1, "shuffle": "bitshuffle"},
 }
 """Higher levels of zstd take longer and hardly make maps smaller."""
-_OF_NUMCODECS = ("lz4", "pcodec")
+_OF_NUMCODECS = ("lz4", "pcodec")  # the others are in Zarr's own list, under their plain names
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Codec:
         return self.name if options == DEFAULTS[self.name] else {"name": self.name, **options}
 
     def __str__(self) -> str:
-        said = [str(v) for k, v in self.options if DEFAULTS[self.name][k] != v]
-        return " ".join([self.name, *said])
+        chosen = [str(v) for k, v in self.options if DEFAULTS[self.name][k] != v]
+        return " ".join([self.name, *chosen])
 
     @classmethod
     def of_zarr(cls, name: str, settings: Mapping[str, Any]) -> Codec:
@@ -90,9 +90,9 @@ class Codec:
         """Zarr's metadata of what makes bytes of numbers, and compresses them."""
         options = dict(self.options)
         if self.name == "zstd":
-            options["checksum"] = False
+            options["checksum"] = False  # every chunk has its crc32c already
         if self.name == "blosc":
-            options |= {"typesize": itemsize, "blocksize": 0}
+            options |= {"typesize": itemsize, "blocksize": 0}  # shuffle whole numbers; 0: blosc's
         name = f"numcodecs.{self.name}" if self.name in _OF_NUMCODECS else self.name
         own = {"name": name, "configuration": options}
         return [own] if self.typed else [
@@ -100,5 +100,6 @@ class Codec:
 
     def most(self, size: int) -> int:
         """The most bytes that a row of `size` bytes takes: what cannot be compressed is kept."""
+        # ZSTD_COMPRESSBOUND, which needs at most 64 more for short input; the others' is looser
         return size + size // (256 if self.name == "zstd" else 64) + (
             64 if self.name == "zstd" else 1024)

@@ -14,12 +14,12 @@ from pathlib import Path
 from gate_cache.core.fingerprint import file_sha256, fingerprint
 from gate_cache.core.replacing import replacing
 
-SMALL = 2**20
+SMALL = 2**20  # bytes below which reading costs no more than looking up
 
 
 def remembered_sha256(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
-    stamp = file_stamp(path)
+    stamp = file_stamp(path)  # before the bytes: a change meanwhile makes the entry void, not wrong
     if stamp[0] < SMALL:
         return file_sha256(path)
     key = str(path.resolve())
@@ -28,7 +28,7 @@ def remembered_sha256(path: Path) -> str:
     if isinstance(entry, list) and entry[:-1] == stamp:
         return str(entry[-1])
     digest = file_sha256(path)
-    _write({**cache, key: [*stamp, digest]})
+    _write({**cache, key: [*stamp, digest]})  # another process's entry may be lost: it hashes again
     return digest
 
 

@@ -15,7 +15,7 @@ class GateCacheError(Exception):
 class Interrupted(GateCacheError):
     """The user pressed Ctrl-C; what was done is kept."""
 
-    exit_code = 130
+    exit_code = 130  # 128 and the number of SIGINT, as shells have it
 
 
 class UserError(GateCacheError, ValueError):
@@ -72,13 +72,18 @@ TOLD = "told"
 """Type of the pydantic errors whose text is shown as it is."""
 
 
+COMPARED = 20_000
+"""Choices from which on none is looked for: that would take seconds, a minute of a million."""
+
+
 class OldSpelling(FutureWarning):
     """A field is spelled as in an earlier release; it is still accepted."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest choice, else an empty string."""
-    near = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.5)
+    names = sorted(choices)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5) if len(names) < COMPARED else ()
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 

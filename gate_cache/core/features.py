@@ -14,7 +14,7 @@ from typing import Any, Literal
 from gate_cache.core.errors import ModelError, did_you_mean
 from gate_cache.core.size import Sides, Size
 
-TOKENS_PER_PIECE = 77
+TOKENS_PER_PIECE = 77  # positions of CLIP's text encoder, begin and end included
 Kind = Literal["conv", "attention"]
 Pool = Literal["mean", "max"]
 Pooling = Mapping[str, Mapping[str, Any]]
@@ -123,12 +123,10 @@ class Family:
         """
         usual = {m.name: m for m in self.maps if m.kind == kind}
         offered = usual | {m.name: m for m in self.more if m.kind == kind}
-        for name in names or ():
-            if name not in offered:
-                more = " and more ('gate-cache layers --all')" if len(offered) > len(usual) else ""
-                raise ModelError(f"this model has no map '{name}'"
-                                 f"{did_you_mean(name, offered)}; it offers:"
-                                 f" {', '.join(usual)}{more}")
+        if unknown := next((name for name in names or () if name not in offered), None):
+            more = " and more ('gate-cache layers --all')" if len(offered) > len(usual) else ""
+            raise ModelError(f"this model has no map '{unknown}'{did_you_mean(unknown, offered)};"
+                             f" it offers: {', '.join(usual)}{more}")
         coarse = {m.name for m in usual.values() if m.stride > self.latent_stride}
         wanted = names or (kind == "attention" and coarse) or usual
         return tuple(replace(m, **(pooling or {}).get(m.name, {})) for m in offered.values()
@@ -156,5 +154,5 @@ class Family:
 
 
 def nbytes(shape: tuple[int, ...], dtype: str) -> int:
-    """Bytes of one array of `shape`; `dtype` is a numpy name such as ``float16``."""
+    """Bytes of one array of `shape`; `dtype` is a numpy name such as ``float16``, or bfloat16."""
     return math.prod(shape) * int(dtype.lstrip("abcdefghijklmnopqrstuvwxyz")) // 8

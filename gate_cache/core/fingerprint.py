@@ -13,7 +13,7 @@ from typing import Any
 Recipe = dict[str, Any]
 """Plain JSON data that decides values; written next to what it made."""
 
-SHORT = 8
+SHORT = 8  # hex digits of a fingerprint in a group's name
 MOST, LEAD = 60, 12
 """Characters of a value that are shown, and of what two values begin with alike."""
 DIGESTS = {"latents": "what images are made into latents by", "captions": "the captions' file",
@@ -39,7 +39,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_NOTHING: tuple[Any, ...] = (None, [], {})
+_NOTHING: tuple[Any, ...] = (None, [], {})  # left out means the same as empty
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:

@@ -15,8 +15,9 @@ T = TypeVar("T")
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the device's memory, or this machine's, is full."""
-    return isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
+    # Of torch's own type for its CUDA allocator; the driver, MPS and the CPU raise others.
+    return isinstance(error, RuntimeError) and (type(error).__name__ == "OutOfMemoryError" or any(
+        text in str(error) for text in ("out of memory", "can't allocate memory")))
 
 
 def free() -> None:
@@ -52,6 +53,6 @@ def fitted(batch: int, run: Callable[[int], T],
         except RuntimeError as error:
             if batch == 1 or not is_full(error):
                 raise
-        batch //= 2
+        batch //= 2  # out of the except block, whose error still refers to all tensors
         free()
         halved(batch)

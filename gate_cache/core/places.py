@@ -49,7 +49,7 @@ class Url:
         text = f"{scheme}://{'/'.join([host, *parts])}"
         if not host:
             raise UserError(f"'{text}': names no bucket; write {scheme}://bucket/folder")
-        if ".." in map(unquote, parts):
+        if ".." in map(unquote, parts):  # a server may decode %2e%2e
             raise UserError(f"'{text}': climbs with '..'")
         object.__setattr__(self, "text", text)
 
@@ -81,7 +81,7 @@ class Url:
         return self.scheme == "hf"
 
     def below(self, other: Url) -> bool:
-        """Whether it is inside another place."""
+        """Whether it is inside another place."""  # s3a is Hadoop's name for s3
         ours, others = (f"{u}/".replace("s3a://", "s3://", 1) for u in (self, other))
         return ours.startswith(others)
 

@@ -20,5 +20,5 @@ def load_plugin(group: str, name: str) -> Any:
     point = installed(group)[name]
     try:
         return point.load()
-    except Exception as error:
+    except Exception as error:  # importing runs others' code, which may raise anything
         raise UserError(f"{point.value} cannot be imported ({error})") from error

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
-CODE = 130
-"""Exit status of what Ctrl-C has ended."""
+from gate_cache.core.errors import Interrupted
 
 
 class ProgressTask(Protocol):
@@ -73,15 +72,15 @@ def stopping(stop: Callable[[], object], say: Callable[[str], object]) -> Iterat
         return
     asked = threading.Event()
 
-    def asks(*_: Any) -> None:
+    def interrupted(*_: Any) -> None:
         if asked.is_set():
             say("aborted; what is written is kept")
-            os._exit(CODE)  # threads may be in the middle of a pass
+            os._exit(Interrupted.exit_code)  # threads may be in the middle of a pass
         asked.set()
         say("stopping after this pass; Ctrl-C once more aborts at once")
         stop()
 
-    signal.signal(signal.SIGINT, asks)
+    signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     finally:

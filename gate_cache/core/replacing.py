@@ -21,7 +21,8 @@ def replacing(path: Path) -> Iterator[Path]:
     one to end wins
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name[:200]}.{uuid4().hex[:8]}.partial")
+    name = path.name.encode()[:200].decode(errors="ignore")  # names have at most 255 bytes
+    draft = path.with_name(f".{name}.{uuid4().hex[:8]}.partial")
     try:
         yield draft
         with draft.open("rb+") as file:  # a rename may reach the disk before the bytes do

@@ -88,7 +88,7 @@ def _from_env(name: str) -> str:
 
 def escapes(path: str) -> str | None:
     """Say how a relative path would leave its root, or None."""
-    if os.path.isabs(path) or path.startswith("~") or (len(path) > 1 and path[1] == ":"):
+    if os.path.isabs(path) or path.startswith("~") or path[1:2] == ":":  # a Windows drive
         return "is absolute"
     if ".." in Path(path.replace("\\", "/")).parts:
         return "climbs out with '..'"

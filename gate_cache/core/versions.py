@@ -14,7 +14,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "zarr", "numpy", "pil
 
 
 def versions() -> dict[str, str]:
-    """Of gate-cache, Python and the libraries that are installed."""
+    """Of gate-cache, Python and the libraries that are installed, by name."""
     installed = {"gate-cache": gate_cache.__version__, "python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):

@@ -13,6 +13,7 @@ from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.headers import read_config, read_header
 
+# diffusion_pytorch_model.fp16-00001-of-00002.safetensors: the variant is what follows the dot
 _NAME = re.compile(r"[^.]+?(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?\.safetensors")
 
 
@@ -85,5 +86,6 @@ def folder_digest(folder: Path, variant: str | None, field: str = "model.variant
 
 def digest(config: dict[str, Any], files: list[Path]) -> str:
     """sha256 over a configuration and the files of its weights."""
+    # _diffusers_version, _name_or_path …: where it came from, which changes no value
     plain = {k: v for k, v in config.items() if not k.startswith("_")}
     return fingerprint({"config": plain, "weights": [remembered_sha256(p) for p in files]})

@@ -79,7 +79,7 @@ class CIFAR10:
         return (self._locate(sample_id)[0],)
 
     def sha256(self, sample_id: str) -> str:
-        return hashlib.sha256(self._record(sample_id)[1:]).hexdigest()
+        return hashlib.sha256(self._record(sample_id)[1:]).hexdigest()  # [0] is the label
 
     def size(self, sample_id: str) -> tuple[int, int]:
         return (SIDE, SIDE)

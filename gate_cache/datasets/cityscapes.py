@@ -57,7 +57,7 @@ class Cityscapes(PublishedHalves):
         """Train ids in files of label ids: no label is above 18, where sky is 23 and car is 26."""
         if not any(self.label_file(s.id).name.endswith(_LABELS) for s in self.samples()) or \
                 max((n for n in labels if n != IGNORED), default=99) >= len(CLASSES):
-            return []
+            return []  # or no label at all is there, which others say
         return [f"{self.root / 'gtFine'}: the files {_LABELS} hold no label above"
                 f" {len(CLASSES) - 1}, so these are train ids; call the files {_CLASSES}, or unpack"
                 " gtFine_trainvaltest.zip again"]

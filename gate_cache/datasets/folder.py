@@ -77,8 +77,9 @@ class ImageFolder(ImageFiles):
         if len(before) > 1 and after:
             raise DataError(f"{self.root}: classes lie both above the folders train, val and test"
                             " and below them; put all images into <split>/<class>/")
-        at = split if len(before) == 1 and after else max(split - 1, 0)
-        return {i: path[at] if len(path) > at else None for i, path in folders.items()}
+        # <split>/<class>/, or <class>/<split>/, or without splits <class>/
+        level = split if len(before) == 1 and after else max(split - 1, 0)
+        return {i: path[level] if len(path) > level else None for i, path in folders.items()}
 
     def _labelled(self, labels: Mapping[str, str]) -> dict[str, str | None]:
         ids = self._walked[0]

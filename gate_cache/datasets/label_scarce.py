@@ -82,11 +82,9 @@ class LabelScarce(LabelledImages):
         return resize_labels(labels, (height, width))
 
     def listed(self) -> tuple[list[str], list[str]]:
-        ids = self._folder("train") + self._folder("test")
+        ids = [f"{half}/{name}" for half in ("train", "test")
+               for name in walk(self.root / "real" / half, _IMAGES)]
         return ids, [i for i in ids if not self.label_file(i).is_file()]
-
-    def _folder(self, name: str) -> list[str]:
-        return [f"{name}/{i}" for i in walk(self.root / "real" / name, _IMAGES)]
 
     @cached_property
     def _splits(self) -> Mapping[str, Split]:

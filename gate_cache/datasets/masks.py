@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -81,11 +81,6 @@ class Values:
         return int(label[1:], 16)
 
 
-def means_object(labels: Collection[int]) -> bool:
-    """Whether labels may be those of a picture of black and white: 0 and 255, or one of them."""
-    return set(labels) <= {0, IGNORED}
-
-
 def hint_for(labels: Sequence[int], strange: Sequence[int], classes: int, values: Values) -> str:
     """The way out for the labels of a picture, sorted, of which the strange ones are no class."""
     if values.colours:
@@ -108,7 +103,7 @@ EXPECTED = ("expected <root>/images/ and <root>/masks/ with a .png of the same n
             " image, and the names of the classes in the manifest (dataset.classes) or in"
             " <root>/classes.txt, one a line")
 
-MOST = 255
+MOST = IGNORED
 """Classes at most: 255 marks what does not count."""
 
 
@@ -157,11 +152,8 @@ class Masks(LabelledImages):
 
     @cached_property
     def _pictures(self) -> Mapping[str, str]:
-        return self._walked()
-
-    def _walked(self) -> dict[str, str]:
         """Label pictures below their folder, by path without suffix; .png comes first."""
-        ranked = sorted(self._label_pictures(),
+        ranked = sorted(self._label_pictures(),  # the last one of a path is what the dict holds
                         key=lambda n: -SUFFIXES.index(os.path.splitext(n)[1].lower()))
         return {os.path.splitext(n)[0]: n for n in ranked}
 
@@ -228,8 +220,8 @@ class Masks(LabelledImages):
         present: set[int] = set()
         for sample in self.samples():
             present.update(distinct(self.labels(sample.id)))
-            if not means_object(present):
-                return None
+            if not present <= {0, IGNORED}:
+                return None  # which in most sets the first picture shows: the rest is not read
         return None if IGNORED not in present else "object" if len(self.classes) == 2 else "unclear"
 
     @cached_property
@@ -245,7 +237,8 @@ class Masks(LabelledImages):
             if twin != i:
                 raise DataError(f"{self.path(twin)}: '{i}' has the same name but for its suffix,"
                                 " and would share its label picture; rename or remove one")
-        there = self._walked()
+        # as they are now: listing is what notices that one is gone
+        there = {os.path.splitext(name)[0] for name in self._label_pictures()}
         return ids, [i for stem, i in stems.items() if stem not in there]
 
     @cached_property

@@ -81,14 +81,6 @@ def raise_all(wrong: Sequence[str]) -> None:
         raise DataError(f"{wrong[0]}{more}")
 
 
-def refuse_alike(path: Path, category: str, names: Iterable[str]) -> None:
-    """Raise where names of a category's points look alike."""
-    for group in alike(names):
-        raise DataError(f"{path}: category '{category}' has the points"
-                        f" {listed(map(repr, sorted(group)))}, which differ by {LOOKS}; spell them"
-                        " alike")
-
-
 LOOKS = "case, spaces or the coding of accents alone"
 
 
@@ -106,7 +98,7 @@ def _point(place: str, row: Row, coco: bool, odd: Counter[str]) -> TablePoint:
     if x is None or y is None:
         odd[NO_PLACE] += visible != "0"
         return TablePoint(float("nan"), float("nan"), False)
-    if (x, y) == (0, 0) and not visible:
+    if (x, y) == (0, 0) and not visible:  # so COCO writes a point that is not annotated
         odd[ZERO] += 1
         return TablePoint(x, y, False)
     if coco:
@@ -197,7 +189,10 @@ class Pairs(ImageFiles):
         for i, points in self._points.items():
             by_category[self.category(i)] |= dict.fromkeys(points)
         for category, names in by_category.items():
-            refuse_alike(self.tables[0], category, names)
+            for group in alike(names):
+                raise DataError(f"{self.tables[0]}: category '{category}' has the points"
+                                f" {listed(map(repr, sorted(group)))}, which differ by {LOOKS};"
+                                " spell them alike")
         return {category: list(names) for category, names in by_category.items()}
 
     def notes(self) -> list[str]:
@@ -252,18 +247,18 @@ class Pairs(ImageFiles):
         path, pairs, wrong = self.tables[1], list[Pair](), list[str]()
         for line, row in read_csv(path, ("source", "target"), EXPECTED) if path else ():
             try:
-                pairs.append(self._pair(f"{path}:{line}", row["source"], row["target"]))
+                pairs.append(self._pair(f"{path}:{line}", row["source"], row["target"], not wrong))
             except DataError as error:
                 wrong.append(str(error))
         raise_all(wrong)
         return pairs
 
-    def _pair(self, place: str, *ends: str) -> Pair:
-        source, target = (self._id(named, place) for named in ends)
+    def _pair(self, place: str, first: str, second: str, hint: bool) -> Pair:
+        source, target = self._id(first, place), self._id(second, place)
         for i in (source, target):
-            if i not in self._points:
+            if i not in self._points:  # every line may be wrong, and to look among all takes long
                 raise DataError(f"{place}: '{i}' has no points in {self.tables[0].name}"
-                                f"{did_you_mean(i, self._points)}")
+                                f"{did_you_mean(i, self._points) if hint else ''}")
         if self.category(source) != self.category(target):
             raise DataError(f"{place}: '{source}' and '{target}' are of two categories, whose"
                             " points mean different things")

@@ -82,5 +82,6 @@ def _pair(path: Path, number: int, row: dict[str, str]) -> Pair:
     if kind not in map(str, range(1, len(CLASSES) + 1)):
         raise DataError(f"{path}:{number}: class '{kind}' is not 1 … {len(CLASSES)}")
     name = CLASSES[int(kind) - 1]
+    # Lists hold paths of their authors' trees; PureWindowsPath splits at slashes of either kind.
     source, target = (f"{name}/{PureWindowsPath(row[end]).name}" for end in _COLUMNS[:2])
     return Pair(source, target, name)

@@ -40,7 +40,7 @@ def open_dataset(spec: specs.DatasetSpec, roots: Roots) -> ImageDataset:
                         spec.image_size, spec.style, spec.masks, spec.partners)
     named = spec.folder if isinstance(spec, specs.ScarceSpec) else spec.root
     root = roots.below("data", named, "dataset.root")
-    for field in ("points", "pairs", "images", "masks", "files"):
+    for field in ("points", "pairs", "images", "masks", "files"):  # refused if they leave the root
         paths = getattr(spec, field, None) or []
         for path in [paths] if isinstance(paths, str) else paths:
             roots.below("data", path, f"dataset.{field}")

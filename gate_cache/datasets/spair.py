@@ -72,7 +72,7 @@ class SPair(ListedPairs):
             return _keypoints(path, json.loads(text), self.size(sample_id))
         except DataError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
             raise DataError(f"{path}: no key points can be read ({reason}); {EXPECTED}") from None
 
@@ -91,7 +91,7 @@ def _keypoints(path: Path, data: dict[str, Any], size: tuple[int, int]) -> Keypo
 
     from gate_cache.datasets.common.points import check_box, within
 
-    xy = np.full((POINTS, 2), np.nan)
+    xy = np.full((POINTS, 2), np.nan)  # as many in every category, so that numbers are rows
     for number, point in data["kps"].items():
         if not 0 <= int(number) < POINTS:
             raise ValueError(f"key point {number} is not one of 0 … {POINTS - 1}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from gate_cache.core.errors import DataError
@@ -63,7 +63,7 @@ class ToyWorld:
     def scene(self, sample_id: str) -> Scene:
         """The drawn scene with its key points, parts and caption."""
         split, _, index = sample_id.split("/")
-        return _draw(split, int(index), self.image_size, self.style)
+        return _drawer(self.image_size)(split, int(index), self.style)
 
     def sha256(self, sample_id: str) -> str:
         return hashlib.sha256(self.image(sample_id).tobytes()).hexdigest()
@@ -79,6 +79,7 @@ class ToyWorld:
         import numpy as np
 
         scene = self.scene(sample_id)
+        # toyworld counts from the centre of the first pixel, data sets from its corner
         return Keypoints(scene.keypoints.astype(np.float64) + 0.5, scene.visible,
                          scene.box.astype(np.float64) + 0.5, self.size(sample_id))
 
@@ -144,8 +145,14 @@ def _name(split: str, index: int) -> str:
     return f"{split}/{CATEGORIES[index % len(CATEGORIES)]}/{index:05d}"
 
 
-@lru_cache(maxsize=4096)  # image, points, mask and digest of a sample are asked for one by one
-def _draw(split: str, index: int, size: int, style: Style | None) -> Scene:
+@cache
+def _drawer(size: int) -> Callable[[str, int, Style | None], Scene]:
+    """Pictures of a size; image, points, mask and digest of one are asked for one by one."""
+    most = min(2**28 // size**2, 4096)  # a scene takes four bytes a pixel: a gigabyte at most
+    return lru_cache(most)(partial(_draw, size))
+
+
+def _draw(size: int, split: str, index: int, style: Style | None) -> Scene:
     from gate_cache.toyworld.render import dusk
     from gate_cache.toyworld.scene import draw
 

@@ -46,15 +46,16 @@ class BlockWorker(WorkerPlugin):
 
     Parameters
     ----------
+    job : what every worker does
     store : where it is
     """
 
-    def __init__(self, order: ExtractionJob, store: Place) -> None:
-        self._order = order
+    def __init__(self, job: ExtractionJob, store: Place) -> None:
+        self._job = job
         self._store = store
         self._place: tuple[Work, Engine] | None = None
         self._name: Any = None
-        self._lock: Any = None
+        self._lock: Any = None  # made in `setup`: this is pickled on its way to a worker
         self._claim: FileLock | None = None
 
     def setup(self, worker: Any) -> None:
@@ -69,25 +70,25 @@ class BlockWorker(WorkerPlugin):
         with self._lock:
             self._place = self._place or self._open()
             work, engine = self._place
-        heard = _Counted()
-        with out_of_memory(smaller_than(self._order.batch)):
-            engine.block(work, rows, heard)
-        return heard.done
+        counts = _Counted()
+        with out_of_memory(smaller_than(self._job.batch)):
+            engine.block(work, rows, counts)
+        return counts.done
 
     def _open(self) -> tuple[Work, Engine]:
         from gate_cache.store.opening import exists
         from gate_cache.store.writer import join_writer
 
-        here = self._order.workspace
+        here = self._job.workspace
         device, self._claim = claim_device(here.device)
         here = replace(here, device=device)
-        order = replace(self._order, workspace=here)
+        job = replace(self._job, workspace=here)
         if not exists(self._store):
             raise UserError(f"{self._store}: not to be seen from worker {self._name}; all workers"
                             " need the same folders under the same paths")
         files = here.model()
-        work = open_work(order, join_writer(self._store), files, here.plans(files))
-        return work, open_engine(order, [job.plan for job in work.jobs if job.todo], files)
+        work = open_work(job, join_writer(self._store), files, here.plans(files))
+        return work, open_engine(job, [combo.plan for combo in work.jobs if combo.todo], files)
 
     def teardown(self, worker: Any) -> None:
         """Stop the threads."""
@@ -130,9 +131,9 @@ def claim_device(asked: str | None) -> tuple[str | None, FileLock | None]:
 
     gpus = torch.cuda.device_count() if asked in (None, "cuda") else 0
     for number in range(gpus):
-        known = torch.cuda.get_device_properties(number).uuid  # whatever number others see it as
+        gpu = torch.cuda.get_device_properties(number).uuid  # whatever number others see it as
         cache_folder().mkdir(parents=True, exist_ok=True)
-        claim = FileLock(cache_folder() / f"gpu-{known}.lock")
+        claim = FileLock(cache_folder() / f"gpu-{gpu}.lock")
         try:
             claim.acquire(timeout=0)
         except Timeout:
@@ -182,7 +183,7 @@ def local(workers: int) -> Iterator[Client]:
     with own_environment():
         try:
             cluster = LocalCluster(
-                n_workers=workers, threads_per_worker=AT_A_TIME, memory_limit=0,
+                n_workers=workers, threads_per_worker=AT_A_TIME, memory_limit=0,  # 0: no limit
                 dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
         except (RuntimeError, OSError) as error:  # a process died, or there is no room for one
             raise UserError(f"--workers {workers}: they did not start ({error.__cause__ or error});"
@@ -212,15 +213,16 @@ def remote(address: str) -> Iterator[Client]:
         yield client
 
 
-def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
-        told: Callable[[range, Done], None],
+def run(client: Client, plugin: WorkerPlugin, blocks: Sequence[range],
+        done: Callable[[range, Done], None],
         say: Callable[[str], None] = print) -> None:
     """All these blocks, in any order.
 
     Parameters
     ----------
-    site : a plugin that does a block: ``block(rows) -> Done``
-    told : hears of every block that is done
+    plugin : does a block on a worker: ``block(rows) -> Done``
+    blocks : rows of each
+    done : called with every block that is done
     say : hears of every worker that is lost
 
     Raises
@@ -229,14 +231,14 @@ def run(client: Client, site: WorkerPlugin, blocks: Sequence[range],
         As a block does it, or a block's workers have died again and again.
     """
     token = uuid.uuid4().hex
-    client.register_plugin(site, name=token)
+    client.register_plugin(plugin, name=token)
     tasks = client.map(_block, [(rows.start, rows.stop) for rows in blocks], token=token,
                        key=[f"block-{token}-{rows.start}" for rows in blocks], pure=False)
     workers, rows_of = set(_workers(client)), dict(zip(tasks, blocks, strict=True))
     try:
-        for task, done in _results(tasks):
-            told(rows_of.pop(task), done)
-            task.release()
+        for task, written in _results(tasks):
+            done(rows_of.pop(task), written)
+            task.release()  # else the scheduler keeps every result until the last
             now = set(_workers(client))
             for lost in sorted(workers - now):
                 say(f"note: worker {lost} is lost; what it had is done by the others")
@@ -264,8 +266,8 @@ def _results(tasks: Iterable[Any]) -> Iterator[tuple[Any, Done]]:
 
 
 def _block(rows: tuple[int, int], token: str) -> Any:
-    site: Any = get_worker().plugins[token]
+    plugin: Any = get_worker().plugins[token]
     try:
-        return site.block(range(*rows))
+        return plugin.block(range(*rows))
     except GateCacheError as error:
         raise UserError(str(error)) from None  # one whose like every worker can unpickle

@@ -114,7 +114,7 @@ def _side(path: Place, roots: Roots) -> Side:
 def _pairs(a: Side, b: Side) -> dict[str, str]:
     """Combos that belong together: of the same recipe, whatever they are called; else by name."""
     pairs: dict[str, str] = {}
-    for same_name in (True, False):
+    for same_name in (True, False):  # of several alike, those that are called alike
         for x, recipe in a.recipes.items():
             twins = [y for y, other in b.recipes.items() if y not in pairs.values()
                      and not _changed(recipe, other, a.partial or b.partial)
@@ -129,14 +129,10 @@ def _changed(old: Recipe, new: Recipe, partial: bool) -> list[str]:
     if not partial:
         return differences(old, new)
     unsaid = {"resize": "squash", "pooling": None, "tiles": None, **FIRST_SETTINGS}
-    old, new = ({**unsaid, **side} for side in (old, new))
-    keys = [k for k in SHARED if k in old and k in new]
-    return differences({k: _plain(old, k) for k in keys}, {k: _plain(new, k) for k in keys})
-
-
-def _plain(recipe: Recipe, key: str) -> Any:
-    value = recipe[key]
-    return sorted(value) if key == "maps" and value else value
+    old, new = ({**unsaid, **side, **({"maps": sorted(side["maps"])} if side.get("maps") else {})}
+                for side in (old, new))
+    keys = [k for k in SHARED if k in old and k in new]  # maps and size only where they are given
+    return differences({k: old[k] for k in keys}, {k: new[k] for k in keys})
 
 
 def _compare(a: Side, b: Side, x: str, y: str, values: bool) -> ComboDiff:
@@ -157,7 +153,8 @@ def _common(a: ComboView, b: ComboView) -> list[tuple[int, int]]:
     here, ours, theirs = a.store.samples, a.done(), b.done()
     matches = b.store.samples.find_all(here.ids, here.sha256.raw)
     rows = (ours & (matches >= 0)).nonzero()[0]
-    return [(x, y) for x, y in zip(rows.tolist(), matches[rows].tolist(), strict=True) if theirs[y]]
+    rows = rows[theirs[matches[rows]]]
+    return list(zip(rows.tolist(), matches[rows].tolist(), strict=True))
 
 
 def _alike(a: FeatureStore, b: FeatureStore) -> bool:

@@ -79,6 +79,7 @@ def prune(targets: Sequence[Place], roots: Roots, *, yes: bool = False) -> list[
     for target in targets:
         named = [Workspace.open(target, roots)] if is_manifest(target) else []
         stores.setdefault(named[0].store_path if named else target, []).extend(named)
+    # under one of them, what the other's manifests name would be removed
     if len({path.resolve() for path in stores}) < len(stores):
         raise UserError("one store is given under two names; give it once")
     return [_prune(path, manifests, yes) for path, manifests in stores.items()]
@@ -124,13 +125,8 @@ def _needed(store: FeatureStore, manifests: list[Workspace]) -> tuple[set[str], 
         notes += [f"{work.name}: {line}" for line in lines]
         for name in work.manifest.combos:
             recipe = recipes.get(name)
-            kept += [v for v in views if v.recipe == recipe] if recipe else \
-                _maybe(views, work, name)
+            kept += [v for v in views if v.recipe == recipe] if recipe else [  # or all it may mean
+                *(v for v in views if v.label == name), *alike(views, work.manifest, name)]
     latents = {v.recipe.get("latents") for v in kept}
     return {v.name for v in kept} | {v.name for v in store.latents()
                                      if v.fingerprint in latents}, notes
-
-
-def _maybe(views: list[ComboView], work: Workspace, name: str) -> list[ComboView]:
-    """Without the weights: all that may be meant."""
-    return [v for v in views if v.label == name] + alike(views, work.manifest, name)

@@ -5,6 +5,7 @@ A few rows are extracted again and compared; nothing is written. Wiring, as in `
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,10 +55,11 @@ class Compared:
         cast = {n: again[n].astype(v.dtype) for n, v in stored.items()}
         self.equal += all(cast[n].tobytes() == v.tobytes() for n, v in stored.items())
         for name, value in stored.items():
-            whole = value.astype(np.float64)
-            gap = float(np.abs(whole - cast[name]).max(initial=0))
+            exact = value.astype(np.float64)
+            gap = float(np.abs(exact - cast[name]).max(initial=0))
+            gap = math.inf if math.isnan(gap) else gap  # max() passes NaN over: it would agree
             self.largest = max(self.largest, gap)
-            self.relative = max(self.relative, gap / (float(np.abs(whole).max(initial=0)) or 1.0))
+            self.relative = max(self.relative, gap / (float(np.abs(exact).max(initial=0)) or 1.0))
 
 
 @dataclass(frozen=True)
@@ -120,19 +122,20 @@ def recompute(work: Workspace, count: int = 8, *, seed: int = 0,
     store = work.store()
     models, threads = _models(work, store), store.attrs.get("threads") or own_threads()
     dataset, notes = dataset_near(work.store_path, work.manifest.dataset, work.roots)
-    views = [view for model in models for _, view in model.found]
+    views = [view for model in models for _, view in model.stored]
     rows = _choose(store, dataset, views, count, seed)
-    others = set(range(len(store.samples))).difference(rows)
+    others = set(range(len(store.samples))).difference(rows)  # which need no caption
 
     def halved(count: int) -> None:
         notes.append("the device's memory was full: computed in batches of"
                      f" {count}, not of {store.attrs['batch']}")
     combos, here = list[Compared](), ""
+    # as the store was computed: in float32 another number of threads changes the last bits
     with ThreadPoolExecutor(1, "device", torch.set_num_threads, (threads,)) as device:
         for model in models:
             source = open_source(model.work, dataset, store.samples, model.files, others)
-            found, here = device.submit(_compare, model, store, source, rows, halved).result()
-            combos += found
+            compared, here = device.submit(_compare, model, store, source, rows, halved).result()
+            combos += compared
     left = len(work.manifest.combos) - len(views)
     notes += [f"not in the store: {counted(left, 'combo')} of the manifest"] if left else []
     changed = list(dict.fromkeys(line for v in views for line in _changed(v, here)))
@@ -148,16 +151,16 @@ class _Model:
 
     work: Workspace
     files: ModelFiles
-    found: list[tuple[PlannedCombo, ComboView]]
+    stored: list[tuple[PlannedCombo, ComboView]]
 
 
 def _models(work: Workspace, store: FeatureStore) -> list[_Model]:
     views, models = store.views(), list[_Model]()
     for part in work.by_model().values():
         files = part.model()
-        found = [(plan, view) for plan in part.plans(files) for view in views
-                 if view.recipe == plan.recipe]
-        models += [_Model(part, files, found)] if found else []
+        stored = [(plan, view) for plan in part.plans(files) for view in views
+                  if view.recipe == plan.recipe]
+        models += [_Model(part, files, stored)] if stored else []
     if not models:
         raise StoreError(f"{store.path}: no combo of this manifest is in it as the manifest has it"
                          " now; 'gate-cache status' says why")
@@ -198,12 +201,12 @@ def _changed(view: ComboView, device: str) -> list[str]:
 def _compare(model: _Model, store: FeatureStore, source: ImageSource, rows: list[int],
              halved: Callable[[int], object]) -> tuple[list[Compared], str]:
     """Rows through the model, as `Block` does it; and the device."""
-    work, files, found = model.work, model.files, model.found
     from gate_cache.extraction.passes import passes_over
     from gate_cache.workspace.device import described
 
-    views = {plan.name: view for plan, view in found}
-    wanted = [(plan, [r for r in rows if view.done()[r]]) for plan, view in found]
+    work, files = model.work, model.files
+    views = {plan.name: view for plan, view in model.stored}
+    wanted = [(plan, np.array(rows)[view.done()[rows]].tolist()) for plan, view in model.stored]
     combos = {name: Compared(name) for name in views}
     with passes_over(work, files, source, wanted, int(store.attrs["batch"]), halved) as passes, \
             work.progress.task("computing again", sum(len(r) for _, r in wanted), "rows") as task:
@@ -223,11 +226,11 @@ def _compare(model: _Model, store: FeatureStore, source: ImageSource, rows: list
 def _compare_latents(work: Workspace, files: ModelFiles, store: FeatureStore, rows: list[int],
                      x0: npt.NDArray[Any]) -> list[Compared]:
     """The latents, if the store keeps them."""
-    model, found = work.manifest.model, Compared(LATENTS)
+    model, compared = work.manifest.model, Compared(LATENTS)
     recipe = latents_recipe(files, files.preprocessing(model), model.compute)
     for view in [v for v in store.latents() if v.recipe == recipe]:
         done = view.done()
         for i, row in enumerate(rows):
             if done[row]:
-                found.add({LATENT_MAP: view[LATENT_MAP][row]}, {LATENT_MAP: x0[i]})
-    return [found] if found.rows else []
+                compared.add({LATENT_MAP: view[LATENT_MAP][row]}, {LATENT_MAP: x0[i]})
+    return [compared] if compared.rows else []

@@ -125,7 +125,7 @@ def sample_problems(manifest: Manifest, roots: Roots,
         A file or folder is not there, or cannot be read.
     """
     wrong, notes = list[str](), list[str]()
-    nets = (getattr(c, "controlnet", None) for c in manifest.combos.values())
+    nets = (combo.controlnet for combo in manifest.combos.values())
     for folder in dict.fromkeys(n.images for n in nets if n and n.images):
         root = roots.below("data", folder, "controlnet.images")
         there = by_stem(root)

@@ -199,7 +199,7 @@ class Head:
     learns: bool = True
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
+        if self.task not in TASKS:  # other packages' heads are not type-checked here
             raise UserError(f"head '{self.name}': no task '{self.task}'"
                             f"{did_you_mean(self.task, TASKS)}; there are {', '.join(TASKS)}")
         if not issubclass(self.options, TASKS[self.task].options):
@@ -217,7 +217,8 @@ def head_names() -> list[str]:
     return list(dict.fromkeys([*_ours(), *installed(GROUP)]))
 
 
-def _ours() -> list[str]:
+@cache
+def _ours() -> list[str]:  # by their files' names, without importing them
     folder = Path(__file__).parents[1] / "learn" / "heads"
     return [module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)])]
 

@@ -22,7 +22,7 @@ from gate_cache.manifest.problems import explain
 from gate_cache.manifest.specs import CAPTION, SINGLE_FILE, Combo, Manifest
 from gate_cache.manifest.store_specs import StoreSpec
 from gate_cache.manifest.train_spec import COUNTS, FLAT, head_name, old_spellings
-from gate_cache.manifest.yaml_source import Place, dotted, read_yaml
+from gate_cache.manifest.yaml_source import Parsed, Place, dotted, read_yaml
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 Problem = tuple[Place, str]
@@ -46,20 +46,23 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Loaded:
 
     Parameters
     ----------
-    path : Path of the YAML file
-    overrides : dict, optional
-        Fields of ``train`` given on the command line, by name.
+    path : of the YAML file
+    overrides : fields of ``train`` given on the command line, by name
 
     Raises
     ------
     ManifestError
         With every problem found, one line each.
     """
-    parsed = read_yaml(path)
+    return checked(path, read_yaml(path), overrides)
+
+
+def checked(path: Path, parsed: Parsed, overrides: dict[str, Any] | None = None) -> Loaded:
+    """As `load`, of a file that is read already."""
     data = parsed.data
     if not isinstance(data, dict):
         raise ManifestError([f"{path.name}: expected a mapping with dataset, model, conv …"])
-    data = {k: v for k, v in data.items() if not str(k).startswith("x-")}
+    data = {k: v for k, v in data.items() if not str(k).startswith("x-")}  # the user's, for anchors
     places = parsed.lines
     if isinstance(data.get("train") or {}, dict) and (overrides or data.get("train")):
         file, options = data.get("train") or {}, overrides or {}
@@ -81,21 +84,23 @@ def overridden(train: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
     Parameters
     ----------
+    train : as the file has it
     given : fields of ``train``; ``head.option`` is one option of the head
     """
     old, new = head_name(train), head_name({**train, **given})
     own, file = option_names(new), train.get("head")
     base = {k: v for k, v in train.items() if new == old or k not in FLAT or k in own
             or k not in option_names(old)}
-    counted = _defaults(new).keys() if new != old else set()
+    replaced = given.keys() | (_defaults(new).keys() if new != old else set())
     for pair in COUNTS.items():  # two spellings of one setting
-        if (given.keys() | counted) & set(pair):
+        if replaced & set(pair):
             base = {k: v for k, v in base.items() if k not in pair}
     heads = [h for h in (file if new == old else None, given.get("head")) if isinstance(h, dict)]
     twice = file if isinstance(file, dict) else ()  # in the file: refused
-    parts = [{k: v for k, v in base.items() if k in FLAT and k in own and k not in twice}, *heads,
-             {k: v for k, v in given.items() if k in FLAT and k in own},
-             {k.removeprefix("head."): v for k, v in given.items() if k.startswith("head.")}]
+    parts = [  # later ones win: flat options of the file, heads, flat options given, head.option
+        {k: v for k, v in base.items() if k in FLAT and k in own and k not in twice}, *heads,
+        {k: v for k, v in given.items() if k in FLAT and k in own},
+        {k.removeprefix("head."): v for k, v in given.items() if k.startswith("head.")}]
     options = {k: v for part in parts for k, v in part.items() if k != "name"}
     rest = {k: v for k, v in {**base, **given}.items()
             if k not in parts[0] and k not in parts[-2] and not k.startswith("head.")}
@@ -138,10 +143,10 @@ def _validated(data: dict[str, Any]) -> tuple[Manifest | None, list[Problem]]:
 
 
 def _line(path: Path, lines: dict[Place, int], place: Place, text: str) -> str:
-    known = place
-    while known and known not in lines:
-        known = known[:-1]
-    at = f":{lines[known]}" if known in lines else ""
+    nearest = place  # a field that is missing has no line: that of the section it is missing in
+    while nearest and nearest not in lines:
+        nearest = nearest[:-1]
+    at = f":{lines[nearest]}" if nearest in lines else ""
     where = f" {dotted(place)}:" if place else ""
     return f"{path.name}{at}:{where} {text}"
 
@@ -233,11 +238,11 @@ def _check_combo(place: Place, combo: Combo) -> list[Problem]:
         problems.append(((*place, "controlnet", "low"), "Canny's low threshold is above the high"))
     if len({lora.source for lora in combo.lora}) < len(combo.lora):
         problems.append(((*place, "lora"), "a LoRA is named twice; give it once, with one scale"))
-    mine, other = ("up", "attn") if place[0] == "conv" else ("attn", "up")
+    own, other = ("up", "attn") if place[0] == "conv" else ("attn", "up")
     for i, name in enumerate(combo.maps or ()):
         if re.fullmatch(rf"{other}\d", name) or not re.fullmatch(r"[a-z]\w*(\.\w+)*", name):
             problems.append(((*place, "maps", i),
-                             f"'{name}' is not a map of {place[0]} combos: {mine}0, {mine}1, …"))
+                             f"'{name}' is not a map of {place[0]} combos: {own}0, {own}1, …"))
     return problems
 
 

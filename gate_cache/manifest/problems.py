@@ -38,6 +38,7 @@ def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[t
     messages: dict[Place, str] = {}
     for item in error.errors(include_url=False):
         place, holder, there = _place(item["loc"], model, data)
+        # pydantic lists an error for each branch of a union: one a place is shown
         messages.setdefault(place, _text(dict(item), place, holder, there))
     return list(messages.items())
 
@@ -109,15 +110,16 @@ def _item(data: Any, part: Any) -> Any:
     return None
 
 
-def _field_names(kind: Any) -> list[str]:
+def _sections(kind: Any) -> list[type[BaseModel]]:
+    """The kinds of section that a type may be."""
     members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    names: dict[str, None] = {}
-    for member in members:
-        if isinstance(member, type) and issubclass(member, BaseModel):
-            for name, field in member.model_fields.items():
-                if field.repr:  # not those of an earlier release
-                    names[field.alias or name] = None
-    return list(names)
+    return [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+def _field_names(kind: Any) -> list[str]:
+    """Names in manifests, but for those of an earlier release (``repr=False``)."""
+    return list(dict.fromkeys(field.alias or name for section in _sections(kind)
+                              for name, field in section.model_fields.items() if field.repr))
 
 
 def _inner(kind: Any, part: Any) -> Any:
@@ -127,20 +129,14 @@ def _inner(kind: Any, part: Any) -> Any:
         return args[1]
     if origin is list:
         return args[0]
-    members = args if origin in (Union, types.UnionType) else (kind,)
-    for member in members:
-        if isinstance(member, type) and issubclass(member, BaseModel):
-            for name, field in member.model_fields.items():
-                if part in (name, field.alias):
-                    return field.annotation
-    return None
+    return next((field.annotation for section in _sections(kind)
+                 for name, field in section.model_fields.items() if part in (name, field.alias)),
+                None)
 
 
 def _tagged(kind: Any) -> bool:
     """Whether a type is one of several kinds of sections."""
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    return sum(isinstance(m, type) and issubclass(m, BaseModel) for m in get_args(kind)) > 1
+    return len(_sections(get_args(kind)[0] if get_origin(kind) is Annotated else kind)) > 1
 
 
 def _bare(kind: Any, data: Any) -> Any:

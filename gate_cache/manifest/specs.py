@@ -17,7 +17,7 @@ from gate_cache.manifest.dataset_specs import DatasetSpec
 from gate_cache.manifest.store_specs import MapSize, StoreSpec, by_name
 from gate_cache.manifest.train_spec import TrainSpec
 
-T_MAX = 999
+T_MAX = 999  # the last of 1,000 training timesteps
 CAPTION = "{caption}"
 SINGLE_FILE = ".safetensors"
 
@@ -35,7 +35,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
-TF32 = "+tf32"
+TF32 = "+tf32"  # behind a dtype, in recipes
 
 
 class TilesSpec(Spec):

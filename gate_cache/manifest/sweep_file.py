@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from gate_cache.core.errors import ManifestError
 from gate_cache.manifest.base import Spec
-from gate_cache.manifest.load import Loaded, load
+from gate_cache.manifest.load import Loaded, checked
 from gate_cache.manifest.problems import explain
 from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.manifest.yaml_source import dotted, read_yaml
@@ -79,13 +80,16 @@ def load_sweep(path: Path, manifest: Loaded) -> list[Point]:
 
 def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
     points: dict[str, Point] = {}
-    problems: dict[str, None] = {}
+    problems: dict[str, None] = {}  # a dict keeps the order, and says once what all trials share
+    parsed = read_yaml(manifest.path)  # once: parsing is nine tenths of what checking a trial takes
+    # what the command line says, or stands in the file; the sweep goes over it
+    base = {**manifest.manifest.train.model_dump(exclude_unset=True), **spec.train}
     for label, settings in _settings(path, spec):
         shown = {k: settings[k] for k in spec.grid} if label else settings
         name = _name(label, shown)
         plain = _name(label, {k: v for k, v in shown.items() if k not in SEEDS})
         try:
-            train = load(manifest.path, {**_train_section(manifest), **spec.train, **settings})
+            train = checked(manifest.path, parsed, {**base, **settings})
         except ManifestError as error:
             problems |= {f"{path.name}: trial {name}: {line}": None for line in error.problems}
             continue
@@ -97,25 +101,15 @@ def _points(path: Path, spec: SweepSpec, manifest: Loaded) -> list[Point]:
     return list(points.values())
 
 
-def _train_section(manifest: Loaded) -> dict[str, Any]:
-    """What was said on the command line, or stands in the file; the sweep goes over it."""
-    return manifest.manifest.train.model_dump(exclude_unset=True)
-
-
 def _settings(path: Path, spec: SweepSpec) -> list[tuple[str, dict[str, Any]]]:
     """The name of every trial, if it has one, and its settings, in the file's order."""
     grid = [[(key, value) for value in values] for key, values in spec.grid.items()]
-    size = len(spec.trials)
-    for values in grid:
-        size *= len(values)
+    size = len(spec.trials) * math.prod(map(len, grid))  # before any is made
     if size > MOST:
         raise ManifestError([f"{path.name}: {size} trials; at most {MOST} in one sweep"])
-    return [(str(trial.get("name", "")), _unnamed({**trial, **dict(point)}))
+    return [(str(trial.get("name", "")),
+             {k: v for k, v in {**trial, **dict(point)}.items() if k != "name"})
             for trial in spec.trials for point in itertools.product(*grid)]
-
-
-def _unnamed(settings: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in settings.items() if k != "name"}
 
 
 def _name(label: str, settings: dict[str, Any]) -> str:

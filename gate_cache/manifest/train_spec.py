@@ -145,9 +145,8 @@ class TrainSpec(Spec):
                 head_of(self.head.name).task == "segmentation":
             raise PydanticCustomError(TOLD, f"mix: head '{self.head.name}' projects every map"
                                       " itself; leave projection and pca out")
+        # Not by assignment: it is frozen, and what the manifest itself says is to stay known as set
         self.__dict__.update(defaults)
-        if not {"validate_steps", "validate_every"} & self.model_fields_set:
-            self.__dict__["validate_steps"] = min(self.validate_steps, -(-self.steps // FEWEST))
         for items, steps in COUNTS.items():
             if count := getattr(self, items):
                 number = -(-count // self.batch)
@@ -155,6 +154,8 @@ class TrainSpec(Spec):
                     raise PydanticCustomError(
                         TOLD, f"gives {items} and {steps}; give {steps} alone")
                 self.__dict__[steps] = number
+        if not {"validate_steps", "validate_every"} & self.model_fields_set:  # of the final steps
+            self.__dict__["validate_steps"] = min(self.validate_steps, -(-self.steps // FEWEST))
         return self
 
     @model_serializer(mode="wrap")
@@ -204,8 +205,8 @@ def of_a_run(train: dict[str, Any]) -> dict[str, Any]:
     own, head = option_names(head_name(train)), train.get("head", HEAD)
     section = {**WERE, **{k: v for k, v in train.items() if k not in FLAT or k in own}}
     inside = head if isinstance(head, dict) else {"name": head}
-    said = {*inside, *train}
-    if newer := {k: v for k, v in HEADS_WERE.items() if k in own and k not in said}:
+    given = {*inside, *train}
+    if newer := {k: v for k, v in HEADS_WERE.items() if k in own and k not in given}:
         section["head"] = {**inside, **newer}
     if "attention_in" not in train and not train.get("attention_maps"):
         section["attention_maps"] = TWO_FINEST

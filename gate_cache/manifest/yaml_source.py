@@ -18,7 +18,7 @@ from gate_cache.core.errors import ManifestError
 
 Place = tuple[str | int, ...]
 MAX_BYTES = 1_000_000
-MAX_NODES = 100_000
+MAX_NODES = 100_000  # after aliases: a few nested ones may mean billions of nodes
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -32,14 +32,14 @@ class _Loader(yaml.SafeLoader):
 def _yaml_1_2_numbers() -> None:
     loader, tag = cast(Any, _Loader), "tag:yaml.org,2002:"
     old = {tag + "int", tag + "float", tag + "timestamp"}
-    loader.yaml_implicit_resolvers = {
-        first: [(t, pattern) for t, pattern in known if t not in old]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    whole = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
-    broken = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+    loader.yaml_implicit_resolvers = {  # new lists: those of SafeLoader are every other user's, too
+        first: [(t, pattern) for t, pattern in resolvers if t not in old]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    integer = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
+    real = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
                         r"|[0-9]+[eE][-+]?[0-9]+|\.inf|\.Inf|\.INF)$|\.(?:nan|NaN|NAN)$")
-    loader.add_implicit_resolver(tag + "int", whole, list("-+0123456789"))
-    loader.add_implicit_resolver(tag + "float", broken, list("-+.0123456789"))
+    loader.add_implicit_resolver(tag + "int", integer, list("-+0123456789"))
+    loader.add_implicit_resolver(tag + "float", real, list("-+.0123456789"))
 
 
 _yaml_1_2_numbers()
@@ -92,7 +92,7 @@ def parse_yaml(text: str, name: str) -> Parsed:
         node = loader.get_single_node()
         walk = _Walk(name)
         if node is not None:
-            walk.visit(node, ())
+            walk.visit(node, ())  # before aliases are expanded: its bounds protect what comes next
         data = loader.construct_document(node) if node is not None else None
         return Parsed(data, walk.lines, walk.problems)
     except yaml.MarkedYAMLError as error:
@@ -134,7 +134,7 @@ class _Walk:
         self._count = 0
 
     def visit(self, node: yaml.Node, place: Place) -> None:
-        self.lines.setdefault(place, node.start_mark.line + 1)
+        self.lines.setdefault(place, node.start_mark.line + 1)  # a key's own line came first
         self._count += 1
         if self._count > MAX_NODES:
             raise ManifestError([f"{self.name}: more than {MAX_NODES} nodes after aliases"])
@@ -155,14 +155,12 @@ class _Walk:
                 continue
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
-                self.problems.append(
-                    f"{self.name}:{line}: {dotted((*place, name))}: key given twice"
-                    f" (first in line {seen[name]})"
-                )
+                self.problems.append(f"{self.name}:{line}: {dotted((*place, name))}: key given"
+                                     f" twice (first in line {seen[name]})")
             seen[name] = line
             self.lines.setdefault((*place, name), line)
             self.visit(value, (*place, name))
-        for merged in _merged(node):
+        for merged in _merged(node):  # after the mapping's own keys, which override merged ones
             self.visit(merged, place)
 
 

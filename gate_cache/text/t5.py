@@ -45,7 +45,7 @@ class T5Tokens:
             raise ModelError(f"{self._file}: not a tokenizer ({error}); where a folder has only"
                              " spiece.model, AutoTokenizer.from_pretrained(…).save_pretrained(…) of"
                              " transformers writes one") from None
-        tokenizer.no_truncation()
+        tokenizer.no_truncation()  # a file may ask for either; here too long a text is refused
         tokenizer.no_padding()
         return tokenizer
 
@@ -57,7 +57,8 @@ class T5Tokens:
     @property
     def digest(self) -> str:
         """sha256 of its file."""
-        return file_sha256(self._file) if self._tokenizer else ""  # which says what to do without
+        _ = self._tokenizer  # a missing or damaged file is refused there, with the way out
+        return file_sha256(self._file)
 
     def encode(self, text: str) -> Prompt:
         """All tokens that the model attends to.
@@ -67,15 +68,16 @@ class T5Tokens:
         ModelError
             The prompt is longer than the model's text: nothing is cut off silently.
         """
-        found = self._tokenizer.encode(text.lower().strip() if self.lower else
-                                       self.before + text)
-        fill = self.length - len(found.ids)
+        encoding = self._tokenizer.encode(text.lower().strip() if self.lower else
+                                          self.before + text)
+        fill = self.length - len(encoding.ids)
         if fill < 0:
-            raise ModelError(f"prompt '{text[:40]}…' has {len(found.ids)} tokens, and this model"
+            raise ModelError(f"prompt '{text[:40]}…' has {len(encoding.ids)} tokens, and this model"
                              f" reads {self.length}; shorten it")
         before = self.clip.encode(text).words[: self.clip.count("")] if self.clip else ()
         pad = self._tokenizer.token_to_id(PAD) or 0
-        return Prompt(((*found.ids, *[pad] * fill),), (*before, *found.tokens, *[PAD] * fill))
+        return Prompt(((*encoding.ids, *[pad] * fill),),
+                      (*before, *encoding.tokens, *[PAD] * fill))
 
     def count(self, text: str) -> int:
         """Tokens that the model attends to, always as many."""

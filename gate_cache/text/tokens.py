@@ -7,8 +7,10 @@ along the token axis after encoding (paper, A.1): nothing is cut off.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +33,7 @@ _KNOWN: dict[str, list[list[list[str]]]] = {
     "normalizer": [[["NFC"], _SPACES, *strip, ["Lowercase"]] for strip in ([], [["Strip"]])],
     "pre_tokenizer": [[["Split", str({"Regex": words}), "Removed", "True"], ["ByteLevel", "False"]]
                       for words in (_WORDS, _SPECIAL + _WORDS)]}
-"""CLIP's own, as the tokenizers library writes them."""
+"""CLIP's own, as the tokenizers library writes them: files that only repeat it keep its digest."""
 _MODEL = {"dropout": None, "unk_token": EOS, "continuing_subword_prefix": "",
           "end_of_word_suffix": "</w>", "fuse_unk": False, "byte_fallback": False,
           "ignore_merges": False}
@@ -109,8 +111,8 @@ class ClipTokens:
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], pad: str = EOS,
                  added: Sequence[Added] = (), rules: dict[str, Any] | None = None):
-        every = {**vocab, **{a.content: a.id for a in added}}
-        lacking = {BOS, EOS, pad} - every.keys()
+        ids = {**vocab, **{a.content: a.id for a in added}}
+        lacking = {BOS, EOS, pad} - ids.keys()
         if lacking:
             raise ValueError(f"the vocabulary lacks {sorted(lacking)}")
         self.vocab = vocab
@@ -118,7 +120,7 @@ class ClipTokens:
         self.pad = pad
         self.added = tuple(sorted(added, key=lambda a: a.id))
         self.rules = rules or {}
-        self._pad = every[pad]
+        self._pad = ids[pad]
         self._words = {a.content for a in self.added}
         self._tokenizer = _ruled(_clip(vocab, merges), self.rules)
         self.marks = {BOS, EOS, pad} - self._words
@@ -142,21 +144,20 @@ class ClipTokens:
                             **{k: v for k, v in more.items() if v}})
 
     def _add(self, tokens: Sequence[Added]) -> None:
-        for token in tokens:
-            about = asdict(token)
-            about.pop("id")
-            self._tokenizer.add_tokens([AddedToken(**about)])
+        for token in tokens:  # one by one, by rising id: the library numbers them as they come
+            flags = {k: v for k, v in asdict(token).items() if k != "id"}
+            self._tokenizer.add_tokens([AddedToken(**flags)])
             if self._tokenizer.token_to_id(token.content) != token.id:
                 raise ValueError(f"added token '{token.content}' has id {token.id}, where the next"
                                  f" one is {self._tokenizer.token_to_id(token.content)}")
 
     def encode(self, text: str) -> Prompt:
         """Split a prompt into pieces of 77 tokens, begin and end included."""
-        encoding = self._tokenizer.encode(self._whole(text), add_special_tokens=False)
+        encoding = self._tokenizer.encode(self._all_vectors(text), add_special_tokens=False)
         room = TOKENS_PER_PIECE - 2
         ids: list[tuple[int, ...]] = []
         words: list[str] = []
-        for start in range(0, max(len(encoding.ids), 1), room):
+        for start in range(0, max(len(encoding.ids), 1), room):  # an empty prompt is a piece, too
             piece = encoding.ids[start : start + room]
             fill = room - len(piece)
             ids.append((self.vocab[BOS], *piece, self.vocab[EOS], *[self._pad] * fill))
@@ -164,19 +165,19 @@ class ClipTokens:
             words += [BOS, *(t.removesuffix("</w>") for t in tokens), EOS, *[self.pad] * fill]
         return Prompt(tuple(ids), tuple(words))
 
-    def _whole(self, text: str) -> str:
+    def _all_vectors(self, text: str) -> str:
         """A learnt word of several vectors, ``<x>``, ``<x>_1`` …, written out as diffusers does."""
-        more = [w for w in self._words if f"{w}_1" in self._words]
-        if not more:
+        several = {w for w in self._words if f"{w}_1" in self._words}
+        if not several:
             return text
-        there = set(self._tokenizer.encode(text, add_special_tokens=False).tokens)
-        for word in there.intersection(more):
-            parts, number = [word], 1
-            while f"{word}_{number}" in self._words:
-                parts.append(f"{word}_{number}")
-                number += 1
-            text = text.replace(word, " ".join(parts))
-        return text
+        used = several.intersection(self._tokenizer.encode(text, add_special_tokens=False).tokens)
+        # All at once, the longest first: one word may begin another, and a set has no order.
+        longest = sorted(used, key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, longest)), self._vectors, text) if used else text
+
+    def _vectors(self, match: re.Match[str]) -> str:
+        more = takewhile(self._words.__contains__, (f"{match[0]}_{i}" for i in count(1)))
+        return " ".join([match[0], *more])
 
     def count(self, text: str) -> int:
         """Tokens of a prompt over all its pieces: a multiple of 77."""

@@ -8,9 +8,8 @@ from gate_cache.toyworld.looks import INK, WHITE, Look, mix, tint
 PINK = (232, 150, 150)
 
 
-def _horse_leg(
-    layer: Layer, look: Look, hip: tuple[float, float], swing: tuple[float, float], near: bool
-) -> tuple[Points, Points]:
+def _horse_leg(layer: Layer, look: Look, hip: tuple[float, float], swing: tuple[float, float],
+               near: bool) -> tuple[Points, Points]:
     """Draw a leg from the angles of its two bones; answer the middle joint and the hoof."""
     middle = ray(hip, swing[0], 0.36)
     hoof = ray(middle, swing[1], 0.36)
@@ -24,7 +23,7 @@ def _horse_leg(
 def _horse_swings(rng: Rng, pace: float) -> list[tuple[float, float]]:
     """Angles of the bones of four legs: far front, far hind, near front, near hind."""
     phase = rng.uniform(0, 2 * np.pi)
-    swings = []
+    swings = []  # diagonal legs move together, as in a trot
     for offset, front in ((np.pi, True), (0.4, False), (0.0, True), (np.pi + 0.4, False)):
         a = pace * np.sin(phase + offset)
         lift = pace * max(0.0, np.cos(phase + offset))

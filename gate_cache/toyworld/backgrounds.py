@@ -27,19 +27,19 @@ class Mood:
 MOODS = {
     "day": Mood("", (112, 176, 232), (214, 236, 246), (1.0, 1.0, 1.0)),
     "sunset": Mood("at sunset", (134, 112, 180), (255, 186, 122), (1.06, 0.93, 0.84)),
-    "night": Mood("at night", (30, 36, 84), (84, 92, 150), (0.66, 0.72, 0.98)),
-}
+    "night": Mood("at night", (30, 36, 84), (84, 92, 150), (0.66, 0.72, 0.98))}
 
 
 def _sky(layer: Layer, rng: Rng, mood: Mood, horizon: float) -> None:
     top, low = vary(rng, mood.top, 14), vary(rng, mood.low, 10)
+    # past the picture, as all that fills it: no border shows, and below the horizon comes ground
     layer.rect(-0.1, -0.05, 1.2, horizon + 0.1, Paint(top, fade=low))
     x, y, r = rng.uniform(0.08, 0.92), rng.uniform(0.08, 0.6) * horizon, rng.uniform(0.045, 0.08)
     if mood.words == "at night":
         stars = rng.random((14, 2)) * (1.0, horizon * 0.9)
         layer.add([_star(s) for s in stars], Paint((250, 244, 210)))
         layer.ellipse((x, y), (r, r), Paint((246, 238, 206)))
-        layer.ellipse((x + 0.45 * r, y - 0.2 * r), (r * 0.85, r * 0.85),
+        layer.ellipse((x + 0.45 * r, y - 0.2 * r), (r * 0.85, r * 0.85),  # sky leaves a crescent
                       Paint(mix(top, low, y / horizon)))
     elif rng.random() < 0.6:
         layer.ellipse((x, y), (1.7 * r, 1.7 * r), Paint((255, 244, 190), alpha=0.35))

@@ -95,8 +95,7 @@ def bird(layer: Layer, rng: Rng, look: Look) -> str:
     chest = np.array([0.36, 0.02])
     body: list[PointLike] = [
         (-0.56, -0.04), (-0.25, -0.2), (0.12, -plump), (0.38, -0.2), chest + xy(0.04, 0.02),
-        (0.22, plump * 0.86), (-0.1, plump), (-0.4, 0.14),
-    ]
+        (0.22, plump * 0.86), (-0.1, plump), (-0.4, 0.14)]
     decor = look.texture(rng, -0.5, -0.3, 0.45, 0.32)
     tall = 0.0 if flying else rng.uniform(0.0, 0.22)
     head = np.array([0.4 + rng.uniform(-0.04, 0.08), -0.26 - tall])

@@ -100,7 +100,7 @@ def spline(points: PointsLike, *, closed: bool = True, samples: int = 6) -> Poin
         q = np.concatenate([p[-1:], p, p[:2]])
         count = n
     else:
-        q = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+        q = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])  # mirrored at the ends
         count = n - 1
     windows = np.stack([q[i : i + count] for i in range(4)], axis=1)
     curve: Points = (_spline_basis(samples) @ windows).reshape(-1, 2)
@@ -128,6 +128,7 @@ def ray(start: PointLike, angle: float, length: float) -> Points:
 
 
 def _capsule(a: Points, b: Points, ra: float, rb: float) -> Points:
+    # the hull of a circle at each end; of the floats, cv2 takes 32 bits only
     outline = np.concatenate([_circle(14) * ra + a, _circle(14) * rb + b]).astype(np.float32)
     return cv2.convexHull(outline)[:, 0].astype(np.float64)
 

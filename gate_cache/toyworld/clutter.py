@@ -76,7 +76,7 @@ def flower(layer: Layer, rng: Rng, x: float, y: float, r: float) -> None:
     colour = COLOURS[pick(rng, BRIGHT)]
     layer.limb([(x, y), (x, y - 3 * r)], (0.22 * r,), Paint(tint(LEAF, 0.8)))
     petals = [oval((x + 0.7 * r * np.sin(a), y - 3 * r - 0.7 * r * np.cos(a)), (0.55 * r, 0.55 * r))
-              for a in np.arange(5) * 1.2566]
+              for a in np.arange(5) * 1.2566]  # 2π/5, rounded: exact, all flowers would change
     layer.add(petals, Paint(colour))
     layer.ellipse((x, y - 3 * r), (0.42 * r, 0.42 * r), Paint((250, 220, 110)))
 

@@ -40,7 +40,7 @@ def add(layer: Layer, rng: Rng, thing: Layer, place: Scenery, floating: bool) ->
     w, h = high - low
     names: tuple[str, ...] = ("bush", "fence", "pole", "box", "rock")
     if floating:
-        names = ("cloud", "cloud", "pole")
+        names = ("cloud", "cloud", "pole")  # twice as often
     elif place.indoors:
         names = ("box", "pole")
     elif place.water:

@@ -57,18 +57,13 @@ class Look:
     accent: RGB
     pattern: str
 
-    @property
-    def far(self) -> RGB:
-        """The main colour in shadow, for the far side."""
-        return tint(self.base, 0.72)
-
     def main(self, part: str, shade: float = 0.16, decor: tuple[Decor, ...] = ()) -> Paint:
         """Paint of the near side."""
         return Paint(self.base, part, shade, ink=True, decor=decor)
 
     def behind(self, part: str) -> Paint:
-        """Paint of the far side."""
-        return Paint(self.far, part, 0.1, ink=True)
+        """Paint of the far side, in shadow."""
+        return Paint(tint(self.base, 0.72), part, 0.1, ink=True)
 
     def second(self, part: str, shade: float = 0.16) -> Paint:
         """Paint in the second colour."""
@@ -102,7 +97,7 @@ def _spots(rng: Rng, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
     r = 0.085 * np.sqrt(w * h) * rng.uniform(0.8, 1.2)
     nx, ny = max(2, round(w / (3.0 * r))), max(2, round(h / (3.0 * r)))
     spots = []
-    for i in range(min(nx * ny, 32)):
+    for i in range(min(nx * ny, 32)):  # every other row moved by half a step
         jitter = rng.uniform(-0.25, 0.25, 2)
         cx = x + (i % nx + 0.5 + 0.5 * (i // nx % 2) + jitter[0]) * w / nx
         cy = y + (i // nx + 0.5 + jitter[1]) * h / ny
@@ -123,7 +118,4 @@ def _patches(rng: Rng, colour: RGB, rect: Rect) -> tuple[Decor, ...]:
 
 
 _PATTERNS: dict[str, Callable[[Rng, RGB, Rect], tuple[Decor, ...]]] = {
-    "striped": _stripes,
-    "spotted": _spots,
-    "patched": _patches,
-}
+    "striped": _stripes, "spotted": _spots, "patched": _patches}

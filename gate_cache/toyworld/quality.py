@@ -23,6 +23,7 @@ class Quality:
 
 def choose(rng: Rng, flawed_share: float) -> Quality:
     """High quality, or with this probability one of the flaws."""
+    # all drawn in any case, so that another share changes nothing else in a picture
     flawed, which = rng.random() < flawed_share, int(rng.integers(len(FLAWS)))
     strength, seed = rng.random(), int(rng.integers(2**32))
     words = f"low quality, {FLAWS[which]}" if flawed else HIGH
@@ -44,9 +45,10 @@ def degrade(image: Image, quality: Quality) -> Image:
         return np.clip(image + noise * (13 + 17 * s), 0, 255).astype(np.uint8)
     if quality.words.endswith("resolution"):
         small = _resize(image, max(2, round(size * (0.42 - 0.14 * s))), cv2.INTER_AREA)
-        return _resize(small, size, cv2.INTER_NEAREST)
+        return _resize(small, size, cv2.INTER_NEAREST)  # blocks: smooth ones would be "blurry"
     if quality.words.endswith("artifacts"):
         options = [cv2.IMWRITE_JPEG_QUALITY, round(24 - 14 * s)]
+        # cv2 has blue first, and takes no view with negative strides
         code = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), options)[1]
         decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
         return np.ascontiguousarray(decoded[:, :, ::-1])

@@ -47,7 +47,7 @@ class Raster:
         for shape in shapes:
             pieces, paint = [self._fixed(p) for p in shape.pieces], shape.paint
             if paint.ink and self._ink:
-                edge = tuple(c * 0.38 for c in paint.colour)
+                edge = tuple(c * 0.38 for c in paint.colour)  # under the fill: half of it shows
                 cv2.polylines(self.image, pieces, True, edge, self._ink, cv2.LINE_8, _SHIFT)
             if shape.label >= 0:
                 _fill(self.labels, pieces, (shape.label,))
@@ -78,12 +78,13 @@ class Raster:
         roi = self.image[y0:y1, x0:x1]
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         _fill(mask, [p - offset for p in pieces], (255,))
+        # a gradient over the whole shape, interpolated between its four corners
         colour: Any = cv2.resize(self._corners(paint), (x1 - x0, y1 - y0),
                                  interpolation=cv2.INTER_LINEAR)
         for patch, shade in paint.decor:
             _fill(colour, [self._fixed(patch) - offset], shade)
         if paint.soft:
-            k = 2 * (margin // 2) + 1
+            k = 2 * (margin // 2) + 1  # odd; two box blurs are near a Gaussian one, and quicker
             weight = cv2.blur(cv2.blur(mask, (k, k)), (k, k)).astype(np.float32)
             weight *= paint.alpha / 255
             below = roi.astype(np.float32)
@@ -95,7 +96,7 @@ class Raster:
 
 
 def _fill(target: Image, pieces: list[Contour], value: tuple[float, ...]) -> None:
-    for piece in pieces:
+    for piece in pieces:  # one by one: in one call, what two of them cover would be left out
         cv2.fillPoly(target, [piece], value, cv2.LINE_8, _SHIFT)
 
 

@@ -80,13 +80,10 @@ def _look(rng: Rng, kind: ObjectKind) -> tuple[Look, str]:
     """Colours and texture of an instance, and the name of its second colour."""
     name, pattern = pick(rng, kind.colours), pick(rng, kind.patterns)
     base = vary(rng, COLOURS[name], 14)
-    others = tuple(c for c in (*kind.colours, "white", "brown") if _distance(c, name) > 110)
+    others = tuple(c for c in (*kind.colours, "white", "brown")  # that can be told from the first
+                   if np.abs(np.subtract(COLOURS[c], COLOURS[name])).sum() > 110)
     other = pick(rng, others)
     return Look(name, base, vary(rng, COLOURS[other], 10), pattern), other
-
-
-def _distance(a: str, b: str) -> float:
-    return float(np.abs(np.subtract(COLOURS[a], COLOURS[b])).sum())
 
 
 def _view(rng: Rng, kind: ObjectKind, mirror: bool) -> Points:
@@ -99,7 +96,7 @@ def _view(rng: Rng, kind: ObjectKind, mirror: bool) -> Points:
     lens = np.eye(3)
     lens[2, :2] = rng.uniform(-0.14, 0.14, 2)
     flip = np.diag([-1.0 if mirror else 1.0, 1.0, 1.0])
-    view: Points = flip @ lens @ turn @ shear
+    view: Points = flip @ lens @ turn @ shear  # the rightmost is applied first
     return view
 
 
@@ -124,6 +121,7 @@ def _place(rng: Rng, thing: Layer, view: Points,
     extent = high - low
     scale = rng.uniform(0.45, 0.9) / max(float(extent.max()), 1e-6)
     w, h = extent * scale
+    # an object may stick out of the picture by 6 % of its size at either side
     slack = np.maximum(1.0 - np.array([w, h]), 0.0) + 0.12 * np.array([w, h])
     x, y = (1.0 - np.array([w, h])) / 2 + rng.uniform(-0.5, 0.5, 2) * slack
     if floor is None:
@@ -143,6 +141,7 @@ def _shadow(back: Layer, thing: Layer, bottom: float, strength: float) -> None:
 
 
 def _plan(split: str, index: int, flawed: float, covered: float) -> _Plan:
+    """Compose a scene; a draw moves all later ones: a new one goes last, or `VERSION` changes."""
     kind = KINDS[CATEGORIES[index % len(CATEGORIES)]]
     rng = np.random.default_rng(_seed(split, index))
     look, second = _look(rng, kind)
@@ -150,8 +149,8 @@ def _plan(split: str, index: int, flawed: float, covered: float) -> _Plan:
     pose = _DRAWN[kind.name](thing, rng, look)
     mirror = bool(rng.random() < 0.5)
     view = _view(rng, kind, mirror)
-    odd = rng.random() < 0.06
-    place = PLACES[pick(rng, tuple(PLACES) if odd else kind.places)]
+    anywhere = rng.random() < 0.06  # so that a place does not tell the category for certain
+    place = PLACES[pick(rng, tuple(PLACES) if anywhere else kind.places)]
     if pose == "flying" and rng.random() < 0.4:
         place = PLACES["sky"]
     mood = MOODS[("day", "day", "day", "sunset", "night")[int(rng.integers(5))]]
@@ -160,7 +159,7 @@ def _plan(split: str, index: int, flawed: float, covered: float) -> _Plan:
     place.draw(back, rng, mood, horizon)
     floating = pose == "flying" or place is PLACES["sky"]
     thing, bottom = _place(rng, thing, view, None if floating else (horizon + 0.12, 0.97))
-    if mirror:
+    if mirror:  # an animal that is mirrored lifts the other paw
         _swap_sides(thing)
     if not floating:
         _shadow(back, thing, bottom, 0.3 if kind.name != "boat" else 0.15)
@@ -190,7 +189,7 @@ def draw(split: str, index: int, size: int = 64, *, flawed: float = 0.3,
     raster = render.Raster(size, plan.light, plan.ink)
     raster.paint(plan.back.shapes)
     raster.paint(plan.thing.shapes)
-    mask = raster.labels > 0
+    mask = raster.labels > 0  # for the box: before what is in front of the object
     raster.paint(plan.front.shapes)
     image = render.reduce(raster.image, size)
     cover = render.reduce((raster.labels > 0).astype(np.uint8) * np.uint8(255), size)
@@ -201,12 +200,7 @@ def draw(split: str, index: int, size: int = 64, *, flawed: float = 0.3,
     hidden = plan.thing.hidden(plan.front)
     uncovered = np.array([name not in hidden for name in plan.kind.keypoints])
     return Scene(
-        image=quality.degrade(image, plan.quality),
-        category=plan.kind.name,
-        caption=plan.caption,
-        keypoints=render.to_pixels(points, size).astype(np.float32),
-        visible=inside & uncovered,
-        box=render.box_of(mask, size),
-        parts=render.reduce_labels(raster.labels, cover),
-        quality=plan.quality.words,
-    )
+        image=quality.degrade(image, plan.quality), category=plan.kind.name, caption=plan.caption,
+        keypoints=render.to_pixels(points, size).astype(np.float32), visible=inside & uncovered,
+        box=render.box_of(mask, size), parts=render.reduce_labels(raster.labels, cover),
+        quality=plan.quality.words)

@@ -77,10 +77,8 @@ class _View:
         return [self(float(p[0]), float(p[1]), float(p[2])) for p in points]
 
 
-def _slab(
-    layer: Layer, view: _View, low: tuple[float, float, float], high: tuple[float, float, float],
-    paint: Paint,
-) -> None:
+def _slab(layer: Layer, view: _View, low: tuple[float, float, float],
+          high: tuple[float, float, float], paint: Paint) -> None:
     """Draw the faces of a box that are turned to the viewer."""
     (x0, y0, z0), (x1, y1, z1) = low, high
     side = x1 if view.s < 0 else x0
@@ -88,8 +86,7 @@ def _slab(
     faces = (
         (0.68, [(side, y0, z0), (side, y1, z0), (side, y1, z1), (side, y0, z1)]),
         (0.86, [(x0, y0, front), (x0, y1, front), (x1, y1, front), (x1, y0, front)]),
-        (1.0, [(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)]),
-    )
+        (1.0, [(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)]))
     for light, corners in faces:
         decor = paint.decor if light > 0.7 else ()
         layer.polygon(view.many(corners),
@@ -130,9 +127,8 @@ def _cushion(layer: Layer, rng: Rng, look: Look, view: _View, size: Points) -> N
     _slab(layer, view, (-w, seat, -d), (w, seat + 0.07, d), plush)
 
 
-def _chair_legs(
-    layer: Layer, look: Look, view: _View, size: Points, end: str, splay: float
-) -> None:
+def _chair_legs(layer: Layer, look: Look, view: _View, size: Points, end: str,
+                splay: float) -> None:
     w, d, seat, _ = size
     z = d if end == "front" else -d
     far = (z * view.c < 0) or (end == "back" and view.c > 0)
@@ -162,8 +158,7 @@ def chair(layer: Layer, rng: Rng, look: Look) -> str:
     seat = rng.uniform(0.5, 0.75)
     size = np.array([w, d, seat, seat + rng.uniform(0.6, 0.95)])
     splay, arms = rng.uniform(0.0, 0.06), bool(rng.random() < 0.4)
-    ends = ("front", "back") if behind else ("back", "front")
-    for end in ends:
+    for end in ("front", "back") if behind else ("back", "front"):  # what is far is drawn first
         _chair_legs(layer, look, view, size, end, splay)
     if not behind:
         _chair_back(layer, rng, look, view, size)

@@ -33,8 +33,7 @@ def aeroplane(layer: Layer, rng: Rng, look: Look) -> str:
     nose, end = np.array([0.92, 0.04]), np.array([-0.95, -0.08])
     hull: list[PointLike] = [
         nose, (0.76, -fat * 0.72), (0.45, -fat), (-0.3, -fat), end, (-0.55, fat * 0.55),
-        (-0.1, fat), (0.5, fat), (0.78, fat * 0.9),
-    ]
+        (-0.1, fat), (0.5, fat), (0.78, fat * 0.9)]
     decor = look.texture(rng, -0.9, -fat, 0.6, fat)
     fin = rng.uniform(0.34, 0.48)
     top = np.array([-0.9 - 0.1 * sweep, -0.08 - fin])
@@ -140,9 +139,8 @@ def _wheel(layer: Layer, at: Points, r: float, rim: tuple[float, float, float]) 
     layer.ellipse(at, (r * 0.2, r * 0.2), Paint(tint(rim, 0.55)))
 
 
-def _car_roof(
-    layer: Layer, look: Look, ends: tuple[float, float, float, float], belt: float, top: float
-) -> None:
+def _car_roof(layer: Layer, look: Look, ends: tuple[float, float, float, float], belt: float,
+              top: float) -> None:
     """Draw roof and windows; `ends` are rear and front x at the belt, rear and front at the top."""
     rear, front, top_rear, top_front = ends
     layer.blob([(rear, belt + 0.06), (rear, belt), (top_rear, top), ((top_rear + top_front) / 2,
@@ -165,11 +163,8 @@ def car(layer: Layer, rng: Rng, look: Look) -> str:
     model = int(rng.integers(3))
     belt, r = -0.1 + rng.uniform(-0.04, 0.03), rng.uniform(0.17, 0.22)
     top = belt - (rng.uniform(0.3, 0.38) if model != 2 else rng.uniform(0.4, 0.5))
-    ends = (
-        (-0.66, 0.5, -0.36, 0.16),
-        (-0.86, 0.46, -0.7, 0.12),
-        (-0.9, 0.68, -0.84, 0.44),
-    )[model]
+    ends = ((-0.66, 0.5, -0.36, 0.16), (-0.86, 0.46, -0.7, 0.12),
+            (-0.9, 0.68, -0.84, 0.44))[model]
     shift = rng.uniform(-0.05, 0.05)
     ends = (ends[0], ends[1] + shift, ends[2], ends[3] + shift)
     wheels = {"rear wheel": np.array([-0.56, 0.3]), "front wheel": np.array([0.56, 0.3])}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def remember(store: Place, roots: Roots) -> None:
     """Note the data root beside a store of this machine, where that can be written."""
     if isinstance(store, Path):
-        with suppress(OSError):
+        with suppress(OSError):  # a convenience: without it train needs --data
             _file(store).write_text(json.dumps({"data": str(roots.data.resolve())}) + "\n")
 
 

@@ -68,9 +68,9 @@ def short(summary: Summary) -> list[str]:
                   counted(sum(summary.pairs.values()), "pair")]
     if summary.passed_over:
         parts.append(passed_over_line(summary.passed_over))
-    odd = [*summary.notes, *(summary.unclassed if summary.classes else ())]
+    notes = [*summary.notes, *(summary.unclassed if summary.classes else ())]
     return [f"data: {counted(sum(summary.images.values()), 'image')} ({parts[0]})"
-            f"{''.join(f'; {p}' for p in parts[1:])}", *(f"note: {n}" for n in odd)]
+            f"{''.join(f'; {p}' for p in parts[1:])}", *(f"note: {n}" for n in notes)]
 
 
 def need_trainable(work: Workspace, summary: Summary, task: str) -> None:
@@ -150,7 +150,7 @@ def _cache_file(work: Workspace, dataset: ImageDataset) -> Path | None:
                "files": _files(dataset),
                "tables": {str(p): file_stamp(p) for p in getattr(dataset, "tables", ()) if p},
                "other": dataset.passed_over() if hasattr(dataset, "passed_over") else {}}
-        if not getattr(dataset, "named_splits", False):
+        if not getattr(dataset, "named_splits", False):  # they may rest on more than files
             key["classes"] = list(getattr(dataset, "classes", ()))
             key["splits"] = list(map(dataset.split_of, ids_of(dataset))) \
                 if hasattr(dataset, "split_of") else []
@@ -174,8 +174,8 @@ def _files(dataset: Any) -> str:
 
 def _load(path: Path) -> Summary | None:
     try:
-        kept: Any = json.loads(path.read_text(encoding="utf-8"))
-        whole = kept["sha256"] == fingerprint(kept["found"])
-        return Summary(**kept["found"]) if whole else None
+        cached: Any = json.loads(path.read_text(encoding="utf-8"))
+        sound = cached["sha256"] == fingerprint(cached["found"])
+        return Summary(**cached["found"]) if sound else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

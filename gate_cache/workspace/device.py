@@ -20,8 +20,8 @@ def choose_device(name: str | None) -> torch.device:
                       "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(chosen)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device)  # "cuda:9" is a device until something is put there
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {chosen}: cannot be used here ({reason})") from None
     return device

@@ -52,12 +52,12 @@ def find_combo(store: FeatureStore, manifest: Manifest, name: str,
     if matches:
         raise StoreError(f"{store.path}: '{name}' was extracted with {len(matches)} sets of weights"
                          f" ({', '.join(v.name for v in matches)}); remove the old ones")
-    store.refuse_damaged(name)
+    store.refuse_damaged(name)  # which is not the same as "not extracted yet"
     older = [v for v in views if v.label == name]
     if older:
         now = {"pooling": None, "tiles": None, **_preprocessing(manifest.model_of(name)),
                **(recipe or wanted_of(manifest, name))}
-        why = min((_differences(v, now, manifest) for v in older), key=len)
+        why = min((_differences(v, now, manifest) for v in older), key=len)  # the likeliest edit
         raise Stale(f"{store.path}: '{name}' is stale ({'; '.join(why)}); run 'gate-cache"
                     " extract'", why)
     raise StoreError(f"{store.path}: '{name}' is not extracted yet; run 'gate-cache extract'")
@@ -67,7 +67,7 @@ def _differences(view: ComboView, now: Recipe, manifest: Manifest) -> list[str]:
     model = manifest.model_of(view.label)
     old = {key: _plain(view, key, model) for key in now}
     changed = [key for key in _preprocessing(model) if old[key] != now[key]]
-    if changed:  # they are what latents differ by
+    if changed:  # latents differ by nothing but these, and "latents changed" would say it again
         old["latents"] = now.get("latents")
     keep = [f"'resample: {old['resample']}' in 'model' keeps what is stored"] \
         if "resample" in changed else []

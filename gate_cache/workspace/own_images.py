@@ -83,7 +83,7 @@ def passing(files: Sequence[str], features: Features, work: Roots, device: str |
     The workspace, and the files' ids.
     """
     data, dataset = _dataset(files)
-    ids = [Path(file).absolute().relative_to(data).as_posix() for file in files]
+    ids = [Path(os.path.relpath(file, data)).as_posix() for file in files]
     with tempfile.TemporaryDirectory(prefix="gate-cache-") as folder:
         manifest = Path(folder) / "images.yaml"
         manifest.write_text(to_yaml({"dataset": dataset, **features.sections()}), encoding="utf-8")
@@ -93,10 +93,10 @@ def passing(files: Sequence[str], features: Features, work: Roots, device: str |
 
 def _checked(path: Path, text: str) -> Loaded:
     """A manifest from its text; only one without problems is written."""
-    if path.exists() and not path.read_text(encoding="utf-8").startswith(WRITTEN):
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(WRITTEN.encode())):
         raise UserError(f"{path}: is there, and not written by gate_cache.extract; give the store"
                         " another name with 'to'")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # of that name, which messages and store have
         draft = Path(folder) / path.name
         draft.write_text(text, encoding="utf-8")
         loaded = load(draft)
@@ -106,13 +106,14 @@ def _checked(path: Path, text: str) -> Loaded:
     return loaded.model_copy(update={"path": path})
 
 
-def _dataset(images: str | Path | Sequence[str | Path]) -> tuple[Path, dict[str, Any]]:
+def _dataset(images: Images) -> tuple[Path, dict[str, Any]]:
     """The data root, and the manifest's ``dataset``."""
     several = [images] if isinstance(images, str | Path) else \
         list(images) if isinstance(images, Sequence) else []
     if not several or not all(isinstance(path, str | Path) for path in several):
         raise UserError("images: expected a folder or paths of files")
-    paths = [Path(path).absolute() for path in several]
+    # without "..", which no id has; resolve() would follow links, too
+    paths = [Path(os.path.abspath(path)) for path in several]  # noqa: PTH100
     if len(paths) == 1 and paths[0].is_dir():
         return paths[0].parent, {"name": "folder", "root": paths[0].name}
     if missing := [path for path in paths if not path.is_file()]:

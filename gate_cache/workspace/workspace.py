@@ -135,6 +135,7 @@ class Workspace:
         """The only model, where it is here or fetched; and why it, or its inputs, are not."""
         problems = missing_inputs(self.manifest, self.roots, download)
         try:
+            # nothing is fetched for a run that cannot start: models are gigabytes
             return locate(self.manifest.model, self.roots, download and not problems), problems
         except UserError as error:
             if not download and not isinstance(error, ModelError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from gate_cache.core.replacing import replacing
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.toyworld.captions import with_article
 from pipelines.tiny import autoencoder
@@ -67,20 +67,19 @@ def encoded(base: Path, vae: Callable[[], Any], count: int,
     values, words = base.with_suffix(".npy"), base.with_suffix(".json")
     if not words.exists():
         base.parent.mkdir(parents=True, exist_ok=True)
-        model, parts, told = vae(), [], []
+        model, parts, texts = vae(), [], []
         with console_progress().task(base.name, count, "image") as task:
             rest = iter(make())
-            while some := list(islice(rest, CHUNK)):
-                pixels, *said = zip(*some, strict=True)
+            while chunk := list(islice(rest, CHUNK)):
+                pixels, *words_of = zip(*chunk, strict=True)
                 parts.append(eight_bits(autoencoder.latents(model, np.stack(pixels), 50)))
-                told += list(zip(*said, strict=True))
-                task.advance(len(some))
-        if len(told) != count:
-            sys.exit(f"{base.name}: {len(told)} pictures, expected {count}")
+                texts += list(zip(*words_of, strict=True))
+                task.advance(len(chunk))
+        if len(texts) != count:
+            sys.exit(f"{base.name}: {len(texts)} pictures, expected {count}")
         np.save(values, np.concatenate(parts))
-        draft = words.with_suffix(".partial")
-        draft.write_text(json.dumps(told), encoding="utf-8")
-        os.replace(draft, words)
+        with replacing(words) as draft:  # last: where it is, the values are whole
+            draft.write_text(json.dumps(texts), encoding="utf-8")
     captions, categories = zip(*json.loads(words.read_text(encoding="utf-8")), strict=True)
     return Encoded(np.load(values), list(captions), list(categories))
 

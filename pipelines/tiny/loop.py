@@ -120,14 +120,14 @@ class _Run:
         self._adam.step()
         self.step += 1
         if self._kept:
-            rate = min(self._plan.ema, self.step / (self.step + 10))
+            rate = min(self._plan.ema, self.step / (self.step + 10))  # forgets the first weights
             for name, parameter in self._named.items():
                 self._kept[name].lerp_(parameter.detach(), 1 - rate)
-        found = float(value.detach())
-        if not math.isfinite(found):
-            raise SystemExit(f"{self._plan.stage}: the loss is {found} at step {self.step}; the"
+        number = float(value.detach())
+        if not math.isfinite(number):  # before `save`: the checkpoint is of finite weights
+            raise SystemExit(f"{self._plan.stage}: the loss is {number} at step {self.step}; the"
                              f" latest checkpoint is {self._file}")
-        return found
+        return number
 
     def log(self, loss: float, seconds: float) -> None:
         line = {"step": self.step, "loss": round(loss, 6), "lr": self._plan.rate(self.step - 1),
@@ -142,9 +142,9 @@ class _Run:
         for name, parameter in self._named.items():
             adam = self._adam.state[parameter]
             state |= {f"{k}.{name}": adam[k] for k in ("exp_avg", "exp_avg_sq")}
-        whole = {k: v.contiguous() for k, v in state.items()}
         with replacing(self._file) as draft:
-            save_file(whole, draft, metadata={"step": str(self.step)})
+            save_file({k: v.contiguous() for k, v in state.items()}, draft,
+                      metadata={"step": str(self.step)})
 
     def _load(self) -> None:
         with safe_open(self._file, "pt") as file:

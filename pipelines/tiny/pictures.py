@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from gate_cache.core.replacing import replacing
 from gate_cache.report.terminal.console import console_progress
 from gate_cache.toyworld import draw
 from gate_cache.toyworld.captions import with_article
@@ -86,7 +87,8 @@ def _kept(base: Path, count: int, make: Callable[[], Iterable[tuple[Any, str, st
                 texts.append((caption, category))
                 task.advance()
         array.flush()
-        words.write_text(json.dumps(texts), encoding="utf-8")
+        with replacing(words) as draft:  # last: where it is, the pictures are whole
+            draft.write_text(json.dumps(texts), encoding="utf-8")
     captions, categories = zip(*json.loads(words.read_text(encoding="utf-8")), strict=True)
     return Pictures(np.load(pixels, mmap_mode="r"), list(captions), list(categories))
 

@@ -26,6 +26,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,20 +72,19 @@ GOALS = {"cifar": ("up0-up2, 2×2, t = 50", "accuracy", 58.0),
 @torch.inference_mode()
 def features(pipe: Any, x0: torch.Tensor, names: list[str], t: int, batch: int = 50) -> Maps:
     """Outputs of the UNet's up levels, (N, C, h, w) each, at one time."""
-    found: dict[str, list[torch.Tensor]] = {level: [] for level in LEVELS}
-    taps = [block.register_forward_hook(lambda _module, _inputs, out, level=level:
-                                        found[level].append(out))
-            for level, block in zip(LEVELS, pipe.unet.up_blocks, strict=True)]
+    outputs: dict[str, list[torch.Tensor]] = {level: [] for level in LEVELS}
     states = pipe.text_encoder(token_ids(["a photo"]))[0]
-    for i in range(0, len(x0), batch):
-        some = x0[i : i + batch]
-        eps = torch.stack([noise(0, name, some.shape[1:]) for name in names[i : i + batch]])
-        times = torch.full((len(some),), t)
-        pipe.unet(denoiser.noised(some, eps, times), times,
-                  encoder_hidden_states=states.expand(len(some), -1, -1))
-    for tap in taps:
-        tap.remove()
-    return {level: torch.cat(parts) for level, parts in found.items()}
+    with ExitStack() as hooks:
+        for level, block in zip(LEVELS, pipe.unet.up_blocks, strict=True):
+            hooks.enter_context(block.register_forward_hook(
+                lambda _module, _inputs, out, level=level: outputs[level].append(out)))
+        for i in range(0, len(x0), batch):
+            part = x0[i : i + batch]
+            eps = torch.stack([noise(0, name, part.shape[1:]) for name in names[i : i + batch]])
+            times = torch.full((len(part),), t)
+            pipe.unet(denoiser.noised(part, eps, times), times,
+                      encoder_hidden_states=states.expand(len(part), -1, -1))
+    return {level: torch.cat(parts) for level, parts in outputs.items()}
 
 
 def accuracy(x: dict[str, npt.NDArray[Any]], y: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def _caption(line: bytes) -> Caption:
             raise ValueError(f"'{field}' is missing or not a string")
     if not _DIGEST.fullmatch(data["sha256"]):
         raise ValueError("'sha256' is not 64 hex digits")
+    # Written on Windows, or by hand: ids have slashes, and no "./" before them.
     return Caption(**{**data, "id": posixpath.normpath(data["id"].replace("\\", "/"))})
 
 

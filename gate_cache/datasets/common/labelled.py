@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -166,10 +166,7 @@ def to_classes(path: Path, labels: npt.NDArray[np.int64],
     import numpy as np
 
     highest = 0xFFFFFF if colours else HIGHEST
-    # A table, not a comparison for each class; uint16, since 256 must not look like a class.
-    lookup = np.full(highest + 1, _UNKNOWN, np.uint16)
-    lookup[list(table)] = list(table.values())
-    classes = lookup[np.clip(labels, 0, highest)]
+    classes = _lookup(highest, tuple(table), tuple(table.values()))[np.clip(labels, 0, highest)]
     strange = (classes == _UNKNOWN) | (labels < 0) | (labels > highest)
     if strange.any():
         y, x = np.argwhere(strange)[0]
@@ -178,6 +175,16 @@ def to_classes(path: Path, labels: npt.NDArray[np.int64],
         there = ", ".join(f"#{n:06x}" for n in table) if colours else _spans(sorted(table))
         raise DataError(f"{path}: {what} at x = {x}, y = {y} is not one of {there}")
     return classes.astype(np.uint8)
+
+
+@lru_cache(4)  # of colours it is 32 MB and takes longer than a picture, and all pictures have one
+def _lookup(highest: int, labels: Sequence[int], classes: Sequence[int]) -> npt.NDArray[np.uint16]:
+    """(highest + 1,): the class of every label, so that no class needs a comparison of its own."""
+    import numpy as np
+
+    lookup = np.full(highest + 1, _UNKNOWN, np.uint16)  # 256 must not look like a class
+    lookup[list(labels)] = list(classes)
+    return lookup
 
 
 def distinct(labels: npt.NDArray[np.int64]) -> list[int]:

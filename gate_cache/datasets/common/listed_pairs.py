@@ -35,13 +35,13 @@ class PairsWithin(Sequence[Pair]):
     @overload
     def __getitem__(self, index: slice) -> list[Pair]: ...
     def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
-        found = range(len(self))[index]
-        if isinstance(found, range):
-            return [self[i] for i in found]
-        number = bisect_right(self._ends, found) - 1
+        place = range(len(self))[index]  # which knows slices, negative indices and IndexError
+        if isinstance(place, range):
+            return [self[i] for i in place]
+        number = bisect_right(self._ends, place) - 1
         name, ids = self.groups[number]
-        source, target = divmod(found - self._ends[number], len(ids) - 1)
-        return Pair(ids[source], ids[target + (target >= source)], name)
+        source, target = divmod(place - self._ends[number], len(ids) - 1)
+        return Pair(ids[source], ids[target + (target >= source)], name)  # none with itself
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and \

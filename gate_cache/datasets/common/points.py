@@ -15,7 +15,7 @@ Bools = npt.NDArray[np.bool_]
 
 def within(xy: Floats, size: tuple[int, int]) -> Bools:
     """(K,) bool: which of (K, 2) points lie in a picture of (height, width); its border counts."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # NaN, where a point's place is not known, is not inside
         return np.asarray(((xy >= 0) & (xy <= size[::-1])).all(1))
 
 

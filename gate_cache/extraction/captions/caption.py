@@ -80,8 +80,7 @@ def caption(work: Workspace, *, model: str, revision: str | None = None,
         todo = [i for i in digests if i not in known]
         if todo:
             spec = next(iter(work.manifest.every_model.values()))
-            read = partial(image_on, dataset,
-                           background=Preprocessing.of(spec).background)
+            read = partial(image_on, dataset, background=Preprocessing.of(spec).background)
             with _opened(work, model, revision) as captioner:
                 _caption_all(captioner, read, digests, todo, path, batch, show)
             _in_order(path, digests)
@@ -102,10 +101,10 @@ def _begun(path: Path, digests: Mapping[str, str]) -> Captions:
     """What is captioned already; captions of changed images and a torn line leave the file."""
     if not path.exists():
         return Captions(path, [])
-    kept = [line for line in _lines(read_captions(path))
-            if digests.get(line.id, line.sha256) == line.sha256]
-    write_captions(path, kept)
-    return Captions(path, kept)
+    valid = [line for line in _lines(read_captions(path))
+             if digests.get(line.id, line.sha256) == line.sha256]  # or of an image not in this set
+    write_captions(path, valid)  # first: what is appended behind a torn line would be torn, too
+    return Captions(path, valid)
 
 
 def _lines(captions: Captions) -> list[Caption]:

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from gate_cache.core.errors import ModelError
+from gate_cache.core.memory import is_full
 from gate_cache.core.weights import weight_files
 from gate_cache.diffusion.files.hub import from_hub
 from gate_cache.diffusion.files.unread import check_read
@@ -24,7 +25,7 @@ REVISIONS = {"Salesforce/blip-image-captioning-base": "refs/pr/38"}
 """Where a hub repository's main branch has pickled weights only, a revision with safetensors."""
 PROMPTS = {"kosmos-2": "<grounding>An image of"}
 """Prompts by model type; other models caption without one."""
-MOST_TOKENS = 64
+MOST_TOKENS = 64  # of a caption
 EXPECTED = ("expected a captioner of the transformers library: config.json, *.safetensors,"
             " preprocessor_config.json or processor_config.json, and tokenizer.json, vocab.json or"
             " vocab.txt")
@@ -53,9 +54,9 @@ class Captioner:
             inputs = self._processor(images=list(images), return_tensors="pt", **prompts)
             tokens = self._model.generate(**inputs.to(self._device), max_new_tokens=MOST_TOKENS,
                                           do_sample=False)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_full(error):  # which a smaller batch mends; all else is the model's fault
+                raise
             raise ModelError(f"{self._source}: cannot caption images: {_short(error)}") from error
         return [self._sentence(text) for text in
                 self._processor.batch_decode(tokens, skip_special_tokens=True)]
@@ -82,18 +83,15 @@ def find_captioner(source: str, revision: str | None, roots: Roots) -> Path:
     """
     folder = roots.below("models", source, "--model")
     if not folder.is_dir():
-        folder = _from_hub(source, revision or REVISIONS.get(source))
-    weight_files(folder, None)
+        try:
+            snapshot = from_hub(source, revision or REVISIONS.get(source), _FILES, _is_whole,
+                                download=True)
+        except ModelError as error:
+            raise ModelError(f"{error}; {EXPECTED}") from error
+        assert snapshot is not None  # with download it is fetched or refused
+        folder = snapshot
+    weight_files(folder, None)  # which refuses what is pickled
     return folder
-
-
-def _from_hub(source: str, revision: str | None) -> Path:
-    try:
-        snapshot = from_hub(source, revision, _FILES, _is_whole, download=True)
-    except ModelError as error:
-        raise ModelError(f"{error}; {EXPECTED}") from error
-    assert snapshot is not None  # with download it is fetched or refused
-    return snapshot
 
 
 def _is_whole(folder: Path) -> bool:
@@ -110,7 +108,7 @@ def open_captioner(source: str, folder: Path, device: torch.device) -> Captioner
 
     `ModelError` where files are missing, weights do not fill the model, or it would run own code.
     """
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()  # what does not fit is refused below
     transformers_logging.disable_progress_bar()
     if not _has_words(folder):
         raise ModelError(f"{folder}: no vocabulary here; {EXPECTED}")

@@ -19,7 +19,7 @@ from gate_cache.core.replacing import replacing
 if TYPE_CHECKING:
     from gate_cache.extraction.lora.trainer import Adapter, LoraTrainer
 
-TOLD = "gate_cache"
+OURS = "gate_cache"
 """Key of our own metadata in a LoRA's file: how it was trained, and for how many steps."""
 
 
@@ -116,7 +116,7 @@ class LoraFiles:
 
     def _differences(self) -> list[str]:
         """Why the checkpoint is not one of this training, a line each."""
-        text = read_metadata(self._checkpoint).get(TOLD)
+        text = read_metadata(self._checkpoint).get(OURS)
         if text is None:
             return ["it is not readable"]
         state = json.loads(text)
@@ -125,7 +125,7 @@ class LoraFiles:
                 *(f"it is past step {s}, at {state['step']}" for s in past)]
 
     def _is_ours(self, step: int) -> bool:
-        return read_metadata(self.outputs[step]).get(TOLD) == self._metadata(step)
+        return read_metadata(self.outputs[step]).get(OURS) == self._metadata(step)
 
     def _metadata(self, step: int) -> str:
         return json.dumps({"recipe": self._recipe, "step": step}, sort_keys=True)
@@ -134,16 +134,16 @@ class LoraFiles:
         """Write the LoRA, if it is asked for after this step."""
         if step in self.outputs:
             write_tensors(self.outputs[step], adapter.tensors(),
-                          {**adapter.metadata(), TOLD: self._metadata(step)})
+                          {**adapter.metadata(), OURS: self._metadata(step)})
 
     def keep(self, trainer: LoraTrainer) -> None:
         """Replace the checkpoint."""
-        write_tensors(self._checkpoint, trainer.state(), {TOLD: self._metadata(trainer.step)})
+        write_tensors(self._checkpoint, trainer.state(), {OURS: self._metadata(trainer.step)})
 
     def resume(self, trainer: LoraTrainer) -> None:
         """Go on from the checkpoint, if there is one of this training."""
         if self._checkpoint.exists() and not self._differences():
-            step = json.loads(read_metadata(self._checkpoint)[TOLD])["step"]
+            step = json.loads(read_metadata(self._checkpoint)[OURS])["step"]
             trainer.restore(step, load_file(self._checkpoint))
 
     def forget(self) -> None:
@@ -159,7 +159,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor],
     ----------
     tensors : contiguous, on the CPU
     """
-    data = memoryview(save(dict(tensors), dict(metadata)))
+    data = memoryview(save(dict(tensors), dict(metadata)))  # a view: tensors are not copied again
     end = 8 + int.from_bytes(data[:8], "little")
     with replacing(path) as draft, draft.open("wb") as file:
         file.write(_sorted_header(bytes(data[8:end])))
@@ -169,7 +169,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor],
 def _sorted_header(header: bytes) -> bytes:
     """A header with its keys in order: the library writes metadata in a random one."""
     text = json.dumps(json.loads(header), sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # so that the tensors behind it are aligned, as it does
     return len(text).to_bytes(8, "little") + text
 
 

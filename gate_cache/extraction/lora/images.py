@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import DataError
 from gate_cache.datasets.common.base import CorrespondenceDataset, ImageDataset
+from gate_cache.datasets.common.listed_pairs import PairsWithin
 from gate_cache.toyworld.captions import with_article
 
 if TYPE_CHECKING:
@@ -70,16 +72,13 @@ def training_images(dataset: ImageDataset, count: int, seed: int, captions: Capt
     chosen = [(i, digest) for digest, i in by_digest.items()]
     sentences = _plain_sentences(dataset)
     if captions is not None:
-        known = {i: captions[i] for i, digest in chosen if captions.fits(i, digest)}
-        sentences |= known
-        _tell(captions, len(chosen), len(known), show)
+        captioned = {i: captions[i] for i, digest in chosen if captions.fits(i, digest)}
+        sentences |= captioned
+        lacking = len(chosen) - len(captioned)
+        show.say(f"captions from {captions.path}" + (
+            f"; {lacking} of {len(chosen)} images have none there, or have changed since: a plain"
+            " one stands in" if lacking else ""))
     return [TrainingImage(i, digest, sentences.get(i, "a photo")) for i, digest in chosen]
-
-
-def _tell(captions: Captions, images: int, known: int, show: Progress) -> None:
-    lacking = (f"; {images - known} of {images} images have none there, or have changed since:"
-               " a plain one stands in" if known < images else "")
-    show.say(f"captions from {captions.path}{lacking}")
 
 
 def _training_ids(dataset: ImageDataset) -> list[str]:
@@ -97,7 +96,10 @@ def _plain_sentences(dataset: ImageDataset) -> dict[str, str]:
     """``a photo of a horse`` for every training image whose category is known."""
     if not isinstance(dataset, CorrespondenceDataset):
         return {}
-    return {p.source: f"a photo of {_noun(p.category)}" for p in dataset.pairs("train")}
+    pairs = dataset.pairs("train")  # all within groups are too many to go over one by one
+    groups: Iterable[tuple[str, Sequence[str]]] = pairs.groups if isinstance(
+        pairs, PairsWithin) else ((p.category, (p.source, p.target)) for p in pairs)
+    return {i: f"a photo of {_noun(category)}" for category, ids in groups for i in ids}
 
 
 def _noun(category: str) -> str:

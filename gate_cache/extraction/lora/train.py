@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -93,7 +94,7 @@ def train_lora(work: Workspace, settings: LoraSettings, output: LoraOutput, *, i
         preprocessing = model.preprocessing(spec)
         latents = _latents(backbone, lambda i: model_input(dataset, i, preprocessing), chosen, show)
         tokens = _tokens(backbone, chosen, show)
-        backbone = _cast(backbone, _compute(work))
+        backbone = _cast(backbone, _compute(work))  # after the VAE, whose latents are float32
         adapter = Adapter(backbone, settings.rank, settings.alpha, settings.seed,
                           settings.text_lr > 0)
         trainer = LoraTrainer(backbone, adapter, latents, tokens, settings)
@@ -143,7 +144,7 @@ def _latents(model: Backbone, read: Callable[[str], Pixels], chosen: list[Traini
     """(N, 4, h, w) float32, on the CPU; the VAE runs once an image."""
     latents = []
     with show.task("encoding", len(chosen), "images") as task:
-        for image in chosen:
+        for image in chosen:  # one by one: in another batch size the last bits are others
             latents.append(model.encode(torch.from_numpy(read(image.id)[None])).cpu())
             task.advance()
     return torch.cat(latents)
@@ -172,19 +173,15 @@ def _train(files: LoraFiles, adapter: Adapter, trainer: LoraTrainer,
     if trainer.step:
         show.say(f"resuming at step {trainer.step}")
     losses: list[float] = []
-    files.write(adapter, trainer.step)
+    files.write(adapter, trainer.step)  # that of the checkpoint may be a step that is asked for
     with show.task("training", files.steps - trainer.step, "steps") as task:
         while trainer.step < files.steps:
             losses = [*losses[1 - SAY_EVERY :], trainer.advance()]
             task.advance()
             if trainer.step % SAY_EVERY == 0 or trainer.step == files.steps:
-                show.say(f"step {trainer.step}: loss {_mean(losses):.4f}")
+                show.say(f"step {trainer.step}: loss {fmean(losses):.4f}")
             files.write(adapter, trainer.step)
             if trainer.step % CHECKPOINT_EVERY == 0 and trainer.step < files.steps:
                 files.keep(trainer)
     files.forget()
-    return _mean(losses) if losses else None
-
-
-def _mean(losses: list[float]) -> float:
-    return sum(losses) / len(losses)
+    return fmean(losses) if losses else None

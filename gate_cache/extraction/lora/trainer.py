@@ -29,7 +29,7 @@ TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Modules that get a low-rank pair, those of kohya's LoCon; of the others none is changed."""
 CLIP = 1.0
 """Largest norm of all gradients together."""
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # what torch's AdamW calls its state, beside "step"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class LoraSettings:
 
     Attributes
     ----------
+    rank, alpha : of the low-rank pairs, whose product is scaled by alpha / rank
     lr, text_lr : constant learning rates of UNet and text encoder; 0 leaves the latter as it is
+    batch : images of a step
+    seed : of the first weights, the order of the images, noises, times and captions
     """
 
     rank: int = 64
@@ -54,6 +57,8 @@ class Adapter:
 
     Parameters
     ----------
+    model : whose UNet and text encoder get the pairs; it is changed
+    rank : inner width of a pair
     alpha : the pairs' product is scaled by alpha / rank
     seed : of the first factors; the second ones begin at zero, so that nothing is changed yet
     text : whether the text encoder gets pairs too
@@ -104,7 +109,7 @@ def _first(name: str, weight: torch.Tensor, seed: int) -> torch.Tensor:
     """Where training begins: peft's distribution, drawn by name."""
     if ".lora_B." in name:
         return torch.zeros_like(weight, dtype=torch.float32)
-    bound = 1 / math.sqrt(weight[0].numel())
+    bound = 1 / math.sqrt(weight[0].numel())  # Kaiming's with a = √5: peft draws in modules' order
     drawn = torch.rand(weight.shape, generator=generator("lora", seed, name))
     return ((2 * drawn - 1) * bound).to(weight.device)
 
@@ -123,6 +128,7 @@ class LoraTrainer:
 
     Parameters
     ----------
+    model, adapter : what is trained, and where its weights are
     latents : (N, 4, h, w) float32, scaled
     tokens : (N, K, 77) int64, K captions an image
 
@@ -156,15 +162,16 @@ class LoraTrainer:
             The loss is not finite.
         """
         loss = self._loss(self._batch())
-        if not math.isfinite(loss.item()):
-            raise ModelError(f"the loss is {loss.item()} at step {self.step + 1}; try a smaller"
-                             " --lr, or float32 as model.dtype")
+        value = loss.item()  # once: a GPU is waited for
+        if not math.isfinite(value):
+            raise ModelError(f"the loss is {value} at step {self.step + 1}; try a smaller --lr, or"
+                             " float32 as model.dtype")
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._weights.values(), CLIP)
         self._optimizer.step()
         self.step += 1
-        return loss.item()
+        return value
 
     def _batch(self) -> _Batch:
         g, size = generator("lora", self._settings.seed, self.step), self._settings.batch
@@ -191,13 +198,13 @@ class LoraTrainer:
 
     def _loss(self, batch: _Batch) -> torch.Tensor:
         model = self._model
-        kept = model.alphas_cumprod[batch.times].view(-1, 1, 1, 1)
-        signal, spread = kept.sqrt(), (1 - kept).sqrt()
+        alphas = model.alphas_cumprod[batch.times].view(-1, 1, 1, 1)
         x = add_noise(batch.latents, batch.noise, batch.times, model.alphas_cumprod)
         states = model.text_encoder(batch.tokens)[0]
         predicted = model.unet(x.to(model.dtype), batch.times,
                                encoder_hidden_states=states.to(model.dtype), return_dict=False)[0]
-        velocity = signal * batch.noise - spread * batch.latents
+        # v of Salimans and Ho (2022), Progressive Distillation: √ᾱ·noise − √(1 − ᾱ)·x0
+        velocity = alphas.sqrt() * batch.noise - (1 - alphas).sqrt() * batch.latents
         target = batch.noise if model.prediction_type == "epsilon" else velocity
         return functional.mse_loss(predicted.float(), target)
 
@@ -215,5 +222,5 @@ class LoraTrainer:
         for name, weight in self._weights.items():
             weight.data.copy_(state[f"now.{name}"])
             self._optimizer.state[weight] = {
-                "step": torch.tensor(float(step)),
+                "step": torch.tensor(float(step)),  # AdamW counts in a tensor on the CPU
                 **{key: state[f"{key}.{name}"].to(weight.device) for key in _MOMENTS}}

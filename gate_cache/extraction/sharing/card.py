@@ -76,7 +76,7 @@ def _row(group: GroupReport) -> str:
 
 
 def _settings(group: GroupReport) -> str:
-    """Indented, which no text of a stranger can end."""
+    """Indented, not fenced: no text of a stranger ends it."""
     text = json.dumps(group.settings, indent=2, ensure_ascii=False)
     return f"`{group.name}`\n\n" + "\n".join(f"    {line}" for line in text.splitlines())
 

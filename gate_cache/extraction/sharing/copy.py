@@ -210,31 +210,29 @@ class _GroupCopy:
             if not same:
                 self.group.marks.write(block, 0)  # what is there is of other rows
         todo = self.group.todo(gone)
-        ready = [rows for rows in todo
-                 if all(self._done[row] or row in gone for row in rows)]
-        self.todo = ready
-        self.group.note_absent(ready, gone)
+        self.todo = [rows for rows in todo  # a block is written as a whole, or not at all
+                     if all(self._done[row] or row in gone for row in rows)]
+        self.group.note_absent(self.todo, gone)
         for made in done.provenances(self._view.attrs).values():
-            if made and ready:
+            if made and self.todo:
                 self.group.note_made(made)
         result.kept += len(marks) - len(todo)
-        if len(ready) < len(todo):
-            result.missing[self.group.name] = sum(map(len, todo)) - sum(map(len, ready))
+        if len(self.todo) < len(todo):
+            result.missing[self.group.name] = sum(map(len, todo)) - sum(map(len, self.todo))
 
     def _same(self, block: int, mark: int) -> bool:
         """Whether a block of the target holds what the source has; true where that is unknown."""
         first = block * self.group.block
-        rows = self._rows[first : first + (mark >> 32)].tolist()
-        known = []
+        rows = self._rows[first : first + (mark >> 32)].tolist()  # as many as it was written with
+        checksums: list[list[int]] = []
         for name in self.group.parts:
-            found: list[int] = []
-            for number, some in groupby(rows, lambda row: row // self._view.store.block):
+            checksums.append([])
+            for number, of_block in groupby(rows, lambda row: row // self._view.store.block):
                 sums = self._view.sums.of(name, number)
                 if sums is None:
                     return True
-                found += [sums[row % self._view.store.block] for row in some]
-            known.append(found)
-        return mark == done.mark_of(np.array(known, np.uint32), self.group.lengths)
+                checksums[-1] += [sums[row % self._view.store.block] for row in of_block]
+        return mark == done.mark_of(np.array(checksums, np.uint32), self.group.lengths)
 
     def copy(self, rows: range) -> None:
         """Copy one block; rows whose image was gone stay void."""
@@ -243,16 +241,16 @@ class _GroupCopy:
         arrays = {}
         for name in self._maps:
             view = self._view[name]
-            found = {suffix: np.empty((len(source), *part.shape), part.dtype)
-                     for suffix, part in view.parts.items()}
-            view.read_parts_into(source, found)
+            values = {suffix: np.empty((len(source), *part.shape), part.dtype)
+                      for suffix, part in view.parts.items()}
+            view.read_parts_into(source, values)
             for suffix, part in view.parts.items():
-                arrays[name + suffix] = found[suffix]
+                arrays[name + suffix] = values[suffix]
                 if len(source) < len(rows):
                     arrays[name + suffix] = np.full((len(rows), *part.shape), part.fill, part.dtype)
-                    arrays[name + suffix][there] = found[suffix]
+                    arrays[name + suffix][there] = values[suffix]
+        # a block here may be of several there; one that was made in two ways has no provenance
         made = {self._numbers.get(row // self._view.store.block, 0) for row in source}
-        known = done.provenances(self._view.attrs)
         self.group.write_stored(
             rows, arrays, [row for row, ok in zip(rows, there, strict=True) if not ok],
-            known.get(made.pop()) if len(made) == 1 else None)
+            done.provenances(self._view.attrs).get(made.pop()) if len(made) == 1 else None)
