@@ -309,6 +309,15 @@ def test_what_the_hub_refuses_is_a_line(store: FeatureStore, target: Path, hub: 
         copy_store(store.path, place)
 
 
+@pytest.mark.parametrize("error", [
+    AttributeError("'NoneType' object has no attribute 'request'"),
+    RuntimeError("Cannot send a request, as the client has been closed.")], ids=["none", "closed"])
+def test_a_session_that_another_thread_closed_is_a_lost_connection(error: Exception) -> None:
+    with pytest.raises(RemoteError, match="cannot be reached"), \
+            hub_place.hub_errors(parse_place("hf://datasets/me/maps")):
+        raise error
+
+
 @pytest.mark.parametrize("url", ["hf://datasets/me", "hf://models/me/maps", "hf://datasets/a/b@"])
 def test_places_of_the_hub(url: str) -> None:
     with pytest.raises(UserError, match="hf://datasets/<owner>/<name>"):

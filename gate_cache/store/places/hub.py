@@ -223,7 +223,9 @@ def hub_errors(place: Url) -> Iterator[None]:
             if status in (409, 412) else \
             f"the Hub answers {status}; what is done so far is kept, run the same command again"
         raise RemoteError(f"{place}: {why}") from None
-    except (HTTPError, OSError) as error:
+    # Where a connection fails the client closes the session that its other threads use, which
+    # then meet no session (AttributeError) or a closed one (RuntimeError).
+    except (HTTPError, OSError, AttributeError, RuntimeError) as error:
         raise RemoteError(f"{place}: the Hub cannot be reached ({type(error).__name__}); what is"
                           " done so far is kept, run the same command again") from None
 
