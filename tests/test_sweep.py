@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -393,6 +394,18 @@ def test_one_order_for_several_seeds() -> None:
     orders = [[b for _, b in batches(range(9), TrainSpec(seed=seed, shuffle=shuffle, steps=5))]
               for seed, shuffle in ((0, None), (1, None), (0, 7), (1, 7))]
     assert orders[0] != orders[1] and orders[2] == orders[3]
+
+
+def test_an_epoch_of_many_items_is_not_copied_at_every_step() -> None:
+    """Every item once an epoch; and a step does nothing that grows with what is left of it."""
+    steps = batches(range(100_000), TrainSpec(seed=0, steps=25_000))
+    drawn = next(steps)[1]
+    tracemalloc.start()
+    drawn += next(steps)[1]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000
+    assert sorted(drawn + [i for _, items in steps for i in items]) == list(range(100_000))
 
 
 # ------------------------------------------------------------------------------------ the file

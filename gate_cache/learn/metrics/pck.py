@@ -153,8 +153,8 @@ def radius_in_cells(targets: Sequence[Keypoints], resolution: Size) -> float | N
     """
     radii = [SELECT[0] * longer_side(t, SELECT[1]) * min(
         cells / side for cells, side in zip(resolution, t.size, strict=True)) for t in targets]
-    known = [radius for radius in radii if not math.isnan(radius)]
-    return float(np.median(known)) if known else None
+    valid = [radius for radius in radii if not math.isnan(radius)]
+    return float(np.median(valid)) if valid else None
 
 
 def _by_category(judged: Sequence[Prediction], hits: Sequence[npt.NDArray[np.bool_]],

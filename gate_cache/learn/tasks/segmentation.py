@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from gate_cache.manifest.train_spec import TrainSpec
 
 LEVELS = 3
-"""The three coarsest maps: up0, up1 and up2."""
+"""The three coarsest maps: up0, up1 and up2, as in the paper."""
 AUXILIARY = 0.4
-"""Weight of the auxiliary head's loss."""
+"""Weight of the auxiliary head's loss, transformers' default."""
 STRIP_BYTES = 2**26
 """Logits in original pixels held at once."""
 
@@ -221,4 +221,4 @@ def mask_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Of (B, K, h, w) logits, resized (bilinear) to (B, H, W) labels; 0 where nothing counts."""
     resized: Any = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(resized, labels, ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    return total / (labels != IGNORED).sum().clamp(min=1)  # torch's own mean of none is NaN

@@ -179,7 +179,7 @@ class ImagesTask:
 
 
 class _Plain(nn.Module):
-    """A loss without parameters."""
+    """A loss without parameters, as the module that a trial moves, trains and saves."""
 
     def __init__(self, loss: Callable[[Any, Sequence[Any]], torch.Tensor]) -> None:
         super().__init__()
