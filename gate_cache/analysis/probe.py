@@ -217,7 +217,7 @@ def _labels(study: DenseInputs, settings: ProbeOptions, work: Workspace) -> Prob
                      for s in ("train", settings.split))
     whole = isinstance(study.task, ClassificationTask)
     features = _features(study)
-    task: Any = study.task.of({"train": train, "val": judged})  # type: ignore[attr-defined]
+    task: Any = study.task.of({"train": train, "val": judged})
     if whole:
         for _ in task.feed(_watched(work.progress, "reading", [*train, *judged], "images")):
             pass  # what is read is held

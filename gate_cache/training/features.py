@@ -205,7 +205,7 @@ def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
     extra = {name for s in specs for name in extra_of(s)}
     mixed = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
     if len(specs) == 1 and specs[0].combos:
-        return tuple(specs[0].combos)
+        return tuple(specs[0].combos)  # in an order of its own, as its weights are kept
     if not mixed:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
     return tuple(name for name in conv if name in mixed)

@@ -24,7 +24,8 @@ class Candidate:
 
     Attributes
     ----------
-    seen : whether it was trained, or chosen on ``val``
+    trained : whether its head was
+    seen : whether images decided anything of it: it was trained, or chosen on ``val``
     """
 
     method: Method

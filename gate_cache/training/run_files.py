@@ -18,8 +18,9 @@ ITEMS, REPORT = "items", "report.html"
 def trial_file(name: str) -> str:
     """The beginning of a trial's files' names."""
     plain = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)
-    if plain == name and len(name) < 120:
+    if plain == name and len(name) < 120:  # file systems take 255 bytes, suffix included
         return plain
+    # the digest tells names apart that are alike without their letters, or in their beginning
     return f"{plain[:100]}-{fingerprint({'names': [name]})[:8]}"
 
 

@@ -188,7 +188,7 @@ def _stream(folder: Path, study: Study, points: list[Point], show: Progress,
         return done
     trials = [Trial(p.key, p.spec, partial(model_of, study, p), study.task, study.device)
               for p in left]
-    digest = fingerprint({"names": [p.key for p in points]})[:8]
+    digest = fingerprint({"names": [p.key for p in points]})[:8]  # another share has its own
     name = f"checkpoint-{digest}.pt"
     checkpoint = Checkpoint(folder / name, trials)
     label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
@@ -234,7 +234,7 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
     now = {**settings,
            "trials": {p.name: p.spec.model_dump(mode="json") for p in points}}
     path = folder / (f"study-{number}.json" if number else SWEEP)
-    now = json.loads(json.dumps(now))
+    now = json.loads(json.dumps(now))  # with lists for tuples, as in the file
     old = read_json(path, "give --out another name, or remove the folder to start over")
     if old is not None:
         old["trials"] = {k: in_todays_words(v) for k, v in old.get("trials", {}).items()}
@@ -271,6 +271,7 @@ def _read(folder: Path, key: str) -> TrialRow | None:
 
 
 def _without_nan(value: Any) -> Any:
+    """The same with null for what is no finite number, which JSON has no word for."""
     if isinstance(value, dict):
         return {k: _without_nan(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -109,11 +109,17 @@ class Task(Protocol):
     def criterion(self) -> nn.Module:
         """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""
 
+    def of(self, items: Mapping[Split, Sequence[Any]]) -> Self:
+        """The same with other samples, or pairs, of each split."""
+
     def floors(self) -> dict[Role, Scores]:
         """What needs no feature, judged on ``test``."""
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
-        """Results of several models, which must be in evaluation mode, over one split."""
+        """Results of several models, which must be in evaluation mode, over one split.
+
+        Intervals are drawn on ``test`` alone: a validation would pay for them every time.
+        """
 
 
 EVALUATING: dict[Split, str] = {"train": "evaluating on train", "val": "validating",

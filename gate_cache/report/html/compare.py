@@ -17,12 +17,10 @@ from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import share
 from gate_cache.learn.metrics.roles import Role
-from gate_cache.manifest.train_spec import COUNTS
 from gate_cache.report.html.record import Record, Result
+from gate_cache.training.sweep_tables import SCHEDULE
 
 Metric = Callable[[npt.NDArray[np.float64]], float]
-PLACES = ("steps", "batch", "validate_steps", *COUNTS)
-"""Settings of a sweep that a trained baseline shares with the trials beside it."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ def _beside(base: Group, gate: Group) -> bool:
         return False
     if theirs.method.attention and not ours.method.attention:
         return False
-    return all(theirs.spec.get(k) == ours.spec.get(k) for k in PLACES if theirs.trained)
+    return all(theirs.spec.get(k) == ours.spec.get(k) for k in SCHEDULE if theirs.trained)
 
 
 def _same_items(a: Group, b: Group) -> bool:
