@@ -37,7 +37,7 @@ from gate_cache.training.evaluate import Evaluated, evaluate
 from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.training.items import keep_items
 from gate_cache.training.members import keep_members
-from gate_cache.training.run_files import items_file
+from gate_cache.training.run_files import items_file, trial_file, write_json
 from gate_cache.training.run_folder import Checkpoint
 from gate_cache.training.sweep import Share, Swept, sweep
 from gate_cache.training.sweep_tables import TrialRow, over_seeds
@@ -398,6 +398,15 @@ def test_one_order_for_several_seeds() -> None:
     orders = [[b for _, b in batches(range(9), TrainSpec(seed=seed, shuffle=shuffle, steps=5))]
               for seed, shuffle in ((0, None), (1, None), (0, 7), (1, 7))]
     assert orders[0] != orders[1] and orders[2] == orders[3]
+
+
+def test_files_of_trials_have_names_that_file_systems_take(tmp_path: Path) -> None:
+    """Letters of several bytes too, and none is another's."""
+    names = [letter * count + end for letter in "aäの𝐠" for count in (5, 118, 300) for end in "12"]
+    files = [trial_file(name) for name in names]
+    assert len(set(files)) == len(names) and files[:2] == ["aaaaa1", "aaaaa2"]
+    for name in files:
+        write_json(tmp_path / f"{name}.safetensors", {})
 
 
 def test_an_epoch_of_many_items_is_not_copied_at_every_step() -> None:

@@ -13,15 +13,17 @@ from gate_cache.core.replacing import replacing
 CONFIG, METRICS, LOG = "config.json", "metrics.json", "log.txt"
 SWEEP, RESULTS, TRIALS, WEIGHTS = "sweep.json", "results.json", "trials", "weights"
 ITEMS, REPORT = "items", "report.html"
+_BYTES = 200  # file systems take 255, with suffixes; a letter may have four
 
 
 def trial_file(name: str) -> str:
     """The beginning of a trial's files' names."""
     plain = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)
-    if plain == name and len(name) < 120:  # file systems take 255 bytes, suffix included
+    if plain == name and len(name) < 120 and len(name.encode()) <= _BYTES:
         return plain
     # the digest tells names apart that are alike without their letters, or in their beginning
-    return f"{plain[:100]}-{fingerprint({'names': [name]})[:8]}"
+    begin = plain[:100].encode()[:_BYTES].decode(errors="ignore")
+    return f"{begin}-{fingerprint({'names': [name]})[:8]}"
 
 
 def items_file(folder: Path, name: str) -> Path:
