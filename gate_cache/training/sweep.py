@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -248,7 +247,8 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
 
 def _write(folder: Path, row: TrialRow, more: dict[str, Any]) -> None:
     data = {**row.to_json(), **more}
-    write_json(folder / "trials" / f"{trial_file(row.key)}.json", _without_nan(data))
+    finite = json.loads(json.dumps(data), parse_constant=lambda _: None)  # JSON has no NaN
+    write_json(folder / "trials" / f"{trial_file(row.key)}.json", finite)
 
 
 def _read(folder: Path, key: str) -> TrialRow | None:
@@ -268,12 +268,3 @@ def _read(folder: Path, key: str) -> TrialRow | None:
         return TrialRow.from_json({**content, "best_at": best})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path, error, AGAIN) from None
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with null for what is no finite number, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,6 +18,7 @@ from gate_cache.report.figures.pictures import (
     sheet,
 )
 from gate_cache.store.places.disk import disk_errors
+from gate_cache.training.run_files import trial_file
 
 if TYPE_CHECKING:
     from gate_cache.analysis.activations import Activations, Level
@@ -40,6 +41,8 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
 
 def written(picture: Picture, out: Path, name: str) -> Path:
     """Write a PNG file into the folder of ``--out``, or to the file that it names, if it can be."""
+    if len(name.encode()) > 200:  # of 255 bytes that file systems take
+        name = trial_file(name)
     path = out if is_file_name(out) else out / f"{name}.png"
     try:
         with disk_errors(path.parent, "--out", "and run the same command again"):
