@@ -150,7 +150,7 @@ def probe(work: Workspace, options: ProbeOptions | None = None) -> Probed:
         try:
             tables.append(_table(work, settings, heads[task]))
         except (StoreError, ModelError):
-            raise
+            raise  # what every task would meet
         except UserError as error:
             why[task] = str(error)
     reasons = [f"not probed by {task}: {text}" for task, text in why.items() if text]
@@ -200,7 +200,7 @@ def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
 
 def _points(study: TrainingInputs, settings: ProbeOptions, work: Workspace) -> ProbeTable:
     """PCK of nearest neighbours."""
-    pairs = _some(study.pairs[settings.split], settings, work, "pairs")
+    pairs = _drawn(study.pairs[settings.split], settings, work, "pairs")
     features = _features(study)
     models = [f.under(NearestNeighbour(), study.device) for f in features]
     task = CorrespondenceTask(study.features, {}, study.task.matching)
@@ -213,24 +213,24 @@ def _points(study: TrainingInputs, settings: ProbeOptions, work: Workspace) -> P
 
 def _labels(study: DenseInputs, settings: ProbeOptions, work: Workspace) -> ProbeTable:
     """mIoU or accuracy of a probe."""
-    train, judged = (_some(study.ids[s], settings, work, "images")
+    train, judged = (_drawn(study.ids[s], settings, work, "images")
                      for s in ("train", settings.split))
-    whole = isinstance(study.task, ClassificationTask)
+    of_images = isinstance(study.task, ClassificationTask)
     features = _features(study)
     task: Any = study.task.of({"train": train, "val": judged})
-    if whole:
+    if of_images:
         for _ in task.feed(_watched(work.progress, "reading", [*train, *judged], "images")):
             pass  # what is read is held
     else:
         _read_pixels(task, train, work.progress)
-    classes = len(task.classes if whole else task.data.classes)
+    classes = len(task.classes if of_images else task.data.classes)
     make = PROBES[settings.probe]
-    models = [f.under(make(f.channels.stop - f.channels.start, classes, not whole), study.device)
-              for f in features]
+    models = [f.under(make(f.channels.stop - f.channels.start, classes, not of_images),
+                      study.device) for f in features]
     for (model,) in _watched(work.progress, f"solving {settings.probe}", models, "features", 1):
         solve(model, task)
     units = [scores.items.units for scores in task.judge(models, "val")]
-    name, metric = ("classification", _accuracy) if whole else ("segmentation", mean_iou)
+    name, metric = ("classification", _accuracy) if of_images else ("segmentation", mean_iou)
     return ProbeTable(name, settings.probe, study.select, measured(study), "images", len(judged),
                       len(train), _ranked(features, units, metric))
 
@@ -246,8 +246,8 @@ def _accuracy(counts: npt.NDArray[np.float64]) -> float:
     return share(counts[:2].sum(1))
 
 
-def _some(items: Sequence[Any], settings: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
-    """Not more than are asked for."""
+def _drawn(items: Sequence[Any], settings: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
+    """Not more than are asked for, drawn at random and always the same."""
     if not items:
         raise UserError(f"{work.name}: dataset: split '{settings.split}' has no {unit}; pass"
                         f" --split {'test' if settings.split == 'val' else 'val'}, or enlarge it")

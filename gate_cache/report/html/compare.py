@@ -158,7 +158,7 @@ def _baselines_of(gate: Group, rows: Sequence[Group]) -> dict[Role, Group]:
     """The single feature and uniform weights that were treated as GATE was."""
     roles: tuple[Role, ...] = ("baseline", "uniform")
     groups = [g for g in rows if _beside(g, gate)]
-    return {role: of_role[-1] for role in roles
+    return {role: of_role[-1] for role in roles  # the last one has attention, where GATE has it
             if (of_role := [g for g in groups if g.first.role == role])}
 
 
@@ -173,8 +173,8 @@ def gains_of(record: Record, over: Sequence[str]) -> list[dict[str, Gain]]:
     trials: dict[str, Group] = {g.name: g for g in groups if g.results and g.first.role == "gate"}
 
     def bases(group: Group) -> dict[str, Group]:
-        known = trials | dict(_baselines_of(group, rows))
-        return {name: base for name, base in known.items() if name in over and base is not group}
+        every = trials | dict(_baselines_of(group, rows))
+        return {name: base for name, base in every.items() if name in over and base is not group}
 
     return [_gains(group, bases(group)) if group.name in trials else {} for group in groups]
 

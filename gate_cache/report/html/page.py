@@ -160,7 +160,7 @@ def fold(summary: str, *parts: Child, opened: bool = False) -> Html:
 
 def facts(pairs: Mapping[str, Child]) -> Html:
     pair = Html("<div><dt>{}</dt><dd>{}</dd></div>")
-    return Html("<dl>{}</dl>").format(join(pair.format(*each) for each in pairs.items()))
+    return Html("<dl>{}</dl>").format(join(pair.format(*item) for item in pairs.items()))
 
 
 def paragraph(*parts: Child, note: bool = False) -> Html:

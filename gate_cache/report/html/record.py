@@ -165,14 +165,14 @@ def _method(folder: Path, row: dict[str, Any], config: dict[str, Any],
     spec = config["manifest"]["train"]
     combos = spec.get("combos") or config.get("combos") or list(config["manifest"]["conv"])
     method = method_of({"combos": combos, **row}, spec)
-    test = {k: v for k, v in row.items()
+    test = {k: v for k, v in row.items()  # of pairs, details stand among the metrics
             if isinstance(v, float) and (k.startswith("pck@") or "details" in row)}
     result = Result(folder, row["method"], method, row["trained"], test, key_of(row),
                     key_of(row), spec=spec, combos=method.combos, details=details)
     fit = metrics["fits"].get(WEIGHTS.get(result.role, "")) if result.trained else None
     if not fit:
         return result
-    best = {at(h): h.get("val") for h in fit["history"]}.get(fit["best_at"])
+    best = {step_of(h): h.get("val") for h in fit["history"]}.get(fit["best_at"])
     return replace(result, val=best or {}, best_at=fit["best_at"], history=fit["history"])
 
 
@@ -197,12 +197,13 @@ def _trial(folder: Path, row: dict[str, Any], config: dict[str, Any]) -> Result:
                   more.get("details") or {}, row["failed"])
 
 
-def at(validation: Mapping[str, Any]) -> int:
+def step_of(validation: Mapping[str, Any]) -> int:
     """Where in training: the step, or the items seen where the first release counted them."""
     return int(validation.get("step", validation["seen"]))
 
 
-def counted(results: Sequence[Result]) -> str:
+def step_unit(results: Sequence[Result]) -> str:
+    """What `step_of` counts, for people."""
     return "steps" if all("step" in h for r in results for h in r.history) else "items seen"
 
 

@@ -238,8 +238,8 @@ def categories(group: Group) -> dict[str, float | None]:
 
 
 def _categories(result: Result, select: str) -> dict[str, float | None]:
-    kept = {"mIoU": "IoU", "accuracy": "accuracy", SELECTED: "categories"}
-    stored = result.details.get(kept.get(select, ""))
+    by_class = {"mIoU": "IoU", "accuracy": "accuracy", SELECTED: "categories"}
+    stored = result.details.get(by_class.get(select, ""))
     if isinstance(stored, dict):
         return stored
     items = result.items

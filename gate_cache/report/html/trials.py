@@ -25,7 +25,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, counted, number
+from gate_cache.report.html.record import Record, number, step_unit
 from gate_cache.report.html.results import SHOWN
 
 GAMMAS = ("gamma1", "gamma2")
@@ -194,7 +194,7 @@ def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
             for trial in record.trials]
     columns = [Column("Trial"), *(Column(k) for k in keys),
                Column("val", "chooses"), *_columns(metrics),
-               Column("best at", counted(record.results))]
+               Column("best at", step_unit(record.results))]
     return table(columns, rows, "Every trial; percent", sortable=True)
 
 

@@ -117,8 +117,8 @@ class _BarTask:
 
 def clock(seconds: float) -> str:
     """``3 s``, ``2:05`` or ``1:02:05``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    hours, rest = divmod(whole, 3600)
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    hours, rest = divmod(rounded, 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
