@@ -17,7 +17,7 @@ from gate_cache.learn.features.bucket import attention_maps
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes
 from gate_cache.learn.fit.trials import SOLVED, solve
-from gate_cache.learn.metrics.dense import mean_iou
+from gate_cache.learn.metrics.dense import accuracy, mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.learn.mixing.vectors import Reading
@@ -230,7 +230,7 @@ def _labels(study: DenseInputs, settings: ProbeOptions, work: Workspace) -> Prob
     for (model,) in _watched(work.progress, f"solving {settings.probe}", models, "features", 1):
         solve(model, task)
     units = [scores.items.units for scores in task.judge(models, "val")]
-    name, metric = ("classification", _accuracy) if of_images else ("segmentation", mean_iou)
+    name, metric = ("classification", accuracy) if of_images else ("segmentation", mean_iou)
     return ProbeTable(name, settings.probe, study.select, measured(study), "images", len(judged),
                       len(train), _ranked(features, units, metric))
 
@@ -240,10 +240,6 @@ def _read_pixels(task: PixelTask, train: Sequence[str], show: Progress) -> None:
     bound = min(RESERVOIR, SOLVED * pixel_bytes(task.maps))
     with show.task("reading", len(train), "images") as bar:
         task.reservoir = fill(task.maps, task.data, train, Draw(bound), bar.advance)
-
-
-def _accuracy(counts: npt.NDArray[np.float64]) -> float:
-    return share(counts[:2].sum(1))
 
 
 def _drawn(items: Sequence[Any], settings: ProbeOptions, work: Workspace, unit: str) -> list[Any]:

@@ -107,7 +107,8 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
     every = {REFERENCE: plain(files, prompt), ANCHOR: plain(files, prompt, t=anchor_t),
              **{name: plain(files, prompt, **_read(c)) for name, c in alike.items()},  # for gains
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
-             **({_own(name): _clean(c) for name, c in chosen.items()} if own else {})}
+             **({_own(name): c.model_copy(update={**ONE_PASS, "denoise": None, "guidance": None})
+                 for name, c in chosen.items()} if own else {})}
     with open_passes(work, every, dataset, ids, selection.batch) as passes:
         edges = _edges(passes, work.progress)
     table = _Table(edges)
@@ -118,11 +119,6 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
 
 def _own(name: str) -> str:
     return f"{REFERENCE} {name}"
-
-
-def _clean(combo: Combo) -> Combo:
-    """The same at t = 0, of noise 0 like every reference."""
-    return combo.model_copy(update={**ONE_PASS, "denoise": None, "guidance": None})
 
 
 def _read(combo: Combo) -> dict[str, Any]:

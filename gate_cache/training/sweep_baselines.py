@@ -20,6 +20,7 @@ from gate_cache.training.sweep_tables import SCHEDULE, TrialRow
 if TYPE_CHECKING:
     from gate_cache.training.inputs import Study
 
+
 @dataclass(frozen=True)
 class BaselinePoint(Point):
     """A baseline as one more trial.

@@ -156,7 +156,10 @@ class CorrespondenceLoss(nn.Module):
 
 
 class PairsLoss(nn.Module):
-    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first."""
+    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first.
+
+    Of each map only the cells that show its image count.
+    """
 
     def __init__(self, buckets: Buckets, learnt: bool) -> None:
         super().__init__()
@@ -166,25 +169,15 @@ class PairsLoss(nn.Module):
     def forward(self, descriptors: torch.Tensor, pairs: Sequence[PairPoints]) -> torch.Tensor:
         """Mean over the pairs."""
         halves = torch.split(descriptors, len(pairs))
-        return torch.stack([pair_loss(self.loss, self._buckets, pair, a, b)
-                            for pair, a, b in zip(pairs, *halves, strict=True)]).mean()
+        return torch.stack([self._of_pair(*each) for each in zip(pairs, *halves, strict=True)]
+                           ).mean()
 
-
-def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
-              source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Of whole descriptor maps (D, h, w), of which only the images' own cells count.
-
-    Parameters
-    ----------
-    loss : of one pair
-    buckets : that the maps are made of; they say which cells show an image
-    pair : both images' points
-    source, target : (D, h, w) descriptors of unit length over D
-    """
-    here, there = buckets.window(pair.source.size), buckets.window(pair.target.size)
-    a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
-            in ((here, pair.source_shares), (there, pair.target_shares)))
-    return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
+    def _of_pair(self, pair: PairPoints, source: torch.Tensor,
+                 target: torch.Tensor) -> torch.Tensor:
+        here, there = (self._buckets.window(image.size) for image in (pair.source, pair.target))
+        a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for
+                window, points in ((here, pair.source_shares), (there, pair.target_shares)))
+        return torch.as_tensor(self.loss(here.cut(source), there.cut(target), a, b))
 
 
 def cells(points: torch.Tensor, h: int, w: int) -> torch.Tensor:

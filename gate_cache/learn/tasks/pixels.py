@@ -102,7 +102,6 @@ class PixelTask(ImagesTask):
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; features are read once for all of them."""
         tallies = [ImageScores(self.data.classes, scarce=True) for _ in models]
-        test = split == "test"
         for sample_id in self.evaluated(split, self.maps.read_ahead(self._ids[split])):
             true = self.data.mask(sample_id)
             for tally, result in zip(tallies, self._results(models, sample_id), strict=True):
@@ -112,7 +111,7 @@ class PixelTask(ImagesTask):
                 means = torch.cat(result.doubts, 1).mean(1).tolist()
                 tally.add("members that disagree", 100 * means[0])
                 tally.add("entropy of the mean", means[1])
-        return [t.segmentation(test, self._ids[split]) for t in tallies]
+        return [t.segmentation(split == "test", self._ids[split]) for t in tallies]
 
     def predict(self, models: Sequence[nn.Module],
                 sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:

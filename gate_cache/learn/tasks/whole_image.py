@@ -64,7 +64,9 @@ class WholeImage:
         if isinstance(head, Probe):
             yield self._by_cells(model, head, points)
             return
-        if not isinstance(head, PixelMLPs) or _by_channel(model.mixer) or model.projection:
+        # what weighs channels, or projects them, must do so before anything is multiplied
+        by_channel = getattr(model.mixer, "by_channel", False)
+        if not isinstance(head, PixelMLPs) or by_channel or model.projection:
             yield from self._one_by_one(model, points)
             return
         mixed = self._mixed(model, points)
@@ -158,11 +160,6 @@ class _Mixed(NamedTuple):
     combos: Sequence[Levels]
     shares: torch.Tensor
     weights: torch.Tensor
-
-
-def _by_channel(mixer: object) -> bool:
-    """Whether weights are of channels: then nothing can be multiplied before it is weighed."""
-    return isinstance(mixer, VectorAmalgamator) and mixer.by_channel
 
 
 def _at_once(units: int) -> int:

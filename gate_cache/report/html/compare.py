@@ -193,13 +193,9 @@ def _beside(base: Group, gate: Group) -> bool:
     return all(theirs.spec.get(k) == ours.spec.get(k) for k in SCHEDULE if theirs.trained)
 
 
-def _same_items(a: Group, b: Group) -> bool:
-    first, second = a.results[0].items, b.results[0].items
-    return bool(first and second and np.array_equal(first.ids, second.ids))
-
-
 def _gain(gate: Group, base: Group) -> Gain | None:
-    if not (gate.units and base.units and _same_items(gate, base)):
+    ours, theirs = gate.results[0].items, base.results[0].items
+    if not (gate.units and base.units and ours and theirs
+            and np.array_equal(ours.ids, theirs.ids)):  # paired: the same items alone
         return None
-    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select),
-                            gate.results[0].items.ids if gate.results[0].items else None))
+    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select), ours.ids))

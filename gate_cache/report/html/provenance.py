@@ -63,11 +63,13 @@ def data(record: Record) -> Html:
 def reproduction(record: Record, verdict: Verdict | None) -> Section:
     config = record.config
     commands = config.get("commands") or []
+    placeholders = any(f"--{root} {root.upper()}" in line for line in commands
+                       for root in ("data", "models"))
     parts: list[Child] = [
         code("\n".join(commands)) if commands else
         paragraph("The folder does not say by which command it was made."),
         paragraph("Run where the manifest's path leads to it. DATA and MODELS stand for the folders"
-                  " that hold them.", note=True) if _placeholders(commands) else None]
+                  " that hold them.", note=True) if placeholders else None]
     if config.get("trials_file"):
         parts.append(fold("The file of trials", code(str(config["trials_file"]))))
     if record.manifest:
@@ -80,11 +82,6 @@ def reproduction(record: Record, verdict: Verdict | None) -> Section:
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
         "device": str(config.get("device", "")), "took": clock(record.seconds)}
     return section("Reproduce", *parts, facts(about), fingerprints(record, verdict))
-
-
-def _placeholders(commands: list[str]) -> bool:
-    return any(f"--{root} {root.upper()}" in line for line in commands for root in
-               ("data", "models"))
 
 
 def fingerprints(record: Record, verdict: Verdict | None) -> Html:

@@ -89,7 +89,8 @@ def _show(ranked: ProbeTable, split: str) -> None:
             for combos in {row.combos for row in ranked.rows}}
     for row in ranked.rows[:MOST]:
         maps = "all" if len(row.maps) == most[row.combos] > 1 else " ".join(row.maps)
-        table.add_row(escape(_title(row)), escape(maps), f"{row.value:.1f}",
+        name = row.combos[0] if len(row.combos) == 1 else f"mean of {len(row.combos)}"
+        table.add_row(escape(name), escape(maps), f"{row.value:.1f}",
                       _between(*row.interval), _behind(row, ranked.rows[0]),
                       style="bold" if row.equal else None)
     put(table, len(ranked.rows) - MOST)
@@ -97,10 +98,6 @@ def _show(ranked: ProbeTable, split: str) -> None:
     say(f"{equal or 'no'} other feature{'s' * (equal != 1)} (bold) within the paired interval of"
         f" the best; {metric_name(ranked.metric)}", style="dim")
     say("")
-
-
-def _title(row: ProbeRow) -> str:
-    return row.combos[0] if len(row.combos) == 1 else f"mean of {len(row.combos)}"
 
 
 def _between(low: float, high: float) -> str:
