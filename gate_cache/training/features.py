@@ -140,6 +140,7 @@ def open_features(work: Workspace, dataset: Any, specs: Sequence[TrainSpec]) -> 
     mixed = mixed_of(work.loaded, specs)
     combos = tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
     baseline = spec.baseline or combos[0]
+    # trials of a study agree in the attention combo, but for those that want none (`alike`)
     attention = next((a for s in specs if (a := attention_of(work.manifest, s))), None)
     mirrored = mirrored_of(work, [*combos, attention]) \
         if getattr(spec.head, "pose_align", False) else {}
@@ -287,8 +288,7 @@ def attention_of(manifest: Manifest, spec: TrainSpec) -> str | None:
 def rows_of(store: FeatureStore, dataset: ImageDataset,
             views: list[ComboView]) -> dict[str, int]:
     """Rows of all images: each is in the store with the content it has now, and extracted."""
-    ids = [s.id for s in dataset.samples()]
-    rows = {i: store.samples.find(i, dataset.sha256(i)) for i in ids}
+    rows = {s.id: store.samples.find(s.id, dataset.sha256(s.id)) for s in dataset.samples()}
     lacking = [i for i, row in rows.items() if row is None]
     if lacking:
         raise StoreError(f"{store.path}: not in it, or changed since:"

@@ -69,6 +69,7 @@ def untrained(study: TrainingInputs) -> list[Candidate]:
 
 
 def _nn(study: TrainingInputs) -> TrainSpec:
+    # of a sweep's study: all combos that any trial mixes
     return study.spec.model_copy(update={"head": parse_head("nn"), "combos": None})
 
 

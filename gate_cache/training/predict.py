@@ -98,7 +98,7 @@ def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: st
     assert isinstance(task, SegmentationTask | PixelTask)
     every = [s.id for s in task.data.samples()] if images else study.ids["test"]
     ids = pick(every, images, IMAGES, work.name, "its data set")
-    predicted = (_predicted(task.data, i, task.paint(model, i)) for i in ids)
+    predicted = (_predicted(task.data, i, task.paint(model, i)) for i in ids)  # as they are drawn
     title = f"{run.resolve().name}{f'/{trial}' if trial else ''}"
     return Predictions(title, name, tuple(task.data.classes), predicted)
 

@@ -73,7 +73,7 @@ def baseline_points(study: Study, stream: Sequence[Point],
     for point in first.values():
         settings = {k: v for k, v in point.settings.items() if k in (*SEEDS, *SCHEDULE)}
         seedless = {k: v for k, v in settings.items() if k not in SEEDS}
-        spec = point.spec.model_copy(update={"combos": None})
+        spec = point.spec.model_copy(update={"combos": None})  # all that any trial mixes
         points += [BaselinePoint(baseline_name(method, settings, number), settings, spec,
                                  baseline_name(method, seedless, number), method, make, number)
                    for method, make in baselines(study, spec).items()]

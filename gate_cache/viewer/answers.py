@@ -26,7 +26,7 @@ Data = dict[str, Any]
 
 def store(session: ViewerSession) -> Data:
     """The store: combos, features, and the colours of heat."""
-    palette = heat(np.linspace(0, 1, 256)[None])[0]
+    palette = heat(np.linspace(0, 1, 256)[None])[0]  # the page colours heat, whatever its scale
     return {
         "name": session.store.path.name, "dataset": session.store.attrs["dataset"],
         "images": len(session.ids), "originals": session.has_originals,

@@ -143,7 +143,7 @@ def units(predictions: Sequence[Prediction], alpha: float, radius: str,
     hits = [correct(p, alpha, radius) for p in predictions]
     counted = [len(with_radius([p], radius)) for p in predictions]
     return np.array([[int(h.sum()), n * len(h)] for h, n in zip(hits, counted, strict=True)],
-                    np.int64).reshape(-1, 2)
+                    np.int64).reshape(-1, 2)  # of no predictions too
 
 
 def radius_in_cells(targets: Sequence[Keypoints], resolution: Size) -> float | None:

@@ -55,6 +55,7 @@ def page(about: Predictions, rows: Sequence[Predicted]) -> Picture:
 def _cells(row: Predicted, style_of: Mapping[int, Style]) -> list[PictureCell]:
     painting = row.painted
     true, classes = (enlarged(m, SIDE) for m in (row.true, painting.classes))
+    # enlarged pictures keep their pixels, as masks do beside them; photographs are made smaller
     return [PictureCell(fitted(row.image, SIDE, smooth=max(row.image.shape) > SIDE), row.id),
             PictureCell(painted(true, style_of)),
             PictureCell(painted(classes, style_of, true),

@@ -65,7 +65,7 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     theirs = {str(i[0]): float(s) for i, s in zip(other.ids, other.scores, strict=True)} \
         if other else {}
     order = sorted(items.masks, key=lambda i: scores[i])
-    half = (len(order) + 1) // 2
+    half = (len(order) + 1) // 2  # kept are as many of the best as of the worst (`keep_items`)
     true = {i: data.mask(i) for i in order}
     look = styles(data.classes)
     pixels = areas([*true.values(), *items.masks.values()])

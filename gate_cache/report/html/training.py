@@ -80,6 +80,7 @@ def _curve(result: Result, what: str, colour: str, faint: bool) -> Curve | None:
     if not measured:
         return None
     seen = [x for x, _ in measured]
+    # no ring at a step without a value on val: the last weights were kept then
     best = seen.index(result.best_at) if what != "loss" and result.best_at in seen else None
     return Curve(result.name, seen, [y for _, y in measured], colour, best, faint)
 

@@ -48,7 +48,7 @@ def varying(groups: Sequence[Group]) -> dict[str, list[Any]]:
     for group in groups:
         for key, value in group.first.settings.items():
             if key not in SEEDS:
-                values.setdefault(key, {}).setdefault(json.dumps(value), value)
+                values.setdefault(key, {}).setdefault(json.dumps(value), value)  # of lists too
     missing = {k for k in values if any(k not in g.first.settings for g in groups)}
     return {k: _ordered(list(v.values())) for k, v in values.items()
             if len(v) + (k in missing) > 1}

@@ -21,7 +21,7 @@ def console_progress() -> Progress:
 
 class _Stderr:
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)  # results alone are on stdout
 
 
 class Lines(_Stderr):
@@ -80,7 +80,7 @@ class Bars(_Stderr):
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
         """Open a bar with count, rate and time left."""
-        if outer := self._progress:
+        if outer := self._progress:  # rich refuses a second live display
             number = outer.add_task(label, total=total, rate="")
             try:
                 yield _BarTask(outer, number, unit)

@@ -41,13 +41,13 @@ def _lines(metric: str) -> str:
     return metric_name(metric).replace(" (", "\n(").replace("/", "\n")
 
 
-def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:
+def _others(means: list[Mean], select: str) -> list[str]:
     """A few more metrics, where they fit on a line."""
     names = next((list(m.test) for m in means if m.test), [])
     if not select.startswith("pck"):
         return [n for n in names if n != select]
     return [n for n in names if n.startswith("pck@0.10") and n != select
-            and "average=category" not in n][:most]
+            and "average=category" not in n][:2]
 
 
 def _cell(mean: Mean, name: str) -> str:
