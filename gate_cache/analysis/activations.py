@@ -73,6 +73,7 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
 
     Parameters
     ----------
+    work : the manifest, data set and model
     images : ids, or parts of them; by default the first one
     combos : names; by default the first one
 

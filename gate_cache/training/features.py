@@ -161,6 +161,7 @@ def joining_of(manifest: Manifest, spec: TrainSpec,
 
     Parameters
     ----------
+    manifest, spec : with its models; the training's settings
     views : of the combos that it mixes, by name
 
     Raises
@@ -289,8 +290,7 @@ def rows_of(store: FeatureStore, dataset: ImageDataset,
             views: list[ComboView]) -> dict[str, int]:
     """Rows of all images: each is in the store with the content it has now, and extracted."""
     rows = {s.id: store.samples.find(s.id, dataset.sha256(s.id)) for s in dataset.samples()}
-    lacking = [i for i, row in rows.items() if row is None]
-    if lacking:
+    if lacking := [i for i, row in rows.items() if row is None]:
         raise StoreError(f"{store.path}: not in it, or changed since:"
                          f" {counted(len(lacking), 'image')} of the data set ({listed(lacking, 3)}"
                          "); run 'gate-cache extract'")

@@ -41,6 +41,7 @@ def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator
 
     Parameters
     ----------
+    full : buckets of all features
     baseline : the single feature's group
     pairs : that are judged
     """

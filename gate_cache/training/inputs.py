@@ -110,6 +110,7 @@ def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
 
     Parameters
     ----------
+    work : the manifest on this machine
     specs : of the trials, whose combos are all read; by default the manifest's own alone
 
     Raises

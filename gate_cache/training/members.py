@@ -24,6 +24,7 @@ def members_of(dataset: Any, store: FeatureStore, rows: Mapping[str, int]) -> Me
 
     Parameters
     ----------
+    dataset, store : which knows splits, and which knows contents
     rows : of the store, by id
     """
     members: Members = {split: {} for split in SPLITS}

@@ -36,7 +36,7 @@ def read_json(path: Path, way_out: str) -> dict[str, Any] | None:
 
     Parameters
     ----------
-    way_out : for the message
+    path, way_out : of the file, and for the message
 
     Raises
     ------

@@ -61,6 +61,7 @@ class Route(Guarded):
         self._desk, self._about = desk, about
 
     async def answer(self, job: Callable[..., dict[str, Any]], *args: Any) -> None:
+        # a `Matcher` is for one thread
         pool = self._desk.matches if job in (answers.match, answers.prepare) else \
             self._desk.pictures
         await self.respond(pool, job, self._desk.session, *args)

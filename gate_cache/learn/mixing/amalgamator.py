@@ -216,7 +216,7 @@ class CorrespondenceModel(MixedModel):
 
         Parameters
         ----------
-        weights : of these buckets, where they are known already
+        bucket, weights : maps of a batch, and their weights where they are known already
         """
         maps, beside = self.parts(bucket.conv, bucket.attention)
         mixed = self.mixer(maps) if weights is None else mix(maps, weights)

@@ -74,7 +74,8 @@ def found_at(cosines: torch.Tensor, products: torch.Tensor | None,
 
     Parameters
     ----------
-    products : (5, h + 1, w + 1) `neighbour_products` of the unit descriptors, where it is ``dense``
+    products : (5, h + 1, w + 1) `neighbour_products` of the unit descriptors, for ``dense``
+    matching : as of `nearest`
     """
     if matching == "cells" or products is None:
         return peaks(cosines)

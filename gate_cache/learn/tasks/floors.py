@@ -27,7 +27,7 @@ def mask_floors(data: SegmentationDataset, ids: Mapping[Split, Sequence[str]],
 
     Parameters
     ----------
-    ids : samples of each split; masks of ``train`` are counted
+    data, ids : masks, and samples of each split; those of ``train`` are counted
     scarce : as of `ImageScores`
     """
     majority, prior = _commonest(data, ids["train"])

@@ -125,6 +125,7 @@ class CorrespondenceTask:
 
         Parameters
         ----------
+        models, pairs : all in evaluation mode afterwards; of any split
         label : what progress calls it
         """
         matched, pairs = [Matched({}, {}) for _ in models], list(pairs)
@@ -260,6 +261,7 @@ def scores(matched: Matched, draw: bool = False) -> Scores:
 
     Parameters
     ----------
+    matched : predictions of one model
     draw : whether to tell intervals, and results pair by pair
     """
     predictions = matched.predictions

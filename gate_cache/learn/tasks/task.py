@@ -161,7 +161,7 @@ class ImagesTask:
 
         Parameters
         ----------
-        count : images of a part
+        parts, count : images in their order; how many a part has
         """
         with self.show.task(EVALUATING[split], len(self._ids[split]), "images") as bar:
             for part in parts:
