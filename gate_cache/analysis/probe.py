@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -264,6 +265,9 @@ def _ranked(features: Sequence[_Feature], counts: Sequence[Units], metric: Metri
             ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
     """Rows, the best first, each compared with it over the same images, or pairs of `ids`."""
     values = [metric(table.sum(0)) for table in counts]
+    if math.isnan(values[0]):  # as all are: what counts is decided by labels alone
+        raise UserError("nothing that is evaluated counts: no target's box has an extent, or all"
+                        " pixels are ignored")
     order = sorted(range(len(values)), key=lambda i: -values[i])
     best = counts[order[0]]
     return [ProbeRow(features[i].combos, features[i].maps, values[i],

@@ -77,10 +77,6 @@ class RunDirectory:
             return f"is a run of other settings ({listed(changed, 3)})"
         return "is a finished run of these settings" if (self.path / METRICS).exists() else ""
 
-    def checkpoint(self, name: str) -> Path:
-        """Where a training of this run is kept on its way."""
-        return self.path / f"checkpoint-{name}.pt"
-
     def weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
         """Write a state dict as ``<name>.safetensors``."""
         with replacing(self.path / f"{name}.safetensors") as draft:

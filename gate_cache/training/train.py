@@ -137,7 +137,7 @@ def _fit(study: Study, show: Progress, folder: RunDirectory,
     spec = study.spec
     trials = [Trial(method.key, spec, partial(make, spec), study.task, study.device)
               for method, make in makes.items()]
-    checkpoint = Checkpoint(folder.checkpoint("all"), trials)
+    checkpoint = Checkpoint(folder.path / "checkpoint-all.pt", trials)
     fit_trials(trials, study.task, study.has_val, FitSession(
         show, f"training {spec.head.name}", folder.log.info, checkpoint.keep, checkpoint.start))
     for method, trial in zip(makes, trials, strict=True):

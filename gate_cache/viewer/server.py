@@ -52,7 +52,7 @@ async def serving(session: ViewerSession, port: int = 0) -> AsyncIterator[str]:
     with _threads(session) as desk:
         application = Application(
             routes(f"/{secret}", gate, desk), default_handler_class=NotHere,
-            default_handler_args={"gate": gate}, log_function=lambda _: None)  # paths hold the secret
+            default_handler_args={"gate": gate}, log_function=lambda _: None)  # paths are secret
         server = HTTPServer(application, max_body_size=MAX_BODY, max_buffer_size=4 * MAX_BODY,
                             max_header_size=2 * MAX_BODY, body_timeout=10)
         server.add_sockets(sockets)
