@@ -136,7 +136,7 @@ class CorrespondenceTask:
             for group in _grouped(pairs, lambda p: p.pair.category).values():
                 self._match(models, group, matched, bar.advance)
         for of_model in matched:
-            of_model.in_order(pairs)
+            of_model.by_pair = {pair: of_model.by_pair[pair] for pair in pairs}  # as they came
         return matched
 
     def _match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
@@ -212,10 +212,6 @@ class Matched:
 
     by_pair: dict[PairPoints, Points]
     weights: dict[str, torch.Tensor]
-
-    def in_order(self, pairs: Sequence[PairPoints]) -> None:
-        """Sort them as the pairs are."""
-        self.by_pair = {pair: self.by_pair[pair] for pair in pairs}
 
     @property
     def predictions(self) -> list[Prediction]:
