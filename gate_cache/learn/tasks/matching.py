@@ -128,6 +128,7 @@ class CorrespondenceTask:
         models, pairs : all in evaluation mode afterwards; of any split
         label : what progress calls it
         """
+        # pairs are keys by identity, and some sequences make them anew when asked
         matched, pairs = [Matched({}, {}) for _ in models], list(pairs)
         for model in models:
             model.eval()
