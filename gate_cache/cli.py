@@ -21,6 +21,7 @@ app = typer.Typer(
     help="Cache diffusion features once, train on them many times (GATE, NeurIPS 2024).",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# in the order of their use, which help keeps
 for _command in (plans.validate, plans.data, plans.plan, extraction.extract, plans.status,
                  stores.inspect, stores.show, stores.verify, stores.diff, stores.prune, stores.push,
                  stores.pull,

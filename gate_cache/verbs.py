@@ -167,7 +167,7 @@ def _labelled(work: Workspace, labels: Mapping[str, str]) -> Workspace:
     spec = work.manifest.dataset
     if spec.name != "folder":
         raise UserError(f"labels: '{spec.name}' has labels of its own; leave them out")
-    shares = {} if spec.model_fields_set & SHARES.keys() else SHARES
+    shares = {} if spec.model_fields_set & SHARES.keys() else SHARES  # what it says already counts
     data = {**spec.model_dump(exclude_unset=True), **shares, "labels": dict(labels)}
     return work.with_manifest(dataset=type(spec).model_validate(data))
 

@@ -301,3 +301,14 @@ def test_clock(seconds: float, text: str) -> None:
     from gate_cache.report.terminal.console import clock
 
     assert clock(seconds) == text
+
+
+def test_json_is_what_every_reader_of_json_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    from gate_cache.commands.options import print_result
+
+    values = {"box": float("nan"), "bounds": [float("-inf"), 1.5], "at": Path("a/b"), "ü": 3}
+    print_result(values, print, True, more=float("inf"))
+    text = capsys.readouterr().out
+    assert "NaN" not in text and "Infinity" not in text and "ü" in text
+    assert json.loads(text) == {"box": None, "bounds": [None, 1.5], "at": "a/b", "ü": 3,
+                                "more": None}

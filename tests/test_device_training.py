@@ -105,8 +105,8 @@ def uses(work: Workspace, run: Path, head: str) -> None:
     """Predict masks, match, and look at matches with the viewer: on the device as on the CPU."""
     here = Workspace(work.loaded, work.roots, "cpu")
     if head in ("upernet", "pixel-mlp", "pixel-knn"):
-        for a, b in zip(predict(work, run).each, predict(here, run).each, strict=True):
-            assert (a.found.classes == b.found.classes).mean() > 0.999
+        for a, b in zip(predict(work, run).images, predict(here, run).images, strict=True):
+            assert (a.painted.classes == b.painted.classes).mean() > 0.999
     if head in PAIRS:
         ours, theirs = (match_images(w, of_run(w, run), PAIR) for w in (work, here))
         assert np.allclose(ours.found, theirs.found, atol=1e-3)

@@ -101,7 +101,7 @@ def test_a_run_predicts(name: str, home: Path) -> None:
     folder = home / "masks"
     found = predict(Workspace.open(folder / f"{name}.yaml", roots(folder), "cpu"),
                     home / "runs" / name)
-    assert found.head == name and len(list(found.each)) == 4
+    assert found.head == name and len(list(found.images)) == 4
 
 
 def test_a_run_describes_points(home: Path) -> None:

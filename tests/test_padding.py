@@ -31,7 +31,7 @@ from gate_cache.learn.features.pairs import PairPoints
 from gate_cache.learn.fit.trial import Trial
 from gate_cache.learn.fit.trials import FitSession, fit_trials
 from gate_cache.learn.mixing.amalgamator import build_model
-from gate_cache.learn.tasks.correspondence import CorrespondenceLoss, pair_loss
+from gate_cache.learn.tasks.correspondence import PairsLoss
 from gate_cache.learn.tasks.matching import CorrespondenceTask, judge
 from gate_cache.manifest.specs import ControlNetSpec
 from gate_cache.manifest.train_spec import TrainSpec
@@ -181,16 +181,16 @@ def test_predictions_stay_inside_the_image(store: FeatureStore, resolution: int)
 
 def test_the_loss_does_not_see_the_padding(store: FeatureStore) -> None:
     found, pair = buckets(store, "padded"), all_pairs()[0]
-    loss = CorrespondenceLoss()
+    loss = PairsLoss(found, True)
     a, b = (torch.randn(8, SIDE, SIDE, generator=torch.Generator().manual_seed(i))
             for i in range(2))
-    before = pair_loss(loss, found, pair, a, b)
+    before = loss(torch.stack([a, b]), [pair])
     for maps, name in ((a, pair.pair.source), (b, pair.pair.target)):
         maps[:, ~torch.from_numpy(Frame(64, "pad").place(*SIZES[name]).mask(SIDE))] = 1e3
     assert before.isfinite()
-    assert torch.equal(pair_loss(loss, found, pair, a, b), before)
+    assert torch.equal(loss(torch.stack([a, b]), [pair]), before)
     a[:] = torch.randn(a.shape, generator=torch.Generator().manual_seed(2))
-    assert not torch.equal(pair_loss(loss, found, pair, a, b), before)
+    assert not torch.equal(loss(torch.stack([a, b]), [pair]), before)
 
 
 def test_a_conv_head_learns_on_padded_maps(store: FeatureStore) -> None:

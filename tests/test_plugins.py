@@ -188,7 +188,7 @@ def test_a_head_of_pixels_predicts(masks: Path, tmp_path: Path) -> None:  # noqa
     row: Any = found.tables[0].rows[-1]
     assert again.values == pytest.approx(row.scores.values)
     made = predict(Workspace(loaded, roots, "cpu"), found.run)
-    assert {p.found.classes.shape for p in made.each} == {(64, 64)} and SMALL["test"] == 8
+    assert {p.painted.classes.shape for p in made.images} == {(64, 64)} and SMALL["test"] == 8
 
 
 def test_pixels_of_any_head_are_read_where_they_are(tmp_path: Path) -> None:

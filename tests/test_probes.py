@@ -36,7 +36,7 @@ from test_tasks import (
 from test_train import ELSEWHERE, build
 from test_train import manifest as points_manifest
 
-from gate_cache.analysis.probe import Probed, ProbeOptions, ProbeTable, probe
+from gate_cache.analysis.probe import Probed, ProbeOptions, ProbeTable, _ranked, probe
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.registry import open_dataset
@@ -47,6 +47,7 @@ from gate_cache.learn.features.pixel_grid import centres
 from gate_cache.learn.fit.order import share_of_lr
 from gate_cache.learn.fit.trials import solve
 from gate_cache.learn.metrics.pck import SELECT
+from gate_cache.learn.metrics.pck import share as percent
 from gate_cache.learn.mixing.vectors import Reading
 from gate_cache.learn.modules.probes import (
     NEIGHBOURS,
@@ -348,6 +349,11 @@ def test_own_masks(tmp_path: Path) -> None:
     assert not swept.failed and "pixel-linear" in page and "upernet" in page
     best = max(swept.rows, key=lambda r: r.test["mIoU"])
     assert best.method.head == "pixel-linear" and best.test["mIoU"] > 80
+
+
+def test_where_nothing_counts_no_feature_is_ranked() -> None:
+    with pytest.raises(UserError, match="nothing that is evaluated counts"):
+        _ranked([], [np.zeros((3, 2)), np.zeros((3, 2))], percent)
 
 
 def test_points_are_ranked_as_training_judges_its_single_features(tmp_path: Path) -> None:

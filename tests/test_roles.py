@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,11 +29,13 @@ from gate_cache.analysis.describe import of_store
 from gate_cache.core.errors import UserError
 from gate_cache.core.roots import Roots
 from gate_cache.learn.metrics.roles import ROLES, Method
+from gate_cache.manifest.train_spec import TrainSpec
 from gate_cache.report.html.compare import grouped, verdict
 from gate_cache.report.html.record import read_record
 from gate_cache.report.html.write import write_report
 from gate_cache.store.reader import FeatureStore
 from gate_cache.training.evaluate import evaluate
+from gate_cache.training.methods import _best_single
 from gate_cache.training.sweep_tables import TrialRow, over_seeds
 from gate_cache.training.trained import find_trained
 from gate_cache.workspace.workspace import Workspace
@@ -275,3 +279,15 @@ def test_a_checkpoint_with_other_names_is_a_line(root: Path, tmp_path: Path,  # 
                tmp_path / "run" / "checkpoint-all.pt")
     with pytest.raises(UserError, match=r"checkpoint-all\.pt: cannot be read .*remove this"):
         run(root, tmp_path, **SHORT)
+
+
+@pytest.mark.parametrize(("scores", "best"), [
+    ([math.nan, math.nan], []), ([3.0, math.nan], ["b"]), ([2.0, 3.0], []), ([3.0, 2.0], ["b"])])
+def test_no_single_feature_is_best_where_val_tells_nothing(scores: list[float],
+                                                           best: list[str]) -> None:
+    """``a`` is the baseline, which has a row already."""
+    study: Any = SimpleNamespace(
+        pairs={"val": [1]}, combos=("b", "a"), baseline="a", single=lambda *_: torch.nn.Identity(),
+        features=SimpleNamespace(device="cpu"), task=SimpleNamespace(
+            judge=lambda *_: [SimpleNamespace(select=score) for score in scores]))
+    assert [c.method.combos[0] for c in _best_single(study, TrainSpec())] == best

@@ -152,7 +152,7 @@ def test_images_whose_anchor_has_no_shift_are_left_out() -> None:
     anchor[1:] += 0.4
     table = _Table({REFERENCE: {"up0": edges}, ANCHOR: {"up0": anchor}, "a": {"up0": feature},
                     _plain_name(Combo(prompt="p")): {"up0": anchor}})
-    assert table.kept.tolist() == [False, True, True]
+    assert table.scored.tolist() == [False, True, True]
     (row,) = table.combos({"a": Combo(prompt="p")})
     assert row.score.mean == pytest.approx(0.75, abs=1e-4)
     assert row.gain is not None and row.gain.mean == pytest.approx(0.75, abs=1e-4)

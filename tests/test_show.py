@@ -21,7 +21,7 @@ from gate_cache.core.roots import Roots
 from gate_cache.learn.features.pca import ColourPCA
 from gate_cache.manifest.load import Loaded
 from gate_cache.report.figures.pictures import PictureCell, PictureRow, fitted, heat, save, sheet
-from gate_cache.report.figures.show import draw, file_name, page
+from gate_cache.report.figures.show import draw, file_name, page, written
 
 Toy = tuple[Loaded, Roots, Path]
 
@@ -173,6 +173,23 @@ def test_combos_without_a_word_are_left_out_of_a_page(source: ShownImages) -> No
     with pytest.raises(UserError, match="nothing to draw"):
         page(replace(sample, image=None, conv={}, attention={"attn": []}))
     assert file_name("a/\u202egnp.jpg") == "a__gnp"
+
+
+def test_no_picture_is_written_over_another(source: ShownImages, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of x.jpg beside x.png."""
+    monkeypatch.setattr("gate_cache.report.figures.show.file_name", lambda _: "x")
+    ids = [source.store.samples[row] for row in range(2)]
+    paths = list(draw(source, ids, [], [], tmp_path))
+    assert [p.name for p in paths] == ["x.png", "x-2.png"]
+    assert paths[0].read_bytes() != paths[1].read_bytes()
+
+
+def test_ids_may_be_longer_than_names_of_files(tmp_path: Path) -> None:
+    picture = np.zeros((2, 2, 3), np.uint8)
+    paths = [written(picture, tmp_path, name) for name in ("ö" * 200 + "1", "ö" * 200 + "2", "ö b")]
+    assert all(path.is_file() for path in paths) and len(set(paths)) == 3
+    assert paths[2].name == "ö b.png"
 
 
 def test_the_command(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str],

@@ -97,8 +97,8 @@ def test_heads_read_sharper_maps(dense: Any, tmp_path: Path) -> None:
                                    rtol=1e-3, atol=1e-3)
     done = train(work, tmp_path / "run")
     assert all(v is not None for row in done.scores.values() for v in row.values())
-    (first, *_) = predict(work, done.run).each
-    assert first.found.classes.shape == first.true.shape
+    (first, *_) = predict(work, done.run).images
+    assert first.painted.classes.shape == first.true.shape
     decoder = dense(name="upernet", decoder_channels=8, upsampler="joint-bilateral", upsampled=4)
     assert len(train(decoder, tmp_path / "upernet").scores) > 1
 

@@ -73,6 +73,7 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
 
     Parameters
     ----------
+    work : the manifest, data set and model
     images : ids, or parts of them; by default the first one
     combos : names; by default the first one
 
@@ -85,7 +86,7 @@ def activations(work: Workspace, images: Sequence[str] = (), combos: Sequence[st
     every = chosen_combos(work, combos)
     selected = every if combos else dict([next(iter(every.items()))])
     chosen = {n: c.model_copy(update={"ensemble": 1}) if c.ensemble > 1 else c
-              for n, c in selected.items()}  # one pass
+              for n, c in selected.items()}  # one pass, not the mean of several
     dataset = work.dataset()
     ids = pick([s.id for s in dataset.samples()], images, 1, work.name, "its data set")
     with open_passes(work, chosen, dataset, ids, batch=1) as passes:
@@ -104,12 +105,12 @@ def _run(passes: Passes) -> Iterator[Activations]:
             height, width = ready.x.shape[-2:]
             with tapped(model.unet, passes.family.levels, height / width) as taps:
                 predicted = ready.run()
-                seen = taps.take()
+                outputs = taps.take()
             (item,) = ready.items
             clean = model.as_clean(predicted, ready.x, t)
             noised, denoised = (p.cpu().numpy() for p in model.decode(torch.cat([ready.x, clean])))
             noise = model.as_epsilon(predicted, ready.x, t)
-            levels = {name: Level.of(values[0]) for name, values in seen.items()}
+            levels = {name: Level.of(values[0]) for name, values in outputs.items()}
             image = ready.inputs.images([item.row])[0]
             for reader in lane.readers[item.half, ready.tail]:
                 yield Activations(passes.inputs.id(item.row), reader.combo.name, t, image, noised,

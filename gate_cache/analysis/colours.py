@@ -40,12 +40,12 @@ class Colours:
         """(h, w, 3) of one image's map; `RowNotDone` where it is not extracted for this combo."""
         values = _read(view, name, row)
         key = name, values.shape[0]
-        with self._locks[key]:
+        with self._locks[key]:  # threads of the viewer would fit it twice
             if key not in self._components:
-                self._components[key] = ColourPCA(self._some(key))
+                self._components[key] = ColourPCA(self._drawn(key))
         return self._components[key](values)
 
-    def _some(self, key: _Key) -> npt.NDArray[np.float32]:
+    def _drawn(self, key: _Key) -> npt.NDArray[np.float32]:
         """(C, n, 1): positions of some images, of every combo that has this map."""
         name, channels = key
         views = [(v, np.flatnonzero(v.done())) for v in self._views

@@ -146,7 +146,7 @@ def of_combo(work: Workspace, combo: str | None = None) -> Describer:
     if name not in manifest.combos:
         from gate_cache.extraction.passes import chosen_combos
 
-        chosen_combos(work, [name])
+        chosen_combos(work, [name])  # raises, with the names that there are
     store = work.store()
     view = views_of(work, store, [name])[name]
     own = matching_options(manifest.train).standardise
@@ -170,11 +170,11 @@ def of_run(work: Workspace, run: Path, *, trial: str | None = None,
     """
     trained = _of_pairs(find_trained(run, trial, last))
     trained.check(work)
-    alike, spec = work.with_manifest(train=trained.spec), trained.spec
+    of_spec, spec = work.with_manifest(train=trained.spec), trained.spec
     store = work.store()
-    combos, attention = mixed_of(alike.loaded, [spec]), attention_of(alike.manifest, spec)
-    views = views_of(alike, store, [*combos, attention])
-    return Describer(store, _amalgamated(trained, alike.loaded, views, work.torch_device()))
+    combos, attention = mixed_of(of_spec.loaded, [spec]), attention_of(of_spec.manifest, spec)
+    views = views_of(of_spec, store, [*combos, attention])
+    return Describer(store, _amalgamated(trained, of_spec.loaded, views, work.torch_device()))
 
 
 def of_store(store: FeatureStore, run: Path, trial: str | None,
@@ -215,7 +215,7 @@ def _amalgamated(trained: Trained, loaded: Loaded, views: Mapping[str, ComboView
                         spec.attention_maps, own.resolution, own.standardise,
                         joining=joining_of(loaded.manifest, spec, views))
     store = conv[0].store
-    buckets = Buckets(store, bucket, device, {}, _READ_BYTES)
+    buckets = Buckets(store, bucket, device, {}, _READ_BYTES)  # images are asked for by row
     model = build_model(spec, buckets.channels, tokens=buckets.tokens)
     trained.load(model, loaded.path.name)
     many = "s" if spec.assigners > 1 else ""

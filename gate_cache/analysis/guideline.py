@@ -37,7 +37,7 @@ STRENGTH, STEPS, SEEDS, IMAGES = 0.7, 20, 3, 4
 """Defaults."""
 MEASURES = ("SSIM", "edges", "PSNR")
 THRESHOLDS = (100, 200)
-"""Of Canny, for the edges that are compared."""
+"""Of Canny, for the edges that are compared: those of ControlNet's edges (METHOD, 2)."""
 REFERENCE = "reference"
 Pixels = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]
@@ -118,7 +118,7 @@ class Img2Img:
     @property
     def start(self) -> int:
         """The time that images are noised to."""
-        return min(max(round(self.strength * (T_MAX + 1)), 1), T_MAX)
+        return min(max(round(self.strength * (T_MAX + 1)), 1), T_MAX)  # strength 1 has no t = 1000
 
     def of(self, combo: Combo, seed: int) -> Combo:
         """A combo that denoises from there to t = 0."""

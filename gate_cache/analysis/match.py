@@ -121,7 +121,7 @@ def _key_points(dataset: ImageDataset, a: str, b: str) -> tuple[PairPoints | Non
     """Key points that both images show, or why there are none."""
     if not isinstance(dataset, CorrespondenceDataset):
         return None, ""
-    pairs = [p for split in (None, *SPLITS) for p in dataset.pairs(split)]
+    pairs = [p for split in (None, *SPLITS) for p in dataset.pairs(split)]  # published, then ours
     category = {i: p.category for p in pairs for i in (p.source, p.target)}
     if a not in category or category.get(a) != category.get(b):
         return None, "no key points in common: the images are of two categories, or in no pair"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from gate_cache.learn.features.bucket import attention_maps
 from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes
 from gate_cache.learn.fit.trials import SOLVED, solve
-from gate_cache.learn.metrics.dense import mean_iou
+from gate_cache.learn.metrics.dense import accuracy, mean_iou
 from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.learn.mixing.vectors import Reading
@@ -150,7 +151,7 @@ def probe(work: Workspace, options: ProbeOptions | None = None) -> Probed:
         try:
             tables.append(_table(work, settings, heads[task]))
         except (StoreError, ModelError):
-            raise
+            raise  # what every task would meet
         except UserError as error:
             why[task] = str(error)
     reasons = [f"not probed by {task}: {text}" for task, text in why.items() if text]
@@ -200,7 +201,7 @@ def _features(study: TrainingInputs | DenseInputs) -> list[_Feature]:
 
 def _points(study: TrainingInputs, settings: ProbeOptions, work: Workspace) -> ProbeTable:
     """PCK of nearest neighbours."""
-    pairs = _some(study.pairs[settings.split], settings, work, "pairs")
+    pairs = _drawn(study.pairs[settings.split], settings, work, "pairs")
     features = _features(study)
     models = [f.under(NearestNeighbour(), study.device) for f in features]
     task = CorrespondenceTask(study.features, {}, study.task.matching)
@@ -213,24 +214,24 @@ def _points(study: TrainingInputs, settings: ProbeOptions, work: Workspace) -> P
 
 def _labels(study: DenseInputs, settings: ProbeOptions, work: Workspace) -> ProbeTable:
     """mIoU or accuracy of a probe."""
-    train, judged = (_some(study.ids[s], settings, work, "images")
+    train, judged = (_drawn(study.ids[s], settings, work, "images")
                      for s in ("train", settings.split))
-    whole = isinstance(study.task, ClassificationTask)
+    of_images = isinstance(study.task, ClassificationTask)
     features = _features(study)
-    task: Any = study.task.of({"train": train, "val": judged})  # type: ignore[attr-defined]
-    if whole:
+    task: Any = study.task.of({"train": train, "val": judged})
+    if of_images:
         for _ in task.feed(_watched(work.progress, "reading", [*train, *judged], "images")):
             pass  # what is read is held
     else:
         _read_pixels(task, train, work.progress)
-    classes = len(task.classes if whole else task.data.classes)
+    classes = len(task.classes if of_images else task.data.classes)
     make = PROBES[settings.probe]
-    models = [f.under(make(f.channels.stop - f.channels.start, classes, not whole), study.device)
-              for f in features]
+    models = [f.under(make(f.channels.stop - f.channels.start, classes, not of_images),
+                      study.device) for f in features]
     for (model,) in _watched(work.progress, f"solving {settings.probe}", models, "features", 1):
         solve(model, task)
     units = [scores.items.units for scores in task.judge(models, "val")]
-    name, metric = ("classification", _accuracy) if whole else ("segmentation", mean_iou)
+    name, metric = ("classification", accuracy) if of_images else ("segmentation", mean_iou)
     return ProbeTable(name, settings.probe, study.select, measured(study), "images", len(judged),
                       len(train), _ranked(features, units, metric))
 
@@ -242,12 +243,8 @@ def _read_pixels(task: PixelTask, train: Sequence[str], show: Progress) -> None:
         task.reservoir = fill(task.maps, task.data, train, Draw(bound), bar.advance)
 
 
-def _accuracy(counts: npt.NDArray[np.float64]) -> float:
-    return share(counts[:2].sum(1))
-
-
-def _some(items: Sequence[Any], settings: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
-    """Not more than are asked for."""
+def _drawn(items: Sequence[Any], settings: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
+    """Not more than are asked for, drawn at random and always the same."""
     if not items:
         raise UserError(f"{work.name}: dataset: split '{settings.split}' has no {unit}; pass"
                         f" --split {'test' if settings.split == 'val' else 'val'}, or enlarge it")
@@ -268,6 +265,9 @@ def _ranked(features: Sequence[_Feature], counts: Sequence[Units], metric: Metri
             ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
     """Rows, the best first, each compared with it over the same images, or pairs of `ids`."""
     values = [metric(table.sum(0)) for table in counts]
+    if math.isnan(values[0]):  # as all are: what counts is decided by labels alone
+        raise UserError("nothing that is evaluated counts: no target's box has an extent, or all"
+                        " pixels are ignored")
     order = sorted(range(len(values)), key=lambda i: -values[i])
     best = counts[order[0]]
     return [ProbeRow(features[i].combos, features[i].maps, values[i],

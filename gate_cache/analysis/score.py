@@ -105,24 +105,20 @@ def score_combos(work: Workspace, selection: Selection, *, anchor_t: int = ANCHO
         raise UserError(f"--anchor-t {anchor_t}: the anchor needs a larger t than every combo, and"
                         f" one has t = {latest}; give more, up to {T_MAX}")
     every = {REFERENCE: plain(files, prompt), ANCHOR: plain(files, prompt, t=anchor_t),
-             **{name: plain(files, prompt, **_read(c)) for name, c in alike.items()},
+             **{name: plain(files, prompt, **_read(c)) for name, c in alike.items()},  # for gains
              **{name: c.model_copy(update={"maps": None}) for name, c in chosen.items()},
-             **({_own(name): _clean(c) for name, c in chosen.items()} if own else {})}
+             **({_own(name): c.model_copy(update={**ONE_PASS, "denoise": None, "guidance": None})
+                 for name, c in chosen.items()} if own else {})}
     with open_passes(work, every, dataset, ids, selection.batch) as passes:
         edges = _edges(passes, work.progress)
     table = _Table(edges)
-    left_out = [i for i, kept in zip(ids, table.kept, strict=True) if not kept]
+    left_out = [i for i, scored in zip(ids, table.scored, strict=True) if not scored]
     return ShiftScores(str(work.loaded.path), files.source, PROMPT if prompt is None else prompt,
                        own, anchor_t, ids, left_out, [*table.plain(alike), *table.combos(chosen)])
 
 
 def _own(name: str) -> str:
     return f"{REFERENCE} {name}"
-
-
-def _clean(combo: Combo) -> Combo:
-    """The same at t = 0, of noise 0 like every reference."""
-    return combo.model_copy(update={**ONE_PASS, "denoise": None, "guidance": None})
 
 
 def _read(combo: Combo) -> dict[str, Any]:
@@ -165,10 +161,10 @@ class _Table:
         diffs = {c: {m: apart(edges[_own(c) if _own(c) in edges else REFERENCE][m], e)
                      for m, e in maps.items()} for c, maps in edges.items()}
         anchor = diffs[ANCHOR]
-        self.kept = np.asarray(torch.stack([d > 0 for d in anchor.values()]).all(0).numpy())
-        if not self.kept.any():
+        self.scored = np.asarray(torch.stack([d > 0 for d in anchor.values()]).all(0).numpy())
+        if not self.scored.any():
             raise UserError("no image's anchor has any shift: are these pictures of one colour?")
-        self._scores = {c: {m: score(anchor[m], d).double().numpy()[self.kept]
+        self._scores = {c: {m: score(anchor[m], d).double().numpy()[self.scored]
                             for m, d in maps.items()} for c, maps in diffs.items()}
 
     def plain(self, alike: Mapping[str, Combo]) -> list[Scored]:

@@ -211,9 +211,9 @@ class ViewerSession:
         """Whether the picture is in the data set, with the content that was extracted."""
         if self._dataset is None or image not in self._listed:
             return False
-        with self._lock:
+        with self._lock:  # an image is hashed once, whatever threads ask for it
             if image not in self._same:
-                self._same[image] = False
+                self._same[image] = False  # and stays so where it cannot be read
                 with suppress(DataError):
                     extracted = self.store.samples.sha256[self.row(image)]
                     self._same[image] = self._dataset.sha256(image) == extracted

@@ -56,7 +56,7 @@ class Matcher:
 
     def __init__(self, features: Sequence[Feature]) -> None:
         self.features = {f.name: f for f in features}
-        self._computed = 0
+        self._computed = 0  # tells whether an image's descriptors were held
         self._recent: LRUCache[LevelDescriptors] = LRUCache(
             self._describe, lambda descriptors: descriptors.nbytes, CACHE_BYTES)
 

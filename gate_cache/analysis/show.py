@@ -75,7 +75,7 @@ def show(source: ShownImages, images: Sequence[str] = (),
     Parameters
     ----------
     source : of `open_shown`
-    images : ids; by default the first few
+    images : ids; by default a few, spread over the store
     combos : names; by default all
     tokens : words whose attention is shown; by default the first few of the prompt
 
@@ -111,7 +111,7 @@ def _first(views: Sequence[ComboView]) -> list[int]:
     if not rows:
         raise UserError(f"{views[0].store.path}: no image has all of these combos yet; run"
                         " 'gate-cache extract', or name combos with --combo")
-    return rows[:: max(len(rows) // IMAGES, 1)][:IMAGES]
+    return rows[:: max(len(rows) // IMAGES, 1)][:IMAGES]  # spread: first ones are of one folder
 
 
 def _words(view: ComboView, row: int,

@@ -30,7 +30,6 @@ def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
                 "--rehash", help="Read every image, also those whose file looks unchanged.",
             )] = False, on: Computes = HERE, as_json: Json = False) -> None:
     """Stage 1: run the diffusion model for all that is missing. Resumes after an interruption."""
-
     work = on.open(manifest)
     with interruptible("finished blocks are kept, run the same command again to resume"):
         from gate_cache.extraction.extract import Workers
@@ -42,7 +41,7 @@ def extract(manifest: ManifestPath, batch: Annotated[str | None, typer.Option(
         spread = Workers(workers, scheduler) if workers or scheduler else None
         done = stage(work, batch=_batch(batch), threads=threads, spread=spread, rehash=rehash)
     print_result(done, show_extracted, as_json)
-    if done.unread:
+    if done.unread:  # told last, and by the exit code: the rest is extracted
         raise DataError("\n".join([*done.unread.values(), f"{len(done.unread)} of {done.images}"
                                    " images cannot be read and were left out; fix them and run"
                                    " the same command again"]))
@@ -76,7 +75,6 @@ def lora(manifest: ManifestPath,
              "--force", help="Overwrite existing files.")] = False,
          on: Computes = HERE, as_json: Json = False) -> None:
     """Train a LoRA on random training images. Resumes after an interruption."""
-
     work = on.open(manifest)
     with interruptible("run the same command again to resume from the last checkpoint"):
         from gate_cache.extraction.lora.files import LoraOutput, parse_steps

@@ -77,7 +77,7 @@ Pictures = Annotated[Machine, "data", "stores", "outside"]
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command as typer takes it: options in the place of its parameter of type `Machine`."""
     command = interruptible("run the same command again")(command)
-    hints = get_type_hints(command, include_extras=True)
+    hints = get_type_hints(command, include_extras=True)  # annotations are texts until asked for
     where = next((n for n, h in hints.items() if get_origin(h) is Annotated
                   and h.__origin__ is Machine), None)
     if where is None:
@@ -94,6 +94,7 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
         machine = Machine(**{name: values.pop(name) for name in names})
         return command(**values, **{where: machine})
 
+    # typer reads options from the signature
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
 
@@ -139,14 +140,16 @@ def print_result(result: Any, show: Callable[[Any], None], as_json: bool,
     ----------
     result : a dataclass, a mapping, or an object with `to_json`
     show : prints the result for people
-    as_json : whether a program reads it
+    as_json : whether a program reads it; what is no finite number is null
     picture : where the result was drawn, printed last
     more : what the JSON has besides the result's fields
     """
     if as_json:
         data = result.to_json() if hasattr(result, "to_json") else _plain(result)
         more |= {"picture": picture} if picture else {}
-        typer.echo(json.dumps({**data, **more}, indent=2, default=_plain, ensure_ascii=False))
+        text = json.dumps({**data, **more}, default=_plain)
+        strict = json.loads(text, parse_constant=lambda _: None)  # JSON has no NaN
+        typer.echo(json.dumps(strict, indent=2, ensure_ascii=False))
         return
     show(result)
     if picture:

@@ -58,11 +58,12 @@ def match(images: Annotated[list[str], typer.Argument(
     refuse(at and grid, "--at and --grid: give one of the two")
     points = [_point(text) for text in at or []] or None
     if out:
-        is_file_name(out)
+        is_file_name(out)  # refused before anything is extracted
     own = is_manifest(Path(images[0]))
     if len(images) == 2 and not own:
         refuse(run or combo, "--combo and --run are for two images of a manifest")
         features = Features(model or "tiny", {"plain": prompt or "a photo"})
+        # into a store of its own that is removed again
         with passing(images, features, on.roots, on.device, console_progress()) as (work, ids):
             extract(work)
             matches = match_images(work, of_combo(work), (ids[0], ids[1]), grid, points)

@@ -32,7 +32,7 @@ def inspect(store: Annotated[str, typer.Argument(help="The store: a .zarr folder
 def show(target: Annotated[str, typer.Argument(
              help="A store, or a manifest (whose data set's pictures are shown too).")],
          image: Annotated[list[str] | None, typer.Option(
-             help="An image's id, or a part of it; may be repeated [the first few].")] = None,
+             help="An image's id, or a part of it; may be repeated [a few].")] = None,
          combo: Annotated[list[str] | None, typer.Option(
              help="A combo; may be repeated [all].")] = None,
          token: Annotated[list[str] | None, typer.Option(

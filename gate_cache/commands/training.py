@@ -40,7 +40,6 @@ def train(manifest: ManifestPath,
           out: Annotated[Path | None, typer.Option(help="Run directory to create.")] = None,
           on: Trains = HERE, as_json: Json = False) -> None:
     """Stage 2: train on the store, print the table, leave a run directory."""
-
     options = {"head": head, "assigners": assigners, "gamma1": gamma1, "gamma2": gamma2,
                "steps": steps, "pairs": pairs, "lr": lr, "seed": seed}
     work = on.open(manifest, {k: v for k, v in options.items() if v is not None})
@@ -49,7 +48,7 @@ def train(manifest: ManifestPath,
         from gate_cache.report.terminal.tables import show_trained
         from gate_cache.training.train import train as stage
 
-        trained = stage(work, out)
+        trained = stage(work, out)  # a report that fails fails no training
         page = try_report(trained.run, on.roots, work.progress)
     print_result({"run": trained.run, "head": trained.head, "splits": trained.splits,
                   "tables": [t.to_json() for t in trained.tables], "report": page},

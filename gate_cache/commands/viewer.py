@@ -27,6 +27,6 @@ def view(target: Annotated[str, typer.Argument(
     from gate_cache.report.terminal.console import console_progress
     from gate_cache.viewer.server import serve
 
-    explorer = open_session(parse_place(target), on.roots, console_progress(), runs=run or (),
+    session = open_session(parse_place(target), on.roots, console_progress(), runs=run or (),
                             trial=trial, device=on.device)
-    serve(explorer, port, browser, typer.echo)
+    serve(session, port, browser, typer.echo)

@@ -12,6 +12,7 @@ from gate_cache.core.places import Place, Url, is_url, parse_place
 _HUB = ("stores there are only pushed and pulled; write to a disk or a bucket, then: gate-cache"
         " push STORE URL")
 
+
 @dataclass(frozen=True)
 class Roots:
     """The folders below which a manifest's relative paths are looked up.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gate_cache.core.errors import UserError
-from gate_cache.learn.metrics.intervals import Interval, bootstrap
-from gate_cache.training.inputs import open_any
+from gate_cache.learn.metrics.intervals import Interval
+from gate_cache.training.inputs import TrainingInputs, open_any
 from gate_cache.training.members import seen_before
 from gate_cache.training.trained import find_trained
 
@@ -25,8 +26,10 @@ class Evaluated:
 
     Attributes
     ----------
+    run, manifest : its folder, and the manifest whose data it was judged on
+    head, split, protocol : what was judged, where and how
     values : metrics by name
-    select : the one that chose its checkpoint, with its 95 % interval over pairs or images
+    select, interval : the metric that chose its checkpoint, and its 95 % interval over images
     notes : what to know of them, a line each: images that the run has seen, say
     """
 
@@ -64,14 +67,14 @@ def evaluate(work: Workspace, run: Path, *, trial: str | None = None, last: bool
     study = open_any(work.with_manifest(train=spec))
     model = study.gate(spec)
     trained.load(model, work.name)
+    judged: Any = study.pairs if isinstance(study, TrainingInputs) else study.ids
+    task = study.task.of({"test": judged[split]})  # whose metrics have intervals
     with torch.random.fork_rng():
-        (scores,) = study.task.judge([model.to(study.device).eval()], split)
+        (scores,) = task.judge([model.to(study.device).eval()], "test")
     if not scores.values:
         raise UserError(f"{work.name}: split '{split}' has nothing to evaluate on")
-    known = scores.details.get("interval")
-    known = known.get(study.select) if isinstance(known, dict) else None
-    interval = Interval(*known) if known else bootstrap(list(scores.each))
+    bounds = scores.details.get("interval", {}).get(study.select, (math.nan, math.nan))
     return Evaluated(str(run), str(work.loaded.path), spec.head.name, split, study.protocol,
-                     dict(scores.values), study.select, interval,
+                     dict(scores.values), study.select, Interval(*bounds),
                      tuple(seen_before(run, study.members, split)))
 

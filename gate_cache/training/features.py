@@ -140,6 +140,7 @@ def open_features(work: Workspace, dataset: Any, specs: Sequence[TrainSpec]) -> 
     mixed = mixed_of(work.loaded, specs)
     combos = tuple(dict.fromkeys([*mixed, *(s.baseline for s in specs if s.baseline)]))
     baseline = spec.baseline or combos[0]
+    # trials of a study agree in the attention combo, but for those that want none (`alike`)
     attention = next((a for s in specs if (a := attention_of(work.manifest, s))), None)
     mirrored = mirrored_of(work, [*combos, attention]) \
         if getattr(spec.head, "pose_align", False) else {}
@@ -160,6 +161,7 @@ def joining_of(manifest: Manifest, spec: TrainSpec,
 
     Parameters
     ----------
+    manifest, spec : with its models; the training's settings
     views : of the combos that it mixes, by name
 
     Raises
@@ -205,7 +207,7 @@ def mixed_of(loaded: Loaded, specs: Sequence[TrainSpec]) -> tuple[str, ...]:
     extra = {name for s in specs for name in extra_of(s)}
     mixed = {name for s in specs for name in s.combos or [n for n in conv if n not in extra]}
     if len(specs) == 1 and specs[0].combos:
-        return tuple(specs[0].combos)
+        return tuple(specs[0].combos)  # in an order of its own, as its weights are kept
     if not mixed:
         raise ManifestError([f"{loaded.path.name}: train: needs at least one combo of 'conv'"])
     return tuple(name for name in conv if name in mixed)
@@ -287,10 +289,8 @@ def attention_of(manifest: Manifest, spec: TrainSpec) -> str | None:
 def rows_of(store: FeatureStore, dataset: ImageDataset,
             views: list[ComboView]) -> dict[str, int]:
     """Rows of all images: each is in the store with the content it has now, and extracted."""
-    ids = [s.id for s in dataset.samples()]
-    rows = {i: store.samples.find(i, dataset.sha256(i)) for i in ids}
-    lacking = [i for i, row in rows.items() if row is None]
-    if lacking:
+    rows = {s.id: store.samples.find(s.id, dataset.sha256(s.id)) for s in dataset.samples()}
+    if lacking := [i for i, row in rows.items() if row is None]:
         raise StoreError(f"{store.path}: not in it, or changed since:"
                          f" {counted(len(lacking), 'image')} of the data set ({listed(lacking, 3)}"
                          "); run 'gate-cache extract'")

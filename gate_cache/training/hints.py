@@ -25,9 +25,9 @@ def repeats(dataset: SplitDataset, opened: Opened) -> Iterator[str]:
     digests = opened.shared["store"].samples.sha256.raw[list(opened.rows.values())]
     begins = np.ascontiguousarray(digests[:, :8]).view(np.uint64)[:, 0]  # 64 bits tell them apart
     for split in ("val", "test"):
-        found = np.isin(begins[splits == split], begins[splits == "train"])
-        if found.any():
-            yield (f"with the content of training images: {found.sum()} of the {len(found)} of"
+        again = np.isin(begins[splits == split], begins[splits == "train"])
+        if again.any():
+            yield (f"with the content of training images: {again.sum()} of the {len(again)} of"
                    f" split '{split}', so results there are not of unseen images alone")
 
 
@@ -41,6 +41,7 @@ def hints(full: Buckets, baseline: str, pairs: Sequence[PairPoints]) -> Iterator
 
     Parameters
     ----------
+    full : buckets of all features
     baseline : the single feature's group
     pairs : that are judged
     """

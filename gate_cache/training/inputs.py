@@ -110,6 +110,7 @@ def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
 
     Parameters
     ----------
+    work : the manifest on this machine
     specs : of the trials, whose combos are all read; by default the manifest's own alone
 
     Raises
@@ -132,7 +133,7 @@ def open_any(work: Workspace, specs: Sequence[TrainSpec] = ()) -> Study:
 def _dataset(work: Workspace, spec: TrainSpec) -> Any:
     task = task_of(spec)
     kind = HAS.get(task, SegmentationDataset)
-    named = open_dataset(work.manifest.dataset, work.roots)  # known without reading any of it
+    named = open_dataset(work.manifest.dataset, work.roots)  # its kind is known without its files
     if not isinstance(named, kind):
         raise DataError(f"{work.name}: data set '{named.name}' has no {TASKS[task].needs}, and head"
                         f" '{spec.head.name}' needs them")
@@ -190,17 +191,17 @@ def _of_images(work: Workspace, dataset: SegmentationDataset | ClassifiedDataset
         ids[dataset.split_of(sample.id)].append(sample.id)
     _need(work, ids, "images")
     spec = opened.shared["spec"]
-    whole = task_of(spec) == "segmentation"
+    dense = task_of(spec) == "segmentation"
     native_spec = NativeSpec(opened.groups, opened.attention, spec.attention_maps,
                              tuple(opened.views[c].name for c in extra_of(spec)),
-                             LEVELS if whole else None,
+                             LEVELS if dense else None,
                              spec.head.pool if isinstance(spec.head, PooledSpec) else 1,
                              *((spec.head.upsampler, spec.head.upsampled)
                                if isinstance(spec.head, DenseSpec) else ()),
                              joining=opened.joining)
     frame = opened.views[opened.shared["baseline"]].frame
     maps = NativeMaps(opened.shared["store"], native_spec, work.torch_device(), opened.rows,
-                      dataset.size, HELD_BYTES if whole else FEW_BYTES, lambda i: model_input(
+                      dataset.size, HELD_BYTES if dense else FEW_BYTES, lambda i: model_input(
                           dataset, i, Preprocessing(frame.size, frame.fit)))
     return DenseInputs(**opened.shared, features=maps, task=_task(maps, dataset, ids, spec),
                        ids=ids)

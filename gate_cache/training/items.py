@@ -32,18 +32,18 @@ class Painter(Protocol):
 
 
 def keep_items(folder: Path, task: Any, models: Mapping[str, nn.Module],
-               found: Mapping[str, Scores], ranked: Collection[str]) -> None:
+               scores: Mapping[str, Scores], ranked: Collection[str]) -> None:
     """Write every model's results item by item.
 
     Parameters
     ----------
     folder : of the run
     task : of its head; one that paints masks has some of them kept
-    models, found : by name
+    models, scores : by name
     ranked : those whose mean score says which images' masks are kept, of all models; where none
         of them has results, all do
     """
-    items = {name: result.items for name, result in found.items() if result.items}
+    items = {name: result.items for name, result in scores.items() if result.items}
     if isinstance(task, Painter) and items:
         items = _painted(task, models, items, ranked)
     for name, results in items.items():
@@ -53,7 +53,7 @@ def keep_items(folder: Path, task: Any, models: Mapping[str, nn.Module],
 def _painted(task: Painter, models: Mapping[str, nn.Module], items: Mapping[str, Items],
              ranked: Collection[str]) -> dict[str, Items]:
     chosen = [name for name in items if name in ranked] or list(items)
-    scores = np.mean([items[name].scores for name in chosen], 0)
+    scores = np.mean([items[name].scores for name in chosen], 0)  # the same images of all models
     ids = next(iter(items.values())).ids[:, 0]
     masks: dict[str, dict[str, npt.NDArray[np.uint8]]] = {name: {} for name in items}
     low, high = extremes(scores, PICTURED)

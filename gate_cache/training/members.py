@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MEMBERS = "splits.json"
 Members = dict[str, dict[str, str]]
 """Of each split, id to the first digits of the sha256 of the image."""
-_DIGITS = 16
+_DIGITS = 16  # 64 bits tell images apart
 
 
 def members_of(dataset: Any, store: FeatureStore, rows: Mapping[str, int]) -> Members:
@@ -24,6 +24,7 @@ def members_of(dataset: Any, store: FeatureStore, rows: Mapping[str, int]) -> Me
 
     Parameters
     ----------
+    dataset, store : which knows splits, and which knows contents
     rows : of the store, by id
     """
     members: Members = {split: {} for split in SPLITS}
@@ -40,13 +41,14 @@ def keep_members(folder: Path, members: Members) -> None:
     UserError
         The run was started with other splits.
     """
-    known = read_members(folder)
-    if known is not None and known != members:
-        moved = [i for s in SPLITS for i in members[s] if i not in known[s]]
-        raise UserError(f"{folder}: was started with other splits ({listed(moved, 3)} moved, came);"
-                        " give --out another name")
-    if known is None:
+    old = read_members(folder)
+    if old is None:
         write_json(folder / MEMBERS, members)
+    elif old != members:
+        other = dict.fromkeys(i for s in SPLITS for i in (members[s] | old[s])
+                              if members[s].get(i) != old[s].get(i))
+        raise UserError(f"{folder}: was started with other splits ({listed(other, 3)} moved, came,"
+                        " went or changed); give --out another name")
 
 
 def read_members(folder: Path) -> Members | None:
@@ -75,15 +77,16 @@ def seen_before(folder: Path, members: Members, split: Split) -> list[str]:
     members : of the data set now
     split : that is judged
     """
-    known = read_members(folder)
-    if known is None:
+    recorded = read_members(folder)
+    if recorded is None:
         return [f"{folder} keeps no list of its images (an earlier version made it), so nothing is"
                 " known of images that it has seen"]
     notes = []
     for old in ("train", "val"):
-        ids, contents = set(known[old]), set(known[old].values())
+        ids, contents = set(recorded[old]), set(recorded[old].values())
+        # not those that the run judged itself: copies across its own splits were told then
         again = [i for i, digest in members[split].items()
-                 if i not in known[split] and (i in ids or digest in contents)]
+                 if i not in recorded[split] and (i in ids or digest in contents)]
         if old != split and again:
             did = "trained on" if old == "train" else "chose its checkpoint on"
             notes.append(f"{folder} {did} {len(again)} of the {len(members[split])} images that are"

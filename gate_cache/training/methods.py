@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +25,8 @@ class Candidate:
 
     Attributes
     ----------
-    seen : whether it was trained, or chosen on ``val``
+    trained : whether its head was
+    seen : whether images decided anything of it: it was trained, or chosen on ``val``
     """
 
     method: Method
@@ -68,6 +70,7 @@ def untrained(study: TrainingInputs) -> list[Candidate]:
 
 
 def _nn(study: TrainingInputs) -> TrainSpec:
+    # of a sweep's study: all combos that any trial mixes
     return study.spec.model_copy(update={"head": parse_head("nn"), "combos": None})
 
 
@@ -77,8 +80,10 @@ def _best_single(study: TrainingInputs, spec: TrainSpec) -> list[Candidate]:
         return []
     models = [study.single(spec, name).to(study.features.device) for name in study.combos]
     scores = [result.select for result in study.task.judge(models, "val")]
-    best = max(range(len(models)), key=lambda i: scores[i])
-    if study.combos[best] == study.baseline:
+    # NaN where no target of val has a box with an extent: then none is the best
+    best = max((i for i, score in enumerate(scores) if not math.isnan(score)),
+               key=lambda i: scores[i], default=None)
+    if best is None or study.combos[best] == study.baseline:
         return []
     return [Candidate(Method("best-single", "nn", (study.combos[best],)), models[best], seen=True)]
 

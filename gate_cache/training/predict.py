@@ -36,14 +36,14 @@ class Predicted:
     ----------
     image : (H, W, 3)
     true : (H, W) classes, 255 where none counts
-    found : what the model says
+    painted : what the model says
     accuracy, iou : percent of the pixels that count; mean over the classes seen in the image
     """
 
     id: str
     image: npt.NDArray[np.uint8]
     true: npt.NDArray[np.uint8]
-    found: Painted
+    painted: Painted
     accuracy: float
     iou: float
 
@@ -56,13 +56,13 @@ class Predictions:
     ----------
     run : its folder's name, and the trial
     classes : names, by number
-    each : the images, one after the other
+    images : one after the other, predicted when asked for
     """
 
     run: str
     head: str
     classes: tuple[str, ...]
-    each: Iterator[Predicted]
+    images: Iterator[Predicted]
 
 
 def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: str | None = None,
@@ -98,7 +98,7 @@ def predict(work: Workspace, run: Path, *, images: Sequence[str] = (), trial: st
     assert isinstance(task, SegmentationTask | PixelTask)
     every = [s.id for s in task.data.samples()] if images else study.ids["test"]
     ids = pick(every, images, IMAGES, work.name, "its data set")
-    predicted = (_predicted(task.data, i, task.paint(model, i)) for i in ids)
+    predicted = (_predicted(task.data, i, task.paint(model, i)) for i in ids)  # as they are drawn
     title = f"{run.resolve().name}{f'/{trial}' if trial else ''}"
     return Predictions(title, name, tuple(task.data.classes), predicted)
 
@@ -110,13 +110,13 @@ def _predicted(data: SegmentationDataset, sample_id: str, painted: Painted) -> P
 
 
 def agreement(true: npt.NDArray[np.uint8],
-              found: npt.NDArray[np.uint8]) -> tuple[float, float]:
+              predicted: npt.NDArray[np.uint8]) -> tuple[float, float]:
     """Of one image, percent: pixels that are right, and the mean IoU of the classes seen in it.
 
     Parameters
     ----------
     true : (H, W) classes, `IGNORED` where none counts
-    found : (H, W) classes
+    predicted : (H, W) classes
 
     Returns
     -------
@@ -125,7 +125,7 @@ def agreement(true: npt.NDArray[np.uint8],
     counted = true != IGNORED
     if not counted.any():
         return float("nan"), float("nan")
-    a, b = true[counted], found[counted]
+    a, b = true[counted], predicted[counted]
     ious = [((a == k) & (b == k)).sum() / ((a == k) | (b == k)).sum()
             for k in np.union1d(a, b)]
     return 100 * float((a == b).mean()), 100 * float(np.mean(ious))

@@ -29,6 +29,7 @@ def sweep_commands(work: Workspace, file: Path | None) -> list[str]:
 
     Parameters
     ----------
+    work : the manifest on this machine
     file : of its trials
     """
     trials = _path(file) if file else "TRIALS.yaml"

@@ -13,14 +13,17 @@ from gate_cache.core.replacing import replacing
 CONFIG, METRICS, LOG = "config.json", "metrics.json", "log.txt"
 SWEEP, RESULTS, TRIALS, WEIGHTS = "sweep.json", "results.json", "trials", "weights"
 ITEMS, REPORT = "items", "report.html"
+_BYTES = 200  # file systems take 255, with suffixes; a letter may have four
 
 
 def trial_file(name: str) -> str:
     """The beginning of a trial's files' names."""
     plain = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)
-    if plain == name and len(name) < 120:
+    if plain == name and len(name) < 120 and len(name.encode()) <= _BYTES:
         return plain
-    return f"{plain[:100]}-{fingerprint({'names': [name]})[:8]}"
+    # the digest tells names apart that are alike without their letters, or in their beginning
+    begin = plain[:100].encode()[:_BYTES].decode(errors="ignore")
+    return f"{begin}-{fingerprint({'names': [name]})[:8]}"
 
 
 def items_file(folder: Path, name: str) -> Path:
@@ -33,7 +36,7 @@ def read_json(path: Path, way_out: str) -> dict[str, Any] | None:
 
     Parameters
     ----------
-    way_out : for the message
+    path, way_out : of the file, and for the message
 
     Raises
     ------

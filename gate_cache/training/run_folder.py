@@ -69,16 +69,13 @@ class RunDirectory:
                 old["manifest"]["train"] = in_todays_words(old["manifest"]["train"])
         except (OSError, ValueError, KeyError, TypeError):
             return f"holds no run ({CONFIG} is missing or damaged)"
-        new = json.loads(json.dumps(config))
+        new = json.loads(json.dumps(config))  # with lists for tuples, as in the file
         old, new = ({k: v for k, v in c.items() if k not in LOOSE} for c in (old, new))
+        # what a user has set before what follows from it
         changed = sorted(differences(old, new), key=lambda line: not line.startswith("manifest."))
         if changed:
             return f"is a run of other settings ({listed(changed, 3)})"
         return "is a finished run of these settings" if (self.path / METRICS).exists() else ""
-
-    def checkpoint(self, name: str) -> Path:
-        """Where a training of this run is kept on its way."""
-        return self.path / f"checkpoint-{name}.pt"
 
     def weights(self, name: str, state: dict[str, torch.Tensor]) -> None:
         """Write a state dict as ``<name>.safetensors``."""

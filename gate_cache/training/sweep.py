@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -188,7 +187,7 @@ def _stream(folder: Path, study: Study, points: list[Point], show: Progress,
         return done
     trials = [Trial(p.key, p.spec, partial(model_of, study, p), study.task, study.device)
               for p in left]
-    digest = fingerprint({"names": [p.key for p in points]})[:8]
+    digest = fingerprint({"names": [p.key for p in points]})[:8]  # another share has its own
     name = f"checkpoint-{digest}.pt"
     checkpoint = Checkpoint(folder / name, trials)
     label = left[0].name if len(left) == 1 else f"training {len(left)} trials"
@@ -234,7 +233,7 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
     now = {**settings,
            "trials": {p.name: p.spec.model_dump(mode="json") for p in points}}
     path = folder / (f"study-{number}.json" if number else SWEEP)
-    now = json.loads(json.dumps(now))
+    now = json.loads(json.dumps(now))  # with lists for tuples, as in the file
     old = read_json(path, "give --out another name, or remove the folder to start over")
     if old is not None:
         old["trials"] = {k: in_todays_words(v) for k, v in old.get("trials", {}).items()}
@@ -248,7 +247,8 @@ def _same_sweep(folder: Path, number: int, points: Sequence[Point],
 
 def _write(folder: Path, row: TrialRow, more: dict[str, Any]) -> None:
     data = {**row.to_json(), **more}
-    write_json(folder / "trials" / f"{trial_file(row.key)}.json", _without_nan(data))
+    finite = json.loads(json.dumps(data), parse_constant=lambda _: None)  # JSON has no NaN
+    write_json(folder / "trials" / f"{trial_file(row.key)}.json", finite)
 
 
 def _read(folder: Path, key: str) -> TrialRow | None:
@@ -268,11 +268,3 @@ def _read(folder: Path, key: str) -> TrialRow | None:
         return TrialRow.from_json({**content, "best_at": best})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise unreadable(path, error, AGAIN) from None
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,17 +12,13 @@ from torch import nn
 from gate_cache.learn.metrics.roles import Method
 from gate_cache.manifest.heads import head_of
 from gate_cache.manifest.sweep_file import SEEDS, Point
-from gate_cache.manifest.train_spec import COUNTS
 from gate_cache.training.inputs import TrainingInputs
 from gate_cache.training.methods import Make, baselines, untrained
 from gate_cache.training.run_files import items_file
-from gate_cache.training.sweep_tables import TrialRow
+from gate_cache.training.sweep_tables import SCHEDULE, TrialRow
 
 if TYPE_CHECKING:
     from gate_cache.training.inputs import Study
-
-OF_STREAM = (*SEEDS, "steps", "batch", "validate_steps", *COUNTS)
-"""Settings that a baseline shares with the trials it stands beside."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +71,9 @@ def baseline_points(study: Study, stream: Sequence[Point],
             first.setdefault((point.spec.head.name, point.spec.seed), point)
     points = []
     for point in first.values():
-        settings = {k: v for k, v in point.settings.items() if k in OF_STREAM}
+        settings = {k: v for k, v in point.settings.items() if k in (*SEEDS, *SCHEDULE)}
         seedless = {k: v for k, v in settings.items() if k not in SEEDS}
-        spec = point.spec.model_copy(update={"combos": None})
+        spec = point.spec.model_copy(update={"combos": None})  # all that any trial mixes
         points += [BaselinePoint(baseline_name(method, settings, number), settings, spec,
                                  baseline_name(method, seedless, number), method, make, number)
                    for method, make in baselines(study, spec).items()]

@@ -13,8 +13,11 @@ from typing import Any
 from gate_cache.core.replacing import replacing
 from gate_cache.learn.metrics.roles import Method, Role
 from gate_cache.manifest.sweep_file import SEEDS
-from gate_cache.manifest.train_spec import head_name
+from gate_cache.manifest.train_spec import COUNTS, head_name
 from gate_cache.training.run_files import RESULTS, write_json
+
+SCHEDULE = ("steps", "batch", "validate_steps", *COUNTS)
+"""Settings of a sweep that a trained baseline shares with the trials beside it, as their seeds."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def write_tables(folder: Path, rows: Sequence[TrialRow], **more: Any) -> None:
                             r.trained, r.failed, r.best_at, *(r.test.get(m, "") for m in metrics),
                             *(r.val.get(m, "") for m in metrics)])
     means = [{"name": m.name, "seeds": m.seeds, "failed": m.failed, "trained": m.trained,
-              "test": {k: [a, None if math.isnan(s) else s] for k, (a, s) in m.test.items()}}
+              "test": {k: [a, None if math.isnan(s) else s]  # JSON has no NaN
+                       for k, (a, s) in m.test.items()}}
              for m in over_seeds(rows)]
     plain = [{k: v for k, v in r.to_json().items() if k != "each"} for r in rows]
     write_json(folder / RESULTS, {**more, "rows": plain, "means": means})

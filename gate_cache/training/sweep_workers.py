@@ -49,6 +49,7 @@ def sweep_on(work: Workspace, points: Sequence[Point], folder: Path, workers: in
         As `sweep`; what other workers had finished by then is kept.
     """
     if workers > 1:
+        # spawn: a forked process cannot use CUDA where its parent did
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             running = [pool.submit(_share, replace(work, device=where, progress=Silent()), points,
                                    folder, Share(i, workers), file)
@@ -60,7 +61,7 @@ def sweep_on(work: Workspace, points: Sequence[Point], folder: Path, workers: in
             raise UserError(f"{folder}: a worker was ended from outside (out of memory?); what is"
                             " finished is kept: run the same command again, with fewer --workers"
                             ) from None
-        for failed in filter(None, failures):
+        if failed := next(filter(None, failures), None):
             raise UserError(failed)
     return sweep(work, points, folder, file=file, retry=workers == 1)
 
@@ -86,7 +87,7 @@ def _wait(running: Sequence[Future[str]], points: Sequence[Point], folder: Path,
 def _share(work: Workspace, points: Sequence[Point], folder: Path, share: Share,
            file: Path | None) -> str:
     """One worker's trials; what went wrong as text, which every process can read."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // share.count))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // share.count))  # each would take all
     try:
         train_share(work, points, folder, share, file)
     except GateCacheError as error:

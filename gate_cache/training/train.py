@@ -106,7 +106,7 @@ def _results(study: Study, show: Progress, folder: RunDirectory,
               for method, trial in zip(makes, trials, strict=True)]
     if isinstance(study, TrainingInputs):
         judged = [judged[0], single_nn(study), *judged[1:]] if len(makes) > 1 \
-            else [*untrained(study), *judged]
+            else [*untrained(study), *judged]  # of head nn, which trains GATE alone
     tables = [_table(study, "test split", judged, folder.path)]
     if isinstance(study, TrainingInputs) and study.published:
         every = replace(study, task=study.task.of({"test": study.published}))
@@ -137,9 +137,9 @@ def _fit(study: Study, show: Progress, folder: RunDirectory,
     spec = study.spec
     trials = [Trial(method.key, spec, partial(make, spec), study.task, study.device)
               for method, make in makes.items()]
-    kept = Checkpoint(folder.checkpoint("all"), trials)
+    checkpoint = Checkpoint(folder.path / "checkpoint-all.pt", trials)
     fit_trials(trials, study.task, study.has_val, FitSession(
-        show, f"training {spec.head.name}", folder.log.info, kept.keep, kept.start))
+        show, f"training {spec.head.name}", folder.log.info, checkpoint.keep, checkpoint.start))
     for method, trial in zip(makes, trials, strict=True):
         if trial.failed:
             raise UserError(f"{method.title}: {trial.failed}" if len(makes) > 1 else trial.failed)
@@ -155,11 +155,11 @@ def _table(study: Study, title: str, judged: Sequence[Candidate],
         if folder and floor.items:
             floor.items.save(items_file(folder, Method(role).key))
     models = {c.method.key: c.model.to(study.device).eval() for c in judged}
-    found = dict(zip(models, study.task.judge(list(models.values()), "test"), strict=True))
+    results = dict(zip(models, study.task.judge(list(models.values()), "test"), strict=True))
     if folder:
-        keep_items(folder, study.task, models, found, list(models)[-1:])
+        keep_items(folder, study.task, models, results, list(models)[-1:])  # GATE is the last
     for candidate in judged:
-        method, scores = candidate.method, found[candidate.method.key]
+        method, scores = candidate.method, results[candidate.method.key]
         note = weights_note(method.combos, scores.details["weights"]["mean"]) \
             if method.role == "gate" else ""
         table.rows.append(ScoreRow(method, scores, note, candidate.trained))

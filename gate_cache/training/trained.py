@@ -81,12 +81,12 @@ class Trained:
         loaded, digests = self.loaded, self._fingerprints()
         conv = self.mixed or mixed_of(loaded, [self.spec])
         attention = attention_of(loaded.manifest, self.spec)
-        known = {view.fingerprint: view for view in store.views()}
+        views = {view.fingerprint: view for view in store.views()}
         names = [*conv, *([attention] if attention else [])]
-        if lacking := [n for n in names if digests.get(n) not in known]:
+        if lacking := [n for n in names if digests.get(n) not in views]:
             raise UserError(f"{self.run}: was trained on '{lacking[0]}', which {store.path} does"
                             " not hold")
-        return {name: known[digests[name]] for name in names}
+        return {name: views[digests[name]] for name in names}
 
     def _fingerprints(self) -> dict[str, str]:
         """Of every combo that the run has read, by its name."""

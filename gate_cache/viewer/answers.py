@@ -24,81 +24,81 @@ _EMPTY = np.full((2, 2, 3), 128, np.uint8)
 Data = dict[str, Any]
 
 
-def store(explorer: ViewerSession) -> Data:
+def store(session: ViewerSession) -> Data:
     """The store: combos, features, and the colours of heat."""
-    palette = heat(np.linspace(0, 1, 256)[None])[0]
+    palette = heat(np.linspace(0, 1, 256)[None])[0]  # the page colours heat, whatever its scale
     return {
-        "name": explorer.store.path.name, "dataset": explorer.store.attrs["dataset"],
-        "images": len(explorer.ids), "originals": explorer.has_originals,
+        "name": session.store.path.name, "dataset": session.store.attrs["dataset"],
+        "images": len(session.ids), "originals": session.has_originals,
         "combos": [asdict(replace(c, tokens=list(map(plain_word, c.tokens))))
-                   for c in explorer.combos()],
+                   for c in session.combos()],
         "features": [{"name": f.name, "about": f.about}
-                     for f in explorer.matcher.features.values()],
+                     for f in session.matcher.features.values()],
         "palette": _packed(palette),
     }
 
 
-def images(explorer: ViewerSession, words: str, first: int, count: int, image: str) -> Data:
+def images(session: ViewerSession, words: str, first: int, count: int, image: str) -> Data:
     """Some of the images whose id has these words, and where `image` is among all of them."""
-    ids = explorer.find(words)
+    ids = session.find(words)
     index = ids.index(image) if image in ids else -1
     return {"total": len(ids), "index": index, "ids": ids[first : first + count]}
 
 
-def image(explorer: ViewerSession, name: str) -> Data:
+def image(session: ViewerSession, name: str) -> Data:
     """An image's size and category, and whether its picture is here."""
-    return asdict(explorer.image(name))
+    return asdict(session.image(name))
 
 
-def others(explorer: ViewerSession, name: str, alike: bool, count: int, seed: int) -> Data:
+def others(session: ViewerSession, name: str, alike: bool, count: int, seed: int) -> Data:
     """Other images to match with."""
-    return {"ids": explorer.others(name, alike, min(count, MOST), seed)}
+    return {"ids": session.others(name, alike, min(count, MOST), seed)}
 
 
-def picture(explorer: ViewerSession, name: str, side: int) -> tuple[bytes, str]:
+def picture(session: ViewerSession, name: str, side: int) -> tuple[bytes, str]:
     """An image file, grey where there is nothing to show; a `StoreError` for an id of no image."""
-    explorer.row(name)
+    session.row(name)
     try:
-        image = explorer.picture(name)
+        image = session.picture(name)
     except GateCacheError:  # a damaged file, or a damaged map in its place
         image = None
     return encoded(_EMPTY if image is None else image, side)
 
 
-def maps(explorer: ViewerSession, name: str, combo: str, levels: list[str],
+def maps(session: ViewerSession, name: str, combo: str, levels: list[str],
          tokens: list[int]) -> Data:
     """Some maps of a combo: colours, or of an attention combo the heat of each word.
 
     `levels` are names such as ``up1``, `tokens` places of words in the prompt. A `StoreError` where
     there is no such image, combo or map, a `RowNotDone` where it is not extracted yet.
     """
-    view = explorer.view(combo)
+    view = session.view(combo)
     names = [view[level].name for level in levels]
     if view.attrs["kind"] == "conv":
-        tiles = [_colours(explorer.colours(name, combo, level)) for level in names]
+        tiles = [_colours(session.colours(name, combo, level)) for level in names]
     else:
         tiles = [_values(v) for level in names
-                 for v in explorer.attention(name, combo, level, tokens)]
-    return {"frame": _frame(explorer.placement(name, combo)), "tiles": tiles}
+                 for v in session.attention(name, combo, level, tokens)]
+    return {"frame": _frame(session.placement(name, combo)), "tiles": tiles}
 
 
-def match(explorer: ViewerSession, feature: str, name: str, target: str,
+def match(session: ViewerSession, feature: str, name: str, target: str,
           point: tuple[float, float]) -> Data:
     """Where a point, as shares of an image's width and height, is found in another image.
 
     A `RowNotDone` where one of the images is not extracted yet.
     """
-    row, other = explorer.row(name), explorer.row(target)
-    best = explorer.matcher.match(feature, row, point, other)
+    row, other = session.row(name), session.row(target)
+    best = session.matcher.match(feature, row, point, other)
     return {"x": best.x, "y": best.y, "similarity": best.similarity,
             "ms": round(1000 * best.seconds, 1), "held": best.cached,
             "frame": _frame(best.placement),
             "tile": _values(_inside(best.values, best.placement))}
 
 
-def prepare(explorer: ViewerSession, feature: str, name: str) -> Data:
+def prepare(session: ViewerSession, feature: str, name: str) -> Data:
     """Read an image's descriptors before they are asked for."""
-    explorer.matcher.prepare(feature, explorer.row(name))
+    session.matcher.prepare(feature, session.row(name))
     return {"ready": True}
 
 

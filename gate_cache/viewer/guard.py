@@ -61,6 +61,7 @@ class Gate:
             return "a POST must say its Origin"
         from_ = request.headers.get("Sec-Fetch-Site", "none")
         followed = request.headers.get("Sec-Fetch-Mode") == "navigate"
+        # a link may be followed from anywhere, as from the file of `server._way_to`
         if from_ not in ("same-origin", "none") and not followed:
             return "asked by a page of another site"
         return None

@@ -36,7 +36,7 @@ class Desk:
     matches : the one thread that compares
     """
 
-    explorer: ViewerSession
+    session: ViewerSession
     pictures: ThreadPoolExecutor
     matches: ThreadPoolExecutor
 
@@ -61,9 +61,10 @@ class Route(Guarded):
         self._desk, self._about = desk, about
 
     async def answer(self, job: Callable[..., dict[str, Any]], *args: Any) -> None:
+        # a `Matcher` is for one thread
         pool = self._desk.matches if job in (answers.match, answers.prepare) else \
             self._desk.pictures
-        await self.respond(pool, job, self._desk.explorer, *args)
+        await self.respond(pool, job, self._desk.session, *args)
 
     def number(self, name: str, default: int, high: int) -> int:
         """A whole number of the query, from 0 to `high`."""
@@ -94,7 +95,7 @@ class Picture(Route):
     async def get(self) -> None:
         try:
             data, kind = await self.work(
-                self._desk.pictures, answers.picture, self._desk.explorer,
+                self._desk.pictures, answers.picture, self._desk.session,
                 self.get_query_argument("id"), self._about)
         except GateCacheError as error:
             raise HTTPError(404, reason=reason(error)) from None

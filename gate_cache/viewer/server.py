@@ -41,7 +41,7 @@ _WAY = """<!doctype html><meta charset="utf-8"><title>gate-cache view</title>
 
 
 @asynccontextmanager
-async def serving(explorer: ViewerSession, port: int = 0) -> AsyncIterator[str]:
+async def serving(session: ViewerSession, port: int = 0) -> AsyncIterator[str]:
     """Serve a store at a port, 0 for any that is free; yields the page's address with its secret.
 
     A `UserError` where the port is taken, or not permitted.
@@ -49,10 +49,10 @@ async def serving(explorer: ViewerSession, port: int = 0) -> AsyncIterator[str]:
     sockets = _bound(port)
     gate = Gate(sockets[0].getsockname()[1])
     secret = secrets.token_urlsafe(16)
-    with _threads(explorer) as desk:
+    with _threads(session) as desk:
         application = Application(
             routes(f"/{secret}", gate, desk), default_handler_class=NotHere,
-            default_handler_args={"gate": gate}, log_function=lambda handler: None)
+            default_handler_args={"gate": gate}, log_function=lambda _: None)  # paths are secret
         server = HTTPServer(application, max_body_size=MAX_BODY, max_buffer_size=4 * MAX_BODY,
                             max_header_size=2 * MAX_BODY, body_timeout=10)
         server.add_sockets(sockets)
@@ -63,11 +63,11 @@ async def serving(explorer: ViewerSession, port: int = 0) -> AsyncIterator[str]:
             await server.close_all_connections()
 
 
-def serve(explorer: ViewerSession, port: int, browser: bool, say: Callable[[str], None]) -> None:
+def serve(session: ViewerSession, port: int, browser: bool, say: Callable[[str], None]) -> None:
     """Serve a store until Ctrl-C, as `serving`; `say` is told the address."""
     async def until_stopped() -> None:
         stop = asyncio.Event()
-        async with serving(explorer, port) as address:
+        async with serving(session, port) as address:
             for number in (signal.SIGINT, signal.SIGTERM):
                 with suppress(NotImplementedError):  # on Windows: KeyboardInterrupt
                     asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -109,8 +109,8 @@ def _leave() -> None:
 
 
 @contextmanager
-def _threads(explorer: ViewerSession) -> Iterator[Desk]:
-    desk = Desk(explorer, ThreadPoolExecutor(2, PICTURES), ThreadPoolExecutor(1, MATCHES))
+def _threads(session: ViewerSession) -> Iterator[Desk]:
+    desk = Desk(session, ThreadPoolExecutor(2, PICTURES), ThreadPoolExecutor(1, MATCHES))
     try:
         yield desk
     finally:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from gate_cache.manifest.specs import ModelSpec
 
 
-
 @dataclass(frozen=True)
 class ModelFiles:
     """A diffusion model: a folder in diffusers layout, or a single file.

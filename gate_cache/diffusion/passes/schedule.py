@@ -191,7 +191,6 @@ class Pieces:
             halves=sum(lane.halves for lane in lanes),
             encoded=1 + any(lane.common.mirror for lane in lanes))
 
-
     @classmethod
     def total(cls, models: Iterable[Pieces]) -> Pieces:
         """Of several models, which share nothing."""

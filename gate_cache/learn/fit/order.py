@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gate_cache.manifest.train_spec import TrainSpec
 
 LONGEST = 2**24
-"""Items of an epoch whose order is drawn at once."""
+"""Items of an epoch whose order is drawn at once: 128 MiB of numbers."""
 
 
 def due(seen: int, size: int, spec: TrainSpec) -> bool:
@@ -24,29 +24,29 @@ def due(seen: int, size: int, spec: TrainSpec) -> bool:
 def batches(items: Sequence[Any], spec: TrainSpec) -> Iterator[tuple[int, list[Any]]]:
     """Batches, one a step, until `spec.items` were seen; every epoch in an order of its own."""
     generator = torch.Generator().manual_seed(order_seed(spec))
-    queue: list[int] = []
+    queue = torch.empty(0, dtype=torch.int64)  # a list would copy the rest of the epoch each step
     seen = 0
     while seen < spec.items:
         size = min(spec.batch, spec.items - seen)
         while len(queue) < size:
-            queue += _drawn(len(items), size, generator)
+            queue = torch.cat([queue, _drawn(len(items), size, generator)])
         batch, queue = queue[:size], queue[size:]
         seen += size
-        yield seen, [items[i] for i in batch]
+        yield seen, [items[i] for i in batch.tolist()]
 
 
-def _drawn(count: int, size: int, generator: torch.Generator) -> list[int]:
+def _drawn(count: int, size: int, generator: torch.Generator) -> torch.Tensor:
     """An epoch in random order; where it is too long to be held, some items at random."""
     if count > LONGEST:
-        return torch.randint(count, (size,), generator=generator).tolist()
-    return torch.randperm(count, generator=generator).tolist()
+        return torch.randint(count, (size,), generator=generator)
+    return torch.randperm(count, generator=generator)
 
 
 def share_of_lr(spec: TrainSpec, step: int) -> float:
     """What a step (from 0 on) takes of ``lr``: even warm-up, then as ``schedule`` says."""
     steps = step_of(spec.items, spec)
     if step < (rising := int(spec.warmup * steps)):
-        return (step + 1) / (rising + 1)
+        return (step + 1) / (rising + 1)  # no step is wasted on lr 0
     if spec.schedule == "constant":
         return 1.0
     return (1 + math.cos(math.pi * min(1.0, (step - rising) / (steps - rising)))) / 2

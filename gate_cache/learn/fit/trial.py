@@ -68,12 +68,12 @@ class Trial:
         self._stale = 0
         self._losses: list[torch.Tensor] = []
         self._sound = torch.ones((), dtype=torch.bool, device=device)
-        with torch.random.fork_rng(_cuda(device)):
+        with torch.random.fork_rng(_cuda(device)):  # other trials do not change its first weights
             torch.manual_seed(spec.seed)
             self.model: Any = make().to(device)
             self._criterion = task.criterion().to(device)
             self._rng = _rng(device)
-        parameters = [*self.model.parameters(), *self._criterion.parameters()]
+        parameters = [*self.model.parameters(), *self._criterion.parameters()]  # the temperature
         self._optimiser = torch.optim.AdamW(parameters, lr=spec.lr,
                                             weight_decay=spec.weight_decay)
         self._schedule = LambdaLR(self._optimiser, partial(share_of_lr, spec))
@@ -115,7 +115,7 @@ class Trial:
         self._optimiser.step()
         self._schedule.step()
         self._losses.append(task.detach())
-        self._sound &= torch.isfinite(total.detach())
+        self._sound &= torch.isfinite(total.detach())  # stays on the device until `look`
         if len(self._losses) % LOOK == 0:
             self.look()
 
@@ -181,7 +181,7 @@ class Trial:
 
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:
-        """The trial's random numbers, whatever others have drawn."""
+        """The trial's random numbers (dropout), whatever others have drawn."""
         with torch.random.fork_rng(_cuda(self._device)):
             torch.set_rng_state(self._rng["cpu"])
             if "cuda" in self._rng:

@@ -135,11 +135,11 @@ def _guarded(trial: Trial, work: Callable[..., None], *args: Any) -> None:
 
 def _ahead(task: Task, spec: TrainSpec, start: int) -> Iterator[tuple[int, list[Any], Any]]:
     """Batches with their features; the next one's are made while this one is used."""
-    def order() -> Iterator[tuple[int, list[Any]]]:
+    def order() -> Iterator[tuple[int, list[Any]]]:  # twice: `tee` is not safe between threads
         return ((seen, items) for seen, items in batches(task.items(), spec) if seen > start)
 
     feed = task.feed(items for _, items in order())
-    with ThreadPoolExecutor(1, "inputs") as pool:
+    with ThreadPoolExecutor(1, "inputs") as pool:  # a thread: a process would copy each batch
         following = pool.submit(next, feed, None)
         for seen, items in order():
             ready = following.result()

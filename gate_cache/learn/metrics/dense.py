@@ -104,7 +104,7 @@ def by_name(values: Floats, names: Sequence[str]) -> dict[str, float | None]:
 
 
 def _percent(part: Any, whole: Any) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # where computes both of its branches
         return np.where(np.asarray(whole) > 0, 100 * np.true_divide(part, whole), np.nan)
 
 

@@ -51,7 +51,7 @@ class ImageScores:
         self._scarce = scarce
         self._images: list[Counts] = []
         self._weights: list[torch.Tensor] = []
-        self._kept = 0
+        self._weighed = 0
         self._more: dict[str, list[float]] = {}
         self._noted: dict[str, list[float]] = {}
 
@@ -65,9 +65,9 @@ class ImageScores:
 
     def weigh(self, weights: torch.Tensor) -> None:
         """Keep (N, n, b[, C]) weights for statistics, as long as there are not too many."""
-        if self._kept < MOST_WEIGHTS:
+        if self._weighed < MOST_WEIGHTS:
             self._weights.append(by_map(weights).float().cpu())
-            self._kept += len(weights)
+            self._weighed += len(weights)
 
     def add(self, name: str, value: float) -> None:
         """Note a number of one image, whose mean over images is told."""
@@ -109,7 +109,7 @@ class ImageScores:
         details |= {"images": len(self._images),
                     **{name: float(np.mean(v)) for name, v in self._more.items()}}
         if interval:
-            units = np.stack(self._images) if self._images else np.zeros((0, 6, 1))
+            units = np.stack(self._images or [total])  # without images there is no value either
             details["interval"] = {name: list(bootstrap(units, metrics[name])) for name in values}
         if self._weights:
             details["weights"] = weight_stats(torch.cat(self._weights)).to_json()

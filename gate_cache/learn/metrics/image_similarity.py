@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn import functional
 
-_LUMA = (0.299, 0.587, 0.114)
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 
 

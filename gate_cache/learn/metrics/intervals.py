@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 DRAWS, LEVEL, AT_ONCE = 1000, 0.95, 100
+"""Draws, the interval's share of them, and draws made at once, which bounds memory."""
 
 
 class Interval(NamedTuple):
@@ -54,13 +55,13 @@ def bootstrap(units: Sequence[Any] | npt.NDArray[Any],
     for start in range(0, draws if count else 0, AT_ONCE):
         size = min(AT_ONCE, draws - start)
         times = generator.multinomial(drawn, np.full(drawn, 1 / drawn), size)
-        times = times[:, members].prod(-1)
-        sums = times @ values.reshape(count, -1)
+        times = times[:, members].prod(-1)  # (draws, N): how often each unit counts
+        sums = times @ values.reshape(count, -1)  # no redrawn copy of the units is made
         statistics += [of_sum(s.reshape(values.shape[1:])) for s in sums]
-    known = [v for v in statistics if not np.isnan(v)]
-    if not known:
+    valid = [v for v in statistics if not np.isnan(v)]  # a draw may have nothing that counts
+    if not valid:
         return Interval(np.nan, np.nan)
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(valid, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 

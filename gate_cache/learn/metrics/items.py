@@ -63,7 +63,7 @@ def extremes(scores: Sequence[float] | Array, count: int) -> tuple[list[int], li
     No item is in both; those without a score (NaN) are in neither.
     """
     values = np.asarray(scores, np.float64)
-    known = np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(values[known], kind="stable")].tolist()
+    scored = np.flatnonzero(~np.isnan(values))
+    order = scored[np.argsort(values[scored], kind="stable")].tolist()
     few = min(count, (len(order) + 1) // 2)
     return order[:few], order[::-1][:min(count, len(order) - few)]

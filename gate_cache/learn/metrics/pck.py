@@ -143,7 +143,7 @@ def units(predictions: Sequence[Prediction], alpha: float, radius: str,
     hits = [correct(p, alpha, radius) for p in predictions]
     counted = [len(with_radius([p], radius)) for p in predictions]
     return np.array([[int(h.sum()), n * len(h)] for h, n in zip(hits, counted, strict=True)],
-                    np.int64).reshape(-1, 2)
+                    np.int64).reshape(-1, 2)  # of no predictions too
 
 
 def radius_in_cells(targets: Sequence[Keypoints], resolution: Size) -> float | None:
@@ -153,8 +153,8 @@ def radius_in_cells(targets: Sequence[Keypoints], resolution: Size) -> float | N
     """
     radii = [SELECT[0] * longer_side(t, SELECT[1]) * min(
         cells / side for cells, side in zip(resolution, t.size, strict=True)) for t in targets]
-    known = [radius for radius in radii if not math.isnan(radius)]
-    return float(np.median(known)) if known else None
+    valid = [radius for radius in radii if not math.isnan(radius)]
+    return float(np.median(valid)) if valid else None
 
 
 def _by_category(judged: Sequence[Prediction], hits: Sequence[npt.NDArray[np.bool_]],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gate_cache.learn.features.bucket import Bucket
     from gate_cache.manifest.train_spec import TrainSpec
 
-EPS = 1e-12
+EPS = 1e-12  # under the root of a norm, whose gradient at 0 would be NaN
 Weights = Literal["map", "channel"]
 
 
@@ -66,7 +66,7 @@ class Amalgamator(nn.Module):
         if self.resolution:
             size = Size(*map(min, Size.of(self.resolution), maps.shape[-2:]))
             if tuple(size) != tuple(maps.shape[-2:]):
-                maps = F.adaptive_avg_pool2d(maps, size)
+                maps = F.adaptive_avg_pool2d(maps, size)  # the mixed maps stay as fine as they are
         logits = [f(maps).unflatten(0, bucket.shape[:2]) for f in self.assigners]
         return torch.stack(logits, 1).softmax(2)
 
@@ -216,7 +216,7 @@ class CorrespondenceModel(MixedModel):
 
         Parameters
         ----------
-        weights : of these buckets, where they are known already
+        bucket, weights : maps of a batch, and their weights where they are known already
         """
         maps, beside = self.parts(bucket.conv, bucket.attention)
         mixed = self.mixer(maps) if weights is None else mix(maps, weights)

@@ -71,8 +71,9 @@ class PrincipalComponents(Projection):
             if min(values.shape) < width:
                 raise UserError(f"train.mix.pca: {width} components of {values.shape[1]} channels"
                                 f" in {len(values)} places; give at most {min(values.shape)}")
-            found = PCA(width, svd_solver="full").fit(values.cpu().numpy())
-            components, mean = map(torch.from_numpy, (found.components_, found.mean_))
+            # full: the default may choose a randomised solver
+            pca = PCA(width, svd_solver="full").fit(values.cpu().numpy())
+            components, mean = map(torch.from_numpy, (pca.components_, pca.mean_))
             self.weight[:, channels] = components.to(self.weight)
             self.shift[combos] = (components @ mean).to(self.shift)
 
@@ -93,10 +94,10 @@ def fitted(model: Any, examples: Callable[[Sequence[str], int], Iterator[torch.T
     """
     components = getattr(model, "projection", None)
     if isinstance(components, PrincipalComponents):
-        some = ids[::max(len(ids) // IMAGES, 1)]
+        drawn = ids[::max(len(ids) // IMAGES, 1)]
         with torch.inference_mode():
-            found = [model.of_bucket(values).cpu() for values in examples(some, PLACES)]
-        components.fit(torch.cat(found))
+            vectors = [model.of_bucket(values).cpu() for values in examples(drawn, PLACES)]
+        components.fit(torch.cat(vectors))
     return model
 
 

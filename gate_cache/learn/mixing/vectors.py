@@ -66,7 +66,7 @@ class VectorAmalgamator(nn.Module):
         self.first = nn.Linear(channels, count * hidden)
         self.norm = RowNorm(count * hidden)
         self.dropout = nn.Dropout(dropout)
-        bound = hidden**-0.5
+        bound = hidden**-0.5  # as nn.Linear draws them
         self.last = nn.Parameter(torch.empty(count, hidden, *outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(count, *outputs).uniform_(-bound, bound))
 
@@ -77,9 +77,9 @@ class VectorAmalgamator(nn.Module):
         of_each = "mbnkc,bkc->mbnc" if self.by_channel else "mbnk,bkc->mbnc"
         return Amalgamated(torch.einsum(of_each, weights, bucket), weights)
 
-    def logits(self, found: torch.Tensor) -> torch.Tensor:
-        """What the first layer found, (B, M·n·hidden), to (B, M·n[, C])."""
-        units = self.dropout(self.norm(found.relu())).view(len(found), *self.last.shape[:2])
+    def logits(self, first: torch.Tensor) -> torch.Tensor:
+        """What the first layer gives, (B, M·n·hidden), to (B, M·n[, C])."""
+        units = self.dropout(self.norm(first.relu())).view(len(first), *self.last.shape[:2])
         if self.by_channel:
             return torch.einsum("bjh,jhc->bjc", units, self.last) + self.bias
         return torch.as_tensor((units * self.last).sum(-1) + self.bias)

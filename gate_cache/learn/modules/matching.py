@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ATTENTION_SCALE = 0.5
+ATTENTION_SCALE = 0.5  # at first
 
 
 class Join(nn.Module):

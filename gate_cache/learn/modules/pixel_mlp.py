@@ -48,10 +48,10 @@ class PixelMLPs(nn.Module):
             parts.append(extra.expand(len(maps), -1, -1))
         return self.after_first(self.layers[0](torch.cat(parts, -1)))
 
-    def after_first(self, found: torch.Tensor) -> torch.Tensor:
-        """What the first layer found, (M, B, units), to logits (M, B, classes)."""
+    def after_first(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the first layer gives, (M, B, units), to logits (M, B, classes)."""
         _, norm, second, other, last = self.layers
-        return torch.as_tensor(last(other(second(norm(found.relu())).relu())))
+        return torch.as_tensor(last(other(second(norm(hidden.relu())).relu())))
 
     def first_layer(self, maps: int) -> FirstLayer:
         """The first layer by what it reads, with the standardisation of attention (in `eval`).
@@ -67,7 +67,7 @@ class PixelMLPs(nn.Module):
         if (norm := self.attention_norm) is not None:
             assert norm.running_mean is not None and norm.running_var is not None
             tokens = norm.num_features
-            scale = (norm.running_var + norm.eps).rsqrt()
+            scale = (norm.running_var + norm.eps).rsqrt()  # the norm is affine: fold it in
             weight = first.weight[:, maps:maps + tokens] * scale[:, None]
             bias = bias - torch.einsum("t,mth->mh", norm.running_mean, weight)[:, None]
             attention = _flat(weight)

@@ -70,7 +70,7 @@ class Probe(nn.Module):
         x : (N, D)
         y : (N,) classes
         """
-        spread, mean = torch.var_mean(x.double(), 0, correction=0)
+        spread, mean = torch.var_mean(x.double(), 0, correction=0)  # of N, not a sample of them
         spread[spread <= EPS * mean.square()] = 1  # constant but for rounding
         for name, value in (("running_mean", mean), ("running_var", spread)):
             cast(torch.Tensor, getattr(self.norm, name)).copy_(value)
@@ -108,7 +108,7 @@ class LinearProbe(Probe):
             model.fit(x.cpu().numpy(), y.cpu().numpy())
             rows, shifts = (torch.from_numpy(v).to(weight) for v in (model.coef_,
                                                                      model.intercept_))
-            both = len(seen) == 2  # one row: the second class against the first
+            both = len(seen) == 2  # one row, of the second class: sigmoid(z) = softmax(-z/2, z/2)
             weight[seen] = torch.cat([-rows, rows]) / 2 if both else rows
             bias[seen] = torch.cat([-shifts, shifts]) / 2 if both else shifts
 

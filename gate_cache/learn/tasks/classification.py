@@ -92,5 +92,4 @@ class ClassificationTask(ImagesTask):
                     tally.image(np.array([label]), np.array([guess]))
                     tally.note(true=label, predicted=guess, confidence=share)
                 tally.weigh(output.weights)
-        test = split == "test"
-        return [t.classification(test, ids) for t in tallies]
+        return [t.classification(split == "test", ids) for t in tallies]

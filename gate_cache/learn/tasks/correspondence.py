@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Matching = Literal["dense", "cells"]
 FEWEST, MOST, FINE = 4, 8, 256
 """Steps of a dense search from a cell's centre to the next: as many as make a map so fine."""
-_MAX_SCALE = 100.0
+_MAX_SCALE = 100.0  # CLIP's
 
 
 def sample(descriptors: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -40,40 +40,30 @@ def sample(descriptors: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     (K, D) of unit length
     """
     grid = (points * 2 - 1)[None, None].to(descriptors, non_blocking=True)
+    # align_corners=False: -1 and 1 are the map's borders, as 0 and 1 are of shares, not centres
     values = F.grid_sample(descriptors[None], grid, mode="bilinear", padding_mode="border",
                            align_corners=False)
     return F.normalize(values[0, :, 0].T, dim=1)
 
 
-def match(source: torch.Tensor, target: torch.Tensor, points: torch.Tensor,
-          matching: Matching = "dense") -> torch.Tensor:
-    """Where each of the source's points is found in the target, by cosine similarity.
-
-    Parameters
-    ----------
-    source, target : (D, h, w) unit descriptors
-    points : (K, 2) in the source, shares of width and height
-    matching : as `nearest` has it
-
-    Returns
-    -------
-    (K, 2) in the target, shares of width and height
-    """
-    return nearest(sample(source, points), target, matching)
-
-
-def nearest(wanted: torch.Tensor, target: torch.Tensor,
+def nearest(descriptors: torch.Tensor, target: torch.Tensor,
             matching: Matching = "dense") -> torch.Tensor:
-    """Where (K, D) descriptors are found in a (D, h, w) target of unit descriptors.
+    """Where the target is most like each of some descriptors, by cosine similarity.
 
     Parameters
     ----------
+    descriptors : (K, D) of unit length, such as `sample` reads
+    target : (D, h, w) of unit length over D
     matching : ``dense``: the target's descriptors are interpolated between cells, as DIFT and the
         released code of GATE do, here at `steps_between` from a cell's centre to the next;
         ``cells``: only centres are looked at. Either way a parabola through the best position's
         neighbours moves it by less than half a step along each axis.
+
+    Returns
+    -------
+    (K, 2) in the target, x and y as shares of width and height
     """
-    cosines = torch.einsum("kd,dhw->khw", wanted, target)
+    cosines = torch.einsum("kd,dhw->khw", descriptors, target)
     products = neighbour_products(target) if matching == "dense" else None
     return found_at(cosines, products, matching)
 
@@ -84,14 +74,16 @@ def found_at(cosines: torch.Tensor, products: torch.Tensor | None,
 
     Parameters
     ----------
-    products : (5, h + 1, w + 1) `neighbour_products` of the unit descriptors, where it is ``dense``
+    products : (5, h + 1, w + 1) `neighbour_products` of the unit descriptors, for ``dense``
+    matching : as of `nearest`
     """
     if matching == "cells" or products is None:
         return peaks(cosines)
     steps = steps_between(max(cosines.shape[1:]))
     fine = between(cosines, steps) / lengths_between(products, steps).clamp_min(EPS)
     sides, places = (torch.tensor(maps.shape[:0:-1]).to(maps.device, non_blocking=True)
-                     for maps in (cosines, fine))
+                     for maps in (cosines, fine))  # (width, height) of both grids
+    # fine positions count steps from the first cell's centre, half a cell from the border
     return ((peaks(fine) * places - 0.5) / steps + 0.5) / sides
 
 
@@ -124,7 +116,7 @@ def _peak(values: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
                          for d in (-1, 0, 1))
     bend = left - 2 * here + right
     offset = (left - right) / (2 * bend)
-    inside = (best > 0) & (best < last) & (bend < 0)
+    inside = (best > 0) & (best < last) & (bend < 0)  # a plateau has no peak
     return torch.where(inside, offset.clamp(-0.5, 0.5), torch.zeros_like(offset))
 
 
@@ -165,7 +157,10 @@ class CorrespondenceLoss(nn.Module):
 
 
 class PairsLoss(nn.Module):
-    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first."""
+    """The loss of a batch of pairs: descriptors (2B, D, h, w), sources first.
+
+    Of each map only the cells that show its image count.
+    """
 
     def __init__(self, buckets: Buckets, learnt: bool) -> None:
         super().__init__()
@@ -175,25 +170,15 @@ class PairsLoss(nn.Module):
     def forward(self, descriptors: torch.Tensor, pairs: Sequence[PairPoints]) -> torch.Tensor:
         """Mean over the pairs."""
         halves = torch.split(descriptors, len(pairs))
-        return torch.stack([pair_loss(self.loss, self._buckets, pair, a, b)
-                            for pair, a, b in zip(pairs, *halves, strict=True)]).mean()
+        return torch.stack([self._of_pair(*each) for each in zip(pairs, *halves, strict=True)]
+                           ).mean()
 
-
-def pair_loss(loss: CorrespondenceLoss, buckets: Buckets, pair: PairPoints,
-              source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Of whole descriptor maps (D, h, w), of which only the images' own cells count.
-
-    Parameters
-    ----------
-    loss : of one pair
-    buckets : that the maps are made of; they say which cells show an image
-    pair : both images' points
-    source, target : (D, h, w) descriptors of unit length over D
-    """
-    here, there = buckets.window(pair.source.size), buckets.window(pair.target.size)
-    a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for window, points
-            in ((here, pair.source_shares), (there, pair.target_shares)))
-    return torch.as_tensor(loss(here.cut(source), there.cut(target), a, b))
+    def _of_pair(self, pair: PairPoints, source: torch.Tensor,
+                 target: torch.Tensor) -> torch.Tensor:
+        here, there = (self._buckets.window(image.size) for image in (pair.source, pair.target))
+        a, b = (torch.from_numpy(window.enter(points)).to(source, non_blocking=True) for
+                window, points in ((here, pair.source_shares), (there, pair.target_shares)))
+        return torch.as_tensor(self.loss(here.cut(source), there.cut(target), a, b))
 
 
 def cells(points: torch.Tensor, h: int, w: int) -> torch.Tensor:

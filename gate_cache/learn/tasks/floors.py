@@ -27,7 +27,7 @@ def mask_floors(data: SegmentationDataset, ids: Mapping[Split, Sequence[str]],
 
     Parameters
     ----------
-    ids : samples of each split; masks of ``train`` are counted
+    data, ids : masks, and samples of each split; those of ``train`` are counted
     scarce : as of `ImageScores`
     """
     majority, prior = _commonest(data, ids["train"])
@@ -43,8 +43,8 @@ def mask_floors(data: SegmentationDataset, ids: Mapping[Split, Sequence[str]],
 def label_floor(labels: Mapping[str, int], classes: Sequence[str],
                 ids: Mapping[Split, Sequence[str]]) -> dict[Role, Scores]:
     """``majority``: the commonest class of ``train``, said of every image of ``test``."""
-    known = [labels[i] for i in ids["train"]]
-    shares = np.bincount(known, minlength=len(classes)) / max(len(known), 1)
+    train = [labels[i] for i in ids["train"]]
+    shares = np.bincount(train, minlength=len(classes)) / max(len(train), 1)
     commonest, scores = int(shares.argmax()), ImageScores(classes)
     for sample_id in ids["test"]:
         scores.image(np.array([labels[sample_id]]), np.array([commonest]))
@@ -60,14 +60,14 @@ def _commonest(data: SegmentationDataset, ids: Sequence[str]) -> tuple[int, Clas
     """
     count = len(data.classes)
     places = np.zeros((count, SIDE, SIDE), np.int32)
-    whole = np.zeros(count, np.int64)
+    totals = np.zeros(count, np.int64)
     for sample_id in ids:
         mask = data.mask(sample_id)
-        whole += np.bincount(mask.ravel(), minlength=256)[:count]
+        totals += np.bincount(mask.ravel(), minlength=256)[:count]  # ignored ones are above
         here = _at_pixels(mask, (SIDE, SIDE))
         rows, columns = np.nonzero(here < count)
         places[here[rows, columns], rows, columns] += 1
-    majority = int(whole.argmax())
+    majority = int(totals.argmax())
     return majority, np.where(places.any(0), places.argmax(0), majority).astype(np.uint8)
 
 

@@ -125,16 +125,19 @@ class CorrespondenceTask:
 
         Parameters
         ----------
+        models, pairs : all in evaluation mode afterwards; of any split
         label : what progress calls it
         """
+        # pairs are keys by identity, and some sequences make them anew when asked
         matched, pairs = [Matched({}, {}) for _ in models], list(pairs)
         for model in models:
             model.eval()
         with self.show.task(label, len(pairs), "pairs") as bar:
+            # one category's descriptors are held at a time
             for group in _grouped(pairs, lambda p: p.pair.category).values():
                 self._match(models, group, matched, bar.advance)
         for of_model in matched:
-            of_model.in_order(pairs)
+            of_model.by_pair = {pair: of_model.by_pair[pair] for pair in pairs}  # as they came
         return matched
 
     def _match(self, models: Sequence[nn.Module], pairs: Sequence[PairPoints],
@@ -149,13 +152,14 @@ class CorrespondenceTask:
             for number, maps in enumerate(described):
                 cut, sampled = window.cut(maps), []
                 for pair in of_target:
-                    own = plain[number].pop(pair)
+                    own = plain[number].pop(pair)  # not needed again: it is freed
                     sampled.append(pose.aligned(pair, own, mirrored[number].pop(pair), cut)
                                    if pose else own.points)
+                # all points of the target's pairs in one search
                 there = nearest(torch.cat(sampled), cut, self.matching).cpu().double()
                 shares = torch.split(there, list(map(len, sampled)))
-                for pair, some in zip(of_target, shares, strict=True):
-                    matched[number].by_pair[pair] = window.leave(np.asarray(some))
+                for pair, points in zip(of_target, shares, strict=True):
+                    matched[number].by_pair[pair] = window.leave(np.asarray(points))
             advance(len(of_target))
         for of_model, weighed in zip(matched, weights, strict=True):
             of_model.weights |= {i: by_map(w)[0].cpu() for i, w in weighed.items()}
@@ -164,17 +168,17 @@ class CorrespondenceTask:
                  weights: Weighed, pose: MirroredPose | None,
                  ) -> list[dict[PairPoints, SourceDescriptors]]:
         """Every model's descriptors of each pair's source, in one pose."""
-        found: list[dict[PairPoints, SourceDescriptors]] = [{} for _ in models]
+        sources: list[dict[PairPoints, SourceDescriptors]] = [{} for _ in models]
         buckets = pose.buckets if pose else self.buckets
         for of_source, window, described in self._described(
                 buckets, models, _grouped(pairs, lambda p: p.pair.source), weights):
-            for maps, of_model in zip(described, found, strict=True):
+            for maps, of_model in zip(described, sources, strict=True):
                 cut = window.cut(maps)
                 places = _sampled(cut, window, PLACES) if self._mirrored else None
                 for pair in of_source:
                     at = pose.points(pair)[0] if pose else pair.source_shares
                     of_model[pair] = SourceDescriptors(_sampled(cut, window, at), places)
-        return found
+        return sources
 
     def _described(self, buckets: Buckets, models: Sequence[nn.Module],
                    groups: Mapping[str, list[PairPoints]], weights: Weighed,
@@ -190,8 +194,9 @@ class CorrespondenceTask:
     def _of_models(models: Sequence[nn.Module], sample_id: str, batch: Bucket,
                    weights: Weighed) -> Iterator[torch.Tensor]:
         for model, of_model in zip(models, weights, strict=True):
-            known = of_model.get(sample_id) if isinstance(model, CorrespondenceModel) else None
-            output = model(batch) if known is None else model(batch, known)
+            # of an image that was a source too, its assigners have run already
+            weighed = of_model.get(sample_id) if isinstance(model, CorrespondenceModel) else None
+            output = model(batch) if weighed is None else model(batch, weighed)
             of_model[sample_id] = output.weights
             yield output.values[0]
 
@@ -208,10 +213,6 @@ class Matched:
 
     by_pair: dict[PairPoints, Points]
     weights: dict[str, torch.Tensor]
-
-    def in_order(self, pairs: Sequence[PairPoints]) -> None:
-        """Sort them as the pairs are."""
-        self.by_pair = {pair: self.by_pair[pair] for pair in pairs}
 
     @property
     def predictions(self) -> list[Prediction]:
@@ -231,8 +232,8 @@ class Matched:
         predictions = self.predictions
         chosen = units(predictions, *SELECT[:2])
         points = [p.predicted for p in predictions] or [np.zeros((0, 2))]
-        known = np.where(chosen[:, 1] > 0, chosen[:, 1].astype(np.float64), np.nan)
-        return Items(self.ids, 100 * chosen[:, 0] / known, chosen,
+        counted = np.where(chosen[:, 1] > 0, chosen[:, 1].astype(np.float64), np.nan)
+        return Items(self.ids, 100 * chosen[:, 0] / counted, chosen,
                      {BROADER: units(predictions, *BROAD[:2]),
                       "points": np.concatenate(points).astype(np.float32),
                       "counts": np.array([len(p.true) for p in predictions], np.int64),
@@ -257,6 +258,7 @@ def scores(matched: Matched, draw: bool = False) -> Scores:
 
     Parameters
     ----------
+    matched : predictions of one model
     draw : whether to tell intervals, and results pair by pair
     """
     predictions = matched.predictions
@@ -276,9 +278,9 @@ def _intervals(matched: Matched) -> dict[str, Any]:
     """Of the PCK that chooses, and of the broader one, over the pairs' images."""
     counted = {name: units(matched.predictions, *key[:2])
                for name, key in ((SELECTED, SELECT), (BROADER, BROAD))}
-    known = {name: list(bootstrap(u, share, ids=matched.ids))
-             for name, u in counted.items() if u.any()}
-    return {"interval": known} if known else {}
+    intervals = {name: list(bootstrap(u, share, ids=matched.ids))
+                 for name, u in counted.items() if u.any()}
+    return {"interval": intervals} if intervals else {}
 
 
 def _weights(matched: Matched) -> dict[str, Any]:

@@ -102,46 +102,45 @@ class PixelTask(ImagesTask):
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
         """Scores of every model in original pixels; features are read once for all of them."""
         tallies = [ImageScores(self.data.classes, scarce=True) for _ in models]
-        test = split == "test"
         for sample_id in self.evaluated(split, self.maps.read_ahead(self._ids[split])):
             true = self.data.mask(sample_id)
-            for tally, looked in zip(tallies, self._look(models, sample_id), strict=True):
-                tally.image(true, looked.classes())
-                for weights in looked.weights:
+            for tally, result in zip(tallies, self._results(models, sample_id), strict=True):
+                tally.image(true, result.classes())
+                for weights in result.weights:
                     tally.weigh(weights)
-                means = torch.cat(looked.doubts, 1).mean(1).tolist()
+                means = torch.cat(result.doubts, 1).mean(1).tolist()
                 tally.add("members that disagree", 100 * means[0])
                 tally.add("entropy of the mean", means[1])
-        return [t.segmentation(test, self._ids[split]) for t in tallies]
+        return [t.segmentation(split == "test", self._ids[split]) for t in tallies]
 
     def predict(self, models: Sequence[nn.Module],
                 sample_id: str) -> list[tuple[npt.NDArray[np.uint8], torch.Tensor]]:
         """Each model's (H, W) classes of an image's own pixels, and weights of some of them."""
-        return [(looked.classes(), torch.cat(looked.weights))
-                for looked in self._look(models, sample_id)]
+        return [(result.classes(), torch.cat(result.weights))
+                for result in self._results(models, sample_id)]
 
     @torch.inference_mode()
-    def _look(self, models: Sequence[nn.Module], sample_id: str) -> list[_Looked]:
+    def _results(self, models: Sequence[nn.Module], sample_id: str) -> list[_ImageResult]:
         """What every model makes of an image."""
         height, width = self.data.size(sample_id)
-        looked = [_Looked((height, width)) for _ in models]
+        results = [_ImageResult((height, width)) for _ in models]
         image = WholeImage(self.maps, sample_id, (height, width))
-        for model, of_model in zip(models, looked, strict=True):
+        for model, of_model in zip(models, results, strict=True):
             for strip in tiles(height * width, STRIP):
                 for output in image.outputs(cast(VectorModel, model.eval()), strip):
                     of_model.add(output)
-        return looked
+        return results
 
     def paint(self, model: nn.Module, sample_id: str) -> Painted:
         """One ensemble's votes on an image's own pixels, and the share of members against them."""
-        (looked,) = self._look([model], sample_id)
-        against = torch.cat(looked.doubts, 1)[0].numpy().reshape(looked.size)
-        return Painted(looked.classes(), against, "members that disagree", 1.0)
+        (result,) = self._results([model], sample_id)
+        against = torch.cat(result.doubts, 1)[0].numpy().reshape(result.size)
+        return Painted(result.classes(), against, "members that disagree", 1.0)
 
 
 @dataclass
-class _Looked:
-    """One model's votes, doubts and some weights, tile by tile."""
+class _ImageResult:
+    """One model's votes, doubts (disagreement, entropy) and some weights, tile by tile."""
 
     size: tuple[int, int]
     votes: list[torch.Tensor] = field(default_factory=list)
@@ -149,7 +148,7 @@ class _Looked:
     weights: list[torch.Tensor] = field(default_factory=list)
 
     def add(self, output: Output) -> None:
-        self.votes.append(vote(output.values).byte().cpu())
+        self.votes.append(vote(output.values).byte().cpu())  # a byte a pixel: logits are M·K floats
         doubts = [disagreement(output.values), entropy(output.values)]
         self.doubts.append(torch.stack(doubts).cpu())
         step = max(1, output.weights.shape[1] // WEIGHED)

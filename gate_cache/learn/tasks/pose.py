@@ -55,8 +55,8 @@ class MirroredPose:
         And (K',) whether it does show that; where not, the places are the points' own.
         """
         partners = self.partners[pair.pair.category][pair.shared]
-        known = pair.source.visible[partners]
-        return np.where(known[:, None], shares(pair.source)[partners], pair.source_shares), known
+        shown = pair.source.visible[partners]
+        return np.where(shown[:, None], shares(pair.source)[partners], pair.source_shares), shown
 
     def aligned(self, pair: PairPoints, plain: SourceDescriptors, mirrored: SourceDescriptors,
                 target: torch.Tensor) -> torch.Tensor:
@@ -67,15 +67,15 @@ class MirroredPose:
         """
         if distance(mirrored, target) >= distance(plain, target):
             return plain.points
-        known = torch.from_numpy(self.points(pair)[1]).to(target.device, non_blocking=True)
-        return torch.where(known[:, None], mirrored.points, plain.points)
+        shown = torch.from_numpy(self.points(pair)[1]).to(target.device, non_blocking=True)
+        return torch.where(shown[:, None], mirrored.points, plain.points)
 
 
 def distance(source: SourceDescriptors, target: torch.Tensor) -> float:
     """Instance matching distance: mean distance of the source's places to their nearest cells."""
     assert source.places is not None
     cosines = (source.places @ target.flatten(1)).amax(1)
-    return float((2 - 2 * cosines).clamp_min(0).sqrt().mean())
+    return float((2 - 2 * cosines).clamp_min(0).sqrt().mean())  # of unit vectors; ≥ 0 but rounded
 
 
 def partners_of(names: Sequence[str]) -> npt.NDArray[np.int64]:

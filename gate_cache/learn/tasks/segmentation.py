@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from gate_cache.manifest.train_spec import TrainSpec
 
 LEVELS = 3
-"""The three coarsest maps: up0, up1 and up2."""
+"""The three coarsest maps: up0, up1 and up2, as in the paper."""
 AUXILIARY = 0.4
-"""Weight of the auxiliary head's loss."""
+"""Weight of the auxiliary head's loss, transformers' default."""
 STRIP_BYTES = 2**26
 """Logits in original pixels held at once."""
 
@@ -122,8 +122,7 @@ class SegmentationTask(ImagesTask):
             for tally, (predicted, weights) in zip(tallies, predictions, strict=True):
                 tally.image(true, predicted)
                 tally.weigh(weights)
-        test = split == "test"
-        return [t.segmentation(test, self._ids[split] if test else ()) for t in tallies]
+        return [t.segmentation(split == "test", self._ids[split]) for t in tallies]
 
     @torch.inference_mode()
     def predict(self, models: Sequence[nn.Module],
@@ -141,8 +140,9 @@ class SegmentationTask(ImagesTask):
         """One model's classes of an image's own pixels, and the entropy of their softmax."""
         logits = model.eval()(self._levels([self.maps(sample_id)])).values.logits
         about = self.maps.place(sample_id), self.data.size(sample_id)
-        return Painted(to_pixels(logits, *about), to_entropy(logits, *about), "entropy",
-                       math.log(logits.shape[1]))
+        entropy = _each_pixel(logits, *about, lambda values: torch.special.entr(
+            values.softmax(-1)).sum(-1).float())
+        return Painted(to_pixels(logits, *about), entropy, "entropy", math.log(logits.shape[1]))
 
     def labels(self, sample_id: str) -> torch.Tensor:
         """(H, W) classes in the model's input; the padding is ignored."""
@@ -192,14 +192,6 @@ def to_pixels(logits: torch.Tensor, place: Placement,
     return np.asarray(classes, dtype=np.uint8)
 
 
-def to_entropy(logits: torch.Tensor, place: Placement,
-               size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """(H, W) entropy, in nats, of the softmax at each of an image's own pixels; see `to_pixels`."""
-    entropy = _each_pixel(logits, place, size,
-                          lambda values: torch.special.entr(values.softmax(-1)).sum(-1))
-    return np.asarray(entropy, dtype=np.float32)
-
-
 def _each_pixel(logits: torch.Tensor, place: Placement, size: tuple[int, int],
                 of: Callable[[torch.Tensor], torch.Tensor]) -> npt.NDArray[Any]:
     """(H, W) of what `of` makes of (P, K) logits, a strip at a time."""
@@ -221,4 +213,4 @@ def mask_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Of (B, K, h, w) logits, resized (bilinear) to (B, H, W) labels; 0 where nothing counts."""
     resized: Any = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(resized, labels, ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    return total / (labels != IGNORED).sum().clamp(min=1)  # torch's own mean of none is NaN

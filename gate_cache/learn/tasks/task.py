@@ -109,11 +109,17 @@ class Task(Protocol):
     def criterion(self) -> nn.Module:
         """A fresh loss: ``criterion(values, items)`` to a number; it may have parameters."""
 
+    def of(self, items: Mapping[Split, Sequence[Any]]) -> Self:
+        """The same with other samples, or pairs, of each split."""
+
     def floors(self) -> dict[Role, Scores]:
         """What needs no feature, judged on ``test``."""
 
     def judge(self, models: Sequence[nn.Module], split: Split) -> list[Scores]:
-        """Results of several models, which must be in evaluation mode, over one split."""
+        """Results of several models, which must be in evaluation mode, over one split.
+
+        Intervals are drawn on ``test`` alone: a validation would pay for them every time.
+        """
 
 
 EVALUATING: dict[Split, str] = {"train": "evaluating on train", "val": "validating",
@@ -155,7 +161,7 @@ class ImagesTask:
 
         Parameters
         ----------
-        count : images of a part
+        parts, count : images in their order; how many a part has
         """
         with self.show.task(EVALUATING[split], len(self._ids[split]), "images") as bar:
             for part in parts:
@@ -179,7 +185,7 @@ class ImagesTask:
 
 
 class _Plain(nn.Module):
-    """A loss without parameters."""
+    """A loss without parameters, as the module that a trial moves, trains and saves."""
 
     def __init__(self, loss: Callable[[Any, Sequence[Any]], torch.Tensor]) -> None:
         super().__init__()

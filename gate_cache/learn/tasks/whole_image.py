@@ -64,7 +64,9 @@ class WholeImage:
         if isinstance(head, Probe):
             yield self._by_cells(model, head, points)
             return
-        if not isinstance(head, PixelMLPs) or _by_channel(model.mixer) or model.projection:
+        # what weighs channels, or projects them, must do so before anything is multiplied
+        by_channel = getattr(model.mixer, "by_channel", False)
+        if not isinstance(head, PixelMLPs) or by_channel or model.projection:
             yield from self._one_by_one(model, points)
             return
         mixed = self._mixed(model, points)
@@ -82,7 +84,7 @@ class WholeImage:
             for table, at in rest:
                 values = at.of(part).read(table).view(-1, len(first.bias), first.units)
                 hidden = hidden + values.transpose(0, 1)
-            yield Output(head.after_first(hidden), mixed.told[:, part])
+            yield Output(head.after_first(hidden), mixed.weights[:, part])
 
     def _one_by_one(self, model: VectorModel, points: Points) -> Iterator[Output]:
         """The same for any head, and weights of channels: features are read at every pixel."""
@@ -117,6 +119,7 @@ class WholeImage:
             chosen += [m.expand(len(chosen[0]), *m.shape) for m in self._native.attention]
         mixer = model.mixer
         if isinstance(mixer, FixedWeights):
+            # the same weights at every pixel: mixed first, one table is read in place of b
             sums = [torch.einsum("k,kchw->chw", mixer.weights, level) for level in chosen]
             one = torch.ones(1, 1, 1, 1, device=self._device)
             return _Mixed([sums], one.expand(-1, len(points), -1, -1),
@@ -149,19 +152,14 @@ class WholeImage:
 
 
 class _Mixed(NamedTuple):
-    """What is summed: maps of each combo with shares (M or 1, P, n, b'), and the weights to tell.
+    """What is summed: maps of each combo with shares (M or 1, P, n, b'), and the mixer's weights.
 
-    A fixed mixture is summed before: then b' is 1.
+    A fixed mixture is summed before: then b' is 1, and the weights are not the shares.
     """
 
     combos: Sequence[Levels]
     shares: torch.Tensor
-    told: torch.Tensor
-
-
-def _by_channel(mixer: object) -> bool:
-    """Whether weights are of channels: then nothing can be multiplied before it is weighed."""
-    return isinstance(mixer, VectorAmalgamator) and mixer.by_channel
+    weights: torch.Tensor
 
 
 def _at_once(units: int) -> int:

@@ -92,7 +92,7 @@ def draw_scores(scores: ShiftScores, folder: Path) -> Path:
     """Write the plot as a PNG file; raises as `written`."""
     from matplotlib.figure import Figure
 
-    rows = scores.rows[::-1]
+    rows = scores.rows[::-1]  # y grows upwards
     figure = Figure(figsize=(8, 1.9 + 0.42 * len(rows)), dpi=110, layout="constrained")
     axes = figure.subplots()
     for y, row in enumerate(rows):
@@ -106,7 +106,7 @@ def _row(axes: Axes, y: int, row: Scored) -> None:
     for i, (name, value) in enumerate(row.maps.items()):
         axes.plot(value.mean, y + 0.2, MARKERS[i % len(MARKERS)], ms=5, mfc="white",
                   mec=shade(COLOURS[i % len(COLOURS)]), mew=1.4,
-                  label=name if not y else None)
+                  label=name if not y else None)  # once in the legend, for all rows
     low, high = row.score.interval
     colour = shade(BLUE if row.gain else INK)
     axes.plot([low, high], [y, y], "-", color=colour, lw=3, solid_capstyle="butt",
@@ -226,7 +226,6 @@ def _cell(picture: Picture, caption: str) -> PictureCell:
 
 def _notes(study: Guideline) -> list[str]:
     more = len(study.inputs) - ROWS
-    hidden = [f"the figures have {counted(more, 'more image')}"] if more > 0 else []
-    return ["Pictures: the first seed. Figures: means over seeds" +
-            "".join(f"; {h}" for h in hidden) + f". The autoencoder alone has SSIM"
-            f" {study.bound['SSIM'].mean:.3f}.", *_protocol(study)[:1]]
+    hidden = f"; the figures have {counted(more, 'more image')}" if more > 0 else ""
+    return [f"Pictures: the first seed. Figures: means over seeds{hidden}. The autoencoder alone"
+            f" has SSIM {study.bound['SSIM'].mean:.3f}.", *_protocol(study)[:1]]

@@ -145,7 +145,7 @@ def cut(words: str, width: float, size: float = 13) -> str:
 def ink_on(colour: Colour) -> Colour:
     """Black or white: what is read on a colour."""
     r, g, b = colour
-    return BLACK if 0.299 * r + 0.587 * g + 0.114 * b > 140 else PAPER
+    return BLACK if 0.299 * r + 0.587 * g + 0.114 * b > 140 else PAPER  # luma, ITU-R BT.601
 
 
 def _fine(at: At) -> tuple[int, int]:
@@ -164,6 +164,6 @@ def _dashes(a: At, b: At) -> list[tuple[At, At]]:
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
+    font = ImageFont.load_default(size)  # Pillow's own: the same on every machine
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font

@@ -43,10 +43,10 @@ def styles(names: Sequence[str]) -> dict[int, Style]:
 
     Of more than 64 classes those that are 64 apart look alike.
     """
-    every = [k for k, name in enumerate(names) if name != "background"]
-    by_class = {k: Style(COLOURS[i % len(COLOURS)], i // len(COLOURS) % PATTERNS)
-                for i, k in enumerate(every)}
-    return {**{k: Style(BACKGROUND) for k, n in enumerate(names) if n == "background"}, **by_class}
+    every = [k for k, name in enumerate(names) if name != "background"]  # which takes no colour
+    return {k: Style(BACKGROUND) for k, name in enumerate(names) if name == "background"} | {
+        k: Style(COLOURS[i % len(COLOURS)], i // len(COLOURS) % PATTERNS)
+        for i, k in enumerate(every)}
 
 
 def areas(masks: Iterable[Labels]) -> dict[int, int]:

@@ -34,14 +34,14 @@ COLUMNS = ("input", "truth", "prediction", "uncertainty")
 def draw_predictions(predictions: Predictions, folder: Path) -> Iterator[Path]:
     """Write PNG files of a few images each; yields their paths; raises as `written`."""
     need_folder(folder)
-    sheets = iter(lambda: list(islice(predictions.each, ROWS)), [])
+    sheets = iter(lambda: list(islice(predictions.images, ROWS)), [])
     for number, rows in enumerate(sheets, 1):
         yield written(page(predictions, rows), folder, f"predictions-{number}")
 
 
 def page(about: Predictions, rows: Sequence[Predicted]) -> Picture:
     """A row an image: input, truth, prediction, uncertainty; the classes that are seen below."""
-    seen = areas([m for r in rows for m in (r.true, r.found.classes)])
+    seen = areas([m for r in rows for m in (r.true, r.painted.classes)])
     style_of = styles(about.classes)
     names = legend(about.classes, seen, style_of, len(COLUMNS) * (SIDE + GAP) + GAP, EDGE)
     foot = names.height + LINE + EDGE
@@ -53,8 +53,9 @@ def page(about: Predictions, rows: Sequence[Predicted]) -> Picture:
 
 
 def _cells(row: Predicted, style_of: Mapping[int, Style]) -> list[PictureCell]:
-    painting = row.found
+    painting = row.painted
     true, classes = (enlarged(m, SIDE) for m in (row.true, painting.classes))
+    # enlarged pictures keep their pixels, as masks do beside them; photographs are made smaller
     return [PictureCell(fitted(row.image, SIDE, smooth=max(row.image.shape) > SIDE), row.id),
             PictureCell(painted(true, style_of)),
             PictureCell(painted(classes, style_of, true),
@@ -64,8 +65,8 @@ def _cells(row: Predicted, style_of: Mapping[int, Style]) -> list[PictureCell]:
 
 
 def _scale(canvas: Canvas, row: Predicted, y: float) -> None:
-    words = f"uncertainty: {row.found.measure}, 0"
-    most = f"{row.found.most:.2f} nats" if row.found.measure == "entropy" else "all"
+    words = f"uncertainty: {row.painted.measure}, 0"
+    most = f"{row.painted.most:.2f} nats" if row.painted.measure == "entropy" else "all"
     x = EDGE + width_of(words) + 8
     canvas.text(words, (EDGE, y))
     canvas.picture(heat(np.linspace(0, 1, STRIP)[None].repeat(12, 0)), (x, y + 2))

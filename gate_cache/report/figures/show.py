@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from gate_cache.report.figures.pictures import (
     sheet,
 )
 from gate_cache.store.places.disk import disk_errors
+from gate_cache.training.run_files import trial_file
 
 if TYPE_CHECKING:
     from gate_cache.analysis.activations import Activations, Level
@@ -29,17 +31,27 @@ def draw(source: ShownImages, images: Sequence[str], combos: Sequence[str], toke
          out: Path | None) -> Iterator[Path]:
     """Write one PNG file for each image; yields their paths.
 
-    By default the first few images, all combos and the first few words of the prompt are shown,
-    beside the store; a `UserError` where there is no such image, combo or word, or the folder
+    By default a few images, all combos and the first few words of the prompt are shown, beside the
+    store; a `UserError` where there is no such image, combo or word, or the folder
     cannot be written.
     """
     one = out if len(images) == 1 else need_folder(out) if out else None
+    taken: Counter[str] = Counter()
     for sample in show(source, images, combos, tokens):
-        yield written(page(sample), one or beside(source.store.path), file_name(sample.id))
+        name = _numbered(file_name(sample.id), taken)
+        yield written(page(sample), one or beside(source.store.path), name)
+
+
+def _numbered(name: str, taken: Counter[str]) -> str:
+    """A picture's name, with a number where another one has it: of x.jpg beside x.png."""
+    taken[name] += 1
+    return f"{name}-{taken[name]}" if taken[name] > 1 else name
 
 
 def written(picture: Picture, out: Path, name: str) -> Path:
     """Write a PNG file into the folder of ``--out``, or to the file that it names, if it can be."""
+    if len(name.encode()) > 200:  # of 255 bytes that file systems take
+        name = trial_file(name)
     path = out if is_file_name(out) else out / f"{name}.png"
     try:
         with disk_errors(path.parent, "--out", "and run the same command again"):
@@ -107,10 +119,10 @@ def draw_activations(work: Workspace, images: Sequence[str], combos: Sequence[st
     """
     from gate_cache.analysis.activations import activations  # runs a model, so it loads torch
 
-    folder = need_folder(out or beside(work.store_path))
+    folder, taken = need_folder(out or beside(work.store_path)), Counter[str]()
     for trace in activations(work, images, combos):
         name = f"{file_name(trace.id)}-{trace.combo}-activations"
-        yield written(pass_page(trace), folder, name)
+        yield written(pass_page(trace), folder, _numbered(name, taken))
 
 
 def pass_page(trace: Activations) -> Picture:

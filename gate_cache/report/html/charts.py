@@ -23,7 +23,6 @@ from gate_cache.report.html.svg import (
     SERIES,
     SINGLE,
     Chart,
-    ticked,
 )
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def bars(labels: Labels, rows: Sequence[str], values: Mapping[str, Sequence[floa
             for y, value in zip(at, lengths, strict=True):
                 axes.annotate(number(value, digits), (value, y), (4, 0), textcoords="offset points",
                               va="center", fontsize=10, color=INK)
-        ticked(axes, range(len(rows)), [cut(r, 26) for r in rows], "y")
+        axes.set_yticks(range(len(rows)), [cut(r, 26) for r in rows])
         axes.set(xlabel=labels.x, ylim=(len(rows) - 0.5, -0.5),
                  xlim=(0, 1.16 * max((max(v) for v in values.values()), default=1) or 1))
         _headed(axes, labels.title, legend=len(values) > 1)
@@ -180,8 +179,8 @@ def heat_map(labels: Labels, rows: Sequence[str], columns: Sequence[str],
             axes.text(x + 0.5, y + 0.5, f"{number(float(grid[y, x]))}{more}", ha="center",
                       va="center", fontsize=12, color="#ffffff" if dark else "#00132b",
                       linespacing=1.25)
-        ticked(axes, [i + 0.5 for i in range(len(columns))], columns)
-        ticked(axes, [i + 0.5 for i in range(len(rows))], rows, "y")
+        axes.set_xticks([i + 0.5 for i in range(len(columns))], columns)
+        axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
         axes.set(xlabel=labels.x, ylabel=labels.y, title=labels.title)
         axes.invert_yaxis()
         axes.tick_params(length=0)
@@ -198,7 +197,7 @@ def effect(labels: Labels, values: Sequence[str], results: Sequence[Sequence[flo
             axes.plot([x] * len(scores), scores, "o", color=SERIES[6], markersize=4.5, alpha=0.7)
         means = [float(np.mean(scores)) if scores else math.nan for scores in results]
         axes.plot(range(len(values)), means, "-D", color=GATE, markersize=6)
-        ticked(axes, range(len(values)), values)
+        axes.set_xticks(range(len(values)), values)
         axes.set(title=labels.title, xlim=(-0.5, len(values) - 0.5))
         axes.margins(y=0.12)
         if max(map(len, values)) > 7:
@@ -217,7 +216,7 @@ def dumbbells(labels: Labels, rows: Sequence[str], ours: Sequence[float],
                   markersize=7)
         axes.plot(theirs, range(len(rows)), MARKS[1], color=SINGLE, label=names[1], linestyle="",
                   fillstyle="none", markersize=6.5, markeredgewidth=1.8)
-        ticked(axes, range(len(rows)), [cut(r, 22) for r in rows], "y")
+        axes.set_yticks(range(len(rows)), [cut(r, 22) for r in rows])
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=labels.x)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2,

@@ -17,12 +17,10 @@ from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
 from gate_cache.learn.metrics.items import Items
 from gate_cache.learn.metrics.pck import share
 from gate_cache.learn.metrics.roles import Role
-from gate_cache.manifest.train_spec import COUNTS
 from gate_cache.report.html.record import Record, Result
+from gate_cache.training.sweep_tables import SCHEDULE
 
 Metric = Callable[[npt.NDArray[np.float64]], float]
-PLACES = ("steps", "batch", "validate_steps", *COUNTS)
-"""Settings of a sweep that a trained baseline shares with the trials beside it."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def _baselines_of(gate: Group, rows: Sequence[Group]) -> dict[Role, Group]:
     """The single feature and uniform weights that were treated as GATE was."""
     roles: tuple[Role, ...] = ("baseline", "uniform")
     groups = [g for g in rows if _beside(g, gate)]
-    return {role: of_role[-1] for role in roles
+    return {role: of_role[-1] for role in roles  # the last one has attention, where GATE has it
             if (of_role := [g for g in groups if g.first.role == role])}
 
 
@@ -175,8 +173,8 @@ def gains_of(record: Record, over: Sequence[str]) -> list[dict[str, Gain]]:
     trials: dict[str, Group] = {g.name: g for g in groups if g.results and g.first.role == "gate"}
 
     def bases(group: Group) -> dict[str, Group]:
-        known = trials | dict(_baselines_of(group, rows))
-        return {name: base for name, base in known.items() if name in over and base is not group}
+        every = trials | dict(_baselines_of(group, rows))
+        return {name: base for name, base in every.items() if name in over and base is not group}
 
     return [_gains(group, bases(group)) if group.name in trials else {} for group in groups]
 
@@ -192,16 +190,12 @@ def _beside(base: Group, gate: Group) -> bool:
         return False
     if theirs.method.attention and not ours.method.attention:
         return False
-    return all(theirs.spec.get(k) == ours.spec.get(k) for k in PLACES if theirs.trained)
-
-
-def _same_items(a: Group, b: Group) -> bool:
-    first, second = a.results[0].items, b.results[0].items
-    return bool(first and second and np.array_equal(first.ids, second.ids))
+    return all(theirs.spec.get(k) == ours.spec.get(k) for k in SCHEDULE if theirs.trained)
 
 
 def _gain(gate: Group, base: Group) -> Gain | None:
-    if not (gate.units and base.units and _same_items(gate, base)):
+    ours, theirs = gate.results[0].items, base.results[0].items
+    if not (gate.units and base.units and ours and theirs
+            and np.array_equal(ours.ids, theirs.ids)):  # paired: the same items alone
         return None
-    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select),
-                            gate.results[0].items.ids if gate.results[0].items else None))
+    return Gain(base, *gain(gate.units, base.units, metric_of(gate.select), ours.ids))

@@ -65,7 +65,7 @@ def masks(data: SegmentationDataset, items: Items, other: Items | None) -> list[
     theirs = {str(i[0]): float(s) for i, s in zip(other.ids, other.scores, strict=True)} \
         if other else {}
     order = sorted(items.masks, key=lambda i: scores[i])
-    half = (len(order) + 1) // 2
+    half = (len(order) + 1) // 2  # kept are as many of the best as of the worst (`keep_items`)
     true = {i: data.mask(i) for i in order}
     look = styles(data.classes)
     pixels = areas([*true.values(), *items.masks.values()])
@@ -146,7 +146,7 @@ def confusions(items: Items, names: Sequence[str]) -> Html:
         "Images of test: true classes in rows, answers in columns")])
 
 
-EACH, MOST = 2, 200
+PAIRS, MOST = 2, 200
 """Pairs shown of every kind, and those that are looked at for different ones."""
 
 
@@ -211,9 +211,9 @@ def _chosen(data: ImageDataset, items: Items,
         return {str(items.more["category"][number]), *contents}
 
     usable = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    worst = varied(sorted(usable, key=lambda i: scores[i]), keys, EACH)
+    worst = varied(sorted(usable, key=lambda i: scores[i]), keys, PAIRS)
     best = varied([i for i in sorted(usable, key=lambda i: -scores[i]) if i not in worst], keys,
-                  EACH)
+                  PAIRS)
     if other is None or len(other.scores) != len(scores):
         return best, worst, []
     apart = np.abs(items.units[:, 0] - other.units[:, 0])

@@ -103,7 +103,7 @@ def document(title: str, sections: Iterable[Section], *, lead: Child = None,
     page = render("page", title=title, sections=_numbered(list(sections)), lead=lead, about=about,
                   style=Html(_asset("style.css")), script=Html(_asset("sort.js")),
                   version=gate_cache.__version__)
-    return f"{page}\n"
+    return f"{page}\n"  # jinja leaves the last line's end out
 
 
 def _numbered(sections: Sequence[Section]) -> dict[str, Section]:
@@ -160,7 +160,7 @@ def fold(summary: str, *parts: Child, opened: bool = False) -> Html:
 
 def facts(pairs: Mapping[str, Child]) -> Html:
     pair = Html("<div><dt>{}</dt><dd>{}</dd></div>")
-    return Html("<dl>{}</dl>").format(join(pair.format(*each) for each in pairs.items()))
+    return Html("<dl>{}</dl>").format(join(pair.format(*item) for item in pairs.items()))
 
 
 def paragraph(*parts: Child, note: bool = False) -> Html:

@@ -62,29 +62,23 @@ def data(record: Record) -> Html:
 
 def reproduction(record: Record, verdict: Verdict | None) -> Section:
     config = record.config
-    commands = config.get("commands") or []
+    commands = config.get("commands", [])
+    placeholders = any(f"--{root} {root.upper()}" in line for line in commands
+                       for root in ("data", "models"))
     parts: list[Child] = [
-        code("\n".join(commands)) if commands else
-        paragraph("The folder does not say by which command it was made."),
+        code("\n".join(commands)),
         paragraph("Run where the manifest's path leads to it. DATA and MODELS stand for the folders"
-                  " that hold them.", note=True) if _placeholders(commands) else None]
+                  " that hold them.", note=True) if placeholders else None]
     if config.get("trials_file"):
         parts.append(fold("The file of trials", code(str(config["trials_file"]))))
     if record.manifest:
         plain = json.dumps(record.manifest, indent=2, ensure_ascii=False)
         parts.append(fold(f"{config.get('manifest_file', 'The manifest')}, resolved"
                           " (JSON, which is YAML too)", code(plain)))
-    versions = config.get("versions") or {k: v for k, v in (
-        ("gate-cache", config.get("gate_cache")), ("torch", config.get("torch"))) if v}
     about: dict[str, Child] = {
-        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+        "versions": ", ".join(f"{k} {v}" for k, v in config.get("versions", {}).items()),
         "device": str(config.get("device", "")), "took": clock(record.seconds)}
     return section("Reproduce", *parts, facts(about), fingerprints(record, verdict))
-
-
-def _placeholders(commands: list[str]) -> bool:
-    return any(f"--{root} {root.upper()}" in line for line in commands for root in
-               ("data", "models"))
 
 
 def fingerprints(record: Record, verdict: Verdict | None) -> Html:
@@ -129,7 +123,7 @@ def _weights(record: Record, verdict: Verdict | None) -> list[Path]:
 
 def about(record: Record) -> str:
     config: Mapping[str, Any] = record.config
-    version = (config.get("versions") or {}).get("gate-cache", config.get("gate_cache", ""))
+    version = config.get("gate_cache", "")
     many = counted(len(record.trials), "trial") if record.kind == "sweep" else ""
     head = f"head {record.head}" if record.kind == "sweep" else ""
     return " · ".join(filter(None, [

@@ -154,7 +154,7 @@ def _training(folder: Path) -> Record:
     first, *more = metrics["tables"]
     results = [_method(folder, row, config, metrics) for row in first["rows"]]
     published = [_method(folder, row, config, metrics) for row in more[0]["rows"]] if more else []
-    chooser = config.get("select") or _likely(results[0].test)
+    chooser = config["select"]
     return Record(folder, "training", config, metrics["head"], _leading(config, chooser),
                   first["protocol"], results, published, float(metrics["seconds"]), chooser)
 
@@ -163,16 +163,16 @@ def _method(folder: Path, row: dict[str, Any], config: dict[str, Any],
             metrics: dict[str, Any]) -> Result:
     details = {**row, **(row.get("details") or {})}
     spec = config["manifest"]["train"]
-    combos = spec.get("combos") or config.get("combos") or list(config["manifest"]["conv"])
+    combos = spec.get("combos") or config["combos"]
     method = method_of({"combos": combos, **row}, spec)
-    test = {k: v for k, v in row.items()
+    test = {k: v for k, v in row.items()  # of pairs, details stand among the metrics
             if isinstance(v, float) and (k.startswith("pck@") or "details" in row)}
     result = Result(folder, row["method"], method, row["trained"], test, key_of(row),
                     key_of(row), spec=spec, combos=method.combos, details=details)
     fit = metrics["fits"].get(WEIGHTS.get(result.role, "")) if result.trained else None
     if not fit:
         return result
-    best = {at(h): h.get("val") for h in fit["history"]}.get(fit["best_at"])
+    best = {step_of(h): h.get("val") for h in fit["history"]}.get(fit["best_at"])
     return replace(result, val=best or {}, best_at=fit["best_at"], history=fit["history"])
 
 
@@ -180,10 +180,10 @@ def _sweep(folder: Path) -> Record:
     config, table = _read(folder / SWEEP), _read(folder / RESULTS)
     results = [_trial(folder, row, config) for row in table["rows"]]
     heads = {head_name(dict(r.spec)) for r in results if r.spec}
-    chooser = table.get("select") or _likely(next((r.test for r in results if r.test), {}))
+    chooser = table["select"]
     return Record(folder, "sweep", config, " and ".join(sorted(filter(None, heads))),
-                  _leading(config, chooser), str(config.get("protocol", "")), results, [],
-                  float(table.get("seconds") or 0), chooser)
+                  _leading(config, chooser), str(config["protocol"]), results, [],
+                  float(table["seconds"]), chooser)
 
 
 def _trial(folder: Path, row: dict[str, Any], config: dict[str, Any]) -> Result:
@@ -197,12 +197,13 @@ def _trial(folder: Path, row: dict[str, Any], config: dict[str, Any]) -> Result:
                   more.get("details") or {}, row["failed"])
 
 
-def at(validation: Mapping[str, Any]) -> int:
+def step_of(validation: Mapping[str, Any]) -> int:
     """Where in training: the step, or the items seen where the first release counted them."""
     return int(validation.get("step", validation["seen"]))
 
 
-def counted(results: Sequence[Result]) -> str:
+def step_unit(results: Sequence[Result]) -> str:
+    """What `step_of` counts, for people."""
     return "steps" if all("step" in h for r in results for h in r.history) else "items seen"
 
 
@@ -210,12 +211,6 @@ def _leading(config: Mapping[str, Any], chooser: str) -> str:
     """Runs of earlier versions do not tell the radius; null is where no target has one."""
     small = not (config.get("radius_in_cells", math.inf) or 0) >= 1
     return BROADER if chooser == SELECTED and small else chooser
-
-
-def _likely(test: Mapping[str, float]) -> str:
-    """The metric that chose, in the folder of a version that did not write it."""
-    usual = (SELECTED, "mIoU", "accuracy")
-    return next((m for m in usual if m in test), next(iter(test), ""))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -166,6 +166,7 @@ def _tables(record: Record, rows: Sequence[Result], caption: str, key: str) -> l
     groups = grouped(record, rows)
     pck = record.select.startswith("pck@")
     metrics = [m for m in record.metrics if SHOWN.fullmatch(m)] if pck else record.metrics
+    # what the page is about, then others of its α, which is in the first eight letters
     metrics.sort(key=lambda m: (m != record.select, m[:8] != record.select[:8]))
     parts = [table(
         [Column("Method"), *(_column(m, m == record.chooser and key == "test") for m in metrics)],
@@ -207,7 +208,7 @@ def by_category(record: Record, verdict: Verdict | None) -> tuple[Html, Html]:
     if not verdict:
         return nothing, nothing
     groups = [verdict.gate, *verdict.baselines.values()]
-    values = [categories(g) for g in groups]
+    values = [categories(g) for g in groups]  # GATE's first: it says which there are
     names = [n for n, v in values[0].items() if v is not None] if values[0] else []
     if not names:
         return nothing, nothing
@@ -238,8 +239,8 @@ def categories(group: Group) -> dict[str, float | None]:
 
 
 def _categories(result: Result, select: str) -> dict[str, float | None]:
-    kept = {"mIoU": "IoU", "accuracy": "accuracy", SELECTED: "categories"}
-    stored = result.details.get(kept.get(select, ""))
+    by_class = {"mIoU": "IoU", "accuracy": "accuracy", SELECTED: "categories"}
+    stored = result.details.get(by_class.get(select, ""))
     if isinstance(stored, dict):
         return stored
     items = result.items

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import escape
@@ -91,8 +90,3 @@ def _inlined(drawn: str, name: str, alt: str) -> Html:
 def digest(*parts: str) -> str:
     """A few letters that stand for these texts in an id."""
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:8]
-
-
-def ticked(axes: Axes, places: Sequence[float], labels: Sequence[str], axis: str = "x") -> None:
-    """Set the ticks of an axis, in data coordinates, and their labels."""
-    (axes.set_xticks if axis == "x" else axes.set_yticks)(list(places), labels=list(labels))

@@ -22,13 +22,13 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, Result, at, counted, number
+from gate_cache.report.html.record import Record, Result, number, step_of, step_unit
 from gate_cache.report.html.results import COLOURS
 from gate_cache.report.html.svg import DASHES, SERIES, STROKES
 from gate_cache.report.html.trials import broken
 
-FEW = 4
-"""Lines that get colours of their own."""
+FEW, LISTED = 4, 24
+"""Lines that get colours of their own; trainings whose validations are listed."""
 
 
 def training(record: Record, verdict: Verdict | None) -> Section:
@@ -36,7 +36,7 @@ def training(record: Record, verdict: Verdict | None) -> Section:
     fitted = [r for r in record.results if r.history]
     if not fitted:
         return section("Training", paragraph("The folder tells nothing of the course of training."))
-    unit = counted(fitted)
+    unit = step_unit(fitted)
     looks = {r.name: _look(r, fitted, verdict) for r in fitted}
     losses = [_curve(r, "loss", *looks[r.name]) for r in fitted]
     scores = [c for r in fitted if (c := _curve(r, record.select, *looks[r.name]))]
@@ -74,12 +74,13 @@ def _look(result: Result, fitted: Sequence[Result], verdict: Verdict | None) -> 
 
 
 def _curve(result: Result, what: str, colour: str, faint: bool) -> Curve | None:
-    points = [(at(h), h["loss"] if what == "loss" else (h.get("val") or {}).get(what))
+    points = [(step_of(h), h["loss"] if what == "loss" else (h.get("val") or {}).get(what))
               for h in result.history]
     measured = [(x, y) for x, y in points if y is not None]
     if not measured:
         return None
     seen = [x for x, _ in measured]
+    # no ring at a step without a value on val: the last weights were kept then
     best = seen.index(result.best_at) if what != "loss" and result.best_at in seen else None
     return Curve(result.name, seen, [y for _, y in measured], colour, best, faint)
 
@@ -91,13 +92,14 @@ def _alt(what: str, lines: Sequence[Curve]) -> str:
 
 
 def _history(record: Record, fitted: Sequence[Result], unit: str) -> Html:
-    rows = [PageRow([broken(r.name), at(h), number(h["loss"], 4),
+    rows = [PageRow([broken(r.name), step_of(h), number(h["loss"], 4),
                      number((h.get("val") or {}).get(record.select), 2),
-                     "kept" if at(h) == r.best_at else ""])
-            for r in fitted[:24] for h in r.history]
+                     "kept" if step_of(h) == r.best_at else ""])
+            for r in fitted[:LISTED] for h in r.history]
     columns = [Column("Training"), Column(unit), Column("loss"),
                Column("val", metric_name(record.select)), Column("checkpoint", words=True)]
-    return fold("Every validation as a table", table(columns, rows, "Validations"))
+    some = f" of the first {LISTED} of {len(fitted)}" if len(fitted) > LISTED else ""
+    return fold(f"Every validation{some} as a table", table(columns, rows, "Validations"))
 
 
 def weights(record: Record, verdict: Verdict | None) -> Section | None:

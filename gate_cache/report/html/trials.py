@@ -25,7 +25,7 @@ from gate_cache.report.html.page import (
     section,
     table,
 )
-from gate_cache.report.html.record import Record, counted, number
+from gate_cache.report.html.record import Record, number, step_unit
 from gate_cache.report.html.results import SHOWN
 
 GAMMAS = ("gamma1", "gamma2")
@@ -48,7 +48,7 @@ def varying(groups: Sequence[Group]) -> dict[str, list[Any]]:
     for group in groups:
         for key, value in group.first.settings.items():
             if key not in SEEDS:
-                values.setdefault(key, {}).setdefault(json.dumps(value), value)
+                values.setdefault(key, {}).setdefault(json.dumps(value), value)  # of lists too
     missing = {k for k in values if any(k not in g.first.settings for g in groups)}
     return {k: _ordered(list(v.values())) for k, v in values.items()
             if len(v) + (k in missing) > 1}
@@ -194,7 +194,7 @@ def _single(record: Record, metrics: Sequence[str], changed: Sequence[str],
             for trial in record.trials]
     columns = [Column("Trial"), *(Column(k) for k in keys),
                Column("val", "chooses"), *_columns(metrics),
-               Column("best at", counted(record.results))]
+               Column("best at", step_unit(record.results))]
     return table(columns, rows, "Every trial; percent", sortable=True)
 
 

@@ -25,8 +25,10 @@ def write_report(folder: Path, roots: Roots) -> Path:
 
     A `UserError` where the folder is of no finished run or sweep, or cannot be written.
     """
-    page = document_of(read_record(folder), roots)
-    path = folder / REPORT
+    record, path = read_record(folder), folder / REPORT
+    outcome = verdict(record)
+    page = document(record.title, sections(record, outcome, roots), lead=lead(record, outcome),
+                    about=about(record))
     with disk_errors(folder, "RUN", "and write it again"), replacing(path) as draft:
         draft.write_text(page, encoding="utf-8")
     return path
@@ -48,12 +50,6 @@ def try_report(folder: Path, roots: Roots, show: Progress) -> Path | None:
         show.say(f"warning: no report was written ({' '.join(why.split())}); 'gate-cache report"
                  f" {folder}' tries again")
         return None
-
-
-def document_of(record: Record, roots: Roots) -> str:
-    outcome = verdict(record)
-    return document(record.title, sections(record, outcome, roots), lead=lead(record, outcome),
-                    about=about(record))
 
 
 def sections(record: Record, verdict: Verdict | None, roots: Roots) -> list[Section]:

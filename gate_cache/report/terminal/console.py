@@ -21,7 +21,7 @@ def console_progress() -> Progress:
 
 class _Stderr:
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)  # results alone are on stdout
 
 
 class Lines(_Stderr):
@@ -80,7 +80,7 @@ class Bars(_Stderr):
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[ProgressTask]:
         """Open a bar with count, rate and time left."""
-        if outer := self._progress:
+        if outer := self._progress:  # rich refuses a second live display
             number = outer.add_task(label, total=total, rate="")
             try:
                 yield _BarTask(outer, number, unit)
@@ -117,8 +117,8 @@ class _BarTask:
 
 def clock(seconds: float) -> str:
     """``3 s``, ``2:05`` or ``1:02:05``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    hours, rest = divmod(whole, 3600)
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    hours, rest = divmod(rounded, 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

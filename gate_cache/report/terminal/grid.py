@@ -56,7 +56,7 @@ class Grid:
         numbers = list(range(self._left, len(self._columns)))
         while True:
             fitting = (n for n in range(len(numbers), 1, -1) if self._need(numbers[:n]) <= width)
-            count = next(fitting, 1)
+            count = next(fitting, 1)  # one at least, however narrow the terminal is
             yield self._table(numbers[:count])
             numbers = numbers[count:]
             if not numbers:

@@ -24,15 +24,15 @@ def show_verified(report: Verified) -> None:
         then = f" ({problem.then})" if problem.then else ""
         say(f"{problem.place}: {problem.what}{then}", "yellow" if problem.mended else "red")
     say_notes(report.notes)
-    looked = (f"{counted(report.groups, 'group')}, {counted(report.blocks, 'finished block')},"
-              f" {human(report.bytes)}")
+    checked = (f"{counted(report.groups, 'group')}, {counted(report.blocks, 'finished block')},"
+               f" {human(report.bytes)}")
     if not report.problems:
         verdict = "everything is as it was written"
     else:
         mended = sum(p.mended for p in report.problems)
         verdict = counted(len(report.problems), "problem")
         verdict += f", {mended} repaired" if mended else ""
-    say(f"{report.store}: {looked}: {verdict}", "bold")
+    say(f"{report.store}: {checked}: {verdict}", "bold")
     if any(p.mended for p in report.problems):
         say("run 'gate-cache extract' on its manifests to fill what is undone now")
 
@@ -74,8 +74,7 @@ def show_diff(diff: Diff) -> None:
         if names:
             say(f"only in {place}: {', '.join(names)}", "yellow")
     say_notes(diff.notes)
-    say(f"{diff.a} and {diff.b}: "
-             + ("nothing differs" if diff.same else "they differ"), "bold")
+    say(f"{diff.a} and {diff.b}: {'nothing differs' if diff.same else 'they differ'}", "bold")
 
 
 def _combo_lines(combo: ComboDiff) -> list[str]:
@@ -120,12 +119,11 @@ def show_store(report: StoreReport) -> None:
 
 
 def _group_lines(group: GroupReport, images: int) -> list[str]:
-    settings = dict(group.settings)
-    lines = [f"{k}: {v}" for k, v in settings.items()]
-    for technique, found in group.source.items():
-        names = found.values() if isinstance(found, dict) else \
-            found if isinstance(found, list) else [found]
-        if found:
+    lines = [f"{k}: {v}" for k, v in group.settings.items()]
+    for technique, source in group.source.items():
+        names = source.values() if isinstance(source, dict) else \
+            source if isinstance(source, list) else [source]
+        if source:
             lines.append(f"{technique} from: {', '.join(map(str, names))}")
     lines.append(f"model: {group.model}, {group.compute}")
     lines += [f"{name}  {shape(dims)}  {dtype}" for name, (dims, dtype) in group.maps.items()]

@@ -85,8 +85,8 @@ def _show_points(summary: Summary) -> None:
         f" outside their picture; {counted(summary.boxless, 'box', 'boxes')} without extent")
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "–"
 
 
 SHOWN = (0.05, 0.1)

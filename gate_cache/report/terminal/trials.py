@@ -41,13 +41,13 @@ def _lines(metric: str) -> str:
     return metric_name(metric).replace(" (", "\n(").replace("/", "\n")
 
 
-def _others(means: list[Mean], select: str, most: int = 2) -> list[str]:
+def _others(means: list[Mean], select: str) -> list[str]:
     """A few more metrics, where they fit on a line."""
     names = next((list(m.test) for m in means if m.test), [])
     if not select.startswith("pck"):
         return [n for n in names if n != select]
     return [n for n in names if n.startswith("pck@0.10") and n != select
-            and "average=category" not in n][:most]
+            and "average=category" not in n][:2]
 
 
 def _cell(mean: Mean, name: str) -> str:
@@ -89,7 +89,8 @@ def _show(ranked: ProbeTable, split: str) -> None:
             for combos in {row.combos for row in ranked.rows}}
     for row in ranked.rows[:MOST]:
         maps = "all" if len(row.maps) == most[row.combos] > 1 else " ".join(row.maps)
-        table.add_row(escape(_title(row)), escape(maps), f"{row.value:.1f}",
+        name = row.combos[0] if len(row.combos) == 1 else f"mean of {len(row.combos)}"
+        table.add_row(escape(name), escape(maps), f"{row.value:.1f}",
                       _between(*row.interval), _behind(row, ranked.rows[0]),
                       style="bold" if row.equal else None)
     put(table, len(ranked.rows) - MOST)
@@ -97,10 +98,6 @@ def _show(ranked: ProbeTable, split: str) -> None:
     say(f"{equal or 'no'} other feature{'s' * (equal != 1)} (bold) within the paired interval of"
         f" the best; {metric_name(ranked.metric)}", style="dim")
     say("")
-
-
-def _title(row: ProbeRow) -> str:
-    return row.combos[0] if len(row.combos) == 1 else f"mean of {len(row.combos)}"
 
 
 def _between(low: float, high: float) -> str:
