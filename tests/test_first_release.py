@@ -75,6 +75,20 @@ def within(now: Any, then: Any) -> Any:
     return {k: within(now[k], v) for k, v in then.items()} if isinstance(then, dict) else now
 
 
+def near(now: Any, then: Any) -> bool:
+    """Whether all that there was then is there now, numbers within rounding.
+
+    Another seed, or a rate that is a hundredth larger, was seen for each of the five heads.
+    """
+    if isinstance(then, dict):
+        return all(k in now and near(now[k], v) for k, v in then.items())
+    if isinstance(then, list):
+        return len(now) == len(then) and all(map(near, now, then))
+    if isinstance(then, float):
+        return bool(now == pytest.approx(then, rel=1e-4, abs=1e-6))
+    return bool(now == then)
+
+
 def folder_of(home: Path, name: str) -> Path:
     return home if name in ("nn", "conv") else home / "masks"
 
@@ -134,7 +148,7 @@ def test_what_is_unfinished_is_refused_and_left(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nn", "conv", "upernet", "pixel-mlp", "classifier"])
 def test_the_same_training_has_the_same_result(name: str, home: Path, tmp_path: Path) -> None:
-    """The old spelling means the same batches; so the same values, to the last bit."""
+    """The old spelling means the same batches; so the same values, but for processors' rounding."""
     folder, whole = folder_of(home, name), home / "runs" / name
     manifest = load(folder / f"{name}.yaml")
     spec = TrainSpec.model_validate(
@@ -145,7 +159,7 @@ def test_the_same_training_has_the_same_result(name: str, home: Path, tmp_path: 
     found = train(Workspace(manifest, roots(folder), "cpu"), run=tmp_path / "r")
     then = gate(whole)
     then.pop("interval", None)  # that release drew pairs, not images
-    assert within(gate(found.run), then) == then
+    assert near(gate(found.run), then)
 
 
 def _as_then(loaded: Loaded, run: Path) -> dict[str, Any]:
