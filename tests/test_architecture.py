@@ -45,6 +45,7 @@ UPWARD = {  # names of `gate_cache` itself, imported on first use
 FENCES = {  # library to the rooms and files that may import it
     "zarr": ("store/",),
     "numcodecs": ("store/",),
+    "pcodec": ("store/format/shards.py",),
     "crc32c": ("store/",),
     "filelock": ("store/places/cache.py", "extraction/cluster.py"),
     "obstore": ("store/places/",),

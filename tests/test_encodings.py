@@ -24,10 +24,11 @@ from test_train import manifest as train_manifest
 
 from gate_cache import FeatureStore
 from gate_cache.core.codecs import OPTIONS, Codec
-from gate_cache.core.errors import ManifestError, RowNotDone, StoreError
+from gate_cache.core.errors import ManifestError, RowNotDone, StoreError, UserError
 from gate_cache.core.roots import Roots
 from gate_cache.extraction.extract import extract
 from gate_cache.extraction.plan import plan
+from gate_cache.extraction.validate import validate
 from gate_cache.learn.features.layout import decode as decode_torch
 from gate_cache.learn.features.layout import part_dtype
 from gate_cache.learn.metrics.roles import Method
@@ -35,7 +36,7 @@ from gate_cache.report.terminal.console import Lines
 from gate_cache.report.terminal.store_tables import show_store
 from gate_cache.report.terminal.tables import show_plan
 from gate_cache.store.check.inspect import inspect
-from gate_cache.store.format import done
+from gate_cache.store.format import done, shards
 from gate_cache.store.format.codes import DoesNotFit, decode, encode
 from gate_cache.store.format.documents import put_attrs
 from gate_cache.store.format.encodings import ENCODING, Encoding
@@ -457,8 +458,8 @@ def test_no_more_is_decompressed_than_a_row(name: str) -> None:
     fitting = compress(codec, np.arange(64, dtype=np.float16))
     unpack(memoryview(fitting), memoryview(row).cast("B"), codec, row.dtype)
     np.testing.assert_array_equal(row, np.arange(64))
-    for chunk in (b"", fitting[:-5], fitting[:3], bytes(40), b"\xff" * 40,
-                  *([bomb] if name != "pcodec" else [])):
+    shorter, longer = (compress(codec, np.ones(n, np.float16)) for n in (63, 65))
+    for chunk in (b"", fitting[:-5], fitting[:3], bytes(40), b"\xff" * 40, bomb, shorter, longer):
         tracemalloc.start()
         with pytest.raises(Damaged, match="a row cannot be decompressed"):
             unpack(memoryview(chunk), memoryview(row).cast("B"), codec, row.dtype)
@@ -481,6 +482,20 @@ def test_unknown_codecs_and_options_are_named(manifest: WriteManifest, asked: An
         Codec.parse(asked)
     with pytest.raises(ManifestError, match=f"store.codec: {says}"):
         manifest(store={"codec": asked})
+
+
+def test_a_codec_that_is_not_installed_is_named_before_anything_is_paid(
+        manifest: WriteManifest, roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(config: dict[str, Any]) -> Any:
+        raise ValueError(f"codec not available: {config['id']!r}")
+
+    work = Workspace(manifest(store={"codec": {"name": "pcodec", "level": 3}}), roots, "cpu")
+    monkeypatch.setattr(shards, "get_codec", unknown)
+    for stage in (validate, extract):
+        shards.numcodec.cache_clear()
+        with pytest.raises(UserError, match=r"codec pcodec: .*'numcodecs\[pcodec\]'"):
+            stage(work)
+    assert not roots.stores.exists()
 
 
 def test_a_codec_is_what_zarr_makes_of_it(path: Path) -> None:

@@ -90,6 +90,11 @@ def test_unknown_field_names_line_place_and_what_was_meant(
     assert found.startswith(f"{place}: unknown field (did you mean '{meant}'?); known: ")
 
 
+def test_a_world_of_more_pictures_than_can_be_listed_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, BASE.replace("toyworld", "toyworld, train: 1000000000")) == [
+        "m.yaml:1: dataset.train: must be at most 1000000, got 1000000000"]
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     (BASE + "model: {source: tiny}\n", "m.yaml:5: model: key given twice (first in line 2)"),
     (BASE + "  a: {prompt: y}\n", "m.yaml:5: conv.a: key given twice (first in line 4)"),

@@ -17,7 +17,7 @@ from published_trees import picture, save
 
 from gate_cache import FeatureStore
 from gate_cache.commands.options import parse_size
-from gate_cache.core.errors import ManifestError, ModelError, StoreError, UserError
+from gate_cache.core.errors import DataError, ManifestError, ModelError, StoreError, UserError
 from gate_cache.core.fingerprint import file_sha256
 from gate_cache.core.roots import Roots
 from gate_cache.datasets.folder import ImageFolder
@@ -253,6 +253,32 @@ def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (kept,) = (tmp_path / "cache/gate-cache/images").iterdir()
     kept.write_bytes(kept.read_bytes()[:-40])
     assert len(hashed()) == 5
+
+
+def test_one_link_to_nothing_costs_no_other_file_its_hash(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(digests, "_FRESH", 0)
+    for i in (0, 2):
+        save(tmp_path / f"d/{i}.png", picture(i))
+    (tmp_path / "d/1.png").symlink_to(tmp_path / "later.png")
+
+    def look() -> tuple[list[bool], digests.ImageDigests]:
+        data = ImageFolder(tmp_path / "d")
+        found = digests.ImageDigests(data, [s.id for s in data.samples()])
+        return found.known.tolist(), found
+
+    known, found = look()
+    assert known == [False] * 3
+    for at in (0, 2):
+        found.read(at)
+    with pytest.raises(DataError, match=r"1\.png: cannot be read: No such file"):
+        found.read(1)
+    found.keep()
+    assert look()[0] == [True, False, True]
+    save(tmp_path / "later.png", picture(1))
+    known, found = look()
+    assert known == [True, False, True] and found.read(1) == file_sha256(tmp_path / "later.png")
 
 
 def test_a_table_of_another_count_is_refused_before_memory_is_taken(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from published_trees import deal
 
 from gate_cache.core.errors import DataError
-from gate_cache.datasets.common.splits import SplitRule, Tree, split_named
+from gate_cache.datasets.common.splits import Shares, SplitRule, Tree, split_named
 from gate_cache.datasets.folder import ImageFolder
 
 ROOT = Path("root")
@@ -103,3 +103,13 @@ def test_shares_of_one_split_do_not_depend_on_the_other() -> None:
     ids = [f"{k}.png" for k in range(200)]
     test = {i for i, s in deal(ids, {"test": 0.3}, 0).items() if s == "test"}
     assert test == {i for i, s in deal(ids, {"test": 0.3, "val": 0.3}, 0).items() if s == "test"}
+
+
+@pytest.mark.parametrize("shares", [{}, {"val": 0.2}, {"test": 0.3}, {"val": 0.5, "test": 0.5}])
+@pytest.mark.parametrize("named", ["", "train/", "test/"])
+def test_many_are_split_as_each_is(tmp_path: Path, shares: Shares, named: str) -> None:
+    ids = [f"{named}cat/{i} ü.jpg" for i in range(300)]
+    tree = Tree(tmp_path, ids, SplitRule(shares, 3))
+    assert tree.splits() == [tree.split(i) for i in ids] == list(tree.split_of.values())
+    if not named:
+        assert tree.splits() == list(deal(ids, shares, 3).values())

@@ -95,19 +95,26 @@ class ImageFolder(ImageFiles):
 
     def label(self, sample_id: str) -> int:
         """The class of an image; a `NoClass` where it lies in no class folder."""
-        name = self._class_of[parent_of(sample_id) if self.labels is None else sample_id]
-        if name is None:
+        key = parent_of(sample_id) if self.labels is None else sample_id
+        number = self._numbers[key]
+        if number is None:
             raise NoClass(f"{self.path(sample_id)}: has no label" if self.labels else
                           f"{self.path(sample_id)}: is in no class folder; move it to"
                           " <class>/, or to train/<class>/, test/<class>/ …")
-        return self._numbers[name]
+        return number
 
     @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.classes)}
+    def _numbers(self) -> dict[str, int | None]:
+        """As `_class_of`, by the classes' numbers."""
+        numbers: dict[str | None, int] = {name: n for n, name in enumerate(self.classes)}
+        return {key: numbers.get(name) for key, name in self._class_of.items()}
 
     def split_of(self, sample_id: str) -> Split:
         return self._tree.split(sample_id)
+
+    def splits(self) -> list[Split]:
+        """The split of every image."""
+        return self._tree.splits()
 
     def passed_over(self) -> dict[str, int]:
         return self._walked[1]

@@ -15,7 +15,7 @@ from gate_cache.core.errors import DataError
 from gate_cache.core.progress import ProgressTask, Silent, stopping
 from gate_cache.datasets.common.base import ids_of
 from gate_cache.datasets.registry import open_dataset
-from gate_cache.extraction.footprint import store_batch, store_block
+from gate_cache.extraction.footprint import need_codec, store_batch, store_block
 from gate_cache.extraction.job import (
     ExtractionJob,
     open_engine,
@@ -248,6 +248,7 @@ def _for_others(work: Workspace) -> Workspace:
 
 def _checked(work: Workspace, dataset: ImageDataset, ids: Sequence[str]) -> list[_Model]:
     """The models, after all that can be refused or told before anything is paid."""
+    need_codec(work.manifest)
     for line in before_extraction(work, check_data(work, dataset)):
         work.progress.say(line)
     found = [(part, part.model()) for part in work.by_model().values()]

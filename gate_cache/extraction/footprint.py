@@ -61,6 +61,14 @@ def encoding_asked(manifest: Manifest) -> Encoding:
     return Encoding(options.dtype, options.keep_bits, codec)
 
 
+def need_codec(manifest: Manifest) -> None:
+    """Raise `UserError` where the codec that a manifest asks for is not installed here."""
+    if codec := encoding_asked(manifest).codec:
+        from gate_cache.store.format.shards import numcodec
+
+        numcodec(codec)
+
+
 @dataclass(frozen=True)
 class StoreShape:
     """A store to be: all that its size depends on.

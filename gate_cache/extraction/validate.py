@@ -15,6 +15,7 @@ from gate_cache.datasets.registry import open_dataset
 from gate_cache.diffusion.files.locate import assumed, locate
 from gate_cache.diffusion.models.sources import ModelFiles
 from gate_cache.diffusion.passes.recipes import check_fit, combo_maps, input_problems
+from gate_cache.extraction.footprint import need_codec
 from gate_cache.manifest.notes import improbable
 from gate_cache.workspace.data_summary import before_extraction, check_data
 
@@ -73,6 +74,7 @@ def validate(work: Workspace) -> Validated:
     dataset = open_dataset(manifest.dataset, roots)
     try:
         roots.store(work.loaded.store_path, "store.path")
+        need_codec(manifest)
     except UserError as error:
         wrong.append(str(error))
     try:

@@ -48,9 +48,9 @@ class ToyWorldSpec(Spec):
     """Pictures drawn by our own code; nothing to download."""
 
     name: Literal["toyworld"]
-    train: int = Field(96, ge=0)
-    val: int = Field(32, ge=0)
-    test: int = Field(64, ge=0)
+    train: int = Field(96, ge=0, le=1_000_000)
+    val: int = Field(32, ge=0, le=1_000_000)
+    test: int = Field(64, ge=0, le=1_000_000)
     image_size: int = Field(64, ge=16, le=2048)
     style: Literal["dusk", "flawed", "covered"] | None = None
     masks: Literal["categories", "parts"] = "categories"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gate_cache.core.digest_cache import cache_folder
 from gate_cache.core.replacing import replacing
 from gate_cache.datasets.common.files import ImageFiles
-from gate_cache.store.format.samples import places_of
+from gate_cache.store.format.samples import first_places, places_of
 
 if TYPE_CHECKING:
     from gate_cache.datasets.common.base import ImageDataset
@@ -56,7 +56,7 @@ class ImageDigests:
         self._path: Path | None = None
         if not isinstance(dataset, ImageFiles) or type(dataset).sha256 is not ImageFiles.sha256:
             return
-        with suppress(OSError):  # no home to remember in; or a file is missing, as reading says
+        with suppress(OSError):  # no home to remember in
             self._path, self._stamps = _file(dataset), dataset.stamps()
         if self._path and not rehash:
             with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -99,8 +99,9 @@ def _recall(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64],
 
 def _places(ids: Sequence[str], text: str) -> npt.NDArray[np.int64]:
     """(N,): the place of each id among the lines of a text, or -1."""
-    begins = "\n".join([*ids, ""]).startswith(f"{text}\n")
-    return places_of(ids, ids[: text.count("\n") + 1] if begins else text.split("\n"))
+    if "\n".join([*ids, ""]).startswith(f"{text}\n"):
+        return first_places(len(ids), text.count("\n") + 1)
+    return places_of(ids, text.split("\n"))
 
 
 def _keep(path: Path, ids: Sequence[str], stamps: npt.NDArray[np.int64], digests: Digests) -> None:

@@ -7,9 +7,11 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _STAMP = attrgetter("st_size", "st_ino", "st_mtime_ns", "st_ctime_ns")
+NO_FILE = -2
+"""Stamp of what cannot be looked at."""
+_THREADS, _AT_ONCE = 8, 4096
+"""That ask for files' stamps, and of how many: a disk behind a network answers them together."""
 _SYSTEM = ("Thumbs.db", "desktop.ini")
 """Files that systems leave in folders of images."""
 _NO_ID = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -56,20 +62,31 @@ class ImageFiles:
             return file_sha256(self.path(sample_id))
 
     def stamps(self) -> npt.NDArray[np.int64]:
-        """(N, 4): size, inode, modification and change time of each sample's file; changes when
-        anything does."""
+        """(N, 4): size, inode, modification and change time of each sample's file, or `NO_FILE`;
+        changes when anything does."""
         if self._stamps is None:
             import numpy as np
 
-            plain = type(self).path is ImageFiles.path
-            paths = ids_of(self) if plain else (self.path(i).absolute() for i in ids_of(self))
+            ids, plain = ids_of(self), type(self).path is ImageFiles.path
+            stamps = np.empty((len(ids), 4), np.int64)
             root = os.open(self.root, os.O_RDONLY)  # the way from there is shorter
+
+            def look(start: int) -> None:  # of a million files, in C
+                some = ids[start : start + _AT_ONCE]
+                paths = some if plain else [self.path(i).absolute() for i in some]
+                stat, of = partial(os.stat, dir_fd=root), np.dtype((np.int64, 4))
+                try:
+                    found = np.fromiter(map(_STAMP, map(stat, paths)), of, len(some))
+                except OSError:  # of one, such as a link to nothing
+                    found = np.array([_stamp(stat, path) for path in paths])
+                stamps[start : start + _AT_ONCE] = found
+
             try:
-                stats = map(partial(os.stat, dir_fd=root), paths)  # of a million files, in C
-                self._stamps = np.fromiter(map(_STAMP, stats), np.dtype((np.int64, 4)),
-                                           len(ids_of(self)))
+                with ThreadPoolExecutor(_THREADS) as pool:
+                    list(pool.map(look, range(0, len(ids), _AT_ONCE)))
             finally:
                 os.close(root)
+            self._stamps = stamps
         return self._stamps
 
     def sources(self, sample_id: str) -> tuple[Path, ...]:
@@ -94,6 +111,13 @@ class ImageFiles:
         from gate_cache.datasets.common.images import holds_several
 
         return holds_several(self.path(sample_id))
+
+
+def _stamp(stat: Callable[[str | Path], os.stat_result], path: str | Path) -> Sequence[int]:
+    try:
+        return _STAMP(stat(path))
+    except OSError:
+        return [NO_FILE] * 4
 
 
 def need_folder(root: Path, what: str, expected: str) -> None:
@@ -162,17 +186,16 @@ def walk(root: Path, extensions: frozenset[str] | None = None,
         below = Path(folder).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
         names = [name for name in names if name[0] != "." and name not in _SYSTEM]
-        if extensions is not None:
-            suffixes = {name[name.rfind("."):] for name in names}  # few, of a million names
-            wanted = {suffix for suffix in suffixes if suffix.lower() in extensions}
-            if wanted != suffixes:
-                rest = [name for name in names if name[name.rfind("."):] not in wanted]
-                names = [name for name in names if name[name.rfind("."):] in wanted]
-                if others is not None:
-                    others.update(_suffix(name) or name for name in rest)
+        one = names[0][names[0].rfind("."):] if names else ""
+        if extensions is not None and not (  # of a million names most folders have one suffix
+                one.lower() in extensions and all(map(str.endswith, names, repeat(one)))):
+            wanted = [n for n in names if n[n.rfind("."):].lower() in extensions]
+            if others is not None:
+                others.update(_suffix(n) or n for n in set(names) - set(wanted))
+            names = wanted
         files += [prefix + name for name in names]
     files.sort()
-    if _NO_ID.search("".join(files)):
+    if not (text := "".join(files)).isprintable() and _NO_ID.search(text):
         name = next(filter(_NO_ID.search, files))
         raise DataError(f"{root}: the file name {name!r} is not UTF-8, or has a line break or"
                         " another control character; rename it")

@@ -48,6 +48,17 @@ def dealt(sample_id: str, shares: Shares, seed: int) -> Split:
     return "test" if place < test else "val" if place < test + shares.get("val", 0) else "train"
 
 
+def all_dealt(ids: Sequence[str], shares: Shares, seed: int) -> list[Split]:
+    """As `dealt`, of many: a million take half as long."""
+    import numpy as np
+
+    digests = b"".join([hashlib.sha256(f"{seed}/{i}".encode()).digest() for i in ids])
+    places = (np.frombuffer(digests, ">u8")[::4] >> 12) / 2**52
+    test = shares.get("test", 0)
+    split = (places >= test).astype(int) + (places >= test + shares.get("val", 0))
+    return [("test", "val", "train")[k] for k in split.tolist()]
+
+
 def parent_of(sample_id: str) -> str:
     """The folder that an image lies in; empty for the root."""
     return sample_id.rpartition("/")[0]
@@ -134,12 +145,19 @@ class Tree:
     def split(self, sample_id: str) -> Split:
         """The split of an image."""
         fixed = self._fixed.get(parent_of(sample_id), "train") if self._fixed else "train"
-        return fixed if fixed != "train" else dealt(sample_id, self._shares, self._seed)
+        return fixed if fixed != "train" or not self._shares else \
+            dealt(sample_id, self._shares, self._seed)
+
+    def splits(self) -> list[Split]:
+        """The split of every image."""
+        if self._fixed:
+            return list(map(self.split, self._ids))
+        return all_dealt(self._ids, self._shares, self._seed)
 
     @cached_property
     def split_of(self) -> dict[str, Split]:
         """Of every image."""
-        return {i: self.split(i) for i in self._ids}
+        return dict(zip(self._ids, self.splits(), strict=True))
 
 
 def _depth(root: Path, paths: Mapping[str, list[str]]) -> int | None:

@@ -35,8 +35,9 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
     ids = ids_of(dataset)
     summary = Summary(dataset.name)
     try:
-        splits: list[Split] = list(map(dataset.split_of, ids)) \
-            if hasattr(dataset, "split_of") else ["train"] * len(ids)
+        splits: list[Split] = dataset.splits() if hasattr(dataset, "splits") else \
+            list(map(dataset.split_of, ids)) if hasattr(dataset, "split_of") else \
+            ["train"] * len(ids)
     except DataError as error:  # folders that may be splits or not
         return Summary(dataset.name, faults=[str(error)])
     counts = Counter(splits)
@@ -47,7 +48,7 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
     if isinstance(dataset, SegmentationDataset):
         LabelCounts(dataset, summary).count(dict(zip(ids, splits, strict=True)), show)
     if isinstance(dataset, ClassifiedDataset):
-        _classes(dataset, zip(ids, splits, strict=True), summary)
+        _classes(dataset, ids, splits, summary)
     if isinstance(dataset, CorrespondenceDataset):
         PointCounts(dataset, summary).count(ids, show)
     if summary.classes or summary.pairs:
@@ -61,20 +62,23 @@ def summarise(dataset: ImageDataset, show: Progress, read: bool = True) -> Summa
     return summary
 
 
-def _classes(dataset: ClassifiedDataset, images: Iterable[tuple[str, str]],
+def _classes(dataset: ClassifiedDataset, ids: Sequence[str], splits: Sequence[Split],
              summary: Summary) -> None:
     """Classes of whole images, each with its split; of a data set with masks, theirs are told
     already."""
-    counts = Counter[tuple[int, str]]()
+    counts = Counter[tuple[int, Split]]()
     lacking, damaged = list[DataError](), list[DataError]()
     names = dataset.classes
-    for i, split in images:
-        try:
-            counts[dataset.label(i), split] += 1
-        except NoClass as error:
-            lacking.append(error)
-        except DataError as error:
-            damaged.append(error)
+    try:
+        counts = Counter(zip(map(dataset.label, ids), splits, strict=True))  # in C
+    except DataError:
+        for i, split in zip(ids, splits, strict=True):
+            try:
+                counts[dataset.label(i), split] += 1
+            except NoClass as error:
+                lacking.append(error)
+            except DataError as error:
+                damaged.append(error)
     summary.faults += grouped(damaged)
     if summary.pixels:
         return

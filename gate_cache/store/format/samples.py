@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
-from operator import eq
 from typing import Any
 
 import numpy as np
@@ -33,10 +32,15 @@ class NewSample:
 
 def places_of(ids: Sequence[str], names: Sequence[str]) -> npt.NDArray[np.int64]:
     """(n,): the last place of each id, none of which is there twice, among names; or -1."""
-    if len(names) <= len(ids) and all(map(eq, names, ids)):  # no table of a million is made
-        return np.where(np.arange(len(ids)) < len(names), np.arange(len(ids)), -1)
+    if tuple(ids[: len(names)]) == tuple(names):  # no table of a million is made
+        return first_places(len(ids), len(names))
     place = {name: row for row, name in enumerate(names)}
     return np.fromiter(map(place.get, ids, repeat(-1)), np.int64, len(ids))
+
+
+def first_places(count: int, known: int) -> npt.NDArray[np.int64]:
+    """(count,): the place of each of so many, of which the first are known; or -1."""
+    return np.where(np.arange(count) < known, np.arange(count), -1)
 
 
 class Samples(Sequence[str]):

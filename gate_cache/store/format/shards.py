@@ -168,7 +168,7 @@ def _little(dtype: np.dtype[Any]) -> bool:
 
 def compress(codec: Codec, row: npt.NDArray[Any]) -> bytes:
     """The bytes of a row's contiguous array."""
-    return bytes(_numcodec(codec).encode(row))
+    return bytes(numcodec(codec).encode(row))
 
 
 def decompress(codec: Codec, chunk: memoryview, row: npt.NDArray[Any]) -> None:
@@ -186,8 +186,10 @@ def decompress(codec: Codec, chunk: memoryview, row: npt.NDArray[Any]) -> None:
         _gunzip(chunk, row)
     elif codec.name == "zstd":
         zstd.decompress(chunk, row)
+    elif codec.name == "pcodec":
+        _unpco(codec, chunk, row)
     else:
-        _numcodec(codec).decode(chunk, row)
+        numcodec(codec).decode(chunk, row)
 
 
 def _length(codec: Codec, chunk: memoryview) -> int | None:
@@ -210,8 +212,19 @@ def _gunzip(chunk: memoryview, row: npt.NDArray[Any]) -> None:
     row.reshape(-1).view("u1").data[:] = raw
 
 
+def _unpco(codec: Codec, chunk: memoryview, row: npt.NDArray[Any]) -> None:
+    """numcodecs' own `decode` does not say how many numbers there were."""
+    numcodec(codec)  # which says what is to be installed
+    from pcodec import standalone
+
+    done = standalone.simple_decompress_into(bytes(chunk), row.reshape(-1))
+    if done.n_processed != row.size or not done.finished:
+        raise ValueError("a row has another length than the others")
+
+
 @lru_cache
-def _numcodec(codec: Codec) -> Any:
+def numcodec(codec: Codec) -> Any:
+    """numcodecs' object of a codec; a UserError where it is not installed here."""
     options = dict(codec.options)
     if codec.name == "blosc":
         options["shuffle"] = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}[options["shuffle"]]
@@ -219,7 +232,8 @@ def _numcodec(codec: Codec) -> Any:
         return get_codec({"id": codec.name, **options})
     except (ImportError, ValueError) as error:
         raise UserError(f"codec {codec.name}: this machine cannot do it ({error}); install it with"
-                        f" 'pip install {codec.name}', or choose another one") from None
+                        f" \"pip install 'numcodecs[{codec.name}]'\", or choose another one"
+                        ) from None
 
 
 def _content(frame: memoryview) -> int | None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gate_cache.core.errors import StoreError
@@ -52,9 +52,9 @@ class LocalFile:
             left = _rest(left, count)
         return total
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            close(self._fd)  # when Python ends, `os` may be gone already
 
 
 class _Directory:
@@ -72,9 +72,9 @@ class _Directory:
     def __hash__(self) -> int:
         return hash(self._number)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            close(self._fd)  # when Python ends, `os` may be gone already
 
 
 class LocalFolder(Folder):
