@@ -55,7 +55,7 @@ FENCES = {  # library to the rooms and files that may import it
     "transformers": ("diffusion/", "extraction/captions/", "learn/modules/upernet.py"),
     "peft": ("diffusion/", "extraction/lora/"),
     "tokenizers": ("text/",),
-    "huggingface_hub": ("diffusion/", "store/places/hub.py"),
+    "huggingface_hub": ("core/hub.py", "store/places/hub.py"),
     "torch": ("diffusion/", "learn/", "workspace/", "extraction/", "training/", "analysis/"),
     "safetensors": ("diffusion/", "extraction/", "training/"),
     "cv2": ("datasets/", "toyworld/", "diffusion/techniques/controlnet.py"),

@@ -1,4 +1,4 @@
-"""T5's or Gemma's tokenizer without torch: how many tokens a prompt has, and which."""
+"""T5's or another language model's tokenizer without torch: a prompt's tokens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import file_sha256
+from gate_cache.text.template import INNER, PLAIN, Template
 from gate_cache.text.tokens import Prompt, Tokens
 
 PAD = "<pad>"
@@ -22,20 +23,18 @@ class T5Tokens:
     folder : of its ``tokenizer.json``
     length : tokens of a text
     clip : of a model that attends to CLIP's tokens too, before T5's
-    lower : whether prompts are put into lower case first, as PixArt's pipelines do
-    before : text that is put before each prompt
+    template : what the pipeline makes of a prompt
     """
 
     marks: frozenset[str] = frozenset()
     added: tuple[()] = ()
 
     def __init__(self, folder: Path, length: int, clip: Tokens | None = None,
-                 lower: bool = False, before: str = "") -> None:
+                 template: Template = PLAIN) -> None:
         self._file = folder / "tokenizer.json"
         self.length = length
         self.clip = clip
-        self.lower = lower
-        self.before = before
+        self.template = template
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -67,15 +66,19 @@ class T5Tokens:
         ModelError
             The prompt is longer than the model's text: nothing is cut off silently.
         """
-        found = self._tokenizer.encode(text.lower().strip() if self.lower else
-                                       self.before + text)
-        fill = self.length - len(found.ids)
+        found, start = self._tokenizer.encode(self.template.filled(text)), self.template.left_out
+        seen = [*range(start, len(found.ids))]
+        if start == INNER:
+            inner = len(self._tokenizer.encode(self.template.before).ids)
+            seen = [0, *range(inner - 1, len(found.ids))]
+        fill = self.length - len(seen)
         if fill < 0:
-            raise ModelError(f"prompt '{text[:40]}…' has {len(found.ids)} tokens, and this model"
+            raise ModelError(f"prompt '{text[:40]}…' has {len(seen)} tokens, and this model"
                              f" reads {self.length}; shorten it")
         before = self.clip.encode(text).words[: self.clip.count("")] if self.clip else ()
         pad = self._tokenizer.token_to_id(PAD) or 0
-        return Prompt(((*found.ids, *[pad] * fill),), (*before, *found.tokens, *[PAD] * fill))
+        return Prompt(((*(found.ids[i] for i in seen), *[pad] * fill),),
+                      (*before, *(found.tokens[i] for i in seen), *[PAD] * fill))
 
     def count(self, text: str) -> int:
         """Tokens that the model attends to, always as many."""

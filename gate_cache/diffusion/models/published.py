@@ -10,7 +10,8 @@ from typing import Any
 HOME = Path(__file__).parents[1] / "data" / "published"
 SD_1_5, SD_2_1, SDXL_BASE = "sd-1.5", "sd-2.1", "sdxl-base"
 NAMES = (SD_1_5, SD_2_1, SDXL_BASE, "pixart-alpha", "pixart-sigma", "sd-3", "sd-3.5-medium",
-         "sd-3.5-large", "flux-dev", "flux-schnell", "lumina-2", "ddpm-256")
+         "sd-3.5-large", "flux-dev", "flux-schnell", "lumina-2", "sana-1.6b", "sana-0.6b",
+         "sana-1.5-1.6b", "sana-1.5-4.8b", "qwen-image", "z-image", "z-image-turbo", "ddpm-256")
 
 
 @cache

@@ -101,8 +101,7 @@ class ModelFiles:
         if not encoder:
             return first
         return T5Tokens(self.path / self.kind.tokenizers[-1], length,
-                        first if self.kind.tokens > length else None, not self.kind.flow,
-                        self.kind.before)
+                        first if self.kind.tokens > length else None, self.kind.template)
 
     @cached_property
     def clip_tokens(self) -> list[ClipTokens]:

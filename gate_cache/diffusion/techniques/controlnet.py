@@ -151,7 +151,7 @@ def _transformer_problems(place: Path, net: Mapping[str, Any],
     config = files.config(TRANSFORMER)
     table = fields.CONTROLNETS.get(class_of(config))
     if table is None or place.is_file():
-        yield (f"{place}: diffusers has no ControlNet for {files.kind.name}; leave it out"
+        yield (f"{place}: no ControlNet is read for {files.kind.name}; leave it out"
                if table is None else f"{place}: a transformer's ControlNet is read from a folder in"
                " diffusers layout, with its config.json")
         return
