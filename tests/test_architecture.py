@@ -53,6 +53,7 @@ FENCES = {  # library to the rooms and files that may import it
     "distributed": ("extraction/cluster.py",),
     "diffusers": ("diffusion/",),
     "transformers": ("diffusion/", "extraction/captions/", "learn/modules/upernet.py"),
+    "timm": ("diffusion/files/timm_hub.py",),
     "peft": ("diffusion/", "extraction/lora/"),
     "tokenizers": ("text/",),
     "huggingface_hub": ("core/hub.py", "store/places/hub.py"),

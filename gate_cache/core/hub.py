@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from gate_cache.core.errors import ModelError
+from gate_cache.core.weights import variant_of
 
 _NOT_READ = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.pt", "*.pkl"]
+
+
+def weight_patterns(name: str, variant: str | None) -> list[str]:
+    """Of weights called so, in one file or in parts; of a `variant`, such as ``fp16``, its own."""
+    return [f"{name}.{variant}*.safetensors" if variant else f"{name}{shard}.safetensors"
+            for shard in ("", "-*-of-*")]
+
+
+def is_whole(weights: Iterable[str], configs: Iterable[str], variant: str | None,
+             snapshot: Path) -> bool:
+    """Whether these folders have weights of this variant, and those configurations."""
+    return all(any((snapshot / folder).glob("*.json")) for folder in configs) and all(
+        any(variant_of(path.name) == (variant or "")
+            for path in (snapshot / folder).glob("*.safetensors"))
+        for folder in weights)
+
+
+def controlnet_from_hub(repo: str, revision: str | None, variant: str | None,
+                        download: bool) -> Path | None:
+    """The local snapshot of a ControlNet's repository, with one `variant` of its weights.
+
+    Other parameters are as of `from_hub`.
+    """
+    patterns = ["config.json", "*.safetensors.index*.json",
+                *weight_patterns("diffusion_pytorch_model", variant)]
+    return from_hub(repo, revision, patterns, partial(is_whole, ["."], ["."], variant), download)
 
 
 def lora_from_hub(repo: str, choose: Callable[[Iterable[str]], str],

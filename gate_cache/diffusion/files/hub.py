@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from gate_cache.core.errors import NotThere, did_you_mean
-from gate_cache.core.hub import from_hub
+from gate_cache.core.hub import from_hub, is_whole, weight_patterns
 from gate_cache.core.roots import Roots, escapes
-from gate_cache.core.weights import variant_of
 from gate_cache.diffusion.models.embedded import TINY
 from gate_cache.diffusion.models.layouts import KINDS, PROCESSOR, guessed_kind, is_bare
 
@@ -31,7 +29,8 @@ def model_from_hub(repo: str, revision: str | None, variant: str | None,
 
 def _patterns(variant: str | None) -> list[str]:
     """Files of a hub repository to fetch: configurations, and one variant of the weights."""
-    weights = [*_weights("model", variant), *_weights("diffusion_pytorch_model", variant)]
+    weights = [p for name in ("model", "diffusion_pytorch_model")
+               for p in weight_patterns(name, variant)]
     patterns = ["*.json", "*.txt", "*.jinja", *dict.fromkeys(weights)]
     folders = dict.fromkeys(folder for kind in KINDS for folder in kind.components)
     bare = ["model_index.json", "config.json", "scheduler_config.json", PROCESSOR,
@@ -39,34 +38,12 @@ def _patterns(variant: str | None) -> list[str]:
     return [*bare, *(f"{folder}/{pattern}" for folder in folders for pattern in patterns)]
 
 
-def _weights(name: str, variant: str | None) -> list[str]:
-    return [f"{name}.{variant}*.safetensors" if variant else f"{name}{shard}.safetensors"
-            for shard in ("", "-*-of-*")]
-
-
 def _is_whole_model(variant: str | None, snapshot: Path) -> bool:
     """Whether a snapshot has all components (another tool may have fetched a part)."""
     if is_bare(snapshot):
-        return _is_whole(["."], [], variant, snapshot)
+        return is_whole(["."], [], variant, snapshot)
     kind = guessed_kind(snapshot)
-    return _is_whole(kind.modules, kind.components, variant, snapshot)
-
-
-def _is_whole(weights: Iterable[str], configs: Iterable[str], variant: str | None,
-              snapshot: Path) -> bool:
-    """Whether these folders have weights of this variant, and those configurations."""
-    return all(any((snapshot / folder).glob("*.json")) for folder in configs) and all(
-        any(variant_of(path.name) == (variant or "")
-            for path in (snapshot / folder).glob("*.safetensors"))
-        for folder in weights)
-
-
-def controlnet_from_hub(repo: str, revision: str | None, variant: str | None,
-                        download: bool) -> Path | None:
-    """The local snapshot of a ControlNet's repository; parameters as of `model_from_hub`."""
-    patterns = ["config.json", "*.safetensors.index*.json",
-                *_weights("diffusion_pytorch_model", variant)]
-    return from_hub(repo, revision, patterns, partial(_is_whole, ["."], ["."], variant), download)
+    return is_whole(kind.modules, kind.components, variant, snapshot)
 
 
 def find_folder(source: str, roots: Roots, place: str) -> Path | None:

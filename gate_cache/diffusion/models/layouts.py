@@ -157,6 +157,8 @@ KINDS = (SD, SDXL, DDPM, *TRANSFORMERS)
 ENCODER = Kind("vision encoder", (), vae=False, knows=lambda config: "model_type" in config,
                denoiser="encoder", noised=False)
 """Known by a field that configurations of transformers have, and those of diffusers do not."""
+TIMM = replace(ENCODER, name="model of timm",
+               knows=lambda config: {"architecture", "pretrained_cfg"} <= config.keys())
 
 
 def class_of(config: Mapping[str, Any]) -> str:
@@ -169,7 +171,7 @@ def class_of(config: Mapping[str, Any]) -> str:
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
     """The kind of model that a UNet's configuration belongs to; `ModelError` where none is read."""
     kinds: list[Kind] = [load_plugin(GROUP, other) for other in installed(GROUP)]
-    for kind in (*kinds, *TRANSFORMERS, ENCODER):
+    for kind in (*kinds, *TRANSFORMERS, TIMM, ENCODER):
         if kind.knows and kind.knows(unet):
             return kind
     name, added = unet.get("_class_name"), unet.get("addition_embed_type")
@@ -263,12 +265,6 @@ def _check_numbers(source: str, schedule: Mapping[str, Any]) -> None:
     if not first <= last > 0:
         raise ModelError(f"{source}: its scheduler has beta_start: {first} and beta_end: {last}, so"
                          " noise does not grow; correct scheduler_config.json")
-
-
-def steps_of(schedule: Mapping[str, Any]) -> int:
-    """How many timesteps a schedule has."""
-    betas = schedule.get("trained_betas")
-    return len(betas) if betas else int(schedule.get("num_train_timesteps", 1000))
 
 
 def is_bare(folder: Path) -> bool:

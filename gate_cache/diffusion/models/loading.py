@@ -13,10 +13,10 @@ from transformers.utils import logging as transformers_logging
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.ddpm import DDPMBackbone
 from gate_cache.diffusion.models.fitting import check_parts
-from gate_cache.diffusion.models.layouts import DDPM, ENCODER, SD, SDXL, Kind
+from gate_cache.diffusion.models.layouts import DDPM, ENCODER, SD, SDXL, TIMM, Kind
 from gate_cache.diffusion.models.sdxl import StableDiffusionXL
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
-from gate_cache.diffusion.models.vision import VisionEncoder
+from gate_cache.diffusion.models.vision import TimmEncoder, VisionEncoder
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from gate_cache.manifest.specs import ModelSpec
 
 FAMILIES: dict[Kind, type[Backbone]] = {
-    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone, ENCODER: VisionEncoder}
+    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone, ENCODER: VisionEncoder,
+    TIMM: TimmEncoder}
 
 
 def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbone:

@@ -13,10 +13,10 @@ from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.layouts import FLUX, FLUX_SCHNELL
-from gate_cache.diffusion.passes.suits import check_combos, check_encoder_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import settings, techniques
 from gate_cache.manifest.specs import TF32
+from gate_cache.manifest.suits import check_combos, check_encoder_combos
 
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec

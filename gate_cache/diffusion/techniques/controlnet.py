@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 from gate_cache.core.digest_cache import tree_sha256
 from gate_cache.core.errors import ModelError, NotThere
 from gate_cache.core.headers import read_config
+from gate_cache.core.hub import controlnet_from_hub
 from gate_cache.core.weights import digest, folder_digest, shapes_in, weight_files
 from gate_cache.datasets.common.files import by_stem
 from gate_cache.diffusion.files.control_file import inferred_config, plain_names, shape_problems
-from gate_cache.diffusion.files.hub import controlnet_from_hub, find_folder
+from gate_cache.diffusion.files.hub import find_folder
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
