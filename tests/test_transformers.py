@@ -237,6 +237,23 @@ def test_texts_of_several_lengths_in_a_pass(models: Path, name: str) -> None:
     assert all(float(v.sum(1).max()) <= 1 for k, v in both.items() if k.endswith(".text"))
 
 
+@pytest.mark.parametrize("name", ["lumina", "qwen", "z-image"])
+def test_a_row_does_not_depend_on_other_combos_texts(
+        models: Path, manifest: WriteManifest, roots: Roots, name: str) -> None:
+    """To the bit: texts of several lengths, which round differently, fill batches of their own."""
+    roots, found = Roots(roots.data, models, roots.stores, roots.runs), []
+    combos = {"x": {"prompt": "a"}, "y": {"prompt": "a red horse of another colour in the light"}}
+    for conv in (combos, {"x": combos["x"]}):
+        loaded = manifest(dataset={"name": "toyworld", "train": 1, "val": 1, "test": 1},
+                          model={"source": name, "size": 32}, conv=conv, attention={}, train={},
+                          store={"path": f"{len(conv)}.zarr", "batch": 4})
+        store = FeatureStore.open(extract(Workspace(loaded, roots, "cpu")).store)
+        found.append(store["x"]["transformer.1.img.modulated"][:])
+    np.testing.assert_array_equal(*found)
+    tokens = ModelFiles(name, models / name).tokens
+    assert tokens.seen(PROMPT) < tokens.count(PROMPT) == TOKENS[name]
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_combo_has_the_maps_of_the_middle_block_by_default(models: Path, name: str) -> None:
     family = ModelFiles(name, models / name).family

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import file_sha256
@@ -66,11 +66,7 @@ class T5Tokens:
         ModelError
             The prompt is longer than the model's text: nothing is cut off silently.
         """
-        found, start = self._tokenizer.encode(self.template.filled(text)), self.template.left_out
-        seen = [*range(start, len(found.ids))]
-        if start == INNER:
-            inner = len(self._tokenizer.encode(self.template.before).ids)
-            seen = [0, *range(inner - 1, len(found.ids))]
+        found, seen = self._seen(text)
         fill = self.length - len(seen)
         if fill < 0:
             raise ModelError(f"prompt '{text[:40]}…' has {len(seen)} tokens, and this model"
@@ -80,6 +76,18 @@ class T5Tokens:
         return Prompt(((*(found.ids[i] for i in seen), *[pad] * fill),),
                       (*before, *(found.tokens[i] for i in seen), *[PAD] * fill))
 
+    def _seen(self, text: str) -> tuple[Encoding, list[int]]:
+        """A whole text's tokens, and which of them the model sees."""
+        found, start = self._tokenizer.encode(self.template.filled(text)), self.template.left_out
+        if start != INNER:
+            return found, [*range(start, len(found.ids))]
+        inner = len(self._tokenizer.encode(self.template.before).ids)
+        return found, [0, *range(inner - 1, len(found.ids))]
+
     def count(self, text: str) -> int:
         """Tokens that the model attends to, always as many."""
         return len(self.encode(text).words)
+
+    def seen(self, text: str) -> int:
+        """Those that are no padding, where the model sees a text as long as it is."""
+        return len(self._seen(text)[1]) if self.template.ragged else self.count(text)

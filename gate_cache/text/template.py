@@ -32,12 +32,14 @@ class Template:
     lower : whether the prompt is put into lower case first, and its outer spaces left out
     left_out : tokens at the beginning that the model does not see; `INNER`: those of `before` but
         the first and the last
+    ragged : whether the model sees a text as long as it is, not filled up
     """
 
     before: str = ""
     after: str = ""
     lower: bool = False
     left_out: int = 0
+    ragged: bool = False
 
     def filled(self, prompt: str) -> str:
         """The whole text."""

@@ -135,7 +135,8 @@ LUMINA2 = replace(
     _transformer("Lumina Image 2.0", "Lumina2Transformer2DModel", 1, 256), language="gemma2",
     template=Template(
         "You are an assistant designed to generate superior images with the superior degree of"
-        " image-text alignment based on textual prompts or user prompts. <Prompt Start> "))
+        " image-text alignment based on textual prompts or user prompts. <Prompt Start> ",
+        ragged=True))
 SANA = replace(
     _transformer("Sana", "SanaTransformer2DModel", 1, 300), language="gemma2",
     template=Template(INSTRUCTION, lower=True, left_out=INNER), coder="AutoencoderDC")
@@ -144,11 +145,12 @@ QWEN_IMAGE = replace(
     template=Template(
         "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture,"
         " quantity, text, spatial relationships of the objects and background:<|im_end|>\n"
-        "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", left_out=34),
+        "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", left_out=34,
+        ragged=True),
     coder="AutoencoderKLQwenImage")
 Z_IMAGE = replace(
     _transformer("Z-Image", "ZImageTransformer2DModel", 1, 512), language="qwen3",
-    template=Template("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"))
+    template=Template("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", ragged=True))
 TRANSFORMERS = (PIXART_SIGMA, PIXART_ALPHA, SD3, FLUX, FLUX_SCHNELL, LUMINA2, SANA, QWEN_IMAGE,
                 Z_IMAGE)
 KINDS = (SD, SDXL, DDPM, *TRANSFORMERS)
