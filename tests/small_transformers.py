@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -17,8 +20,14 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from small_models import POOLED, WIDTH, clip, tokenizer
 from tokenizers import Tokenizer
@@ -31,6 +40,10 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
 )
@@ -112,22 +125,76 @@ def write_schnell(folder: Path) -> None:
     write_flux(folder, guided=False)
 
 
+LANGUAGE: dict[str, Any] = {
+    "vocab_size": 40, "hidden_size": T5_WIDTH, "intermediate_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1}
+"""Of small language models."""
+
+
+def gemma() -> Any:
+    return Gemma2Model(Gemma2Config(**LANGUAGE, head_dim=8))
+
+
 def write_lumina(folder: Path) -> None:
     """Two queries to a key."""
-    gemma = Gemma2Model(Gemma2Config(
-        vocab_size=40, hidden_size=T5_WIDTH, intermediate_size=32, num_hidden_layers=2, head_dim=8,
-        num_attention_heads=2, num_key_value_heads=1))
     transformer = Lumina2Transformer2DModel(
         sample_size=16, in_channels=16, hidden_size=64, num_layers=3, num_refiner_layers=1,
         num_attention_heads=4, num_kv_heads=2, multiple_of=16, axes_dim_rope=(4, 6, 6),
         axes_lens=(300, 16, 16), cap_feat_dim=T5_WIDTH)
     Lumina2Pipeline(transformer, FlowMatchEulerDiscreteScheduler(shift=3.0),
-                    small_vae(16, scaling_factor=0.3611, shift_factor=0.1159), gemma,
+                    small_vae(16, scaling_factor=0.3611, shift_factor=0.1159), gemma(),
                     t5_tokenizer()).save_pretrained(folder)
 
 
+def write_sana(folder: Path) -> None:
+    """As 1.5, whose queries and keys are normed, at 2 pixels a cell."""
+    vae = AutoencoderDC(
+        latent_channels=32, attention_head_dim=8, encoder_block_out_channels=(16, 32),
+        decoder_block_out_channels=(16, 32), encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()), scaling_factor=0.41407)
+    transformer = SanaTransformer2DModel(
+        **HEADS, num_layers=3, num_cross_attention_heads=4, cross_attention_head_dim=8,
+        cross_attention_dim=32, caption_channels=T5_WIDTH, sample_size=16, timestep_scale=0.5,
+        qk_norm="rms_norm_across_heads")
+    scheduler = DPMSolverMultistepScheduler(
+        flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction")
+    SanaPipeline(t5_tokenizer(), gemma(), vae, transformer, scheduler).save_pretrained(folder)
+
+
+def write_qwen(folder: Path) -> None:
+    text = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(
+        text_config={**LANGUAGE, "rope_parameters": {
+            "rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 1000.0}},
+        vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                       "out_hidden_size": T5_WIDTH}))
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.1 * i for i in range(16)], latents_std=[1 + 0.1 * i for i in range(16)])
+    transformer = QwenImageTransformer2DModel(
+        **HEADS, num_layers=3, joint_attention_dim=T5_WIDTH, axes_dims_rope=(4, 6, 6))
+    QwenImagePipeline(
+        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), vae, text,
+        t5_tokenizer(), transformer).save_pretrained(folder)
+
+
+def write_z_image(folder: Path) -> None:
+    tokenizer = t5_tokenizer()
+    tokenizer.chat_template = (
+        "{%- for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{%- endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+    transformer = ZImageTransformer2DModel(
+        dim=48, n_layers=3, n_refiner_layers=1, n_heads=3, n_kv_heads=3, cap_feat_dim=T5_WIDTH,
+        axes_dims=[4, 6, 6], axes_lens=[700, 16, 16])
+    ZImagePipeline(
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        small_vae(16, scaling_factor=0.3611, shift_factor=0.1159), Qwen3Model(Qwen3Config(
+            **LANGUAGE, head_dim=8)), tokenizer, transformer).save_pretrained(folder)
+
+
 WRITERS = {"alpha": write_alpha, "sigma": write_sigma, "sd3": write_sd3, "flux": write_flux,
-           "schnell": write_schnell, "lumina": write_lumina}
+           "schnell": write_schnell, "lumina": write_lumina, "sana": write_sana, "qwen": write_qwen,
+           "z-image": write_z_image}
 
 
 def write_transformer(name: str, folder: Path) -> None:

@@ -93,6 +93,49 @@ def test_defaults_are_those_of_the_classes() -> None:
     assert all(c["model_type"] in TYPES for c in _encoders().values())
 
 
+CARDS = {
+    # transformers' convert_dinov2_to_hf.py, convert_dinov2_with_registers_to_hf.py
+    "facebook/dinov2{}-{}": {"small": (384, 12, 14, 518), "base": (768, 12, 14, 518),
+                             "large": (1024, 24, 14, 518), "giant": (1536, 40, 14, 518)},
+    # convert_dinov3_vit_to_hf.py
+    "facebook/dinov3-{}-pretrain-lvd1689m": {
+        "vits16": (384, 12, 16, 224), "vits16plus": (384, 12, 16, 224),
+        "vitb16": (768, 12, 16, 224), "vitl16": (1024, 24, 16, 224),
+        "vith16plus": (1280, 32, 16, 224), "vit7b16": (4096, 40, 16, 224)},
+    # convert_vit_mae_to_pytorch.py
+    "facebook/vit-mae-{}": {"base": (768, 12, 16, 224), "large": (1024, 24, 16, 224),
+                            "huge": (1280, 32, 14, 224)},
+    # convert_dino_to_pytorch.py
+    "facebook/dino-{}": {"vits16": (384, 12, 16, 224), "vits8": (384, 12, 8, 224),
+                         "vitb16": (768, 12, 16, 224), "vitb8": (768, 12, 8, 224)},
+    # convert_ijepa_to_hf.py
+    "facebook/ijepa_{}": {"vith14_1k": (1280, 32, 14, 224), "vith14_22k": (1280, 32, 14, 224),
+                          "vith16_1k": (1280, 32, 16, 448), "vitg16_22k": (1408, 40, 16, 224)},
+    # convert_siglip_to_hf.py, and defaults of SiglipVisionConfig
+    "google/{}": {"siglip-base-patch16-224": (768, 12, 16, 224),
+                  "siglip-so400m-patch14-384": (1152, 27, 14, 384),
+                  "siglip2-base-patch16-224": (768, 12, 16, 224),
+                  "vit-base-patch16-224": (768, 12, 16, 224)},
+    # defaults of CLIPVisionConfig; ViT-L/14 of Radford et al. 2021, table 20
+    "openai/clip-vit-{}": {"base-patch32": (768, 12, 32, 224), "base-patch16": (768, 12, 16, 224),
+                           "large-patch14": (1024, 24, 14, 224),
+                           "large-patch14-336": (1024, 24, 14, 336)}}
+"""By hub ids: width, layers, patch and side, and where they are said."""
+
+
+def test_cards_are_what_the_conversions_to_transformers_say() -> None:
+    expected = {}
+    for pattern, models in CARDS.items():
+        for name, values in models.items():
+            for more in ("", "-with-registers") if "dinov2" in pattern else (None,):
+                expected[pattern.format(*[n for n in (more, name) if n is not None])] = values
+    fields = "hidden_size", "num_hidden_layers", "patch_size", "image_size"
+    assert {hub: tuple(map(card.get, fields)) for hub, card in _encoders().items()} == expected
+    registers = {hub: card.get("num_register_tokens") for hub, card in _encoders().items()}
+    assert all(n == (4 if "registers" in hub or "dinov3" in hub else None)
+               for hub, n in registers.items())
+
+
 def test_plan_status_and_recompute(manifest: WriteManifest, roots: Roots) -> None:
     write(roots.models / "m", small("dinov2"))
     here = work(manifest, roots, mirror=True)

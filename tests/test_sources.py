@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from gate_cache import FeatureStore
 from gate_cache.core.errors import ManifestError, ModelError
+from gate_cache.core.hub import from_hub
 from gate_cache.core.roots import Roots
-from gate_cache.diffusion.files.hub import from_hub
 from gate_cache.diffusion.files.locate import locate
 from gate_cache.diffusion.models.embedded import HOME
 from gate_cache.extraction.extract import extract

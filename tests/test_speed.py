@@ -14,7 +14,7 @@ from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import fingerprint
 from gate_cache.core.roots import Roots
 from gate_cache.diffusion.models.backbone import Backbone
-from gate_cache.diffusion.models.speed import faster
+from gate_cache.diffusion.models.loading import faster
 from gate_cache.extraction.extract import extract
 from gate_cache.manifest.specs import ModelSpec
 from gate_cache.workspace.workspace import Workspace

@@ -36,14 +36,15 @@ from gate_cache.store.reader import FeatureStore
 from gate_cache.workspace.workspace import Workspace
 
 __all__ = ["models", "no_grad"]
-COUNT = {"sigma": 4, "sd3": 16, "flux": 16}
+COUNT = {"sigma": 4, "sd3": 16, "flux": 16, "sana": 32, "qwen": 16, "z-image": 16}
 """Channels of latents."""
+BLOCKS = "transformer_blocks", "single_transformer_blocks", "layers"
 
 
 def layers_of(model: Any) -> list[tuple[str, str, torch.Tensor]]:
     """The transformer's linear layers in blocks, and a CLIP's, which diffusers can load, too."""
     chosen = [("transformer", n, m.weight) for n, m in model.unet.named_modules()
-              if isinstance(m, torch.nn.Linear) and "transformer_blocks" in n]
+              if isinstance(m, torch.nn.Linear) and n.split(".")[0] in BLOCKS]
     clip = model.encoders["text_encoder"] if len(model.encoders) > 1 else torch.nn.Module()
     return chosen + [("text_encoder", n, m.weight) for n, m in clip.named_modules()
                      if isinstance(m, torch.nn.Linear) and "q_proj" in n]
@@ -68,7 +69,11 @@ def of_pipeline(pipe: Any, name: str, x: torch.Tensor, **more: Any) -> tuple[tor
     hook = pipe.transformer.register_forward_hook(lambda _m, _a, out: seen.append(out[0]))
     _, t = one_step(pipe, name, x, **more)
     hook.remove()
-    out = pipe._unpack_latents(seen[0], SIDE, SIDE, 1) if name == "flux" else seen[0]
+    out = seen[0]
+    if name in ("flux", "qwen"):
+        out = pipe._unpack_latents(out, SIDE, SIDE, 1).reshape(x.shape)
+    if name == "z-image":  # a list, and the other way round
+        out = -out[0][None, :, 0]
     return out[:, : x.shape[1]], t
 
 
@@ -109,7 +114,7 @@ def test_a_lora_of_pixart_is_a_merge_by_hand(models: Path, tmp_path: Path) -> No
     assert torch.equal(predicted(model, x, 50), plain)
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux"])
+@pytest.mark.parametrize("name", ["sd3", "flux", "sana", "qwen", "z-image"])
 def test_pefts_loras_are_what_diffusers_makes_of_them(models: Path, name: str,
                                                       tmp_path: Path) -> None:
     layers = drawn(layers_of(opened(models, name)), lambda i: 2 + i % 3, lambda _: None)

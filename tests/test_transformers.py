@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WriteManifest
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from small_transformers import WRITERS, write_transformer
 
 from gate_cache.analysis.activations import activations
@@ -23,10 +23,9 @@ from gate_cache.core.roots import Roots
 from gate_cache.diffusion.files.locate import assumed
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Text
-from gate_cache.diffusion.models.loading import load
+from gate_cache.diffusion.models.loading import faster, load
 from gate_cache.diffusion.models.published import published
 from gate_cache.diffusion.models.sources import ModelFiles
-from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.reads import without_massive
 from gate_cache.diffusion.passes.recipes import combo_maps, plan_combos
@@ -42,9 +41,12 @@ from gate_cache.workspace.workspace import Workspace
 
 PROTOCOLS = sorted((Path(__file__).parents[1] / "manifests/protocols").glob("*.yaml"))
 CPU, PROMPT = torch.device("cpu"), "a red horse"
-TOKENS = {"alpha": 120, "sigma": 300, "sd3": 333, "flux": 512, "schnell": 256, "lumina": 256}
+TOKENS = {"alpha": 120, "sigma": 300, "sd3": 333, "flux": 512, "schnell": 256, "lumina": 256,
+          "sana": 300, "qwen": 512, "z-image": 512}
 SIDE = 8
-"""Of the latents, so that an image is 4×4 tokens."""
+"""Of the latents, so that an image is 4×4 tokens, or 8×8 of Sana's."""
+FOLDED = ("flux", "schnell", "qwen")
+"""Whose pipelines have 2×2 cells of a latent as channels of a token."""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,8 @@ class Seen:
         self.outputs: dict[str, Any] = {}
         self.inputs: dict[str, torch.Tensor] = {}
         self.attended: list[tuple[torch.Tensor, torch.Tensor, Any]] = []
+        self.words = 0
+        """Tokens of the text, where there are not always as many."""
 
     @contextmanager
     def watching(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -112,18 +116,19 @@ def pipeline_of(models: Path, name: str) -> Any:
 
 def one_step(pipe: Any, name: str, x: torch.Tensor, **more: Any) -> tuple[Any, int]:
     """Run a whole pipeline for one step from x, without guidance; the transformer's t, of ours."""
-    more |= {"guidance_scale": 3.5} if name in ("flux", "schnell") else {
-        "guidance_scale": 1.0}
-    if name in ("alpha", "sigma"):
+    more |= {"flux": {"guidance_scale": 3.5}, "schnell": {"guidance_scale": 3.5},
+             "qwen": {"true_cfg_scale": 1.0}, "z-image": {"guidance_scale": 0.0}}.get(
+        name, {"guidance_scale": 1.0})
+    if name in ("alpha", "sigma", "sana"):
         more |= {"use_resolution_binning": False, "clean_caption": False}
-        latents = x
-    elif name in ("sd3", "lumina"):
-        latents = x
-    else:
-        latents = pipe._pack_latents(x, *x.shape)
+    latents = pipe._pack_latents(x, *x.shape) if name in FOLDED else x
+    side = 2 * SIDE
+    if name == "sana":  # whose pipeline takes multiples of 32 pixels alone
+        pipe.check_inputs = lambda *_args: None
+        pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)  # DPM's rounds its times
     if name == "schnell":  # which was trained with shorter texts than its pipeline's default
         more["max_sequence_length"] = 256
-    pipe(PROMPT, num_inference_steps=1, height=2 * SIDE, width=2 * SIDE, latents=latents,
+    pipe(PROMPT, num_inference_steps=1, height=side, width=side, latents=latents,
          output_type="latent", **more)
     return pipe, 0 if name in ("alpha", "sigma") else 999  # DDIM's only step; σ = 1
 
@@ -132,22 +137,29 @@ def expected_map(name: str, seen: Seen) -> torch.Tensor:
     """A map by the documented grammar alone, from what plain hooks have seen."""
     blocks, number, what, *rest = name.split(".")
     path = f"{'single_' if blocks == 'single' else ''}transformer_blocks.{number}"
-    path = path if path in seen.outputs else f"layers.{number}"  # of Lumina 2
+    path = path if path in seen.outputs else f"layers.{number}"  # of Lumina 2 and Z-Image
+    own = next(n for n in ("attn1", "attention", "attn") if f"{path}.{n}" in seen.outputs)
     if rest and rest[0] in "qkv":
-        own = "attn1" if f"{path}.attn1" in seen.outputs else "attn"
         tokens = seen.outputs[f"{path}.{own}.to_{rest[0]}"]
     elif rest == ["modulated"]:
         after = f"{path.rsplit('.', 1)[0]}.{int(number) + 1}"
         if f"{after}" not in seen.outputs:
             after = "single_transformer_blocks.0"
-        own = "attn1" if f"{after}.attn1" in seen.inputs else "attn"
-        tokens = seen.inputs[f"{after}.{own}"][:, -SIDE * SIDE // 4:]  # behind FLUX's text
+        tokens = seen.inputs[f"{after}.{own}"]
     else:
         output = seen.outputs[path]
         tokens = output[1] if isinstance(output, tuple) else output
-    tokens = tokens[:, -SIDE * SIDE // 4:]  # behind Lumina's text
+    side = side_of(seen)
+    before = -(-side**2 // 32) * 32 if own == "attention" else -side**2  # Z-Image's comes first
+    tokens = tokens[:, :side**2] if before > 0 else tokens[:, before:]  # behind FLUX's text
     assert what == "img"
-    return tokens.mT.reshape(len(tokens), -1, SIDE // 2, SIDE // 2)
+    return tokens.mT.reshape(len(tokens), -1, side, side)
+
+
+def side_of(seen: Seen) -> int:
+    """Cells of a map: a token is 2×2 of the latent's, or one of Sana's."""
+    return SIDE // (1 if hasattr(seen.transformer, "patch_embed") and
+                    seen.transformer.config.patch_size == 1 else 2)
 
 
 def expected_attention(seen: Seen, name: str, family: str) -> torch.Tensor:
@@ -155,16 +167,19 @@ def expected_attention(seen: Seen, name: str, family: str) -> torch.Tensor:
 
     SD3 has the image's tokens first in its sequence, FLUX the text's; PixArt the text's alone.
     """
-    count, cells = TOKENS[family], SIDE * SIDE // 4
-    if family == "lumina":
-        query, key, _ = [a for a in seen.attended if a[0].shape[2] > max(count - 200, cells)][
-            int(name.split(".")[1]) - 3]
+    count, side = TOKENS[family], side_of(seen)
+    cells = side**2
+    if family in ("lumina", "qwen", "z-image"):  # whose texts are as long as they are
+        query, key, _ = seen.attended[int(name.split(".")[1]) - 3]  # the last three
         weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(1)
-        weights = weights[:, -cells:, :-cells]
-        weights = torch.nn.functional.pad(weights, (0, count - weights.shape[-1]))
-        return weights.mT.reshape(len(weights), count, SIDE // 2, SIDE // 2)
+        begin, words = -(-cells // 32) * 32, seen.words
+        weights = weights[:, :cells, begin : begin + words] if family == "z-image" else \
+            weights[:, -cells:, :-cells]
+        assert weights.shape[-1] == words
+        weights = torch.nn.functional.pad(weights, (0, count - words))
+        return weights.mT.reshape(len(weights), count, side, side)
     joint = [(q, k, m) for q, k, m in seen.attended
-             if k.shape[2] == (count if family in ("alpha", "sigma") else count + cells)]
+             if k.shape[2] == (count if family in ("alpha", "sigma", "sana") else count + cells)]
     blocks, number, _ = name.split(".")
     query, key, mask = joint[int(number) + (2 if blocks == "single" else 0)]
     scores = query @ key.mT / query.shape[-1] ** 0.5
@@ -173,7 +188,7 @@ def expected_attention(seen: Seen, name: str, family: str) -> torch.Tensor:
         weights = weights[:, :cells, cells:]
     elif family in ("flux", "schnell"):
         weights = weights[:, count:, :count]
-    return weights.mT.reshape(len(weights), count, SIDE // 2, SIDE // 2)
+    return weights.mT.reshape(len(weights), count, side, side)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -183,6 +198,7 @@ def test_every_map_is_that_of_the_pipelines_own_modules(
     family = ModelFiles(name, models / name).family
     x = torch.randn(1, family.latent_channels, SIDE, SIDE)
     seen = Seen(pipe.transformer)
+    seen.words = sum(word != "<pad>" for word in model.tokens.encode(PROMPT).words)
     with seen.watching(monkeypatch):
         _, t = one_step(pipe, name, x)
     specs, text = [*family.maps, *family.more], model.embed(PROMPT)
@@ -192,9 +208,11 @@ def test_every_map_is_that_of_the_pipelines_own_modules(
         found = taps.take()
     torch.testing.assert_close(model.unet.state_dict(), pipe.transformer.state_dict())
     output = seen.outputs[""][0]
-    if name in ("flux", "schnell"):
-        output = pipe._unpack_latents(output, SIDE, SIDE, 1)
-    output = -output if name == "lumina" else output  # which predicts the other way round
+    if name in FOLDED:
+        output = pipe._unpack_latents(output, SIDE, SIDE, 1).reshape(x.shape)
+    output = output[0][None, :, 0] if name == "z-image" else output
+    if name in ("lumina", "z-image"):  # which predict the other way round
+        output = -output
     torch.testing.assert_close(plain, output[:, :family.latent_channels], rtol=1e-4, atol=1e-5)
     for spec in specs:
         assert tuple(found[spec.name].shape[1:]) == spec.shape(2 * SIDE, TOKENS[name])
@@ -203,11 +221,12 @@ def test_every_map_is_that_of_the_pipelines_own_modules(
         torch.testing.assert_close(found[spec.name], wanted, rtol=1e-4, atol=1e-5, msg=spec.name)
 
 
-def test_texts_of_several_lengths_in_a_pass_of_lumina(models: Path) -> None:
+@pytest.mark.parametrize("name", ["lumina", "qwen", "z-image"])
+def test_texts_of_several_lengths_in_a_pass(models: Path, name: str) -> None:
     """Whose images lie at other places of the sequences, and are not attended from padding."""
-    model, family = opened(models, "lumina"), ModelFiles("lumina", models / "lumina").family
+    model, family = opened(models, name), ModelFiles(name, models / name).family
     x, specs = torch.randn(2, 16, SIDE, SIDE), [*family.maps, *family.more]
-    texts = [model.embed(prompt) for prompt in ("a", "a red horse")]
+    texts = [model.embed(prompt) for prompt in ("a", "a red horse of another colour")]
     with tapped(model.unet, specs) as taps:
         model.predict(x, 300, Text.joined(texts))
         both = taps.take()
@@ -216,6 +235,23 @@ def test_texts_of_several_lengths_in_a_pass_of_lumina(models: Path) -> None:
             for name, alone in taps.take().items():
                 torch.testing.assert_close(both[name][i : i + 1], alone, rtol=1e-3, atol=1e-4)
     assert all(float(v.sum(1).max()) <= 1 for k, v in both.items() if k.endswith(".text"))
+
+
+@pytest.mark.parametrize("name", ["lumina", "qwen", "z-image"])
+def test_a_row_does_not_depend_on_other_combos_texts(
+        models: Path, manifest: WriteManifest, roots: Roots, name: str) -> None:
+    """To the bit: texts of several lengths, which round differently, fill batches of their own."""
+    roots, found = Roots(roots.data, models, roots.stores, roots.runs), []
+    combos = {"x": {"prompt": "a"}, "y": {"prompt": "a red horse of another colour in the light"}}
+    for conv in (combos, {"x": combos["x"]}):
+        loaded = manifest(dataset={"name": "toyworld", "train": 1, "val": 1, "test": 1},
+                          model={"source": name, "size": 32}, conv=conv, attention={}, train={},
+                          store={"path": f"{len(conv)}.zarr", "batch": 4})
+        store = FeatureStore.open(extract(Workspace(loaded, roots, "cpu")).store)
+        found.append(store["x"]["transformer.1.img.modulated"][:])
+    np.testing.assert_array_equal(*found)
+    tokens = ModelFiles(name, models / name).tokens
+    assert tokens.seen(PROMPT) < tokens.count(PROMPT) == TOKENS[name]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -250,7 +286,21 @@ def test_channels_that_are_massive_in_the_raw_tokens_are_zeroed_image_by_image()
     assert torch.equal(without_massive(values, raw), expected)
 
 
-@pytest.mark.parametrize("name", ["sd3", "flux", "schnell", "lumina"])
+def test_sanas_noise_is_that_of_its_solver(models: Path) -> None:
+    """Whose 999 steps are at s = 0.999 … 0.001."""
+    scheduler = DPMSolverMultistepScheduler.from_pretrained(models / "sana/scheduler")
+    scheduler.set_timesteps(999)
+    torch.testing.assert_close(scheduler.sigmas[:-1].flip(0), opened(models, "sana").sigmas[:999])
+
+
+def test_another_chat_template_is_refused(models: Path) -> None:
+    model = opened(models, "z-image")
+    model.tokenizers["tokenizer"].chat_template = "{{ messages[0].content }}"
+    with pytest.raises(ModelError, match=r"^prompt 'a red horse': its pipeline makes 13 tokens"):
+        model.embed(PROMPT)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "schnell", "lumina", "z-image"])
 def test_noise_is_the_schedulers_own(models: Path, name: str) -> None:
     """SD 3: σ = 3s / (1 + 2s); FLUX dev's shift depends on sampling, so there is none."""
     model = opened(models, name)
@@ -346,6 +396,14 @@ def edited(models: Path, tmp_path: Path, name: str, part: str, **fields: Any) ->
     ("flux", "transformer/config.json", {"in_channels": 384}, "takes 96 channels in patches of 2"),
     ("sd3", "transformer/config.json", {"wings": 2}, "has no 'wings'"),
     ("sigma", "text_encoder/config.json", {"model_type": "gemma"}, "a gemma as text encoder"),
+    ("sana", "transformer/config.json", {"guidance_embeds": True}, r"pass \(Sana-Sprint\)"),
+    ("qwen", "transformer/config.json", {"zero_cond_t": True}, r"edit \(Qwen-Image-Edit\)"),
+    ("z-image", "transformer/config.json", {"all_patch_size": [4]}, "latents in other patches"),
+    ("z-image", "text_encoder/config.json", {"model_type": "qwen2"},
+     "a qwen2 as text encoder, which is not read here; a qwen3 is"),
+    ("z-image", "transformer/config.json", {"n_layers": 4}, "have 3 layers, its conf.* says 4"),
+    ("sana", "vae/config.json", {"in_channels": 6}, "asks for images that are not RGB"),
+    ("sana", "scheduler/scheduler_config.json", {"use_flow_sigmas": False}, "is another one"),
     ("sd3", "transformer/config.json", {"_class_name": "DiTTransformer2DModel"},
      "nor the transformer of PixArt-Σ, PixArt-α, Stable Diffusion 3, FLUX.1"),
 ])
@@ -398,7 +456,10 @@ def test_what_is_a_unets_is_refused(models: Path) -> None:
 @pytest.mark.parametrize(("name", "technique", "says"), [
     ("sd3", {"lora": {"source": "tiny/moderate"}}, "only 0 of its .* layers fit this model"),
     ("sd3", {"controlnet": {"source": "tiny"}}, "ControlNetModel; only SD3ControlNetModel is read"),
-    ("sigma", {"controlnet": {"source": "tiny"}}, "diffusers has no ControlNet for PixArt-Σ"),
+    ("sigma", {"controlnet": {"source": "tiny"}}, "no ControlNet is read for PixArt-Σ"),
+    ("qwen", {"controlnet": {"source": "tiny"}}, "no ControlNet is read for Qwen-Image"),
+    ("sana", {"maps": ["transformer.1.self.map"]},
+     r"this model has no map 'transformer\.1\.self\.map'.* it offers: transformer\.1\.img\.modul"),
     ("flux", {"ip_adapter": {"source": "a.safetensors", "image_encoder": "b"}},
      "ip_adapter: is for UNets, and 'flux' has a transformer; leave it out")])
 def test_techniques_of_other_models_are_refused_in_a_plan(
@@ -465,18 +526,23 @@ def check_row(store: FeatureStore, model: Backbone) -> None:
     ("stabilityai/stable-diffusion-3.5-large", "transformer.19", 2432, 333, 3072),
     ("black-forest-labs/FLUX.1-dev", "single.9", 3072, 512, None),
     ("black-forest-labs/FLUX.1-schnell", "single.9", 3072, 256, None),
-    ("Alpha-VLLM/Lumina-Image-2.0", "transformer.13", 2304, 256, 8192)])
+    ("Alpha-VLLM/Lumina-Image-2.0", "transformer.13", 2304, 256, 8192),
+    ("Efficient-Large-Model/Sana_1600M_1024px_diffusers", "transformer.10", 2240, 300, None),
+    ("Qwen/Qwen-Image", "transformer.30", 3072, 512, None),
+    ("Tongyi-MAI/Z-Image-Turbo", "transformer.15", 3840, 512, 8192)])
 def test_published_models_are_planned_without_their_files(
         manifest: WriteManifest, roots: Roots, hub: str, block: str, width: int, tokens: int,
         largest: int | None) -> None:
     loaded = manifest(model={"source": hub}, conv={"c": {"prompt": "a"}},
                       attention={"a": {"prompt": "a"}})
     lines = {line.name: line.shapes for line in plan(Workspace(loaded, roots, "cpu")).lines}
-    assert lines["c"] == {f"{block}.img.modulated": (width, 64, 64)}
-    assert lines["a"] == {f"{block}.text": (tokens, 64, 64)}
+    sana = "Sana" in hub
+    cells = 32 if sana else 64
+    assert lines["c"] == {f"{block}.img.modulated": (width, cells, cells)}
+    assert lines["a"] == {f"{block}.text": (tokens, cells, cells)}
     found = layers(ModelSpec.model_validate({"source": hub}), roots, every=True)
-    assert (found.default_size, found.size_multiple) == (1024, 16)
-    assert next(m.bytes for m in found.layers if m.name == f"{block}.img") == 2 * width * 64 * 64
+    assert (found.default_size, found.size_multiple) == (1024, 32 if sana else 16)
+    assert next(m.bytes for m in found.layers if m.name == f"{block}.img") == 2 * width * cells**2
     if largest:
         with pytest.raises(ModelError, match=f"more than the {largest} pixels"):
             layers(ModelSpec.model_validate({"source": hub}), roots, size=largest + 16)
@@ -486,6 +552,8 @@ def test_published_models_are_planned_without_their_files(
     ("sd-1.5", 1.7), ("sd-2.1", 1.7), ("sdxl-base", 5.1),
     ("pixart-alpha", 1.2), ("pixart-sigma", 1.2), ("sd-3", 4.2), ("sd-3.5-medium", 4.9),
     ("sd-3.5-large", 16.3), ("flux-dev", 23.8), ("flux-schnell", 23.8), ("lumina-2", 5.2),
+    ("sana-1.6b", 3.2), ("sana-0.6b", 1.2), ("sana-1.5-1.6b", 3.2), ("sana-1.5-4.8b", 9.4),
+    ("qwen-image", 40.9), ("z-image", 12.3), ("z-image-turbo", 12.3),
     ("ddpm-256", 0.2)])
 def test_published_configurations_are_of_models_as_large_as_the_docs_say(
         name: str, gigabytes: float) -> None:
@@ -508,18 +576,19 @@ def test_protocols_name_maps_that_their_models_have(path: Path) -> None:
     assert "probe   manifests" in path.read_text() or "train   manifests" in path.read_text()
 
 
-@pytest.mark.parametrize("name", ["alpha", "sd3", "flux"])
+@pytest.mark.parametrize("name", ["alpha", "sd3", "flux", "sana", "qwen", "z-image"])
 def test_maps_of_a_wide_latent_lie_row_by_row(models: Path, name: str) -> None:
     model, family = opened(models, name), ModelFiles(name, models / name).family
     (spec,) = [m for m in (*family.maps, *family.more) if m.name == "transformer.0.img"]
     tokens: list[Any] = []
     model.unet.get_submodule(spec.modules[0]).register_forward_hook(
         lambda _module, _args, output: tokens.append(output))
+    side = SIDE if name == "sana" else SIDE // 2
     x = torch.randn(1, family.latent_channels, SIDE, 2 * SIDE)
     with tapped(model.unet, [spec], 0.5) as taps:
         predicted = model.predict(x, 50, model.embed(PROMPT))
         found = taps.take()[spec.name]
     image = tokens[0][-1] if isinstance(tokens[0], tuple) else tokens[0]
     assert predicted.shape == x.shape
-    assert torch.equal(found[0, :, 1, 2], image[0, SIDE + 2])  # the second row's third cell
+    assert torch.equal(found[0, :, 1, 2], image[0, 2 * side + 2])  # the second row's third cell
     assert tuple(found.shape[1:]) == spec.shape((2 * SIDE, 4 * SIDE))

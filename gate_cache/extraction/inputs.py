@@ -70,7 +70,7 @@ class ImageSource:
     def passes(self, wanted: Iterable[tuple[PlannedCombo, Collection[int]]]) -> list[PassGroup]:
         """The passes that combos with their rows need, in an order that shares what can be."""
         return schedule([(Wanted.of(plan), rows) for plan, rows in wanted],
-                        lambda prompt, row: self.tokens.count(self.prompt(row, prompt)),
+                        lambda prompt, row: self.tokens.seen(self.prompt(row, prompt)),
                         self.preprocessing.tiles)
 
     def image(self, row: int) -> Pixels:

@@ -66,6 +66,8 @@ class MixSpec(Spec):
 
 
 def _as_mix(value: Any) -> Any:
+    if isinstance(value, str) and value != "concat":
+        raise PydanticCustomError(TOLD, f"expected concat, or a mapping, got '{value}'")
     return {} if value == "concat" else value
 
 

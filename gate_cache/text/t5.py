@@ -1,14 +1,15 @@
-"""T5's or Gemma's tokenizer without torch: how many tokens a prompt has, and which."""
+"""T5's or another language model's tokenizer without torch: a prompt's tokens."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from gate_cache.core.errors import ModelError
 from gate_cache.core.fingerprint import file_sha256
+from gate_cache.text.template import INNER, PLAIN, Template
 from gate_cache.text.tokens import Prompt, Tokens
 
 PAD = "<pad>"
@@ -22,20 +23,18 @@ class T5Tokens:
     folder : of its ``tokenizer.json``
     length : tokens of a text
     clip : of a model that attends to CLIP's tokens too, before T5's
-    lower : whether prompts are put into lower case first, as PixArt's pipelines do
-    before : text that is put before each prompt
+    template : what the pipeline makes of a prompt
     """
 
     marks: frozenset[str] = frozenset()
     added: tuple[()] = ()
 
     def __init__(self, folder: Path, length: int, clip: Tokens | None = None,
-                 lower: bool = False, before: str = "") -> None:
+                 template: Template = PLAIN) -> None:
         self._file = folder / "tokenizer.json"
         self.length = length
         self.clip = clip
-        self.lower = lower
-        self.before = before
+        self.template = template
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -68,17 +67,28 @@ class T5Tokens:
         ModelError
             The prompt is longer than the model's text: nothing is cut off silently.
         """
-        encoding = self._tokenizer.encode(text.lower().strip() if self.lower else
-                                          self.before + text)
-        fill = self.length - len(encoding.ids)
+        found, seen = self._seen(text)
+        fill = self.length - len(seen)
         if fill < 0:
-            raise ModelError(f"prompt '{text[:40]}…' has {len(encoding.ids)} tokens, and this model"
+            raise ModelError(f"prompt '{text[:40]}…' has {len(seen)} tokens, and this model"
                              f" reads {self.length}; shorten it")
         before = self.clip.encode(text).words[: self.clip.count("")] if self.clip else ()
         pad = self._tokenizer.token_to_id(PAD) or 0
-        return Prompt(((*encoding.ids, *[pad] * fill),),
-                      (*before, *encoding.tokens, *[PAD] * fill))
+        return Prompt(((*(found.ids[i] for i in seen), *[pad] * fill),),
+                      (*before, *(found.tokens[i] for i in seen), *[PAD] * fill))
+
+    def _seen(self, text: str) -> tuple[Encoding, list[int]]:
+        """A whole text's tokens, and which of them the model sees."""
+        found, start = self._tokenizer.encode(self.template.filled(text)), self.template.left_out
+        if start != INNER:
+            return found, [*range(start, len(found.ids))]
+        inner = len(self._tokenizer.encode(self.template.before).ids)
+        return found, [0, *range(inner - 1, len(found.ids))]
 
     def count(self, text: str) -> int:
         """Tokens that the model attends to, always as many."""
         return len(self.encode(text).words)
+
+    def seen(self, text: str) -> int:
+        """Those that are no padding, where the model sees a text as long as it is."""
+        return len(self._seen(text)[1]) if self.template.ragged else self.count(text)

@@ -81,6 +81,9 @@ class Tokens(Protocol):
     def count(self, text: str) -> int:
         """Tokens of a prompt over all its pieces."""
 
+    def seen(self, text: str) -> int:
+        """Those that a pass has; prompts with as many may fill one batch."""
+
 
 class NoTokens:
     """For a model that takes no text."""
@@ -92,6 +95,8 @@ class NoTokens:
     def count(self, text: str) -> int:
         """0, whatever the text."""
         return 0
+
+    seen = count
 
 
 class ClipTokens:
@@ -182,6 +187,8 @@ class ClipTokens:
     def count(self, text: str) -> int:
         """Tokens of a prompt over all its pieces: a multiple of 77."""
         return TOKENS_PER_PIECE * len(self.encode(text).ids)
+
+    seen = count
 
 
 def _clip(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate_cache.core.errors import ModelError, NotThere, did_you_mean, listed
-from gate_cache.diffusion.files.hub import lora_from_hub
+from gate_cache.core.hub import lora_from_hub
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
 from gate_cache.diffusion.models.embedded import LORAS, TINY
 

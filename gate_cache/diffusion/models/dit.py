@@ -1,6 +1,5 @@
 """Diffusion transformers: PixArt-α and Σ (Chen et al. 2024), Stable Diffusion 3 and 3.5 (Esser et
-al. 2024), FLUX.1 and Lumina Image 2.0. Text is encoded, and latents are packed, by diffusers' own
-pipelines.
+al. 2024), and FLUX.1. Text is encoded, and latents are packed, by diffusers' own pipelines.
 """
 
 from __future__ import annotations
@@ -10,16 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import diffusers
 import torch
 import transformers
 from diffusers import (
-    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
-    Lumina2Pipeline,
-    Lumina2Transformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SD3ControlNetModel,
@@ -30,8 +27,6 @@ from diffusers import (
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.modules import component
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
-from gate_cache.diffusion.models.transformers import PATCH
-from gate_cache.diffusion.passes.reads import Packing
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -47,8 +42,8 @@ class DiffusionTransformer(StableDiffusion):
     Attributes
     ----------
     encoders, tokenizers : by the pipeline's names for them
-    length : tokens of T5's text
-    filled : class of the text encoder whose text is always filled up
+    length : tokens of the text that is always filled up
+    filled : class of the text encoder of that text
     """
 
     encoders: dict[str, Any]
@@ -65,8 +60,9 @@ class DiffusionTransformer(StableDiffusion):
                                     name) for name in kind.encoders}
         tokenizers = {name: transformers.AutoTokenizer.from_pretrained(
             files.path / name, local_files_only=True) for name in kind.tokenizers}
+        vae = component(getattr(diffusers, kind.coder), files, "vae")
         return {"unet": component(cls.denoiser, files, kind.denoiser), "length": kind.t5[1],
-                "vae": component(AutoencoderKL, files, "vae"), "tokens": files.tokens,
+                "vae": vae, "tokens": files.tokens,
                 "encoders": encoders, "tokenizers": tokenizers}
 
     def __post_init__(self) -> None:
@@ -91,8 +87,7 @@ class DiffusionTransformer(StableDiffusion):
         for module in self.encoders.values():
             self.here(module)
         found: tuple[Any, ...] = self._encoding.encode_prompt(
-            prompt, device=self.device, num_images_per_prompt=1, max_sequence_length=self.length,
-            **more)
+            prompt, device=self.device, max_sequence_length=self.length, **more)
         return found
 
     @abstractmethod
@@ -247,30 +242,6 @@ class Flux(FlowTransformer):
         double, single = net(controlnet_cond=condition, conditioning_scale=scale,
                              **self._given(net, call))
         return {"controlnet_block_samples": double, "controlnet_single_block_samples": single}
-
-
-@dataclass(kw_only=True)
-class Lumina2(FlowTransformer):
-    """A loaded Lumina Image 2.0 (Qin et al. 2025): Gemma's tokens, then the image's."""
-
-    pipeline = Lumina2Pipeline
-    denoiser = Lumina2Transformer2DModel
-    filled = transformers.Gemma2Model
-
-    def embed(self, prompt: str) -> Text:
-        states, mask, *_ = self._encoded(prompt, do_classifier_free_guidance=False)
-        return Text(states.to(self.dtype), {"encoder_attention_mask": mask})
-
-    def run(self, call: Call, added: dict[str, Any], more: dict[str, Any]) -> torch.Tensor:
-        """The pass itself, with a time of 1 − σ; what it predicts is x_0 − ε."""
-        lengths = added["encoder_attention_mask"].sum(1).tolist()
-        packing = Packing(lengths, call.x.shape[2] * call.x.shape[3] // PATCH**2, self.length)
-        for block in self.unet.layers:
-            for module in (block, block.attn, block.attn.to_q, block.attn.to_k, block.attn.to_v):
-                module.packing = packing
-        return -torch.as_tensor(self.unet(
-            call.x, encoder_hidden_states=call.text.states, timestep=1 - self._time(call) / 1000,
-            return_dict=False, **added, **more)[0])
 
 
 def sigmas_of(schedule: dict[str, Any]) -> torch.Tensor:

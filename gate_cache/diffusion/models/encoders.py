@@ -7,7 +7,7 @@ alone). ``cls`` is the class token there, as one cell. Registers are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,18 @@ def family(config: Mapping[str, Any], _vae: Mapping[str, Any] | None = None) -> 
     if _number(config, "num_channels", 3) != 3 or not width or not patch or not count:
         raise ModelError("config.json: not that of an encoder of RGB images")
     layers = [MapSpec(f"layer{i}", "conv", width, patch, (f"layer{i}",)) for i in range(count)]
-    usual = dict.fromkeys([max(2 * count // 3 - 1, 0), count - 1])
+    usual = usual_layers(layers)
     pooled = [MapSpec("cls", "conv", width, patch, ("cls",), grid=1)] if kind.class_token else []
     return Family(
-        maps=tuple(layers[i] for i in usual), latent_channels=3, latent_stride=1,
+        maps=usual, latent_channels=3, latent_stride=1,
         default_size=_number(config, "image_size", SIDE) // patch * patch,  # SigLIP's 384 by 14
         size_multiple=patch, text=False,
-        more=(*(m for i, m in enumerate(layers) if i not in usual), *pooled))
+        more=(*(m for m in layers if m not in usual), *pooled))
+
+
+def usual_layers(layers: Sequence[MapSpec]) -> tuple[MapSpec, ...]:
+    """The last one, and that at two thirds of the depth."""
+    return tuple(dict.fromkeys((layers[max(2 * len(layers) // 3 - 1, 0)], layers[-1])))
 
 
 def _number(config: Mapping[str, Any], field: str, usual: int) -> int:
@@ -119,7 +124,11 @@ def normalisation(folder: Path) -> dict[str, Any]:
     ModelError
         There is none, or its numbers are none.
     """
-    config = read_config(folder / PROCESSOR, "a vision encoder needs its processor's file")
+    if "pretrained_cfg" in (own := read_config(folder / "config.json")):  # timm's
+        cfg = own["pretrained_cfg"]
+        config = {"image_mean": cfg.get("mean"), "image_std": cfg.get("std")}
+    else:
+        config = read_config(folder / PROCESSOR, "a vision encoder needs its processor's file")
     scale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
     plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     used = config if config.get("do_normalize", True) else plain

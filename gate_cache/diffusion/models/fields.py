@@ -40,7 +40,8 @@ def _fields(name: str) -> Fields:
 
 
 UNET, DDPM = _fields("UNet2DConditionModel"), _fields("UNet2DModel")
-VAE, CONTROLNET = _fields("AutoencoderKL"), _fields("ControlNetModel")
+AUTOENCODERS = {name: _fields(name) for name in _TABLES if name.startswith("Autoencoder")}
+CONTROLNET = _fields("ControlNetModel")
 TRANSFORMERS = {name: _fields(name) for name in _TABLES if name.endswith("Transformer2DModel")}
 CONTROLNETS = {name.replace("ControlNet", "Transformer2D"): _fields(name) for name in _TABLES
                if name.endswith("ControlNetModel") and name != CONTROLNET.name}

@@ -18,7 +18,6 @@ from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.layouts import (
     DDPM,
-    LUMINA2,
     SCHEDULER,
     SDXL,
     TRANSFORMER,
@@ -27,6 +26,7 @@ from gate_cache.diffusion.models.layouts import (
     Kind,
     class_of,
 )
+from gate_cache.diffusion.models.transformers import blocks_of
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -82,7 +82,8 @@ def _fields(files: ModelFiles) -> Iterator[str]:
             yield f"{place}: {field}: {strange[0]} is not read, only" \
                   f" {' and '.join(read)}"
     vae = files.config(VAE)
-    yield from fields.field_problems(place_of(files, VAE), vae, fields.VAE)
+    yield from fields.field_problems(place_of(files, VAE), vae,
+                                     fields.AUTOENCODERS[files.kind.coder])
     yield from _statistics(place_of(files, VAE), vae)
 
 
@@ -95,7 +96,7 @@ def _statistics(place: str, vae: Config) -> Iterator[str]:
     mean, std = vae.get("latents_mean"), vae.get("latents_std")
     if mean is None and std is None:
         return
-    channels = vae.get("latent_channels", 4)
+    channels = vae.get("latent_channels", vae.get("z_dim", 4))
     if not all(isinstance(v, list) and len(v) == channels and all(map(fields.is_number, v))
                for v in (mean, std)):
         yield f"{place}: latents_mean and latents_std should both have {channels} numbers"
@@ -114,8 +115,7 @@ def _text(files: ModelFiles) -> Iterator[str]:
     kind, place = files.kind, place_of(files, files.kind.denoiser)
     encoders = {name: files.config(name) for name in kind.encoders}
     wrong = [p for name, config in encoders.items()
-             for p in _encoder(place_of(files, name), config, name == kind.t5[0] and (
-                 "gemma2" if kind is LUMINA2 else "t5"))]
+             for p in _encoder(place_of(files, name), config, name == kind.t5[0] and kind.language)]
     yield from wrong
     if not encoders or any(p.endswith("is not a number") for p in wrong):
         return
@@ -131,7 +131,7 @@ def _given(kind: Kind, config: Config,
     """By field of a UNet or transformer what its text encoders give, and which of them."""
     names = list(encoders)
     if kind.t5[0]:
-        last = encoders[names[-1]]
+        last = text_config(encoders[names[-1]])
         clips, width = names[:-1], last.get("d_model") or last.get("hidden_size", 512)
         of = "projection_dim" if len(clips) > 1 else "hidden_size"
         pooled = sum(text_config(encoders[n]).get(of, _CLIP_WIDTH) for n in clips)
@@ -212,8 +212,7 @@ def _weights(files: ModelFiles) -> Iterator[str]:
 def _counts(place: str, component: str, shapes: Iterable[str], config: Config) -> Iterator[str]:
     """How many blocks and layers the file has, against the configuration."""
     if component == TRANSFORMER:
-        blocks = "layers" if class_of(config).startswith("Lumina2") else "transformer_blocks"
-        expected = {blocks: config["num_layers"],
+        expected = {blocks_of(class_of(config)): config.get("num_layers", config.get("n_layers")),
                     "single_transformer_blocks": config.get("num_single_layers") or 0}
     elif component == UNET:
         expected = {"down_blocks": len(config["down_block_types"]),

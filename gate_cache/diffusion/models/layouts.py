@@ -14,6 +14,7 @@ from gate_cache.core.errors import ModelError, listed
 from gate_cache.core.features import TOKENS_PER_PIECE
 from gate_cache.core.plugins import installed, load_plugin
 from gate_cache.diffusion.models.fields import is_number
+from gate_cache.text.template import INNER, INSTRUCTION, PLAIN, Template
 
 if TYPE_CHECKING:
     from gate_cache.core.features import Family
@@ -49,10 +50,13 @@ class Kind:
     family : of another package's kind: from configurations of UNet and VAE to its maps, where
         they are not those of a diffusers UNet with ``up_block_types``
     denoiser : folder of what is noised for
-    t5 : its text encoder of a text that is always filled up, T5's or Gemma's, and how many tokens
-    before : text that is put before each prompt, as the pipeline does
+    t5 : its text encoder of a text that is always filled up, T5's or another language model's, and
+        how many tokens
+    language : ``model_type`` of that text encoder
+    template : what the pipeline makes of a prompt
     tokens : that an attention map of an empty prompt has
     flow : whether it is a model of flow matching
+    coder : class of its autoencoder
     noised : whether it is a diffusion model; else it is given the image, and no text
     """
 
@@ -67,7 +71,9 @@ class Kind:
     tokens: int = TOKENS_PER_PIECE
     flow: bool = False
     noised: bool = True
-    before: str = ""
+    language: str = "t5"
+    template: Template = PLAIN
+    coder: str = "AutoencoderKL"
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -106,7 +112,7 @@ DDPM = Kind("DDPM", (), vae=False)
 
 def _transformer(name: str, cls: str, encoders: int, length: int, tokens: int = 0,
                  flow: bool = True, **marks: Any) -> Kind:
-    """A transformer whose last text encoder is T5's, known by its class and some fields."""
+    """A transformer whose last text encoder fills up, known by its class and some fields."""
     folders = ("text_encoder", "text_encoder_2", "text_encoder_3")[:encoders]
 
     def knows(config: Mapping[str, Any]) -> bool:
@@ -117,24 +123,44 @@ def _transformer(name: str, cls: str, encoders: int, length: int, tokens: int = 
                 denoiser=TRANSFORMER, t5=(folders[-1], length), tokens=tokens or length, flow=flow)
 
 
-PIXART_SIGMA = _transformer("PixArt-Σ", "PixArtTransformer2DModel", 1, 300, flow=False,
-                            use_additional_conditions=False)
-PIXART_ALPHA = _transformer("PixArt-α", "PixArtTransformer2DModel", 1, 120, flow=False)
+PIXART_SIGMA, PIXART_ALPHA = (replace(kind, template=Template(lower=True)) for kind in (
+    _transformer("PixArt-Σ", "PixArtTransformer2DModel", 1, 300, flow=False,
+                 use_additional_conditions=False),
+    _transformer("PixArt-α", "PixArtTransformer2DModel", 1, 120, flow=False)))
 SD3 = _transformer("Stable Diffusion 3", "SD3Transformer2DModel", 3, 256,
                    tokens=TOKENS_PER_PIECE + 256)
 FLUX = _transformer("FLUX.1", "FluxTransformer2DModel", 2, 512, guidance_embeds=True)
 FLUX_SCHNELL = _transformer("FLUX.1 schnell", "FluxTransformer2DModel", 2, 256)
 LUMINA2 = replace(
-    _transformer("Lumina Image 2.0", "Lumina2Transformer2DModel", 1, 256),
-    before="You are an assistant designed to generate superior images with the superior degree of"
-    " image-text alignment based on textual prompts or user prompts. <Prompt Start> ")
-TRANSFORMERS = (PIXART_SIGMA, PIXART_ALPHA, SD3, FLUX, FLUX_SCHNELL, LUMINA2)
+    _transformer("Lumina Image 2.0", "Lumina2Transformer2DModel", 1, 256), language="gemma2",
+    template=Template(
+        "You are an assistant designed to generate superior images with the superior degree of"
+        " image-text alignment based on textual prompts or user prompts. <Prompt Start> ",
+        ragged=True))
+SANA = replace(
+    _transformer("Sana", "SanaTransformer2DModel", 1, 300), language="gemma2",
+    template=Template(INSTRUCTION, lower=True, left_out=INNER), coder="AutoencoderDC")
+QWEN_IMAGE = replace(
+    _transformer("Qwen-Image", "QwenImageTransformer2DModel", 1, 512), language="qwen2_5_vl",
+    template=Template(
+        "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture,"
+        " quantity, text, spatial relationships of the objects and background:<|im_end|>\n"
+        "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", left_out=34,
+        ragged=True),
+    coder="AutoencoderKLQwenImage")
+Z_IMAGE = replace(
+    _transformer("Z-Image", "ZImageTransformer2DModel", 1, 512), language="qwen3",
+    template=Template("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", ragged=True))
+TRANSFORMERS = (PIXART_SIGMA, PIXART_ALPHA, SD3, FLUX, FLUX_SCHNELL, LUMINA2, SANA, QWEN_IMAGE,
+                Z_IMAGE)
 KINDS = (SD, SDXL, DDPM, *TRANSFORMERS)
 
 
 ENCODER = Kind("vision encoder", (), vae=False, knows=lambda config: "model_type" in config,
                denoiser="encoder", noised=False)
 """Known by a field that configurations of transformers have, and those of diffusers do not."""
+TIMM = replace(ENCODER, name="model of timm",
+               knows=lambda config: {"architecture", "pretrained_cfg"} <= config.keys())
 
 
 def class_of(config: Mapping[str, Any]) -> str:
@@ -147,7 +173,7 @@ def class_of(config: Mapping[str, Any]) -> str:
 def kind_of(source: str, unet: Mapping[str, Any]) -> Kind:
     """The kind of model that a UNet's configuration belongs to; `ModelError` where none is read."""
     kinds: list[Kind] = [load_plugin(GROUP, other) for other in installed(GROUP)]
-    for kind in (*kinds, *TRANSFORMERS, ENCODER):
+    for kind in (*kinds, *TRANSFORMERS, TIMM, ENCODER):
         if kind.knows and kind.knows(unet):
             return kind
     name, added = unet.get("_class_name"), unet.get("addition_embed_type")
@@ -180,6 +206,9 @@ def flow_schedule_of(source: str, scheduler: Mapping[str, Any]) -> dict[str, Any
     that of the scheduler before it is set up, which has none.
     """
     name = scheduler.get("_class_name")
+    if name == "DPMSolverMultistepScheduler" and scheduler.get("use_flow_sigmas"):  # Sana's
+        name = "FlowMatchEulerDiscreteScheduler"  # of the same σ
+        scheduler = {**scheduler, "shift": scheduler.get("flow_shift", 1.0)}
     other = [f"has {k}" for k in _OTHER_SIGMAS if scheduler.get(k)]
     if name != "FlowMatchEulerDiscreteScheduler" or other:
         raise ModelError(f"{source}: its scheduler ({name}) {listed(other) or 'is another one'};"
@@ -238,12 +267,6 @@ def _check_numbers(source: str, schedule: Mapping[str, Any]) -> None:
     if not first <= last > 0:
         raise ModelError(f"{source}: its scheduler has beta_start: {first} and beta_end: {last}, so"
                          " noise does not grow; correct scheduler_config.json")
-
-
-def steps_of(schedule: Mapping[str, Any]) -> int:
-    """How many timesteps a schedule has."""
-    betas = schedule.get("trained_betas")
-    return len(betas) if betas else int(schedule.get("num_train_timesteps", 1000))
 
 
 def is_bare(folder: Path) -> bool:

@@ -1,7 +1,8 @@
-"""Loading a model: which class runs which kind, and its modules on a device."""
+"""Loading a model: which class runs which kind, its modules on a device, what makes them faster."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,17 +13,19 @@ from transformers.utils import logging as transformers_logging
 from gate_cache.core.errors import ModelError
 from gate_cache.diffusion.models.ddpm import DDPMBackbone
 from gate_cache.diffusion.models.fitting import check_parts
-from gate_cache.diffusion.models.layouts import DDPM, ENCODER, SD, SDXL, Kind
+from gate_cache.diffusion.models.layouts import DDPM, ENCODER, SD, SDXL, TIMM, Kind
 from gate_cache.diffusion.models.sdxl import StableDiffusionXL
 from gate_cache.diffusion.models.stable_diffusion import StableDiffusion
-from gate_cache.diffusion.models.vision import VisionEncoder
+from gate_cache.diffusion.models.vision import TimmEncoder, VisionEncoder
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.backbone import Backbone
     from gate_cache.diffusion.models.sources import ModelFiles
+    from gate_cache.manifest.specs import ModelSpec
 
 FAMILIES: dict[Kind, type[Backbone]] = {
-    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone, ENCODER: VisionEncoder}
+    SD: StableDiffusion, SDXL: StableDiffusionXL, DDPM: DDPMBackbone, ENCODER: VisionEncoder,
+    TIMM: TimmEncoder}
 
 
 def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbone:
@@ -52,12 +55,12 @@ def load(files: ModelFiles, device: torch.device, dtype: torch.dtype) -> Backbon
 
 def _transformer(kind: Kind) -> type[Backbone]:
     """The class of a transformer; its libraries are imported for it alone."""
-    from gate_cache.diffusion.models import dit, layouts
+    from gate_cache.diffusion.models import dit, dit_language, layouts
 
-    named = {layouts.SD3: dit.StableDiffusion3, layouts.LUMINA2: dit.Lumina2}
-    if kind in named:
-        return named[kind]
-    return dit.Flux if kind.flow else dit.PixArt
+    named = {layouts.SD3: dit.StableDiffusion3, layouts.LUMINA2: dit_language.Lumina2,
+             layouts.SANA: dit_language.Sana, layouts.QWEN_IMAGE: dit_language.QwenImage,
+             layouts.Z_IMAGE: dit_language.ZImage}
+    return named.get(kind) or (dit.Flux if kind.flow else dit.PixArt)
 
 
 def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
@@ -73,3 +76,31 @@ def _schedule(files: ModelFiles, device: torch.device) -> dict[str, Any]:
                          f" ({' '.join(str(error).split())[:200]})") from None
     return {"alphas_cumprod": scheduler.alphas_cumprod.to(device),
             "prediction_type": str(scheduler.config.prediction_type)}
+
+
+def faster(model: Backbone, spec: ModelSpec) -> None:
+    """Have a loaded model compute as its section of the manifest says, from now on.
+
+    Whether NVIDIA's GPUs compute float32 in TF32 is set for the whole process until the model is
+    closed; torch's own default has it for convolutions.
+
+    Raises
+    ------
+    ModelError
+        There is nothing in the model to compile.
+    """
+    if spec.channels_last:
+        for module in filter(None, (model.unet, model.vae)):
+            module.to(memory_format=torch.channels_last)
+    if spec.compile:
+        if hasattr(model.unet, "transformer_blocks"):
+            raise ModelError("model.compile: a transformer's maps are read within what would be"
+                             " compiled; leave it out")
+        if not getattr(model.unet, "_repeated_blocks", None):
+            raise ModelError("model.compile: this model has no repeated blocks; leave it out")
+        model.unet.compile_repeated_blocks()
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    undo: ExitStack = model.once("tf32", lambda: ExitStack())
+    for place in places:
+        undo.callback(setattr, place, "allow_tf32", place.allow_tf32)
+        place.allow_tf32 = spec.tf32

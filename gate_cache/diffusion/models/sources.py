@@ -13,7 +13,7 @@ from gate_cache.core.preprocessing import Preprocessing
 from gate_cache.core.size import Tiling
 from gate_cache.core.weights import digest, shapes_in, weight_files
 from gate_cache.diffusion.files import single_file
-from gate_cache.diffusion.models import encoders, layouts, transformers, unets
+from gate_cache.diffusion.models import encoders, layouts, timm_features, transformers, unets
 from gate_cache.diffusion.models.layouts import SCHEDULER, SDXL, TRANSFORMER, UNET, VAE, Kind
 from gate_cache.diffusion.models.published import published
 from gate_cache.text.t5 import T5Tokens
@@ -87,7 +87,8 @@ class ModelFiles:
     def family(self) -> Family:
         """The layout of the model's maps."""
         vae = self.config(VAE) if self.kind.vae else None
-        own = {TRANSFORMER: transformers, UNET: unets}.get(self.kind.denoiser, encoders)
+        other: Any = timm_features if self.kind is layouts.TIMM else encoders
+        own = {TRANSFORMER: transformers, UNET: unets}.get(self.kind.denoiser, other)
         try:
             return (self.kind.family or own.family)(self.config(self.kind.denoiser), vae)
         except ModelError as error:
@@ -100,8 +101,7 @@ class ModelFiles:
         if not encoder:
             return first
         return T5Tokens(self.path / self.kind.tokenizers[-1], length,
-                        first if self.kind.tokens > length else None, not self.kind.flow,
-                        self.kind.before)
+                        first if self.kind.tokens > length else None, self.kind.template)
 
     @cached_property
     def clip_tokens(self) -> list[ClipTokens]:

@@ -35,15 +35,21 @@ class StableDiffusion(Backbone):
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Latents x_0: the posterior's mean, shifted and scaled as the configuration says."""
-        posterior = self.here(self.vae).encode(self.scaled(pixels).to(self.vae.dtype)).latent_dist
+        found = self._coded(self.scaled(pixels).to(self.vae.dtype))
         shift, scale = self._latent_scale()
-        return torch.as_tensor((posterior.mode().float() - shift) * scale)
+        return torch.as_tensor((found.float() - shift) * scale)
+
+    def _coded(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.here(self.vae).encode(pixels).latent_dist.mode())
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.here(self.vae).decode(latents).sample)
 
     def _latent_scale(self) -> tuple[Any, Any]:
         """What x_0 is shifted and multiplied by: numbers, or (1, 4, 1, 1) tensors by channel."""
         config = self.vae.config
-        shift, scale = float(config.shift_factor or 0), float(config.scaling_factor)
-        if config.latents_mean is None:
+        shift, scale = float(config.get("shift_factor") or 0), config.get("scaling_factor", 1.0)
+        if config.get("latents_mean") is None:
             return shift, scale
         mean, std = (self.place(torch.tensor(v)).view(1, -1, 1, 1)
                      for v in (config.latents_mean, config.latents_std))
@@ -52,7 +58,7 @@ class StableDiffusion(Backbone):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         shift, scale = self._latent_scale()
         unscaled = latents.to(self.device) / scale + shift
-        return self.pixels(self.here(self.vae).decode(unscaled.to(self.vae.dtype)).sample)
+        return self.pixels(self._decoded(unscaled.to(self.vae.dtype)))
 
     def embed(self, prompt: str) -> Text:
         """Encode one prompt with the text encoder's last hidden state; pieces joined (A.1)."""

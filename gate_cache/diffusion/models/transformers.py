@@ -1,8 +1,8 @@
 """What diffusers' diffusion transformers offer, read from configurations alone (section 3).
 
 Names are the model's own terms: ``transformer.12.img``, the image's tokens behind a block of
-``transformer_blocks`` (of Lumina 2: of ``layers``), and ``single.3.img``, behind one of FLUX's
-``single_transformer_blocks``.
+``transformer_blocks`` (of Lumina 2 and Z-Image: of ``layers``), and ``single.3.img``, behind one
+of FLUX's ``single_transformer_blocks``.
 ``.modulated`` are the same tokens as the next block sees them, normed, scaled and shifted by its
 AdaLN, without massive channels: raw tokens are useless for matching (DiTF, Gan et al. 2025).
 """
@@ -18,12 +18,19 @@ from gate_cache.diffusion.models.layouts import class_of
 from gate_cache.diffusion.models.unets import latent_of, side_of
 
 PATCH = 2
-"""Cells of the latent a side that make a token, in every family that is read."""
+"""Cells of the latent a side that make a token, in every family that is read but Sana."""
 _ATTENTION = {"PixArtTransformer2DModel": ("attn2", "text", "attn1"),
+              "SanaTransformer2DModel": ("attn2", "text", "attn1"),
               "SD3Transformer2DModel": ("attn", "joint", "attn"),
               "FluxTransformer2DModel": ("attn", "joint", "attn"),
-              "Lumina2Transformer2DModel": ("attn", "packed", "attn")}
+              "QwenImageTransformer2DModel": ("attn", "joint", "attn"),
+              "Lumina2Transformer2DModel": ("attn", "packed", "attn"),
+              "ZImageTransformer2DModel": ("attention", "packed", "attention")}
 """Of a block: the module that attends to text, how that is read, and the image's projections."""
+_FOLDED = ("FluxTransformer2DModel", "QwenImageTransformer2DModel")
+"""Whose pipelines give a token's cells as channels."""
+_NAMES = {"n_layers": "num_layers", "n_heads": "num_attention_heads", "dim": "hidden_size"}
+"""Z-Image's own names of fields."""
 
 
 class _Block(NamedTuple):
@@ -42,20 +49,22 @@ def family(config: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
     ModelError
         Fields are missing, or it takes other latents than an image's.
     """
-    packed = class_of(config) == "Lumina2Transformer2DModel"
+    name = class_of(config)
+    config, packed = {_NAMES.get(k, k): v for k, v in config.items()}, _is_packed(name)
     counts = ("num_layers", "num_attention_heads", "in_channels",
               "hidden_size" if packed else "attention_head_dim")
     if lacking := [f for f in counts if type(config.get(f)) is not int or config[f] < 1]:
         raise ModelError(f"a transformer's configuration without a number of '{lacking[0]}'")
     stride, channels = latent_of(vae)
-    flux = class_of(config) == "FluxTransformer2DModel"
-    taken = config["in_channels"] // PATCH**2 if flux else config["in_channels"]
-    patch = PATCH if flux else config.get("patch_size", PATCH)
-    if (taken, patch) != (channels, PATCH):
+    side = 1 if name == "SanaTransformer2DModel" else PATCH
+    folded = name in _FOLDED
+    taken = config["in_channels"] // PATCH**2 if folded else config["in_channels"]
+    patch = PATCH if folded else config.get("patch_size", side)
+    if (taken, patch) != (channels, side):
         raise ModelError(f"a transformer that takes {taken} channels in patches of {patch} where an"
-                         f" image gives {channels} in patches of {PATCH}: made for filling in or"
+                         f" image gives {channels} in patches of {side}: made for filling in or"
                          " control, or with another autoencoder; not read")
-    blocks = list(_blocks(config, stride * PATCH))
+    blocks = list(_blocks(name, config, stride * side))
     middle = blocks[len(blocks) // 2]
     usual = [m for m in (*middle.maps, *_modulated(blocks, len(blocks) // 2))
              if m.what in ("modulated", "text", "joint", "single", "packed")]
@@ -65,22 +74,31 @@ def family(config: Mapping[str, Any], vae: Mapping[str, Any] | None) -> Family:
     return Family(
         maps=tuple(usual), more=tuple(m for m in every if m not in usual),
         latent_channels=channels, latent_stride=stride,
-        default_size=side_of(config.get("sample_size") or 128) * stride,
-        size_multiple=stride * PATCH, largest=most and most * PATCH * stride)
+        default_size=side_of(config.get("sample_size") or 1024 // stride) * stride,
+        size_multiple=stride * side, largest=most and most * side * stride)
 
 
-def _blocks(config: Mapping[str, Any], stride: int) -> Iterator[_Block]:
+def _is_packed(name: str) -> bool:
+    """Whether text and image are one sequence throughout."""
+    return _ATTENTION[name][1] == "packed"
+
+
+def blocks_of(name: str) -> str:
+    """The modules that a class's blocks are in."""
+    return "layers" if _is_packed(name) else "transformer_blocks"
+
+
+def _blocks(name: str, config: Mapping[str, Any], stride: int) -> Iterator[_Block]:
     heads = config["num_attention_heads"]
     width = config.get("hidden_size") or heads * config["attention_head_dim"]
     shared = (config.get("num_kv_heads") or heads) * width // heads  # by several queries each
-    attention, what, own = _ATTENTION[class_of(config)]
+    (attention, what, own), home = _ATTENTION[name], blocks_of(name)
 
     def conv(name: str, path: str, channels: int = width) -> MapSpec:
         return MapSpec(name, "conv", channels, stride, (path,), "image")
 
     for i in range(config["num_layers"]):
-        name = f"transformer.{i}"
-        path = f"{'layers' if what == 'packed' else 'transformer_blocks'}.{i}"
+        name, path = f"transformer.{i}", f"{home}.{i}"
         yield _Block(name, path, [
             *(conv(f"{name}.img.{kind}", f"{path}.{own}.to_{kind}", channels)
               for kind, channels in (("q", width), ("k", shared), ("v", shared))),

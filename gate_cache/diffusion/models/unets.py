@@ -116,8 +116,13 @@ def latent_of(vae: Mapping[str, Any] | None) -> tuple[int, int]:
     """Pixels per cell and channels of an autoencoder's latents, or of pixels without one."""
     if vae is None:
         return 1, 3
-    _need_lists(vae, "block_out_channels")
-    return 2 ** (len(vae["block_out_channels"]) - 1), int(vae.get("latent_channels", 4))
+    if vae.get("_class_name") == "AutoencoderKLQwenImage":
+        _need_lists(vae, "temperal_downsample")
+        return 2 ** len(vae["temperal_downsample"]), int(vae.get("z_dim", 16))
+    deep = vae.get("_class_name") == "AutoencoderDC"
+    blocks = "encoder_block_out_channels" if deep else "block_out_channels"
+    _need_lists(vae, blocks)
+    return 2 ** (len(vae[blocks]) - 1), int(vae.get("latent_channels", 32 if deep else 4))
 
 
 def _need_lists(config: Mapping[str, Any], *fields: str) -> None:

@@ -11,10 +11,14 @@ import torch
 import transformers
 from torch import nn
 
+from gate_cache.core.errors import ModelError
+from gate_cache.diffusion.files.timm_hub import library
+from gate_cache.diffusion.files.unread import check_read
 from gate_cache.diffusion.models.backbone import Backbone
 from gate_cache.diffusion.models.conditioning import Call, Text
 from gate_cache.diffusion.models.encoders import encoder_type, normalisation, prefix_tokens
-from gate_cache.diffusion.models.modules import pretrained
+from gate_cache.diffusion.models.modules import need_finite, pretrained
+from gate_cache.diffusion.models.timm_features import created
 
 if TYPE_CHECKING:
     from gate_cache.diffusion.models.sources import ModelFiles
@@ -102,3 +106,45 @@ def in_order(pixels: torch.Tensor, patch: int) -> dict[str, Any]:
     """What keeps a masked autoencoder from shuffling patches: it sorts them by this "noise"."""
     count = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)
     return {"noise": torch.arange(count, device=pixels.device).expand(len(pixels), -1)}
+
+
+class Features(nn.Module):
+    """A model of timm, with what it gives as the output of modules of their own."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+        self._taps = [nn.Identity() for _ in net.feature_info.info]
+        for i, tap in enumerate(self._taps):
+            self.add_module(f"feature{i}", tap)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) to the last map, (B, C, h, w)."""
+        last = str(getattr(self.net, "output_fmt", "")).endswith("NHWC")
+        for tap, values in zip(self._taps, self.net(pixels), strict=True):
+            output = tap(values.permute(0, 3, 1, 2) if last else values)
+        return torch.as_tensor(output)
+
+
+@dataclass(kw_only=True)
+class TimmEncoder(VisionEncoder):
+    """A loaded model of timm."""
+
+    @classmethod
+    def parts(cls, files: ModelFiles) -> dict[str, Any]:
+        part = files.kind.denoiser
+        config, (path, *others) = files.config(part), files.weight_files(part)
+        if others:
+            raise ModelError(f"{path.parent}: several files of weights; timm's are in one")
+        with torch.device("meta"):
+            whole = library().create_model(
+                config["architecture"], **{"num_classes": config["pretrained_cfg"].get(
+                    "num_classes", 1000), **(config.get("model_args") or {})})
+        wanted, there = set(whole.state_dict()), set(files.shapes(part))
+        check_read(path, config["architecture"], wanted - there, there - wanted)
+        count = len(files.family.maps) + len(files.family.more)
+        net, _ = created(config, out_indices=tuple(range(count)), pretrained=True,
+                          pretrained_cfg_overlay={"file": str(path), "custom_load": False})
+        need_finite(path, net.named_parameters())
+        return {"unet": Features(net), "tokens": files.tokens,
+                "normalised": normalisation(files.path)}

@@ -18,7 +18,6 @@ import torch
 from gate_cache.core.memory import fitted, free, is_full
 from gate_cache.diffusion.models import loading
 from gate_cache.diffusion.models.conditioning import Extra, Text
-from gate_cache.diffusion.models.speed import faster
 from gate_cache.diffusion.passes.ensemble import Means
 from gate_cache.diffusion.passes.hooks import tapped
 from gate_cache.diffusion.passes.mirror import Mirrored
@@ -290,5 +289,5 @@ def open_extractor(files: ModelFiles, plans: Sequence[PlannedCombo], roots: Root
         for use, technique in plan.techniques.items():
             if use not in steering:
                 steering[use] = technique.open(model, roots)
-    faster(model, spec)
+    loading.faster(model, spec)
     return Extractor(model, steering, batch)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 
 from gate_cache.core.errors import ModelError
@@ -37,25 +38,43 @@ class Run(NamedTuple):
 
     def image(self, tokens: torch.Tensor) -> torch.Tensor:
         """The image's of (B, n, C) tokens, where text is packed before them in one sequence."""
-        packing = getattr(self.module, "packing", None)
+        packing: Packing | None = getattr(self.module, "packing", None)
         return tokens if packing is None else torch.stack([
-            of_one[start : start + packing.cells]
-            for of_one, start in zip(tokens, packing.texts, strict=True)])
+            of_one[at.image : at.image + packing.cells]
+            for of_one, at in zip(tokens, packing.places, strict=True)])
 
 
 class Packing(NamedTuple):
-    """How a pass's tokens lie in the sequences of a model that has the text's before the image's.
+    """How a pass's tokens lie in sequences of text and image.
 
     Attributes
     ----------
     texts : tokens of each text
     cells : tokens of each image
     most : tokens that a text has at most
+    multiple : that image and text, in this order, are filled up to; 0: the text comes first
     """
 
     texts: list[int]
     cells: int
     most: int
+    multiple: int = 0
+
+    @property
+    def places(self) -> list[PackedPlace]:
+        """Of each sequence."""
+        if not self.multiple:
+            return [PackedPlace(n, 0, n + self.cells) for n in self.texts]
+        text, *rest = (-(-n // self.multiple) * self.multiple for n in (self.cells, *self.texts))
+        return [PackedPlace(0, text, text + n) for n in rest]
+
+
+class PackedPlace(NamedTuple):
+    """Where an image's and a text's tokens begin, and where what is attended to ends."""
+
+    image: int
+    text: int
+    end: int
 
 
 def _output(run: Run) -> torch.Tensor:
@@ -72,11 +91,17 @@ def _image(run: Run) -> torch.Tensor:
 def _modulated(run: Run) -> torch.Tensor:
     """What a block makes of its input by AdaLN, without the input's massive channels."""
     block, raw, temb = run.module, run.given("hidden_states"), run.given("temb")
+    if hasattr(block, "img_mod"):  # Qwen-Image's
+        part = block.img_mod(temb).chunk(2, -1)[0]
+        return without_massive(block._modulate(block.img_norm1(raw), part)[0], raw)
+    if hasattr(block, "adaLN_modulation"):  # Z-Image's
+        scale = block.adaLN_modulation(run.given("adaln_input"))[:, None, :raw.shape[-1]]
+        return without_massive(run.image(block.attention_norm1(raw) * (1 + scale)), run.image(raw))
     if temb is not None:
         norm = block.norm1 if hasattr(block, "norm1") else block.norm
         return without_massive(run.image(norm(raw, emb=temb)[0]), run.image(raw))
     table = block.scale_shift_table[None] + run.given("timestep").reshape(len(raw), 6, -1)
-    shift, scale = table[:, :1], table[:, 1:2]  # PixArt's: of the block's attention come first
+    shift, scale = table[:, :1], table[:, 1:2]  # PixArt's and Sana's: the attention's come first
     return without_massive(block.norm1(raw) * (1 + scale) + shift, raw)
 
 
@@ -120,35 +145,44 @@ def _beside(layer: Any, image: torch.Tensor, text: tuple[torch.Tensor, Any],
     query, key = heads(layer.to_q(image), layer.norm_q), heads(layer.to_k(image), layer.norm_k)
     of_text = heads(*text)
     count, keys = of_text.shape[1], torch.cat([of_text, key], 1)
-    if rotary is not None:  # by place in text and image, in this order
+    if rotary is not None and rotary[0].is_complex():  # Qwen-Image's, of image and text
+        turns = torch.cat(rotary[::-1])[None]
+        query = apply_rotary_emb(query, turns[:, count:], use_real=False)
+        keys = apply_rotary_emb(keys, turns, use_real=False)
+    elif rotary is not None:  # by place in text and image, in this order
         query = apply_rotary_emb(query, tuple(r[count:] for r in rotary), sequence_dim=1)
         keys = apply_rotary_emb(keys, rotary, sequence_dim=1)
     query, keys = (z.transpose(1, 2).float() for z in (query, keys))
+    packing: Packing | None = getattr(layer, "packing", None)
+    unseen = None if packing is None else F.pad(torch.arange(count) >= torch.tensor(
+        packing.texts)[:, None], (0, key.shape[1])).to(query.device)[:, None]
     total = torch.zeros(*query.shape[:1], query.shape[2], count, device=query.device)
     for i in range(layer.heads):  # one by one: all at once are gigabytes an image
         scores = query[:, i] @ keys[:, i].mT * query.shape[-1] ** -0.5
+        if unseen is not None:
+            scores = scores.masked_fill(unseen, -math.inf)
         total += scores.softmax(-1)[..., :count]
-    return torch.as_tensor(total / layer.heads)
+    return F.pad(total / layer.heads, (0, packing.most - count if packing else 0))
 
 
 def _packed(run: Run) -> torch.Tensor:
-    """The text's share in a layer whose sequence is text and image, several queries to a key."""
+    """The text's share in a layer whose sequence is text and image; a key may have many queries."""
     layer, hidden, packing = run.module, run.given("hidden_states"), run.module.packing
+    turns = run.given("image_rotary_emb")
+    turns = run.given("freqs_cis") if turns is None else turns
 
     def turned(values: torch.Tensor, norm: Any) -> torch.Tensor:
-        width = layer.to_q.out_features // layer.heads
-        split = norm(values.reshape(*values.shape[:2], -1, width))
-        return torch.as_tensor(apply_rotary_emb(split, run.given("image_rotary_emb"),
-                                                use_real=False)).float()
+        split = values.reshape(*values.shape[:2], -1, layer.to_q.out_features // layer.heads)
+        split = split if norm is None else norm(split)
+        return torch.as_tensor(apply_rotary_emb(split, turns, use_real=False)).float()
 
     query, key = turned(layer.to_q(hidden), layer.norm_q), turned(layer.to_k(hidden), layer.norm_k)
     total = torch.zeros(len(hidden), packing.cells, packing.most, device=hidden.device)
-    for i, text in enumerate(packing.texts):
-        end = text + packing.cells
+    for i, (count, at) in enumerate(zip(packing.texts, packing.places, strict=True)):
         for head in range(layer.heads):
-            keys = key[i, :end, head * key.shape[2] // layer.heads]
-            scores = query[i, text:end, head] @ keys.T * layer.scale
-            total[i, :, :text] += scores.softmax(-1)[:, :text]
+            keys = key[i, :at.end, head * key.shape[2] // layer.heads]
+            scores = query[i, at.image : at.image + packing.cells, head] @ keys.T * layer.scale
+            total[i, :, :count] += scores.softmax(-1)[:, at.text : at.text + count]
     return torch.as_tensor(total / layer.heads)
 
 
@@ -186,8 +220,10 @@ def attention(layer: Any, hidden: torch.Tensor, context: torch.Tensor,
     -------
     (B, hw, T) float32 tensor; sums to 1 over T
     """
-    query = layer.to_q(hidden).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
-    key = layer.to_k(context).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()
+    query, key = layer.to_q(hidden), layer.to_k(context)
+    if getattr(layer, "norm_q", None) is not None:  # of Sana 1.5, across heads
+        query, key = layer.norm_q(query), layer.norm_k(key)
+    query, key = (z.unflatten(-1, (layer.heads, -1)).transpose(1, 2).float() for z in (query, key))
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias[:, None]

@@ -13,10 +13,10 @@ from gate_cache.datasets.common.base import PREPROCESSING
 from gate_cache.diffusion.models.encoders import normalisation
 from gate_cache.diffusion.models.fitting import check_parts
 from gate_cache.diffusion.models.layouts import FLUX, FLUX_SCHNELL
-from gate_cache.diffusion.models.suits import check_combos, check_encoder_combos
 from gate_cache.diffusion.techniques.base import Technique, Use
 from gate_cache.diffusion.techniques.registry import settings, techniques
 from gate_cache.manifest.specs import TF32
+from gate_cache.manifest.suits import check_combos, check_encoder_combos
 
 if TYPE_CHECKING:
     from gate_cache.core.features import MapSpec
@@ -110,7 +110,7 @@ def _coder(files: ModelFiles) -> Recipe:
     if not files.kind.vae:
         return {"pixels": [-1, 1]}
     config = files.config("vae")
-    scaling = config.get("scaling_factor", 0.18215)
+    scaling = config.get("scaling_factor", 1.0 if "z_dim" in config else 0.18215)
     more = {k: config[k] for k in ("shift_factor", "latents_mean", "latents_std") if config.get(k)}
     return {"vae": files.weights["vae"], "scaling_factor": scaling, **more}
 

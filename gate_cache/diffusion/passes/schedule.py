@@ -91,7 +91,7 @@ class Common:
     Attributes
     ----------
     uses : techniques that change the whole model
-    tokens : length of the text
+    tokens : length of the text as a pass has it: another one rounds differently
     alone : the tail of a combo that shares no half with others: one that is denoised first, for it
         changes what goes into the half, or whose maps are of modules within the half, which run
         with the first tail alone

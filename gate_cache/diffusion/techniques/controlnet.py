@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 from gate_cache.core.digest_cache import tree_sha256
 from gate_cache.core.errors import ModelError, NotThere
 from gate_cache.core.headers import read_config
+from gate_cache.core.hub import controlnet_from_hub
 from gate_cache.core.weights import digest, folder_digest, shapes_in, weight_files
 from gate_cache.datasets.common.files import by_stem
 from gate_cache.diffusion.files.control_file import inferred_config, plain_names, shape_problems
-from gate_cache.diffusion.files.hub import controlnet_from_hub, find_folder
+from gate_cache.diffusion.files.hub import find_folder
 from gate_cache.diffusion.files.single_file import PICKLED, SUFFIX
 from gate_cache.diffusion.models import fields
 from gate_cache.diffusion.models.embedded import CONTROLNET, TINY
@@ -151,7 +152,7 @@ def _transformer_problems(place: Path, net: Mapping[str, Any],
     config = files.config(TRANSFORMER)
     table = fields.CONTROLNETS.get(class_of(config))
     if table is None or place.is_file():
-        yield (f"{place}: diffusers has no ControlNet for {files.kind.name}; leave it out"
+        yield (f"{place}: no ControlNet is read for {files.kind.name}; leave it out"
                if table is None else f"{place}: a transformer's ControlNet is read from a folder in"
                " diffusers layout, with its config.json")
         return

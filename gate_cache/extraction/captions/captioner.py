@@ -13,9 +13,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from gate_cache.core.errors import ModelError
+from gate_cache.core.hub import from_hub
 from gate_cache.core.memory import is_full
 from gate_cache.core.weights import weight_files
-from gate_cache.diffusion.files.hub import from_hub
 from gate_cache.diffusion.files.unread import check_read
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gate_cache.core.errors import ManifestError
-from gate_cache.diffusion.models.layouts import steps_of
 
 if TYPE_CHECKING:
     from gate_cache.core.features import Family
@@ -84,3 +83,9 @@ def _steps(combo: Combo, schedule: Mapping[str, Any]) -> Iterator[str]:
     if silent and times.get(".denoise.from") == last:
         yield (f".denoise.from: at {last} this schedule (zero terminal SNR) leaves nothing of the"
                " image, and a UNet that predicts noise cannot say what it was; start below")
+
+
+def steps_of(schedule: Mapping[str, Any]) -> int:
+    """How many timesteps a schedule has."""
+    betas = schedule.get("trained_betas")
+    return len(betas) if betas else int(schedule.get("num_train_timesteps", 1000))
