@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from gate_cache.learn.features.pixel_grid import tiles
 from gate_cache.learn.features.reservoir import Draw, fill, pixel_bytes
 from gate_cache.learn.fit.trials import SOLVED, solve
 from gate_cache.learn.metrics.dense import mean_iou
-from gate_cache.learn.metrics.intervals import Interval, bootstrap, gain
+from gate_cache.learn.metrics.intervals import Interval, Metric, bootstrap, gain
 from gate_cache.learn.metrics.pck import SELECTED, share
 from gate_cache.learn.mixing.vectors import Reading
 from gate_cache.learn.modules.matching import NearestNeighbour
@@ -42,7 +42,6 @@ AT_ONCE = 16
 RESERVOIR = 2**29
 """Bytes of training pixels at most."""
 Units = npt.NDArray[Any]
-Metric = Callable[[npt.NDArray[np.float64]], float]
 
 
 @dataclass(frozen=True)
@@ -242,8 +241,8 @@ def _read_pixels(task: PixelTask, train: Sequence[str], show: Progress) -> None:
         task.reservoir = fill(task.maps, task.data, train, Draw(bound), bar.advance)
 
 
-def _accuracy(counts: npt.NDArray[np.float64]) -> float:
-    return share(counts[:2].sum(1))
+def _accuracy(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return share(counts[..., :2, :].sum(-1))
 
 
 def _some(items: Sequence[Any], settings: ProbeOptions, work: Workspace, unit: str) -> list[Any]:
@@ -267,7 +266,7 @@ def _watched(show: Progress, label: str, items: Sequence[Any], unit: str,
 def _ranked(features: Sequence[_Feature], counts: Sequence[Units], metric: Metric,
             ids: npt.NDArray[np.str_] | None = None) -> list[ProbeRow]:
     """Rows, the best first, each compared with it over the same images, or pairs of `ids`."""
-    values = [metric(table.sum(0)) for table in counts]
+    values = [float(metric(table.sum(0))) for table in counts]
     order = sorted(range(len(values)), key=lambda i: -values[i])
     best = counts[order[0]]
     return [ProbeRow(features[i].combos, features[i].maps, values[i],
