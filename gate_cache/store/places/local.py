@@ -27,6 +27,7 @@ from gate_cache.store.places.folders import (
 
 LATE = 1.0
 """Seconds in which patches that may be late share an fsync."""
+_FLUSHING = Lock()  # of all folders: one that is copied, or goes to a worker, has none
 _IOV_MAX = 512
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NOTHING = (FileNotFoundError, NotADirectoryError)
@@ -98,7 +99,6 @@ class LocalFolder(Folder):
         self.path = path
         self._late: set[Path] = set()  # patched, and not fsynced yet
         self._flushed = -LATE
-        self._flushing = Lock()
 
     def identity(self) -> object:
         try:
@@ -169,13 +169,13 @@ class LocalFolder(Folder):
         finally:
             os.close(fd)
         if late:
-            with self._flushing:
+            with _FLUSHING:
                 self._late.add(path)
             if monotonic() - self._flushed > LATE:
                 self.flush()
 
     def flush(self) -> None:
-        with self._flushing:
+        with _FLUSHING:
             while self._late:
                 with contextlib.suppress(FileNotFoundError):
                     _sync(self._late.pop())
